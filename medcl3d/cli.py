@@ -1,0 +1,188 @@
+"""The commands. Each imports what it runs when it runs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+import medcl3d
+from medcl3d.errors import UserError
+
+P = ParamSpec("P")
+
+INTERRUPTED = 130  # 128 + SIGINT, what shells report
+OVERRIDES_HELP = "Fields to set, each `key.path=value`, as in `train.steps=100`."
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a packaged one, as in `pretrain/simulated`.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES_HELP, show_default=False)]
+Check = Annotated[bool, typer.Option("--check", help="Check the configuration and the data; run nothing.")]
+
+app = typer.Typer(
+    help="Contrastive pretraining on 3-D medical scans that compares ways to define pairs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def say(message: str) -> None:
+    """One line on stderr in the name of the program."""
+    print(f"medcl3d: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Make a command of a function: a user's mistake ends it with one line and its exit code."""
+
+    @app.command()
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except (UserError, KeyboardInterrupt) as error:
+            if os.environ.get("MEDCL3D_DEBUG") == "1":
+                traceback.print_exc()
+            interrupted = isinstance(error, KeyboardInterrupt)
+            say("interrupted" if interrupted else str(error))
+            raise typer.Exit(INTERRUPTED if interrupted else error.exit_code) from None
+
+    return run
+
+
+def config_path(name: str) -> Path:
+    """The file that `name` means, said aloud where it is a packaged one. ConfigError where there is none."""
+    from medcl3d.packaged_configs import find_config
+
+    path = find_config(name)
+    if path != Path(name):
+        say(f"{name} is not a file here; reading the packaged configuration {path}")
+    return path
+
+
+@command
+def prepare(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Where the scans come from; `medcl3d list sources` names them.")],
+    root: Annotated[str, typer.Argument(metavar="ROOT", help="The folder or file that the source reads; - where there is none (simulated).")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the manifest, the report, the split and the store go.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Fields of the source (`medcl3d list sources NAME`) or of the preparation, as in `spacing_mm=[2,2,2]`, `workers=2`.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Check scans and write them as a store that trains fast; the same command again goes on where it stopped."""
+    from medcl3d.config import read_options
+    from medcl3d.data.prepare import prepare as prepare_data
+
+    prepare_data(source, None if root == "-" else Path(root), out, **read_options(options or []))
+
+
+@command
+def pretrain(config: Config, overrides: Overrides = None, check: Check = False) -> None:
+    """Pretrain an encoder; the same command again resumes. Runs under torchrun too."""
+    path = config_path(config)
+    from medcl3d.training.pretrain import pretrain as run
+
+    run(path, overrides or [], check)
+
+
+@command
+def finetune(config: Config, overrides: Overrides = None, check: Check = False) -> None:
+    """Fine-tune a pretrained encoder, or train from scratch, and measure it on the test patients."""
+    path = config_path(config)
+    from medcl3d.downstream.finetune import finetune as run
+
+    run(path, overrides or [], check)
+
+
+@command
+def compare(
+    config: Config,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help=f"{OVERRIDES_HELP} After `--from`, further runs.", show_default=False),
+    ] = None,
+    check: Check = False,
+    from_runs: Annotated[
+        list[Path] | None, typer.Option("--from", metavar="RUN", help="Report on finished runs and start none; run folders, or folders of them.")
+    ] = None,
+) -> None:
+    """Run a whole comparison, or what is missing of it, and write its report."""
+    path = config_path(config)
+    from medcl3d.comparison import compare as run
+
+    # `--from runs/*`: the shell makes the second and further folders plain arguments.
+    runs = [*(from_runs or []), *(Path(text) for text in overrides or [] if from_runs and "=" not in text)]
+    run(path, [text for text in overrides or [] if not from_runs or "=" in text], check, runs or None)
+
+
+@command
+def show_pairs(
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="Where the picture goes.")] = Path("pairs.png"),
+) -> None:
+    """Draw what a pair strategy draws: boxes on the scans, and the relation of a batch as a matrix."""
+    path = config_path(config)
+    from medcl3d.pairs.show import show_pairs as run
+
+    run(path, overrides or [], out)
+
+
+@command
+def benchmark(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Which ones; all by default.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="A JSON file to write the figures to.", show_default=False)] = None,
+) -> None:
+    """Measure time and memory of the hot paths on this machine."""
+    from medcl3d.benchmark import benchmark as run
+
+    run(names or [], out)
+
+
+@command
+def list(  # named as the command is
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="pairs, views, encoders, objectives, sources or configs.")],
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them: its fields, defaults and source.", show_default=False)] = None,
+) -> None:
+    """Name what there is of a kind, or explain one."""
+    from medcl3d.catalogue import explain, names_of
+
+    print("\n".join(names_of(kind)) if name is None else explain(kind, name))
+
+
+@command
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="pretrain, finetune or compare.")],
+) -> None:
+    """Print the JSON Schema of a configuration, for editors."""
+    from medcl3d.catalogue import schema_of
+
+    print(schema_of(kind))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"medcl3d {medcl3d.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Contrastive pretraining on 3-D medical scans that compares ways to define pairs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command (by default the one of this process) and end the process with its exit code."""
+    app(args=None if arguments is None else [*arguments], prog_name="medcl3d")

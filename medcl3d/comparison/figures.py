@@ -1,0 +1,144 @@
+"""Figures of a report, each as SVG for a light and for a dark page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from medcl3d.comparison.analysis import Analysis
+from medcl3d.comparison.plan import Cell
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and lighter ones for a dark page.
+COLOURS = {
+    "light": ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#B8860B", "#56B4E9", "#000000"),
+    "dark": ("#6CB8F0", "#FF9D5C", "#3DD6A8", "#F0A3CF", "#F0E442", "#B0C4FF", "#FFFFFF"),
+}
+INK = {"light": "#24292f", "dark": "#d7dce2"}
+FAINT = {"light": "#8a9099", "dark": "#8a9099"}
+MARKERS = "osD^vP*"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image for the report: SVG text for light and dark pages, and what it shows in words."""
+
+    light: str
+    dark: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a panel."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def _draw(width: float, height: float, alt: str, paint: Callable[[Figure, str], None]) -> Picture:
+    def render(theme: str) -> str:
+        ink = INK[theme]
+        style: dict[str, Any] = {
+            "text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": FAINT[theme], "xtick.color": ink, "ytick.color": ink,
+            "axes.spines.top": False, "axes.spines.right": False, "font.size": 11, "svg.hashsalt": "medcl3d", "legend.frameon": False,
+            "axes.facecolor": "none", "figure.facecolor": "none", "axes.titlesize": 11,
+        }  # fmt: skip
+        with matplotlib.rc_context(style):
+            figure = Figure(figsize=(width, height), layout="constrained")
+            paint(figure, theme)
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        return buffer.getvalue()
+
+    return Picture(render("light"), render("dark"), alt)
+
+
+def _named(pairs: Cell) -> str:
+    return ", ".join(f"{key} {value}" for key, value in pairs)
+
+
+def _axis(analysis: Analysis) -> str | None:
+    """The varied field that makes a curve: the number of labels, or the first one with numbers."""
+    keys = [key for key, _ in analysis.cells[0]]
+    numeric = [key for key in keys if all(isinstance(dict(c)[key], int | float) for c in analysis.cells) and len({dict(c)[key] for c in analysis.cells}) > 1]
+    return "num_labelled" if "num_labelled" in numeric else numeric[0] if numeric else None
+
+
+def metric_curve(analysis: Analysis) -> Picture | None:
+    """The metric over the number of labels with 95% intervals, a panel for each setting of the rest; None where nothing varies."""
+    key = _axis(analysis)
+    if key is None:
+        return None
+    panels = list(dict.fromkeys(tuple((k, v) for k, v in cell if k != key) for cell in analysis.cells))
+    values = sorted({dict(cell)[key] for cell in analysis.cells})
+
+    def paint(figure: Figure, theme: str) -> None:
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for panel, ax in zip(panels, axes, strict=True):
+            for number, arm in enumerate(analysis.arms):
+                chosen = [arm.cells[next(c for c in analysis.cells if dict(c) == {**dict(panel), key: value})].mean for value in values]
+                # Arms side by side within a tenth of a step, so that intervals do not hide each other.
+                x = [i + 0.05 * (number - (len(analysis.arms) - 1) / 2) for i in range(len(values))]
+                bars = [[(c.mean - c.low) if c.known else 0 for c in chosen], [(c.high - c.mean) if c.known else 0 for c in chosen]]
+                line = "--" if arm.name == analysis.reference else "-"
+                ax.errorbar(x, [c.mean for c in chosen], yerr=bars, label=arm.name, capsize=3, linestyle=line, marker=MARKERS[number % 7], markersize=5, color=COLOURS[theme][number % 7])
+            ax.set_xticks(range(len(values)), [str(v) for v in values])
+            ax.set_xlabel(key)
+            ax.set_title(_named(panel))
+        axes[0].set_ylabel(analysis.metric)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(3, len(analysis.arms)))
+
+    return _draw(max(6.0, 3.6 * len(panels)), 4.2, f"Curves of {analysis.metric} over {key}, one line an arm; the numbers are in the table of means", paint)
+
+
+def difference_dots(analysis: Analysis) -> Picture | None:
+    """Paired differences to the reference at the endpoint, a dot and an interval an arm; None where there is no other arm."""
+    arms = [arm for arm in analysis.arms if arm.endpoint.difference is not None]
+    if not arms:
+        return None
+
+    def paint(figure: Figure, theme: str) -> None:
+        ax = figure.subplots()
+        ax.axvline(0, color=FAINT[theme], linewidth=1)
+        for row, arm in enumerate(arms):
+            d = arm.endpoint.difference
+            assert d is not None
+            number = [a.name for a in analysis.arms].index(arm.name)
+            bars = [[d.mean - d.low], [d.high - d.mean]] if d.known else None
+            ax.errorbar([d.mean], [row], xerr=bars, capsize=4, marker=MARKERS[number % 7], linestyle="none", color=COLOURS[theme][number % 7])
+        ax.set_yticks(range(len(arms)), [arm.name for arm in arms])
+        ax.set_ylim(len(arms) - 0.5, -0.5)
+        ax.set_xlabel(f"{analysis.metric}: difference to {analysis.reference}")
+
+    return _draw(6.5, 1.2 + 0.42 * len(arms), f"Paired difference of {analysis.metric} to {analysis.reference} for each arm with its 95% interval; the numbers are in the table", paint)
+
+
+def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
+    """Training losses, a panel each with an axis of its own (losses of two objectives do not compare); None without any."""
+    panels = {title: curves for title, curves in panels.items() if any(len(c.x) for c in curves)}
+    if not panels:
+        return None
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+
+    def paint(figure: Figure, theme: str) -> None:
+        axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for ax, (title, curves) in zip(axes, panels.items(), strict=False):
+            for number, curve in enumerate(curves):
+                ax.plot(curve.x, curve.y, label=curve.label, linewidth=1.2, color=COLOURS[theme][number % 7])
+            ax.set_title(title)
+            ax.set_xlabel("step")
+            ax.set_ylabel("loss")
+            if 1 < len(curves) <= 6:
+                ax.legend(fontsize=8)
+        for ax in axes[len(panels) :]:
+            ax.set_visible(False)
+
+    return _draw(4.2 * columns, 2.7 * rows, f"Training loss over steps of {', '.join(panels)}", paint)

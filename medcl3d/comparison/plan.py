@@ -1,0 +1,253 @@
+"""What a comparison is, and the runs that it takes: one pretraining and one fine-tuning a replicate, arm and cell.
+
+Replicate r gives the seed r to pretraining, label draw and fine-tuning of every arm, and replicates
+are planned one after the other, so that an interrupted grid is still a balanced comparison.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import field
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
+
+from medcl3d.config import STRICT, differences, load, plain
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Count
+
+Command = Literal["pretrain", "finetune"]
+Cell = tuple[tuple[str, Any], ...]
+"""One combination of the varied fields: dotted key and value, in the order of the configuration."""
+
+MODELS = {"pretrain": "medcl3d.training.pretrain:PretrainConfig", "finetune": "medcl3d.downstream.finetune:FinetuneConfig"}
+COMPARED = ("pairs", "objective")
+"""What pretrainings may differ in without saying so; anything else is named in the comparison's file."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Prepare:
+    """Data to prepare first where `out` does not hold it yet; `root` is absent for simulated data."""
+
+    source: str
+    out: Path
+    root: Path | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Recipe:
+    """A configuration file and what is set in it: dotted key -> value."""
+
+    config: Path
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Arm:
+    """What is fine-tuned: an encoder by one of the pretrainings, or from scratch where there is none."""
+
+    pretraining: str | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
+class CompareConfig:
+    """A comparison of arms.
+
+    pretrain    set in every pretraining; may_differ: further fields in which pretrainings may differ
+    vary        dotted key of the fine-tuning -> its values; every combination is a cell
+    endpoint    which cells the primary endpoint takes (dotted key -> value; default all): it is the mean
+                of `metric` over them, one number a replicate and arm
+    jobs        processes at once, which share the processors
+    """
+
+    out_dir: Path
+    finetune: Recipe
+    arms: dict[str, Arm]
+    reference: str
+    pretrainings: dict[str, Recipe] = field(default_factory=dict)
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    may_differ: tuple[str, ...] = ()
+    vary: dict[str, Any] = field(default_factory=dict)
+    endpoint: dict[str, Any] = field(default_factory=dict)
+    replicates: Count = 1
+    metric: str = "dice"
+    better: Literal["higher", "lower"] = "higher"
+    jobs: Count = 1
+    prepare: Prepare | None = None
+
+
+@plain_dataclass(frozen=True)
+class Run:
+    """One command in one run folder.
+
+    planned    its resolved configuration
+    needs      the folder of the pretraining that it starts from
+    elsewhere  the folder is not the planned one: it was made by this comparison with another out_dir
+    """
+
+    command: Command
+    name: str
+    cell: Cell
+    seed: int
+    config: Path
+    overrides: tuple[str, ...]
+    folder: Path
+    needs: Path | None
+    planned: Mapping[str, Any]
+    elsewhere: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many samples the run takes, a measure of how long it lasts."""
+        train = self.planned["train"]
+        return int(train["steps"]) * int(train.get("samples_per_step", 1))
+
+    def __str__(self) -> str:
+        return ", ".join([f"{self.command} {self.name}", *(f"{k}={v}" for k, v in self.cell), f"replicate {self.seed}"])
+
+
+def dotted(fields: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested fields as dotted keys: ``{train: {steps: 9}}`` is ``{train.steps: 9}``.
+
+    A chosen thing, ``{simclr: {temperature: 0.1}}``, is one value: it replaces what was chosen before.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        path = f"{above}.{key}" if above else key
+        chosen = isinstance(value, Mapping) and len(value) == 1 and isinstance(next(iter(value.values())), Mapping)
+        if isinstance(value, Mapping) and value and not chosen:
+            flat |= dotted(value, path)
+        else:
+            flat[path] = value
+    return flat
+
+
+def slug(name: str) -> str:
+    """A name as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.=-]+", "_", name).strip("_.") or "_"
+
+
+def model_of(command: Command) -> type:
+    """The configuration's type of a command (imported when it is needed: it brings torch)."""
+    module, name = MODELS[command].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def cells(config: CompareConfig) -> list[Cell]:
+    """Every combination of the varied fields; one empty cell where nothing varies."""
+    vary = dotted(config.vary)
+    return [tuple(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
+
+
+def in_endpoint(cell: Cell, config: CompareConfig) -> bool:
+    """The primary endpoint averages over this cell."""
+    wanted = dotted(config.endpoint)
+    return all(dict(cell)[key] == value for key, value in wanted.items())
+
+
+def check_names(config: CompareConfig, name: str) -> None:
+    """ConfigError where the comparison's own fields do not fit together; `name` stands for its file."""
+
+    def fail(where: str, message: str) -> ConfigError:
+        return ConfigError(f"{name}: {where}: {message}")
+
+    if config.reference not in config.arms:
+        raise fail("reference", f"there is no arm {config.reference!r}; name one of {', '.join(config.arms)}")
+    for names, where in ((config.arms, "arms"), (config.pretrainings, "pretrainings")):
+        twice = [n for n in names if [slug(m) for m in names].count(slug(n)) > 1]
+        if twice:
+            raise fail(where, f"{' and '.join(map(repr, twice))} would share one folder; give them names that differ in letters or digits")
+    vary = dotted(config.vary)
+    for key, values in vary.items():
+        scalars = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
+        if not scalars or not values or len(set(values)) < len(values):
+            raise fail(f"vary.{key}", f"a list of different numbers or words is needed, not {values!r}")
+    for key, value in dotted(config.endpoint).items():
+        if value not in vary.get(key, []):
+            raise fail(f"endpoint.{key}", f"{value!r} is not among the values that vary; take one of {vary.get(key, 'none: the key does not vary')}")
+    for arm_name, arm in config.arms.items():
+        if arm.pretraining is not None and arm.pretraining not in config.pretrainings:
+            raise fail(f"arms.{arm_name}.pretraining", f"there is no {arm.pretraining!r}; name one of {', '.join(config.pretrainings)}")
+        both = [key for key in dotted(arm.set) if key in vary]
+        if both:
+            raise fail(f"arms.{arm_name}.set", f"{both[0]} varies over all arms; take it out of one of the two")
+    owned = [(where, key) for where, fields in _all_set(config) for key in dotted(fields) if key in ("seed", "out_dir", "init")]
+    if owned:
+        raise fail(f"{owned[0][0]}.{owned[0][1]}", "the comparison sets it itself; take it out")
+
+
+def _all_set(config: CompareConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "pretrain", config.pretrain
+    yield "finetune.set", config.finetune.set
+    yield "vary", config.vary
+    yield from ((f"arms.{name}.set", arm.set) for name, arm in config.arms.items())
+    yield from ((f"pretrainings.{name}.set", recipe.set) for name, recipe in config.pretrainings.items())
+
+
+def _run(command: Command, name: str, cell: Cell, seed: int, recipe: Recipe, sets: Sequence[Mapping[str, Any]], folder: Path, needs: Path | None) -> Run:
+    values: dict[str, Any] = {}
+    for fields in sets:
+        values |= dotted(fields)
+    if command == "finetune":
+        values["init"] = "scratch" if needs is None else str(needs)
+    values |= {"seed": seed, "out_dir": str(folder)}
+    overrides = tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+    planned = plain(load(recipe.config, overrides, model_of(command)))
+    return Run(command, name, cell, seed, recipe.config, overrides, folder, needs, planned)
+
+
+def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
+    """All runs in the order in which they go: replicate by replicate, what is needed first.
+
+    ConfigError where a configuration does not load, where names do not fit, and where runs that are
+    compared would differ in more than what is compared. `name` stands for the file in errors.
+    """
+    check_names(config, name)
+    used = [p for p in config.pretrainings if any(arm.pretraining == p for arm in config.arms.values())]
+    runs: list[Run] = []
+    for seed in range(config.replicates):
+        at = {p: config.out_dir / "pretrain" / slug(p) / f"seed_{seed}" for p in used}
+        for p in used:
+            recipe = config.pretrainings[p]
+            runs.append(_run("pretrain", p, (), seed, recipe, (config.pretrain, recipe.set), at[p], None))
+        for cell, (arm_name, arm) in itertools.product(cells(config), config.arms.items()):
+            folder = config.out_dir / "finetune" / slug(arm_name) / slug("_".join(f"{k}={v}" for k, v in cell) or "all") / f"seed_{seed}"
+            needs = at[arm.pretraining] if arm.pretraining else None
+            runs.append(_run("finetune", arm_name, cell, seed, config.finetune, (config.finetune.set, dict(cell), arm.set), folder, needs))
+    check_fair(runs, config, name)
+    return runs
+
+
+def free_fields(command: Command, config: CompareConfig) -> list[str]:
+    """The fields in which compared runs of one command may differ: the comparison's own, and those it names."""
+    if command == "pretrain":
+        return ["out_dir", *COMPARED, *config.may_differ, *(k for r in config.pretrainings.values() for k in dotted(r.set))]
+    return ["out_dir", "init", *(k for arm in config.arms.values() for k in dotted(arm.set))]
+
+
+def unfair(a: Run, b: Run, free: Iterable[str]) -> list[str]:
+    """In what two runs differ beside the fields that they may differ in, a line a field."""
+    free = tuple(free)
+    lines = differences(a.planned, b.planned)
+    return [line for line in lines if not any(line.startswith((f"{key}:", f"{key}.")) for key in free)]
+
+
+def check_fair(runs: Sequence[Run], config: CompareConfig, name: str = "comparison") -> None:
+    """ConfigError unless runs of one command, cell and replicate differ only in what is compared."""
+    first: dict[tuple[str, Cell, int], Run] = {}
+    for run in runs:
+        other = first.setdefault((run.command, run.cell, run.seed), run)
+        lines = unfair(other, run, free_fields(run.command, config))
+        if lines:
+            raise ConfigError(
+                f"{name}: {other.command} {other.name!r} and {run.name!r} differ in more than what is compared: {'; '.join(lines)}. "
+                "Make them equal (`pretrain:` sets a field in all), or name the field in `may_differ`"
+            )

@@ -1,0 +1,95 @@
+"""What the runs of a comparison found: one row a fine-tuning, checked to be comparable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medcl3d.comparison.execute import is_done, read_json
+from medcl3d.comparison.plan import CompareConfig, Run, cells, free_fields
+from medcl3d.errors import DataError
+
+
+def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
+    """One row a finished fine-tuning: arm, the varied fields, seed, the mean of every metric, cases, folder.
+
+    DataError where a result lacks the metric, is not a number, or where runs of one cell and replicate
+    were trained or tested on different patients.
+    """
+    rows: list[dict[str, Any]] = []
+    splits: dict[str, tuple[Path, Any]] = {}
+    for run in runs:
+        if run.command != "finetune" or not is_done(run):
+            continue
+        results = read_json(run.folder / "results.json")
+        metrics = {name: value["mean"] for name, value in results.get("metrics", {}).items() if isinstance(value, dict) and "mean" in value}
+        if not isinstance(metrics.get(config.metric), int | float):
+            raise DataError(f"{run.folder}/results.json: has no number for {config.metric!r} (there are {', '.join(metrics) or 'none'}); set `metric` to one of them")
+        _check_split(run, results.get("split"), splits)
+        scans = len({case["scan"] for case in results.get("cases", [])})
+        rows.append({"arm": run.name, **dict(run.cell), "seed": run.seed, **metrics, "num_cases": scans, "folder": str(run.folder)})
+    return pd.DataFrame(rows)
+
+
+def _check_split(run: Run, split: Any, splits: dict[str, tuple[Path, Any]]) -> None:
+    labels = [value for key, value in run.cell if key == "num_labelled"]
+    other, theirs = splits.setdefault(json.dumps([run.seed, labels]), (run.folder, split))
+    if split != theirs:
+        raise DataError(f"{run.folder} and {other}: labelled or tested other patients in one replicate; delete both and run them on one prepared data set")
+
+
+def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]:
+    """The seeds for which every arm has every cell."""
+    if table.empty:
+        return []
+    counts = table.groupby("seed").size()
+    return [int(seed) for seed, count in counts.items() if count == len(config.arms) * len(cells(config))]  # type: ignore[call-overload]
+
+
+def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> list[Run]:
+    """The planned runs where other folders, laid out like `out_dir`, hold them; what none holds is left out.
+
+    DataError where two folders hold one run (which of them counts?) and where none holds any.
+    """
+    found: list[Run] = []
+    for run in runs:
+        inside = run.folder.relative_to(config.out_dir)
+        places = [root / inside for root in roots if (root / inside / "config.yaml").is_file()]
+        if len(places) > 1:
+            raise DataError(f"{' and '.join(map(str, places))} hold one run; leave one of them out of --from")
+        for place in places:
+            root = Path(*place.parts[: -len(inside.parts)])
+            needs = None if run.needs is None else root / run.needs.relative_to(config.out_dir)
+            found.append(replace(run, folder=place, needs=needs, elsewhere=True))
+    if not found:
+        raise DataError(f"no run of this comparison lies in {', '.join(map(str, roots))}; give folders laid out like out_dir: pretrain/NAME/seed_0, finetune/ARM/CELL/seed_0")
+    return found
+
+
+def check_provenance(runs: Sequence[Run], config: CompareConfig) -> list[str]:
+    """Sentences on what the finished runs do not share that they should: software versions and commit.
+
+    DataError where they read different data, unless that is what is compared.
+    """
+    finished = [run for run in runs if is_done(run)]
+    found = {run.folder: read_json(run.folder / "provenance.json") for run in finished}
+    for command in ("pretrain", "finetune"):
+        if any(key.startswith("data") for key in free_fields(command, config)):
+            continue
+        data: dict[str, Path] = {}
+        for run in finished:
+            if run.command == command:
+                data.setdefault(json.dumps(found[run.folder].get("data"), sort_keys=True), run.folder)
+        if len(data) > 1:
+            raise DataError(f"{' and '.join(map(str, data.values()))} read different data; prepare it once and run them again")
+    notes = []
+    for key, words in (("versions", "package versions"), ("python", "versions of Python"), ("commit", "commits of medcl3d")):
+        kinds = {json.dumps(provenance.get(key), sort_keys=True) for provenance in found.values()}
+        if len(kinds) > 1:
+            notes.append(f"The runs were made with {len(kinds)} different {words}; see provenance.json of each.")
+    return notes

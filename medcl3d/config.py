@@ -1,0 +1,332 @@
+"""A YAML file becomes a frozen dataclass, or one line says which line of it is wrong and what would do.
+
+YAML is read by the core schema of YAML 1.2 (``1e-4`` is a number; ``no``, ``010`` and ``12:30`` are
+text), so that strict types can point at what PyYAML would turn into something else in silence. A file
+says everything and runs nothing: tags, duplicate keys and recursive aliases are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Choice, Registry
+
+T = TypeVar("T")
+Path_ = tuple[Any, ...]  # where a value stands: keys and list positions from the root
+
+STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+_LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$", re.IGNORECASE)
+
+
+def choice_of(registry: Registry) -> Any:
+    """The type of a configuration field that names one thing of a registry: ``name`` or ``{name: {field: value}}``."""
+    return Annotated[Choice, PlainValidator(lambda value: value if isinstance(value, Choice) else _choice(registry, value)), registry]
+
+
+class _Wrong(Exception):
+    """Something wrong at one place of the tree."""
+
+    def __init__(self, where: Path_, value: Any, message: str):
+        super().__init__(message)
+        self.where, self.value, self.message = where, value, message
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the core schema of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
+    ("int", r"^[-+]?(?:0|[1-9][0-9]*)$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), [*_first.replace("\0", ""), *([""] if "\0" in _first else [])])
+
+
+class _Tree:
+    """The plain values of a YAML file and the line of each."""
+
+    def __init__(self, text: str):
+        self.lines: dict[Path_, str] = {}
+        root = yaml.compose(text, Loader=_Loader)
+        self.value: Any = None if root is None else self._plain(root, (), ())
+
+    def _plain(self, node: yaml.Node, where: Path_, above: tuple[int, ...]) -> Any:
+        self.lines.setdefault(where, str(node.start_mark.line + 1))
+        if id(node) in above:
+            raise _Wrong(where, None, "an alias contains itself; write the values out")
+        if len(above) > MAX_DEPTH:
+            raise _Wrong(where, None, f"nested deeper than {MAX_DEPTH} levels")
+        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rsplit(":", 1)[1] not in ("map", "seq", "str", "int", "float", "bool", "null"):
+            raise _Wrong(where, node.tag, "tags are refused, a configuration runs nothing; write a plain value")
+        below = (*above, id(node))
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, where, below)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._plain(item, (*where, i), below) for i, item in enumerate(node.value)]
+        if node.tag.endswith(":float"):
+            return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        return _Loader("").construct_object(node) if not node.tag.endswith(":str") else node.value
+
+    def _mapping(self, node: yaml.MappingNode, where: Path_, below: tuple[int, ...]) -> dict[str, Any]:
+        plain: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if key in plain:
+                raise _Wrong((*where, key), None, f"the key stands twice, in lines {self.lines[(*where, key)]} and {line}; keep one")
+            self.lines[(*where, key)] = str(line)
+            plain[key] = self._plain(value_node, (*where, key), below)
+        return plain
+
+    def line(self, where: Path_) -> str:
+        """The line of the nearest thing that stands in the file (or "command line")."""
+        while where and where not in self.lines:
+            where = where[:-1]
+        return self.lines.get(where, "1")
+
+    def override(self, text: str) -> None:
+        """Set ``key.path=value`` in the tree; the value is read as YAML."""
+        path, equals, value = text.partition("=")
+        where = tuple(path.split("."))
+        if not equals or not all(where):
+            raise ConfigError(f"command line: {text!r} is not an override; write key.path=value, as in train.steps=100")
+        target = self.value
+        for depth, key in enumerate(where[:-1]):
+            inner = target.get(key) if isinstance(target, dict) else None
+            if isinstance(inner, str):  # `objective: simclr` is short for {simclr: {}}
+                inner = {inner: {}}
+            if not isinstance(inner, dict):
+                if inner is not None:
+                    raise ConfigError(f"command line: {path} = {value}: {'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it")
+                inner = {}
+            target[key] = inner
+            target = inner
+        try:
+            target[where[-1]] = _Tree(value).value
+        except yaml.YAMLError:
+            raise ConfigError(f"command line: {path} = {value}: not a YAML value; quote it") from None
+        self.lines = {k: v for k, v in self.lines.items() if k[: len(where)] != where} | {where: "command line"}
+
+
+def _choice(registry: Registry, value: Any) -> Choice:
+    """Check what a configuration says of one registered thing; _Wrong with a path below the value."""
+    if isinstance(value, str):
+        value = {value: {}}
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise _Wrong((), value, f"one {registry.kind} is needed, as `name` or `name: {{field: value}}`; there are {', '.join(registry.names())}")
+    ((name, given),) = value.items()
+    if name not in registry.names():
+        raise _Wrong((name,), given, f"no {registry.kind} has this name{_did_you_mean(name, registry.names())}; there are {', '.join(registry.names())}")
+    try:
+        parsed = registry.schema(name).validate_json(json.dumps(given or {}, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = [field.name for field in _signature_fields(registry, name)]
+        raise _Wrong((name, *first["loc"]), _value_at(given or {}, first["loc"]), _say(first, known)) from None
+    return Choice(name, {field: getattr(parsed, field) for field in type(parsed).model_fields})
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldSpec:
+    """One field of a registered thing, for people."""
+
+    name: str
+    type: str
+    default: Any
+
+
+def _signature_fields(registry: Registry, name: str) -> list[FieldSpec]:
+    properties = registry.schema(name).json_schema().get("properties", {})
+    return [FieldSpec(key, _type_words(spec), spec.get("default", "required")) for key, spec in properties.items()]
+
+
+def describe(registry: Registry, name: str) -> list[FieldSpec]:
+    """The fields of a registered thing: name, type in words, default."""
+    return _signature_fields(registry, name)
+
+
+def _type_words(spec: Mapping[str, Any]) -> str:
+    if "enum" in spec or "const" in spec:
+        return " or ".join(str(v) for v in spec.get("enum", [spec.get("const")]))
+    if "anyOf" in spec:
+        return " or ".join(_type_words(option) for option in spec["anyOf"])
+    bounds = [f"{sign} {spec[key]}" for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<")) if key in spec]
+    return " ".join([str(spec.get("type", "value")), *bounds])
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _value_at(tree: Any, where: Path_) -> Any:
+    for key in where:
+        try:
+            tree = tree[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return tree
+
+
+def _say(error: Mapping[str, Any], known: Sequence[str]) -> str:
+    """One of pydantic's complaints in the words of a person who wants to mend the file."""
+    kind, given = error["type"], error.get("input")
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        name = str(error["loc"][-1])
+        return f"unknown key{_did_you_mean(name, known)}" + (f" (known here: {', '.join(known)})" if known else "")
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return "an item is missing; add it" if isinstance(error["loc"][-1], int) else "the key is missing; add it"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if isinstance(given, str) and _LOOKS_LIKE_ANOTHER_TYPE.match(given):
+        message += f"; {given!r} is text here: quote it where text is meant, write true/false or a plain number otherwise"
+    return message
+
+
+def _siblings(model: type, where: Path_) -> list[str]:
+    """The fields of the dataclass in which the last key of `where` stands."""
+    for key in where[:-1]:
+        if not dataclasses.is_dataclass(model):
+            return []
+        hint = get_type_hints(model).get(str(key))
+        options = [hint, *get_args(hint)] if get_origin(hint) is not None else [hint]
+        model = next((o for o in options if dataclasses.is_dataclass(o)), type(None))  # type: ignore[assignment]
+    return [f.name for f in dataclasses.fields(model)] if dataclasses.is_dataclass(model) else []
+
+
+def _finite(value: Any, where: Path_ = ()) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _Wrong(where, value, "not a finite number; write one")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        _finite(item, (*where, key))
+
+
+def _check_choices(model: type, value: Any, where: Path_ = ()) -> None:
+    """Check what names registered things by hand, so that an error keeps its place in the file."""
+    if not dataclasses.is_dataclass(model) or not isinstance(value, dict):
+        return
+    for name, hint in get_type_hints(model, include_extras=True).items():
+        registry = next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Registry)), None)
+        if name in value and registry is not None:
+            try:
+                _choice(registry, value[name])
+            except _Wrong as wrong:
+                raise _Wrong((*where, name, *wrong.where), wrong.value, wrong.message) from None
+        elif name in value:
+            inner = next((option for option in (hint, *get_args(hint)) if dataclasses.is_dataclass(option)), None)
+            if isinstance(inner, type):
+                _check_choices(inner, value[name], (*where, name))
+
+
+def load(path: str | Path, overrides: Sequence[str], model: type[T]) -> T:
+    """Read a configuration.
+
+    path: a YAML file; overrides: ``key.path=value`` each; model: a pydantic dataclass with `STRICT`.
+    ConfigError: one line ``file:line: key = value: what is wrong; what would do``.
+    """
+    path = Path(path)
+    try:
+        text = _read(path)
+        tree = _Tree(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{mark.line + 1}:{mark.column + 1}" if mark else "1"
+        raise ConfigError(f"{path}:{place}: not YAML: {error.problem}; indent with spaces and quote special characters") from None
+    except _Wrong as wrong:
+        raise ConfigError(f"{path}: {_key(wrong.where)}{wrong.message}") from None
+    if not isinstance(tree.value, dict):
+        what = "empty" if tree.value is None else f"a {type(tree.value).__name__}"
+        raise ConfigError(f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. Complete files lie in configs/")
+    for override in overrides:
+        tree.override(override)
+    return _validate(tree, model, str(path))
+
+
+def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
+    """Check a configuration that is already in memory; `name` stands for the file in errors."""
+    empty = _Tree("")
+    empty.value = json.loads(json.dumps(tree, default=to_jsonable_python))
+    return _validate(empty, model, name)
+
+
+def _validate(tree: _Tree, model: type[T], name: str) -> T:
+    def fail(where: Path_, value: Any, message: str) -> ConfigError:
+        line = tree.line(where)
+        place = "command line" if line == "command line" else f"{name}:{line}"
+        return ConfigError(f"{place}: {_key(where)}{'' if value is None else f'= {_short(value)}: '}{message}")
+
+    try:
+        _finite(tree.value)
+        _check_choices(model, tree.value)
+        # JSON is the form in which strict types still take a list for a tuple and text for a path.
+        return TypeAdapter(model).validate_json(json.dumps(tree.value), strict=True)
+    except _Wrong as wrong:
+        raise fail(wrong.where, wrong.value, wrong.message) from None
+    except ValidationError as error:
+        # One line is what a person mends at a time, and the first is often the cause of the rest.
+        first = error.errors()[0]
+        where = tuple(k for k in first["loc"] if not str(k).startswith(("function-", "dataclass")))
+        given = None if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument") else _value_at(tree.value, where)
+        raise fail(where, given, _say(first, _siblings(model, where))) from None
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        near = _did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        raise ConfigError(f"{path}: there is no such file{near}; a minimal one starts with `data: {{root: data/mine}}`, complete ones lie in configs/")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ConfigError(f"{path}: {size} bytes, more than a configuration has ({MAX_BYTES}); is it the right file?")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def _key(where: Path_) -> str:
+    return "" if not where else ".".join(str(k) for k in where) + " "
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def plain(value: Any) -> Any:
+    """A configuration as dicts, lists, numbers and text: what `config.yaml` of a run holds."""
+    if isinstance(value, Choice):
+        return {value.name: plain(dict(value.fields))}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    return to_jsonable_python(value)
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What changed between two plain configurations, a line a field."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [line for k in keys for line in differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))]
+    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]

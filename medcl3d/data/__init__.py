@@ -1,0 +1,1 @@
+"""From files as they lie on a disk to crops in memory."""

@@ -1,0 +1,143 @@
+"""Every file is what it says: content checks on top of the byte level, for images and for labels."""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Container
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medcl3d.data.nifti import read_nifti
+from medcl3d.errors import DataError
+
+Nonfinite = Literal["error", "zero", "skip"]
+Channels = Literal["error", "all", "first"]
+
+
+class SkippedScan(DataError):
+    """The policy says to leave this scan out; that is no fault of the collection."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume that has been found good, still on its own grid.
+
+    voxels         ``[C, X, Y, Z]``: float32 for an image, int16 for a label
+    affine         ``Float64[4, 4]`` voxel index -> RAS+ mm
+    num_nonfinite  NaN and infinite voxels that the policy set to zero
+    sha256         of the uncompressed file
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    num_nonfinite: int
+    sha256: str
+    warnings: tuple[str, ...]
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """``Float64[3]`` mm per voxel."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+def read_image(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error") -> Volume:
+    """Read an image and refuse what is not one.
+
+    nonfinite  what NaN and infinity mean: a fault, zeros (counted), or a scan to leave out
+    channels   what a fourth axis means: a fault, channels, or only its first volume
+
+    Raises DataError with what is wrong; `SkippedScan` where the policy leaves the scan out.
+    """
+    header, raw, digest = read_nifti(path)
+    raw = _with_channels(path, raw, channels)
+    voxels, warnings = _scaled(path, raw, header.slope, header.inter), list(header.warnings)
+    bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
+    if bad:
+        message = f"{path}: {bad} of {voxels.size} voxels are NaN or infinite"
+        if nonfinite == "error":
+            raise DataError(f"{message}; repair the file, or set nonfinite to zero or skip")
+        if nonfinite == "skip":
+            raise SkippedScan(f"{message}; left out, as nonfinite: skip says")
+        voxels = np.nan_to_num(voxels, nan=0.0, posinf=0.0, neginf=0.0)
+        warnings.append(f"{bad} NaN or infinite voxels set to 0")
+    for channel, values in enumerate(voxels):
+        if values.min() == values.max():
+            raise DataError(f"{path}: constant: every voxel of channel {channel} is {values.flat[0]:g}; it holds no picture")
+    return Volume(voxels, header.affine, bad, digest, tuple(warnings))
+
+
+def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volume:
+    """Read the segmentation of an image and refuse one that cannot be its own.
+
+    classes: the declared classes; empty where none were declared. The label takes the image's affine,
+    from which it may differ by a tenth of a voxel.
+
+    Raises DataError: another grid, values that are no integers, undeclared classes.
+    """
+    header, raw, digest = read_nifti(path)
+    shape, own = raw.shape, image.voxels.shape[1:]
+    if shape != own:
+        raise DataError(f"{path}: a label of {_x(shape)} voxels cannot belong to an image of {_x(own)}; pair it with its own image")
+    distance = _corner_distance(header.affine, image.affine, own)
+    if distance > 0.1 * image.spacing_mm.min():
+        raise DataError(
+            f"{path}: the label lies up to {distance:.3g} mm from its image, whose voxels it has; "
+            "write it with its image's affine, or pair it with its own image"
+        )
+    values = _scaled(path, raw, header.slope, header.inter)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: the label holds NaN or infinity")
+    found = np.unique(values)
+    fractions = found[found != np.round(found)]
+    if len(fractions):
+        raise DataError(f"{path}: a label needs whole numbers, found {fractions[0]:g}; was it resampled linearly?")
+    if found[0] < 0 or found[-1] > np.iinfo(np.int16).max:
+        raise DataError(f"{path}: label values {found[0]:g} to {found[-1]:g}; 0 to {np.iinfo(np.int16).max} are possible")
+    unknown = [int(v) for v in found if classes and int(v) not in classes]
+    if unknown:
+        raise DataError(f"{path}: classes {unknown[:10]} are not declared; declared are {sorted(classes)}")
+    warnings = header.warnings + (("the label is empty",) if found[-1] == 0 else ())
+    return Volume(values.astype(np.int16)[None], image.affine, 0, digest, warnings)
+
+
+def verify(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error") -> DataError | None:
+    """What is wrong with an image file, or None."""
+    try:
+        read_image(path, nonfinite=nonfinite, channels=channels)
+    except DataError as error:
+        return error
+    return None
+
+
+def _with_channels(path: Path, raw: np.ndarray, channels: Channels) -> np.ndarray:
+    if raw.ndim == 3:
+        return raw[None]
+    if channels == "error":
+        raise DataError(
+            f"{path}: 4-D, {_x(raw.shape)}: set channels to all where the fourth axis holds channels, "
+            "to first for its first volume, or split it (a time series) into one scan a volume"
+        )
+    return np.moveaxis(raw, -1, 0)[: 1 if channels == "first" else None]
+
+
+def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarray:
+    """Voxels as float32; a value beyond its range would become infinite, and is refused."""
+    if (slope, inter) != (1.0, 0.0):
+        raw = raw.astype(np.float64) * slope + inter
+    if raw.dtype.itemsize == 8 and raw.dtype.kind == "f":
+        largest = np.abs(raw, where=np.isfinite(raw), out=np.zeros(raw.shape)).max()
+        if largest > np.finfo(np.float32).max:
+            raise DataError(f"{path}: values up to {largest:g} do not fit float32; rescale the file")
+    return np.ascontiguousarray(raw, dtype=np.float32)
+
+
+def _corner_distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far apart two affines put the corners of a grid, in mm."""
+    corners = np.array([[i, j, k, 1] for i in (0, shape[0] - 1) for j in (0, shape[1] - 1) for k in (0, shape[2] - 1)], dtype=np.float64)
+    return float(np.linalg.norm(corners @ (a - b).T, axis=1).max())
+
+
+def _x(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

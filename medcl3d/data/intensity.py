@@ -1,0 +1,138 @@
+"""Where the body is, and intensities brought to a common range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Kind = Literal["mri", "ct", "none"]
+
+_AIR_HU = -400.0  # between air (-1000) and fat (-100); a scan without voxels below it shows no air
+# A body fills a tenth of its scan at least (less is a hot spot of a PET), and is one piece.
+_MIN_BODY, _MAX_BODY, _MIN_SHARE = 0.1, 0.9, 0.75
+
+
+@dataclass(frozen=True)
+class Body:
+    """The body in a scan.
+
+    box     ``((d, h, w), (d, h, w))`` first and last-plus-one voxel
+    method  how it was found; "whole scan" where there is no air around a body
+    mask    ``Bool[X, Y, Z]`` or None for the whole scan
+    """
+
+    box: tuple[tuple[int, ...], tuple[int, ...]]
+    method: str
+    mask: np.ndarray | None
+
+    @property
+    def fraction(self) -> float:
+        """Which part of the scan's voxels it is."""
+        return 1.0 if self.mask is None else float(self.mask.mean())
+
+
+def find_body(voxels: np.ndarray, kind: Kind) -> Body:
+    """The largest connected thing brighter than air, holes filled, in ``Float32[C, X, Y, Z]``.
+
+    The threshold is Otsu's (1979) between the robust extremes, or a HU for CT. A crop inside a body,
+    where the dark class is tissue, has no air: it counts as body throughout. Air is told by being
+    near the scan's minimum, uniform, and on most of the border.
+    """
+    whole = Body(((0, 0, 0), tuple(voxels.shape[1:])), "whole scan", None)
+    if kind == "none":
+        return whole
+    scan = voxels[0] if len(voxels) == 1 else np.mean([_unit_range(channel) for channel in voxels], axis=0)
+    if kind == "ct":
+        return _largest(scan > _AIR_HU, "HU threshold, largest component") or whole
+    from skimage.filters import threshold_otsu
+
+    unit = _unit_range(scan)
+    if unit.min() == unit.max():
+        return whole
+    threshold = float(threshold_otsu(unit))
+    dark = unit[unit <= threshold]
+    # Air around a body: its typical value lies at the bottom of the range and its spread is narrow.
+    if np.median(dark) > 0.25 * threshold or np.percentile(dark, 75) > 0.5 * threshold:
+        return whole
+    return _largest(unit > max(0.5 * threshold, float(np.percentile(dark, 75))), "half Otsu threshold, largest component") or whole
+
+
+def _unit_range(scan: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(scan, (0.5, 99.5))
+    return np.clip((scan - low) / max(float(high - low), np.finfo(np.float32).tiny), 0.0, 1.0)
+
+
+def _largest(mask: np.ndarray, method: str) -> Body | None:
+    """The largest component of a mask, or None where it is no body in air."""
+    from scipy.ndimage import binary_fill_holes, find_objects
+    from skimage.measure import label
+    from skimage.morphology import opening
+
+    cross = np.zeros((3, 3, 3), bool)
+    cross[1, 1, :] = cross[1, :, 1] = cross[:, 1, 1] = True
+    opened = opening(mask, cross)  # cuts specks of noise off
+    parts = label(opened if opened.any() else mask, connectivity=1)
+    sizes = np.bincount(parts.ravel())
+    if len(sizes) < 2:
+        return None
+    sizes[0] = 0
+    if sizes.max() < _MIN_SHARE * mask.sum():
+        return None
+    body = binary_fill_holes(parts == int(sizes.argmax()))
+    border = np.concatenate([np.take(body, i, axis).ravel() for axis in range(3) for i in (0, -1)])
+    if not _MIN_BODY <= body.mean() <= _MAX_BODY or border.mean() > 0.6:
+        return None
+    found = find_objects(body.astype(np.int8))[0]
+    return Body((tuple(s.start for s in found), tuple(s.stop for s in found)), method, body)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What was done to each channel: ``clip(x, low, high) * scale + shift``, and the value of empty space after it."""
+
+    kind: Kind
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+    fill: tuple[float, ...]
+
+
+def normalise(
+    voxels: np.ndarray, kind: Kind, body: Body, *, percentiles: tuple[float, float], window_hu: tuple[float, float]
+) -> tuple[np.ndarray, Normalisation]:
+    """Bring ``Float32[C, X, Y, Z]`` to a common range.
+
+    mri   clip at percentiles of the body, then zero mean and unit standard deviation within it (Nyul
+          and Udupa 1999 show why: the grey values of MR have no unit)
+    ct    a window in HU to [-1, 1]
+    none  as it is
+    """
+    channels = [_channel(channel, kind, body, percentiles, window_hu) for channel in voxels]
+    out = np.stack([np.clip(v, low, high) * scale + shift for v, (low, high, scale, shift, _) in zip(voxels, channels, strict=True)])
+    low, high, scale, shift, fill = (tuple(float(c[i]) for c in channels) for i in range(5))
+    return out.astype(np.float32), Normalisation(kind, low, high, scale, shift, fill)
+
+
+def _channel(
+    channel: np.ndarray, kind: Kind, body: Body, percentiles: tuple[float, float], window_hu: tuple[float, float]
+) -> tuple[float, float, float, float, float]:
+    if kind == "none":
+        return float(channel.min()), float(channel.max()), 1.0, 0.0, float(channel.min())
+    if kind == "ct":
+        low, high = window_hu
+        scale = 2.0 / (high - low)
+        return low, high, scale, -1.0 - low * scale, -1.0
+    inside = channel[body.mask] if body.mask is not None else channel.ravel()
+    low, high = (float(v) for v in np.percentile(inside, percentiles))
+    if high <= low:  # nearly all of the body has one value: only the extremes tell it apart
+        low, high = float(inside.min()), float(inside.max())
+    if high <= low:
+        low, high = float(channel.min()), float(channel.max())
+    clipped = np.clip(inside, low, high).astype(np.float64)
+    scale = 1.0 / max(float(clipped.std()), 1e-6 * (high - low))
+    shift = -float(clipped.mean()) * scale
+    air = low if body.mask is None else float(np.clip(np.median(channel[~body.mask]), low, high))
+    return low, high, scale, shift, air * scale + shift

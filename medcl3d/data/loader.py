@@ -1,0 +1,284 @@
+"""From a store and a strategy to this rank's samples of one step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass as config_dataclass
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from medcl3d.config import STRICT
+from medcl3d.data.manifest import Collection
+from medcl3d.data.splits import read_split
+from medcl3d.data.store import Store
+from medcl3d.errors import DataError
+from medcl3d.pairs import PairStrategy
+from medcl3d.pairs.placebo import permutes_points
+from medcl3d.registry import Size
+from medcl3d.training.seeding import Stream, generator
+from medcl3d.types import Keys, PairBatch, Points, ViewGroup, ViewSpec
+
+CANDIDATES_PER_POINT = 8
+WORKER_TIMEOUT_S = 300
+
+
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataConfig:
+    """Which scans, and in what pieces.
+
+    root                  what `prepare` wrote
+    patch_size            voxels of a view
+    smaller_than_patch    what happens to scans smaller than a patch along some axis: `error`, `pad`
+                          (with the scan's own background; points are never drawn there) or `skip`
+    modalities            only scans of these (default: all)
+    """
+
+    root: Path
+    patch_size: Size = (32, 32, 32)
+    smaller_than_patch: Literal["error", "pad", "skip"] = "error"
+    modalities: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ScansInUse:
+    """The scans that a run may look at, and what was left out."""
+
+    collection: Collection
+    rows: np.ndarray
+    left_out: Counter[str]
+
+
+def scans_in_use(store: Store, config: DataConfig, patients: frozenset[str] | None = None) -> ScansInUse:
+    """The collection restricted to some patients, to the modalities asked for and to what a patch fits in.
+
+    DataError where nothing is left, or where a scan is smaller than the patch and the configuration does not say what to do.
+    """
+    collection = replace(store.collection, patch_size=config.patch_size)
+    left_out: Counter[str] = Counter()
+    keep = np.ones(len(collection), dtype=bool)
+
+    def leave_out(mask: np.ndarray, reason: str) -> None:
+        nonlocal keep
+        if count := int((keep & mask).sum()):
+            left_out[reason] += count
+        keep &= ~mask
+
+    if patients is not None:
+        leave_out(~collection.table["patient"].isin(patients).to_numpy(), "patient is not in this part of the split")
+    if config.modalities is not None:
+        leave_out(~collection.table["modality"].isin(config.modalities).to_numpy(), f"modality is none of {', '.join(config.modalities)}")
+    small = keep & (collection.shapes < np.array(config.patch_size)).any(1)
+    if config.smaller_than_patch == "skip":
+        leave_out(small, f"smaller than the patch {config.patch_size}")
+    elif config.smaller_than_patch == "error" and small.any():
+        first = ", ".join(f"{collection.table['scan'].iloc[i]} {tuple(int(n) for n in collection.shapes[i])}" for i in np.flatnonzero(small)[:3])
+        raise DataError(
+            f"{config.root}: {int(small.sum())} of {int(keep.sum())} scans are smaller than data.patch_size = {config.patch_size} (first: {first}); "
+            f"set data.smaller_than_patch to pad or skip, or lower the patch to at most {tuple(int(n) for n in collection.shapes[keep].min(0))}"
+        )
+    if not keep.any():
+        raise DataError(f"{config.root}: no scan is left to use ({'; '.join(f'{n}: {reason}' for reason, n in left_out.items())})")
+    rows = np.flatnonzero(keep)
+    return ScansInUse(collection.take(rows), rows, left_out)
+
+
+def pretraining_scans(store: Store, config: DataConfig) -> ScansInUse:
+    """The scans of the patients in the training part of the split: a test patient never enters pretraining."""
+    split = read_split(config.root / "split.json", store.collection.table["patient"])
+    return scans_in_use(store, config, split.train)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which anchor each sample of the run starts from: global batches as a function of (seed, epoch)."""
+
+    anchors: np.ndarray
+    samples_per_step: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in one pass; few anchors are visited several times, so that an epoch has a batch."""
+        return max(1, len(self.anchors) // self.samples_per_step)
+
+    def samples(self, step: int) -> tuple[int, np.ndarray]:
+        """Epoch of a step, and its anchors ``Int[samples_per_step]``."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        return epoch, _epoch_order(self.anchors.tobytes(), self.samples_per_step, self.seed, epoch)[batch]
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(anchor_bytes: bytes, samples_per_step: int, seed: int, epoch: int) -> np.ndarray:
+    anchors = np.frombuffer(anchor_bytes, dtype=np.int64)
+    rng = generator(seed, epoch, 0, Stream.PLAN)
+    order = rng.permutation(anchors)
+    while len(order) < samples_per_step:
+        order = np.concatenate([order, rng.permutation(anchors)])
+    return order[: len(order) // samples_per_step * samples_per_step].reshape(-1, samples_per_step)
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """One rank's samples of a step as they come from the disk, with what their augmentation will be.
+
+    crops       ``Float[N, C, D, H, W]``
+    affine      ``Float64[N, 4, 4]`` crop voxel index -> world mm
+    spacing_mm  ``Float[N, 3]``
+    parameters  of the view recipe, stacked
+    views       what was drawn, for pictures
+    """
+
+    crops: Tensor
+    affine: Tensor
+    spacing_mm: Tensor
+    parameters: dict[str, Tensor]
+    keys: Keys
+    points: Points | None
+    views: tuple[ViewSpec, ...]
+
+    def to(self, device: torch.device) -> RawBatch:
+        """The batch on a device."""
+        if device.type == "cpu":
+            return self
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        points = self.points and Points(move(self.points.position_mm), move(self.points.key_mm), move(self.points.valid))
+        parameters = {name: move(value) for name, value in self.parameters.items()}
+        return RawBatch(move(self.crops), move(self.affine), move(self.spacing_mm), parameters, self.keys.map(move), points, self.views)
+
+
+@dataclass(frozen=True)
+class PairDataset(Dataset[RawBatch]):
+    """Item `step` is this rank's contiguous slice of global batch `step`.
+
+    num_points: how many points a sample's views share, 0 for none. A placebo's points keep their pairs and
+    lose their places.
+    """
+
+    store: Store
+    scans: ScansInUse
+    strategy: PairStrategy
+    recipe: Any
+    plan: Plan
+    steps: int
+    rank: int = 0
+    world_size: int = 1
+    num_points: int = 0
+    is_placebo: bool = False
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> RawBatch:
+        per_rank = self.plan.samples_per_step // self.world_size
+        epoch, anchors = self.plan.samples(step)
+        first = self.rank * per_rank
+        samples = [self._sample(step, epoch, i, int(anchors[i])) for i in range(first, first + per_rank)]
+        return _collate(samples)
+
+    def _sample(self, step: int, epoch: int, index: int, anchor: int) -> RawBatch:
+        seed, collection = self.plan.seed, self.scans.collection
+        # A sample's name within its epoch: its place in the epoch's global order.
+        name = step % self.plan.steps_per_epoch * self.plan.samples_per_step + index
+        views = self.strategy.sample(collection, anchor, generator(seed, epoch, name, Stream.SAMPLE))
+        drawn = [self.recipe.draw(generator(seed, epoch, name, Stream.VIEW + v), view.out_shape) for v, view in enumerate(views)]
+        parameters = {key: torch.stack([torch.as_tensor(one[key]) for one in drawn]) for key in drawn[0]}
+        run_wide = np.full(len(views), step * self.plan.samples_per_step + index)
+        batch = RawBatch(
+            crops=torch.stack([self._crop(view) for view in views]),
+            affine=torch.stack([view_affine(collection, view) for view in views]),
+            spacing_mm=torch.stack([view_spacing(collection, view) for view in views]),
+            parameters=parameters,
+            keys=collection.keys(views, run_wide, np.arange(len(views))),
+            points=None,
+            views=views,
+        )
+        if not self.num_points:
+            return batch
+        return replace(batch, points=self._points(batch, generator(seed, epoch, name, Stream.POINTS)))
+
+    def _crop(self, view: ViewSpec) -> Tensor:
+        crop = torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box))
+        if view.out_shape == view.box.size:
+            return crop
+        return F.interpolate(crop[None], size=view.out_shape, mode="trilinear", align_corners=False)[0]
+
+    def _points(self, batch: RawBatch, rng: np.random.Generator) -> Points:
+        """Places inside the scan and inside every view of the sample, uniform in their intersection."""
+        collection, scan = self.scans.collection, batch.views[0].scan
+        stops = np.array([view.box.stop for view in batch.views])
+        starts = np.array([view.box.start for view in batch.views])
+        low = np.maximum(starts.max(0), 0) - 0.5
+        high = np.maximum(np.minimum(stops.min(0), collection.shapes[scan]) - 0.5, low)
+        voxels = rng.uniform(low, high, (self.num_points * CANDIDATES_PER_POINT, 3))
+        world = torch.from_numpy(collection.world(np.full(len(voxels), scan), voxels))
+        shape = batch.crops.shape[2:]
+        affine = batch.affine @ self.recipe.voxel_map(batch.parameters, tuple(shape), batch.spacing_mm)
+        inverse = torch.linalg.inv(affine)
+        seen = torch.einsum("vij,pj->vpi", inverse[:, :3, :3], world) + inverse[:, None, :3, 3]
+        inside = ((seen >= -0.5) & (seen <= torch.tensor(shape) - 0.5)).all(-1).all(0) & bool((high > low).all())
+        # The first that every view sees; where they are too few, the rest is marked as not valid.
+        chosen = torch.argsort(inside.to(torch.int8), descending=True, stable=True)[: self.num_points]
+        position, valid = world[chosen], inside[chosen]
+        key = position[torch.from_numpy(rng.permutation(self.num_points))] if self.is_placebo and permutes_points(self.strategy) else position
+        return Points(position[None], key[None], valid[None])
+
+
+def view_affine(collection: Collection, view: ViewSpec) -> Tensor:
+    """``Float64[4, 4]`` from the voxel indices of a view's grid (before augmentation) to world mm."""
+    ratio = np.array(view.box.size) / np.array(view.out_shape)
+    grid = np.eye(4)
+    grid[:3, :3] = np.diag(ratio)
+    grid[:3, 3] = np.array(view.box.start) + (ratio - 1) / 2  # both grids span the same box
+    return torch.from_numpy(collection.affines[view.scan] @ grid)
+
+
+def view_spacing(collection: Collection, view: ViewSpec) -> Tensor:
+    """``Float64[3]`` mm per voxel of the view's grid."""
+    return torch.from_numpy(collection.spacings[view.scan] * np.array(view.box.size) / np.array(view.out_shape))
+
+
+def _collate(samples: list[RawBatch]) -> RawBatch:
+    points = [sample.points for sample in samples if sample.points is not None]
+    return RawBatch(
+        crops=torch.cat([sample.crops for sample in samples]),
+        affine=torch.cat([sample.affine for sample in samples]),
+        spacing_mm=torch.cat([sample.spacing_mm for sample in samples]),
+        parameters={key: torch.cat([sample.parameters[key] for sample in samples]) for key in samples[0].parameters},
+        keys=Keys.cat(sample.keys for sample in samples),
+        points=Points(*(torch.cat([getattr(p, name) for p in points]) for name in ("position_mm", "key_mm", "valid"))) if points else None,
+        views=tuple(view for sample in samples for view in sample.views),
+    )
+
+
+def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) -> Iterator[Any]:
+    """Items `start` .. `steps` - 1 in order, prepared ahead by worker processes (0: by this one)."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(start, steps),
+        num_workers=workers,
+        timeout=WORKER_TIMEOUT_S if workers else 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+def make_views(raw: RawBatch, recipe: Any) -> PairBatch:
+    """Augment a batch on the device it lies on; every view then knows its affine, augmentation included."""
+    result = recipe.apply(raw.crops, raw.parameters, raw.spacing_mm)
+    group = ViewGroup("global", result.voxels, raw.affine @ result.voxel_map, raw.keys)
+    return PairBatch((group,), raw.points)
+
+

@@ -1,0 +1,253 @@
+"""The manifest (one row a scan) and the collection (the manifest with the geometry of what is stored)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medcl3d.errors import DataError
+from medcl3d.types import Keys, Triple, ViewSpec
+
+# Columns with a meaning of their own; every other column of a manifest is metadata.
+ID_COLUMNS = ("scan", "patient", "session", "modality", "frame", "class")
+KNOWN_COLUMNS = (*ID_COLUMNS, "session_days", "path", "label", "split")
+
+MISSING = ("", "n/a")  # BIDS writes n/a; NA may be the name of a site
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which files there are, and of whom: one row a scan.
+
+    table        every id as text; `path` and `label` relative to `root` (label "" where there is none)
+    root         the folder that paths are resolved against
+    label_names  class -> name, empty where none were declared
+    outside      paths may leave the root
+    """
+
+    table: pd.DataFrame
+    root: Path
+    label_names: dict[int, str] = field(default_factory=dict)
+    outside: bool = False
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @staticmethod
+    def of(table: pd.DataFrame, root: Path, label_names: Mapping[int, str] | None = None, *, outside: bool = False) -> Manifest:
+        """Fill the defaults in and refuse what is ambiguous. Raises DataError naming the rows."""
+        table = table.astype(object).where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
+        for name in ("scan", "patient", "path"):
+            if name not in table:
+                raise DataError(f"{root}: the manifest has no column {name!r}; it has {list(table.columns)}")
+            empty = np.flatnonzero(table[name] == "")
+            if len(empty):
+                raise DataError(f"{root}: column {name!r} is empty in row {_line(empty[0])} of the manifest; every scan needs one")
+        if not len(table):
+            raise DataError(f"{root}: the manifest lists no scan")
+        for name, default in (("session", "1"), ("modality", "unknown"), ("label", ""), ("split", "")):
+            table[name] = table[name] if name in table else default
+        table["frame"] = table["frame"].where(table["frame"] != "", table["scan"]) if "frame" in table else table["scan"]
+        _refuse_ambiguous(table, root)
+        first = [c for c in KNOWN_COLUMNS if c in table]
+        table = table[first + [c for c in table if c not in first]].reset_index(drop=True)
+        return Manifest(table, Path(root), dict(label_names or {}), outside)
+
+    def locate(self, text: str) -> Path:
+        """The file that a path of the manifest means. DataError where it leaves the root and may not."""
+        path = Path(text)
+        full = self.root / path
+        if self.outside:
+            return full
+        inside = f"{self.root}: path {text!r} of the manifest"
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"{inside} leaves the root; move the file there, or set allow_outside")
+        try:
+            target, root = full.resolve(), self.root.resolve()
+        except (OSError, RuntimeError):
+            raise DataError(f"{inside} is a loop of links") from None
+        if not target.is_relative_to(root):
+            raise DataError(f"{inside} is a link out of the root, to {target}; copy the file, or set allow_outside")
+        return full
+
+    def missing(self) -> list[str]:
+        """Paths of images and labels that are not there."""
+        paths = pd.concat([self.table["path"], self.table["label"]])
+        return [p for p in paths[paths != ""].unique() if not self.locate(p).exists()]
+
+    def say_missing(self, missing: Sequence[str]) -> str:
+        """One line: how many files are missing, the first ten, and where they were looked for."""
+        return f"{len(missing)} files of the manifest are missing under {self.root.resolve()}: {', '.join(missing[:10])}"
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV or TSV as text, ``001`` and ``NA`` kept. Raises DataError: encoding, ragged rows, duplicate columns."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = raw[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}:{row}: the text is not UTF-8 (latin-1?); save the table as UTF-8") from None
+    header = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    if not rows:
+        raise DataError(f"{path}: the table is empty")
+    names = [name.strip() for name in rows[0]]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise DataError(f"{path}:1: columns {twice} occur twice")
+    for line, row in enumerate(rows[1:], start=2):
+        if len(row) != len(names):
+            raise DataError(f"{path}:{line}: {len(row)} cells under {len(names)} column names")
+    return pd.DataFrame(rows[1:], columns=names, dtype=str)
+
+
+def _line(index: int) -> int:
+    return int(index) + 2  # the first row of a table stands under its header
+
+
+def _refuse_ambiguous(table: pd.DataFrame, root: Path) -> None:
+    """Two scans of one id, one file listed twice, text among numbers, an unknown split."""
+    for name, what in (("scan", "scan id"), ("path", "file")):
+        values = table[name] if name == "scan" else table[name].map(lambda p: str(Path(p)))
+        twice = table.index[values.duplicated(keep=False)]
+        if len(twice):
+            same = values[twice[0]]
+            rows = [_line(i) for i in twice if values[i] == same]
+            raise DataError(f"{root}: the {what} {same!r} stands in rows {rows} of the manifest; keep one, or give each its own")
+    long = [s for s in table["scan"] if len(s) > 150 or re.search(r"[\x00-\x1f]", s)]
+    if long:
+        raise DataError(f"{root}: the scan id {long[0][:40]!r}... cannot name a file; use 150 printable characters or fewer")
+    wrong = table.index[~table["split"].isin(("", "train", "test"))]
+    if len(wrong):
+        raise DataError(f"{root}: split is {table['split'][wrong[0]]!r} in row {_line(wrong[0])} of the manifest; train, test or empty")
+    for name, low, high in (("session_days", -np.inf, np.inf), ("age", 0.0, 130.0)):
+        if name not in table:
+            continue
+        numbers = pd.to_numeric(table[name].where(~table[name].isin(MISSING)), errors="coerce")
+        given = ~table[name].isin(MISSING)
+        bad = table.index[given & ~(numbers.between(low, high) & np.isfinite(numbers))]
+        if len(bad):
+            raise DataError(f"{root}: {name} is {table[name][bad[0]]!r} in row {_line(bad[0])} of the manifest; a number is needed, or n/a")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What strategies see of the scans: who, when, where and how large; never a voxel.
+
+    table        the manifest, one row a scan; a scan's id is its row number
+    shapes       ``Int[n, 3]`` voxels
+    affines      ``Float64[n, 4, 4]`` voxel index -> world mm
+    body_boxes   ``Int[n, 2, 3]`` first and last-plus-one voxel of the body (the whole scan where there is no mask)
+    columns      what a placebo may permute: integer codes (-1: none) for ids, floats for numbers
+    patch_size   voxels of a view's grid
+    """
+
+    table: pd.DataFrame
+    shapes: np.ndarray
+    affines: np.ndarray
+    body_boxes: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    patch_size: Triple = (32, 32, 32)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @staticmethod
+    def of(table: pd.DataFrame, shapes: np.ndarray, affines: np.ndarray, body_boxes: np.ndarray) -> Collection:
+        """Code the manifest's columns and put them beside the geometry."""
+        columns: dict[str, np.ndarray] = {}
+        for name in table.columns:
+            if name in ("scan", "path", "session", "split", "label"):
+                continue
+            numbers = pd.to_numeric(table[name], errors="coerce") if name not in ID_COLUMNS else None
+            if numbers is not None and numbers.notna().sum() == table[name].notna().sum():
+                columns[name] = numbers.to_numpy(np.float64)
+            else:
+                codes = pd.factorize(table[name], sort=True)[0]
+                columns[name] = codes.astype(np.int64) if name in ID_COLUMNS else np.where(codes < 0, np.nan, codes).astype(np.float64)
+        return Collection(table.reset_index(drop=True), np.asarray(shapes), np.asarray(affines), np.asarray(body_boxes), columns)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Collection:
+        """The same collection with some of its scans. Codes stay as they were."""
+        index = np.asarray(rows, dtype=np.int64)
+        return Collection(
+            self.table.iloc[index].reset_index(drop=True),
+            self.shapes[index],
+            self.affines[index],
+            self.body_boxes[index],
+            {name: values[index] for name, values in self.columns.items()},
+            self.patch_size,
+        )
+
+    def with_columns(self, columns: Mapping[str, np.ndarray]) -> Collection:
+        """The same collection with some columns replaced."""
+        return replace(self, columns={**self.columns, **columns})
+
+    @cached_property
+    def spacings(self) -> np.ndarray:
+        """``Float64[n, 3]`` mm per voxel along each axis."""
+        return np.linalg.norm(self.affines[:, :3, :3], axis=1)
+
+    @cached_property
+    def axes(self) -> np.ndarray:
+        """``Float64[n, 3, 3]``: column k is the direction of voxel axis k in the world."""
+        return self.affines[:, :3, :3] / self.spacings[:, None, :]
+
+    @cached_property
+    def body_centers(self) -> np.ndarray:
+        """``Float64[n, 3]`` world mm of the middle of each scan's body."""
+        return self.world(np.arange(len(self)), (self.body_boxes.sum(1) - 1) / 2)
+
+    def world(self, scans: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+        """World mm of voxel coordinates (fractions allowed, a voxel's centre is at its index): ``[N, 3]`` -> ``[N, 3]``."""
+        affines = self.affines[scans]
+        return np.einsum("nij,nj->ni", affines[:, :3, :3], voxels) + affines[:, :3, 3]
+
+    def keys(self, views: Sequence[ViewSpec], sample: np.ndarray, view: np.ndarray) -> Keys:
+        """The keys of some views, one row a view.
+
+        sample, view: ``Int[N]``, the run-wide sample each view belongs to and its number there.
+        """
+        scans = np.array([v.scan for v in views], dtype=np.int64)
+        starts = np.array([v.box.start for v in views], dtype=np.float64)
+        sizes = np.array([v.box.size for v in views], dtype=np.float64)
+        center = self.world(scans, starts + (sizes - 1) / 2)
+        count = len(views)
+        own = ("patient", "modality", "frame", "session_days", "class")
+
+        def ids(name: str, default: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(self.columns[name][scans] if name in self.columns else default)
+
+        none = np.full(count, -1, dtype=np.int64)
+        days = self.columns.get("session_days", np.full(len(self), np.nan))
+        return Keys(
+            sample=torch.from_numpy(np.asarray(sample, dtype=np.int64)),
+            view=torch.from_numpy(np.asarray(view, dtype=np.int64)),
+            scan=torch.from_numpy(scans),
+            frame=ids("frame", scans),
+            patient=ids("patient", none),
+            modality=ids("modality", none),
+            label=ids("class", none),
+            session_days=torch.from_numpy(days[scans]),
+            center_mm=torch.from_numpy(center),
+            size_mm=torch.from_numpy(sizes * self.spacings[scans]),
+            axes=torch.from_numpy(self.axes[scans]),
+            body=torch.from_numpy(center - self.body_centers[scans]),
+            point=torch.from_numpy(none.copy()),
+            position_mm=torch.full((count, 3), torch.nan, dtype=torch.float64),
+            metadata={name: torch.from_numpy(values[scans]) for name, values in self.columns.items() if name not in own},
+        )

@@ -1,0 +1,313 @@
+"""A NIfTI file, byte by byte: what it really is, whether all of it is there, and what its header says.
+
+Everything is decompressed once, to the end, so that the gzip checksum is compared; nothing is
+allocated before the header's claim has been held against the size of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from medcl3d.errors import DataError
+
+_CHUNK = 1 << 20
+# Deflate cannot do better than 1032:1 (zlib, technical details).
+_MAX_DEFLATE_RATIO = 1032
+
+_FOREIGN = (
+    (b"version https://git-lfs", "a Git-LFS pointer, not the file itself; run `git lfs pull`"),
+    (b"NRRD", "an NRRD file; convert it to NIfTI"),
+    (b"ObjectType", "a MetaImage header; convert it to NIfTI"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"\x93NUMPY", "a NumPy array; NIfTI is needed, since an array has no geometry"),
+    (b"\x89HDF", "an HDF5 file; convert it to NIfTI"),
+    (b"BZh", "a bzip2 file; unpack it, or compress it with gzip"),
+    (b"\xfd7zXZ", "an xz file; unpack it, or compress it with gzip"),
+)
+_UNIT_MM = {1: 1000.0, 3: 0.001}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a header says, after it has been found possible.
+
+    shape   voxels, trailing axes of length 1 dropped; three axes, or four
+    dtype   of the voxels on disk
+    affine  ``Float64[4, 4]`` voxel index -> RAS+ mm
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    affine: np.ndarray
+    slope: float
+    inter: float
+    offset: int
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole file, uncompressed."""
+        return self.offset + math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """``Float64[3]`` mm per voxel."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+def read_header(path: Path) -> Header:
+    """The header of a NIfTI file, without reading its voxels. Raises DataError."""
+    return _parse(path, _first(path, _chunks(path))[0])
+
+
+def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
+    """Header, voxels as stored (before slope and intercept) and SHA-256 of the uncompressed file. Raises DataError."""
+    chunks = _chunks(path)
+    head, rest = _first(path, chunks)
+    header = _parse(path, head)
+    _is_plausible(path, header)
+    expected = header.num_bytes
+    content, found, digest = bytearray(expected), 0, hashlib.sha256()
+
+    def keep(block: bytes) -> None:
+        nonlocal found
+        wanted = block[: max(0, expected - found)]
+        content[found : found + len(wanted)] = wanted
+        found += len(block)
+        digest.update(block)
+
+    try:
+        keep(rest)
+        for block in chunks:
+            keep(block)
+    except EOFError:
+        raise _truncated(path, found, expected) from None
+    if found < expected:
+        raise _truncated(path, found, expected)
+    voxels = np.frombuffer(content, header.dtype, offset=header.offset).reshape(header.shape, order="F")
+    if found > expected:
+        extra = f"{found - expected} bytes follow the voxels and were ignored"
+        header = Header(**{**vars(header), "warnings": (*header.warnings, extra)})
+    return header, voxels, digest.hexdigest()
+
+
+def _truncated(path: Path, found: int, expected: int) -> DataError:
+    on_disk = path.stat().st_size
+    return DataError(
+        f"{path}: truncated: the header asks for {expected} bytes, {found} are there ({on_disk} bytes on disk); fetch the file again"
+    )
+
+
+def _is_plausible(path: Path, header: Header) -> None:
+    size = path.stat().st_size
+    limit = size * _MAX_DEFLATE_RATIO if path.name.endswith(".gz") else size
+    if header.num_bytes > limit:
+        shape = "x".join(map(str, header.shape))
+        raise DataError(
+            f"{path}: truncated, or the header is wrong: {shape} {header.dtype.name} voxels are {header.num_bytes} bytes, "
+            f"and a file of {size} bytes cannot hold them"
+        )
+
+
+def _open_regular(path: Path) -> int:
+    """A file descriptor of a regular file; a FIFO, a folder, a device or a loop of links never blocks."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened: {error.strerror}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise DataError(f"{path}: is {kind}, not a file")
+    return descriptor
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    """The uncompressed content, block by block. Raises DataError for what is no NIfTI, EOFError for a gzip cut short."""
+    with os.fdopen(_open_regular(path), "rb") as file:
+        first = file.read(_CHUNK)
+        _is_nifti_by_name_and_content(path, first)
+        blocks = iter(lambda: file.read(_CHUNK), b"")
+        if path.name.endswith(".nii"):
+            yield first
+            yield from blocks
+            return
+        inflater = zlib.decompressobj(31)
+        block = first
+        while True:
+            try:
+                yield inflater.decompress(block, _CHUNK)
+            except zlib.error as error:
+                where = file.tell() - len(block)
+                raise DataError(f"{path}: damaged gzip near byte {where} ({str(error).rpartition(': ')[2]}); fetch the file again") from None
+            if inflater.eof:
+                block = (inflater.unused_data or next(blocks, b"")).lstrip(b"\0")
+                if not block:
+                    return
+                inflater = zlib.decompressobj(31)
+                continue
+            block = inflater.unconsumed_tail or next(blocks, b"")
+            if not block:
+                tail = inflater.flush()
+                if tail:
+                    yield tail
+                raise EOFError
+
+
+def _is_nifti_by_name_and_content(path: Path, first: bytes) -> None:
+    if not first:
+        raise DataError(f"{path}: the file is empty (0 bytes); fetch it again")
+    for magic, what in _FOREIGN:
+        if first.startswith(magic):
+            raise DataError(f"{path}: is {what}")
+    if first[128:132] == b"DICM":
+        raise DataError(f"{path}: is a DICOM file; convert its series to NIfTI")
+    if first.lstrip()[:1] == b"<":
+        raise DataError(f"{path}: is an HTML or XML page, perhaps of a failed download; fetch the file again")
+    is_gzip = first[:2] == b"\x1f\x8b"
+    if path.name.endswith(".nii.gz") and not is_gzip:
+        what = "an uncompressed NIfTI file; rename it to .nii" if _size_of_header(first) else "no gzip file; fetch it again"
+        raise DataError(f"{path}: is named .nii.gz but is {what}")
+    if path.name.endswith(".nii") and is_gzip:
+        raise DataError(f"{path}: is named .nii but is gzip-compressed; rename it to .nii.gz")
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise DataError(f"{path}: is not named .nii or .nii.gz; convert it to NIfTI")
+
+
+def _size_of_header(head: bytes) -> tuple[int, str] | None:
+    for order in "<>":
+        size = struct.unpack(f"{order}i", head[:4])[0] if len(head) >= 4 else 0
+        if size in (348, 540):
+            return size, order
+    return None
+
+
+def _first(path: Path, chunks: Iterator[bytes]) -> tuple[bytes, bytes]:
+    """Enough bytes for a header, and all that has been read so far."""
+    read = b""
+    try:
+        for block in chunks:
+            read += block
+            if len(read) >= 544:
+                break
+    except EOFError:
+        pass
+    if len(read) < 348:
+        raise DataError(f"{path}: truncated: {len(read)} bytes, and a NIfTI header alone has 348; fetch the file again")
+    return read[:540], read
+
+
+def _parse(path: Path, head: bytes) -> Header:
+    found = _size_of_header(head)
+    if found is None:
+        raise DataError(f"{path}: the content is no NIfTI: its first bytes are {head[:4]!r}")
+    size, order = found
+    kind = nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header
+    if len(head) < size:
+        raise DataError(f"{path}: truncated: {len(head)} bytes, and its header has {size}")
+    header = kind(head[:size], endianness=order, check=False)
+    magic = bytes(header["magic"].tobytes())[:3]
+    if magic in (b"ni1", b"ni2"):
+        raise DataError(f"{path}: is half of a .hdr/.img pair; convert it to one .nii.gz")
+    if magic not in (b"n+1", b"n+2"):
+        raise DataError(f"{path}: is an ANALYZE file or a damaged NIfTI (magic {magic!r}); ANALYZE has no orientation: convert it to NIfTI")
+    warnings: list[str] = []
+    shape = _shape(path, header)
+    dtype = _dtype(path, header)
+    slope, inter = _scaling(path, header)
+    offset = float(header["vox_offset"])
+    if not math.isfinite(offset) or offset != int(offset) or offset < (352 if size == 348 else 544):
+        raise DataError(f"{path}: vox_offset is {offset}, which lies in the header")
+    affine = _affine(path, header, warnings)
+    return Header(shape, dtype, affine, slope, inter, int(offset), tuple(warnings))
+
+
+def _shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, ...]:
+    dims = [int(n) for n in header["dim"]]
+    if not 1 <= dims[0] <= 7:
+        raise DataError(f"{path}: the header says {dims[0]} axes; NIfTI has 1 to 7")
+    shape = dims[1 : dims[0] + 1]
+    if min(shape) < 1:
+        raise DataError(f"{path}: the header says {shape} voxels; every axis needs at least one")
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    if len(shape) == 5 and shape[3] == 1:
+        shape.pop(3)
+    if len(shape) < 3:
+        raise DataError(f"{path}: has {len(shape)} axes; a volume has three: stack the slices into one file")
+    if len(shape) > 4:
+        raise DataError(f"{path}: has {len(shape)} axes {tuple(shape)}; write one 3-D file, or channels as the fourth axis")
+    return tuple(shape)
+
+
+def _dtype(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
+    code = int(header["datatype"])
+    try:
+        dtype = header.get_data_dtype()
+    except HeaderDataError:
+        raise DataError(f"{path}: the header's data type {code} does not exist") from None
+    if dtype.fields is not None:
+        raise DataError(f"{path}: holds RGB colours, not intensities; convert it to one grey value a voxel")
+    if dtype.kind == "c":
+        raise DataError(f"{path}: holds complex numbers; convert it to magnitude")
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise DataError(f"{path}: data type {dtype} (code {code}) is not supported; convert it to int16 or float32")
+    if int(header["bitpix"]) != dtype.itemsize * 8:
+        raise DataError(f"{path}: the header contradicts itself: data type {dtype.name}, but {int(header['bitpix'])} bits a voxel")
+    return dtype
+
+
+def _scaling(path: Path, header: nibabel.Nifti1Header) -> tuple[float, float]:
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0:  # NIfTI-1: no scaling
+        return 1.0, 0.0
+    if not (math.isfinite(slope) and math.isfinite(inter)):
+        raise DataError(f"{path}: scl_slope is {slope}, scl_inter {inter}: the intensities are undefined; write the file again")
+    return slope, inter
+
+
+def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np.ndarray:
+    """Voxel index -> mm: the sform, else the qform, as the standard has it."""
+    try:
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        qform = header.get_qform(coded=True)[0]
+    except (ValueError, HeaderDataError) as error:
+        raise DataError(f"{path}: the orientation in the header is impossible ({error}); write the file again") from None
+    affine = affine.copy()
+    affine[:3] *= _UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    if not np.isfinite(affine).all():
+        raise DataError(f"{path}: the affine holds NaN or infinity; write the file again with its true geometry")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / np.where(spacing > 0, spacing, 1))) < 1e-3:
+        raise DataError(f"{path}: the affine is singular (spacing {spacing.round(4).tolist()} mm); write the file again with its true geometry")
+    unit = int(header["xyzt_units"]) & 7
+    if unit in _UNIT_MM:
+        warnings.append(f"the header is in {'metres' if unit == 1 else 'micrometres'}; converted to mm")
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        warnings.append("neither sform nor qform: the orientation is a guess")
+    axes = affine[:3, :3] / spacing
+    if np.abs(axes.T @ axes - np.eye(3)).max() > 0.01:
+        warnings.append("the axes are not orthogonal (shear)")
+    if int(header["sform_code"]) > 0 and qform is not None and np.abs(qform[:3, :3] - affine[:3, :3]).max() > 0.05 * spacing.max():
+        warnings.append("qform and sform differ; the sform was taken")
+    if spacing.max() > 3 * spacing.min():
+        to = ", ".join(f"{max(s, spacing.max() / 3):.3g}" for s in spacing)
+        warnings.append(f"strongly anisotropic: {', '.join(f'{s:.3g}' for s in spacing)} mm; a spacing to use: {to}")
+    return affine

@@ -1,0 +1,325 @@
+"""From a source to a store: every scan checked, brought to one form, written once, and reported."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as validated
+
+from medcl3d.data.atomic import write_json, write_text
+from medcl3d.data.intensity import Kind
+from medcl3d.data.manifest import Manifest
+from medcl3d.data.nifti import read_header
+from medcl3d.data.scan import SCHEMA, Outcome, ScanTask, prepare_scan, stored_names
+from medcl3d.data.sources import SOURCES
+from medcl3d.data.splits import make_split, write_split
+from medcl3d.errors import ConfigError, DataError, MachineError
+from medcl3d.registry import Choice, Fraction, Positive
+
+Spacing = Literal["keep", "median"] | tuple[Positive, Positive, Positive]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+@validated(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class PrepareOptions:
+    """How scans are brought to one form.
+
+    spacing_mm        keep, median (of the collection, per axis), or three numbers
+    intensity         mri, ct or none; auto: ct where the modality says CT, else mri
+    percentiles       between which MR intensities are clipped
+    window_hu         what CT intensities are clipped to
+    nonfinite         NaN and infinity: error, zero (counted), or skip the scan
+    channels          a fourth axis: error, all (channels), or first
+    test_fraction     of the patients, where the manifest has no split
+    max_bad_fraction  of the scans that may be refused before it stops; one may be in any case
+    workers           processes; 0: as many as there are processors, up to 8
+    """
+
+    spacing_mm: Spacing = "keep"
+    intensity: Literal["auto", "mri", "ct", "none"] = "auto"
+    percentiles: tuple[Percent, Percent] = (0.5, 99.5)
+    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    nonfinite: Literal["error", "zero", "skip"] = "error"
+    channels: Literal["error", "all", "first"] = "error"
+    test_fraction: Fraction = 0.25
+    max_bad_fraction: Fraction = 0.01
+    seed: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+
+    def __post_init__(self) -> None:
+        for name in ("percentiles", "window_hu"):
+            low, high = getattr(self, name)
+            if low >= high:
+                raise ValueError(f"{name}: the first, {low}, must be below the second, {high}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a preparation came to: scans stored, of which some were there already; scans refused and skipped."""
+
+    num_ok: int
+    num_there: int
+    num_refused: int
+    num_skipped: int
+    warnings: tuple[str, ...]
+
+
+def prepare(
+    source: str,
+    root: Path | None,
+    out: Path,
+    *,
+    fields: Mapping[str, Any] | None = None,
+    options: PrepareOptions | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Prepared:
+    """Prepare a collection: `out` gets manifest.csv, report.csv, split.json and store/.
+
+    source  name of a source, its `fields` beside it
+    root    where its files lie; None for `simulated`, which then writes them to ``out/raw``
+    say     gets lines for a person
+
+    The same command again does what is missing or changed. Raises ConfigError, MachineError, and
+    DataError where more files are bad than `max_bad_fraction` allows (the report is written before).
+    """
+    from filelock import FileLock, Timeout
+
+    options = options or PrepareOptions()
+    choice = _choice(source, fields or {})
+    if root is None and source != "simulated":
+        raise ConfigError(f"source {source}: ROOT is missing; only simulated makes its own files")
+    try:
+        (out / "store").mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0):
+            manifest: Manifest = SOURCES.build(choice, out / "raw" if root is None else Path(root))
+            return _prepare(manifest, choice, out, options, say)
+    except Timeout:
+        raise MachineError(f"{out}: another process is preparing this folder; wait for it, or choose another") from None
+    except OSError as error:
+        raise MachineError(f"{error.filename or out}: {error.strerror or error}; choose a folder that can be written") from None
+
+
+def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
+    if source not in SOURCES.names():
+        raise ConfigError(f"source {source!r} is unknown; there are {', '.join(SOURCES.names())}")
+    try:
+        return Choice(source, SOURCES.schema(source).validate_python(dict(fields)).model_dump())
+    except ValueError as error:
+        raise ConfigError(f"source {source}: {' '.join(str(error).split())}") from None
+
+
+def _prepare(manifest: Manifest, choice: Choice, out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Prepared:
+    allowed = max(1, int(options.max_bad_fraction * len(manifest)))
+    missing = manifest.missing()
+    if len(missing) > allowed:
+        raise DataError(f"{manifest.say_missing(missing)}; correct the paths, or raise max_bad_fraction")
+    tasks = _tasks(manifest, options)
+    origin = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(manifest.root.resolve())}
+    _open_folder(out, origin, tasks[0].options(), say)
+    outcomes = _run(tasks, out / "store", options.workers, allowed)
+    _report(out / "report.csv", manifest, outcomes)
+    bad = [o for o in outcomes.values() if o.status == "refused"]
+    if len(bad) > allowed:
+        raise DataError(
+            f"{len(bad)} of {len(manifest)} scans were refused, {allowed} may be: {bad[0].reason} "
+            f"(all in {out / 'report.csv'}); repair them, or raise max_bad_fraction"
+        )
+    table = manifest.table[[outcomes[s].status == "ok" for s in manifest.table["scan"]]]
+    if not len(table):
+        raise DataError(f"{out}: no scan is left; see {out / 'report.csv'}")
+    return _finish(out, manifest, table, origin, options, outcomes, say)
+
+
+def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
+    table = manifest.table
+    images = [manifest.locate(p) for p in table["path"]]
+    spacing = _median_spacing(images) if options.spacing_mm == "median" else None if options.spacing_mm == "keep" else options.spacing_mm
+    return [
+        ScanTask(
+            scan=scan,
+            image=image,
+            label=manifest.locate(label) if label else None,
+            kind=_kind(modality, options.intensity),
+            classes=tuple(sorted(manifest.label_names)),
+            spacing_mm=spacing,
+            nonfinite=options.nonfinite,
+            channels=options.channels,
+            percentiles=options.percentiles,
+            window_hu=options.window_hu,
+        )
+        for scan, image, label, modality in zip(table["scan"], images, table["label"], table["modality"], strict=True)
+    ]
+
+
+def _kind(modality: str, intensity: Literal["auto", "mri", "ct", "none"]) -> Kind:
+    if intensity != "auto":
+        return intensity
+    return "ct" if modality.upper() == "CT" else "mri"
+
+
+def _median_spacing(images: Sequence[Path]) -> tuple[float, float, float]:
+    """Per RAS axis, over the scans whose headers are good; the others are refused later."""
+    from nibabel.orientations import io_orientation
+
+    found = []
+    for path in images:
+        try:
+            header = read_header(path)
+        except DataError:
+            continue
+        axis = io_orientation(header.affine)[:, 0].astype(int)
+        found.append(header.spacing_mm[np.argsort(axis)])
+    if not found:
+        raise DataError(f"{images[0].parent}: no file there has a readable header, so there is no median spacing")
+    x, y, z = np.median(found, axis=0).round(4).tolist()
+    return x, y, z
+
+
+def _open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Refuse a folder that holds another collection; say so where options changed and all is done again."""
+    started = out / "preparing.json"
+    try:
+        before = json.loads(started.read_text())
+    except FileNotFoundError:
+        before = None
+    except ValueError:
+        raise DataError(f"{started}: is damaged; delete {out} and prepare again") from None
+    if before is not None:
+        if before["source"] != origin:
+            raise ConfigError(
+                f"{out}: was prepared from {before['source']['name']} {before['source']['root']} with {before['source']['fields']}, "
+                f"not from {origin['name']} {origin['root']} with {origin['fields']}; choose another folder, or delete that one"
+            )
+        if before["options"] != options:
+            changed = [k for k in options if before["options"].get(k) != options[k]]
+            (out / "prepared.json").unlink(missing_ok=True)  # a half-changed store must not open
+            say(f"{out}: other {', '.join(changed)} than before; all scans are prepared again")
+    write_json(started, {"schema": SCHEMA, "source": origin, "options": options})
+
+
+def _run(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int) -> dict[str, Outcome]:
+    """All outcomes by scan; fewer where too many were refused, since then it stops."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    workers = min(workers or min(8, os.cpu_count() or 1), len(tasks))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    outcomes: dict[str, Outcome] = {}
+    refused = 0
+    work = _here(tasks, store) if workers <= 1 else _in_processes(tasks, store, workers)
+    with Progress(*columns, disable=None if os.isatty(2) else True) as progress:
+        bar = progress.add_task("preparing scans", total=len(tasks))
+        for outcome in work:
+            outcomes[outcome.scan] = outcome
+            refused += outcome.status == "refused"
+            progress.update(bar, advance=1, description=f"preparing scans, {refused} refused" if refused else "preparing scans")
+            if refused > allowed:
+                break
+    return outcomes
+
+
+def _here(tasks: Sequence[ScanTask], store: Path) -> Iterator[Outcome]:
+    for task in tasks:
+        yield prepare_scan(task, store)
+
+
+def _in_processes(tasks: Sequence[ScanTask], store: Path, workers: int) -> Iterator[Outcome]:
+    """Outcomes as they come; at most two scans a worker are under way, which bounds the memory."""
+    context = multiprocessing.get_context("spawn")  # torch and the progress bar run threads, which fork would tear
+    pending: dict[Future[Outcome], ScanTask] = {}
+    waiting = iter(tasks)
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        try:
+            while True:
+                while len(pending) < 2 * workers and (task := next(waiting, None)):
+                    pending[pool.submit(prepare_scan, task, store)] = task
+                if not pending:
+                    return
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    task = pending.pop(future)
+                    yield future.result()
+        except BrokenProcessPool:
+            raise MachineError(f"a worker was killed, perhaps for memory, near {task.image}; use fewer workers") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _report(path: Path, manifest: Manifest, outcomes: Mapping[str, Outcome]) -> None:
+    rows = []
+    for row in manifest.table.to_dict("records"):
+        outcome = outcomes.get(row["scan"]) or Outcome(row["scan"], "not tried", "stopped before", ())
+        warnings = "; ".join(outcome.warnings)
+        rows.append([row["scan"], row["patient"], outcome.status, outcome.reason, warnings, row["path"], row["label"]])
+    write_text(path, _csv(["scan", "patient", "status", "reason", "warnings", "path", "label"], rows))
+
+
+def _csv(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _finish(
+    out: Path,
+    manifest: Manifest,
+    table: pd.DataFrame,
+    origin: dict[str, Any],
+    options: PrepareOptions,
+    outcomes: Mapping[str, Outcome],
+    say: Callable[[str], None],
+) -> Prepared:
+    """Hold the scans against each other, then write what makes the store whole: prepared.json comes last."""
+    stored = [json.loads((out / "store" / stored_names(s)[2]).read_text()) for s in table["scan"]]
+    channels = Counter(s["shape"][0] for s in stored)
+    if len(channels) > 1:
+        example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
+        raise DataError(f"{out}: scans differ in their number of channels {dict(channels)} (for example {example}); prepare them apart")
+    split = make_split(table, test_fraction=options.test_fraction, seed=options.seed)
+    warnings = _same_content(stored, table, set(split.test))
+    names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in _classes(stored)}
+    write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
+    write_split(out / "split.json", split, options.seed)
+    summary = {"schema": SCHEMA, "source": origin, "num_channels": next(iter(channels)), "label_names": names, "options": stored[0]["options"]}
+    write_json(out / "prepared.json", summary)
+    counts = Counter(o.status for o in outcomes.values())
+    there = sum(o.was_there for o in outcomes.values())
+    for line in warnings:
+        say(line)
+    say(f"{counts['ok']} scans of {table['patient'].nunique()} patients in {out} ({there} were there), {counts['refused']} refused")
+    return Prepared(counts["ok"], there, counts["refused"], counts["skipped"], warnings)
+
+
+def _classes(stored: Sequence[dict[str, Any]]) -> list[int]:
+    return sorted({int(v) for s in stored for v in s.get("class_voxels", {})})
+
+
+def _same_content(stored: Sequence[dict[str, Any]], table: pd.DataFrame, test: set[str]) -> tuple[str, ...]:
+    """The same voxels under two patients: said; on both sides of the split: DataError, since the test would be no test."""
+    by_hash: dict[str, list[tuple[str, str]]] = {}
+    for description, patient in zip(stored, table["patient"], strict=True):
+        by_hash.setdefault(description["sha256"], []).append((description["scan"], patient))
+    lines = []
+    for same in by_hash.values():
+        patients = {p for _, p in same}
+        if len(patients) < 2:
+            continue
+        scans = ", ".join(f"{scan} of {patient}" for scan, patient in same)
+        if patients & test and patients - test:
+            raise DataError(f"the same file is in train and in test: {scans}; give both scans one patient, or drop one")
+        lines.append(f"the same file under two patients: {scans}")
+    return tuple(lines)

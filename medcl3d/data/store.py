@@ -1,0 +1,170 @@
+"""The store: prepared scans as memory maps, so that a crop costs no more than its own voxels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcl3d.data.manifest import Collection, read_table
+from medcl3d.data.scan import SCHEMA, stored_names
+from medcl3d.errors import DataError
+from medcl3d.types import Box, triple
+
+_MAX_OPEN = 128  # memory maps a process keeps open; each holds a file descriptor
+
+
+@dataclass(frozen=True)
+class Store:
+    """What `prepare` wrote.
+
+    root         the folder given to `prepare` as its output
+    collection   one row a scan; a scan's id is its row
+    num_channels of every scan
+    label_names  class -> name
+    scans        the description of each scan: geometry, body, normalisation, source
+    """
+
+    root: Path
+    collection: Collection
+    num_channels: int
+    label_names: dict[int, str]
+    scans: tuple[dict[str, Any], ...]
+    _maps: OrderedDict[tuple[int, bool], np.ndarray] = field(default_factory=OrderedDict, repr=False, compare=False)
+
+    @staticmethod
+    def open(root: Path) -> Store:
+        """Open the output of `prepare`. Raises DataError where it is absent, unfinished, or of two kinds."""
+        root = Path(root)
+        summary = _read_json(root / "prepared.json", f"{root}: holds no finished store; run `medcl3d prepare SOURCE ROOT --out {root}`")
+        if summary.get("schema") != SCHEMA:
+            raise DataError(f"{root}: the store has schema {summary.get('schema')!r}, this version reads {SCHEMA}; prepare it again")
+        table = read_table(root / "manifest.csv")
+        again = "run the same `medcl3d prepare` command again"
+        scans = []
+        for scan in table["scan"]:
+            path = root / "store" / stored_names(scan)[2]
+            found = _read_json(path, f"{path}: the description of scan {scan!r} is missing or damaged; {again}")
+            if found["options"] != summary["options"]:
+                raise DataError(f"{path}: scan {scan!r} was prepared with other options than the rest; {again}")
+            scans.append(found)
+        collection = Collection.of(
+            table.replace({"": np.nan, "n/a": np.nan}),
+            np.array([s["shape"][1:] for s in scans], dtype=np.int64),
+            np.array([s["affine"] for s in scans], dtype=np.float64),
+            np.array([s["body"]["box"] for s in scans], dtype=np.int64),
+        )
+        names = {int(value): name for value, name in summary["label_names"].items()}
+        return Store(root, collection, int(summary["num_channels"]), names, tuple(scans))
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": OrderedDict()}  # a worker opens its own maps
+
+    def read_crop(self, scan: int, box: Box) -> np.ndarray:
+        """The box of a scan as ``Float32[C, D, H, W]``; past the border stands the scan's own value of empty space."""
+        values = self._map(scan, is_label=False)
+        fill = np.asarray(self.scans[scan]["normalisation"]["fill"], dtype=np.float32)
+        crop = np.empty((self.num_channels, *box.size), dtype=np.float32)
+        inside, target = _overlap(box, values.shape[1:])
+        if target is None or tuple(s.stop - s.start for s in target) != tuple(box.size):
+            crop[:] = fill[:, None, None, None]
+        if target is not None:
+            crop[(slice(None), *target)] = values[(slice(None), *inside)]
+        return crop
+
+    def read_volume(self, scan: int) -> np.ndarray:
+        """A whole scan as ``Float32[C, D, H, W]``."""
+        return self._map(scan, is_label=False).astype(np.float32)
+
+    def has_label(self, scan: int) -> bool:
+        """Whether a segmentation is stored with the scan."""
+        return "label_sha256" in self.scans[scan]
+
+    def read_label(self, scan: int, box: Box | None = None) -> np.ndarray:
+        """The segmentation (or a box of it) as ``Int16[D, H, W]``; past the border stands background, 0.
+
+        Raises DataError for a scan without one.
+        """
+        if not self.has_label(scan):
+            raise DataError(f"{self.root}: scan {self._name(scan)!r} has no label")
+        values = self._map(scan, is_label=True)
+        if box is None:
+            return np.array(values, dtype=np.int16)
+        crop = np.zeros(box.size, dtype=np.int16)
+        inside, target = _overlap(box, values.shape)
+        if target is not None:
+            crop[target] = values[inside]
+        return crop
+
+    def spacing_mm(self, scan: int) -> np.ndarray:
+        """``Float64[3]`` mm per stored voxel."""
+        return self.collection.spacings[scan]
+
+    def fingerprint(self) -> str:
+        """A hash of all that is stored: ids, voxels, labels, geometry."""
+        digest = hashlib.sha256()
+        for s in self.scans:
+            digest.update(json.dumps([s["scan"], s["shape"], s["affine"], s["stored_sha256"], s.get("label_sha256")]).encode())
+        return digest.hexdigest()
+
+    def verify(self, scan: int) -> None:
+        """Read all of a scan's stored voxels and hold them against their hashes. Raises DataError."""
+        for is_label, key in ((False, "stored_sha256"), (True, "label_sha256")):
+            if key not in self.scans[scan]:
+                continue
+            content = np.ascontiguousarray(self._map(scan, is_label=is_label))
+            if hashlib.sha256(content.data).hexdigest() != self.scans[scan][key]:
+                path = self._path(scan, is_label=is_label)
+                raise DataError(f"{path}: the voxels changed after preparing; delete the file and run the same prepare command again")
+
+    def _name(self, scan: int) -> str:
+        return str(self.scans[scan]["scan"])
+
+    def _path(self, scan: int, *, is_label: bool) -> Path:
+        return self.root / "store" / stored_names(self._name(scan))[1 if is_label else 0]
+
+    def _map(self, scan: int, *, is_label: bool) -> np.ndarray:
+        key = (scan, is_label)
+        if key in self._maps:
+            self._maps.move_to_end(key)
+            return self._maps[key]
+        path = self._path(scan, is_label=is_label)
+        shape = tuple(self.scans[scan]["shape"])
+        try:
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); run the same prepare command again") from None
+        if values.shape != (shape[1:] if is_label else shape):
+            raise DataError(f"{path}: holds {values.shape} voxels, its description says {shape}; run the same prepare command again")
+        if len(self._maps) >= _MAX_OPEN:
+            self._maps.popitem(last=False)
+        # A plain array over the map: indexing np.memmap itself costs a Python call a slice.
+        self._maps[key] = values.view(np.ndarray)
+        return self._maps[key]
+
+
+def _overlap(box: Box, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...] | None]:
+    """The part of the box inside a scan, as slices of the scan and of the box; None where there is none."""
+    if min(box.size) < 1:
+        raise ValueError(f"a box needs at least one voxel along every axis, got {box.size}")
+    low = [max(0, a) for a in triple(box.start)]
+    high = [min(n, b) for n, b in zip(shape, box.stop, strict=True)]
+    if any(a >= b for a, b in zip(low, high, strict=True)):
+        return (), None
+    inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    return inside, tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, box.start, strict=True))
+
+
+def _read_json(path: Path, message: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise DataError(message) from None

@@ -1,0 +1,39 @@
+"""What the convolutional encoders and the decoder share: which norm, and how maps become one vector."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Norm = Literal["group", "batch", "instance"]
+Act = Literal["relu", "leakyrelu", "gelu"]
+
+MAX_GROUPS = 8
+
+
+def norm_layer(norm: Norm, channels: int) -> tuple[str, dict[str, Any]]:
+    """MONAI's name of a normalisation with learned scale and shift, for layers of `channels` (or a multiple of it).
+
+    `group` takes at most 8 groups that divide the channels, of two channels or more: a group of one
+    channel would be instance norm, which forgets the mean of each channel. Source: Wu and He 2018, Group Normalization.
+    """
+    if norm == "group":
+        return "group", {"num_groups": gcd(MAX_GROUPS, channels // 2 if channels % 2 == 0 else channels)}
+    return ("instance", {"affine": True}) if norm == "instance" else ("batch", {})
+
+
+def act_layer(act: Act) -> tuple[str, dict[str, Any]]:
+    """MONAI's name of an activation; the leaky slope is nnU-Net's 0.01."""
+    return {
+        "relu": ("relu", {"inplace": True}),
+        "leakyrelu": ("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
+        "gelu": ("gelu", {}),
+    }[act]
+
+
+def global_average(feature_map: Tensor) -> Tensor:
+    """Mean over space: ``[B, C, D, H, W] -> [B, C]``, in float32 at least (a half-precision sum loses its last digits)."""
+    return feature_map.mean(dim=(2, 3, 4), dtype=torch.promote_types(feature_map.dtype, torch.float32))

@@ -1,0 +1,70 @@
+"""An encoder, with a decoder where the objective or the task needs full resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from medcl3d.encoders import ENCODERS
+from medcl3d.encoders.blocks import Act, Norm
+from medcl3d.encoders.decoder import Decoder
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Choice
+from medcl3d.types import Features, Triple
+
+
+class Network(nn.Module):
+    """Features of ``[B, C, D, H, W]``; `decoded` is filled where there is a decoder.
+
+    encoder  module with `channels`, `strides` (cumulative, finest first), `num_features`, returning `Features`
+    decoder  module with `out_channels` and ``forward(x, maps)``, or None
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: Decoder | None = None):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, x: Tensor) -> Features:
+        features: Features = self.encoder(x)
+        if self.decoder is None:
+            return features
+        return Features(features.pooled, features.maps, self.decoder(x, features.maps))
+
+    @property
+    def num_features(self) -> int:
+        """Width of `pooled`."""
+        return cast(int, self.encoder.num_features)
+
+    @property
+    def minimum_multiple(self) -> Triple:
+        """What each axis of a crop must be divisible by: the encoder's coarsest stride."""
+        return cast(tuple[Triple, ...], self.encoder.strides)[-1]
+
+    def num_parameters(self) -> dict[str, int]:
+        """Parameters of each part."""
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
+
+
+def build_network(choice: Choice, in_channels: int, *, decoder: bool) -> Network:
+    """The network that a configuration chose. A decoder takes the encoder's norm and activation, if it has such fields."""
+    encoder = ENCODERS.build(choice, in_channels)
+    if not decoder:
+        return Network(encoder)
+    norm = cast(Norm, choice.fields.get("norm", "group"))
+    act = cast(Act, choice.fields.get("act", "leakyrelu"))
+    return Network(encoder, Decoder(in_channels, encoder.channels, encoder.strides, norm=norm, act=act))
+
+
+def check_patch_size(network: Network, patch_size: Sequence[int], field: str = "data.patch_size") -> None:
+    """ConfigError, naming both fields, where a patch is not divisible by the encoder's coarsest stride."""
+    multiple = network.minimum_multiple
+    if any(size % m for size, m in zip(patch_size, multiple, strict=True)):
+        nearest = [max(m, round(size / m) * m) for size, m in zip(patch_size, multiple, strict=True)]
+        raise ConfigError(
+            f"{field} = {list(patch_size)} is not divisible by the coarsest stride of the encoder, {list(multiple)} "
+            f"(encoder: its strides); {nearest} would do"
+        )

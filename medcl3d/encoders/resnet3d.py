@@ -1,0 +1,95 @@
+"""A 3-D residual network of MONAI's blocks, whose weights are interchangeable with MONAI's `ResNet`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from monai.networks.layers.utils import get_act_layer, get_norm_layer
+from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
+from torch import Tensor, nn
+
+from medcl3d.encoders import ENCODERS
+from medcl3d.encoders.blocks import Norm, act_layer, global_average, norm_layer
+from medcl3d.registry import Positive
+from medcl3d.types import Features, Triple
+
+WIDTHS = (64, 128, 256, 512)
+BLOCKS: dict[int, tuple[type[ResNetBlock] | type[ResNetBottleneck], tuple[int, int, int, int]]] = {
+    10: (ResNetBlock, (1, 1, 1, 1)),
+    18: (ResNetBlock, (2, 2, 2, 2)),
+    34: (ResNetBlock, (3, 4, 6, 3)),
+    50: (ResNetBottleneck, (3, 4, 6, 3)),
+}
+
+
+@ENCODERS.register("resnet3d")
+class ResNet3d(nn.Module):
+    """ResNet of `depth` layers; `width` multiplies all channels (64, 128, 256, 512 at width 1).
+
+    The maps are one a stride: the stem's output (dropped where `max_pool` is off, since the first
+    stage then has its stride) and the four stages. Shortcuts are 1x1x1 convolutions without a bias
+    (MONAI's type B): its type A cuts the gradient of the shortcut. The stages are put together here
+    because MONAI 1.6 hands `norm` to the stem alone and leaves batch norm in the blocks.
+    Source: He et al. 2016, Deep Residual Learning; Hara et al. 2018 for the 3-D form.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        depth: Literal[10, 18, 34, 50] = 18,
+        norm: Norm = "group",
+        width: Positive = 1.0,
+        stem_stride: Literal[1, 2] = 2,
+        stem_kernel: Literal[3, 5, 7] = 7,
+        max_pool: bool = True,
+    ):
+        super().__init__()
+        block, num_blocks = BLOCKS[depth]
+        widths = [max(1, int(base * width)) for base in WIDTHS]
+        self.conv1 = nn.Conv3d(in_channels, widths[0], stem_kernel, stride=stem_stride, padding=stem_kernel // 2, bias=False)
+        self.bn1 = get_norm_layer(norm_layer(norm, widths[0]), spatial_dims=3, channels=widths[0])
+        self.act = get_act_layer(act_layer("relu"))
+        self.maxpool = nn.MaxPool3d(kernel_size=3, stride=2, padding=1) if max_pool else nn.Identity()
+        planes_in = widths[0]
+        for i, (planes, count) in enumerate(zip(widths, num_blocks, strict=True)):
+            setattr(self, f"layer{i + 1}", _stage(block, planes_in, planes, count, 1 if i == 0 else 2, norm))
+            planes_in = planes * block.expansion
+
+        first = stem_stride * (2 if max_pool else 1)
+        stage_channels = tuple(planes * block.expansion for planes in widths)
+        cumulative = ((stem_stride,) if max_pool else ()) + tuple(first * 2**i for i in range(4))
+        self._stem_map = max_pool
+        self.channels: tuple[int, ...] = ((widths[0],) if max_pool else ()) + stage_channels
+        self.strides: tuple[Triple, ...] = tuple((s, s, s) for s in cumulative)
+        self.num_features = self.channels[-1]
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Features:
+        """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
+        x = self.act(self.bn1(self.conv1(x)))
+        maps = [x] if self._stem_map else []
+        x = self.maxpool(x)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps.append(x)
+        return Features(global_average(x), tuple(maps))
+
+
+def _stage(
+    block: type[ResNetBlock] | type[ResNetBottleneck], planes_in: int, planes: int, num_blocks: int, stride: int, norm: Norm
+) -> nn.Sequential:
+    """`num_blocks` residual blocks, the first of which strides; named as MONAI names them."""
+    name = norm_layer(norm, planes)
+    planes_out = planes * block.expansion
+    shortcut = None
+    if stride != 1 or planes_in != planes_out:
+        shortcut = nn.Sequential(
+            nn.Conv3d(planes_in, planes_out, kernel_size=1, stride=stride, bias=False),
+            get_norm_layer(name, spatial_dims=3, channels=planes_out),
+        )
+    blocks = [block(planes_in, planes, spatial_dims=3, stride=stride, downsample=shortcut, norm=name)]
+    blocks += [block(planes_out, planes, spatial_dims=3, norm=name) for _ in range(num_blocks - 1)]
+    return nn.Sequential(*blocks)

@@ -1,0 +1,90 @@
+"""The residual encoder of a U-Net: a stage a stride, from full resolution down."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from monai.networks.blocks.dynunet_block import UnetResBlock
+from torch import Tensor, nn
+
+from medcl3d.encoders import ENCODERS
+from medcl3d.encoders.blocks import Act, Norm, act_layer, global_average, norm_layer
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Count
+from medcl3d.types import Features, Triple
+
+Stride = Literal[1, 2]
+Strides = tuple[Stride | tuple[Stride, Stride, Stride], ...]
+Kernel = Literal[1, 3, 5]
+Kernels = tuple[Kernel | tuple[Kernel, Kernel, Kernel], ...]
+
+
+@ENCODERS.register("unet3d")
+class UNet3d(nn.Module):
+    """Residual stages of MONAI's `UnetResBlock`; the first block of a stage strides.
+
+    channels      of each stage, finest first
+    strides       of each stage, one number or three (d, h, w): an axis of thick slices keeps 1 until
+                  the other axes' spacing has caught up
+    blocks        residual blocks a stage: one number, or one a stage
+    kernel_sizes  of each stage (default 3 everywhere); 1 along an axis of thick slices
+
+    The finest stage sets the cost: at stride 1 its channels are convolved at full resolution.
+    Source: Isensee et al. 2021, nnU-Net; Isensee et al. 2024, nnU-Net Revisited, for the residual encoder.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        channels: tuple[Count, ...] = (8, 32, 64, 128),
+        strides: Strides = (1, 2, 2, 2),
+        blocks: Count | tuple[Count, ...] = 1,
+        kernel_sizes: Kernels | None = None,
+        norm: Norm = "group",
+        act: Act = "leakyrelu",
+    ):
+        super().__init__()
+        counts = (blocks,) * len(channels) if isinstance(blocks, int) else tuple(blocks)
+        kernels = (3,) * len(channels) if kernel_sizes is None else tuple(kernel_sizes)
+        for name, values in (("strides", strides), ("blocks", counts), ("kernel_sizes", kernels)):
+            if len(values) != len(channels) or not channels:
+                raise ConfigError(
+                    f"encoder.unet3d: {name} = {list(values)} has {len(values)} entries and channels = {list(channels)} has "
+                    f"{len(channels)}; give one entry a stage"
+                )
+        self.stages = nn.ModuleList()
+        cumulative, total = [], (1, 1, 1)
+        for width_in, width, stride, count, kernel in zip((in_channels, *channels), channels, strides, counts, kernels, strict=False):
+            step, size = _three(stride), _three(kernel)
+            self.stages.append(_stage(width_in, width, step, size, count, norm, act))
+            total = (total[0] * step[0], total[1] * step[1], total[2] * step[2])
+            cumulative.append(total)
+        self.channels: tuple[int, ...] = tuple(channels)
+        self.strides: tuple[Triple, ...] = tuple(cumulative)
+        self.num_features = self.channels[-1]
+
+    def forward(self, x: Tensor) -> Features:
+        """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return Features(global_average(x), tuple(maps))
+
+
+def _three(value: int | tuple[int, int, int]) -> Triple:
+    """One number for all axes, or three."""
+    if isinstance(value, int):
+        return value, value, value
+    d, h, w = value
+    return d, h, w
+
+
+def _stage(width_in: int, width: int, stride: Triple, kernel: Triple, num_blocks: int, norm: Norm, act: Act) -> nn.Sequential:
+    if any(k < s for k, s in zip(kernel, stride, strict=True)):
+        raise ConfigError(f"encoder.unet3d: kernel_sizes {kernel} is smaller than strides {stride} in one stage; voxels would be skipped")
+    name, activation = norm_layer(norm, width), act_layer(act)
+    first = UnetResBlock(3, width_in, width, kernel, stride, norm_name=name, act_name=activation)
+    rest = [UnetResBlock(3, width, width, kernel, 1, norm_name=name, act_name=activation) for _ in range(num_blocks - 1)]
+    return nn.Sequential(first, *rest)

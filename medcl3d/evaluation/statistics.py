@@ -1,0 +1,130 @@
+"""Statistics of a paired comparison: the unit is a replicate, shared by all arms.
+
+Pure functions on arrays, one number a replicate. Intervals and tests see how replicates vary (seed,
+label draw, fine-tuning); how test cases vary is not in them, so they speak of these test cases only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+MIN_REPLICATES_FOR_TEST = 6
+"""Under six pairs the smallest two-sided exact Wilcoxon p (2 / 2^n) is above 0.05: no test could find anything."""
+MIN_REPLICATES_FOR_CLAIM = 10
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its confidence interval; `low` and `high` are NaN where `n` is 1."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def known(self) -> bool:
+        """There is an interval."""
+        return bool(np.isfinite(self.low))
+
+    @property
+    def excludes_zero(self) -> bool:
+        """The interval lies on one side of 0."""
+        return self.known and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two-sided p-values of one arm against the reference over the replicates."""
+
+    t: float
+    wilcoxon: float
+
+
+def _finite(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+        raise ValueError(f"one finite number a replicate is needed, not {array!r}")
+    return array
+
+
+def _differences(values: ArrayLike, reference: ArrayLike) -> np.ndarray:
+    first, second = _finite(values), _finite(reference)
+    if len(first) != len(second):
+        raise ValueError(f"paired values are needed: {len(first)} against {len(second)} replicates")
+    return first - second
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean of `values` ``[n]`` with Student's t-interval, df = n - 1. ValueError unless all are finite."""
+    array = _finite(values)
+    mean, n = float(array.mean()), len(array)
+    if n == 1:
+        return Interval(mean, float("nan"), float("nan"), 1)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / np.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired_interval(values: ArrayLike, reference: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean of ``values - reference`` ``[n]`` (same replicate, same row) with its t-interval."""
+    return mean_interval(_differences(values, reference), confidence)
+
+
+def paired_t(values: ArrayLike, reference: ArrayLike) -> float:
+    """Two-sided p of the paired t-test; 1 where nothing differs, NaN for a single pair."""
+    difference = _differences(values, reference)
+    if len(difference) == 1:
+        return float("nan")
+    if not difference.any():
+        return 1.0
+    spread = difference.std(ddof=1)
+    if spread <= 1e-12 * abs(difference.mean()):
+        return 0.0
+    t = difference.mean() / spread * np.sqrt(len(difference))
+    return float(2 * stats.t.sf(abs(t), len(difference) - 1))
+
+
+def wilcoxon_exact(values: ArrayLike, reference: ArrayLike) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test, exact with ties: all 2^n signs of the mid-ranks.
+
+    Differences of 0 are dropped, as Wilcoxon (1945) did. The distribution of the rank sum is the
+    coefficients of prod_k (1 + x^rank_k), with ranks doubled so that mid-ranks are whole.
+    """
+    difference = _differences(values, reference)
+    scale = max(np.abs(_finite(values)).max(), np.abs(_finite(reference)).max())
+    if scale > 0:
+        # Equal differences that went through other sums differ in their last digits: a tie has to survive that.
+        difference = np.round(difference / scale, 12)
+    difference = difference[difference != 0]
+    if not len(difference):
+        return 1.0
+    ranks = np.rint(2 * stats.rankdata(np.abs(difference))).astype(int)
+    ways = np.zeros(ranks.sum() + 1)
+    ways[0] = 1
+    for rank in ranks:
+        ways[rank:] = ways[rank:] + ways[: len(ways) - rank]
+    observed = ranks[difference > 0].sum()
+    smaller = min(observed, ranks.sum() - observed)
+    return float(min(1.0, 2 * ways[: smaller + 1].sum() / ways.sum()))
+
+
+def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest | None:
+    """Both tests over the replicates; None where there are fewer than six."""
+    if len(np.asarray(values)) < MIN_REPLICATES_FOR_TEST:
+        return None
+    return PairedTest(paired_t(values, reference), wilcoxon_exact(values, reference))
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Holm's step-down adjusted p-values ``[m]`` of one declared family (Holm 1979). NaN is a ValueError."""
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p-values lie in [0, 1], not {p!r}")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted

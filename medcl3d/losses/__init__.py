@@ -1,0 +1,1 @@
+"""Pure functions on similarities and relations."""

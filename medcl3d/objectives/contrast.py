@@ -1,0 +1,41 @@
+"""The contrastive loss over all ranks: what SimCLR does with views and the dense objective with points."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medcl3d.errors import DataError
+from medcl3d.losses.contrastive import Denominator, contrastive_sum
+from medcl3d.training.diagnostics import diagnose
+from medcl3d.training.distributed import all_sum, gather, gather_keys, world_size
+from medcl3d.types import Keys, Loss, Relate
+
+
+def contrast(z: Tensor, keys: Keys, relate: Relate, temperature: float, denominator: Denominator, decoupled: bool) -> Loss:
+    """The global loss of unit vectors ``[N, D]`` with their keys; rows are this rank's, columns everybody's.
+
+    Rows whose keys say NaN as a point's position take no part. The value is the local sum times the
+    world size over the global weight, since DistributedDataParallel averages gradients over ranks.
+    DataError where no anchor of any rank has a positive.
+    """
+    columns, column_keys = gather(z), gather_keys(keys)
+    row_use, column_use = _takes_part(keys), _takes_part(column_keys)
+    z, keys, columns, column_keys = z[row_use], keys[row_use], columns[column_use], column_keys[column_use]
+    similarity = z @ columns.T
+    relation = relate(keys, column_keys, similarity.detach())
+    local = contrastive_sum(similarity, relation, temperature, denominator=denominator, decoupled=decoupled)
+    weight = all_sum(local.weight.detach())
+    if weight == 0:
+        raise DataError(
+            "no anchor of this batch has a positive, so there is nothing to learn from; "
+            "draw more samples per step or choose a pair strategy whose samples hold a positive"
+        )
+    metrics = {"loss": all_sum(local.loss.detach()) / weight} | diagnose(z.detach(), similarity.detach(), relation)
+    return Loss(local.loss * world_size() / weight, metrics)
+
+
+def _takes_part(keys: Keys) -> Tensor:
+    return (keys.point < 0) | torch.isfinite(keys.position_mm).all(1)
+
+

@@ -1,0 +1,111 @@
+"""One vector a point, contrasted with the points of all views of the global batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medcl3d.encoders.network import Network
+from medcl3d.errors import ConfigError
+from medcl3d.losses.contrastive import Denominator
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.contrast import contrast
+from medcl3d.objectives.projector import Projector
+from medcl3d.pairs.voxel_correspondence import relate_points
+from medcl3d.registry import Count, NonNegative, Positive
+from medcl3d.types import Keys, Loss, PairBatch, Points, Relate, Relation, ViewGroup
+
+
+@OBJECTIVES.register("dense")
+class Dense(nn.Module):
+    """Contrastive loss between features of points, read from the decoder's map at exactly their place in each view.
+
+    Points lie in the intersection of a sample's views. Where the strategy does not relate points itself,
+    the relation of the crops is gated: P = P_crop x [same point, or within `tolerance_mm` in one frame], and
+    what is nearer than `ignore_mm` in one frame is left alone. A strategy that relates points brings its own
+    `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect.
+    Source: vox2vec (Goncharov et al., MICCAI 2023), DenseCL (Wang et al., CVPR 2021).
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    decodes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        num_points: Count = 32,
+        tolerance_mm: NonNegative = 0.0,
+        ignore_mm: NonNegative = 5.0,
+        temperature: Positive = 0.1,
+        denominator: Denominator = "all",
+        decoupled: bool = False,
+        hidden_dim: Count = 128,
+        out_dim: Count = 64,
+        num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
+    ):
+        super().__init__()
+        if network.decoder is None:
+            raise ConfigError("objective.dense: the network has no decoder to read points from; choose an encoder with feature maps")
+        self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm
+        self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled
+        self.projector = Projector(network.decoder.out_channels, hidden_dim, out_dim, num_layers)
+
+    def forward(self, network: Network, batch: PairBatch, relate: Relate) -> Loss:
+        """The loss over the points of the global views."""
+        decoded = network(batch.main.voxels).decoded
+        if decoded is None or batch.points is None:
+            raise ValueError("the dense objective needs a decoder and a batch with points")
+        features = point_features(decoded, batch.main, batch.points)
+        z = self.projector(features.flatten(0, 1))
+        return contrast(z, point_keys(batch.main, batch.points), relate, self.temperature, self.denominator, self.decoupled)
+
+    def gate(self, relate: Relate) -> Relate:
+        """Relations of points, from a strategy that relates the crops they lie in."""
+
+        def relate_gated(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+            crops = relate(crop_keys(rows), crop_keys(cols), similarity)
+            # Two points of one view lie in one crop, which a strategy cannot relate to itself.
+            same_crop = (rows.sample[:, None] == cols.sample) & (rows.view[:, None] == cols.view)
+            points = relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
+            positive = points.positive * torch.where(same_crop, 1.0, crops.positive)
+            # Crops that attract hold points that are each other's negatives, unless they are the same place.
+            repels = torch.where(same_crop, 1.0, torch.maximum(crops.negative, crops.positive))
+            return Relation(positive, (1 - positive) * points.negative * repels)
+
+        return relate_gated
+
+
+def crop_keys(points: Keys) -> Keys:
+    """The keys of the views that points lie in."""
+    return replace(points, point=torch.full_like(points.point, -1), position_mm=torch.full_like(points.position_mm, torch.nan))
+
+
+def sample_rows(group: ViewGroup) -> Tensor:
+    """``Int[N]``: the row of a batch's points that belongs to each view (samples are sorted and contiguous)."""
+    return torch.unique_consecutive(group.keys.sample, return_inverse=True)[1]
+
+
+def point_keys(group: ViewGroup, points: Points) -> Keys:
+    """The keys of every point in every view, ``[N * P]``; invalid points have NaN as their position."""
+    rows, count = sample_rows(group), points.valid.shape[1]
+    keys = group.keys.map(lambda column: column.repeat_interleave(count, dim=0))
+    position = torch.where(points.valid[..., None], points.key_mm, torch.nan)[rows]
+    return replace(keys, point=torch.arange(count, device=rows.device).repeat(len(rows)), position_mm=position.flatten(0, 1))
+
+
+def point_features(decoded: Tensor, group: ViewGroup, points: Points) -> Tensor:
+    """Features at the points' physical places: ``[N, C, D, H, W]`` -> ``[N, P, C]``, trilinear."""
+    position = points.position_mm[sample_rows(group)]
+    inverse = torch.linalg.inv(group.affine)
+    voxel = torch.einsum("nij,npj->npi", inverse[:, :3, :3], position) + inverse[:, None, :3, 3]
+    shape = torch.tensor(group.voxels.shape[2:], device=voxel.device, dtype=voxel.dtype)
+    # A voxel's centre is at its index, so the view spans [-0.5, size - 0.5] whatever the map's stride.
+    grid = ((2 * voxel + 1) / shape - 1).flip(-1).to(torch.float32)
+    sampled = F.grid_sample(decoded.float(), grid[:, :, None, None], mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled[..., 0, 0].transpose(1, 2)

@@ -1,0 +1,50 @@
+"""One vector a view, contrasted with all views of the global batch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from medcl3d.encoders.network import Network
+from medcl3d.losses.contrastive import Denominator
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.contrast import contrast
+from medcl3d.objectives.projector import Projector
+from medcl3d.registry import Count, Positive
+from medcl3d.types import Loss, PairBatch, Relate
+
+
+@OBJECTIVES.register("simclr")
+class SimCLR(nn.Module):
+    """Contrastive loss between pooled features of views.
+
+    temperature   divides cosine similarities
+    denominator   what a positive competes with: `all` things attracted or repelled, or its `own` row of negatives
+    decoupled     leave positives out of the denominator (DCL)
+    Source: Chen et al., ICML 2020; decoupled: Yeh et al., ECCV 2022.
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    decodes: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        temperature: Positive = 0.1,
+        denominator: Denominator = "all",
+        decoupled: bool = False,
+        hidden_dim: Count = 256,
+        out_dim: Count = 128,
+        num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
+    ):
+        super().__init__()
+        self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled
+        self.projector = Projector(network.encoder.num_features, hidden_dim, out_dim, num_layers)
+
+    def forward(self, network: Network, batch: PairBatch, relate: Relate) -> Loss:
+        """The loss over the global views."""
+        z = self.projector(network(batch.main.voxels).pooled)
+        return contrast(z, batch.main.keys, relate, self.temperature, self.denominator, self.decoupled)

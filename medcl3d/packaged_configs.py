@@ -1,0 +1,37 @@
+"""The configurations that travel with the package: complete files, found by name from anywhere."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from medcl3d.errors import ConfigError
+
+
+def packaged_root() -> Path | None:
+    """``medcl3d/configs`` of an installed package, or ``configs`` of the checkout that this file lies in."""
+    package = Path(__file__).parent
+    return next((root for root in (package / "configs", package.parent / "configs") if root.is_dir()), None)
+
+
+def packaged_names() -> list[str]:
+    """All packaged configurations as ``folder/name``, sorted."""
+    root = packaged_root()
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")) if root else []
+
+
+def find_config(name: str) -> Path:
+    """The file `name`, else the packaged configuration of that name (``configs/`` and ``.yaml`` may be left out).
+
+    ConfigError: there is neither; the message lists near names.
+    """
+    if Path(name).exists():
+        return Path(name)
+    names = packaged_names()
+    wanted = name.removeprefix("configs/").removesuffix(".yaml")
+    root = packaged_root()
+    if root and wanted in names:
+        return root / f"{wanted}.yaml"
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or [n for n in names if Path(n).name == Path(wanted).name]
+    packaged = f"near it: {', '.join(near)}" if near else "`medcl3d list configs` names the packaged ones"
+    raise ConfigError(f"{name}: there is no such file, and no packaged configuration of that name; {packaged}")

@@ -1,0 +1,57 @@
+"""Two views of one crop: what differs between them is the augmentation alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from medcl3d.data.manifest import Collection
+from medcl3d.pairs import PAIRS
+from medcl3d.pairs.anchors import Anchors, every_scan
+from medcl3d.pairs.boxes import random_box
+from medcl3d.registry import Fraction
+from medcl3d.types import Box, Keys, Relation, ViewSpec, related
+
+
+@PAIRS.register("augmented_views")
+@dataclass(frozen=True, kw_only=True)
+class AugmentedViews:
+    """Positives are views of one crop, augmented differently.
+
+    With `resized_crop`, each view is a random part of the crop of at least `min_volume` of it, resized to
+    the crop's grid, as in SimCLR's random resized crop.
+    Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, section 3.
+    """
+
+    num_views: Annotated[int, Field(ge=2)] = 2
+    resized_crop: bool = False
+    min_volume: Fraction = 0.3
+
+    informative = ()
+
+    def anchors(self, collection: Collection) -> Anchors:
+        """Every scan."""
+        return every_scan(collection)
+
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        """One crop inside the body of scan `anchor`, `num_views` times."""
+        box = random_box(collection, anchor, rng)
+        if not self.resized_crop:
+            return (ViewSpec(anchor, box),) * self.num_views
+        return tuple(ViewSpec(anchor, part_of(box, self.min_volume, rng), shape=collection.patch_size) for _ in range(self.num_views))
+
+    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        """P = 1 within the sample, M = 1 - P."""
+        return related(rows, cols, rows.sample[:, None] == cols.sample)
+
+
+def part_of(box: Box, min_volume: float, rng: np.random.Generator) -> Box:
+    """A box of the same proportions inside `box`, its volume uniform in [min_volume, 1] of it."""
+    edge = rng.uniform(min_volume, 1.0) ** (1 / 3)
+    size = [max(1, round(edge * n)) for n in box.size]
+    start = [a + int(rng.integers(n - m + 1)) for a, n, m in zip(box.start, box.size, size, strict=True)]
+    return Box((start[0], start[1], start[2]), (size[0], size[1], size[2]))

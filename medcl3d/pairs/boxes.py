@@ -1,0 +1,85 @@
+"""Where boxes may lie, and how much they overlap in millimetres."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcl3d.data.manifest import Collection
+from medcl3d.types import Box, Keys, triple
+
+
+def start_range(collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last start of a patch in a scan, ``Int[3]`` each.
+
+    A patch lies inside the scan with its centre inside the body; along an axis on which the scan is
+    smaller than the patch, the patch contains the scan.
+    """
+    size, shape = np.array(collection.patch_size), collection.shapes[scan]
+    low, high = np.minimum(0, shape - size), np.maximum(0, shape - size)
+    body_low, body_stop = collection.body_boxes[scan]
+    middle = (size - 1) / 2
+    return (
+        np.clip(np.ceil(body_low - middle), low, high).astype(np.int64),
+        np.clip(np.floor(body_stop - 1 - middle), low, high).astype(np.int64),
+    )
+
+
+def random_box(collection: Collection, scan: int, rng: np.random.Generator) -> Box:
+    """A patch with its place uniform inside the body of a scan."""
+    low, high = start_range(collection, scan)
+    return Box(triple(rng.integers(low, high + 1)), collection.patch_size)
+
+
+def iou(first: Box, second: Box) -> float:
+    """Intersection over union of two boxes of one scan.
+
+    In one scan it is the same in voxels and in mm: a scan's grid is one linear map of its mm, and
+    linear maps keep ratios of volumes.
+    """
+    overlap = np.minimum(first.stop, second.stop) - np.maximum(first.start, second.start)
+    shared = float(np.prod(np.maximum(overlap, 0)))
+    return shared / (float(np.prod(first.size)) + float(np.prod(second.size)) - shared)
+
+
+def iou_mm(rows: Keys, cols: Keys) -> Tensor:
+    """``Float64[N, M]`` intersection over union of the views' boxes, in the mm of their scan's own axes.
+
+    Boxes of scans that share a frame are compared where their axes agree; otherwise, and across frames,
+    two scans have no common axes and the value is 0.
+    """
+    offset = torch.einsum("nmi,nij->nmj", cols.center_mm - rows.center_mm[:, None], rows.axes)
+    half_row, half_col = rows.size_mm[:, None] / 2, cols.size_mm / 2
+    overlap = torch.minimum(half_row, offset + half_col) - torch.maximum(-half_row, offset - half_col)
+    shared = overlap.clamp(min=0).prod(-1)
+    union = rows.size_mm.prod(-1)[:, None] + cols.size_mm.prod(-1) - shared
+    aligned = (rows.axes[:, None] - cols.axes).abs().amax((-1, -2)) < 1e-3
+    comparable = (rows.frame[:, None] == cols.frame) & aligned
+    return torch.where(comparable, shared / union, 0.0)
+
+
+def distance_mm(rows: Keys, cols: Keys) -> Tensor:
+    """``Float64[N, M]`` mm between points; infinite across frames, where mm mean nothing."""
+    distance = torch.cdist(rows.position_mm, cols.position_mm, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.where(rows.frame[:, None] == cols.frame, distance, torch.inf)
+
+
+def overlap_offset(size: np.ndarray, room: np.ndarray, target_iou: float, rng: np.random.Generator) -> np.ndarray:
+    """A shift, ``Float[3]`` voxels, that gives two boxes of one size the IoU asked for.
+
+    size: voxels; room: how far a box may shift along each axis. Along an axis the boxes share the
+    fraction f = 1 - shift / size; the product of the three must be F = 2 IoU / (1 + IoU). The
+    fractions are drawn log-uniformly among those the rooms allow, in a random order of the axes.
+    """
+    shared = 2 * target_iou / (1 + target_iou)
+    least = 1 - np.minimum(room, size) / size
+    fraction = np.ones(3)
+    order = rng.permutation(3)
+    for position, axis in enumerate(order):
+        rest = order[position + 1 :]
+        low = max(least[axis], shared / np.prod(fraction))
+        high = min(1.0, shared / (np.prod(fraction) * max(np.prod(least[rest]), 1e-9)))
+        low, high = max(min(low, high), 1e-6), max(high, 1e-6)
+        fraction[axis] = np.exp(rng.uniform(np.log(low), np.log(high))) if len(rest) else low
+    return (1 - fraction) * size * rng.choice([-1, 1], 3)

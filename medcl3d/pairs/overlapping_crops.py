@@ -1,0 +1,99 @@
+"""Crops of one scan that overlap by as much as one asks for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from medcl3d.data.manifest import Collection
+from medcl3d.errors import ConfigError
+from medcl3d.pairs import PAIRS
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.boxes import iou, iou_mm, overlap_offset, start_range
+from medcl3d.registry import Fraction
+from medcl3d.types import Box, Keys, Relation, ViewSpec, related, triple
+
+TRIES = 200
+ROUNDING = 1e-9
+
+
+@PAIRS.register("overlapping_crops")
+@dataclass(frozen=True, kw_only=True)
+class OverlappingCrops:
+    """Positives are crops of one scan whose IoU, in mm, is at least `min_iou`.
+
+    `num_views` crops are drawn with all pairwise IoU in [min_iou, max_iou], uniform within it for a
+    pair, at places uniform inside the body. Other pairs of one scan are left alone (`same_scan:
+    ignore`) or repelled (`negative`).
+    Source: crops with overlap as in PGL (Xie et al., 2020) and VoCo (Wu et al., CVPR 2024).
+    """
+
+    min_iou: Fraction = 0.3
+    max_iou: Fraction = 0.8
+    num_views: Annotated[int, Field(ge=2)] = 2
+    same_scan: Literal["ignore", "negative"] = "ignore"
+
+    informative = ()
+
+    def __post_init__(self) -> None:
+        if self.min_iou > self.max_iou:
+            raise ConfigError(f"overlapping_crops: min_iou = {self.min_iou} exceeds max_iou = {self.max_iou}; swap them or widen the range")
+
+    def anchors(self, collection: Collection) -> Anchors:
+        """Scans in which crops can lie far enough apart."""
+        size = np.array(collection.patch_size)
+        ids, left_out = [], Counter[str]()
+        for scan in range(len(collection)):
+            low, high = start_range(collection, scan)
+            if iou(Box((0, 0, 0), collection.patch_size), Box(triple(np.minimum(high - low, size)), collection.patch_size)) <= self.max_iou + ROUNDING:
+                ids.append(scan)
+            else:
+                left_out[f"no two crops of {collection.patch_size} voxels lie far enough apart for max_iou {self.max_iou}"] += 1
+        return Anchors(np.array(ids, dtype=np.int64), left_out).require("overlapping_crops", "use a smaller data.patch_size or a larger max_iou")
+
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        """`num_views` crops of scan `anchor`. ConfigError where no whole voxels give such an overlap."""
+        low, high = start_range(collection, anchor)
+        for _ in range(TRIES):
+            boxes = self._first_two(collection, low, high, rng)
+            for _ in range(TRIES if self.num_views > 2 else 0):
+                candidate = Box(triple(rng.integers(low, high + 1)), collection.patch_size)
+                if len(boxes) < self.num_views and all(self._fits(iou(candidate, box)) for box in boxes):
+                    boxes.append(candidate)
+            if len(boxes) == self.num_views:
+                return tuple(ViewSpec(anchor, boxes[i]) for i in rng.permutation(self.num_views))
+        raise ConfigError(
+            f"overlapping_crops: scan {collection.table['scan'].iloc[anchor]} has no {self.num_views} crops of {collection.patch_size} voxels "
+            f"with every IoU in [{self.min_iou}, {self.max_iou}]; widen the range, lower num_views or change data.patch_size"
+        )
+
+    def _fits(self, overlap: float) -> bool:
+        return self.min_iou - ROUNDING <= overlap <= self.max_iou + ROUNDING
+
+    def _first_two(self, collection: Collection, low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> list[Box]:
+        """Two boxes whose IoU is as near to a uniform draw as whole voxels allow; none if that leaves the range."""
+        size = np.array(collection.patch_size)
+        origin = Box((0, 0, 0), collection.patch_size)
+        target = rng.uniform(self.min_iou, self.max_iou)
+        wanted = overlap_offset(size, high - low, target, rng)
+        rounded = [np.unique([np.floor(w), np.ceil(w)]) for w in wanted]
+        offsets = [np.array(o, dtype=np.int64) for o in product(*rounded) if (np.abs(o) <= high - low).all()]
+        near = sorted(offsets, key=lambda o: abs(iou(origin, Box(triple(o), origin.size)) - target))
+        if not near or not self._fits(iou(origin, Box(triple(near[0]), origin.size))):
+            return []
+        offset = near[0]
+        start = rng.integers(low + np.maximum(0, -offset), high - np.maximum(0, offset) + 1)
+        return [Box(triple(start), origin.size), Box(triple(start + offset), origin.size)]
+
+    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        """P = 1 where IoU >= min_iou; the scan's other pairs left alone or repelled; the rest repelled."""
+        same_scan = rows.scan[:, None] == cols.scan
+        positive = same_scan & (iou_mm(rows, cols) >= self.min_iou - ROUNDING)
+        repelled = ~positive if self.same_scan == "negative" else ~same_scan
+        return related(rows, cols, positive, repelled)

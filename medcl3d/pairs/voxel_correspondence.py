@@ -1,0 +1,67 @@
+"""The same physical point, seen in two crops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from medcl3d.data.manifest import Collection
+from medcl3d.pairs import PAIRS
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.boxes import distance_mm
+from medcl3d.pairs.overlapping_crops import OverlappingCrops
+from medcl3d.registry import Count, Fraction, NonNegative
+from medcl3d.types import Keys, Relation, ViewSpec, related
+
+ROUNDING_MM = 1e-6
+
+
+@PAIRS.register("voxel_correspondence")
+@dataclass(frozen=True, kw_only=True)
+class VoxelCorrespondence:
+    """Positives are points of two overlapping crops at the same physical place, within `tolerance_mm`.
+
+    Points of one scan nearer than `ignore_mm` are left alone: neighbours look alike and are no negatives.
+    Between whole views (an objective without points), P = 1 within the sample.
+    Source: vox2vec (Goncharov et al., MICCAI 2023), SAM (Yan et al., TMI 2022), DenseCL (Wang et al., CVPR 2021).
+    """
+
+    min_iou: Fraction = 0.2
+    max_iou: Fraction = 0.8
+    num_points: Count = 32
+    tolerance_mm: NonNegative = 0.0
+    ignore_mm: NonNegative = 5.0
+
+    informative = ("position_mm",)
+    relates_points = True
+
+    def __post_init__(self) -> None:
+        self._crops()
+
+    def _crops(self) -> OverlappingCrops:
+        return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
+
+    def anchors(self, collection: Collection) -> Anchors:
+        """Scans in which two crops can lie far enough apart."""
+        return self._crops().anchors(collection)
+
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        """Two overlapping crops of scan `anchor`."""
+        return self._crops().sample(collection, anchor, rng)
+
+    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        """Points: P = 1 within tolerance_mm, left alone up to ignore_mm. Views: P = 1 within the sample."""
+        same_sample = rows.sample[:, None] == cols.sample
+        if bool((rows.point < 0).all()):
+            return related(rows, cols, same_sample)
+        return relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
+
+
+def relate_points(rows: Keys, cols: Keys, tolerance_mm: float, ignore_mm: float) -> Relation:
+    """P = 1 for the same point of a sample and within `tolerance_mm` in one frame; left alone nearer than `ignore_mm`."""
+    same_point = (rows.sample[:, None] == cols.sample) & (rows.point[:, None] == cols.point)
+    distance = distance_mm(rows, cols)
+    positive = same_point | (distance <= tolerance_mm + ROUNDING_MM)
+    return related(rows, cols, positive, ~positive & (distance >= ignore_mm))

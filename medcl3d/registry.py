@@ -1,0 +1,98 @@
+"""Name -> constructor. What is registered is found by importing the modules of one package.
+
+A thing to register is a dataclass or a function whose keyword-only parameters are its configuration
+schema: types and ranges are pydantic's, so that one decorator is all a new file needs. Other
+packages add their own through an entry point of the group named like the package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, create_model
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Size = tuple[Count, Count, Count]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a configuration says of one registered thing: its name and its fields, defaults filled in."""
+
+    name: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_plain(self) -> dict[str, Any]:
+        """The form in which it stands in a YAML file."""
+        return {self.name: dict(self.fields)}
+
+
+class Registry:
+    """The things of one kind, by name."""
+
+    def __init__(self, kind: str, package: str):
+        self.kind = kind
+        self.package = package
+        self._constructors: dict[str, Callable[..., Any]] = {}
+        self._searched = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: make a constructor known as `name`. A name taken by another constructor is a ValueError."""
+
+        def keep(constructor: T) -> T:
+            known = self._constructors.get(name)
+            if known is not None and known.__qualname__ != constructor.__qualname__:
+                raise ValueError(f"{self.kind} {name!r} is registered twice: {known.__module__} and {constructor.__module__}")
+            self._constructors[name] = constructor
+            return constructor
+
+        return keep
+
+    def _search(self) -> None:
+        if self._searched:
+            return
+        self._searched = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__, prefix=f"{self.package}."):
+            importlib.import_module(module.name)
+        for plugin in entry_points(group=self.package):
+            plugin.load()
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self._search()
+        return sorted(self._constructors)
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The constructor of that name. KeyError where there is none."""
+        self._search()
+        return self._constructors[name]
+
+    def schema(self, name: str) -> TypeAdapter[Any]:
+        """The fields of `name`: its constructor's keyword-only parameters, strict, unknown ones refused."""
+        constructor = self.get(name)
+        hints = get_type_hints(constructor if dataclasses.is_dataclass(constructor) or not inspect.isclass(constructor) else constructor.__init__, include_extras=True)
+        options: dict[str, Any] = {}
+        for parameter in inspect.signature(constructor).parameters.values():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                default = ... if parameter.default is parameter.empty else parameter.default
+                options[parameter.name] = (hints[parameter.name], default)
+        model = create_model(name, __config__=ConfigDict(extra="forbid", strict=True, frozen=True), **options)
+        return TypeAdapter(model)
+
+    def build(self, choice: Choice, *args: Any) -> Any:
+        """Construct what a configuration chose; `args` are the constructor's positional parameters."""
+        return self.get(choice.name)(*args, **choice.fields)

@@ -1,0 +1,187 @@
+"""The training loop. It reads from top to bottom, and what must survive is in one `TrainState`."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from medcl3d.config import STRICT
+from medcl3d.errors import DataError, Stopped
+from medcl3d.registry import Count, NonNegative, Positive, Whole
+from medcl3d.training.checkpoint import TrainState, load_latest, save
+from medcl3d.training.distributed import all_sum, rank, world_size
+from medcl3d.training.logs import RunFolder
+from medcl3d.training.optim import adamw, lr_factor
+from medcl3d.types import Loss
+
+MAX_BAD_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FitOptions:
+    """How long, how many at once, how fast.
+
+    samples_per_step   of all ranks together
+    precision          auto takes bfloat16 autocast where the device computes in it, else float32
+    clip_norm          largest norm of the gradient
+    workers            processes that read ahead, a rank (0: none)
+    """
+
+    steps: Count
+    samples_per_step: Count
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 1e-2
+    warmup_steps: Whole = 0
+    clip_norm: Positive = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_every: Count = 200
+    log_every: Count = 10
+    workers: Whole = 0
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype to compute in, None for float32."""
+    if precision == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        precision = "bfloat16" if fast else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else None
+
+
+def fit(
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, Any], Loss],
+    batches: Callable[[int], Iterator[Any]],
+    options: FitOptions,
+    run: RunFolder,
+    device: torch.device,
+    title: str = "training",
+) -> None:
+    """Train `model` in place for `options.steps` steps, from the run's last checkpoint if it has one.
+
+    loss_of(model, batch) calls the model once; batches(step) yields the batches from that step on.
+    Stopped: SIGTERM or SIGUSR1 came, and all ranks saved the same step. DataError: the loss stays non-finite.
+    """
+    model.to(device)
+    optimizer = adamw(model, options.lr, options.weight_decay)
+    step = _restore(model, optimizer, run)
+    wrapped = DistributedDataParallel(model) if world_size() > 1 else model
+    dtype = autocast_dtype(options.precision, device)
+    bad_steps, waited, since = 0, 0.0, time.monotonic()
+    run.status("running", step)
+    with _StopSignals() as stop, _progress(title, step, options.steps) as advance:
+        stream = batches(step)
+        while step < options.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = options.lr * lr_factor(step, options.steps, options.warmup_steps)
+            asked = time.monotonic()
+            batch = next(stream)
+            waited += time.monotonic() - asked
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                loss = loss_of(wrapped, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.value.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
+            # The gradient is the mean over ranks, so all ranks skip the same step.
+            if torch.isfinite(norm):
+                optimizer.step()
+                bad_steps = 0
+            elif (bad_steps := bad_steps + 1) >= MAX_BAD_STEPS:
+                raise DataError(f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} ({_samples(step, options)}); lower train.lr or look at these samples")
+            step += 1
+            advance(step, loss)
+            if step % options.log_every == 0 or step == options.steps:
+                now = time.monotonic()
+                speed = (step % options.log_every or options.log_every) / max(now - since, 1e-9)
+                rates = {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": float(norm), "samples_per_s": speed * options.samples_per_step}
+                run.log(step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, "data_wait": waited / max(now - since, 1e-9)})
+                waited, since = 0.0, now
+            stopping = stop.agreed(device)
+            if step % options.checkpoint_every == 0 or step == options.steps or stopping:
+                _keep(model, optimizer, run, step)
+            if stopping and step < options.steps:
+                run.status("stopped", step, "asked by a signal")
+                raise Stopped(f"{run.path}: stopped after step {step} of {options.steps}; the same command resumes")
+
+
+def _samples(step: int, options: FitOptions) -> str:
+    return f"samples {step * options.samples_per_step} to {(step + 1) * options.samples_per_step - 1}"
+
+
+def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder) -> int:
+    state = load_latest(run.checkpoints)
+    run.forget_after(state.step if state else 0)
+    if state is None:
+        return 0
+    model.load_state_dict(state.model)
+    optimizer.load_state_dict(state.optimizer)
+    torch.set_rng_state(state.rng)
+    return state.step
+
+
+def _keep(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, step: int) -> None:
+    if rank() == 0:
+        save(run.checkpoints, TrainState(step, model.state_dict(), optimizer.state_dict(), torch.get_rng_state()))
+        run.status("running", step)
+
+
+class _StopSignals:
+    """SIGTERM and SIGUSR1 ask for a stop; ranks agree on the step, since a signal reaches each at its own time."""
+
+    def __enter__(self) -> _StopSignals:
+        self.asked = False
+        self._before = {}
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            try:
+                self._before[number] = signal.signal(number, self._ask)
+            except ValueError:  # not the main thread, as in a notebook: no signals there
+                break
+        return self
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+
+    def agreed(self, device: torch.device) -> bool:
+        """True on all ranks once any of them was asked."""
+        return bool(all_sum(torch.tensor(float(self.asked), device=device)) > 0) if world_size() > 1 else self.asked
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _progress:  # noqa: N801
+    """A bar on rank 0; lines now and then where there is no terminal."""
+
+    def __init__(self, title: str, done: int, total: int):
+        self.title, self.done, self.total = title, done, total
+
+    def __enter__(self) -> Callable[[int, Loss], None]:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, disable=rank() != 0 or not console.is_terminal)
+        self._bar.start()
+        task = self._bar.add_task(self.title, total=self.total, completed=self.done, loss=float("nan"))
+        stride = max(1, self.total // 10)
+
+        def advance(step: int, loss: Loss) -> None:
+            if console.is_terminal:
+                self._bar.update(task, completed=step, loss=float(loss.metrics["loss"]))
+            elif rank() == 0 and (step % stride == 0 or step == self.total):
+                console.print(f"{self.title}: step {step} of {self.total}, loss {float(loss.metrics['loss']):.4f}", highlight=False)
+
+        return advance
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.stop()

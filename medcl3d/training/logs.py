@@ -1,0 +1,189 @@
+"""The run folder: what a run was asked, what it did, and how far it came."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Iterator  # noqa: UP035
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+
+from medcl3d.config import differences
+from medcl3d.data.atomic import write_text
+from medcl3d.errors import ConfigError, MachineError, UserError
+from medcl3d.training.distributed import from_rank_zero, rank
+
+# Fields that change neither what is learnt nor in which order: a run may resume with other values.
+FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.progress", "out_dir")
+PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
+
+
+class RunFolder:
+    """One run's folder. Rank 0 writes; other ranks hold a folder that writes nothing."""
+
+    def __init__(self, path: Path, resumed: bool, finished: bool):
+        self.path, self.resumed, self.finished = path, resumed, finished
+        self._board: Any = None
+        self._board_failed = False
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoints"
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one row to metrics.jsonl and to TensorBoard. `step` counts finished steps."""
+        if rank() != 0:
+            return
+        row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._to_board(lambda board: [board.add_scalar(name, value, step) for name, value in row.items() if name != "step"])
+
+    def picture(self, name: str, image: np.ndarray, step: int = 0) -> None:
+        """Keep a picture ``uint8[H, W, 3]`` as pictures/NAME.png and in TensorBoard."""
+        if rank() != 0:
+            return
+        from skimage.io import imsave
+
+        (self.path / "pictures").mkdir(exist_ok=True)
+        imsave(self.path / "pictures" / f"{name}.png", image, check_contrast=False)
+        self._to_board(lambda board: board.add_image(name, image, step, dataformats="HWC"))
+
+    def _to_board(self, write: Any) -> None:
+        """TensorBoard is a convenience: when its disk is full, training and metrics.jsonl go on."""
+        if self._board_failed:
+            return
+        try:
+            if self._board is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(str(self.path / "tensorboard"))
+            write(self._board)
+        except OSError as error:
+            self._board_failed = True
+            warnings.warn(f"{self.path / 'tensorboard'}: {error}; TensorBoard is off for this run, metrics.jsonl goes on", stacklevel=2)
+
+    def status(self, state: str, step: int, reason: str = "") -> None:
+        """Say how the run stands: running, done, stopped or failed."""
+        if rank() == 0:
+            content = {"state": state, "step": step, "reason": reason, "host": socket.gethostname(), "pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            write_text(self.path / "status.json", json.dumps(content, indent=1) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop logged rows past `step`: the resumed run writes them again."""
+        file = self.path / "metrics.jsonl"
+        if rank() != 0 or not file.exists():
+            return
+        kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        write_text(file, "".join(line + "\n" for line in kept))
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):  # a kill may have cut the last line
+        return float("inf")
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """status.json of a run, or {} where there is none yet."""
+    file = path / "status.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+@contextmanager
+def run_folder(path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], command: Sequence[str] = ()) -> Iterator[RunFolder]:
+    """Open a run's folder: new, or to be resumed with the same configuration.
+
+    ConfigError where the folder holds a run with another configuration (field by field) or one that is
+    running; MachineError where it cannot be written. An error inside leaves `failed` and its reason in status.json.
+    """
+    lock = _lock(path)
+    try:
+        opened = from_rank_zero(_open(path, config, provenance, command) if rank() == 0 else None)
+        if isinstance(opened, UserError):
+            raise opened
+        resumed, finished = opened
+        run = RunFolder(path, resumed, finished)
+        try:
+            yield run
+        except BaseException as error:
+            status = read_status(path)
+            if status.get("state") == "running":
+                run.status("failed", status.get("step", 0), f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            run.close()
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _lock(path: Path) -> FileLock | None:
+    if rank() != 0:
+        return None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / ".lock")
+        lock.acquire(timeout=0)
+        return lock
+    except Timeout:
+        status = read_status(path)
+        holder = f"pid {status.get('pid')} on {status.get('host')}" if status else "another process"
+        raise ConfigError(f"{path}: {holder} is running in this folder; wait for it, or set another out_dir") from None
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written ({error.strerror}); set out_dir to a folder that can") from None
+
+
+def _open(path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], command: Sequence[str]) -> tuple[bool, bool] | UserError:
+    file = path / "config.yaml"
+    resumed = file.is_file()
+    if resumed:
+        old = yaml.safe_load(file.read_text(encoding="utf-8"))
+        changed = [line for line in differences(old, dict(config)) if not line.split(":")[0].startswith(FREE_FIELDS)]
+        if changed:
+            return ConfigError(
+                f"{path}: holds a run with another configuration ({'; '.join(changed[:5])}{'; ...' if len(changed) > 5 else ''}); "
+                "set another out_dir, or remove the folder to begin again"
+            )
+        earlier = json.loads((path / "provenance.json").read_text(encoding="utf-8")) if (path / "provenance.json").is_file() else {}
+        if earlier.get("data") != provenance.get("data"):
+            return ConfigError(f"{path}: the data changed since this run began; set another out_dir, or prepare the data as it was")
+    write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
+    finished = read_status(path).get("state") == "done"
+    if not finished:
+        write_text(path / "provenance.json", json.dumps({**provenance, **versions(), "command": list(command or sys.argv)}, indent=1) + "\n")
+    return resumed, finished
+
+
+def versions() -> dict[str, Any]:
+    """What this run runs on: package versions, Python, the commit of a checkout."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    root = Path(__file__).resolve().parents[2]
+    git = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False) if (root / ".git").exists() else None
+    commit = git.stdout.strip() if git and git.returncode == 0 else None
+    return {"versions": found, "python": platform.python_version(), "commit": commit}

@@ -1,0 +1,192 @@
+"""`medcl3d pretrain`: a configuration becomes an encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic.dataclasses import dataclass as config_dataclass
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from medcl3d.config import STRICT, choice_of, load, plain
+from medcl3d.data.atomic import replacing, write_json
+from medcl3d.data.loader import DataConfig, PairDataset, Plan, RawBatch, ScansInUse, batches_from, make_views, pretraining_scans
+from medcl3d.data.store import Store
+from medcl3d.encoders import ENCODERS
+from medcl3d.encoders.network import Network, build_network, check_patch_size
+from medcl3d.errors import ConfigError
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.training.pictures import picture_of_pairs
+from medcl3d.pairs.placebo import placebo
+from medcl3d.registry import Whole
+from medcl3d.training.distributed import process_group, rank, world_size
+from medcl3d.training.fit import FitOptions, fit
+from medcl3d.training.logs import RunFolder, run_folder, versions
+from medcl3d.training.seeding import seed_weights
+from medcl3d.types import Loss, Relate
+from medcl3d.views import VIEWS
+
+SCHEMA = 1
+
+
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
+class PretrainConfig:
+    """A pretraining: which scans, which pairs, which views, which network, which objective, how long."""
+
+    data: DataConfig
+    pairs: choice_of(PAIRS)  # type: ignore[valid-type]
+    views: choice_of(VIEWS)  # type: ignore[valid-type]
+    encoder: choice_of(ENCODERS)  # type: ignore[valid-type]
+    objective: choice_of(OBJECTIVES)  # type: ignore[valid-type]
+    train: FitOptions
+    out_dir: Path
+    seed: Whole = 0
+    placebo: bool = False
+
+
+class Learner(nn.Module):
+    """Network and objective as the one module whose call is a step."""
+
+    def __init__(self, network: Network, objective: nn.Module, recipe: Any, relate: Relate):
+        super().__init__()
+        self.network, self.objective = network, objective
+        self.recipe, self.relate = recipe, relate
+
+    def forward(self, raw: RawBatch) -> Loss:
+        """The loss of this rank's part of a global batch."""
+        loss: Loss = self.objective(self.network, make_views(raw, self.recipe), self.relate)
+        return loss
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """All parts of a pretraining, put together from its configuration."""
+
+    config: PretrainConfig
+    store: Store
+    scans: ScansInUse
+    strategy: PairStrategy
+    anchors: Anchors
+    learner: Learner
+
+    def dataset(self) -> PairDataset:
+        """This rank's samples of every step."""
+        train, objective = self.config.train, self.learner.objective
+        own = self.strategy if getattr(self.strategy, "relates_points", False) else objective
+        return PairDataset(
+            store=self.store,
+            scans=self.scans,
+            strategy=self.strategy,
+            recipe=self.learner.recipe,
+            plan=Plan(self.anchors.ids, train.samples_per_step, self.config.seed),
+            steps=train.steps,
+            rank=rank(),
+            world_size=world_size(),
+            num_points=own.num_points if objective.decodes else 0,  # type: ignore[attr-defined, arg-type]
+            is_placebo=self.config.placebo,
+        )
+
+
+def assemble(config: PretrainConfig) -> Pretraining:
+    """Build what the configuration says and check that its parts fit. ConfigError, DataError where they do not."""
+    if config.train.samples_per_step % world_size():
+        raise ConfigError(
+            f"train.samples_per_step = {config.train.samples_per_step} cannot be shared by {world_size()} ranks; make it a multiple of the number of ranks"
+        )
+    store = Store.open(config.data.root)
+    scans = pretraining_scans(store, config.data)
+    strategy: PairStrategy = PAIRS.build(config.pairs)
+    if config.placebo:
+        scans = ScansInUse(placebo(scans.collection, strategy, config.seed), scans.rows, scans.left_out)
+    anchors = strategy.anchors(scans.collection)
+    seed_weights(config.seed)
+    constructor = OBJECTIVES.get(config.objective.name)
+    network = build_network(config.encoder, store.num_channels, decoder=constructor.decodes)  # type: ignore[attr-defined]
+    check_patch_size(network, config.data.patch_size)
+    objective = OBJECTIVES.build(config.objective, network)
+    relate: Relate = strategy.relate
+    if objective.decodes and not getattr(strategy, "relates_points", False):
+        relate = objective.gate(relate)
+    return Pretraining(config, store, scans, strategy, anchors, Learner(network, objective, VIEWS.build(config.views), relate))
+
+
+def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
+    """Pretrain an encoder; the same command again resumes, and does nothing once the run is done. Returns the run folder."""
+    config = load(config_path, overrides, PretrainConfig)
+    with process_group() as device:
+        parts = assemble(config)
+        say(summary(parts))
+        if check:
+            return config.out_dir
+        provenance = {"data": parts.store.fingerprint(), "kind": "pretrain"}
+        with run_folder(config.out_dir, plain(config), provenance) as run:
+            if run.finished:
+                say(f"{config.out_dir}: this pretraining is done; remove the folder to do it again")
+                return config.out_dir
+            dataset, train = parts.dataset(), config.train
+            if rank() == 0 and not (run.path / "pictures" / "pairs.png").exists():
+                run.picture("pairs", picture_of_pairs(parts.store, parts.scans, dataset[0], parts.learner.recipe))
+
+            def loss_of(model: nn.Module, raw: RawBatch) -> Loss:
+                loss: Loss = model(raw.to(device))
+                return loss
+
+            fit(parts.learner, loss_of, lambda step: batches_from(dataset, train.steps, train.workers, step), train, run, device, "pretraining")
+            finish(parts, run)
+        say(f"{config.out_dir / 'encoder.safetensors'}")
+    return config.out_dir
+
+
+def say(text: str) -> None:
+    """Tell the user, once."""
+    if rank() == 0:
+        print(text, flush=True)
+
+
+def summary(parts: Pretraining) -> str:
+    """What is about to run, in a few lines: scans, anchors, network."""
+    config, learner = parts.config, parts.learner
+    left = [*parts.scans.left_out.items(), *parts.anchors.left_out.items()]
+    count = {name: sum(p.numel() for p in module.parameters()) for name, module in learner.named_children()}
+    return "\n".join([
+        f"{config.pairs.name}{' (placebo)' if config.placebo else ''} with {config.objective.name}: {len(parts.anchors.ids)} anchors in "
+        f"{len(parts.scans.collection)} scans of {parts.scans.collection.table['patient'].nunique()} patients",
+        *(f"  left out: {number} scans, {reason}" for reason, number in left),
+        f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
+    ])
+
+
+def finish(parts: Pretraining, run: RunFolder) -> None:
+    """Write the weights to share and mark the run as done."""
+    if rank() == 0:
+        network = parts.learner.network
+        weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+        with replacing(run.path / "encoder.safetensors") as file:
+            file.write(to_safetensors(weights, metadata={"format": "pt"}))
+        write_json(run.path / "encoder.json", sidecar(parts))
+    run.status("done", parts.config.train.steps)
+
+
+def sidecar(parts: Pretraining) -> dict[str, Any]:
+    """What one must know to use the weights."""
+    config, collection = parts.config, parts.scans.collection
+    return {
+        "schema": SCHEMA,
+        "architecture": plain(config.encoder),
+        "in_channels": parts.store.num_channels,
+        "decoder": parts.learner.network.decoder is not None,
+        "axes": "RAS",
+        "spacing_mm": [float(value) for value in torch.from_numpy(collection.spacings).median(0).values],
+        "patch_size": list(config.data.patch_size),
+        "intensity": parts.store.intensity,
+        "pretraining": json.loads(json.dumps({"pairs": plain(config.pairs), "objective": plain(config.objective), "placebo": config.placebo, "seed": config.seed})),
+        "pretraining_patients": sorted(collection.table["patient"].unique().tolist()),
+        "provenance": {"data": parts.store.fingerprint(), **versions()},
+    }

@@ -1,0 +1,80 @@
+"""The decoder and the network of an encoder and a decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from medcl3d.encoders.decoder import Decoder, _factors
+from medcl3d.encoders.network import build_network, check_patch_size
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Choice
+from medcl3d.types import Triple
+
+NETWORKS: list[tuple[str, dict[str, Any], Triple]] = [
+    ("resnet3d", {"depth": 10, "width": 0.125}, (32, 64, 32)),
+    ("resnet3d", {"depth": 10, "width": 0.125, "max_pool": False}, (16, 32, 48)),
+    ("unet3d", {"channels": (4, 8, 12), "strides": (1, 2, 2)}, (12, 20, 8)),
+    ("unet3d", {"channels": (4, 8, 16), "strides": (1, (1, 2, 2), 2)}, (6, 20, 12)),
+    ("unet3d", {"channels": (8, 16), "strides": ((1, 2, 2), 2)}, (6, 12, 20)),
+]
+
+
+@pytest.mark.parametrize("in_channels", [1, 4])
+@pytest.mark.parametrize(("name", "fields", "shape"), NETWORKS)
+def test_decoded_lies_on_the_grid_of_the_input(name: str, fields: dict[str, Any], shape: Triple, in_channels: int) -> None:
+    network = build_network(Choice(name, fields), in_channels, decoder=True)
+    features = network(torch.randn(2, in_channels, *shape))
+    assert network.decoder is not None and features.decoded is not None
+    assert features.decoded.shape == (2, network.decoder.out_channels, *shape)
+    assert features.pooled.shape == (2, network.num_features)
+
+
+@pytest.mark.parametrize(("name", "fields", "shape"), NETWORKS)
+def test_decoded_reaches_every_parameter(name: str, fields: dict[str, Any], shape: Triple) -> None:
+    """What DistributedDataParallel needs: no parameter is left without a gradient."""
+    network = build_network(Choice(name, fields), 1, decoder=True)
+    network(torch.randn(2, 1, *shape)).decoded.square().sum().backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_a_decoder_bridges_far_and_equal_strides() -> None:
+    strides = ((8, 8, 8), (8, 8, 8), (16, 24, 8))
+    decoder = Decoder(1, (6, 10, 12), strides)
+    x = torch.randn(1, 1, 16, 24, 16)
+    maps = [torch.randn(1, c, *(n // s for n, s in zip(x.shape[2:], stride, strict=True))) for c, stride in zip((6, 10, 12), strides, strict=True)]
+    assert decoder(x, maps).shape[2:] == x.shape[2:]
+    assert _factors((8, 12, 1), (1, 1, 1)) == [(2, 2, 1), (2, 2, 1), (2, 3, 1)]
+    with pytest.raises(ValueError, match="multiple"):
+        _factors((3, 2, 2), (2, 2, 2))
+
+
+def test_a_fine_detail_of_the_input_survives_a_strided_encoder() -> None:
+    """The skip from the input: two inputs that differ in one voxel differ there after decoding, and not far away by as much."""
+    torch.manual_seed(0)
+    network = build_network(Choice("resnet3d", {"depth": 10, "width": 0.125}), 1, decoder=True).eval()
+    x = torch.zeros(1, 1, 32, 32, 32)
+    y = x.clone()
+    y[..., 7, 9, 11] = 10.0
+    difference = (network(x).decoded - network(y).decoded).abs().sum(1)[0]
+    peak = tuple(int(i) for i in torch.unravel_index(difference.argmax(), difference.shape))
+    assert max(abs(p - q) for p, q in zip(peak, (7, 9, 11), strict=True)) <= 3
+
+
+def test_norm_and_parameters_of_the_parts() -> None:
+    network = build_network(Choice("unet3d", {"channels": (4, 8), "strides": (1, 2), "norm": "instance"}), 1, decoder=True)
+    assert not [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
+    counts = network.num_parameters()
+    assert sum(counts.values()) == sum(p.numel() for p in network.parameters()) and set(counts) == {"encoder", "decoder"}
+    assert build_network(Choice("unet3d"), 1, decoder=False).decoder is None
+
+
+def test_a_patch_that_does_not_fit_names_both_fields() -> None:
+    network = build_network(Choice("unet3d", {"channels": (4, 8, 8), "strides": (1, (1, 2, 2), 2)}), 1, decoder=False)
+    assert network.minimum_multiple == (2, 4, 4)
+    check_patch_size(network, (6, 12, 8))
+    with pytest.raises(ConfigError, match=r"data\.patch_size.*encoder.*\[2, 4, 4\].*\[8, 12, 4\]"):
+        check_patch_size(network, (7, 12, 3))

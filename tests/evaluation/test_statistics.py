@@ -1,0 +1,127 @@
+"""Statistics against scipy, statsmodels, brute force and values worked by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from medcl3d.evaluation.statistics import holm, mean_interval, paired_interval, paired_t, paired_test, wilcoxon_exact
+
+RNG = np.random.default_rng(7)
+
+
+def test_mean_interval_by_hand():
+    """1, 2, 3: mean 2, sd 1, t(0.975, 2) = 4.302653, half width 4.302653 / sqrt(3) = 2.484138."""
+    interval = mean_interval([1, 2, 3])
+    assert interval.n == 3
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((2, -0.484138, 4.484138), abs=1e-6)
+
+
+def test_mean_interval_against_scipy():
+    values = RNG.normal(size=11)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    interval = mean_interval(values, 0.9)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_one_replicate_has_no_interval():
+    interval = mean_interval([0.7])
+    assert interval.mean == 0.7
+    assert not interval.known
+    assert not interval.excludes_zero
+
+
+@pytest.mark.parametrize("values", [[], [0.1, np.nan], [[1.0, 2.0]]])
+def test_only_finite_numbers_enter(values):
+    with pytest.raises(ValueError, match="finite"):
+        mean_interval(values)
+
+
+def test_pairs_must_match():
+    with pytest.raises(ValueError, match="3 against 2"):
+        paired_interval([1, 2, 3], [1, 2])
+
+
+def test_pairing_takes_the_shared_part_away():
+    """What a replicate shares (its label draw) does not widen the difference's interval."""
+    shared = RNG.normal(size=8)
+    interval = paired_interval(shared + 0.1, shared)
+    assert (interval.low, interval.mean, interval.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert interval.excludes_zero
+
+
+def test_paired_t_against_scipy():
+    a, b = RNG.normal(size=9), RNG.normal(0.4, 1, size=9)
+    assert paired_t(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+
+
+def test_nothing_differs():
+    same = np.linspace(0, 1, 6)
+    assert paired_t(same, same) == 1
+    assert wilcoxon_exact(same, same) == 1
+
+
+@pytest.mark.parametrize("n", [2, 6, 10, 15])
+def test_wilcoxon_against_scipy_without_ties(n):
+    a, b = RNG.normal(size=n), RNG.normal(0.5, 1, size=n)
+    assert wilcoxon_exact(a, b) == pytest.approx(stats.wilcoxon(a, b, method="exact").pvalue)
+
+
+def test_wilcoxon_by_hand():
+    """Six differences of one sign: 2 of the 64 signings are as extreme."""
+    assert wilcoxon_exact([1, 2, 3, 4, 5, 6], np.zeros(6)) == pytest.approx(2 / 64)
+    assert wilcoxon_exact(np.zeros(6), [1, 2, 3, 4, 5, 6]) == pytest.approx(2 / 64)
+
+
+def test_wilcoxon_with_ties_is_exact():
+    """All signings of the mid-ranks, enumerated; 0 drops out."""
+    difference = np.array([0.1, 0.1, -0.2, 0.3, 0.3, -0.1, 0.0, 0.5])
+    kept = difference[difference != 0]
+    ranks = stats.rankdata(np.abs(kept))
+    distance = abs(ranks[kept > 0].sum() - ranks.sum() / 2)
+    sums = [ranks[np.array(signs)].sum() for signs in itertools.product([True, False], repeat=len(ranks))]
+    expected = np.mean([abs(s - ranks.sum() / 2) >= distance - 1e-9 for s in sums])
+    assert wilcoxon_exact(difference, np.zeros(8)) == pytest.approx(expected)
+
+
+def test_ties_survive_rounding():
+    """0.3 - 0.2 and 0.2 - 0.1 differ in their last digit, and are one rank."""
+    exact = wilcoxon_exact([1, 1, -1, 2, 3, 4], np.zeros(6))
+    assert wilcoxon_exact([0.3, 0.2, 0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.2, 0, 0, 0]) == exact
+
+
+def test_no_test_under_six_replicates():
+    assert paired_test(np.arange(5), np.zeros(5)) is None
+    test = paired_test(np.arange(6) + 1.0, np.zeros(6))
+    assert test is not None
+    assert test.wilcoxon == pytest.approx(2 / 64)
+
+
+def test_holm_by_hand():
+    """0.01, 0.04, 0.03, 0.005 -> 3 x 0.01, max(2 x 0.03, 0.04), 2 x 0.03, 4 x 0.005."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_against_statsmodels():
+    for size in (1, 2, 7):
+        p = RNG.uniform(size=size)
+        assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_holm_refuses_nan():
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        holm([0.1, np.nan])
+
+
+def test_false_positives_at_the_nominal_rate():
+    """On 2,000 comparisons without a difference the t-test says p < 0.05 in about 5%, Wilcoxon in at most that."""
+    rng = np.random.default_rng(0)
+    pairs = rng.normal(size=(2000, 2, 8))
+    t = np.mean([paired_t(a, b) < 0.05 for a, b in pairs])
+    exact = np.mean([wilcoxon_exact(a, b) < 0.05 for a, b in pairs])
+    assert 0.035 < t < 0.065
+    assert 0.02 < exact < 0.055

@@ -1,0 +1,1 @@
+"""Slow versions that follow the equations letter by letter."""

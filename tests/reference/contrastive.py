@@ -1,0 +1,46 @@
+"""Contrastive losses by plain loops in float64."""
+
+from __future__ import annotations
+
+import math
+
+Rows = list[list[float]]
+
+
+def _cosine(z: Rows) -> Rows:
+    unit = [[v / math.sqrt(sum(w * w for w in row)) for v in row] for row in z]
+    return [[sum(a * b for a, b in zip(x, y, strict=True)) for y in unit] for x in unit]
+
+
+def contrastive_loss_loops(z: Rows, positive: Rows, negative: Rows, temperature: float, denominator: str) -> float:
+    """L = sum_i a_i L_i / sum_i a_i with L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D) and a_i = min(1, sum_j P_ij)."""
+    n, cosine = len(z), _cosine(z)
+    total = weight = 0.0
+    for i in range(n):
+        others = [k for k in range(n) if k != i]
+        mass = sum(positive[i][k] for k in others)
+        if mass == 0:
+            continue
+        e = [math.exp(cosine[i][k] / temperature) for k in range(n)]
+        row = 0.0
+        for j in others:
+            if positive[i][j] == 0:
+                continue
+            if denominator == "all":
+                d = sum((positive[i][k] + negative[i][k]) * e[k] for k in others)
+            else:
+                d = (1 - negative[i][j]) * e[j] + sum(negative[i][k] * e[k] for k in others)
+            row -= positive[i][j] / mass * math.log(e[j] / d)
+        a = min(1.0, mass)
+        total, weight = total + a * row, weight + a
+    return total / weight
+
+
+def dcl_loops(z: Rows, temperature: float) -> float:
+    """DCL (Yeh et al., 2022, eq. 6), pairs are rows i and i + n/2: -s_ij + log sum_{k != i, j} e^s_ik."""
+    n, cosine = len(z), _cosine(z)
+    total = 0.0
+    for i in range(n):
+        j = (i + n // 2) % n
+        total += -cosine[i][j] / temperature + math.log(sum(math.exp(cosine[i][k] / temperature) for k in range(n) if k not in (i, j)))
+    return total / n
