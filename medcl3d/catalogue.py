@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 
 from medcl3d.config import describe
 from medcl3d.errors import ConfigError
-from medcl3d.packaged_configs import packaged_names, packaged_root
-from medcl3d.registry import Registry
+from medcl3d.packaged_configs import find_config, packaged_names
+from medcl3d.registry import CHOICE_OF, Registry
 
 KINDS = {
     "pairs": "medcl3d.pairs:PAIRS",
@@ -39,7 +39,7 @@ def explain(kind: str, name: str) -> str:
     """What one thing is, with its fields, types and defaults. ConfigError for an unknown kind or name."""
     _known(name, names_of(kind), kind)
     if kind == "configs":
-        return (_configs() / f"{name}.yaml").read_text(encoding="utf-8").rstrip()
+        return find_config(name).read_text(encoding="utf-8").rstrip()
     registry = _registry(kind)
     fields = describe(registry, name)
     lines = [f"{name} ({registry.kind})", "", inspect.getdoc(registry.get(name)) or "", "", "fields:" if fields else "no fields"]
@@ -50,16 +50,43 @@ def explain(kind: str, name: str) -> str:
 
 def schema_of(kind: str) -> str:
     """The JSON Schema of a configuration as text. ConfigError for an unknown kind."""
-    _known(kind, CONFIGS, "configuration")
+    _known(kind, CONFIGS, "configurations")
     schema = TypeAdapter(_load(CONFIGS[kind])).json_schema()
-    definitions = schema.setdefault("$defs", {})
-    schema |= _resolve({key: value for key, value in schema.items() if key != "$defs"}, definitions)
-    schema["$defs"] = {name: _resolve(inner, definitions) for name, inner in definitions.items()} | definitions
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2)
+    definitions: dict[str, Any] = {}
+    resolved = _resolve(schema, definitions)
+    resolved["$defs"] = definitions | resolved.get("$defs", {})
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **resolved}, indent=2)
 
 
-def _configs() -> Any:
-    return packaged_root()
+def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
+    """The schema with each choice of a registered thing spelled out, once, in `definitions` (choices may nest)."""
+    if isinstance(node, list):
+        return [_resolve(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if CHOICE_OF not in node:
+        return {key: _resolve(value, definitions) for key, value in node.items()}
+    package = node[CHOICE_OF]
+    if package not in definitions:
+        definitions[package] = {}  # what a choice within itself finds
+        registry = next(v for v in vars(importlib.import_module(package)).values() if isinstance(v, Registry) and v.package == package)
+        definitions[package] |= {"oneOf": [form for name in registry.names() for form in _forms(registry, name, definitions)]}
+    rest = {key: value for key, value in node.items() if key not in (CHOICE_OF, "default")}
+    if isinstance(node.get("default"), dict) and "name" in node["default"]:
+        rest["default"] = {node["default"]["name"]: node["default"].get("fields", {})}
+    return {"$ref": f"#/$defs/{package}", **rest}
+
+
+def _forms(registry: Registry, name: str, definitions: dict[str, Any]) -> list[dict[str, Any]]:
+    """How one thing may be written: ``{name: {field: value}}``, and ``name`` alone where no field is required."""
+    prefix = f"{registry.package}.{name}."
+    fields = registry.schema(name).json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
+    for key, inner in fields.pop("$defs", {}).items():
+        definitions[prefix + key] = _resolve(inner, definitions)
+    said = (inspect.getdoc(registry.get(name)) or name).partition("\n")[0]
+    fields = {**_resolve(fields, definitions), "description": said}
+    whole = {"type": "object", "properties": {name: fields}, "required": [name], "additionalProperties": False}
+    return [whole] if fields.get("required") else [whole, {"const": name, "description": said}]
 
 
 def _load(place: str) -> Any:
@@ -78,3 +105,7 @@ def _known(name: str, known: Iterable[str], what: str) -> None:
 def _registry(kind: str) -> Registry:
     _known(kind, [*KINDS, "configs"], "kinds")
     return _load(KINDS[kind])
+
+
+def _default(value: Any) -> str:
+    return "required" if value == "required" else f"default {json.dumps(value)}"

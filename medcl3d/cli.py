@@ -21,7 +21,7 @@ INTERRUPTED = 130  # 128 + SIGINT, what shells report
 OVERRIDES_HELP = "Fields to set, each `key.path=value`, as in `train.steps=100`."
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a packaged one, as in `pretrain/simulated`.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=OVERRIDES_HELP, show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP, show_default=False)]
 Check = Annotated[bool, typer.Option("--check", help="Check the configuration and the data; run nothing.")]
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ def say(message: str) -> None:
 def command(function: Callable[P, None]) -> Callable[P, None]:
     """Make a command of a function: a user's mistake ends it with one line and its exit code."""
 
-    @app.command()
+    @app.command(name=function.__name__.rstrip("_"))  # typer itself would make show_pairs show-pairs
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
@@ -75,7 +75,7 @@ def prepare(
     options: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...",
+            metavar="KEY=VALUE",
             help="Fields of the source (`medcl3d list sources NAME`) or of the preparation, as in `spacing_mm=[2,2,2]`, `workers=2`.",
             show_default=False,
         ),
@@ -83,9 +83,11 @@ def prepare(
 ) -> None:
     """Check scans and write them as a store that trains fast; the same command again goes on where it stopped."""
     from medcl3d.config import read_options
-    from medcl3d.data.prepare import prepare as prepare_data
+    from medcl3d.data.options import prepare_options
+    from medcl3d.data.prepare import prepare as run
 
-    prepare_data(source, None if root == "-" else Path(root), out, **read_options(options or []))
+    given = prepare_options(source, read_options(options or []))
+    run(source, None if root == "-" else Path(root), out, fields=given.fields, options=given.options, say=print)
 
 
 @command
@@ -111,7 +113,7 @@ def compare(
     config: Config,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help=f"{OVERRIDES_HELP} After `--from`, further runs.", show_default=False),
+        typer.Argument(metavar="KEY=VALUE", help=f"{OVERRIDES_HELP} After `--from`, further runs.", show_default=False),
     ] = None,
     check: Check = False,
     from_runs: Annotated[
@@ -135,14 +137,14 @@ def show_pairs(
 ) -> None:
     """Draw what a pair strategy draws: boxes on the scans, and the relation of a batch as a matrix."""
     path = config_path(config)
-    from medcl3d.pairs.show import show_pairs as run
+    from medcl3d.training.show_pairs import show_pairs as run
 
     run(path, overrides or [], out)
 
 
 @command
 def benchmark(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Which ones; all by default.", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all by default.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="A JSON file to write the figures to.", show_default=False)] = None,
 ) -> None:
     """Measure time and memory of the hot paths on this machine."""
@@ -152,9 +154,9 @@ def benchmark(
 
 
 @command
-def list(  # named as the command is
+def list_(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="pairs, views, encoders, objectives, sources or configs.")],
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them: its fields, defaults and source.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them: its fields, defaults and source.", show_default=False)] = None,
 ) -> None:
     """Name what there is of a kind, or explain one."""
     from medcl3d.catalogue import explain, names_of

@@ -265,13 +265,22 @@ def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
     """Check a configuration that is already in memory; `name` stands for the file in errors."""
     empty = _Tree("")
     empty.value = json.loads(json.dumps(tree, default=to_jsonable_python))
+    empty.lines = {(): ""}
     return _validate(empty, model, name)
+
+
+def read_options(texts: Sequence[str]) -> dict[str, Any]:
+    """``key.path=value`` each, as plain nested values; a value is read as YAML. ConfigError names what is not one."""
+    tree = _Tree("{}")
+    for text in texts:
+        tree.override(text)
+    return dict(tree.value)
 
 
 def _validate(tree: _Tree, model: type[T], name: str) -> T:
     def fail(where: Path_, value: Any, message: str) -> ConfigError:
         line = tree.line(where)
-        place = "command line" if line == "command line" else f"{name}:{line}"
+        place = line if line == "command line" else f"{name}:{line}" if line else name
         return ConfigError(f"{place}: {_key(where)}{'' if value is None else f'= {_short(value)}: '}{message}")
 
     try:

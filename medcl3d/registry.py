@@ -27,6 +27,8 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Size = tuple[Count, Count, Count]
 
+CHOICE_OF = "x-choice-of"  # in a JSON Schema: the package whose registered things may stand here
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -92,6 +94,10 @@ class Registry:
                 options[parameter.name] = (hints[parameter.name], default)
         model = create_model(name, __config__=ConfigDict(extra="forbid", strict=True, frozen=True), **options)
         return TypeAdapter(model)
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
+        """What pydantic writes for a field that names a thing of this registry; `medcl3d schema` spells it out."""
+        return {CHOICE_OF: self.package}
 
     def build(self, choice: Choice, *args: Any) -> Any:
         """Construct what a configuration chose; `args` are the constructor's positional parameters."""

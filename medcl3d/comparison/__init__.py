@@ -1,1 +1,94 @@
-"""Grids of runs and what can be said of them."""
+"""Comparing arms: plan the runs, run them, read what they found, say what may be said of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medcl3d.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from medcl3d.comparison.plan import CompareConfig, Prepare, Run
+
+
+def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = False, from_runs: Sequence[Path] | None = None) -> Path:
+    """Run a comparison, or what is missing of it, and report. Returns the path of the report.
+
+    check: say what would run and check every configuration, run nothing. from_runs: folders that hold
+    finished runs of this comparison, to be reported without running any.
+    ConfigError, DataError; Stopped on Ctrl-C; UserError after the report where runs failed.
+    """
+    from rich.console import Console
+
+    from medcl3d.comparison.execute import execute
+    from medcl3d.comparison.plan import CompareConfig, plan
+    from medcl3d.comparison.results import moved
+    from medcl3d.config import load
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    config = load(config_path, overrides, CompareConfig)
+    runs = plan(config, str(config_path))
+    command = shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides])
+    if from_runs:
+        return _report(moved(runs, config, from_runs), config, config_path, command, console)
+    _say_plan(runs, console)
+    if check:
+        return config.out_dir / "report.html"
+    if config.prepare is not None:
+        _prepare(config.prepare, console)
+    failed = [outcome for outcome in execute(runs, config.jobs, console) if outcome.state == "failed"]
+    if not failed:
+        return _report(runs, config, config_path, command, console)
+    for outcome in failed:
+        console.print(f"failed: {outcome.run}: {outcome.reason} (in {outcome.run.folder})")
+    try:
+        where = f"{_report(runs, config, config_path, command, console)} has the replicates that are complete"
+    except DataError as error:
+        where = f"there is no report: {error}"
+    raise UserError(f"{len(failed)} of {len(runs)} runs failed; {where}. Mend the cause: the same command runs only what is missing")
+
+
+def _say_plan(runs: Sequence[Run], console: Console) -> None:
+    from medcl3d.comparison.execute import is_done
+
+    there = {run.folder for run in runs if is_done(run)}
+    for command in ("pretrain", "finetune"):
+        group = [run for run in runs if run.command == command]
+        if group:
+            steps = sum(int(run.planned["train"]["steps"]) for run in group if run.folder not in there)
+            done = sum(run.folder in there for run in group)
+            names = ", ".join(f"“{name}”" for name in dict.fromkeys(run.name for run in group))
+            console.print(f"{command}: {len(group)} runs of {names}; {done} are there, {len(group) - done} to do with {steps} steps")
+
+
+def _prepare(wanted: Prepare, console: Console) -> None:
+    """Make the data; where it is there, this checks that it is what the comparison asks for."""
+    from medcl3d.config import read_options
+    from medcl3d.data.prepare import prepare
+
+    options = read_options([f"{key}={json.dumps(value)}" for key, value in wanted.options.items()])
+    prepare(wanted.source, wanted.root, wanted.out, **options)
+
+
+def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, command: str, console: Console) -> Path:
+    from medcl3d.comparison.analysis import analyse
+    from medcl3d.comparison.report import write_report
+    from medcl3d.comparison.results import check_provenance, gather
+    from medcl3d.data.atomic import write_text
+
+    table = gather(runs, config)
+    notes = check_provenance(runs, config)
+    config.out_dir.mkdir(parents=True, exist_ok=True)
+    write_text(config.out_dir / "results.csv", table.to_csv(index=False))
+    analysis = analyse(table, config)
+    if analysis is None:
+        raise DataError(f"no replicate is complete in all arms and cells; {config.out_dir / 'results.csv'} has the {len(table)} fine-tunings that are")
+    path = config.out_dir / "report.html"
+    write_report(path, analysis, runs, config, f"Comparison: {config_path.stem}", command, notes)
+    console.print(str(path))
+    return path

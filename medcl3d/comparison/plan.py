@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from medcl3d.config import STRICT, differences, load, plain
 from medcl3d.errors import ConfigError
+from medcl3d.packaged_configs import find_config
 from medcl3d.registry import Count
 
 Command = Literal["pretrain", "finetune"]
@@ -27,7 +28,7 @@ Cell = tuple[tuple[str, Any], ...]
 """One combination of the varied fields: dotted key and value, in the order of the configuration."""
 
 MODELS = {"pretrain": "medcl3d.training.pretrain:PretrainConfig", "finetune": "medcl3d.downstream.finetune:FinetuneConfig"}
-COMPARED = ("pairs", "objective")
+COMPARED = ("pairs", "objective", "placebo")
 """What pretrainings may differ in without saying so; anything else is named in the comparison's file."""
 
 
@@ -200,8 +201,9 @@ def _run(command: Command, name: str, cell: Cell, seed: int, recipe: Recipe, set
         values["init"] = "scratch" if needs is None else str(needs)
     values |= {"seed": seed, "out_dir": str(folder)}
     overrides = tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
-    planned = plain(load(recipe.config, overrides, model_of(command)))
-    return Run(command, name, cell, seed, recipe.config, overrides, folder, needs, planned)
+    file = find_config(str(recipe.config))
+    planned = plain(load(file, overrides, model_of(command)))
+    return Run(command, name, cell, seed, file, overrides, folder, needs, planned)
 
 
 def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:

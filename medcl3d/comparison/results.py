@@ -52,22 +52,23 @@ def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]
 
 
 def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> list[Run]:
-    """The planned runs where other folders, laid out like `out_dir`, hold them; what none holds is left out.
+    """The planned runs where `roots` hold them: each a run folder, or a folder of them, named as in `out_dir`.
 
-    DataError where two folders hold one run (which of them counts?) and where none holds any.
+    What none holds is left out. DataError where two folders hold one run (which counts?), and where none holds any.
     """
+    folders = sorted({file.parent for root in roots for file in root.rglob("config.yaml")})
     found: list[Run] = []
     for run in runs:
-        inside = run.folder.relative_to(config.out_dir)
-        places = [root / inside for root in roots if (root / inside / "config.yaml").is_file()]
+        inside = run.folder.relative_to(config.out_dir).parts
+        places = [folder for folder in folders if folder.resolve().parts[-len(inside) :] == inside]
         if len(places) > 1:
             raise DataError(f"{' and '.join(map(str, places))} hold one run; leave one of them out of --from")
         for place in places:
-            root = Path(*place.parts[: -len(inside.parts)])
+            root = Path(*place.resolve().parts[: -len(inside)])
             needs = None if run.needs is None else root / run.needs.relative_to(config.out_dir)
             found.append(replace(run, folder=place, needs=needs, elsewhere=True))
     if not found:
-        raise DataError(f"no run of this comparison lies in {', '.join(map(str, roots))}; give folders laid out like out_dir: pretrain/NAME/seed_0, finetune/ARM/CELL/seed_0")
+        raise DataError(f"no run of this comparison lies in {', '.join(map(str, roots))}; give run folders, or folders of them, that end as in {runs[-1].folder}")
     return found
 
 

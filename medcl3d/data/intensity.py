@@ -19,8 +19,9 @@ class Body:
     """The body in a scan.
 
     box     ``((d, h, w), (d, h, w))`` first and last-plus-one voxel
-    method  how it was found; "whole scan" where there is no air around a body
-    mask    ``Bool[X, Y, Z]`` or None for the whole scan
+    method  how it was found; "whole scan" where there is no air around one body
+    mask    ``Bool[X, Y, Z]`` what intensities are measured on: the body, or, where no single body
+            stands out, all that is no air; None for every voxel
     """
 
     box: tuple[tuple[int, ...], tuple[int, ...]]
@@ -29,7 +30,7 @@ class Body:
 
     @property
     def fraction(self) -> float:
-        """Which part of the scan's voxels it is."""
+        """Which part of the scan's voxels intensities are measured on."""
         return 1.0 if self.mask is None else float(self.mask.mean())
 
 
@@ -45,7 +46,7 @@ def find_body(voxels: np.ndarray, kind: Kind) -> Body:
         return whole
     scan = voxels[0] if len(voxels) == 1 else np.mean([_unit_range(channel) for channel in voxels], axis=0)
     if kind == "ct":
-        return _largest(scan > _AIR_HU, "HU threshold, largest component") or whole
+        return _largest(scan > _AIR_HU, "HU threshold, largest component") or whole  # a window in HU needs no mask
     from skimage.filters import threshold_otsu
 
     unit = _unit_range(scan)
@@ -56,7 +57,8 @@ def find_body(voxels: np.ndarray, kind: Kind) -> Body:
     # Air around a body: its typical value lies at the bottom of the range and its spread is narrow.
     if np.median(dark) > 0.25 * threshold or np.percentile(dark, 75) > 0.5 * threshold:
         return whole
-    return _largest(unit > max(0.5 * threshold, float(np.percentile(dark, 75))), "half Otsu threshold, largest component") or whole
+    bright = unit > max(0.5 * threshold, float(np.percentile(dark, 75)))
+    return _largest(bright, "half Otsu threshold, largest component") or Body(whole.box, whole.method, bright)
 
 
 def _unit_range(scan: np.ndarray) -> np.ndarray:

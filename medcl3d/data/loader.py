@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +57,7 @@ class ScansInUse:
     left_out: Counter[str]
 
 
-def scans_in_use(store: Store, config: DataConfig, patients: frozenset[str] | None = None) -> ScansInUse:
+def scans_in_use(store: Store, config: DataConfig, patients: Sequence[str] | None = None) -> ScansInUse:
     """The collection restricted to some patients, to the modalities asked for and to what a patch fits in.
 
     DataError where nothing is left, or where a scan is smaller than the patch and the configuration does not say what to do.
@@ -276,8 +276,12 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
 
 
 def make_views(raw: RawBatch, recipe: Any) -> PairBatch:
-    """Augment a batch on the device it lies on; every view then knows its affine, augmentation included."""
-    result = recipe.apply(raw.crops, raw.parameters, raw.spacing_mm)
+    """Augment a batch on the device it lies on; every view then knows its affine, augmentation included.
+
+    In float32 whatever autocast says: an augmentation is no place to lose digits.
+    """
+    with torch.no_grad(), torch.autocast(raw.crops.device.type, enabled=False):
+        result = recipe.apply(raw.crops, raw.parameters, raw.spacing_mm)
     group = ViewGroup("global", result.voxels, raw.affine @ result.voxel_map, raw.keys)
     return PairBatch((group,), raw.points)
 

@@ -27,11 +27,8 @@ def norm_layer(norm: Norm, channels: int) -> tuple[str, dict[str, Any]]:
 
 def act_layer(act: Act) -> tuple[str, dict[str, Any]]:
     """MONAI's name of an activation; the leaky slope is nnU-Net's 0.01."""
-    return {
-        "relu": ("relu", {"inplace": True}),
-        "leakyrelu": ("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
-        "gelu": ("gelu", {}),
-    }[act]
+    options: dict[Act, dict[str, Any]] = {"relu": {"inplace": True}, "leakyrelu": {"inplace": True, "negative_slope": 0.01}, "gelu": {}}
+    return act, options[act]
 
 
 def global_average(feature_map: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ def _factors(stride: Triple, target: Triple) -> list[Triple]:
     """
     if any(s % t for s, t in zip(stride, target, strict=True)):
         raise ValueError(f"an encoder's stride {stride} must be a multiple of its next finer one, {target}")
-    left, factors = [s // t for s, t in zip(stride, target, strict=True)], []
+    left = [s // t for s, t in zip(stride, target, strict=True)]
+    factors: list[Triple] = []
     while max(left) > 1 or not factors:
         factor = triple(2 if f % 2 == 0 else f for f in left)
         left = [f // step for f, step in zip(left, factor, strict=True)]

@@ -52,9 +52,11 @@ class ResNet3d(nn.Module):
         self.act = get_act_layer(act_layer("relu"))
         self.maxpool = nn.MaxPool3d(kernel_size=3, stride=2, padding=1) if max_pool else nn.Identity()
         planes_in = widths[0]
-        for i, (planes, count) in enumerate(zip(widths, num_blocks, strict=True)):
-            setattr(self, f"layer{i + 1}", _stage(block, planes_in, planes, count, 1 if i == 0 else 2, norm))
+        stages: list[nn.Sequential] = []
+        for planes, count in zip(widths, num_blocks, strict=True):
+            stages.append(_stage(block, planes_in, planes, count, 2 if stages else 1, norm))
             planes_in = planes * block.expansion
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
 
         first = stem_stride * (2 if max_pool else 1)
         stage_channels = tuple(planes * block.expansion for planes in widths)

@@ -121,10 +121,9 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest | None:
 
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Holm's step-down adjusted p-values ``[m]`` of one declared family (Holm 1979). NaN is a ValueError."""
+    from statsmodels.stats.multitest import multipletests
+
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"p-values lie in [0, 1], not {p!r}")
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return adjusted
+    return multipletests(p, method="holm")[1] if len(p) else p

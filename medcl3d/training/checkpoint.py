@@ -68,7 +68,7 @@ def load(path: Path) -> TrainState:
     except pickle.UnpicklingError:
         raise ConfigError(f"{path}: holds more than tensors and numbers, or is damaged; it was not run. Use a checkpoint that medcl3d wrote") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: not a whole checkpoint ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"{path}: not a whole checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})") from None
     if not isinstance(content, dict) or "schema" not in content:
         raise ConfigError(f"{path}: not a checkpoint of medcl3d")
     if content["schema"] > SCHEMA:

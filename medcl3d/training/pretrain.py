@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +184,8 @@ def sidecar(parts: Pretraining) -> dict[str, Any]:
         "axes": "RAS",
         "spacing_mm": [float(value) for value in torch.from_numpy(collection.spacings).median(0).values],
         "patch_size": list(config.data.patch_size),
-        "intensity": parts.store.intensity,
-        "pretraining": json.loads(json.dumps({"pairs": plain(config.pairs), "objective": plain(config.objective), "placebo": config.placebo, "seed": config.seed})),
+        "intensity": parts.store.scans[0]["options"],
+        "pretraining": {"pairs": plain(config.pairs), "objective": plain(config.objective), "placebo": config.placebo, "seed": config.seed},
         "pretraining_patients": sorted(collection.table["patient"].unique().tolist()),
         "provenance": {"data": parts.store.fingerprint(), **versions()},
     }

@@ -45,7 +45,7 @@ def test_a_decoder_bridges_far_and_equal_strides() -> None:
     strides = ((8, 8, 8), (8, 8, 8), (16, 24, 8))
     decoder = Decoder(1, (6, 10, 12), strides)
     x = torch.randn(1, 1, 16, 24, 16)
-    maps = [torch.randn(1, c, *(n // s for n, s in zip(x.shape[2:], stride, strict=True))) for c, stride in zip((6, 10, 12), strides, strict=True)]
+    maps = [torch.randn(1, c, 16 // d, 24 // h, 16 // w) for c, (d, h, w) in zip((6, 10, 12), strides, strict=True)]
     assert decoder(x, maps).shape[2:] == x.shape[2:]
     assert _factors((8, 12, 1), (1, 1, 1)) == [(2, 2, 1), (2, 2, 1), (2, 3, 1)]
     with pytest.raises(ValueError, match="multiple"):

@@ -1,0 +1,200 @@
+"""One self-contained HTML file on a comparison: the answer, its certainty, the numbers, pictures, and what repeats it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+
+from medcl3d.comparison.analysis import Analysis, answer, number, p_value
+from medcl3d.comparison.execute import command_of, read_json
+from medcl3d.comparison.figures import Curve, Picture, difference_dots, loss_panels, metric_curve
+from medcl3d.comparison.plan import Cell, CompareConfig, Run, in_endpoint
+from medcl3d.config import differences, plain
+from medcl3d.data.atomic import write_text
+from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
+
+NUM_CASES = 3
+"""How many of the best and of the worst test cases are shown."""
+
+
+def write_report(path: Path, analysis: Analysis, runs: Sequence[Run], config: CompareConfig, title: str, command: str, notes: Sequence[str]) -> None:
+    """Write the report of finished `runs` to `path`, atomically.
+
+    command: what repeats the comparison; notes: what a reader must know beside the numbers.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("medcl3d.comparison"), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.globals.update(number=number, data_uri=svg_uri)
+    used = [run for run in runs if run.seed in analysis.replicates]
+    content = {
+        **_answer(analysis, used, config),
+        **_tables(analysis),
+        **_cases(analysis, used),
+        **_pictures(analysis, used),
+        **_repeat(analysis, used, config),
+        "title": title,
+        "command": command,
+        "notes": [*_incomplete(analysis), *notes],
+        "contrasts": contrasts(used),
+    }
+    write_text(path, environment.get_template("report.html.j2").render(content))
+
+
+def svg_uri(svg: str) -> str:
+    """SVG text as a data URI."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def png_uri(path: Path) -> str:
+    """A PNG file as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def cell_words(cell: Cell) -> str:
+    """A cell as a heading."""
+    return ", ".join(f"{key} {value}" for key, value in cell) or "all"
+
+
+def _incomplete(analysis: Analysis) -> list[str]:
+    missing = analysis.planned - len(analysis.replicates)
+    words = "1 is" if missing == 1 else f"{missing} are"
+    return [f"{analysis.planned} replicates were planned; {words} not complete in all arms and left out of every number here."] if missing else []
+
+
+def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
+    seen, certainty = answer(analysis)
+    cases = {case["scan"] for run in runs if run.command == "finetune" for case in read_json(run.folder / "results.json").get("cases", [])}
+    primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
+    over = "one number a replicate and arm" if len(primary) == 1 else f"one number a replicate and arm, the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
+    tested = len(analysis.replicates) >= MIN_REPLICATES_FOR_TEST
+    tests = (
+        "Paired t-tests over replicates, Holm-adjusted over all arms against the reference; the exact Wilcoxon signed-rank p-values are a check and not adjusted. "
+        "How test cases vary is not yet in these tests or intervals: they speak of these test cases."
+        if tested
+        else f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates. How test cases vary is not in the intervals: they speak of these test cases."
+    )
+    return {
+        "seen": seen,
+        "certainty": certainty,
+        "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all {len(analysis.arms)} arms; {len(cases)} test cases. "
+        "A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms.",
+        "endpoint": f"Declared endpoint: {analysis.metric} ({'higher' if analysis.higher else 'lower'} is better), {over}.",
+        "tested": tested,
+        "tests": tests,
+    }
+
+
+def _tables(analysis: Analysis) -> dict[str, Any]:
+    def row(name: str) -> dict[str, Any]:
+        arm = analysis.arm(name)
+        return {
+            "name": name,
+            "mean": arm.endpoint.mean,
+            "difference": arm.endpoint.difference,
+            "holm": "" if arm.holm_p is None else p_value(arm.holm_p),
+            "wilcoxon": "" if arm.test is None else p_value(arm.test.wilcoxon),
+        }
+
+    others = [arm for arm in analysis.arms if arm.name != analysis.reference]
+    return {
+        "metric": analysis.metric,
+        "reference": analysis.reference,
+        "arm_names": [arm.name for arm in analysis.arms],
+        "cells": [cell_words(cell) for cell in analysis.cells],
+        "primary": [row(arm.name) for arm in analysis.arms],
+        "table": [{"name": arm.name, "means": [arm.cells[cell].mean for cell in analysis.cells]} for arm in analysis.arms],
+        "paired": [
+            {"name": arm.name, "differences": [arm.cells[cell].difference for cell in analysis.cells], "n": len(analysis.replicates)} for arm in others
+        ],
+        "curve": metric_curve(analysis),
+        "differences": difference_dots(analysis),
+    }
+
+
+def case_means(runs: Sequence[Run], metric: str) -> dict[str, dict[str, float]]:
+    """Scan -> arm -> mean of the metric over classes, cells and replicates; only scans that all runs tested."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        for case in read_json(run.folder / "results.json").get("cases", []) if run.command == "finetune" else []:
+            if isinstance(case.get(metric), int | float):
+                found.setdefault(str(case["scan"]), {}).setdefault(run.name, []).append(float(case[metric]))
+    arms = {run.name for run in runs if run.command == "finetune"}
+    return {scan: {arm: float(np.mean(values)) for arm, values in by_arm.items()} for scan, by_arm in found.items() if set(by_arm) == arms}
+
+
+def _cases(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
+    means = case_means(runs, analysis.metric)
+    order = sorted(means, key=lambda scan: (float(np.mean(list(means[scan].values()))), scan), reverse=analysis.higher)
+    shown = order if len(order) <= 2 * NUM_CASES else [*order[:NUM_CASES], *order[-NUM_CASES:]]
+    words = f"Mean {analysis.metric} of a test scan over classes, cells and replicates, ordered by the mean over arms, best first"
+    left = len(order) - len(shown)
+    return {
+        "case_words": words + (f"; {left} scans between are left out." if left else "."),
+        "cases": [{"scan": scan, "numbers": [number(means[scan][arm.name]) for arm in analysis.arms]} for scan in shown],
+    }
+
+
+def _pictures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
+    first = [run for run in runs if run.seed == analysis.replicates[0]]
+
+    def gallery(command: str, file: str, alt: str, cell: Cell) -> list[dict[str, str]]:
+        chosen = [run for run in first if run.command == command and run.cell == cell and (run.folder / "pictures" / file).is_file()]
+        return [{"uri": png_uri(run.folder / "pictures" / file), "alt": f"{alt}: {run}", "caption": str(run)} for run in chosen]
+
+    # Of the cells, the last stands for all: it is the one with the most labels as people write them.
+    last = analysis.cells[-1]
+    return {
+        "pair_pictures": gallery("pretrain", "pairs.png", "Views that the strategy draws together", ()),
+        "case_pictures": gallery("finetune", "cases.png", "Best and worst test cases with true and predicted outlines", last),
+        "losses": _losses(runs, last),
+    }
+
+
+def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
+    panels: dict[str, list[Curve]] = {}
+    for run in runs:
+        file = run.folder / "metrics.jsonl"
+        if run.cell not in ((), cell) or not file.is_file():
+            continue
+        rows = [row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()) if "loss" in row]
+        panels.setdefault(f"{run.command}: {run.name}", []).append(Curve(f"replicate {run.seed}", [r["step"] for r in rows], [r["loss"] for r in rows]))
+    return loss_panels(panels)
+
+
+def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """In what each pretraining and each arm of one replicate differs from the first, a line a field."""
+    rows: list[dict[str, Any]] = []
+    for command in ("pretrain", "finetune"):
+        same = [run for run in runs if run.command == command and run.seed == runs[0].seed]
+        same = [run for run in same if run.cell == same[0].cell]
+        for run in same[1:]:
+            lines = [line for line in differences(same[0].planned, run.planned) if not line.startswith("out_dir:")]
+            rows.append({"what": f"{command} {run.name}", "other": same[0].name, "lines": lines})
+    return rows
+
+
+def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
+    provenance = read_json(runs[0].folder / "provenance.json")
+    named = {**({"python": provenance["python"]} if "python" in provenance else {}), **provenance.get("versions", {})}
+    commit = f", commit {provenance['commit']}" if provenance.get("commit") else ""
+    documents = [{"title": "The comparison", "text": _yaml(plain(config))}]
+    for run in runs:
+        if run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
+            documents.append({"title": f"{run}: its command and its full configuration", "text": f"python {' '.join(command_of(run))}\n\n{_yaml(dict(run.planned))}"})
+    return {
+        "seeds": ", ".join(map(str, analysis.replicates)),
+        "versions": "Made with " + ", ".join(f"{name} {version}" for name, version in named.items()) + commit + "." if named else "",
+        "documents": documents,
+    }
+
+
+def _yaml(content: Any) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)

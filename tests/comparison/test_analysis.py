@@ -1,0 +1,136 @@
+"""What the numbers are, and that the sentences say no more than they carry."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from medcl3d.comparison.analysis import analyse, answer, with_interval
+from medcl3d.comparison.plan import Arm, CompareConfig, Recipe
+from medcl3d.evaluation.statistics import Interval
+
+
+def config_of(**fields) -> CompareConfig:
+    return CompareConfig(
+        **{
+            "out_dir": "runs", "finetune": Recipe(config="f.yaml"), "arms": {"scratch": Arm(), "a": Arm(), "b": Arm()},
+            "reference": "scratch", "vary": {"num_labelled": [2, 8]}, "replicates": 10, **fields,
+        }
+    )  # fmt: skip
+
+
+def table_of(config: CompareConfig, n: int, gains: dict[str, float], noise: float = 0.01) -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    rows = []
+    for seed, labels in itertools.product(range(n), (2, 8)):
+        shared = rng.normal(0.5, 0.1)
+        rows += [{"arm": arm, "num_labelled": labels, "seed": seed, "dice": shared + gains.get(arm, 0) + rng.normal(0, noise)} for arm in config.arms]
+    return pd.DataFrame(rows)
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    return table.groupby(["seed", "arm"])["dice"].mean().unstack()
+
+
+def test_endpoint_is_the_mean_over_label_counts_per_replicate():
+    config = config_of()
+    table = table_of(config, 8, {"a": 0.03})
+    analysis = analyse(table, config)
+    values = wide(table)
+    a = analysis.arm("a")
+    assert a.endpoint.mean.mean == pytest.approx(values["a"].mean())
+    expected = stats.ttest_rel(values["a"], values["scratch"])
+    assert a.endpoint.difference.low == pytest.approx(expected.confidence_interval().low)
+    assert a.test.t == pytest.approx(expected.pvalue)
+    assert a.test.wilcoxon == pytest.approx(stats.wilcoxon(values["a"], values["scratch"], method="exact").pvalue)
+    p = [stats.ttest_rel(values[arm], values["scratch"]).pvalue for arm in ("a", "b")]
+    assert a.holm_p == pytest.approx(2 * p[0])
+    assert analysis.arm("b").holm_p == pytest.approx(max(2 * p[0], p[1]))
+
+
+def test_endpoint_may_take_some_cells():
+    config = config_of(endpoint={"num_labelled": 8})
+    table = table_of(config, 4, {})
+    assert analyse(table, config).arm("a").endpoint.mean.mean == pytest.approx(table.query("arm == 'a' and num_labelled == 8")["dice"].mean())
+
+
+def test_cells_are_paired_within_a_replicate():
+    config = config_of()
+    table = table_of(config, 4, {"a": 0.1}, noise=0)
+    numbers = analyse(table, config).arm("a").cells[(("num_labelled", 2),)]
+    assert numbers.difference.low == pytest.approx(0.1)
+    assert numbers.mean.high - numbers.mean.low > 0.05
+    assert analyse(table, config).arm("scratch").endpoint.difference is None
+
+
+def test_incomplete_replicates_are_left_out():
+    config = config_of()
+    table = table_of(config, 4, {})
+    holed = table[~((table["seed"] == 2) & (table["arm"] == "b") & (table["num_labelled"] == 8))]
+    analysis = analyse(holed, config)
+    assert analysis.replicates == (0, 1, 3)
+    assert analysis.arm("a").endpoint.mean.n == 3
+    assert analyse(table[table["arm"] != "b"], config) is None
+    assert analyse(pd.DataFrame(), config) is None
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_under_six_replicates_there_is_no_test(n):
+    config = config_of()
+    analysis = analyse(table_of(config, n, {"a": 0.3}), config)
+    seen, certainty = answer(analysis)
+    assert all(arm.test is None and arm.holm_p is None for arm in analysis.arms)
+    assert certainty.startswith("No test")
+    assert "a hint at most" in certainty
+    assert "p =" not in seen + certainty
+
+
+def test_one_replicate_ranks_nothing():
+    config = config_of()
+    analysis = analyse(table_of(config, 1, {"a": 0.3}), config)
+    assert not analysis.arm("a").endpoint.mean.known
+    assert "ranks nothing" in answer(analysis)[1]
+
+
+def test_a_clear_difference_is_told_and_a_claim_needs_ten():
+    config = config_of()
+    six = answer(analyse(table_of(config, 6, {"a": 0.3}), config))[1]
+    assert " tells it from chance" in six
+    assert "a claim would need 10 replicates" in six
+    seen, ten = answer(analyse(table_of(config, 10, {"a": 0.3}), config))
+    assert "“a” has the best mean dice" in seen
+    assert " tells it from chance" in ten
+    assert "these test cases only" in ten
+
+
+def test_noise_is_not_told():
+    config = config_of()
+    certainty = answer(analyse(table_of(config, 10, {}, noise=0.05), config))[1]
+    assert "does not tell it from chance" in certainty
+
+
+def test_the_reference_may_be_best():
+    config = config_of()
+    seen, certainty = answer(analyse(table_of(config, 3, {"a": -0.3, "b": -0.1}), config))
+    assert "no arm does better than the reference “scratch”" in seen
+    assert "“b”" in certainty
+    assert "\N{MINUS SIGN}0.1" in certainty
+
+
+def test_lower_may_be_better():
+    config = config_of(better="lower")
+    assert "“a” has the best" in answer(analyse(table_of(config, 3, {"a": -0.3}), config))[0]
+
+
+def test_one_arm_has_nothing_to_be_compared_with():
+    config = config_of(arms={"scratch": Arm()})
+    assert answer(analyse(table_of(config, 3, {}), config))[1] == "There is nothing to compare it with."
+
+
+def test_numbers_are_written_with_their_interval():
+    assert with_interval(Interval(-0.1234, -0.2, 0.05, 3), sign=True) == "\N{MINUS SIGN}0.123 [\N{MINUS SIGN}0.200, +0.050]"
+    assert with_interval(Interval(12.3456, float("nan"), float("nan"), 1)) == "12.35"

@@ -1,0 +1,167 @@
+"""From a configuration to a report, with fake runs of known results."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from skimage.io import imsave
+
+from medcl3d.comparison import compare
+from medcl3d.comparison.report import case_means, contrasts
+from medcl3d.errors import DataError, UserError
+
+
+class Page(HTMLParser):
+    """Images, links and visible text of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.images: list[dict[str, str | None]] = []
+        self.sources: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.images.append(dict(attrs))
+        self.sources += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def compared(comparison) -> Path:
+    path = comparison()
+    compare(path, ["jobs=2"])
+    return path
+
+
+def test_results_hold_one_row_a_fine_tuning(compared):
+    table = pd.read_csv("runs/results.csv")
+    assert len(table) == 2 * 2 * 3
+    assert {"arm", "num_labelled", "seed", "dice", "hd95_mm", "num_cases"} <= set(table)
+    one = table.query("arm == 'dense, all' and num_labelled == 8 and seed == 1")
+    offset = 0.001 * ((1 * 7 + len("runs/pretrain/dense/seed_1")) % 5)
+    assert one["dice"].item() == pytest.approx(0.5 + 0.08 + 0.1 + 0.02 + offset)
+    assert one["num_cases"].item() == 9
+
+
+def test_the_report_opens_offline_and_says_what_was_found(compared):
+    text = Path("runs/report.html").read_text()
+    page = Page(text)
+    assert page.sources
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert not re.search(r"<script|<link|@import|url\(", text)
+    assert all(image["alt"] for image in page.images)
+    assert "prefers-color-scheme" in text
+    assert 'name="viewport"' in text
+    for words in ("“dense, all” has the best mean dice", "No test", "2 of 2 replicates", "9 test cases", "medcl3d compare", "Seeds 0, 1", "torch 2"):
+        assert words in page.text, words
+
+
+def test_the_report_is_the_same_twice(compared):
+    first = Path("runs/report.html").read_text()
+    compare(compared, ["jobs=2"])
+    assert Path("runs/report.html").read_text() == first
+
+
+def test_what_the_runs_left_is_shown_and_escaped(comparison, tmp_path):
+    path = comparison(arms={"scratch": {}, "<script>alert(1)</script>": {"pretraining": "dense"}})
+    compare(path, ["replicates=1"])
+    for folder, name in (("runs/pretrain/dense/seed_0", "pairs.png"), ("runs/finetune/scratch/num_labelled=8/seed_0", "cases.png")):
+        (Path(folder) / "pictures").mkdir()
+        imsave(Path(folder) / "pictures" / name, np.zeros((4, 4, 3), np.uint8), check_contrast=False)
+    compare(path, ["replicates=1"])
+    text = Path("runs/report.html").read_text()
+    assert text.count("data:image/png") == 2
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_failed_runs_end_with_an_error_after_the_report(comparison):
+    arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 1}}}
+    with pytest.raises(UserError, match=r"2 of 8 runs failed; runs/report.html has the replicates") as error:
+        compare(comparison(arms=arms))
+    assert error.value.exit_code != 0
+    page = Page(Path("runs/report.html").read_text())
+    assert "1 of 2 replicates complete" in page.text
+    assert "2 replicates were planned; 1 is not complete" in page.text
+
+
+def test_without_a_complete_replicate_there_is_no_report(comparison):
+    arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 0}}}
+    with pytest.raises(UserError, match="no replicate is complete"):
+        compare(comparison(arms=arms), ["replicates=1"])
+    assert not Path("runs/report.html").exists()
+    assert len(pd.read_csv("runs/results.csv")) == 2
+
+
+def test_check_runs_nothing(comparison, capsys):
+    assert compare(comparison(), check=True) == Path("runs/report.html")
+    assert not Path("runs").exists()
+    said = capsys.readouterr().out
+    assert "pretrain: 4 runs of “dense”, “simclr”; 0 are there, 4 to do with 20 steps" in said
+    assert "finetune: 12 runs" in said
+
+
+def test_from_reports_runs_that_lie_elsewhere(compared, tmp_path):
+    shutil.move("runs", tmp_path / "other")
+    for roots in (["other"], ["other/finetune"], [f"other/finetune/{arm}" for arm in ("scratch", "dense_all", "simclr")]):
+        report = compare(compared, ["jobs=2"], from_runs=[Path(root) for root in roots])
+        assert "2 of 2 replicates" in report.read_text()
+        shutil.rmtree("runs")
+    shutil.copytree("other", "copy")
+    with pytest.raises(DataError, match="hold one run"):
+        compare(compared, from_runs=[Path("other"), Path("copy")])
+    with pytest.raises(DataError, match="no run of this comparison"):
+        compare(compared, from_runs=[Path("nowhere")])
+
+
+def edit(path: str, **fields) -> None:
+    file = Path(path)
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def test_runs_on_other_patients_are_not_compared(compared):
+    edit("runs/finetune/simclr/num_labelled=2/seed_0/results.json", split={"labelled": ["p9"], "test": []})
+    with pytest.raises(DataError, match="other patients in one replicate"):
+        compare(compared)
+
+
+def test_runs_on_other_data_are_not_compared(compared):
+    edit("runs/pretrain/dense/seed_1/provenance.json", data="changed")
+    with pytest.raises(DataError, match="read different data"):
+        compare(compared)
+
+
+def test_other_versions_are_noted(compared):
+    edit("runs/pretrain/dense/seed_1/provenance.json", versions={"torch": "3"})
+    compare(compared)
+    assert "2 different package versions" in Path("runs/report.html").read_text()
+
+
+def test_a_missing_metric_names_what_there_is(compared):
+    with pytest.raises(DataError, match=r"has no number for 'auc' \(there are dice, hd95_mm\)"):
+        compare(compared, ["metric=auc"])
+
+
+def test_case_means_and_contrasts(compared):
+    from medcl3d.comparison.plan import CompareConfig, plan
+    from medcl3d.config import load
+
+    runs = plan(load(compared, [], CompareConfig))
+    means = case_means(runs, "dice")
+    table = pd.read_csv("runs/results.csv").groupby("arm")["dice"].mean()
+    assert len(means) == 9
+    assert means["scan4"]["simclr"] == pytest.approx(table["simclr"] + 0.04)
+    lines = {row["what"]: row["lines"] for row in contrasts(runs)}
+    assert any(line.startswith("pairs.voxel_correspondence") for line in lines["pretrain simclr"])
+    assert {line.split(":")[0] for line in lines["finetune dense, all"]} == {"init", "transfer", "gain"}

@@ -1,0 +1,141 @@
+"""Running a plan: skipped when done, refused when other, failures reported, stopped cleanly."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from medcl3d.comparison.execute import LOG, Outcome, execute, is_done, step_of
+from medcl3d.comparison.plan import CompareConfig, Run, plan
+from medcl3d.config import load
+from medcl3d.errors import ConfigError, Stopped
+
+
+def go(path: Path, *overrides: str) -> tuple[list[Run], list[Outcome], str]:
+    config = load(path, overrides, CompareConfig)
+    runs = plan(config)
+    console = Console(file=io.StringIO(), width=200)
+    outcomes = execute(runs, config.jobs, console)
+    return runs, outcomes, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+SMALL = ("replicates=1", "vary={num_labelled: [2]}")
+
+
+def test_runs_go_once_and_are_kept(comparison):
+    path = comparison()
+    runs, outcomes, said = go(path, *SMALL)
+    assert [o.state for o in outcomes] == ["done"] * 5
+    assert "5/5 done" in said
+    assert all(is_done(run) for run in runs)
+    _, again, _ = go(path, *SMALL)
+    assert [o.state for o in again] == ["kept"] * 5
+    assert all(len((run.folder / "starts.txt").read_text().splitlines()) == 1 for run in runs)
+
+
+def test_a_larger_grid_keeps_what_is_there(comparison):
+    path = comparison()
+    go(path, *SMALL)
+    _, outcomes, _ = go(path, "replicates=2", "vary={num_labelled: [2]}")
+    assert [o.state for o in outcomes] == ["kept"] * 5 + ["done"] * 5
+
+
+def test_an_unfinished_run_goes_on(comparison):
+    path = comparison()
+    runs, _, _ = go(path, *SMALL)
+    (runs[-1].folder / "status.json").write_text(json.dumps({"state": "stopped", "step": 1}))
+    _, outcomes, _ = go(path, *SMALL)
+    assert [o.state for o in outcomes] == ["kept"] * 4 + ["done"]
+
+
+def test_another_run_in_the_folder_is_refused(comparison):
+    path = comparison()
+    go(path, *SMALL)
+    with pytest.raises(ConfigError, match=r"finetune.*seed_0: holds another run: train.steps: 3 -> 4.*Delete the folder"):
+        go(path, *SMALL, "finetune.set={train.steps: 4}")
+
+
+def test_fields_that_change_nothing_are_free(comparison):
+    path = comparison()
+    go(path, *SMALL)
+    _, outcomes, _ = go(path, *SMALL, "pretrain={train.workers: 2}")
+    assert {o.state for o in outcomes} == {"kept"}
+
+
+def test_a_fine_tuning_of_another_encoder_is_refused(comparison):
+    path = comparison()
+    runs, _, _ = go(path, *SMALL)
+    (runs[0].folder / "encoder.safetensors").write_text("other weights")
+    with pytest.raises(ConfigError, match="started from another encoder"):
+        go(path, *SMALL)
+
+
+def test_a_failed_run_is_reported_and_the_rest_goes_on(comparison):
+    arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 0}}, "dense": {"pretraining": "dense"}}
+    runs, outcomes, said = go(comparison(arms=arms), *SMALL)
+    states = {o.run.name: o for o in outcomes if o.run.command == "finetune"}
+    assert {name: o.state for name, o in states.items()} == {"scratch": "done", "bad": "failed", "dense": "done"}
+    assert states["bad"].reason == "exit 1: medcl3d: the scan <b>17</b> is broken; mend it"
+    assert states["bad"].reason in said
+    bad = next(run for run in runs if run.name == "bad")
+    assert "the log begins" in (bad.folder / LOG).read_text()
+
+
+def test_without_its_encoder_a_fine_tuning_does_not_run(comparison, tmp_path):
+    path = comparison()
+    (tmp_path / "runs" / "pretrain").mkdir(parents=True)
+    (tmp_path / "runs" / "pretrain" / "dense").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="dense"):
+        go(path, *SMALL)
+    (tmp_path / "runs" / "pretrain" / "dense").unlink()
+    config = load(path, SMALL, CompareConfig)
+    runs = plan(config)
+    broken = [Run(**{**r.__dict__, "config": Path("absent.yaml")}) if r.name == "dense" else r for r in runs]
+    outcomes = execute(broken, 1, Console(file=io.StringIO()))
+    reasons = {o.run.name: o.reason for o in outcomes}
+    assert "absent.yaml" in reasons["dense"]
+    assert reasons["dense, all"] == "its pretraining failed"
+    assert reasons["scratch"] == reasons["simclr"] == ""
+
+
+def test_jobs_run_at_once_and_share_the_processors(comparison):
+    arms = {"scratch": {"set": {"seconds": 1.0}}, "other": {"set": {"seconds": 1.0}}}
+    runs, _, _ = go(comparison(arms=arms), *SMALL, "jobs=2")
+    starts = [(run.folder / "starts.txt").read_text().split() for run in runs]
+    assert abs(float(starts[0][0]) - float(starts[1][0])) < 0.9
+    assert {threads for _, threads in starts} == {str(max(1, (os.cpu_count() or 1) // 2))}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stop_ends_the_children(comparison, number):
+    arms = {"scratch": {"set": {"seconds": 60.0}}}
+    path = comparison(arms=arms)
+    folder = Path("runs/finetune/scratch/num_labelled=2/seed_0")
+
+    def interrupt() -> None:
+        while not (folder / "status.json").is_file():
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="the same command goes on"):
+        go(path, *SMALL)
+    assert json.loads((folder / "status.json").read_text())["state"] == "stopped"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_step_of_reads_the_last_whole_row(comparison, tmp_path):
+    runs, _, _ = go(comparison(), *SMALL)
+    assert step_of(runs[0]) == 5
+    with (runs[0].folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    assert step_of(runs[0]) == 5

@@ -1,0 +1,135 @@
+"""The expanded plan: what runs, in which order, and that runs differ only in what is compared."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medcl3d.comparison.plan import CompareConfig, check_fair, dotted, free_fields, plan, slug, unfair
+from medcl3d.config import load
+from medcl3d.errors import ConfigError
+
+
+def expand(path: Path, *overrides: str):
+    config = load(path, overrides, CompareConfig)
+    return config, plan(config, str(path))
+
+
+def test_compared_runs_differ_only_in_what_is_compared(comparison):
+    """On the whole plan: same seed, same cell, and every field equal but those of the arm."""
+    config, runs = expand(comparison(), "replicates=3")
+    groups = itertools.groupby(sorted(runs, key=lambda r: (r.command, r.cell, r.seed)), key=lambda r: (r.command, r.cell, r.seed))
+    for (command, cell, seed), members in groups:
+        group = list(members)
+        assert len(group) == (2 if command == "pretrain" else 3)
+        for a, b in itertools.combinations(group, 2):
+            free = {"pairs", "objective", "out_dir"} if command == "pretrain" else {"init", "out_dir", "transfer", "gain"}
+            assert {key for key in a.planned if a.planned[key] != b.planned[key]} <= free
+            assert a.planned["seed"] == b.planned["seed"] == seed
+            assert all(a.planned[key] == value for key, value in cell)
+
+
+def test_arms_start_from_the_pretraining_of_their_own_replicate(comparison):
+    _, runs = expand(comparison())
+    by_folder = {run.folder: run for run in runs}
+    for run in runs:
+        if run.command == "finetune" and run.name != "scratch":
+            assert run.needs is not None
+            needed = by_folder[run.needs]
+            assert (needed.seed, needed.name) == (run.seed, run.name.split(",")[0])
+            assert run.planned["init"] == str(run.needs)
+        elif run.name == "scratch":
+            assert run.planned["init"] == "scratch"
+
+
+def test_replicates_are_complete_one_after_the_other(comparison):
+    _, runs = expand(comparison(), "replicates=3")
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    assert Counter(run.seed for run in runs) == {0: 8, 1: 8, 2: 8}
+    for run in runs:
+        if run.needs is not None:
+            order = [other.folder for other in runs]
+            assert order.index(run.needs) < order.index(run.folder)
+    assert len({run.folder for run in runs}) == len(runs)
+
+
+def test_every_combination_is_a_cell(comparison):
+    _, runs = expand(comparison(vary={"num_labelled": [2, 8], "train.steps": [1, 10]}), "replicates=1")
+    cells = {run.cell for run in runs if run.command == "finetune"}
+    assert cells == {(("num_labelled", n), ("train.steps", s)) for n in (2, 8) for s in (1, 10)}
+    assert all(run.planned["train"]["steps"] == dict(run.cell)["train.steps"] for run in runs if run.command == "finetune")
+
+
+def test_a_pretraining_that_differs_in_more_is_refused(comparison, tmp_path):
+    path = comparison()
+    file = tmp_path / "simclr.yaml"
+    file.write_text(file.read_text().replace("steps: 5", "steps: 50"))
+    with pytest.raises(ConfigError, match=r"differ in more than what is compared: train.steps: 5 -> 50"):
+        expand(path)
+    expand(path, "pretrain={train.steps: 7}")
+    expand(path, "may_differ=[train.steps]")
+
+
+def test_a_run_changed_by_hand_is_noticed(comparison):
+    config, runs = expand(comparison())
+    last = runs[-1]
+    changed = replace(last, planned={**last.planned, "train": {**last.planned["train"], "steps": 99}})
+    with pytest.raises(ConfigError, match=r"train.steps: 3 -> 99"):
+        check_fair([*runs[:-1], changed], config)
+
+
+def test_free_fields_are_whole_names():
+    """A field `pairs_per_batch` would not pass as `pairs`."""
+    run = type("Run", (), {})
+    a, b = run(), run()
+    a.planned, b.planned = {"pairs": {"a": {}}, "pairs_per_batch": 1}, {"pairs": {"b": {}}, "pairs_per_batch": 2}
+    assert unfair(a, b, ["pairs"]) == ["pairs_per_batch: 1 -> 2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"reference": "nothing"}, "there is no arm 'nothing'"),
+        ({"arms": {"scratch": {}, "a": {"pretraining": "b"}}}, "there is no 'b'"),
+        ({"arms": {"scratch": {}, "a b": {}, "a, b": {}}}, "share one folder"),
+        ({"arms": {"scratch": {}, "a": {"set": {"num_labelled": 3}}}}, "varies over all arms"),
+        ({"arms": {"scratch": {}, "a": {"set": {"seed": 3}}}}, "sets it itself"),
+        ({"vary": {"num_labelled": [2, 2]}}, "different"),
+        ({"vary": {"num_labelled": 2}}, "a list"),
+        ({"endpoint": {"num_labelled": 3}}, "not among the values"),
+        ({"endpoint": {"train.steps": 3}}, "does not vary"),
+        ({"arms": {"scratch": {}, "a": {"set": {"transfr": "all"}}}}, "did you mean 'transfer'"),
+        ({"replicates": 0}, "replicates"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(comparison, fields, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        expand(comparison(**fields))
+    assert "\n" not in str(error.value)
+
+
+def test_a_nested_override_counts_like_a_dotted_one(comparison):
+    path = comparison(finetune={"config": "finetune.yaml", "set": {"train.steps": 40}})
+    _, runs = expand(path, "finetune.set.train.steps=20", "pretrainings.dense.set.objective={simclr: {}}")
+    assert {run.planned["train"]["steps"] for run in runs if run.command == "finetune"} == {20}
+    assert runs[0].planned["objective"] == {"simclr": {}}
+
+
+def test_dotted_keeps_a_choice_whole():
+    fields = {"train": {"steps": 9, "lr": 0.1}, "pairs": {"overlapping_crops": {"min_iou": 0.2}}, "views.mri.noise": 0}
+    assert dotted(fields) == {"train.steps": 9, "train.lr": 0.1, "pairs": {"overlapping_crops": {"min_iou": 0.2}}, "views.mri.noise": 0}
+
+
+def test_names_become_folders():
+    assert slug("dense, all / new") == "dense_all_new"
+    assert slug("../..") == "_"
+
+
+def test_sets_of_pretrainings_are_free_only_there(comparison):
+    config, _ = expand(comparison(pretrainings={"dense": {"config": "dense.yaml", "set": {"encoder": "large"}}, "simclr": {"config": "simclr.yaml"}}))
+    assert "encoder" in free_fields("pretrain", config)
+    assert "encoder" not in free_fields("finetune", config)

@@ -1,0 +1,99 @@
+"""Two ranks against one process: loss and gradients, with unequal numbers of things that take part."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from medcl3d.errors import DataError
+from medcl3d.objectives.contrast import contrast
+from medcl3d.types import Keys, Relation, related
+
+N = 12
+
+
+def keys_of(sample: Tensor, valid: Tensor) -> Keys:
+    """Points of a few samples; those that are not valid have no place."""
+    n = len(sample)
+    ids = torch.full((n,), -1, dtype=torch.int64)
+    place = torch.where(valid[:, None], 0.0, torch.nan).double().expand(n, 3).contiguous()
+    numbers = torch.zeros(n, 3, dtype=torch.float64)
+    axes = torch.eye(3, dtype=torch.float64).expand(n, 3, 3).contiguous()
+    view = torch.arange(n) % 2
+    return Keys(sample, view, ids, ids, ids, ids, ids, numbers[:, 0], numbers, numbers, axes, numbers, torch.zeros_like(ids), place, {"age": numbers[:, 1]})
+
+
+def relate(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    """Soft attraction that falls with the distance of sample numbers; some things left alone."""
+    gap = (rows.sample[:, None] - cols.sample).abs().double()
+    positive = torch.where(gap < 3, 1 / (1 + gap), 0.0)
+    return related(rows, cols, positive, torch.where(gap == 4, 0.0, 1 - positive))
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+
+    def forward(self, x: Tensor, keys: Keys) -> Tensor:
+        loss = contrast(F.normalize(self.layers(x), dim=1), keys, relate, 0.2, "all", False)
+        self.metrics = loss.metrics
+        return loss.value
+
+
+def data() -> tuple[Tensor, Keys]:
+    """Rank 0 holds the first half; it has five valid things, rank 1 one less than all of its six."""
+    x = torch.randn(N, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    valid = torch.ones(N, dtype=torch.bool)
+    valid[[2, 7, 8, 9]] = False
+    return x, keys_of(torch.arange(N) // 2, valid)
+
+
+def run_rank(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    x, keys = data()
+    mine = slice(rank * N // world, (rank + 1) * N // world)
+    model = Model()
+    wrapped = DistributedDataParallel(model)
+    wrapped(x[mine], keys[mine]).backward()
+    gradients = [p.grad for p in model.parameters()]
+    torch.save({"gradients": gradients, "metrics": model.metrics}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
+    mp.spawn(run_rank, args=(2, str(tmp_path)), nprocs=2)
+    model = Model()
+    x, keys = data()
+    model(x, keys).backward()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for gradient, parameter in zip(found["gradients"], model.parameters(), strict=True):
+            torch.testing.assert_close(gradient, parameter.grad, atol=1e-12, rtol=1e-10)
+        for name in ("loss", "positives_per_anchor", "effective_negatives", "alignment", "uniformity"):
+            torch.testing.assert_close(found["metrics"][name], model.metrics[name], atol=1e-9, rtol=1e-6)
+
+
+def test_things_without_a_place_take_no_part() -> None:
+    x, keys = data()
+    use = torch.isfinite(keys.position_mm).all(1)
+    whole = contrast(F.normalize(x), keys, relate, 0.2, "all", False)
+    part = contrast(F.normalize(x[use]), keys[use], relate, 0.2, "all", False)
+    torch.testing.assert_close(whole.value, part.value)
+
+
+def test_a_batch_without_any_positive_is_an_error() -> None:
+    x, keys = data()
+    alone = dataclasses.replace(keys, sample=torch.arange(N) * 100)
+    with pytest.raises(DataError, match="no anchor of this batch has a positive"):
+        contrast(F.normalize(x), alone, relate, 0.2, "all", False)

@@ -1,0 +1,40 @@
+"""Random collections for property tests: anisotropic, oblique, odd shapes, several visits a patient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from medcl3d.data.manifest import Collection
+
+
+def make_collection(seed: int, num_scans: int, patch_size: tuple[int, int, int] = (12, 10, 8), smallest: int = 20) -> Collection:
+    """A collection with random geometry; scans are never smaller than `smallest` voxels along an axis."""
+    rng = np.random.default_rng(seed)
+    shapes = rng.integers(smallest, smallest + 30, (num_scans, 3))
+    affines = np.tile(np.eye(4), (num_scans, 1, 1))
+    for i in range(num_scans):
+        spacing = rng.uniform(0.4, 6.0, 3)
+        turn = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True).as_matrix()
+        affines[i, :3, :3] = turn * spacing
+        affines[i, :3, 3] = rng.uniform(-200, 200, 3)
+    low = rng.integers(0, shapes // 4 + 1)
+    body = np.stack([low, shapes - rng.integers(0, shapes // 4 + 1)], 1)
+    patient = [f"p{i // 2}" for i in range(num_scans)]
+    table = pd.DataFrame({
+        "scan": [f"s{i}" for i in range(num_scans)],
+        "patient": patient,
+        "session": [str(i % 2) for i in range(num_scans)],
+        "session_days": rng.uniform(0, 900, num_scans),
+        "modality": [("t1", "t2")[i % 2] for i in range(num_scans)],
+        "frame": [f"s{i}" for i in range(num_scans)],
+        "age": rng.uniform(20, 80, num_scans),
+    })
+    return replace(Collection.of(table, shapes, affines, body), patch_size=patch_size)
+
+
+collections = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 6))

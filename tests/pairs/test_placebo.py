@@ -1,0 +1,43 @@
+"""A placebo keeps everything of a strategy but its information."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from medcl3d.errors import ConfigError
+from medcl3d.pairs.augmented_views import AugmentedViews
+from medcl3d.pairs.placebo import placebo
+from tests.pairs.collections import make_collection
+
+
+@dataclass(frozen=True)
+class ByAge(AugmentedViews):
+    informative = ("age", "patient")
+
+
+def test_informative_columns_move_together_and_the_rest_stays() -> None:
+    collection = make_collection(0, 30)
+    shuffled = placebo(collection, ByAge(), seed=1)
+    before = sorted(zip(collection.columns["age"], collection.columns["patient"], strict=True))
+    assert sorted(zip(shuffled.columns["age"], shuffled.columns["patient"], strict=True)) == before
+    assert not np.array_equal(shuffled.columns["age"], collection.columns["age"])
+    assert np.array_equal(shuffled.columns["modality"], collection.columns["modality"])
+    assert np.array_equal(shuffled.columns["age"], placebo(collection, ByAge(), seed=1).columns["age"])
+    assert not np.array_equal(shuffled.columns["age"], placebo(collection, ByAge(), seed=2).columns["age"])
+
+
+def test_a_strategy_without_information_has_no_placebo() -> None:
+    with pytest.raises(ConfigError, match="no informative column"):
+        placebo(make_collection(0, 4), AugmentedViews(), seed=0)
+
+
+def test_a_missing_column_is_named() -> None:
+    @dataclass(frozen=True)
+    class ByWeight(AugmentedViews):
+        informative = ("weight",)
+
+    with pytest.raises(ConfigError, match="no column weight"):
+        placebo(make_collection(0, 4), ByWeight(), seed=0)

@@ -1,0 +1,108 @@
+"""What every pair strategy promises, on random collections."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medcl3d.data.manifest import Collection
+from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.types import Keys
+from tests.pairs.collections import collections
+
+STRATEGIES = PAIRS.names()
+
+
+def build(name: str) -> PairStrategy:
+    return PAIRS.get(name)()
+
+
+def batch_of_views(strategy: PairStrategy, collection: Collection, seed: int, count: int = 6) -> Keys:
+    """Keys of a small batch: several samples, some of the same scan."""
+    rng = np.random.default_rng(seed)
+    anchors = strategy.anchors(collection).ids
+    views, sample, number = [], [], []
+    for i in range(count):
+        drawn = strategy.sample(collection, int(rng.choice(anchors)), rng)
+        views += drawn
+        sample += [i] * len(drawn)
+        number += range(len(drawn))
+    return collection.keys(views, np.array(sample), np.array(number))
+
+
+def batch_of_points(strategy: PairStrategy, collection: Collection, seed: int) -> Keys:
+    """Points of the views, on a coarse grid of mm so that different samples share places."""
+    keys = batch_of_views(strategy, collection, seed, count=4).map(lambda column: column.repeat_interleave(5, dim=0))
+    rng = np.random.default_rng(seed)
+    place = torch.from_numpy(rng.integers(0, 4, (len(keys.sample.unique()), 5, 3)) * 3.0)
+    point = torch.arange(5).repeat(len(keys) // 5)
+    return dataclasses.replace(keys, point=point, position_mm=place[keys.sample, point])
+
+
+def things(strategy: PairStrategy, collection: Collection, seed: int) -> list[Keys]:
+    found = [batch_of_views(strategy, collection, seed)]
+    if getattr(strategy, "relates_points", False):
+        found.append(batch_of_points(strategy, collection, seed))
+    return found
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(collection=collections, seed=st.integers(0, 1000))
+def test_relation_is_bounded_and_nothing_relates_to_itself(name: str, collection: Collection, seed: int) -> None:
+    strategy = build(name)
+    for keys in things(strategy, collection, seed):
+        relation = strategy.relate(keys, keys, None)
+        assert ((relation.positive >= 0) & (relation.positive <= 1)).all()
+        assert (relation.negative >= 0).all()
+        assert (relation.positive.diagonal() == 0).all() and (relation.negative.diagonal() == 0).all()
+        assert relation.positive.sum() > 0
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(collection=collections, seed=st.integers(0, 1000))
+def test_permuting_the_batch_permutes_the_relation(name: str, collection: Collection, seed: int) -> None:
+    strategy = build(name)
+    for keys in things(strategy, collection, seed):
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(keys)))
+        whole, mixed = strategy.relate(keys, keys, None), strategy.relate(keys[order], keys[order], None)
+        assert torch.equal(mixed.positive, whole.positive[order][:, order])
+        assert torch.equal(mixed.negative, whole.negative[order][:, order])
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(collection=collections, seed=st.integers(0, 1000))
+def test_a_tile_is_the_corner_of_the_whole(name: str, collection: Collection, seed: int) -> None:
+    strategy = build(name)
+    for keys in things(strategy, collection, seed):
+        whole, tile = strategy.relate(keys, keys, None), strategy.relate(keys[2:5], keys[1:9], None)
+        assert torch.equal(tile.positive, whole.positive[2:5, 1:9])
+        assert torch.equal(tile.negative, whole.negative[2:5, 1:9])
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(collection=collections, seed=st.integers(0, 1000))
+def test_views_of_a_sample_attract_and_lie_in_the_body(name: str, collection: Collection, seed: int) -> None:
+    strategy = build(name)
+    keys = batch_of_views(strategy, collection, seed)
+    relation = strategy.relate(keys, keys, None)
+    same_sample = (keys.sample[:, None] == keys.sample) & ~keys.same_thing(keys)
+    assert (relation.positive[same_sample] == 1).all()
+    middle = np.linalg.solve(collection.affines[keys.scan][:, :3, :3], (keys.center_mm.numpy() - collection.affines[keys.scan][:, :3, 3])[..., None])[..., 0]
+    boxes, shapes = collection.body_boxes[keys.scan], collection.shapes[keys.scan]
+    half = (np.array(collection.patch_size) - 1) / 2
+    nearest = np.clip(middle, np.maximum(boxes[:, 0], half), np.minimum(boxes[:, 1] - 1, shapes - 1 - half))
+    assert (np.abs(middle - nearest) <= 1).all(), "a centre is inside the body, as far as the patch fits in the scan"
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(collection=collections, seed=st.integers(0, 1000))
+def test_a_sample_depends_on_its_generator_alone(name: str, collection: Collection, seed: int) -> None:
+    strategy = build(name)
+    anchor = int(strategy.anchors(collection).ids[0])
+    first, again = (strategy.sample(collection, anchor, np.random.default_rng(seed)) for _ in range(2))
+    assert first == again

@@ -1,0 +1,83 @@
+"""A checkpoint is whole or absent, and runs nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from medcl3d.errors import ConfigError
+from medcl3d.training.checkpoint import TrainState, found, load, load_latest, save
+
+
+def state(step: int) -> TrainState:
+    return TrainState(step, {"weight": torch.full((4,), float(step))}, {"state": {}, "param_groups": []}, torch.get_rng_state())
+
+
+def test_round_trip_and_only_the_last_two_stay(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, state(step))
+    assert [path.name for path in found(tmp_path)] == ["step_00000002.pt", "step_00000003.pt"]
+    latest = load_latest(tmp_path)
+    assert latest is not None and latest.step == 3 and torch.equal(latest.model["weight"], torch.full((4,), 3.0))
+
+
+@pytest.mark.parametrize("share", [i / 20 for i in range(20)])
+def test_a_truncated_one_gives_way_to_the_one_before_and_says_so(tmp_path: Path, share: float) -> None:
+    save(tmp_path, state(1))
+    path = save(tmp_path, state(2))
+    os.truncate(path, int(path.stat().st_size * share))
+    with pytest.warns(UserWarning, match=r"step_00000002.pt: .*going back to the one before"):
+        latest = load_latest(tmp_path)
+    assert latest is not None and latest.step == 1
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch owned",)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"schema": 1, "model": Evil()}, tmp_path / "step_00000001.pt")
+    with pytest.raises(ConfigError, match="was not run"):
+        load(tmp_path / "step_00000001.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    torch.save({"schema": 99}, tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match="newer medcl3d"):
+        load(tmp_path / "a.pt")
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from medcl3d.training.checkpoint import TrainState, save
+step = 0
+while True:
+    step += 1
+    save(Path(sys.argv[1]), TrainState(step, {"w": torch.full((200_000,), float(step))}, {}, torch.get_rng_state()))
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_fifty_kills_in_mid_write_leave_a_checkpoint_that_loads(tmp_path: Path) -> None:
+    for kill in range(50):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.002 * (kill % 10))
+        process.kill()
+        process.wait()
+        latest = load_latest(tmp_path)
+        assert latest is not None and (latest.model["w"] == latest.step).all()
+        for path in found(tmp_path):
+            path.unlink()

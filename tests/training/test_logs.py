@@ -1,0 +1,93 @@
+"""The run folder keeps what was asked, refuses what would mix, and survives a full TensorBoard disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medcl3d.errors import ConfigError, MachineError
+from medcl3d.training.logs import read_status, run_folder
+
+CONFIG = {"seed": 0, "train": {"steps": 10, "workers": 0}}
+
+
+def test_a_row_is_json_and_tensorboard_has_it_too(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with run_folder(tmp_path / "run", CONFIG, {"data": "a"}) as run:
+        run.log(3, {"loss": 0.5})
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text()) == {"step": 3, "loss": 0.5}
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 0.5)]
+
+
+def test_another_configuration_is_refused_field_by_field(tmp_path: Path) -> None:
+    with run_folder(tmp_path, CONFIG, {"data": "a"}):
+        pass
+    other = {"seed": 1, "train": {"steps": 20, "workers": 2}}
+    with pytest.raises(ConfigError, match=r"seed: 0 -> 1; train.steps: 10 -> 20\)"), run_folder(tmp_path, other, {"data": "a"}):
+        pass
+
+
+def test_other_data_is_refused(tmp_path: Path) -> None:
+    with run_folder(tmp_path, CONFIG, {"data": "a"}):
+        pass
+    with pytest.raises(ConfigError, match="the data changed"), run_folder(tmp_path, CONFIG, {"data": "b"}):
+        pass
+
+
+def test_what_changes_nothing_learnt_may_change(tmp_path: Path) -> None:
+    with run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
+        assert not run.resumed
+    with run_folder(tmp_path, {"seed": 0, "train": {"steps": 10, "workers": 2}}, {"data": "a"}) as run:
+        assert run.resumed and not run.finished
+
+
+def test_an_error_leaves_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
+        run.status("running", 4)
+        raise ValueError("the disk fell down")
+    status = read_status(tmp_path)
+    assert status["state"] == "failed" and status["step"] == 4 and "the disk fell down" in status["reason"]
+
+
+def test_rows_past_the_checkpoint_are_forgotten_and_a_cut_line_too(tmp_path: Path) -> None:
+    with run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
+        for step in (1, 2, 3):
+            run.log(step, {"loss": 1.0})
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 4, "lo')
+        run.forget_after(2)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from medcl3d.training.logs import run_folder
+with run_folder(Path(sys.argv[1]), {"seed": 0}, {"data": "a"}) as run:
+    run.status("running", 0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_runs_in_one_folder_are_refused_with_the_holder(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=rf"pid {process.pid} on .* is running in this folder"), run_folder(tmp_path, {"seed": 0}, {"data": "a"}):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MachineError, match=r"file/run: cannot be written"), run_folder(tmp_path / "file" / "run", CONFIG, {"data": "a"}):
+        pass

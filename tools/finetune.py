@@ -1,0 +1,11 @@
+"""``python tools/finetune.py ...`` is ``medcl3d finetune ...``, from a checkout that need not be installed."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from medcl3d.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    main(["finetune", *sys.argv[1:]])
