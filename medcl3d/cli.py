@@ -50,9 +50,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except (UserError, KeyboardInterrupt) as error:
             if os.environ.get("MEDCL3D_DEBUG") == "1":
                 traceback.print_exc()
-            interrupted = isinstance(error, KeyboardInterrupt)
-            say("interrupted" if interrupted else str(error))
-            raise typer.Exit(INTERRUPTED if interrupted else error.exit_code) from None
+            say(str(error) if isinstance(error, UserError) else "interrupted")
+            raise typer.Exit(error.exit_code if isinstance(error, UserError) else INTERRUPTED) from None
 
     return run
 
@@ -70,7 +69,9 @@ def config_path(name: str) -> Path:
 @command
 def prepare(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Where the scans come from; `medcl3d list sources` names them.")],
-    root: Annotated[str, typer.Argument(metavar="ROOT", help="The folder or file that the source reads; - where there is none (simulated).")],
+    root: Annotated[
+        str, typer.Argument(metavar="ROOT", help="The folder or file that the source reads; - where there is none (simulated).")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the manifest, the report, the split and the store go.")],
     options: Annotated[
         list[str] | None,
@@ -117,7 +118,8 @@ def compare(
     ] = None,
     check: Check = False,
     from_runs: Annotated[
-        list[Path] | None, typer.Option("--from", metavar="RUN", help="Report on finished runs and start none; run folders, or folders of them.")
+        list[Path] | None,
+        typer.Option("--from", metavar="RUN", help="Report on finished runs and start none; run folders, or folders of them."),
     ] = None,
 ) -> None:
     """Run a whole comparison, or what is missing of it, and write its report."""
@@ -145,7 +147,9 @@ def show_pairs(
 @command
 def benchmark(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all by default.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="A JSON file to write the figures to.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="A JSON file to write the figures to.", show_default=False)
+    ] = None,
 ) -> None:
     """Measure time and memory of the hot paths on this machine."""
     from medcl3d.benchmark import benchmark as run
@@ -156,7 +160,9 @@ def benchmark(
 @command
 def list_(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="pairs, views, encoders, objectives, sources or configs.")],
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them: its fields, defaults and source.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One of them: its fields, defaults and source.", show_default=False)
+    ] = None,
 ) -> None:
     """Name what there is of a kind, or explain one."""
     from medcl3d.catalogue import explain, names_of
@@ -181,7 +187,9 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _program(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _program(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     """Contrastive pretraining on 3-D medical scans that compares ways to define pairs."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,11 +67,11 @@ def _say_plan(runs: Sequence[Run], console: Console) -> None:
 
 def _prepare(wanted: Prepare, console: Console) -> None:
     """Make the data; where it is there, this checks that it is what the comparison asks for."""
-    from medcl3d.config import read_options
+    from medcl3d.data.options import prepare_options
     from medcl3d.data.prepare import prepare
 
-    options = read_options([f"{key}={json.dumps(value)}" for key, value in wanted.options.items()])
-    prepare(wanted.source, wanted.root, wanted.out, **options)
+    given = prepare_options(wanted.source, wanted.options)
+    prepare(wanted.source, wanted.root, wanted.out, fields=given.fields, options=given.options, say=console.print)
 
 
 def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, command: str, console: Console) -> Path:
@@ -87,7 +86,8 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
     write_text(config.out_dir / "results.csv", table.to_csv(index=False))
     analysis = analyse(table, config)
     if analysis is None:
-        raise DataError(f"no replicate is complete in all arms and cells; {config.out_dir / 'results.csv'} has the {len(table)} fine-tunings that are")
+        rows = config.out_dir / "results.csv"
+        raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")
     path = config.out_dir / "report.html"
     write_report(path, analysis, runs, config, f"Comparison: {config_path.stem}", command, notes)
     console.print(str(path))

@@ -68,7 +68,8 @@ def analyse(table: pd.DataFrame, config: CompareConfig) -> Analysis | None:
     seeds = complete_replicates(table, config)
     if not seeds:
         return None
-    values = {(row["arm"], tuple((k, row[k]) for k, _ in cell), row["seed"]): float(row[config.metric]) for cell in cells(config) for row in _rows(table, cell)}
+    keys = [key for key, _ in cells(config)[0]]
+    values = {(row["arm"], tuple((key, row[key]) for key in keys), row["seed"]): row[config.metric] for row in table.to_dict("records")}
 
     def of(arm: str, chosen: Sequence[Cell]) -> np.ndarray:
         return np.array([np.mean([values[arm, cell, seed] for cell in chosen]) for seed in seeds])
@@ -82,15 +83,12 @@ def analyse(table: pd.DataFrame, config: CompareConfig) -> Analysis | None:
     tests = {name: paired_test(of(name, primary), of(config.reference, primary)) for name in others}
     tested = {name: test for name, test in tests.items() if test is not None}
     adjusted = dict(zip(tested, holm([test.t for test in tested.values()]).tolist(), strict=True))
+    grid = cells(config)
     arms = tuple(
-        ArmNumbers(name, {cell: numbers(name, [cell]) for cell in cells(config)}, numbers(name, primary), tests.get(name), adjusted.get(name))
+        ArmNumbers(name, {cell: numbers(name, [cell]) for cell in grid}, numbers(name, primary), tests.get(name), adjusted.get(name))
         for name in config.arms
     )
-    return Analysis(config.metric, config.better == "higher", config.reference, config.replicates, tuple(seeds), tuple(cells(config)), arms)
-
-
-def _rows(table: pd.DataFrame, cell: Cell) -> list[dict[str, object]]:
-    return [row for row in table.to_dict("records") if all(row[k] == v for k, v in cell)]
+    return Analysis(config.metric, config.better == "higher", config.reference, config.replicates, tuple(seeds), tuple(grid), arms)
 
 
 def number(value: float, sign: bool = False) -> str:
@@ -124,7 +122,8 @@ def answer(analysis: Analysis) -> tuple[str, str]:
         seen = f"Over {count} no arm does better than the reference “{reference.name}” ({level})."
         best = max((arm for arm in analysis.arms if arm is not reference), key=lambda arm: sign * arm.endpoint.mean.mean)
     else:
-        seen = f"Over {count} “{best.name}” has the best mean {analysis.metric}: {number(best.endpoint.mean.mean)}, against {number(reference.endpoint.mean.mean)} of “{reference.name}”."
+        means = f"{number(best.endpoint.mean.mean)}, against {number(reference.endpoint.mean.mean)} of “{reference.name}”"
+        seen = f"Over {count} “{best.name}” has the best mean {analysis.metric}: {means}."
     return seen, _certainty(analysis, best)
 
 
@@ -134,12 +133,14 @@ def _certainty(analysis: Analysis, arm: ArmNumbers) -> str:
     what = f"the difference of “{arm.name}” is {with_interval(difference, sign=True)}"
     n = len(analysis.replicates)
     if n == 1:
-        return f"One replicate cannot tell a difference from chance ({what}, without an interval): it shows that the comparison works and ranks nothing."
+        return f"One replicate cannot tell a difference from chance ({what}, without an interval): it ranks nothing."
     if arm.test is None or arm.holm_p is None:
         side = "leaves out" if difference.excludes_zero else "includes"
-        return f"No test, since there are fewer than {MIN_REPLICATES_FOR_TEST} replicates: {what}, and its 95% interval {side} no difference, which is a hint at most."
+        few = f"No test, since there are fewer than {MIN_REPLICATES_FOR_TEST} replicates"
+        return f"{few}: {what}, and its 95% interval {side} no difference, which is a hint at most."
     told = arm.holm_p < ALPHA
-    verdict = f"{what}; the paired t-test {'tells' if told else 'does not tell'} it from chance (Holm-adjusted {p_value(arm.holm_p)}, exact Wilcoxon unadjusted {p_value(arm.test.wilcoxon)})"
+    p = f"Holm-adjusted {p_value(arm.holm_p)}, exact Wilcoxon unadjusted {p_value(arm.test.wilcoxon)}"
+    verdict = f"{what}; the paired t-test {'tells' if told else 'does not tell'} it from chance ({p})"
     verdict = verdict[0].upper() + verdict[1:]
     if told and n < MIN_REPLICATES_FOR_CLAIM:
         return f"{verdict}, and a claim would need {MIN_REPLICATES_FOR_CLAIM} replicates."

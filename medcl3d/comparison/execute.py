@@ -224,5 +224,6 @@ def _advance(progress: Progress, task: TaskID, going: Sequence[Run], ended: Sequ
 
 
 def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples,"), TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("left"), console=console, disable=not console.is_terminal)
+    count = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples,"))
+    times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
+    return Progress(*count, *times, console=console, disable=not console.is_terminal)

@@ -50,7 +50,7 @@ def _draw(width: float, height: float, alt: str, paint: Callable[[Figure, str], 
             "axes.spines.top": False, "axes.spines.right": False, "font.size": 11, "svg.hashsalt": "medcl3d", "legend.frameon": False,
             "axes.facecolor": "none", "figure.facecolor": "none", "axes.titlesize": 11,
         }  # fmt: skip
-        with matplotlib.rc_context(style):
+        with matplotlib.rc_context(style):  # type: ignore[arg-type]
             figure = Figure(figsize=(width, height), layout="constrained")
             paint(figure, theme)
             buffer = io.StringIO()
@@ -67,7 +67,8 @@ def _named(pairs: Cell) -> str:
 def _axis(analysis: Analysis) -> str | None:
     """The varied field that makes a curve: the number of labels, or the first one with numbers."""
     keys = [key for key, _ in analysis.cells[0]]
-    numeric = [key for key in keys if all(isinstance(dict(c)[key], int | float) for c in analysis.cells) and len({dict(c)[key] for c in analysis.cells}) > 1]
+    values = {key: {dict(cell)[key] for cell in analysis.cells} for key in keys}
+    numeric = [key for key in keys if len(values[key]) > 1 and all(isinstance(v, int | float) for v in values[key])]
     return "num_labelled" if "num_labelled" in numeric else numeric[0] if numeric else None
 
 
@@ -86,16 +87,18 @@ def metric_curve(analysis: Analysis) -> Picture | None:
                 chosen = [arm.cells[next(c for c in analysis.cells if dict(c) == {**dict(panel), key: value})].mean for value in values]
                 # Arms side by side within a tenth of a step, so that intervals do not hide each other.
                 x = [i + 0.05 * (number - (len(analysis.arms) - 1) / 2) for i in range(len(values))]
-                bars = [[(c.mean - c.low) if c.known else 0 for c in chosen], [(c.high - c.mean) if c.known else 0 for c in chosen]]
+                bars = [[c.mean - c.low for c in chosen], [c.high - c.mean for c in chosen]]  # NaN, where there is none, draws no bar
                 line = "--" if arm.name == analysis.reference else "-"
-                ax.errorbar(x, [c.mean for c in chosen], yerr=bars, label=arm.name, capsize=3, linestyle=line, marker=MARKERS[number % 7], markersize=5, color=COLOURS[theme][number % 7])
+                look = {"linestyle": line, "marker": MARKERS[number % 7], "color": COLOURS[theme][number % 7]}
+                ax.errorbar(x, [c.mean for c in chosen], yerr=bars, label=arm.name, capsize=3, markersize=5, **look)  # type: ignore[arg-type]
             ax.set_xticks(range(len(values)), [str(v) for v in values])
             ax.set_xlabel(key)
             ax.set_title(_named(panel))
         axes[0].set_ylabel(analysis.metric)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(3, len(analysis.arms)))
 
-    return _draw(max(6.0, 3.6 * len(panels)), 4.2, f"Curves of {analysis.metric} over {key}, one line an arm; the numbers are in the table of means", paint)
+    alt = f"Curves of {analysis.metric} over {key}, one line an arm; the numbers are in the table of means"
+    return _draw(max(6.0, 3.6 * len(panels)), 4.2, alt, paint)
 
 
 def difference_dots(analysis: Analysis) -> Picture | None:
@@ -112,12 +115,14 @@ def difference_dots(analysis: Analysis) -> Picture | None:
             assert d is not None
             number = [a.name for a in analysis.arms].index(arm.name)
             bars = [[d.mean - d.low], [d.high - d.mean]] if d.known else None
-            ax.errorbar([d.mean], [row], xerr=bars, capsize=4, marker=MARKERS[number % 7], linestyle="none", color=COLOURS[theme][number % 7])
+            colour = COLOURS[theme][number % 7]
+            ax.errorbar([d.mean], [row], xerr=bars, capsize=4, marker=MARKERS[number % 7], linestyle="none", color=colour)
         ax.set_yticks(range(len(arms)), [arm.name for arm in arms])
         ax.set_ylim(len(arms) - 0.5, -0.5)
         ax.set_xlabel(f"{analysis.metric}: difference to {analysis.reference}")
 
-    return _draw(6.5, 1.2 + 0.42 * len(arms), f"Paired difference of {analysis.metric} to {analysis.reference} for each arm with its 95% interval; the numbers are in the table", paint)
+    alt = f"Paired difference of {analysis.metric} to {analysis.reference} for each arm with its 95% interval; the numbers are in the table"
+    return _draw(6.5, 1.2 + 0.42 * len(arms), alt, paint)
 
 
 def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:

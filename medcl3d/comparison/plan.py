@@ -11,8 +11,8 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,10 +173,12 @@ def check_names(config: CompareConfig, name: str) -> None:
             raise fail(f"vary.{key}", f"a list of different numbers or words is needed, not {values!r}")
     for key, value in dotted(config.endpoint).items():
         if value not in vary.get(key, []):
-            raise fail(f"endpoint.{key}", f"{value!r} is not among the values that vary; take one of {vary.get(key, 'none: the key does not vary')}")
+            known = vary.get(key, "none: the key does not vary")
+            raise fail(f"endpoint.{key}", f"{value!r} is not among the values that vary; take one of {known}")
     for arm_name, arm in config.arms.items():
         if arm.pretraining is not None and arm.pretraining not in config.pretrainings:
-            raise fail(f"arms.{arm_name}.pretraining", f"there is no {arm.pretraining!r}; name one of {', '.join(config.pretrainings)}")
+            known = ", ".join(config.pretrainings)
+            raise fail(f"arms.{arm_name}.pretraining", f"there is no {arm.pretraining!r}; name one of {known}")
         both = [key for key in dotted(arm.set) if key in vary]
         if both:
             raise fail(f"arms.{arm_name}.set", f"{both[0]} varies over all arms; take it out of one of the two")
@@ -193,7 +195,9 @@ def _all_set(config: CompareConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((f"pretrainings.{name}.set", recipe.set) for name, recipe in config.pretrainings.items())
 
 
-def _run(command: Command, name: str, cell: Cell, seed: int, recipe: Recipe, sets: Sequence[Mapping[str, Any]], folder: Path, needs: Path | None) -> Run:
+def _run(
+    command: Command, name: str, cell: Cell, seed: int, recipe: Recipe, sets: Sequence[Mapping[str, Any]], folder: Path, needs: Path | None
+) -> Run:
     values: dict[str, Any] = {}
     for fields in sets:
         values |= dotted(fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ NUM_CASES = 3
 """How many of the best and of the worst test cases are shown."""
 
 
-def write_report(path: Path, analysis: Analysis, runs: Sequence[Run], config: CompareConfig, title: str, command: str, notes: Sequence[str]) -> None:
+def write_report(
+    path: Path, analysis: Analysis, runs: Sequence[Run], config: CompareConfig, title: str, command: str, notes: Sequence[str]
+) -> None:
     """Write the report of finished `runs` to `path`, atomically.
 
     command: what repeats the comparison; notes: what a reader must know beside the numbers.
@@ -65,30 +68,31 @@ def cell_words(cell: Cell) -> str:
 
 def _incomplete(analysis: Analysis) -> list[str]:
     missing = analysis.planned - len(analysis.replicates)
-    words = "1 is" if missing == 1 else f"{missing} are"
-    return [f"{analysis.planned} replicates were planned; {words} not complete in all arms and left out of every number here."] if missing else []
+    words = f"{analysis.planned} replicates were planned; {missing} {'is' if missing == 1 else 'are'} not complete in all arms"
+    return [f"{words} and left out of every number here."] if missing else []
 
 
 def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
     seen, certainty = answer(analysis)
     cases = {case["scan"] for run in runs if run.command == "finetune" for case in read_json(run.folder / "results.json").get("cases", [])}
     primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
-    over = "one number a replicate and arm" if len(primary) == 1 else f"one number a replicate and arm, the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
+    over = "" if len(primary) == 1 else f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
+    direction = "higher" if analysis.higher else "lower"
     tested = len(analysis.replicates) >= MIN_REPLICATES_FOR_TEST
     tests = (
-        "Paired t-tests over replicates, Holm-adjusted over all arms against the reference; the exact Wilcoxon signed-rank p-values are a check and not adjusted. "
-        "How test cases vary is not yet in these tests or intervals: they speak of these test cases."
+        "Paired t-tests over replicates, Holm-adjusted over all arms against the reference; "
+        "the exact Wilcoxon signed-rank p-values are a check and not adjusted."
         if tested
-        else f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates. How test cases vary is not in the intervals: they speak of these test cases."
+        else f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates."
     )
     return {
         "seen": seen,
         "certainty": certainty,
-        "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all {len(analysis.arms)} arms; {len(cases)} test cases. "
-        "A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms.",
-        "endpoint": f"Declared endpoint: {analysis.metric} ({'higher' if analysis.higher else 'lower'} is better), {over}.",
+        "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all {len(analysis.arms)} arms; "
+        f"{len(cases)} test cases. A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms.",
+        "endpoint": f"Declared endpoint: {analysis.metric} ({direction} is better), one number a replicate and arm{over}.",
         "tested": tested,
-        "tests": tests,
+        "tests": f"{tests} How test cases vary is not yet in the intervals or tests: they speak of these test cases.",
     }
 
 
@@ -104,6 +108,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         }
 
     others = [arm for arm in analysis.arms if arm.name != analysis.reference]
+    n = len(analysis.replicates)
     return {
         "metric": analysis.metric,
         "reference": analysis.reference,
@@ -111,9 +116,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "cells": [cell_words(cell) for cell in analysis.cells],
         "primary": [row(arm.name) for arm in analysis.arms],
         "table": [{"name": arm.name, "means": [arm.cells[cell].mean for cell in analysis.cells]} for arm in analysis.arms],
-        "paired": [
-            {"name": arm.name, "differences": [arm.cells[cell].difference for cell in analysis.cells], "n": len(analysis.replicates)} for arm in others
-        ],
+        "paired": [{"name": arm.name, "differences": [arm.cells[c].difference for c in analysis.cells], "n": n} for arm in others],
         "curve": metric_curve(analysis),
         "differences": difference_dots(analysis),
     }
@@ -165,7 +168,8 @@ def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
         if run.cell not in ((), cell) or not file.is_file():
             continue
         rows = [row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()) if "loss" in row]
-        panels.setdefault(f"{run.command}: {run.name}", []).append(Curve(f"replicate {run.seed}", [r["step"] for r in rows], [r["loss"] for r in rows]))
+        curve = Curve(f"replicate {run.seed}", [row["step"] for row in rows], [row["loss"] for row in rows])
+        panels.setdefault(f"{run.command}: {run.name}", []).append(curve)
     return loss_panels(panels)
 
 
@@ -188,7 +192,8 @@ def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> d
     documents = [{"title": "The comparison", "text": _yaml(plain(config))}]
     for run in runs:
         if run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
-            documents.append({"title": f"{run}: its command and its full configuration", "text": f"python {' '.join(command_of(run))}\n\n{_yaml(dict(run.planned))}"})
+            text = f"{shlex.join(['python', *command_of(run)])}\n\n{_yaml(dict(run.planned))}"
+            documents.append({"title": f"{run}: its command and its full configuration", "text": text})
     return {
         "seeds": ", ".join(map(str, analysis.replicates)),
         "versions": "Made with " + ", ".join(f"{name} {version}" for name, version in named.items()) + commit + "." if named else "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +29,12 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
             continue
         results = read_json(run.folder / "results.json")
         metrics = {name: value["mean"] for name, value in results.get("metrics", {}).items() if isinstance(value, dict) and "mean" in value}
-        if not isinstance(metrics.get(config.metric), int | float):
-            raise DataError(f"{run.folder}/results.json: has no number for {config.metric!r} (there are {', '.join(metrics) or 'none'}); set `metric` to one of them")
+        value = metrics.get(config.metric)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            known = ", ".join(metrics) or "none"
+            raise DataError(
+                f"{run.folder}/results.json: has no number for {config.metric!r} (there are {known}); set `metric` to one of them"
+            )
         _check_split(run, results.get("split"), splits)
         scans = len({case["scan"] for case in results.get("cases", [])})
         rows.append({"arm": run.name, **dict(run.cell), "seed": run.seed, **metrics, "num_cases": scans, "folder": str(run.folder)})
@@ -40,7 +45,9 @@ def _check_split(run: Run, split: Any, splits: dict[str, tuple[Path, Any]]) -> N
     labels = [value for key, value in run.cell if key == "num_labelled"]
     other, theirs = splits.setdefault(json.dumps([run.seed, labels]), (run.folder, split))
     if split != theirs:
-        raise DataError(f"{run.folder} and {other}: labelled or tested other patients in one replicate; delete both and run them on one prepared data set")
+        raise DataError(
+            f"{run.folder} and {other}: labelled or tested other patients in one replicate; delete both and run them on one prepared set"
+        )
 
 
 def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]:
@@ -68,7 +75,10 @@ def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> 
             needs = None if run.needs is None else root / run.needs.relative_to(config.out_dir)
             found.append(replace(run, folder=place, needs=needs, elsewhere=True))
     if not found:
-        raise DataError(f"no run of this comparison lies in {', '.join(map(str, roots))}; give run folders, or folders of them, that end as in {runs[-1].folder}")
+        raise DataError(
+            f"no run of this comparison lies in {', '.join(map(str, roots))}; give run folders, or folders of them, that end as in "
+            f"{runs[-1].folder}"
+        )
     return found
 
 

@@ -80,7 +80,9 @@ def scans_in_use(store: Store, config: DataConfig, patients: Sequence[str] | Non
     if config.smaller_than_patch == "skip":
         leave_out(small, f"smaller than the patch {config.patch_size}")
     elif config.smaller_than_patch == "error" and small.any():
-        first = ", ".join(f"{collection.table['scan'].iloc[i]} {tuple(int(n) for n in collection.shapes[i])}" for i in np.flatnonzero(small)[:3])
+        first = ", ".join(
+            f"{collection.table['scan'].iloc[i]} {tuple(int(n) for n in collection.shapes[i])}" for i in np.flatnonzero(small)[:3]
+        )
         raise DataError(
             f"{config.root}: {int(small.sum())} of {int(keep.sum())} scans are smaller than data.patch_size = {config.patch_size} (first: {first}); "
             f"set data.smaller_than_patch to pad or skip, or lower the patch to at most {tuple(int(n) for n in collection.shapes[keep].min(0))}"
@@ -231,7 +233,9 @@ class PairDataset(Dataset[RawBatch]):
         # The first that every view sees; where they are too few, the rest is marked as not valid.
         chosen = torch.argsort(inside.to(torch.int8), descending=True, stable=True)[: self.num_points]
         position, valid = world[chosen], inside[chosen]
-        key = position[torch.from_numpy(rng.permutation(self.num_points))] if self.is_placebo and permutes_points(self.strategy) else position
+        key = (
+            position[torch.from_numpy(rng.permutation(self.num_points))] if self.is_placebo and permutes_points(self.strategy) else position
+        )
         return Points(position[None], key[None], valid[None])
 
 
@@ -284,5 +288,3 @@ def make_views(raw: RawBatch, recipe: Any) -> PairBatch:
         result = recipe.apply(raw.crops, raw.parameters, raw.spacing_mm)
     group = ViewGroup("global", result.voxels, raw.affine @ result.voxel_map, raw.keys)
     return PairBatch((group,), raw.points)
-
-

@@ -55,7 +55,7 @@ class Manifest:
         if not len(table):
             raise DataError(f"{root}: the manifest lists no scan")
         for name, default in (("session", "1"), ("modality", "unknown"), ("label", ""), ("split", "")):
-            table[name] = table[name] if name in table else default
+            table[name] = table.get(name, default)
         table["frame"] = table["frame"].where(table["frame"] != "", table["scan"]) if "frame" in table else table["scan"]
         _refuse_ambiguous(table, root)
         first = [c for c in KNOWN_COLUMNS if c in table]
@@ -109,9 +109,9 @@ def read_table(path: Path) -> pd.DataFrame:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise DataError(f"{path}:1: columns {twice} occur twice")
-    for line, row in enumerate(rows[1:], start=2):
-        if len(row) != len(names):
-            raise DataError(f"{path}:{line}: {len(row)} cells under {len(names)} column names")
+    for line, cells in enumerate(rows[1:], start=2):
+        if len(cells) != len(names):
+            raise DataError(f"{path}:{line}: {len(cells)} cells under {len(names)} column names")
     return pd.DataFrame(rows[1:], columns=names, dtype=str)
 
 

@@ -118,8 +118,8 @@ def _is_plausible(path: Path, header: Header) -> None:
     if header.num_bytes > limit:
         shape = "x".join(map(str, header.shape))
         raise DataError(
-            f"{path}: truncated, or the header is wrong: {shape} {header.dtype.name} voxels are {header.num_bytes} bytes, "
-            f"and a file of {size} bytes cannot hold them"
+            f"{path}: truncated, or the header is wrong: it asks for {header.num_bytes} bytes ({shape} {header.dtype.name} voxels), "
+            f"and a file of {size} bytes cannot hold them; fetch the file again"
         )
 
 
@@ -156,7 +156,9 @@ def _chunks(path: Path) -> Iterator[bytes]:
                 yield inflater.decompress(block, _CHUNK)
             except zlib.error as error:
                 where = file.tell() - len(block)
-                raise DataError(f"{path}: damaged gzip near byte {where} ({str(error).rpartition(': ')[2]}); fetch the file again") from None
+                raise DataError(
+                    f"{path}: damaged gzip near byte {where} ({str(error).rpartition(': ')[2]}); fetch the file again"
+                ) from None
             if inflater.eof:
                 block = (inflater.unused_data or next(blocks, b"")).lstrip(b"\0")
                 if not block:
@@ -261,7 +263,7 @@ def _dtype(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
     code = int(header["datatype"])
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):
         raise DataError(f"{path}: the header's data type {code} does not exist") from None
     if dtype.fields is not None:
         raise DataError(f"{path}: holds RGB colours, not intensities; convert it to one grey value a voxel")
@@ -296,7 +298,9 @@ def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np
         raise DataError(f"{path}: the affine holds NaN or infinity; write the file again with its true geometry")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / np.where(spacing > 0, spacing, 1))) < 1e-3:
-        raise DataError(f"{path}: the affine is singular (spacing {spacing.round(4).tolist()} mm); write the file again with its true geometry")
+        raise DataError(
+            f"{path}: the affine is singular (spacing {spacing.round(4).tolist()} mm); write the file again with its true geometry"
+        )
     unit = int(header["xyzt_units"]) & 7
     if unit in _UNIT_MM:
         warnings.append(f"the header is in {'metres' if unit == 1 else 'micrometres'}; converted to mm")

@@ -43,7 +43,8 @@ def prepare_options(source: str, given: Mapping[str, Any]) -> Given:
         if key not in own and key not in common:
             near = difflib.get_close_matches(key, [*own, *common], n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"prepare {source}: {key}: unknown option; {hint}of {source}: {', '.join(own) or 'none'}; of any source: {', '.join(common)}")
+            listed = f"of {source}: {', '.join(own) or 'none'}; of any source: {', '.join(common)}"
+            raise ConfigError(f"prepare {source}: {key}: unknown option; {hint}{listed}")
     fields: Choice = parse({"source": {source: {k: v for k, v in given.items() if k in own}}}, _Chosen, "prepare").source
     options = parse({k: v for k, v in given.items() if k in common}, PrepareOptions, f"prepare {source}")
     return Given(fields.fields, options)

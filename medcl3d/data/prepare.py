@@ -5,12 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import multiprocessing
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,9 +20,10 @@ from medcl3d.data.atomic import write_json, write_text
 from medcl3d.data.intensity import Kind
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import read_header
-from medcl3d.data.scan import SCHEMA, Outcome, ScanTask, prepare_scan, stored_names
+from medcl3d.data.scan import SCHEMA, Outcome, ScanTask, stored_names
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import make_split, write_split
+from medcl3d.data.workers import run_tasks
 from medcl3d.errors import ConfigError, DataError, MachineError
 from medcl3d.registry import Choice, Fraction, Positive
 
@@ -130,7 +127,7 @@ def _prepare(manifest: Manifest, choice: Choice, out: Path, options: PrepareOpti
     tasks = _tasks(manifest, options)
     origin = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(manifest.root.resolve())}
     _open_folder(out, origin, tasks[0].options(), say)
-    outcomes = _run(tasks, out / "store", options.workers, allowed)
+    outcomes = run_tasks(tasks, out / "store", options.workers, allowed)
     _report(out / "report.csv", manifest, outcomes)
     bad = [o for o in outcomes.values() if o.status == "refused"]
     if len(bad) > allowed:
@@ -211,52 +208,6 @@ def _open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say
     write_json(started, {"schema": SCHEMA, "source": origin, "options": options})
 
 
-def _run(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int) -> dict[str, Outcome]:
-    """All outcomes by scan; fewer where too many were refused, since then it stops."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    workers = min(workers or min(8, os.cpu_count() or 1), len(tasks))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    outcomes: dict[str, Outcome] = {}
-    refused = 0
-    work = _here(tasks, store) if workers <= 1 else _in_processes(tasks, store, workers)
-    with Progress(*columns, disable=None if os.isatty(2) else True) as progress:
-        bar = progress.add_task("preparing scans", total=len(tasks))
-        for outcome in work:
-            outcomes[outcome.scan] = outcome
-            refused += outcome.status == "refused"
-            progress.update(bar, advance=1, description=f"preparing scans, {refused} refused" if refused else "preparing scans")
-            if refused > allowed:
-                break
-    return outcomes
-
-
-def _here(tasks: Sequence[ScanTask], store: Path) -> Iterator[Outcome]:
-    for task in tasks:
-        yield prepare_scan(task, store)
-
-
-def _in_processes(tasks: Sequence[ScanTask], store: Path, workers: int) -> Iterator[Outcome]:
-    """Outcomes as they come; at most two scans a worker are under way, which bounds the memory."""
-    context = multiprocessing.get_context("spawn")  # torch and the progress bar run threads, which fork would tear
-    pending: dict[Future[Outcome], ScanTask] = {}
-    waiting = iter(tasks)
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            while True:
-                while len(pending) < 2 * workers and (task := next(waiting, None)):
-                    pending[pool.submit(prepare_scan, task, store)] = task
-                if not pending:
-                    return
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    task = pending.pop(future)
-                    yield future.result()
-        except BrokenProcessPool:
-            raise MachineError(f"a worker was killed, perhaps for memory, near {task.image}; use fewer workers") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _report(path: Path, manifest: Manifest, outcomes: Mapping[str, Outcome]) -> None:
     rows = []
     for row in manifest.table.to_dict("records"):
@@ -294,7 +245,13 @@ def _finish(
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in _classes(stored)}
     write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
     write_split(out / "split.json", split, options.seed)
-    summary = {"schema": SCHEMA, "source": origin, "num_channels": next(iter(channels)), "label_names": names, "options": stored[0]["options"]}
+    summary = {
+        "schema": SCHEMA,
+        "source": origin,
+        "num_channels": next(iter(channels)),
+        "label_names": names,
+        "options": stored[0]["options"],
+    }
     write_json(out / "prepared.json", summary)
     counts = Counter(o.status for o in outcomes.values())
     there = sum(o.was_there for o in outcomes.values())

@@ -86,7 +86,9 @@ def _identity(task: ScanTask) -> dict[str, Any]:
         try:
             status = path.stat()
         except OSError as error:
-            raise DataError(f"{path}: there is no such file" if isinstance(error, FileNotFoundError) else f"{path}: {error.strerror}") from None
+            raise DataError(
+                f"{path}: there is no such file" if isinstance(error, FileNotFoundError) else f"{path}: {error.strerror}"
+            ) from None
         return {"path": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
     label = of(task.label) if task.label else None
@@ -112,7 +114,9 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     voxels, normalisation = normalise(voxels, task.kind, body, percentiles=task.percentiles, window_hu=task.window_hu)
     stored = voxels.astype(np.float16)
     if not np.isfinite(stored).all():
-        raise DataError(f"{task.image}: values up to {np.abs(voxels).max():g} do not fit float16; intensity: none suits masks and small numbers")
+        raise DataError(
+            f"{task.image}: values up to {np.abs(voxels).max():g} do not fit float16; intensity: none suits masks and small numbers"
+        )
     names = [store / name for name in stored_names(task.scan)]
     names[2].unlink(missing_ok=True)  # from here until the end the scan counts as absent
     description: dict[str, Any] = {

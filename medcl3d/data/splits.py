@@ -44,7 +44,7 @@ def make_split(table: pd.DataFrame, *, test_fraction: float, seed: int) -> Split
     test: set[str] = set()
     for group in ([p for p in patients if p in labelled], [p for p in patients if p not in labelled]):
         num_test = round(test_fraction * len(group))
-        if 0 < test_fraction and len(group) > 1:
+        if test_fraction > 0 and len(group) > 1:
             num_test = min(max(num_test, 1), len(group) - 1)
         test.update(group[i] for i in rng.permutation(len(group))[:num_test])
     return Split(tuple(p for p in patients if p not in test), tuple(sorted(test)))

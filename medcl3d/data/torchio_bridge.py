@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 
-def resample(voxels: np.ndarray, affine: np.ndarray, spacing_mm: tuple[float, float, float], *, label: bool) -> tuple[np.ndarray, np.ndarray]:
+def resample(
+    voxels: np.ndarray, affine: np.ndarray, spacing_mm: tuple[float, float, float], *, label: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Resample ``[C, X, Y, Z]`` to a spacing: linear (smoothed first where voxels grow) for images, nearest for labels.
 
     Returns voxels of the same dtype and their affine ``[4, 4]``; world positions stay.

@@ -37,12 +37,13 @@ def _page(views: np.ndarray, relation: Relation, keys: Keys) -> Figure:
     width = views.shape[1] / 110
     figure = Figure(figsize=(width, views.shape[0] / 110 + 0.55 * width), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[views.shape[0] / 110, 0.55 * width])
+    top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=[views.shape[0] / 110, 0.55 * width]))
     axis = top.subplots()
     axis.imshow(views)
     axis.axis("off")
     ticks = [f"{int(sample)}.{int(view)}" for sample, view in zip(keys.sample, keys.view, strict=True)]
-    for axis, matrix, title in zip(bottom.subplots(1, 2), (relation.positive, relation.negative), ("attraction P", "repulsion M"), strict=True):
+    parts = (("attraction P", relation.positive), ("repulsion M", relation.negative))
+    for axis, (title, matrix) in zip(bottom.subplots(1, 2), parts, strict=True):
         image = axis.imshow(matrix.numpy(), cmap="viridis", vmin=0, vmax=max(1.0, float(matrix.max())))
         axis.set_title(f"{title} (sample.view)", fontsize=9)
         axis.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=6)

@@ -25,7 +25,12 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     fake = str(HERE / "fake_runs.py")
     monkeypatch.setattr(execute, "command_of", lambda run: [fake, run.command, str(run.config), *run.overrides])
     files = {
-        "dense.yaml": {"pairs": {"voxel_correspondence": {"num_points": 9}}, "objective": {"dense": {}}, "train": {"steps": 5}, "out_dir": "x"},
+        "dense.yaml": {
+            "pairs": {"voxel_correspondence": {"num_points": 9}},
+            "objective": {"dense": {}},
+            "train": {"steps": 5},
+            "out_dir": "x",
+        },
         "simclr.yaml": {"pairs": {"overlapping_crops": {}}, "objective": {"simclr": {}}, "train": {"steps": 5}, "out_dir": "x"},
         "finetune.yaml": {"train": {"steps": 3}, "out_dir": "x"},
     }
@@ -46,7 +51,7 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
             "replicates": 2,
             "reference": "scratch",
         }
-        path = tmp_path / "compare.yaml"
+        path = Path("compare.yaml")
         path.write_text(yaml.safe_dump({**content, **replaced}, sort_keys=False))
         return path
 

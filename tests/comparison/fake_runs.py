@@ -64,7 +64,10 @@ def finetune(config: FinetuneConfig) -> None:
     dice = dice_of(config)
     cases = [{"scan": f"scan{k}", "patient": f"p{k}", "class": "1", "dice": dice + 0.01 * k} for k in range(-4, 5)]
     split = {"labelled": [f"p{config.seed}"] * config.num_labelled, "test": [c["patient"] for c in cases], "seed": config.test_seed}
-    metrics = {"dice": {"mean": dice, "low": dice - 0.1, "high": dice + 0.1, "n": len(cases)}, "hd95_mm": {"mean": 3.0, "low": 2, "high": 4, "n": 9}}
+    metrics = {
+        "dice": {"mean": dice, "low": dice - 0.1, "high": dice + 0.1, "n": len(cases)},
+        "hd95_mm": {"mean": 3.0, "low": 2, "high": 4, "n": 9},
+    }
     (config.out_dir / "results.json").write_text(json.dumps({"metrics": metrics, "cases": cases, "split": split}))
 
 

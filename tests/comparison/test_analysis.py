@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from medcl3d.evaluation.statistics import Interval
 def config_of(**fields) -> CompareConfig:
     return CompareConfig(
         **{
-            "out_dir": "runs", "finetune": Recipe(config="f.yaml"), "arms": {"scratch": Arm(), "a": Arm(), "b": Arm()},
+            "out_dir": Path("runs"), "finetune": Recipe(config=Path("f.yaml")), "arms": {"scratch": Arm(), "a": Arm(), "b": Arm()},
             "reference": "scratch", "vary": {"num_labelled": [2, 8]}, "replicates": 10, **fields,
         }
     )  # fmt: skip
@@ -28,7 +29,10 @@ def table_of(config: CompareConfig, n: int, gains: dict[str, float], noise: floa
     rows = []
     for seed, labels in itertools.product(range(n), (2, 8)):
         shared = rng.normal(0.5, 0.1)
-        rows += [{"arm": arm, "num_labelled": labels, "seed": seed, "dice": shared + gains.get(arm, 0) + rng.normal(0, noise)} for arm in config.arms]
+        rows += [
+            {"arm": arm, "num_labelled": labels, "seed": seed, "dice": shared + gains.get(arm, 0) + rng.normal(0, noise)}
+            for arm in config.arms
+        ]
     return pd.DataFrame(rows)
 
 
@@ -55,7 +59,9 @@ def test_endpoint_is_the_mean_over_label_counts_per_replicate():
 def test_endpoint_may_take_some_cells():
     config = config_of(endpoint={"num_labelled": 8})
     table = table_of(config, 4, {})
-    assert analyse(table, config).arm("a").endpoint.mean.mean == pytest.approx(table.query("arm == 'a' and num_labelled == 8")["dice"].mean())
+    assert analyse(table, config).arm("a").endpoint.mean.mean == pytest.approx(
+        table.query("arm == 'a' and num_labelled == 8")["dice"].mean()
+    )
 
 
 def test_cells_are_paired_within_a_replicate():

@@ -37,10 +37,20 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Where the first test leaves its runs, for the others to copy."""
+    return tmp_path_factory.mktemp("finished") / "runs"
+
+
 @pytest.fixture
-def compared(comparison) -> Path:
+def compared(comparison, finished) -> Path:
+    """A finished comparison of two replicates in ./runs."""
     path = comparison()
-    compare(path, ["jobs=2"])
+    if not finished.exists():
+        compare(path, ["jobs=2"])
+        shutil.copytree("runs", finished)
+    shutil.copytree(finished, "runs", dirs_exist_ok=True)
     return path
 
 
@@ -63,7 +73,7 @@ def test_the_report_opens_offline_and_says_what_was_found(compared):
     assert all(image["alt"] for image in page.images)
     assert "prefers-color-scheme" in text
     assert 'name="viewport"' in text
-    for words in ("“dense, all” has the best mean dice", "No test", "2 of 2 replicates", "9 test cases", "medcl3d compare", "Seeds 0, 1", "torch 2"):
+    for words in ("“dense, all” has the best mean dice", "No test", "2 of 2 replicates", "9 test cases", "medcl3d compare", "Seeds 0, 1"):
         assert words in page.text, words
 
 

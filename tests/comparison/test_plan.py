@@ -21,7 +21,7 @@ def expand(path: Path, *overrides: str):
 
 def test_compared_runs_differ_only_in_what_is_compared(comparison):
     """On the whole plan: same seed, same cell, and every field equal but those of the arm."""
-    config, runs = expand(comparison(), "replicates=3")
+    _, runs = expand(comparison(), "replicates=3")
     groups = itertools.groupby(sorted(runs, key=lambda r: (r.command, r.cell, r.seed)), key=lambda r: (r.command, r.cell, r.seed))
     for (command, cell, seed), members in groups:
         group = list(members)
@@ -130,6 +130,8 @@ def test_names_become_folders():
 
 
 def test_sets_of_pretrainings_are_free_only_there(comparison):
-    config, _ = expand(comparison(pretrainings={"dense": {"config": "dense.yaml", "set": {"encoder": "large"}}, "simclr": {"config": "simclr.yaml"}}))
+    config, _ = expand(
+        comparison(pretrainings={"dense": {"config": "dense.yaml", "set": {"encoder": "large"}}, "simclr": {"config": "simclr.yaml"}})
+    )
     assert "encoder" in free_fields("pretrain", config)
     assert "encoder" not in free_fields("finetune", config)

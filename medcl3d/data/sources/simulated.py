@@ -2,61 +2,28 @@
 
 What is known of each scan stands in the manifest: the shape belongs to the patient, `age` to the
 size of the ventricle, `session_days` to its growth, `class` to a lesion, `site` to everything the
-scanner does. The segmentation cannot be had from grey values alone: the two lobes, the duct and
-the distractors share one intensity, the ventricle shares its own with other distractors, the gland
-differs from its surroundings by texture only.
+scanner does.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import json
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-import nibabel
 import numpy as np
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from pydantic import Field
 
 from medcl3d.data.atomic import replacing, write_json, write_text
 from medcl3d.data.manifest import Manifest
+from medcl3d.data.phantom import LABELS, MODALITIES, Patient, take_scan
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.sources.csv import csv as read_csv
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.registry import Count, Fraction, Size, Whole
-
-LABELS = {0: "background", 1: "left lobe", 2: "right lobe", 3: "ventricle", 4: "gland", 5: "duct"}
-FIELD_OF_VIEW_MM = 128.0
-MODALITIES = ("T1", "T2")
-# Grey values per modality: air, tissue, fat of the skin, bright (lobes, duct), dark (ventricle, lesion).
-_GREY = {"T1": (0.0, 100.0, 150.0, 140.0, 45.0), "T2": (0.0, 100.0, 80.0, 70.0, 165.0)}
-
-
-@dataclass(frozen=True)
-class Scanner:
-    """What a site does to its scans: it is the same for all of its patients."""
-
-    bias: float
-    noise: float
-    gain: float
-    gamma: float
-    coarser: tuple[float, float, float]
-    orientation: str
-    tilt_degrees: float
-
-
-# Three makes; a fourth site and further ones repeat them with another gain.
-_SCANNERS = (
-    Scanner(0.15, 4.0, 1.0, 1.0, (1.0, 1.0, 1.0), "RAS", 0.0),
-    Scanner(0.35, 7.0, 12.0, 0.85, (1.0, 1.0, 1.5), "LPS", 0.0),
-    Scanner(0.25, 10.0, 4.0, 1.2, (1.25, 1.0, 1.25), "PSR", 8.0),
-)
 
 
 @SOURCES.register("simulated")
@@ -79,7 +46,7 @@ def simulated(
     num_modalities  1: T1; 2: T1 and T2 of each visit, in one frame
     difficulty      multiplies scanner effects and the variety of shapes
 
-    The same fields give the same bytes. Raises ConfigError where `root` holds another cohort.
+    The same fields give the same bytes (on one kind of processor). Raises ConfigError where `root` holds another cohort.
     """
     if min(shape) < 16:
         raise ConfigError(f"simulated: shape = {shape}: 16 voxels along each axis at least, or the structures vanish")
@@ -121,174 +88,10 @@ def _is_there(root: Path, fields: dict[str, Any]) -> bool:
     except ValueError:
         raise DataError(f"{path}: is damaged; delete {root}") from None
     if found.get("fields") != fields:
-        raise ConfigError(f"{root}: holds a cohort with {found.get('fields')}, asked is {fields}; choose another folder, or delete that one")
+        raise ConfigError(
+            f"{root}: holds a cohort with {found.get('fields')}, asked is {fields}; choose another folder, or delete that one"
+        )
     return bool(found["complete"])
-
-
-class Patient:
-    """All that stays with a patient: shape, texture, place of every structure, age, sex, site, lesion."""
-
-    def __init__(self, number: int, seed: int, difficulty: float, lesion_fraction: float, num_sites: int):
-        rng = np.random.default_rng([seed, number, 0])
-        self.number, self.seed, self.difficulty = number, seed, difficulty
-        self.name = f"P{number + 1:03d}"
-        self.age = round(float(rng.uniform(20, 80)), 1)
-        self.sex = str(rng.choice(["F", "M"]))
-        self.site = int(rng.integers(num_sites))
-        self.has_lesion = bool(rng.random() < lesion_fraction)
-        vary = lambda sigma, size=None: rng.normal(0, sigma * difficulty, size)  # noqa: E731
-        size = 1.04 if self.sex == "M" else 0.96
-        self.body = np.array([46.0, 54.0, 50.0]) * size * np.exp(vary(0.04, 3))
-        self.lobes = [(np.array([side * 20.0, 6, 6]) + vary(2.5, 3), np.array([9.0, 14, 10]) * np.exp(vary(0.12, 3))) for side in (-1, 1)]
-        # The known factor: 4 mm of tube at 20 years, 8 mm at 80, and little else.
-        self.ventricle_mm = 4.0 + 4.0 * (self.age - 20) / 60 + float(rng.normal(0, 0.35))
-        self.growth_mm_a_year = float(rng.uniform(0.2, 0.8))
-        self.ventricle_place = np.array([0.0, 4, 14]) + vary(2.0, 3)
-        self.gland = (np.array([0.0, -28, -8]) + vary(3.0, 3), np.array([15.0, 10, 10]) * np.exp(vary(0.12, 3)))
-        self.duct_bend = vary(4.0, 3)
-        self.lesion = (self.lobes[int(rng.integers(2))][0] + rng.normal(0, 2.5, 3), float(rng.uniform(3.5, 5.0)))
-        self.warp = (rng.normal(0, 1, (6, 3)) * 0.04, rng.uniform(0, 2 * np.pi, 6), vary(1.3, (6, 3)))
-        self.distractors = self._distractors(rng)
-        self.texture = _smooth_field(rng, 40, 0.8), _smooth_field(rng, 40, 2.2)
-
-    def _distractors(self, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, bool]]:
-        """Ellipsoids of the lobes' and the ventricle's grey value where no structure is: place, radii, bright."""
-        taken = [center for center, _ in self.lobes] + [self.gland[0], self.ventricle_place]
-        found: list[tuple[np.ndarray, np.ndarray, bool]] = []
-        while len(found) < 7:
-            place = rng.uniform(-1, 1, 3) * self.body * 0.7
-            radii = rng.uniform(4.5, 10.0, 3)
-            free = all(np.linalg.norm(place - other) > 19 for other in taken)
-            if np.linalg.norm(place / self.body) < 0.75 and (free or rng.random() < 0.02):
-                found.append((place, radii, len(found) % 2 == 0))
-                taken.append(place)
-        return found
-
-    @cached_property
-    def duct(self) -> np.ndarray:
-        """``Float[20, 3]`` the duct's course, from the gland to the right lobe."""
-        t = np.linspace(0, 1, 20)[:, None]
-        start, end = self.gland[0] + [0, 0, 9], self.lobes[1][0] - [0, 11, 4]
-        middle = (start + end) / 2 + [9, 0, -9] + self.duct_bend
-        return (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
-
-    def straightened(self, world: np.ndarray) -> np.ndarray:
-        """Where the patient's places ``[..., 3]`` (mm) lie before the patient's own smooth warp."""
-        waves, phases, amplitudes = self.warp
-        return world + (np.sin(world @ waves.T.astype(np.float32) + phases.astype(np.float32)) @ amplitudes.astype(np.float32))
-
-
-def _smooth_field(rng: np.random.Generator, size: int, sigma: float) -> np.ndarray:
-    from scipy.ndimage import gaussian_filter
-
-    field = gaussian_filter(rng.normal(size=(size, size, size)), sigma, mode="wrap")
-    return (field / field.std()).astype(np.float32)
-
-
-def _sample(field: np.ndarray, places: np.ndarray, spacing_mm: float) -> np.ndarray:
-    from scipy.ndimage import map_coordinates
-
-    return map_coordinates(field, np.moveaxis(places, -1, 0) / spacing_mm, order=1, mode="grid-wrap")
-
-
-def _ellipsoid(places: np.ndarray, center: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Signed distance to an ellipsoid, about mm, negative inside."""
-    scaled = (places - center.astype(np.float32)) / radii.astype(np.float32)
-    return (np.sqrt(np.einsum("...i,...i", scaled, scaled)) - 1) * float(radii.min())
-
-
-def _tube(places: np.ndarray, course: np.ndarray, radius: float) -> np.ndarray:
-    """Signed distance to a tube round a line of points."""
-    from scipy.spatial import cKDTree
-
-    near, _ = cKDTree(course).query(places.reshape(-1, 3), distance_upper_bound=radius + 4.0)
-    return np.minimum(near, radius + 4.0).reshape(places.shape[:-1]).astype(np.float32) - radius
-
-
-def _occupied(distance: np.ndarray, softness_mm: float) -> np.ndarray:
-    """Which part of a voxel a structure fills, from its signed distance."""
-    return np.clip(0.5 - distance / softness_mm, 0, 1)
-
-
-def render(patient: Patient, places: np.ndarray, years: float, modality: str, softness_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Grey values and labels of a patient at some places ``[X, Y, Z, 3]`` in patient mm, `years` after the first visit."""
-    _, tissue, fat, bright, dark = _GREY[modality]
-    x = patient.straightened(places)
-    fine, coarse = (_sample(f, x, mm) for f, mm in zip(patient.texture, (2.5, 3.5), strict=True))
-    body = _ellipsoid(x, np.zeros(3), patient.body)
-    grey = tissue * (1 + 0.05 * coarse)
-    grey += _occupied(-(body + 5), softness_mm) * (fat - tissue)
-
-    def paint(distance: np.ndarray, value: float) -> None:
-        nonlocal grey
-        part = _occupied(distance, softness_mm)
-        grey = grey + part * (value * (1 + 0.05 * coarse) - grey)
-
-    for center, radii, is_bright in patient.distractors:
-        paint(_ellipsoid(x, center, radii), bright if is_bright else dark)
-    labels = np.zeros(places.shape[:3], dtype=np.uint8)
-    gland = _ellipsoid(x, *patient.gland)
-    grey = grey + _occupied(gland, softness_mm) * (tissue * (1 + 0.16 * fine) - grey)
-    labels[gland < 0] = 4
-    duct = _tube(x, patient.duct, 3.6)
-    paint(duct, bright)
-    labels[duct < 0] = 5
-    for number, (center, radii) in enumerate(patient.lobes, start=1):
-        lobe = _ellipsoid(x, center, radii * (1 - 0.01 * years))
-        paint(lobe, bright)
-        labels[lobe < 0] = number
-    angle = np.linspace(-2.4, 2.4, 40)
-    arch = patient.ventricle_place + np.stack([15 * np.sin(angle) * 0.6, 10 * np.cos(angle), 11 * np.cos(angle / 2) - 8], axis=1)
-    ventricle = _tube(x, arch, patient.ventricle_mm + patient.growth_mm_a_year * years)
-    paint(ventricle, dark)
-    labels[ventricle < 0] = 3
-    if patient.has_lesion:
-        paint(_ellipsoid(x, patient.lesion[0], np.full(3, patient.lesion[1])), dark)
-    labels[body > 0] = 0
-    return grey * _occupied(body, softness_mm), labels
-
-
-def _scan(patient: Patient, shape: tuple[int, int, int], visit: int, years: float, modality: str) -> tuple[nibabel.Nifti1Image, nibabel.Nifti1Image]:
-    """One scan and its labels: the patient in the scanner, through the scanner's own field of view and faults."""
-    scanner = _SCANNERS[patient.site % len(_SCANNERS)]
-    pose = np.random.default_rng([patient.seed, patient.number, 1, visit])  # one pose a visit: its scans share a frame
-    rng = np.random.default_rng([patient.seed, patient.number, 2, visit, MODALITIES.index(modality)])
-    strength = patient.difficulty
-    spacing = FIELD_OF_VIEW_MM / np.array(shape) * scanner.coarser
-    size = np.round(FIELD_OF_VIEW_MM / spacing).astype(int)
-    affine = np.eye(4)
-    affine[:3, :3] = _rotation(np.radians([scanner.tilt_degrees, 0, 0])) * spacing
-    affine[:3, 3] = -affine[:3, :3] @ ((size - 1) / 2) + rng.normal(0, 4 * strength, 3)
-    turn, shift = _rotation(np.radians(pose.normal(0, 4 * strength, 3))), pose.normal(0, 4 * strength, 3)
-    grid = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in size), indexing="ij"), axis=-1)
-    to_patient = turn.T @ affine[:3, :3]
-    places = grid @ to_patient.T.astype(np.float32) + (turn.T @ (affine[:3, 3] - shift)).astype(np.float32)
-    grey, labels = render(patient, places, years, modality, float(spacing.mean()))
-    place = (2 * grid / (size - 1) - 1).astype(np.float32)
-    bias = np.exp(strength * scanner.bias * (place @ rng.normal(0, 0.7, 3).astype(np.float32) + (place**2) @ rng.normal(0, 0.5, 3).astype(np.float32)))
-    grey = 100 * (np.maximum(grey, 0) / 100) ** scanner.gamma * bias
-    noise = rng.normal(0, scanner.noise * strength, (2, *size)).astype(np.float32)
-    grey = np.hypot(grey + noise[0], noise[1])  # the magnitude of a complex signal: Rician noise
-    gain = scanner.gain * (1 + patient.site // len(_SCANNERS)) * np.exp(rng.normal(0, 0.2))
-    values = np.clip(np.round(grey * gain), 0, 32767).astype(np.int16)
-    turned = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(scanner.orientation))
-    out = []
-    for array in (values, labels):
-        image = nibabel.Nifti1Image(nibabel.apply_orientation(array, turned), affine @ inv_ornt_aff(turned, array.shape))
-        image.header.set_xyzt_units("mm")
-        out.append(image)
-    return out[0], out[1]
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        step = np.eye(3)
-        step[i, i] = step[j, j] = np.cos(angle)
-        step[i, j], step[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = step @ matrix
-    return matrix
 
 
 def _write_patient(root: Path, patient: Patient, shape: tuple[int, int, int], max_visits: int, num_modalities: int) -> list[dict[str, Any]]:
@@ -300,7 +103,7 @@ def _write_patient(root: Path, patient: Patient, shape: tuple[int, int, int], ma
         years = float(day) / 365.25
         for modality in MODALITIES[:num_modalities]:
             scan = f"{patient.name}_{visit}_{modality}"
-            image, label = _scan(patient, shape, visit, years, modality)
+            image, label = take_scan(patient, shape, visit, years, modality)
             paths = f"images/{scan}.nii.gz", f"labels/{scan}.nii.gz"
             for path, volume in zip(paths, (image, label), strict=True):
                 with replacing(root / path) as file:
@@ -322,11 +125,3 @@ def _write_patient(root: Path, patient: Patient, shape: tuple[int, int, int], ma
                 }
             )
     return rows
-
-
-def cohort_hash(root: Path) -> str:
-    """SHA-256 over the names and bytes of all files of a cohort, in order."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

@@ -1,0 +1,48 @@
+# With a GPU, name the build of torch that fits it: make setup TORCH="torch==2.13.0"
+# (the registry's default build brings CUDA on Linux), or TORCH="torch==2.13.0 --index-url URL"
+# with the index that PyTorch names for your driver.
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two processes beside each other are faster than two threads in each operation on small volumes.
+FEW_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-small test test-slow lint wheel clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.stamp ## make .venv with everything in it
+
+$(VENV)/.stamp: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $@
+
+demo: setup ## compare ways to define pairs on simulated scans; ends with the path of the report
+	$(BIN)/medcl3d compare configs/demo/demo.yaml
+
+demo-small: setup ## the same in miniature, to see that all of it runs
+	$(BIN)/medcl3d compare configs/demo/demo_small.yaml
+
+test: setup ## the tests that take seconds
+	$(FEW_THREADS) $(BIN)/python -m pytest -n 2 -m 'not slow' --durations 10
+
+test-slow: setup ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow --durations 10
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+wheel: setup ## dist/medcl3d-*.whl
+	$(BIN)/python -m build --wheel
+
+clean: ## remove what was built, never data, runs or .venv
+	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find medcl3d tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

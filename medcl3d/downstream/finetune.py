@@ -1,0 +1,235 @@
+"""`medcl3d finetune`: a network, pretrained or not, learns a task from few labels and is measured on test patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from medcl3d.config import STRICT, choice_of, load, plain
+from medcl3d.data.atomic import replacing, write_json
+from medcl3d.data.loader import DataConfig, Plan, ScansInUse, batches_from, scans_in_use
+from medcl3d.data.splits import draw_labelled, read_split
+from medcl3d.data.store import Store
+from medcl3d.downstream import TASKS, Evaluation, Task
+from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
+from medcl3d.encoders import ENCODERS
+from medcl3d.encoders.network import build_network, check_patch_size
+from medcl3d.errors import ConfigError, DataError
+from medcl3d.registry import Choice, Count, Whole
+from medcl3d.training.distributed import process_group, rank, world_size
+from medcl3d.training.fit import FitOptions, autocast_dtype, fit
+from medcl3d.training.logs import RunFolder, run_folder, versions
+from medcl3d.training.seeding import seed_weights
+from medcl3d.types import Loss
+from medcl3d.views import VIEWS
+
+SCHEMA = 1
+SCRATCH = "scratch"
+SPACING_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FinetuneConfig:
+    """A fine-tuning: which scans, which task, from which weights, with how many labelled patients, how long.
+
+    init          scratch, a pretraining's run folder, or its encoder.safetensors
+    transfer      what is taken from there: the encoder, or all (decoder too); without effect on scratch
+    num_labelled  training patients whose labels are used (default: all); fewer are a part of more, for one seed
+    views         how patches are augmented
+    seed          of the weights that are not loaded, the draw of labelled patients, the patches, the bootstrap
+    """
+
+    data: DataConfig
+    task: choice_of(TASKS)  # type: ignore[valid-type]
+    encoder: choice_of(ENCODERS)  # type: ignore[valid-type]
+    train: FitOptions
+    out_dir: Path
+    init: str = SCRATCH
+    transfer: Transfer = "encoder"
+    num_labelled: Count | None = None
+    views: choice_of(VIEWS) = Choice("mri")  # type: ignore[valid-type]
+    seed: Whole = 0
+
+
+@plain_dataclass(frozen=True)
+class Finetuning:
+    """All parts of a fine-tuning, put together from its configuration.
+
+    train, test  scans of the store
+    labelled     patients whose labels are used
+    """
+
+    config: FinetuneConfig
+    store: Store
+    task: Task
+    model: nn.Module
+    recipe: Any
+    train: ScansInUse
+    test: ScansInUse
+    labelled: tuple[str, ...]
+    transferred: TransferReport | None
+
+
+def assemble(config: FinetuneConfig) -> Finetuning:
+    """Build what the configuration says and check that its parts fit. ConfigError, DataError where they do not."""
+    if config.train.samples_per_step % world_size():
+        raise ConfigError(
+            f"train.samples_per_step = {config.train.samples_per_step} cannot be shared by {world_size()} ranks; "
+            "make it a multiple of the number of ranks"
+        )
+    store = Store.open(config.data.root)
+    task: Task = TASKS.build(config.task)
+    split = read_split(config.data.root / "split.json", store.collection.table["patient"])
+    able = _with_target(scans_in_use(store, config.data, split.train), task, store, "train", config)
+    labelled = sorted(able.collection.table["patient"].unique())
+    labelled = list(draw_labelled(split, labelled, config.num_labelled or len(labelled), config.seed))
+    train = _with_target(scans_in_use(store, config.data, labelled), task, store, "train", config)
+    # A test scan is never left out for its size: it is padded, whatever is done in training.
+    test = _with_target(scans_in_use(store, replace(config.data, smaller_than_patch="pad"), split.test), task, store, "test", config)
+    seed_weights(config.seed)
+    network = build_network(config.encoder, store.num_channels, decoder=task.decodes)
+    check_patch_size(network, config.data.patch_size)
+    model = task.model(network, store)
+    transferred = None if config.init == SCRATCH else load_weights(network, Path(config.init), config.transfer, split.test)
+    return Finetuning(config, store, task, model, VIEWS.build(config.views), train, test, tuple(labelled), transferred)
+
+
+def _with_target(scans: ScansInUse, task: Task, store: Store, side: str, config: FinetuneConfig) -> ScansInUse:
+    """Only the scans that can train or test the task. DataError where there is none."""
+    keep = np.flatnonzero([task.has_target(store, int(scan)) for scan in scans.rows])
+    if not len(keep):
+        raise DataError(f"{config.data.root}: no scan of the {side} patients has labels for {config.task.name}; prepare scans with labels")
+    return ScansInUse(scans.collection.take(keep), scans.rows[keep], scans.left_out)
+
+
+def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
+    """Fine-tune and measure; the same command again resumes, and does nothing once the run is done. Returns the run folder."""
+    config = load(config_path, overrides, FinetuneConfig)
+    with process_group() as device:
+        parts = assemble(config)
+        say(summary(parts))
+        if check:
+            return config.out_dir
+        provenance = {"data": parts.store.fingerprint(), "kind": "finetune"}
+        with run_folder(config.out_dir, plain(config), provenance) as run:
+            if run.finished:
+                say(f"{config.out_dir}: this fine-tuning is done; remove the folder to do it again")
+                return config.out_dir
+            train_model(parts, run, device)
+            if rank() == 0:
+                measure(parts, run, device)
+    return config.out_dir
+
+
+def train_model(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
+    """Train on the labelled patients, from the run's last checkpoint if it has one."""
+    config, train = parts.config, parts.config.train
+    plan = Plan(np.asarray(parts.train.rows, dtype=np.int64), train.samples_per_step, config.seed)
+    dataset = parts.task.dataset(parts.store, plan, config.data.patch_size, parts.recipe, train.steps, rank(), world_size())
+
+    def loss_of(model: nn.Module, batch: Any) -> Loss:
+        return parts.task.loss(model, batch.to(device), parts.recipe)
+
+    parts.model.train()
+    fit(parts.model, loss_of, lambda step: batches_from(dataset, train.steps, train.workers, step), train, run, device, "fine-tuning")
+
+
+def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
+    """Measure the trained model on the test patients; write weights, pictures and results, and mark the run as done."""
+    config = parts.config
+    scans = [int(scan) for scan in parts.test.rows]
+    say(f"measuring on {len(scans)} scans of {parts.test.collection.table['patient'].nunique()} test patients")
+    dtype = autocast_dtype(config.train.precision, device)
+    found = parts.task.evaluate(parts.model, parts.store, scans, config.data.patch_size, device, dtype, config.seed)
+    for name, image in found.pictures.items():
+        run.picture(name, image, config.train.steps)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in parts.model.state_dict().items()}
+    with replacing(run.path / "model.safetensors") as file:
+        file.write(to_safetensors(weights, metadata={"format": "pt"}))
+    write_json(run.path / "model.json", sidecar(parts))
+    write_json(run.path / "results.json", results(parts, found))
+    say("\n".join(f"  {name}: {m.mean:.4f} [{m.low:.4f}, {m.high:.4f}], {m.n} patients" for name, m in found.metrics.items()))
+    run.status("done", config.train.steps)
+
+
+def results(parts: Finetuning, found: Evaluation) -> dict[str, Any]:
+    """What `results.json` holds. Intervals: 95%, bootstrap over test patients; None where not defined."""
+
+    def number(value: float) -> float | None:
+        return value if isfinite(value) else None
+
+    metrics = {name: {"mean": m.mean, "low": number(m.low), "high": number(m.high), "n": m.n} for name, m in found.metrics.items()}
+    return {
+        "schema": SCHEMA,
+        "metrics": metrics,
+        "intervals": "95%, bootstrap over test patients",
+        "cases": found.cases,
+        "split": {"labelled": list(parts.labelled), "test": sorted(parts.test.collection.table["patient"].unique().tolist())},
+        "config": plain(parts.config),
+    }
+
+
+def sidecar(parts: Finetuning) -> dict[str, Any]:
+    """What one must know to use the weights."""
+    config, store = parts.config, parts.store
+    return {
+        "schema": SCHEMA,
+        "task": plain(config.task),
+        "label_names": {str(value): name for value, name in store.label_names.items()},
+        "architecture": plain(config.encoder),
+        "in_channels": store.num_channels,
+        "axes": "RAS",
+        "spacing_mm": median_spacing(store),
+        "patch_size": list(config.data.patch_size),
+        "intensity": store.scans[0]["options"],
+        "init": config.init,
+        "pretraining_patients": parts.transferred.sidecar["pretraining_patients"] if parts.transferred else [],
+        "training_patients": list(parts.labelled),
+        "provenance": {"data": store.fingerprint(), **versions()},
+    }
+
+
+def median_spacing(store: Store) -> list[float]:
+    """mm per voxel along each axis, the median over the scans of a store."""
+    return [float(value) for value in np.median(store.collection.spacings, axis=0)]
+
+
+def summary(parts: Finetuning) -> str:
+    """What is about to run: scans, patients, network, and where its weights come from."""
+    config = parts.config
+    train, test, patients = len(parts.train.rows), len(parts.test.rows), len(parts.labelled)
+    lines = [f"{config.task.name}: {train} scans of {patients} labelled patients, tested on {test} scans"]
+    lines += [f"  left out in training: {number} scans, {reason}" for reason, number in parts.train.left_out.items()]
+    lines.append(f"  {config.encoder.name}: {sum(p.numel() for p in parts.model.parameters()) / 1e6:.2f} million parameters")
+    if parts.transferred is None:
+        return "\n".join([*lines, "  from scratch"])
+    lines += [f"  {note}" for note in parts.transferred.notes]
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in unlike_pretraining(parts.store, parts.transferred.sidecar))])
+
+
+def unlike_pretraining(store: Store, pretrained: dict[str, Any]) -> list[str]:
+    """In what the scans differ from those of pretraining in a way that weights feel: voxel size, kind of intensity."""
+    found = []
+    theirs, ours = pretrained.get("spacing_mm"), median_spacing(store)
+    if theirs and not np.allclose(theirs, ours, rtol=SPACING_TOLERANCE):
+        found.append(f"pretrained at {theirs} mm a voxel, these scans have {ours}; prepare them with spacing_mm as in pretraining")
+    kinds = [options.get("kind") for options in (pretrained.get("intensity") or {}, store.scans[0]["options"])]
+    if kinds[0] and kinds[0] != kinds[1]:
+        found.append(f"pretrained on intensities of kind {kinds[0]}, these scans are prepared as {kinds[1]}")
+    return found
+
+
+def say(text: str) -> None:
+    """Tell the user, once."""
+    if rank() == 0:
+        print(text, flush=True)

@@ -1,0 +1,151 @@
+"""Segmentation: every voxel gets a class; measured by Dice and surface distance on whole scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from pydantic import Field
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from medcl3d.data.loader import Plan
+from medcl3d.data.store import Store
+from medcl3d.downstream import TASKS, Evaluation
+from medcl3d.downstream.heads import Segmenter
+from medcl3d.downstream.patches import PatchBatch, PatchDataset, class_indices
+from medcl3d.downstream.pictures import picture_of_cases
+from medcl3d.encoders.network import Network
+from medcl3d.errors import ConfigError
+from medcl3d.evaluation.inference import probabilities_of, sliding_window
+from medcl3d.evaluation.metrics import overlap_of, summary
+from medcl3d.registry import Count, Fraction
+from medcl3d.training.distributed import all_mean
+from medcl3d.types import Loss, Triple
+
+MEASURES = ("dice", "hd95_mm")
+
+
+@TASKS.register("segmentation")
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """Cross-entropy of all classes plus Dice of the foreground classes, summed over the batch; patches oversample foreground.
+
+    classes              label values to segment, all others are background (default: all of the store but 0)
+    foreground_fraction  of the patches that are centred on a foreground voxel, classes balanced
+    overlap              of neighbouring windows in the prediction of a whole scan
+    windows              that are predicted at once
+
+    Dice without background: a large background would hide a structure that is missed. Summed over the batch: a
+    patch without a structure has no Dice of its own. Source: Isensee et al. 2021, nnU-Net.
+    """
+
+    classes: tuple[Count, ...] | None = None
+    foreground_fraction: Fraction = 0.5
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    windows: Count = 4
+    decodes: ClassVar[bool] = True
+
+    def class_names(self, store: Store) -> dict[int, str]:
+        """Label value -> name of what is segmented, sorted. ConfigError where the store lacks one, or has none."""
+        known = {value: name for value, name in sorted(store.label_names.items()) if value != 0}
+        wanted = tuple(known) if self.classes is None else tuple(sorted(set(self.classes)))
+        lacking = [value for value in wanted if value not in known]
+        if lacking or not wanted:
+            there = ", ".join(f"{value} ({name})" for value, name in known.items()) or "none"
+            values = lacking or list(wanted)
+            raise ConfigError(f"task.segmentation: classes = {values}: not among the label values of {store.root}; there are {there}")
+        return {value: known[value] for value in wanted}
+
+    def has_target(self, store: Store, scan: int) -> bool:
+        """Whether the scan has a label map."""
+        return store.has_label(scan)
+
+    def model(self, network: Network, store: Store) -> Segmenter:
+        """Network and 1x1x1 head, with background as class 0."""
+        return Segmenter(network, 1 + len(self.class_names(store)))
+
+    def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> PatchDataset:
+        """Patches of the plan's scans."""
+        return PatchDataset(
+            store, plan, tuple(self.class_names(store)), patch_size, self.foreground_fraction, recipe, steps, rank, world_size
+        )
+
+    def loss(self, model: nn.Module, batch: PatchBatch, recipe: Any) -> Loss:
+        """Dice and cross-entropy of one rank's patches, augmented where there is a recipe."""
+        voxels, labels = augmented(batch, recipe)
+        return dice_and_cross_entropy(model(voxels), labels)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        store: Store,
+        scans: Sequence[int],
+        patch_size: Triple,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        seed: int,
+    ) -> Evaluation:
+        """Dice and HD95 of every scan and class on the store's grid, their means over patients, and a picture."""
+        names = self.class_names(store)
+        console = Console(stderr=True)
+        cases: list[dict[str, Any]] = []
+        for scan in track(scans, "test scans", console=console, disable=not console.is_terminal):
+            predicted = self.segment(model, store, scan, patch_size, device, dtype)
+            cases += cases_of(store, scan, predicted, names)
+        metrics = summary(cases, MEASURES, seed)
+
+        def both(scan: int) -> tuple[np.ndarray, np.ndarray]:
+            truth = class_indices(store.read_label(scan), tuple(names))
+            return truth, self.segment(model, store, scan, patch_size, device, dtype)
+
+        return Evaluation(metrics, cases, {"cases": picture_of_cases(store, scans, cases, both)})
+
+    @torch.no_grad()
+    def segment(
+        self, model: nn.Module, store: Store, scan: int, patch_size: Triple, device: torch.device, dtype: torch.dtype | None
+    ) -> np.ndarray:
+        """Class indices ``Int16[D, H, W]`` of a scan on the store's grid."""
+        model.eval()
+        predict = probabilities_of(model, device, dtype)
+        fill = store.scans[scan]["normalisation"]["fill"]
+        volume = torch.from_numpy(store.read_volume(scan))
+        found = sliding_window(predict, volume, patch_size, fill=fill, overlap=self.overlap, windows=self.windows, device=device)
+        return found.argmax(0).to(torch.int16).cpu().numpy()
+
+
+def augmented(batch: PatchBatch, recipe: Any) -> tuple[Tensor, Tensor]:
+    """Voxels and class indices after augmentation, in float32 whatever autocast says; labels go through the same map."""
+    if recipe is None:
+        return batch.voxels, batch.labels
+    with torch.no_grad(), torch.autocast(batch.voxels.device.type, enabled=False):
+        view = recipe.apply(batch.voxels, batch.parameters, batch.spacing_mm, batch.labels)
+    return view.voxels, view.labels
+
+
+def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Loss:
+    """Cross-entropy plus 1 - Dice of the foreground: logits ``[N, K, D, H, W]``, class indices ``[N, D, H, W]``."""
+    criterion = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
+    with torch.autocast(logits.device.type, enabled=False):
+        scores, target = logits.float(), labels[:, None].long()
+        dice, cross_entropy = criterion.dice(scores, target), criterion.ce(scores, target)
+    value = dice + cross_entropy
+    terms = {"loss": value, "dice_loss": dice, "cross_entropy": cross_entropy}
+    return Loss(value, {name: all_mean(term.detach()) for name, term in terms.items()})
+
+
+def cases_of(store: Store, scan: int, predicted: np.ndarray, names: dict[int, str]) -> list[dict[str, Any]]:
+    """One row a class of a scan; None where truth and prediction both lack the class."""
+    row = store.collection.table.iloc[scan]
+    truth = class_indices(store.read_label(scan), tuple(names))
+    rows = []
+    for index, name in enumerate(names.values(), 1):
+        found = overlap_of(predicted == index, truth == index, store.spacing_mm(scan))
+        numbers = {key: None if np.isnan(getattr(found, key)) else getattr(found, key) for key in MEASURES}
+        rows.append({"scan": str(row["scan"]), "patient": str(row["patient"]), "class": name, **numbers})
+    return rows

@@ -1,0 +1,54 @@
+"""Predictions of whole scans from a network that sees patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from medcl3d.types import Triple
+
+
+def sliding_window(
+    predict: Callable[[Tensor], Tensor],
+    volume: Tensor,
+    patch_size: Triple,
+    *,
+    fill: Sequence[float],
+    overlap: float = 0.5,
+    windows: int = 4,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Predict a whole volume ``[C, D, H, W]`` by overlapping patches, weighted by a Gaussian round each patch's centre.
+
+    predict  ``[B, C, *patch_size]`` -> ``[B, K, *patch_size]``
+    fill     a value a channel, put round a volume that is smaller than a patch, evenly on both sides
+    overlap  share of a patch that the next one covers too; windows: patches at once
+    device   where patches are predicted; the sum stays where the volume lies
+
+    Returns ``[K, D, H, W]``. Source: Isensee et al. 2021, nnU-Net (Gaussian importance weighting).
+    """
+    shape = volume.shape[1:]
+    before = [max(0, p - n) // 2 for p, n in zip(patch_size, shape, strict=True)]
+    padded = volume.new_empty((len(volume), *(max(p, n) for p, n in zip(patch_size, shape, strict=True))))
+    padded[:] = torch.as_tensor(fill, dtype=volume.dtype, device=volume.device)[:, None, None, None]
+    d, h, w = (slice(b, b + n) for b, n in zip(before, shape, strict=True))
+    padded[:, d, h, w] = volume
+    result = sliding_window_inference(
+        padded[None], patch_size, windows, predict, overlap=overlap, mode="gaussian", sw_device=device, device=volume.device
+    )
+    assert isinstance(result, Tensor)
+    return result[0, :, d, h, w]
+
+
+def probabilities_of(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+    """What `sliding_window` predicts with: a model's softmax in float32; `dtype` as in autocast, None for float32."""
+
+    def predict(patches: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            logits = model(patches)
+        return logits.float().softmax(dim=1)
+
+    return predict

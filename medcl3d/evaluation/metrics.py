@@ -1,0 +1,98 @@
+"""Dice and surface distance of a scan, and what test patients say of their mean."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from medcl3d.evaluation.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How well one structure of one scan was found; both NaN where neither truth nor prediction holds it."""
+
+    dice: float
+    hd95_mm: float
+
+
+def overlap_of(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> Overlap:
+    """Dice and 95th percentile Hausdorff distance in mm of two masks ``Bool[D, H, W]``.
+
+    The distance is the larger of the two directed 95th percentiles between surface voxels. A structure that
+    only one of the masks holds (missed, or invented) has Dice 0 and, since no distance is defined, the
+    diagonal of the image: a finite worst case, so that a method cannot gain by finding nothing.
+    ValueError where the shapes differ. Source: Dice 1945; Huttenlocher et al. 1993; MONAI's implementation.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
+    found, there = bool(prediction.any()), bool(truth.any())
+    if not found and not there:
+        return Overlap(float("nan"), float("nan"))
+    if not found or not there:
+        return Overlap(0.0, float(np.linalg.norm(np.array(truth.shape) * np.asarray(spacing_mm))))
+    either = prediction | truth
+    spans = [np.flatnonzero(either.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]] for axis in range(3)]
+    box = tuple(slice(first, last + 1) for first, last in spans)
+    y_pred, y = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None].float() for mask in (prediction, truth))
+    dice = compute_dice(y_pred, y, include_background=True, ignore_empty=False)
+    distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=[float(s) for s in spacing_mm])
+    return Overlap(float(dice), float(distance))
+
+
+def over_patients(values: ArrayLike, patients: Sequence[str], seed: int) -> Interval | None:
+    """Mean over patients ``[n]`` with its 95% bootstrap interval; a patient counts once, however many values it has.
+
+    Values are averaged within a patient, patients are resampled (bias-corrected and accelerated where that is
+    defined, Efron 1987). NaN is left out; None where nothing is left. One patient: the limits are NaN.
+    `n` is the number of patients. The interval says how test patients vary, not how runs do.
+    """
+    array, names = np.asarray(values, dtype=np.float64), np.asarray(patients)
+    known = ~np.isnan(array)
+    if not known.any():
+        return None
+    means = np.array([array[known & (names == name)].mean() for name in sorted(set(names[known].tolist()))])
+    mean = float(means.mean())
+    if len(means) == 1:
+        return Interval(mean, float("nan"), float("nan"), 1)
+    if np.ptp(means) == 0:
+        return Interval(mean, mean, mean, len(means))
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an interval that BCa cannot give; the next method does
+            result = stats.bootstrap((means,), np.mean, method=method, random_state=np.random.default_rng(seed))
+        low, high = (float(v) for v in result.confidence_interval)
+        if np.isfinite([low, high]).all():
+            break
+    return Interval(mean, low, high, len(means))
+
+
+def summary(cases: Sequence[Mapping[str, object]], names: Sequence[str], seed: int) -> dict[str, Interval]:
+    """Means over patients of each measure in `names`, over all classes and of each class (``dice/liver``).
+
+    cases  one row a scan and class, with scan, patient, class and the measures (None where not defined)
+
+    Classes are averaged within a scan first, so that each scan counts the same however many structures it holds.
+    """
+
+    def numbers(rows: Sequence[Mapping[str, object]], name: str) -> np.ndarray:
+        return np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
+
+    found: dict[str, Interval | None] = {}
+    scans = {str(row["scan"]): str(row["patient"]) for row in cases}
+    for name in names:
+        of_scan = {scan: numbers([row for row in cases if row["scan"] == scan], name) for scan in scans}
+        means = [float(np.nanmean(v)) if (~np.isnan(v)).any() else float("nan") for v in of_scan.values()]
+        found[name] = over_patients(means, list(scans.values()), seed)
+    for name in names:
+        for label in dict.fromkeys(str(row["class"]) for row in cases):
+            rows = [row for row in cases if row["class"] == label]
+            found[f"{name}/{label}"] = over_patients(numbers(rows, name), [str(row["patient"]) for row in rows], seed)
+    return {name: interval for name, interval in found.items() if interval is not None}

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medcl3d.data.check import SkippedScan, read_image, read_label, verify
+from medcl3d.data.nifti import read_header
+from medcl3d.errors import DataError
+
+RAMP = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
+
+
+def set_field(name: str, value: object) -> Callable:
+    def change(header: object) -> None:
+        header[name] = value  # type: ignore[index]
+
+    return change
+
+
+def singular(header: object) -> None:
+    header["srow_y"] = header["srow_x"]  # type: ignore[index]
+
+
+def colours(header: object) -> None:
+    header["datatype"], header["bitpix"] = 128, 24  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (set_field("dim", [3, -6, 5, 4, 1, 1, 1, 1]), "every axis needs at least one"),
+        (set_field("dim", [9, 6, 5, 4, 1, 1, 1, 1]), "9 axes"),
+        (set_field("dim", [2, 30, 4, 1, 1, 1, 1, 1]), "2 axes"),
+        (set_field("dim", [3, 32767, 32767, 32767, 1, 1, 1, 1]), "cannot hold them"),
+        (set_field("dim", [3, 60, 5, 4, 1, 1, 1, 1]), "truncated"),
+        (set_field("datatype", 77), "data type 77 does not exist"),
+        (set_field("datatype", 32), "complex"),
+        (set_field("datatype", 2), "16 bits a voxel"),
+        (colours, "RGB"),
+        (set_field("srow_x", [np.nan, 0, 0, 0]), "NaN"),
+        (singular, "singular"),
+        (set_field("scl_slope", np.nan), "scl_slope is nan"),
+        (set_field("vox_offset", 100), "vox_offset"),
+        (set_field("magic", b"ni1"), "half of a .hdr/.img pair"),
+        (set_field("magic", b"xyz"), "ANALYZE"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_spoilt_header_is_refused_with_its_own_fault(write_nifti, change, fault, name) -> None:
+    path = write_nifti(name, RAMP, change=change)
+    error = verify(path)
+    assert error is not None and fault in str(error) and str(path) in str(error)
+
+
+def test_a_good_file_is_read_with_its_scaling_and_geometry(write_nifti) -> None:
+    affine = np.array([[0, 0, 2.0, 5], [-1, 0, 0, 6], [0, 1.5, 0, 7], [0, 0, 0, 1]])
+
+    def scaled(header: object) -> None:
+        header["scl_slope"], header["scl_inter"] = 0.5, -3  # type: ignore[index]
+
+    volume = read_image(write_nifti("a.nii.gz", RAMP, affine, scaled))
+    np.testing.assert_allclose(volume.voxels[0], RAMP * 0.5 - 3)
+    np.testing.assert_allclose(volume.affine, affine)
+    np.testing.assert_allclose(volume.spacing_mm, [1, 1.5, 2])
+
+
+def test_every_cut_of_a_compressed_file_is_refused(write_nifti, tmp_path) -> None:
+    content = write_nifti("a.nii.gz", RAMP).read_bytes()
+    for length in (1, 10, 60, len(content) // 2, len(content) - 8, len(content) - 1):
+        cut = tmp_path / "cut.nii.gz"
+        cut.write_bytes(content[:length])
+        assert "truncated" in str(verify(cut)) or "gzip" in str(verify(cut)), length
+
+
+def test_truncation_says_the_bytes(write_nifti, tmp_path) -> None:
+    content = write_nifti("a.nii", RAMP).read_bytes()
+    cut = tmp_path / "cut.nii"
+    cut.write_bytes(content[:-100])
+    assert f"asks for {len(content)} bytes" in str(verify(cut)) and f"a file of {len(content) - 100} bytes" in str(verify(cut))
+
+
+def test_a_flipped_bit_in_a_compressed_file_never_passes(write_nifti, tmp_path) -> None:
+    content = write_nifti("a.nii.gz", np.random.default_rng(0).integers(0, 1000, (9, 9, 9)).astype(np.int16)).read_bytes()
+    # The first ten bytes hold the time and the system, which say nothing of the content.
+    for position in range(10, len(content), 37):
+        spoilt = bytearray(content)
+        spoilt[position] ^= 16
+        path = tmp_path / "spoilt.nii.gz"
+        path.write_bytes(spoilt)
+        assert verify(path) is not None, position
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6))
+def test_no_header_makes_it_crash(tmp_path, changes) -> None:
+    content = bytearray(nibabel.Nifti1Image(RAMP, np.eye(4)).to_bytes())
+    for position, value in changes:
+        content[position] = value
+    path = tmp_path / "fuzzed.nii"
+    path.write_bytes(content)
+    assert verify(path) is None or str(path) in str(verify(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("a.nii.gz", b"", "empty"),
+        ("a.nii.gz", b"<!DOCTYPE html><html>404</html>", "HTML"),
+        ("a.nii.gz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("a.nii.gz", b"NRRD0004\n" + b"\0" * 600, "NRRD"),
+        ("a.nii", b"\0" * 128 + b"DICM" + b"\0" * 600, "DICOM"),
+        ("a.nii", gzip.compress(b"x" * 600), "rename it to .nii.gz"),
+        ("a.nii.gz", gzip.compress(b"x" * 600), "no NIfTI"),
+        ("a.npy", b"\x93NUMPY", "NumPy"),
+    ],
+)
+def test_what_is_no_nifti_is_called_by_its_name(tmp_path, name, content, fault) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert fault in str(verify(path))
+
+
+def test_pipes_folders_and_loops_of_links_are_refused_at_once(tmp_path) -> None:
+    pipe, folder, loop = (tmp_path / f"{n}.nii.gz" for n in ("pipe", "folder", "loop"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    loop.symlink_to(loop)
+    assert "pipe" in str(verify(pipe)) and "folder" in str(verify(folder)) and "links" in str(verify(loop))
+    assert "no such file" in str(verify(tmp_path / "absent.nii.gz"))
+
+
+def test_nan_follows_the_policy(write_nifti) -> None:
+    voxels = RAMP.astype(np.float32)
+    voxels[0, 0, 0], voxels[1, 1, 1] = np.nan, np.inf
+    path = write_nifti("a.nii.gz", voxels)
+    assert "2 of 120 voxels" in str(verify(path))
+    zeroed = read_image(path, nonfinite="zero")
+    assert zeroed.num_nonfinite == 2 and zeroed.voxels[0, 1, 1, 1] == 0 and "2 NaN" in zeroed.warnings[0]
+    with pytest.raises(SkippedScan):
+        read_image(path, nonfinite="skip")
+
+
+def test_constant_and_overflowing_volumes_are_refused(write_nifti) -> None:
+    assert "constant" in str(verify(write_nifti("a.nii.gz", np.full((4, 4, 4), 7, np.int16))))
+    huge = RAMP.astype(np.float64)
+    huge[0, 0, 0] = 1e300
+    assert "float32" in str(verify(write_nifti("b.nii.gz", huge)))
+
+
+def test_a_fourth_axis_needs_a_word(write_nifti) -> None:
+    four = np.stack([RAMP, RAMP + 1], axis=-1)
+    path = write_nifti("a.nii.gz", four)
+    assert "channels to all" in str(verify(path))
+    np.testing.assert_array_equal(read_image(path, channels="all").voxels, np.moveaxis(four, -1, 0))
+    np.testing.assert_array_equal(read_image(path, channels="first").voxels, RAMP[None])
+    assert read_image(write_nifti("b.nii.gz", RAMP[..., None])).voxels.shape == (1, 6, 5, 4)  # a trailing 1 is no channel
+
+
+def test_doubtful_geometry_is_warned_of(write_nifti) -> None:
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.3
+    assert "not orthogonal" in " ".join(read_header(write_nifti("a.nii", RAMP, sheared)).warnings)
+    assert "a spacing to use: 2, 2, 6" in " ".join(read_header(write_nifti("b.nii", RAMP, np.diag([1, 1, 6.0, 1]))).warnings)
+
+    def differ(header: object) -> None:
+        header["qform_code"], header["sform_code"] = 1, 1  # type: ignore[index]
+        header["pixdim"][1:4] = 2  # type: ignore[index]
+
+    assert "qform and sform differ" in " ".join(read_header(write_nifti("c.nii", RAMP, change=differ)).warnings)
+
+
+def test_a_label_must_belong_to_its_image(write_nifti) -> None:
+    image = read_image(write_nifti("image.nii.gz", RAMP))
+    good = (RAMP > 50).astype(np.uint8)
+    shifted = np.eye(4)
+    shifted[0, 3] = 3.0
+    for name, array, affine, fault in (
+        ("shape", good[:-1], None, "5x5x4 voxels cannot belong to an image of 6x5x4"),
+        ("place", good, shifted, "3 mm from its image"),
+        ("fraction", good * 0.5, None, "whole numbers"),
+        ("negative", -good.astype(np.int16), None, "-1 to 0"),
+        ("classes", good * 9, None, "classes [9] are not declared"),
+    ):
+        with pytest.raises(DataError) as caught:
+            read_label(write_nifti(f"{name}.nii.gz", array, affine), image, (0, 1))
+        assert fault in str(caught.value)
+    hair = np.eye(4)
+    hair[0, 3] = 0.01
+    label = read_label(write_nifti("good.nii.gz", good, hair), image, (0, 1))
+    np.testing.assert_array_equal(label.voxels[0], good)
+    np.testing.assert_array_equal(label.affine, image.affine)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("empty_0_bytes.nii.gz", "the file is empty"),
+        ("git_lfs_pointer.nii.gz", "Git-LFS pointer"),
+        ("rgb_dtype.nii.gz", "RGB"),
+        ("truncated_half_of_hippocampus_001.nii.gz", "truncated: the header asks for 62827 bytes"),
+    ],
+)
+def test_real_bad_files_are_refused_with_their_true_fault(real, name, fault) -> None:
+    assert fault in str(verify(real / "bad_input" / name))
+
+
+def test_a_real_label_of_another_organ_is_refused(real) -> None:
+    image = read_image(real / "bad_input" / "image_without_label_hippocampus_118.nii.gz")
+    with pytest.raises(DataError, match="512x512x94 voxels cannot belong to an image of 37x52x33"):
+        read_label(real / "bad_input" / "label_without_image_hippocampus_281.nii.gz", image)
+
+
+@pytest.mark.parametrize("folder", ["hippocampus/imagesTr", "ixi40", "sarcoma/images", "sunnybrook/images", "ms_longitudinal", "ct/images"])
+def test_real_good_files_pass(real, folder) -> None:
+    files = sorted(p for p in (real / folder).rglob("*.nii.gz") if "derivatives" not in p.parts)[::5]
+    assert files and not [error for path in files if (error := verify(path))]
+    assert all(isinstance(p, Path) for p in files)

@@ -1,0 +1,34 @@
+"""Options beside a source: whose they are, and what is said where they are wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from medcl3d.config import read_options
+from medcl3d.data.options import prepare_options
+from medcl3d.errors import ConfigError
+
+
+def test_options_are_shared_out_between_source_and_preparation() -> None:
+    given = prepare_options(
+        "simulated", read_options(["num_patients=6", "shape=[32,32,32]", "seed=3", "workers=2", "spacing_mm=[2,2,4.5]"])
+    )
+    assert given.fields["num_patients"] == 6 and tuple(given.fields["shape"]) == (32, 32, 32)
+    assert given.fields["seed"] == given.options.seed == 3
+    assert given.options.workers == 2 and given.options.spacing_mm == (2.0, 2.0, 4.5)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("simulate", [], "did you mean 'simulated'"),
+        ("simulated", ["num_patient=6"], "num_patient: unknown option; did you mean 'num_patients'"),
+        ("simulated", ["workers=-1"], "workers = -1: input should be greater than or equal to 0"),
+        ("simulated", ["num_patients=many"], "num_patients = 'many'"),
+        ("simulated", ["num_patients"], "write key.path=value"),
+    ],
+)
+def test_a_wrong_option_is_named(source: str, options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        prepare_options(source, read_options(options))
+    assert message in str(error.value)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from medcl3d.data.splits import Split, draw_labelled, make_split, read_split, write_split
+from medcl3d.errors import ConfigError, DataError
+
+
+def table(num: int, labelled: int, split: str = "") -> pd.DataFrame:
+    rows = [{"patient": f"{i:03d}", "label": "x" if i < labelled else "", "split": split} for i in range(num) for _ in range(2)]
+    return pd.DataFrame(rows)
+
+
+def test_patients_are_parted_with_the_same_fraction_with_and_without_labels() -> None:
+    split = make_split(table(40, 12), test_fraction=0.25, seed=1)
+    assert not set(split.train) & set(split.test) and len(split.train) + len(split.test) == 40
+    assert len([p for p in split.test if int(p) < 12]) == 3 and len(split.test) == 10
+    assert split == make_split(table(40, 12).sample(frac=1, random_state=0), test_fraction=0.25, seed=1)  # rows may come in any order
+    assert split != make_split(table(40, 12), test_fraction=0.25, seed=2)
+
+
+def test_the_manifest_has_the_last_word() -> None:
+    given = table(4, 4)
+    given["split"] = ["train", "train", "test", "test", "train", "train", "test", "test"]
+    assert make_split(given, test_fraction=0.9, seed=0) == Split(("000", "002"), ("001", "003"))
+    given.loc[1, "split"] = "test"
+    with pytest.raises(DataError, match="in train and in test: 000"):
+        make_split(given, test_fraction=0.9, seed=0)
+    given.loc[:1, "split"] = ""
+    with pytest.raises(DataError, match="have no split in the manifest: 000"):
+        make_split(given, test_fraction=0.9, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ({"schema": 1, "train": ["a", "b"], "test": ["b", "c"]}, "in train and in test: b"),
+        ({"schema": 1, "train": ["a"], "test": ["b", "c", "d"]}, "not in the store: d"),
+        ({"schema": 1, "train": ["a"], "test": ["b"]}, "on no side: c"),
+        ({"schema": 2, "train": ["a"], "test": ["b"]}, "schema is 2"),
+        ({"schema": 1, "train": [1], "test": ["b"]}, "quotes"),
+        ({"schema": 1, "train": ["a"]}, "test"),
+    ],
+)
+def test_a_wrong_split_is_refused_with_its_ids(tmp_path, content, fault) -> None:
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError) as caught:
+        read_split(path, ["a", "b", "c"])
+    assert fault in str(caught.value)
+
+
+def test_a_split_survives_the_disk(tmp_path) -> None:
+    split = make_split(table(9, 9), test_fraction=0.25, seed=0)
+    write_split(tmp_path / "split.json", split, 0)
+    assert read_split(tmp_path / "split.json", table(9, 9)["patient"]) == split
+
+
+def test_fewer_labelled_patients_are_a_part_of_more() -> None:
+    split = Split(tuple(f"{i:02d}" for i in range(20)), ("99",))
+    able = [*split.train[:10], "99"]
+    few, more = draw_labelled(split, able, 3, 5), draw_labelled(split, able, 7, 5)
+    assert len(few) == 3 and set(few) < set(more) <= set(able) - {"99"}
+    with pytest.raises(ConfigError, match="10 patients with a label"):
+        draw_labelled(split, able, 11, 5)

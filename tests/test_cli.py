@@ -1,0 +1,193 @@
+"""The commands as a user types them: what they answer, where they point, how they end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from medcl3d.catalogue import CONFIGS, KINDS
+from medcl3d.cli import app
+from medcl3d.errors import ConfigError, DataError, MachineError, Stopped, UserError
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("prepare", "pretrain", "finetune", "compare", "show_pairs", "benchmark", "list", "schema")
+HEAVY = ("torch", "monai", "torchio", "pandas", "scipy", "sklearn", "matplotlib", "nibabel", "skimage")
+
+
+def medcl3d(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def seconds(*code: str, times: int) -> float:
+    """The best of some times, so that a busy machine does not decide."""
+    best = float("inf")
+    for _ in range(times):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *code], cwd=ROOT, check=True, capture_output=True)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_says_what_a_command_takes(command: str) -> None:
+    done = medcl3d(*command.split(), "--help")
+    assert done.exit_code == 0
+    assert all(name in done.output for name in ([command] if command else COMMANDS))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_heavy(command: str) -> None:
+    code = f"import sys; from medcl3d.cli import main\ntry: main(['{command}', '--help'])\nfinally: print(*sys.modules, file=sys.stderr)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stderr.split()
+    assert "medcl3d.errors" in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_help_takes_a_fraction_of_what_torch_takes_to_import() -> None:
+    assert seconds("-m", "medcl3d", "--help", times=3) < 0.5 * seconds("-c", "import torch", times=1)
+
+
+def test_an_unknown_command_is_refused_with_the_nearest() -> None:
+    done = medcl3d("pretrian", "a.yaml")
+    assert done.exit_code == 2
+    assert "'pretrain'" in done.output
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tuple[Any, ...]]]:
+    """What the function behind `pretrain` and `compare` was called with, instead of running it."""
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("medcl3d.training.pretrain.pretrain", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("medcl3d.comparison.compare", lambda *arguments: calls.append(arguments))
+    yield calls
+
+
+def test_options_may_stand_before_and_after_overrides(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    config = tmp_path / "a.yaml"
+    config.touch()
+    assert medcl3d("pretrain", config, "--check", "train.steps=1", "seed=2").exit_code == 0
+    assert medcl3d("pretrain", config, "train.lr=-1").exit_code == 0
+    assert called == [(config, ["train.steps=1", "seed=2"], True), (config, ["train.lr=-1"], False)]
+
+
+def test_compare_takes_what_a_shell_makes_of_a_star(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    config = tmp_path / "a.yaml"
+    config.touch()
+    assert medcl3d("compare", config, "jobs=2", "--from", "runs/a", "runs/b", "runs/c").exit_code == 0
+    assert medcl3d("compare", config, "runs/b").exit_code == 0
+    assert called[0] == (config, ["jobs=2"], False, [Path("runs/a"), Path("runs/b"), Path("runs/c")])
+    assert called[1] == (config, ["runs/b"], False, None), "without --from it is a wrong override, for the configuration to refuse"
+
+
+@pytest.mark.parametrize(
+    "name", ["pretrain/simulated_overlap", "pretrain/simulated_overlap.yaml", "configs/pretrain/simulated_overlap.yaml"]
+)
+def test_a_packaged_configuration_is_found_by_name_and_said_aloud(called: list[tuple[Any, ...]], name: str) -> None:
+    done = medcl3d("pretrain", name)
+    assert done.exit_code == 0
+    (path, _, _) = called[0]
+    assert path == ROOT / "configs/pretrain/simulated_overlap.yaml"
+    assert str(path) in done.stderr and "packaged" in done.stderr
+
+
+def test_a_file_here_goes_before_a_packaged_one(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    own = tmp_path / "configs/pretrain/simulated_overlap.yaml"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    done = medcl3d("pretrain", "configs/pretrain/simulated_overlap.yaml")
+    assert called[0][0] == Path("configs/pretrain/simulated_overlap.yaml") and done.stderr == ""
+
+
+def test_a_missing_configuration_is_answered_with_near_names() -> None:
+    done = medcl3d("pretrain", "pretrain/simulated_overlaps")
+    assert done.exit_code == 2
+    assert "near it: pretrain/simulated_overlap" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError, 1), (ConfigError, 2), (DataError, 3), (MachineError, 4), (Stopped, 75)])
+def test_a_mistake_ends_with_one_line_and_its_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[UserError], code: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise error("the file\nis wrong; mend it")
+
+    monkeypatch.setattr("medcl3d.training.pretrain.pretrain", fail)
+    done = medcl3d("pretrain", tmp_path)
+    assert (done.exit_code, done.stderr, done.stdout) == (code, "medcl3d: the file is wrong; mend it\n", "")
+    monkeypatch.setenv("MEDCL3D_DEBUG", "1")
+    assert "Traceback" in medcl3d("pretrain", tmp_path).stderr
+
+
+def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medcl3d.training.pretrain.pretrain", interrupt)
+    done = medcl3d("pretrain", tmp_path)
+    assert (done.exit_code, done.stderr) == (130, "medcl3d: interrupted\n")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "configs"])
+def test_list_names_and_explains_everything_there_is(kind: str) -> None:
+    names = medcl3d("list", kind).stdout.split()
+    assert names
+    for name in names:
+        done = medcl3d("list", kind, name)
+        assert done.exit_code == 0 and len(done.stdout.splitlines()) >= 3
+
+
+def test_list_shows_fields_with_types_and_defaults() -> None:
+    said = medcl3d("list", "pairs", "overlapping_crops").stdout
+    assert "Source:" in said
+    assert any(line.split() == ["min_iou", "number", ">=", "0", "<=", "1,", "default", "0.3"] for line in said.splitlines())
+
+
+@pytest.mark.parametrize("arguments", [("pears",), ("pairs", "overlaping_crops"), ("configs", "pretrain/simulated_overla")])
+def test_list_answers_an_unknown_name_with_the_nearest(arguments: tuple[str, ...]) -> None:
+    done = medcl3d("list", *arguments)
+    assert done.exit_code == 2 and "did you mean" in done.stderr
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_schema_is_complete(kind: str) -> None:
+    schema = json.loads(medcl3d("schema", kind).stdout)
+    assert schema["type"] == "object" and schema["additionalProperties"] is False
+    for reference in references(schema):
+        assert reference.removeprefix("#/$defs/") in schema["$defs"]
+    assert "x-choice-of" not in json.dumps(schema)
+
+
+def test_schema_spells_out_what_may_be_chosen() -> None:
+    schema = json.loads(medcl3d("schema", "pretrain").stdout)
+    assert schema["properties"]["pairs"]["$ref"] == "#/$defs/medcl3d.pairs"
+    forms = schema["$defs"]["medcl3d.pairs"]["oneOf"]
+    written = {next(iter(form["properties"])): form for form in forms if "properties" in form}
+    assert set(written) == set(medcl3d("list", "pairs").stdout.split())
+    crops = written["overlapping_crops"]["properties"]["overlapping_crops"]
+    assert crops["additionalProperties"] is False and crops["properties"]["min_iou"]["maximum"] == 1
+    assert {"overlapping_crops", "augmented_views"} <= {form.get("const") for form in forms}
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from (value for key, value in node.items() if key == "$ref")
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from references(inner)
+
+
+def test_show_pairs_draws_a_picture(tiny_store: Path, tmp_path: Path) -> None:
+    overrides = [f"data.root={tiny_store}", "data.patch_size=[16,16,16]", "train.samples_per_step=4"]
+    done = medcl3d("show_pairs", ROOT / "configs/pretrain/simulated_overlap.yaml", *overrides, "--out", tmp_path / "new" / "a.png")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert medcl3d("show_pairs", ROOT / "configs/pretrain/simulated_overlap.yaml", "--out", tmp_path / "a.jpg").exit_code == 2

@@ -1,0 +1,120 @@
+"""A configuration is strict, and an error says which line and what would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydantic.dataclasses import dataclass as config_dataclass
+
+from medcl3d.config import STRICT, choice_of, differences, load, parse, plain
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Choice, Fraction, Positive, Registry, Size, Whole
+
+THINGS = Registry("thing", "medcl3d.losses")  # a package without things of this kind
+
+
+@THINGS.register("cube")
+@dataclass(frozen=True, kw_only=True)
+class Cube:
+    """A thing with fields."""
+
+    edge: Positive = 1.0
+    share: Fraction = 0.5
+    size: Size = (1, 2, 3)
+
+
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
+class Inner:
+    root: Path
+    patch_size: Size = (8, 8, 8)
+
+
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
+class Outer:
+    data: Inner
+    thing: choice_of(THINGS)  # type: ignore[valid-type]
+    lr: Positive = 1.0
+    name: str | None = None
+    enabled: bool = False
+    seed: Whole = 0
+
+
+GOOD = "data:\n  root: here\n  patch_size: [4, 5, 6]\nthing:\n  cube: {edge: 2}\nlr: 1e-4\n"
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> Outer:
+    path = tmp_path / "a.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, overrides, Outer)
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    config = read(tmp_path, GOOD)
+    assert config.data == Inner(root=Path("here"), patch_size=(4, 5, 6))
+    assert config.lr == 1e-4 and config.thing.fields == {"edge": 2.0, "share": 0.5, "size": (1, 2, 3)}
+    assert THINGS.build(config.thing) == Cube(edge=2.0)
+
+
+def test_a_name_alone_takes_the_defaults(tmp_path: Path) -> None:
+    assert read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube")).thing == Choice("cube", {"edge": 1.0, "share": 0.5, "size": (1, 2, 3)})
+
+
+def test_overrides_set_fields_of_any_depth(tmp_path: Path) -> None:
+    config = read(tmp_path, GOOD, "thing.cube.share=0.25", "lr=3", "data.patch_size=[1, 1, 1]", "name=no")
+    assert (config.thing.fields["share"], config.lr, config.data.patch_size, config.name) == (0.25, 3.0, (1, 1, 1), "no")
+    assert read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube"), "thing.cube.edge=3").thing.fields["edge"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (GOOD + "sed: 1\n", (), r"a.yaml:7: sed = 1: unknown key; did you mean 'seed'\? \(known here: data"),
+        (GOOD.replace("root", "rot"), (), r"a.yaml:2: data.rot = 'here': unknown key; did you mean 'root'|a.yaml:1: data.root .*missing"),
+        (GOOD.replace("edge: 2", "egde: 2"), (), r"a.yaml:5: thing.cube.egde = 2: unknown key; did you mean 'edge'"),
+        (GOOD.replace("edge: 2", "edge: -2"), (), r"a.yaml:5: thing.cube.edge = -2: .*greater than 0"),
+        (GOOD.replace("cube", "cubo"), (), r"a.yaml:5: thing.cubo = .*: no thing has this name; did you mean 'cube'"),
+        (GOOD.replace("6]", "0]"), (), r"a.yaml:3: data.patch_size.2 = 0: .*greater than or equal to 1"),
+        (GOOD.replace(", 6]", "]"), (), r"a.yaml:3: data.patch_size.2 an item is missing"),
+        (GOOD.replace("1e-4", ".nan"), (), r"a.yaml:6: lr = nan: not a finite number"),
+        (GOOD + "lr: 2\n", (), r"a.yaml: lr the key stands twice, in lines 6 and 7"),
+        (GOOD + "enabled: no\n", (), r"a.yaml:7: enabled = 'no': .*'no' is text here"),
+        (GOOD + "seed: 12:30\n", (), r"a.yaml:7: seed = '12:30': .*is text here"),
+        (GOOD + "seed: 010\n", (), r"a.yaml:7: seed = '010': .*is text here"),
+        (GOOD + "name: !!python/object:os.system x\n", (), r"a.yaml: name tags are refused"),
+        (GOOD + "\tseed: 1\n", (), r"a.yaml:7:1: not YAML"),
+        ("a: &x [*x]\n", (), r"a.yaml: a.0 an alias contains itself"),
+        ("", (), r"a.yaml:1: the file is empty; it must hold keys"),
+        ("- 1\n", (), r"a.yaml:1: the file is a list"),
+        ("lr: 1\n", (), r"a.yaml:1: data the key is missing"),
+        (GOOD, ("lr",), r"command line: 'lr' is not an override; write key.path=value"),
+        (GOOD, ("lrr=1",), r"command line: lrr = 1: unknown key; did you mean 'lr'"),
+        (GOOD, ("lr.x=1",), r"command line: lr.x = 1: lr is 0.0001 and has no keys below it"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(tmp_path, text, *overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "pretrain.yaml").write_text(GOOD)
+    with pytest.raises(ConfigError, match=r"there is no such file; did you mean 'pretrain.yaml'"):
+        load(tmp_path / "pretrian.yaml", (), Outer)
+
+
+def test_a_file_too_large_or_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "big.yaml").write_text("#" * 1_100_000)
+    with pytest.raises(ConfigError, match="more than a configuration has"):
+        load(tmp_path / "big.yaml", (), Outer)
+    (tmp_path / "bytes.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(ConfigError, match=r"not UTF-8 text \(byte 3\)"):
+        load(tmp_path / "bytes.yaml", (), Outer)
+
+
+def test_plain_is_what_was_read(tmp_path: Path) -> None:
+    config = read(tmp_path, GOOD)
+    assert parse(plain(config), Outer, "memory") == config
+    assert differences(plain(config), plain(read(tmp_path, GOOD, "seed=3"))) == ["seed: 0 -> 3"]

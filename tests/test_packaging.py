@@ -1,0 +1,117 @@
+"""The package as it is handed over: what it requires, what it carries, and that it runs from a bare checkout."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import medcl3d
+from tests.test_cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+DISTRIBUTION = {"yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "mpl_toolkits": "matplotlib"}
+NAMED = ("torch", "monai", "nibabel", "torchio", "einops", "tensorboard", "scikit-image", "pyyaml")
+
+
+@pytest.fixture(scope="module")
+def setup() -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a release is made from, that nobody has installed."""
+    copy = tmp_path_factory.mktemp("copy") / "checkout"
+    for folder in ("medcl3d", "configs", "tools"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, copy)
+    return copy
+
+
+def required(setup: configparser.RawConfigParser) -> set[str]:
+    lines = setup["options"]["install_requires"].splitlines()
+    return {re.split(r"[ <>=]", line.strip())[0] for line in lines if line.strip() and not line.strip().startswith("#")}
+
+
+def imported() -> Iterator[tuple[Path, str]]:
+    """Every outside package that a file of medcl3d imports, anywhere in it, by its distribution's name."""
+    for path in (ROOT / "medcl3d").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            for module in modules:
+                top = module.split(".")[0]
+                if top not in sys.stdlib_module_names and top not in ("medcl3d", ""):
+                    yield path, DISTRIBUTION.get(top, top).replace("_", "-")
+                if module.startswith("torch.utils.tensorboard"):
+                    yield path, "tensorboard"
+
+
+def test_every_import_is_required_and_every_requirement_imported(setup: configparser.RawConfigParser) -> None:
+    needs = required(setup)
+    missing = {f"{path.relative_to(ROOT)}: {name}" for path, name in imported() if name.replace("pydantic-core", "pydantic") not in needs}
+    assert not missing
+    assert needs >= set(NAMED)
+    assert not needs - {name for _, name in imported()}
+
+
+def test_every_room_is_packaged(setup: configparser.RawConfigParser) -> None:
+    rooms = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medcl3d").rglob("__init__.py")}
+    assert set(setup["options"]["packages"].split()) == rooms | {"medcl3d.configs"}
+    assert rooms == {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medcl3d").rglob("*.py")}
+
+
+def test_tools_are_thin_and_named_like_their_commands() -> None:
+    for tool in (ROOT / "tools").glob("*.py"):
+        assert tool.stem in COMMANDS
+        assert len(tool.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("tool", sorted(path.stem for path in (ROOT / "tools").glob("*.py")))
+def test_a_tool_runs_from_a_checkout_and_from_anywhere(checkout: Path, tmp_path: Path, tool: str) -> None:
+    done = subprocess.run([sys.executable, checkout / f"tools/{tool}.py", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"medcl3d {tool}" in done.stdout
+
+
+def test_a_tool_runs_the_code_beside_it(checkout: Path, tmp_path: Path) -> None:
+    """Not an installed medcl3d: the packaged configuration that it finds is the copy's."""
+    command = [sys.executable, checkout / "tools/pretrain.py", "pretrain/simulated_overlap", "data.root=nowhere", "--check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert str(checkout / "configs/pretrain/simulated_overlap.yaml") in done.stderr and "nowhere" in done.stderr
+
+
+def test_the_wheel_carries_all_that_a_run_needs_and_no_more(checkout: Path, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path]
+    done = subprocess.run(build, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"medcl3d-{medcl3d.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        entry = next(name for name in names if name.endswith("entry_points.txt"))
+        assert "medcl3d = medcl3d.cli:main" in file.read(entry).decode()
+    configs = {f"medcl3d/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "medcl3d").rglob("*") if path.suffix in (".py", ".j2", ".typed")}
+    assert {name for name in names if ".dist-info/" not in name} == configs | modules
+    assert {"medcl3d/py.typed", "medcl3d/comparison/templates/report.html.j2"} <= modules and configs
+    assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -1,0 +1,167 @@
+"""Pretraining as a user runs it: under torchrun, killed, resumed, on bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from medcl3d.data.loader import batches_from
+from medcl3d.training.pretrain import PretrainConfig, assemble
+from medcl3d.config import parse
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "pretrain.py"
+RATES = ("samples_per_s", "data_wait")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def config_of(store: Path, out: Path, pairs: str = "voxel_correspondence", objective: str = "dense", **train: object) -> dict[str, object]:
+    return {
+        "data": {"root": str(store), "patch_size": [16, 16, 16], "smaller_than_patch": "pad"},
+        "pairs": pairs,
+        "views": "mri",
+        "encoder": {"unet3d": {"channels": [4, 8, 8], "strides": [1, 2, 2]}},
+        "objective": objective,
+        "train": {"steps": 12, "samples_per_step": 4, "log_every": 1, "checkpoint_every": 3, "precision": "float32", **train},
+        "out_dir": str(out),
+    }
+
+
+def write(path: Path, config: dict[str, object]) -> Path:
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run(command: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """What was learnt, step by step, without the clock."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in RATES} for row in rows]
+
+
+@pytest.mark.parametrize(("pairs", "objective"), [("voxel_correspondence", "dense"), ("overlapping_crops", "simclr"), ("overlapping_crops", "dense")])
+def test_two_ranks_learn_what_one_process_learns(tiny_store: Path, tmp_path: Path, pairs: str, objective: str) -> None:
+    one = write(tmp_path / "one.yaml", config_of(tiny_store, tmp_path / "one", pairs, objective, steps=4))
+    two = write(tmp_path / "two.yaml", config_of(tiny_store, tmp_path / "two", pairs, objective, steps=4))
+    run([str(TOOL), str(one)])
+    run(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TOOL), str(two)])
+    for alone, shared in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
+        for name in ("loss", "positives_per_anchor", "effective_negatives", "fraction_left_alone", "gradient_norm"):
+            assert shared[name] == pytest.approx(alone[name], rel=2e-3), (alone["step"], name)
+    weights = load_file(tmp_path / "two" / "encoder.safetensors")
+    for name, tensor in load_file(tmp_path / "one" / "encoder.safetensors").items():
+        torch.testing.assert_close(weights[name], tensor, atol=2e-3, rtol=2e-2, msg=name)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tiny_store: Path, tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.yaml", config_of(tiny_store, tmp_path / "whole", steps=14))
+    cut = write(tmp_path / "cut.yaml", config_of(tiny_store, tmp_path / "cut", steps=14))
+    run([str(TOOL), str(whole)])
+    process = subprocess.Popen([sys.executable, str(TOOL), str(cut)], env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    log = tmp_path / "cut" / "metrics.jsonl"
+    while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 5):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    died_at = len(curve_lines(log))
+    assert 5 <= died_at < 14 and list((tmp_path / "cut" / "checkpoints").glob("*.pt")), "it died in the middle, past a checkpoint"
+    run([str(TOOL), str(cut)])
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    first, second = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def curve_lines(log: Path) -> list[str]:
+    return [line for line in log.read_text().splitlines() if line.endswith("}")]
+
+
+def test_a_signal_stops_all_ranks_after_one_step_and_the_run_resumes(tiny_store: Path, tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.yaml", config_of(tiny_store, tmp_path / "whole", steps=40))
+    cut = write(tmp_path / "cut.yaml", config_of(tiny_store, tmp_path / "cut", steps=40))
+    run([str(TOOL), str(whole)])
+    process = subprocess.Popen([sys.executable, str(TOOL), str(cut)], env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    log = tmp_path / "cut" / "metrics.jsonl"
+    while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 4):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    status = json.loads((tmp_path / "cut" / "status.json").read_text())
+    assert process.returncode == 75 and status["state"] == "stopped" and "the same command resumes" in errors
+    assert status["step"] == len(curve(tmp_path / "cut")) < 40
+    run([str(TOOL), str(cut)])
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+def dataset_of(store: Path, workers: int = 0, rank: int = 0, world: int = 1) -> list[torch.Tensor]:
+    """The first crops of four steps as the loader delivers them."""
+    import dataclasses
+
+    parts = assemble(parse(config_of(store, Path("unused"), steps=4), PretrainConfig, "test"))
+    dataset = dataclasses.replace(parts.dataset(), rank=rank, world_size=world)
+    return [batch.crops for batch in batches_from(dataset, 4, workers, 0)]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_change_no_sample(tiny_store: Path, workers: int) -> None:
+    for alone, helped in zip(dataset_of(tiny_store), dataset_of(tiny_store, workers), strict=True):
+        assert torch.equal(alone, helped)
+
+
+def test_ranks_share_the_samples_of_one_process(tiny_store: Path) -> None:
+    shared = [dataset_of(tiny_store, rank=rank, world=2) for rank in range(2)]
+    for alone, first, second in zip(dataset_of(tiny_store), *shared, strict=True):
+        assert torch.equal(alone, torch.cat([first, second]))
+
+
+def test_a_finished_run_is_not_done_again(tiny_store: Path, tmp_path: Path) -> None:
+    config = write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run", steps=1))
+    run([str(TOOL), str(config)])
+    before = (tmp_path / "run" / "encoder.safetensors").stat().st_mtime_ns
+    assert "is done" in run([str(TOOL), str(config)]).stdout
+    assert (tmp_path / "run" / "encoder.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_leaves_what_a_reader_needs(tiny_store: Path, tmp_path: Path) -> None:
+    run([str(TOOL), str(write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run", steps=2)))])
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "provenance.json", "status.json", "metrics.jsonl", "tensorboard", "checkpoints", "encoder.safetensors", "encoder.json"} <= names
+    sidecar = json.loads((tmp_path / "run" / "encoder.json").read_text())
+    split = json.loads((tiny_store / "split.json").read_text())
+    assert sidecar["decoder"] is True and set(sidecar["pretraining_patients"]).isdisjoint(split["test"])
+    assert (tmp_path / "run" / "pictures" / "pairs.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        (["train.stpes=3"], 2, r"train.stpes = 3: unknown key; did you mean 'steps'"),
+        (["data.root=nowhere"], 3, r"nowhere: holds no finished store; run `medcl3d prepare"),
+        (["data.smaller_than_patch=error", "data.patch_size=[160,160,160]"], 3, r"are smaller than data.patch_size = \(160, 160, 160\) .* set data.smaller_than_patch"),
+        (["data.patch_size=[18,16,16]"], 2, r"data.patch_size = \[18, 16, 16\] is not divisible by the coarsest stride"),
+        (["placebo=true", "pairs=overlapping_crops"], 2, r"no informative column"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_leaves_nothing(tiny_store: Path, tmp_path: Path, changes: list[str], code: int, message: str) -> None:
+    import re
+
+    config = write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run"))
+    done = run([str(TOOL), str(config), *changes], check=False)
+    assert done.returncode == code, done.stderr
+    assert re.search(message, done.stderr) and "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
