@@ -9,6 +9,12 @@ BIN := $(VENV)/bin
 # Two processes beside each other are faster than two threads in each operation on small volumes.
 FEW_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
+# The demo with fewer patients, steps and runs: to see that it works, not to learn anything.
+SMALL := out_dir=runs/demo_small replicates=1 'vary.num_labelled=[2]' \
+	prepare.out=data/demo_small prepare.options.num_patients=8 \
+	pretrain.data.root=data/demo_small pretrain.train.steps=2 pretrain.train.samples_per_step=2 pretrain.train.warmup_steps=1 \
+	finetune.set.data.root=data/demo_small finetune.set.train.steps=2 finetune.set.train.warmup_steps=1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-small test test-slow lint wheel clean
 
@@ -28,7 +34,7 @@ demo: setup ## compare ways to define pairs on simulated scans; ends with the pa
 	$(BIN)/medcl3d compare configs/demo/demo.yaml
 
 demo-small: setup ## the same in miniature, to see that all of it runs
-	$(BIN)/medcl3d compare configs/demo/demo_small.yaml
+	$(BIN)/medcl3d compare configs/demo/demo.yaml $(SMALL)
 
 test: setup ## the tests that take seconds
 	$(FEW_THREADS) $(BIN)/python -m pytest -n 2 -m 'not slow' --durations 10

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, PlainValidator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from medcl3d.errors import ConfigError
@@ -34,7 +34,9 @@ _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$",
 
 def choice_of(registry: Registry) -> Any:
     """The type of a configuration field that names one thing of a registry: ``name`` or ``{name: {field: value}}``."""
-    return Annotated[Choice, PlainValidator(lambda value: value if isinstance(value, Choice) else _choice(registry, value)), registry]
+    check = PlainValidator(lambda value: _choice(registry, plain(value)))
+    # A default is checked too: that fills in its fields, so that `config.yaml` says them.
+    return Annotated[Choice, check, Field(validate_default=True), registry]
 
 
 class _Wrong(Exception):

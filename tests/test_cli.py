@@ -186,7 +186,7 @@ def references(node: Any) -> Iterator[str]:
 
 
 def test_show_pairs_draws_a_picture(tiny_store: Path, tmp_path: Path) -> None:
-    overrides = [f"data.root={tiny_store}", "data.patch_size=[16,16,16]", "train.samples_per_step=4"]
+    overrides = [f"data.root={tiny_store}", "pairs=augmented_views", "train.samples_per_step=4"]
     done = medcl3d("show_pairs", ROOT / "configs/pretrain/simulated_overlap.yaml", *overrides, "--out", tmp_path / "new" / "a.png")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")

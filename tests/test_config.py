@@ -118,3 +118,13 @@ def test_plain_is_what_was_read(tmp_path: Path) -> None:
     config = read(tmp_path, GOOD)
     assert parse(plain(config), Outer, "memory") == config
     assert differences(plain(config), plain(read(tmp_path, GOOD, "seed=3"))) == ["seed: 0 -> 3"]
+
+
+@config_dataclass(frozen=True, kw_only=True, config=STRICT)
+class WithDefault:
+    thing: choice_of(THINGS) = Choice("cube")  # type: ignore[valid-type]
+
+
+def test_a_default_choice_has_its_fields_filled_in_like_one_that_stands_in_the_file() -> None:
+    assert plain(parse({}, WithDefault, "a")) == plain(parse({"thing": "cube"}, WithDefault, "a"))
+    assert plain(parse({}, WithDefault, "a"))["thing"]["cube"]["edge"] == 1.0

@@ -17,11 +17,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from medcl3d.comparison.plan import Run, model_of
-from medcl3d.config import differences, load, plain
+from medcl3d.comparison.plan import Run
+from medcl3d.config import differences
 from medcl3d.data.atomic import write_json
 from medcl3d.errors import ConfigError, Stopped
 from medcl3d.training.logs import FREE_FIELDS
@@ -51,11 +52,12 @@ def is_done(run: Run) -> bool:
     config_file = run.folder / "config.yaml"
     if not config_file.is_file():
         return False
-    found = plain(load(config_file, [], model_of(run.command)))
+    found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.elsewhere else ()))
     lines = [line for line in differences(found, run.planned) if not line.startswith(free)]
     if lines:
-        raise ConfigError(f"{run.folder}: holds another run: {'; '.join(lines)}. Delete the folder to run anew, or choose another out_dir")
+        shown = "; ".join([*lines[:5], *(["..."] if len(lines) > 5 else [])])
+        raise ConfigError(f"{run.folder}: holds another run: {shown}. Delete the folder to run anew, or choose another out_dir")
     done = read_json(run.folder / "status.json").get("state") == "done"
     if done and run.needs is not None and not (run.elsewhere and encoder_hash(run.needs) is None):
         started_from = read_json(run.folder / INPUTS).get("encoder_sha256")

@@ -237,7 +237,8 @@ def _parse(path: Path, head: bytes) -> Header:
     offset = float(header["vox_offset"])
     if not math.isfinite(offset) or offset != int(offset) or offset < (352 if size == 348 else 544):
         raise DataError(f"{path}: vox_offset is {offset}, which lies in the header")
-    affine = _affine(path, header, warnings)
+    with np.errstate(all="ignore"):  # a damaged header overflows; what comes of it is refused
+        affine = _affine(path, header, warnings)
     return Header(shape, dtype, affine, slope, inter, int(offset), tuple(warnings))
 
 

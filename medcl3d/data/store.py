@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,6 @@ from medcl3d.data.manifest import Collection, read_table
 from medcl3d.data.scan import SCHEMA, stored_names
 from medcl3d.errors import DataError
 from medcl3d.types import Box, triple
-
-_MAX_OPEN = 128  # memory maps a process keeps open; each holds a file descriptor
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,18 @@ class Store:
             raise DataError(f"{path}: cannot be read ({error}); run the same prepare command again") from None
         if values.shape != (shape[1:] if is_label else shape):
             raise DataError(f"{path}: holds {values.shape} voxels, its description says {shape}; run the same prepare command again")
-        if len(self._maps) >= _MAX_OPEN:
+        if len(self._maps) >= _max_open():
             self._maps.popitem(last=False)
         # A plain array over the map: indexing np.memmap itself costs a Python call a slice.
         self._maps[key] = values.view(np.ndarray)
         return self._maps[key]
+
+
+@cache
+def _max_open() -> int:
+    """Memory maps that a process may keep open: each holds a file descriptor, and others need some too."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 4096 if allowed == resource.RLIM_INFINITY else max(16, min(4096, allowed // 2))
 
 
 def _overlap(box: Box, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...] | None]:

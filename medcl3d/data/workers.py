@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import multiprocessing.connection
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -47,7 +49,7 @@ def _in_processes(tasks: Sequence[ScanTask], store: Path, workers: int) -> Itera
     pending: dict[Future[Outcome], ScanTask] = {}
     waiting = iter(tasks)
     task = tasks[0]
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             while True:
                 for task in itertools.islice(waiting, 2 * workers - len(pending)):
@@ -61,3 +63,16 @@ def _in_processes(tasks: Sequence[ScanTask], store: Path, workers: int) -> Itera
             raise MachineError(f"a worker was killed, perhaps for memory, near {task.image}; use fewer workers") from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed ends too, instead of waiting for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

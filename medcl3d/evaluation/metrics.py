@@ -43,7 +43,9 @@ def overlap_of(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[f
     box = tuple(slice(first, last + 1) for first, last in spans)
     y_pred, y = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None].float() for mask in (prediction, truth))
     dice = compute_dice(y_pred, y, include_background=True, ignore_empty=False)
-    distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=[float(s) for s in spacing_mm])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument that it passes itself
+        distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=[float(s) for s in spacing_mm])
     return Overlap(float(dice), float(distance))
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import torch
+from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,7 +63,7 @@ class Dense(nn.Module):
         if decoded is None or batch.points is None:
             raise ValueError("the dense objective needs a decoder and a batch with points")
         features = point_features(decoded, batch.main, batch.points)
-        z = self.projector(features.flatten(0, 1))
+        z = self.projector(rearrange(features, "view point channel -> (view point) channel"))
         return contrast(z, point_keys(batch.main, batch.points), relate, self.temperature, self.denominator, self.decoupled)
 
     def gate(self, relate: Relate) -> Relate:
@@ -108,4 +109,4 @@ def point_features(decoded: Tensor, group: ViewGroup, points: Points) -> Tensor:
     # A voxel's centre is at its index, so the view spans [-0.5, size - 0.5] whatever the map's stride.
     grid = ((2 * voxel + 1) / shape - 1).flip(-1).to(torch.float32)
     sampled = F.grid_sample(decoded.float(), grid[:, :, None, None], mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled[..., 0, 0].transpose(1, 2)
+    return rearrange(sampled, "view channel point 1 1 -> view point channel")

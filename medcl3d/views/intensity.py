@@ -1,212 +1,186 @@
-"""What a view looks like: noise, blur, brightness, contrast, low resolution, gamma, cutout.
+"""What changes the grey values of a batch of views, each sample by its own parameters and noise.
 
-Each transform draws its parameters for one view and applies them to the rows of a batch that drew it; rows
-that did not stay as they are, to the bit.
+Stored intensities have about zero mean and unit standard deviation over a scan's body; strengths are in
+that unit. The order is an acquisition's: the point spread, the sampling, the noise, then the display.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.types import Triple
+from medcl3d.views.spatial import log_uniform
 
-Parameters = dict[str, np.ndarray]
-Range = tuple[float, float]
-
-
-class IntensityTransform(Protocol):
-    """Drawing and applying are two methods, so that what was drawn can be kept and replayed."""
-
-    def draw(self, rng: np.random.Generator, shape: Triple) -> Parameters:
-        """The parameters of one view; a neutral value where the transform is not drawn."""
-
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor]) -> None:
-        """Change the rows of ``[N, C, D, H, W]`` that drew the transform, in place."""
+Parameters = dict[str, Tensor]
 
 
-def _drawn(rng: np.random.Generator, probability: float, low: float, high: float, neutral: float) -> np.ndarray:
-    """A uniform draw with some probability, else `neutral`; both numbers are always drawn, so that streams stay aligned."""
-    value, chance = rng.uniform(low, high), rng.random()
-    return np.array(value if chance < probability else neutral, dtype=np.float32)
+@dataclass(frozen=True, kw_only=True)
+class Intensity:
+    """How a view's grey values differ from its crop's. Each probability belongs to the fields that follow it.
 
-
-def _rows(values: Tensor, neutral: float) -> Tensor:
-    return (values != neutral).nonzero().flatten()
-
-
-def _column(values: Tensor) -> Tensor:
-    return values[:, None, None, None, None]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Add Gaussian noise with a standard deviation from `std`; its field is the view's own, from its `seed`."""
-
-    std: Range
-    probability: float
-
-    def draw(self, rng: np.random.Generator, shape: Triple) -> Parameters:
-        """noise_std; noise_seed."""
-        return {"noise_std": _drawn(rng, self.probability, *self.std, 0.0), "noise_seed": np.array(rng.integers(2**62))}
-
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor]) -> None:
-        """Add the field."""
-        for row in _rows(parameters["noise_std"], 0.0).tolist():
-            field = torch.Generator(voxels.device).manual_seed(int(parameters["noise_seed"][row]))
-            noise = torch.randn(voxels.shape[1:], generator=field, device=voxels.device, dtype=voxels.dtype)
-            voxels[row].add_(noise, alpha=float(parameters["noise_std"][row]))
-
-
-@dataclass(frozen=True)
-class Blur:
-    """Gaussian blur with a standard deviation from `sigma_mm`, the same in mm along every axis."""
-
-    sigma_mm: Range
-    probability: float
-
-    def draw(self, rng: np.random.Generator, shape: Triple) -> Parameters:
-        """blur_mm."""
-        return {"blur_mm": _drawn(rng, self.probability, *self.sigma_mm, 0.0)}
-
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor]) -> None:
-        """Convolve along each axis; near the border the kernel is cut and normalised again."""
-        rows = _rows(parameters["blur_mm"], 0.0)
-        if len(rows):
-            sigma = parameters["blur_mm"][rows, None] / parameters["spacing_mm"][rows]
-            voxels[rows] = along_axes(voxels[rows], [_gaussian(sigma[:, axis], n) for axis, n in enumerate(voxels.shape[2:])])
-
-
-@dataclass(frozen=True)
-class LowResolution:
-    """Sample at a coarser spacing (a share of the voxels from `zoom`) and interpolate back."""
-
-    zoom: Range
-    probability: float
-
-    def draw(self, rng: np.random.Generator, shape: Triple) -> Parameters:
-        """zoom_kept."""
-        return {"zoom_kept": _drawn(rng, self.probability, *self.zoom, 1.0)}
-
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor]) -> None:
-        """Linear down and up along each axis."""
-        rows = _rows(parameters["zoom_kept"], 1.0)
-        if len(rows):
-            kept = parameters["zoom_kept"][rows]
-            voxels[rows] = along_axes(voxels[rows], [_coarse(kept, n) for n in voxels.shape[2:]])
-
-
-@dataclass(frozen=True)
-class Brightness:
-    """Multiply by a factor from `factor`."""
-
-    factor: Range
-    probability: float
-
-    def draw(self, rng: np.random.Generator, shape: Triple) -> Parameters:
-        """brightness."""
-        return {"brightness": _drawn(rng, self.probability, *self.factor, 1.0)}
-
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor]) -> None:
-        """Scale."""
-        rows = _rows(parameters["brightness"], 1.0)
-        if len(rows):
-            voxels[rows] *= _column(parameters["brightness"][rows].to(voxels.dtype))
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Stretch about the view's mean by a factor from `factor`, within the range it had."""
-
-    factor: Range
-    probability: float
-
-    def draw(self, rng: np.random.Generator, shape: Triple) -> Parameters:
-        """contrast."""
-        return {"contrast": _drawn(rng, self.probability, *self.factor, 1.0)}
-
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor]) -> None:
-        """Scale about the mean and clip."""
-        rows = _rows(parameters["contrast"], 1.0)
-        if len(rows):
-            part = voxels[rows]
-            mean = part.mean((2, 3, 4), keepdim=True)
-            stretched = (part - mean) * _column(parameters["contrast"][rows].to(part.dtype)) + mean
-            voxels[rows] = stretched.clamp(part.amin((2, 3, 4), keepdim=True), part.amax((2, 3, 4), keepdim=True))
-
-
-@dataclass(frozen=True)
-class Gamma:
-    """Raise to a power from `exponent` (log-uniform) after scaling to [0, 1], then scale back."""
-
-    exponent: Range
-    probability: float
-
-    def draw(self, rng: np.random.Generator, shape: Triple) -> Parameters:
-        """gamma."""
-        low, high = np.log(self.exponent)
-        return {"gamma": np.exp(_drawn(rng, self.probability, low, high, 0.0))}
-
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor]) -> None:
-        """The power within each channel's own range."""
-        rows = _rows(parameters["gamma"], 1.0)
-        if len(rows):
-            part = voxels[rows]
-            low, high = part.amin((2, 3, 4), keepdim=True), part.amax((2, 3, 4), keepdim=True)
-            extent = (high - low).clamp(min=1e-6)
-            voxels[rows] = ((part - low) / extent).clamp_(0, 1).pow_(_column(parameters["gamma"][rows].to(part.dtype))) * extent + low
-
-
-@dataclass(frozen=True)
-class Cutout:
-    """Replace a box by the view's mean; its edges are a share of the view's from `edge` (DeVries and Taylor, 2017)."""
-
-    edge: Range
-    probability: float
-
-    def draw(self, rng: np.random.Generator, shape: Triple) -> Parameters:
-        """cut_start, cut_size: ``Int[3]`` voxels, size 0 where not drawn."""
-        size = np.round(rng.uniform(*self.edge, 3) * np.array(shape)).astype(np.int64)
-        start = rng.integers(0, np.array(shape) - size + 1)
-        return {"cut_start": start, "cut_size": size * (rng.random() < self.probability)}
-
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor]) -> None:
-        """Fill the box."""
-        for row in (parameters["cut_size"] > 0).all(1).nonzero().flatten().tolist():
-            (a, b, c), (d, e, f) = parameters["cut_start"][row].tolist(), parameters["cut_size"][row].tolist()
-            voxels[row, :, a : a + d, b : b + e, c : c + f] = voxels[row].mean((1, 2, 3))[:, None, None, None]
-
-
-def along_axes(voxels: Tensor, matrices: list[Tensor]) -> Tensor:
-    """Apply one linear map an axis: ``[N, C, D, H, W]`` with ``[N, D, D]``, ``[N, H, H]``, ``[N, W, W]``.
-
-    As matrix products: on patches this beats convolutions with a kernel a sample, and takes any kernel width.
+    blur_probability, blur_sigma, blur_unit   Gaussian, standard deviation between these, in `voxel` or `mm`
+    low_resolution_probability, low_resolution   resolution kept along each axis, as a factor: averaged down, interpolated up
+    noise_probability, noise_std              Gaussian, standard deviation up to this
+    contrast_probability, contrast            factors about the view's own mean, log-uniform
+    brightness_probability, brightness        shift up to this, either way
+    gamma_probability, gamma                  exponents on the view's own range, log-uniform; mean and spread stay
+    gamma_inverted                            share of the gammas that act on the negative
+    cutout_probability, cutout_size           one box with these shares of each axis takes the view's mean
     """
-    d, h, w = (matrix.to(voxels.device, voxels.dtype) for matrix in matrices)
-    n, c, *shape = voxels.shape
-    result = voxels.reshape(n, c * shape[0] * shape[1], shape[2]) @ w.transpose(1, 2)
-    result = h[:, None] @ result.reshape(n, c * shape[0], shape[1], shape[2])
-    result = d[:, None] @ result.reshape(n, c, shape[0], shape[1] * shape[2])
-    return result.reshape(voxels.shape)
+
+    blur_probability: float = 0.2
+    blur_sigma: tuple[float, float] = (0.5, 1.0)
+    blur_unit: Literal["voxel", "mm"] = "voxel"
+    low_resolution_probability: float = 0.2
+    low_resolution: tuple[float, float] = (0.5, 1.0)
+    noise_probability: float = 0.2
+    noise_std: float = 0.3
+    contrast_probability: float = 0.3
+    contrast: tuple[float, float] = (0.75, 1.33)
+    brightness_probability: float = 0.3
+    brightness: float = 0.3
+    gamma_probability: float = 0.3
+    gamma: tuple[float, float] = (0.7, 1.5)
+    gamma_inverted: float = 0.25
+    cutout_probability: float = 0.1
+    cutout_size: tuple[float, float] = (0.1, 0.4)
+
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The parameters of one view; what is not drawn is neutral. Always the same number of draws."""
+        chance, value = rng.random((2, 8))
+        corner, size = rng.random((2, 3))
+        low, high = self.cutout_size
+        size = (low + (high - low) * size) * (chance[6] < self.cutout_probability)
+        factor = {
+            name: np.where(chance[i] < probability, log_uniform(value[i], interval), 1.0)
+            for i, (name, probability, interval) in enumerate(
+                (
+                    ("low_resolution", self.low_resolution_probability, self.low_resolution),
+                    ("contrast", self.contrast_probability, self.contrast),
+                    ("gamma", self.gamma_probability, self.gamma),
+                )
+            )
+        }
+        return {
+            **factor,
+            "gamma_inverted": np.float64(value[7] < self.gamma_inverted),
+            "blur_sigma": (chance[3] < self.blur_probability) * (self.blur_sigma[0] + (self.blur_sigma[1] - self.blur_sigma[0]) * value[3]),
+            "noise_std": (chance[4] < self.noise_probability) * self.noise_std * value[4],
+            "brightness": (chance[5] < self.brightness_probability) * self.brightness * (2 * value[5] - 1),
+            "cutout_corner": corner * (1 - size),
+            "cutout_size": size,
+            "seed": rng.integers(2**62),
+        }
+
+    def apply(self, voxels: Tensor, parameters: Parameters, spacing_mm: Tensor) -> None:
+        """Change ``[N, C, D, H, W]`` in place. parameters, spacing_mm ``[N, 3]``: on the CPU."""
+        sigma = parameters["blur_sigma"][:, None].expand(-1, 3)
+        sigma = sigma / spacing_mm.double() if self.blur_unit == "mm" else sigma
+        _where((sigma > 0).any(1) | (parameters["low_resolution"] != 1), voxels, _degrade, parameters | {"sigma": sigma})
+        _noise(voxels, parameters["noise_std"], parameters["seed"])
+        _where((parameters["contrast"] != 1) | (parameters["brightness"] != 0), voxels, _rescale, parameters)
+        _where(parameters["gamma"] != 1, voxels, _gamma, parameters)
+        _where((parameters["cutout_size"] > 0).all(1), voxels, _cutout, parameters)
 
 
-def _gaussian(sigma: Tensor, size: int) -> Tensor:
-    """Rows of a Gaussian kernel, ``[N]`` voxels -> ``[N, size, size]``."""
-    index = torch.arange(size, device=sigma.device)
-    weight = torch.exp(-0.5 * ((index[:, None] - index) / sigma[:, None, None]) ** 2)
+def _where(chosen: Tensor, voxels: Tensor, change: Callable[[Tensor, Parameters], Tensor], parameters: Parameters) -> None:
+    """Change only the samples for which this was drawn: the others keep every bit and cost nothing."""
+    if chosen.any():
+        rows = chosen.nonzero()[:, 0]
+        here = rows.to(voxels.device)
+        voxels[here] = change(voxels[here], {name: value[rows] for name, value in parameters.items()})
+
+
+def _column(value: Tensor, voxels: Tensor) -> Tensor:
+    return value.to(voxels).view(-1, 1, 1, 1, 1)
+
+
+def _degrade(voxels: Tensor, p: Parameters) -> Tensor:
+    """Blur and low resolution: both are linear along each axis, so together they are one matrix an axis."""
+    for axis, length in enumerate(voxels.shape[2:]):
+        if length > 1:
+            matrix = low_resolution_matrix(p["low_resolution"], length) @ blur_matrix(p["sigma"][:, axis], length)
+            voxels = _along(voxels, matrix.to(voxels), axis)
+    return voxels
+
+
+def blur_matrix(sigma: Tensor, length: int) -> Tensor:
+    """``Float64[N, L, L]``: a Gaussian of `sigma` voxels ``[N]`` about each voxel, over the voxels that there are."""
+    index = torch.arange(length, dtype=torch.float64)
+    apart = (index[:, None] - index) / sigma.double().clamp(min=1e-3)[:, None, None]
+    # Cut at 6 sigma (1e-8): what lies beyond would be subnormal numbers, which multiply a hundred times slower.
+    weight = torch.exp(-0.5 * apart**2) * (apart.abs() < 6)
     return weight / weight.sum(2, keepdim=True)
 
 
-def _coarse(kept: Tensor, size: int) -> Tensor:
-    """Linear interpolation to round(kept * size) points and back, ``[N]`` -> ``[N, size, size]``."""
-    fine = torch.arange(size, device=kept.device, dtype=torch.float32)
-    points = (kept * size).round().clamp(1, size)[:, None]
-    place = ((fine + 0.5) * size / points - 0.5).clamp(0, size - 1)  # of the coarse points, as many as are kept
-    down = (1 - (place[:, :, None] - fine).abs()).clamp(min=0) * (fine < points)[:, :, None]
-    back = torch.minimum(((fine + 0.5) * points / size - 0.5).clamp(min=0), points - 1)
-    up = (1 - (back[:, :, None] - fine).abs()).clamp(min=0)
-    return up @ down
+def low_resolution_matrix(factor: Tensor, length: int) -> Tensor:
+    """``Float64[N, L, L]``: averages over ``round(L * factor)`` equal cells, interpolated linearly back to L voxels."""
+    num_cells = (length * factor.double()).round().clamp(1, length)[:, None, None]
+    width = length / num_cells
+    cell = torch.arange(length, dtype=torch.float64)[:, None]  # rows past num_cells are empty
+    voxel = torch.arange(length, dtype=torch.float64)
+    overlap = torch.minimum((cell + 1) * width, voxel + 1) - torch.maximum(cell * width, voxel)
+    down = overlap.clamp(min=0) / width
+    at = torch.minimum(((voxel + 0.5) / width - 0.5).clamp(min=0), num_cells - 1)
+    up = (1 - (at - cell).abs()).clamp(min=0)
+    return up.transpose(1, 2) @ down
+
+
+def _along(voxels: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """Apply ``[N, L, L]`` along one of the axes d, h, w of ``[N, C, D, H, W]``."""
+    shape = voxels.shape
+    if axis == 2:
+        return (voxels.reshape(len(voxels), -1, shape[4]) @ matrix.transpose(1, 2)).view(shape)
+    planes = shape[1] if axis == 0 else shape[1] * shape[2]
+    flat = voxels.reshape(len(voxels) * planes, shape[2 + axis], -1)
+    return (matrix.repeat_interleave(planes, dim=0) @ flat).view(shape)
+
+
+def _noise(voxels: Tensor, std: Tensor, seed: Tensor) -> None:
+    """Each sample's field is its seed's (on one kind of device), whatever stands beside it in the batch."""
+    generator = torch.Generator(voxels.device)
+    for row in std.nonzero()[:, 0].tolist():
+        generator.manual_seed(int(seed[row]))
+        noise = torch.randn(voxels.shape[1:], generator=generator, dtype=voxels.dtype, device=voxels.device)
+        voxels[row].add_(noise, alpha=float(std[row]))
+
+
+def _rescale(voxels: Tensor, p: Parameters) -> Tensor:
+    factor = _column(p["contrast"], voxels)
+    mean = voxels.mean((2, 3, 4), keepdim=True)
+    return voxels.mul_(factor).add_(mean * (1 - factor) + _column(p["brightness"], voxels))
+
+
+def _gamma(voxels: Tensor, p: Parameters) -> Tensor:
+    """x -> low + range * ((x - low) / range)^gamma per channel, then the mean and the spread that it had."""
+    sign = 1 - 2 * _column(p["gamma_inverted"], voxels)
+    x = voxels.mul_(sign)
+    low, high = x.amin((2, 3, 4), keepdim=True), x.amax((2, 3, 4), keepdim=True)
+    x, mean, spread = _standardise(x)
+    smallest = torch.finfo(x.dtype).tiny
+    # exp(gamma * log x) takes a quarter of the time of a power; the log of 0 is -inf, and comes back as 0.
+    x = x.add_(mean - low).clamp_(min=0).div_((high - low).clamp(min=smallest)).log_().mul_(_column(p["gamma"], voxels)).exp_()
+    x, _, changed = _standardise(x)
+    return x.mul_(sign * spread / changed.clamp(min=smallest)).add_(sign * mean)
+
+
+def _standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The voxels about each channel's mean (in place), that mean, and the standard deviation."""
+    mean = x.mean((2, 3, 4), keepdim=True)
+    x.sub_(mean)
+    return x, mean, x.square().mean((2, 3, 4), keepdim=True).sqrt()
+
+
+def _cutout(voxels: Tensor, p: Parameters) -> Tensor:
+    inside = torch.ones((len(voxels), 1, 1, 1, 1), dtype=torch.bool)
+    for axis, length in enumerate(voxels.shape[2:]):
+        index = (torch.arange(length, dtype=torch.float64) + 0.5) / length
+        low = p["cutout_corner"][:, axis, None]
+        along = (index >= low) & (index < low + p["cutout_size"][:, axis, None])
+        inside = inside & along.view([-1, 1] + [length if k == axis else 1 for k in range(3)])
+    return torch.where(inside.to(voxels.device), voxels.mean((2, 3, 4), keepdim=True), voxels)

@@ -1,113 +1,171 @@
-"""Recipes: which transforms make a view of an MR scan, of a CT scan, of a mask."""
+"""View recipes: what a configuration may choose under `views`.
+
+A recipe draws the parameters of one view from that view's own generator, and applies the parameters of a
+whole batch at once on the device, so that a view is the same in any batch, on any rank, in any worker.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from medcl3d.registry import Fraction, NonNegative, Positive
+from medcl3d.registry import Fraction, NonNegative
 from medcl3d.types import Triple
 from medcl3d.views import VIEWS
-from medcl3d.views.intensity import Blur, Brightness, Contrast, Cutout, Gamma, IntensityTransform, LowResolution, Noise
-from medcl3d.views.spatial import Affine, Flip, resample, voxel_map
+from medcl3d.views.intensity import Intensity
+from medcl3d.views.spatial import Interval, Spatial, place, voxel_map
 
-PositiveRange = tuple[Positive, Positive]
-Range = tuple[NonNegative, NonNegative]
-Axes = tuple[Annotated[int, Field(ge=0, le=2)], ...]
+Flips = tuple[Fraction, Fraction, Fraction]
+Degrees = Annotated[float, Field(ge=0, le=180, allow_inf_nan=False)]
+Lean = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
+
+
+def _shares(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[1] > 1:
+        raise ValueError("a share of an axis is at most 1")
+    return interval
+
+
+Shares = Annotated[Interval, AfterValidator(_shares)]
 
 
 @dataclass(frozen=True)
 class ViewResult:
-    """voxels ``[N, C, D, H, W]``; voxel_map ``Float64[N, 4, 4]`` view voxel index -> crop voxel index; labels ``[N, D, H, W]``."""
+    """Views made of crops.
+
+    voxels      ``Float[N, C, D, H, W]``
+    voxel_map   ``Float64[N, 4, 4]`` from view voxel index to crop voxel index
+    labels      ``[N, D, H, W]`` where labels were given
+    """
 
     voxels: Tensor
     voxel_map: Tensor
-    labels: Tensor | None
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A flip, an affine map and intensity transforms in order: draw for one view, apply to a batch."""
+    """What makes a crop a view: where it lies, then what its grey values become. Either may be left out."""
 
-    flip: Flip
-    affine: Affine
-    intensity: tuple[IntensityTransform, ...] = ()
+    spatial: Spatial | None = None
+    intensity: Intensity | None = None
 
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
-        """The parameters of one view of `shape` voxels."""
-        parameters: dict[str, np.ndarray] = {}
-        for transform in (self.flip, self.affine, *self.intensity):
-            parameters |= transform.draw(rng, shape)
-        return parameters
+        """The parameters of one view of `shape` voxels, of fixed keys and shapes so that they stack."""
+        drawn: dict[str, np.ndarray] = {} if self.intensity or self.spatial else {"seed": np.zeros((), dtype=np.int64)}
+        if self.spatial:
+            drawn |= self.spatial.draw(rng, shape)
+        if self.intensity:
+            drawn |= self.intensity.draw(rng)
+        return drawn
 
     def voxel_map(self, parameters: dict[str, Tensor], shape: Triple, spacing_mm: Tensor) -> Tensor:
-        """``Float64[N, 4, 4]`` from view to crop voxel indices, on the CPU."""
-        return voxel_map(parameters, shape, spacing_mm)
+        """``Float64[N, 4, 4]`` from view voxel index to crop voxel index, without making the views.
+
+        parameters: stacked draws; shape: voxels of the crops; spacing_mm: ``[N, 3]`` mm per voxel.
+        """
+        if self.spatial:
+            return voxel_map(parameters, shape, spacing_mm)
+        return torch.eye(4, dtype=torch.float64, device=spacing_mm.device).repeat(len(spacing_mm), 1, 1)
 
     def apply(self, voxels: Tensor, parameters: dict[str, Tensor], spacing_mm: Tensor, labels: Tensor | None = None) -> ViewResult:
-        """The views of a batch of crops; a sample's view depends on its own parameters alone.
+        """Make views of crops. The crops are left as they are.
 
-        voxels: ``Float[N, C, D, H, W]``, left as they are; parameters: stacked draws; spacing_mm: ``[N, 3]``;
-        labels: ``Int[N, D, H, W]``, taken through the same map by the nearest voxel.
+        voxels: ``Float[N, C, D, H, W]``; parameters: stacked draws, leading N; spacing_mm: ``[N, 3]`` mm per
+        voxel; labels: ``[N, D, H, W]``, moved alike (nearest).
         """
-        mapping = self.voxel_map(parameters, tuple(voxels.shape[2:]), spacing_mm)
-        views = resample(voxels, parameters, mapping, "bilinear")
-        if views is voxels and self.intensity:
-            views = voxels.clone()
-        # The noise seeds stay on the CPU, where a generator is seeded.
-        known = {**parameters, "spacing_mm": spacing_mm.to(views.device, torch.float32)}
-        for transform in self.intensity:
-            transform.apply(views, known)
-        seen = None if labels is None else resample(labels[:, None].float(), parameters, mapping, "nearest")[:, 0].to(labels.dtype)
-        return ViewResult(views, mapping.to(views.device), seen)
+        # The parameters decide which samples are touched at all: the processor reads them.
+        parameters, spacing_mm = {name: value.cpu() for name, value in parameters.items()}, spacing_mm.cpu()
+        depth, height, width = voxels.shape[2:]
+        maps = self.voxel_map(parameters, (depth, height, width), spacing_mm)
+        if self.spatial:
+            voxels, labels = place(voxels, labels, parameters, maps)
+        else:
+            voxels = voxels.clone()
+        if self.intensity:
+            self.intensity.apply(voxels, parameters, spacing_mm)
+        return ViewResult(voxels, maps.to(voxels.device), labels)
 
 
 @VIEWS.register("mri")
 def mri(
     *,
-    flip_axes: Axes = (0,),
-    flip_probability: Fraction = 0.5,
-    rotation_degrees: NonNegative = 15.0,
-    scale: PositiveRange = (0.8, 1.25),
-    anisotropy: Annotated[float, Field(ge=1)] = 1.1,
-    translation_mm: NonNegative = 0.0,
+    flip_probability: Flips = (0.5, 0.5, 0.5),
     affine_probability: Fraction = 0.5,
-    noise_std: Range = (0.0, 0.3),
-    noise_probability: Fraction = 0.2,
-    blur_sigma_mm: Range = (0.5, 1.5),
+    rotation_degrees: Degrees = 15.0,
+    scale: Interval = (0.8, 1.25),
+    scale_each_axis: bool = False,
+    shear_degrees: Lean = 0.0,
+    translation_mm: NonNegative = 0.0,
     blur_probability: Fraction = 0.2,
-    brightness: PositiveRange = (0.75, 1.25),
-    brightness_probability: Fraction = 0.3,
-    contrast: PositiveRange = (0.65, 1.5),
-    contrast_probability: Fraction = 0.3,
-    low_resolution: PositiveRange = (0.5, 1.0),
+    blur_sigma: Interval = (0.5, 1.0),
+    blur_unit: Literal["voxel", "mm"] = "voxel",
     low_resolution_probability: Fraction = 0.2,
-    gamma: PositiveRange = (0.7, 1.5),
+    low_resolution: Shares = (0.5, 1.0),
+    noise_probability: Fraction = 0.2,
+    noise_std: NonNegative = 0.3,
+    contrast_probability: Fraction = 0.3,
+    contrast: Interval = (0.75, 1.33),
+    brightness_probability: Fraction = 0.3,
+    brightness: NonNegative = 0.3,
     gamma_probability: Fraction = 0.3,
-    cutout_edge: Range = (0.1, 0.4),
-    cutout_probability: Fraction = 0.0,
+    gamma: Interval = (0.7, 1.5),
+    gamma_inverted: Fraction = 0.25,
+    cutout_probability: Fraction = 0.1,
+    cutout_size: Shares = (0.1, 0.4),
 ) -> Recipe:
-    """Views of MR scans, whose grey values have no unit: every transform there is.
+    """Everything: for MR, whose grey values have no unit. Strengths after nnU-Net (Isensee 2021).
 
-    Strengths follow nnU-Net's (Isensee et al., Nature Methods 2021, supplement), with the flip only between right
-    and left, where a body is nearly symmetric. Intensities are those of the store: mean 0, standard deviation 1.
+    Strengths of grey values are in standard deviations of the scan's body.
+
+    flip_probability            for each of the axes right, front, head; [0, 0.5, 0.5] where left and right matter
+    affine_probability          that scale, shear, rotation and translation are drawn (together)
+    rotation_degrees            largest angle about each axis; a slab turns in its plane only
+    scale                       factors by which the anatomy grows, log-uniform
+    scale_each_axis             one factor an axis, or one for all
+    shear_degrees               largest angle by which an axis leans over another
+    translation_mm              largest shift along each axis
+    blur_probability, blur_sigma, blur_unit     Gaussian blur, standard deviation in `voxel` or `mm`
+    low_resolution_probability, low_resolution  resolution that is kept along each axis, as a factor
+    noise_probability, noise_std                Gaussian noise of standard deviation 0 to noise_std
+    contrast_probability, contrast              factors about the view's mean, log-uniform
+    brightness_probability, brightness          shift, up to this either way
+    gamma_probability, gamma                    exponents on the view's own range; mean and spread stay
+    gamma_inverted                              share of the gammas that act on the negative
+    cutout_probability, cutout_size             a box with these shares of each axis takes the view's mean
     """
     return Recipe(
-        Flip(flip_axes, flip_probability),
-        Affine(rotation_degrees, scale, anisotropy, translation_mm, affine_probability),
-        (
-            Noise(noise_std, noise_probability),
-            Blur(blur_sigma_mm, blur_probability),
-            Brightness(brightness, brightness_probability),
-            Contrast(contrast, contrast_probability),
-            LowResolution(low_resolution, low_resolution_probability),
-            Gamma(gamma, gamma_probability),
-            Cutout(cutout_edge, cutout_probability),
+        Spatial(
+            flip_probability=flip_probability,
+            affine_probability=affine_probability,
+            rotation_degrees=rotation_degrees,
+            scale=scale,
+            scale_each_axis=scale_each_axis,
+            shear_degrees=shear_degrees,
+            translation_mm=translation_mm,
+        ),
+        Intensity(
+            blur_probability=blur_probability,
+            blur_sigma=blur_sigma,
+            blur_unit=blur_unit,
+            low_resolution_probability=low_resolution_probability,
+            low_resolution=low_resolution,
+            noise_probability=noise_probability,
+            noise_std=noise_std,
+            contrast_probability=contrast_probability,
+            contrast=contrast,
+            brightness_probability=brightness_probability,
+            brightness=brightness,
+            gamma_probability=gamma_probability,
+            gamma=gamma,
+            gamma_inverted=gamma_inverted,
+            cutout_probability=cutout_probability,
+            cutout_size=cutout_size,
         ),
     )
 
@@ -115,56 +173,53 @@ def mri(
 @VIEWS.register("ct")
 def ct(
     *,
-    flip_axes: Axes = (0,),
-    flip_probability: Fraction = 0.5,
-    rotation_degrees: NonNegative = 15.0,
-    scale: PositiveRange = (0.8, 1.25),
-    anisotropy: Annotated[float, Field(ge=1)] = 1.1,
-    translation_mm: NonNegative = 0.0,
+    flip_probability: Flips = (0.5, 0.5, 0.5),
     affine_probability: Fraction = 0.5,
-    noise_std: Range = (0.0, 0.1),
-    noise_probability: Fraction = 0.3,
-    blur_sigma_mm: Range = (0.5, 1.5),
+    rotation_degrees: Degrees = 15.0,
+    scale: Interval = (0.8, 1.25),
+    scale_each_axis: bool = False,
+    shear_degrees: Lean = 0.0,
+    translation_mm: NonNegative = 0.0,
     blur_probability: Fraction = 0.2,
-    brightness: PositiveRange = (0.9, 1.1),
-    brightness_probability: Fraction = 0.2,
-    low_resolution: PositiveRange = (0.5, 1.0),
+    blur_sigma: Interval = (0.5, 1.0),
+    blur_unit: Literal["voxel", "mm"] = "voxel",
     low_resolution_probability: Fraction = 0.2,
-    cutout_edge: Range = (0.1, 0.4),
-    cutout_probability: Fraction = 0.0,
+    low_resolution: Shares = (0.5, 1.0),
+    noise_probability: Fraction = 0.2,
+    noise_std: NonNegative = 0.2,
+    contrast_probability: Fraction = 0.2,
+    contrast: Interval = (0.9, 1.11),
+    brightness_probability: Fraction = 0.2,
+    brightness: NonNegative = 0.1,
+    cutout_probability: Fraction = 0.1,
+    cutout_size: Shares = (0.1, 0.4),
 ) -> Recipe:
-    """Views of CT scans, whose grey values are a measure: little brightness, no contrast and no gamma."""
-    return Recipe(
-        Flip(flip_axes, flip_probability),
-        Affine(rotation_degrees, scale, anisotropy, translation_mm, affine_probability),
-        (
-            Noise(noise_std, noise_probability),
-            Blur(blur_sigma_mm, blur_probability),
-            Brightness(brightness, brightness_probability),
-            LowResolution(low_resolution, low_resolution_probability),
-            Cutout(cutout_edge, cutout_probability),
-        ),
-    )
+    """For CT, where a grey value means a density: no gamma, contrast and brightness barely move.
+
+    The fields are those of `mri`, without gamma.
+    """
+    return mri(**locals(), gamma_probability=0.0)
 
 
 @VIEWS.register("shape")
 def shape(
     *,
-    flip_axes: Axes = (0, 1, 2),
-    flip_probability: Fraction = 0.5,
-    rotation_degrees: NonNegative = 30.0,
-    scale: PositiveRange = (0.8, 1.25),
-    anisotropy: Annotated[float, Field(ge=1)] = 1.2,
+    flip_probability: Flips = (0.5, 0.5, 0.5),
+    affine_probability: Fraction = 0.5,
+    rotation_degrees: Degrees = 15.0,
+    scale: Interval = (0.8, 1.25),
+    scale_each_axis: bool = False,
+    shear_degrees: Lean = 0.0,
     translation_mm: NonNegative = 0.0,
-    affine_probability: Fraction = 0.8,
 ) -> Recipe:
-    """Views of masks and shapes, whose voxels hold no grey value: space alone."""
-    return Recipe(Flip(flip_axes, flip_probability), Affine(rotation_degrees, scale, anisotropy, translation_mm, affine_probability))
+    """Space alone: for masks and shapes, whose voxels hold no grey values.
+
+    The fields are the first seven of `mri`.
+    """
+    return Recipe(Spatial(**locals()))
 
 
 @VIEWS.register("none")
 def none() -> Recipe:
-    """The crop as it is."""
-    return Recipe(Flip((), 0.0), Affine(0.0, (1.0, 1.0), 1.0, 0.0, 0.0))
-
-
+    """The crop as it is: a control, or for pairs that differ without augmentation."""
+    return Recipe()

@@ -50,6 +50,8 @@ def cohort(tmp_path: Path, write_nifti: Callable[..., Path]) -> Path:
         label = (voxels > 120).astype(np.uint8)
         write_nifti(f"raw/images/{i}.nii.gz", voxels, affine)
         write_nifti(f"raw/labels/{i}.nii.gz", label, affine)
-        rows.append(f"00{i},{i // 2:03d},MR,images/{i}.nii.gz,{f'labels/{i}.nii.gz' if i != 5 else ''},{'NA' if i < 2 else 'EU'},{40 + i // 2}")
+        rows.append(
+            f"00{i},{i // 2:03d},MR,images/{i}.nii.gz,{f'labels/{i}.nii.gz' if i != 5 else ''},{'NA' if i < 2 else 'EU'},{40 + i // 2}"
+        )
     (tmp_path / "raw" / "manifest.csv").write_text("\n".join(rows) + "\n")
     return tmp_path / "raw"

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from medcl3d.data.audit import audit
+from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.store import Store
+from medcl3d.errors import ConfigError, DataError, MachineError
+
+ONE = PrepareOptions(workers=1)
+
+
+def blob_scan(affine: np.ndarray, shape: tuple[int, int, int], world_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A round bright landmark of 5 mm at a place in the world, on any grid; and its label."""
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    distance = np.linalg.norm(world - world_mm, axis=-1)
+    return (100 * np.exp(-(distance**2) / (2 * 5.0**2))).astype(np.float32), (distance < 6).astype(np.uint8)
+
+
+def centroid_mm(weights: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    index = np.stack(np.meshgrid(*map(np.arange, weights.shape), indexing="ij"), -1)
+    return (index * weights[..., None]).sum((0, 1, 2)) / weights.sum() @ affine[:3, :3].T + affine[:3, 3]
+
+
+@pytest.mark.parametrize("spacing", ["keep", (2.0, 1.5, 2.5)])
+def test_a_landmark_stays_where_it_is_in_the_world(tmp_path, write_nifti, spacing) -> None:
+    landmark = np.array([12.0, -7.0, 20.0])
+    tilt = np.radians(9)
+    tilted = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
+    grids = {
+        "ras": np.diag([1.5, 1.5, 1.5]),
+        "lps": np.diag([-1.0, -1.2, 3.0]),
+        "psr": np.array([[0, 0, 2.0], [-1.5, 0, 0], [0, 1.5, 0]]),
+        "oblique": tilted * [1.2, 1.2, 2.4],
+    }
+    rows = ["scan,patient,path,label"]
+    for name, axes in grids.items():
+        affine = np.eye(4)
+        affine[:3, :3] = axes
+        affine[:3, 3] = landmark - axes @ np.array([24, 26, 17])
+        image, label = blob_scan(affine, (50, 52, 36), landmark)
+        write_nifti(f"{name}.nii.gz", image, affine)
+        write_nifti(f"{name}_label.nii.gz", label, affine)
+        rows.append(f"{name},{name},{name}.nii.gz,{name}_label.nii.gz")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    prepare("csv", tmp_path, tmp_path / "out", options=PrepareOptions(workers=1, spacing_mm=spacing, intensity="none"))
+    store = Store.open(tmp_path / "out")
+    for scan, name in enumerate(grids):
+        affine = store.collection.affines[scan]
+        assert nibabel.aff2axcodes(affine) == ("R", "A", "S"), name
+        if spacing != "keep":
+            np.testing.assert_allclose(store.collection.spacings[scan], spacing, rtol=1e-4)
+        weights = store.read_volume(scan)[0].astype(float)
+        np.testing.assert_allclose(centroid_mm(np.where(weights > 5, weights, 0), affine), landmark, atol=0.15, err_msg=name)
+        # Nearest neighbours may move a label by half a voxel of its file.
+        np.testing.assert_allclose(centroid_mm(store.read_label(scan).astype(float), affine), landmark, atol=0.55, err_msg=name)
+        volume_mm3 = store.read_label(scan).sum() * abs(np.linalg.det(affine[:3, :3]))
+        assert abs(volume_mm3 / (4 / 3 * np.pi * 6**3) - 1) < 0.15, name
+
+
+def test_kept_scans_lose_nothing(cohort, tmp_path) -> None:
+    prepare("csv", cohort, tmp_path / "out", options=PrepareOptions(workers=1, intensity="none"))
+    store = Store.open(tmp_path / "out")
+    original = np.asarray(nibabel.load(cohort / "images/1.nii.gz").dataobj)
+    np.testing.assert_array_equal(store.read_volume(1)[0], original[::-1, ::-1].astype(np.float16).astype(np.float32))
+
+
+def test_the_median_spacing_is_that_of_the_body_axes_and_not_of_the_files(tmp_path, write_nifti) -> None:
+    rng = np.random.default_rng(0)
+    turned = np.array([[0, 0, 3.0, 0], [1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])  # 3, 1, 2 mm along right, front, head
+    for i, affine in enumerate([turned, turned, np.diag([9.0, 9, 9, 1])]):
+        write_nifti(f"{i}.nii.gz", rng.normal(size=(9, 8, 7)).astype(np.float32), affine)
+    (tmp_path / "manifest.csv").write_text("scan,patient,path\n" + "".join(f"{i},{i},{i}.nii.gz\n" for i in range(3)))
+    prepare("csv", tmp_path, tmp_path / "out", options=PrepareOptions(workers=1, spacing_mm="median"))
+    np.testing.assert_allclose(Store.open(tmp_path / "out").collection.spacings, [[3, 1, 2]] * 3, rtol=1e-4)
+
+
+def test_it_goes_on_after_being_killed(cohort, tmp_path) -> None:
+    """SIGKILL after the second scan: whole scans stay, the rest is made, nothing differs from an unbroken run."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from medcl3d.data import scan, workers; from medcl3d.data.prepare import *\n"
+        "done, real = [], scan.prepare_scan\n"
+        "def slow(task, store):\n"
+        "    if len(done) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    done.append(1); return real(task, store)\n"
+        "workers.prepare_scan = slow\n"
+        "prepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), options=PrepareOptions(workers=1))"
+    )
+    out = tmp_path / "out"
+    ended = subprocess.run([sys.executable, "-c", code, str(cohort), str(out)], cwd=Path(__file__).parents[2], capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert len(list((out / "store").glob("*.json"))) == 2
+    with pytest.raises(DataError, match="no finished store"):
+        Store.open(out)
+    (out / "store" / "001.npy").write_bytes(b"half")  # as if it had been cut off
+    again = prepare("csv", cohort, out, options=ONE)
+    assert (again.num_ok, again.num_there) == (6, 1)
+    prepare("csv", cohort, tmp_path / "unbroken", options=ONE)
+    assert Store.open(out).fingerprint() == Store.open(tmp_path / "unbroken").fingerprint()
+    assert prepare("csv", cohort, out, options=ONE).num_there == 6
+
+
+def test_only_what_changed_is_done_again(cohort, tmp_path) -> None:
+    out = tmp_path / "out"
+    prepare("csv", cohort, out, options=ONE)
+    before = Store.open(out).fingerprint()
+    os.utime(cohort / "images/3.nii.gz", (0, 0))
+    with pytest.raises(DataError, match=r"3\.nii\.gz: changed after preparing"):
+        audit(out)
+    assert prepare("csv", cohort, out, options=ONE).num_there == 5
+    assert Store.open(out).fingerprint() == before
+    said: list[str] = []
+    changed = prepare("csv", cohort, out, options=PrepareOptions(workers=1, spacing_mm=(2.0, 2.0, 2.0)), say=said.append)
+    assert changed.num_there == 0 and "spacing_mm" in said[0]
+    assert Store.open(out).fingerprint() != before
+
+
+def test_workers_make_no_difference(cohort, tmp_path) -> None:
+    for workers in (1, 2):
+        prepare("csv", cohort, tmp_path / str(workers), options=PrepareOptions(workers=workers))
+    assert Store.open(tmp_path / "1").fingerprint() == Store.open(tmp_path / "2").fingerprint()
+    assert (tmp_path / "1/manifest.csv").read_bytes() == (tmp_path / "2/manifest.csv").read_bytes()
+
+
+def test_one_bad_file_is_reported_and_two_stop(cohort, tmp_path) -> None:
+    out = tmp_path / "out"
+    (cohort / "images/2.nii.gz").write_bytes(b"")
+    result = prepare("csv", cohort, out, options=ONE)
+    assert (result.num_ok, result.num_refused) == (5, 1)
+    report = pd.read_csv(out / "report.csv", dtype=str, keep_default_na=False).set_index("scan")
+    assert report.loc["002", "status"] == "refused" and "empty" in report.loc["002", "reason"]
+    assert "002" not in set(Store.open(out).collection.table["scan"])
+    (cohort / "labels/0.nii.gz").write_bytes((cohort / "labels/1.nii.gz").read_bytes())
+    with pytest.raises(DataError, match=r"2 of 6 scans were refused, 1 may be"):
+        prepare("csv", cohort, out, options=ONE)
+    assert "13x11x10 voxels cannot belong to an image of 12x11x10" in (out / "report.csv").read_text()
+    assert prepare("csv", cohort, out, options=PrepareOptions(workers=1, max_bad_fraction=0.5)).num_ok == 4
+
+
+def test_missing_files_stop_before_any_work(cohort, tmp_path) -> None:
+    for i in range(3):
+        (cohort / f"images/{i}.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"3 files of the manifest are missing under .*raw: images/0\.nii\.gz"):
+        prepare("csv", cohort, tmp_path / "out", options=ONE)
+    assert not list((tmp_path / "out/store").iterdir())
+
+
+def test_real_bad_pairs_are_refused(real, tmp_path) -> None:
+    bad = real / "bad_input"
+    rows = [
+        ("no_label", "image_without_label_hippocampus_118.nii.gz", "gone.nii.gz", "no such file"),
+        ("no_image", "gone2.nii.gz", "label_without_image_hippocampus_010.nii.gz", "no such file"),
+        ("wrong_organ", "../hippocampus/imagesTr/hippocampus_001.nii.gz", "label_without_image_hippocampus_281.nii.gz", "512x512x94"),
+        ("empty", "empty_0_bytes.nii.gz", "", "empty"),
+        ("pointer", "git_lfs_pointer.nii.gz", "", "Git-LFS"),
+        ("colour", "rgb_dtype.nii.gz", "", "RGB"),
+        ("cut", "truncated_half_of_hippocampus_001.nii.gz", "", "truncated"),
+        ("good", "../hippocampus/imagesTr/hippocampus_004.nii.gz", "../hippocampus/labelsTr/hippocampus_004.nii.gz", ""),
+    ]
+    lines = [f"{scan},{scan},{bad / image},{bad / label if label else ''}" for scan, image, label, _ in rows]
+    (tmp_path / "manifest.csv").write_text("\n".join(["scan,patient,path,label", *lines]))
+    options = PrepareOptions(workers=1, max_bad_fraction=1.0)
+    result = prepare("csv", tmp_path, tmp_path / "out", fields={"allow_outside": True}, options=options)
+    assert (result.num_ok, result.num_refused) == (1, 7)
+    report = pd.read_csv(tmp_path / "out/report.csv", dtype=str, keep_default_na=False).set_index("scan")
+    for scan, _, _, fault in rows:
+        assert fault in report.loc[scan, "reason"], scan
+
+
+def test_the_same_content_under_two_patients(cohort, tmp_path) -> None:
+    for kind in ("images", "labels"):
+        (cohort / f"{kind}/2.nii.gz").write_bytes((cohort / f"{kind}/0.nii.gz").read_bytes())
+    table = pd.read_csv(cohort / "manifest.csv", dtype=str, keep_default_na=False)
+    table["split"] = ["train"] * 4 + ["test"] * 2
+    table.to_csv(cohort / "manifest.csv", index=False)
+    result = prepare("csv", cohort, tmp_path / "out", options=ONE)
+    assert result.warnings == ("the same file under two patients: 000 of 000, 002 of 001",)
+    table["split"] = ["train"] * 2 + ["test"] * 2 + ["train"] * 2
+    table.to_csv(cohort / "manifest.csv", index=False)
+    with pytest.raises(DataError, match="in train and in test: 000 of 000, 002 of 001"):
+        prepare("csv", cohort, tmp_path / "out", options=ONE)
+
+
+def test_a_folder_holds_one_collection_and_has_one_writer(cohort, tmp_path, write_nifti) -> None:
+    out = tmp_path / "out"
+    prepare("csv", cohort, out, options=ONE)
+    other = tmp_path / "other"
+    other.mkdir()
+    write_nifti("other/a.nii.gz", np.arange(60, dtype=np.float32).reshape(3, 4, 5))
+    (other / "manifest.csv").write_text("scan,patient,path\na,a,a.nii.gz\n")
+    with pytest.raises(ConfigError, match=r"was prepared from csv .*raw"):
+        prepare("csv", other, out, options=ONE)
+    from filelock import FileLock
+
+    code = "import sys, time; from filelock import FileLock; a = FileLock(sys.argv[1]); a.acquire(); print(1, flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(out / ".lock")], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline()
+        with pytest.raises(MachineError, match="another process"):
+            prepare("csv", cohort, out, options=ONE)
+    finally:
+        holder.kill()
+        holder.wait()
+    with FileLock(out / ".lock", timeout=5):
+        pass
+
+
+def test_wrong_requests_are_configuration_errors(cohort, tmp_path) -> None:
+    for source, root, fields, fault in (
+        ("nifty", cohort, {}, "source 'nifty' is unknown; there are csv"),
+        ("csv", None, {}, "ROOT is missing"),
+        ("csv", cohort, {"manifst": "a"}, "manifst"),
+    ):
+        with pytest.raises(ConfigError, match=fault):
+            prepare(source, root, tmp_path / "out", fields=fields)
+    for wrong in ({"percentiles": (50, 50)}, {"spacing_mm": (0, 1, 1)}, {"spacing_mm": "finest"}, {"test_fraction": 1.5}, {"colour": 1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            PrepareOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_scans_of_different_channels_are_not_mixed(tmp_path, write_nifti) -> None:
+    rng = np.random.default_rng(0)
+    for i, channels in enumerate((1, 2)):
+        write_nifti(f"{i}.nii.gz", rng.normal(size=(5, 5, 5, channels)).astype(np.float32))
+    (tmp_path / "manifest.csv").write_text("scan,patient,path\n0,0,0.nii.gz\n1,1,1.nii.gz\n")
+    with pytest.raises(DataError, match="number of channels"):
+        prepare("csv", tmp_path, tmp_path / "out", options=PrepareOptions(workers=1, channels="all"))
+    (tmp_path / "manifest.csv").write_text("scan,patient,path\n1,1,1.nii.gz\n")
+    prepare("csv", tmp_path, tmp_path / "two", options=PrepareOptions(workers=1, channels="all"))
+    store = Store.open(tmp_path / "two")
+    assert store.num_channels == 2 and store.read_volume(0).shape == (2, 5, 5, 5)
+
+
+def test_the_decathlon_of_real_crops(real, tmp_path) -> None:
+    """Maxima from 112 to 1.7e6 come to one range, geometry and labels stay; splits are by patient."""
+    source = json.loads((real / "hippocampus/dataset.json").read_text())
+    raw = {Path(item["image"]).name: nibabel.load(real / "hippocampus" / item["image"]) for item in source["training"][::20]}
+    source["training"] = source["training"][::20]
+    (tmp_path / "raw").mkdir()
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / "raw" / folder).symlink_to(real / "hippocampus" / folder)
+    (tmp_path / "raw/dataset.json").write_text(json.dumps(source))
+    prepare("decathlon", tmp_path / "raw", tmp_path / "out", fields={"allow_outside": True}, options=ONE)
+    store = Store.open(tmp_path / "out")
+    assert store.label_names[1] == "Anterior"
+    for scan, image in enumerate(raw.values()):
+        volume = store.read_volume(scan)[0]
+        assert volume.shape == image.shape and abs(volume.mean()) < 0.02 and abs(volume.std() - 1) < 0.02 and np.abs(volume).max() < 8
+        assert np.corrcoef(volume.ravel(), np.asarray(image.dataobj).ravel())[0, 1] > 0.9
+        assert set(np.unique(store.read_label(scan))) <= {0, 1, 2}
+    split = json.loads((tmp_path / "out/split.json").read_text())
+    assert len(split["test"]) == 2 and len(split["train"]) == 8
+
+
+def test_two_hundred_real_scans_come_to_one_range(real, tmp_path) -> None:
+    prepare("decathlon", real / "hippocampus", tmp_path / "out", options=ONE)
+    store = Store.open(tmp_path / "out")
+    assert len(store) == 200
+    assert max(np.abs(store.read_volume(i)).max() for i in range(0, 200, 5)) < 8

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.errors import DataError
+
+CODE = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from medcl3d.data.workers import _end_with_parent
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(60)
+"""
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_worker_ends_with_its_parent(tmp_path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(CODE)
+    root = str(Path(__file__).parents[2])
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root})
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    assert _is_running(worker)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_running(worker)
+
+
+def test_it_stops_early_where_too_many_are_bad(cohort, tmp_path) -> None:
+    for i in range(2):
+        (cohort / f"images/{i}.nii.gz").write_bytes(b"<html>")
+    with pytest.raises(DataError, match="HTML"):
+        prepare("csv", cohort, tmp_path / "out", options=PrepareOptions(workers=1))
+    report = (tmp_path / "out/report.csv").read_text()
+    assert report.count("not tried") == 4 and report.count("refused") == 2

@@ -1,0 +1,160 @@
+"""Weights that travel, and every reason to refuse them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from medcl3d.downstream.transfer import load_weights
+from medcl3d.encoders.network import Network, build_network
+from medcl3d.errors import ConfigError, DataError
+from medcl3d.registry import Choice
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "unet3d": {"channels": (4, 8), "strides": (1, 2)},
+    "resnet3d": {"depth": 10, "width": 0.125, "norm": "batch", "stem_kernel": 3},
+}
+
+
+def network_of(name: str = "unet3d", in_channels: int = 1, decoder: bool = True, seed: int = 0, **fields: Any) -> Network:
+    torch.manual_seed(seed)
+    return build_network(Choice(name, {**FIELDS[name], **fields}), in_channels, decoder=decoder)
+
+
+def write_run(folder: Path, network: Network, name: str = "unet3d", in_channels: int = 1, prefix: str = "", **changed: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file({prefix + key: value.contiguous() for key, value in network.state_dict().items()}, folder / "encoder.safetensors")
+    content = {
+        "schema": 1, "architecture": {name: FIELDS[name]}, "in_channels": in_channels, "decoder": network.decoder is not None,
+        "pretraining_patients": ["p1", "p2"], **changed,
+    }  # fmt: skip
+    (folder / "encoder.json").write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["unet3d", "resnet3d"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_round_trip_of_everything(tmp_path: Path, name: str, prefix: str) -> None:
+    pretrained, fresh = network_of(name), network_of(name, seed=1)
+    report = load_weights(fresh, write_run(tmp_path / "run", pretrained, name, prefix=prefix), "all", ["p3"])
+    for key, value in pretrained.state_dict().items():
+        torch.testing.assert_close(fresh.state_dict()[key], value, rtol=0, atol=0)
+    assert report.parts.keys() == {"encoder", "decoder"} and sum(report.parts.values()) == len(fresh.state_dict())
+    x = torch.randn(1, 1, 32, 32, 32)
+    torch.testing.assert_close(fresh.eval()(x).decoded, pretrained.eval()(x).decoded)
+
+
+def test_a_wrapper_inside_a_name_is_taken_off(tmp_path: Path) -> None:
+    pretrained, fresh = network_of(), network_of(seed=1)
+    folder = write_run(tmp_path / "run", pretrained)
+    weights = load_file(folder / "encoder.safetensors")
+    save_file({key.replace("encoder.", "encoder._orig_mod."): value for key, value in weights.items()}, folder / "encoder.safetensors")
+    load_weights(fresh, folder, "encoder")
+    assert torch.equal(next(fresh.encoder.parameters()), next(pretrained.encoder.parameters()))
+
+
+def test_the_encoder_alone_leaves_the_decoder_as_it_was(tmp_path: Path) -> None:
+    pretrained, fresh = network_of(), network_of(seed=1)
+    before = {key: value.clone() for key, value in fresh.state_dict().items()}
+    report = load_weights(fresh, write_run(tmp_path / "run", pretrained) / "encoder.safetensors", "encoder")
+    for key, value in fresh.state_dict().items():
+        expected = pretrained.state_dict()[key] if key.startswith("encoder.") else before[key]
+        torch.testing.assert_close(value, expected, rtol=0, atol=0)
+    assert set(report.parts) == {"encoder"} and "encoder" in report.notes[0]
+
+
+@pytest.mark.parametrize("name", ["unet3d", "resnet3d"])
+def test_one_input_channel_into_three(tmp_path: Path, name: str) -> None:
+    """Three equal channels give what one gave, and it is said aloud."""
+    pretrained, fresh = network_of(name), network_of(name, in_channels=3, seed=1)
+    report = load_weights(fresh, write_run(tmp_path / "run", pretrained, name), "all")
+    x = torch.randn(2, 1, 32, 32, 32)
+    ours, theirs = fresh.eval()(x.expand(-1, 3, -1, -1, -1)), pretrained.eval()(x)
+    torch.testing.assert_close(ours.decoded, theirs.decoded, rtol=1e-4, atol=1e-4)
+    assert report.adapted and "divided by 3" in report.notes[1]
+
+
+def test_test_patients_seen_in_pretraining_are_named(tmp_path: Path) -> None:
+    fresh = network_of(seed=1)
+    before = {key: value.clone() for key, value in fresh.state_dict().items()}
+    with pytest.raises(DataError, match=r"1 of the test patients: p2;"):
+        load_weights(fresh, write_run(tmp_path / "run", network_of()), "encoder", ["p2", "p9"])
+    assert all(torch.equal(before[key], value) for key, value in fresh.state_dict().items())
+
+
+def test_another_architecture_is_refused_with_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "run", network_of())
+    wider = network_of(channels=(4, 12))
+    with pytest.raises(ConfigError, match=r"[0-9]+% of [0-9]+ tensors fit.*another shape.*unet3d.*scratch") as error:
+        load_weights(wider, folder, "encoder")
+    assert "\n" not in str(error.value)
+    assert "encoder.stages.1.0.conv1.conv.weight" in capsys.readouterr().err
+    deeper = network_of(channels=(4, 8, 8), strides=(1, 2, 2))
+    with pytest.raises(ConfigError, match=r"missing"):
+        load_weights(deeper, folder, "encoder")
+    shallower = network_of(channels=(4,), strides=(1,))
+    with pytest.raises(ConfigError, match=r"100% of .* unexpected"):
+        load_weights(shallower, folder, "encoder")
+    with pytest.raises(ConfigError, match="another shape"):
+        load_weights(network_of(in_channels=1), write_run(tmp_path / "four", network_of(in_channels=4), in_channels=4), "encoder")
+
+
+def test_a_damaged_decoder_is_refused_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", network_of())
+    weights = load_file(folder / "encoder.safetensors")
+    weights.pop(next(key for key in weights if key.startswith("decoder.")))
+    save_file(weights, folder / "encoder.safetensors")
+    load_weights(network_of(seed=1), folder, "encoder")
+    with pytest.raises(ConfigError, match="1 missing"):
+        load_weights(network_of(seed=1), folder, "all")
+
+
+def test_transfer_of_a_decoder_that_is_not_there(tmp_path: Path) -> None:
+    without = write_run(tmp_path / "without", network_of(decoder=False))
+    with pytest.raises(ConfigError, match=r"transfer = all.*no decoder.*set transfer: encoder"):
+        load_weights(network_of(), without, "all")
+    with pytest.raises(ConfigError, match=r"this task has no decoder"):
+        load_weights(network_of(decoder=False), write_run(tmp_path / "with", network_of()), "all")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"schema": 2}, "newer medcl3d"),
+        ({"schema": None}, "cannot be read"),
+        ({"pretraining_patients": None}, "lacks pretraining_patients"),
+    ],
+)
+def test_sidecars_that_do_not_say_enough(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_weights(network_of(), write_run(tmp_path / "run", network_of(), **changed), "encoder")
+
+
+def test_files_that_are_not_weights(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", network_of())
+    whole = (folder / "encoder.safetensors").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"not weights at all"):
+        (folder / "encoder.safetensors").write_bytes(content)
+        with pytest.raises(ConfigError, match="not a whole safetensors file"):
+            load_weights(network_of(), folder, "encoder")
+    torch.save({"x": torch.zeros(1)}, folder / "encoder.safetensors")
+    with pytest.raises(ConfigError, match="not a whole safetensors file"):
+        load_weights(network_of(), folder, "encoder")
+    (folder / "encoder.json").unlink()
+    with pytest.raises(ConfigError, match="is missing"):
+        load_weights(network_of(), folder, "encoder")
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_weights(network_of(), tmp_path / "nothing.safetensors", "encoder")
+
+
+def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a pretraining's run folder"):
+        load_weights(network_of(), tmp_path, "encoder")
+    (tmp_path / "status.json").write_text(json.dumps({"state": "running"}))
+    with pytest.raises(ConfigError, match="running; let it finish"):
+        load_weights(network_of(), tmp_path, "encoder")

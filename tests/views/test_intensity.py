@@ -1,0 +1,117 @@
+"""Each change of grey values against what it says it is; what is not drawn keeps every bit."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from medcl3d.views.intensity import Intensity, low_resolution_matrix
+
+OFF = {f"{name}_probability": 0.0 for name in ("blur", "low_resolution", "noise", "contrast", "brightness", "gamma", "cutout")}
+SHAPE = (20, 24, 28)
+NAMES = [name.removesuffix("_probability") for name in OFF]
+
+
+def only(name: str, **fields: object) -> Intensity:
+    return Intensity(**(OFF | {f"{name}_probability": 1.0} | fields))  # type: ignore[arg-type]
+
+
+def change(
+    intensity: Intensity, voxels: torch.Tensor, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    each = [intensity.draw(np.random.default_rng([7, i])) for i in range(len(voxels))]
+    parameters = {key: torch.stack([torch.as_tensor(one[key]) for one in each]) for key in each[0]}
+    changed = voxels.clone()
+    intensity.apply(changed, parameters, torch.tensor([spacing] * len(voxels)))
+    return changed, parameters
+
+
+@pytest.fixture
+def crops() -> torch.Tensor:
+    return torch.randn(6, 2, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def test_nothing_drawn_keeps_every_bit(crops: torch.Tensor) -> None:
+    assert torch.equal(change(Intensity(**OFF), crops)[0], crops)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_drawn_changes_some_and_keeps_every_bit_of_the_others(name: str, crops: torch.Tensor) -> None:
+    crops = crops.repeat(4, 1, 1, 1, 1)
+    changed, _ = change(only(name, **{f"{name}_probability": 0.5}), crops)
+    same = [torch.equal(a, b) for a, b in zip(changed, crops, strict=True)]
+    assert 4 <= sum(same) <= 20
+
+
+@pytest.mark.parametrize(("unit", "spacing"), [("voxel", (1.0, 2.0, 0.5)), ("mm", (1.0, 2.0, 0.5))])
+def test_blur_is_scipys_away_from_the_border(unit: str, spacing: tuple[float, ...], crops: torch.Tensor) -> None:
+    changed, p = change(only("blur", blur_unit=unit, blur_sigma=(0.4, 0.8)), crops, spacing)
+    for i, sigma in enumerate(p["blur_sigma"].tolist()):
+        sigmas = [sigma / s if unit == "mm" else sigma for s in spacing]
+        expected = gaussian_filter(crops[i, 0].numpy().astype(np.float64), sigmas, truncate=8)
+        inner = (slice(8, -8),) * 3
+        np.testing.assert_allclose(changed[i, 0].numpy()[inner], expected[inner], atol=1e-4)
+
+
+def test_blur_keeps_a_constant_up_to_the_border() -> None:
+    torch.testing.assert_close(change(only("blur"), torch.full((2, 1, *SHAPE), 3.0))[0], torch.full((2, 1, *SHAPE), 3.0))
+
+
+@pytest.mark.parametrize("length", [1, 7, 32])
+def test_low_resolution_averages_cells_and_interpolates_between_them(length: int) -> None:
+    torch.testing.assert_close(low_resolution_matrix(torch.ones(1), length)[0], torch.eye(length, dtype=torch.float64), atol=0, rtol=0)
+    matrix = low_resolution_matrix(torch.tensor([0.5, 0.63, 0.9]), length)
+    torch.testing.assert_close(matrix.sum(2), torch.ones(3, length, dtype=torch.float64))
+    if length == 32:
+        signal = torch.randn(1, 1, length, dtype=torch.float64)
+        down = signal.view(1, 1, 16, 2).mean(-1)
+        expected = torch.nn.functional.interpolate(down, size=length, mode="linear", align_corners=False)
+        torch.testing.assert_close(signal @ matrix[0].T, expected)
+
+
+def test_low_resolution_takes_fine_detail_and_leaves_coarse(crops: torch.Tensor) -> None:
+    changed, _ = change(only("low_resolution", low_resolution=(0.5, 0.6)), crops)
+    assert (changed.std((1, 2, 3, 4)) < 0.5).all()
+    ramp = torch.linspace(-1, 1, SHAPE[2]).expand(1, 1, *SHAPE).contiguous()
+    torch.testing.assert_close(change(only("low_resolution"), ramp)[0][..., 3:-3], ramp[..., 3:-3], atol=0.05, rtol=0)
+
+
+def test_noise_has_the_spread_that_was_drawn_and_differs_between_samples_and_channels(crops: torch.Tensor) -> None:
+    changed, p = change(only("noise"), torch.zeros_like(crops))
+    torch.testing.assert_close(changed.std((1, 2, 3, 4)).double(), p["noise_std"], rtol=0.05, atol=0)
+    flat = (changed / p["noise_std"].float().view(-1, 1, 1, 1, 1)).flatten(2).flatten(0, 1)
+    assert torch.corrcoef(flat).fill_diagonal_(0).abs().max() < 0.06
+
+
+def test_contrast_turns_about_the_mean_and_brightness_shifts(crops: torch.Tensor) -> None:
+    changed, p = change(only("contrast", brightness_probability=1.0), crops + 2)
+    mean = (crops + 2).mean((2, 3, 4), keepdim=True)
+    factor, shift = (p[name].float().view(-1, 1, 1, 1, 1) for name in ("contrast", "brightness"))
+    torch.testing.assert_close(changed, mean + (crops + 2 - mean) * factor + shift)
+    assert (p["contrast"] >= 0.75).all() and (p["contrast"] <= 1.33).all() and (p["brightness"].abs() <= 0.3).all()
+
+
+@pytest.mark.parametrize("inverted", [0.0, 1.0])
+def test_gamma_is_a_power_of_the_views_own_range_and_keeps_mean_and_spread(inverted: float, crops: torch.Tensor) -> None:
+    changed, p = change(only("gamma", gamma_inverted=inverted), crops)
+    for i in range(len(crops)):
+        for before, after in zip(crops[i].double() * (1 - 2 * inverted), changed[i].double() * (1 - 2 * inverted), strict=True):
+            power = ((before - before.min()) / (before.max() - before.min())) ** p["gamma"][i]
+            expected = (power - power.mean()) / power.std(correction=0) * before.std(correction=0) + before.mean()
+            torch.testing.assert_close(after, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_gamma_of_a_constant_view_is_the_view() -> None:
+    assert torch.equal(change(only("gamma"), torch.full((2, 1, *SHAPE), 3.0))[0], torch.full((2, 1, *SHAPE), 3.0))
+
+
+def test_cutout_is_one_box_of_the_size_drawn_filled_with_the_mean(crops: torch.Tensor) -> None:
+    changed, p = change(only("cutout"), crops)
+    for i in range(len(crops)):
+        cut = (changed[i] != crops[i]).all(0)
+        sides = [cut.any(dim).any(0 if axis == 2 else -1).sum().item() for axis, dim in ((0, 2), (1, 0), (2, 0))]
+        assert cut.sum() == np.prod(sides)
+        for side, length, share in zip(sides, SHAPE, p["cutout_size"][i].tolist(), strict=True):
+            assert abs(side - length * share) <= 1
+        for before, after in zip(crops[i], changed[i], strict=True):
+            torch.testing.assert_close(after[cut], before.mean().expand(int(cut.sum())))

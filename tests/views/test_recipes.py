@@ -1,0 +1,129 @@
+"""What configurations may choose: a view depends on its own parameters only, and the fields are checked."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from medcl3d.config import describe
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Choice
+from medcl3d.views import VIEWS
+from tests.views.test_spatial import draws
+
+SHAPE = (16, 18, 20)
+STRONG = {
+    "affine_probability": 0.7,
+    "blur_probability": 0.5,
+    "low_resolution_probability": 0.5,
+    "noise_probability": 0.5,
+    "cutout_probability": 0.5,
+}
+
+
+def recipe_of(name: str):
+    return VIEWS.build(Choice(name, STRONG if name in ("mri", "ct") else {}))
+
+
+@pytest.mark.parametrize("name", ["mri", "ct", "shape", "none"])
+def test_a_view_is_the_same_alone_and_in_any_batch(name: str) -> None:
+    recipe = recipe_of(name)
+    parameters = draws(recipe, 12, SHAPE)
+    crops = torch.randn(12, 2, *SHAPE)
+    spacing = torch.rand(12, 3, dtype=torch.float64) + 0.5
+    labels = torch.randint(0, 4, (12, *SHAPE), dtype=torch.int16)
+    whole = recipe.apply(crops, parameters, spacing, labels)
+    order = torch.randperm(12)
+    shuffled = recipe.apply(crops[order], {k: v[order] for k, v in parameters.items()}, spacing[order], labels[order])
+    torch.testing.assert_close(shuffled.voxels, whole.voxels[order], atol=1e-5, rtol=1e-5)
+    for i in range(12):
+        alone = recipe.apply(crops[i : i + 1], {k: v[i : i + 1] for k, v in parameters.items()}, spacing[i : i + 1], labels[i : i + 1])
+        torch.testing.assert_close(alone.voxels[0], whole.voxels[i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(alone.voxel_map[0], whole.voxel_map[i])
+        assert torch.equal(alone.labels[0], whole.labels[i])
+    torch.testing.assert_close(whole.voxel_map, recipe.voxel_map(parameters, SHAPE, spacing))
+    assert torch.isfinite(whole.voxels).all() and whole.voxels.dtype == torch.float32
+
+
+def test_the_same_generator_draws_the_same_view_and_another_draws_another() -> None:
+    recipe = recipe_of("mri")
+    one, again, other = (recipe.draw(np.random.default_rng(seed), SHAPE) for seed in (5, 5, 6))
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[key], again[key]) and one[key].shape == other[key].shape for key in one)
+    assert one["seed"] != other["seed"] and np.asarray(one["seed"]).dtype == np.int64
+
+
+def test_one_probability_does_not_move_the_other_draws() -> None:
+    some, more = (VIEWS.build(Choice("mri", {"blur_probability": p})).draw(np.random.default_rng(3), SHAPE) for p in (0.0, 1.0))
+    assert [key for key in some if not np.array_equal(some[key], more[key])] == ["blur_sigma"]
+
+
+def test_none_is_the_crop_in_memory_of_its_own() -> None:
+    recipe = recipe_of("none")
+    crops = torch.randn(3, 1, *SHAPE)
+    result = recipe.apply(crops, draws(recipe, 3, SHAPE), torch.ones(3, 3))
+    assert torch.equal(result.voxels, crops) and result.voxels.data_ptr() != crops.data_ptr()
+    assert torch.equal(result.voxel_map, torch.eye(4, dtype=torch.float64).expand(3, 4, 4))
+
+
+def test_ct_never_draws_a_gamma_and_shape_no_grey_values() -> None:
+    assert (draws(recipe_of("ct"), 50, SHAPE)["gamma"] == 1).all()
+    recipe = recipe_of("shape")
+    mask = (torch.rand(20, 1, *SHAPE) > 0.5) * 255.0
+    views = recipe.apply(mask, draws(recipe, 20, SHAPE), torch.ones(20, 3)).voxels
+    assert views.min() >= 0 and views.max() <= 255.001
+
+
+@pytest.mark.parametrize("name", ["mri", "ct", "shape"])
+def test_every_field_has_a_default_that_passes_its_own_check_and_is_documented(name: str) -> None:
+    fields = describe(VIEWS, name)
+    assert {f.name for f in fields} <= {f.name for f in describe(VIEWS, "mri")}
+    parsed = VIEWS.schema(name).validate_json("{}")
+    VIEWS.build(Choice(name, {f.name: getattr(parsed, f.name) for f in fields}))
+    documented = VIEWS.get("mri").__doc__ or ""
+    assert [f.name for f in fields if f.name not in documented] == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("scale", "[1.25, 0.8]", "lower end"),
+        ("scale", "[0, 1]", "greater than 0"),
+        ("gamma", "[0.7]", "item is missing"),
+        ("cutout_size", "[0.1, 1.5]", "at most 1"),
+        ("flip_probability", "[0.5, 0.5, 2]", "less than or equal to 1"),
+        ("rotation_degrees", "-3", "greater than or equal to 0"),
+        ("rotaton_degrees", "3", "did you mean"),
+        ("blur_unit", "mn", "voxel"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path, field: str, value: str, said: str) -> None:
+    from pydantic.dataclasses import dataclass
+
+    from medcl3d.config import STRICT, choice_of, load
+
+    @dataclass(frozen=True, config=STRICT)
+    class Model:
+        views: choice_of(VIEWS)  # type: ignore[valid-type]
+
+    (tmp_path / "a.yaml").write_text(f"views:\n  mri:\n    {field}: {value}\n")
+    with pytest.raises(ConfigError, match=said) as raised:
+        load(tmp_path / "a.yaml", [], Model)
+    assert field in str(raised.value) and "a.yaml:3" in str(raised.value)
+
+
+@pytest.mark.slow
+def test_views_of_32_voxels_cost_less_than_three_milliseconds_of_one_core() -> None:
+    recipe, threads = VIEWS.build(Choice("mri")), torch.get_num_threads()
+    parameters, crops = draws(recipe, 64, (32, 32, 32)), torch.randn(64, 1, 32, 32, 32)
+    torch.set_num_threads(1)
+    try:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            recipe.apply(crops, parameters, torch.ones(64, 3))
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    assert min(times) / 64 < 0.003
