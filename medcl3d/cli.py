@@ -148,7 +148,7 @@ def show_pairs(
 def benchmark(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all by default.", show_default=False)] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="A JSON file to write the figures to.", show_default=False)
+        Path | None, typer.Option("--out", metavar="FILE", help="A .md or .json file to write the figures to.", show_default=False)
     ] = None,
 ) -> None:
     """Measure time and memory of the hot paths on this machine."""

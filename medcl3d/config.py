@@ -57,9 +57,15 @@ for _tag, _pattern, _first in (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
     ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
     ("int", r"^[-+]?(?:0|[1-9][0-9]*)$", "-+0123456789"),
-    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$", "-+.0123456789"),
+    (
+        "float",
+        r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
+        "-+.0123456789",
+    ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), [*_first.replace("\0", ""), *([""] if "\0" in _first else [])])
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), [*_first.replace("\0", ""), *([""] if "\0" in _first else [])]
+    )
 
 
 class _Tree:
@@ -76,7 +82,15 @@ class _Tree:
             raise _Wrong(where, None, "an alias contains itself; write the values out")
         if len(above) > MAX_DEPTH:
             raise _Wrong(where, None, f"nested deeper than {MAX_DEPTH} levels")
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rsplit(":", 1)[1] not in ("map", "seq", "str", "int", "float", "bool", "null"):
+        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rsplit(":", 1)[1] not in (
+            "map",
+            "seq",
+            "str",
+            "int",
+            "float",
+            "bool",
+            "null",
+        ):
             raise _Wrong(where, node.tag, "tags are refused, a configuration runs nothing; write a plain value")
         below = (*above, id(node))
         if isinstance(node, yaml.MappingNode):
@@ -117,7 +131,9 @@ class _Tree:
                 inner = {inner: {}}
             if not isinstance(inner, dict):
                 if inner is not None:
-                    raise ConfigError(f"command line: {path} = {value}: {'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it")
+                    raise ConfigError(
+                        f"command line: {path} = {value}: {'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it"
+                    )
                 inner = {}
             target[key] = inner
             target = inner
@@ -133,10 +149,16 @@ def _choice(registry: Registry, value: Any) -> Choice:
     if isinstance(value, str):
         value = {value: {}}
     if not isinstance(value, Mapping) or len(value) != 1:
-        raise _Wrong((), value, f"one {registry.kind} is needed, as `name` or `name: {{field: value}}`; there are {', '.join(registry.names())}")
+        raise _Wrong(
+            (), value, f"one {registry.kind} is needed, as `name` or `name: {{field: value}}`; there are {', '.join(registry.names())}"
+        )
     ((name, given),) = value.items()
     if name not in registry.names():
-        raise _Wrong((name,), given, f"no {registry.kind} has this name{_did_you_mean(name, registry.names())}; there are {', '.join(registry.names())}")
+        raise _Wrong(
+            (name,),
+            given,
+            f"no {registry.kind} has this name{_did_you_mean(name, registry.names())}; there are {', '.join(registry.names())}",
+        )
     try:
         parsed = registry.schema(name).validate_json(json.dumps(given or {}, default=str), strict=True)
     except ValidationError as error:
@@ -170,7 +192,11 @@ def _type_words(spec: Mapping[str, Any]) -> str:
         return " or ".join(str(v) for v in spec.get("enum", [spec.get("const")]))
     if "anyOf" in spec:
         return " or ".join(_type_words(option) for option in spec["anyOf"])
-    bounds = [f"{sign} {spec[key]}" for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<")) if key in spec]
+    bounds = [
+        f"{sign} {spec[key]}"
+        for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+        if key in spec
+    ]
     return " ".join([str(spec.get("type", "value")), *bounds])
 
 
@@ -303,7 +329,9 @@ def _validate(tree: _Tree, model: type[T], name: str) -> T:
 def _read(path: Path) -> str:
     if not path.is_file():
         near = _did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
-        raise ConfigError(f"{path}: there is no such file{near}; a minimal one starts with `data: {{root: data/mine}}`, complete ones lie in configs/")
+        raise ConfigError(
+            f"{path}: there is no such file{near}; a minimal one starts with `data: {{root: data/mine}}`, complete ones lie in configs/"
+        )
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ConfigError(f"{path}: {size} bytes, more than a configuration has ({MAX_BYTES}); is it the right file?")

@@ -86,7 +86,10 @@ class Registry:
     def schema(self, name: str) -> TypeAdapter[Any]:
         """The fields of `name`: its constructor's keyword-only parameters, strict, unknown ones refused."""
         constructor = self.get(name)
-        hints = get_type_hints(constructor if dataclasses.is_dataclass(constructor) or not inspect.isclass(constructor) else constructor.__init__, include_extras=True)
+        hints = get_type_hints(
+            constructor if dataclasses.is_dataclass(constructor) or not inspect.isclass(constructor) else constructor.__init__,
+            include_extras=True,
+        )
         options: dict[str, Any] = {}
         for parameter in inspect.signature(constructor).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:

@@ -116,7 +116,12 @@ class Keys:
     def matrix(self) -> Tensor:
         """All columns side by side as ``Float64[N, C]``, the form in which ranks exchange them."""
         parts: list[Tensor] = []
-        self.map(lambda column: parts.append(column.reshape(len(self), -1).double()) or column)
+
+        def keep(column: Tensor) -> Tensor:
+            parts.append(column.reshape(len(self), -1).double())
+            return column
+
+        self.map(keep)
         return torch.cat(parts, dim=1)
 
     def with_matrix(self, matrix: Tensor) -> Keys:
@@ -210,9 +215,7 @@ class PairBatch:
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> PairBatch:
         """Apply `function` to every tensor, as for moving a batch to a device."""
-        groups = tuple(
-            replace(g, voxels=function(g.voxels), affine=function(g.affine), keys=g.keys.map(function)) for g in self.groups
-        )
+        groups = tuple(replace(g, voxels=function(g.voxels), affine=function(g.affine), keys=g.keys.map(function)) for g in self.groups)
         points = self.points and Points(*(function(getattr(self.points, f.name)) for f in fields(self.points)))
         return PairBatch(groups, points)
 

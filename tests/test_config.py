@@ -58,7 +58,9 @@ def test_a_good_file(tmp_path: Path) -> None:
 
 
 def test_a_name_alone_takes_the_defaults(tmp_path: Path) -> None:
-    assert read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube")).thing == Choice("cube", {"edge": 1.0, "share": 0.5, "size": (1, 2, 3)})
+    assert read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube")).thing == Choice(
+        "cube", {"edge": 1.0, "share": 0.5, "size": (1, 2, 3)}
+    )
 
 
 def test_overrides_set_fields_of_any_depth(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import medcl3d
 from tests.test_cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-DISTRIBUTION = {"yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "mpl_toolkits": "matplotlib"}
+DISTRIBUTION = {"yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "SimpleITK": "simpleitk"}
 NAMED = ("torch", "monai", "nibabel", "torchio", "einops", "tensorboard", "scikit-image", "pyyaml")
 
 

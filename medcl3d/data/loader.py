@@ -83,9 +83,10 @@ def scans_in_use(store: Store, config: DataConfig, patients: Sequence[str] | Non
         first = ", ".join(
             f"{collection.table['scan'].iloc[i]} {tuple(int(n) for n in collection.shapes[i])}" for i in np.flatnonzero(small)[:3]
         )
+        smallest = tuple(int(n) for n in collection.shapes[keep].min(0))
         raise DataError(
-            f"{config.root}: {int(small.sum())} of {int(keep.sum())} scans are smaller than data.patch_size = {config.patch_size} (first: {first}); "
-            f"set data.smaller_than_patch to pad or skip, or lower the patch to at most {tuple(int(n) for n in collection.shapes[keep].min(0))}"
+            f"{config.root}: {int(small.sum())} of {int(keep.sum())} scans are smaller than data.patch_size = {config.patch_size} "
+            f"(first: {first}); set data.smaller_than_patch to pad or skip, or lower the patch to at most {smallest}"
         )
     if not keep.any():
         raise DataError(f"{config.root}: no scan is left to use ({'; '.join(f'{n}: {reason}' for reason, n in left_out.items())})")

@@ -24,10 +24,10 @@ from medcl3d.downstream import TASKS, Evaluation, Task
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.errors import DataError
 from medcl3d.registry import Choice, Count, Whole
-from medcl3d.training.distributed import process_group, rank, world_size
-from medcl3d.training.fit import FitOptions, autocast_dtype, fit
+from medcl3d.training.distributed import process_group, rank, say, world_size
+from medcl3d.training.fit import FitOptions, autocast_dtype, check_ranks, fit
 from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.seeding import seed_weights
 from medcl3d.types import Loss
@@ -82,11 +82,7 @@ class Finetuning:
 
 def assemble(config: FinetuneConfig) -> Finetuning:
     """Build what the configuration says and check that its parts fit. ConfigError, DataError where they do not."""
-    if config.train.samples_per_step % world_size():
-        raise ConfigError(
-            f"train.samples_per_step = {config.train.samples_per_step} cannot be shared by {world_size()} ranks; "
-            "make it a multiple of the number of ranks"
-        )
+    check_ranks(config.train)
     store = Store.open(config.data.root)
     task: Task = TASKS.build(config.task)
     split = read_split(config.data.root / "split.json", store.collection.table["patient"])
@@ -227,9 +223,3 @@ def unlike_pretraining(store: Store, pretrained: dict[str, Any]) -> list[str]:
     if kinds[0] and kinds[0] != kinds[1]:
         found.append(f"pretrained on intensities of kind {kinds[0]}, these scans are prepared as {kinds[1]}")
     return found
-
-
-def say(text: str) -> None:
-    """Tell the user, once."""
-    if rank() == 0:
-        print(text, flush=True)

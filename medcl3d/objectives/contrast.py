@@ -37,5 +37,3 @@ def contrast(z: Tensor, keys: Keys, relate: Relate, temperature: float, denomina
 
 def _takes_part(keys: Keys) -> Tensor:
     return (keys.point < 0) | torch.isfinite(keys.position_mm).all(1)
-
-

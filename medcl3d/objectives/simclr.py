@@ -42,7 +42,7 @@ class SimCLR(nn.Module):
     ):
         super().__init__()
         self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled
-        self.projector = Projector(network.encoder.num_features, hidden_dim, out_dim, num_layers)
+        self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers)
 
     def forward(self, network: Network, batch: PairBatch, relate: Relate) -> Loss:
         """The loss over the global views."""

@@ -51,11 +51,16 @@ class OverlappingCrops:
         ids, left_out = [], Counter[str]()
         for scan in range(len(collection)):
             low, high = start_range(collection, scan)
-            if iou(Box((0, 0, 0), collection.patch_size), Box(triple(np.minimum(high - low, size)), collection.patch_size)) <= self.max_iou + ROUNDING:
+            if (
+                iou(Box((0, 0, 0), collection.patch_size), Box(triple(np.minimum(high - low, size)), collection.patch_size))
+                <= self.max_iou + ROUNDING
+            ):
                 ids.append(scan)
             else:
                 left_out[f"no two crops of {collection.patch_size} voxels lie far enough apart for max_iou {self.max_iou}"] += 1
-        return Anchors(np.array(ids, dtype=np.int64), left_out).require("overlapping_crops", "use a smaller data.patch_size or a larger max_iou")
+        return Anchors(np.array(ids, dtype=np.int64), left_out).require(
+            "overlapping_crops", "use a smaller data.patch_size or a larger max_iou"
+        )
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """`num_views` crops of scan `anchor`. ConfigError where no whole voxels give such an overlap."""
@@ -68,8 +73,9 @@ class OverlappingCrops:
                     boxes.append(candidate)
             if len(boxes) == self.num_views:
                 return tuple(ViewSpec(anchor, boxes[i]) for i in rng.permutation(self.num_views))
+        name = collection.table["scan"].iloc[anchor]
         raise ConfigError(
-            f"overlapping_crops: scan {collection.table['scan'].iloc[anchor]} has no {self.num_views} crops of {collection.patch_size} voxels "
+            f"overlapping_crops: scan {name} has no {self.num_views} crops of {collection.patch_size} voxels "
             f"with every IoU in [{self.min_iou}, {self.max_iou}]; widen the range, lower num_views or change data.patch_size"
         )
 

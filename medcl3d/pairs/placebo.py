@@ -19,7 +19,9 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
     has no informative column: it has no placebo.
     """
     if not strategy.informative:
-        raise ConfigError("placebo: true: this pair strategy has no informative column to permute; compare it with `augmented_views` instead")
+        raise ConfigError(
+            "placebo: true: this pair strategy has no informative column to permute; compare it with `augmented_views` instead"
+        )
     names = [name for name in strategy.informative if name not in POINT_COLUMNS]
     order = np.random.default_rng([seed, len(collection)]).permutation(len(collection))
     missing = [name for name in names if name not in collection.columns]

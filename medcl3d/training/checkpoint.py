@@ -40,7 +40,9 @@ def save(folder: Path, state: TrainState) -> Path:
         with replacing(path) as file:
             torch.save({"schema": SCHEMA, **vars(state)}, file)
     except RuntimeError as error:  # torch says so of a full disk in its own words
-        raise MachineError(f"{path}: could not be written ({str(error).splitlines()[0]}); free some space, the same command resumes") from None
+        raise MachineError(
+            f"{path}: could not be written ({str(error).splitlines()[0]}); free some space, the same command resumes"
+        ) from None
     for old in found(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
     return path
@@ -66,7 +68,9 @@ def load(path: Path) -> TrainState:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ConfigError(f"{path}: holds more than tensors and numbers, or is damaged; it was not run. Use a checkpoint that medcl3d wrote") from None
+        raise ConfigError(
+            f"{path}: holds more than tensors and numbers, or is damaged; it was not run. Use a checkpoint that medcl3d wrote"
+        ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: not a whole checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})") from None
     if not isinstance(content, dict) or "schema" not in content:

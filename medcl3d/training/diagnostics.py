@@ -23,17 +23,19 @@ def diagnose(z: Tensor, similarity: Tensor, relation: Relation) -> dict[str, Ten
     rows, pairs = z.new_tensor(float(len(z))), z.new_tensor(float(positive.numel()))
     distance = 2 - 2 * similarity.to(positive.dtype)
     repelled = negative > 0
-    sums = torch.stack([
-        rows,
-        pairs,
-        positive.sum(),
-        negative.sum(),
-        (positive.sum(1) == 0).sum(),
-        ((positive == 0) & ~repelled).sum() - rows,  # nothing is related to itself, which is no choice
-        (positive * distance).sum(),
-        (torch.exp(-2 * distance) * repelled).sum(),
-        repelled.sum(),
-    ])
+    sums = torch.stack(
+        [
+            rows,
+            pairs,
+            positive.sum(),
+            negative.sum(),
+            (positive.sum(1) == 0).sum(),
+            ((positive == 0) & ~repelled).sum() - rows,  # nothing is related to itself, which is no choice
+            (positive * distance).sum(),
+            (torch.exp(-2 * distance) * repelled).sum(),
+            repelled.sum(),
+        ]
+    )
     n, nm, p, m, orphans, alone, aligned, spread, repelled_pairs = all_sum(sums.double()).unbind()
     return {
         "positives_per_anchor": p / n,

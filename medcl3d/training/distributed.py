@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from medcl3d.errors import MachineError
+from medcl3d.training.memory import keep_freed_memory
 from medcl3d.types import Keys
 
 
@@ -35,7 +36,8 @@ def rank() -> int:
 
 @contextmanager
 def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
-    """Join the ranks that torchrun started (or be alone), and yield this rank's device."""
+    """Join the ranks that torchrun started (or be alone), and yield this rank's device. MachineError where they cannot meet."""
+    keep_freed_memory()
     local = int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.is_available():
         device = torch.device("cuda", local)
@@ -50,7 +52,9 @@ def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise MachineError(f"rank {os.environ['RANK']} could not join the others at {address}: {error}; is the address right and the port free?") from None
+        raise MachineError(
+            f"rank {os.environ['RANK']} could not join the others at {address}: {error}; is the address right and the port free?"
+        ) from None
     try:
         yield device
     finally:
@@ -109,3 +113,9 @@ def from_rank_zero(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def say(text: str) -> None:
+    """Tell the user, once."""
+    if rank() == 0:
+        print(text, flush=True)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config import STRICT
-from medcl3d.errors import DataError, Stopped
+from medcl3d.errors import ConfigError, DataError, Stopped
 from medcl3d.registry import Count, NonNegative, Positive, Whole
 from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.distributed import all_sum, rank, world_size
@@ -46,6 +46,15 @@ class FitOptions:
     checkpoint_every: Count = 200
     log_every: Count = 10
     workers: Whole = 0
+
+
+def check_ranks(options: FitOptions) -> None:
+    """ConfigError where the samples of a step cannot be shared equally by the ranks."""
+    if options.samples_per_step % world_size():
+        raise ConfigError(
+            f"train.samples_per_step = {options.samples_per_step} cannot be shared by {world_size()} ranks; "
+            "make it a multiple of the number of ranks"
+        )
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -98,13 +107,20 @@ def fit(
                 optimizer.step()
                 bad_steps = 0
             elif (bad_steps := bad_steps + 1) >= MAX_BAD_STEPS:
-                raise DataError(f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} ({_samples(step, options)}); lower train.lr or look at these samples")
+                raise DataError(
+                    f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} "
+                    f"({_samples(step, options)}); lower train.lr or look at these samples"
+                )
             step += 1
             advance(step, loss)
             if step % options.log_every == 0 or step == options.steps:
                 now = time.monotonic()
                 speed = (step % options.log_every or options.log_every) / max(now - since, 1e-9)
-                rates = {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": float(norm), "samples_per_s": speed * options.samples_per_step}
+                rates = {
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "gradient_norm": float(norm),
+                    "samples_per_s": speed * options.samples_per_step,
+                }
                 run.log(step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, "data_wait": waited / max(now - since, 1e-9)})
                 waited, since = 0.0, now
             stopping = stop.agreed(device)
@@ -161,7 +177,7 @@ class _StopSignals:
             signal.signal(number, handler)
 
 
-class _progress:  # noqa: N801
+class _progress:
     """A bar on rank 0; lines now and then where there is no terminal."""
 
     def __init__(self, title: str, done: int, total: int):
@@ -169,7 +185,14 @@ class _progress:  # noqa: N801
 
     def __enter__(self) -> Callable[[int, Loss], None]:
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self._bar = Progress(*columns, console=console, disable=rank() != 0 or not console.is_terminal)
         self._bar.start()
         task = self._bar.add_task(self.title, total=self.total, completed=self.done, loss=float("nan"))

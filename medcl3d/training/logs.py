@@ -79,7 +79,14 @@ class RunFolder:
     def status(self, state: str, step: int, reason: str = "") -> None:
         """Say how the run stands: running, done, stopped or failed."""
         if rank() == 0:
-            content = {"state": state, "step": step, "reason": reason, "host": socket.gethostname(), "pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            content = {
+                "state": state,
+                "step": step,
+                "reason": reason,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }
             write_text(self.path / "status.json", json.dumps(content, indent=1) + "\n")
 
     def forget_after(self, step: int) -> None:
@@ -171,7 +178,9 @@ def _open(path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], 
     write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
     finished = read_status(path).get("state") == "done"
     if not finished:
-        write_text(path / "provenance.json", json.dumps({**provenance, **versions(), "command": list(command or sys.argv)}, indent=1) + "\n")
+        write_text(
+            path / "provenance.json", json.dumps({**provenance, **versions(), "command": list(command or sys.argv)}, indent=1) + "\n"
+        )
     return resumed, finished
 
 
@@ -184,6 +193,10 @@ def versions() -> dict[str, Any]:
         except PackageNotFoundError:
             found[package] = "not installed"
     root = Path(__file__).resolve().parents[2]
-    git = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False) if (root / ".git").exists() else None
+    git = (
+        subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        if (root / ".git").exists()
+        else None
+    )
     commit = git.stdout.strip() if git and git.returncode == 0 else None
     return {"versions": found, "python": platform.python_version(), "commit": commit}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +18,7 @@ COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#b565d9")
 NUM_DOTS = 8
 
 
-def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: object, num_samples: int = 3) -> np.ndarray:
+def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: Any, num_samples: int = 3) -> np.ndarray:
     """A page ``uint8[H, W, 3]``: a row a sample; its scan with the boxes of the views, then each view as the network sees it.
 
     Scans are cut axially through the middle of the first view; views through the plane of their middle. Dots
@@ -40,7 +42,7 @@ def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: obj
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _scan(axis: object, store: Store, scans: ScansInUse, raw: RawBatch, rows: list[int]) -> None:
+def _scan(axis: Any, store: Store, scans: ScansInUse, raw: RawBatch, rows: list[int]) -> None:
     first = raw.views[rows[0]]
     shape = scans.collection.shapes[first.scan]
     level = int(np.clip(first.box.start[2] + first.box.size[2] // 2, 0, shape[2] - 1))
@@ -50,15 +52,16 @@ def _scan(axis: object, store: Store, scans: ScansInUse, raw: RawBatch, rows: li
     for row in rows:
         box, colour = raw.views[row].box, COLOURS[(row - rows[0]) % len(COLOURS)]
         style = "-" if box.start[2] <= level < box.stop[2] else ":"
-        axis.add_patch(Rectangle((box.start[0] - 0.5, box.start[1] - 0.5), box.size[0], box.size[1], fill=False, edgecolor=colour, linewidth=1.8, linestyle=style))  # type: ignore[attr-defined]
+        corner = (box.start[0] - 0.5, box.start[1] - 0.5)
+        axis.add_patch(Rectangle(corner, box.size[0], box.size[1], fill=False, edgecolor=colour, linewidth=1.8, linestyle=style))
 
 
-def _view(axis: object, batch: PairBatch, row: int, sample: int, colour: str) -> None:
+def _view(axis: Any, batch: PairBatch, row: int, sample: int, colour: str) -> None:
     voxels = batch.main.voxels[row, 0].float().numpy()
     spacing = batch.main.affine[row, :3, :3].norm(dim=0).numpy()
     middle = voxels.shape[2] // 2
     _show(axis, voxels[:, :, middle], spacing)
-    for side in axis.spines.values():  # type: ignore[attr-defined]
+    for side in axis.spines.values():
         side.set(visible=True, edgecolor=colour, linewidth=2.5)
     if batch.points is None:
         return
@@ -66,10 +69,10 @@ def _view(axis: object, batch: PairBatch, row: int, sample: int, colour: str) ->
     for dot in range(min(NUM_DOTS, int(batch.points.valid[sample].sum()))):
         d, h, w = (inverse[:3, :3] @ batch.points.position_mm[sample, dot] + inverse[:3, 3]).tolist()
         fill = f"C{dot}" if abs(w - middle) < 2 else "none"
-        axis.plot(d, h, "o", markersize=5, markerfacecolor=fill, markeredgecolor=f"C{dot}")  # type: ignore[attr-defined]
+        axis.plot(d, h, "o", markersize=5, markerfacecolor=fill, markeredgecolor=f"C{dot}")
 
 
-def _show(axis: object, plane: np.ndarray, spacing: np.ndarray) -> None:
+def _show(axis: Any, plane: np.ndarray, spacing: np.ndarray) -> None:
     """An axial plane ``[D, H]``: the patient's right to the left of the picture, front upwards."""
-    axis.imshow(plane.T, cmap="gray", origin="lower", aspect=spacing[1] / spacing[0], interpolation="nearest")  # type: ignore[attr-defined]
-    axis.set(xticks=[], yticks=[])  # type: ignore[attr-defined]
+    axis.imshow(plane.T, cmap="gray", origin="lower", aspect=spacing[1] / spacing[0], interpolation="nearest")
+    axis.set(xticks=[], yticks=[])

@@ -18,16 +18,15 @@ from medcl3d.data.loader import DataConfig, PairDataset, Plan, RawBatch, ScansIn
 from medcl3d.data.store import Store
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
-from medcl3d.errors import ConfigError
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.training.pictures import picture_of_pairs
 from medcl3d.pairs.placebo import placebo
 from medcl3d.registry import Whole
-from medcl3d.training.distributed import process_group, rank, world_size
-from medcl3d.training.fit import FitOptions, fit
+from medcl3d.training.distributed import process_group, rank, say, world_size
+from medcl3d.training.fit import FitOptions, check_ranks, fit
 from medcl3d.training.logs import RunFolder, run_folder, versions
+from medcl3d.training.pictures import picture_of_pairs
 from medcl3d.training.seeding import seed_weights
 from medcl3d.types import Loss, Relate
 from medcl3d.views import VIEWS
@@ -88,17 +87,14 @@ class Pretraining:
             steps=train.steps,
             rank=rank(),
             world_size=world_size(),
-            num_points=own.num_points if objective.decodes else 0,  # type: ignore[attr-defined, arg-type]
+            num_points=own.num_points if objective.decodes else 0,  # type: ignore[union-attr, arg-type]
             is_placebo=self.config.placebo,
         )
 
 
 def assemble(config: PretrainConfig) -> Pretraining:
     """Build what the configuration says and check that its parts fit. ConfigError, DataError where they do not."""
-    if config.train.samples_per_step % world_size():
-        raise ConfigError(
-            f"train.samples_per_step = {config.train.samples_per_step} cannot be shared by {world_size()} ranks; make it a multiple of the number of ranks"
-        )
+    check_ranks(config.train)
     store = Store.open(config.data.root)
     scans = pretraining_scans(store, config.data)
     strategy: PairStrategy = PAIRS.build(config.pairs)
@@ -137,16 +133,18 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
                 loss: Loss = model(raw.to(device))
                 return loss
 
-            fit(parts.learner, loss_of, lambda step: batches_from(dataset, train.steps, train.workers, step), train, run, device, "pretraining")
+            fit(
+                parts.learner,
+                loss_of,
+                lambda step: batches_from(dataset, train.steps, train.workers, step),
+                train,
+                run,
+                device,
+                "pretraining",
+            )
             finish(parts, run)
         say(f"{config.out_dir / 'encoder.safetensors'}")
     return config.out_dir
-
-
-def say(text: str) -> None:
-    """Tell the user, once."""
-    if rank() == 0:
-        print(text, flush=True)
 
 
 def summary(parts: Pretraining) -> str:
@@ -154,12 +152,16 @@ def summary(parts: Pretraining) -> str:
     config, learner = parts.config, parts.learner
     left = [*parts.scans.left_out.items(), *parts.anchors.left_out.items()]
     count = {name: sum(p.numel() for p in module.parameters()) for name, module in learner.named_children()}
-    return "\n".join([
-        f"{config.pairs.name}{' (placebo)' if config.placebo else ''} with {config.objective.name}: {len(parts.anchors.ids)} anchors in "
-        f"{len(parts.scans.collection)} scans of {parts.scans.collection.table['patient'].nunique()} patients",
-        *(f"  left out: {number} scans, {reason}" for reason, number in left),
-        f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
-    ])
+    pairs = f"{config.pairs.name} (placebo)" if config.placebo else config.pairs.name
+    patients = parts.scans.collection.table["patient"].nunique()
+    return "\n".join(
+        [
+            f"{pairs} with {config.objective.name}: {len(parts.anchors.ids)} anchors in "
+            f"{len(parts.scans.collection)} scans of {patients} patients",
+            *(f"  left out: {number} scans, {reason}" for reason, number in left),
+            f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
+        ]
+    )
 
 
 def finish(parts: Pretraining, run: RunFolder) -> None:

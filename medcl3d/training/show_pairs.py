@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from medcl3d.config import load
 from medcl3d.data.atomic import replacing
 from medcl3d.errors import ConfigError
+from medcl3d.training.distributed import say
 from medcl3d.training.pictures import picture_of_pairs
-from medcl3d.training.pretrain import PretrainConfig, assemble, say, summary
+from medcl3d.training.pretrain import PretrainConfig, assemble, summary
 from medcl3d.types import Keys, Relation
 
 
@@ -37,7 +38,7 @@ def _page(views: np.ndarray, relation: Relation, keys: Keys) -> Figure:
     width = views.shape[1] / 110
     figure = Figure(figsize=(width, views.shape[0] / 110 + 0.55 * width), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=[views.shape[0] / 110, 0.55 * width]))
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[views.shape[0] / 110, 0.55 * width]).ravel()
     axis = top.subplots()
     axis.imshow(views)
     axis.axis("off")

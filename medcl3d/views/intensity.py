@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.views.spatial import log_uniform
+from medcl3d.views.spatial import Parameters, log_uniform
 
-Parameters = dict[str, Tensor]
+# What is drawn travels as one array: these, then corner and size of the cutout along d, h, w.
+NAMES = ("low_resolution", "contrast", "gamma", "blur_sigma", "noise_std", "brightness", "gamma_inverted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,38 +55,43 @@ class Intensity:
         """The parameters of one view; what is not drawn is neutral. Always the same number of draws."""
         chance, value = rng.random((2, 8))
         corner, size = rng.random((2, 3))
-        low, high = self.cutout_size
-        size = (low + (high - low) * size) * (chance[6] < self.cutout_probability)
-        factor = {
-            name: np.where(chance[i] < probability, log_uniform(value[i], interval), 1.0)
-            for i, (name, probability, interval) in enumerate(
-                (
-                    ("low_resolution", self.low_resolution_probability, self.low_resolution),
-                    ("contrast", self.contrast_probability, self.contrast),
-                    ("gamma", self.gamma_probability, self.gamma),
-                )
+        drawn = np.zeros(len(NAMES) + 6)
+        drawn[:3] = 1.0
+        for i, (probability, interval) in enumerate(
+            (
+                (self.low_resolution_probability, self.low_resolution),
+                (self.contrast_probability, self.contrast),
+                (self.gamma_probability, self.gamma),
             )
-        }
-        return {
-            **factor,
-            "gamma_inverted": np.float64(value[7] < self.gamma_inverted),
-            "blur_sigma": (chance[3] < self.blur_probability) * (self.blur_sigma[0] + (self.blur_sigma[1] - self.blur_sigma[0]) * value[3]),
-            "noise_std": (chance[4] < self.noise_probability) * self.noise_std * value[4],
-            "brightness": (chance[5] < self.brightness_probability) * self.brightness * (2 * value[5] - 1),
-            "cutout_corner": corner * (1 - size),
-            "cutout_size": size,
-            "seed": rng.integers(2**62),
-        }
+        ):
+            if chance[i] < probability:
+                drawn[i] = log_uniform(value[i], interval)
+        drawn[3] = (chance[3] < self.blur_probability) * (self.blur_sigma[0] + (self.blur_sigma[1] - self.blur_sigma[0]) * value[3])
+        drawn[4] = (chance[4] < self.noise_probability) * self.noise_std * value[4]
+        drawn[5] = (chance[5] < self.brightness_probability) * self.brightness * (2 * value[5] - 1)
+        drawn[6] = value[7] < self.gamma_inverted
+        if chance[6] < self.cutout_probability:
+            drawn[-3:] = self.cutout_size[0] + (self.cutout_size[1] - self.cutout_size[0]) * size
+            drawn[-6:-3] = corner * (1 - drawn[-3:])
+        return {"intensity": drawn, "seed": np.array(rng.integers(2**62))}
 
     def apply(self, voxels: Tensor, parameters: Parameters, spacing_mm: Tensor) -> None:
         """Change ``[N, C, D, H, W]`` in place. parameters, spacing_mm ``[N, 3]``: on the CPU."""
-        sigma = parameters["blur_sigma"][:, None].expand(-1, 3)
+        p = named(parameters)
+        sigma = p["blur_sigma"][:, None].expand(-1, 3)
         sigma = sigma / spacing_mm.double() if self.blur_unit == "mm" else sigma
-        _where((sigma > 0).any(1) | (parameters["low_resolution"] != 1), voxels, _degrade, parameters | {"sigma": sigma})
-        _noise(voxels, parameters["noise_std"], parameters["seed"])
-        _where((parameters["contrast"] != 1) | (parameters["brightness"] != 0), voxels, _rescale, parameters)
-        _where(parameters["gamma"] != 1, voxels, _gamma, parameters)
-        _where((parameters["cutout_size"] > 0).all(1), voxels, _cutout, parameters)
+        _where((sigma > 0).any(1) | (p["low_resolution"] != 1), voxels, _degrade, p | {"sigma": sigma})
+        _noise(voxels, p["noise_std"], p["seed"])
+        _where((p["contrast"] != 1) | (p["brightness"] != 0), voxels, _rescale, p)
+        _where(p["gamma"] != 1, voxels, _gamma, p)
+        _where((p["cutout_size"] > 0).all(1), voxels, _cutout, p)
+
+
+def named(parameters: Parameters) -> Parameters:
+    """The stacked draws ``intensity`` ``[N, 13]`` by name, ``[N]`` each and ``[N, 3]`` of the cutout, with ``seed`` ``[N]``."""
+    values = parameters["intensity"].double()
+    cutout = {"cutout_corner": values[:, -6:-3], "cutout_size": values[:, -3:]}
+    return dict(zip(NAMES, values[:, :-6].unbind(1), strict=True)) | cutout | {"seed": parameters["seed"]}
 
 
 def _where(chosen: Tensor, voxels: Tensor, change: Callable[[Tensor, Parameters], Tensor], parameters: Parameters) -> None:
@@ -93,7 +99,7 @@ def _where(chosen: Tensor, voxels: Tensor, change: Callable[[Tensor, Parameters]
     if chosen.any():
         rows = chosen.nonzero()[:, 0]
         here = rows.to(voxels.device)
-        voxels[here] = change(voxels[here], {name: value[rows] for name, value in parameters.items()})
+        voxels.index_copy_(0, here, change(voxels.index_select(0, here), {name: value[rows] for name, value in parameters.items()}))
 
 
 def _column(value: Tensor, voxels: Tensor) -> Tensor:

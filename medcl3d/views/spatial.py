@@ -13,14 +13,20 @@ import numpy as np
 import torch
 from pydantic import AfterValidator
 from torch import Tensor
-from torch.nn import functional as F
 
 from medcl3d.registry import Positive
 from medcl3d.types import Triple
+from medcl3d.views.resampling import resample, resample_nearest
 
 # An axis this many times shorter than the longest is a stack of slices, which turns in its plane only:
 # out of the plane almost every voxel would be padding (nnU-Net's rule, Isensee 2021).
 THIN = 3
+
+Parameters: TypeAlias = dict[str, Tensor]
+
+# What is drawn travels as one array, since every tensor of a batch costs its way from a worker.
+ROWS = ("flip", "rotation_degrees", "scale", "shear_degrees", "translation_mm")
+NEUTRAL = {"rotation_degrees": 0, "scale": 1, "shear_degrees": 0, "translation_mm": 0}
 
 
 def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
@@ -67,22 +73,27 @@ class Spatial:
         # An angle about axis k, or a lean of one of its two neighbours, moves voxels along both others.
         in_plane = np.array([thick[1] & thick[2], thick[0] & thick[2], thick[0] & thick[1]])
         happens = share[1, 0] < self.affine_probability
-        return {
-            "flip": (share[0] < self.flip_probability).astype(np.float64),
-            "rotation_degrees": happens * in_plane * both_ways[0] * self.rotation_degrees,
-            "scale": np.where(happens & thick, scale, 1.0),
-            "shear_degrees": happens * in_plane * both_ways[1] * self.shear_degrees,
-            "translation_mm": happens * thick * both_ways[2] * self.translation_mm,
-        }
+        drawn = np.empty((5, 3))
+        drawn[0] = share[0] < self.flip_probability
+        drawn[1] = happens * in_plane * both_ways[0] * self.rotation_degrees
+        drawn[2] = np.where(happens & thick, scale, 1.0)
+        drawn[3] = happens * in_plane * both_ways[1] * self.shear_degrees
+        drawn[4] = happens * thick * both_ways[2] * self.translation_mm
+        return {"spatial": drawn}
 
 
-def voxel_map(parameters: dict[str, Tensor], shape: Triple, spacing_mm: Tensor) -> Tensor:
+def named(parameters: Parameters) -> Parameters:
+    """The stacked draws ``spatial`` ``[N, 5, 3]`` by name, ``[N, 3]`` each."""
+    return dict(zip(ROWS, parameters["spatial"].double().unbind(1), strict=True))
+
+
+def voxel_map(parameters: Parameters, shape: Triple, spacing_mm: Tensor) -> Tensor:
     """``Float64[N, 4, 4]`` from view voxel index to crop voxel index, on the parameters' device.
 
     The anatomy is scaled, sheared, rotated (about d, then h, then w) and shifted about the crop's centre in
     mm, then mirrored. parameters: stacked draws of `Spatial`; spacing_mm: ``[N, 3]``.
     """
-    p = {name: parameters[name].double() for name in ("flip", "rotation_degrees", "scale", "shear_degrees", "translation_mm")}
+    p = named(parameters)
     spacing = spacing_mm.to(p["flip"])
     grow = _rotation(torch.deg2rad(p["rotation_degrees"])) @ _shear(torch.deg2rad(p["shear_degrees"])) * p["scale"][:, None, :]
     shrink = torch.linalg.inv(grow)
@@ -110,49 +121,27 @@ def _shear(angle: Tensor) -> Tensor:
     return result
 
 
-def place(voxels: Tensor, labels: Tensor | None, parameters: dict[str, Tensor], maps: Tensor) -> tuple[Tensor, Tensor | None]:
+def place(voxels: Tensor, labels: Tensor | None, parameters: Parameters, maps: Tensor) -> tuple[Tensor, Tensor | None]:
     """Each sample of ``[N, C, D, H, W]`` through its map, and its labels ``[N, D, H, W]`` with it.
 
-    Voxels linear, labels nearest; past the border the border's value stands. Samples without a map keep
+    Voxels linear, labels nearest; past the border stands the border's value. Samples without a map keep
     every bit, mirrored ones every value. parameters and maps on the CPU. The input is left as it is.
     """
-    neutral = {"rotation_degrees": 0, "scale": 1, "shear_degrees": 0, "translation_mm": 0}
-    warped = torch.stack([(parameters[name] != value).any(1) for name, value in neutral.items()]).any(0)
+    p = named(parameters)
+    warped = torch.stack([(p[name] != value).any(1) for name, value in NEUTRAL.items()]).any(0)
     voxels = voxels.clone()
     labels = None if labels is None else labels.clone()
-    code = (parameters["flip"] @ torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)).long() * ~warped
+    code = (p["flip"] @ torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)).long() * ~warped
     for number in code.unique().tolist():
         axes = [2 + axis for axis in range(3) if number >> axis & 1]
         if axes:
             rows = (code == number).nonzero()[:, 0].to(voxels.device)
-            voxels[rows] = voxels[rows].flip(axes)
+            voxels.index_copy_(0, rows, voxels.index_select(0, rows).flip(axes))
             if labels is not None:
-                labels[rows] = labels[rows].flip([axis - 1 for axis in axes])
+                labels.index_copy_(0, rows, labels.index_select(0, rows).flip([axis - 1 for axis in axes]))
     if warped.any():
         rows = warped.nonzero()[:, 0].to(voxels.device)
-        grid = _grid(maps[warped], voxels)
-        voxels[rows] = F.grid_sample(voxels[rows], grid, align_corners=False)
+        voxels.index_copy_(0, rows, resample(voxels.index_select(0, rows), maps[warped]))
         if labels is not None:
-            found = F.grid_sample(labels[rows, None].to(grid), grid, mode="nearest", align_corners=False)
-            labels[rows] = found[:, 0].to(labels.dtype)
+            labels.index_copy_(0, rows, resample_nearest(labels.index_select(0, rows), maps[warped]))
     return voxels, labels
-
-
-def _grid(maps: Tensor, voxels: Tensor) -> Tensor:
-    """Where each view voxel lies in its crop, in `grid_sample`'s coordinates ``[n, D, H, W, 3]`` (w, h, d; -1 to 1 edge to edge).
-
-    Built from one term an axis and held within the outermost voxel centres: both cost less than
-    `affine_grid` and than padding with "border".
-    """
-    size = torch.tensor(voxels.shape[2:], dtype=torch.float64)
-    linear = maps[:, :3, :3] * 2 / size[:, None]
-    offset = (2 * maps[:, :3, 3] + 1) / size - 1
-    depth, height, width = (int(n) for n in size)
-    along = [(torch.arange(n)[:, None] * linear[:, None, :, k]).flip(2).to(voxels) for k, n in enumerate((depth, height, width))]
-    plane = along[1][:, :, None] + (along[2] + offset.flip(1)[:, None].to(voxels))[:, None]
-    slices = along[0][:, :, None, None].expand(-1, -1, -1, width, -1).reshape(len(maps), depth, 1, width * 3)
-    grid = (slices + plane.reshape(len(maps), 1, height, width * 3)).view(len(maps), depth, height, width, 3)
-    edge = (1 - 1 / size).flip(0).to(voxels)
-    if depth == height == width:
-        return grid.clamp_(-float(edge[0]), float(edge[0]))
-    return torch.maximum(torch.minimum(grid, edge, out=grid), -edge, out=grid)

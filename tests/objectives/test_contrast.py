@@ -28,7 +28,23 @@ def keys_of(sample: Tensor, valid: Tensor) -> Keys:
     numbers = torch.zeros(n, 3, dtype=torch.float64)
     axes = torch.eye(3, dtype=torch.float64).expand(n, 3, 3).contiguous()
     view = torch.arange(n) % 2
-    return Keys(sample, view, ids, ids, ids, ids, ids, numbers[:, 0], numbers, numbers, axes, numbers, torch.zeros_like(ids), place, {"age": numbers[:, 1]})
+    return Keys(
+        sample,
+        view,
+        ids,
+        ids,
+        ids,
+        ids,
+        ids,
+        numbers[:, 0],
+        numbers,
+        numbers,
+        axes,
+        numbers,
+        torch.zeros_like(ids),
+        place,
+        {"age": numbers[:, 1]},
+    )
 
 
 def relate(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:

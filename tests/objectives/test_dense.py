@@ -16,7 +16,7 @@ from tests.pairs.collections import make_collection
 class Stub:
     """Widths of a network, which is all the objective reads at construction."""
 
-    class decoder:  # noqa: N801
+    class decoder:
         out_channels = 3
 
 
@@ -60,7 +60,11 @@ def keys_in_two_samples(same_scan: bool) -> tuple[Dense, OverlappingCrops, PairB
     keys = collection.keys(views, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
     group = ViewGroup("global", torch.zeros(4, 1, 12, 10, 8), torch.eye(4, dtype=torch.float64).repeat(4, 1, 1), keys)
     place = torch.tensor([[[0.0, 0, 0], [2, 0, 0], [40, 0, 0]], [[500.0, 0, 0], [600, 0, 0], [700, 0, 0]]], dtype=torch.float64)
-    return Dense(Stub(), tolerance_mm=0.5, ignore_mm=5.0), strategy, PairBatch((group,), Points(place, place, torch.ones(2, 3, dtype=torch.bool)))  # type: ignore[arg-type]
+    return (
+        Dense(Stub(), tolerance_mm=0.5, ignore_mm=5.0),
+        strategy,
+        PairBatch((group,), Points(place, place, torch.ones(2, 3, dtype=torch.bool))),
+    )  # type: ignore[arg-type]
 
 
 def test_the_gate_keeps_the_same_point_and_leaves_neighbours_alone() -> None:

@@ -25,15 +25,17 @@ def make_collection(seed: int, num_scans: int, patch_size: tuple[int, int, int] 
     low = rng.integers(0, shapes // 4 + 1)
     body = np.stack([low, shapes - rng.integers(0, shapes // 4 + 1)], 1)
     patient = [f"p{i // 2}" for i in range(num_scans)]
-    table = pd.DataFrame({
-        "scan": [f"s{i}" for i in range(num_scans)],
-        "patient": patient,
-        "session": [str(i % 2) for i in range(num_scans)],
-        "session_days": rng.uniform(0, 900, num_scans),
-        "modality": [("t1", "t2")[i % 2] for i in range(num_scans)],
-        "frame": [f"s{i}" for i in range(num_scans)],
-        "age": rng.uniform(20, 80, num_scans),
-    })
+    table = pd.DataFrame(
+        {
+            "scan": [f"s{i}" for i in range(num_scans)],
+            "patient": patient,
+            "session": [str(i % 2) for i in range(num_scans)],
+            "session_days": rng.uniform(0, 900, num_scans),
+            "modality": [("t1", "t2")[i % 2] for i in range(num_scans)],
+            "frame": [f"s{i}" for i in range(num_scans)],
+            "age": rng.uniform(20, 80, num_scans),
+        }
+    )
     return replace(Collection.of(table, shapes, affines, body), patch_size=patch_size)
 
 

@@ -59,7 +59,9 @@ def test_the_iou_drawn_is_uniform_over_the_range_asked_for() -> None:
 
 def test_scans_without_common_axes_have_no_iou() -> None:
     collection = make_collection(1, 2)
-    keys = collection.keys([OverlappingCrops().sample(collection, i, np.random.default_rng(0))[0] for i in range(2)], np.arange(2), np.zeros(2))
+    keys = collection.keys(
+        [OverlappingCrops().sample(collection, i, np.random.default_rng(0))[0] for i in range(2)], np.arange(2), np.zeros(2)
+    )
     assert iou_mm(keys, keys)[0, 1] == 0
     assert iou_mm(keys, keys)[0, 0] == pytest.approx(1.0)
 
@@ -87,7 +89,9 @@ def test_scans_too_small_for_the_range_are_left_out_and_counted() -> None:
 
 def test_a_collection_without_any_anchor_says_what_would_do() -> None:
     collection = make_collection(4, 1)
-    collection = dataclasses.replace(collection, shapes=np.array([collection.patch_size]), body_boxes=np.array([[[0, 0, 0], collection.patch_size]]))
+    collection = dataclasses.replace(
+        collection, shapes=np.array([collection.patch_size]), body_boxes=np.array([[[0, 0, 0], collection.patch_size]])
+    )
     with pytest.raises(DataError, match=r"1 left out: no two crops .* smaller data.patch_size"):
         OverlappingCrops(max_iou=0.5).anchors(collection)
 

@@ -92,7 +92,9 @@ def test_views_of_a_sample_attract_and_lie_in_the_body(name: str, collection: Co
     relation = strategy.relate(keys, keys, None)
     same_sample = (keys.sample[:, None] == keys.sample) & ~keys.same_thing(keys)
     assert (relation.positive[same_sample] == 1).all()
-    middle = np.linalg.solve(collection.affines[keys.scan][:, :3, :3], (keys.center_mm.numpy() - collection.affines[keys.scan][:, :3, 3])[..., None])[..., 0]
+    middle = np.linalg.solve(
+        collection.affines[keys.scan][:, :3, :3], (keys.center_mm.numpy() - collection.affines[keys.scan][:, :3, 3])[..., None]
+    )[..., 0]
     boxes, shapes = collection.body_boxes[keys.scan], collection.shapes[keys.scan]
     half = (np.array(collection.patch_size) - 1) / 2
     nearest = np.clip(middle, np.maximum(boxes[:, 0], half), np.minimum(boxes[:, 1] - 1, shapes - 1 - half))

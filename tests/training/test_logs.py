@@ -80,7 +80,10 @@ def test_two_runs_in_one_folder_are_refused_with_the_holder(tmp_path: Path) -> N
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match=rf"pid {process.pid} on .* is running in this folder"), run_folder(tmp_path, {"seed": 0}, {"data": "a"}):
+        with (
+            pytest.raises(ConfigError, match=rf"pid {process.pid} on .* is running in this folder"),
+            run_folder(tmp_path, {"seed": 0}, {"data": "a"}),
+        ):
             pass
     finally:
         process.kill()

@@ -16,9 +16,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from medcl3d.config import parse
 from medcl3d.data.loader import batches_from
 from medcl3d.training.pretrain import PretrainConfig, assemble
-from medcl3d.config import parse
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "pretrain.py"
@@ -55,7 +55,9 @@ def curve(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name not in RATES} for row in rows]
 
 
-@pytest.mark.parametrize(("pairs", "objective"), [("voxel_correspondence", "dense"), ("overlapping_crops", "simclr"), ("overlapping_crops", "dense")])
+@pytest.mark.parametrize(
+    ("pairs", "objective"), [("voxel_correspondence", "dense"), ("overlapping_crops", "simclr"), ("overlapping_crops", "dense")]
+)
 def test_two_ranks_learn_what_one_process_learns(tiny_store: Path, tmp_path: Path, pairs: str, objective: str) -> None:
     one = write(tmp_path / "one.yaml", config_of(tiny_store, tmp_path / "one", pairs, objective, steps=4))
     two = write(tmp_path / "two.yaml", config_of(tiny_store, tmp_path / "two", pairs, objective, steps=4))
@@ -95,7 +97,9 @@ def test_a_signal_stops_all_ranks_after_one_step_and_the_run_resumes(tiny_store:
     whole = write(tmp_path / "whole.yaml", config_of(tiny_store, tmp_path / "whole", steps=40))
     cut = write(tmp_path / "cut.yaml", config_of(tiny_store, tmp_path / "cut", steps=40))
     run([str(TOOL), str(whole)])
-    process = subprocess.Popen([sys.executable, str(TOOL), str(cut)], env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(TOOL), str(cut)], env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     log = tmp_path / "cut" / "metrics.jsonl"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 4):
         time.sleep(0.01)
@@ -140,7 +144,16 @@ def test_a_finished_run_is_not_done_again(tiny_store: Path, tmp_path: Path) -> N
 def test_a_run_leaves_what_a_reader_needs(tiny_store: Path, tmp_path: Path) -> None:
     run([str(TOOL), str(write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run", steps=2)))])
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"config.yaml", "provenance.json", "status.json", "metrics.jsonl", "tensorboard", "checkpoints", "encoder.safetensors", "encoder.json"} <= names
+    assert {
+        "config.yaml",
+        "provenance.json",
+        "status.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "encoder.safetensors",
+        "encoder.json",
+    } <= names
     sidecar = json.loads((tmp_path / "run" / "encoder.json").read_text())
     split = json.loads((tiny_store / "split.json").read_text())
     assert sidecar["decoder"] is True and set(sidecar["pretraining_patients"]).isdisjoint(split["test"])
@@ -152,12 +165,18 @@ def test_a_run_leaves_what_a_reader_needs(tiny_store: Path, tmp_path: Path) -> N
     [
         (["train.stpes=3"], 2, r"train.stpes = 3: unknown key; did you mean 'steps'"),
         (["data.root=nowhere"], 3, r"nowhere: holds no finished store; run `medcl3d prepare"),
-        (["data.smaller_than_patch=error", "data.patch_size=[160,160,160]"], 3, r"are smaller than data.patch_size = \(160, 160, 160\) .* set data.smaller_than_patch"),
+        (
+            ["data.smaller_than_patch=error", "data.patch_size=[160,160,160]"],
+            3,
+            r"are smaller than data.patch_size = \(160, 160, 160\) .* set data.smaller_than_patch",
+        ),
         (["data.patch_size=[18,16,16]"], 2, r"data.patch_size = \[18, 16, 16\] is not divisible by the coarsest stride"),
         (["placebo=true", "pairs=overlapping_crops"], 2, r"no informative column"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_leaves_nothing(tiny_store: Path, tmp_path: Path, changes: list[str], code: int, message: str) -> None:
+def test_bad_input_ends_with_one_line_and_leaves_nothing(
+    tiny_store: Path, tmp_path: Path, changes: list[str], code: int, message: str
+) -> None:
     import re
 
     config = write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run"))

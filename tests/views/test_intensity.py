@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medcl3d.views.intensity import Intensity, low_resolution_matrix
+from medcl3d.views.intensity import Intensity, low_resolution_matrix, named
 
 OFF = {f"{name}_probability": 0.0 for name in ("blur", "low_resolution", "noise", "contrast", "brightness", "gamma", "cutout")}
 SHAPE = (20, 24, 28)
@@ -23,7 +23,7 @@ def change(
     parameters = {key: torch.stack([torch.as_tensor(one[key]) for one in each]) for key in each[0]}
     changed = voxels.clone()
     intensity.apply(changed, parameters, torch.tensor([spacing] * len(voxels)))
-    return changed, parameters
+    return changed, named(parameters)
 
 
 @pytest.fixture

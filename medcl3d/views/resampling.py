@@ -1,0 +1,105 @@
+"""Resampling of a batch through one affine map a sample, fast on processors too.
+
+A 3-D interpolation costs a processor fifteen times as much as a 2-D one of the same voxels, whose code
+is vectorised. So a map is done in two passes (Catmull and Smith 1980): planes are resampled at the places
+where the view's lines cross them, then every line along itself. Both interpolate linearly and follow the
+map exactly; they differ from trilinear interpolation in the second order only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# A line may pass this many voxels of a plane from one plane to the next (27 degrees where voxels are
+# cubes): the steeper, the farther apart the two values that are interpolated between.
+STEEPEST = 0.5
+AT_ONCE = 1 << 17  # voxels that a processor works on together, so that what it makes on the way stays in its cache
+IN_SPACE = 3  # no axis is flat enough: one interpolation in space
+
+
+def resample(voxels: Tensor, maps: Tensor) -> Tensor:
+    """Views ``[N, C, D, H, W]``: at voxel v the crop's value at ``maps`` v, linear; past the border the border's value.
+
+    maps: ``Float64[N, 4, 4]`` from view voxel index to crop voxel index, on the CPU.
+    """
+    result = torch.empty_like(voxels)
+    ways = _way(maps)
+    for way in ways.unique().tolist():
+        chosen = (ways == way).nonzero()[:, 0]
+        num = max(1, AT_ONCE // voxels[0].numel()) if voxels.device.type == "cpu" else len(chosen)
+        for rows in chosen.split(num):
+            here = rows.to(voxels.device)
+            part = voxels.index_select(0, here)
+            done = _in_space(part, maps[rows], "bilinear") if way == IN_SPACE else _in_two_passes(part, maps[rows], way)
+            result.index_copy_(0, here, done)
+    return result
+
+
+def resample_nearest(labels: Tensor, maps: Tensor) -> Tensor:
+    """Labels ``[N, D, H, W]`` through the same maps, nearest."""
+    return _in_space(labels[:, None].to(torch.float32), maps, "nearest")[:, 0].to(labels.dtype)
+
+
+def _way(maps: Tensor) -> Tensor:
+    """``Int[N]``: the first axis along which lines are flat enough for two passes, else `IN_SPACE`."""
+    linear = maps[:, :3, :3]
+    own = linear.diagonal(dim1=1, dim2=2)
+    across = (linear - torch.diag_embed(own)).abs().amax(1)
+    flat = across <= STEEPEST * own.abs()
+    return torch.where(flat.any(1), flat.to(torch.int8).argmax(1), IN_SPACE)
+
+
+def _in_space(voxels: Tensor, maps: Tensor, mode: str) -> Tensor:
+    shape = voxels.shape[2:]
+    grid = _grid(maps[:, :3, :3], maps[:, :3, 3], shape, shape, voxels)
+    return F.grid_sample(voxels, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+def _in_two_passes(voxels: Tensor, maps: Tensor, axis: int) -> Tensor:
+    """Crop voxel (a, b, c) is (i, q, r) and view voxel is (p, q, r), with a the axis of the lines.
+
+    a = m_aa p + m_ab q + m_ac r + t_a gives the p at which a line (q, r) crosses plane i = a; put into b and
+    c, that is where plane i is to be sampled. The second pass interpolates between planes at a(p, q, r).
+    """
+    b, c = (other for other in range(3) if other != axis)
+    order = [axis, b, c]
+    linear, shift = maps[:, order][:, :, order], maps[:, order, 3]
+    slope = linear[:, 1:, 0] / linear[:, :1, 0]
+    in_plane = torch.cat([slope[:, :, None], linear[:, 1:, 1:] - slope[:, :, None] * linear[:, :1, 1:]], dim=2)
+    num, channels = voxels.shape[:2]
+    depth, height, width = (voxels.shape[2 + k] for k in order)
+
+    planes = voxels.permute(0, 2 + axis, 1, 2 + b, 2 + c).reshape(num * depth, channels, height, width)
+    grid = _grid(in_plane, shift[:, 1:] - slope * shift[:, :1], (depth, height, width), (height, width), voxels)
+    planes = F.grid_sample(planes, grid.flatten(0, 1), padding_mode="border", align_corners=False)
+
+    lines = planes.view(num, depth, channels, height, width).transpose(1, 3).reshape(num * height, channels, depth, width)
+    along = torch.zeros(num, 2, 3, dtype=maps.dtype)
+    along[:, 0], along[:, 1, 2] = linear[:, 0][:, [1, 0, 2]], 1
+    start = torch.stack([shift[:, 0], torch.zeros_like(shift[:, 0])], dim=1)
+    grid = _grid(along, start, (height, depth, width), (depth, width), voxels)
+    lines = F.grid_sample(lines, grid.flatten(0, 1), padding_mode="border", align_corners=False)
+
+    done = lines.view(num, height, channels, depth, width)
+    place = {axis: 3, b: 1, c: 4}
+    return done.permute(0, 2, place[0], place[1], place[2])
+
+
+def _grid(linear: Tensor, offset: Tensor, shape: Sequence[int], size: Sequence[int], like: Tensor) -> Tensor:
+    """Places for `grid_sample`, ``[N, *shape, k]``, last axis first and -1 to 1 from edge to edge.
+
+    linear ``[N, k, 3]`` and offset ``[N, k]``: from the index in `shape` to the index along k axes of lengths `size`.
+    Added up from one term an axis, in a third of the time of `affine_grid`.
+    """
+    length = torch.tensor(size, dtype=linear.dtype)
+    linear = (linear * 2 / length[:, None]).flip(1)
+    offset = ((2 * offset + 1) / length - 1).flip(1)
+    first, second, third = (torch.arange(n, dtype=linear.dtype)[:, None] * linear[:, None, :, k] for k, n in enumerate(shape))
+    num, (depth, height, width), k = len(linear), shape, len(size)
+    plane = (second[:, :, None] + (third + offset[:, None])[:, None]).to(like).reshape(num, 1, height, width * k)
+    slices = first.to(like).repeat(1, 1, width).view(num, depth, 1, width * k)
+    return (slices + plane).view(num, depth, height, width, k)

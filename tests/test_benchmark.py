@@ -1,0 +1,73 @@
+"""The benchmark runs on its own data, compares like with like, and writes what it prints."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medcl3d.benchmark import Bench, Scale, Table, as_markdown, benchmark, geometric, pairs, take_turns, torchio_transform, views
+from medcl3d.errors import ConfigError
+from medcl3d.pairs import PAIRS
+
+SMALL = Scale(num_patients=3, shape=(36, 36, 36), repeats=2, crops=32, steps=6, samples_per_step=4, depth=10)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"), SMALL)
+
+
+def test_every_strategy_has_a_row_with_a_rate_or_a_reason(bench: Bench) -> None:
+    table = pairs(bench)
+    assert [row[0] for row in table.rows] == PAIRS.names()
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    rates = {row[0]: row[3] for row in table.rows}
+    assert float(rates["augmented_views"].split()[0]) > 10
+
+
+def test_views_are_faster_than_torchio_for_each_crop(bench: Bench) -> None:
+    table = views(bench)
+    assert [row[0] for row in table.rows] == ["medcl3d", "TorchIO, each crop transformed", "TorchIO, each volume transformed"]
+    assert float(table.rows[1][2].split()[0]) > 1.5
+
+
+def test_torchio_gets_the_recipes_probabilities() -> None:
+    from medcl3d.registry import Choice
+    from medcl3d.views import VIEWS
+
+    recipe = VIEWS.build(Choice("mri"))
+    chances = {type(transform).__name__: transform.probability for transform in torchio_transform().transforms}
+    assert chances["RandomAffine"] == recipe.spatial.affine_probability
+    assert chances["RandomGamma"] == recipe.intensity.gamma_probability
+    assert chances["RandomNoise"] == recipe.intensity.noise_probability
+
+
+def test_works_take_turns_after_one_call_that_is_not_measured() -> None:
+    calls: list[str] = []
+    seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert "".join(calls) == "ab" * 4 and seconds["a"].shape == (3,)
+    assert geometric(np.array([2.0, 8.0]), ".1f").startswith("4.0 (")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".md", ".json"])
+def test_a_step_is_measured_and_written(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"figures{suffix}"
+    (table,) = benchmark(["step"], out, SMALL)
+    assert [row[0] for row in table.rows] == ["0", "1"] and all(row[2].endswith("%") for row in table.rows)
+    text = out.read_text()
+    assert "cores" in text and table.title in text
+    if suffix == ".json":
+        assert json.loads(text)["tables"][0]["rows"] == [list(row) for row in table.rows]
+
+
+def test_the_page_has_a_table_a_benchmark() -> None:
+    page = as_markdown([Table("Title", ("a", "b"), (("1", "2"),), "A note.")], "4 cores")
+    assert "## Title\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\nA note." in page and "4 cores" in page
+
+
+@pytest.mark.parametrize(("names", "out", "said"), [(["vews"], None, "pairs, views, step"), ([], Path("figures.txt"), r"\.md")])
+def test_a_wrong_name_or_file_is_said_before_anything_runs(names: list[str], out: Path | None, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        benchmark(names, out)
