@@ -49,7 +49,7 @@ class Scale:
     shape: tuple[int, int, int] = (96, 96, 96)
     repeats: int = 7
     crops: int = 256
-    steps: int = 30
+    steps: int = 24
     samples_per_step: int = 16
     depth: int = 18
 
