@@ -1,8 +1,7 @@
 """A YAML file becomes a frozen dataclass, or one line says which line of it is wrong and what would do.
 
-YAML is read by the core schema of YAML 1.2 (``1e-4`` is a number; ``no``, ``010`` and ``12:30`` are
-text), so that strict types can point at what PyYAML would turn into something else in silence. A file
-says everything and runs nothing: tags, duplicate keys and recursive aliases are refused.
+A file says everything and runs nothing. Types are strict, unknown keys are refused with the nearest known one, and
+what names a registered thing is checked against that thing's own fields.
 """
 
 from __future__ import annotations
@@ -22,13 +21,11 @@ from pydantic_core import to_jsonable_python
 
 from medcl3d.errors import ConfigError
 from medcl3d.registry import Choice, Registry
+from medcl3d.yaml_tree import COMMAND_LINE, Place, Tree, Wrong
 
 T = TypeVar("T")
-Path_ = tuple[Any, ...]  # where a value stands: keys and list positions from the root
-
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 MAX_BYTES = 1_000_000
-MAX_DEPTH = 20
 _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$", re.IGNORECASE)
 
 
@@ -39,122 +36,17 @@ def choice_of(registry: Registry) -> Any:
     return Annotated[Choice, check, Field(validate_default=True), registry]
 
 
-class _Wrong(Exception):
-    """Something wrong at one place of the tree."""
-
-    def __init__(self, where: Path_, value: Any, message: str):
-        super().__init__(message)
-        self.where, self.value, self.message = where, value, message
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the core schema of YAML 1.2."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
-    ("int", r"^[-+]?(?:0|[1-9][0-9]*)$", "-+0123456789"),
-    (
-        "float",
-        r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
-        "-+.0123456789",
-    ),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), [*_first.replace("\0", ""), *([""] if "\0" in _first else [])]
-    )
-
-
-class _Tree:
-    """The plain values of a YAML file and the line of each."""
-
-    def __init__(self, text: str):
-        self.lines: dict[Path_, str] = {}
-        root = yaml.compose(text, Loader=_Loader)
-        self.value: Any = None if root is None else self._plain(root, (), ())
-
-    def _plain(self, node: yaml.Node, where: Path_, above: tuple[int, ...]) -> Any:
-        self.lines.setdefault(where, str(node.start_mark.line + 1))
-        if id(node) in above:
-            raise _Wrong(where, None, "an alias contains itself; write the values out")
-        if len(above) > MAX_DEPTH:
-            raise _Wrong(where, None, f"nested deeper than {MAX_DEPTH} levels")
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rsplit(":", 1)[1] not in (
-            "map",
-            "seq",
-            "str",
-            "int",
-            "float",
-            "bool",
-            "null",
-        ):
-            raise _Wrong(where, node.tag, "tags are refused, a configuration runs nothing; write a plain value")
-        below = (*above, id(node))
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, where, below)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(item, (*where, i), below) for i, item in enumerate(node.value)]
-        if node.tag.endswith(":float"):
-            return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        return _Loader("").construct_object(node) if not node.tag.endswith(":str") else node.value
-
-    def _mapping(self, node: yaml.MappingNode, where: Path_, below: tuple[int, ...]) -> dict[str, Any]:
-        plain: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            line = key_node.start_mark.line + 1
-            if key in plain:
-                raise _Wrong((*where, key), None, f"the key stands twice, in lines {self.lines[(*where, key)]} and {line}; keep one")
-            self.lines[(*where, key)] = str(line)
-            plain[key] = self._plain(value_node, (*where, key), below)
-        return plain
-
-    def line(self, where: Path_) -> str:
-        """The line of the nearest thing that stands in the file (or "command line")."""
-        while where and where not in self.lines:
-            where = where[:-1]
-        return self.lines.get(where, "1")
-
-    def override(self, text: str) -> None:
-        """Set ``key.path=value`` in the tree; the value is read as YAML."""
-        path, equals, value = text.partition("=")
-        where = tuple(path.split("."))
-        if not equals or not all(where):
-            raise ConfigError(f"command line: {text!r} is not an override; write key.path=value, as in train.steps=100")
-        target = self.value
-        for depth, key in enumerate(where[:-1]):
-            inner = target.get(key) if isinstance(target, dict) else None
-            if isinstance(inner, str):  # `objective: simclr` is short for {simclr: {}}
-                inner = {inner: {}}
-            if not isinstance(inner, dict):
-                if inner is not None:
-                    raise ConfigError(
-                        f"command line: {path} = {value}: {'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it"
-                    )
-                inner = {}
-            target[key] = inner
-            target = inner
-        try:
-            target[where[-1]] = _Tree(value).value
-        except yaml.YAMLError:
-            raise ConfigError(f"command line: {path} = {value}: not a YAML value; quote it") from None
-        self.lines = {k: v for k, v in self.lines.items() if k[: len(where)] != where} | {where: "command line"}
-
-
 def _choice(registry: Registry, value: Any) -> Choice:
-    """Check what a configuration says of one registered thing; _Wrong with a path below the value."""
+    """Check what a configuration says of one registered thing; Wrong with a path below the value."""
     if isinstance(value, str):
         value = {value: {}}
     if not isinstance(value, Mapping) or len(value) != 1:
-        raise _Wrong(
+        raise Wrong(
             (), value, f"one {registry.kind} is needed, as `name` or `name: {{field: value}}`; there are {', '.join(registry.names())}"
         )
     ((name, given),) = value.items()
     if name not in registry.names():
-        raise _Wrong(
+        raise Wrong(
             (name,),
             given,
             f"no {registry.kind} has this name{_did_you_mean(name, registry.names())}; there are {', '.join(registry.names())}",
@@ -163,8 +55,8 @@ def _choice(registry: Registry, value: Any) -> Choice:
         parsed = registry.schema(name).validate_json(json.dumps(given or {}, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        known = [field.name for field in _signature_fields(registry, name)]
-        raise _Wrong((name, *first["loc"]), _value_at(given or {}, first["loc"]), _say(first, known)) from None
+        known = [field.name for field in describe(registry, name)]
+        raise Wrong((name, *first["loc"]), _value_at(given or {}, first["loc"]), _say(first, known)) from None
     return Choice(name, {field: getattr(parsed, field) for field in type(parsed).model_fields})
 
 
@@ -177,14 +69,10 @@ class FieldSpec:
     default: Any
 
 
-def _signature_fields(registry: Registry, name: str) -> list[FieldSpec]:
-    properties = registry.schema(name).json_schema().get("properties", {})
-    return [FieldSpec(key, _type_words(spec), spec.get("default", "required")) for key, spec in properties.items()]
-
-
 def describe(registry: Registry, name: str) -> list[FieldSpec]:
     """The fields of a registered thing: name, type in words, default."""
-    return _signature_fields(registry, name)
+    properties = registry.schema(name).json_schema().get("properties", {})
+    return [FieldSpec(key, _type_words(spec), spec.get("default", "required")) for key, spec in properties.items()]
 
 
 def _type_words(spec: Mapping[str, Any]) -> str:
@@ -205,7 +93,7 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _value_at(tree: Any, where: Path_) -> Any:
+def _value_at(tree: Any, where: Place) -> Any:
     for key in where:
         try:
             tree = tree[key]
@@ -229,7 +117,7 @@ def _say(error: Mapping[str, Any], known: Sequence[str]) -> str:
     return message
 
 
-def _siblings(model: type, where: Path_) -> list[str]:
+def _siblings(model: type, where: Place) -> list[str]:
     """The fields of the dataclass in which the last key of `where` stands."""
     for key in where[:-1]:
         if not dataclasses.is_dataclass(model):
@@ -240,15 +128,15 @@ def _siblings(model: type, where: Path_) -> list[str]:
     return [f.name for f in dataclasses.fields(model)] if dataclasses.is_dataclass(model) else []
 
 
-def _finite(value: Any, where: Path_ = ()) -> None:
+def _finite(value: Any, where: Place = ()) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise _Wrong(where, value, "not a finite number; write one")
+        raise Wrong(where, value, "not a finite number; write one")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         _finite(item, (*where, key))
 
 
-def _check_choices(model: type, value: Any, where: Path_ = ()) -> None:
+def _check_choices(model: type, value: Any, where: Place = ()) -> None:
     """Check what names registered things by hand, so that an error keeps its place in the file."""
     if not dataclasses.is_dataclass(model) or not isinstance(value, dict):
         return
@@ -257,8 +145,8 @@ def _check_choices(model: type, value: Any, where: Path_ = ()) -> None:
         if name in value and registry is not None:
             try:
                 _choice(registry, value[name])
-            except _Wrong as wrong:
-                raise _Wrong((*where, name, *wrong.where), wrong.value, wrong.message) from None
+            except Wrong as wrong:
+                raise Wrong((*where, name, *wrong.where), wrong.value, wrong.message) from None
         elif name in value:
             inner = next((option for option in (hint, *get_args(hint)) if dataclasses.is_dataclass(option)), None)
             if isinstance(inner, type):
@@ -274,24 +162,38 @@ def load(path: str | Path, overrides: Sequence[str], model: type[T]) -> T:
     path = Path(path)
     try:
         text = _read(path)
-        tree = _Tree(text)
+        tree = Tree(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{mark.line + 1}:{mark.column + 1}" if mark else "1"
         raise ConfigError(f"{path}:{place}: not YAML: {error.problem}; indent with spaces and quote special characters") from None
-    except _Wrong as wrong:
+    except Wrong as wrong:
         raise ConfigError(f"{path}: {_key(wrong.where)}{wrong.message}") from None
     if not isinstance(tree.value, dict):
         what = "empty" if tree.value is None else f"a {type(tree.value).__name__}"
         raise ConfigError(f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. Complete files lie in configs/")
-    for override in overrides:
-        tree.override(override)
+    for text in overrides:
+        override(tree, text)
     return _validate(tree, model, str(path))
+
+
+def override(tree: Tree, text: str) -> None:
+    """Set ``key.path=value`` in a tree; the value is read as YAML. ConfigError says why it is no override."""
+    path, equals, value = text.partition("=")
+    where = tuple(path.split("."))
+    if not equals or not all(where):
+        raise ConfigError(f"{COMMAND_LINE}: {text!r} is not an override; write key.path=value, as in train.steps=100")
+    try:
+        tree.set(where, Tree(value).value)
+    except yaml.YAMLError:
+        raise ConfigError(f"{COMMAND_LINE}: {path} = {value}: not a YAML value; quote it") from None
+    except Wrong as wrong:
+        raise ConfigError(f"{COMMAND_LINE}: {path} = {value}: {wrong.message}") from None
 
 
 def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
     """Check a configuration that is already in memory; `name` stands for the file in errors."""
-    empty = _Tree("")
+    empty = Tree("")
     empty.value = json.loads(json.dumps(tree, default=to_jsonable_python))
     empty.lines = {(): ""}
     return _validate(empty, model, name)
@@ -299,16 +201,16 @@ def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
 
 def read_options(texts: Sequence[str]) -> dict[str, Any]:
     """``key.path=value`` each, as plain nested values; a value is read as YAML. ConfigError names what is not one."""
-    tree = _Tree("{}")
+    tree = Tree("{}")
     for text in texts:
-        tree.override(text)
+        override(tree, text)
     return dict(tree.value)
 
 
-def _validate(tree: _Tree, model: type[T], name: str) -> T:
-    def fail(where: Path_, value: Any, message: str) -> ConfigError:
+def _validate(tree: Tree, model: type[T], name: str) -> T:
+    def fail(where: Place, value: Any, message: str) -> ConfigError:
         line = tree.line(where)
-        place = line if line == "command line" else f"{name}:{line}" if line else name
+        place = line if line == COMMAND_LINE else f"{name}:{line}" if line else name
         return ConfigError(f"{place}: {_key(where)}{'' if value is None else f'= {_short(value)}: '}{message}")
 
     try:
@@ -316,7 +218,7 @@ def _validate(tree: _Tree, model: type[T], name: str) -> T:
         _check_choices(model, tree.value)
         # JSON is the form in which strict types still take a list for a tuple and text for a path.
         return TypeAdapter(model).validate_json(json.dumps(tree.value), strict=True)
-    except _Wrong as wrong:
+    except Wrong as wrong:
         raise fail(wrong.where, wrong.value, wrong.message) from None
     except ValidationError as error:
         # One line is what a person mends at a time, and the first is often the cause of the rest.
@@ -341,7 +243,7 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def _key(where: Path_) -> str:
+def _key(where: Place) -> str:
     return "" if not where else ".".join(str(k) for k in where) + " "
 
 

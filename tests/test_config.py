@@ -44,6 +44,10 @@ class Outer:
 GOOD = "data:\n  root: here\n  patch_size: [4, 5, 6]\nthing:\n  cube: {edge: 2}\nlr: 1e-4\n"
 
 
+# Ten aliases of ten aliases of ...: two hundred bytes that would unfold to ten thousand million values.
+BOMB = "a0: &a0 1\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 11))
+
+
 def read(tmp_path: Path, text: str, *overrides: str) -> Outer:
     path = tmp_path / "a.yaml"
     path.write_text(text, encoding="utf-8")
@@ -87,6 +91,7 @@ def test_overrides_set_fields_of_any_depth(tmp_path: Path) -> None:
         (GOOD + "name: !!python/object:os.system x\n", (), r"a.yaml: name tags are refused"),
         (GOOD + "\tseed: 1\n", (), r"a.yaml:7:1: not YAML"),
         ("a: &x [*x]\n", (), r"a.yaml: a.0 an alias contains itself"),
+        (BOMB, (), r"a.yaml: .*unfolds to more than 100000 values"),
         ("", (), r"a.yaml:1: the file is empty; it must hold keys"),
         ("- 1\n", (), r"a.yaml:1: the file is a list"),
         ("lr: 1\n", (), r"a.yaml:1: data the key is missing"),

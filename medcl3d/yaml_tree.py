@@ -1,0 +1,111 @@
+"""A YAML file as plain values with the line of each, read so that nothing turns into something else in silence.
+
+By the core schema of YAML 1.2, ``1e-4`` is a number, and ``no``, ``010`` and ``12:30`` are text (PyYAML alone reads
+text, False, 8 and 750). Tags, duplicate keys, recursive aliases and files that unfold without end are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+Place = tuple[Any, ...]  # where a value stands: keys and list positions from the root
+
+COMMAND_LINE = "command line"
+MAX_DEPTH = 20
+MAX_VALUES = 100_000
+TAG = "tag:yaml.org,2002:"
+FLOAT = r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+
+
+class Wrong(Exception):
+    """Something wrong at one place of a tree: where, the value there (None: not worth showing), and what."""
+
+    def __init__(self, where: Place, value: Any, message: str):
+        super().__init__(message)
+        self.where, self.value, self.message = where, value, message
+
+
+class CoreLoader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2's core schema."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+SCALARS: dict[str, Callable[[str], Any]] = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": int,
+    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "str": str,
+}
+for _name, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("int", r"^[-+]?(?:0|[1-9][0-9]*)$", list("-+0123456789")),
+    ("float", FLOAT, list("-+.0123456789")),
+):
+    CoreLoader.add_implicit_resolver(TAG + _name, re.compile(_pattern), _first)
+
+
+class Tree:
+    """The plain values of a YAML text and the line of each. Wrong, yaml.YAMLError where it is none."""
+
+    def __init__(self, text: str):
+        self.lines: dict[Place, str] = {}
+        self._count = 0
+        root = yaml.compose(text, Loader=CoreLoader)
+        self.value: Any = None if root is None else self._plain(root, (), ())
+
+    def _plain(self, node: yaml.Node, where: Place, above: tuple[int, ...]) -> Any:
+        self.lines.setdefault(where, str(node.start_mark.line + 1))
+        self._count += 1
+        if id(node) in above:
+            raise Wrong(where, None, "an alias contains itself; write the values out")
+        if len(above) > MAX_DEPTH:
+            raise Wrong(where, None, f"nested deeper than {MAX_DEPTH} levels")
+        if self._count > MAX_VALUES:
+            raise Wrong(where, None, f"unfolds to more than {MAX_VALUES} values; write fewer aliases")
+        kind = node.tag.removeprefix(TAG)
+        below = (*above, id(node))
+        if isinstance(node, yaml.MappingNode) and kind == "map":
+            return self._mapping(node, where, below)
+        if isinstance(node, yaml.SequenceNode) and kind == "seq":
+            return [self._plain(item, (*where, i), below) for i, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and kind in SCALARS:
+            return SCALARS[kind](node.value)
+        raise Wrong(where, node.tag, "tags are refused, a configuration runs nothing; write a plain value")
+
+    def _mapping(self, node: yaml.MappingNode, where: Place, below: tuple[int, ...]) -> dict[str, Any]:
+        plain: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            if key in plain:
+                raise Wrong((*where, key), None, f"the key stands twice, in lines {self.lines[(*where, key)]} and {line}; keep one")
+            self.lines[(*where, key)] = str(line)
+            plain[key] = self._plain(value_node, (*where, key), below)
+        return plain
+
+    def line(self, where: Place) -> str:
+        """The line of the nearest thing that stands in the file, or "command line"."""
+        while where and where not in self.lines:
+            where = where[:-1]
+        return self.lines.get(where, "1")
+
+    def set(self, where: Place, value: Any) -> None:
+        """Put a value at a place, as from the command line. Wrong where the way there leads through a plain value."""
+        target = self.value
+        for depth, key in enumerate(where[:-1]):
+            inner = target.get(key)
+            if isinstance(inner, str):  # `objective: simclr` is short for {simclr: {}}
+                inner = {inner: {}}
+            if inner is None:
+                inner = {}
+            if not isinstance(inner, dict):
+                raise Wrong(where, value, f"{'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it")
+            target[key] = target = inner
+        target[where[-1]] = value
+        self.lines = {place: line for place, line in self.lines.items() if place[: len(where)] != where} | {where: COMMAND_LINE}
