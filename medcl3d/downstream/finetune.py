@@ -36,6 +36,7 @@ from medcl3d.views import VIEWS
 SCHEMA = 1
 SCRATCH = "scratch"
 SPACING_TOLERANCE = 0.1
+NO_MIRRORING = Choice("mri", {"flip_probability": (0.0, 0.0, 0.0)})
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -45,7 +46,8 @@ class FinetuneConfig:
     init          scratch, a pretraining's run folder, or its encoder.safetensors
     transfer      what is taken from there: the encoder, or all (decoder too); without effect on scratch
     num_labelled  training patients whose labels are used (default: all); fewer are a part of more, for one seed
-    views         how patches are augmented
+    views         how patches are augmented (default: `mri` without mirroring, since scans lie in RAS order and
+                  where a structure lies is most of what tells it from its neighbour)
     seed          of the weights that are not loaded, the draw of labelled patients, the patches, the bootstrap
     """
 
@@ -57,7 +59,7 @@ class FinetuneConfig:
     init: str = SCRATCH
     transfer: Transfer = "encoder"
     num_labelled: Count | None = None
-    views: choice_of(VIEWS) = Choice("mri")  # type: ignore[valid-type]
+    views: choice_of(VIEWS) = NO_MIRRORING  # type: ignore[valid-type]
     seed: Whole = 0
 
 
