@@ -49,8 +49,8 @@ class Scale:
     shape: tuple[int, int, int] = (96, 96, 96)
     repeats: int = 7
     crops: int = 256
-    steps: int = 24
-    samples_per_step: int = 16
+    steps: int = 12
+    samples_per_step: int = 8
     depth: int = 18
 
 

@@ -1,0 +1,90 @@
+"""Every objective learns what its pairs say, and learns nothing where its sign is broken.
+
+The known factor is which crop, or which physical point, a vector belongs to: in a batch that training never saw,
+a thing's partner in the other view has to be nearer than the things of other samples.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medcl3d.config import parse
+from medcl3d.data.loader import make_views
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.dense import point_features, point_keys
+from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
+
+STEPS = 40
+UNSEEN = range(10_000, 10_003)  # steps far past those trained on: other crops, other augmentation
+PAIRS = {"simclr": "overlapping_crops", "dense": "voxel_correspondence"}
+RATES = {"simclr": 1e-3, "dense": 3e-3}
+
+
+def parts_of(store: Path, objective: str) -> Pretraining:
+    config = {
+        "data": {"root": str(store), "patch_size": [16, 16, 16]},
+        "pairs": {PAIRS[objective]: {"min_iou": 0.5, "max_iou": 0.9}},
+        "views": {"mri": {"cutout_probability": 0, "gamma_inverted": 0}},
+        "encoder": {"unet3d": {"channels": [8, 16, 32], "strides": [1, 2, 2]}},
+        "objective": objective,
+        "train": {"steps": STEPS, "samples_per_step": 8, "precision": "float32"},
+        "out_dir": "unused",
+    }
+    return assemble(parse(config, PretrainConfig, "test"))
+
+
+@torch.no_grad()
+def partner_nearer(parts: Pretraining, objective: str) -> float:
+    """How probable it is that the partner is nearer than a thing of another sample: 0.5 is chance."""
+    parts.learner.eval()
+    return sum(_nearer_in_step(parts, objective, step) for step in UNSEEN) / len(UNSEEN)
+
+
+def _nearer_in_step(parts: Pretraining, objective: str, step: int) -> float:
+    batch = make_views(parts.dataset()[step], parts.learner.recipe)
+    features = parts.learner.network(batch.main.voxels)
+    if objective == "dense":
+        assert batch.points is not None and features.decoded is not None
+        keys = point_keys(batch.main, batch.points)
+        valid = torch.isfinite(keys.position_mm).all(1)
+        vectors, keys = point_features(features.decoded, batch.main, batch.points).flatten(0, 1)[valid], keys[valid]
+    else:
+        vectors, keys = features.pooled, batch.main.keys
+    z = parts.learner.objective.projector(vectors)
+    similarity = z @ z.T
+    partner = (keys.sample[:, None] == keys.sample) & (keys.point[:, None] == keys.point) & (keys.view[:, None] != keys.view)
+    other = keys.sample[:, None] != keys.sample
+    rank = [(similarity[i, other[i]] < similarity[i, partner[i]]).float().mean() for i in range(len(z)) if partner[i].any()]
+    return float(torch.stack(rank).mean())
+
+
+def train(parts: Pretraining, rate: float, sign: float) -> None:
+    optimizer: Any = torch.optim.AdamW(parts.learner.parameters(), lr=rate)
+    dataset = parts.dataset()
+    parts.learner.train()
+    for step in range(STEPS):
+        loss = sign * parts.learner(dataset[step]).value
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parts.learner.parameters(), 1.0)
+        optimizer.step()
+
+
+def test_every_objective_is_here() -> None:
+    assert set(PAIRS) == set(OBJECTIVES.names())
+
+
+@pytest.mark.parametrize("objective", sorted(PAIRS))
+def test_it_learns_and_a_broken_sign_does_not(tiny_store: Path, objective: str) -> None:
+    found = {}
+    for name, sign in (("right", 1.0), ("broken", -1.0)):
+        parts = parts_of(tiny_store, objective)
+        untrained = partner_nearer(parts, objective)
+        train(parts, RATES[objective], sign)
+        found[name] = partner_nearer(parts, objective)
+    assert found["right"] > untrained + 0.1, (found, untrained)
+    assert found["broken"] < untrained - 0.03, (found, untrained)
