@@ -76,6 +76,7 @@ def _prepare(wanted: Prepare, console: Console) -> None:
 
 def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, command: str, console: Console) -> Path:
     from medcl3d.comparison.analysis import analyse
+    from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
     from medcl3d.comparison.results import check_provenance, gather
     from medcl3d.data.atomic import write_text
@@ -90,5 +91,8 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
         raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")
     path = config.out_dir / "report.html"
     write_report(path, analysis, runs, config, f"Comparison: {config_path.stem}", command, notes)
+    table_of_means = markdown(analysis)
+    write_text(config.out_dir / "results.md", table_of_means)
+    console.print(table_of_means)
     console.print(str(path))
     return path

@@ -1,0 +1,22 @@
+"""The table for terminals and pages says what the analysis says."""
+
+from __future__ import annotations
+
+from medcl3d.comparison.analysis import analyse, with_interval
+from medcl3d.comparison.markdown import markdown
+from tests.comparison.test_analysis import config_of, table_of
+
+
+def test_every_arm_has_a_mean_and_all_but_the_reference_a_difference() -> None:
+    config = config_of()
+    analysis = analyse(table_of(config, 5, {"a": 0.03}), config)
+    assert analysis is not None
+    lines = markdown(analysis).splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    arms = ["arm", "---", "scratch", "a", "b", "arm", "---", "a", "b"]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == arms
+    cell = analysis.cells[1]
+    assert with_interval(analysis.arm("a").cells[cell].mean) in rows[3]
+    assert analysis.arm("a").cells[cell].difference is not None
+    assert with_interval(analysis.arm("a").cells[cell].difference, sign=True) in rows[7]  # type: ignore[arg-type]
+    assert "num_labelled 8" in rows[0] and "5 replicates" in markdown(analysis)
