@@ -22,6 +22,7 @@ KINDS = {
     "encoders": "medcl3d.encoders:ENCODERS",
     "objectives": "medcl3d.objectives:OBJECTIVES",
     "sources": "medcl3d.data.sources:SOURCES",
+    "tasks": "medcl3d.downstream:TASKS",
 }
 CONFIGS = {
     "pretrain": "medcl3d.training.pretrain:PretrainConfig",

@@ -92,6 +92,19 @@ def prepare(
 
 
 @command
+def check(
+    target: Annotated[Path, typer.Argument(metavar="PATH", help="What `prepare` wrote, a manifest (.csv), or a Decathlon folder.")],
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.csv", help="A table with one row a scan.", show_default=False)
+    ] = None,
+) -> None:
+    """Check that every file is what it says; exit code 3, with the first fault, where one is not."""
+    from medcl3d.data.audit import audit
+
+    audit(target, report=report, say=print)
+
+
+@command
 def pretrain(config: Config, overrides: Overrides = None, check: Check = False) -> None:
     """Pretrain an encoder; the same command again resumes. Runs under torchrun too."""
     path = config_path(config)
@@ -159,7 +172,7 @@ def benchmark(
 
 @command
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="pairs, views, encoders, objectives, sources or configs.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="pairs, views, encoders, objectives, sources, tasks or configs.")],
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="One of them: its fields, defaults and source.", show_default=False)
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from medcl3d.cli import app
 from medcl3d.errors import ConfigError, DataError, MachineError, Stopped, UserError
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("prepare", "pretrain", "finetune", "compare", "show_pairs", "benchmark", "list", "schema")
+COMMANDS = ("prepare", "check", "pretrain", "finetune", "compare", "show_pairs", "benchmark", "list", "schema")
 HEAVY = ("torch", "monai", "torchio", "pandas", "scipy", "sklearn", "matplotlib", "nibabel", "skimage")
 
 
@@ -191,3 +192,16 @@ def test_show_pairs_draws_a_picture(tiny_store: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")
     assert medcl3d("show_pairs", ROOT / "configs/pretrain/simulated_overlap.yaml", "--out", tmp_path / "a.jpg").exit_code == 2
+
+
+def test_check_passes_a_store_and_names_what_changed_in_it(tiny_store: Path, tmp_path: Path) -> None:
+    assert medcl3d("check", tiny_store).exit_code == 0
+    copy = tmp_path / "store"
+    shutil.copytree(tiny_store, copy)
+    voxels = sorted(path for path in (copy / "store").glob("*.npy") if "label" not in path.name)[0]
+    content = bytearray(voxels.read_bytes())
+    content[-1] ^= 1
+    voxels.write_bytes(content)
+    done = medcl3d("check", copy, "--report", tmp_path / "report.csv")
+    assert done.exit_code == 3 and voxels.name in done.stderr and "changed after preparing" in done.stderr
+    assert "changed after preparing" in (tmp_path / "report.csv").read_text()

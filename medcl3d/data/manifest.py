@@ -21,6 +21,10 @@ from medcl3d.types import Keys, Triple, ViewSpec
 ID_COLUMNS = ("scan", "patient", "session", "modality", "frame", "class")
 KNOWN_COLUMNS = (*ID_COLUMNS, "session_days", "path", "label", "split")
 
+NO_PATIENTS = (
+    "there are no patient ids, so every scan counts as a patient of its own; two scans of one person may then "
+    "stand on both sides of the split (a column `patient` in a csv manifest prevents that)"
+)
 MISSING = ("", "n/a")  # BIDS writes n/a; NA may be the name of a site
 
 
@@ -32,12 +36,14 @@ class Manifest:
     root         the folder that paths are resolved against
     label_names  class -> name, empty where none were declared
     outside      paths may leave the root
+    notes        what a user has to know of it
     """
 
     table: pd.DataFrame
     root: Path
     label_names: dict[int, str] = field(default_factory=dict)
     outside: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -46,9 +52,15 @@ class Manifest:
     def of(table: pd.DataFrame, root: Path, label_names: Mapping[int, str] | None = None, *, outside: bool = False) -> Manifest:
         """Fill the defaults in and refuse what is ambiguous. Raises DataError naming the rows."""
         table = table.astype(object).where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
+        if "path" not in table:
+            raise DataError(f"{root}: the manifest has no column 'path'; it has {list(table.columns)}")
+        notes: list[str] = []
+        if "scan" not in table:
+            table["scan"] = table["path"].map(_scan_id)
+        if "patient" not in table:
+            table["patient"] = table["scan"]
+            notes.append(NO_PATIENTS)
         for name in ("scan", "patient", "path"):
-            if name not in table:
-                raise DataError(f"{root}: the manifest has no column {name!r}; it has {list(table.columns)}")
             empty = np.flatnonzero(table[name] == "")
             if len(empty):
                 raise DataError(f"{root}: column {name!r} is empty in row {_line(empty[0])} of the manifest; every scan needs one")
@@ -60,7 +72,7 @@ class Manifest:
         _refuse_ambiguous(table, root)
         first = [c for c in KNOWN_COLUMNS if c in table]
         table = table[first + [c for c in table if c not in first]].reset_index(drop=True)
-        return Manifest(table, Path(root), dict(label_names or {}), outside)
+        return Manifest(table, Path(root), dict(label_names or {}), outside, tuple(notes))
 
     def locate(self, text: str) -> Path:
         """The file that a path of the manifest means. DataError where it leaves the root and may not."""
@@ -113,6 +125,12 @@ def read_table(path: Path) -> pd.DataFrame:
         if len(cells) != len(names):
             raise DataError(f"{path}:{line}: {len(cells)} cells under {len(names)} column names")
     return pd.DataFrame(rows[1:], columns=names, dtype=str)
+
+
+def _scan_id(path: str) -> str:
+    """``a/b/scan.nii.gz`` -> ``a_b_scan``: what a path alone can tell, and no two paths tell the same."""
+    stem = re.sub(r"\.(nii|nii\.gz|nrrd|mha)$", "", path, flags=re.IGNORECASE)
+    return re.sub(r"[\\/]+", "_", stem.removeprefix("./"))
 
 
 def _line(index: int) -> int:

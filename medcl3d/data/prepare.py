@@ -126,6 +126,8 @@ def _prepare(manifest: Manifest, choice: Choice, out: Path, options: PrepareOpti
         raise DataError(f"{manifest.say_missing(missing)}; correct the paths, or raise max_bad_fraction")
     tasks = _tasks(manifest, options)
     origin = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(manifest.root.resolve())}
+    for note in manifest.notes:
+        say(note)
     _open_folder(out, origin, tasks[0].options(), say)
     outcomes = run_tasks(tasks, out / "store", options.workers, allowed)
     _report(out / "report.csv", manifest, outcomes)

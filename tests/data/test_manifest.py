@@ -31,7 +31,7 @@ def test_ids_survive_as_text_whatever_program_wrote_the_table(tmp_path, text) ->
     [
         ("", "the table is empty"),
         ("scan,patient,path\n", "lists no scan"),
-        ("scan,path\na,a.nii.gz\n", "no column 'patient'"),
+        ("scan,patient\na,p\n", "no column 'path'"),
         ("scan,patient,path\na,,a.nii.gz\n", "'patient' is empty in row 2"),
         ("scan,patient,path\na,p,a.nii.gz\na,p,b.nii.gz\n", "scan id 'a' stands in rows [2, 3]"),
         ("scan,patient,path\na,p,a.nii.gz\nb,p,./a.nii.gz\n", "file 'a.nii.gz' stands in rows [2, 3]"),
@@ -47,6 +47,13 @@ def test_an_ambiguous_table_is_refused_with_the_row(tmp_path, text, fault) -> No
     with pytest.raises(DataError) as caught:
         write(tmp_path, text)
     assert fault in str(caught.value)
+
+
+def test_paths_alone_are_enough_and_what_that_means_is_said(tmp_path) -> None:
+    manifest = write(tmp_path, "path\n./one/t1.nii.gz\ntwo/t1.nii.gz\n")
+    assert manifest.table["scan"].tolist() == ["one_t1", "two_t1"] == manifest.table["patient"].tolist()
+    assert "no patient ids" in manifest.notes[0]
+    assert not write(tmp_path, "path,patient\na.nii.gz,p\n").notes
 
 
 def test_paths_stay_inside_the_root_unless_allowed(tmp_path) -> None:

@@ -14,7 +14,8 @@ from medcl3d.errors import DataError
 def csv(root: Path, *, manifest: str = "manifest.csv", allow_outside: bool = False) -> Manifest:
     """Read a CSV or TSV whose paths are relative to its folder.
 
-    Needed columns: scan, patient, path. Known: session, session_days, modality, frame (scans that
+    Needed is the column path; scan (default: from the path) and patient (default: each scan its own, said
+    aloud) should be there. Known: session, session_days, modality, frame (scans that
     share world millimetres), label (path of the segmentation), class, split. All others are metadata.
     A `labels.json` beside it, ``{"1": "name"}``, declares the classes of the segmentations.
 

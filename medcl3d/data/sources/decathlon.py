@@ -36,7 +36,6 @@ def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
     table = pd.DataFrame(
         {
             "scan": stems,
-            "patient": stems,
             "modality": modality,
             "path": [str(Path(image)) for image, _ in pairs],
             "label": [str(Path(label)) if label else "" for _, label in pairs],

@@ -1,0 +1,114 @@
+"""From a store to samples: the plan of batches, the geometry of crops, the places of points."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medcl3d.config import parse
+from medcl3d.data.loader import DataConfig, Plan, make_views, scans_in_use, view_affine
+from medcl3d.data.store import Store
+from medcl3d.errors import DataError
+from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
+from medcl3d.types import Box, ViewSpec
+from tests.pairs.collections import make_collection
+
+
+@given(num_anchors=st.integers(1, 40), samples_per_step=st.integers(1, 16), seed=st.integers(0, 99))
+def test_an_epoch_visits_each_anchor_equally_often_and_every_batch_is_full(num_anchors: int, samples_per_step: int, seed: int) -> None:
+    plan = Plan(np.arange(num_anchors), samples_per_step, seed)
+    batches = [plan.samples(step) for step in range(plan.steps_per_epoch)]
+    assert {epoch for epoch, _ in batches} == {0} and plan.samples(plan.steps_per_epoch)[0] == 1
+    assert all(len(anchors) == samples_per_step for _, anchors in batches)
+    counts = np.bincount(np.concatenate([anchors for _, anchors in batches]), minlength=num_anchors)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_epochs_differ_and_seeds_differ_and_nothing_else_does() -> None:
+    plan = Plan(np.arange(50), 10, 0)
+    first, again = plan.samples(3)[1], Plan(np.arange(50), 10, 0).samples(3)[1]
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, plan.samples(3 + plan.steps_per_epoch)[1])
+    assert not np.array_equal(first, Plan(np.arange(50), 10, 1).samples(3)[1])
+
+
+def test_a_resized_view_spans_its_box() -> None:
+    """The outer faces of the view's grid are those of the box, whatever its number of voxels."""
+    collection = make_collection(0, 1)
+    box = Box((2, 3, 4), (10, 8, 6))
+    affine = view_affine(collection, ViewSpec(0, box, shape=(5, 16, 6))).numpy()
+    for corner, voxel in (((-0.5, -0.5, -0.5), (1.5, 2.5, 3.5)), ((4.5, 15.5, 5.5), (11.5, 10.5, 9.5))):
+        assert affine[:3, :3] @ corner + affine[:3, 3] == pytest.approx(collection.world(np.zeros(1, int), np.array([voxel]))[0])
+
+
+def parts_of(store: Path, **pairs: float) -> Pretraining:
+    config = {
+        "data": {"root": str(store), "patch_size": [16, 16, 16]},
+        "pairs": {"voxel_correspondence": {"num_points": 40, **pairs}},
+        "views": "mri",
+        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+        "objective": "dense",
+        "train": {"steps": 4, "samples_per_step": 4},
+        "out_dir": "unused",
+    }
+    return assemble(parse(config, PretrainConfig, "test"))
+
+
+def test_points_lie_in_every_view_and_show_the_same_tissue(tiny_store: Path) -> None:
+    """Read without grey-value changes, two views show the same value at one physical point."""
+    parts = parts_of(tiny_store)
+    recipe = dataclasses.replace(parts.learner.recipe, intensity=None)
+    raw = dataclasses.replace(parts.dataset(), recipe=recipe)[1]
+    batch = make_views(raw, recipe)
+    assert batch.points is not None and batch.points.valid.float().mean() > 0.5
+    values = []
+    for view in range(2):
+        rows = (raw.keys.view == view).nonzero().flatten()
+        inverse = torch.linalg.inv(batch.main.affine[rows])
+        voxel = torch.einsum("nij,npj->npi", inverse[:, :3, :3], batch.points.position_mm) + inverse[:, None, :3, 3]
+        valid = batch.points.valid
+        assert ((voxel[valid] >= -0.5) & (voxel[valid] <= 15.5)).all()
+        grid = ((2 * voxel + 1) / 16 - 1).flip(-1).float()
+        read = torch.nn.functional.grid_sample(batch.main.voxels[rows], grid[:, :, None, None], padding_mode="border", align_corners=False)
+        values.append(read[:, 0, :, 0, 0][valid])
+    assert torch.corrcoef(torch.stack(values))[0, 1] > 0.9
+
+
+def test_a_placebo_shuffles_places_and_keeps_pairs(tiny_store: Path) -> None:
+    dataset = parts_of(tiny_store).dataset()
+    true, shuffled = dataset[0].points, dataclasses.replace(dataset, is_placebo=True)[0].points
+    assert true is not None and shuffled is not None
+    assert torch.equal(true.position_mm, shuffled.position_mm) and torch.equal(true.key_mm, true.position_mm)
+    assert not torch.equal(shuffled.key_mm, true.key_mm)
+    assert torch.equal(shuffled.key_mm.sort(1).values, true.key_mm.sort(1).values)
+
+
+def test_scans_too_small_are_refused_padded_or_skipped_as_asked(tiny_store: Path) -> None:
+    store = Store.open(tiny_store)
+    tall = int(store.collection.shapes[:, 2].max())
+    config = DataConfig(root=tiny_store, patch_size=(8, 8, tall))
+    small = int((store.collection.shapes < np.array(config.patch_size)).any(1).sum())
+    assert 0 < small < len(store.collection), "the case is there"
+    with pytest.raises(DataError, match=rf"{small} of {len(store.collection)} scans are smaller than data.patch_size .* pad or skip"):
+        scans_in_use(store, config)
+    assert len(scans_in_use(store, dataclasses.replace(config, smaller_than_patch="pad")).rows) == len(store.collection)
+    skipped = scans_in_use(store, dataclasses.replace(config, smaller_than_patch="skip"))
+    assert len(skipped.rows) == len(store.collection) - small and skipped.left_out.total() == small
+
+
+def test_modalities_and_patients_restrict_and_say_so(tiny_store: Path) -> None:
+    store = Store.open(tiny_store)
+    modality = str(store.collection.table["modality"].iloc[0])
+    patient = str(store.collection.table["patient"].iloc[0])
+    config = DataConfig(root=tiny_store, patch_size=(8, 8, 8), modalities=(modality,))
+    used = scans_in_use(store, config, [patient])
+    assert set(used.collection.table["patient"]) == {patient} and set(used.collection.table["modality"]) == {modality}
+    assert used.left_out.total() == len(store.collection) - len(used.rows)
+    with pytest.raises(DataError, match="no scan is left to use"):
+        scans_in_use(store, dataclasses.replace(config, modalities=("none of these",)))

@@ -1,0 +1,31 @@
+"""Every shipped configuration is complete, short, and loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medcl3d.comparison.plan import CompareConfig
+from medcl3d.config import load
+from medcl3d.downstream.finetune import FinetuneConfig
+from medcl3d.training.pretrain import PretrainConfig
+
+ROOT = Path(__file__).parents[1] / "configs"
+FILES = sorted(ROOT.rglob("*.yaml"))
+# A file says which command reads it by what it holds.
+MODELS = {"arms": CompareConfig, "task": FinetuneConfig, "pairs": PretrainConfig}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_it_loads_and_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT.parent)
+    keys = yaml.safe_load(path.read_text())
+    model = next(model for key, model in MODELS.items() if key in keys)
+    load(path, (), model)
+    assert len(path.read_text().splitlines()) <= 40
+
+
+def test_each_kind_is_there() -> None:
+    assert {path.parent.name for path in FILES} >= {"pretrain", "finetune", "compare", "demo"}
