@@ -330,9 +330,9 @@ def benchmark(names: Sequence[str] = (), out: Path | None = None, scale: Scale |
             tables.append(BENCHMARKS[name](bench))
             console.print(_as_rich(tables[-1]))
             console.print(tables[-1].note)
-    if out is not None:
-        plain = json.dumps({"machine": machine, "tables": [asdict(table) for table in tables]}, indent=2) + "\n"
-        write_text(out, as_markdown(tables, machine) if out.suffix == ".md" else plain)
+            if out is not None:  # after each, so that a run that is cut short keeps what it measured
+                plain = json.dumps({"machine": machine, "tables": [asdict(table) for table in tables]}, indent=2) + "\n"
+                write_text(out, as_markdown(tables, machine) if out.suffix == ".md" else plain)
     return tables
 
 

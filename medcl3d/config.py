@@ -31,9 +31,13 @@ _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$",
 
 def choice_of(registry: Registry) -> Any:
     """The type of a configuration field that names one thing of a registry: ``name`` or ``{name: {field: value}}``."""
-    check = PlainValidator(lambda value: _choice(registry, plain(value)))
     # A default is checked too: that fills in its fields, so that `config.yaml` says them.
-    return Annotated[Choice, check, Field(validate_default=True), registry]
+    return Annotated[part_of(registry), Field(validate_default=True)]
+
+
+def part_of(registry: Registry) -> Any:
+    """The same within a list, or for a field without a default."""
+    return Annotated[Choice, PlainValidator(lambda value: _choice(registry, plain(value))), registry]
 
 
 def _choice(registry: Registry, value: Any) -> Choice:

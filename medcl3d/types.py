@@ -30,6 +30,11 @@ class Box:
         d, h, w = (a + b for a, b in zip(self.start, self.size, strict=True))
         return d, h, w
 
+    @property
+    def center(self) -> np.ndarray:
+        """``Float64[3]`` voxel coordinates of its middle."""
+        return np.array(self.start) + (np.array(self.size) - 1) / 2
+
 
 @dataclass(frozen=True)
 class ViewSpec:

@@ -235,6 +235,17 @@ class Collection:
         affines = self.affines[scans]
         return np.einsum("nij,nj->ni", affines[:, :3, :3], voxels) + affines[:, :3, 3]
 
+    def matched(self, scan: int, other: int, voxel: np.ndarray) -> np.ndarray:
+        """World mm in `other` of the place that `voxel` has in `scan`, ``Float64[3]``.
+
+        In one frame that is the same point of the world; else the same position from the middle of the body.
+        """
+        place: np.ndarray = self.world(np.array([scan]), voxel[None])[0]
+        frame = self.columns.get("frame")
+        if frame is not None and frame[scan] == frame[other]:
+            return place
+        return place - self.body_centers[scan] + self.body_centers[other]
+
     def keys(self, views: Sequence[ViewSpec], sample: np.ndarray, view: np.ndarray) -> Keys:
         """The keys of some views, one row a view.
 

@@ -32,6 +32,18 @@ def random_box(collection: Collection, scan: int, rng: np.random.Generator) -> B
     return Box(triple(rng.integers(low, high + 1)), collection.patch_size)
 
 
+def start_at(collection: Collection, scan: int, place_mm: np.ndarray) -> tuple[np.ndarray, float]:
+    """The start of the patch whose centre is nearest to a place in world mm, and by how many mm the scan misses it.
+
+    A place that the scan reaches is missed by 0, though the centre is rounded to a voxel.
+    """
+    affine = collection.affines[scan]
+    voxel = np.linalg.solve(affine[:3, :3], place_mm - affine[:3, 3])
+    wanted = np.round(voxel - (np.array(collection.patch_size) - 1) / 2)
+    start = np.clip(wanted, *start_range(collection, scan))
+    return start.astype(np.int64), float(np.linalg.norm((start - wanted) * collection.spacings[scan]))
+
+
 def iou(first: Box, second: Box) -> float:
     """Intersection over union of two boxes of one scan.
 
@@ -63,6 +75,12 @@ def distance_mm(rows: Keys, cols: Keys) -> Tensor:
     """``Float64[N, M]`` mm between points; infinite across frames, where mm mean nothing."""
     distance = torch.cdist(rows.position_mm, cols.position_mm, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.where(rows.frame[:, None] == cols.frame, distance, torch.inf)
+
+
+def gap_mm(rows: Keys, cols: Keys, axis: int) -> Tensor:
+    """``Float64[N, M]`` mm between the views' centres along an axis of the row's scan."""
+    offset = cols.center_mm - rows.center_mm[:, None]
+    return torch.einsum("nmi,ni->nm", offset, rows.axes[:, :, axis]).abs()
 
 
 def overlap_offset(size: np.ndarray, room: np.ndarray, target_iou: float, rng: np.random.Generator) -> np.ndarray:

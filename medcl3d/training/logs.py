@@ -26,7 +26,7 @@ from medcl3d.errors import ConfigError, MachineError, UserError
 from medcl3d.training.distributed import from_rank_zero, rank
 
 # Fields that change neither what is learnt nor in which order: a run may resume with other values.
-FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.progress", "out_dir")
+FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "out_dir")
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,25 @@ from hypothesis import strategies as st
 
 from medcl3d.data.manifest import Collection
 from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.registry import Choice
 from medcl3d.types import Keys
 from tests.pairs.collections import collections
 
 STRATEGIES = PAIRS.names()
 
 
+# What a strategy needs to find anchors in every random collection, and the parts of those that are made of parts.
+PARTS = (Choice("overlapping_crops"), Choice("augmented_views"))
+FIELDS: dict[str, dict[str, Any]] = {
+    "adjacent_slices": {"max_gap_mm": 12.0, "ignore_mm": 30.0},
+    "sum": {"parts": PARTS},
+    "product": {"parts": PARTS},
+    "exclude": {"inner": PARTS[0]},
+}
+
+
 def build(name: str) -> PairStrategy:
-    return PAIRS.get(name)()
+    return PAIRS.get(name)(**FIELDS.get(name, {}))
 
 
 def batch_of_views(strategy: PairStrategy, collection: Collection, seed: int, count: int = 6) -> Keys:

@@ -1,0 +1,101 @@
+"""Strategies compose: the sum, the product and the exclusion say what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medcl3d.config import load, parse, plain
+from medcl3d.errors import ConfigError, DataError
+from medcl3d.pairs.compose import Exclude, Product, Sum
+from medcl3d.registry import Choice
+from medcl3d.training.pretrain import PretrainConfig, assemble
+from tests.pairs.collections import make_collection
+from tests.pairs.test_strategies import batch_of_views
+
+OVERLAP, PATIENT = Choice("overlapping_crops", {"same_scan": "negative"}), Choice("same_patient")
+
+
+def test_a_sum_weighs_relations_and_draws_by_weight() -> None:
+    collection = make_collection(0, 6)
+    strategy = Sum(parts=(OVERLAP, PATIENT), weights=(1.0, 3.0))
+    keys = batch_of_views(strategy, collection, 0)
+    parts = [part.relate(keys, keys, None) for part in strategy.strategies]
+    relation = strategy.relate(keys, keys, None)
+    torch.testing.assert_close(relation.positive, 0.25 * parts[0].positive + 0.75 * parts[1].positive)
+    torch.testing.assert_close(relation.negative, 0.25 * parts[0].negative + 0.75 * parts[1].negative)
+    rng = np.random.default_rng(0)
+    drawn = [strategy.sample(collection, 0, rng) for _ in range(400)]
+    assert np.mean([first.scan != second.scan for first, second in drawn]) == pytest.approx(0.75, abs=0.07)
+    assert strategy.informative == ("patient",)
+
+
+def test_a_product_multiplies_and_keeps_what_is_left_alone() -> None:
+    collection = make_collection(0, 6)
+    strategy = Product(parts=(PATIENT, Choice("overlapping_crops")))
+    keys = batch_of_views(strategy, collection, 0)
+    patient, overlap = (part.relate(keys, keys, None) for part in strategy.strategies)
+    relation = strategy.relate(keys, keys, None)
+    torch.testing.assert_close(relation.positive, patient.positive * overlap.positive)
+    alone = (overlap.positive == 0) & (overlap.negative == 0)
+    assert (relation.negative[alone] == 0).all() and (relation.negative[~alone] == 1 - relation.positive[~alone]).all()
+
+
+def test_exclusion_takes_negatives_of_one_value_away_and_no_others() -> None:
+    collection = make_collection(0, 8)
+    strategy = Exclude(inner=OVERLAP, by="modality")
+    keys = batch_of_views(strategy, collection, 0)
+    inner, relation = strategy.strategy.relate(keys, keys, None), strategy.relate(keys, keys, None)
+    same = keys.modality[:, None] == keys.modality
+    assert same.any() and (~same).any()
+    assert (relation.negative[same] == 0).all()
+    assert torch.equal(relation.negative[~same], inner.negative[~same]) and torch.equal(relation.positive, inner.positive)
+
+
+def test_a_missing_value_is_excluded_from_nothing() -> None:
+    collection = make_collection(0, 8).with_columns({"site": np.full(8, np.nan)})
+    strategy = Exclude(inner=OVERLAP, by="site")
+    keys = batch_of_views(strategy, collection, 0)
+    assert torch.equal(strategy.relate(keys, keys, None).negative, strategy.strategy.relate(keys, keys, None).negative)
+
+
+def test_what_cannot_be_composed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a sum has two or more"):
+        Sum(parts=(OVERLAP,))
+    with pytest.raises(ConfigError, match="2 parts and 1 weights"):
+        Sum(parts=(OVERLAP, PATIENT), weights=(1.0,))
+    with pytest.raises(ConfigError, match="a product has two or more"):
+        Product(parts=(OVERLAP,))
+    with pytest.raises(DataError, match=r"by = site: the manifest has no such column; there are patient"):
+        Exclude(inner=OVERLAP, by="site").anchors(make_collection(0, 4))
+
+
+def test_compositions_are_written_in_yaml_and_nest(tmp_path: Path, tiny_store: Path) -> None:
+    text = f"""
+data: {{root: {tiny_store}, patch_size: [8, 8, 8]}}
+pairs:
+  exclude:
+    by: modality
+    inner:
+      sum:
+        weights: [1, 2]
+        parts: [same_patient, {{overlapping_crops: {{min_iou: 0.2}}}}]
+views: none
+encoder: {{unet3d: {{channels: [4, 8], strides: [1, 2]}}}}
+objective: simclr
+train: {{steps: 1, samples_per_step: 4}}
+out_dir: unused
+"""
+    (tmp_path / "a.yaml").write_text(text)
+    config = load(tmp_path / "a.yaml", (), PretrainConfig)
+    parts = assemble(config)
+    assert isinstance(parts.strategy, Exclude) and isinstance(parts.strategy.strategy, Sum)
+    assert parts.strategy.strategy.strategies[1].min_iou == 0.2  # type: ignore[attr-defined]
+    assert torch.isfinite(parts.learner(parts.dataset()[0]).value)
+    assert parse(plain(config), PretrainConfig, "again") == config
+    (tmp_path / "b.yaml").write_text(text.replace("min_iou", "min_iuo"))
+    with pytest.raises(ConfigError, match=r"min_iuo.*unknown key; did you mean 'min_iou'"):
+        load(tmp_path / "b.yaml", (), PretrainConfig)

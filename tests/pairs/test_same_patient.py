@@ -1,0 +1,86 @@
+"""Two scans of one patient, at one place of the body."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medcl3d.data.manifest import Collection
+from medcl3d.errors import DataError
+from medcl3d.pairs.boxes import start_at
+from medcl3d.pairs.placebo import placebo
+from medcl3d.pairs.same_patient import SamePatient
+from tests.pairs.collections import make_collection
+
+patients = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 6).map(lambda n: 2 * n))
+
+
+def one_frame(collection: Collection) -> Collection:
+    """The same scans, each patient's with one grid and one frame."""
+    first = np.arange(len(collection)) // 2 * 2
+    moved = dataclasses.replace(
+        collection, affines=collection.affines[first], shapes=collection.shapes[first], body_boxes=collection.body_boxes[first]
+    )
+    return moved.with_columns({"frame": first})
+
+
+@given(collection=patients, seed=st.integers(0, 1000))
+def test_scans_differ_and_the_patient_does_not(collection: Collection, seed: int) -> None:
+    for position in ("matched", "free"):
+        strategy = SamePatient(position=position)  # type: ignore[arg-type]
+        first, second = strategy.sample(collection, 2, np.random.default_rng(seed))
+        assert first.scan == 2 and second.scan == 3
+
+
+@given(collection=patients, seed=st.integers(0, 1000), jitter=st.floats(0, 10))
+def test_places_are_matched_in_a_common_frame(collection: Collection, seed: int, jitter: float) -> None:
+    collection = one_frame(collection)
+    views = SamePatient(jitter_mm=jitter).sample(collection, 0, np.random.default_rng(seed))
+    keys = collection.keys(views, np.zeros(2), np.arange(2))
+    apart = np.abs((keys.center_mm[1] - keys.center_mm[0]).numpy() @ collection.axes[0])
+    assert (apart <= np.sqrt(3) * jitter + collection.spacings[0] / 2 + 1e-6).all()
+
+
+@given(collection=patients, seed=st.integers(0, 1000))
+def test_places_are_matched_in_body_coordinates_across_frames(collection: Collection, seed: int) -> None:
+    first, second = SamePatient().sample(collection, 0, np.random.default_rng(seed))
+    place = collection.matched(0, second.scan, first.box.center)
+    assert np.allclose(place - collection.body_centers[second.scan], collection.keys([first], np.zeros(1), np.zeros(1)).body[0].numpy())
+    start, missed_mm = start_at(collection, second.scan, place)
+    assert tuple(start) == second.box.start
+    if missed_mm == 0:
+        rest = collection.keys([second], np.zeros(1), np.zeros(1)).center_mm[0].numpy() - place
+        assert (np.abs(rest @ collection.axes[second.scan]) <= collection.spacings[second.scan] / 2 + 1e-6).all()
+
+
+@pytest.mark.parametrize(("same_session", "partners"), [("any", [1, 2]), ("only", [2]), ("never", [1])])
+def test_sessions_restrict_the_partner(same_session: str, partners: list[int]) -> None:
+    collection = make_collection(0, 3)
+    table = collection.table.assign(patient="p", session=["1", "2", "1"])
+    collection = dataclasses.replace(collection, table=table).with_columns({"patient": np.zeros(3, dtype=np.int64)})
+    assert SamePatient(same_session=same_session).partners(collection, 0).tolist() == partners  # type: ignore[arg-type]
+
+
+def test_a_collection_with_one_scan_a_patient_says_what_would_do() -> None:
+    collection = make_collection(0, 4)
+    alone = collection.with_columns({"patient": np.arange(4)})
+    with pytest.raises(DataError, match=r"4 left out: its patient has no other scan\); choose overlapping_crops"):
+        SamePatient().anchors(alone)
+
+
+def test_patients_alone_in_the_collection_are_left_out_and_counted() -> None:
+    anchors = SamePatient().anchors(make_collection(0, 5))
+    assert anchors.ids.tolist() == [0, 1, 2, 3] and anchors.left_out.total() == 1
+
+
+def test_a_placebo_pairs_scans_of_different_patients() -> None:
+    collection = make_collection(0, 40)
+    shuffled = placebo(collection, SamePatient(), seed=0)
+    truth = collection.columns["patient"]
+    rng = np.random.default_rng(0)
+    drawn = [SamePatient().sample(shuffled, int(a), rng) for a in SamePatient().anchors(shuffled).ids]
+    assert np.mean([truth[a.scan] == truth[b.scan] for a, b in drawn]) < 0.2
