@@ -39,8 +39,9 @@ demo-small: setup ## the same in miniature, to see that all of it runs
 test: setup ## the tests that take seconds
 	$(FEW_THREADS) $(BIN)/python -m pytest -n 2 -m 'not slow' --durations 10
 
-test-slow: setup ## the tests that take minutes
+test-slow: setup ## the tests that take minutes, and properties on a thousand random collections each
 	$(BIN)/python -m pytest -m slow --durations 10
+	HYPOTHESIS_PROFILE=thorough $(FEW_THREADS) $(BIN)/python -m pytest -n 2 tests/pairs
 
 lint: setup ## style and types
 	$(BIN)/ruff check .

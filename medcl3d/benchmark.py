@@ -133,7 +133,7 @@ def pairs(bench: Bench) -> Table:
             collection, anchors = dataset.scans.collection, dataset.plan.samples(0)[1]
             num_views = len(strategy.sample(collection, int(anchors[0]), generator(0, 0, 0, Stream.SAMPLE)))
         except (ConfigError, DataError) as error:
-            rows.append((name, "-", "-", "-", f"not on this cohort: {str(error).split(';')[0]}"))
+            rows.append((name, "-", "-", "-", f"not measured: {str(error).split(';')[0]}"))
             continue
 
         def draw(strategy: Any = strategy, collection: Any = collection, anchors: np.ndarray = anchors) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
-hypothesis.settings.register_profile("deterministic", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("deterministic")
+hypothesis.settings.register_profile("fast", deadline=None, derandomize=True, max_examples=40)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)  # other examples every time
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_configure() -> None:
