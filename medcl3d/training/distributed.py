@@ -9,6 +9,7 @@ Every function works without a process group, where the world is one rank.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +58,11 @@ def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
         ) from None
     try:
         yield device
+        dist.barrier()  # rank 0 still writes when the others are through; who leaves first pulls the group from under the rest
     finally:
+        # DistributedDataParallel lies in reference cycles and holds the group: freed after it, at the end of the
+        # interpreter, its threads would still run and abort the process.
+        gc.collect()
         dist.destroy_process_group()
 
 
