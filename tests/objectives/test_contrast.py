@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,9 @@ def run_rank(rank: int, world: int, folder: str) -> None:
     wrapped(x[mine], keys[mine]).backward()
     gradients = [p.grad for p in model.parameters()]
     torch.save({"gradients": gradients, "metrics": model.metrics}, f"{folder}/{rank}.pt")
+    dist.barrier()
+    del wrapped  # it holds the group, whose threads must end before the process does
+    gc.collect()
     dist.destroy_process_group()
 
 
