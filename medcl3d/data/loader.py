@@ -183,23 +183,38 @@ class PairDataset(Dataset[RawBatch]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> RawBatch:
-        per_rank = self.plan.samples_per_step // self.world_size
-        epoch, anchors = self.plan.samples(step)
-        first = self.rank * per_rank
-        samples = [self._sample(step, epoch, i, int(anchors[i])) for i in range(first, first + per_rank)]
-        return _collate(samples)
+    @property
+    def per_rank(self) -> int:
+        """Samples of one step on this rank."""
+        return self.plan.samples_per_step // self.world_size
 
-    def _sample(self, step: int, epoch: int, index: int, anchor: int) -> RawBatch:
-        seed, collection = self.plan.seed, self.scans.collection
+    def __getitem__(self, step: int) -> RawBatch:
+        collection = self.scans.collection
+        samples = [self.strategy.sample(collection, *self.draw(step, index)) for index in range(self.per_rank)]
+        return self.collate(step, samples, [torch.stack([self._crop(view) for view in views]) for views in samples])
+
+    def draw(self, step: int, index: int) -> tuple[int, np.random.Generator]:
+        """The anchor of this rank's sample `index` of a step, and the generator that its views are drawn with."""
+        _, anchors = self.plan.samples(step)
+        return int(anchors[self.rank * self.per_rank + index]), self._generator(step, index, Stream.SAMPLE)
+
+    def _generator(self, step: int, index: int, stream: int) -> np.random.Generator:
         # A sample's name within its epoch: its place in the epoch's global order.
-        name = step % self.plan.steps_per_epoch * self.plan.samples_per_step + index
-        views = self.strategy.sample(collection, anchor, generator(seed, epoch, name, Stream.SAMPLE))
-        drawn = [self.recipe.draw(generator(seed, epoch, name, Stream.VIEW + v), view.out_shape) for v, view in enumerate(views)]
+        epoch, batch = divmod(step, self.plan.steps_per_epoch)
+        return generator(self.plan.seed, epoch, batch * self.plan.samples_per_step + self.rank * self.per_rank + index, stream)
+
+    def collate(self, step: int, samples: Sequence[tuple[ViewSpec, ...]], crops: Sequence[Tensor]) -> RawBatch:
+        """This rank's batch of a step from what was drawn and its voxels, ``[views, C, D, H, W]`` for each sample."""
+        pairs = enumerate(zip(samples, crops, strict=True))
+        return _collate([self._sample(step, index, views, voxels) for index, (views, voxels) in pairs])
+
+    def _sample(self, step: int, index: int, views: tuple[ViewSpec, ...], crops: Tensor) -> RawBatch:
+        collection = self.scans.collection
+        drawn = [self.recipe.draw(self._generator(step, index, Stream.VIEW + v), view.out_shape) for v, view in enumerate(views)]
         parameters = {key: torch.stack([torch.as_tensor(one[key]) for one in drawn]) for key in drawn[0]}
-        run_wide = np.full(len(views), step * self.plan.samples_per_step + index)
+        run_wide = np.full(len(views), step * self.plan.samples_per_step + self.rank * self.per_rank + index)
         batch = RawBatch(
-            crops=torch.stack([self._crop(view) for view in views]),
+            crops=crops,
             affine=torch.stack([view_affine(collection, view) for view in views]),
             spacing_mm=torch.stack([view_spacing(collection, view) for view in views]),
             parameters=parameters,
@@ -209,13 +224,10 @@ class PairDataset(Dataset[RawBatch]):
         )
         if not self.num_points:
             return batch
-        return replace(batch, points=self._points(batch, generator(seed, epoch, name, Stream.POINTS)))
+        return replace(batch, points=self._points(batch, self._generator(step, index, Stream.POINTS)))
 
     def _crop(self, view: ViewSpec) -> Tensor:
-        crop = torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box))
-        if view.out_shape == view.box.size:
-            return crop
-        return F.interpolate(crop[None], size=view.out_shape, mode="trilinear", align_corners=False)[0]
+        return to_grid(torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box)), view)
 
     def _points(self, batch: RawBatch, rng: np.random.Generator) -> Points:
         """Places inside the scan and inside every view of the sample, uniform in their intersection."""
@@ -238,6 +250,13 @@ class PairDataset(Dataset[RawBatch]):
             position[torch.from_numpy(rng.permutation(self.num_points))] if self.is_placebo and permutes_points(self.strategy) else position
         )
         return Points(position[None], key[None], valid[None])
+
+
+def to_grid(crop: Tensor, view: ViewSpec) -> Tensor:
+    """A box's voxels ``[C, D, H, W]`` on the grid of its view."""
+    if view.out_shape == view.box.size:
+        return crop
+    return F.interpolate(crop[None], size=view.out_shape, mode="trilinear", align_corners=False)[0]
 
 
 def view_affine(collection: Collection, view: ViewSpec) -> Tensor:

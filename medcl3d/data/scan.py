@@ -15,7 +15,6 @@ import numpy as np
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.data.intensity import Kind, find_body, normalise
-from medcl3d.data.torchio_bridge import resample
 from medcl3d.errors import DataError
 
 SCHEMA = 1
@@ -149,6 +148,8 @@ def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, i
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing_mm is None or np.allclose(spacing, spacing_mm, rtol=1e-3):
         return voxels, affine
+    from medcl3d.data.torchio_bridge import resample
+
     return resample(voxels, affine, spacing_mm, label=is_label)
 
 

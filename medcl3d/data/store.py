@@ -122,13 +122,14 @@ class Store:
                 continue
             content = np.ascontiguousarray(self._map(scan, is_label=is_label))
             if hashlib.sha256(content.data).hexdigest() != self.scans[scan][key]:
-                path = self._path(scan, is_label=is_label)
+                path = self.path(scan, is_label=is_label)
                 raise DataError(f"{path}: the voxels changed after preparing; delete the file and run the same prepare command again")
 
     def _name(self, scan: int) -> str:
         return str(self.scans[scan]["scan"])
 
-    def _path(self, scan: int, *, is_label: bool) -> Path:
+    def path(self, scan: int, *, is_label: bool = False) -> Path:
+        """The file of a scan's voxels, or of its segmentation."""
         return self.root / "store" / stored_names(self._name(scan))[1 if is_label else 0]
 
     def _map(self, scan: int, *, is_label: bool) -> np.ndarray:
@@ -136,7 +137,7 @@ class Store:
         if key in self._maps:
             self._maps.move_to_end(key)
             return self._maps[key]
-        path = self._path(scan, is_label=is_label)
+        path = self.path(scan, is_label=is_label)
         shape = tuple(self.scans[scan]["shape"])
         try:
             values = np.load(path, mmap_mode="r", allow_pickle=False)

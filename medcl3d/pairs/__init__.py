@@ -26,7 +26,8 @@ class PairStrategy(Protocol):
 
     `informative` names the key columns that carry the strategy's information: what a placebo permutes.
     A strategy may set `relates_points = True`: then `relate` also understands the keys of points, and its
-    fields `num_points`, `tolerance_mm` and `ignore_mm` hold for dense objectives.
+    fields `num_points`, `tolerance_mm` and `ignore_mm` hold for dense objectives. One whose samples hold scans
+    of several patients sets `crosses_patients = True`: a TorchIO subject cannot feed it.
     """
 
     informative: ClassVar[tuple[str, ...]]
@@ -39,3 +40,8 @@ class PairStrategy(Protocol):
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """How rows and columns relate, for any tile ``[N, M]`` of the things in play."""
+
+
+def crosses_patients(strategy: PairStrategy) -> bool:
+    """Whether one sample may hold scans of several patients."""
+    return bool(getattr(strategy, "crosses_patients", False))

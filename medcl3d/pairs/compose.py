@@ -14,7 +14,7 @@ from torch import Tensor
 from medcl3d.config import part_of
 from medcl3d.data.manifest import Collection
 from medcl3d.errors import ConfigError, DataError
-from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.pairs import PAIRS, PairStrategy, crosses_patients
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.registry import Positive
 from medcl3d.types import Keys, Relation, ViewSpec, related
@@ -69,6 +69,11 @@ class Sum:
         """What any of the parts knows."""
         return _informative(self.strategies)
 
+    @property
+    def crosses_patients(self) -> bool:
+        """As those that draw."""
+        return any(crosses_patients(part) for part in self.strategies)
+
     def anchors(self, collection: Collection) -> Anchors:
         """Scans that every part can start from."""
         return _of_every_part(self.strategies, collection)
@@ -109,6 +114,11 @@ class Product:
     def informative(self) -> tuple[str, ...]:
         """What any of the parts knows."""
         return _informative(self.strategies)
+
+    @property
+    def crosses_patients(self) -> bool:
+        """As those that draw."""
+        return crosses_patients(self.strategies[0])
 
     def anchors(self, collection: Collection) -> Anchors:
         """Where the first part can start."""
@@ -151,6 +161,11 @@ class Exclude:
     def informative(self) -> tuple[str, ...]:
         """The column alone: a placebo leaves the inner strategy as it is."""
         return (self.by,)
+
+    @property
+    def crosses_patients(self) -> bool:
+        """As those that draw."""
+        return crosses_patients(self.strategy)
 
     def anchors(self, collection: Collection) -> Anchors:
         """Those of the inner strategy. DataError where there is no such column."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic.dataclasses import dataclass as config_dataclass
@@ -36,7 +36,12 @@ SCHEMA = 1
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class PretrainConfig:
-    """A pretraining: which scans, which pairs, which views, which network, which objective, how long."""
+    """A pretraining: which scans, which pairs, which views, which network, which objective, how long.
+
+    loader   what cuts the crops: `store` reads them from memory maps, `torchio` through a `tio.Queue`; the
+             samples are the same, and the second is slower, since it reads whole scans
+    placebo  the control: what the strategy knows of the scans is permuted among them
+    """
 
     data: DataConfig
     pairs: choice_of(PAIRS)  # type: ignore[valid-type]
@@ -46,6 +51,7 @@ class PretrainConfig:
     train: FitOptions
     out_dir: Path
     seed: Whole = 0
+    loader: Literal["store", "torchio"] = "store"
     placebo: bool = False
 
 
@@ -100,6 +106,10 @@ def assemble(config: PretrainConfig) -> Pretraining:
     strategy: PairStrategy = PAIRS.build(config.pairs)
     if config.placebo:
         scans = ScansInUse(placebo(scans.collection, strategy, config.seed), scans.rows, scans.left_out)
+    if config.loader == "torchio":
+        from medcl3d.data.torchio_bridge import refuse_across_patients
+
+        refuse_across_patients(strategy)
     anchors = strategy.anchors(scans.collection)
     seed_weights(config.seed)
     constructor = OBJECTIVES.get(config.objective.name)
@@ -136,7 +146,7 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
             fit(
                 parts.learner,
                 loss_of,
-                lambda step: batches_from(dataset, train.steps, train.workers, step),
+                lambda step: batches(config, dataset, step),
                 train,
                 run,
                 device,
@@ -145,6 +155,15 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
             finish(parts, run)
         say(f"{config.out_dir / 'encoder.safetensors'}")
     return config.out_dir
+
+
+def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterator[RawBatch]:
+    """This rank's batches from step `start` on, by the loader that the configuration names."""
+    if config.loader == "store":
+        return batches_from(dataset, config.train.steps, config.train.workers, start)
+    from medcl3d.data.torchio_bridge import torchio_batches
+
+    return torchio_batches(dataset, config.train.workers, start)
 
 
 def summary(parts: Pretraining) -> str:

@@ -3,10 +3,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
+import torchio as tio
 
-from medcl3d.data.torchio_bridge import resample
+from medcl3d.config import parse
+from medcl3d.data.torchio_bridge import PairSampler, collection_of, crop_of, resample, torchio_batches
+from medcl3d.errors import ConfigError, DataError
+from medcl3d.pairs.adjacent_slices import AdjacentSlices
+from medcl3d.pairs.compose import Sum
+from medcl3d.pairs.overlapping_crops import OverlappingCrops
+from medcl3d.pairs.same_patient import SamePatient
+from medcl3d.registry import Choice
+from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble, batches
+from medcl3d.types import Box
 
 
 def world(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
@@ -33,3 +46,125 @@ def test_labels_keep_their_values_and_dtype() -> None:
 def test_torchio_waits_until_it_is_needed() -> None:
     code = "import sys, medcl3d.data.prepare, medcl3d.data.store; sys.exit('torchio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def ramp(shape: tuple[int, int, int], affine: np.ndarray, **about: Any) -> tio.ScalarImage:
+    """An image whose channels are the world coordinates of its voxels."""
+    return tio.ScalarImage(tensor=torch.from_numpy(np.moveaxis(world(shape, affine), -1, 0)).float(), affine=affine, **about)
+
+
+def patient() -> tio.Subject:
+    """Two scans of different shapes, spacings and axes in one frame, and one of its own frame."""
+    turned = np.array([[0, -2.0, 0, 30], [1.5, 0, 0, -10], [0, 0, 1, 0], [0, 0, 0, 1]])
+    return tio.Subject(
+        patient="7",
+        first=ramp((24, 20, 18), np.eye(4), frame="a"),
+        second=ramp((14, 16, 22), turned, frame="a", session="2"),
+        third=ramp((12, 12, 12), np.diag([3.0, 3, 3, 1])),
+    )
+
+
+@pytest.mark.parametrize("strategy", [SamePatient(), OverlappingCrops(), AdjacentSlices(thickness_mm=12), SamePatient(position="free")])
+def test_a_queue_keeps_positives_together_and_every_view_knows_where_it_lies(strategy: Any) -> None:
+    torch.manual_seed(0)
+    queue = tio.Queue(tio.SubjectsDataset([patient()] * 3), 12, 4, PairSampler(strategy, 8), shuffle_patches=True)
+    loader = tio.SubjectsLoader(queue, batch_size=4)
+    scans = set()
+    for batch in loader:
+        assert batch["location"].shape == (4, 2, 6) and batch["view_0"]["data"].shape == batch["view_1"]["data"].shape == (4, 3, 8, 8, 8)
+        for i in range(4):
+            names = [batch[f"view_{v}"]["scan"][i] for v in range(2)]
+            scans.update(names)
+            assert (names[0] == names[1]) == (not isinstance(strategy, SamePatient))
+            for v in range(2):
+                view, affine = batch[f"view_{v}"]["data"][i], batch[f"view_{v}"]["affine"][i]
+                expected = np.moveaxis(world((8, 8, 8), affine), -1, 0)
+                inside = tuple(slice(1, -1) for _ in range(3))  # resampling repeats the border's value
+                np.testing.assert_allclose(view.numpy()[(slice(None), *inside)], expected[(slice(None), *inside)], atol=1e-4)
+    assert scans == {"first", "second", "third"}
+
+
+def test_places_match_in_millimetres_where_scans_share_a_frame() -> None:
+    torch.manual_seed(0)
+    centers = []
+    for item in PairSampler(SamePatient(), 6)(patient(), 40):
+        if {item.view_0["scan"], item.view_1["scan"]} == {"first", "second"}:
+            centers.append([item[name].affine @ [2.5, 2.5, 2.5, 1] for name in ("view_0", "view_1")])
+    distance = np.linalg.norm(np.diff(centers, axis=1), axis=-1)
+    assert len(distance) > 5 and np.median(distance) < 2.0
+
+
+def test_a_subject_is_a_collection_of_one_patient() -> None:
+    collection = collection_of(patient(), (8, 8, 8))
+    assert set(collection.table["patient"]) == {"7"} and list(collection.table["session"]) == ["1", "2", "1"]
+    frame = collection.columns["frame"]
+    assert frame[0] == frame[1] != frame[2]
+    np.testing.assert_allclose(collection.spacings[1], [1.5, 2, 1])
+
+
+def test_past_the_border_stands_the_fill_and_never_zeros_of_its_own() -> None:
+    image = tio.ScalarImage(tensor=torch.arange(27.0).reshape(1, 3, 3, 3) + 5, fill=[-3.0])
+    crop = crop_of(image, Box((-1, 1, 0), (3, 3, 3)))
+    assert (crop[:, 0] == -3).all() and (crop[:, :, 2] == -3).all()
+    assert torch.equal(crop[:, 1:, :2], image.data[:, :2, 1:])
+    del image["fill"]
+    assert crop_of(image, Box((-9, 0, 0), (3, 3, 3))).eq(5).all()
+
+
+def test_a_strategy_across_patients_is_refused_by_name() -> None:
+    class Neighbours(SamePatient):
+        crosses_patients = True
+
+    with pytest.raises(ConfigError, match=r"Neighbours draws scans of several patients.*loader: store"):
+        PairSampler(Neighbours(), 8)
+    PairSampler(Sum(parts=(Choice("same_patient"), Choice("overlapping_crops"))), 8)
+
+
+def test_a_subject_with_one_scan_has_no_second() -> None:
+    with pytest.raises(DataError, match="its patient has no other scan"):
+        next(iter(PairSampler(SamePatient(), 8)(tio.Subject(only=ramp((9, 9, 9), np.eye(4))))))
+
+
+def pretraining(store: Path, pairs: dict[str, Any], objective: str = "simclr") -> Pretraining:
+    config = {
+        "data": {"root": str(store), "patch_size": [16, 16, 16], "smaller_than_patch": "pad"},
+        "pairs": pairs,
+        "views": "mri",
+        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+        "objective": objective,
+        "train": {"steps": 6, "samples_per_step": 4},
+        "out_dir": "unused",
+        "loader": "torchio",
+    }
+    return assemble(parse(config, PretrainConfig, "test"))
+
+
+STRATEGIES = [
+    {"voxel_correspondence": {"num_points": 8}},
+    {"same_patient": {"jitter_mm": 4}},
+    {"adjacent_slices": {"thickness_mm": 8}},
+    {"sum": {"parts": ["same_patient", "overlapping_crops"]}},
+]
+
+
+@pytest.mark.parametrize("pairs", STRATEGIES)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchio_and_the_store_give_the_same_voxels(tiny_store: Path, pairs: dict[str, Any], workers: int) -> None:
+    """Voxel for voxel, from a step in the middle on, with all that goes with them."""
+    parts = pretraining(tiny_store, pairs, "dense" if "voxel_correspondence" in pairs else "simclr")
+    dataset = parts.dataset()
+    found = list(torchio_batches(dataset, workers, 2))
+    assert len(found) == 4
+    for step, batch in enumerate(found, 2):
+        expected = dataset[step]
+        assert torch.equal(batch.crops, expected.crops) and torch.equal(batch.affine, expected.affine)
+        assert torch.equal(batch.spacing_mm, expected.spacing_mm)
+        assert torch.equal(batch.keys.matrix().nan_to_num(), expected.keys.matrix().nan_to_num())
+        assert all(torch.equal(batch.parameters[name], value) for name, value in expected.parameters.items())
+        if expected.points is not None:
+            assert batch.points is not None and torch.equal(batch.points.position_mm, expected.points.position_mm)
+
+
+def test_the_configuration_says_who_cuts(tiny_store: Path) -> None:
+    parts = pretraining(tiny_store, {"same_patient": {}})
+    assert batches(parts.config, parts.dataset(), 0).__name__ == "torchio_batches"

@@ -56,11 +56,18 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "objective"), [("voxel_correspondence", "dense"), ("overlapping_crops", "simclr"), ("overlapping_crops", "dense")]
+    ("pairs", "objective", "loader"),
+    [
+        ("voxel_correspondence", "dense", "store"),
+        ("overlapping_crops", "simclr", "store"),
+        ("overlapping_crops", "dense", "store"),
+        ("same_patient", "simclr", "torchio"),
+    ],
 )
-def test_two_ranks_learn_what_one_process_learns(tiny_store: Path, tmp_path: Path, pairs: str, objective: str) -> None:
+def test_two_ranks_learn_what_one_process_learns(tiny_store: Path, tmp_path: Path, pairs: str, objective: str, loader: str) -> None:
+    """One process reads the store; two ranks by the loader under test."""
     one = write(tmp_path / "one.yaml", config_of(tiny_store, tmp_path / "one", pairs, objective, steps=4))
-    two = write(tmp_path / "two.yaml", config_of(tiny_store, tmp_path / "two", pairs, objective, steps=4))
+    two = write(tmp_path / "two.yaml", config_of(tiny_store, tmp_path / "two", pairs, objective, steps=4) | {"loader": loader})
     run([str(TOOL), str(one)])
     run(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TOOL), str(two)])
     for alone, shared in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
