@@ -1,4 +1,4 @@
-"""The contract of every convolutional encoder: shapes, strides, gradients, refusals."""
+"""The contract of every encoder: shapes, strides, gradients, refusals."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ SMALL: list[tuple[str, dict[str, Any], Triple]] = [
     ("unet3d", {"channels": (4, 8, 12), "strides": (1, 2, 2)}, (12, 20, 28)),
     ("unet3d", {"channels": (4, 8, 16), "strides": (1, (1, 2, 2), 2), "blocks": (1, 2, 1), "kernel_sizes": ((1, 3, 3), 3, 3)}, (6, 20, 12)),
     ("unet3d", {"channels": (4, 8), "strides": ((1, 2, 2), 2), "norm": "instance", "act": "gelu"}, (6, 12, 20)),
+    ("vit3d", {"patch": (4, 8, 8), "hidden_size": 12, "num_layers": 2}, (8, 24, 16)),
 ]
 
 

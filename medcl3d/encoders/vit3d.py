@@ -1,0 +1,87 @@
+"""A vision transformer of MONAI's blocks, for crops of any size that its patches tile."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from einops import rearrange
+from monai.networks.blocks.transformerblock import TransformerBlock
+from torch import Tensor, nn
+
+from medcl3d.encoders import ENCODERS
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Count, Positive, Size
+from medcl3d.types import Features, Triple, triple
+
+POSITIONS_DIVIDE = 6  # sine and cosine for each of three axes
+
+
+@ENCODERS.register("vit3d")
+class ViT3d(nn.Module):
+    """Patches become tokens, tokens attend to each other; `pooled` is the mean of the last layer's normalised tokens.
+
+    patch        voxels of a token along each axis; fewer along an axis of thick slices
+    hidden_size  width of a token, divisible by `num_heads` and by 6
+    num_layers, num_heads, mlp_ratio    of the transformer
+
+    Positions are fixed sines and cosines of a token's place in its own grid, so that the network takes crops of
+    another size than those of pretraining; nothing has to be interpolated. There is one map, at the stride of the patch: a
+    decoder climbs from it to full resolution, where the input itself is its skip.
+    Source: Dosovitskiy et al. 2021, ViT; Chen et al. 2021, MoCo v3, for positions that are fixed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        patch: Size = (8, 8, 8),
+        hidden_size: Count = 192,
+        num_layers: Count = 6,
+        num_heads: Count = 3,
+        mlp_ratio: Positive = 4.0,
+    ):
+        super().__init__()
+        for name, divisor in (("num_heads", num_heads), ("the axes' sines and cosines", POSITIONS_DIVIDE)):
+            if hidden_size % divisor:
+                raise ConfigError(f"encoder.vit3d: hidden_size = {hidden_size} is not divisible by {name}, {divisor}; a multiple would do")
+        self.patch_embedding = nn.Conv3d(in_channels, hidden_size, kernel_size=patch, stride=patch)
+        self.blocks = nn.ModuleList(_block(hidden_size, int(hidden_size * mlp_ratio), num_heads) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(hidden_size)
+        self.channels: tuple[int, ...] = (hidden_size,)
+        self.strides: tuple[Triple, ...] = (triple(patch),)
+        self.num_features = hidden_size
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv3d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Features:
+        """Features of ``[B, C, D, H, W]``, each axis a multiple of the patch: pooled ``[B, hidden_size]``, one map."""
+        grid = self.patch_embedding(x)
+        depth, height, width = grid.shape[2:]
+        tokens = rearrange(grid, "b c d h w -> b (d h w) c")
+        tokens = tokens + _positions((depth, height, width), tokens.shape[2]).to(tokens)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        feature_map = rearrange(tokens, "b (d h w) c -> b c d h w", d=depth, h=height)
+        return Features(tokens.mean(1, dtype=torch.promote_types(tokens.dtype, torch.float32)), (feature_map,))
+
+
+def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:
+    block = TransformerBlock(hidden_size, mlp_dim, num_heads, qkv_bias=True, use_flash_attention=True)
+    # A norm that only cross-attention would use: a parameter without a gradient stops DistributedDataParallel.
+    block.norm_cross_attn = nn.Identity()  # type: ignore[assignment]
+    return block
+
+
+@lru_cache(maxsize=16)
+def _positions(grid: Triple, hidden_size: int) -> Tensor:
+    """``Float[tokens, hidden_size]``: sines and cosines of each token's place, depth slowest (Vaswani et al. 2017, 3.5, an axis each)."""
+    half = hidden_size // POSITIONS_DIVIDE
+    frequency = 10_000.0 ** -(torch.arange(half) / half)
+    places = torch.cartesian_prod(*(torch.arange(float(n)) for n in grid))
+    angle = rearrange(places[:, :, None] * frequency, "tokens xyz f -> tokens (xyz f)")
+    return torch.cat((angle.sin(), angle.cos()), dim=1)

@@ -1,0 +1,93 @@
+"""The transformer: MONAI's numbers, positions that matter, any size of crop, a decoder above it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets.vit import ViT
+
+from medcl3d.encoders import vit3d
+from medcl3d.encoders.network import build_network, check_patch_size
+from medcl3d.encoders.vit3d import ViT3d
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Choice
+
+FIELDS = {"patch": (4, 8, 8), "hidden_size": 24, "num_layers": 2, "num_heads": 2}
+
+
+def test_equals_monais_vit_with_the_same_weights() -> None:
+    ours = ViT3d(2, **FIELDS)  # type: ignore[arg-type]
+    theirs = ViT(2, (8, 16, 24), (4, 8, 8), 24, 96, 2, 2, pos_embed_type="none", qkv_bias=True)
+    renamed = {name.replace("patch_embedding.patch_embeddings", "patch_embedding"): value for name, value in theirs.state_dict().items()}
+    unused = [name for name in renamed if "cross_attn" in name or name.endswith("position_embeddings")]
+    positions = vit3d._positions((2, 2, 3), 24)
+    with torch.no_grad():
+        theirs.patch_embedding.position_embeddings.copy_(positions[None])
+    ours.load_state_dict({name: value for name, value in renamed.items() if name not in unused}, strict=True)
+    x = torch.randn(3, 2, 8, 16, 24)
+    tokens, _ = theirs(x)
+    features = ours(x)
+    torch.testing.assert_close(features.pooled, tokens.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features.maps[0].flatten(2).transpose(1, 2), tokens, rtol=1e-4, atol=1e-5)
+
+
+def test_every_place_has_its_own_position_and_neighbours_are_most_alike() -> None:
+    positions = vit3d._positions((3, 4, 5), 48)
+    assert positions.shape == (60, 48) and len(positions.unique(dim=0)) == 60
+    alike = positions @ positions.T
+    here = 1 * 20 + 2 * 5 + 2  # (1, 2, 2)
+    for step in (20, 5, 1):  # one token along depth, height, width
+        assert alike[here, here + step] > alike[here, here + 22]
+
+
+def learns(model: ViT3d) -> float:
+    """Accuracy on new volumes after learning which half, along each axis, holds a bright cube."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(model.num_features, 8)
+    optimiser = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=3e-3)
+
+    def draw(num: int) -> tuple[torch.Tensor, torch.Tensor]:
+        corner = torch.randint(0, 2, (num, 3), generator=generator)
+        x = 0.3 * torch.randn(num, 1, 8, 8, 8, generator=generator)
+        for i, (d, h, w) in enumerate((4 * corner).tolist()):
+            x[i, 0, d : d + 4, h : h + 4, w : w + 4] += 1
+        return x, corner @ torch.tensor([4, 2, 1])
+
+    for _ in range(200):
+        x, target = draw(32)
+        loss = torch.nn.functional.cross_entropy(head(model(x).pooled), target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    x, target = draw(200)
+    return float((head(model(x).pooled).argmax(1) == target).float().mean())
+
+
+def test_learns_where_something_is_and_only_through_its_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"patch": (4, 4, 4), "hidden_size": 24, "num_layers": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    assert learns(ViT3d(1, **fields)) > 0.9  # type: ignore[arg-type]
+    monkeypatch.setattr(vit3d, "_positions", lambda grid, size: torch.zeros(1, 1))
+    torch.manual_seed(0)
+    assert learns(ViT3d(1, **fields)) < 0.3  # type: ignore[arg-type]
+
+
+def test_a_decoder_reaches_full_resolution_from_anisotropic_patches() -> None:
+    network = build_network(Choice("vit3d", FIELDS), 1, decoder=True)
+    for shape in ((16, 16, 16), (8, 24, 32)):
+        found = network(torch.randn(2, 1, *shape))
+        assert found.decoded is not None and found.decoded.shape[2:] == shape
+    found.decoded.square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_a_patch_that_tokens_do_not_tile_is_refused_with_both_fields() -> None:
+    with pytest.raises(ConfigError, match=r"data.patch_size = \[10, 16, 16\].*\[4, 8, 8\].*\[8, 16, 16\] would do"):
+        check_patch_size(build_network(Choice("vit3d", FIELDS), 1, decoder=False), (10, 16, 16))
+
+
+@pytest.mark.parametrize(("hidden_size", "num_heads", "what"), [(24, 5, "num_heads"), (20, 2, "sines")])
+def test_a_width_that_does_not_divide_is_refused(hidden_size: int, num_heads: int, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"hidden_size = {hidden_size}.*{what}"):
+        ViT3d(1, hidden_size=hidden_size, num_heads=num_heads)
