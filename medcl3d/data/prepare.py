@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 class PrepareOptions:
     """How scans are brought to one form.
 
+    assume_spacing_mm the voxel size, along the file's own axes, of files whose headers have lost it
     spacing_mm        keep, median (of the collection, per axis), or three numbers
     intensity         mri, ct or none; auto: ct where the modality says CT, else mri
     percentiles       between which MR intensities are clipped
@@ -46,6 +48,7 @@ class PrepareOptions:
     workers           processes; 0: as many as there are processors, up to 8
     """
 
+    assume_spacing_mm: tuple[Positive, Positive, Positive] | None = None
     spacing_mm: Spacing = "keep"
     intensity: Literal["auto", "mri", "ct", "none"] = "auto"
     percentiles: tuple[Percent, Percent] = (0.5, 99.5)
@@ -102,12 +105,18 @@ def prepare(
     try:
         (out / "store").mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
-            manifest: Manifest = SOURCES.build(choice, out / "raw" if root is None else Path(root))
+            manifest: Manifest = SOURCES.build(choice, *_folders(source, root, out / "raw"))
             return _prepare(manifest, choice, out, options, say)
     except Timeout:
         raise MachineError(f"{out}: another process is preparing this folder; wait for it, or choose another") from None
     except OSError as error:
         raise MachineError(f"{error.filename or out}: {error.strerror or error}; choose a folder that can be written") from None
+
+
+def _folders(source: str, root: Path | None, raw: Path) -> tuple[Path, ...]:
+    """What a source is called with: the folder it reads, and for one that writes its scans the folder for them."""
+    places = [p for p in signature(SOURCES.get(source)).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return (raw if root is None else Path(root), raw)[: len(places)]
 
 
 def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
@@ -146,7 +155,9 @@ def _prepare(manifest: Manifest, choice: Choice, out: Path, options: PrepareOpti
 def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
     table = manifest.table
     images = [manifest.locate(p) for p in table["path"]]
-    spacing = _median_spacing(images) if options.spacing_mm == "median" else None if options.spacing_mm == "keep" else options.spacing_mm
+    spacing = None if isinstance(options.spacing_mm, str) else options.spacing_mm
+    if options.spacing_mm == "median" and options.assume_spacing_mm is None:  # assumed: all files have one
+        spacing = _median_spacing(images)
     return [
         ScanTask(
             scan=scan,
@@ -154,6 +165,7 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             label=manifest.locate(label) if label else None,
             kind=_kind(modality, options.intensity),
             classes=tuple(sorted(manifest.label_names)),
+            assume_spacing_mm=options.assume_spacing_mm,
             spacing_mm=spacing,
             nonfinite=options.nonfinite,
             channels=options.channels,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +29,7 @@ class ScanTask:
     label: Path | None
     kind: Kind
     classes: tuple[int, ...]
+    assume_spacing_mm: tuple[float, float, float] | None
     spacing_mm: tuple[float, float, float] | None
     nonfinite: Nonfinite
     channels: Channels
@@ -108,6 +109,9 @@ def _described(task: ScanTask, store: Path) -> dict[str, Any] | None:
 def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str, ...]:
     image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels)
     label = read_label(task.label, image, task.classes) if task.label else None
+    if task.assume_spacing_mm is not None:
+        image = _respaced(image, task.assume_spacing_mm)
+        label = _respaced(label, task.assume_spacing_mm) if label else None
     voxels, affine = _on_grid(image, task.spacing_mm, is_label=False)
     body = find_body(voxels, task.kind)
     voxels, normalisation = normalise(voxels, task.kind, body, percentiles=task.percentiles, window_hu=task.window_hu)
@@ -137,6 +141,13 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
         description["class_voxels"] = {str(v): int(n) for v, n in zip(values, counts, strict=True)}
     write_json(names[2], description)
     return tuple(description["warnings"])
+
+
+def _respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
+    """The same voxels and directions with another voxel size along each axis of the file."""
+    affine = volume.affine.copy()
+    affine[:3, :3] *= np.array(spacing_mm) / volume.spacing_mm
+    return replace(volume, affine=affine)
 
 
 def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, is_label: bool) -> tuple[np.ndarray, np.ndarray]:

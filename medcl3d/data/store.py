@@ -50,7 +50,7 @@ class Store:
         for scan in table["scan"]:
             path = root / "store" / stored_names(scan)[2]
             found = _read_json(path, f"{path}: the description of scan {scan!r} is missing or damaged; {again}")
-            if found["options"] != summary["options"]:
+            if _but_kind(found["options"]) != _but_kind(summary["options"]):
                 raise DataError(f"{path}: scan {scan!r} was prepared with other options than the rest; {again}")
             scans.append(found)
         collection = Collection.of(
@@ -108,6 +108,10 @@ class Store:
         """``Float64[3]`` mm per stored voxel."""
         return self.collection.spacings[scan]
 
+    def intensity(self) -> dict[str, Any]:
+        """How intensities were prepared; `kind` names all kinds where modalities differ, as in ct+mri."""
+        return {**self.scans[0]["options"], "kind": "+".join(sorted({scan["options"]["kind"] for scan in self.scans}))}
+
     def fingerprint(self) -> str:
         """A hash of all that is stored: ids, voxels, labels, geometry."""
         digest = hashlib.sha256()
@@ -150,6 +154,11 @@ class Store:
         # A plain array over the map: indexing np.memmap itself costs a Python call a slice.
         self._maps[key] = values.view(np.ndarray)
         return self._maps[key]
+
+
+def _but_kind(options: dict[str, Any]) -> dict[str, Any]:
+    """The kind of intensity follows a scan's modality; all else is one for a store."""
+    return {name: value for name, value in options.items() if name != "kind"}
 
 
 @cache

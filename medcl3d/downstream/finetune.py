@@ -189,7 +189,7 @@ def sidecar(parts: Finetuning) -> dict[str, Any]:
         "axes": "RAS",
         "spacing_mm": median_spacing(store),
         "patch_size": list(config.data.patch_size),
-        "intensity": store.scans[0]["options"],
+        "intensity": store.intensity(),
         "init": config.init,
         "pretraining_patients": parts.transferred.sidecar["pretraining_patients"] if parts.transferred else [],
         "training_patients": list(parts.labelled),
@@ -221,7 +221,7 @@ def unlike_pretraining(store: Store, pretrained: dict[str, Any]) -> list[str]:
     theirs, ours = pretrained.get("spacing_mm"), median_spacing(store)
     if theirs and not np.allclose(theirs, ours, rtol=SPACING_TOLERANCE):
         found.append(f"pretrained at {theirs} mm a voxel, these scans have {ours}; prepare them with spacing_mm as in pretraining")
-    kinds = [options.get("kind") for options in (pretrained.get("intensity") or {}, store.scans[0]["options"])]
+    kinds = [options.get("kind") for options in (pretrained.get("intensity") or {}, store.intensity())]
     if kinds[0] and kinds[0] != kinds[1]:
         found.append(f"pretrained on intensities of kind {kinds[0]}, these scans are prepared as {kinds[1]}")
     return found

@@ -205,7 +205,7 @@ def sidecar(parts: Pretraining) -> dict[str, Any]:
         "axes": "RAS",
         "spacing_mm": [float(value) for value in torch.from_numpy(collection.spacings).median(0).values],
         "patch_size": list(config.data.patch_size),
-        "intensity": parts.store.scans[0]["options"],
+        "intensity": parts.store.intensity(),
         "pretraining": {"pairs": plain(config.pairs), "objective": plain(config.objective), "placebo": config.placebo, "seed": config.seed},
         "pretraining_patients": sorted(collection.table["patient"].unique().tolist()),
         "provenance": {"data": parts.store.fingerprint(), **versions()},

@@ -218,7 +218,7 @@ def test_a_folder_holds_one_collection_and_has_one_writer(cohort, tmp_path, writ
 
 def test_wrong_requests_are_configuration_errors(cohort, tmp_path) -> None:
     for source, root, fields, fault in (
-        ("nifty", cohort, {}, "source 'nifty' is unknown; there are csv"),
+        ("nifty", cohort, {}, "source 'nifty' is unknown; there are bids, csv"),
         ("csv", None, {}, "ROOT is missing"),
         ("csv", cohort, {"manifst": "a"}, "manifst"),
     ):
