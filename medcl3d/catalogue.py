@@ -27,6 +27,7 @@ KINDS = {
 CONFIGS = {
     "pretrain": "medcl3d.training.pretrain:PretrainConfig",
     "finetune": "medcl3d.downstream.finetune:FinetuneConfig",
+    "evaluate": "medcl3d.downstream.evaluate:EvaluateConfig",
     "compare": "medcl3d.comparison.plan:CompareConfig",
 }
 

@@ -123,6 +123,15 @@ def finetune(config: Config, overrides: Overrides = None, check: Check = False) 
 
 
 @command
+def evaluate(config: Config, overrides: Overrides = None, check: Check = False) -> None:
+    """Ask a frozen encoder what it knows: linear probe, nearest neighbours, retrieval."""
+    path = config_path(config)
+    from medcl3d.downstream.evaluate import evaluate as run
+
+    run(path, overrides or [], check)
+
+
+@command
 def compare(
     config: Config,
     overrides: Annotated[
@@ -185,7 +194,7 @@ def list_(
 
 @command
 def schema(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="pretrain, finetune or compare.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="pretrain, finetune, evaluate or compare.")],
 ) -> None:
     """Print the JSON Schema of a configuration, for editors."""
     from medcl3d.catalogue import schema_of

@@ -145,8 +145,10 @@ def _check_choices(model: type, value: Any, where: Place = ()) -> None:
     if not dataclasses.is_dataclass(model) or not isinstance(value, dict):
         return
     for name, hint in get_type_hints(model, include_extras=True).items():
-        registry = next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Registry)), None)
-        if name in value and registry is not None:
+        # A choice may be one of several forms, as `choice_of(TASKS) | None` is.
+        extras = [extra for form in (hint, *get_args(hint)) for extra in getattr(form, "__metadata__", ())]
+        registry = next((extra for extra in extras if isinstance(extra, Registry)), None)
+        if value.get(name) is not None and registry is not None:
             try:
                 _choice(registry, value[name])
             except Wrong as wrong:

@@ -37,7 +37,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
         return _report(moved(runs, config, from_runs), config, config_path, command, console)
     _say_plan(runs, console)
     if check:
-        return config.out_dir / "report.html"
+        return config.report_dir / "report.html"
     if config.prepare is not None:
         _prepare(config.prepare, console)
     failed = [outcome for outcome in execute(runs, config.jobs, console) if outcome.state == "failed"]
@@ -54,12 +54,13 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
 
 def _say_plan(runs: Sequence[Run], console: Console) -> None:
     from medcl3d.comparison.execute import is_done
+    from medcl3d.comparison.plan import MODELS
 
     there = {run.folder for run in runs if is_done(run)}
-    for command in ("pretrain", "finetune"):
+    for command in MODELS:
         group = [run for run in runs if run.command == command]
         if group:
-            steps = sum(int(run.planned["train"]["steps"]) for run in group if run.folder not in there)
+            steps = sum(run.steps for run in group if run.folder not in there)
             done = sum(run.folder in there for run in group)
             names = ", ".join(f"“{name}”" for name in dict.fromkeys(run.name for run in group))
             console.print(f"{command}: {len(group)} runs of {names}; {done} are there, {len(group) - done} to do with {steps} steps")
@@ -84,15 +85,15 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
     table = gather(runs, config)
     notes = check_provenance(runs, config)
     config.out_dir.mkdir(parents=True, exist_ok=True)
-    write_text(config.out_dir / "results.csv", table.to_csv(index=False))
+    write_text(config.report_dir / "results.csv", table.to_csv(index=False))
     analysis = analyse(table, config)
     if analysis is None:
-        rows = config.out_dir / "results.csv"
+        rows = config.report_dir / "results.csv"
         raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")
-    path = config.out_dir / "report.html"
+    path = config.report_dir / "report.html"
     write_report(path, analysis, runs, config, f"Comparison: {config_path.stem}", command, notes)
     table_of_means = markdown(analysis)
-    write_text(config.out_dir / "results.md", table_of_means)
+    write_text(config.report_dir / "results.md", table_of_means)
     console.print(table_of_means)
     console.print(str(path))
     return path

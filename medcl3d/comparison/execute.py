@@ -221,7 +221,7 @@ def _finish(outcome: Outcome, outcomes: list[Outcome], over: dict[Path, str], pr
 
 
 def _advance(progress: Progress, task: TaskID, going: Sequence[Run], ended: Sequence[Run]) -> None:
-    part = sum(run.size * step_of(run) // max(1, int(run.planned["train"]["steps"])) for run in going)
+    part = sum(run.size * step_of(run) // max(1, run.steps) for run in going)
     progress.update(task, completed=part + sum(run.size for run in ended), description=f"{len(going)} running")
 
 

@@ -1,4 +1,4 @@
-"""What a comparison is, and the runs that it takes: one pretraining and one fine-tuning a replicate, arm and cell.
+"""What a comparison is, and the runs that it takes: one pretraining a replicate, one measurement a replicate, arm and cell.
 
 Replicate r gives the seed r to pretraining, label draw and fine-tuning of every arm, and replicates
 are planned one after the other, so that an interrupted grid is still a balanced comparison.
@@ -23,11 +23,16 @@ from medcl3d.errors import ConfigError
 from medcl3d.packaged_configs import find_config
 from medcl3d.registry import Count
 
-Command = Literal["pretrain", "finetune"]
+Command = Literal["pretrain", "finetune", "evaluate"]
 Cell = tuple[tuple[str, Any], ...]
 """One combination of the varied fields: dotted key and value, in the order of the configuration."""
 
-MODELS = {"pretrain": "medcl3d.training.pretrain:PretrainConfig", "finetune": "medcl3d.downstream.finetune:FinetuneConfig"}
+MODELS: dict[Command, str] = {
+    "pretrain": "medcl3d.training.pretrain:PretrainConfig",
+    "finetune": "medcl3d.downstream.finetune:FinetuneConfig",
+    "evaluate": "medcl3d.downstream.evaluate:EvaluateConfig",
+}
+SAMPLES_OF_AN_EVALUATION = 2000  # about as many as it takes the time of, forward and backward
 COMPARED = ("pairs", "objective", "placebo")
 """What pretrainings may differ in without saying so; anything else is named in the comparison's file."""
 
@@ -62,17 +67,19 @@ class Arm:
 class CompareConfig:
     """A comparison of arms.
 
+    finetune, evaluate    what every arm goes through and is measured by: one of the two
     pretrain    set in every pretraining; may_differ: further fields in which pretrainings may differ
-    vary        dotted key of the fine-tuning -> its values; every combination is a cell
+    vary        dotted key of finetune or evaluate -> its values; every combination is a cell
     endpoint    which cells the primary endpoint takes (dotted key -> value; default all): it is the mean
                 of `metric` over them, one number a replicate and arm
     jobs        processes at once, which share the processors
     """
 
     out_dir: Path
-    finetune: Recipe
     arms: dict[str, Arm]
     reference: str
+    finetune: Recipe | None = None
+    evaluate: Recipe | None = None
     pretrainings: dict[str, Recipe] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)
     may_differ: tuple[str, ...] = ()
@@ -83,6 +90,20 @@ class CompareConfig:
     better: Literal["higher", "lower"] = "higher"
     jobs: Count = 1
     prepare: Prepare | None = None
+
+    @property
+    def measured_by(self) -> tuple[Command, Recipe]:
+        """The command that measures the arms, and its recipe. ConfigError unless one is given."""
+        if self.finetune is not None and self.evaluate is None:
+            return "finetune", self.finetune
+        if self.evaluate is not None and self.finetune is None:
+            return "evaluate", self.evaluate
+        raise ConfigError("a comparison needs `finetune` or `evaluate`, one of the two, as in `finetune: {config: mine.yaml}`")
+
+    @property
+    def report_dir(self) -> Path:
+        """Where tables and report go: beside those of a fine-tuning that has the same out_dir, and so the same pretrainings."""
+        return self.out_dir / "evaluate" if self.measured_by[0] == "evaluate" else self.out_dir
 
 
 @plain_dataclass(frozen=True)
@@ -106,10 +127,21 @@ class Run:
     elsewhere: bool = False
 
     @property
+    def measures(self) -> bool:
+        """Its result is a figure of an arm."""
+        return self.command != "pretrain"
+
+    @property
+    def steps(self) -> int:
+        """Of training; 0 where nothing is trained."""
+        return int(self.planned.get("train", {}).get("steps", 0))
+
+    @property
     def size(self) -> int:
         """How many samples the run takes, a measure of how long it lasts."""
-        train = self.planned["train"]
-        return int(train["steps"]) * int(train.get("samples_per_step", 1))
+        if not self.steps:
+            return SAMPLES_OF_AN_EVALUATION
+        return self.steps * int(self.planned["train"].get("samples_per_step", 1))
 
     def __str__(self) -> str:
         return ", ".join([f"{self.command} {self.name}", *(f"{k}={v}" for k, v in self.cell), f"replicate {self.seed}"])
@@ -189,7 +221,8 @@ def check_names(config: CompareConfig, name: str) -> None:
 
 def _all_set(config: CompareConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "pretrain", config.pretrain
-    yield "finetune.set", config.finetune.set
+    measured_by, recipe = config.measured_by
+    yield f"{measured_by}.set", recipe.set
     yield "vary", config.vary
     yield from ((f"arms.{name}.set", arm.set) for name, arm in config.arms.items())
     yield from ((f"pretrainings.{name}.set", recipe.set) for name, recipe in config.pretrainings.items())
@@ -201,7 +234,7 @@ def _run(
     values: dict[str, Any] = {}
     for fields in sets:
         values |= dotted(fields)
-    if command == "finetune":
+    if command != "pretrain":
         values["init"] = "scratch" if needs is None else str(needs)
     values |= {"seed": seed, "out_dir": str(folder)}
     overrides = tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
@@ -217,6 +250,7 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
     compared would differ in more than what is compared. `name` stands for the file in errors.
     """
     check_names(config, name)
+    measured_by, measurement = config.measured_by
     used = [p for p in config.pretrainings if any(arm.pretraining == p for arm in config.arms.values())]
     runs: list[Run] = []
     for seed in range(config.replicates):
@@ -225,9 +259,9 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
             recipe = config.pretrainings[p]
             runs.append(_run("pretrain", p, (), seed, recipe, (config.pretrain, recipe.set), at[p], None))
         for cell, (arm_name, arm) in itertools.product(cells(config), config.arms.items()):
-            folder = config.out_dir / "finetune" / slug(arm_name) / slug("_".join(f"{k}={v}" for k, v in cell) or "all") / f"seed_{seed}"
+            folder = config.out_dir / measured_by / slug(arm_name) / slug("_".join(f"{k}={v}" for k, v in cell) or "all") / f"seed_{seed}"
             needs = at[arm.pretraining] if arm.pretraining else None
-            runs.append(_run("finetune", arm_name, cell, seed, config.finetune, (config.finetune.set, dict(cell), arm.set), folder, needs))
+            runs.append(_run(measured_by, arm_name, cell, seed, measurement, (measurement.set, dict(cell), arm.set), folder, needs))
     check_fair(runs, config, name)
     return runs
 

@@ -16,7 +16,7 @@ import yaml
 from medcl3d.comparison.analysis import Analysis, answer, number, p_value
 from medcl3d.comparison.execute import command_of, read_json
 from medcl3d.comparison.figures import Curve, Picture, difference_dots, loss_panels, metric_curve
-from medcl3d.comparison.plan import Cell, CompareConfig, Run, in_endpoint
+from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoint
 from medcl3d.config import differences, plain
 from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
@@ -74,7 +74,7 @@ def _incomplete(analysis: Analysis) -> list[str]:
 
 def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
     seen, certainty = answer(analysis)
-    cases = {case["scan"] for run in runs if run.command == "finetune" for case in read_json(run.folder / "results.json").get("cases", [])}
+    cases = {case["scan"] for run in runs if run.measures for case in read_json(run.folder / "results.json").get("cases", [])}
     primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
     over = "" if len(primary) == 1 else f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
     direction = "higher" if analysis.higher else "lower"
@@ -126,10 +126,10 @@ def case_means(runs: Sequence[Run], metric: str) -> dict[str, dict[str, float]]:
     """Scan -> arm -> mean of the metric over classes, cells and replicates; only scans that all runs tested."""
     found: dict[str, dict[str, list[float]]] = {}
     for run in runs:
-        for case in read_json(run.folder / "results.json").get("cases", []) if run.command == "finetune" else []:
+        for case in read_json(run.folder / "results.json").get("cases", []) if run.measures else []:
             if isinstance(case.get(metric), int | float):
                 found.setdefault(str(case["scan"]), {}).setdefault(run.name, []).append(float(case[metric]))
-    arms = {run.name for run in runs if run.command == "finetune"}
+    arms = {run.name for run in runs if run.measures}
     return {scan: {arm: float(np.mean(values)) for arm, values in by_arm.items()} for scan, by_arm in found.items() if set(by_arm) == arms}
 
 
@@ -154,9 +154,10 @@ def _pictures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
 
     # Of the cells, the last stands for all: it is the one with the most labels as people write them.
     last = analysis.cells[-1]
+    measured = [run for run in first if run.measures]
     return {
         "pair_pictures": gallery("pretrain", "pairs.png", "Views that the strategy draws together", ()),
-        "case_pictures": gallery("finetune", "cases.png", "Best and worst test cases with true and predicted outlines", last),
+        "case_pictures": gallery(measured[0].command, "cases.png", "Best and worst test cases with true and predicted outlines", last),
         "losses": _losses(runs, last),
     }
 
@@ -176,7 +177,7 @@ def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
 def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """In what each pretraining and each arm of one replicate differs from the first, a line a field."""
     rows: list[dict[str, Any]] = []
-    for command in ("pretrain", "finetune"):
+    for command in MODELS:
         same = [run for run in runs if run.command == command and run.seed == runs[0].seed]
         same = [run for run in same if run.cell == same[0].cell]
         for run in same[1:]:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from medcl3d.comparison.execute import is_done, read_json
-from medcl3d.comparison.plan import CompareConfig, Run, cells, free_fields
+from medcl3d.comparison.plan import MODELS, CompareConfig, Run, cells, free_fields
 from medcl3d.errors import DataError
 
 
@@ -25,7 +25,7 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     splits: dict[str, tuple[Path, Any]] = {}
     for run in runs:
-        if run.command != "finetune" or not is_done(run):
+        if not run.measures or not is_done(run):
             continue
         results = read_json(run.folder / "results.json")
         metrics = {name: value["mean"] for name, value in results.get("metrics", {}).items() if isinstance(value, dict) and "mean" in value}
@@ -89,7 +89,7 @@ def check_provenance(runs: Sequence[Run], config: CompareConfig) -> list[str]:
     """
     finished = [run for run in runs if is_done(run)]
     found = {run.folder: read_json(run.folder / "provenance.json") for run in finished}
-    for command in ("pretrain", "finetune"):
+    for command in MODELS:
         if any(key.startswith("data") for key in free_fields(command, config)):
             continue
         data: dict[str, Path] = {}

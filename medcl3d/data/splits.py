@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,8 +88,12 @@ def _refuse_both(where: str, split: Split) -> None:
         raise DataError(f"{where}: {len(both)} patients are in train and in test: {', '.join(both[:10])}; leave each on one side")
 
 
-def draw_labelled(split: Split, patients_with_label: Sequence[str], num: int, seed: int) -> tuple[str, ...]:
+def draw_labelled(
+    split: Split, patients_with_label: Sequence[str], num: int, seed: int, strata: Mapping[str, int] | None = None
+) -> tuple[str, ...]:
     """The training patients whose labels may be used: `num` of them, sorted.
+
+    strata  patient -> class; the drawn are then shared out over the classes in proportion, as evenly as can be
 
     A smaller number with one seed is always a part of a larger one, so that a curve over `num` compares like with like.
     Raises ConfigError where there are fewer.
@@ -96,5 +101,12 @@ def draw_labelled(split: Split, patients_with_label: Sequence[str], num: int, se
     able = sorted(set(split.train) & set(patients_with_label))
     if not 0 < num <= len(able):
         raise ConfigError(f"num_labelled = {num}: the training side has {len(able)} patients with a label; choose 1 to {len(able)}")
-    order = np.random.default_rng(seed).permutation(len(able))
-    return tuple(sorted(able[i] for i in order[:num]))
+    order = [able[i] for i in np.random.default_rng(seed).permutation(len(able))]
+    if strata is not None:
+        sizes, seen = Counter(strata[p] for p in able), Counter[int]()
+        place: dict[str, float] = {}
+        for patient in order:
+            place[patient] = (seen[strata[patient]] + 0.5) / sizes[strata[patient]]
+            seen[strata[patient]] += 1
+        order.sort(key=lambda patient: place[patient])
+    return tuple(sorted(order[:num]))

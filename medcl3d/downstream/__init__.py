@@ -49,6 +49,9 @@ class Task(Protocol):
     def has_target(self, store: Store, scan: int) -> bool:
         """Whether a scan of the store can train or test this task."""
 
+    def stratum(self, store: Store, scan: int) -> int:
+        """The kind of a scan, of which few labelled patients are to hold a share; 0 where all are alike."""
+
     def model(self, network: Network, store: Store) -> nn.Module:
         """The network with this task's head."""
 

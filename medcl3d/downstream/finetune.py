@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,15 @@ from torch import nn
 
 from medcl3d.config import STRICT, choice_of, load, plain
 from medcl3d.data.atomic import replacing, write_json
-from medcl3d.data.loader import DataConfig, Plan, ScansInUse, batches_from, scans_in_use
-from medcl3d.data.splits import draw_labelled, read_split
+from medcl3d.data.loader import DataConfig, Plan, ScansInUse, batches_from
+from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation, Task
+from medcl3d.downstream.labelled import labelled_scans, test_scans
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
-from medcl3d.errors import DataError
+from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Choice, Count, Whole
 from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, autocast_dtype, check_ranks, fit
@@ -88,26 +88,14 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     store = Store.open(config.data.root)
     task: Task = TASKS.build(config.task)
     split = read_split(config.data.root / "split.json", store.collection.table["patient"])
-    able = _with_target(scans_in_use(store, config.data, split.train), task, store, "train", config)
-    labelled = sorted(able.collection.table["patient"].unique())
-    labelled = list(draw_labelled(split, labelled, config.num_labelled or len(labelled), config.seed))
-    train = _with_target(scans_in_use(store, config.data, labelled), task, store, "train", config)
-    # A test scan is never left out for its size: it is padded, whatever is done in training.
-    test = _with_target(scans_in_use(store, replace(config.data, smaller_than_patch="pad"), split.test), task, store, "test", config)
+    train, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
+    test = test_scans(store, config.data, task, split, config.task.name)
     seed_weights(config.seed)
     network = build_network(config.encoder, store.num_channels, decoder=task.decodes)
     check_patch_size(network, config.data.patch_size)
     model = task.model(network, store)
     transferred = None if config.init == SCRATCH else load_weights(network, Path(config.init), config.transfer, split.test)
-    return Finetuning(config, store, task, model, VIEWS.build(config.views), train, test, tuple(labelled), transferred)
-
-
-def _with_target(scans: ScansInUse, task: Task, store: Store, side: str, config: FinetuneConfig) -> ScansInUse:
-    """Only the scans that can train or test the task. DataError where there is none."""
-    keep = np.flatnonzero([task.has_target(store, int(scan)) for scan in scans.rows])
-    if not len(keep):
-        raise DataError(f"{config.data.root}: no scan of the {side} patients has labels for {config.task.name}; prepare scans with labels")
-    return ScansInUse(scans.collection.take(keep), scans.rows[keep], scans.left_out)
+    return Finetuning(config, store, task, model, VIEWS.build(config.views), train, test, labelled, transferred)
 
 
 def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
@@ -156,25 +144,30 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
         file.write(to_safetensors(weights, metadata={"format": "pt"}))
     write_json(run.path / "model.json", sidecar(parts))
     write_json(run.path / "results.json", results(parts, found))
-    say("\n".join(f"  {name}: {m.mean:.4f} [{m.low:.4f}, {m.high:.4f}], {m.n} patients" for name, m in found.metrics.items()))
+    say(metric_lines(found.metrics))
     run.status("done", config.train.steps)
 
 
 def results(parts: Finetuning, found: Evaluation) -> dict[str, Any]:
-    """What `results.json` holds. Intervals: 95%, bootstrap over test patients; None where not defined."""
+    """What `results.json` holds."""
+    test = sorted(parts.test.collection.table["patient"].unique().tolist())
+    return results_of(found, {"labelled": list(parts.labelled), "test": test}, plain(parts.config))
+
+
+def results_of(found: Evaluation, split: dict[str, list[str]], config: Any) -> dict[str, Any]:
+    """The content of a `results.json`. Intervals: 95%, bootstrap over test patients; None where not defined."""
 
     def number(value: float) -> float | None:
         return value if isfinite(value) else None
 
     metrics = {name: {"mean": m.mean, "low": number(m.low), "high": number(m.high), "n": m.n} for name, m in found.metrics.items()}
-    return {
-        "schema": SCHEMA,
-        "metrics": metrics,
-        "intervals": "95%, bootstrap over test patients",
-        "cases": found.cases,
-        "split": {"labelled": list(parts.labelled), "test": sorted(parts.test.collection.table["patient"].unique().tolist())},
-        "config": plain(parts.config),
-    }
+    intervals = "95%, bootstrap over test patients"
+    return {"schema": SCHEMA, "metrics": metrics, "intervals": intervals, "cases": found.cases, "split": split, "config": config}
+
+
+def metric_lines(metrics: Mapping[str, Interval]) -> str:
+    """Metrics for people, a line each."""
+    return "\n".join(f"  {name}: {m.mean:.4f} [{m.low:.4f}, {m.high:.4f}], {m.n} patients" for name, m in metrics.items())
 
 
 def sidecar(parts: Finetuning) -> dict[str, Any]:

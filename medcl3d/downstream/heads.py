@@ -34,3 +34,23 @@ class Segmenter(nn.Module):
         decoded = self.network(x).decoded
         scores: Tensor = self.head(decoded)
         return scores
+
+
+class Classifier(nn.Module):
+    """Class scores of a crop: the pooled features, normalised, through a linear layer.
+
+    The norm is there because pooled features of an untrained network differ little from crop to crop, and of a
+    pretrained one in scale: the head would need another rate for each.
+    """
+
+    def __init__(self, network: Network, num_classes: int):
+        super().__init__()
+        self.network = network
+        self.norm = nn.LayerNorm(network.num_features)
+        self.head = nn.Linear(network.num_features, num_classes)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, D, H, W]`` -> logits ``[B, num_classes]``."""
+        scores: Tensor = self.head(self.norm(self.network(x).pooled))
+        return scores

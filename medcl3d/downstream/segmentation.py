@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from monai.losses import DiceCELoss
 from pydantic import Field
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medcl3d.data.loader import Plan
 from medcl3d.data.store import Store
@@ -25,10 +25,11 @@ from medcl3d.errors import ConfigError
 from medcl3d.evaluation.inference import probabilities_of, sliding_window
 from medcl3d.evaluation.metrics import overlap_of, summary
 from medcl3d.registry import Count, Fraction
-from medcl3d.training.distributed import all_mean
+from medcl3d.training.distributed import all_mean, gather
 from medcl3d.types import Loss, Triple
 
 MEASURES = ("dice", "hd95_mm")
+SMOOTH = 1e-5  # a class that neither patches nor prediction hold has a Dice of 1
 
 
 @TASKS.register("segmentation")
@@ -65,6 +66,10 @@ class Segmentation:
     def has_target(self, store: Store, scan: int) -> bool:
         """Whether the scan has a label map."""
         return store.has_label(scan)
+
+    def stratum(self, store: Store, scan: int) -> int:
+        """All scans are alike."""
+        return 0
 
     def model(self, network: Network, store: Store) -> Segmenter:
         """Network and 1x1x1 head, with background as class 0."""
@@ -130,13 +135,26 @@ def augmented(batch: PatchBatch, recipe: Any) -> tuple[Tensor, Tensor]:
 
 def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Loss:
     """Cross-entropy plus 1 - Dice of the foreground: logits ``[N, K, D, H, W]``, class indices ``[N, D, H, W]``."""
-    criterion = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
     with torch.autocast(logits.device.type, enabled=False):
-        scores, target = logits.float(), labels[:, None].long()
-        dice, cross_entropy = criterion.dice(scores, target), criterion.ce(scores, target)
+        scores, target = logits.float(), labels.long()
+        dice, cross_entropy = dice_loss(scores, target), F.cross_entropy(scores, target)
     value = dice + cross_entropy
     terms = {"loss": value, "dice_loss": dice, "cross_entropy": cross_entropy}
     return Loss(value, {name: all_mean(term.detach()) for name, term in terms.items()})
+
+
+def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
+    """1 - the mean soft Dice of the foreground classes, each summed over the voxels of all ranks' patches.
+
+    The sums are global, since Dice is no mean over patches: two ranks then have the loss and the gradient of one process.
+    On one rank it is MONAI's DiceLoss with softmax and batch, without background. Source: Milletari et al. 2016, V-Net.
+    """
+    probability = scores.softmax(1)[:, 1:]
+    truth = F.one_hot(target, scores.shape[1]).movedim(-1, 1)[:, 1:]
+    over = (0, 2, 3, 4)
+    sums = torch.stack([(probability * truth).sum(over), probability.sum(over), truth.sum(over)])
+    both, found, there = gather(sums[None]).sum(0)
+    return 1 - ((2 * both + SMOOTH) / (found + there + SMOOTH)).mean()
 
 
 def cases_of(store: Store, scan: int, predicted: np.ndarray, names: dict[int, str]) -> list[dict[str, Any]]:

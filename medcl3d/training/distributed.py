@@ -58,7 +58,7 @@ def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
         ) from None
     try:
         yield device
-        dist.barrier()  # rank 0 still writes when the others are through; who leaves first pulls the group from under the rest
+        wait_for_all()  # rank 0 still writes when the others are through; who leaves first pulls the group from under the rest
     finally:
         # DistributedDataParallel lies in reference cycles and holds the group: freed after it, at the end of the
         # interpreter, its threads would still run and abort the process.
@@ -109,6 +109,12 @@ def all_sum(value: Tensor) -> Tensor:
 def all_mean(value: Tensor) -> Tensor:
     """The mean over ranks, without gradient."""
     return all_sum(value) / world_size()
+
+
+def wait_for_all() -> None:
+    """Return once every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def from_rank_zero(value: Any) -> Any:

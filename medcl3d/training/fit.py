@@ -18,12 +18,13 @@ from medcl3d.config import STRICT
 from medcl3d.errors import ConfigError, DataError, Stopped
 from medcl3d.registry import Count, NonNegative, Positive, Whole
 from medcl3d.training.checkpoint import TrainState, load_latest, save
-from medcl3d.training.distributed import all_sum, rank, world_size
+from medcl3d.training.distributed import all_sum, rank, wait_for_all, world_size
 from medcl3d.training.logs import RunFolder
 from medcl3d.training.optim import adamw, lr_factor
 from medcl3d.types import Loss
 
 MAX_BAD_STEPS = 10
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -42,7 +43,7 @@ class FitOptions:
     weight_decay: NonNegative = 1e-2
     warmup_steps: Whole = 0
     clip_norm: Positive = 1.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     checkpoint_every: Count = 200
     log_every: Count = 10
     workers: Whole = 0
@@ -128,6 +129,8 @@ def fit(
                 _keep(model, optimizer, run, step)
             if stopping and step < options.steps:
                 run.status("stopped", step, "asked by a signal")
+                # torchrun ends all ranks once one has left, so none leaves before rank 0 has written.
+                wait_for_all()
                 raise Stopped(f"{run.path}: stopped after step {step} of {options.steps}; the same command resumes")
 
 

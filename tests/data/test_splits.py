@@ -66,3 +66,16 @@ def test_fewer_labelled_patients_are_a_part_of_more() -> None:
     assert len(few) == 3 and set(few) < set(more) <= set(able) - {"99"}
     with pytest.raises(ConfigError, match="10 patients with a label"):
         draw_labelled(split, able, 11, 5)
+
+
+def test_few_labelled_patients_hold_their_share_of_each_class() -> None:
+    split = Split(tuple(f"{i:02d}" for i in range(40)), ())
+    strata = {patient: int(i % 4 == 0) for i, patient in enumerate(split.train)}  # ten of class 1
+    before: set[str] = set()
+    for num in (2, 4, 8, 20, 40):
+        drawn = draw_labelled(split, split.train, num, 3, strata)
+        assert abs(sum(strata[p] for p in drawn) - num / 4) <= 1 and before <= set(drawn)
+        before = set(drawn)
+    alike = dict.fromkeys(split.train, 0)
+    assert draw_labelled(split, split.train, 7, 3, alike) == draw_labelled(split, split.train, 7, 3)
+    assert len({draw_labelled(split, split.train, 7, seed, strata) for seed in range(5)}) == 5

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.losses import DiceLoss
 
 from medcl3d.data.loader import Plan
 from medcl3d.data.store import Store
 from medcl3d.downstream.patches import PatchBatch, PatchDataset, class_indices
-from medcl3d.downstream.segmentation import Segmentation, dice_and_cross_entropy
+from medcl3d.downstream.segmentation import Segmentation, dice_and_cross_entropy, dice_loss
 from medcl3d.encoders.network import build_network
 from medcl3d.errors import ConfigError
 from medcl3d.registry import Choice
@@ -175,3 +176,17 @@ def test_the_prediction_lies_on_the_grid_of_the_store(ball_store: Store, tmp_pat
         volume = ball_store.read_volume(scan)[0]
         assert found.shape == volume.shape
         assert (found == (volume > 0))[np.abs(volume) > 1e-2].all()
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_dice_is_monais_on_one_rank(num_classes: int) -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, num_classes, (3, 5, 6, 7))
+    labels[labels == num_classes - 1] = 0  # a class that is not there
+    ours, theirs = (torch.randn(3, num_classes, 5, 6, 7, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    peer = DiceLoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
+    found, expected = dice_loss(ours, labels), peer(theirs, labels[:, None])
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)

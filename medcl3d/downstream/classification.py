@@ -1,0 +1,184 @@
+"""Classification: a scan gets a class; measured by area under the ROC curve and accuracy on test patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medcl3d.data.loader import Plan
+from medcl3d.data.store import Store
+from medcl3d.downstream import TASKS, Evaluation
+from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
+from medcl3d.downstream.heads import Classifier
+from medcl3d.encoders.network import Network
+from medcl3d.errors import ConfigError
+from medcl3d.evaluation.classification import classification_metrics
+from medcl3d.training.distributed import all_mean
+from medcl3d.types import Box, Loss, Triple
+
+MAX_CLASSES = 100
+
+
+class CropClassification:
+    """What all tasks share that give a crop one class of several; a task says which crops, and their classes."""
+
+    decodes: ClassVar[bool] = False
+
+    def class_names(self, store: Store) -> tuple[str, ...]:
+        """The classes in the order of their indices."""
+        raise NotImplementedError
+
+    def has_target(self, store: Store, scan: int) -> bool:
+        """Whether a scan of the store can train or test this task."""
+        raise NotImplementedError
+
+    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
+        """A box of a training scan and the index of its class."""
+        raise NotImplementedError
+
+    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
+        """What is asked of a trained or frozen network: the same in every run."""
+        raise NotImplementedError
+
+    def stratum(self, store: Store, scan: int) -> int:
+        """All scans are alike."""
+        return 0
+
+    def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
+        """``Float[K]``: the weight of each class in the loss."""
+        return np.ones(len(self.class_names(store)))
+
+    def model(self, network: Network, store: Store) -> Classifier:
+        """Network and a linear head."""
+        return Classifier(network, len(self.class_names(store)))
+
+    def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> CropDataset:
+        """Crops of the plan's scans."""
+        return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
+
+    def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
+        """Weighted cross-entropy of one rank's crops, augmented."""
+        with torch.no_grad(), torch.autocast(batch.voxels.device.type, enabled=False):
+            voxels = recipe.apply(batch.voxels, batch.parameters, batch.spacing_mm).voxels
+        logits: Tensor = model(voxels)
+        with torch.autocast(logits.device.type, enabled=False):
+            # Weights have mean 1 over the scans: dividing by their sum in a batch would let a batch of one class ignore them.
+            value = (batch.weights * F.cross_entropy(logits.float(), batch.targets, reduction="none")).mean()
+        accuracy = (logits.argmax(1) == batch.targets).float().mean()
+        return Loss(value, {"loss": all_mean(value.detach()), "training_accuracy": all_mean(accuracy)})
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        store: Store,
+        scans: Sequence[int],
+        patch_size: Triple,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        seed: int,
+    ) -> Evaluation:
+        """AUROC, balanced accuracy and accuracy of the examples of the test scans."""
+        model.eval()
+        examples = self.examples(store, scans, patch_size)
+        probabilities = answers(lambda crops: model(crops).float().softmax(1), store, examples, device, dtype)
+        metrics, cases = measured(probabilities, examples, self.class_names(store), store, seed)
+        return Evaluation(metrics, cases, {})
+
+
+def measured(
+    probabilities: np.ndarray, examples: Sequence[Example], names: Sequence[str], store: Store, seed: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Metrics of ``probabilities [N, K]`` with intervals over patients, and one row an example."""
+    table = store.collection.table
+    patients = [str(table["patient"].iloc[example.scan]) for example in examples]
+    targets = np.array([example.target for example in examples])
+    cases = [
+        {
+            "scan": str(table["scan"].iloc[example.scan]),
+            "patient": patient,
+            "class": names[example.target],
+            "predicted": names[int(row.argmax())],
+            "probability": round(float(row[example.target]), 6),
+        }
+        for example, patient, row in zip(examples, patients, probabilities, strict=True)
+    ]
+    return classification_metrics(probabilities, targets, patients, seed), cases
+
+
+@TASKS.register("classification")
+@dataclass(frozen=True, kw_only=True)
+class Classification(CropClassification):
+    """Cross-entropy of a linear head on pooled features; a scan's class is a column of the manifest.
+
+    target         the column; scans where it is empty neither train nor test
+    class_weights  balanced: each class weighs the same, however many training scans it has; none: each scan does
+
+    Training takes a random crop a scan. A test scan's probabilities are the mean over the fewest crops that cover it.
+    Few labelled patients are drawn in proportion to the classes.
+    """
+
+    target: str = "class"
+    class_weights: Literal["balanced", "none"] = "balanced"
+    _known: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def _values(self, store: Store) -> np.ndarray:
+        """The column as text, "" where there is none. ConfigError where the manifest lacks it, or no classes are in it."""
+        if store.root not in self._known:
+            self._known[store.root] = self._read(store)
+        return self._known[store.root]
+
+    def _read(self, store: Store) -> np.ndarray:
+        table = store.collection.table
+        if self.target not in table:
+            raise ConfigError(
+                f"task.classification.target = {self.target!r}: {store.root / 'manifest.csv'} has no such column; "
+                f"it has {', '.join(map(str, table.columns))}"
+            )
+        values: np.ndarray = table[self.target].fillna("").astype(str).to_numpy()
+        found = set(values) - {""}
+        if not 2 <= len(found) <= MAX_CLASSES:
+            some = ", ".join(sorted(found)[:5])
+            raise ConfigError(
+                f"task.classification.target = {self.target!r}: the column has {len(found)} different values ({some}), "
+                f"which are no classes; name a column with 2 to {MAX_CLASSES}"
+            )
+        return values
+
+    def class_names(self, store: Store) -> tuple[str, ...]:
+        """The values of the column, sorted: as numbers where all are."""
+        names = sorted(set(self._values(store)) - {""})
+        try:
+            return tuple(sorted(names, key=float))
+        except ValueError:
+            return tuple(names)
+
+    def has_target(self, store: Store, scan: int) -> bool:
+        """Whether the column says something of the scan."""
+        return bool(self._values(store)[scan] != "")
+
+    def stratum(self, store: Store, scan: int) -> int:
+        """The index of a scan's class."""
+        return self.class_names(store).index(self._values(store)[scan])
+
+    def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
+        """1, or inversely proportional to the number of these scans in a class, with mean 1 over the scans."""
+        names = self.class_names(store)
+        if self.class_weights == "none":
+            return np.ones(len(names))
+        counts = np.array([(self._values(store)[scans] == name).sum() for name in names])
+        return np.divide(len(scans), (counts > 0).sum() * counts, out=np.zeros(len(names)), where=counts > 0)
+
+    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
+        """A crop anywhere in the scan, and the scan's class."""
+        return random_crop(store, scan, patch_size, rng), self.stratum(store, scan)
+
+    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
+        """One a scan: the crops that cover it."""
+        return [Example(scan, covering_crops(store, scan, patch_size), self.stratum(store, scan)) for scan in scans]

@@ -1,0 +1,160 @@
+"""`medcl3d evaluate`: what a frozen encoder knows, without training it further."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+
+from medcl3d.config import STRICT, choice_of, load, part_of, plain
+from medcl3d.data.atomic import write_json
+from medcl3d.data.loader import DataConfig, pretraining_scans
+from medcl3d.data.splits import Split, read_split
+from medcl3d.data.store import Store
+from medcl3d.downstream import TASKS, Evaluation
+from medcl3d.downstream.classification import CropClassification, measured
+from medcl3d.downstream.examples import Example, answers, covering_crops
+from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
+from medcl3d.downstream.labelled import labelled_scans, test_scans
+from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, check_classes
+from medcl3d.downstream.transfer import load_weights
+from medcl3d.encoders import ENCODERS
+from medcl3d.encoders.network import Network, build_network, check_patch_size
+from medcl3d.errors import ConfigError
+from medcl3d.evaluation.statistics import Interval
+from medcl3d.registry import Choice, Count, Whole
+from medcl3d.training.distributed import process_group, say, world_size
+from medcl3d.training.fit import Precision, autocast_dtype
+from medcl3d.training.logs import run_folder
+from medcl3d.training.seeding import seed_weights
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvaluateConfig:
+    """An evaluation of a frozen encoder: which scans, which encoder, what is asked.
+
+    init          scratch (an untrained encoder: the control), a pretraining's run folder, or its encoder.safetensors
+    task          whose examples linear and knn learn from the training side and answer on the test side
+    num_labelled  training patients whose labels are used (default: all)
+    linear, knn, retrieval    the probes; one at least, null for none
+    seed          of an untrained encoder, the draw of labelled patients, the folds, the bootstrap
+    """
+
+    data: DataConfig
+    encoder: choice_of(ENCODERS)  # type: ignore[valid-type]
+    out_dir: Path
+    init: str = SCRATCH
+    task: part_of(TASKS) | None = None  # type: ignore[valid-type]
+    num_labelled: Count | None = None
+    linear: LinearProbe | None = None
+    knn: NearestNeighbours | None = None
+    retrieval: Retrieval | None = None
+    precision: Precision = "auto"
+    seed: Whole = 0
+
+
+def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
+    """Measure a frozen encoder; the same command again does nothing once it is done. Returns the run folder."""
+    config = load(config_path, overrides, EvaluateConfig)
+    if world_size() > 1:
+        raise ConfigError("evaluate runs in one process; start it without torchrun")
+    with process_group() as device:
+        store, split, network, notes = assemble(config)
+        say("\n".join([f"{config.encoder.name}, frozen, {'untrained' if config.init == SCRATCH else f'from {config.init}'}", *notes]))
+        if check:
+            return config.out_dir
+        with run_folder(config.out_dir, plain(config), {"data": store.fingerprint(), "kind": "evaluate"}) as run:
+            if run.finished:
+                say(f"{config.out_dir}: this evaluation is done; remove the folder to do it again")
+                return config.out_dir
+            run.status("running", 0)
+            frozen = _Frozen(network.eval().to(device), store, device, autocast_dtype(config.precision, device))
+            found, sides = measure(config, frozen, split)
+            write_json(run.path / "results.json", results_of(found, sides, plain(config)))
+            say(metric_lines(found.metrics))
+            run.status("done", 0)
+    return config.out_dir
+
+
+def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
+    """Open the store and put the weights into the encoder. ConfigError, DataError where something does not fit."""
+    if config.linear is None and config.knn is None and config.retrieval is None:
+        raise ConfigError("nothing is asked: set linear, knn or retrieval, as in `retrieval: {same: patient}`")
+    if config.task is None and (config.linear or config.knn):
+        raise ConfigError("linear and knn need a task, whose classes they learn, as in `task: {classification: {target: sex}}`")
+    store = Store.open(config.data.root)
+    split = read_split(config.data.root / "split.json", store.collection.table["patient"])
+    if config.task is not None:
+        _task(config.task, store)
+    seed_weights(config.seed)
+    network = build_network(config.encoder, store.num_channels, decoder=False)
+    check_patch_size(network, config.data.patch_size)
+    notes: list[str] = []
+    if config.init != SCRATCH:
+        notes = [f"  {note}" for note in load_weights(network, Path(config.init), "encoder", split.test).notes]
+    return store, split, network, notes
+
+
+def _task(choice: Choice, store: Store) -> CropClassification:
+    task = TASKS.build(choice)
+    if not isinstance(task, CropClassification):
+        raise ConfigError(f"task = {choice.name}: it has no classes of crops for a probe to learn; fine-tune it instead")
+    task.class_names(store)
+    return task
+
+
+class _Frozen:
+    """A frozen encoder that looks at scans of a store."""
+
+    def __init__(self, network: Network, store: Store, device: torch.device, dtype: torch.dtype | None):
+        self.network, self.store, self.device, self.dtype = network, store, device, dtype
+
+    def features(self, examples: Sequence[Example]) -> np.ndarray:
+        """``Float64[N, F]``: pooled features, averaged over each example's crops."""
+        return answers(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype)
+
+
+def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Evaluation, dict[str, list[str]]]:
+    """All that is asked, as one evaluation; and the patients of each side."""
+    store = frozen.store
+    metrics: dict[str, Interval] = {}
+    cases: list[dict[str, Any]] = []
+    sides: dict[str, list[str]] = {"labelled": [], "test": list(split.test)}
+    if config.task is not None and (config.linear or config.knn):
+        task = _task(config.task, store)
+        scans, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
+        asked = test_scans(store, config.data, task, split, config.task.name)
+        say(f"{config.task.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, asked of {len(asked.rows)} test scans")
+        train, test = (task.examples(store, [int(row) for row in side.rows], config.data.patch_size) for side in (scans, asked))
+        patients = store.collection.table["patient"].astype(str).to_numpy()
+        known = Labelled(frozen.features(train), np.array([e.target for e in train]), tuple(patients[e.scan] for e in train))
+        names, features = task.class_names(store), frozen.features(test)
+        check_classes(known, names)
+        for name, probe in (("linear", config.linear), ("knn", config.knn)):
+            if probe is not None:
+                found, rows = measured(probe.probabilities(known, features, len(names), config.seed), test, names, store, config.seed)
+                metrics |= {f"{name}/{key}": value for key, value in found.items()}
+                cases += [{"probe": name, **row} for row in rows]
+        sides = {"labelled": list(labelled), "test": sorted(set(patients[asked.rows].tolist()))}
+    if config.retrieval is not None:
+        found, rows = _retrieve(config, frozen, split, config.retrieval)
+        metrics |= {f"retrieval/{key}": value for key, value in found.items()}
+        cases += [{"probe": "retrieval", **row} for row in rows]
+    return Evaluation(metrics, cases, {}), sides
+
+
+def _retrieve(config: EvaluateConfig, frozen: _Frozen, split: Split, probe: Retrieval) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Whole test scans, each as the mean over the crops that cover it."""
+    store, size = frozen.store, config.data.patch_size
+    train = [int(row) for row in pretraining_scans(store, config.data).rows]
+    on_test_side = store.collection.table["patient"].isin(split.test)
+    if config.data.modalities is not None:
+        on_test_side &= store.collection.table["modality"].isin(config.data.modalities)
+    test = np.flatnonzero(on_test_side)
+    say(f"retrieval among {len(test)} test scans")
+    known, asked = (frozen.features([Example(int(i), covering_crops(store, int(i), size), 0) for i in side]) for side in (train, test))
+    return probe.measure(known, asked, store.collection.table.iloc[test], config.seed)

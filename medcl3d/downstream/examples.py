@@ -1,0 +1,159 @@
+"""Crops with a class: what classification trains on, and what frozen encoders are asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from medcl3d.data.loader import Plan
+from medcl3d.data.store import Store
+from medcl3d.training.seeding import Stream, generator
+from medcl3d.types import Box, Triple, triple
+
+CROPS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing to be classified: the boxes of a scan that are looked at (their answers are averaged), and its class."""
+
+    scan: int
+    boxes: tuple[Box, ...]
+    target: int
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Crops with one class each, and how they will be augmented.
+
+    voxels      ``Float[N, C, D, H, W]``
+    targets     ``Int64[N]`` class indices
+    weights     ``Float[N]`` of each crop in the loss
+    spacing_mm  ``Float64[N, 3]``
+    parameters  of the view recipe, stacked
+    scans, boxes  where each crop comes from
+    """
+
+    voxels: Tensor
+    targets: Tensor
+    weights: Tensor
+    spacing_mm: Tensor
+    parameters: dict[str, Tensor]
+    scans: tuple[int, ...]
+    boxes: tuple[Box, ...]
+
+    def to(self, device: torch.device) -> CropBatch:
+        """The batch on a device."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        parameters = {name: move(value) for name, value in self.parameters.items()}
+        tensors = (move(self.voxels), move(self.targets), move(self.weights), move(self.spacing_mm))
+        return CropBatch(*tensors, parameters, self.scans, self.boxes)
+
+
+class DrawsCrops(Protocol):
+    """What a task tells the dataset: where to look in a scan, and what is to be seen there."""
+
+    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
+        """A box of a training scan and the index of its class."""
+
+    def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
+        """``Float[K]``: the weight of each class in the loss, when training on these scans."""
+
+
+@dataclass(frozen=True)
+class CropDataset(Dataset[CropBatch]):
+    """Item `step` is this rank's contiguous slice of global batch `step`: a function of (seed, step, sample) alone.
+
+    plan    its anchors are scans of the store, which come equally often
+    recipe  a view recipe
+    """
+
+    store: Store
+    plan: Plan
+    task: DrawsCrops
+    patch_size: Triple
+    recipe: Any
+    steps: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> CropBatch:
+        per_rank = self.plan.samples_per_step // self.world_size
+        epoch, anchors = self.plan.samples(step)
+        scans = [int(scan) for scan in anchors[self.rank * per_rank : (self.rank + 1) * per_rank]]
+        first = step % self.plan.steps_per_epoch * self.plan.samples_per_step + self.rank * per_rank
+
+        def rng(index: int, stream: int) -> np.random.Generator:
+            return generator(self.plan.seed, epoch, first + index, stream)
+
+        drawn = [self.task.draw(self.store, scan, self.patch_size, rng(i, Stream.SAMPLE)) for i, scan in enumerate(scans)]
+        parameters = [self.recipe.draw(rng(i, Stream.VIEW), self.patch_size) for i in range(per_rank)]
+        targets = torch.tensor([target for _, target in drawn])
+        weights = torch.from_numpy(self.task.weights(self.store, np.unique(self.plan.anchors))).float()
+        return CropBatch(
+            voxels=read_crops(self.store, [(scan, box) for scan, (box, _) in zip(scans, drawn, strict=True)]),
+            targets=targets,
+            weights=weights[targets],
+            spacing_mm=torch.stack([torch.from_numpy(self.store.spacing_mm(scan)) for scan in scans]),
+            parameters={key: torch.stack([torch.as_tensor(one[key]) for one in parameters]) for key in parameters[0]},
+            scans=tuple(scans),
+            boxes=tuple(box for box, _ in drawn),
+        )
+
+
+def read_crops(store: Store, places: Sequence[tuple[int, Box]]) -> Tensor:
+    """``Float32[N, C, D, H, W]`` of boxes of one size; what a scan lacks is its own value of empty space."""
+    return torch.stack([torch.from_numpy(store.read_crop(scan, box)) for scan, box in places])
+
+
+def random_crop(store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> Box:
+    """A box anywhere in a scan; along an axis on which the scan is smaller, anywhere that it lies inside the box."""
+    room = store.collection.shapes[scan] - np.array(patch_size)
+    return Box(triple(rng.integers(np.minimum(0, room), np.maximum(0, room) + 1)), patch_size)
+
+
+def covering_crops(store: Store, scan: int, patch_size: Triple) -> tuple[Box, ...]:
+    """The fewest boxes that cover a scan, evenly spread; centred on an axis on which the scan is smaller."""
+    starts: list[list[int]] = []
+    for length, size in zip(store.collection.shapes[scan], patch_size, strict=True):
+        room = int(length) - size
+        starts.append([room // 2] if room <= 0 else [round(at) for at in np.linspace(0, room, -(-int(length) // size))])
+    return tuple(Box((d, h, w), patch_size) for d, h, w in product(*starts))
+
+
+@torch.no_grad()
+def answers(
+    ask: Callable[[Tensor], Tensor], store: Store, examples: Sequence[Example], device: torch.device, dtype: torch.dtype | None
+) -> np.ndarray:
+    """``Float64[N, K]``: what `ask` says of each example's crops, averaged over its boxes.
+
+    ask    ``[B, C, D, H, W]`` -> ``[B, K]``
+    dtype  as in autocast, None for float32
+    """
+    sums: list[Tensor] = []
+    for crops in _chunks(store, examples):
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            sums.append(ask(crops.to(device)).double().cpu())
+    owner = torch.tensor([i for i, example in enumerate(examples) for _ in example.boxes])
+    found = torch.cat(sums)
+    total = torch.zeros(len(examples), found.shape[1], dtype=torch.float64).index_add_(0, owner, found)
+    return (total / torch.bincount(owner, minlength=len(examples))[:, None]).numpy()
+
+
+def _chunks(store: Store, examples: Sequence[Example]) -> Iterator[Tensor]:
+    places = [(example.scan, box) for example in examples for box in example.boxes]
+    for start in range(0, len(places), CROPS_AT_ONCE):
+        yield read_crops(store, places[start : start + CROPS_AT_ONCE])

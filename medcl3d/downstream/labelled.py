@@ -1,0 +1,39 @@
+"""Whose scans train a task, and whose test it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from medcl3d.data.loader import DataConfig, ScansInUse, scans_in_use
+from medcl3d.data.splits import Split, draw_labelled
+from medcl3d.data.store import Store
+from medcl3d.downstream import Task
+from medcl3d.errors import DataError
+
+
+def labelled_scans(
+    store: Store, data: DataConfig, task: Task, split: Split, name: str, num: int | None, seed: int
+) -> tuple[ScansInUse, tuple[str, ...]]:
+    """The training scans whose labels are used, and their patients. ConfigError, DataError where there are too few."""
+    able = with_target(scans_in_use(store, data, split.train), task, store, "train", name)
+    patients = able.collection.table["patient"]
+    # A patient with scans of several classes counts for that of the first.
+    strata = {p: task.stratum(store, int(row)) for p, row in zip(patients[::-1], able.rows[::-1], strict=True)}
+    labelled = draw_labelled(split, list(strata), num or len(strata), seed, strata)
+    keep = np.flatnonzero(patients.isin(labelled))
+    return ScansInUse(able.collection.take(keep), able.rows[keep], able.left_out), labelled
+
+
+def test_scans(store: Store, data: DataConfig, task: Task, split: Split, name: str) -> ScansInUse:
+    """The test patients' scans. None is left out for its size: it is padded, whatever is done in training."""
+    return with_target(scans_in_use(store, replace(data, smaller_than_patch="pad"), split.test), task, store, "test", name)
+
+
+def with_target(scans: ScansInUse, task: Task, store: Store, side: str, name: str) -> ScansInUse:
+    """Only the scans that can train or test the task. DataError where there is none."""
+    keep = np.flatnonzero([task.has_target(store, int(scan)) for scan in scans.rows])
+    if not len(keep):
+        raise DataError(f"{store.root}: no scan of the {side} patients has labels for {name}; prepare scans with labels")
+    return ScansInUse(scans.collection.take(keep), scans.rows[keep], scans.left_out)

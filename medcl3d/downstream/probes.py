@@ -1,0 +1,164 @@
+"""What is asked of a frozen encoder's features; each probe's fields are its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass as plain_dataclass
+from math import comb
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from medcl3d.config import STRICT
+from medcl3d.errors import DataError
+from medcl3d.evaluation.metrics import over_patients
+from medcl3d.evaluation.statistics import Interval
+from medcl3d.registry import Count, Positive
+
+RECALLS = (1, 5)
+MAX_ITERATIONS = 1000
+
+
+@plain_dataclass(frozen=True)
+class Labelled:
+    """Features ``[N, F]`` with class indices ``[N]`` and patients."""
+
+    features: np.ndarray
+    targets: np.ndarray
+    patients: tuple[str, ...]
+
+
+def standardiser(train: np.ndarray) -> StandardScaler:
+    """Each feature less its mean, divided by its deviation, both of the training side.
+
+    Without it cosines say little: what all scans have in common is most of a feature vector.
+    """
+    return StandardScaler().fit(train)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LinearProbe:
+    """Logistic regression on standardised features, classes weighted equally.
+
+    inverse_strengths  of the penalty on squared weights (scikit-learn's C); the one that is best in cross-validation
+                       over the training patients is taken, the middle one where there are fewer patients than folds
+    folds              of that cross-validation
+
+    Source: Alain and Bengio 2017, Understanding intermediate layers using linear classifier probes.
+    """
+
+    inverse_strengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1)
+    folds: Annotated[int, Field(ge=2)] = 3
+
+    def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+        """``Float64[N, K]`` of the test features ``[N, F]``; 0 for a class without a training example."""
+        scale = standardiser(train.features)
+        middle = self.inverse_strengths[len(self.inverse_strengths) // 2]
+        model = LogisticRegression(C=middle, max_iter=MAX_ITERATIONS, class_weight="balanced")
+        x = scale.transform(train.features)
+        if len(set(train.patients)) >= self.folds and len(self.inverse_strengths) > 1:
+            folds = StratifiedGroupKFold(self.folds, shuffle=True, random_state=seed)
+            search = GridSearchCV(model, {"C": list(self.inverse_strengths)}, scoring="balanced_accuracy", cv=folds)
+            model = search.fit(x, train.targets, groups=np.array(train.patients)).best_estimator_
+        else:
+            model.fit(x, train.targets)
+        return _spread(model.predict_proba(scale.transform(test)), model.classes_, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NearestNeighbours:
+    """The share of each class among the `k` training examples of highest cosine, after standardising; all where there are fewer.
+
+    Source: Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination (without its temperature).
+    """
+
+    k: Count = 20
+
+    def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+        """``Float64[N, K]`` of the test features ``[N, F]``; nothing is random here."""
+        scale = standardiser(train.features)
+        model = KNeighborsClassifier(min(self.k, len(train.targets)), metric="cosine")
+        model.fit(scale.transform(train.features), train.targets)
+        return _spread(model.predict_proba(scale.transform(test)), model.classes_, num_classes)
+
+
+def _spread(probabilities: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
+    full = np.zeros((len(probabilities), num_classes))
+    full[:, classes] = probabilities
+    return full
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Retrieval:
+    """Given a test scan, which of the other test scans are nearest, and are those of the same group among them?
+
+    same    the column that tells which scans belong together
+    differ  a column in which a query and what it is compared with have to differ, as modality (default: none)
+
+    Scans are compared by the cosine of their features, standardised on the training side. A scan's group has to
+    hold another scan that it may find, else it is no query. Beside each measure stands what a random order gives.
+    """
+
+    same: str = "patient"
+    differ: str | None = None
+
+    def measure(
+        self, train: np.ndarray, test: np.ndarray, table: pd.DataFrame, seed: int
+    ) -> tuple[dict[str, Interval], list[dict[str, object]]]:
+        """Recall at 1 and 5, mean reciprocal rank of the first match, with intervals over patients; one row a query.
+
+        train, test  features ``[N, F]`` of whole scans; table: the rows of the test scans
+        DataError where a column is missing or no scan is a query.
+        """
+        for column in (self.same, self.differ):
+            if column is not None and column not in table:
+                raise DataError(f"retrieval: the manifest has no column {column!r}; it has {', '.join(map(str, table.columns))}")
+        scale = standardiser(train)
+        features = scale.transform(test)
+        features /= np.linalg.norm(features, axis=1, keepdims=True) + 1e-12
+        cosine = features @ features.T
+        group = table[self.same].astype(str).to_numpy()
+        kind = np.arange(len(table)) if self.differ is None else table[self.differ].astype(str).to_numpy()
+        cases: list[dict[str, object]] = []
+        for query, (scan, patient) in enumerate(zip(table["scan"], table["patient"], strict=True)):
+            gallery = np.flatnonzero(kind != kind[query])
+            matches = group[gallery] == group[query]
+            if matches.any() and not matches.all():
+                order = np.argsort(-cosine[query, gallery], kind="stable")
+                cases.append({"scan": str(scan), "patient": str(patient), "gallery": len(gallery), **_ranked(matches[order])})
+        if not cases:
+            other = f" with another {self.differ}" if self.differ else ""
+            raise DataError(
+                f"retrieval: no test scan has another{other} of the same {self.same}; name other columns, or test more patients"
+            )
+        patients = [str(case["patient"]) for case in cases]
+        names = [name for name in cases[0] if name not in ("scan", "patient", "gallery")]
+        found = {name: over_patients([float(str(case[name])) for case in cases], patients, seed) for name in names}
+        return {name: interval for name, interval in found.items() if interval is not None}, cases
+
+
+def _ranked(matches: np.ndarray) -> dict[str, float]:
+    """Measures of a gallery in the order of its likeness, ``Bool[n]``, and what a random order gives on average."""
+    first, n, m = int(np.flatnonzero(matches)[0]) + 1, len(matches), int(matches.sum())
+    # Of all orders, comb(n - r, m) / comb(n, m) have no match among the first r.
+    none_in = [comb(n - r, m) / comb(n, m) for r in range(n + 1)]
+    found: dict[str, float] = {}
+    for k in RECALLS:
+        found[f"recall@{k}"] = float(first <= k)
+        found[f"chance_recall@{k}"] = 1 - none_in[min(k, n)]
+    found["reciprocal_rank"] = 1 / first
+    found["chance_reciprocal_rank"] = sum((none_in[r - 1] - none_in[r]) / r for r in range(1, n + 1))
+    return found
+
+
+def check_classes(train: Labelled, names: Sequence[str]) -> None:
+    """DataError where the labelled examples are of one class: nothing could be told apart."""
+    if len(set(train.targets.tolist())) < 2:
+        raise DataError(f"all labelled examples are {names[int(train.targets[0])]}; raise num_labelled, or take another seed")

@@ -1,0 +1,87 @@
+"""Which structure lies at a crop's centre: what an encoder knows of anatomy, asked without a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from medcl3d.data.store import Store
+from medcl3d.downstream import TASKS
+from medcl3d.downstream.classification import CropClassification
+from medcl3d.downstream.examples import Example
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Count
+from medcl3d.training.seeding import Stream, generator
+from medcl3d.types import Box, Triple, triple
+
+TEST_SEED = 0  # of the examples, which are to be the same whatever a run's seed is
+
+
+@TASKS.register("structure_at_centre")
+@dataclass(frozen=True, kw_only=True)
+class StructureAtCentre(CropClassification):
+    """Cross-entropy of a linear head on pooled features: a crop's class is the structure of its central voxel.
+
+    structures      how many: those that most of the labelled scans hold, the largest of these
+    crops_per_scan  that are asked of a test scan, or shown to a probe; each structure of a scan comes equally often
+
+    Crops are centred on voxels drawn evenly over the structures of a scan, then over their voxels; past its border a
+    scan is filled with its own value of empty space.
+    """
+
+    structures: Count = 20
+    crops_per_scan: Count = 60
+    _known: dict[Path, dict[int, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _voxels: dict[tuple[Path, int], list[np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def _classes(self, store: Store) -> dict[int, str]:
+        """Label value -> name, sorted by value. ConfigError where the store's labels hold fewer than two structures."""
+        if store.root not in self._known:
+            values = max(store.label_names, default=0) + 1
+            counts = [np.bincount(store.read_label(i).ravel(), minlength=values)[:values] for i in range(len(store)) if store.has_label(i)]
+            table = np.array(counts).reshape(-1, values)
+            order = sorted(range(1, values), key=lambda v: (-(table[:, v] > 0).sum(), -table[:, v].sum()))
+            chosen = sorted(v for v in order[: self.structures] if v in store.label_names and table[:, v].any())
+            if len(chosen) < 2:
+                raise ConfigError(
+                    f"task.structure_at_centre: the labels of {store.root} hold {len(chosen)} structures, two are needed; "
+                    "prepare scans with their label maps"
+                )
+            self._known[store.root] = {value: store.label_names[value] for value in chosen}
+        return self._known[store.root]
+
+    def class_names(self, store: Store) -> tuple[str, ...]:
+        """The names of the structures, in the order of their label values."""
+        return tuple(self._classes(store).values())
+
+    def has_target(self, store: Store, scan: int) -> bool:
+        """Whether the scan has a label map that holds one of the structures."""
+        return store.has_label(scan) and any(len(voxels) for voxels in self._voxels_of(store, scan))
+
+    def _voxels_of(self, store: Store, scan: int) -> list[np.ndarray]:
+        """Flat voxel indices of each structure in a scan; read once a process."""
+        key = store.root, scan
+        if key not in self._voxels:
+            labels = store.read_label(scan).ravel()
+            self._voxels[key] = [np.flatnonzero(labels == value).astype(np.int32) for value in self._classes(store)]
+        return self._voxels[key]
+
+    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
+        """A crop centred on a voxel of a structure of the scan, and the structure."""
+        voxels = self._voxels_of(store, scan)
+        present = [index for index, found in enumerate(voxels) if len(found)]
+        target = int(rng.choice(present))
+        centre = np.array(np.unravel_index(rng.choice(voxels[target]), store.collection.shapes[scan]))
+        return Box(triple(centre - np.array(patch_size) // 2), patch_size), target
+
+    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
+        """`crops_per_scan` of each scan."""
+        found = []
+        for scan in scans:
+            rng = generator(TEST_SEED, 0, scan, Stream.SAMPLE)
+            drawn = [self.draw(store, scan, patch_size, rng) for _ in range(self.crops_per_scan)]
+            found += [Example(scan, (box,), target) for box, target in drawn]
+        return found

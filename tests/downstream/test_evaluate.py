@@ -1,0 +1,89 @@
+"""Evaluating a frozen encoder as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medcl3d.cli import main
+from medcl3d.downstream.evaluate import evaluate
+from medcl3d.errors import ConfigError, DataError
+from medcl3d.training.pretrain import pretrain
+
+ENCODER = {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}
+STRUCTURES = {"structure_at_centre": {"structures": 2, "crops_per_scan": 12}}
+
+
+def config_of(root: Path, out: Path, **fields: Any) -> dict[str, Any]:
+    data = {"root": str(root), "patch_size": [8, 8, 8]}
+    return {"data": data, "encoder": ENCODER, "out_dir": str(out), "precision": "float32", "linear": {}, "task": STRUCTURES, **fields}
+
+
+def write(path: Path, config: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((evaluate(write(folder / "c.yaml", config)) / "results.json").read_text())
+    return found
+
+
+def test_all_probes_at_once_and_again(ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bright ball and a dark cube: even an untrained encoder tells them apart."""
+    config = config_of(ball_root, tmp_path / "run", knn={"k": 5}, retrieval={"same": "modality", "differ": "scan"})
+    with pytest.raises(DataError, match="no test scan has another with another scan of the same modality"):
+        run(tmp_path, config | {"out_dir": str(tmp_path / "refused")})  # all are of one modality: every gallery would hold nothing but matches
+    found = run(tmp_path, config | {"retrieval": None})
+    measures = ("auroc", "balanced_accuracy", "accuracy")
+    assert set(found["metrics"]) == {f"{probe}/{name}" for probe in ("linear", "knn") for name in measures}
+    assert found["metrics"]["linear/auroc"]["mean"] > 0.9
+    assert found["metrics"]["linear/auroc"]["n"] == 3 and found["split"]["test"] == ["p0", "p6", "p7"]
+    assert len(found["cases"]) == 2 * 3 * 12
+    capsys.readouterr()
+    assert run(tmp_path, config | {"retrieval": None}) == found
+    assert "is done" in capsys.readouterr().out
+
+
+def test_it_takes_a_pretraining_that_saw_no_test_patient(ball_root: Path, tmp_path: Path) -> None:
+    config = {
+        "data": {"root": str(ball_root), "patch_size": [8, 8, 8]}, "pairs": "overlapping_crops", "views": "mri", "encoder": ENCODER,
+        "objective": "simclr", "train": {"steps": 2, "samples_per_step": 2, "precision": "float32"}, "out_dir": str(tmp_path / "pre"),
+    }  # fmt: skip
+    made = pretrain(write(tmp_path / "p.yaml", config))
+    one = run(tmp_path, config_of(ball_root, tmp_path / "one", init=str(made), num_labelled=2))
+    two = run(tmp_path, config_of(ball_root, tmp_path / "two", num_labelled=2))
+    assert one["split"] == two["split"] and len(one["split"]["labelled"]) == 2
+    assert [case["scan"] for case in one["cases"]] == [case["scan"] for case in two["cases"]]
+    assert one["cases"] != two["cases"]
+    sidecar = json.loads((made / "encoder.json").read_text())
+    (made / "encoder.json").write_text(json.dumps(sidecar | {"pretraining_patients": ["p1", "p6"]}))
+    with pytest.raises(DataError, match="pretraining saw 1 of the test patients: p6"):
+        run(tmp_path, config_of(ball_root, tmp_path / "three", init=str(made)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"linear": None}, "nothing is asked"),
+        ({"task": None}, "linear and knn need a task"),
+        ({"task": {"segmentation": {}}}, "no classes of crops"),
+        ({"task": {"structures_at_centre": {}}}, "did you mean 'structure_at_centre'"),
+        ({"linear": {"folds": 1}}, "linear.folds"),
+        ({"data": {"root": "nowhere"}}, "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(ball_root: Path, tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises((ConfigError, DataError)) as caught:
+        run(tmp_path, config_of(ball_root, tmp_path / "run", **fields))
+    assert words in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_the_command(ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", str(write(tmp_path / "c.yaml", config_of(ball_root, tmp_path / "run"))), "--check"])
+    assert caught.value.code == 0 and "untrained" in capsys.readouterr().out and not (tmp_path / "run").exists()

@@ -1,0 +1,80 @@
+"""Probes on features whose answer is known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, _ranked, check_classes
+from medcl3d.errors import DataError
+
+
+def features(num_patients: int, seed: int, gap: float) -> Labelled:
+    """Five things a patient, of three classes `gap` deviations apart; one feature is large and says nothing."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(3, size=num_patients * 5)
+    x = rng.normal(size=(len(targets), 6))
+    x[:, :3] += gap * np.eye(3)[targets]
+    x[:, 5] *= 1e4
+    return Labelled(x, targets, tuple(f"p{i // 5}" for i in range(len(targets))))
+
+
+@pytest.mark.parametrize("probe", [LinearProbe(), LinearProbe(inverse_strengths=(0.1,)), NearestNeighbours(k=10)])
+def test_a_probe_finds_what_is_there_and_nothing_else(probe: LinearProbe | NearestNeighbours) -> None:
+    for gap, low, high in ((6.0, 0.95, 1.0), (0.0, 0.15, 0.5)):
+        train, test = features(30, 0, gap), features(40, 1, gap)
+        found = probe.probabilities(train, test.features, 4, 0)
+        assert found.shape == (200, 4) and found.sum(1) == pytest.approx(1)
+        assert (found[:, 3] == 0).all()  # a class that no training example has
+        assert low <= (found.argmax(1) == test.targets).mean() <= high
+
+
+def test_few_patients_need_no_folds() -> None:
+    train = features(2, 0, 6.0)
+    assert LinearProbe(folds=3).probabilities(train, train.features, 3, 0).shape == (10, 3)
+    assert NearestNeighbours(k=500).probabilities(train, train.features, 3, 0).shape == (10, 3)
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(DataError, match="all labelled examples are liver"):
+        check_classes(Labelled(np.zeros((3, 2)), np.zeros(3, dtype=int), ("a", "b", "c")), ("liver", "spleen"))
+
+
+def scans(num: int) -> pd.DataFrame:
+    rows = [(f"s{i}{m}", f"p{i}", m) for i in range(num) for m in ("CT", "MR")]
+    return pd.DataFrame(rows, columns=["scan", "patient", "modality"])
+
+
+def test_retrieval_finds_patients_where_features_tell_them_apart() -> None:
+    rng, table = np.random.default_rng(0), scans(12)
+    person = np.repeat(rng.normal(size=(12, 8)), 2, axis=0)
+    kind = np.tile([[50.0], [-50.0]], (12, 8))
+    train = rng.normal(size=(100, 8)) + 3
+    known, cases = Retrieval().measure(train, person + 0.1 * rng.normal(size=person.shape) + 3, table, 0)
+    assert known["recall@1"].mean > 0.9 and known["reciprocal_rank"].mean > 0.9
+    assert known["recall@1"].n == 12 and len(cases) == 24 and cases[0]["gallery"] == 23
+    noise, _ = Retrieval().measure(train, rng.normal(size=(24, 8)), table, 0)
+    assert noise["recall@5"].low < noise["chance_recall@5"].mean + 0.1 and noise["recall@1"].mean < 0.3
+    # Where modality drowns the person, comparing across modalities alone still finds them.
+    drowned, _ = Retrieval().measure(train, person + kind, table, 0)
+    across, rows = Retrieval(differ="modality").measure(train, person + kind, table, 0)
+    assert drowned["recall@1"].mean < 0.1
+    assert across["recall@1"].mean > drowned["recall@1"].mean and rows[0]["gallery"] == 12
+
+
+@pytest.mark.parametrize(("n", "m"), [(5, 1), (6, 2), (5, 4)])
+def test_chance_is_the_mean_over_all_orders(n: int, m: int) -> None:
+    orders = [_ranked(np.isin(np.arange(n), places)) for places in itertools.combinations(range(n), m)]
+    for name in ("recall@1", "recall@5", "reciprocal_rank"):
+        assert orders[0][f"chance_{name}"] == pytest.approx(np.mean([order[name] for order in orders]))
+
+
+def test_retrieval_without_a_query_is_refused() -> None:
+    table = scans(3)
+    with pytest.raises(DataError, match="no column 'phase'"):
+        Retrieval(differ="phase").measure(np.ones((2, 2)), np.ones((6, 2)), table, 0)
+    with pytest.raises(DataError, match="no test scan has another of the same scan"):
+        Retrieval(same="scan").measure(np.ones((2, 2)), np.ones((6, 2)), table, 0)

@@ -1,0 +1,65 @@
+"""Measures of classification against scikit-learn's, and their intervals over patients."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics as peer
+
+from medcl3d.evaluation.classification import accuracy, auroc, balanced_accuracy, classification_metrics
+
+
+def drawn(num_classes: int, seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(num_classes, size=n)
+    scores = rng.normal(size=(n, num_classes)).round(1) + np.eye(num_classes)[targets]  # rounded: ties
+    return np.exp(scores) / np.exp(scores).sum(1, keepdims=True), targets
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_classes_as_scikit_learn(seed: int) -> None:
+    probabilities, targets = drawn(2, seed)
+    assert auroc(probabilities, targets) == pytest.approx(peer.roc_auc_score(targets, probabilities[:, 1]))
+    assert balanced_accuracy(probabilities, targets) == pytest.approx(peer.balanced_accuracy_score(targets, probabilities.argmax(1)))
+    assert accuracy(probabilities, targets) == pytest.approx(peer.accuracy_score(targets, probabilities.argmax(1)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_many_classes_as_scikit_learn(seed: int) -> None:
+    probabilities, targets = drawn(5, seed)
+    expected = peer.roc_auc_score(targets, probabilities, multi_class="ovr", average="macro")
+    assert auroc(probabilities, targets) == pytest.approx(expected)
+    assert balanced_accuracy(probabilities, targets) == pytest.approx(peer.balanced_accuracy_score(targets, probabilities.argmax(1)))
+
+
+def test_a_class_that_no_one_has_is_not_counted() -> None:
+    probabilities, targets = drawn(4, 0)
+    targets[targets == 3] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 0 < auroc(probabilities, targets) < 1
+    assert balanced_accuracy(probabilities, targets) == pytest.approx(
+        np.mean([(probabilities.argmax(1) == k)[targets == k].mean() for k in range(3)])
+    )
+
+
+def test_one_class_has_no_area_but_an_accuracy() -> None:
+    probabilities, _ = drawn(2, 0)
+    found = classification_metrics(probabilities, np.zeros(60, dtype=int), [str(i) for i in range(60)], 0)
+    assert set(found) == {"balanced_accuracy", "accuracy"}
+
+
+def test_the_interval_is_of_patients_and_not_of_crops() -> None:
+    """Sixty things of six patients who are each all right or all wrong say no more than six."""
+    targets = np.tile([0, 1], 30)
+    right = np.repeat([1, 1, 1, 0, 0, 1], 10)
+    probabilities = np.eye(2)[np.where(right, targets, 1 - targets)]
+    of_crops = classification_metrics(probabilities, targets, [str(i) for i in range(60)], 0)["accuracy"]
+    of_patients = classification_metrics(probabilities, targets, [str(i // 10) for i in range(60)], 0)["accuracy"]
+    assert of_patients.mean == of_crops.mean == pytest.approx(2 / 3)
+    assert of_patients.n == 6 and of_crops.n == 60
+    assert of_patients.high - of_patients.low > 1.5 * (of_crops.high - of_crops.low)
+    assert of_patients.low <= of_patients.mean <= of_patients.high
+    assert classification_metrics(probabilities, targets, ["one"] * 60, 0)["accuracy"].known is False

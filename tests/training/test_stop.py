@@ -1,0 +1,65 @@
+"""A signal to one rank of a real torchrun: all ranks stop after one step, and the run resumes to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.test_pretrain import ENVIRONMENT, TOOL, config_of, curve, run, write
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two ranks that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    run([*TORCHRUN, str(TOOL), str(write(folder / "whole.yaml", config_of(tiny_store, folder / "run", steps=STEPS)))])
+    return folder / "run"
+
+
+def ranks_of(torchrun: int) -> list[int]:
+    """The processes that torchrun started."""
+    return [int(pid) for pid in Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the ranks in /proc, which only Linux has")
+@pytest.mark.parametrize(("number", "of_rank_zero"), [(signal.SIGTERM, False), (signal.SIGUSR1, True)])
+def test_one_rank_is_asked_and_all_stop(tiny_store: Path, tmp_path: Path, whole: Path, number: signal.Signals, of_rank_zero: bool) -> None:
+    out = tmp_path / "cut"
+    command = [*TORCHRUN, str(TOOL), str(write(tmp_path / "cut.yaml", config_of(tiny_store, out, steps=STEPS)))]
+    process = subprocess.Popen(
+        [sys.executable, *command], env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    try:
+        log = out / "metrics.jsonl"
+        while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 3):
+            time.sleep(0.01)
+        rank_zero = json.loads((out / "status.json").read_text())["pid"]
+        ranks = ranks_of(process.pid)
+        assert rank_zero in ranks and len(ranks) == 2
+        os.kill(next(pid for pid in ranks if (pid == rank_zero) == of_rank_zero), number)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    status = json.loads((out / "status.json").read_text())
+    assert status["state"] == "stopped" and 3 <= status["step"] < STEPS
+    assert status["step"] == len(curve(out)), "the last step that was logged is the one that was saved"
+    assert (out / "checkpoints").is_dir() and any(str(status["step"]) in path.name for path in (out / "checkpoints").iterdir())
+    # torchrun itself exits with 1 for any worker that does not exit with 0, and says with what each did.
+    assert process.returncode == 1 and "exitcode  : 75" in errors, errors
+    run(command)
+    assert curve(out) == curve(whole)
+    first, second = (load_file(folder / "encoder.safetensors") for folder in (whole, out))
+    assert all(torch.equal(first[name], second[name]) for name in first)
