@@ -9,13 +9,15 @@ import yaml
 
 from medcl3d.comparison.plan import CompareConfig
 from medcl3d.config import load
+from medcl3d.downstream.evaluate import EvaluateConfig
 from medcl3d.downstream.finetune import FinetuneConfig
 from medcl3d.training.pretrain import PretrainConfig
 
 ROOT = Path(__file__).parents[1] / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))
 # A file says which command reads it by what it holds.
-MODELS = {"arms": CompareConfig, "task": FinetuneConfig, "pairs": PretrainConfig}
+ASKED = dict.fromkeys(("linear", "knn", "retrieval"), EvaluateConfig)
+MODELS = {"arms": CompareConfig, **ASKED, "task": FinetuneConfig, "pairs": PretrainConfig}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -28,4 +30,4 @@ def test_it_loads_and_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_each_kind_is_there() -> None:
-    assert {path.parent.name for path in FILES} >= {"pretrain", "finetune", "compare", "demo"}
+    assert {path.parent.name for path in FILES} >= {"pretrain", "finetune", "evaluate", "compare", "demo"}

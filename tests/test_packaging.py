@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import configparser
-import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +15,6 @@ import medcl3d
 from tests.test_cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-DISTRIBUTION = {"yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "SimpleITK": "simpleitk"}
-NAMED = ("torch", "monai", "nibabel", "torchio", "einops", "tensorboard", "scikit-image", "pyyaml")
 
 
 @pytest.fixture(scope="module")
@@ -39,38 +34,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, copy)
     return copy
-
-
-def required(setup: configparser.RawConfigParser) -> set[str]:
-    lines = setup["options"]["install_requires"].splitlines()
-    return {re.split(r"[ <>=]", line.strip())[0] for line in lines if line.strip() and not line.strip().startswith("#")}
-
-
-def imported() -> Iterator[tuple[Path, str]]:
-    """Every outside package that a file of medcl3d imports, anywhere in it, by its distribution's name."""
-    for path in (ROOT / "medcl3d").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = (
-                [a.name for a in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
-            for module in modules:
-                top = module.split(".")[0]
-                if top not in sys.stdlib_module_names and top not in ("medcl3d", ""):
-                    yield path, DISTRIBUTION.get(top, top).replace("_", "-")
-                if module.startswith("torch.utils.tensorboard"):
-                    yield path, "tensorboard"
-
-
-def test_every_import_is_required_and_what_users_know_is_used(setup: configparser.RawConfigParser) -> None:
-    needs = required(setup)
-    missing = {f"{path.relative_to(ROOT)}: {name}" for path, name in imported() if name.replace("pydantic-core", "pydantic") not in needs}
-    assert not missing
-    assert needs >= set(NAMED)
-    assert set(NAMED) <= {name for _, name in imported()}
 
 
 def test_every_room_is_packaged(setup: configparser.RawConfigParser) -> None:

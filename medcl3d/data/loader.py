@@ -20,7 +20,7 @@ from medcl3d.config import STRICT
 from medcl3d.data.manifest import Collection
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
-from medcl3d.errors import DataError
+from medcl3d.errors import DataError, MachineError
 from medcl3d.pairs import PairStrategy
 from medcl3d.pairs.placebo import permutes_points
 from medcl3d.registry import Size
@@ -287,7 +287,10 @@ def _collate(samples: list[RawBatch]) -> RawBatch:
 
 
 def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) -> Iterator[Any]:
-    """Items `start` .. `steps` - 1 in order, prepared ahead by worker processes (0: by this one)."""
+    """Items `start` .. `steps` - 1 in order, prepared ahead by worker processes (0: by this one).
+
+    MachineError where a worker dies, with what is known of the cause.
+    """
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -296,7 +299,16 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
         timeout=WORKER_TIMEOUT_S if workers else 0,
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        said = str(error).splitlines()[0]
+        # What ended the worker is either the error itself or the one that it was raised from.
+        if "shared memory" in f"{error} {error.__cause__}":
+            raise MachineError(f"{said}: shared memory is full; in docker use --shm-size=8g, elsewhere train.workers=0") from error
+        raise MachineError(f"{said}; was it out of memory, or killed? Fewer train.workers need less; the same command resumes") from error
 
 
 def make_views(raw: RawBatch, recipe: Any) -> PairBatch:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import Dataset
 
 from medcl3d.config import parse
-from medcl3d.data.loader import DataConfig, Plan, make_views, scans_in_use, view_affine
+from medcl3d.data.loader import DataConfig, Plan, batches_from, make_views, scans_in_use, view_affine
 from medcl3d.data.store import Store
-from medcl3d.errors import DataError
+from medcl3d.errors import DataError, MachineError
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
 from medcl3d.types import Box, ViewSpec
 from tests.pairs.collections import make_collection
@@ -112,3 +115,32 @@ def test_modalities_and_patients_restrict_and_say_so(tiny_store: Path) -> None:
     assert used.left_out.total() == len(store.collection) - len(used.rows)
     with pytest.raises(DataError, match="no scan is left to use"):
         scans_in_use(store, dataclasses.replace(config, modalities=("none of these",)))
+
+
+class Dying(Dataset[int]):
+    """Its second item ends the process that reads it."""
+
+    def __init__(self, number: signal.Signals):
+        self.number = number
+
+    def __getitem__(self, index: int) -> int:
+        if index == 1:
+            os.kill(os.getpid(), self.number)
+        return index
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(signal.SIGBUS, "--shm-size"), (signal.SIGKILL, "train.workers")])
+def test_a_worker_that_dies_is_said_with_what_would_do(number: signal.Signals, remedy: str) -> None:
+    """A bus error is what a full /dev/shm ends a worker with."""
+    with pytest.raises(MachineError, match=remedy) as caught:
+        list(batches_from(Dying(number), 4, 1, 0))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_data_keeps_its_name() -> None:
+    class Refusing(Dataset[int]):
+        def __getitem__(self, index: int) -> int:
+            raise DataError("scan 3 is bad")
+
+    with pytest.raises(DataError, match="scan 3 is bad"):
+        list(batches_from(Refusing(), 4, 0, 0))

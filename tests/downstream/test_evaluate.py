@@ -37,7 +37,9 @@ def test_all_probes_at_once_and_again(ball_root: Path, tmp_path: Path, capsys: p
     """A bright ball and a dark cube: even an untrained encoder tells them apart."""
     config = config_of(ball_root, tmp_path / "run", knn={"k": 5}, retrieval={"same": "modality", "differ": "scan"})
     with pytest.raises(DataError, match="no test scan has another with another scan of the same modality"):
-        run(tmp_path, config | {"out_dir": str(tmp_path / "refused")})  # all are of one modality: every gallery would hold nothing but matches
+        run(
+            tmp_path, config | {"out_dir": str(tmp_path / "refused")}
+        )  # all are of one modality: every gallery would hold nothing but matches
     found = run(tmp_path, config | {"retrieval": None})
     measures = ("auroc", "balanced_accuracy", "accuracy")
     assert set(found["metrics"]) == {f"{probe}/{name}" for probe in ("linear", "knn") for name in measures}
