@@ -72,6 +72,19 @@ def test_a_collection_with_one_scan_a_patient_says_what_would_do() -> None:
         SamePatient().anchors(alone)
 
 
+@pytest.mark.parametrize(
+    ("same_session", "words"), [("never", "no other scan in another session"), ("only", "no other scan in the same session")]
+)
+def test_sessions_that_leave_no_pair_are_said(same_session: str, words: str) -> None:
+    collection = make_collection(0, 4).with_columns({"patient": np.zeros(4, dtype=np.int64)})
+    sessions = ["1"] * 4 if same_session == "never" else list("1234")
+    table = collection.table.assign(patient="p", session=sessions)
+    with pytest.raises(DataError, match=words):
+        SamePatient(same_session=same_session).anchors(dataclasses.replace(collection, table=table))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no column session; add it, or set any"):
+        SamePatient(same_session=same_session).anchors(dataclasses.replace(collection, table=table.drop(columns="session")))  # type: ignore[arg-type]
+
+
 def test_patients_alone_in_the_collection_are_left_out_and_counted() -> None:
     anchors = SamePatient().anchors(make_collection(0, 5))
     assert anchors.ids.tolist() == [0, 1, 2, 3] and anchors.left_out.total() == 1
