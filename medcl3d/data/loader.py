@@ -230,19 +230,24 @@ class PairDataset(Dataset[RawBatch]):
         return to_grid(torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box)), view)
 
     def _points(self, batch: RawBatch, rng: np.random.Generator) -> Points:
-        """Places inside the scan and inside every view of the sample, uniform in their intersection."""
-        collection, scan = self.scans.collection, batch.views[0].scan
-        stops = np.array([view.box.stop for view in batch.views])
-        starts = np.array([view.box.start for view in batch.views])
-        low = np.maximum(starts.max(0), 0) - 0.5
-        high = np.maximum(np.minimum(stops.min(0), collection.shapes[scan]) - 0.5, low)
+        """Places inside every scan and every view of the sample, uniform in their intersection.
+
+        World mm mean one place only where the scans share a frame; across frames no point is valid.
+        """
+        collection, first = self.scans.collection, batch.views[0].scan
+        # Boxes of one scan intersect on its grid; of another scan's box, only the world knows where it lies.
+        boxes = [view.box for view in batch.views if view.scan == first]
+        low = np.maximum(np.max([box.start for box in boxes], axis=0), 0) - 0.5
+        high = np.maximum(np.minimum(np.min([box.stop for box in boxes], axis=0), collection.shapes[first]) - 0.5, low)
         voxels = rng.uniform(low, high, (self.num_points * CANDIDATES_PER_POINT, 3))
-        world = torch.from_numpy(collection.world(np.full(len(voxels), scan), voxels))
+        world = torch.from_numpy(collection.world(np.full(len(voxels), first), voxels))
         shape = batch.crops.shape[2:]
         affine = batch.affine @ self.recipe.voxel_map(batch.parameters, tuple(shape), batch.spacing_mm)
-        inverse = torch.linalg.inv(affine)
-        seen = torch.einsum("vij,pj->vpi", inverse[:, :3, :3], world) + inverse[:, None, :3, 3]
-        inside = ((seen >= -0.5) & (seen <= torch.tensor(shape) - 0.5)).all(-1).all(0) & bool((high > low).all())
+        scans = [view.scan for view in batch.views]
+        of_scans = _inside(world, torch.from_numpy(collection.affines[scans]), torch.from_numpy(collection.shapes[scans]))
+        inside = _inside(world, affine, torch.tensor(shape).expand(len(affine), 3)) & of_scans
+        frames = collection.columns.get("frame", np.arange(len(collection)))[scans]
+        inside &= bool((high > low).all()) and bool((frames == frames[0]).all())
         # The first that every view sees; where they are too few, the rest is marked as not valid.
         chosen = torch.argsort(inside.to(torch.int8), descending=True, stable=True)[: self.num_points]
         position, valid = world[chosen], inside[chosen]
@@ -250,6 +255,13 @@ class PairDataset(Dataset[RawBatch]):
             position[torch.from_numpy(rng.permutation(self.num_points))] if self.is_placebo and permutes_points(self.strategy) else position
         )
         return Points(position[None], key[None], valid[None])
+
+
+def _inside(world: Tensor, affines: Tensor, shapes: Tensor) -> Tensor:
+    """``Bool[P]``: places ``[P, 3]`` in mm that lie inside all of the grids, ``[V, 4, 4]`` of ``[V, 3]`` voxels."""
+    inverse = torch.linalg.inv(affines)
+    voxels = torch.einsum("vij,pj->vpi", inverse[:, :3, :3], world) + inverse[:, None, :3, 3]
+    return ((voxels >= -0.5) & (voxels <= shapes[:, None] - 0.5)).all(-1).all(0)
 
 
 def to_grid(crop: Tensor, view: ViewSpec) -> Tensor:

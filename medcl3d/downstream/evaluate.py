@@ -28,8 +28,8 @@ from medcl3d.errors import ConfigError
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Choice, Count, Whole
 from medcl3d.training.distributed import process_group, say, world_size
-from medcl3d.training.fit import Precision, autocast_dtype
 from medcl3d.training.logs import run_folder
+from medcl3d.training.precision import Precision, autocast_dtype
 from medcl3d.training.seeding import seed_weights
 
 

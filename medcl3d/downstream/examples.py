@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from medcl3d.data.loader import Plan
 from medcl3d.data.store import Store
+from medcl3d.training.precision import autocast
 from medcl3d.training.seeding import Stream, generator
 from medcl3d.types import Box, Triple, triple
 
@@ -145,7 +146,7 @@ def answers(
     """
     sums: list[Tensor] = []
     for crops in _chunks(store, examples):
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(device, dtype):
             sums.append(ask(crops.to(device)).double().cpu())
     owner = torch.tensor([i for i, example in enumerate(examples) for _ in example.boxes])
     found = torch.cat(sums)

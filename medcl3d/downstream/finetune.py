@@ -27,8 +27,9 @@ from medcl3d.encoders.network import build_network, check_patch_size
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Choice, Count, Whole
 from medcl3d.training.distributed import process_group, rank, say, world_size
-from medcl3d.training.fit import FitOptions, autocast_dtype, check_ranks, fit
+from medcl3d.training.fit import FitOptions, check_ranks, fit
 from medcl3d.training.logs import RunFolder, run_folder, versions
+from medcl3d.training.precision import autocast_dtype
 from medcl3d.training.seeding import seed_weights
 from medcl3d.types import Loss
 from medcl3d.views import VIEWS

@@ -8,6 +8,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from medcl3d.training.precision import autocast
 from medcl3d.types import Triple
 
 
@@ -47,7 +48,7 @@ def probabilities_of(model: nn.Module, device: torch.device, dtype: torch.dtype 
     """What `sliding_window` predicts with: a model's softmax in float32; `dtype` as in autocast, None for float32."""
 
     def predict(patches: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(device, dtype):
             logits = model(patches)
         return logits.float().softmax(dim=1)
 

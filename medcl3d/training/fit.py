@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -21,10 +21,10 @@ from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.distributed import all_sum, rank, wait_for_all, world_size
 from medcl3d.training.logs import RunFolder
 from medcl3d.training.optim import adamw, lr_factor
+from medcl3d.training.precision import Precision, autocast, autocast_dtype
 from medcl3d.types import Loss
 
 MAX_BAD_STEPS = 10
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -58,17 +58,6 @@ def check_ranks(options: FitOptions) -> None:
         )
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The dtype to compute in, None for float32."""
-    if precision == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        precision = "bfloat16" if fast else "float32"
-    return torch.bfloat16 if precision == "bfloat16" else None
-
-
 def fit(
     model: nn.Module,
     loss_of: Callable[[nn.Module, Any], Loss],
@@ -98,7 +87,7 @@ def fit(
             asked = time.monotonic()
             batch = next(stream)
             waited += time.monotonic() - asked
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            with autocast(device, dtype):
                 loss = loss_of(wrapped, batch)
             optimizer.zero_grad(set_to_none=True)
             loss.value.backward()

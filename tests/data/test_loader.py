@@ -50,16 +50,20 @@ def test_a_resized_view_spans_its_box() -> None:
         assert affine[:3, :3] @ corner + affine[:3, 3] == pytest.approx(collection.world(np.zeros(1, int), np.array([voxel]))[0])
 
 
-def parts_of(store: Path, **pairs: float) -> Pretraining:
-    config = {
+def config_of_points(store: Path, pairs: dict[str, dict[str, object]]) -> dict[str, object]:
+    return {
         "data": {"root": str(store), "patch_size": [16, 16, 16]},
-        "pairs": {"voxel_correspondence": {"num_points": 40, **pairs}},
+        "pairs": pairs,
         "views": "mri",
         "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
         "objective": "dense",
         "train": {"steps": 4, "samples_per_step": 4},
         "out_dir": "unused",
     }
+
+
+def parts_of(store: Path, **pairs: float) -> Pretraining:
+    config = config_of_points(store, {"voxel_correspondence": {"num_points": 40, **pairs}})
     return assemble(parse(config, PretrainConfig, "test"))
 
 
@@ -81,6 +85,32 @@ def test_points_lie_in_every_view_and_show_the_same_tissue(tiny_store: Path) -> 
         read = torch.nn.functional.grid_sample(batch.main.voxels[rows], grid[:, :, None, None], padding_mode="border", align_corners=False)
         values.append(read[:, 0, :, 0, 0][valid])
     assert torch.corrcoef(torch.stack(values))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("shared_frame", [True, False])
+def test_points_of_two_scans_need_a_common_frame(tiny_store: Path, shared_frame: bool) -> None:
+    """Two scans on grids of their own: a point is in both crops and both scans, or it is none."""
+    config = config_of_points(tiny_store, {"same_patient": {"position": "matched"}})
+    parts = assemble(parse(config, PretrainConfig, "test"))
+    collection = parts.scans.collection
+    frame = collection.columns["patient"] if shared_frame else np.arange(len(collection))
+    scans = dataclasses.replace(parts.scans, collection=collection.with_columns({"frame": frame}))
+    dataset = dataclasses.replace(parts.dataset(), scans=scans)
+    share = []
+    for step in range(4):
+        raw = dataset[step]
+        batch = make_views(raw, parts.learner.recipe)
+        assert batch.points is not None
+        share.append(batch.points.valid.float().mean())
+        for row, view in enumerate(raw.views):
+            sample = row // 2
+            place = batch.points.position_mm[sample][batch.points.valid[sample]]
+            for affine, shape in ((batch.main.affine[row], (16, 16, 16)), (collection.affines[view.scan], collection.shapes[view.scan])):
+                inverse = torch.linalg.inv(torch.as_tensor(affine))
+                voxel = place @ inverse[:3, :3].T + inverse[:3, 3]
+                assert ((voxel >= -0.5 - 1e-6) & (voxel <= torch.as_tensor(np.array(shape)) - 0.5 + 1e-6)).all()
+        assert len({view.scan for view in raw.views[:2]}) == 2
+    assert np.mean(share) > 0.3 if shared_frame else max(share) == 0
 
 
 def test_a_placebo_shuffles_places_and_keeps_pairs(tiny_store: Path) -> None:

@@ -1,0 +1,67 @@
+"""In which numbers a network computes, and where those are not to be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Steps = int | Sequence[int]
+
+
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The dtype to compute in, None for float32. `auto` is bfloat16 where the device computes in it."""
+    if precision == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        precision = "bfloat16" if fast else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else None
+
+
+@contextmanager
+def autocast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+    """PyTorch's autocast to `dtype` (None: float32), without the convolutions that an x86 processor gets wrong."""
+    with ExitStack() as stack:
+        if device.type == "cpu":
+            stack.enter_context(_SmallMapsPaddedFirst())
+        stack.enter_context(torch.autocast(device.type, dtype=dtype, enabled=dtype is not None))
+        yield
+
+
+class _SmallMapsPaddedFirst(TorchFunctionMode):
+    """A 3-D convolution whose kernel reaches over all of a small map gets a map that is padded already.
+
+    Left to pad it itself, the gradient of its weights is read from memory that is not its own: it is infinite, or finite
+    and wrong, or the process dies. Seen with torch 2.13 (oneDNN) on x86 processors: in bfloat16, with and without AMX, from
+    kernels of 3 on maps of 2 voxels on; in float32 for kernels of 7. The forward pass and the gradient of the input are
+    right. tests/training/test_precision.py holds the cases.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is F.conv3d and not kwargs:
+            args = _padded_first(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def _padded_first(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Steps = 1, padding: Steps | str = 0, dilation: Steps = 1, groups: int = 1
+) -> tuple[Any, ...]:
+    """The arguments of ``F.conv3d`` that mean the same; on a small map with the padding done and 0 left to do."""
+    if isinstance(padding, str):
+        return x, weight, bias, stride, padding, dilation, groups
+    steps, pads = ((v,) * 3 if isinstance(v, int) else tuple(v) for v in (stride, padding))
+    small = any(p and n < k + s - 1 for n, k, s, p in zip(x.shape[2:], weight.shape[2:], steps, pads, strict=True))
+    if not small:
+        return x, weight, bias, stride, padding, dilation, groups
+    around = [p for pad in reversed(pads) for p in (pad, pad)]  # F.pad begins with the last axis
+    return F.pad(x, around), weight, bias, stride, 0, dilation, groups

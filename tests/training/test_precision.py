@@ -1,0 +1,70 @@
+"""bfloat16 convolutions on this processor: those that go through, and those that are kept in float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medcl3d.encoders.network import build_network
+from medcl3d.registry import Choice
+from medcl3d.training.precision import autocast, autocast_dtype
+
+CPU = torch.device("cpu")
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    error = float((found.detach().float() - expected.detach().float()).norm() / expected.detach().float().norm())
+    return error if error == error else float("inf")
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 2, 2), (3, 3, 3), (2, 2, 4), (4, 4, 1), (8, 8, 2), (8, 5, 3), (7, 7, 7), (6, 7, 9)])
+def test_a_convolution_has_the_gradient_of_float64(size: tuple[int, int, int], stride: int, kernel: int, dtype: torch.dtype | None) -> None:
+    """Left to pad small maps themselves, most of these in bfloat16 and some in float32 are infinite, and some end the process."""
+    torch.manual_seed(0)
+    conv = nn.Conv3d(16, 16, kernel, stride=stride, padding=kernel // 2)
+    x = torch.randn(4, 16, *size, requires_grad=True)
+    with autocast(CPU, dtype):
+        found = conv(x)
+    towards = torch.randn(found.shape)
+    gradients = torch.autograd.grad((found.float() * towards).sum(), (conv.weight, conv.bias, x))  # type: ignore[arg-type]
+    exact = F.conv3d(x.double(), conv.weight.double(), conv.bias.double(), stride, kernel // 2)  # type: ignore[union-attr]
+    expected = torch.autograd.grad((exact * towards).sum(), (conv.weight, conv.bias, x))  # type: ignore[arg-type]
+    limit = 0.02 if dtype else 1e-4
+    assert relative(found, exact) < limit
+    assert max(relative(ours, right) for ours, right in zip(gradients, expected, strict=True)) < limit
+
+
+def test_what_is_asked_for_is_what_is_computed_in() -> None:
+    conv, x = nn.Conv3d(4, 4, 3, padding=1), torch.randn(1, 4, 8, 8, 8)
+    for dtype in (torch.bfloat16, None):
+        with autocast(CPU, dtype):
+            assert conv(x).dtype == conv(x[..., :2]).dtype == (dtype or torch.float32)
+            assert conv(x[..., :2]).shape == (1, 4, 8, 8, 2)
+            same = nn.Conv3d(4, 4, 3, padding="same", dilation=1)(x[..., :2])
+            assert same.shape == (1, 4, 8, 8, 2)
+    assert autocast_dtype("float32", CPU) is None and autocast_dtype("bfloat16", CPU) == torch.bfloat16
+
+
+@pytest.mark.parametrize("encoder", ["resnet3d", "unet3d", "vit3d"])
+def test_a_network_has_the_gradient_of_float32(encoder: str) -> None:
+    """A crop of 32 voxels is one voxel to the last stage of a ResNet."""
+    torch.manual_seed(0)
+    fields = {
+        "resnet3d": {"depth": 18, "width": 0.25},
+        "unet3d": {"channels": [8, 16, 32, 32, 32], "strides": [2, 2, 2, 2, 2]},
+        "vit3d": {"num_layers": 2},
+    }
+    network = build_network(Choice(encoder, fields[encoder]), 1, decoder=False)
+    x, gradients = torch.randn(4, 1, 32, 32, 32), []
+    for dtype in (None, torch.bfloat16):
+        with autocast(CPU, dtype):
+            pooled = network(x).pooled
+        towards = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(0))
+        loss = (pooled.float() * towards).mean()
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))]))
+    assert relative(gradients[1], gradients[0]) < 0.35  # bfloat16 rounds a gradient of tens of layers; a wrong one is off by 1 and more
