@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medcl3d.comparison.plan import CompareConfig
+from medcl3d.comparison.plan import CompareConfig, plan
 from medcl3d.config import load
 from medcl3d.downstream.evaluate import EvaluateConfig
 from medcl3d.downstream.finetune import FinetuneConfig
@@ -27,6 +27,16 @@ def test_it_loads_and_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     model = next(model for key, model in MODELS.items() if key in keys)
     load(path, (), model)
     assert len(path.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "compare").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_comparison_is_fair_and_its_arms_fit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole plan expands: every configuration of every run loads, and compared runs differ in nothing else."""
+    monkeypatch.chdir(ROOT.parent)
+    config = load(path, (), CompareConfig)
+    runs = plan(config, path.name)
+    assert {run.name for run in runs if run.measures} == set(config.arms)
+    assert {run.command for run in runs if run.measures} == {config.measured_by[0]}
 
 
 def test_each_kind_is_there() -> None:

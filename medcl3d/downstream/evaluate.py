@@ -24,7 +24,7 @@ from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, 
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
-from medcl3d.errors import ConfigError
+from medcl3d.errors import ConfigError, DataError
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Choice, Count, Whole
 from medcl3d.training.distributed import process_group, say, world_size
@@ -60,9 +60,9 @@ class EvaluateConfig:
 def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
     """Measure a frozen encoder; the same command again does nothing once it is done. Returns the run folder."""
     config = load(config_path, overrides, EvaluateConfig)
-    if world_size() > 1:
-        raise ConfigError("evaluate runs in one process; start it without torchrun")
     with process_group() as device:
+        if world_size() > 1:
+            raise ConfigError("evaluate runs in one process; start it without torchrun")
         store, split, network, notes = assemble(config)
         say("\n".join([f"{config.encoder.name}, frozen, {'untrained' if config.init == SCRATCH else f'from {config.init}'}", *notes]))
         if check:
@@ -155,6 +155,8 @@ def _retrieve(config: EvaluateConfig, frozen: _Frozen, split: Split, probe: Retr
     if config.data.modalities is not None:
         on_test_side &= store.collection.table["modality"].isin(config.data.modalities)
     test = np.flatnonzero(on_test_side)
+    if not len(test):
+        raise DataError(f"{store.root}: there is no test scan to ask about; prepare with a larger test_fraction, or name other modalities")
     say(f"retrieval among {len(test)} test scans")
     known, asked = (frozen.features([Example(int(i), covering_crops(store, int(i), size), 0) for i in side]) for side in (train, test))
     return probe.measure(known, asked, store.collection.table.iloc[test], config.seed)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -144,17 +146,14 @@ def answers(
     ask    ``[B, C, D, H, W]`` -> ``[B, K]``
     dtype  as in autocast, None for float32
     """
-    sums: list[Tensor] = []
-    for crops in _chunks(store, examples):
+    places = [(example.scan, box) for example in examples for box in example.boxes]
+    chunks = [places[start : start + CROPS_AT_ONCE] for start in range(0, len(places), CROPS_AT_ONCE)]
+    console = Console(stderr=True)
+    parts: list[Tensor] = []
+    for chunk in track(chunks, f"{len(places)} crops", console=console, disable=not console.is_terminal):
         with autocast(device, dtype):
-            sums.append(ask(crops.to(device)).double().cpu())
+            parts.append(ask(read_crops(store, chunk).to(device)).double().cpu())
     owner = torch.tensor([i for i, example in enumerate(examples) for _ in example.boxes])
-    found = torch.cat(sums)
+    found = torch.cat(parts)
     total = torch.zeros(len(examples), found.shape[1], dtype=torch.float64).index_add_(0, owner, found)
     return (total / torch.bincount(owner, minlength=len(examples))[:, None]).numpy()
-
-
-def _chunks(store: Store, examples: Sequence[Example]) -> Iterator[Tensor]:
-    places = [(example.scan, box) for example in examples for box in example.boxes]
-    for start in range(0, len(places), CROPS_AT_ONCE):
-        yield read_crops(store, places[start : start + CROPS_AT_ONCE])

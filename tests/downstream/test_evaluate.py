@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 from medcl3d.cli import main
+from medcl3d.comparison import compare
 from medcl3d.downstream.evaluate import evaluate
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.training.pretrain import pretrain
@@ -83,6 +85,21 @@ def test_what_does_not_fit_is_refused_before_anything_runs(ball_root: Path, tmp_
     with pytest.raises((ConfigError, DataError)) as caught:
         run(tmp_path, config_of(ball_root, tmp_path / "run", **fields))
     assert words in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_arms_are_compared_by_what_they_know(ball_root: Path, tmp_path: Path) -> None:
+    write(tmp_path / "evaluate.yaml", config_of(ball_root, tmp_path / "unused", knn={}))
+    arms: dict[str, Any] = {"with folds": {}, "without": {"set": {"linear.inverse_strengths": [0.1]}}}
+    config = {"out_dir": str(tmp_path / "runs"), "evaluate": {"config": str(tmp_path / "evaluate.yaml")}, "arms": arms}
+    path = write(tmp_path / "compare.yaml", config | {"reference": "without", "metric": "linear/balanced_accuracy", "jobs": 2})
+    report = compare(path)
+    assert report == tmp_path / "runs" / "evaluate" / "report.html" and "with folds" in report.read_text()
+    rows = pd.read_csv(tmp_path / "runs" / "evaluate" / "results.csv")
+    assert list(rows["arm"]) == ["with folds", "without"] and (rows["num_cases"] == 3).all()
+    assert (rows["linear/balanced_accuracy"] > 0.8).all()
+    for wrong in ({"finetune": config["evaluate"]}, {"evaluate": None}):
+        with pytest.raises(ConfigError, match="one of the two"):
+            compare(write(tmp_path / "wrong.yaml", config | {"reference": "without"} | wrong))
 
 
 def test_the_command(ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
