@@ -19,7 +19,7 @@ from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.classification import CropClassification, measured
 from medcl3d.downstream.examples import Example, answers, covering_crops
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
-from medcl3d.downstream.labelled import labelled_scans, test_scans
+from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, check_classes
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
@@ -127,7 +127,7 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
     if config.task is not None and (config.linear or config.knn):
         task = _task(config.task, store)
         scans, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
-        asked = test_scans(store, config.data, task, split, config.task.name)
+        asked = scans_to_test(store, config.data, task, split, config.task.name)
         say(f"{config.task.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, asked of {len(asked.rows)} test scans")
         train, test = (task.examples(store, [int(row) for row in side.rows], config.data.patch_size) for side in (scans, asked))
         patients = store.collection.table["patient"].astype(str).to_numpy()

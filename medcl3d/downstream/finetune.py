@@ -20,7 +20,7 @@ from medcl3d.data.loader import DataConfig, Plan, ScansInUse, batches_from
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation, Task
-from medcl3d.downstream.labelled import labelled_scans, test_scans
+from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
@@ -90,7 +90,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     task: Task = TASKS.build(config.task)
     split = read_split(config.data.root / "split.json", store.collection.table["patient"])
     train, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
-    test = test_scans(store, config.data, task, split, config.task.name)
+    test = scans_to_test(store, config.data, task, split, config.task.name)
     seed_weights(config.seed)
     network = build_network(config.encoder, store.num_channels, decoder=task.decodes)
     check_patch_size(network, config.data.patch_size)

@@ -26,7 +26,7 @@ def labelled_scans(
     return ScansInUse(able.collection.take(keep), able.rows[keep], able.left_out), labelled
 
 
-def test_scans(store: Store, data: DataConfig, task: Task, split: Split, name: str) -> ScansInUse:
+def scans_to_test(store: Store, data: DataConfig, task: Task, split: Split, name: str) -> ScansInUse:
     """The test patients' scans. None is left out for its size: it is padded, whatever is done in training."""
     return with_target(scans_in_use(store, replace(data, smaller_than_patch="pad"), split.test), task, store, "test", name)
 
