@@ -40,9 +40,9 @@ class _SmallMapsPaddedFirst(TorchFunctionMode):
     """A 3-D convolution whose kernel reaches over all of a small map gets a map that is padded already.
 
     Left to pad it itself, the gradient of its weights is read from memory that is not its own: it is infinite, or finite
-    and wrong, or the process dies. Seen with torch 2.13 (oneDNN) on x86 processors: in bfloat16, with and without AMX, from
-    kernels of 3 on maps of 2 voxels on; in float32 for kernels of 7. The forward pass and the gradient of the input are
-    right. tests/training/test_precision.py holds the cases.
+    and wrong, or the process dies. Seen with torch 2.13 (oneDNN) on an x86 processor that has avx512_bf16 and no AMX: in
+    bfloat16 for kernels of 3 on maps of 2 voxels, in float32 for kernels of 7 on maps of 6 or 7. The forward pass and the
+    gradient of the input are right. tests/training/test_precision.py holds the cases.
     """
 
     def __torch_function__(
