@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,26 +27,26 @@ from medcl3d.types import Box, Loss, Triple
 MAX_CLASSES = 100
 
 
-class CropClassification:
+class CropClassification(ABC):
     """What all tasks share that give a crop one class of several; a task says which crops, and their classes."""
 
     decodes: ClassVar[bool] = False
 
+    @abstractmethod
     def class_names(self, store: Store) -> tuple[str, ...]:
         """The classes in the order of their indices."""
-        raise NotImplementedError
 
+    @abstractmethod
     def has_target(self, store: Store, scan: int) -> bool:
         """Whether a scan of the store can train or test this task."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
         """A box of a training scan and the index of its class."""
-        raise NotImplementedError
 
+    @abstractmethod
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
         """What is asked of a trained or frozen network: the same in every run."""
-        raise NotImplementedError
 
     def stratum(self, store: Store, scan: int) -> int:
         """All scans are alike."""
