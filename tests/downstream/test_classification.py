@@ -107,9 +107,10 @@ def test_no_labelled_test_patient_is_refused(classified: Path, tmp_path: Path) -
     table.to_csv(root / "manifest.csv", index=False)
     with pytest.raises(DataError, match="no scan of the test patients has labels for classification"):
         run(tmp_path / "c", config_of(root, tmp_path / "run"))
-    with pytest.raises(ConfigError, match="transfer = all"):
-        pretrained = tmp_path / "no_run"
-        (pretrained).mkdir()
-        (pretrained / "encoder.safetensors").write_bytes(b"")
-        (pretrained / "encoder.json").write_text(json.dumps({"schema": 1, "decoder": True, "pretraining_patients": []}))
-        run(tmp_path / "d", config_of(classified, tmp_path / "other", init=str(pretrained), transfer="all"))
+
+
+def test_a_decoder_cannot_be_taken_over(classified: Path, tmp_path: Path) -> None:
+    (tmp_path / "encoder.safetensors").write_bytes(b"")
+    (tmp_path / "encoder.json").write_text(json.dumps({"schema": 1, "decoder": True, "pretraining_patients": []}))
+    with pytest.raises(ConfigError, match="transfer = all: this task has no decoder"):
+        run(tmp_path / "c", config_of(classified, tmp_path / "run", init=str(tmp_path), transfer="all"))
