@@ -8,7 +8,7 @@ are RAS+ millimetres. Ids are integers that a `Collection` hands out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -41,13 +41,15 @@ class ViewSpec:
     """One view to be made: which part of which scan, what it is for, and the grid it is resampled to.
 
     `role` groups views that one forward pass takes together ("global", "local"); `shape` is the
-    grid of the view in voxels (default: the box's own size, so nothing is resampled).
+    grid of the view in voxels (default: the box's own size, so nothing is resampled). `told` is the box
+    that strategies are told, where a placebo says another than the one that is read.
     """
 
     scan: int
     box: Box
     role: str = "global"
     shape: Triple | None = None
+    told: Box | None = None
 
     @property
     def out_shape(self) -> Triple:
@@ -69,7 +71,8 @@ class Keys:
     center_mm       ``[N, 3]`` centre of the view's box, world mm
     size_mm         ``[N, 3]`` extent of the box along the scan's own axes
     axes            ``[N, 3, 3]`` columns are the scan's axes as unit vectors in world coordinates
-    body            ``[N, 3]`` position in body coordinates, mm
+    body            ``[N, 3]`` position in body coordinates, mm (see `pairs/body_coordinates.py`)
+    fraction        ``[N, 3]`` position along the scan's axes, 0 and 1 where its body begins and ends
     point           id of a point within its sample, -1 for views
     position_mm     ``[N, 3]`` world mm of a point, NaN for views
     metadata        column name -> ``[N]``; categories as codes
@@ -88,6 +91,7 @@ class Keys:
     size_mm: Tensor
     axes: Tensor
     body: Tensor
+    fraction: Tensor
     point: Tensor
     position_mm: Tensor
     metadata: dict[str, Tensor] = field(default_factory=dict)
@@ -112,6 +116,13 @@ class Keys:
         """The same keys on another device."""
         return self.map(lambda column: column.to(device))
 
+    def column(self, name: str) -> Tensor:
+        """A column of the manifest as ``Float64[N]``: numbers, or codes of ids and categories; NaN where missing."""
+        own = {"class": self.label, "patient": self.patient, "modality": self.modality, "frame": self.frame}
+        if name in own:
+            return torch.where(own[name] < 0, torch.nan, own[name].double())
+        return self.session_days if name == "session_days" else self.metadata[name]
+
     def same_thing(self, other: Keys) -> Tensor:
         """``Bool[N, M]``: row and column are one and the same view, or one point of one view."""
         same = self.sample[:, None] == other.sample
@@ -123,7 +134,7 @@ class Keys:
         parts: list[Tensor] = []
 
         def keep(column: Tensor) -> Tensor:
-            parts.append(column.reshape(len(self), -1).double())
+            parts.append(column.reshape(len(self), column.shape[1:].numel()).double())
             return column
 
         self.map(keep)
@@ -183,12 +194,24 @@ class Points:
 
     position_mm  ``Float64[B, P, 3]`` world mm in the frame of the sample's scan
     key_mm       the positions that strategies are told (a placebo shuffles them), same shape
+    body_mm      the positions in body coordinates, same shape
     valid        ``Bool[B, P]``: the point lies inside the scan and inside every view
     """
 
     position_mm: Tensor
     key_mm: Tensor
+    body_mm: Tensor
     valid: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Points:
+        """Apply `function` to every tensor."""
+        return Points(*(function(getattr(self, f.name)) for f in fields(self)))
+
+    @staticmethod
+    def cat(parts: Iterable[Points]) -> Points:
+        """Points of several samples, one after the other."""
+        parts = list(parts)
+        return Points(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Points)))
 
 
 @dataclass(frozen=True)
@@ -217,12 +240,6 @@ class PairBatch:
     def main(self) -> ViewGroup:
         """The group that every objective uses: the global views."""
         return self.groups[0]
-
-    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> PairBatch:
-        """Apply `function` to every tensor, as for moving a batch to a device."""
-        groups = tuple(replace(g, voxels=function(g.voxels), affine=function(g.affine), keys=g.keys.map(function)) for g in self.groups)
-        points = self.points and Points(*(function(getattr(self.points, f.name)) for f in fields(self.points)))
-        return PairBatch(groups, points)
 
 
 @dataclass(frozen=True)

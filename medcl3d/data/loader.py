@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError, MachineError
 from medcl3d.pairs import PairStrategy
+from medcl3d.pairs.companions import Companions
 from medcl3d.pairs.placebo import permutes_points
 from medcl3d.registry import Size
 from medcl3d.training.seeding import Stream, generator
@@ -102,11 +102,16 @@ def pretraining_scans(store: Store, config: DataConfig) -> ScansInUse:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which anchor each sample of the run starts from: global batches as a function of (seed, epoch)."""
+    """Which anchor each sample of the run starts from: global batches as a function of (seed, epoch).
+
+    companions   which scans stand together in a batch, where a strategy asks for it
+    """
 
     anchors: np.ndarray
     samples_per_step: int
     seed: int
+    companions: Companions | None = None
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -116,22 +121,25 @@ class Plan:
     def samples(self, step: int) -> tuple[int, np.ndarray]:
         """Epoch of a step, and its anchors ``Int[samples_per_step]``."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        return epoch, _epoch_order(self.anchors.tobytes(), self.samples_per_step, self.seed, epoch)[batch]
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = self._order(epoch)
+        return epoch, self._orders[epoch][batch]
 
-
-@lru_cache(maxsize=4)
-def _epoch_order(anchor_bytes: bytes, samples_per_step: int, seed: int, epoch: int) -> np.ndarray:
-    anchors = np.frombuffer(anchor_bytes, dtype=np.int64)
-    rng = generator(seed, epoch, 0, Stream.PLAN)
-    order = rng.permutation(anchors)
-    while len(order) < samples_per_step:
-        order = np.concatenate([order, rng.permutation(anchors)])
-    return order[: len(order) // samples_per_step * samples_per_step].reshape(-1, samples_per_step)
+    def _order(self, epoch: int) -> np.ndarray:
+        """``Int[steps_per_epoch, samples_per_step]``"""
+        rng = generator(self.seed, epoch, 0, Stream.PLAN)
+        wanted = self.steps_per_epoch * self.samples_per_step
+        order = np.array([], dtype=np.int64)
+        while len(order) < wanted:
+            once = rng.permutation(self.anchors)
+            order = np.concatenate([order, once if self.companions is None else self.companions.arranged(once, rng)])
+        return order[:wanted].reshape(-1, self.samples_per_step)
 
 
 @dataclass(frozen=True)
-class RawBatch:
-    """One rank's samples of a step as they come from the disk, with what their augmentation will be.
+class RawGroup:
+    """The views of one role as they come from the disk, with what their augmentation will be.
 
     crops       ``Float[N, C, D, H, W]``
     affine      ``Float64[N, 4, 4]`` crop voxel index -> world mm
@@ -140,13 +148,55 @@ class RawBatch:
     views       what was drawn, for pictures
     """
 
+    role: str
     crops: Tensor
     affine: Tensor
     spacing_mm: Tensor
     parameters: dict[str, Tensor]
     keys: Keys
-    points: Points | None
     views: tuple[ViewSpec, ...]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> RawGroup:
+        """Apply `function` to every tensor."""
+        return replace(
+            self,
+            crops=function(self.crops),
+            affine=function(self.affine),
+            spacing_mm=function(self.spacing_mm),
+            parameters={name: function(value) for name, value in self.parameters.items()},
+            keys=self.keys.map(function),
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[RawGroup]) -> RawGroup:
+        """The views of several samples, one after the other."""
+        return RawGroup(
+            parts[0].role,
+            crops=torch.cat([part.crops for part in parts]),
+            affine=torch.cat([part.affine for part in parts]),
+            spacing_mm=torch.cat([part.spacing_mm for part in parts]),
+            parameters={key: torch.cat([part.parameters[key] for part in parts]) for key in parts[0].parameters},
+            keys=Keys.cat(part.keys for part in parts),
+            views=tuple(view for part in parts for view in part.views),
+        )
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """One rank's samples of a step: the global views first, then those of other roles."""
+
+    groups: tuple[RawGroup, ...]
+    points: Points | None = None
+
+    @property
+    def main(self) -> RawGroup:
+        """The global views."""
+        return self.groups[0]
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of all views, group after group."""
+        return Keys.cat(group.keys for group in self.groups)
 
     def to(self, device: torch.device) -> RawBatch:
         """The batch on a device."""
@@ -156,9 +206,14 @@ class RawBatch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
-        points = self.points and Points(move(self.points.position_mm), move(self.points.key_mm), move(self.points.valid))
-        parameters = {name: move(value) for name, value in self.parameters.items()}
-        return RawBatch(move(self.crops), move(self.affine), move(self.spacing_mm), parameters, self.keys.map(move), points, self.views)
+        return RawBatch(tuple(group.map(move) for group in self.groups), self.points and self.points.map(move))
+
+    @staticmethod
+    def cat(samples: Sequence[RawBatch]) -> RawBatch:
+        """Several samples as one batch; each has the same roles."""
+        groups = zip(*(sample.groups for sample in samples), strict=True)
+        points = [sample.points for sample in samples if sample.points is not None]
+        return RawBatch(tuple(RawGroup.cat(parts) for parts in groups), Points.cat(points) if points else None)
 
 
 @dataclass(frozen=True)
@@ -191,7 +246,7 @@ class PairDataset(Dataset[RawBatch]):
     def __getitem__(self, step: int) -> RawBatch:
         collection = self.scans.collection
         samples = [self.strategy.sample(collection, *self.draw(step, index)) for index in range(self.per_rank)]
-        return self.collate(step, samples, [torch.stack([self._crop(view) for view in views]) for views in samples])
+        return self.collate(step, samples, [[self._crop(view) for view in views] for views in samples])
 
     def draw(self, step: int, index: int) -> tuple[int, np.random.Generator]:
         """The anchor of this rank's sample `index` of a step, and the generator that its views are drawn with."""
@@ -203,34 +258,41 @@ class PairDataset(Dataset[RawBatch]):
         epoch, batch = divmod(step, self.plan.steps_per_epoch)
         return generator(self.plan.seed, epoch, batch * self.plan.samples_per_step + self.rank * self.per_rank + index, stream)
 
-    def collate(self, step: int, samples: Sequence[tuple[ViewSpec, ...]], crops: Sequence[Tensor]) -> RawBatch:
-        """This rank's batch of a step from what was drawn and its voxels, ``[views, C, D, H, W]`` for each sample."""
+    def collate(self, step: int, samples: Sequence[tuple[ViewSpec, ...]], crops: Sequence[Sequence[Tensor]]) -> RawBatch:
+        """This rank's batch of a step from what was drawn and its voxels, ``[C, D, H, W]`` for each view of each sample."""
         pairs = enumerate(zip(samples, crops, strict=True))
-        return _collate([self._sample(step, index, views, voxels) for index, (views, voxels) in pairs])
+        return RawBatch.cat([self._sample(step, index, views, voxels) for index, (views, voxels) in pairs])
 
-    def _sample(self, step: int, index: int, views: tuple[ViewSpec, ...], crops: Tensor) -> RawBatch:
+    def _sample(self, step: int, index: int, views: tuple[ViewSpec, ...], crops: Sequence[Tensor]) -> RawBatch:
+        roles = dict.fromkeys(view.role for view in views)
+        numbers = [[v for v, view in enumerate(views) if view.role == role] for role in roles]
+        groups = tuple(self._group(step, index, [views[v] for v in of_role], [crops[v] for v in of_role], of_role) for of_role in numbers)
+        if not self.num_points:
+            return RawBatch(groups)
+        return RawBatch(groups, self._points(groups[0], self._generator(step, index, Stream.POINTS)))
+
+    def _group(self, step: int, index: int, views: list[ViewSpec], crops: list[Tensor], numbers: list[int]) -> RawGroup:
+        """The views of one role of a sample; `numbers` are theirs within it."""
         collection = self.scans.collection
-        drawn = [self.recipe.draw(self._generator(step, index, Stream.VIEW + v), view.out_shape) for v, view in enumerate(views)]
-        parameters = {key: torch.stack([torch.as_tensor(one[key]) for one in drawn]) for key in drawn[0]}
+        draws = [
+            self.recipe.draw(self._generator(step, index, Stream.VIEW + v), view.out_shape) for v, view in zip(numbers, views, strict=True)
+        ]
         run_wide = np.full(len(views), step * self.plan.samples_per_step + self.rank * self.per_rank + index)
-        batch = RawBatch(
-            crops=crops,
+        return RawGroup(
+            role=views[0].role,
+            crops=torch.stack(crops),
             affine=torch.stack([view_affine(collection, view) for view in views]),
             spacing_mm=torch.stack([view_spacing(collection, view) for view in views]),
-            parameters=parameters,
-            keys=collection.keys(views, run_wide, np.arange(len(views))),
-            points=None,
-            views=views,
+            parameters={key: torch.stack([torch.as_tensor(one[key]) for one in draws]) for key in draws[0]},
+            keys=collection.keys(views, run_wide, np.array(numbers)),
+            views=tuple(views),
         )
-        if not self.num_points:
-            return batch
-        return replace(batch, points=self._points(batch, self._generator(step, index, Stream.POINTS)))
 
     def _crop(self, view: ViewSpec) -> Tensor:
         return to_grid(torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box)), view)
 
-    def _points(self, batch: RawBatch, rng: np.random.Generator) -> Points:
-        """Places inside every scan and every view of the sample, uniform in their intersection.
+    def _points(self, batch: RawGroup, rng: np.random.Generator) -> Points:
+        """Places inside every scan and every global view of the sample, uniform in their intersection.
 
         World mm mean one place only where the scans share a frame; across frames no point is valid.
         """
@@ -246,15 +308,15 @@ class PairDataset(Dataset[RawBatch]):
         scans = [view.scan for view in batch.views]
         of_scans = _inside(world, torch.from_numpy(collection.affines[scans]), torch.from_numpy(collection.shapes[scans]))
         inside = _inside(world, affine, torch.tensor(shape).expand(len(affine), 3)) & of_scans
-        frames = collection.columns.get("frame", np.arange(len(collection)))[scans]
-        inside &= bool((high > low).all()) and bool((frames == frames[0]).all())
+        inside &= bool((high > low).all()) and all(collection.share_frame(first, scan) for scan in scans)
         # The first that every view sees; where they are too few, the rest is marked as not valid.
         chosen = torch.argsort(inside.to(torch.int8), descending=True, stable=True)[: self.num_points]
         position, valid = world[chosen], inside[chosen]
         key = (
             position[torch.from_numpy(rng.permutation(self.num_points))] if self.is_placebo and permutes_points(self.strategy) else position
         )
-        return Points(position[None], key[None], valid[None])
+        body = torch.from_numpy(collection.body.place(np.full(len(position), first), position.numpy()))
+        return Points(position[None], key[None], body[None], valid[None])
 
 
 def _inside(world: Tensor, affines: Tensor, shapes: Tensor) -> Tensor:
@@ -283,19 +345,6 @@ def view_affine(collection: Collection, view: ViewSpec) -> Tensor:
 def view_spacing(collection: Collection, view: ViewSpec) -> Tensor:
     """``Float64[3]`` mm per voxel of the view's grid."""
     return torch.from_numpy(collection.spacings[view.scan] * np.array(view.box.size) / np.array(view.out_shape))
-
-
-def _collate(samples: list[RawBatch]) -> RawBatch:
-    points = [sample.points for sample in samples if sample.points is not None]
-    return RawBatch(
-        crops=torch.cat([sample.crops for sample in samples]),
-        affine=torch.cat([sample.affine for sample in samples]),
-        spacing_mm=torch.cat([sample.spacing_mm for sample in samples]),
-        parameters={key: torch.cat([sample.parameters[key] for sample in samples]) for key in samples[0].parameters},
-        keys=Keys.cat(sample.keys for sample in samples),
-        points=Points(*(torch.cat([getattr(p, name) for p in points]) for name in ("position_mm", "key_mm", "valid"))) if points else None,
-        views=tuple(view for sample in samples for view in sample.views),
-    )
 
 
 def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) -> Iterator[Any]:
@@ -328,7 +377,9 @@ def make_views(raw: RawBatch, recipe: Any) -> PairBatch:
 
     In float32 whatever autocast says: an augmentation is no place to lose digits.
     """
-    with torch.no_grad(), torch.autocast(raw.crops.device.type, enabled=False):
-        result = recipe.apply(raw.crops, raw.parameters, raw.spacing_mm)
-    group = ViewGroup("global", result.voxels, raw.affine @ result.voxel_map, raw.keys)
-    return PairBatch((group,), raw.points)
+    groups = []
+    for group in raw.groups:
+        with torch.no_grad(), torch.autocast(group.crops.device.type, enabled=False):
+            result = recipe.apply(group.crops, group.parameters, group.spacing_mm)
+        groups.append(ViewGroup(group.role, result.voxels, group.affine @ result.voxel_map, group.keys))
+    return PairBatch(tuple(groups), raw.points)

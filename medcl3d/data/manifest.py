@@ -15,11 +15,13 @@ import pandas as pd
 import torch
 
 from medcl3d.errors import DataError
+from medcl3d.pairs.body_coordinates import BodyCoordinates, middle_of_body
 from medcl3d.types import Keys, Triple, ViewSpec
 
 # Columns with a meaning of their own; every other column of a manifest is metadata.
 ID_COLUMNS = ("scan", "patient", "session", "modality", "frame", "class")
-KNOWN_COLUMNS = (*ID_COLUMNS, "session_days", "path", "label", "split")
+KNOWN_COLUMNS = (*ID_COLUMNS, "session_days", "path", "label", "atlas", "split")
+PATH_COLUMNS = ("path", "label", "atlas")
 
 NO_PATIENTS = (
     "there are no patient ids, so every scan counts as a patient of its own; two scans of one person may then "
@@ -32,7 +34,7 @@ MISSING = ("", "n/a")  # BIDS writes n/a; NA may be the name of a site
 class Manifest:
     """Which files there are, and of whom: one row a scan.
 
-    table        every id as text; `path` and `label` relative to `root` (label "" where there is none)
+    table        every id as text; `path`, `label` and `atlas` relative to `root` ("" where there is none)
     root         the folder that paths are resolved against
     label_names  class -> name, empty where none were declared
     outside      paths may leave the root
@@ -92,8 +94,8 @@ class Manifest:
         return full
 
     def missing(self) -> list[str]:
-        """Paths of images and labels that are not there."""
-        paths = pd.concat([self.table["path"], self.table["label"]])
+        """Paths of images, labels and affines that are not there."""
+        paths = pd.concat([self.table[name] for name in PATH_COLUMNS if name in self.table])
         return [p for p in paths[paths != ""].unique() if not self.locate(p).exists()]
 
     def say_missing(self, missing: Sequence[str]) -> str:
@@ -172,6 +174,9 @@ class Collection:
     body_boxes   ``Int[n, 2, 3]`` first and last-plus-one voxel of the body (the whole scan where there is no mask)
     columns      what a placebo may permute: integer codes (-1: none) for ids, floats for numbers
     patch_size   voxels of a view's grid
+    from_world   ``Float64[n, 4, 4]`` world mm -> body mm (default: from the middle of the body's box)
+    body_shift   ``Float64[n, 3]`` where a placebo says that things lie elsewhere in the body
+    slice_seed   where a placebo says that slices lie elsewhere in their scan
     """
 
     table: pd.DataFrame
@@ -180,16 +185,21 @@ class Collection:
     body_boxes: np.ndarray
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     patch_size: Triple = (32, 32, 32)
+    from_world: np.ndarray | None = None
+    body_shift: np.ndarray | None = None
+    slice_seed: int | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
     @staticmethod
-    def of(table: pd.DataFrame, shapes: np.ndarray, affines: np.ndarray, body_boxes: np.ndarray) -> Collection:
+    def of(
+        table: pd.DataFrame, shapes: np.ndarray, affines: np.ndarray, body_boxes: np.ndarray, from_world: np.ndarray | None = None
+    ) -> Collection:
         """Code the manifest's columns and put them beside the geometry."""
         columns: dict[str, np.ndarray] = {}
         for name in table.columns:
-            if name in ("scan", "path", "session", "split", "label"):
+            if name in ("scan", "session", "split", *PATH_COLUMNS):
                 continue
             numbers = pd.to_numeric(table[name], errors="coerce") if name not in ID_COLUMNS else None
             if numbers is not None and numbers.notna().sum() == table[name].notna().sum():
@@ -197,18 +207,28 @@ class Collection:
             else:
                 codes = pd.factorize(table[name], sort=True)[0]
                 columns[name] = codes.astype(np.int64) if name in ID_COLUMNS else np.where(codes < 0, np.nan, codes).astype(np.float64)
-        return Collection(table.reset_index(drop=True), np.asarray(shapes), np.asarray(affines), np.asarray(body_boxes), columns)
+        table = table.reset_index(drop=True)
+        return Collection(table, np.asarray(shapes), np.asarray(affines), np.asarray(body_boxes), columns, from_world=from_world)
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the manifest as ``Float64[n]``: numbers, or codes of ids and categories; NaN where missing. DataError."""
+        if name not in self.columns:
+            raise DataError(f"the manifest has no column {name!r}; there are {', '.join(self.columns)}")
+        values = self.columns[name].astype(np.float64)
+        return np.where(values < 0, np.nan, values) if name in ID_COLUMNS else values
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Collection:
         """The same collection with some of its scans. Codes stay as they were."""
         index = np.asarray(rows, dtype=np.int64)
-        return Collection(
-            self.table.iloc[index].reset_index(drop=True),
-            self.shapes[index],
-            self.affines[index],
-            self.body_boxes[index],
-            {name: values[index] for name, values in self.columns.items()},
-            self.patch_size,
+        return replace(
+            self,
+            table=self.table.iloc[index].reset_index(drop=True),
+            shapes=self.shapes[index],
+            affines=self.affines[index],
+            body_boxes=self.body_boxes[index],
+            columns={name: values[index] for name, values in self.columns.items()},
+            from_world=None if self.from_world is None else self.from_world[index],
+            body_shift=None if self.body_shift is None else self.body_shift[index],
         )
 
     def with_columns(self, columns: Mapping[str, np.ndarray]) -> Collection:
@@ -226,9 +246,13 @@ class Collection:
         return self.affines[:, :3, :3] / self.spacings[:, None, :]
 
     @cached_property
-    def body_centers(self) -> np.ndarray:
-        """``Float64[n, 3]`` world mm of the middle of each scan's body."""
-        return self.world(np.arange(len(self)), (self.body_boxes.sum(1) - 1) / 2)
+    def body(self) -> BodyCoordinates:
+        """Where things lie in the body."""
+        found = self.from_world
+        if found is None:
+            found = np.array([middle_of_body(a, box) for a, box in zip(self.affines, self.body_boxes, strict=True)]).reshape(-1, 4, 4)
+        coordinates = BodyCoordinates.of(found, self.affines, self.body_boxes)
+        return coordinates if self.body_shift is None else replace(coordinates, shift=self.body_shift)
 
     def world(self, scans: np.ndarray, voxels: np.ndarray) -> np.ndarray:
         """World mm of voxel coordinates (fractions allowed, a voxel's centre is at its index): ``[N, 3]`` -> ``[N, 3]``."""
@@ -238,13 +262,24 @@ class Collection:
     def matched(self, scan: int, other: int, voxel: np.ndarray) -> np.ndarray:
         """World mm in `other` of the place that `voxel` has in `scan`, ``Float64[3]``.
 
-        In one frame that is the same point of the world; else the same position from the middle of the body.
+        In one frame that is the same point of the world; else the same position in body coordinates.
         """
         place: np.ndarray = self.world(np.array([scan]), voxel[None])[0]
-        frame = self.columns.get("frame")
-        if frame is not None and frame[scan] == frame[other]:
+        if self.share_frame(scan, other):
             return place
-        return place - self.body_centers[scan] + self.body_centers[other]
+        from_world = self.body.from_world[scan]
+        return self.body.to_world(other, from_world[:3, :3] @ place + from_world[:3, 3])
+
+    def share_frame(self, scan: int, other: int) -> bool:
+        """Whether two scans have one world."""
+        frame = self.columns.get("frame")
+        return scan == other or (frame is not None and bool(frame[scan] == frame[other]))
+
+    def fraction(self, scans: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+        """Voxel coordinates as shares of the body's extent along the scan's axes: ``[N, 3]`` -> ``Float64[N, 3]``."""
+        low, stop = self.body_boxes[scans, 0], self.body_boxes[scans, 1]
+        share: np.ndarray = (voxels - low + 0.5) / (stop - low)
+        return share if self.body_shift is None else np.mod(share + self.body_shift[scans], 1.0)
 
     def keys(self, views: Sequence[ViewSpec], sample: np.ndarray, view: np.ndarray) -> Keys:
         """The keys of some views, one row a view.
@@ -252,9 +287,10 @@ class Collection:
         sample, view: ``Int[N]``, the run-wide sample each view belongs to and its number there.
         """
         scans = np.array([v.scan for v in views], dtype=np.int64)
-        starts = np.array([v.box.start for v in views], dtype=np.float64)
-        sizes = np.array([v.box.size for v in views], dtype=np.float64)
-        center = self.world(scans, starts + (sizes - 1) / 2)
+        boxes = [v.told or v.box for v in views]
+        sizes = np.array([box.size for box in boxes], dtype=np.float64)
+        middle = np.array([box.center for box in boxes])
+        center = self.world(scans, middle)
         count = len(views)
         own = ("patient", "modality", "frame", "session_days", "class")
 
@@ -275,7 +311,8 @@ class Collection:
             center_mm=torch.from_numpy(center),
             size_mm=torch.from_numpy(sizes * self.spacings[scans]),
             axes=torch.from_numpy(self.axes[scans]),
-            body=torch.from_numpy(center - self.body_centers[scans]),
+            body=torch.from_numpy(self.body.place(scans, center)),
+            fraction=torch.from_numpy(self.fraction(scans, middle)),
             point=torch.from_numpy(none.copy()),
             position_mm=torch.full((count, 3), torch.nan, dtype=torch.float64),
             metadata={name: torch.from_numpy(values[scans]) for name, values in self.columns.items() if name not in own},

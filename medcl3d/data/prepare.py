@@ -155,6 +155,7 @@ def _prepare(manifest: Manifest, choice: Choice, out: Path, options: PrepareOpti
 def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
     table = manifest.table
     images = [manifest.locate(p) for p in table["path"]]
+    atlases = table["atlas"] if "atlas" in table else [""] * len(table)
     spacing = None if isinstance(options.spacing_mm, str) else options.spacing_mm
     if options.spacing_mm == "median" and options.assume_spacing_mm is None:  # assumed: all files have one
         spacing = _median_spacing(images)
@@ -163,6 +164,7 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             scan=scan,
             image=image,
             label=manifest.locate(label) if label else None,
+            atlas=manifest.locate(atlas) if atlas else None,
             kind=_kind(modality, options.intensity),
             classes=tuple(sorted(manifest.label_names)),
             assume_spacing_mm=options.assume_spacing_mm,
@@ -172,7 +174,7 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             percentiles=options.percentiles,
             window_hu=options.window_hu,
         )
-        for scan, image, label, modality in zip(table["scan"], images, table["label"], table["modality"], strict=True)
+        for scan, image, label, atlas, modality in zip(table["scan"], images, table["label"], atlases, table["modality"], strict=True)
     ]
 
 

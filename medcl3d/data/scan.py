@@ -16,8 +16,9 @@ from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.data.intensity import Kind, find_body, normalise
 from medcl3d.errors import DataError
+from medcl3d.pairs.body_coordinates import middle_of_body
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ScanTask:
     scan: str
     image: Path
     label: Path | None
+    atlas: Path | None
     kind: Kind
     classes: tuple[int, ...]
     assume_spacing_mm: tuple[float, float, float] | None
@@ -39,7 +41,7 @@ class ScanTask:
     def options(self) -> dict[str, Any]:
         """What the stored voxels depend on, beside the files."""
         wanted = asdict(self)
-        for name in ("scan", "image", "label"):
+        for name in ("scan", "image", "label", "atlas"):
             del wanted[name]
         return json.loads(json.dumps(wanted))
 
@@ -91,8 +93,9 @@ def _identity(task: ScanTask) -> dict[str, Any]:
             ) from None
         return {"path": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
-    label = of(task.label) if task.label else None
-    return {"schema": SCHEMA, "scan": task.scan, "source": of(task.image), "label_source": label, "options": task.options()}
+    files = {"source": task.image, "label_source": task.label, "atlas_source": task.atlas}
+    found = {name: of(path) if path else None for name, path in files.items()}
+    return {"schema": SCHEMA, "scan": task.scan, **found, "options": task.options()}
 
 
 def _described(task: ScanTask, store: Path) -> dict[str, Any] | None:
@@ -127,7 +130,7 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
         "sha256": image.sha256,
         "shape": list(stored.shape),
         "affine": affine.tolist(),
-        "body": {"box": body.box, "method": body.method, "fraction": body.fraction},
+        "body": {"box": body.box, "method": body.method, "fraction": body.fraction, "from_world": _from_world(task, affine, body.box)},
         "normalisation": asdict(normalisation),
         "source_spacing_mm": image.spacing_mm.tolist(),
         "num_nonfinite": image.num_nonfinite,
@@ -141,6 +144,26 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
         description["class_voxels"] = {str(v): int(n) for v, n in zip(values, counts, strict=True)}
     write_json(names[2], description)
     return tuple(description["warnings"])
+
+
+def _from_world(task: ScanTask, affine: np.ndarray, body_box: Any) -> list[list[float]]:
+    """World mm -> body mm: into the atlas where the manifest names an affine, else from the middle of the body."""
+    from_world = middle_of_body(affine, np.array(body_box)) if task.atlas is None else read_affine(task.atlas)
+    return from_world.tolist()
+
+
+def read_affine(path: Path) -> np.ndarray:
+    """``Float64[4, 4]`` from four lines of four numbers. DataError where it is none that maps mm to mm."""
+    what = "an affine from world mm to atlas mm (both RAS+) is four lines of four numbers, the last 0 0 0 1"
+    try:
+        affine = np.loadtxt(path, dtype=np.float64)
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}; {what}") from None
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], [0, 0, 0, 1]):
+        raise DataError(f"{path}: holds {affine.shape} numbers; {what}")
+    if abs(np.linalg.det(affine[:3, :3])) < 1e-3:
+        raise DataError(f"{path}: the affine is singular: it maps the body onto a plane; {what}")
+    return affine
 
 
 def _respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:

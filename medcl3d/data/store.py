@@ -58,6 +58,7 @@ class Store:
             np.array([s["shape"][1:] for s in scans], dtype=np.int64),
             np.array([s["affine"] for s in scans], dtype=np.float64),
             np.array([s["body"]["box"] for s in scans], dtype=np.int64),
+            np.array([s["body"]["from_world"] for s in scans], dtype=np.float64),
         )
         names = {int(value): name for value, name in summary["label_names"].items()}
         return Store(root, collection, int(summary["num_channels"]), names, tuple(scans))

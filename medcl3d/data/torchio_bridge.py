@@ -7,6 +7,7 @@ trains through one (``loader: torchio``) and gives the very samples that the sto
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -124,7 +125,7 @@ def collection_of(subject: tio.Subject, patch_size: Triple) -> Collection:
     boxes = np.stack([np.zeros_like(shapes), shapes], axis=1)
     affines = np.stack([image.affine for image in images.values()])
     found = Collection.of(pd.DataFrame(rows), shapes, affines, boxes)
-    return Collection(found.table, found.shapes, found.affines, found.body_boxes, found.columns, patch_size)
+    return replace(found, patch_size=patch_size)
 
 
 def subject_of(store: Store, scans: dict[int, int]) -> tio.Subject:
@@ -193,8 +194,8 @@ def torchio_batches(dataset: PairDataset, workers: int, start: int) -> Iterator[
         yield dataset.collate(step, *_views_and_crops(batch))
 
 
-def _views_and_crops(batch: dict[str, Any]) -> tuple[list[tuple[ViewSpec, ...]], list[torch.Tensor]]:
-    """Of each sample of a collated batch, what was drawn and its voxels ``[views, C, D, H, W]``."""
+def _views_and_crops(batch: dict[str, Any]) -> tuple[list[tuple[ViewSpec, ...]], list[list[torch.Tensor]]]:
+    """Of each sample of a collated batch, what was drawn and its voxels, ``[C, D, H, W]`` a view."""
     names = [name for name in batch if name.startswith("view_")]
     samples, crops = [], []
     for i, places in enumerate(batch[tio.LOCATION].tolist()):
@@ -204,7 +205,7 @@ def _views_and_crops(batch: dict[str, Any]) -> tuple[list[tuple[ViewSpec, ...]],
             shape = triple(batch[name]["data"].shape[2:])
             views.append(ViewSpec(int(batch[name][ROW][i]), box, batch[name]["role"][i], None if shape == box.size else shape))
         samples.append(tuple(views))
-        crops.append(torch.stack([batch[name]["data"][i] for name in names]))
+        crops.append([batch[name]["data"][i] for name in names])
     return samples, crops
 
 

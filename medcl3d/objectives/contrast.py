@@ -7,12 +7,13 @@ from torch import Tensor
 
 from medcl3d.errors import DataError
 from medcl3d.losses.contrastive import Denominator, contrastive_sum
+from medcl3d.objectives.relating import Relating
 from medcl3d.training.diagnostics import diagnose
 from medcl3d.training.distributed import all_sum, gather, gather_keys, world_size
-from medcl3d.types import Keys, Loss, Relate
+from medcl3d.types import Keys, Loss
 
 
-def contrast(z: Tensor, keys: Keys, relate: Relate, temperature: float, denominator: Denominator, decoupled: bool) -> Loss:
+def contrast(z: Tensor, keys: Keys, relating: Relating, temperature: float, denominator: Denominator, decoupled: bool) -> Loss:
     """The global loss of unit vectors ``[N, D]`` with their keys; rows are this rank's, columns everybody's.
 
     Rows whose keys say NaN as a point's position take no part. The value is the local sum times the
@@ -21,9 +22,10 @@ def contrast(z: Tensor, keys: Keys, relate: Relate, temperature: float, denomina
     """
     columns, column_keys = gather(z), gather_keys(keys)
     row_use, column_use = _takes_part(keys), _takes_part(column_keys)
-    z, keys, columns, column_keys = z[row_use], keys[row_use], columns[column_use], column_keys[column_use]
+    z, keys = z[row_use], keys[row_use]
+    columns, column_keys = relating.columns(columns[column_use], column_keys[column_use])
     similarity = z @ columns.T
-    relation = relate(keys, column_keys, similarity.detach())
+    relation = relating(keys, column_keys, similarity.detach())
     local = contrastive_sum(similarity, relation, temperature, denominator=denominator, decoupled=decoupled)
     weight = all_sum(local.weight.detach())
     if weight == 0:

@@ -17,6 +17,7 @@ from medcl3d.losses.contrastive import Denominator
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import Projector
+from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.voxel_correspondence import relate_points
 from medcl3d.registry import Count, NonNegative, Positive
 from medcl3d.types import Keys, Loss, PairBatch, Points, Relate, Relation, ViewGroup
@@ -54,17 +55,17 @@ class Dense(nn.Module):
         if network.decoder is None:
             raise ConfigError("objective.dense: the network has no decoder to read points from; choose an encoder with feature maps")
         self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm
-        self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled
+        self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
         self.projector = Projector(network.decoder.out_channels, hidden_dim, out_dim, num_layers)
 
-    def forward(self, network: Network, batch: PairBatch, relate: Relate) -> Loss:
+    def forward(self, network: Network, batch: PairBatch, relating: Relating) -> Loss:
         """The loss over the points of the global views."""
         decoded = network(batch.main.voxels).decoded
         if decoded is None or batch.points is None:
             raise ValueError("the dense objective needs a decoder and a batch with points")
         features = point_features(decoded, batch.main, batch.points)
         z = self.projector(rearrange(features, "view point channel -> (view point) channel"))
-        return contrast(z, point_keys(batch.main, batch.points), relate, self.temperature, self.denominator, self.decoupled)
+        return contrast(z, point_keys(batch.main, batch.points), relating, self.temperature, self.denominator, self.decoupled)
 
     def gate(self, relate: Relate) -> Relate:
         """Relations of points, from a strategy that relates the crops they lie in."""
@@ -96,8 +97,9 @@ def point_keys(group: ViewGroup, points: Points) -> Keys:
     """The keys of every point in every view, ``[N * P]``; invalid points have NaN as their position."""
     rows, count = sample_rows(group), points.valid.shape[1]
     keys = group.keys.map(lambda column: column.repeat_interleave(count, dim=0))
-    position = torch.where(points.valid[..., None], points.key_mm, torch.nan)[rows]
-    return replace(keys, point=torch.arange(count, device=rows.device).repeat(len(rows)), position_mm=position.flatten(0, 1))
+    position = torch.where(points.valid[..., None], points.key_mm, torch.nan)[rows].flatten(0, 1)
+    point = torch.arange(count, device=rows.device).repeat(len(rows))
+    return replace(keys, point=point, position_mm=position, body=points.body_mm[rows].flatten(0, 1))
 
 
 def point_features(decoded: Tensor, group: ViewGroup, points: Points) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -12,8 +13,9 @@ from medcl3d.losses.contrastive import Denominator
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import Projector
+from medcl3d.objectives.relating import Relating
 from medcl3d.registry import Count, Positive
-from medcl3d.types import Loss, PairBatch, Relate
+from medcl3d.types import Keys, Loss, PairBatch
 
 
 @OBJECTIVES.register("simclr")
@@ -41,10 +43,11 @@ class SimCLR(nn.Module):
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
-        self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled
+        self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers)
 
-    def forward(self, network: Network, batch: PairBatch, relate: Relate) -> Loss:
-        """The loss over the global views."""
-        z = self.projector(network(batch.main.voxels).pooled)
-        return contrast(z, batch.main.keys, relate, self.temperature, self.denominator, self.decoupled)
+    def forward(self, network: Network, batch: PairBatch, relating: Relating) -> Loss:
+        """The loss over the views of all roles."""
+        pooled = torch.cat([network(group.voxels).pooled for group in batch.groups])
+        keys = Keys.cat(group.keys for group in batch.groups)
+        return contrast(self.projector(pooled), keys, relating, self.temperature, self.denominator, self.decoupled)

@@ -25,9 +25,19 @@ class PairStrategy(Protocol):
     """What every file of this package provides.
 
     `informative` names the key columns that carry the strategy's information: what a placebo permutes.
-    A strategy may set `relates_points = True`: then `relate` also understands the keys of points, and its
-    fields `num_points`, `tolerance_mm` and `ignore_mm` hold for dense objectives. One whose samples hold scans
-    of several patients sets `crosses_patients = True`: a TorchIO subject cannot feed it.
+
+    A strategy may say more of itself:
+
+    relates_points    True: `relate` also understands the keys of points, and its fields `num_points`, `tolerance_mm` and
+                      `ignore_mm` hold for dense objectives
+    crosses_patients  True: its samples hold scans of several patients, which a TorchIO subject cannot feed
+    informs           the parts of its relation, of "positive" and "negative", that carry its information (default: both):
+                      an objective that uses none of them is refused
+    strategies        those that it is made of
+    link              ``(rows, cols, similarity) -> (rows, cols)``, once a step: what needs features, as columns of `linked`
+    queue_size        so many embeddings of earlier batches are related as further columns (`linked["support"]` is their place)
+    temperature       what its link divides similarities by: the objective's, or it is refused
+    companions        ``(collection) -> Companions | None``: which scans stand together in a batch
     """
 
     informative: ClassVar[tuple[str, ...]]
@@ -36,7 +46,7 @@ class PairStrategy(Protocol):
         """What an epoch visits; what was left out, and why."""
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """The views of one sample, on the grid `collection.patch_size`."""
+        """The views of one sample: those of role "global" on the grid `collection.patch_size`, and first."""
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """How rows and columns relate, for any tile ``[N, M]`` of the things in play."""
@@ -44,4 +54,34 @@ class PairStrategy(Protocol):
 
 def crosses_patients(strategy: PairStrategy) -> bool:
     """Whether one sample may hold scans of several patients."""
-    return bool(getattr(strategy, "crosses_patients", False))
+    own = getattr(strategy, "crosses_patients", None)
+    return any(crosses_patients(part) for part in parts_of(strategy)) if own is None else bool(own)
+
+
+def relates_points(strategy: PairStrategy) -> bool:
+    """Whether `relate` understands points."""
+    return bool(getattr(strategy, "relates_points", False))
+
+
+def link(strategy: PairStrategy, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    """The keys with what a strategy has to know of the features ``[N, M]``; without gradient, once a step."""
+    own = getattr(strategy, "link", None)
+    if own is None:
+        return rows, cols
+    linked: tuple[Keys, Keys] = own(rows, cols, similarity)
+    return linked
+
+
+def parts_of(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
+    """The strategies that one is made of."""
+    return tuple(getattr(strategy, "strategies", ()))
+
+
+def every_part(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
+    """A strategy, what it is made of, and what those are made of."""
+    return strategy, *(inner for part in parts_of(strategy) for inner in every_part(part))
+
+
+def queue_size(strategy: PairStrategy) -> int:
+    """How many earlier embeddings a strategy wants to be told of."""
+    return max(getattr(part, "queue_size", 0) for part in every_part(strategy))

@@ -13,9 +13,9 @@ from medcl3d.data.manifest import Collection
 from medcl3d.errors import ConfigError
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.boxes import gap_mm, start_range
+from medcl3d.pairs.boxes import gap_mm, slab_size, start_range
 from medcl3d.registry import NonNegative, Positive
-from medcl3d.types import Box, Keys, Relation, Triple, ViewSpec, related, triple
+from medcl3d.types import Box, Keys, Relation, ViewSpec, related, triple
 
 
 @PAIRS.register("adjacent_slices")
@@ -37,21 +37,14 @@ class AdjacentSlices:
     max_gap_mm: Positive = 5.0
     ignore_mm: NonNegative = 20.0
 
-    informative = ()
+    informative = ("slice",)
 
     def __post_init__(self) -> None:
         if self.ignore_mm < self.max_gap_mm:
             raise ConfigError(f"adjacent_slices: ignore_mm = {self.ignore_mm} is below max_gap_mm = {self.max_gap_mm}; raise it to that")
 
-    def slab(self, collection: Collection, scan: int) -> Triple:
-        """Voxels of a slab in a scan."""
-        size = list(collection.patch_size)
-        if self.thickness_mm is not None:
-            size[self.axis] = max(1, round(self.thickness_mm / collection.spacings[scan, self.axis]))
-        return triple(size)
-
     def _starts(self, collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
-        return start_range(replace(collection, patch_size=self.slab(collection, scan)), scan)
+        return start_range(replace(collection, patch_size=slab_size(collection, scan, self.axis, self.thickness_mm)), scan)
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans that hold two slabs within the gap."""
@@ -77,9 +70,25 @@ class AdjacentSlices:
         there = [i for i in range(max(low[self.axis], here - most), min(high[self.axis], here + most) + 1) if i != here]
         other = start.copy()
         other[self.axis] = rng.choice(there)
-        size = self.slab(collection, anchor)
-        views = [ViewSpec(anchor, Box(triple(s), size), shape=collection.patch_size) for s in (start, other)]
+        size = slab_size(collection, anchor, self.axis, self.thickness_mm)
+        told = [Box(triple(s), size) for s in (start, other)]
+        read = [self._shuffled(box, collection, anchor, low, high) for box in told]
+        shape = collection.patch_size
+        if collection.slice_seed is None:
+            views = [ViewSpec(anchor, box, shape=shape) for box in read]
+        else:
+            views = [ViewSpec(anchor, box, shape=shape, told=said) for box, said in zip(read, told, strict=True)]
         return tuple(views[i] for i in rng.permutation(2))
+
+    def _shuffled(self, box: Box, collection: Collection, scan: int, low: np.ndarray, high: np.ndarray) -> Box:
+        """Where a placebo reads the slab that it says lies at `box`: the slabs of a scan permuted, once per seed."""
+        if collection.slice_seed is None:
+            return box
+        first, last = int(low[self.axis]), int(high[self.axis])
+        order = np.random.default_rng([collection.slice_seed, scan]).permutation(np.arange(first, last + 1))
+        start = list(box.start)
+        start[self.axis] = int(order[start[self.axis] - first])
+        return Box(triple(start), box.size)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P = 1 within the gap in one scan, left alone up to ignore_mm, the rest repelled."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.data.manifest import Collection
-from medcl3d.types import Box, Keys, triple
+from medcl3d.types import Box, Keys, Triple, triple
 
 
 def start_range(collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,6 +30,14 @@ def random_box(collection: Collection, scan: int, rng: np.random.Generator) -> B
     """A patch with its place uniform inside the body of a scan."""
     low, high = start_range(collection, scan)
     return Box(triple(rng.integers(low, high + 1)), collection.patch_size)
+
+
+def slab_size(collection: Collection, scan: int, axis: int, thickness_mm: float | None) -> Triple:
+    """Voxels of a patch of a scan that is `thickness_mm` thick along an axis (None: as thick as a patch)."""
+    size = list(collection.patch_size)
+    if thickness_mm is not None:
+        size[axis] = max(1, round(thickness_mm / collection.spacings[scan, axis]))
+    return triple(size)
 
 
 def start_at(collection: Collection, scan: int, place_mm: np.ndarray) -> tuple[np.ndarray, float]:

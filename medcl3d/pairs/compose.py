@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import numpy as np
@@ -14,8 +14,9 @@ from torch import Tensor
 from medcl3d.config import part_of
 from medcl3d.data.manifest import Collection
 from medcl3d.errors import ConfigError, DataError
-from medcl3d.pairs import PAIRS, PairStrategy, crosses_patients
+from medcl3d.pairs import PAIRS, PairStrategy, crosses_patients, link, relates_points
 from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.body_coordinates import BODY
 from medcl3d.registry import Positive
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
@@ -32,6 +33,25 @@ def _of_every_part(parts: Sequence[PairStrategy], collection: Collection) -> Anc
 
 def _informative(parts: Sequence[PairStrategy]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for part in parts for name in part.informative))
+
+
+def _linked(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    """Each part's columns under its number, since two parts may link columns of one name."""
+    found = [link(part, rows, cols, similarity) for part in parts]
+
+    def numbered(keys: Keys, of_parts: Sequence[Keys]) -> Keys:
+        new = {f"{i}/{name}": c for i, part in enumerate(of_parts) for name, c in part.linked.items() if name not in keys.linked}
+        return replace(keys, linked={**keys.linked, **new})
+
+    return numbered(rows, [row for row, _ in found]), numbered(cols, [col for _, col in found])
+
+
+def _relations(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor | None) -> list[Relation]:
+    def of_part(keys: Keys, number: int) -> Keys:
+        own = {name.removeprefix(f"{number}/"): column for name, column in keys.linked.items() if name.startswith(f"{number}/")}
+        return replace(keys, linked={**keys.linked, **own})
+
+    return [part.relate(of_part(rows, i), of_part(cols, i), similarity) for i, part in enumerate(parts)]
 
 
 @PAIRS.register("sum")
@@ -69,11 +89,6 @@ class Sum:
         """What any of the parts knows."""
         return _informative(self.strategies)
 
-    @property
-    def crosses_patients(self) -> bool:
-        """As those that draw."""
-        return any(crosses_patients(part) for part in self.strategies)
-
     def anchors(self, collection: Collection) -> Anchors:
         """Scans that every part can start from."""
         return _of_every_part(self.strategies, collection)
@@ -83,9 +98,13 @@ class Sum:
         part = self.strategies[int(rng.choice(len(self.parts), p=self.shares))]
         return part.sample(collection, anchor, rng)
 
+    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+        """What each part has to know of the features."""
+        return _linked(self.strategies, rows, cols, similarity)
+
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """The weighted mean of the parts' relations."""
-        relations = [part.relate(rows, cols, similarity) for part in self.strategies]
+        relations = _relations(self.strategies, rows, cols, similarity)
         positive = sum(float(w) * r.positive for w, r in zip(self.shares, relations, strict=True))
         negative = sum(float(w) * r.negative for w, r in zip(self.shares, relations, strict=True))
         return Relation(torch.as_tensor(positive).clamp(max=1), torch.as_tensor(negative))
@@ -128,9 +147,13 @@ class Product:
         """The views of the first part."""
         return self.strategies[0].sample(collection, anchor, rng)
 
+    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+        """What each part has to know of the features."""
+        return _linked(self.strategies, rows, cols, similarity)
+
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """The product of the parts' attractions."""
-        relations = [part.relate(rows, cols, similarity) for part in self.strategies]
+        relations = _relations(self.strategies, rows, cols, similarity)
         positive = reduce(torch.mul, (r.positive for r in relations))
         alone = reduce(torch.logical_or, ((r.positive == 0) & (r.negative == 0) for r in relations))
         return related(rows, cols, positive, (1 - positive) * ~alone)
@@ -139,10 +162,11 @@ class Product:
 @PAIRS.register("exclude")
 @dataclass(frozen=True, kw_only=True)
 class Exclude:
-    """No repulsion between things that share a column: M = 0 for the same patient, site, ...; P stays.
+    """No repulsion between things that share a column, or lie near each other in the body: M = 0 there; P stays.
 
-    inner  the strategy whose negatives are thinned
-    by     a column of the manifest (patient, modality, site, ...); what lacks a value is excluded from nothing
+    inner      the strategy whose negatives are thinned
+    by         a column of the manifest (patient, modality, site, ...), or `body`; what lacks a value is excluded from nothing
+    nearer_mm  with `body`: things nearer than this in body coordinates do not repel
 
     The control, as many negatives removed at random, is its placebo: the column permuted among scans.
     Source: false negatives of one patient or site, as in MMCL and GLCL (Chaitanya et al., NeurIPS 2020).
@@ -150,12 +174,18 @@ class Exclude:
 
     inner: Part  # type: ignore[valid-type]
     by: str = "patient"
+    nearer_mm: Positive | None = None
+
+    informs = frozenset({"negative"})
+
+    def __post_init__(self) -> None:
+        if (self.by == BODY) != (self.nearer_mm is not None):
+            raise ConfigError("exclude: by: body and nearer_mm belong together; give both or neither")
 
     @cached_property
-    def strategy(self) -> PairStrategy:
-        """The inner strategy."""
-        inner: PairStrategy = PAIRS.build(self.inner)
-        return inner
+    def strategies(self) -> tuple[PairStrategy, ...]:
+        """The inner one."""
+        return (PAIRS.build(self.inner),)
 
     @property
     def informative(self) -> tuple[str, ...]:
@@ -163,30 +193,36 @@ class Exclude:
         return (self.by,)
 
     @property
-    def crosses_patients(self) -> bool:
-        """As those that draw."""
-        return crosses_patients(self.strategy)
+    def relates_points(self) -> bool:
+        """As the inner strategy."""
+        return relates_points(self.strategies[0])
+
+    @property
+    def num_points(self) -> int:
+        """Of the inner strategy."""
+        return int(self.strategies[0].num_points)  # type: ignore[attr-defined]
 
     def anchors(self, collection: Collection) -> Anchors:
         """Those of the inner strategy. DataError where there is no such column."""
-        if self.by not in collection.columns:
-            raise DataError(f"exclude: by = {self.by}: the manifest has no such column; there are {', '.join(collection.columns)}")
-        return self.strategy.anchors(collection)
+        if self.by != BODY and self.by not in collection.columns:
+            raise DataError(
+                f"exclude: by = {self.by}: the manifest has no such column; there are {', '.join(collection.columns)}, and {BODY}"
+            )
+        return self.strategies[0].anchors(collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
-        return self.strategy.sample(collection, anchor, rng)
+        return self.strategies[0].sample(collection, anchor, rng)
+
+    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+        """As the inner strategy."""
+        return link(self.strategies[0], rows, cols, similarity)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """The inner relation without repulsion within a value of the column."""
-        relation = self.strategy.relate(rows, cols, similarity)
-        first, second = (_column(keys, self.by) for keys in (rows, cols))
-        known = ~(torch.isnan(first) | (first < 0))
-        same = (first[:, None] == second) & known[:, None]
+        relation = self.strategies[0].relate(rows, cols, similarity)
+        if self.nearer_mm is None:
+            same = rows.column(self.by)[:, None] == cols.column(self.by)  # NaN equals nothing
+        else:
+            same = torch.cdist(rows.body, cols.body, compute_mode="donot_use_mm_for_euclid_dist") < self.nearer_mm
         return Relation(relation.positive, relation.negative * ~same, relation.budget)
-
-
-def _column(keys: Keys, name: str) -> Tensor:
-    """A column of the keys as numbers, codes of ids or metadata."""
-    own = {field.name for field in fields(Keys)} - {"metadata", "linked"}
-    return (getattr(keys, name) if name in own else keys.metadata[name]).double()

@@ -13,11 +13,10 @@ from medcl3d.data.manifest import Collection
 from medcl3d.errors import DataError
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.boxes import random_box, start_at
+from medcl3d.pairs.boxes import random_box
+from medcl3d.pairs.matching import matched_crops
 from medcl3d.registry import NonNegative
-from medcl3d.types import Box, Keys, Relation, ViewSpec, related, triple
-
-TRIES = 20
+from medcl3d.types import Keys, Relation, ViewSpec, related
 
 
 @PAIRS.register("same_patient")
@@ -28,8 +27,8 @@ class SamePatient:
     position      matched: both at one place, within `jitter_mm` along each axis; free: each anywhere in the body
     same_session  whether the second scan may be of the anchor's session: any, only, never
 
-    Places are matched in world mm where the scans share a frame, else in body coordinates (mm from the middle of
-    the body). Where the second scan does not reach a place, another is drawn, and in the end the nearest it has is taken.
+    Places are matched in world mm where the scans share a frame, else in body coordinates. Where the second scan
+    does not reach a place, another is drawn, and in the end the nearest it has is taken.
     Source: MICLe (Azizi et al., ICCV 2021), MedAug (Vu et al., MLHC 2021).
     """
 
@@ -64,17 +63,7 @@ class SamePatient:
         other = int(rng.choice(self.partners(collection, anchor)))
         if self.position == "free":
             return ViewSpec(anchor, random_box(collection, anchor, rng)), ViewSpec(other, random_box(collection, other, rng))
-        best: tuple[float, Box, Box] | None = None
-        for _ in range(TRIES):
-            box = random_box(collection, anchor, rng)
-            place = collection.matched(anchor, other, box.center) + rng.uniform(-self.jitter_mm, self.jitter_mm, 3)
-            start, miss_mm = start_at(collection, other, place)
-            if best is None or miss_mm < best[0]:
-                best = miss_mm, box, Box(triple(start), collection.patch_size)
-            if miss_mm == 0:
-                break
-        assert best is not None
-        return ViewSpec(anchor, best[1]), ViewSpec(other, best[2])
+        return matched_crops(collection, anchor, other, self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P = 1 for the same patient, M = 1 - P."""

@@ -26,8 +26,8 @@ def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: Any
     """
     with torch.no_grad():
         batch = make_views(raw, recipe)
-    num_views = int((raw.keys.sample == raw.keys.sample[0]).sum())
-    num_samples = min(num_samples, len(raw.views) // num_views)
+    num_views = int((raw.main.keys.sample == raw.main.keys.sample[0]).sum())
+    num_samples = min(num_samples, len(raw.main.views) // num_views)
     figure = Figure(figsize=(2.4 * (num_views + 1), 2.5 * num_samples), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(num_samples, num_views + 1, squeeze=False)
@@ -43,14 +43,14 @@ def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: Any
 
 
 def _scan(axis: Any, store: Store, scans: ScansInUse, raw: RawBatch, rows: list[int]) -> None:
-    first = raw.views[rows[0]]
+    first = raw.main.views[rows[0]]
     shape = scans.collection.shapes[first.scan]
     level = int(np.clip(first.box.start[2] + first.box.size[2] // 2, 0, shape[2] - 1))
     plane = store.read_crop(int(scans.rows[first.scan]), Box((0, 0, level), (int(shape[0]), int(shape[1]), 1)))[0, :, :, 0]
     spacing = scans.collection.spacings[first.scan]
     _show(axis, plane, spacing)
     for row in rows:
-        box, colour = raw.views[row].box, COLOURS[(row - rows[0]) % len(COLOURS)]
+        box, colour = raw.main.views[row].box, COLOURS[(row - rows[0]) % len(COLOURS)]
         style = "-" if box.start[2] <= level < box.stop[2] else ":"
         corner = (box.start[0] - 0.5, box.start[1] - 0.5)
         axis.add_patch(Rectangle(corner, box.size[0], box.size[1], fill=False, edgecolor=colour, linewidth=1.8, linestyle=style))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic.dataclasses import dataclass as config_dataclass
 from safetensors.torch import save as to_safetensors
@@ -15,12 +16,16 @@ from torch import nn
 from medcl3d.config import STRICT, choice_of, load, plain
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.loader import DataConfig, PairDataset, Plan, RawBatch, ScansInUse, batches_from, make_views, pretraining_scans
+from medcl3d.data.manifest import Collection
 from medcl3d.data.store import Store
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
+from medcl3d.errors import ConfigError
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.objectives.relating import Relating, Support
+from medcl3d.pairs import PAIRS, PairStrategy, every_part, queue_size, relates_points
 from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.companions import Companions, companions_of
 from medcl3d.pairs.placebo import placebo
 from medcl3d.registry import Whole
 from medcl3d.training.distributed import process_group, rank, say, world_size
@@ -28,7 +33,7 @@ from medcl3d.training.fit import FitOptions, check_ranks, fit
 from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.pictures import picture_of_pairs
 from medcl3d.training.seeding import seed_weights
-from medcl3d.types import Loss, Relate
+from medcl3d.types import Box, Loss, Relate, Triple, ViewSpec
 from medcl3d.views import VIEWS
 
 SCHEMA = 1
@@ -58,14 +63,14 @@ class PretrainConfig:
 class Learner(nn.Module):
     """Network and objective as the one module whose call is a step."""
 
-    def __init__(self, network: Network, objective: nn.Module, recipe: Any, relate: Relate):
+    def __init__(self, network: Network, objective: nn.Module, recipe: Any, relating: Relating):
         super().__init__()
-        self.network, self.objective = network, objective
-        self.recipe, self.relate = recipe, relate
+        self.network, self.objective, self.relating = network, objective, relating
+        self.recipe = recipe
 
     def forward(self, raw: RawBatch) -> Loss:
         """The loss of this rank's part of a global batch."""
-        loss: Loss = self.objective(self.network, make_views(raw, self.recipe), self.relate)
+        loss: Loss = self.objective(self.network, make_views(raw, self.recipe), self.relating)
         return loss
 
 
@@ -83,13 +88,13 @@ class Pretraining:
     def dataset(self) -> PairDataset:
         """This rank's samples of every step."""
         train, objective = self.config.train, self.learner.objective
-        own = self.strategy if getattr(self.strategy, "relates_points", False) else objective
+        own = self.strategy if relates_points(self.strategy) else objective
         return PairDataset(
             store=self.store,
             scans=self.scans,
             strategy=self.strategy,
             recipe=self.learner.recipe,
-            plan=Plan(self.anchors.ids, train.samples_per_step, self.config.seed),
+            plan=Plan(self.anchors.ids, train.samples_per_step, self.config.seed, companions_of(self.strategy, self.scans.collection)),
             steps=train.steps,
             rank=rank(),
             world_size=world_size(),
@@ -111,15 +116,66 @@ def assemble(config: PretrainConfig) -> Pretraining:
 
         refuse_across_patients(strategy)
     anchors = strategy.anchors(scans.collection)
+    check_together(config, companions_of(strategy, scans.collection))
     seed_weights(config.seed)
     constructor = OBJECTIVES.get(config.objective.name)
     network = build_network(config.encoder, store.num_channels, decoder=constructor.decodes)  # type: ignore[attr-defined]
-    check_patch_size(network, config.data.patch_size)
     objective = OBJECTIVES.build(config.objective, network)
+    check_uses(config, strategy, objective)
+    for role, shape in shapes_of_roles(strategy, scans.collection, anchors).items():
+        check_patch_size(network, shape, "data.patch_size" if role == "global" else f"the size of {role} views")
+    return Pretraining(
+        config,
+        store,
+        scans,
+        strategy,
+        anchors,
+        Learner(network, objective, VIEWS.build(config.views), relating_of(strategy, objective, scans)),
+    )
+
+
+def shapes_of_roles(strategy: PairStrategy, collection: Collection, anchors: Anchors) -> dict[str, Triple]:
+    """The grids of the views that a sample holds, by role."""
+    views = strategy.sample(collection, int(anchors.ids[0]), np.random.default_rng(0))
+    return {view.role: view.out_shape for view in views}
+
+
+def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -> None:
+    """ConfigError where an objective would ignore what a strategy knows, or measures similarities in other units."""
+    informs = frozenset(getattr(strategy, "informs", ("positive", "negative")))
+    names = f"pairs.{config.pairs.name} with objective.{config.objective.name}"
+    if not informs & objective.uses:
+        raise ConfigError(
+            f"{names}: the strategy speaks through the {' and '.join(sorted(informs))} part of the relation alone, and the objective "
+            f"uses {' and '.join(sorted(objective.uses))} only; choose another objective, or another strategy"
+        )
+    for part in every_part(strategy):
+        told, own = getattr(part, "temperature", None), getattr(objective, "temperature", None)
+        if told is not None and told != own:
+            raise ConfigError(f"{names}: temperature = {told} in the strategy and {own} in the objective; give both the same")
+
+
+def check_together(config: PretrainConfig, companions: Companions | None) -> None:
+    """ConfigError where groups of companions would lie across the border of two batches."""
+    samples = config.train.samples_per_step
+    if companions is not None and samples % companions.together:
+        raise ConfigError(
+            f"train.samples_per_step = {samples} is no multiple of pairs.{config.pairs.name}: together = {companions.together}; "
+            f"{max(1, samples // companions.together) * companions.together} would do"
+        )
+
+
+def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Relating:
+    """How things relate under a strategy, gated for an objective of points that the strategy does not know of."""
     relate: Relate = strategy.relate
-    if objective.decodes and not getattr(strategy, "relates_points", False):
+    if objective.decodes and not relates_points(strategy):
         relate = objective.gate(relate)
-    return Pretraining(config, store, scans, strategy, anchors, Learner(network, objective, VIEWS.build(config.views), relate))
+    size = queue_size(strategy)
+    if not size:
+        return Relating(relate, strategy)
+    any_view = ViewSpec(0, Box((0, 0, 0), scans.collection.patch_size))
+    layout = scans.collection.keys([any_view], np.zeros(1), np.zeros(1))
+    return Relating(relate, strategy, Support(size, objective.dim, layout))
 
 
 def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:

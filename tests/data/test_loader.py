@@ -102,14 +102,14 @@ def test_points_of_two_scans_need_a_common_frame(tiny_store: Path, shared_frame:
         batch = make_views(raw, parts.learner.recipe)
         assert batch.points is not None
         share.append(batch.points.valid.float().mean())
-        for row, view in enumerate(raw.views):
+        for row, view in enumerate(raw.main.views):
             sample = row // 2
             place = batch.points.position_mm[sample][batch.points.valid[sample]]
             for affine, shape in ((batch.main.affine[row], (16, 16, 16)), (collection.affines[view.scan], collection.shapes[view.scan])):
                 inverse = torch.linalg.inv(torch.as_tensor(affine))
                 voxel = place @ inverse[:3, :3].T + inverse[:3, 3]
                 assert ((voxel >= -0.5 - 1e-6) & (voxel <= torch.as_tensor(np.array(shape)) - 0.5 + 1e-6)).all()
-        assert len({view.scan for view in raw.views[:2]}) == 2
+        assert len({view.scan for view in raw.main.views[:2]}) == 2
     assert np.mean(share) > 0.3 if shared_frame else max(share) == 0
 
 

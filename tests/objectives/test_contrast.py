@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.errors import DataError
 from medcl3d.objectives.contrast import contrast
+from medcl3d.objectives.relating import Relating
 from medcl3d.types import Keys, Relation, related
 
 N = 12
@@ -42,6 +43,7 @@ def keys_of(sample: Tensor, valid: Tensor) -> Keys:
         numbers,
         axes,
         numbers,
+        numbers,
         torch.zeros_like(ids),
         place,
         {"age": numbers[:, 1]},
@@ -62,7 +64,7 @@ class Model(nn.Module):
         self.layers = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)).double()
 
     def forward(self, x: Tensor, keys: Keys) -> Tensor:
-        loss = contrast(F.normalize(self.layers(x), dim=1), keys, relate, 0.2, "all", False)
+        loss = contrast(F.normalize(self.layers(x), dim=1), keys, Relating(relate), 0.2, "all", False)
         self.metrics = loss.metrics
         return loss.value
 
@@ -107,8 +109,8 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
 def test_things_without_a_place_take_no_part() -> None:
     x, keys = data()
     use = torch.isfinite(keys.position_mm).all(1)
-    whole = contrast(F.normalize(x), keys, relate, 0.2, "all", False)
-    part = contrast(F.normalize(x[use]), keys[use], relate, 0.2, "all", False)
+    whole = contrast(F.normalize(x), keys, Relating(relate), 0.2, "all", False)
+    part = contrast(F.normalize(x[use]), keys[use], Relating(relate), 0.2, "all", False)
     torch.testing.assert_close(whole.value, part.value)
 
 
@@ -116,4 +118,4 @@ def test_a_batch_without_any_positive_is_an_error() -> None:
     x, keys = data()
     alone = dataclasses.replace(keys, sample=torch.arange(N) * 100)
     with pytest.raises(DataError, match="no anchor of this batch has a positive"):
-        contrast(F.normalize(x), alone, relate, 0.2, "all", False)
+        contrast(F.normalize(x), alone, Relating(relate), 0.2, "all", False)

@@ -47,7 +47,7 @@ def test_features_are_read_at_the_point_itself() -> None:
         group, world = group_of(stride)
         inner = torch.rand(20, 3, dtype=torch.float64) * (torch.tensor([12.0, 8.0, 16.0]) - stride) + (stride - 1) / 2
         place = inner @ group.affine[0, :3, :3].T + group.affine[0, :3, 3]
-        points = Points(place[None], place[None], torch.ones(1, 20, dtype=torch.bool))
+        points = Points(place[None], place[None], place[None], torch.ones(1, 20, dtype=torch.bool))
         features = point_features(world.float(), group, points)
         torch.testing.assert_close(features[0].double(), place, atol=2e-3, rtol=1e-4)
 
@@ -63,7 +63,7 @@ def keys_in_two_samples(same_scan: bool) -> tuple[Dense, OverlappingCrops, PairB
     return (
         Dense(Stub(), tolerance_mm=0.5, ignore_mm=5.0),
         strategy,
-        PairBatch((group,), Points(place, place, torch.ones(2, 3, dtype=torch.bool))),
+        PairBatch((group,), Points(place, place, place, torch.ones(2, 3, dtype=torch.bool))),
     )  # type: ignore[arg-type]
 
 

@@ -34,9 +34,23 @@ def make_collection(seed: int, num_scans: int, patch_size: tuple[int, int, int] 
             "modality": [("t1", "t2")[i % 2] for i in range(num_scans)],
             "frame": [f"s{i}" for i in range(num_scans)],
             "age": rng.uniform(20, 80, num_scans),
+            "sex": [("F", "M")[(i // 2) % 2] for i in range(num_scans)],
+            "class": [("a", "b")[(i // 2) % 2] for i in range(num_scans)],
         }
     )
     return replace(Collection.of(table, shapes, affines, body), patch_size=patch_size)
 
 
-collections = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 6))
+collections = st.builds(make_collection, st.integers(0, 10_000), st.integers(4, 8))
+
+
+def visits(collection: Collection) -> Collection:
+    """The same scans, all of one modality: a patient's are two visits."""
+    return replace(collection, table=collection.table.assign(modality="t1")).with_columns(
+        {"modality": np.zeros(len(collection), dtype=np.int64)}
+    )
+
+
+def one_session(collection: Collection) -> Collection:
+    """The same scans, a patient's of one session."""
+    return replace(collection, table=collection.table.assign(session="0"))

@@ -48,7 +48,7 @@ def test_exclusion_takes_negatives_of_one_value_away_and_no_others() -> None:
     collection = make_collection(0, 8)
     strategy = Exclude(inner=OVERLAP, by="modality")
     keys = batch_of_views(strategy, collection, 0)
-    inner, relation = strategy.strategy.relate(keys, keys, None), strategy.relate(keys, keys, None)
+    inner, relation = strategy.strategies[0].relate(keys, keys, None), strategy.relate(keys, keys, None)
     same = keys.modality[:, None] == keys.modality
     assert same.any() and (~same).any()
     assert (relation.negative[same] == 0).all()
@@ -59,7 +59,7 @@ def test_a_missing_value_is_excluded_from_nothing() -> None:
     collection = make_collection(0, 8).with_columns({"site": np.full(8, np.nan)})
     strategy = Exclude(inner=OVERLAP, by="site")
     keys = batch_of_views(strategy, collection, 0)
-    assert torch.equal(strategy.relate(keys, keys, None).negative, strategy.strategy.relate(keys, keys, None).negative)
+    assert torch.equal(strategy.relate(keys, keys, None).negative, strategy.strategies[0].relate(keys, keys, None).negative)
 
 
 def test_what_cannot_be_composed_is_refused() -> None:
@@ -92,8 +92,8 @@ out_dir: unused
     (tmp_path / "a.yaml").write_text(text)
     config = load(tmp_path / "a.yaml", (), PretrainConfig)
     parts = assemble(config)
-    assert isinstance(parts.strategy, Exclude) and isinstance(parts.strategy.strategy, Sum)
-    assert parts.strategy.strategy.strategies[1].min_iou == 0.2  # type: ignore[attr-defined]
+    assert isinstance(parts.strategy, Exclude) and isinstance(parts.strategy.strategies[0], Sum)
+    assert parts.strategy.strategies[0].strategies[1].min_iou == 0.2  # type: ignore[attr-defined]
     assert torch.isfinite(parts.learner(parts.dataset()[0]).value)
     assert parse(plain(config), PretrainConfig, "again") == config
     (tmp_path / "b.yaml").write_text(text.replace("min_iou", "min_iuo"))

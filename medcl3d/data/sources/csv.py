@@ -16,7 +16,8 @@ def csv(root: Path, *, manifest: str = "manifest.csv", allow_outside: bool = Fal
 
     Needed is the column path; scan (default: from the path) and patient (default: each scan its own, said
     aloud) should be there. Known: session, session_days, modality, frame (scans that
-    share world millimetres), label (path of the segmentation), class, split. All others are metadata.
+    share world millimetres), label (path of the segmentation), atlas (path of four lines of four numbers: an affine from
+    the scan's world mm to an atlas's), class, split. All others are metadata.
     A `labels.json` beside it, ``{"1": "name"}``, declares the classes of the segmentations.
 
     root: the table itself, or the folder that holds `manifest`.

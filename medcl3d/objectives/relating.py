@@ -1,0 +1,73 @@
+"""What an objective asks how things relate: a strategy, what it links to features, and the support set it wants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from medcl3d.pairs import PairStrategy, link
+from medcl3d.types import Keys, Relate, Relation
+
+
+class Support(nn.Module):
+    """The last embeddings of earlier batches with their keys: a ring that a checkpoint keeps.
+
+    size    so many are kept
+    dim     numbers of an embedding
+    layout  keys of the form that they will have
+    """
+
+    z: Tensor
+    keys: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, dim: int, layout: Keys):
+        super().__init__()
+        self.size, self.layout = size, layout
+        self.register_buffer("z", torch.zeros(size, dim))
+        self.register_buffer("keys", torch.zeros(size, layout.matrix().shape[1], dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # of all that were ever kept
+
+    def content(self) -> tuple[Tensor, Keys]:
+        """``[n, D]`` with their keys, n as many as were kept so far, at most `size`."""
+        filled = min(int(self.count), self.size)
+        # A copy, since what is kept changes before the gradient is taken.
+        return self.z[:filled].clone(), self.layout.with_matrix(self.keys[:filled].clone())
+
+    def keep(self, z: Tensor, keys: Tensor) -> None:
+        """Add embeddings ``[n, D]`` and their keys as a matrix; the oldest make room."""
+        z, keys = z[-self.size :], keys[-self.size :]
+        places = (self.count + torch.arange(len(z), device=self.count.device)) % self.size
+        self.z[places], self.keys[places] = z.to(self.z.dtype), keys
+        self.count += len(z)
+
+
+class Relating(nn.Module):
+    """`relate` of a strategy after its `link`, and further columns where it wants a support set."""
+
+    def __init__(self, relate: Relate, strategy: PairStrategy | None = None, support: Support | None = None):
+        super().__init__()
+        self.relate, self.strategy, self.support = relate, strategy, support
+
+    def columns(self, z: Tensor, keys: Keys) -> tuple[Tensor, Keys]:
+        """The things of all ranks ``[M, D]``, and below them those of the support set, which then takes the former in.
+
+        Where there is a support set, `linked["support"]` of the keys is a thing's place in it, -1 for those of the batch.
+        """
+        if self.support is None:
+            return z, keys
+        kept, kept_keys = self.support.content()
+        places = torch.cat([keys.sample.new_full((len(keys),), -1), torch.arange(len(kept), device=z.device)])
+        both = Keys.cat([keys, kept_keys])
+        order = torch.argsort(keys.sample, stable=True)  # so that what makes room does not depend on the ranks' borders
+        self.support.keep(z.detach()[order], keys.matrix()[order])
+        return torch.cat([z, kept.to(z.dtype)]), replace(both, linked={"support": places})
+
+    @torch.no_grad()
+    def forward(self, rows: Keys, cols: Keys, similarity: Tensor) -> Relation:
+        """The relation of all rows and columns, ``[N, M]``."""
+        if self.strategy is not None:
+            rows, cols = link(self.strategy, rows, cols, similarity)
+        return self.relate(rows, cols, similarity)

@@ -1,0 +1,94 @@
+"""The same place of the body attracts across patients, or at least no longer repels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcl3d.data.manifest import Collection
+from medcl3d.pairs import PAIRS
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.overlapping_crops import OverlappingCrops
+from medcl3d.pairs.voxel_correspondence import relate_points
+from medcl3d.registry import Count, Fraction, NonNegative, Positive
+from medcl3d.types import Keys, Relation, ViewSpec, related
+
+
+@PAIRS.register("body_position")
+@dataclass(frozen=True, kw_only=True)
+class BodyPosition:
+    """Across patients P = alpha exp(-d^2 / 2 sigma^2) and M = 1 - exp(-d^2 / 2 h^2), d mm apart in body coordinates.
+
+    alpha         how much another patient's same place attracts; 0 only takes false negatives away
+    sigma_mm      how near a place has to be to attract
+    h_mm          how near a place has to be to be no negative
+    noise_mm      a stress: each scan's body coordinates are moved by so many mm (standard deviation of each axis)
+    num_points, tolerance_mm, ignore_mm  of points within a patient, as in voxel_correspondence
+    min_iou, max_iou  overlap of the two crops of a sample
+
+    Points: within a scan, one physical point attracts itself; across patients, the above. Views (an objective without
+    points): P = 1 within the sample; within a scan, M as across patients and P = 0.
+    Body coordinates are mm from the body mask, from an atlas, or from the middle of scans that are crops around one organ.
+    Source: our own; positives by position as in PCL (Zeng et al., MICCAI 2021), in three dimensions and soft.
+    """
+
+    alpha: Fraction = 0.5
+    sigma_mm: Positive = 5.0
+    h_mm: Positive = 10.0
+    noise_mm: NonNegative = 0.0
+    num_points: Count = 32
+    tolerance_mm: NonNegative = 0.0
+    ignore_mm: NonNegative = 5.0
+    min_iou: Fraction = 0.2
+    max_iou: Fraction = 0.8
+
+    informative = ("body",)
+    relates_points = True
+
+    def __post_init__(self) -> None:
+        self._crops()
+
+    def _crops(self) -> OverlappingCrops:
+        return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
+
+    @property
+    def informs(self) -> frozenset[str]:
+        """Which parts of its relation carry its information: without attraction, the negatives alone."""
+        return frozenset({"negative"} if self.alpha == 0 else {"positive", "negative"})
+
+    def anchors(self, collection: Collection) -> Anchors:
+        """Scans in which two crops can lie far enough apart."""
+        return self._crops().anchors(collection)
+
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        """Two overlapping crops of scan `anchor`."""
+        return self._crops().sample(collection, anchor, rng)
+
+    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        """Soft attraction and repulsion by the distance in the body; within a scan, by what is known exactly."""
+        first, second = rows.body + self._noise(rows), cols.body + self._noise(cols)
+        squared = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+        near = self.alpha * torch.exp(-squared / (2 * self.sigma_mm**2))
+        far = 1 - torch.exp(-squared / (2 * self.h_mm**2))
+        other_patient = rows.patient[:, None] != cols.patient
+        if bool((rows.point < 0).all()):
+            same_sample = rows.sample[:, None] == cols.sample
+            positive = torch.where(other_patient, near, same_sample.double())
+            return related(rows, cols, positive, torch.where(same_sample, 0.0, far))
+        same_scan = rows.scan[:, None] == cols.scan
+        known = relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
+        positive = torch.where(other_patient, near, known.positive.double())
+        # Another scan of the same patient: its frame may differ, so that only the body tells where things are.
+        negative = torch.where(same_scan, known.negative.double(), torch.minimum(far, known.negative.double()))
+        return related(rows, cols, positive, torch.where(other_patient, far, negative))
+
+    def _noise(self, keys: Keys) -> Tensor:
+        """``Float64[N, 3]`` mm, the same for everything of one scan."""
+        if self.noise_mm == 0:
+            return torch.zeros_like(keys.body)
+        scans, rows = torch.unique(keys.scan, return_inverse=True)
+        drawn = np.array([np.random.default_rng([int(scan), 1]).normal(0.0, self.noise_mm, 3) for scan in scans])
+        return torch.from_numpy(drawn).to(keys.body.device)[rows]

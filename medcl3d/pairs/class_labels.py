@@ -1,0 +1,76 @@
+"""Scans of one class attract."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from medcl3d.config import part_of
+from medcl3d.data.manifest import Collection
+from medcl3d.errors import DataError
+from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.companions import Companions
+from medcl3d.pairs.kernels import require_columns
+from medcl3d.registry import Choice, Count
+from medcl3d.types import Keys, Relation, ViewSpec, related
+
+
+@PAIRS.register("class_labels")
+@dataclass(frozen=True, kw_only=True)
+class ClassLabels:
+    """Positives are views of scans with one label; what has none attracts within its sample alone. M = 1 - P.
+
+    column    of the manifest: `class`, or a column of metadata
+    inner     the strategy that draws the views
+    together  so many patients of one label stand in a batch together (1: chance decides)
+
+    It learns the labels that it is told: compare it with others on another task, or with as many labels.
+    Source: SupCon (Khosla et al., NeurIPS 2020, eq. 2).
+    """
+
+    column: str = "class"
+    inner: part_of(PAIRS) = field(default_factory=lambda: Choice("augmented_views"))  # type: ignore[valid-type]
+    together: Count = 2
+
+    @property
+    def informative(self) -> tuple[str, ...]:
+        """The column."""
+        return (self.column,)
+
+    @cached_property
+    def strategies(self) -> tuple[PairStrategy, ...]:
+        """The one that draws."""
+        return (PAIRS.build(self.inner),)
+
+    def anchors(self, collection: Collection) -> Anchors:
+        """Those of the inner strategy. DataError where labels are missing, all equal, or of fewer than `together` patients each."""
+        require_columns("class_labels", collection, {self.column: "equal"})
+        labels, patients = collection.column(self.column), collection.columns["patient"]
+        most = max(Counter(label for _, label in set(zip(patients, labels, strict=True)) if label == label).values())
+        if most < self.together:
+            raise DataError(
+                f"class_labels: together = {self.together} patients of one {self.column}, but no value has more than {most}; "
+                f"lower together to {most}"
+            )
+        return self.strategies[0].anchors(collection)
+
+    def companions(self, collection: Collection) -> Companions | None:
+        """Patients of one label."""
+        if self.together == 1:
+            return None
+        labels = collection.column(self.column)
+        return Companions(self.together, lambda scan: (labels == labels[scan]).astype(np.float64), collection.columns["patient"])
+
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        """The views of the inner strategy."""
+        return self.strategies[0].sample(collection, anchor, rng)
+
+    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        """P = 1 for one label and within the sample."""
+        same_label = rows.column(self.column)[:, None] == cols.column(self.column)  # NaN equals nothing
+        return related(rows, cols, same_label | (rows.sample[:, None] == cols.sample))

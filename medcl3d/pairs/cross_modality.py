@@ -1,0 +1,86 @@
+"""One place of one patient, seen by two modalities."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from medcl3d.data.manifest import Collection
+from medcl3d.errors import DataError
+from medcl3d.pairs import PAIRS
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.matching import matched_crops
+from medcl3d.registry import NonNegative
+from medcl3d.types import Keys, Relation, ViewSpec, related
+
+
+@PAIRS.register("cross_modality")
+@dataclass(frozen=True, kw_only=True)
+class CrossModality:
+    """Positives are crops of two modalities of one session, at one place.
+
+    modalities     those that are paired (default: all)
+    across_frames  scans of a session without a common frame: `refuse` leaves them unpaired, `body` matches them in
+                   body coordinates, which is as good as the two bodies' masks agree
+    jitter_mm      how far from the matched place the second crop may lie, along each axis
+
+    P = 1 within the sample, M = 1 - P: crops of one modality do not attract each other.
+    Source: multimodal contrastive learning with images as the other view, as in CFM and UAE (SAM's successors).
+    """
+
+    modalities: tuple[str, ...] | None = None
+    across_frames: Literal["refuse", "body"] = "refuse"
+    jitter_mm: NonNegative = 0.0
+
+    informative = ("modality",)
+
+    def anchors(self, collection: Collection) -> Anchors:
+        """Scans whose session has another modality to pair them with. DataError for a modality that is not there."""
+        there = sorted(collection.table["modality"].unique())
+        missing = [name for name in self.modalities or () if name not in there]
+        if missing:
+            raise DataError(f"cross_modality: modalities: no scan is {', '.join(missing)}; there are {', '.join(there)}")
+        other = [self.partners(collection, scan) for scan in range(len(collection))]
+        ids = np.flatnonzero([len(found) > 0 for found in other])
+        named = self._named(collection)
+        anywhere = np.array([len(self._of_session(collection, scan)) > 0 for scan in range(len(collection))])
+        left_out = Counter(
+            {
+                f"its modality is none of {', '.join(self.modalities or ())}": int((~named).sum()),
+                "its session has no other modality": int((named & ~anywhere).sum()),
+                "its session's other modalities have another frame": int((named & anywhere).sum()) - len(ids),
+            }
+        )
+        remedy = "set across_frames: body, add the column frame to scans that share world mm, or choose same_patient"
+        return Anchors(ids, +left_out).require("cross_modality", remedy)
+
+    def _named(self, collection: Collection) -> np.ndarray:
+        modality = collection.table["modality"]
+        return np.ones(len(collection), dtype=bool) if self.modalities is None else modality.isin(self.modalities).to_numpy()
+
+    def _of_session(self, collection: Collection, scan: int) -> np.ndarray:
+        """``Int[n]``: other modalities of a scan's session."""
+        columns, sessions, named = collection.columns, collection.table["session"].to_numpy(), self._named(collection)
+        fits = (columns["patient"] == columns["patient"][scan]) & (sessions == sessions[scan])
+        fits &= (columns["modality"] != columns["modality"][scan]) & named
+        return np.flatnonzero(fits & named[scan])
+
+    def partners(self, collection: Collection, scan: int) -> np.ndarray:
+        """``Int[n]``: the scans that may be drawn together with one."""
+        found = self._of_session(collection, scan)
+        if self.across_frames == "body":
+            return found
+        return found[[collection.share_frame(scan, int(other)) for other in found]] if len(found) else found
+
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        """A crop of scan `anchor` and the matching one of another modality."""
+        other = int(rng.choice(self.partners(collection, anchor)))
+        return matched_crops(collection, anchor, other, self.jitter_mm, rng)
+
+    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        """P = 1 within the sample, M = 1 - P."""
+        return related(rows, cols, rows.sample[:, None] == cols.sample)

@@ -1,0 +1,76 @@
+"""One patient, one modality, two visits: the nearer in time, the more alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcl3d.data.manifest import Collection
+from medcl3d.pairs import PAIRS
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.matching import matched_crops
+from medcl3d.registry import NonNegative, Positive
+from medcl3d.types import Keys, Relation, ViewSpec, related
+
+
+@PAIRS.register("longitudinal")
+@dataclass(frozen=True, kw_only=True)
+class Longitudinal:
+    """Positives are crops of two visits of one patient in one modality, at one place: P = exp(-days apart / T).
+
+    time_constant_days  T: after so many days a visit attracts by 1/e
+    max_gap_days        visits farther apart are not drawn together (default: any are)
+    jitter_mm           how far from the matched place the second crop may lie, along each axis
+
+    M = 1 - P within the sample; other pairs of the patient are left alone; other patients repel.
+    Source: CL-TCI, and MedAug (Vu et al., MLHC 2021): nearer visits make better positives.
+    """
+
+    time_constant_days: Positive = 365.0
+    max_gap_days: Positive | None = None
+    jitter_mm: NonNegative = 0.0
+
+    informative = ("session_days",)
+
+    def anchors(self, collection: Collection) -> Anchors:
+        """Scans with another visit of their patient in their modality. DataError where no dates are known."""
+        days = collection.column("session_days") if "session_days" in collection.columns else np.full(len(collection), np.nan)
+        partners = np.array([len(self.partners(collection, scan)) for scan in range(len(collection))])
+        no_date, alone = np.isnan(days), (partners == 0) & ~np.isnan(days)
+        near = "" if self.max_gap_days is None else f" within {self.max_gap_days:g} days"
+        left_out = Counter(
+            {
+                "it has no session_days": int(no_date.sum()),
+                f"its patient has no other visit in its modality{near}": int(alone.sum()),
+            }
+        )
+        remedy = "add the column session_days (days since the patient's first visit), raise max_gap_days, or choose same_patient"
+        return Anchors(np.flatnonzero(partners), +left_out).require("longitudinal", remedy)
+
+    def partners(self, collection: Collection, scan: int) -> np.ndarray:
+        """``Int[n]``: the visits that may be drawn together with a scan."""
+        columns = collection.columns
+        if "session_days" not in columns:
+            return np.array([], dtype=np.int64)
+        sessions = collection.table["session"].to_numpy()
+        gap = np.abs(columns["session_days"] - columns["session_days"][scan])
+        fits = (columns["patient"] == columns["patient"][scan]) & (columns["modality"] == columns["modality"][scan])
+        fits &= (sessions != sessions[scan]) & (gap <= (self.max_gap_days or np.inf))
+        return np.flatnonzero(fits)
+
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        """A crop of scan `anchor` and the matching one of another visit."""
+        other = int(rng.choice(self.partners(collection, anchor)))
+        return matched_crops(collection, anchor, other, self.jitter_mm, rng)
+
+    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        """P = exp(-days / T) within the sample, the patient's other pairs left alone, the rest repelled."""
+        days = (rows.session_days[:, None] - cols.session_days).abs()
+        same_sample = rows.sample[:, None] == cols.sample
+        positive = torch.where(same_sample, torch.exp(-days / self.time_constant_days), 0.0)
+        same_patient = rows.patient[:, None] == cols.patient
+        return related(rows, cols, positive, torch.where(same_patient & ~same_sample, 0.0, 1 - positive))

@@ -1,0 +1,80 @@
+"""Scans attract by as much as their metadata agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcl3d.config import part_of
+from medcl3d.data.manifest import Collection
+from medcl3d.errors import DataError
+from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.companions import Companions
+from medcl3d.pairs.kernels import Combine, Kernels, require_columns, similarity_of, similarity_to
+from medcl3d.registry import Choice, Count
+from medcl3d.types import Keys, Relation, ViewSpec, related
+
+
+@PAIRS.register("metadata_kernel")
+@dataclass(frozen=True, kw_only=True)
+class MetadataKernel:
+    """P is a kernel of the scans' metadata: RBF for numbers, equality for categories; P = 1 within a sample, M = 1 - P.
+
+    columns   column -> bandwidth of its RBF kernel exp(-d^2 / 2 b^2) in the column's unit, or `equal`
+    combine   product or mean of the columns' kernels; what is missing drops out, and without any P = 0
+    inner     the strategy that draws the views
+    together  so many patients of near metadata stand in a batch together (1: chance decides)
+
+    P attracts as it is: rows are normalised in the loss, over each anchor's own positives, and never columns.
+    Source: y-Aware InfoNCE (Dufumier et al., MICCAI 2021, eq. 3), EIDOS (Barbano et al., ISBI 2023).
+    """
+
+    columns: Kernels
+    combine: Combine = "product"
+    inner: part_of(PAIRS) = field(default_factory=lambda: Choice("augmented_views"))  # type: ignore[valid-type]
+    together: Count = 1
+
+    @property
+    def informative(self) -> tuple[str, ...]:
+        """The columns."""
+        return tuple(self.columns)
+
+    @cached_property
+    def strategies(self) -> tuple[PairStrategy, ...]:
+        """The one that draws."""
+        return (PAIRS.build(self.inner),)
+
+    def anchors(self, collection: Collection) -> Anchors:
+        """Those of the inner strategy. DataError for columns that are missing or tell nothing."""
+        require_columns("metadata_kernel", collection, self.columns)
+        require_patients("metadata_kernel", collection, self.together)
+        return self.strategies[0].anchors(collection)
+
+    def companions(self, collection: Collection) -> Companions | None:
+        """Patients of near metadata, where they are asked for."""
+        if self.together == 1:
+            return None
+        return Companions(
+            self.together, lambda scan: similarity_to(collection, scan, self.columns, self.combine), collection.columns["patient"]
+        )
+
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        """The views of the inner strategy."""
+        return self.strategies[0].sample(collection, anchor, rng)
+
+    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        """P = the kernel, 1 within the sample; M = 1 - P."""
+        same_sample = rows.sample[:, None] == cols.sample
+        return related(rows, cols, torch.where(same_sample, 1.0, similarity_of(rows, cols, self.columns, self.combine)))
+
+
+def require_patients(strategy: str, collection: Collection, together: int) -> None:
+    """DataError where a batch cannot hold so many patients."""
+    patients = len(np.unique(collection.columns["patient"]))
+    if patients < together:
+        raise DataError(f"{strategy}: together = {together} patients, but the collection has {patients}; lower together to {patients}")

@@ -1,0 +1,84 @@
+"""Large crops that attract each other and the small crops inside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from medcl3d.data.manifest import Collection
+from medcl3d.errors import ConfigError
+from medcl3d.pairs import PAIRS
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.overlapping_crops import OverlappingCrops
+from medcl3d.registry import Count, Fraction, Size
+from medcl3d.types import Box, Keys, Relation, ViewSpec, related, triple
+
+NUM_GLOBAL = 2
+
+
+@PAIRS.register("multi_crop")
+@dataclass(frozen=True, kw_only=True)
+class MultiCrop:
+    """Two global crops that overlap, and `num_local` small ones inside them; local crops do not relate to local ones.
+
+    local_size        voxels of a local crop, on a grid of its own
+    min_coverage      share of a local crop's volume that lies inside one of the global crops
+    min_iou, max_iou  overlap of the two global crops
+
+    P = 1 within a sample where at least one of the two is global. An objective with a teacher shows it the
+    global views alone; one without relates all views.
+    Source: SwAV (Caron et al., NeurIPS 2020, section 3.2), DINO (Caron et al., ICCV 2021).
+    """
+
+    local_size: Size = (16, 16, 16)
+    num_local: Count = 4
+    min_coverage: Fraction = 1.0
+    min_iou: Fraction = 0.3
+    max_iou: Fraction = 1.0
+
+    informative = ()
+
+    def __post_init__(self) -> None:
+        self._globals()
+
+    def _globals(self) -> OverlappingCrops:
+        return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
+
+    def anchors(self, collection: Collection) -> Anchors:
+        """Scans in which two global crops can lie. ConfigError where local crops are larger than global ones."""
+        if (np.array(self.local_size) > np.array(collection.patch_size)).any():
+            raise ConfigError(
+                f"multi_crop: local_size = {self.local_size} exceeds data.patch_size = {collection.patch_size}, the size of the "
+                "global crops; lower it"
+            )
+        return self._globals().anchors(collection)
+
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        """Two global views, then the local ones."""
+        views = list(self._globals().sample(collection, anchor, rng))
+        for _ in range(self.num_local):
+            around = views[int(rng.integers(NUM_GLOBAL))].box
+            views.append(ViewSpec(anchor, self._inside(around, collection.shapes[anchor], rng), role="local"))
+        return tuple(views)
+
+    def _inside(self, around: Box, shape: np.ndarray, rng: np.random.Generator) -> Box:
+        """A local crop of which `min_coverage` lies inside `around`, its place uniform among those."""
+        size, outer = np.array(self.local_size), np.array(around.size)
+        slack = np.floor(size * (1 - self.min_coverage)).astype(np.int64)
+        inside = np.array(around.start), np.array(around.stop) - size
+        # Past the scan's border there is nothing to see; a scan smaller than the patch is padded on both sides.
+        low = np.clip(inside[0] - slack, np.minimum(0, inside[0]), inside[0])
+        high = np.clip(inside[1] + slack, inside[1], np.maximum(shape - size, inside[1]))
+        while True:  # the boxes inside are among the candidates, so this ends
+            start = rng.integers(low, high + 1)
+            shared = np.minimum(start + size, inside[0] + outer) - np.maximum(start, inside[0])
+            if np.prod(np.maximum(shared, 0)) >= self.min_coverage * np.prod(size) - 1e-9:
+                return Box(triple(start), self.local_size)
+
+    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        """P = 1 within the sample but between two local views, which are left alone; other samples repel."""
+        same_sample = rows.sample[:, None] == cols.sample
+        both_local = (rows.view[:, None] >= NUM_GLOBAL) & (cols.view >= NUM_GLOBAL)
+        return related(rows, cols, same_sample & ~both_local, ~same_sample)

@@ -1,0 +1,61 @@
+"""Slabs at one height of the body, in whatever patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from medcl3d.data.manifest import Collection
+from medcl3d.pairs import PAIRS
+from medcl3d.pairs.anchors import Anchors, every_scan
+from medcl3d.pairs.boxes import random_box, slab_size
+from medcl3d.registry import Fraction, Positive
+from medcl3d.types import Keys, Relation, ViewSpec, related
+
+
+@PAIRS.register("slice_position")
+@dataclass(frozen=True, kw_only=True)
+class SlicePosition:
+    """Positives are slabs, of any patient, whose normalised positions along `axis` differ by less than `threshold`.
+
+    axis            0, 1, 2: towards the patient's right, front, head
+    threshold       in shares of the body's extent along the axis
+    num_partitions  instead: positives lie in the same of so many equal parts of the body (GLCL)
+    thickness_mm    of a slab, resampled to the patch's voxels along the axis (default: as thick as the patch)
+    num_views       augmented views of the one slab of a sample: PCL's batches hold two of each slice
+
+    Positions are shares of the body, as published: scans must show the same part of it, or `body_position` suits better.
+    Source: PCL (Zeng et al., MICCAI 2021), GLCL (Chaitanya et al., NeurIPS 2020, section 3.1).
+    """
+
+    axis: Literal[0, 1, 2] = 2
+    threshold: Fraction = 0.1
+    num_partitions: Annotated[int, Field(ge=2)] | None = None
+    thickness_mm: Positive | None = None
+    num_views: Annotated[int, Field(ge=2)] = 2
+
+    informative = ("body",)
+
+    def anchors(self, collection: Collection) -> Anchors:
+        """Every scan."""
+        return every_scan(collection)
+
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        """One slab of scan `anchor`, `num_views` times."""
+        size = slab_size(collection, anchor, self.axis, self.thickness_mm)
+        box = random_box(replace(collection, patch_size=size), anchor, rng)
+        return (ViewSpec(anchor, box, shape=collection.patch_size),) * self.num_views
+
+    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        """P = 1 within the threshold or the part, across patients too; M = 1 - P."""
+        first, second = rows.fraction[:, self.axis, None], cols.fraction[:, self.axis]
+        if self.num_partitions is None:
+            near = (first - second).abs() < self.threshold
+        else:
+            parts = ((x * self.num_partitions).floor().clamp(0, self.num_partitions - 1) for x in (first, second))
+            near = next(parts) == next(parts)
+        return related(rows, cols, near | (rows.sample[:, None] == cols.sample))

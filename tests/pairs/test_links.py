@@ -1,0 +1,176 @@
+"""Strategies that need features: neighbours in a support queue, hard negatives."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from medcl3d.losses.contrastive import contrastive_sum
+from medcl3d.objectives.relating import Relating, Support
+from medcl3d.pairs import PAIRS, link
+from medcl3d.pairs.augmented_views import AugmentedViews
+from medcl3d.pairs.compose import Product, Sum
+from medcl3d.pairs.hard_negatives import HardNegatives
+from medcl3d.pairs.nearest_neighbours import NearestNeighbours
+from medcl3d.registry import Choice
+from medcl3d.types import Keys
+from tests.pairs.collections import make_collection
+from tests.pairs.test_strategies import batch_of_views
+
+VIEWS = Choice("augmented_views")
+
+
+def views(count: int, seed: int = 0, first_sample: int = 0) -> Keys:
+    keys = batch_of_views(AugmentedViews(), make_collection(0, 6), seed, count)
+    return dataclasses.replace(keys, sample=keys.sample + first_sample)
+
+
+def unit(rows: int, seed: int = 0, dim: int = 5) -> Tensor:
+    return F.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+
+
+def with_support(keys: Keys, earlier: Keys) -> Keys:
+    places = torch.cat([torch.full((len(keys),), -1), torch.arange(len(earlier))])
+    return dataclasses.replace(Keys.cat([keys, earlier]), linked={"support": places})
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_neighbours_of_a_views_partner_are_its_positives(k: int) -> None:
+    """NNCLR (eq. 3) contrasts a view with the neighbour of the other one."""
+    keys, earlier = views(4), views(5, seed=1, first_sample=100)
+    z, support = unit(8), unit(10, seed=1)
+    strategy = NearestNeighbours(k=k, inner=VIEWS)
+    cols = with_support(keys, earlier)
+    similarity = z @ torch.cat([z, support]).T
+    rows, cols = strategy.link(keys, cols, similarity)
+    relation = strategy.relate(rows, cols, similarity)
+    partner = [1, 0, 3, 2, 5, 4, 7, 6]  # two views a sample, one after the other
+    for i in range(8):
+        nearest = (z[partner[i]] @ support.T).argsort(descending=True)[:k]
+        assert set(relation.positive[i, 8:].nonzero().flatten().tolist()) == set(nearest.tolist())
+    inner = AugmentedViews().relate(keys, keys, None)
+    assert torch.equal(relation.positive[:, :8], inner.positive) and torch.equal(relation.negative[:, :8], inner.negative)
+    assert (relation.negative[:, 8:] == 0).all(), "the rest of the queue is left alone"
+
+
+def test_an_empty_queue_leaves_the_inner_relation() -> None:
+    keys = views(3)
+    cols = dataclasses.replace(keys, linked={"support": torch.full((6,), -1)})
+    strategy, similarity = NearestNeighbours(k=2, inner=VIEWS), unit(6) @ unit(6).T
+    relation = strategy.relate(*strategy.link(keys, cols, similarity), similarity)
+    assert torch.equal(relation.positive, AugmentedViews().relate(keys, keys, None).positive)
+
+
+def test_the_support_set_keeps_the_last_things_and_their_keys() -> None:
+    support = Support(5, 3, views(1))
+    for step in range(4):
+        support.keep(torch.full((2, 3), float(step)), views(1, first_sample=step).matrix())
+    z, keys = support.content()
+    assert sorted(z[:, 0].tolist()) == [1.0, 2.0, 2.0, 3.0, 3.0] and sorted(keys.sample.tolist()) == [1, 2, 2, 3, 3]
+    assert [int(s) for s in z[:, 0]] == keys.sample.tolist(), "a thing and its keys stay together"
+    again = Support(5, 3, views(1))
+    again.load_state_dict(support.state_dict())
+    torch.testing.assert_close((again.content()[0], again.content()[1].matrix()), (z, keys.matrix()), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_batch_is_related_to_the_queue_before_it_joins_it() -> None:
+    strategy = NearestNeighbours(k=1, queue_size=6, inner=VIEWS)
+    relating = Relating(strategy.relate, strategy, Support(6, 5, views(1)))
+    columns, keys = relating.columns(unit(4).float(), views(2))
+    assert len(columns) == 4 and (keys.linked["support"] == -1).all()
+    columns, keys = relating.columns(unit(4, seed=2).float(), views(2, first_sample=10))
+    assert len(columns) == 8 and keys.linked["support"].tolist() == [-1] * 4 + [0, 1, 2, 3]
+    assert torch.equal(columns[4:], unit(4).float()) and keys.sample[4:].tolist() == [0, 0, 1, 1]
+
+
+def robinson(z: Tensor, beta: float, tau: float, temperature: float) -> Tensor:
+    """The hard, debiased loss of each view by loops: Robinson et al. 2021, eq. 4 with the estimator of Chuang et al., eq. 7 and 8.
+
+    Rows 2i and 2i + 1 are two views of one sample.
+    """
+    losses = []
+    for i in range(len(z)):
+        partner = i + 1 if i % 2 == 0 else i - 1
+        positive = torch.exp(z[i] @ z[partner] / temperature)
+        negatives = [torch.exp(z[i] @ z[j] / temperature) for j in range(len(z)) if j not in (i, partner)]
+        number = len(negatives)
+        importance = [value**beta for value in negatives]
+        mean = sum(importance) / number
+        hard = sum(w / mean * value for w, value in zip(importance, negatives, strict=True))
+        estimate = (hard - tau * number * positive) / (1 - tau)
+        estimate = torch.clamp(torch.as_tensor(estimate), min=number * np.exp(-1 / temperature))
+        losses.append(-torch.log(positive / (positive + estimate)))
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize(("beta", "tau"), [(0.0, 0.0), (1.0, 0.0), (0.5, 0.1), (2.0, 0.05), (1.0, 0.6)])
+@pytest.mark.parametrize("temperature", [0.5, 0.1])
+def test_the_loss_is_that_of_robinson_et_al(beta: float, tau: float, temperature: float) -> None:
+    z, keys = unit(12), views(6)
+    strategy = HardNegatives(inner=VIEWS, concentration=beta, prior=tau, temperature=temperature)
+    similarity = z @ z.T
+    relation = strategy.relate(*strategy.link(keys, keys, similarity), similarity)
+    found = contrastive_sum(similarity, relation, temperature)
+    assert float(found.loss) == pytest.approx(float(robinson(z, beta, tau, temperature).sum()), rel=1e-5)
+
+
+def test_harder_negatives_repel_more_and_stay_finite_when_cold() -> None:
+    z, keys = unit(12), views(6)
+    similarity = z @ z.T
+    for temperature in (0.1, 0.01):
+        strategy = HardNegatives(inner=VIEWS, concentration=1.0, prior=0.1, temperature=temperature)
+        relation = strategy.relate(*strategy.link(keys, keys, similarity), similarity)
+        assert torch.isfinite(relation.negative).all() and relation.negative.max() > 1
+        use = AugmentedViews().relate(keys, keys, None).negative[0] > 0
+        order = similarity[0][use].argsort()
+        assert (torch.diff(relation.negative[0][use][order]) >= 0).all()
+
+
+LINKING: list[Any] = [
+    NearestNeighbours(k=2, inner=VIEWS),
+    HardNegatives(inner=VIEWS, prior=0.1),
+    HardNegatives(inner=Choice("nearest_neighbours", {"k": 2, "queue_size": 6, "inner": VIEWS})),
+    Sum(parts=(Choice("hard_negatives", {"inner": VIEWS, "concentration": 2.0}), Choice("hard_negatives", {"inner": VIEWS}))),
+    Product(parts=(VIEWS, Choice("nearest_neighbours", {"inner": VIEWS}))),
+]
+
+
+@pytest.mark.parametrize("strategy", LINKING, ids=str)
+@given(seed=st.integers(0, 1000))
+def test_linked_tiles_are_corners_and_permutations_permute(strategy: Any, seed: int) -> None:
+    keys, earlier = views(4, seed), views(3, seed + 1, first_sample=50)
+    z = unit(14, seed)
+    cols, similarity = with_support(keys, earlier), z[:8] @ z.T
+    linked = link(strategy, keys, cols, similarity)
+    whole = strategy.relate(*linked, similarity)
+    tile = strategy.relate(linked[0][2:5], linked[1][1:12], similarity[2:5, 1:12])
+    torch.testing.assert_close(tile.positive, whole.positive[2:5, 1:12])
+    torch.testing.assert_close(tile.negative, whole.negative[2:5, 1:12])
+    rng = np.random.default_rng(seed)
+    rows, columns = torch.from_numpy(rng.permutation(8)), torch.from_numpy(rng.permutation(14))
+    mixed_similarity = similarity[rows][:, columns]
+    mixed = strategy.relate(*link(strategy, keys[rows], cols[columns], mixed_similarity), mixed_similarity)
+    torch.testing.assert_close(mixed.positive, whole.positive[rows][:, columns])
+    torch.testing.assert_close(mixed.negative, whole.negative[rows][:, columns], rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_a_sum_link_under_their_own_numbers() -> None:
+    sharp, flat = (HardNegatives(inner=VIEWS, concentration=beta) for beta in (2.0, 0.0))
+    strategy = Sum(parts=tuple(Choice("hard_negatives", {"inner": VIEWS, "concentration": beta}) for beta in (2.0, 0.0)))
+    keys, similarity = views(6), unit(12) @ unit(12).T
+    found = strategy.relate(*strategy.link(keys, keys, similarity), similarity)
+    alone = [part.relate(*part.link(keys, keys, similarity), similarity).negative for part in (sharp, flat)]
+    torch.testing.assert_close(found.negative, (alone[0] + alone[1]) / 2)
+
+
+def test_every_linking_strategy_is_listed_here() -> None:
+    linking = {name for name in PAIRS.names() if hasattr(PAIRS.get(name), "link")}
+    assert linking == {"nearest_neighbours", "hard_negatives", "sum", "product", "exclude"}

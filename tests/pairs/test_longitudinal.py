@@ -1,0 +1,76 @@
+"""Two visits of one patient: the nearer in time, the more alike."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medcl3d.data.manifest import Collection
+from medcl3d.errors import DataError
+from medcl3d.pairs.longitudinal import Longitudinal
+from medcl3d.pairs.placebo import placebo
+from tests.pairs.collections import make_collection, visits
+from tests.pairs.test_strategies import batch_of_views
+
+cohorts = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 5).map(lambda n: 2 * n)).map(visits)
+
+
+@given(collection=cohorts, seed=st.integers(0, 1000), constant=st.floats(10, 1000))
+def test_attraction_decays_with_the_days_between_visits(collection: Collection, seed: int, constant: float) -> None:
+    strategy = Longitudinal(time_constant_days=constant)
+    keys = batch_of_views(strategy, collection, seed)
+    relation = strategy.relate(keys, keys, None)
+    same_sample = (keys.sample[:, None] == keys.sample) & (keys.view[:, None] != keys.view)
+    days = collection.columns["session_days"][keys.scan.numpy()]
+    expected = torch.from_numpy(np.exp(-np.abs(days[:, None] - days) / constant))
+    torch.testing.assert_close(relation.positive[same_sample].double(), expected[same_sample], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(relation.negative[same_sample], 1 - relation.positive[same_sample])
+    same_patient = keys.patient[:, None] == keys.patient
+    other_sample = keys.sample[:, None] != keys.sample
+    assert (relation.positive[other_sample] == 0).all()
+    assert (relation.negative[other_sample & same_patient] == 0).all(), "other pairs of the patient are left alone"
+    assert (relation.negative[other_sample & ~same_patient] == 1).all()
+
+
+@given(collection=cohorts, seed=st.integers(0, 1000))
+def test_a_sample_is_two_visits_within_the_gap(collection: Collection, seed: int) -> None:
+    days = collection.columns["session_days"]
+    gaps = np.abs(days[0::2] - days[1::2])
+    strategy = Longitudinal(max_gap_days=float(np.median(gaps)))
+    anchors = strategy.anchors(collection).ids
+    assert set(anchors // 2) == set(np.flatnonzero(gaps <= np.median(gaps)))
+    first, second = strategy.sample(collection, int(anchors[0]), np.random.default_rng(seed))
+    assert first.scan // 2 == second.scan // 2 and first.scan != second.scan
+
+
+def test_other_modalities_are_no_visits() -> None:
+    with pytest.raises(DataError, match=r"4 left out: its patient has no other visit in its modality\); add the column session_days"):
+        Longitudinal().anchors(make_collection(0, 4))
+
+
+def test_a_collection_without_dates_says_so() -> None:
+    collection = visits(make_collection(0, 4))
+    columns = {name: values for name, values in collection.columns.items() if name != "session_days"}
+    with pytest.raises(DataError, match=r"4 left out: it has no session_days\); add the column session_days"):
+        Longitudinal().anchors(dataclasses.replace(collection, columns=columns))
+    unknown = collection.with_columns({"session_days": np.array([0.0, np.nan, 5.0, 9.0])})
+    anchors = Longitudinal().anchors(unknown)
+    assert anchors.ids.tolist() == [2, 3]
+    assert anchors.left_out == {"it has no session_days": 1, "its patient has no other visit in its modality": 1}
+
+
+def test_a_gap_that_leaves_nothing_is_said() -> None:
+    with pytest.raises(DataError, match=r"no other visit in its modality within 0\.001 days"):
+        Longitudinal(max_gap_days=0.001).anchors(visits(make_collection(0, 6)))
+
+
+def test_a_placebo_says_other_days() -> None:
+    collection = visits(make_collection(0, 20))
+    shuffled = placebo(collection, Longitudinal(), 0)
+    assert sorted(shuffled.columns["session_days"]) == sorted(collection.columns["session_days"])
+    assert (shuffled.columns["session_days"] != collection.columns["session_days"]).mean() > 0.8

@@ -1,0 +1,169 @@
+"""Kernels of metadata, neighbours by a table, labels: who attracts whom by what a manifest says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medcl3d.data.manifest import Collection
+from medcl3d.errors import DataError
+from medcl3d.losses.contrastive import contrastive_sum
+from medcl3d.pairs.class_labels import ClassLabels
+from medcl3d.pairs.metadata_kernel import MetadataKernel
+from medcl3d.pairs.placebo import placebo
+from medcl3d.pairs.tabular_neighbours import TabularNeighbours
+from medcl3d.types import Relation
+from tests.pairs.collections import collections, make_collection
+from tests.pairs.test_strategies import batch_of_views
+
+
+def with_holes(collection: Collection, seed: int) -> Collection:
+    """The same scans with some ages and sexes missing."""
+    rng = np.random.default_rng(seed)
+    return collection.with_columns(
+        {name: np.where(rng.random(len(collection)) < 0.3, np.nan, collection.columns[name]) for name in ("age", "sex")}
+    )
+
+
+def alike(first: dict[str, float], second: dict[str, float], bandwidth: float, combine: str) -> float:
+    """Two scans' kernel by hand; what is missing of either drops out."""
+    values = []
+    if not math.isnan(first["age"] + second["age"]):
+        values.append(math.exp(-((first["age"] - second["age"]) ** 2) / (2 * bandwidth**2)))
+    if not math.isnan(first["sex"] + second["sex"]):
+        values.append(float(first["sex"] == second["sex"]))
+    if not values:
+        return 0.0
+    return math.prod(values) if combine == "product" else sum(values) / len(values)
+
+
+@given(collection=collections, seed=st.integers(0, 1000), bandwidth=st.floats(1, 40), combine=st.sampled_from(["product", "mean"]))
+def test_attraction_is_the_kernel(collection: Collection, seed: int, bandwidth: float, combine: Any) -> None:
+    strategy = MetadataKernel(columns={"age": bandwidth, "sex": "equal"}, combine=combine)
+    told = with_holes(collection, seed)
+    keys = batch_of_views(MetadataKernel(columns={"age": 1.0}), collection, seed)
+    keys.metadata.update({name: torch.from_numpy(told.columns[name][keys.scan.numpy()]) for name in ("age", "sex")})
+    relation = strategy.relate(keys, keys, None)
+    rows = [{name: float(told.columns[name][scan]) for name in ("age", "sex")} for scan in keys.scan]
+    for i, first in enumerate(rows):
+        for j, second in enumerate(rows):
+            expected = 0.0 if i == j else 1.0 if keys.sample[i] == keys.sample[j] else alike(first, second, bandwidth, combine)
+            assert float(relation.positive[i, j]) == pytest.approx(expected, abs=1e-6)
+            assert float(relation.negative[i, j]) == pytest.approx(0.0 if i == j else 1 - expected, abs=1e-6)
+
+
+def test_an_anchor_is_normalised_over_its_own_positives_and_never_over_columns() -> None:
+    """In a relation that is not symmetric, sums over columns would give another loss."""
+    generator = torch.Generator().manual_seed(0)
+    similarity = torch.rand(4, 5, generator=generator, dtype=torch.float64) * 2 - 1
+    positive = torch.rand(4, 5, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 0.2, 0.6, 0.1, 0.9])
+    found = contrastive_sum(similarity, Relation(positive, 1 - positive), 0.5)
+    s = similarity / 0.5
+    log_p = s - torch.logsumexp(s, 1, keepdim=True)
+
+    def loss(normalised: torch.Tensor) -> float:
+        return float(-(positive.sum(1).clamp(max=1) * (normalised * log_p).sum(1)).sum())
+
+    assert float(found.loss) == pytest.approx(loss(positive / positive.sum(1, keepdim=True)), rel=1e-9)
+    assert abs(float(found.loss) - loss(positive / positive.sum(0))) > 0.1, "by columns it is another number"
+
+
+def one_per_patient(collection: Collection) -> Collection:
+    return collection.with_columns({"patient": np.arange(len(collection))})
+
+
+@given(collection=collections, seed=st.integers(0, 1000), k=st.integers(1, 3))
+def test_the_second_view_is_of_one_of_the_k_most_similar_patients(collection: Collection, seed: int, k: int) -> None:
+    modality = np.zeros(len(collection), dtype=np.int64)
+    cohort = one_per_patient(collection).with_columns({"modality": modality})
+    strategy = TabularNeighbours(columns={"age": 15.0, "sex": "equal"}, k=k)
+    rows = [{name: float(cohort.columns[name][scan]) for name in ("age", "sex")} for scan in range(len(cohort))]
+    others = sorted(range(1, len(rows)), key=lambda j: -alike(rows[0], rows[j], 15.0, "mean"))
+    views = [strategy.sample(cohort, 0, np.random.default_rng([seed, i])) for i in range(8)]
+    assert {first.scan for first, _ in views} == {0} and {second.scan for _, second in views} <= set(others[:k])
+    keys = cohort.keys(views[0], np.zeros(2), np.arange(2))
+    expected = alike(rows[0], rows[views[0][1].scan], 15.0, "mean")
+    assert float(strategy.relate(keys, keys, None).positive[0, 1]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_more_similar_patient_is_drawn_more_often() -> None:
+    cohort = one_per_patient(make_collection(0, 6)).with_columns(
+        {"age": np.array([50.0, 50.0, 60.0, 90.0, 90.0, 90.0]), "modality": np.zeros(6, dtype=np.int64)}
+    )
+    for weighting, expected in (("uniform", 0.5), ("similarity", 1 / (1 + math.exp(-0.5)))):
+        strategy = TabularNeighbours(columns={"age": 10.0}, k=2, weighting=weighting)  # type: ignore[arg-type]
+        drawn = [strategy.sample(cohort, 0, np.random.default_rng(i))[1].scan for i in range(600)]
+        assert set(drawn) == {1, 2} and abs(drawn.count(1) / 600 - expected) < 0.06
+
+
+def test_neighbours_are_matched_in_the_body_and_cross_patients() -> None:
+    cohort = one_per_patient(make_collection(0, 6)).with_columns({"modality": np.zeros(6, dtype=np.int64)})
+    strategy = TabularNeighbours(columns={"age": 30.0}, k=3, jitter_mm=0.0)
+    assert strategy.crosses_patients
+    from medcl3d.pairs.boxes import start_at
+
+    first, second = strategy.sample(cohort, 0, np.random.default_rng(0))
+    assert tuple(start_at(cohort, second.scan, cohort.matched(0, second.scan, first.box.center))[0]) == second.box.start
+
+
+@given(collection=collections, seed=st.integers(0, 1000))
+def test_one_label_attracts_and_unlabelled_scans_attract_themselves(collection: Collection, seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(-1, 2, len(collection))
+    told = collection.with_columns({"class": labels})
+    strategy = ClassLabels(together=1)
+    keys = batch_of_views(ClassLabels(column="sex", together=1), told, seed)
+    relation = strategy.relate(keys, keys, None)
+    own = torch.from_numpy(labels)[keys.scan]
+    other = ~keys.same_thing(keys)
+    expected = (own[:, None] == own) & (own >= 0) | (keys.sample[:, None] == keys.sample)
+    assert torch.equal(relation.positive[other] == 1, expected[other])
+    assert torch.equal(relation.negative[other], 1 - relation.positive[other])
+
+
+REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [
+    (MetadataKernel(columns={"height": 3.0}), lambda c: c, "metadata_kernel: the manifest has no column 'height'; there are patient"),
+    (MetadataKernel(columns={"sex": 3.0}), lambda c: c, "the column 'sex' holds no numbers, so it has no bandwidth; write `sex: equal`"),
+    (
+        MetadataKernel(columns={"age": 3.0}),
+        lambda c: c.with_columns({"age": np.full(len(c), 40.0)}),
+        "the column 'age' is the same in all 6 scans that have it",
+    ),
+    (
+        TabularNeighbours(columns={"age": 3.0}, k=1),
+        lambda c: c.with_columns({"age": np.full(len(c), np.nan)}),
+        "tabular_neighbours: the column 'age' is empty",
+    ),
+    (TabularNeighbours(columns={"age": 3.0}, k=3), lambda c: c, "k = 3 other patients, but there are 2; lower k to 2 or less"),
+    (MetadataKernel(columns={"age": 3.0}, together=4), lambda c: c, "together = 4 patients, but the collection has 3; lower together to 3"),
+    (ClassLabels(column="diagnosis"), lambda c: c, "class_labels: the manifest has no column 'diagnosis'"),
+    (
+        ClassLabels(),
+        lambda c: c.with_columns({"class": np.ones(len(c), dtype=np.int64)}),
+        "the column 'class' is the same in all 6 scans",
+    ),
+    (ClassLabels(together=3), lambda c: c, "together = 3 patients of one class, but no value has more than 2; lower together to 2"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "change", "words"), REFUSED, ids=[words[:40] for *_, words in REFUSED])
+def test_what_a_manifest_lacks_is_said_before_training(strategy: Any, change: Callable[[Collection], Collection], words: str) -> None:
+    with pytest.raises(DataError, match=words.replace("(", r"\(")):
+        strategy.anchors(change(make_collection(0, 6)))
+
+
+@pytest.mark.parametrize(
+    "strategy", [MetadataKernel(columns={"age": 5.0}), TabularNeighbours(columns={"age": 5.0}, k=2), ClassLabels(column="age")]
+)
+def test_placebos_permute_the_columns(strategy: Any) -> None:
+    collection = make_collection(0, 20)
+    shuffled = placebo(collection, strategy, 0)
+    assert sorted(shuffled.columns["age"]) == sorted(collection.columns["age"])
+    assert (shuffled.columns["age"] != collection.columns["age"]).mean() > 0.8
+    assert np.array_equal(shuffled.columns["sex"], collection.columns["sex"])

@@ -1,0 +1,74 @@
+"""Slabs at one height of the body."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medcl3d.data.manifest import Collection
+from medcl3d.pairs.placebo import placebo
+from medcl3d.pairs.slice_position import SlicePosition
+from tests.pairs.collections import collections, make_collection
+from tests.pairs.test_strategies import batch_of_views
+
+
+def true_fractions(collection: Collection, keys: object, axis: int) -> np.ndarray:
+    """Positions by hand: voxel coordinates of the centre against the body's first and last voxel borders."""
+    found = []
+    for scan, center in zip(keys.scan.tolist(), keys.center_mm.numpy(), strict=True):  # type: ignore[attr-defined]
+        affine = collection.affines[scan]
+        voxel = np.linalg.solve(affine[:3, :3], center - affine[:3, 3])[axis]
+        low, stop = collection.body_boxes[scan][:, axis]
+        found.append((voxel - (low - 0.5)) / (stop - low))
+    return np.array(found)
+
+
+@given(collection=collections, seed=st.integers(0, 1000), axis=st.integers(0, 2), threshold=st.floats(0.02, 0.5))
+def test_positions_within_the_threshold_attract_across_patients(collection: Collection, seed: int, axis: int, threshold: float) -> None:
+    strategy = SlicePosition(axis=axis, threshold=threshold, thickness_mm=4.0)  # type: ignore[arg-type]
+    keys = batch_of_views(strategy, collection, seed, count=8)
+    place = true_fractions(collection, keys, axis)
+    near = np.abs(place[:, None] - place) < threshold
+    clear = np.abs(np.abs(place[:, None] - place) - threshold) > 1e-9
+    expected = torch.from_numpy(near) | (keys.sample[:, None] == keys.sample)
+    use = torch.from_numpy(clear) & ~keys.same_thing(keys)
+    relation = strategy.relate(keys, keys, None)
+    assert torch.equal(relation.positive[use] == 1, expected[use])
+    assert torch.equal(relation.negative[use], 1 - relation.positive[use])
+
+
+@given(collection=collections, seed=st.integers(0, 1000), parts=st.integers(2, 6))
+def test_partitions_attract_within_themselves(collection: Collection, seed: int, parts: int) -> None:
+    strategy = SlicePosition(num_partitions=parts)
+    keys = batch_of_views(strategy, collection, seed, count=8)
+    part = torch.from_numpy(np.clip(np.floor(true_fractions(collection, keys, 2) * parts + 1e-12), 0, parts - 1))
+    other = ~keys.same_thing(keys)
+    expected = (part[:, None] == part) | (keys.sample[:, None] == keys.sample)
+    assert torch.equal(strategy.relate(keys, keys, None).positive[other] == 1, expected[other])
+
+
+def test_a_slab_is_as_thick_as_asked_and_one_a_sample() -> None:
+    collection = make_collection(3, 4)
+    views = SlicePosition(axis=1, thickness_mm=6.0, num_views=3).sample(collection, 2, np.random.default_rng(0))
+    assert len(set(views)) == 1 and len(views) == 3
+    assert views[0].box.size[1] == max(1, round(6.0 / collection.spacings[2, 1])) and views[0].out_shape == collection.patch_size
+
+
+def test_a_placebo_moves_positions_between_scans_and_keeps_them_within() -> None:
+    collection = dataclasses.replace(make_collection(0, 8), patch_size=(4, 4, 4))
+    shuffled = placebo(collection, SlicePosition(), 0)
+    scans, rng = np.repeat(np.arange(8), 50), np.random.default_rng(1)
+    voxels = rng.uniform(collection.body_boxes[scans, 0], collection.body_boxes[scans, 1])
+    true, told = collection.fraction(scans, voxels)[:, 2], shuffled.fraction(scans, voxels)[:, 2]
+    assert ((told >= 0) & (told < 1)).all()
+    across = scans[:, None] != scans
+    truly, said = np.abs(true[:, None] - true) < 0.1, np.abs(told[:, None] - told) < 0.1
+    assert abs(truly[across].mean() - said[across].mean()) < 0.05, "as many positives as before"
+    assert (truly & said)[across].mean() / said[across].mean() < 0.3, "but not the same"
+    circle = np.minimum(np.mod(told[:, None] - told, 1), np.mod(told - told[:, None], 1))
+    apart = np.minimum(np.abs(true[:, None] - true), 1 - np.abs(true[:, None] - true))
+    assert np.allclose(circle[~across], apart[~across])
