@@ -158,12 +158,13 @@ def show_pairs(
     config: Config,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="Where the picture goes.")] = Path("pairs.png"),
+    html: Annotated[bool, typer.Option("--html", help="Also write a page beside it, FILE.html, which needs no other file.")] = False,
 ) -> None:
-    """Draw what a pair strategy draws: boxes on the scans, and the relation of a batch as a matrix."""
+    """Draw what a pair strategy draws: boxes on the scans, views, and the relation of a batch as a matrix, with counts."""
     path = config_path(config)
     from medcl3d.training.show_pairs import show_pairs as run
 
-    run(path, overrides or [], out)
+    run(path, overrides or [], out, page=html)
 
 
 @command

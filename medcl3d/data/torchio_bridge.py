@@ -26,6 +26,7 @@ from medcl3d.types import Box, Triple, ViewSpec, triple
 
 ROW = "row"  # of an image: its scan in the collection
 DRAW = "draw"  # of a subject: which sample of the run it is for
+TOLD = "told"  # the boxes that strategies are told, in a form like the location's
 FILL = "fill"  # of an image: what stands past its border
 OF_TORCHIO = ("data", "affine", "path", "stem", "type", ROW, FILL)
 
@@ -95,6 +96,7 @@ def cut(images: dict[str, Any], names: dict[int, str], collection: Collection, v
             tensor=voxels, affine=view_affine(collection, view).numpy(), scan=names[view.scan], role=view.role, **{ROW: view.scan}
         )
     content[tio.LOCATION] = torch.tensor([[*view.box.start, *view.box.stop] for view in views])
+    content[TOLD] = torch.tensor([[*box.start, *box.stop] for box in (view.told or view.box for view in views)])
     return tio.Subject(content)
 
 
@@ -198,15 +200,20 @@ def _views_and_crops(batch: dict[str, Any]) -> tuple[list[tuple[ViewSpec, ...]],
     """Of each sample of a collated batch, what was drawn and its voxels, ``[C, D, H, W]`` a view."""
     names = [name for name in batch if name.startswith("view_")]
     samples, crops = [], []
-    for i, places in enumerate(batch[tio.LOCATION].tolist()):
+    for i in range(len(batch[tio.LOCATION])):
         views = []
-        for name, place in zip(names, places, strict=True):
-            box = Box(triple(place[:3]), triple(np.subtract(place[3:], place[:3])))
-            shape = triple(batch[name]["data"].shape[2:])
-            views.append(ViewSpec(int(batch[name][ROW][i]), box, batch[name]["role"][i], None if shape == box.size else shape))
+        for name, place, told in zip(names, batch[tio.LOCATION][i], batch[TOLD][i], strict=True):
+            box, shape = _box(place), triple(batch[name]["data"].shape[2:])
+            grid = None if shape == box.size else shape
+            views.append(ViewSpec(int(batch[name][ROW][i]), box, batch[name]["role"][i], grid, _box(told)))
         samples.append(tuple(views))
         crops.append([batch[name]["data"][i] for name in names])
     return samples, crops
+
+
+def _box(place: torch.Tensor) -> Box:
+    """From the first and last-plus-one voxel, ``Int[6]``."""
+    return Box(triple(place[:3].tolist()), triple((place[3:] - place[:3]).tolist()))
 
 
 def intensity_transforms(transforms: Sequence[Mapping[str, Mapping[str, Any]]]) -> tio.Compose:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -19,35 +22,34 @@ def diagnose(z: Tensor, similarity: Tensor, relation: Relation) -> dict[str, Ten
     alignment and uniformity: Wang and Isola, ICML 2020 (alpha = 2, t = 2; alignment weighted by P).
     effective_rank: RankMe, Garrido et al., ICML 2023 (of at most 512 of a rank's rows, mean over ranks).
     """
-    positive, negative = relation.positive, relation.negative
-    rows, pairs = z.new_tensor(float(len(z))), z.new_tensor(float(positive.numel()))
+    positive, repelled = relation.positive, relation.negative > 0
     distance = 2 - 2 * similarity.to(positive.dtype)
-    repelled = negative > 0
-    sums = torch.stack(
-        [
-            rows,
-            pairs,
-            positive.sum(),
-            negative.sum(),
-            (positive.sum(1) == 0).sum(),
-            ((positive == 0) & ~repelled).sum() - rows,  # nothing is related to itself, which is no choice
-            (positive * distance).sum(),
-            (torch.exp(-2 * distance) * repelled).sum(),
-            repelled.sum(),
-        ]
-    )
-    n, nm, p, m, orphans, alone, aligned, spread, repelled_pairs = all_sum(sums.double()).unbind()
+    sums = [(positive * distance).sum(), positive.sum(), (torch.exp(-2 * distance) * repelled).sum(), repelled.sum()]
+    aligned, p, spread, repelled_pairs = all_sum(torch.stack(sums).double()).unbind()
     return {
-        "positives_per_anchor": p / n,
-        "anchors_without_positive": orphans,
-        "effective_negatives": m / n,
-        "fraction_left_alone": alone / (nm - n).clamp(min=1),
-        "mean_positive": p / nm,
-        "mean_negative": m / nm,
+        **counts(relation),
         "alignment": aligned / p,
         "uniformity": (spread / repelled_pairs).log(),
         "effective_rank": all_mean(effective_rank(z)),
         "feature_std": all_mean(z.std(0).mean()),
+    }
+
+
+@torch.no_grad()
+def counts(relation: Relation, total: Callable[[Tensor], Tensor] = all_sum) -> dict[str, Tensor]:
+    """Who attracts, repels and is left alone. `total` adds up over the ranks that take part: by default all, and then all must call."""
+    positive, negative = relation.positive, relation.negative
+    rows, pairs = positive.new_tensor(float(len(positive))), positive.new_tensor(float(positive.numel()))
+    alone = ((positive == 0) & (negative == 0)).sum() - rows  # nothing is related to itself, which is no choice
+    sums = torch.stack([rows, pairs, positive.sum(), negative.sum(), (positive.sum(1) == 0).sum(), alone])
+    n, nm, p, m, orphans, left = total(sums.double()).unbind()
+    return {
+        "positives_per_anchor": p / n,
+        "anchors_without_positive": orphans,
+        "effective_negatives": m / n,
+        "fraction_left_alone": left / (nm - n).clamp(min=1),
+        "mean_positive": p / nm,
+        "mean_negative": m / nm,
     }
 
 
@@ -56,3 +58,44 @@ def effective_rank(z: Tensor) -> Tensor:
     values = torch.linalg.svdvals(z[:RANK_ROWS].float())
     share = values / values.sum().clamp(min=1e-12) + 1e-7
     return torch.exp(-(share * share.log()).sum())
+
+
+class Watch:
+    """What a person ought to be told of a run's logged numbers, once each.
+
+    anchors without a positive: they teach nothing. Fewer than one effective negative: nothing holds features
+    apart. Collapse: the effective rank stays below 1.5. A loss that stays the same.
+    """
+
+    def __init__(self) -> None:
+        self._losses: deque[float] = deque(maxlen=5)
+        self._ranks: deque[float] = deque(maxlen=3)
+        self._said: set[str] = set()
+
+    def look(self, metrics: Mapping[str, float]) -> list[str]:
+        """Warnings that a logged row gives rise to, which were not given before."""
+        self._losses.append(metrics.get("loss", float("nan")))
+        self._ranks.append(metrics.get("effective_rank", float("inf")))
+        orphans, negatives = metrics.get("anchors_without_positive", 0.0), metrics.get("effective_negatives", float("inf"))
+        steady = len(self._losses) == 5 and max(self._losses) - min(self._losses) <= 1e-6 * abs(self._losses[0])
+        collapsed = len(self._ranks) == 3 and max(self._ranks) < 1.5
+        found = {
+            "orphans": f"{orphans:g} anchors of this batch have no positive and teach nothing; draw more samples per step, or, "
+            "where the strategy has the field `together`, raise it"
+            if orphans
+            else "",
+            "negatives": f"an anchor has {negatives:.2g} effective negatives: hardly anything holds features apart; draw more samples "
+            "per step, or exclude less"
+            if negatives < 1
+            else "",
+            "collapse": f"all features point one way (effective rank {self._ranks[-1]:.2f} over the last logged steps): they collapsed, "
+            "or learning has not begun; a longer train.warmup_steps or a lower train.lr may help"
+            if collapsed
+            else "",
+            "steady": "the loss has not changed over the last logged steps: is train.lr too low, or are the views all the same?"
+            if steady
+            else "",
+        }
+        new = {name: text for name, text in found.items() if text and name not in self._said}
+        self._said |= set(new)
+        return list(new.values())

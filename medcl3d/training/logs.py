@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from medcl3d.config import differences
 from medcl3d.data.atomic import write_text
 from medcl3d.errors import ConfigError, MachineError, UserError
+from medcl3d.training.diagnostics import Watch
 from medcl3d.training.distributed import from_rank_zero, rank
 
 # Fields that change neither what is learnt nor in which order: a run may resume with other values.
@@ -37,6 +38,7 @@ class RunFolder:
         self.path, self.resumed, self.finished = path, resumed, finished
         self._board: Any = None
         self._board_failed = False
+        self._watch = Watch()
 
     @property
     def checkpoints(self) -> Path:
@@ -51,6 +53,16 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self._to_board(lambda board: [board.add_scalar(name, value, step) for name, value in row.items() if name != "step"])
+        for text in self._watch.look(row):
+            self.warn(step, text)
+
+    def warn(self, step: int, text: str) -> None:
+        """Tell the user, and keep it in warnings.txt and in TensorBoard."""
+        line = f"step {step}: {text}"
+        print(f"{self.path}: warning: {line}", file=sys.stderr, flush=True)
+        with (self.path / "warnings.txt").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        self._to_board(lambda board: board.add_text("warnings", line, step))
 
     def picture(self, name: str, image: np.ndarray, step: int = 0) -> None:
         """Keep a picture ``uint8[H, W, 3]`` as pictures/NAME.png and in TensorBoard."""

@@ -1,70 +1,120 @@
-"""What a strategy draws, for people to look at: the boxes on the scan, the views, the points."""
+"""What a strategy draws and relates, for people to look at: boxes on the scans, views, points, the relation of a batch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from medcl3d.data.loader import RawBatch, ScansInUse, make_views
 from medcl3d.data.store import Store
-from medcl3d.types import Box, PairBatch
+from medcl3d.training.pair_facts import PairFacts
+from medcl3d.types import Box, PairBatch, Relation, ViewSpec, triple
 
-COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#b565d9")
+COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#b565d9", "#e9b44c", "#50514f")
+ATTRACTED, REPELLED, ALONE = "#1b7837", "#c2603a", "#e8e8e8"
 NUM_DOTS = 8
+MAX_VIEWS = 6  # shown of a sample; more would be too small to see
+Plane = tuple[str, int, tuple[int, int], str]  # its name, the axis across it, the axes in it, where they run
+PLANES: tuple[Plane, ...] = (("sagittal", 0, (1, 2), "AS"), ("coronal", 1, (0, 2), "RS"), ("axial", 2, (0, 1), "RA"))
 
 
 def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: Any, num_samples: int = 3) -> np.ndarray:
-    """A page ``uint8[H, W, 3]``: a row a sample; its scan with the boxes of the views, then each view as the network sees it.
+    """A page ``uint8[H, W, 3]`` of samples.
 
-    Scans are cut axially through the middle of the first view; views through the plane of their middle. Dots
-    of one colour are one physical point, drawn in the view's slice nearest to it (hollow: another slice).
+    Each shows the three planes of its scans through the middle of the first view there, with the boxes of all
+    views (dotted: they do not meet the plane), then its views as they are read and as the network sees them, cut axially
+    through their middle. Dots of one colour are one physical point, in the slice nearest to it (hollow: another slice).
     """
     with torch.no_grad():
         batch = make_views(raw, recipe)
-    num_views = int((raw.main.keys.sample == raw.main.keys.sample[0]).sum())
-    num_samples = min(num_samples, len(raw.main.views) // num_views)
-    figure = Figure(figsize=(2.4 * (num_views + 1), 2.5 * num_samples), dpi=110, layout="constrained")
+    ids = torch.unique_consecutive(raw.main.keys.sample)[:num_samples].tolist()
+    shown = [_rows_of(raw, sample) for sample in ids]
+    num_scans = [len({raw.groups[g].views[row].scan for g, row in rows}) for rows in shown]
+    columns, lines = max(3, max(len(rows) for rows in shown)), max(num_scans) + 2
+    across = min(3, len(ids)) if columns == 3 else 1  # samples beside each other where they are narrow
+    down = -(-len(ids) // across)
+    figure = Figure(figsize=(1.5 * columns * across, 1.65 * lines * down), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots(num_samples, num_views + 1, squeeze=False)
-    for sample in range(num_samples):
-        rows = range(sample * num_views, (sample + 1) * num_views)
-        _scan(axes[sample, 0], store, scans, raw, list(rows))
-        for column, row in enumerate(rows, 1):
-            _view(axes[sample, column], batch, row, sample, COLOURS[(column - 1) % len(COLOURS)])
-            axes[0, column].set_title(f"view {column}", fontsize=9)
-    axes[0, 0].set_title("scan and boxes", fontsize=9)
+    parts = figure.subfigures(down, across, squeeze=False, wspace=0.03).ravel()[: len(ids)]
+    for number, (part, rows) in enumerate(zip(parts, shown, strict=True)):
+        _sample(part, store, scans, raw, batch, rows, number, columns)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _scan(axis: Any, store: Store, scans: ScansInUse, raw: RawBatch, rows: list[int]) -> None:
-    first = raw.main.views[rows[0]]
-    shape = scans.collection.shapes[first.scan]
-    level = int(np.clip(first.box.start[2] + first.box.size[2] // 2, 0, shape[2] - 1))
-    plane = store.read_crop(int(scans.rows[first.scan]), Box((0, 0, level), (int(shape[0]), int(shape[1]), 1)))[0, :, :, 0]
-    spacing = scans.collection.spacings[first.scan]
-    _show(axis, plane, spacing)
-    for row in rows:
-        box, colour = raw.main.views[row].box, COLOURS[(row - rows[0]) % len(COLOURS)]
-        style = "-" if box.start[2] <= level < box.stop[2] else ":"
-        corner = (box.start[0] - 0.5, box.start[1] - 0.5)
-        axis.add_patch(Rectangle(corner, box.size[0], box.size[1], fill=False, edgecolor=colour, linewidth=1.8, linestyle=style))
+def _rows_of(raw: RawBatch, sample: int) -> list[tuple[int, int]]:
+    """(group, row) of the views of a sample that are shown."""
+    found = [(g, int(row)) for g, group in enumerate(raw.groups) for row in (group.keys.sample == sample).nonzero().flatten()]
+    return found[:MAX_VIEWS]
 
 
-def _view(axis: Any, batch: PairBatch, row: int, sample: int, colour: str) -> None:
-    voxels = batch.main.voxels[row, 0].float().numpy()
-    spacing = batch.main.affine[row, :3, :3].norm(dim=0).numpy()
-    middle = voxels.shape[2] // 2
-    _show(axis, voxels[:, :, middle], spacing)
+def _sample(
+    part: Any, store: Store, scans: ScansInUse, raw: RawBatch, batch: PairBatch, rows: list[tuple[int, int]], number: int, columns: int
+) -> None:
+    views = [raw.groups[g].views[row] for g, row in rows]
+    seen = list(dict.fromkeys(view.scan for view in views))
+    axes = part.subplots(len(seen) + 2, columns, squeeze=False)
+    for axis in axes.ravel():
+        axis.axis("off")
+    for line, scan in zip(axes, seen, strict=False):
+        name = scans.collection.table["scan"].iloc[scan]
+        for axis, plane in zip(line, PLANES, strict=False):
+            axis.axis("on")
+            _scan(axis, store, scans, scan, views, plane)
+        line[0].set_ylabel(_short(name), fontsize=7)
+    for column, (g, row) in enumerate(rows):
+        before, after = axes[-2, column], axes[-1, column]
+        colour = COLOURS[column % len(COLOURS)]
+        for axis in (before, after):
+            axis.axis("on")
+        _voxels(before, raw.groups[g].crops[row, 0].float().numpy(), raw.groups[g].spacing_mm[row].numpy(), colour)
+        _voxels(after, batch.groups[g].voxels[row, 0].float().numpy(), batch.groups[g].affine[row, :3, :3].norm(dim=0).numpy(), colour)
+        before.set_title(f"view {column + 1}" + ("" if views[column].role == "global" else f", {views[column].role}"), fontsize=8)
+        if g == 0 and batch.points is not None:
+            _dots(after, batch, row, number)
+    axes[-2, 0].set_ylabel("as read", fontsize=7)
+    axes[-1, 0].set_ylabel("augmented", fontsize=7)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else f"{name[:10]}…{name[-10:]}"
+
+
+def _scan(
+    axis: Any, store: Store, scans: ScansInUse, scan: int, views: Sequence[ViewSpec], plane: tuple[str, int, tuple[int, int], str]
+) -> None:
+    title, across, (x, y), letters = plane
+    shape, spacing = scans.collection.shapes[scan], scans.collection.spacings[scan]
+    first = next(view.box for view in views if view.scan == scan)
+    level = int(np.clip(first.start[across] + first.size[across] // 2, 0, shape[across] - 1))
+    start, size = [0, 0, 0], [int(n) for n in shape]
+    start[across], size[across] = level, 1
+    _show(axis, store.read_crop(int(scans.rows[scan]), Box(triple(start), triple(size)))[0].squeeze(across), spacing[[x, y]])
+    for number, view in enumerate(views):
+        if view.scan != scan:
+            continue
+        style = "-" if view.box.start[across] <= level < view.box.stop[across] else ":"
+        corner, extent = (view.box.start[x] - 0.5, view.box.start[y] - 0.5), (view.box.size[x], view.box.size[y])
+        colour = COLOURS[number % len(COLOURS)]
+        axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style))
+    axis.set_title(f"{title} (→{letters[0]}, ↑{letters[1]})", fontsize=7)
+
+
+def _voxels(axis: Any, voxels: np.ndarray, spacing: np.ndarray, colour: str) -> None:
+    _show(axis, voxels[:, :, voxels.shape[2] // 2], spacing)
     for side in axis.spines.values():
         side.set(visible=True, edgecolor=colour, linewidth=2.5)
-    if batch.points is None:
-        return
+
+
+def _dots(axis: Any, batch: PairBatch, row: int, sample: int) -> None:
+    assert batch.points is not None
+    middle = batch.main.voxels.shape[4] // 2
     inverse = torch.linalg.inv(batch.main.affine[row])
     for dot in range(min(NUM_DOTS, int(batch.points.valid[sample].sum()))):
         d, h, w = (inverse[:3, :3] @ batch.points.position_mm[sample, dot] + inverse[:3, 3]).tolist()
@@ -73,6 +123,53 @@ def _view(axis: Any, batch: PairBatch, row: int, sample: int, colour: str) -> No
 
 
 def _show(axis: Any, plane: np.ndarray, spacing: np.ndarray) -> None:
-    """An axial plane ``[D, H]``: the patient's right to the left of the picture, front upwards."""
+    """A plane ``[X, Y]`` with its first axis to the right and its second upwards, in the proportions of its mm."""
     axis.imshow(plane.T, cmap="gray", origin="lower", aspect=spacing[1] / spacing[0], interpolation="nearest")
     axis.set(xticks=[], yticks=[])
+
+
+def picture_of_relation(facts: PairFacts) -> np.ndarray:
+    """A page ``uint8[H, W, 3]``: the relation of a batch as a matrix, its counts, and how far apart the pairs lie."""
+    figure = Figure(figsize=(12, 6.2), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.15, 1])[0]
+    _matrix(left.subplots(), facts)
+    texts, spread = right.subfigures(2, 1, squeeze=False, height_ratios=[0.8, 1])[:, 0]
+    axis = texts.subplots()
+    axis.axis("off")
+    axis.text(0, 1, "\n".join(facts.lines()), va="top", fontsize=10, family="monospace", transform=axis.transAxes)
+    for axis, (name, values) in zip(spread.subplots(1, len(facts.spread)), facts.spread.items(), strict=True):
+        axis.set_title(name, fontsize=8)
+        axis.tick_params(labelsize=7)
+        if len(values):
+            axis.hist(values, bins=20, color=ATTRACTED)
+        else:
+            axis.text(0.5, 0.5, "not known", ha="center", va="center", fontsize=8, transform=axis.transAxes)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _matrix(axis: Any, facts: PairFacts) -> None:
+    axis.imshow(colours_of(facts.relation), interpolation="nearest")
+    if len(facts.names) <= 40:
+        axis.set_xticks(range(len(facts.names)), facts.names, rotation=90, fontsize=6)
+        axis.set_yticks(range(len(facts.names)), facts.names, fontsize=6)
+    axis.set_title(f"{facts.what}: who attracts whom (a row is an anchor)", fontsize=9)
+    legend = [(ATTRACTED, "attracted (paler: weaker)"), (REPELLED, "repelled"), (ALONE, "left alone")]
+    handles = [Patch(facecolor=colour, label=text) for colour, text in legend]
+    axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=8, frameon=False)
+
+
+def colours_of(relation: Relation) -> np.ndarray:
+    """``Float[N, M, 3]``: green as far as attracted, orange as far as repelled, grey where left alone."""
+
+    def rgb(colour: str) -> np.ndarray:
+        return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+    positive = relation.positive.double().numpy()[..., None]
+    negative = relation.negative.double().numpy()[..., None]
+    negative = negative / max(1.0, float(negative.max(initial=0.0)))
+    alone = rgb(ALONE)
+    coloured = alone + positive * (rgb(ATTRACTED) - alone) + (1 - positive) * negative * (rgb(REPELLED) - alone)
+    result: np.ndarray = np.clip(coloured, 0, 1)
+    return result

@@ -31,7 +31,8 @@ from medcl3d.registry import Whole
 from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, check_ranks, fit
 from medcl3d.training.logs import RunFolder, run_folder, versions
-from medcl3d.training.pictures import picture_of_pairs
+from medcl3d.training.pair_facts import facts_of
+from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.training.seeding import seed_weights
 from medcl3d.types import Box, Loss, Relate, Triple, ViewSpec
 from medcl3d.views import VIEWS
@@ -193,7 +194,9 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
                 return config.out_dir
             dataset, train = parts.dataset(), config.train
             if rank() == 0 and not (run.path / "pictures" / "pairs.png").exists():
-                run.picture("pairs", picture_of_pairs(parts.store, parts.scans, dataset[0], parts.learner.recipe))
+                first, recipe = dataset[0], parts.learner.recipe
+                run.picture("pairs", picture_of_pairs(parts.store, parts.scans, first, recipe))
+                run.picture("relation", picture_of_relation(facts_of(first, parts.learner.relating, recipe)))
 
             def loss_of(model: nn.Module, raw: RawBatch) -> Loss:
                 loss: Loss = model(raw.to(device))

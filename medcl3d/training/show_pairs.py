@@ -1,53 +1,94 @@
-"""`medcl3d show_pairs`: what a configuration's strategy draws and relates, as one picture, before any training."""
+"""`medcl3d show_pairs`: what a configuration's strategy draws and relates, before any training, as a picture or a page."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.image import imsave
 
 from medcl3d.config import load
-from medcl3d.data.atomic import replacing
+from medcl3d.data.atomic import replacing, write_text
 from medcl3d.errors import ConfigError
 from medcl3d.training.distributed import say
-from medcl3d.training.pictures import picture_of_pairs
-from medcl3d.training.pretrain import PretrainConfig, assemble, summary
-from medcl3d.types import Keys, Relation
+from medcl3d.training.pair_facts import PairFacts, facts_of
+from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
+from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble, summary
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }}
+img {{ max-width: 100%; height: auto; background: white; }}
+table {{ border-collapse: collapse; }} td {{ padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #8885; }}
+td + td {{ text-align: right; font-variant-numeric: tabular-nums; }} pre {{ overflow-x: auto; }}
+</style></head><body>
+<h1>{title}</h1><pre>{summary}</pre>
+<h2>What is drawn</h2>
+<img alt="For {samples} samples: the scans in three planes with the boxes of the views, the views as read and as augmented" src="{pairs}">
+<h2>How one batch is related</h2>
+<table>{counts}</table>
+<img alt="The relation of the batch as a matrix, and the distances of its pairs" src="{relation}">
+<h2>Configuration</h2><pre>{config}</pre>
+</body></html>
+"""
 
 
-def show_pairs(config_path: Path, overrides: Sequence[str], out: Path) -> None:
-    """Write a PNG: views of the first batch with their boxes, and the relation of that batch. ConfigError, DataError."""
+def show_pairs(config_path: Path, overrides: Sequence[str], out: Path, page: bool = False, num_samples: int = 3) -> PairFacts:
+    """Write a PNG of the first batch: its samples, the relation, the counts; with `page` also an HTML file beside it.
+
+    Returns what was drawn, in numbers. ConfigError, DataError.
+    """
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: the picture is a PNG; give a name that ends in .png")
     parts = assemble(load(config_path, overrides, PretrainConfig))
     say(summary(parts))
     raw = parts.dataset()[0]
-    relation = parts.strategy.relate(raw.keys, raw.keys, None)
+    facts = facts_of(raw, parts.learner.relating, parts.learner.recipe)
+    pairs = picture_of_pairs(parts.store, parts.scans, raw, parts.learner.recipe, num_samples)
+    relation = picture_of_relation(facts)
     out.parent.mkdir(parents=True, exist_ok=True)
-    views = picture_of_pairs(parts.store, parts.scans, raw, parts.learner.recipe)
     with replacing(out) as file:
-        _page(views, relation, raw.keys).savefig(file, format="png", dpi=110)
+        file.write(_png(_above(pairs, relation)))
+    say("\n".join(facts.lines()))
     say(str(out))
+    if page:
+        write_text(out.with_suffix(".html"), _page(parts, facts, pairs, relation, config_path))
+        say(str(out.with_suffix(".html")))
+    return facts
 
 
-def _page(views: np.ndarray, relation: Relation, keys: Keys) -> Figure:
-    """The views above, attraction and repulsion of all views of the batch below."""
-    width = views.shape[1] / 110
-    figure = Figure(figsize=(width, views.shape[0] / 110 + 0.55 * width), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[views.shape[0] / 110, 0.55 * width]).ravel()
-    axis = top.subplots()
-    axis.imshow(views)
-    axis.axis("off")
-    ticks = [f"{int(sample)}.{int(view)}" for sample, view in zip(keys.sample, keys.view, strict=True)]
-    parts = (("attraction P", relation.positive), ("repulsion M", relation.negative))
-    for axis, (title, matrix) in zip(bottom.subplots(1, 2), parts, strict=True):
-        image = axis.imshow(matrix.numpy(), cmap="viridis", vmin=0, vmax=max(1.0, float(matrix.max())))
-        axis.set_title(f"{title} (sample.view)", fontsize=9)
-        axis.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=6)
-        axis.set_yticks(range(len(ticks)), ticks, fontsize=6)
-        figure.colorbar(image, ax=axis, shrink=0.8)
-    return figure
+def _page(parts: Pretraining, facts: PairFacts, pairs: np.ndarray, relation: np.ndarray, config_path: Path) -> str:
+    """One file that needs no other."""
+    rows = (line.rsplit(maxsplit=1) for line in facts.lines())
+    return PAGE.format(
+        title=html.escape(f"Pairs of {config_path.stem}"),
+        summary=html.escape(summary(parts)),
+        samples=min(3, len(parts.anchors.ids)),
+        counts="".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows),
+        config=html.escape(config_path.read_text(encoding="utf-8")),
+        pairs=_embedded(pairs),
+        relation=_embedded(relation),
+    )
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    imsave(buffer, image, format="png")
+    return buffer.getvalue()
+
+
+def _embedded(image: np.ndarray) -> str:
+    return "data:image/png;base64," + base64.b64encode(_png(image)).decode()
+
+
+def _above(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """Two pictures on one page, white beside the narrower one."""
+    width = max(top.shape[1], bottom.shape[1])
+    padded = [np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), constant_values=255) for image in (top, bottom)]
+    return np.concatenate(padded)

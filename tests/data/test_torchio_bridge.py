@@ -125,7 +125,7 @@ def test_a_subject_with_one_scan_has_no_second() -> None:
         next(iter(PairSampler(SamePatient(), 8)(tio.Subject(only=ramp((9, 9, 9), np.eye(4))))))
 
 
-def pretraining(store: Path, pairs: dict[str, Any], objective: str = "simclr") -> Pretraining:
+def pretraining(store: Path, pairs: dict[str, Any], objective: str = "simclr", placebo: bool = False) -> Pretraining:
     config = {
         "data": {"root": str(store), "patch_size": [16, 16, 16], "smaller_than_patch": "pad"},
         "pairs": pairs,
@@ -135,6 +135,7 @@ def pretraining(store: Path, pairs: dict[str, Any], objective: str = "simclr") -
         "train": {"steps": 6, "samples_per_step": 4},
         "out_dir": "unused",
         "loader": "torchio",
+        "placebo": placebo,
     }
     return assemble(parse(config, PretrainConfig, "test"))
 
@@ -144,7 +145,16 @@ STRATEGIES = [
     {"same_patient": {"jitter_mm": 4}},
     {"adjacent_slices": {"thickness_mm": 8}},
     {"sum": {"parts": ["same_patient", "overlapping_crops"]}},
+    {"multi_crop": {"local_size": [8, 8, 8], "num_local": 2}},
 ]
+
+
+def test_a_placebo_is_told_the_same_places_by_both(tiny_store: Path) -> None:
+    parts = pretraining(tiny_store, {"adjacent_slices": {"thickness_mm": 8}}, "simclr", placebo=True)
+    dataset = parts.dataset()
+    batch, expected = next(torchio_batches(dataset, 0, 0)), dataset[0]
+    assert any(view.told != view.box for view in expected.main.views), "slices are shuffled"
+    assert torch.equal(batch.keys.matrix().nan_to_num(), expected.keys.matrix().nan_to_num())
 
 
 @pytest.mark.parametrize("pairs", STRATEGIES)
@@ -157,10 +167,12 @@ def test_torchio_and_the_store_give_the_same_voxels(tiny_store: Path, pairs: dic
     assert len(found) == 4
     for step, batch in enumerate(found, 2):
         expected = dataset[step]
-        assert torch.equal(batch.crops, expected.crops) and torch.equal(batch.affine, expected.affine)
-        assert torch.equal(batch.spacing_mm, expected.spacing_mm)
-        assert torch.equal(batch.keys.matrix().nan_to_num(), expected.keys.matrix().nan_to_num())
-        assert all(torch.equal(batch.parameters[name], value) for name, value in expected.parameters.items())
+        for group, wanted in zip(batch.groups, expected.groups, strict=True):
+            assert group.role == wanted.role
+            assert torch.equal(group.crops, wanted.crops) and torch.equal(group.affine, wanted.affine)
+            assert torch.equal(group.spacing_mm, wanted.spacing_mm)
+            assert torch.equal(group.keys.matrix().nan_to_num(), wanted.keys.matrix().nan_to_num())
+            assert all(torch.equal(group.parameters[name], value) for name, value in wanted.parameters.items())
         if expected.points is not None:
             assert batch.points is not None and torch.equal(batch.points.position_mm, expected.points.position_mm)
 

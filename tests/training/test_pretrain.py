@@ -125,7 +125,7 @@ def dataset_of(store: Path, workers: int = 0, rank: int = 0, world: int = 1) -> 
 
     parts = assemble(parse(config_of(store, Path("unused"), steps=4), PretrainConfig, "test"))
     dataset = dataclasses.replace(parts.dataset(), rank=rank, world_size=world)
-    return [batch.crops for batch in batches_from(dataset, 4, workers, 0)]
+    return [batch.main.crops for batch in batches_from(dataset, 4, workers, 0)]
 
 
 @pytest.mark.parametrize("workers", [1, 4])
