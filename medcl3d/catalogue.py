@@ -110,4 +110,6 @@ def _registry(kind: str) -> Registry:
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"name", "fields"}:
+        value = {value["name"]: value["fields"]} if value["fields"] else value["name"]
     return "required" if value == "required" else f"default {json.dumps(value)}"

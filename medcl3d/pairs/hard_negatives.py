@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.config import part_of
+from medcl3d.config import choice_of
 from medcl3d.data.manifest import Collection
 from medcl3d.pairs import PAIRS, PairStrategy, link, relates_points
 from medcl3d.pairs.anchors import Anchors
@@ -34,7 +34,7 @@ class HardNegatives:
     Source: Robinson et al., ICLR 2021, eq. 4; the debiasing from Chuang et al., NeurIPS 2020, eq. 7.
     """
 
-    inner: part_of(PAIRS) = field(default_factory=lambda: Choice("overlapping_crops"))  # type: ignore[valid-type]
+    inner: choice_of(PAIRS) = Choice("overlapping_crops")  # type: ignore[valid-type]
     concentration: NonNegative = 1.0
     prior: Annotated[float, Field(ge=0, lt=1)] = 0.0
     temperature: Positive = 0.1

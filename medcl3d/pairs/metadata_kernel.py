@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.config import part_of
+from medcl3d.config import choice_of
 from medcl3d.data.manifest import Collection
 from medcl3d.errors import DataError
 from medcl3d.pairs import PAIRS, PairStrategy
@@ -36,7 +36,7 @@ class MetadataKernel:
 
     columns: Kernels
     combine: Combine = "product"
-    inner: part_of(PAIRS) = field(default_factory=lambda: Choice("augmented_views"))  # type: ignore[valid-type]
+    inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
     together: Count = 1
 
     @property

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.config import part_of
+from medcl3d.config import choice_of
 from medcl3d.data.manifest import Collection
 from medcl3d.pairs import PAIRS, PairStrategy, link
 from medcl3d.pairs.anchors import Anchors
@@ -33,7 +33,7 @@ class NearestNeighbours:
 
     k: Count = 1
     queue_size: Count = 1024
-    inner: part_of(PAIRS) = field(default_factory=lambda: Choice("augmented_views"))  # type: ignore[valid-type]
+    inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
 
     informative = ()
 
