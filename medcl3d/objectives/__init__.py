@@ -1,8 +1,9 @@
 """What is minimised: one objective a file.
 
-An objective is a module made from a network (it reads the network's widths and keeps none of it). Its
-`forward(network, batch, relating)` is the one call of a step that DistributedDataParallel sees; it groups
-views by role itself, and exchanges what the loss needs across ranks.
+An objective is a module made from a network: it reads the network's widths, and may copy it (a teacher), but keeps none
+of it. A step is `loss(embed(network, batch), relating)`, in the one call that DistributedDataParallel sees. `embed` is all
+that needs a network, sample by sample; `loss` is what needs the whole batch, across ranks. So a batch that no memory
+holds can be embedded in chunks and still have the loss of the whole (the gradient cache).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from medcl3d.registry import Registry
 if TYPE_CHECKING:
     from medcl3d.encoders.network import Network
     from medcl3d.objectives.relating import Relating
-    from medcl3d.types import Loss, PairBatch
+    from medcl3d.types import Embedded, Loss, PairBatch
 
 OBJECTIVES = Registry("objective", __name__)
 
@@ -25,11 +26,19 @@ class Objective(Protocol):
     uses       which parts of a Relation have an effect: "positive", "negative", "budget"
     decodes    True where the objective trains a decoder too
     dim        numbers of the vectors whose similarities a strategy is told
+
+    An objective may also have
+
+    before_step  ``(step, steps)``: what follows a schedule
+    after_step   ``(network)``: what follows the network, as a teacher does; after the optimiser's step
     """
 
     uses: ClassVar[frozenset[str]]
     decodes: ClassVar[bool]
     dim: int
 
-    def __call__(self, network: Network, batch: PairBatch, relating: Relating) -> Loss:
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """Views of all roles as vectors with their keys. No vector depends on what else is in the batch."""
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The loss of one rank's part of a global batch, scaled so that the mean over ranks is the global loss."""

@@ -10,19 +10,19 @@ from medcl3d.losses.contrastive import Denominator, contrastive_sum
 from medcl3d.objectives.relating import Relating
 from medcl3d.training.diagnostics import diagnose
 from medcl3d.training.distributed import all_sum, gather, gather_keys, world_size
-from medcl3d.types import Keys, Loss
+from medcl3d.types import Keys, Loss, Rows
 
 
-def contrast(z: Tensor, keys: Keys, relating: Relating, temperature: float, denominator: Denominator, decoupled: bool) -> Loss:
+def contrast(rows: Rows, relating: Relating, temperature: float, denominator: Denominator, decoupled: bool) -> Loss:
     """The global loss of unit vectors ``[N, D]`` with their keys; rows are this rank's, columns everybody's.
 
     Rows whose keys say NaN as a point's position take no part. The value is the local sum times the
     world size over the global weight, since DistributedDataParallel averages gradients over ranks.
     DataError where no anchor of any rank has a positive.
     """
-    columns, column_keys = gather(z), gather_keys(keys)
-    row_use, column_use = _takes_part(keys), _takes_part(column_keys)
-    z, keys = z[row_use], keys[row_use]
+    columns, column_keys = gather(rows.z), gather_keys(rows.keys)
+    row_use, column_use = _takes_part(rows.keys), _takes_part(column_keys)
+    z, keys = rows.z[row_use], rows.keys[row_use]
     columns, column_keys = relating.columns(columns[column_use], column_keys[column_use])
     similarity = z @ columns.T
     relation = relating(keys, column_keys, similarity.detach())

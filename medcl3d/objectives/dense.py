@@ -20,7 +20,7 @@ from medcl3d.objectives.projector import Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.voxel_correspondence import relate_points
 from medcl3d.registry import Count, NonNegative, Positive
-from medcl3d.types import Keys, Loss, PairBatch, Points, Relate, Relation, ViewGroup
+from medcl3d.types import Embedded, Keys, Loss, PairBatch, Points, Relate, Relation, Rows, ViewGroup
 
 
 @OBJECTIVES.register("dense")
@@ -58,14 +58,18 @@ class Dense(nn.Module):
         self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
         self.projector = Projector(network.decoder.out_channels, hidden_dim, out_dim, num_layers)
 
-    def forward(self, network: Network, batch: PairBatch, relating: Relating) -> Loss:
-        """The loss over the points of the global views."""
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """One unit vector a point and global view."""
         decoded = network(batch.main.voxels).decoded
         if decoded is None or batch.points is None:
             raise ValueError("the dense objective needs a decoder and a batch with points")
         features = point_features(decoded, batch.main, batch.points)
         z = self.projector(rearrange(features, "view point channel -> (view point) channel"))
-        return contrast(z, point_keys(batch.main, batch.points), relating, self.temperature, self.denominator, self.decoupled)
+        return {"online": Rows(z, point_keys(batch.main, batch.points))}
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """Every point against the points of the global batch."""
+        return contrast(embedded["online"], relating, self.temperature, self.denominator, self.decoupled)
 
     def gate(self, relate: Relate) -> Relate:
         """Relations of points, from a strategy that relates the crops they lie in."""

@@ -15,7 +15,7 @@ from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.registry import Count, Positive
-from medcl3d.types import Keys, Loss, PairBatch
+from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
 
 @OBJECTIVES.register("simclr")
@@ -46,8 +46,11 @@ class SimCLR(nn.Module):
         self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers)
 
-    def forward(self, network: Network, batch: PairBatch, relating: Relating) -> Loss:
-        """The loss over the views of all roles."""
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """One unit vector a view of whatever role."""
         pooled = torch.cat([network(group.voxels).pooled for group in batch.groups])
-        keys = Keys.cat(group.keys for group in batch.groups)
-        return contrast(self.projector(pooled), keys, relating, self.temperature, self.denominator, self.decoupled)
+        return {"online": Rows(self.projector(pooled), Keys.cat(group.keys for group in batch.groups))}
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """Every view against all views of the global batch."""
+        return contrast(embedded["online"], relating, self.temperature, self.denominator, self.decoupled)

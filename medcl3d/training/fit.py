@@ -66,10 +66,13 @@ def fit(
     run: RunFolder,
     device: torch.device,
     title: str = "training",
+    before_step: Callable[[int, int], None] = lambda step, steps: None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train `model` in place for `options.steps` steps, from the run's last checkpoint if it has one.
 
-    loss_of(model, batch) calls the model once; batches(step) yields the batches from that step on.
+    loss_of(model, batch) calls the model once; batches(step) yields the batches from that step on. before_step(step, steps)
+    comes before it, after_step() after the optimiser's step, where there was one.
     Stopped: SIGTERM or SIGUSR1 came, and all ranks saved the same step. DataError: the loss stays non-finite.
     """
     model.to(device)
@@ -87,6 +90,7 @@ def fit(
             asked = time.monotonic()
             batch = next(stream)
             waited += time.monotonic() - asked
+            before_step(step, options.steps)
             with autocast(device, dtype):
                 loss = loss_of(wrapped, batch)
             optimizer.zero_grad(set_to_none=True)
@@ -95,6 +99,7 @@ def fit(
             # The gradient is the mean over ranks, so all ranks skip the same step.
             if torch.isfinite(norm):
                 optimizer.step()
+                after_step()
                 bad_steps = 0
             elif (bad_steps := bad_steps + 1) >= MAX_BAD_STEPS:
                 raise DataError(

@@ -64,15 +64,26 @@ class PretrainConfig:
 class Learner(nn.Module):
     """Network and objective as the one module whose call is a step."""
 
-    def __init__(self, network: Network, objective: nn.Module, recipe: Any, relating: Relating):
+    def __init__(self, network: Network, objective: Any, recipe: Any, relating: Relating):
         super().__init__()
         self.network, self.objective, self.relating = network, objective, relating
         self.recipe = recipe
 
     def forward(self, raw: RawBatch) -> Loss:
         """The loss of this rank's part of a global batch."""
-        loss: Loss = self.objective(self.network, make_views(raw, self.recipe), self.relating)
+        embedded = self.objective.embed(self.network, make_views(raw, self.recipe))
+        loss: Loss = self.objective.loss(embedded, self.relating)
         return loss
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Tell an objective that follows a schedule where it is."""
+        if hasattr(self.objective, "before_step"):
+            self.objective.before_step(step, steps)
+
+    def after_step(self) -> None:
+        """Let an objective follow the network."""
+        if hasattr(self.objective, "after_step"):
+            self.objective.after_step(self.network)
 
 
 @dataclass(frozen=True)
@@ -210,6 +221,8 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
                 run,
                 device,
                 "pretraining",
+                before_step=parts.learner.before_step,
+                after_step=parts.learner.after_step,
             )
             finish(parts, run)
         say(f"{config.out_dir / 'encoder.safetensors'}")

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from medcl3d.errors import DataError
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.relating import Relating
-from medcl3d.types import Keys, Relation, related
+from medcl3d.types import Keys, Relation, Rows, related
 
 N = 12
 
@@ -64,7 +64,7 @@ class Model(nn.Module):
         self.layers = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)).double()
 
     def forward(self, x: Tensor, keys: Keys) -> Tensor:
-        loss = contrast(F.normalize(self.layers(x), dim=1), keys, Relating(relate), 0.2, "all", False)
+        loss = contrast(Rows(F.normalize(self.layers(x), dim=1), keys), Relating(relate), 0.2, "all", False)
         self.metrics = loss.metrics
         return loss.value
 
@@ -109,8 +109,8 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
 def test_things_without_a_place_take_no_part() -> None:
     x, keys = data()
     use = torch.isfinite(keys.position_mm).all(1)
-    whole = contrast(F.normalize(x), keys, Relating(relate), 0.2, "all", False)
-    part = contrast(F.normalize(x[use]), keys[use], Relating(relate), 0.2, "all", False)
+    whole = contrast(Rows(F.normalize(x), keys), Relating(relate), 0.2, "all", False)
+    part = contrast(Rows(F.normalize(x[use]), keys[use]), Relating(relate), 0.2, "all", False)
     torch.testing.assert_close(whole.value, part.value)
 
 
@@ -118,4 +118,4 @@ def test_a_batch_without_any_positive_is_an_error() -> None:
     x, keys = data()
     alone = dataclasses.replace(keys, sample=torch.arange(N) * 100)
     with pytest.raises(DataError, match="no anchor of this batch has a positive"):
-        contrast(F.normalize(x), alone, Relating(relate), 0.2, "all", False)
+        contrast(Rows(F.normalize(x), alone), Relating(relate), 0.2, "all", False)
