@@ -151,9 +151,11 @@ def _refuse_ambiguous(table: pd.DataFrame, root: Path) -> None:
     long = [s for s in table["scan"] if len(s) > 150 or re.search(r"[\x00-\x1f]", s)]
     if long:
         raise DataError(f"{root}: the scan id {long[0][:40]!r}... cannot name a file; use 150 printable characters or fewer")
-    wrong = table.index[~table["split"].isin(("", "train", "test"))]
+    wrong = table.index[~table["split"].isin(("", "train", "test", "validation"))]
     if len(wrong):
-        raise DataError(f"{root}: split is {table['split'][wrong[0]]!r} in row {_line(wrong[0])} of the manifest; train, test or empty")
+        raise DataError(
+            f"{root}: split is {table['split'][wrong[0]]!r} in row {_line(wrong[0])} of the manifest; train, test, validation or empty"
+        )
     for name, low, high in (("session_days", -np.inf, np.inf), ("age", 0.0, 130.0)):
         if name not in table:
             continue

@@ -23,7 +23,7 @@ from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import read_header
 from medcl3d.data.scan import SCHEMA, Outcome, ScanTask, stored_names
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.splits import make_split, write_split
+from medcl3d.data.splits import SIDES, Split, make_split, write_split
 from medcl3d.data.workers import run_tasks
 from medcl3d.errors import ConfigError, DataError, MachineError
 from medcl3d.registry import Choice, Fraction, Positive
@@ -44,6 +44,7 @@ class PrepareOptions:
     nonfinite         NaN and infinity: error, zero (counted), or skip the scan
     channels          a fourth axis: error, all (channels), or first
     test_fraction     of the patients, where the manifest has no split
+    validation_fraction  of the patients too: they train nothing, and choices are made on them (`measured_on: validation`)
     max_bad_fraction  of the scans that may be refused before it stops; one may be in any case
     workers           processes; 0: as many as there are processors, up to 8
     """
@@ -56,6 +57,7 @@ class PrepareOptions:
     nonfinite: Literal["error", "zero", "skip"] = "error"
     channels: Literal["error", "all", "first"] = "error"
     test_fraction: Fraction = 0.25
+    validation_fraction: Fraction = 0.0
     max_bad_fraction: Fraction = 0.01
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0, le=256)] = 0
@@ -256,8 +258,9 @@ def _finish(
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
         raise DataError(f"{out}: scans differ in their number of channels {dict(channels)} (for example {example}); prepare them apart")
-    split = make_split(table, test_fraction=options.test_fraction, seed=options.seed)
-    warnings = _same_content(stored, table, set(split.test))
+    fractions = {"test_fraction": options.test_fraction, "validation_fraction": options.validation_fraction}
+    split = make_split(table, seed=options.seed, **fractions)
+    warnings = _same_content(stored, table, split)
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in _classes(stored)}
     write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
     write_split(out / "split.json", split, options.seed)
@@ -281,8 +284,9 @@ def _classes(stored: Sequence[dict[str, Any]]) -> list[int]:
     return sorted({int(v) for s in stored for v in s.get("class_voxels", {})})
 
 
-def _same_content(stored: Sequence[dict[str, Any]], table: pd.DataFrame, test: set[str]) -> tuple[str, ...]:
-    """The same voxels under two patients: said; on both sides of the split: DataError, since the test would be no test."""
+def _same_content(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Split) -> tuple[str, ...]:
+    """The same voxels under two patients: said; on two sides of the split: DataError, since the test would be no test."""
+    side = {patient: name for name in SIDES for patient in getattr(split, name)}
     by_hash: dict[str, list[tuple[str, str]]] = {}
     for description, patient in zip(stored, table["patient"], strict=True):
         by_hash.setdefault(description["sha256"], []).append((description["scan"], patient))
@@ -292,7 +296,7 @@ def _same_content(stored: Sequence[dict[str, Any]], table: pd.DataFrame, test: s
         if len(patients) < 2:
             continue
         scans = ", ".join(f"{scan} of {patient}" for scan, patient in same)
-        if patients & test and patients - test:
-            raise DataError(f"the same file is in train and in test: {scans}; give both scans one patient, or drop one")
+        if len(sides := [name for name in SIDES if name in {side[patient] for patient in patients}]) > 1:
+            raise DataError(f"the same file is in {' and in '.join(sides)}: {scans}; give both scans one patient, or drop one")
         lines.append(f"the same file under two patients: {scans}")
     return tuple(lines)

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config import STRICT, choice_of, load, part_of, plain
 from medcl3d.data.atomic import write_json
 from medcl3d.data.loader import DataConfig, pretraining_scans
-from medcl3d.data.splits import Split, read_split
+from medcl3d.data.splits import Measured, Split, read_split
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.classification import CropClassification, measured
@@ -41,6 +41,7 @@ class EvaluateConfig:
     task          whose examples linear and knn learn from the training side and answer on the test side
     num_labelled  training patients whose labels are used (default: all)
     linear, knn, retrieval    the probes; one at least, null for none
+    measured_on   the test patients, or those of validation, while choices are still made
     seed          of an untrained encoder, the draw of labelled patients, the folds, the bootstrap
     """
 
@@ -54,6 +55,7 @@ class EvaluateConfig:
     knn: NearestNeighbours | None = None
     retrieval: Retrieval | None = None
     precision: Precision = "auto"
+    measured_on: Measured = "test"
     seed: Whole = 0
 
 
@@ -87,7 +89,7 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     if config.task is None and (config.linear or config.knn):
         raise ConfigError("linear and knn need a task, whose classes they learn, as in `task: {classification: {target: sex}}`")
     store = Store.open(config.data.root)
-    split = read_split(config.data.root / "split.json", store.collection.table["patient"])
+    split = read_split(config.data.root / "split.json", store.collection.table["patient"]).measured_on(config.measured_on)
     if config.task is not None:
         _task(config.task, store)
     seed_weights(config.seed)
@@ -95,7 +97,7 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     check_patch_size(network, config.data.patch_size)
     notes: list[str] = []
     if config.init != SCRATCH:
-        notes = [f"  {note}" for note in load_weights(network, Path(config.init), "encoder", split.test).notes]
+        notes = [f"  {note}" for note in load_weights(network, Path(config.init), "encoder", split.held_out).notes]
     return store, split, network, notes
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from medcl3d.config import STRICT, choice_of, load, plain
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.loader import DataConfig, Plan, ScansInUse, batches_from
-from medcl3d.data.splits import read_split
+from medcl3d.data.splits import Measured, read_split
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation, Task
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
@@ -49,6 +49,7 @@ class FinetuneConfig:
     num_labelled  training patients whose labels are used (default: all); fewer are a part of more, for one seed
     views         how patches are augmented (default: `mri` without mirroring, since scans lie in RAS order and
                   where a structure lies is most of what tells it from its neighbour)
+    measured_on   the test patients, or those of validation, while choices are still made
     seed          of the weights that are not loaded, the draw of labelled patients, the patches, the bootstrap
     """
 
@@ -61,6 +62,7 @@ class FinetuneConfig:
     transfer: Transfer = "encoder"
     num_labelled: Count | None = None
     views: choice_of(VIEWS) = NO_MIRRORING  # type: ignore[valid-type]
+    measured_on: Measured = "test"
     seed: Whole = 0
 
 
@@ -88,14 +90,14 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     check_ranks(config.train)
     store = Store.open(config.data.root)
     task: Task = TASKS.build(config.task)
-    split = read_split(config.data.root / "split.json", store.collection.table["patient"])
+    split = read_split(config.data.root / "split.json", store.collection.table["patient"]).measured_on(config.measured_on)
     train, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
     test = scans_to_test(store, config.data, task, split, config.task.name)
     seed_weights(config.seed)
     network = build_network(config.encoder, store.num_channels, decoder=task.decodes)
     check_patch_size(network, config.data.patch_size)
     model = task.model(network, store)
-    transferred = None if config.init == SCRATCH else load_weights(network, Path(config.init), config.transfer, split.test)
+    transferred = None if config.init == SCRATCH else load_weights(network, Path(config.init), config.transfer, split.held_out)
     return Finetuning(config, store, task, model, VIEWS.build(config.views), train, test, labelled, transferred)
 
 

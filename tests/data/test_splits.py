@@ -34,9 +34,29 @@ def test_the_manifest_has_the_last_word() -> None:
         make_split(given, test_fraction=0.9, seed=0)
 
 
+def test_validation_patients_train_nothing_and_leave_the_test_side_as_it_is(tmp_path) -> None:
+    without, split = (make_split(table(40, 12), test_fraction=0.25, validation_fraction=f, seed=1) for f in (0.0, 0.2))
+    assert split.test == without.test and set(split.train) | set(split.validation) == set(without.train)
+    assert len(split.validation) == 8 and len([p for p in split.validation if int(p) < 12]) == 2
+    assert set(split.held_out) == {*split.test, *split.validation}
+    write_split(tmp_path / "split.json", split, 1)
+    assert read_split(tmp_path / "split.json", table(40, 12)["patient"]) == split
+    screening = split.measured_on("validation")
+    assert screening.test == split.validation and screening.held_out == split.held_out and screening.train == split.train
+    with pytest.raises(ConfigError, match="no validation patients; prepare the scans with validation_fraction"):
+        without.measured_on("validation")
+
+
+def test_the_manifest_may_name_validation_patients() -> None:
+    given = table(3, 3)
+    given["split"] = ["train", "train", "validation", "validation", "test", "test"]
+    assert make_split(given, test_fraction=0.9, seed=0) == Split(("000",), ("002",), ("001",))
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
+        ({"schema": 1, "train": ["a"], "test": ["b"], "validation": ["b", "c"]}, "in test and in validation: b"),
         ({"schema": 1, "train": ["a", "b"], "test": ["b", "c"]}, "in train and in test: b"),
         ({"schema": 1, "train": ["a"], "test": ["b", "c", "d"]}, "not in the store: d"),
         ({"schema": 1, "train": ["a"], "test": ["b"]}, "on no side: c"),
