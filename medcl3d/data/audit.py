@@ -58,6 +58,9 @@ def audit(
 
 def _of_manifest(manifest: Manifest, nonfinite: Nonfinite, channels: Channels) -> Iterator[Finding]:
     for row in manifest.table.to_dict("records"):
+        if row["scan"] in manifest.faults:
+            yield Finding(row["scan"], manifest.faults[row["scan"]], "")
+            continue
         try:
             image = read_image(manifest.locate(row["path"]), nonfinite=nonfinite, channels=channels)
             warnings = image.warnings

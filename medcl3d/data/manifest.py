@@ -39,6 +39,7 @@ class Manifest:
     label_names  class -> name, empty where none were declared
     outside      paths may leave the root
     notes        what a user has to know of it
+    faults       scan -> why its source could not make a file of it
     """
 
     table: pd.DataFrame
@@ -46,6 +47,7 @@ class Manifest:
     label_names: dict[int, str] = field(default_factory=dict)
     outside: bool = False
     notes: tuple[str, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -95,7 +97,8 @@ class Manifest:
 
     def missing(self) -> list[str]:
         """Paths of images, labels and affines that are not there."""
-        paths = pd.concat([self.table[name] for name in PATH_COLUMNS if name in self.table])
+        table = self.table[~self.table["scan"].isin(list(self.faults))]
+        paths = pd.concat([table[name] for name in PATH_COLUMNS if name in table])
         return [p for p in paths[paths != ""].unique() if not self.locate(p).exists()]
 
     def say_missing(self, missing: Sequence[str]) -> str:

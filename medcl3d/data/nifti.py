@@ -180,7 +180,7 @@ def _is_nifti_by_name_and_content(path: Path, first: bytes) -> None:
         if first.startswith(magic):
             raise DataError(f"{path}: is {what}")
     if first[128:132] == b"DICM":
-        raise DataError(f"{path}: is a DICOM file; convert its series to NIfTI")
+        raise DataError(f"{path}: is a DICOM file; read its folder with the source dicom")
     if first.lstrip()[:1] == b"<":
         raise DataError(f"{path}: is an HTML or XML page, perhaps of a failed download; fetch the file again")
     is_gzip = first[:2] == b"\x1f\x8b"

@@ -106,7 +106,9 @@ def prepare(
         (out / "store").mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
             manifest: Manifest = SOURCES.build(choice, *_folders(source, root, out / "raw"))
-            return _prepare(manifest, choice, out, options, say)
+            read = manifest.root if root is None or manifest.root != out / "raw" else Path(root)
+            origin = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(read.resolve())}
+            return _prepare(manifest, origin, out, options, say)
     except Timeout:
         raise MachineError(f"{out}: another process is preparing this folder; wait for it, or choose another") from None
     except OSError as error:
@@ -128,17 +130,19 @@ def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
         raise ConfigError(f"source {source}: {' '.join(str(error).split())}") from None
 
 
-def _prepare(manifest: Manifest, choice: Choice, out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Prepared:
+def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Prepared:
     allowed = max(1, int(options.max_bad_fraction * len(manifest)))
     missing = manifest.missing()
     if len(missing) > allowed:
         raise DataError(f"{manifest.say_missing(missing)}; correct the paths, or raise max_bad_fraction")
-    tasks = _tasks(manifest, options)
-    origin = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(manifest.root.resolve())}
+    unmade = {scan: Outcome(scan, "refused", reason, ()) for scan, reason in manifest.faults.items()}
+    tasks = [task for task in _tasks(manifest, options) if task.scan not in unmade]
     for note in manifest.notes:
         say(note)
-    _open_folder(out, origin, tasks[0].options(), say)
-    outcomes = run_tasks(tasks, out / "store", options.workers, allowed)
+    outcomes: dict[str, Outcome] = unmade
+    if tasks:
+        _open_folder(out, origin, tasks[0].options(), say)
+        outcomes = {**unmade, **run_tasks(tasks, out / "store", options.workers, allowed - len(unmade))}
     _report(out / "report.csv", manifest, outcomes)
     bad = [o for o in outcomes.values() if o.status == "refused"]
     if len(bad) > allowed:
