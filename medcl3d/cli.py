@@ -132,6 +132,24 @@ def evaluate(config: Config, overrides: Overrides = None, check: Check = False) 
 
 
 @command
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished fine-tuning for segmentation.")],
+    target: Annotated[Path, typer.Argument(metavar="INPUT", help="A NIfTI file, a folder of them, or a folder of DICOM series.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A file .nii.gz for one scan, else a folder.")],
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write NAME_probabilities.nii.gz.")] = False,
+    intensity: Annotated[
+        str | None,
+        typer.Option("--intensity", metavar="KIND", help="mri, ct or none, where the run learnt from several.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+) -> None:
+    """Segment new scans; labels lie on each scan's own grid."""
+    from medcl3d.downstream.predict import predict as run_
+
+    run_(run, target, out, probabilities=probabilities, intensity=intensity, force=force, say=say)
+
+
+@command
 def compare(
     config: Config,
     overrides: Annotated[

@@ -21,7 +21,7 @@ from medcl3d.data.atomic import write_json, write_text
 from medcl3d.data.intensity import Kind
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import read_header
-from medcl3d.data.scan import SCHEMA, Outcome, ScanTask, stored_names
+from medcl3d.data.scan import SCHEMA, Crop, LabelInterpolation, Outcome, ScanTask, stored_names
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import make_split, write_split
 from medcl3d.data.workers import run_tasks
@@ -43,6 +43,8 @@ class PrepareOptions:
     window_hu         what CT intensities are clipped to
     nonfinite         NaN and infinity: error, zero (counted), or skip the scan
     channels          a fourth axis: error, all (channels), or first
+    crop              none, or body: what lies outside the body's box is not stored
+    label_interpolation  of label maps where scans are resampled: nearest, or linear (the class with the largest interpolated share)
     test_fraction     of the patients, where the manifest has no split
     max_bad_fraction  of the scans that may be refused before it stops; one may be in any case
     workers           processes; 0: as many as there are processors, up to 8
@@ -55,6 +57,8 @@ class PrepareOptions:
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     nonfinite: Literal["error", "zero", "skip"] = "error"
     channels: Literal["error", "all", "first"] = "error"
+    crop: Crop = "none"
+    label_interpolation: LabelInterpolation = "nearest"
     test_fraction: Fraction = 0.25
     max_bad_fraction: Fraction = 0.01
     seed: Annotated[int, Field(ge=0)] = 0
@@ -177,6 +181,8 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             channels=options.channels,
             percentiles=options.percentiles,
             window_hu=options.window_hu,
+            crop=options.crop,
+            label_interpolation=options.label_interpolation,
         )
         for scan, image, label, atlas, modality in zip(table["scan"], images, table["label"], atlases, table["modality"], strict=True)
     ]
