@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from medcl3d.data.atomic import write_json, write_text
 from medcl3d.data.intensity import Kind
-from medcl3d.data.manifest import Manifest
+from medcl3d.data.manifest import MISSING, PATH_COLUMNS, Manifest
 from medcl3d.data.nifti import read_header
 from medcl3d.data.scan import SCHEMA, Crop, LabelInterpolation, Outcome, ScanTask, stored_names
 from medcl3d.data.sources import SOURCES
@@ -281,10 +281,16 @@ def _finish(
     write_json(out / "prepared.json", summary)
     counts = Counter(o.status for o in outcomes.values())
     there = sum(o.was_there for o in outcomes.values())
-    for line in warnings:
+    for line in (*warnings, *_missing_cells(table)):
         say(line)
     say(f"{counts['ok']} scans of {table['patient'].nunique()} patients in {out} ({there} were there), {counts['refused']} refused")
     return Prepared(counts["ok"], there, counts["refused"], counts["skipped"], warnings)
+
+
+def _missing_cells(table: pd.DataFrame) -> list[str]:
+    """How many scans lack what others have: strategies of metadata leave those out, or learn less from them."""
+    counts = {name: int(table[name].isin(MISSING).sum()) for name in table if name not in (*PATH_COLUMNS, "split")}
+    return [f"{name} is missing in {count} of {len(table)} scans" for name, count in counts.items() if count > 0]
 
 
 def _classes(stored: Sequence[dict[str, Any]]) -> list[int]:
