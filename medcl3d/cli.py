@@ -93,15 +93,31 @@ def prepare(
 
 @command
 def check(
-    target: Annotated[Path, typer.Argument(metavar="PATH", help="What `prepare` wrote, a manifest (.csv), or a Decathlon folder.")],
+    target: Annotated[Path, typer.Argument(metavar="PATH", help="What `prepare` wrote, a table, or a folder as it lies on a disk.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="`source=NAME` and its fields where PATH does not say what it is, `max_bad_fraction=0.01`, `workers=2`, "
+            "`nonfinite=zero`, `channels=all`.",
+            show_default=False,
+        ),
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.csv", help="A table with one row a scan.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="PATH",
+            help="FILE.csv for a row a scan; a folder for that, a page with pictures, and a faster next time.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Check that every file is what it says; exit code 3, with the first fault, where one is not."""
+    """Check that every file is what it says; exit code 3, with the first fault, where more are not than may be."""
+    from medcl3d.config import read_options
     from medcl3d.data.audit import audit
 
-    audit(target, report=report, say=print)
+    audit(target, report=report, given=read_options(options or []), say=print)
 
 
 @command
