@@ -187,17 +187,23 @@ def load(path: str | Path, overrides: Sequence[str], model: type[T]) -> T:
 
 
 def override(tree: Tree, text: str) -> None:
-    """Set ``key.path=value`` in a tree; the value is read as YAML. ConfigError says why it is no override."""
+    """Set ``key.path=value`` in a tree. ConfigError says why it is no override."""
     path, equals, value = text.partition("=")
     where = tuple(path.split("."))
     if not equals or not all(where):
         raise ConfigError(f"{COMMAND_LINE}: {text!r} is not an override; write key.path=value, as in train.steps=100")
     try:
-        tree.set(where, Tree(value).value)
-    except yaml.YAMLError:
-        raise ConfigError(f"{COMMAND_LINE}: {path} = {value}: not a YAML value; quote it") from None
+        tree.set(where, _value(value))
     except Wrong as wrong:
         raise ConfigError(f"{COMMAND_LINE}: {path} = {value}: {wrong.message}") from None
+
+
+def _value(text: str) -> Any:
+    """A value as YAML reads it; what is no YAML, as `{patient}/*.nii.gz`, is text, and types are checked after."""
+    try:
+        return Tree(text).value
+    except yaml.YAMLError:
+        return text
 
 
 def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
@@ -209,7 +215,7 @@ def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
 
 
 def read_options(texts: Sequence[str]) -> dict[str, Any]:
-    """``key.path=value`` each, as plain nested values; a value is read as YAML. ConfigError names what is not one."""
+    """``key.path=value`` each, as plain nested values; a value is read as YAML, or is text. ConfigError names what is no override."""
     tree = Tree("{}")
     for text in texts:
         override(tree, text)

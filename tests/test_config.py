@@ -73,6 +73,12 @@ def test_overrides_set_fields_of_any_depth(tmp_path: Path) -> None:
     assert read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube"), "thing.cube.edge=3").thing.fields["edge"] == 3.0
 
 
+def test_an_override_that_is_no_yaml_is_text_and_types_are_still_strict(tmp_path: Path) -> None:
+    assert read(tmp_path, GOOD, "name={patient}/*_{modality}.nii.gz").name == "{patient}/*_{modality}.nii.gz"
+    with pytest.raises(ConfigError, match=r"command line: data.patch_size = '\[1, 1': "):
+        read(tmp_path, GOOD, "data.patch_size=[1, 1")
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
