@@ -143,7 +143,7 @@ def _manifest(target: Path, choice: Choice) -> Manifest:
         return Manifest.of(pd.DataFrame({"path": [target.name]}), target.parent)
     paths = [path.as_posix() for path in files_under(target) if path.name.endswith(VOLUMES)]
     if not paths:
-        raise DataError(f"{target}: neither a store nor a manifest, and no NIfTI file lies there")
+        raise DataError(f"{target}: neither a store nor a manifest, and no NIfTI file lies there; prepare DICOM with the source dicom")
     return Manifest.of(pd.DataFrame({"path": paths}), target, outside=True)
 
 

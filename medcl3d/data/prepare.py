@@ -21,6 +21,7 @@ from medcl3d.data.atomic import write_json, write_text
 from medcl3d.data.intensity import Kind
 from medcl3d.data.manifest import MISSING, PATH_COLUMNS, Manifest
 from medcl3d.data.nifti import read_header
+from medcl3d.data.packing import StoreAs
 from medcl3d.data.scan import SCHEMA, Crop, LabelInterpolation, Outcome, ScanTask, stored_names
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import make_split, write_split
@@ -45,6 +46,7 @@ class PrepareOptions:
     channels          a fourth axis: error, all (channels), or first
     crop              none, or body: what lies outside the body's box is not stored
     label_interpolation  of label maps where scans are resampled: nearest, or linear (the class with the largest interpolated share)
+    store_as          float16, or int16 with a scale a scan: finer, and whole numbers stay whole
     test_fraction     of the patients, where the manifest has no split
     max_bad_fraction  of the scans that may be refused before it stops; one may be in any case
     workers           processes; 0: as many as there are processors, up to 8
@@ -59,6 +61,7 @@ class PrepareOptions:
     channels: Literal["error", "all", "first"] = "error"
     crop: Crop = "none"
     label_interpolation: LabelInterpolation = "nearest"
+    store_as: StoreAs = "float16"
     test_fraction: Fraction = 0.25
     max_bad_fraction: Fraction = 0.01
     seed: Annotated[int, Field(ge=0)] = 0
@@ -183,6 +186,7 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             window_hu=options.window_hu,
             crop=options.crop,
             label_interpolation=options.label_interpolation,
+            store_as=options.store_as,
         )
         for scan, image, label, atlas, modality in zip(table["scan"], images, table["label"], atlases, table["modality"], strict=True)
     ]

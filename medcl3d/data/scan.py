@@ -16,6 +16,7 @@ import numpy as np
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise
+from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.pairs.body_coordinates import middle_of_body
 
@@ -43,6 +44,7 @@ class ScanTask:
     window_hu: tuple[float, float]
     crop: Crop = "none"
     label_interpolation: LabelInterpolation = "nearest"
+    store_as: StoreAs = "float16"
 
     @staticmethod
     def like(options: Mapping[str, Any], scan: str, image: Path) -> ScanTask:
@@ -130,18 +132,25 @@ class ReadyScan:
 
     image       the volume of the file, on its own grid
     own_affine  ``Float64[4, 4]`` index of that grid -> RAS+ mm, with the voxel size that is assumed, if one is
-    voxels      ``Float16[C, D, H, W]`` turned, resampled, cropped and normalised
-    affine      ``Float64[4, 4]`` index of `voxels` -> RAS+ mm
-    window      the part of the turned and resampled volume that `voxels` are
+    stored      ``[C, D, H, W]`` turned, resampled, cropped, normalised and packed; `voxels` unpacks them
+    affine      ``Float64[4, 4]`` index of `stored` -> RAS+ mm
+    window      the part of the turned and resampled volume that is stored
     """
 
     image: Volume
     own_affine: np.ndarray
-    voxels: np.ndarray
+    stored: np.ndarray
+    scaling: Scaling
     affine: np.ndarray
     window: tuple[slice, slice, slice]
     body: Body
     normalisation: Normalisation
+    warnings: tuple[str, ...]
+
+    @property
+    def voxels(self) -> np.ndarray:
+        """``Float32[C, D, H, W]``, what a network sees."""
+        return unpack(self.stored, self.scaling)
 
 
 def ready_scan(task: ScanTask) -> ReadyScan:
@@ -154,12 +163,10 @@ def ready_scan(task: ScanTask) -> ReadyScan:
     if task.crop == "body":
         voxels, affine, body, window = _cropped(voxels, affine, body)
     voxels, normalisation = normalise(voxels, task.kind, body, percentiles=task.percentiles, window_hu=task.window_hu)
-    stored = voxels.astype(np.float16)
-    if not np.isfinite(stored).all():
-        raise DataError(
-            f"{task.image}: values up to {np.abs(voxels).max():g} do not fit float16; intensity: none suits masks and small numbers"
-        )
-    return ReadyScan(image, own_affine, stored, affine, window, body, normalisation)
+    stored, scaling = pack(voxels, task.store_as, task.image)
+    rounded = task.store_as == "float16" and np.array_equal(np.round(voxels), voxels) and not np.array_equal(stored, voxels)
+    warnings = ("whole numbers were rounded by float16; store_as int16 keeps them",) if rounded else ()
+    return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, (*image.warnings, *warnings))
 
 
 def _cropped(voxels: np.ndarray, affine: np.ndarray, body: Body) -> tuple[np.ndarray, np.ndarray, Body, tuple[slice, slice, slice]]:
@@ -182,7 +189,8 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     description: dict[str, Any] = {
         **identity,
         "sha256": image.sha256,
-        "shape": list(ready.voxels.shape),
+        "shape": list(ready.stored.shape),
+        "scaling": ready.scaling,
         "affine": ready.affine.tolist(),
         "body": {
             "box": body.box,
@@ -195,9 +203,9 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
         "source_shape": list(image.voxels.shape[1:]),
         "source_affine": ready.own_affine.tolist(),
         "num_nonfinite": image.num_nonfinite,
-        "warnings": [*image.warnings, *(label.warnings if label else ())],
+        "warnings": [*ready.warnings, *(label.warnings if label else ())],
     }
-    description["stored_sha256"], description["stored_bytes"] = _write(names[0], ready.voxels)
+    description["stored_sha256"], description["stored_bytes"] = _write(names[0], ready.stored)
     if label is not None:
         whole = _label_on_grid(replace(label, affine=ready.own_affine), task)
         classes = np.ascontiguousarray(whole[ready.window])

@@ -157,10 +157,10 @@ def segment(predictor: Predictor, path: Path, device: torch.device | None = None
     """
     device = device or torch.device("cpu")
     ready = ready_scan(ScanTask.like(predictor.options, path.name, path))
-    if len(ready.voxels) != predictor.num_channels:
-        raise DataError(f"{path}: has {len(ready.voxels)} channels, the network takes {predictor.num_channels}")
+    if len(ready.stored) != predictor.num_channels:
+        raise DataError(f"{path}: has {len(ready.stored)} channels, the network takes {predictor.num_channels}")
     model = predictor.model.to(device)
-    volume = torch.from_numpy(ready.voxels.astype(np.float32))
+    volume = torch.from_numpy(ready.voxels)
     dtype = autocast_dtype(predictor.precision, device)
     found = predictor.task.probabilities(model, volume, ready.normalisation.fill, predictor.patch_size, device, dtype)
     to_prepared = np.linalg.inv(ready.affine) @ ready.own_affine
@@ -178,7 +178,7 @@ def _write(
     if not np.allclose(spacing, predictor.spacing_mm, rtol=SPACING_TOLERANCE):
         there, trained = (", ".join(f"{v:.3g}" for v in values) for values in (spacing, predictor.spacing_mm))
         say(f"{path}: warning: {there} mm a voxel, the network learnt at {trained}; prepare the training scans with a spacing_mm")
-    for warning in ready.image.warnings:
+    for warning in ready.warnings:
         say(f"{path}: warning: {warning}")
     kind = np.uint8 if labels.max(initial=0) < 256 else np.int16
     written = [(output, labels.astype(kind))]

@@ -75,6 +75,14 @@ def test_an_identity_network_gives_back_the_label_map_to_the_voxel(tmp_path_fact
     np.testing.assert_allclose(shares.sum(0), 1, atol=1e-5)
 
 
+def test_a_voxel_size_that_was_assumed_in_training_is_assumed_here_too(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).choice([0, *CLASSES], (9, 8, 7)).astype(np.int16)
+    path = write(tmp_path / "a.nii.gz", labels, np.eye(4)[[1, 2, 0, 3]])
+    found, _, ready = segment(predictor(assume_spacing_mm=[1.5, 2.5, 8.0]), path)
+    np.testing.assert_array_equal(found, labels)
+    assert sorted(np.linalg.norm(ready.affine[:3, :3], axis=0)) == [1.5, 2.5, 8.0]
+
+
 def test_it_prepares_a_scan_as_the_store_does(ball_root: Path) -> None:
     """The same voxels to the bit, from the options that a sidecar holds."""
     from medcl3d.data.scan import ScanTask
@@ -83,7 +91,7 @@ def test_it_prepares_a_scan_as_the_store_does(ball_root: Path) -> None:
     for scan in (1, 2):
         path = Path(store.scans[scan]["source"]["path"])
         ready = ready_scan(ScanTask.like(json.loads(json.dumps(store.intensity())), "x", path))
-        np.testing.assert_array_equal(ready.voxels.astype(np.float32), store.read_volume(scan))
+        np.testing.assert_array_equal(ready.voxels, store.read_volume(scan))
         np.testing.assert_array_equal(ready.affine, store.collection.affines[scan])
 
 
