@@ -18,7 +18,7 @@ PetUnits = Literal["suv", "raw"]
 # All that is ever read of a header: a patient's name is not among it.
 TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "ImageType",
-    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "SeriesDescription",
+    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "SeriesDescription", "SeriesNumber",
     "InstanceNumber", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
     "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept",
     "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",

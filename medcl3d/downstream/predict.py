@@ -38,8 +38,9 @@ from medcl3d.training.precision import autocast_dtype
 from medcl3d.types import Triple, triple
 
 WEIGHTS = "model.safetensors"
+NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")
 SPACING_TOLERANCE = 0.25  # of a scan's voxel size, from the one that the network was trained on, before it is said
-INDEX_NIFTI = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
                "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
 
 
@@ -121,6 +122,9 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
         why = f"its run is {state}; let it finish" if state else "it is no run folder of a fine-tuning; give one, as runs/fine"
         raise ConfigError(f"{run}: holds no {WEIGHTS}, {why}")
     sidecar = read_sidecar(path)
+    lacking = [name for name in NEEDED if name not in sidecar]
+    if lacking:
+        raise ConfigError(f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again")
     described = parse({"task": sidecar["task"], "encoder": sidecar["architecture"]}, _Described, str(path.with_suffix(".json")))
     task = TASKS.build(described.task)
     if not isinstance(task, Segmentation):
@@ -193,7 +197,7 @@ def _write_nifti(file: Path, voxels: np.ndarray, scan: Path) -> None:
     """Voxels with the geometry of a scan's header, and nothing else of it: what else stands there may name a patient."""
     theirs = cast(Any, nibabel.load(scan)).header
     image = (nibabel.Nifti1Image if theirs.sizeof_hdr == 348 else nibabel.Nifti2Image)(voxels, None)
-    for name in INDEX_NIFTI:
+    for name in GEOMETRY:
         image.header[name] = theirs[name]
     content = image.to_bytes()
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -210,6 +210,7 @@ def test_a_run_that_cannot_segment_is_refused(run: Path, tmp_path: Path) -> None
         load_run(tmp_path)
     for name, edit, message in (
         ("task", lambda s: s.update(task="structure_at_centre"), "trained for structure_at_centre"),
+        ("lacking", lambda s: s.pop("intensity"), "model.json: lacks intensity"),
         ("schema", lambda s: s.update(schema=99), "newer medcl3d"),
         ("shape", lambda s: s["architecture"]["unet3d"].update(channels=[4, 16]), "not the network that model.json describes"),
         ("kinds", lambda s: s["intensity"].update(kind="ct+mri"), "--intensity ct"),

@@ -112,11 +112,12 @@ def _found(root: Path, counts: Counter[str], notes: list[str], hash_ids: bool) -
         elif not has_voxels(header):
             counts[f"files of {header.get('Modality', 'unknown')} have no voxels in space"] += 1
         else:
-            # After careless anonymisation a UID may be that of several people.
-            uid = "/".join(str(header.get(name) or "") for name in ("SeriesInstanceUID", "PatientID", *PERSON))
-            if not header.get("SeriesInstanceUID"):
+            uid = str(header.get("SeriesInstanceUID") or "")
+            if not uid:
                 counts["files have no SeriesInstanceUID and were grouped by their folder"] += 1
-                uid = f"folder {path.parent}"
+                uid = f"{path.parent}/{header.get('Modality')}/{header.get('SeriesNumber')}"
+            # After careless anonymisation a UID may be that of several people.
+            uid = "/".join([uid, *(str(header.get(name) or "") for name in ("PatientID", *PERSON))])
             folder = path.parts[0] if len(path.parts) > 1 else root.resolve().name
             found.setdefault(uid, _Series(uid, folder, str((root / path).parent))).files.append((root / path, header))
     return [found[key] for key in sorted(found)]
