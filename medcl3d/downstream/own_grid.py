@@ -9,9 +9,9 @@ from scipy.ndimage import affine_transform
 
 
 def classes_on(
-    grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.ndarray, *, cropped: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """The class of every voxel of the file, and what it was chosen by.
+    grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.ndarray, *, cropped: bool, keep: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The class of every voxel of the file, and (`keep`) what it was chosen by.
 
     grid           shape ``[X, Y, Z]`` of the file
     probabilities  ``Float[K, D, H, W]`` on the prepared grid, background first
@@ -22,8 +22,14 @@ def classes_on(
     that a coarser prepared grid leaves no steps. Where the prepared grid is the file's, turned, each voxel gets its own value.
     Source: Isensee et al. 2021, nnU-Net (resampling of the softmax).
     """
-    found = np.stack(list(_carried(grid, probabilities, to_prepared, cropped)))
-    return found.argmax(0).astype(np.int16), found
+    kept: list[np.ndarray] = []
+    indices, best = np.zeros(grid, dtype=np.int16), np.full(grid, -1, dtype=np.float32)
+    for index, values in enumerate(_carried(grid, probabilities, to_prepared, cropped)):  # one at a time: a hundred would not fit
+        larger = values > best
+        indices[larger], best[larger] = index, values[larger]
+        if keep:
+            kept.append(values)
+    return indices, np.stack(kept) if keep else None
 
 
 def _carried(grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.ndarray, cropped: bool) -> Iterator[np.ndarray]:

@@ -154,8 +154,10 @@ def _kind(run: Path, trained: str, asked: str | None) -> str:
     return asked or kinds[0]
 
 
-def segment(predictor: Predictor, path: Path, device: torch.device | None = None) -> tuple[np.ndarray, np.ndarray, ReadyScan]:
-    """Label values ``Int16[X, Y, Z]`` and probabilities ``Float32[K, X, Y, Z]`` on the grid of a file, and the scan as prepared.
+def segment(
+    predictor: Predictor, path: Path, device: torch.device | None = None, *, keep: bool = False
+) -> tuple[np.ndarray, np.ndarray | None, ReadyScan]:
+    """Label values ``Int16[X, Y, Z]`` on the grid of a file, with `keep` also probabilities ``Float32[K, X, Y, Z]``, and the scan.
 
     Raises DataError where the file is no scan that the network can take.
     """
@@ -169,7 +171,7 @@ def segment(predictor: Predictor, path: Path, device: torch.device | None = None
     found = predictor.task.probabilities(model, volume, ready.normalisation.fill, predictor.patch_size, device, dtype)
     to_prepared = np.linalg.inv(ready.affine) @ ready.own_affine
     cropped = predictor.options.get("crop", "none") != "none"
-    indices, shares = classes_on(ready.image.voxels.shape[1:], found.cpu().numpy(), to_prepared, cropped=cropped)
+    indices, shares = classes_on(ready.image.voxels.shape[1:], found.cpu().numpy(), to_prepared, cropped=cropped, keep=keep)
     values = np.array([0, *predictor.classes], dtype=np.int16)
     return values[indices], shares, ready
 
@@ -177,7 +179,7 @@ def segment(predictor: Predictor, path: Path, device: torch.device | None = None
 def _write(
     predictor: Predictor, path: Path, output: Path, device: torch.device, probabilities: bool, say: Callable[[str], None]
 ) -> list[Path]:
-    labels, shares, ready = segment(predictor, path, device)
+    labels, shares, ready = segment(predictor, path, device, keep=probabilities)
     spacing = np.linalg.norm(ready.affine[:3, :3], axis=0)
     if not np.allclose(spacing, predictor.spacing_mm, rtol=SPACING_TOLERANCE):
         there, trained = (", ".join(f"{v:.3g}" for v in values) for values in (spacing, predictor.spacing_mm))
@@ -186,7 +188,7 @@ def _write(
         say(f"{path}: warning: {warning}")
     kind = np.uint8 if labels.max(initial=0) < 256 else np.int16
     written = [(output, labels.astype(kind))]
-    if probabilities:
+    if shares is not None:
         written.append((_probabilities_of(output), np.moveaxis(shares, 0, -1)))
     for file, voxels in written:
         _write_nifti(file, voxels, path)
