@@ -16,7 +16,7 @@ SMALL := out_dir=runs/demo_small replicates=1 'vary.num_labelled=[2]' \
 	finetune.set.data.root=data/demo_small finetune.set.train.steps=2 finetune.set.train.warmup_steps=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-small test test-slow lint pictures wheel clean
+.PHONY: help setup demo demo-small test test-slow lint reliability security audit pictures wheel clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,15 @@ test-slow: setup ## the tests that take minutes, and properties on a thousand ra
 lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+reliability: setup ## meet every fault once and write the table of docs/reliability.md
+	$(FEW_THREADS) $(BIN)/python docs/reliability.py
+
+security: setup ## look for dangerous patterns in our own code
+	$(BIN)/bandit --quiet --recursive -ll medcl3d tools
+
+audit: setup ## ask the network for known vulnerabilities of what is installed
+	$(BIN)/pip-audit --skip-editable
 
 pictures: setup ## draw the pictures of docs/strategies again
 	$(BIN)/medcl3d prepare simulated - --out data/simulated

@@ -93,15 +93,31 @@ def prepare(
 
 @command
 def check(
-    target: Annotated[Path, typer.Argument(metavar="PATH", help="What `prepare` wrote, a manifest (.csv), or a Decathlon folder.")],
+    target: Annotated[Path, typer.Argument(metavar="PATH", help="What `prepare` wrote, a table, or a folder as it lies on a disk.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="`source=NAME` and its fields where PATH does not say what it is, `max_bad_fraction=0.01`, `workers=2`, "
+            "`nonfinite=zero`, `channels=all`.",
+            show_default=False,
+        ),
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.csv", help="A table with one row a scan.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="PATH",
+            help="FILE.csv for a row a scan; a folder for that, a page with pictures, and a faster next time.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Check that every file is what it says; exit code 3, with the first fault, where one is not."""
+    """Check that every file is what it says; exit code 3, with the first fault, where more are not than may be."""
+    from medcl3d.config import read_options
     from medcl3d.data.audit import audit
 
-    audit(target, report=report, say=print)
+    audit(target, report=report, given=read_options(options or []), say=print)
 
 
 @command
@@ -129,6 +145,24 @@ def evaluate(config: Config, overrides: Overrides = None, check: Check = False) 
     from medcl3d.downstream.evaluate import evaluate as run
 
     run(path, overrides or [], check)
+
+
+@command
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished fine-tuning for segmentation.")],
+    target: Annotated[Path, typer.Argument(metavar="INPUT", help="A NIfTI file, a folder of them, or a folder of DICOM series.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A file .nii.gz for one scan, else a folder.")],
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write NAME_probabilities.nii.gz.")] = False,
+    intensity: Annotated[
+        str | None,
+        typer.Option("--intensity", metavar="KIND", help="mri, ct or none, where the run learnt from several.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+) -> None:
+    """Segment new scans; labels lie on each scan's own grid."""
+    from medcl3d.downstream.predict import predict as run_
+
+    run_(run, target, out, probabilities=probabilities, intensity=intensity, force=force, say=say)
 
 
 @command

@@ -173,8 +173,11 @@ def load(path: str | Path, overrides: Sequence[str], model: type[T]) -> T:
         mark = error.problem_mark or error.context_mark
         place = f"{mark.line + 1}:{mark.column + 1}" if mark else "1"
         raise ConfigError(f"{path}:{place}: not YAML: {error.problem}; indent with spaces and quote special characters") from None
+    except yaml.YAMLError as error:  # the reader's own, of characters, has no line
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}; save it as plain UTF-8 text") from None
     except Wrong as wrong:
-        raise ConfigError(f"{path}: {_key(wrong.where)}{wrong.message}") from None
+        place = f"{path}:{wrong.line}" if wrong.line else str(path)
+        raise ConfigError(f"{place}: {_key(wrong.where, wrong.value)}{wrong.message}") from None
     if not isinstance(tree.value, dict):
         what = "empty" if tree.value is None else f"a {type(tree.value).__name__}"
         raise ConfigError(f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. Complete files lie in configs/")
@@ -184,17 +187,23 @@ def load(path: str | Path, overrides: Sequence[str], model: type[T]) -> T:
 
 
 def override(tree: Tree, text: str) -> None:
-    """Set ``key.path=value`` in a tree; the value is read as YAML. ConfigError says why it is no override."""
+    """Set ``key.path=value`` in a tree. ConfigError says why it is no override."""
     path, equals, value = text.partition("=")
     where = tuple(path.split("."))
     if not equals or not all(where):
         raise ConfigError(f"{COMMAND_LINE}: {text!r} is not an override; write key.path=value, as in train.steps=100")
     try:
-        tree.set(where, Tree(value).value)
-    except yaml.YAMLError:
-        raise ConfigError(f"{COMMAND_LINE}: {path} = {value}: not a YAML value; quote it") from None
+        tree.set(where, _value(value))
     except Wrong as wrong:
         raise ConfigError(f"{COMMAND_LINE}: {path} = {value}: {wrong.message}") from None
+
+
+def _value(text: str) -> Any:
+    """A value as YAML reads it; what is no YAML, as `{patient}/*.nii.gz`, is text, and types are checked after."""
+    try:
+        return Tree(text).value
+    except yaml.YAMLError:
+        return text
 
 
 def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
@@ -206,7 +215,7 @@ def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
 
 
 def read_options(texts: Sequence[str]) -> dict[str, Any]:
-    """``key.path=value`` each, as plain nested values; a value is read as YAML. ConfigError names what is not one."""
+    """``key.path=value`` each, as plain nested values; a value is read as YAML, or is text. ConfigError names what is no override."""
     tree = Tree("{}")
     for text in texts:
         override(tree, text)
@@ -217,7 +226,7 @@ def _validate(tree: Tree, model: type[T], name: str) -> T:
     def fail(where: Place, value: Any, message: str) -> ConfigError:
         line = tree.line(where)
         place = line if line == COMMAND_LINE else f"{name}:{line}" if line else name
-        return ConfigError(f"{place}: {_key(where)}{'' if value is None else f'= {_short(value)}: '}{message}")
+        return ConfigError(f"{place}: {_key(where, value)}{message}")
 
     try:
         _finite(tree.value)
@@ -249,8 +258,11 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def _key(where: Place) -> str:
-    return "" if not where else ".".join(str(k) for k in where) + " "
+def _key(where: Place, value: Any) -> str:
+    key = ".".join(str(k) for k in where)
+    if value is None:
+        return f"{key}: " if key else ""
+    return f"{key} = {_short(value)}: " if key else f"= {_short(value)}: "
 
 
 def _short(value: Any) -> str:

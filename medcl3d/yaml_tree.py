@@ -22,17 +22,27 @@ FLOAT = r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|
 
 
 class Wrong(Exception):
-    """Something wrong at one place of a tree: where, the value there (None: not worth showing), and what."""
+    """Something wrong at one place of a tree: where, the value there (None: not worth showing), what, and its line if known."""
 
-    def __init__(self, where: Place, value: Any, message: str):
+    def __init__(self, where: Place, value: Any, message: str, line: int | None = None):
         super().__init__(message)
-        self.where, self.value, self.message = where, value, message
+        self.where, self.value, self.message, self.line = where, value, message, line
 
 
 class CoreLoader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2's core schema."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One node with all below it; nesting is counted here, since this recursion is the first to overflow."""
+        if self.depth > MAX_DEPTH:
+            raise Wrong((), None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", self.line + 1)
+        self.depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 SCALARS: dict[str, Callable[[str], Any]] = {
@@ -61,14 +71,15 @@ class Tree:
         self.value: Any = None if root is None else self._plain(root, (), ())
 
     def _plain(self, node: yaml.Node, where: Place, above: tuple[int, ...]) -> Any:
-        self.lines.setdefault(where, str(node.start_mark.line + 1))
+        line = node.start_mark.line + 1
+        self.lines.setdefault(where, str(line))
         self._count += 1
         if id(node) in above:
-            raise Wrong(where, None, "an alias contains itself; write the values out")
-        if len(above) > MAX_DEPTH:
-            raise Wrong(where, None, f"nested deeper than {MAX_DEPTH} levels")
+            raise Wrong(where, None, "an alias contains itself; write the values out", line)
+        if len(above) > MAX_DEPTH:  # through aliases
+            raise Wrong(where, None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", line)
         if self._count > MAX_VALUES:
-            raise Wrong(where, None, f"unfolds to more than {MAX_VALUES} values; write fewer aliases")
+            raise Wrong(where, None, f"unfolds to more than {MAX_VALUES} values; write fewer aliases", line)
         kind = node.tag.removeprefix(TAG)
         below = (*above, id(node))
         if isinstance(node, yaml.MappingNode) and kind == "map":
@@ -76,15 +87,20 @@ class Tree:
         if isinstance(node, yaml.SequenceNode) and kind == "seq":
             return [self._plain(item, (*where, i), below) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and kind in SCALARS:
-            return SCALARS[kind](node.value)
-        raise Wrong(where, node.tag, "tags are refused, a configuration runs nothing; write a plain value")
+            try:
+                return SCALARS[kind](node.value)
+            except ValueError:
+                digits = len(node.value)
+                raise Wrong(where, None, f"a number of {digits} digits; write a shorter one, or quote it for text", line) from None
+        raise Wrong(where, node.tag, "tags are refused, a configuration runs nothing; write a plain value", line)
 
     def _mapping(self, node: yaml.MappingNode, where: Place, below: tuple[int, ...]) -> dict[str, Any]:
         plain: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in plain:
-                raise Wrong((*where, key), None, f"the key stands twice, in lines {self.lines[(*where, key)]} and {line}; keep one")
+                before = self.lines[(*where, key)]
+                raise Wrong((*where, key), None, f"the key stands twice, in lines {before} and {line}; keep one", line)
             self.lines[(*where, key)] = str(line)
             plain[key] = self._plain(value_node, (*where, key), below)
         return plain

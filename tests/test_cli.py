@@ -19,7 +19,7 @@ from medcl3d.cli import app
 from medcl3d.errors import ConfigError, DataError, MachineError, Stopped, UserError
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("prepare", "check", "pretrain", "finetune", "evaluate", "compare", "show_pairs", "benchmark", "list", "schema")
+COMMANDS = ("prepare", "check", "pretrain", "finetune", "evaluate", "predict", "compare", "show_pairs", "benchmark", "list", "schema")
 HEAVY = ("torch", "monai", "torchio", "pandas", "scipy", "sklearn", "matplotlib", "nibabel", "skimage")
 
 

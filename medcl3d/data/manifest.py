@@ -22,6 +22,7 @@ from medcl3d.types import Keys, Triple, ViewSpec
 ID_COLUMNS = ("scan", "patient", "session", "modality", "frame", "class")
 KNOWN_COLUMNS = (*ID_COLUMNS, "session_days", "path", "label", "atlas", "split")
 PATH_COLUMNS = ("path", "label", "atlas")
+CONSTANT_COLUMNS = ("sex",)  # of a patient
 
 NO_PATIENTS = (
     "there are no patient ids, so every scan counts as a patient of its own; two scans of one person may then "
@@ -39,6 +40,7 @@ class Manifest:
     label_names  class -> name, empty where none were declared
     outside      paths may leave the root
     notes        what a user has to know of it
+    faults       scan -> why its source could not make a file of it
     """
 
     table: pd.DataFrame
@@ -46,6 +48,7 @@ class Manifest:
     label_names: dict[int, str] = field(default_factory=dict)
     outside: bool = False
     notes: tuple[str, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -95,7 +98,8 @@ class Manifest:
 
     def missing(self) -> list[str]:
         """Paths of images, labels and affines that are not there."""
-        paths = pd.concat([self.table[name] for name in PATH_COLUMNS if name in self.table])
+        table = self.table[~self.table["scan"].isin(list(self.faults))]
+        paths = pd.concat([table[name] for name in PATH_COLUMNS if name in table])
         return [p for p in paths[paths != ""].unique() if not self.locate(p).exists()]
 
     def say_missing(self, missing: Sequence[str]) -> str:
@@ -164,6 +168,20 @@ def _refuse_ambiguous(table: pd.DataFrame, root: Path) -> None:
         bad = table.index[given & ~(numbers.between(low, high) & np.isfinite(numbers))]
         if len(bad):
             raise DataError(f"{root}: {name} is {table[name][bad[0]]!r} in row {_line(bad[0])} of the manifest; a number is needed, or n/a")
+    _refuse_changing(table, root)
+
+
+def _refuse_changing(table: pd.DataFrame, root: Path) -> None:
+    """What cannot change within a patient: two people under one id, or a slip of the pen."""
+    for name in CONSTANT_COLUMNS:
+        given = table[~table[name].isin(MISSING)] if name in table else table[:0]
+        for patient, rows in given.groupby("patient", sort=False)[name] if len(given) else ():
+            other = rows.index[rows != rows.iloc[0]]
+            if len(other):
+                raise DataError(
+                    f"{root}: patient {patient!r} has {name} {rows.iloc[0]!r} in row {_line(rows.index[0])} and {rows[other[0]]!r} "
+                    f"in row {_line(other[0])} of the manifest; correct one, or give two people two ids"
+                )
 
 
 @dataclass(frozen=True)

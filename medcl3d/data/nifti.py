@@ -38,6 +38,7 @@ _FOREIGN = (
     (b"BZh", "a bzip2 file; unpack it, or compress it with gzip"),
     (b"\xfd7zXZ", "an xz file; unpack it, or compress it with gzip"),
 )
+_MAX_FORM_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
 _UNIT_MM = {1: 1000.0, 3: 0.001}
 
 
@@ -180,7 +181,7 @@ def _is_nifti_by_name_and_content(path: Path, first: bytes) -> None:
         if first.startswith(magic):
             raise DataError(f"{path}: is {what}")
     if first[128:132] == b"DICM":
-        raise DataError(f"{path}: is a DICOM file; convert its series to NIfTI")
+        raise DataError(f"{path}: is a DICOM file; read its folder with the source dicom")
     if first.lstrip()[:1] == b"<":
         raise DataError(f"{path}: is an HTML or XML page, perhaps of a failed download; fetch the file again")
     is_gzip = first[:2] == b"\x1f\x8b"
@@ -225,10 +226,10 @@ def _parse(path: Path, head: bytes) -> Header:
     if len(head) < size:
         raise DataError(f"{path}: truncated: {len(head)} bytes, and its header has {size}")
     header = kind(head[:size], endianness=order, check=False)
-    magic = bytes(header["magic"].tobytes())[:3]
-    if magic in (b"ni1", b"ni2"):
+    magic = bytes(header["magic"].tobytes()).ljust(4, b"\0")[:4]
+    if magic in (b"ni1\0", b"ni2\0"):
         raise DataError(f"{path}: is half of a .hdr/.img pair; convert it to one .nii.gz")
-    if magic not in (b"n+1", b"n+2"):
+    if magic not in (b"n+1\0", b"n+2\0"):
         raise DataError(f"{path}: is an ANALYZE file or a damaged NIfTI (magic {magic!r}); ANALYZE has no orientation: convert it to NIfTI")
     warnings: list[str] = []
     shape = _shape(path, header)
@@ -288,6 +289,12 @@ def _scaling(path: Path, header: nibabel.Nifti1Header) -> tuple[float, float]:
 
 def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np.ndarray:
     """Voxel index -> mm: the sform, else the qform, as the standard has it."""
+    for name in ("sform_code", "qform_code"):
+        if not 0 <= int(header[name]) <= _MAX_FORM_CODE:
+            raise DataError(f"{path}: {name} is {int(header[name])}, which means nothing: the header is damaged; write the file again")
+    sizes = [float(size) for size in header["pixdim"][1:4]]
+    if int(header["sform_code"]) == 0 and min(sizes) < 0:  # it decides, and readers differ on which way it then runs
+        raise DataError(f"{path}: a voxel size is negative, pixdim is {sizes}; write the file again with its true geometry")
     try:
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
         qform = header.get_qform(coded=True)[0]

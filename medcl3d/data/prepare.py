@@ -19,9 +19,10 @@ from pydantic.dataclasses import dataclass as validated
 
 from medcl3d.data.atomic import write_json, write_text
 from medcl3d.data.intensity import Kind
-from medcl3d.data.manifest import Manifest
+from medcl3d.data.manifest import MISSING, PATH_COLUMNS, Manifest
 from medcl3d.data.nifti import read_header
-from medcl3d.data.scan import SCHEMA, Outcome, ScanTask, stored_names
+from medcl3d.data.packing import StoreAs
+from medcl3d.data.scan import SCHEMA, Crop, LabelInterpolation, Outcome, ScanTask, stored_names
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import SIDES, Split, make_split, write_split
 from medcl3d.data.workers import run_tasks
@@ -43,6 +44,9 @@ class PrepareOptions:
     window_hu         what CT intensities are clipped to
     nonfinite         NaN and infinity: error, zero (counted), or skip the scan
     channels          a fourth axis: error, all (channels), or first
+    crop              none, or body: what lies outside the body's box is not stored
+    label_interpolation  of label maps where scans are resampled: nearest, or linear (the class with the largest interpolated share)
+    store_as          float16, or int16 with a scale a scan: finer, and whole numbers stay whole
     test_fraction     of the patients, where the manifest has no split
     validation_fraction  of the patients too: they train nothing, and choices are made on them (`measured_on: validation`)
     max_bad_fraction  of the scans that may be refused before it stops; one may be in any case
@@ -56,6 +60,9 @@ class PrepareOptions:
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     nonfinite: Literal["error", "zero", "skip"] = "error"
     channels: Literal["error", "all", "first"] = "error"
+    crop: Crop = "none"
+    label_interpolation: LabelInterpolation = "nearest"
+    store_as: StoreAs = "float16"
     test_fraction: Fraction = 0.25
     validation_fraction: Fraction = 0.0
     max_bad_fraction: Fraction = 0.01
@@ -108,7 +115,9 @@ def prepare(
         (out / "store").mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
             manifest: Manifest = SOURCES.build(choice, *_folders(source, root, out / "raw"))
-            return _prepare(manifest, choice, out, options, say)
+            read = manifest.root if root is None or manifest.root != out / "raw" else Path(root)
+            origin = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(read.resolve())}
+            return _prepare(manifest, origin, out, options, say)
     except Timeout:
         raise MachineError(f"{out}: another process is preparing this folder; wait for it, or choose another") from None
     except OSError as error:
@@ -130,17 +139,19 @@ def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
         raise ConfigError(f"source {source}: {' '.join(str(error).split())}") from None
 
 
-def _prepare(manifest: Manifest, choice: Choice, out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Prepared:
+def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Prepared:
     allowed = max(1, int(options.max_bad_fraction * len(manifest)))
     missing = manifest.missing()
     if len(missing) > allowed:
         raise DataError(f"{manifest.say_missing(missing)}; correct the paths, or raise max_bad_fraction")
-    tasks = _tasks(manifest, options)
-    origin = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(manifest.root.resolve())}
+    unmade = {scan: Outcome(scan, "refused", reason, ()) for scan, reason in manifest.faults.items()}
+    tasks = [task for task in _tasks(manifest, options) if task.scan not in unmade]
     for note in manifest.notes:
         say(note)
-    _open_folder(out, origin, tasks[0].options(), say)
-    outcomes = run_tasks(tasks, out / "store", options.workers, allowed)
+    outcomes: dict[str, Outcome] = unmade
+    if tasks:
+        _open_folder(out, origin, tasks[0].options(), say)
+        outcomes = {**unmade, **run_tasks(tasks, out / "store", options.workers, allowed - len(unmade))}
     _report(out / "report.csv", manifest, outcomes)
     bad = [o for o in outcomes.values() if o.status == "refused"]
     if len(bad) > allowed:
@@ -175,6 +186,9 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             channels=options.channels,
             percentiles=options.percentiles,
             window_hu=options.window_hu,
+            crop=options.crop,
+            label_interpolation=options.label_interpolation,
+            store_as=options.store_as,
         )
         for scan, image, label, atlas, modality in zip(table["scan"], images, table["label"], atlases, table["modality"], strict=True)
     ]
@@ -274,10 +288,16 @@ def _finish(
     write_json(out / "prepared.json", summary)
     counts = Counter(o.status for o in outcomes.values())
     there = sum(o.was_there for o in outcomes.values())
-    for line in warnings:
+    for line in (*warnings, *_missing_cells(table)):
         say(line)
     say(f"{counts['ok']} scans of {table['patient'].nunique()} patients in {out} ({there} were there), {counts['refused']} refused")
     return Prepared(counts["ok"], there, counts["refused"], counts["skipped"], warnings)
+
+
+def _missing_cells(table: pd.DataFrame) -> list[str]:
+    """How many scans lack what others have: strategies of metadata leave those out, or learn less from them."""
+    counts = {name: int(table[name].isin(MISSING).sum()) for name in table if name not in (*PATH_COLUMNS, "split")}
+    return [f"{name} is missing in {count} of {len(table)} scans" for name, count in counts.items() if count > 0]
 
 
 def _classes(stored: Sequence[dict[str, Any]]) -> list[int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import nibabel
@@ -14,11 +15,15 @@ import numpy as np
 
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
-from medcl3d.data.intensity import Kind, find_body, normalise
-from medcl3d.errors import DataError
+from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise
+from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
+from medcl3d.errors import ConfigError, DataError
 from medcl3d.pairs.body_coordinates import middle_of_body
 
 SCHEMA = 2
+
+Crop = Literal["none", "body"]
+LabelInterpolation = Literal["nearest", "linear"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,18 @@ class ScanTask:
     channels: Channels
     percentiles: tuple[float, float]
     window_hu: tuple[float, float]
+    crop: Crop = "none"
+    label_interpolation: LabelInterpolation = "nearest"
+    store_as: StoreAs = "float16"
+
+    @staticmethod
+    def like(options: Mapping[str, Any], scan: str, image: Path) -> ScanTask:
+        """A scan to be prepared as others were: with the options that the store (or a model's sidecar) names. ConfigError."""
+        fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        try:
+            return ScanTask(scan=scan, image=image, label=None, atlas=None, **fields)
+        except TypeError as error:
+            raise ConfigError(f"{scan}: cannot be prepared as the training scans were ({error}); update medcl3d") from None
 
     def options(self) -> dict[str, Any]:
         """What the stored voxels depend on, beside the files."""
@@ -109,41 +126,115 @@ def _described(task: ScanTask, store: Path) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class ReadyScan:
+    """A scan as a store holds it.
+
+    image       the volume of the file, on its own grid
+    own_affine  ``Float64[4, 4]`` index of that grid -> RAS+ mm, with the voxel size that is assumed, if one is
+    stored      ``[C, D, H, W]`` turned, resampled, cropped, normalised and packed; `voxels` unpacks them
+    affine      ``Float64[4, 4]`` index of `stored` -> RAS+ mm
+    window      the part of the turned and resampled volume that is stored
+    """
+
+    image: Volume
+    own_affine: np.ndarray
+    stored: np.ndarray
+    scaling: Scaling
+    affine: np.ndarray
+    window: tuple[slice, slice, slice]
+    body: Body
+    normalisation: Normalisation
+    warnings: tuple[str, ...]
+
+    @property
+    def voxels(self) -> np.ndarray:
+        """``Float32[C, D, H, W]``, what a network sees."""
+        return unpack(self.stored, self.scaling)
+
+
+def ready_scan(task: ScanTask) -> ReadyScan:
+    """Check and bring one scan to the form of the store, without writing it. DataError, SkippedScan."""
     image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels)
-    label = read_label(task.label, image, task.classes) if task.label else None
-    if task.assume_spacing_mm is not None:
-        image = _respaced(image, task.assume_spacing_mm)
-        label = _respaced(label, task.assume_spacing_mm) if label else None
-    voxels, affine = _on_grid(image, task.spacing_mm, is_label=False)
+    own_affine = image.affine if task.assume_spacing_mm is None else _respaced(image, task.assume_spacing_mm)
+    voxels, affine = _on_grid(replace(image, affine=own_affine), task.spacing_mm)
     body = find_body(voxels, task.kind)
+    window = (slice(None), slice(None), slice(None))
+    if task.crop == "body":
+        voxels, affine, body, window = _cropped(voxels, affine, body)
     voxels, normalisation = normalise(voxels, task.kind, body, percentiles=task.percentiles, window_hu=task.window_hu)
-    stored = voxels.astype(np.float16)
-    if not np.isfinite(stored).all():
-        raise DataError(
-            f"{task.image}: values up to {np.abs(voxels).max():g} do not fit float16; intensity: none suits masks and small numbers"
-        )
+    stored, scaling = pack(voxels, task.store_as, task.image)
+    rounded = task.store_as == "float16" and np.array_equal(np.round(voxels), voxels) and not np.array_equal(stored, voxels)
+    warnings = ("whole numbers were rounded by float16; store_as int16 keeps them",) if rounded else ()
+    return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, (*image.warnings, *warnings))
+
+
+def _cropped(voxels: np.ndarray, affine: np.ndarray, body: Body) -> tuple[np.ndarray, np.ndarray, Body, tuple[slice, slice, slice]]:
+    """All of it within the body's box."""
+    start, stop = body.box
+    d, h, w = (slice(a, b) for a, b in zip(start, stop, strict=True))
+    moved = affine.copy()
+    moved[:3, 3] = affine[:3, :3] @ np.array(start) + affine[:3, 3]
+    size = tuple(b - a for a, b in zip(start, stop, strict=True))
+    mask = None if body.mask is None else body.mask[d, h, w]
+    return np.ascontiguousarray(voxels[:, d, h, w]), moved, Body(((0, 0, 0), size), body.method, mask), (d, h, w)
+
+
+def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str, ...]:
+    ready = ready_scan(task)
+    image, body = ready.image, ready.body
+    label = read_label(task.label, image, task.classes) if task.label else None
     names = [store / name for name in stored_names(task.scan)]
     names[2].unlink(missing_ok=True)  # from here until the end the scan counts as absent
     description: dict[str, Any] = {
         **identity,
         "sha256": image.sha256,
-        "shape": list(stored.shape),
-        "affine": affine.tolist(),
-        "body": {"box": body.box, "method": body.method, "fraction": body.fraction, "from_world": _from_world(task, affine, body.box)},
-        "normalisation": asdict(normalisation),
-        "source_spacing_mm": image.spacing_mm.tolist(),
+        "shape": list(ready.stored.shape),
+        "scaling": ready.scaling,
+        "affine": ready.affine.tolist(),
+        "body": {
+            "box": body.box,
+            "method": body.method,
+            "fraction": body.fraction,
+            "from_world": _from_world(task, ready.affine, body.box),
+        },
+        "normalisation": asdict(ready.normalisation),
+        "source_spacing_mm": np.linalg.norm(ready.own_affine[:3, :3], axis=0).tolist(),
+        "source_shape": list(image.voxels.shape[1:]),
+        "source_affine": ready.own_affine.tolist(),
         "num_nonfinite": image.num_nonfinite,
-        "warnings": [*image.warnings, *(label.warnings if label else ())],
+        "warnings": [*ready.warnings, *(label.warnings if label else ())],
     }
-    description["stored_sha256"], description["stored_bytes"] = _write(names[0], stored)
+    description["stored_sha256"], description["stored_bytes"] = _write(names[0], ready.stored)
     if label is not None:
-        classes = _on_grid(label, task.spacing_mm, is_label=True)[0][0]
+        whole = _label_on_grid(replace(label, affine=ready.own_affine), task)
+        classes = np.ascontiguousarray(whole[ready.window])
+        lost = int(np.count_nonzero(whole) - np.count_nonzero(classes))
+        if lost:
+            description["warnings"].append(f"{lost} labelled voxels lie outside the body and were cropped off")
         description["label_sha256"], description["label_bytes"] = _write(names[1], classes)
         values, counts = np.unique(classes, return_counts=True)
         description["class_voxels"] = {str(v): int(n) for v, n in zip(values, counts, strict=True)}
     write_json(names[2], description)
     return tuple(description["warnings"])
+
+
+def _label_on_grid(label: Volume, task: ScanTask) -> np.ndarray:
+    """``Int16[D, H, W]``: the nearest voxel's class, or (linear) the class that the interpolated shares of all make the largest."""
+    if task.label_interpolation == "nearest" or task.spacing_mm is None:
+        return _on_grid(label, task.spacing_mm, nearest=True)[0][0]
+
+    def share(value: int) -> np.ndarray:
+        return _on_grid(replace(label, voxels=(label.voxels == value).astype(np.float32)), task.spacing_mm)[0][0]
+
+    first, *others = np.unique(label.voxels)
+    best = share(first)
+    chosen = np.full(best.shape, first, dtype=np.int16)
+    for value in others:  # one class at a time: all at once would not fit for a hundred of them
+        found = share(value)
+        chosen[found > best] = value
+        best = np.maximum(best, found)
+    return chosen
 
 
 def _from_world(task: ScanTask, affine: np.ndarray, body_box: Any) -> list[list[float]]:
@@ -166,14 +257,14 @@ def read_affine(path: Path) -> np.ndarray:
     return affine
 
 
-def _respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
-    """The same voxels and directions with another voxel size along each axis of the file."""
+def _respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """The affine of the same voxels and directions with another voxel size along each axis of the file."""
     affine = volume.affine.copy()
     affine[:3, :3] *= np.array(spacing_mm) / volume.spacing_mm
-    return replace(volume, affine=affine)
+    return affine
 
 
-def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, is_label: bool) -> tuple[np.ndarray, np.ndarray]:
+def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, nearest: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """``[C, D, H, W]`` with axes nearest to RAS+, at the spacing asked for."""
     image = nibabel.Nifti1Image(np.moveaxis(volume.voxels, 0, -1), volume.affine)
     turned = nibabel.as_closest_canonical(image)
@@ -184,7 +275,7 @@ def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, i
         return voxels, affine
     from medcl3d.data.torchio_bridge import resample
 
-    return resample(voxels, affine, spacing_mm, label=is_label)
+    return resample(voxels, affine, spacing_mm, label=nearest)
 
 
 def _write(path: Path, values: np.ndarray) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from medcl3d.data.manifest import Collection, read_table
+from medcl3d.data.packing import AS_STORED, Scaling, scale, unpack
 from medcl3d.data.scan import SCHEMA, stored_names
 from medcl3d.errors import DataError
 from medcl3d.types import Box, triple
@@ -78,12 +79,19 @@ class Store:
         if target is None or tuple(s.stop - s.start for s in target) != tuple(box.size):
             crop[:] = fill[:, None, None, None]
         if target is not None:
-            crop[(slice(None), *target)] = values[(slice(None), *inside)]
+            part = crop[(slice(None), *target)]
+            part[:] = values[(slice(None), *inside)]
+            scale(part, self.scaling(scan))
         return crop
 
     def read_volume(self, scan: int) -> np.ndarray:
         """A whole scan as ``Float32[C, D, H, W]``."""
-        return self._map(scan, is_label=False).astype(np.float32)
+        return unpack(self._map(scan, is_label=False), self.scaling(scan))
+
+    def scaling(self, scan: int) -> Scaling:
+        """How stored voxels come back: times the first, plus the second."""
+        factor, offset = self.scans[scan].get("scaling", AS_STORED)
+        return float(factor), float(offset)
 
     def has_label(self, scan: int) -> bool:
         """Whether a segmentation is stored with the scan."""

@@ -19,6 +19,7 @@ import torchio as tio
 
 from medcl3d.data.loader import PairDataset, RawBatch, to_grid, view_affine
 from medcl3d.data.manifest import Collection
+from medcl3d.data.packing import AS_STORED, Scaling, unpack
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.pairs import PairStrategy, crosses_patients
@@ -140,14 +141,14 @@ def subject_of(store: Store, scans: dict[int, int]) -> tio.Subject:
         path, affine = store.path(scan), store.collection.affines[scan]
         fill = store.scans[scan]["normalisation"]["fill"]
         content[str(store.scans[scan]["scan"])] = tio.ScalarImage(
-            path, reader=partial(read_stored, affine=affine), verify_path=False, **{ROW: row, FILL: fill}
+            path, reader=partial(read_stored, affine=affine, scaling=store.scaling(scan)), verify_path=False, **{ROW: row, FILL: fill}
         )
     return tio.Subject(content)
 
 
-def read_stored(path: str | Path, *, affine: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+def read_stored(path: str | Path, *, affine: np.ndarray, scaling: Scaling = AS_STORED) -> tuple[torch.Tensor, np.ndarray]:
     """A whole stored scan, ``Float32[C, D, H, W]``, and its affine: a reader for TorchIO's images."""
-    return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32)), affine
+    return torch.from_numpy(unpack(np.load(path, allow_pickle=False), scaling)), affine
 
 
 class _SamplesOfRun(tio.SubjectsDataset):

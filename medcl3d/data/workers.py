@@ -1,4 +1,4 @@
-"""Many scans at once: processes that prepare them, a bar that shows it, an early stop where too many are bad."""
+"""Many scans at once: processes that take one each, a bar that shows it, an early stop where too many are bad."""
 
 from __future__ import annotations
 
@@ -8,59 +8,73 @@ import multiprocessing.connection
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from medcl3d.data.scan import Outcome, ScanTask, prepare_scan
 from medcl3d.errors import MachineError
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 
 def run_tasks(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int) -> dict[str, Outcome]:
     """All outcomes by scan; fewer where too many were refused, since then it stops."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    workers = min(workers or min(8, os.cpu_count() or 1), len(tasks))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     outcomes: dict[str, Outcome] = {}
     refused = 0
-    work = _here(tasks, store) if workers <= 1 else _in_processes(tasks, store, workers)
-    with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
-        bar = progress.add_task("preparing scans", total=len(tasks))
-        for outcome in work:
+    with bar("preparing scans", len(tasks)) as advance:
+        for outcome in each(partial(prepare_scan, store=store), tasks, workers, lambda task: str(task.image)):
             outcomes[outcome.scan] = outcome
             refused += outcome.status == "refused"
-            progress.update(bar, advance=1, description=f"preparing scans, {refused} refused" if refused else "preparing scans")
+            advance(f"preparing scans, {refused} refused" if refused else "preparing scans")
             if refused > allowed:
                 break
     return outcomes
 
 
-def _here(tasks: Sequence[ScanTask], store: Path) -> Iterator[Outcome]:
-    for task in tasks:
-        yield prepare_scan(task, store)
+@contextmanager
+def bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar on a terminal; what it yields moves it on by one, with a new title."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda text: progress.update(task, advance=1, description=text)
 
 
-def _in_processes(tasks: Sequence[ScanTask], store: Path, workers: int) -> Iterator[Outcome]:
-    """Outcomes as they come; at most two scans a worker are under way, which bounds the memory."""
+def each(function: Callable[[T], R], items: Sequence[T], workers: int, name_of: Callable[[T], str]) -> Iterator[R]:
+    """Results as they come, from as many processes (0: as there are processors, up to 8). MachineError where one was killed."""
+    workers = min(workers or min(8, os.cpu_count() or 1), len(items))
+    if workers <= 1:
+        return map(function, items)
+    return _in_processes(function, items, workers, name_of)
+
+
+def _in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, name_of: Callable[[T], str]) -> Iterator[R]:
+    """At most two items a worker are under way, which bounds the memory."""
     context = multiprocessing.get_context("spawn")  # torch and the progress bar run threads, which fork would tear
-    pending: dict[Future[Outcome], ScanTask] = {}
-    waiting = iter(tasks)
-    task = tasks[0]
+    pending: dict[Future[R], T] = {}
+    waiting = iter(items)
+    item = items[0]
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             while True:
-                for task in itertools.islice(waiting, 2 * workers - len(pending)):
-                    pending[pool.submit(prepare_scan, task, store)] = task
+                for item in itertools.islice(waiting, 2 * workers - len(pending)):
+                    pending[pool.submit(function, item)] = item
                 if not pending:
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    task = pending.pop(future)
+                    item = pending.pop(future)
                     yield future.result()
         except BrokenProcessPool:
-            raise MachineError(f"a worker was killed, perhaps for memory, near {task.image}; use fewer workers") from None
+            raise MachineError(f"a worker was killed, perhaps for memory, near {name_of(item)}; use fewer workers") from None
         finally:
             pool.shutdown(cancel_futures=True)
 

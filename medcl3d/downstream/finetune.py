@@ -185,6 +185,7 @@ def sidecar(parts: Finetuning) -> dict[str, Any]:
         "axes": "RAS",
         "spacing_mm": median_spacing(store),
         "patch_size": list(config.data.patch_size),
+        "precision": config.train.precision,
         "intensity": store.intensity(),
         "init": config.init,
         "pretraining_patients": parts.transferred.sidecar["pretraining_patients"] if parts.transferred else [],

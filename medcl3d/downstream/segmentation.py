@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -54,13 +55,17 @@ class Segmentation:
 
     def class_names(self, store: Store) -> dict[int, str]:
         """Label value -> name of what is segmented, sorted. ConfigError where the store lacks one, or has none."""
-        known = {value: name for value, name in sorted(store.label_names.items()) if value != 0}
+        return self.chosen(store.label_names, store.root)
+
+    def chosen(self, label_names: Mapping[int, str], where: Path) -> dict[int, str]:
+        """The same from the label values of a collection; `where` they are named, for the message."""
+        known = {value: name for value, name in sorted(label_names.items()) if value != 0}
         wanted = tuple(known) if self.classes is None else tuple(sorted(set(self.classes)))
         lacking = [value for value in wanted if value not in known]
         if lacking or not wanted:
             there = ", ".join(f"{value} ({name})" for value, name in known.items()) or "none"
             values = lacking or list(wanted)
-            raise ConfigError(f"task.segmentation: classes = {values}: not among the label values of {store.root}; there are {there}")
+            raise ConfigError(f"task.segmentation: classes = {values}: not among the label values of {where}; there are {there}")
         return {value: known[value] for value in wanted}
 
     def has_target(self, store: Store, scan: int) -> bool:
@@ -111,17 +116,22 @@ class Segmentation:
 
         return Evaluation(metrics, cases, {"cases": picture_of_cases(store, scans, cases, both)})
 
-    @torch.no_grad()
     def segment(
         self, model: nn.Module, store: Store, scan: int, patch_size: Triple, device: torch.device, dtype: torch.dtype | None
     ) -> np.ndarray:
         """Class indices ``Int16[D, H, W]`` of a scan on the store's grid."""
+        fill = store.scans[scan]["normalisation"]["fill"]
+        found = self.probabilities(model, torch.from_numpy(store.read_volume(scan)), fill, patch_size, device, dtype)
+        return found.argmax(0).to(torch.int16).cpu().numpy()
+
+    @torch.no_grad()
+    def probabilities(
+        self, model: nn.Module, volume: Tensor, fill: Sequence[float], patch_size: Triple, device: torch.device, dtype: torch.dtype | None
+    ) -> Tensor:
+        """``Float32[K, D, H, W]`` of a prepared volume ``[C, D, H, W]``, background first; `fill` as in `sliding_window`."""
         model.eval()
         predict = probabilities_of(model, device, dtype)
-        fill = store.scans[scan]["normalisation"]["fill"]
-        volume = torch.from_numpy(store.read_volume(scan))
-        found = sliding_window(predict, volume, patch_size, fill=fill, overlap=self.overlap, windows=self.windows, device=device)
-        return found.argmax(0).to(torch.int16).cpu().numpy()
+        return sliding_window(predict, volume, patch_size, fill=fill, overlap=self.overlap, windows=self.windows, device=device)
 
 
 def augmented(batch: PatchBatch, recipe: Any) -> tuple[Tensor, Tensor]:

@@ -129,6 +129,7 @@ def assemble(config: PretrainConfig) -> Pretraining:
         refuse_across_patients(strategy)
     anchors = strategy.anchors(scans.collection)
     check_together(config, companions_of(strategy, scans.collection))
+    check_not_alone(config)
     seed_weights(config.seed)
     constructor = OBJECTIVES.get(config.objective.name)
     network = build_network(config.encoder, store.num_channels, decoder=constructor.decodes)  # type: ignore[attr-defined]
@@ -174,6 +175,16 @@ def check_together(config: PretrainConfig, companions: Companions | None) -> Non
         raise ConfigError(
             f"train.samples_per_step = {samples} is no multiple of pairs.{config.pairs.name}: together = {companions.together}; "
             f"{max(1, samples // companions.together) * companions.together} would do"
+        )
+
+
+def check_not_alone(config: PretrainConfig) -> None:
+    """ConfigError where a batch holds one sample, and the objective needs others to tell it from."""
+    objective = OBJECTIVES.get(config.objective.name)
+    if config.train.samples_per_step == 1 and "negative" in objective.uses and not objective.decodes:  # type: ignore[attr-defined]
+        raise ConfigError(
+            f"train.samples_per_step = 1: objective.{config.objective.name} tells a sample from the others of its batch; "
+            "set samples_per_step to 2 or more"
         )
 
 
@@ -250,9 +261,16 @@ def summary(parts: Pretraining) -> str:
             f"{pairs} with {config.objective.name}: {len(parts.anchors.ids)} anchors in "
             f"{len(parts.scans.collection)} scans of {patients} patients",
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
+            *few_anchors(config, parts.anchors),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
         ]
     )
+
+
+def few_anchors(config: PretrainConfig, anchors: Anchors) -> list[str]:
+    """A line where a batch holds more samples than there are anchors."""
+    samples, num = config.train.samples_per_step, len(anchors.ids)
+    return [f"  {samples} samples a step, but {num} anchors: each is visited more than once in a batch"] if samples > num else []
 
 
 def finish(parts: Pretraining, run: RunFolder) -> None:

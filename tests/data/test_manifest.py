@@ -56,6 +56,38 @@ def test_paths_alone_are_enough_and_what_that_means_is_said(tmp_path) -> None:
     assert not write(tmp_path, "path,patient\na.nii.gz,p\n").notes
 
 
+JSON = '[{"scan": "001", "patient": 7, "path": "a.nii.gz", "age": 40.50}, {"scan": "b", "patient": 1e3, "path": "b.nii.gz", "age": null}]'
+
+
+def test_a_table_may_be_tsv_or_json_with_numbers_as_they_are_written(tmp_path) -> None:
+    (tmp_path / "manifest.json").write_text(JSON)
+    table = SOURCES.get("csv")(tmp_path).table
+    assert table["scan"].tolist() == ["001", "b"] and table["patient"].tolist() == ["7", "1e3"] and table["age"].tolist() == ["40.50", ""]
+    assert SOURCES.get("csv")(tmp_path / "manifest.json").table.equals(table)
+    (tmp_path / "manifest.tsv").write_text(ROWS.replace(",", "\t"))
+    with pytest.raises(DataError, match=r"manifest\.tsv and manifest\.json are both there"):
+        SOURCES.get("csv")(tmp_path)
+    assert SOURCES.get("csv")(tmp_path, manifest="manifest.tsv").table["scan"].tolist() == ["001", "010"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (JSON[:-20], "manifest.json:1: cannot be read as JSON"),
+        (JSON.replace("null", "NaN"), "NaN is not JSON"),
+        (JSON.replace('"age": null', '"scan": "c"'), "['scan'] occur twice"),
+        (JSON.replace("null", "[1]"), "age of object 2 is a list"),
+        ('{"path": "a.nii.gz"}', "a list of objects"),
+        ("[" * 100_000, "nested without end"),
+    ],
+)
+def test_a_damaged_json_table_is_refused(tmp_path, text, fault) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(DataError) as caught:
+        SOURCES.get("csv")(tmp_path)
+    assert fault in str(caught.value)
+
+
 def test_paths_stay_inside_the_root_unless_allowed(tmp_path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "secret.nii.gz").write_bytes(b"x")

@@ -120,3 +120,38 @@ def _seconds(store: Store, box: Box) -> float:
     began = time.perf_counter()
     store.read_crop(0, box)
     return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("kind", ["mri", "none"])
+def test_int16_keeps_more_than_float16_and_is_read_the_same_way_everywhere(cohort: Path, tmp_path: Path, kind: str) -> None:
+    import torchio as tio
+
+    from medcl3d.data.scan import ScanTask, ready_scan
+    from medcl3d.data.torchio_bridge import subject_of
+
+    stores = {}
+    for way in ("float16", "int16"):
+        prepare("csv", cohort, tmp_path / way, options=PrepareOptions(workers=1, store_as=way, intensity=kind))  # type: ignore[arg-type]
+        stores[way] = Store.open(tmp_path / way)
+    fine, coarse = stores["int16"], stores["float16"]
+    wide = fine.read_volume(1)
+    assert np.abs(wide - coarse.read_volume(1)).max() <= np.abs(wide).max() * 2.0**-11 + 1e-3
+    factor = fine.scaling(1)[0]
+    assert 0 < factor <= np.ptp(wide) / 65000
+    box = Box((-2, 3, 1), (9, 5, 30))
+    image: tio.ScalarImage = subject_of(fine, {0: 1})["001"]
+    np.testing.assert_array_equal(image.data.numpy(), wide)
+    np.testing.assert_array_equal(fine.read_crop(1, box)[:, 2:, :, :9], wide[:, :7, 3:8, 1:])
+    ready = ready_scan(ScanTask.like(fine.intensity(), "x", cohort / "images/1.nii.gz"))
+    np.testing.assert_array_equal(ready.voxels, wide)
+    fine.verify(1)
+
+
+def test_whole_numbers_stay_whole_in_int16_and_rounding_is_said(tmp_path: Path, write_nifti) -> None:
+    voxels = np.random.default_rng(0).integers(-3000, 3000, (6, 7, 8)).astype(np.int16)
+    write_nifti("raw/a.nii.gz", voxels)
+    (tmp_path / "raw/manifest.csv").write_text("scan,patient,path\na,a,a.nii.gz\n")
+    for way, is_exact in (("int16", True), ("float16", False)):
+        prepare("csv", tmp_path / "raw", tmp_path / way, options=PrepareOptions(workers=1, store_as=way, intensity="none"))  # type: ignore[arg-type]
+        assert np.array_equal(Store.open(tmp_path / way).read_volume(0)[0], voxels) == is_exact
+        assert ("rounded by float16" in (tmp_path / way / "report.csv").read_text()) != is_exact

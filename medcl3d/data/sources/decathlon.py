@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from medcl3d.data.json_file import read_json
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
 from medcl3d.errors import DataError
@@ -45,22 +45,7 @@ def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        twice = sorted({k for k in keys if keys.count(k) > 1})
-        if twice:
-            raise ValueError(f"the keys {twice} occur twice")
-        return dict(pairs)
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once, parse_constant=refuse)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; a Decathlon folder holds dataset.json, imagesTr and labelsTr") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
+    content = read_json(path, "a Decathlon folder holds dataset.json, imagesTr and labelsTr")
     if not isinstance(content, dict):
         raise DataError(f"{path}: a JSON object is needed, with training: [{{image, label}}] and labels")
     return content

@@ -1,0 +1,75 @@
+"""The page of a check: what is wrong, how the scans are spread, and a picture of each, in one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from medcl3d.data.examine import Finding
+from medcl3d.data.manifest import MISSING, PATH_COLUMNS
+
+MAX_PICTURES = 300
+NUM_BINS = 20
+
+
+@dataclass(frozen=True)
+class Bar:
+    """How many scans fall between two values; `share` of the fullest bar."""
+
+    text: str
+    count: int
+    share: float
+
+
+def page_of(target: Path, table: pd.DataFrame, findings: Sequence[Finding], twins: Sequence[str]) -> str:
+    """The page as text, without anything that it would have to load."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("medcl3d.data"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("check.html.j2").render(
+        target=str(target),
+        num=len(findings),
+        num_patients=table["patient"].nunique(),
+        bad=[f for f in findings if f.fault],
+        warned=[f for f in findings if f.warnings],
+        twins=twins,
+        histograms=_histograms(table, findings),
+        missing=_missing(table),
+        pictures=[f for f in findings if f.thumbnail][:MAX_PICTURES],
+        num_pictures=sum(bool(f.thumbnail) for f in findings),
+    )
+
+
+def _histograms(table: pd.DataFrame, findings: Sequence[Finding]) -> list[tuple[str, list[Bar]]]:
+    facts = [f.facts for f in findings if f.facts]
+    columns: list[tuple[str, Sequence[float]]] = []
+    for axis, name in enumerate("XYZ"):
+        columns.append((f"voxel size along the file's {name}, mm", [f["spacing_mm"][axis] for f in facts]))
+    for axis, name in enumerate("XYZ"):
+        columns.append((f"voxels along the file's {name}", [f["shape"][axis] for f in facts]))
+    columns += [(f"intensity, {name}", [f[name] for f in facts if name in f]) for name in ("p0.5", "median", "p99.5")]
+    if "session" in table:
+        columns.append(("sessions of a patient", table.groupby("patient")["session"].nunique().tolist()))
+    columns.append(("scans of a patient", table.groupby("patient").size().tolist()))
+    return [(name, bars(values)) for name, values in columns if values]
+
+
+def bars(values: Sequence[float]) -> list[Bar]:
+    """A bar a value where there are few, else `NUM_BINS` of one width; the extremes stay visible as the ends of the range."""
+    found, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    if len(found) <= NUM_BINS:
+        return [Bar(f"{value:g}", int(count), count / counts.max()) for value, count in zip(found, counts, strict=True)]
+    counts, edges = np.histogram(values, NUM_BINS)
+    pairs = zip(edges, edges[1:], counts, strict=False)
+    return [Bar(f"{low:.4g} to {high:.4g}", int(count), count / counts.max()) for low, high, count in pairs]
+
+
+def _missing(table: pd.DataFrame) -> list[tuple[str, int]]:
+    columns = [name for name in table if name not in PATH_COLUMNS or name == "label"]
+    counts = [(str(name), int(table[name].isin(MISSING).sum())) for name in columns]
+    return [(name, count) for name, count in counts if count]

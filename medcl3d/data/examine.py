@@ -1,0 +1,125 @@
+"""One scan looked at: whether it is what it says, and the few numbers and the picture that tell it from others."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
+from medcl3d.errors import DataError
+
+THUMBNAIL = 56  # pixels along the longer side of a plane
+FEW_VALUES = 20
+STRIDE = 7  # of the voxels that percentiles are taken from
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is to be looked at: a row of a manifest, its files found, or a fault that is known already."""
+
+    scan: str
+    patient: str
+    image: Path
+    label: Path | None
+    classes: tuple[int, ...]
+    nonfinite: Nonfinite
+    channels: Channels
+    fault: str = ""
+
+    def state(self) -> list[Any]:
+        """What a finding depends on: size and time of the files, and the options."""
+        files = [file for file in (self.image, self.label) if file is not None]
+        stats = [file.stat() if file.exists() else None for file in files]
+        sizes = [None if s is None else [s.st_size, s.st_mtime_ns] for s in stats]
+        return [str(self.image), str(self.label or ""), list(self.classes), self.nonfinite, self.channels, sizes]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one scan: an empty fault means that all is well.
+
+    facts      spacing_mm, shape, intensities, sha256 of the content; {} where the file could not be read
+    thumbnail  PNG of the three middle planes as base64, "" where there is none
+    """
+
+    scan: str
+    fault: str
+    warnings: str
+    patient: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    thumbnail: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def examine(look: Look) -> Finding:
+    """Read a scan and its label. What is wrong with them is a finding, not an exception."""
+    if look.fault:
+        return Finding(look.scan, look.fault, "", look.patient)
+    try:
+        image = read_image(look.image, nonfinite=look.nonfinite, channels=look.channels)
+        facts, warnings = _facts(image), [*image.warnings, *_like_a_label(image)]
+        if look.label is not None:
+            label = read_label(look.label, image, look.classes)
+            warnings += label.warnings
+            facts["classes"] = [int(value) for value in np.unique(label.voxels)]
+    except SkippedScan as skipped:
+        return Finding(look.scan, "", str(skipped), look.patient)
+    except DataError as error:
+        return Finding(look.scan, str(error), "", look.patient)
+    except MemoryError:
+        return Finding(look.scan, f"{look.image}: not enough memory for this scan; use fewer workers", "", look.patient)
+    return Finding(look.scan, "", "; ".join(warnings), look.patient, facts, _thumbnail(image))
+
+
+def _facts(image: Volume) -> dict[str, Any]:
+    values = image.voxels.ravel()[::STRIDE] if image.voxels.size > 1_000_000 else image.voxels.ravel()
+    low, median, high = (float(v) for v in np.percentile(values, (0.5, 50, 99.5)))
+    return {
+        "shape": list(image.voxels.shape[1:]),
+        "channels": len(image.voxels),
+        "spacing_mm": [round(float(v), 4) for v in image.spacing_mm],
+        "min": float(image.voxels.min()),
+        "p0.5": low,
+        "median": median,
+        "p99.5": high,
+        "max": float(image.voxels.max()),
+        "sha256": image.sha256,
+    }
+
+
+def _like_a_label(image: Volume) -> list[str]:
+    """A warning where an image holds a few whole numbers only: paths of image and label may be swapped."""
+    found = np.unique(image.voxels.ravel()[::STRIDE])
+    if len(found) > FEW_VALUES or (found != np.round(found)).any():
+        return []
+    return [f"holds only {len(found)} whole numbers, {found[0]:g} to {found[-1]:g}: a label map, or a shape, and no picture"]
+
+
+def _thumbnail(image: Volume) -> str:
+    """The middle planes of the first channel, dark to bright between robust extremes, physical proportions."""
+    from matplotlib.image import imsave
+    from skimage.transform import resize
+
+    voxels = image.voxels[0]
+    low, high = np.percentile(voxels.ravel()[::STRIDE], (0.5, 99.5))
+    planes = []
+    for axis in range(3):
+        plane = np.take(voxels, voxels.shape[axis] // 2, axis).T[::-1]
+        spacing = np.delete(image.spacing_mm, axis)[::-1]
+        size = np.array(plane.shape) * spacing
+        height, width = (max(1, round(float(n))) for n in size * THUMBNAIL / size.max())
+        grey = np.clip((plane - low) / max(float(high - low), 1e-12), 0, 1)
+        small = resize(grey, (height, width), order=1, anti_aliasing=True)
+        planes.append(np.pad(small, ((0, THUMBNAIL - height), (0, 2))))
+    buffer = io.BytesIO()
+    imsave(buffer, np.concatenate(planes, axis=1), format="png", cmap="gray", vmin=0, vmax=1)
+    return base64.b64encode(buffer.getvalue()).decode()

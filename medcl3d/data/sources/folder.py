@@ -1,0 +1,110 @@
+"""Folders and file names that say which scan is whose: a pattern with names in braces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from medcl3d.data.json_file import read_label_names
+from medcl3d.data.manifest import Manifest
+from medcl3d.data.sources import SOURCES
+from medcl3d.data.walk import VOLUMES, files_under
+from medcl3d.errors import ConfigError, DataError
+
+RESERVED = ("path", "label", "atlas")  # what a manifest fills with paths
+
+
+@SOURCES.register("folder")
+def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside: bool = False) -> Manifest:
+    """Read scans whose paths say whose they are, as ``{patient}/{session}_{modality}.nii.gz``.
+
+    pattern  of an image's path below the root; a name in braces stands for a piece of one folder's or file's name and becomes a
+             column (patient, session, modality, frame, class, ...), ``*`` for any piece, ``**/`` for any folders
+    label    of a label map's path; its names in braces are some of those of `pattern`, and say to which images it belongs
+
+    Without ``{patient}`` each scan counts as a patient of its own, which is said aloud. Files that fit neither pattern are
+    counted. A `labels.json` in the root, ``{"1": "name"}``, declares the classes.
+
+    Raises ConfigError for a pattern that cannot be read; DataError where nothing fits it, or one path fits it in two ways.
+    """
+    images = _Pattern("pattern", pattern)
+    maps = _Pattern("label", label) if label else None
+    unknown = sorted(set(maps.names) - set(images.names)) if maps else []
+    if unknown:
+        raise ConfigError(f"source folder: label = {label!r}: {{{unknown[0]}}} is not in pattern = {pattern!r}, so no image has it")
+    rows: list[dict[str, str]] = []
+    labels: dict[tuple[str, ...], str] = {}
+    others: list[str] = []
+    for path in map(Path.as_posix, files_under(root)):
+        of_label = maps.read(root, path) if maps else None
+        of_image = images.read(root, path) if of_label is None else None
+        if of_label is not None:
+            key = tuple(of_label.values())
+            if key in labels:
+                raise DataError(f"{root / path}: {labels[key]} is a label of the same images; put more names in braces into label")
+            labels[key] = path
+        elif of_image is not None:
+            rows.append({**of_image, "path": path})
+        elif path.endswith(VOLUMES):
+            others.append(path)
+    if not rows:
+        near = f", as {others[0]}" if others else ""
+        raise DataError(f"{root}: no file fits pattern = {pattern!r}; {len(others)} NIfTI files lie there{near}")
+    used = set()
+    for row in rows if maps else ():
+        key = tuple(row[name] for name in maps.names)  # type: ignore[union-attr]
+        row["label"] = labels.get(key, "")
+        used.add(key)
+    notes = [f"{len(others)} NIfTI files fit no pattern, as {others[0]}"] if others else []
+    spare = [path for key, path in labels.items() if key not in used]
+    notes += [f"{len(spare)} label maps belong to no image, as {spare[0]}"] if spare else []
+    made = Manifest.of(pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside)
+    return Manifest(made.table, made.root, made.label_names, made.outside, (*made.notes, *notes))
+
+
+class _Pattern:
+    """A path with names in braces, as two regular expressions: one takes as little for each name as it can, one as much."""
+
+    def __init__(self, field: str, text: str):
+        self.field, self.text = field, text
+        if text.startswith("/") or ".." in text.split("/"):
+            raise ConfigError(f"source folder: {field} = {text!r}: leaves the root; write a path below it")
+        parts = re.split(r"(\{[A-Za-z_]\w*\}|\*\*/|\*)", text)
+        if any(c in part for part in parts[::2] for c in "{}"):
+            raise ConfigError(f"source folder: {field} = {text!r}: a name in braces is letters, digits and _, as {{patient}}")
+        self.names = list(dict.fromkeys(part[1:-1] for part in parts[1::2] if part.startswith("{")))
+        wrong = [name for name in self.names if name in RESERVED]
+        if wrong:
+            raise ConfigError(f"source folder: {field} = {text!r}: {{{wrong[0]}}} is a path, not a piece of one; choose another name")
+        if not self.names and field == "pattern":
+            raise ConfigError(f"source folder: {field} = {text!r}: names nothing; write {{patient}} where the patient's id stands")
+        self._lazy, self._greedy = (re.compile(_expression(parts, more)) for more in ("?", ""))
+
+    def read(self, root: Path, path: str) -> dict[str, str] | None:
+        """What stands for each name in a path, None where the path does not fit. DataError where it fits in two ways."""
+        lazy, greedy = self._lazy.fullmatch(path), self._greedy.fullmatch(path)
+        if lazy is None or greedy is None:
+            return None
+        if lazy.groupdict() != greedy.groupdict():
+            raise DataError(
+                f"{root / path}: fits {self.field} = {self.text!r} in two ways, {lazy.groupdict()} and {greedy.groupdict()}; "
+                "put more of the path into it"
+            )
+        return {name: lazy[name] for name in self.names}
+
+
+def _expression(parts: Sequence[str], more: str) -> str:
+    seen: set[str] = set()
+    made = ""
+    for place, part in enumerate(parts):
+        if place % 2 == 0:
+            made += re.escape(part)
+        elif part.startswith("{"):
+            made += f"(?P={part[1:-1]})" if part in seen else f"(?P<{part[1:-1]}>[^/]+{more})"
+            seen.add(part)
+        else:
+            made += f"(?:[^/]+/)*{more}" if part == "**/" else f"[^/]*{more}"
+    return made

@@ -1,0 +1,251 @@
+"""`medcl3d predict`: a fine-tuned segmentation on scans as they lie on a disk, with labels on each scan's own grid."""
+
+from __future__ import annotations
+
+import gzip
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import nibabel
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass as validated
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from medcl3d.config import STRICT, choice_of, parse
+from medcl3d.data.atomic import replacing
+from medcl3d.data.scan import ReadyScan, ScanTask, ready_scan
+from medcl3d.data.walk import VOLUMES, files_under
+from medcl3d.downstream import TASKS
+from medcl3d.downstream.heads import Segmenter
+from medcl3d.downstream.own_grid import classes_on
+from medcl3d.downstream.segmentation import Segmentation
+from medcl3d.downstream.transfer import compare, read_sidecar
+from medcl3d.encoders import ENCODERS
+from medcl3d.encoders.network import build_network
+from medcl3d.errors import ConfigError, DataError
+from medcl3d.training.distributed import process_group
+from medcl3d.training.logs import read_status
+from medcl3d.training.precision import autocast_dtype
+from medcl3d.types import Triple, triple
+
+WEIGHTS = "model.safetensors"
+NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")
+SPACING_TOLERANCE = 0.25  # of a scan's voxel size, from the one that the network was trained on, before it is said
+GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+               "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class _Described:
+    task: choice_of(TASKS)  # type: ignore[valid-type]
+    encoder: choice_of(ENCODERS)  # type: ignore[valid-type]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained segmentation with all that a new scan has to go through before it.
+
+    classes     label value -> name, sorted; index 0 of the model is background
+    options     how scans were prepared, as in the sidecar
+    spacing_mm  median of the training scans
+    """
+
+    model: nn.Module
+    task: Segmentation
+    classes: dict[int, str]
+    options: dict[str, Any]
+    patch_size: Triple
+    num_channels: int
+    spacing_mm: tuple[float, ...]
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+def predict(
+    run: Path,
+    target: Path,
+    out: Path,
+    *,
+    probabilities: bool = False,
+    intensity: str | None = None,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Path]:
+    """Segment a scan, or all below a folder; returns the files written.
+
+    run            a finished fine-tuning of the task segmentation
+    target         a NIfTI file, a folder of them, or a folder of DICOM series
+    out            a file .nii.gz for one scan, else a folder, in which a scan keeps its path below `target`
+    probabilities  also NAME_probabilities.nii.gz, ``[X, Y, Z, K]``, background first
+    intensity      mri, ct or none: how to normalise, where the run learnt from scans of several kinds
+    force          files that are there are written anew; without it nothing is, before any scan is read
+
+    ConfigError: the run, the target or the outputs are not what they should be. DataError, after all other scans are done:
+    some scans were refused.
+    """
+    predictor = load_run(run, intensity)
+    with _scans(target) as (scans, refused):
+        outputs = [_output(out, target, name) for name, _ in scans]
+        _refuse_overwriting(outputs, [path for _, path in scans], probabilities, force)
+        written: list[Path] = []
+        done = 0
+        console = Console(stderr=True)
+        with process_group() as device:
+            work = list(zip(scans, outputs, strict=True))
+            for (_, path), output in track(work, "segmenting", console=console, disable=not console.is_terminal):
+                try:
+                    written += _write(predictor, path, output, device, probabilities, say)
+                    done += 1
+                except DataError as error:
+                    refused.append(str(error))
+                    say(str(error))
+    if refused:
+        raise DataError(f"{len(refused)} scans were not segmented, {done} were: {refused[0]}")
+    named = ", ".join(f"{value} {name}" for value, name in predictor.classes.items())
+    say(f"{len(scans)} scans segmented in {out}: 0 background, {named}")
+    return written
+
+
+def load_run(run: Path, intensity: str | None = None) -> Predictor:
+    """The segmentation that a run folder holds. ConfigError where it holds none, or none yet."""
+    path = run / WEIGHTS
+    if not path.is_file():
+        state = read_status(run).get("state") if run.is_dir() else None
+        why = f"its run is {state}; let it finish" if state else "it is no run folder of a fine-tuning; give one, as runs/fine"
+        raise ConfigError(f"{run}: holds no {WEIGHTS}, {why}")
+    sidecar = read_sidecar(path)
+    lacking = [name for name in NEEDED if name not in sidecar]
+    if lacking:
+        raise ConfigError(f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again")
+    described = parse({"task": sidecar["task"], "encoder": sidecar["architecture"]}, _Described, str(path.with_suffix(".json")))
+    task = TASKS.build(described.task)
+    if not isinstance(task, Segmentation):
+        raise ConfigError(f"{run}: was trained for {described.task.name}, and predict writes label maps; give a run of segmentation")
+    classes = task.chosen({int(value): name for value, name in sidecar["label_names"].items()}, path.with_suffix(".json"))
+    channels = int(sidecar["in_channels"])
+    model = Segmenter(build_network(described.encoder, channels, decoder=True), 1 + len(classes))
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a whole safetensors file ({error}); fine-tune again, or copy it again") from None
+    mismatch = compare(weights, model.state_dict())
+    if mismatch.any:
+        raise ConfigError(f"{path}: not the network that {path.with_suffix('.json').name} describes: {mismatch.words()}; copy both again")
+    model.load_state_dict(weights)
+    options = {**sidecar["intensity"], "kind": _kind(run, str(sidecar["intensity"]["kind"]), intensity)}
+    spacing, precision = tuple(sidecar["spacing_mm"]), sidecar.get("precision", "auto")
+    return Predictor(model, task, classes, options, triple(sidecar["patch_size"]), channels, spacing, precision)
+
+
+def _kind(run: Path, trained: str, asked: str | None) -> str:
+    kinds = trained.split("+")
+    if asked is None and len(kinds) > 1:
+        raise ConfigError(f"{run}: learnt from intensities of kinds {trained}; say which these scans are with --intensity {kinds[0]}")
+    if asked is not None and asked not in kinds:
+        raise ConfigError(f"--intensity = {asked}: {run} learnt from {trained}; give {' or '.join(kinds)}")
+    return asked or kinds[0]
+
+
+def segment(
+    predictor: Predictor, path: Path, device: torch.device | None = None, *, keep: bool = False
+) -> tuple[np.ndarray, np.ndarray | None, ReadyScan]:
+    """Label values ``Int16[X, Y, Z]`` on the grid of a file, with `keep` also probabilities ``Float32[K, X, Y, Z]``, and the scan.
+
+    Raises DataError where the file is no scan that the network can take.
+    """
+    device = device or torch.device("cpu")
+    ready = ready_scan(ScanTask.like(predictor.options, path.name, path))
+    if len(ready.stored) != predictor.num_channels:
+        raise DataError(f"{path}: has {len(ready.stored)} channels, the network takes {predictor.num_channels}")
+    model = predictor.model.to(device)
+    volume = torch.from_numpy(ready.voxels)
+    dtype = autocast_dtype(predictor.precision, device)
+    found = predictor.task.probabilities(model, volume, ready.normalisation.fill, predictor.patch_size, device, dtype)
+    to_prepared = np.linalg.inv(ready.affine) @ ready.own_affine
+    cropped = predictor.options.get("crop", "none") != "none"
+    indices, shares = classes_on(ready.image.voxels.shape[1:], found.cpu().numpy(), to_prepared, cropped=cropped, keep=keep)
+    values = np.array([0, *predictor.classes], dtype=np.int16)
+    return values[indices], shares, ready
+
+
+def _write(
+    predictor: Predictor, path: Path, output: Path, device: torch.device, probabilities: bool, say: Callable[[str], None]
+) -> list[Path]:
+    labels, shares, ready = segment(predictor, path, device, keep=probabilities)
+    spacing = np.linalg.norm(ready.affine[:3, :3], axis=0)
+    if not np.allclose(spacing, predictor.spacing_mm, rtol=SPACING_TOLERANCE):
+        there, trained = (", ".join(f"{v:.3g}" for v in values) for values in (spacing, predictor.spacing_mm))
+        say(f"{path}: warning: {there} mm a voxel, the network learnt at {trained}; prepare the training scans with a spacing_mm")
+    for warning in ready.warnings:
+        say(f"{path}: warning: {warning}")
+    kind = np.uint8 if labels.max(initial=0) < 256 else np.int16
+    written = [(output, labels.astype(kind))]
+    if shares is not None:
+        written.append((_probabilities_of(output), np.moveaxis(shares, 0, -1)))
+    for file, voxels in written:
+        _write_nifti(file, voxels, path)
+    return [file for file, _ in written]
+
+
+def _write_nifti(file: Path, voxels: np.ndarray, scan: Path) -> None:
+    """Voxels with the geometry of a scan's header, and nothing else of it: what else stands there may name a patient."""
+    theirs = cast(Any, nibabel.load(scan)).header
+    image = (nibabel.Nifti1Image if theirs.sizeof_hdr == 348 else nibabel.Nifti2Image)(voxels, None)
+    for name in GEOMETRY:
+        image.header[name] = theirs[name]
+    content = image.to_bytes()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as out:
+        out.write(gzip.compress(content, compresslevel=6, mtime=0) if file.name.endswith(".gz") else content)
+
+
+@contextmanager
+def _scans(target: Path) -> Iterator[tuple[list[tuple[str, Path]], list[str]]]:
+    """Names and NIfTI files of what is to be segmented, and what was wrong with others; DICOM series are written out meanwhile."""
+    if not target.exists():
+        raise DataError(f"{target}: there is no such file or folder")
+    if not target.is_dir():
+        yield [(target.name, target)], []
+        return
+    found = [(path.as_posix(), target / path) for path in files_under(target) if path.name.endswith(VOLUMES)]
+    if found:
+        yield found, []
+        return
+    from medcl3d.data.sources.dicom import dicom
+
+    with tempfile.TemporaryDirectory(prefix="medcl3d-") as raw:
+        manifest = dicom(target, Path(raw))
+        rows = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
+        yield [(path, manifest.locate(path)) for path in rows["path"]], list(manifest.faults.values())
+
+
+def _output(out: Path, target: Path, name: str) -> Path:
+    stem = name.removesuffix(".gz").removesuffix(".nii")
+    if not out.name.endswith(VOLUMES):
+        return out / f"{stem}.nii.gz"
+    if target.is_dir():
+        raise ConfigError(f"--out = {out}: {target} is a folder of scans; give a folder for their labels")
+    return out
+
+
+def _probabilities_of(output: Path) -> Path:
+    stem = output.name.removesuffix(".gz").removesuffix(".nii")
+    return output.with_name(f"{stem}_probabilities.nii.gz")
+
+
+def _refuse_overwriting(outputs: Sequence[Path], scans: Sequence[Path], probabilities: bool, force: bool) -> None:
+    files = [file for output in outputs for file in ((output, _probabilities_of(output)) if probabilities else (output,))]
+    own = {scan.resolve() for scan in scans} & {file.resolve() for file in files}
+    if own:
+        raise ConfigError(f"--out: {min(own)} is a scan itself; give another folder")
+    there = [file for file in files if file.exists()]
+    if there and not force:
+        raise ConfigError(f"--out: {len(there)} files are there already, as {there[0]}; give another place, or --force to replace them")

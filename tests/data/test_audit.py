@@ -1,0 +1,151 @@
+"""`medcl3d check` on collections as they lie on a disk: faults by name, good files passed, a report that is worth reading."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medcl3d.data.audit import audit
+from medcl3d.errors import ConfigError, DataError
+
+RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)
+
+
+def faults_of(target: Path, tmp_path: Path, **given: Any) -> dict[str, tuple[str, str]]:
+    """Scan -> fault and warnings."""
+    audit(target, report=tmp_path / "r.csv", given={"max_bad_fraction": 1.0, "workers": 1, **given})
+    table = pd.read_csv(tmp_path / "r.csv", dtype=str, keep_default_na=False)
+    return {row.scan: (row.fault, row.warnings) for row in table.itertuples()}
+
+
+def test_every_real_bad_file_is_named_with_its_true_fault(real: Path, tmp_path: Path) -> None:
+    found = faults_of(real / "bad_input", tmp_path)
+    expected = {
+        "empty_0_bytes": "the file is empty",
+        "git_lfs_pointer": "Git-LFS pointer",
+        "rgb_dtype": "RGB",
+        "truncated_half_of_hippocampus_001": "truncated",
+    }
+    assert {scan for scan, (fault, _) in found.items() if fault} == set(expected)
+    for scan, text in expected.items():
+        assert text in found[scan][0]
+    for scan in ("label_without_image_hippocampus_010", "label_without_image_hippocampus_281"):
+        assert re.search(r"holds only \d whole numbers, .*: a label map", found[scan][1]), scan
+    assert found["image_without_label_hippocampus_118"] == ("", "")
+    with pytest.raises(DataError, match="4 of 7 scans"):
+        audit(real / "bad_input", given={"workers": 1})
+
+
+def test_images_and_labels_that_miss_each_other_are_named(real: Path, tmp_path: Path) -> None:
+    bad = real / "bad_input"
+    image, other = bad / "image_without_label_hippocampus_118.nii.gz", bad / "label_without_image_hippocampus_281.nii.gz"
+    rows = ["scan,patient,path,label", f"a,a,{image},{bad}/gone.nii.gz", f"b,b,{bad}/gone2.nii.gz,{other}", f"c,c,{image}.gz,{other}"]
+    rows[3] = f"c,c,{real}/hippocampus/imagesTr/hippocampus_001.nii.gz,{other}"
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    found = faults_of(tmp_path / "manifest.csv", tmp_path, allow_outside=True)
+    assert "gone.nii.gz: there is no such file" in found["a"][0] and "gone2.nii.gz: there is no such file" in found["b"][0]
+    assert "512x512x94 voxels cannot belong" in found["c"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hippocampus", "ixi40", "ms_longitudinal", "sarcoma", "sunnybrook", "ct/images"])
+def test_every_good_real_file_passes(real: Path, tmp_path: Path, name: str) -> None:
+    findings = audit(real / name, report=tmp_path / "report", given={"workers": 1})
+    assert findings and not [f.fault for f in findings if f.fault]
+
+
+def test_a_report_is_a_page_and_makes_the_next_check_fast(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, said = tmp_path / "report", list[str]()
+    audit(cohort, report=report, given={"workers": 1})
+    page = (report / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 6 and "6 scans of 3 patients: 0 with a fault" in page
+    for text in ("voxel size along", "sessions of a patient", "intensity, median", "Missing values"):
+        assert text in page
+    assert not re.search(r"(src|href)=[\"']?(http|/)", page)
+    table = pd.read_csv(report / "report.csv", dtype=str)
+    assert table["shape"].iloc[0] == "12x11x10" and table["spacing_mm"].iloc[0] == "1x1x2"
+
+    seen: list[str] = []
+    import medcl3d.data.audit as module
+
+    real_examine = module.examine
+    monkeypatch.setattr(module, "examine", lambda look: (seen.append(look.scan), real_examine(look))[1])
+    audit(cohort, report=report, given={"workers": 1}, say=said.append)
+    assert not seen and "6 scans are as they were at the last check" in said
+    os.utime(cohort / "images/3.nii.gz", (0, 0))
+    (cohort / "labels/1.nii.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of 6 scans .*1\.nii\.gz: the file is empty"):
+        audit(cohort, report=report, given={"workers": 1})
+    assert seen == ["001", "003"] and "the file is empty" in (report / "report.html").read_text()
+    (report / "checked.json").write_text("{")
+    audit(cohort, report=report, given={"workers": 1, "max_bad_fraction": 0.5})
+    assert len(seen) == 8, "a damaged memory is no memory"
+
+
+def test_a_name_of_a_scan_cannot_write_into_the_page(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    write_nifti("in/a.nii.gz", RAMP)
+    (tmp_path / "in/manifest.csv").write_text("scan,patient,path\n<script>alert(1)</script>,p,a.nii.gz\n")
+    audit(tmp_path / "in", report=tmp_path / "report", given={"workers": 1})
+    assert "<script>" not in (tmp_path / "report/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_processes_make_no_difference(cohort: Path, tmp_path: Path) -> None:
+    (cohort / "images/2.nii.gz").write_bytes(b"")
+    for workers in (1, 2):
+        audit(cohort, report=tmp_path / f"{workers}.csv", given={"workers": workers, "max_bad_fraction": 0.5})
+    assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
+
+
+def test_one_content_or_patient_on_both_sides_is_a_leak(cohort: Path, tmp_path: Path) -> None:
+    shutil.copy(cohort / "images/0.nii.gz", cohort / "images/2.nii.gz")
+    shutil.copy(cohort / "labels/0.nii.gz", cohort / "labels/2.nii.gz")
+    said: list[str] = []
+    audit(cohort, given={"workers": 1}, say=said.append)
+    assert "the same content: 000 of 000, 002 of 001" in said
+    table = pd.read_csv(cohort / "manifest.csv", dtype=str, keep_default_na=False)
+    table["split"] = ["train", "train", "test", "test", "train", "train"]
+    table.to_csv(cohort / "manifest.csv", index=False)
+    with pytest.raises(DataError, match="one content is in train and in test: 000, 002"):
+        audit(cohort, given={"workers": 1})
+    table["split"] = ["train", "test", "train", "train", "train", "train"]
+    table.to_csv(cohort / "manifest.csv", index=False)
+    with pytest.raises(DataError, match="1 patients are in train and in test: 000"):
+        audit(cohort, given={"workers": 1})
+
+
+def test_a_folder_says_what_it_is_or_is_told(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    for path in ("bids/sub-1/anat/sub-1_T1w.nii.gz", "raw/imagesTr/c_0000.nii.gz", "raw/labelsTr/c.nii.gz", "mine/p1/T1.nii.gz"):
+        write_nifti(path, RAMP)
+    content = {"channel_names": {"0": "T1"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
+    (tmp_path / "raw/dataset.json").write_text(json.dumps(content))
+    assert [f.scan for f in audit(tmp_path / "bids", given={"workers": 1})] == ["sub-1_T1w"]
+    with pytest.raises(DataError, match=r"classes .* are not declared"):
+        audit(tmp_path / "raw", given={"workers": 1})
+    assert [f.patient for f in audit(tmp_path / "mine", given={"workers": 1})] == ["p1_T1"]
+    told = {"source": "folder", "pattern": "{patient}/{modality}.nii.gz", "workers": 1}
+    assert [f.patient for f in audit(tmp_path / "mine", given=told)] == ["p1"]
+    assert len(audit(tmp_path / "mine/p1/T1.nii.gz", given={"workers": 1})) == 1
+    for given, message in (
+        ({"patern": "x"}, "patern: unknown option"),
+        ({"source": "folder", "patern": "x"}, "of folder: pattern, label"),
+        ({"source": "foldr"}, "did you mean 'folder'"),
+        ({"source": "dicom"}, "prepare it"),
+        ({"max_bad_fraction": 2}, "max_bad_fraction = 2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            audit(tmp_path / "mine", given=given)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no NIfTI file lies there"):
+        audit(tmp_path / "empty")
+    with pytest.raises(DataError, match="no such file"):
+        audit(tmp_path / "nowhere")

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.sources.nnunet import nnunet
+from medcl3d.data.store import Store
+from medcl3d.errors import DataError
+
+RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)
+DATASET = {"channel_names": {"0": "T2", "1": "ADC"}, "labels": {"background": 0, "PZ": 1}, "numTraining": 2, "file_ending": ".nii.gz"}
+
+
+def write_dataset(root: Path, **changed: Any) -> None:
+    content = {name: value for name, value in {**DATASET, **changed}.items() if value is not None}
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def raw(tmp_path: Path, write_nifti: Callable[..., Path]) -> Path:
+    """Two training cases and a test case of two channels."""
+    for side, case in (("Tr", "prostate_01"), ("Tr", "prostate_02"), ("Ts", "prostate_03")):
+        for channel in range(2):
+            write_nifti(f"raw/images{side}/{case}_{channel:04d}.nii.gz", RAMP * (channel + 1) + int(case[-1]))
+        if side == "Tr":
+            write_nifti(f"raw/labels{side}/{case}.nii.gz", (RAMP > 50).astype(np.uint8))
+    write_dataset(tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+def test_channels_are_scans_of_one_frame(raw: Path) -> None:
+    manifest = nnunet(raw)
+    table = manifest.table.set_index("scan")
+    assert len(table) == 6 and manifest.label_names == {0: "background", 1: "PZ"} and manifest.missing() == []
+    row = table.loc["prostate_02_0001"]
+    assert (row["patient"], row["modality"], row["frame"], row["label"]) == (
+        "prostate_02",
+        "ADC",
+        "prostate_02",
+        "labelsTr/prostate_02.nii.gz",
+    )
+    assert (table["split"] == "").all() and table.loc["prostate_03_0000", "label"] == ""
+    assert "no patient ids" in manifest.notes[0]
+
+
+def test_labelled_test_cases_are_the_test_split(raw: Path, write_nifti: Callable[..., Path]) -> None:
+    write_nifti("raw/labelsTs/prostate_03.nii.gz", (RAMP > 50).astype(np.uint8))
+    assert nnunet(raw).table.set_index("patient")["split"].to_dict() == {
+        "prostate_01": "train",
+        "prostate_02": "train",
+        "prostate_03": "test",
+    }
+    prepare("nnunet", raw, raw.parent / "out", options=PrepareOptions(workers=1))
+    assert json.loads((raw.parent / "out/split.json").read_text())["test"] == ["prostate_03"]
+    assert len(Store.open(raw.parent / "out")) == 6
+
+
+def test_cases_may_be_listed(raw: Path) -> None:
+    listed = {"a": {"images": [f"imagesTr/prostate_01_{c:04d}.nii.gz" for c in range(2)], "label": "labelsTr/prostate_01.nii.gz"}}
+    write_dataset(raw, dataset=listed)
+    assert nnunet(raw).table["scan"].tolist() == ["a_0000", "a_0001"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"channel_names": None}, "channel_names"),
+        ({"channel_names": None, "modality": {"0": "MRI"}}, "source decathlon"),
+        ({"channel_names": {"0": "T2"}}, "has 2 channel files, channel_names says 1"),
+        ({"file_ending": ".mha"}, "'.mha'; convert"),
+        ({"labels": {"PZ": "one"}}, "not nnU-Net's layout"),
+        ({"dataset": {"a": {"images": []}}}, "dataset.a: needed are images"),
+    ],
+)
+def test_another_layout_is_refused(raw: Path, changed: dict[str, Any], message: str) -> None:
+    write_dataset(raw, **changed)
+    with pytest.raises(DataError, match=message) as caught:
+        nnunet(raw)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_channel_is_refused(raw: Path, write_nifti: Callable[..., Path]) -> None:
+    write_nifti("raw/imagesTr/prostate_04.nii.gz", RAMP)
+    with pytest.raises(DataError, match=r"prostate_04\.nii\.gz: a channel's file is named"):
+        nnunet(raw)
+
+
+def test_the_hippocampus_as_nnunet_has_it(real: Path, tmp_path: Path) -> None:
+    root = tmp_path / "Dataset004_Hippocampus"
+    for name in ("imagesTr", "labelsTr"):
+        (root / name).mkdir(parents=True)
+    for case in ("hippocampus_001", "hippocampus_004", "hippocampus_006"):
+        (root / "imagesTr" / f"{case}_0000.nii.gz").symlink_to(real / "hippocampus/imagesTr" / f"{case}.nii.gz")
+        (root / "labelsTr" / f"{case}.nii.gz").symlink_to(real / "hippocampus/labelsTr" / f"{case}.nii.gz")
+    write_dataset(root, channel_names={"0": "MRI"}, labels={"background": 0, "Anterior": 1, "Posterior": 2})
+    prepare("nnunet", root, tmp_path / "out", fields={"allow_outside": True}, options=PrepareOptions(workers=1))
+    store = Store.open(tmp_path / "out")
+    assert store.label_names == {0: "background", 1: "Anterior", 2: "Posterior"}
+    assert store.collection.table["scan"].tolist() == ["hippocampus_001", "hippocampus_004", "hippocampus_006"]
+    assert all(set(np.unique(store.read_label(scan))) == {0, 1, 2} for scan in range(3))

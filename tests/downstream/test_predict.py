@@ -1,0 +1,265 @@
+"""New scans through a finished run: labels on the scan's own grid, exact where nothing was resampled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+from medcl3d.cli import app
+from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.scan import ready_scan
+from medcl3d.data.store import Store
+from medcl3d.downstream.finetune import finetune
+from medcl3d.downstream.predict import Predictor, load_run, segment
+from medcl3d.downstream.segmentation import Segmentation
+from medcl3d.errors import ConfigError, DataError
+
+CLASSES = {1: "a", 4: "b", 300: "c"}
+OPTIONS: dict[str, Any] = {
+    "kind": "none", "classes": [], "assume_spacing_mm": None, "spacing_mm": None, "nonfinite": "error", "channels": "error",
+    "percentiles": [0.5, 99.5], "window_hu": [-1000.0, 1000.0], "crop": "none", "label_interpolation": "nearest",
+}  # fmt: skip
+
+
+class Identity(torch.nn.Module):
+    """A network that sees which class a voxel is: its input is a label map."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([-100.0 * (x - value).abs() for value in (0, *CLASSES)], dim=1)
+
+
+def predictor(**options: Any) -> Predictor:
+    return Predictor(Identity(), Segmentation(), CLASSES, {**OPTIONS, **options}, (8, 8, 8), 1, (1.0, 1.0, 1.0), "float32")
+
+
+def write(path: Path, labels: np.ndarray, affine: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(labels, affine), path)
+    return path
+
+
+def turned(seed: int) -> np.ndarray:
+    """An affine of any handedness: oblique by up to 40 degrees, anisotropic, axes permuted and flipped."""
+    rng = np.random.default_rng(seed)
+    axis = rng.normal(size=3)
+    x, y, z = axis / np.linalg.norm(axis)
+    angle = rng.uniform(0, 0.7)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    rotation = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    axes = np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3)
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ axes * rng.uniform(0.5, 5, 3)
+    affine[:3, 3] = rng.uniform(-100, 100, 3)
+    return affine
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000))
+def test_an_identity_network_gives_back_the_label_map_to_the_voxel(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    labels = np.random.default_rng(seed).choice([0, *CLASSES], (9, 12, 7)).astype(np.int16)
+    path = write(tmp_path_factory.mktemp("scan") / "a.nii.gz", labels, turned(seed))
+    found, shares, _ = segment(predictor(), path, keep=True)
+    np.testing.assert_array_equal(found, labels)
+    assert shares is not None
+    np.testing.assert_allclose(shares.sum(0), 1, atol=1e-5)
+
+
+def test_a_voxel_size_that_was_assumed_in_training_is_assumed_here_too(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).choice([0, *CLASSES], (9, 8, 7)).astype(np.int16)
+    path = write(tmp_path / "a.nii.gz", labels, np.eye(4)[[1, 2, 0, 3]])
+    found, _, ready = segment(predictor(assume_spacing_mm=[1.5, 2.5, 8.0]), path)
+    np.testing.assert_array_equal(found, labels)
+    assert sorted(np.linalg.norm(ready.affine[:3, :3], axis=0)) == [1.5, 2.5, 8.0]
+
+
+def test_it_prepares_a_scan_as_the_store_does(ball_root: Path) -> None:
+    """The same voxels to the bit, from the options that a sidecar holds."""
+    from medcl3d.data.scan import ScanTask
+
+    store = Store.open(ball_root)
+    for scan in (1, 2):
+        path = Path(store.scans[scan]["source"]["path"])
+        ready = ready_scan(ScanTask.like(json.loads(json.dumps(store.intensity())), "x", path))
+        np.testing.assert_array_equal(ready.voxels, store.read_volume(scan))
+        np.testing.assert_array_equal(ready.affine, store.collection.affines[scan])
+
+
+def test_a_resampled_scan_comes_back_to_its_own_grid(tmp_path: Path) -> None:
+    """A box of 2 mm voxels seen at 1 mm, and one of 1 mm seen at 2 mm: its faces move by less than a coarse voxel."""
+    for spacing, seen in ((2.0, 1.0), (1.0, 2.0)):
+        affine = turned(3)
+        affine[:3, :3] *= spacing / np.linalg.norm(affine[:3, :3], axis=0)
+        labels = np.zeros((24, 20, 18), np.int16)
+        labels[6:18, 5:15, 4:14] = 1
+        path = write(tmp_path / f"{spacing}.nii.gz", labels, affine)
+        found, _, ready = segment(predictor(spacing_mm=[seen] * 3), path)
+        assert found.shape == labels.shape and ready.voxels.shape[1:] != labels.shape
+        inner, outer = np.zeros_like(labels, bool), np.zeros_like(labels, bool)
+        inner[8:16, 7:13, 6:12] = True
+        outer[4:20, 3:17, 2:16] = True
+        assert (found[inner] == 1).all() and (found[~outer] == 0).all()
+        assert 2 * ((found == 1) & (labels == 1)).sum() / ((found == 1).sum() + (labels == 1).sum()) > 0.85
+
+
+def test_what_was_cropped_off_is_background(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    voxels = rng.normal(0, 1, (20, 22, 24)) - 1000
+    voxels[4:15, 5:16, 6:20] = 40
+    path = write(tmp_path / "a.nii.gz", voxels.astype(np.int16), turned(5))
+
+    class Everywhere(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([torch.zeros_like(x), torch.ones_like(x)], dim=1)
+
+    one = Predictor(Everywhere(), Segmentation(), {1: "a"}, {**OPTIONS, "kind": "ct", "crop": "body"}, (8, 8, 8), 1, (1, 1, 1), "float32")
+    found, _, _ = segment(one, path)
+    body = np.zeros_like(found)
+    body[4:15, 5:16, 6:20] = 1
+    np.testing.assert_array_equal(found, body)
+
+
+@pytest.fixture(scope="module")
+def run(ball_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuning of two steps."""
+    folder = tmp_path_factory.mktemp("run")
+    config = {
+        "data": {"root": str(ball_root), "patch_size": [16, 16, 8], "smaller_than_patch": "pad"},
+        "task": "segmentation",
+        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+        "train": {"steps": 2, "samples_per_step": 2, "precision": "float32"},
+        "out_dir": str(folder / "fine"),
+    }
+    (folder / "c.yaml").write_text(yaml.safe_dump(config))
+    return finetune(folder / "c.yaml")
+
+
+def medcl3d(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_a_finished_run_segments_a_file_and_a_folder(run: Path, ball_root: Path, tmp_path: Path) -> None:
+    store = Store.open(ball_root)
+    scan = Path(store.scans[6]["source"]["path"])
+    out = tmp_path / "new" / "label.nii.gz"
+    done = medcl3d("predict", run, scan, "--out", out, "--probabilities")
+    assert done.exit_code == 0, done.output
+    image, label = nib.load(scan), nib.load(out)
+    assert label.shape == image.shape and np.array_equal(label.affine, image.affine)
+    shares = nib.load(tmp_path / "new" / "label_probabilities.nii.gz").get_fdata()
+    assert shares.shape == (*image.shape, 3) and np.allclose(shares.sum(-1), 1, atol=1e-4)
+    predictor = load_run(run)
+    values = np.array([0, *predictor.classes])
+    np.testing.assert_array_equal(np.asarray(label.dataobj), values[shares.argmax(-1)])
+    # It is what the evaluation of the run saw.
+    expected = Segmentation().segment(predictor.model, store, 6, predictor.patch_size, torch.device("cpu"), None)
+    np.testing.assert_array_equal(np.asarray(label.dataobj), values[expected])
+
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    shutil.copy(scan, tmp_path / "in" / "deep" / "a.nii.gz")
+    (tmp_path / "in" / "empty.nii.gz").touch()
+    done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
+    assert done.exit_code == 3 and "1 scans were not segmented, 1 were" in done.stderr and "empty.nii.gz: the file is empty" in done.stderr
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "labels/deep/a.nii.gz").dataobj), np.asarray(label.dataobj))
+
+
+def test_nothing_is_overwritten_without_force(run: Path, ball_root: Path, tmp_path: Path) -> None:
+    scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
+    out = tmp_path / "label.nii.gz"
+    out.write_bytes(b"mine")
+    done = medcl3d("predict", run, scan, "--out", out)
+    assert done.exit_code == 2 and "--force" in done.stderr and out.read_bytes() == b"mine"
+    assert medcl3d("predict", run, scan, "--out", out, "--force").exit_code == 0 and out.read_bytes() != b"mine"
+    own = shutil.copy(scan, tmp_path / "scan.nii.gz")
+    done = medcl3d("predict", run, own, "--out", own, "--force")
+    assert done.exit_code == 2 and "is a scan itself" in done.stderr
+
+
+def test_names_in_a_header_do_not_travel(run: Path, ball_root: Path, tmp_path: Path) -> None:
+    image = nib.load(Path(Store.open(ball_root).scans[6]["source"]["path"]))
+    image.header["descrip"], image.header["aux_file"] = b"Doe Jane", b"Doe"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Doe Jane"))
+    nib.save(image, tmp_path / "a.nii")
+    assert medcl3d("predict", run, tmp_path / "a.nii", "--out", tmp_path / "b.nii").exit_code == 0
+    assert b"Doe" in (tmp_path / "a.nii").read_bytes() and b"Doe" not in (tmp_path / "b.nii").read_bytes()
+
+
+def change(run: Path, copy: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    shutil.copytree(run, copy)
+    sidecar = json.loads((copy / "model.json").read_text())
+    edit(sidecar)
+    (copy / "model.json").write_text(json.dumps(sidecar))
+    return copy
+
+
+def test_a_run_that_cannot_segment_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no run folder"):
+        load_run(tmp_path)
+    (tmp_path / "status.json").write_text('{"state": "running"}')
+    with pytest.raises(ConfigError, match="its run is running; let it finish"):
+        load_run(tmp_path)
+    for name, edit, message in (
+        ("task", lambda s: s.update(task="structure_at_centre"), "trained for structure_at_centre"),
+        ("lacking", lambda s: s.pop("intensity"), "model.json: lacks intensity"),
+        ("schema", lambda s: s.update(schema=99), "newer medcl3d"),
+        ("shape", lambda s: s["architecture"]["unet3d"].update(channels=[4, 16]), "not the network that model.json describes"),
+        ("kinds", lambda s: s["intensity"].update(kind="ct+mri"), "--intensity ct"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_run(change(run, tmp_path / name, edit))
+    assert load_run(tmp_path / "kinds", "ct").options["kind"] == "ct"
+    with pytest.raises(ConfigError, match="learnt from mri"):
+        load_run(run, "ct")
+    (tmp_path / "task" / "model.safetensors").write_bytes(b"cut")
+    done = medcl3d("predict", tmp_path / "nothing", tmp_path, "--out", tmp_path / "o")
+    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_a_scan_of_other_channels_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 2, (6, 6, 6, 2)).astype(np.int16), np.eye(4))
+    with pytest.raises(DataError, match="has 2 channels, the network takes 1"):
+        segment(predictor(channels="all"), path)
+
+
+def test_a_dicom_folder_is_segmented_series_by_series(run: Path, tmp_path: Path) -> None:
+    from tests.data.dicoms import VOXELS, write_series
+
+    write_series(tmp_path / "in" / "a", np.tile(VOXELS, (2, 2, 2)), Modality="MR")
+    done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
+    assert done.exit_code == 0, done.output
+    (label,) = (tmp_path / "labels").iterdir()
+    assert nib.load(label).shape == (12, 14, 10)
+
+
+def test_a_store_may_be_cropped_to_bodies_and_its_labels_interpolated(tmp_path: Path) -> None:
+    """A ball of HU in air: the store holds the body's box, at its place; the label's volume is kept better than by nearest."""
+    grid = np.indices((30, 30, 30)).astype(float)
+    ball = ((grid - 14.6) ** 2).sum(0) < 9.3**2
+    body = ((grid - 14.6) ** 2).sum(0) < 12**2
+    write(tmp_path / "a.nii.gz", np.where(body, np.where(ball, 200, 20), -1000).astype(np.int16), np.diag([1.0, 1, 1, 1]))
+    write(tmp_path / "l.nii.gz", ball.astype(np.uint8), np.diag([1.0, 1, 1, 1]))
+    (tmp_path / "manifest.csv").write_text("scan,patient,modality,path,label\na,a,CT,a.nii.gz,l.nii.gz\n")
+    volumes = {}
+    for way in ("nearest", "linear"):
+        options = PrepareOptions(workers=1, crop="body", label_interpolation=way, spacing_mm=(2.3, 2.3, 2.3))
+        prepare("csv", tmp_path, tmp_path / way, options=options)
+        store = Store.open(tmp_path / way)
+        label = store.read_label(0)
+        assert label.shape == store.read_volume(0).shape[1:] and max(label.shape) < 13, "30 mm at 2.3 mm, and the box of the ball"
+        centre = np.argwhere(label).mean(0) @ store.collection.affines[0][:3, :3].T + store.collection.affines[0][:3, 3]
+        np.testing.assert_allclose(centre, 14.6, atol=0.4)
+        volumes[way] = label.sum() * 2.3**3
+    assert abs(volumes["linear"] - ball.sum()) < 0.1 * ball.sum()
+    found = json.loads((tmp_path / "linear/store/a.json").read_text())
+    assert found["source_shape"] == [30, 30, 30] and found["source_affine"] == np.eye(4).tolist()

@@ -1,0 +1,11 @@
+"""The faults that users meet, each built in a folder of its own and met through the command line.
+
+`tests/test_faults.py` asserts what every row says; `docs/reliability.py` runs the same rows and writes them as a table.
+"""
+
+from tests.faults.configuration import CONFIGURATION
+from tests.faults.manifests import MANIFESTS
+from tests.faults.metadata import METADATA
+from tests.faults.volumes import VOLUMES
+
+FAULTS = [*CONFIGURATION, *MANIFESTS, *VOLUMES, *METADATA]

@@ -1,0 +1,297 @@
+"""What goes wrong, made in a folder: each function here is called with it and with a prepared store."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import yaml
+
+RAMP = np.arange(8 * 9 * 10, dtype=np.int16).reshape(8, 9, 10)
+
+
+def nifti(path: Path, voxels: np.ndarray = RAMP, affine: np.ndarray | None = None, **header: Any) -> Path:
+    """A volume as NIfTI; header fields may be spoilt."""
+    content = bytearray(nibabel.Nifti1Image(voxels, np.diag([1.0, 1, 1.2, 1]) if affine is None else affine, dtype=voxels.dtype).to_bytes())
+    spoilt = nibabel.Nifti1Header(bytes(content[:348]), check=False)
+    for name, value in header.items():
+        spoilt[name] = value
+    content[:348] = spoilt.binaryblock
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(bytes(content), mtime=0) if path.name.endswith(".gz") else bytes(content))
+    return path
+
+
+def table(folder: Path, text: str | bytes, name: str = "manifest.csv") -> Path:
+    """A manifest."""
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder / name
+
+
+def good(folder: Path, rows: Sequence[str] = ("a,p", "b,q", "c,r"), head: str = "scan,patient", tail: Sequence[str] = ()) -> None:
+    """Good scans, each of its own content, and a manifest of them."""
+    for number, row in enumerate(rows):
+        nifti(folder / f"{row.split(',')[0]}.nii.gz", RAMP + number)
+    lines = [f"{head},path", *(f"{row},{row.split(',')[0]}.nii.gz" for row in rows), *tail]
+    table(folder, "\n".join(lines) + "\n")
+
+
+def one_bad(make: Callable[[Path], object], folder: Path, _: Path, name: str = "bad.nii.gz") -> None:
+    """A manifest of one scan, whose file `make` writes."""
+    make(folder / name)
+    table(folder, f"scan,patient,path\nbad,p,{name}\n")
+
+
+def bad(voxels: np.ndarray = RAMP, affine: np.ndarray | None = None, name: str = "bad.nii.gz", **header: Any) -> Callable[..., None]:
+    """One scan with spoilt voxels, affine or header."""
+    return partial(one_bad, lambda path: nifti(path, voxels, affine, **header), name=name)
+
+
+def content(data: bytes, name: str = "bad.nii.gz") -> Callable[..., None]:
+    """One scan whose file holds these bytes."""
+    return partial(one_bad, lambda path: path.write_bytes(data), name=name)
+
+
+def manifest(text: str | bytes, name: str = "manifest.csv") -> Callable[..., None]:
+    """A manifest beside one good scan, a.nii.gz."""
+
+    def build(folder: Path, _: Path) -> None:
+        nifti(folder / "a.nii.gz")
+        table(folder, text, name)
+
+    return build
+
+
+def cut(path: Path) -> None:
+    """A file whose second half is missing."""
+    whole = nifti(path, np.random.default_rng(0).integers(0, 999, (9, 9, 9)).astype(np.int16)).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def flipped(path: Path) -> None:
+    """A file with one wrong bit."""
+    whole = bytearray(nifti(path, np.random.default_rng(0).integers(0, 999, (9, 9, 9)).astype(np.int16)).read_bytes())
+    whole[len(whole) // 2] ^= 4
+    path.write_bytes(whole)
+
+
+def with_nan() -> np.ndarray:
+    """A ramp with two voxels that are no numbers."""
+    voxels = RAMP.astype(np.float32)
+    voxels[0, 0, 0], voxels[1, 1, 1] = np.nan, np.inf
+    return voxels
+
+
+def labelled(label: np.ndarray, affine: np.ndarray | None = None, names: str = '{"0": "air", "1": "liver"}') -> Callable[..., None]:
+    """A good image with this label."""
+
+    def build(folder: Path, _: Path) -> None:
+        nifti(folder / "a.nii.gz")
+        nifti(folder / "l.nii.gz", label, affine)
+        table(folder, "scan,patient,path,label\na,p,a.nii.gz,l.nii.gz\n")
+        (folder / "labels.json").write_text(names)
+
+    return build
+
+
+def prepared_then(change: Callable[[Path], object]) -> Callable[..., None]:
+    """A store that was prepared here, and what happened to it after."""
+
+    def build(folder: Path, _: Path) -> None:
+        from medcl3d.data.prepare import PrepareOptions, prepare
+
+        good(folder)
+        prepare("csv", folder, folder / "out", options=PrepareOptions(workers=1))
+        change(folder)
+
+    return build
+
+
+def config(
+    change: Callable[[dict[str, Any]], object] = lambda _: None, store: Callable[[Path], object] | None = None
+) -> Callable[..., None]:
+    """A good configuration of a small pretraining, and what is wrong with it; `store` changes a copy of the store."""
+
+    def build(folder: Path, tiny: Path) -> None:
+        root = tiny
+        if store is not None:
+            root = folder / "store_copy"
+            shutil.copytree(tiny, root)
+            store(root)
+        given = {
+            "data": {"root": str(root), "patch_size": [16, 16, 16]},
+            "pairs": {"overlapping_crops": {"min_iou": 0.2}},
+            "views": "mri",
+            "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+            "objective": {"simclr": {"temperature": 0.1}},
+            "train": {"steps": 2, "samples_per_step": 4},
+            "out_dir": "run",
+        }
+        change(given)
+        (folder / "c.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
+
+    return build
+
+
+def appended(text: str) -> Callable[..., None]:
+    """A good configuration with more text at its end."""
+
+    def build(folder: Path, tiny: Path) -> None:
+        config()(folder, tiny)
+        with (folder / "c.yaml").open("a") as file:
+            file.write(text)
+
+    return build
+
+
+def text_of(text: str) -> Callable[..., None]:
+    """A configuration that is only this text."""
+    return lambda folder, _: (folder / "c.yaml").write_text(text)
+
+
+def put(*where: str, value: Any) -> Callable[..., None]:
+    """A good configuration with one field changed."""
+
+    def change(given: dict[str, Any]) -> None:
+        for key in where[:-1]:
+            given = given[key]
+        given[where[-1]] = value
+
+    return config(change)
+
+
+def pretrained(folder: Path, tiny: Path) -> None:
+    """A fine-tuning from an encoder that has seen all patients."""
+    split = json.loads((tiny / "split.json").read_text())
+    (folder / "pre").mkdir()
+    (folder / "pre" / "encoder.safetensors").write_bytes(b"not read before")
+    (folder / "pre" / "encoder.json").write_text(json.dumps({"schema": 1, "pretraining_patients": [*split["train"], *split["test"]]}))
+    given = {
+        "data": {"root": str(tiny), "patch_size": [16, 16, 16]},
+        "task": "segmentation",
+        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+        "train": {"steps": 2, "samples_per_step": 2},
+        "init": "pre",
+        "out_dir": "run",
+    }
+    (folder / "c.yaml").write_text(yaml.safe_dump(given))
+
+
+def edited(name: str, edit: Callable[[str], str]) -> Callable[[Path], object]:
+    """A change of a text file of a store."""
+    return lambda root: (root / name).write_text(edit((root / name).read_text()))
+
+
+def outside(folder: Path, _: Path, path: str) -> None:
+    """A manifest in a folder of its own, whose path leads out of it."""
+    nifti(folder / "secret.nii.gz")
+    (folder / "in").mkdir()
+    (folder / "in" / "link.nii.gz").symlink_to(folder / "secret.nii.gz")
+    table(folder / "in", f"scan,patient,path\na,p,{path}\n")
+
+
+def special(make: Callable[[Path], object]) -> Callable[..., None]:
+    """Something that is no file, under a file's name."""
+    return partial(one_bad, make)
+
+
+def copies(splits: Sequence[str] = ("", "")) -> Callable[..., None]:
+    """The same content under two patients, and a third scan."""
+
+    def build(folder: Path, _: Path) -> None:
+        good(folder, [f"a,p,{splits[0]}", f"b,q,{splits[1]}", f"c,r,{splits[0]}", f"d,s,{splits[1]}"], "scan,patient,split")
+        shutil.copy(folder / "a.nii.gz", folder / "b.nii.gz")
+
+    return build
+
+
+def wild(folder: Path, _: Path) -> None:
+    """Two scans of one picture, one of them with values a million times as large and a voxel far above them."""
+    rng = np.random.default_rng(0)
+    picture = rng.normal(100, 20, (12, 12, 12)).astype(np.float32)
+    larger = picture * 1e6
+    larger[3, 3, 3] = 1e12
+    nifti(folder / "a.nii.gz", picture)
+    nifti(folder / "b.nii.gz", larger)
+    table(folder, "scan,patient,path\na,p,a.nii.gz\nb,q,b.nii.gz\n")
+
+
+def dicom_series(**fields: Any) -> Callable[..., None]:
+    """A folder of slices, each written by `tests.data.dicoms`."""
+
+    def build(folder: Path, _: Path) -> None:
+        from tests.data.dicoms import write_series
+
+        write_series(folder / "in", **fields)
+
+    return build
+
+
+def shifted(mm: float, at: int = 3) -> Callable[[int], dict[str, Any]]:
+    """Slices from `at` on lie elsewhere."""
+    return lambda n: {"ImagePositionPatient": [10.0, 20.0, 30.0 + 3 * n + (mm if n >= at else 0)]}
+
+
+def two_series(folder: Path, _: Path) -> None:
+    """Slices of two series in one folder, with a DICOMDIR that points out of it."""
+    from tests.data.dicoms import VOXELS, write_series, write_slice
+
+    write_series(folder / "in", uid="1.2.1")
+    write_series(folder / "in", VOXELS + 1, uid="1.2.2", PatientID="008")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom says that it should not be written
+        write_slice(folder / "in" / "DICOMDIR", VOXELS[0], sop_class="1.2.840.10008.1.3.10", ReferencedFileID=["..", "SECRET"])
+
+
+def slice_twice(folder: Path, _: Path) -> None:
+    """A series with a copy of one of its files."""
+    dicom_series()(folder, _)
+    shutil.copy(next((folder / "in").iterdir()), folder / "in" / "copy")
+
+
+def unknown_codec(folder: Path, _: Path) -> None:
+    """A series that is packed in a way that no reader knows."""
+    import pydicom
+
+    dicom_series()(folder, _)
+    for path in (folder / "in").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
+        dataset.PixelData = pydicom.encaps.encapsulate([dataset.PixelData])
+        dataset["PixelData"].VR = "OB"
+        dataset.save_as(path)
+
+
+def cells(column: str, value: Callable[[int], str]) -> Callable[[Path], object]:
+    """A column of a store's manifest, filled anew."""
+
+    def edit(text: str) -> str:
+        head, *rows = text.splitlines()
+        at = head.split(",").index(column)
+        made = [",".join([*row[:at], value(i), *row[at + 1 :]]) for i, row in enumerate(line.split(",") for line in rows)]
+        return "\n".join([head, *made]) + "\n"
+
+    return edited("manifest.csv", edit)
+
+
+def lonely(root: Path) -> None:
+    """A store in which every scan is of another patient."""
+    cells("patient", lambda i: f"p{i}")(root)
+    num = len((root / "manifest.csv").read_text().splitlines()) - 1
+    patients = [f"p{i}" for i in range(num)]
+    (root / "split.json").write_text(json.dumps({"schema": 1, "seed": 0, "train": patients[1:], "test": patients[:1]}))
+
+
+def both_sides(text: str) -> str:
+    """A split with one patient on both sides."""
+    split = json.loads(text)
+    split["test"].append(split["train"][0])
+    return json.dumps(split)

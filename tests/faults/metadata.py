@@ -1,0 +1,93 @@
+"""Faults 41 to 46: what is known of the scans."""
+
+from __future__ import annotations
+
+from tests.faults.build import both_sides, cells, config, dicom_series, edited, good, lonely, manifest, pretrained
+from tests.faults.fault import CHECK, DICOM, PREPARE, PRETRAIN, Fault
+
+METADATA = [
+    Fault(
+        41,
+        "metadata missing in part",
+        lambda f, _: good(f, ["a,p,40", "b,q,n/a", "c,r,"], "scan,patient,age"),
+        PREPARE,
+        ["age is missing in 2 of 3 scans"],
+        0,
+    ),
+    Fault(
+        41,
+        "metadata missing everywhere",
+        config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}), cells("age", lambda i: "n/a")),
+        PRETRAIN,
+        ["metadata_kernel: the column 'age' is empty", "drop it, or fill it in"],
+        3,
+    ),
+    Fault(42, "age of -1", lambda f, _: good(f, ["a,p,40", "b,q,-1"], "scan,patient,age"), PREPARE, ["age is '-1' in row 3", "n/a"], 3),
+    Fault(42, "age of 430", lambda f, _: good(f, ["a,p,40", "b,q,430"], "scan,patient,age"), PREPARE, ["age is '430' in row 3"], 3),
+    Fault(
+        42,
+        "text among days",
+        lambda f, _: good(f, ["a,p,0", "b,q,soon"], "scan,patient,session_days"),
+        PREPARE,
+        ["session_days is 'soon' in row 3"],
+        3,
+    ),
+    Fault(
+        43,
+        "one id, two rows",
+        manifest("scan,patient,path\na,p,a.nii.gz\na,q,b.nii.gz\n"),
+        CHECK,
+        ["scan id 'a' stands in rows [2, 3]", "keep one"],
+        3,
+    ),
+    Fault(
+        43,
+        "one patient, two sexes",
+        lambda f, _: good(f, ["a,p,F", "b,q,M", "c,p,M"], "scan,patient,sex"),
+        PREPARE,
+        ["patient 'p' has sex 'F' in row 2 and 'M' in row 4", "correct one"],
+        3,
+    ),
+    Fault(
+        44,
+        "patient on both sides, manifest",
+        lambda f, _: good(f, ["a,p,train", "b,p,test", "c,q,train"], "scan,patient,split"),
+        PREPARE,
+        ["1 patients are in train and in test: p"],
+        3,
+    ),
+    Fault(
+        44,
+        "patient on both sides, split.json",
+        config(store=edited("split.json", both_sides)),
+        PRETRAIN,
+        ["split.json", "1 patients are in train and in test", "leave each on one side"],
+        3,
+    ),
+    Fault(
+        44,
+        "test patient seen in pretraining",
+        pretrained,
+        ("finetune", "c.yaml", "--check"),
+        ["pretraining saw", "of the test patients", "pretrain on the training side"],
+        3,
+    ),
+    Fault(
+        45,
+        "no positives at all",
+        config(lambda c: c.update(pairs="same_patient"), lonely),
+        PRETRAIN,
+        ["same_patient", "left out: its patient has no other scan", "choose overlapping_crops"],
+        3,
+    ),
+    Fault(
+        46,
+        "names of patients",
+        dicom_series(PatientID="SECRET", PatientName="Doe^Jane"),
+        (*DICOM, "hash_ids=true"),
+        ["_1_CT_"],
+        0,
+        "out/manifest.csv",
+        without=["SECRET", "Doe", "Jane", "20200131"],
+    ),
+]

@@ -1,0 +1,32 @@
+"""The commands of docs/data.md are ones that the program takes, and the page names every source."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from medcl3d.config import read_options
+from medcl3d.data.options import prepare_options
+from medcl3d.data.sources import SOURCES
+from tests.test_cli import COMMANDS, medcl3d
+
+PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+LINES = [line for block in re.findall(r"```\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines() if line]
+
+
+def test_every_source_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE)) == set(SOURCES.names())
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_is_understood(line: str) -> None:
+    program, command, *words = shlex.split(line)
+    assert program == "medcl3d" and command in COMMANDS
+    if command == "prepare":
+        prepare_options(words[0], read_options([word for word in words if "=" in word]))
+    said = medcl3d(command, "--help").output
+    for option in (word for word in words if word.startswith("--")):
+        assert option in re.sub(r"\x1b\[[0-9;]*m", "", said)

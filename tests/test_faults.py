@@ -1,0 +1,29 @@
+"""What users get wrong, and what they are then told: one row a fault, through the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import FAULTS
+from tests.faults.fault import Fault, meet
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_told_with_its_place_and_remedy(fault: Fault, tmp_path: Path, tiny_store: Path) -> None:
+    if fault.command[1] == "dicom":
+        pytest.importorskip("pydicom")
+    code, told = meet(fault, tmp_path, tiny_store)
+    assert code == fault.code, told
+    for text in fault.says:
+        assert text in told, told
+    for text in (*fault.without, "Traceback"):
+        assert text not in told, told
+    if code:
+        lines = [line for line in told.splitlines() if line.startswith("medcl3d: ")]
+        assert len(lines) == 1, told
+
+
+def test_the_matrix_has_a_row_for_every_fault_of_configurations_and_data() -> None:
+    assert {fault.number for fault in FAULTS} == set(range(1, 47))
