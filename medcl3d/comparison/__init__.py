@@ -79,14 +79,14 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
     from medcl3d.comparison.analysis import analyse
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
-    from medcl3d.comparison.results import check_provenance, gather
+    from medcl3d.comparison.results import check_provenance, complete_replicates, gather, gather_cases
     from medcl3d.data.atomic import write_text
 
     table = gather(runs, config)
     notes = check_provenance(runs, config)
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
-    analysis = analyse(table, config)
+    analysis = analyse(table, config, gather_cases(runs, config, complete_replicates(table, config)))
     if analysis is None:
         rows = config.report_dir / "results.csv"
         raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")

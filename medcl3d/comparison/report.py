@@ -19,6 +19,7 @@ from medcl3d.comparison.figures import Curve, Picture, difference_dots, loss_pan
 from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoint
 from medcl3d.config import differences, plain
 from medcl3d.data.atomic import write_text
+from medcl3d.evaluation.coverage import covered
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 NUM_CASES = 3
@@ -66,6 +67,29 @@ def cell_words(cell: Cell) -> str:
     return ", ".join(f"{key} {value}" for key, value in cell) or "all"
 
 
+def tests(analysis: Analysis) -> list[str]:
+    """What the intervals are of, how well they cover, what is tested and what is not: sentences for readers."""
+    n = len(analysis.replicates)
+    varies = "An interval speaks of new replicates and of new test cases: its variance is that of a crossed two-way model"
+    alone = "An interval speaks of new replicates on these test cases only, not of other cases"
+    said = [f"{varies} ({n} replicates x {analysis.num_cases} patients)." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
+    known = covered(n)
+    if known is not None and analysis.num_cases:
+        said.append(
+            f"Nominal 95% intervals of {'ten or more' if n >= 10 else n} replicates held the truth in {known[0]:.0f} to {known[1]:.0f}% "
+            "of simulated comparisons, depending on what varies most (docs/statistics.md)."
+        )
+    if analysis.tested:
+        family = ", ".join(f"“{name}”" for name in analysis.family)
+        said.append(f"Tests: paired t at the endpoint, Holm-adjusted over the declared family ({family}).")
+        said.append("The exact Wilcoxon signed-rank p-values are a check over replicates alone and not adjusted.")
+    elif analysis.stage == "screen":
+        said.append("No test: this is a screening, which picks candidates; a claim needs new seeds and untouched test cases.")
+    elif n < MIN_REPLICATES_FOR_TEST:
+        said.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
+    return said
+
+
 def _incomplete(analysis: Analysis) -> list[str]:
     missing = analysis.planned - len(analysis.replicates)
     words = f"{analysis.planned} replicates were planned; {missing} {'is' if missing == 1 else 'are'} not complete in all arms"
@@ -78,21 +102,14 @@ def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> d
     primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
     over = "" if len(primary) == 1 else f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
     direction = "higher" if analysis.higher else "lower"
-    tested = len(analysis.replicates) >= MIN_REPLICATES_FOR_TEST
-    tests = (
-        "Paired t-tests over replicates, Holm-adjusted over all arms against the reference; "
-        "the exact Wilcoxon signed-rank p-values are a check and not adjusted."
-        if tested
-        else f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates."
-    )
     return {
         "seen": seen,
         "certainty": certainty,
         "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all {len(analysis.arms)} arms; "
         f"{len(cases)} test cases. A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms.",
         "endpoint": f"Declared endpoint: {analysis.metric} ({direction} is better), one number a replicate and arm{over}.",
-        "tested": tested,
-        "tests": f"{tests} How test cases vary is not yet in the intervals or tests: they speak of these test cases.",
+        "tested": analysis.tested,
+        "tests": tests(analysis),
     }
 
 
@@ -103,7 +120,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
             "name": name,
             "mean": arm.endpoint.mean,
             "difference": arm.endpoint.difference,
-            "holm": "" if arm.holm_p is None else p_value(arm.holm_p),
+            "holm": "" if arm.test is None else p_value(arm.test.holm),
             "wilcoxon": "" if arm.test is None else p_value(arm.test.wilcoxon),
         }
 

@@ -57,6 +57,12 @@ def test_replicates_are_complete_one_after_the_other(comparison):
     assert len({run.folder for run in runs}) == len(runs)
 
 
+def test_a_confirmation_has_seeds_of_its_own(comparison):
+    _, runs = expand(comparison(), "replicates=2", "first_seed=10")
+    assert {run.seed for run in runs} == {run.planned["seed"] for run in runs} == {10, 11}
+    assert all(run.folder.name == f"seed_{run.seed}" for run in runs)
+
+
 def test_every_combination_is_a_cell(comparison):
     _, runs = expand(comparison(vary={"num_labelled": [2, 8], "train.steps": [1, 10]}), "replicates=1")
     cells = {run.cell for run in runs if run.command == "finetune"}
@@ -104,6 +110,8 @@ def test_free_fields_are_whole_names():
         ({"endpoint": {"train.steps": 3}}, "does not vary"),
         ({"arms": {"scratch": {}, "a": {"set": {"transfr": "all"}}}}, "did you mean 'transfer'"),
         ({"replicates": 0}, "replicates"),
+        ({"family": ["dense"]}, "'dense' is not one of the arms"),
+        ({"family": ["scratch"]}, "beside the reference"),
     ],
 )
 def test_what_does_not_fit_is_one_line(comparison, fields, words):
