@@ -11,7 +11,7 @@ import pandas as pd
 from medcl3d.comparison.case_values import CaseValues
 from medcl3d.comparison.plan import Cell, CompareConfig, cells, family_of, in_endpoint
 from medcl3d.comparison.results import complete_replicates
-from medcl3d.evaluation.crossed import Estimate, over_replicates, over_replicates_and_cases
+from medcl3d.evaluation.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
 from medcl3d.evaluation.labels import labels_needed
 from medcl3d.evaluation.power import effect_size, smallest_difference
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_CLAIM, MIN_REPLICATES_FOR_TEST, Interval, holm, wilcoxon_exact
@@ -47,6 +47,7 @@ class ArmNumbers:
     effect    the endpoint's difference in standard deviations over replicates
     smallest  the difference that a comparison of this size tells from 0 in 80%, at the level that the family leaves
     labels    cell -> how many labels the reference would need, in words
+    components  variances of the endpoint's difference
     """
 
     name: str
@@ -56,6 +57,7 @@ class ArmNumbers:
     effect: Interval | None = None
     smallest: float | None = None
     labels: dict[Cell, str] = field(default_factory=dict)
+    components: Components | None = None
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,10 @@ def analyse(table: pd.DataFrame, config: CompareConfig, cases: CaseValues | None
         if name == reference:
             return ArmNumbers(name, by_cell, numbers(name, primary))
         paired = values.replicates(name, primary) - values.replicates(reference, primary)
+        parts = differences[name].components
         level = ALPHA / len(family) if name in family else ALPHA
         smallest = smallest_difference(differences[name], level) if len(seeds) > 1 else None
-        return ArmNumbers(name, by_cell, numbers(name, primary), tests.get(name), effect_size(paired), smallest)
+        return ArmNumbers(name, by_cell, numbers(name, primary), tests.get(name), effect_size(paired), smallest, {}, parts)
 
     arms = [of_arm(name) for name in config.arms]
     pairs = {(a, b): values.estimate(a, primary, b).interval() for a in config.arms for b in config.arms if a != b}

@@ -75,7 +75,9 @@ class CompareConfig:
     family      the arms that are tested against the reference, as one family (default: all others); the rest is exploratory
     stage       confirm, or screen: picks candidates, so nothing is tested
     first_seed  replicates have the seeds first_seed, first_seed + 1, ...; what was screened is confirmed with new ones
-    jobs        processes at once, which share the processors
+    jobs        runs at once; on this machine they share the processors
+    executor    local, or slurm: each run is a job of the cluster, which submitit sends (pip install 'medcl3d[slurm]')
+    slurm       what a job asks for: submitit's parameters, as timeout_min, mem_gb, gpus_per_node, slurm_partition
     """
 
     out_dir: Path
@@ -95,6 +97,8 @@ class CompareConfig:
     metric: str = "dice"
     better: Literal["higher", "lower"] = "higher"
     jobs: Count = 1
+    executor: Literal["local", "slurm"] = "local"
+    slurm: dict[str, Any] = field(default_factory=dict)
     prepare: Prepare | None = None
 
     @property

@@ -14,8 +14,8 @@ import numpy as np
 import yaml
 
 from medcl3d.comparison.analysis import Analysis, answer, number, p_value
-from medcl3d.comparison.execute import command_of, read_json
 from medcl3d.comparison.figures import Curve, Picture, difference_dots, loss_panels, metric_curve
+from medcl3d.comparison.launch import command_of, read_json
 from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoint
 from medcl3d.config import differences, plain
 from medcl3d.data.atomic import write_text

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from medcl3d.comparison.case_values import CaseValues, Key, by_patient, collect
-from medcl3d.comparison.execute import is_done, read_json
+from medcl3d.comparison.execute import is_done
+from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import MODELS, CompareConfig, Run, cells, free_fields
 from medcl3d.errors import DataError
 
