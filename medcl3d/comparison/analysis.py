@@ -235,14 +235,18 @@ def _certainty(analysis: Analysis, arm: ArmNumbers) -> str:
     n = len(analysis.replicates)
     if n == 1:
         return f"One replicate cannot tell a difference from chance ({what}, without an interval): it ranks nothing."
-    side = "leaves out" if difference.excludes_zero else "includes"
-    hint = f"{what}, and its 95% interval {side} no difference, which is a hint at most"
+    side = "does not hold" if difference.excludes_zero else "holds"
+    hint = f"{what}, and its 95% interval {side} 0, which is a hint at most"
     if n < MIN_REPLICATES_FOR_TEST:
         return f"No test, since there are fewer than {MIN_REPLICATES_FOR_TEST} replicates: {hint}."
     if analysis.stage == "screen":
         return f"No test, since this is a screening that only picks candidates: {hint}."
     if arm.test is None:
-        return f"No test, since “{arm.name}” is outside the declared family: {hint}."
+        sign = 1 if analysis.higher else -1
+        inside = max((analysis.arm(name) for name in analysis.family), key=lambda a: sign * a.endpoint.mean.mean)
+        outside = f"“{arm.name}” is outside the declared family, so that its difference of {with_interval(difference, sign=True)} is a hint"
+        within = _certainty(analysis, inside)
+        return f"{outside}; within the family, {within[0].lower()}{within[1:]}"
     told = arm.test.holm < ALPHA
     p = f"Holm-adjusted {p_value(arm.test.holm)}, exact Wilcoxon unadjusted {p_value(arm.test.wilcoxon)}"
     verdict = f"{what}; the paired t-test {'tells' if told else 'does not tell'} it from chance ({p})"

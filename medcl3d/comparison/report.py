@@ -14,9 +14,11 @@ import numpy as np
 import yaml
 
 from medcl3d.comparison.analysis import Analysis, answer, number, p_value
+from medcl3d.comparison.cost import costs
 from medcl3d.comparison.figures import Curve, Picture, difference_dots, loss_panels, metric_curve
 from medcl3d.comparison.launch import command_of, read_json
 from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoint
+from medcl3d.comparison.timing import duration
 from medcl3d.config import differences, plain
 from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.coverage import covered
@@ -29,7 +31,7 @@ NUM_CASES = 3
 def write_report(
     path: Path, analysis: Analysis, runs: Sequence[Run], config: CompareConfig, title: str, command: str, notes: Sequence[str]
 ) -> None:
-    """Write the report of finished `runs` to `path`, atomically.
+    """Write the report of finished `runs` to `path`, atomically, and its figures as SVG files to `figures` beside it.
 
     command: what repeats the comparison; notes: what a reader must know beside the numbers.
     """
@@ -38,9 +40,11 @@ def write_report(
     )
     environment.globals.update(number=number, data_uri=svg_uri)
     used = [run for run in runs if run.seed in analysis.replicates]
+    tables = _tables(analysis)
+    losses = _losses(used, analysis.cells[-1])
     content = {
         **_answer(analysis, used, config),
-        **_tables(analysis),
+        **tables,
         **_cases(analysis, used),
         **_pictures(analysis, used),
         **_repeat(analysis, used, config),
@@ -48,7 +52,14 @@ def write_report(
         "command": command,
         "notes": [*_incomplete(analysis), *notes],
         "contrasts": contrasts(used),
+        "losses": losses,
+        "costs": _costs(used, config),
     }
+    folder = path.parent / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in (("curve", tables["curve"]), ("differences", tables["differences"]), ("losses", losses)):
+        if picture is not None:
+            write_text(folder / f"{name}.svg", picture.light)
     write_text(path, environment.get_template("report.html.j2").render(content))
 
 
@@ -122,6 +133,9 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
             "difference": arm.endpoint.difference,
             "holm": "" if arm.test is None else p_value(arm.test.holm),
             "wilcoxon": "" if arm.test is None else p_value(arm.test.wilcoxon),
+            "role": "reference" if name == analysis.reference else "tested" if arm.test is not None else "exploratory",
+            "effect": arm.effect,
+            "smallest": arm.smallest,
         }
 
     others = [arm for arm in analysis.arms if arm.name != analysis.reference]
@@ -134,9 +148,31 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "primary": [row(arm.name) for arm in analysis.arms],
         "table": [{"name": arm.name, "means": [arm.cells[cell].mean for cell in analysis.cells]} for arm in analysis.arms],
         "paired": [{"name": arm.name, "differences": [arm.cells[c].difference for c in analysis.cells], "n": n} for arm in others],
+        "labels": [{"name": arm.name, "needed": [arm.labels.get(cell, "") for cell in analysis.cells]} for arm in others if arm.labels],
+        "matrix": _matrix(analysis) if len(analysis.arms) > 2 else [],
         "curve": metric_curve(analysis),
         "differences": difference_dots(analysis),
     }
+
+
+def _matrix(analysis: Analysis) -> list[dict[str, Any]]:
+    names = [arm.name for arm in analysis.arms]
+    return [{"name": a, "differences": [None if a == b else analysis.pairs[a, b] for b in names]} for a in names]
+
+
+def _costs(runs: Sequence[Run], config: CompareConfig) -> list[dict[str, Any]]:
+    def shown(seconds: float | None) -> dict[str, Any]:
+        return {"value": seconds or 0.0, "text": "" if seconds is None else duration(seconds)}
+
+    return [
+        {
+            "name": cost.arm,
+            "pretraining": shown(cost.pretraining_s),
+            "measuring": shown(cost.measuring_s),
+            "memory_mib": cost.peak_memory_mib,
+        }
+        for cost in costs(runs, config)
+    ]
 
 
 def case_means(runs: Sequence[Run], metric: str) -> dict[str, dict[str, float]]:
@@ -158,7 +194,7 @@ def _cases(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
     left = len(order) - len(shown)
     return {
         "case_words": words + (f"; {left} scans between are left out." if left else "."),
-        "cases": [{"scan": scan, "numbers": [number(means[scan][arm.name]) for arm in analysis.arms]} for scan in shown],
+        "cases": [{"scan": scan, "numbers": [means[scan][arm.name] for arm in analysis.arms]} for scan in shown],
     }
 
 
@@ -167,15 +203,18 @@ def _pictures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
 
     def gallery(command: str, file: str, alt: str, cell: Cell) -> list[dict[str, str]]:
         chosen = [run for run in first if run.command == command and run.cell == cell and (run.folder / "pictures" / file).is_file()]
-        return [{"uri": png_uri(run.folder / "pictures" / file), "alt": f"{alt}: {run}", "caption": str(run)} for run in chosen]
+        return [
+            {"uri": png_uri(run.folder / "pictures" / file), "alt": f"{alt}: {run}", "caption": f"{run}: {alt[0].lower()}{alt[1:]}"}
+            for run in chosen
+        ]
 
     # Of the cells, the last stands for all: it is the one with the most labels as people write them.
     last = analysis.cells[-1]
     measured = [run for run in first if run.measures]
     return {
         "pair_pictures": gallery("pretrain", "pairs.png", "Views that the strategy draws together", ()),
+        "relation_pictures": gallery("pretrain", "relation.png", "Which things of a batch attract and which repel", ()),
         "case_pictures": gallery(measured[0].command, "cases.png", "Best and worst test cases with true and predicted outlines", last),
-        "losses": _losses(runs, last),
     }
 
 
@@ -207,6 +246,7 @@ def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> d
     provenance = read_json(runs[0].folder / "provenance.json")
     named = {**({"python": provenance["python"]} if "python" in provenance else {}), **provenance.get("versions", {})}
     commit = f", commit {provenance['commit']}" if provenance.get("commit") else ""
+    data = sorted({json.dumps(read_json(run.folder / "provenance.json").get("data")) for run in runs})
     documents = [{"title": "The comparison", "text": _yaml(plain(config))}]
     for run in runs:
         if run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
@@ -215,6 +255,7 @@ def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> d
     return {
         "seeds": ", ".join(map(str, analysis.replicates)),
         "versions": "Made with " + ", ".join(f"{name} {version}" for name, version in named.items()) + commit + "." if named else "",
+        "data": "Hash of the data: " + ", ".join(data) + ".",
         "documents": documents,
     }
 
