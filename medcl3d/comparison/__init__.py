@@ -30,11 +30,13 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from medcl3d.comparison.lock import only_start
     from medcl3d.comparison.plan import CompareConfig, plan
     from medcl3d.comparison.results import moved
+    from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     config = load(config_path, overrides, CompareConfig)
     runs = plan(config, str(config_path))
+    check_confirmation(runs, config, str(config_path))
     command = shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides])
     if from_runs:
         return _report(moved(runs, config, from_runs), config, config_path, command, console)
@@ -79,8 +81,10 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
     from medcl3d.comparison.results import check_provenance, complete_replicates, gather, gather_cases
+    from medcl3d.comparison.stages import check_confirmation
     from medcl3d.data.atomic import write_text
 
+    check_confirmation(runs, config, str(config_path))
     table = gather(runs, config)
     notes = check_provenance(runs, config)
     config.out_dir.mkdir(parents=True, exist_ok=True)

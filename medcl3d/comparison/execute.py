@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from medcl3d.comparison.launch import INPUTS, LOG, Child, encoder_hash, read_json
 from medcl3d.comparison.lock import held
-from medcl3d.comparison.plan import MODELS, Run
+from medcl3d.comparison.plan import Run
 from medcl3d.comparison.timing import duration, seconds_to_go
 from medcl3d.config import differences
 from medcl3d.errors import ConfigError, Stopped
@@ -180,7 +180,7 @@ class _Grid:
         self.over = {folder: "done" for folder in done}
         self.children: list[Child] = []
         self._starts: Counter[Path] = Counter()
-        self._told: set[str] = {command for command in MODELS if _seconds(command, runs, self.waiting) is not None}
+        self._told: set[tuple[str, bool]] = set()
         self._waits_for: set[Path] = set()
 
     def start(self, launcher: Launcher) -> None:
@@ -216,16 +216,19 @@ class _Grid:
             self._finish(Outcome(run, "failed", 0.0, "its pretraining failed"))
 
     def tell_time(self, at_once: int) -> None:
-        """Say once for each command how long its runs take, as soon as the first of them has timed its steps."""
+        """Say how long the runs of a command take: as soon as the first of them has timed its steps, and when it has ended."""
         left = [*self.waiting, *(child.run for child in self.children)]
-        for command in MODELS:
-            if command in self._told or not any(child.run.command == command for child in self.children):
+        waiting = {run.folder for run in left}
+        for command in {run.command for run in left}:
+            done = [run for run in self.runs if run.command == command and run.folder not in waiting]
+            if (command, bool(done)) in self._told:
                 continue
-            seconds = _seconds(command, self.runs, left)
+            seconds = seconds_to_go(command, self.runs, done)
             if seconds is not None:
-                self._told.add(command)
+                self._told.add((command, bool(done)))
                 count = sum(run.command == command for run in left)
-                self._say(f"{command}: about {duration(seconds / min(at_once, count))} for {count} runs, from the first steps")
+                known = "from the whole runs so far" if done else "steps alone"
+                self._say(f"{command}: about {duration(seconds / min(at_once, count))} for {count} runs, {known}")
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -235,11 +238,6 @@ class _Grid:
 
     def _say(self, line: str) -> None:
         self.say(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _seconds(command: str, runs: Sequence[Run], left: Sequence[Run]) -> float | None:
-    waiting = {run.folder for run in left}
-    return seconds_to_go(command, runs, [run for run in runs if run.folder not in waiting])
 
 
 def _advance(progress: Progress, task: TaskID, going: Sequence[Run], ended: Sequence[Run]) -> None:

@@ -74,6 +74,7 @@ class CompareConfig:
                 of `metric` over them, one number a replicate and arm
     family      the arms that are tested against the reference, as one family (default: all others); the rest is exploratory
     stage       confirm, or screen: picks candidates, so nothing is tested
+    screened    the file of the screening that this confirms: its seeds and its test patients are refused here
     first_seed  replicates have the seeds first_seed, first_seed + 1, ...; what was screened is confirmed with new ones
     jobs        runs at once; on this machine they share the processors
     executor    local, or slurm: each run is a job of the cluster, which submitit sends (pip install 'medcl3d[slurm]')
@@ -92,6 +93,7 @@ class CompareConfig:
     endpoint: dict[str, Any] = field(default_factory=dict)
     family: tuple[str, ...] = ()
     stage: Literal["screen", "confirm"] = "confirm"
+    screened: Path | None = None
     first_seed: Whole = 0
     replicates: Count = 1
     metric: str = "dice"

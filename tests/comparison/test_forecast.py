@@ -58,7 +58,7 @@ def test_runs_leave_what_they_cost_and_say_how_long_is_left(comparison):
         cost = read_json(run.folder / COST)
         assert cost["seconds"] >= (0.6 if run.name == "dense" and run.measures else 0)
         assert cost["peak_memory_mib"] > 1
-    assert "finetune: about" in said
+    assert "finetune: about" in said and "1 runs, from the whole runs so far" in said
 
 
 def test_durations_are_readable():
