@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from medcl3d.comparison.plan import CompareConfig, check_fair, dotted, free_fields, plan, slug, unfair
 from medcl3d.config import load
@@ -143,3 +145,10 @@ def test_sets_of_pretrainings_are_free_only_there(comparison):
     )
     assert "encoder" in free_fields("pretrain", config)
     assert "encoder" not in free_fields("finetune", config)
+
+
+def test_the_page_names_fields_that_there_are():
+    page = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
+    keys = {key for block in blocks for key in block}
+    assert {"family", "executor", "screened"} <= keys <= {field.name for field in fields(CompareConfig)}
