@@ -235,8 +235,8 @@ def _certainty(analysis: Analysis, arm: ArmNumbers) -> str:
     n = len(analysis.replicates)
     if n == 1:
         return f"One replicate cannot tell a difference from chance ({what}, without an interval): it ranks nothing."
-    side = "does not hold" if difference.excludes_zero else "holds"
-    hint = f"{what}, and its 95% interval {side} 0, which is a hint at most"
+    weight = "does not hold 0, which is a hint at most" if difference.excludes_zero else "holds 0"
+    hint = f"{what}, and its 95% interval {weight}"
     if n < MIN_REPLICATES_FOR_TEST:
         return f"No test, since there are fewer than {MIN_REPLICATES_FOR_TEST} replicates: {hint}."
     if analysis.stage == "screen":

@@ -133,7 +133,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
             "difference": arm.endpoint.difference,
             "holm": "" if arm.test is None else p_value(arm.test.holm),
             "wilcoxon": "" if arm.test is None else p_value(arm.test.wilcoxon),
-            "role": "reference" if name == analysis.reference else "tested" if arm.test is not None else "exploratory",
+            "role": _role(analysis, name),
             "effect": arm.effect,
             "smallest": arm.smallest,
         }
@@ -153,6 +153,13 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "curve": metric_curve(analysis),
         "differences": difference_dots(analysis),
     }
+
+
+def _role(analysis: Analysis, name: str) -> str:
+    if name == analysis.reference:
+        return "reference"
+    tested = "tested" if analysis.tested else "not tested"
+    return tested if name in analysis.family else "exploratory"
 
 
 def _matrix(analysis: Analysis) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from medcl3d.evaluation.crossed import Estimate
 from medcl3d.evaluation.statistics import Interval
@@ -46,18 +46,18 @@ def smallest_difference(estimate: Estimate, alpha: float = 0.05, wanted: float =
 
 
 def effect_size(differences: ArrayLike, confidence: float = 0.95) -> Interval | None:
-    """Mean of ``differences [R]`` in units of their standard deviation over replicates; None where that is 0 or unknown.
+    """Mean of ``differences [R]`` in units of their standard deviation over replicates; None where that is 0, or R below 3.
 
     The estimate has Hedges' correction for few replicates; the limits come from the noncentral t-distribution.
     How test cases vary is not in it. Source: Hedges 1981; Cumming and Finch 2001.
     """
     values = np.asarray(differences, dtype=np.float64)
     num = len(values)
-    spread = float(values.std(ddof=1)) if num > 1 else 0.0
+    spread = float(values.std(ddof=1)) if num > 2 else 0.0  # of two, the correction leaves nothing
     if spread <= 1e-12 * abs(float(values.mean())):
         return None
     df, standard = num - 1, float(values.mean()) / spread
-    corrected = standard * (1 - 3 / (4 * df - 1))
+    corrected = standard * float(np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / np.sqrt(df / 2))
     t = standard * np.sqrt(num)
     if abs(t) > LARGEST_T:
         return Interval(corrected, float("nan"), float("nan"), num)

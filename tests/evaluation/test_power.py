@@ -29,9 +29,9 @@ def test_the_smallest_difference_where_nothing_varies_or_is_known():
 
 
 def test_effect_size_by_hand():
-    """1, 2, 3, 4, 5: mean 3, sd sqrt(2.5), times 1 - 3 / 15."""
+    """1, 2, 3, 4, 5: mean 3, sd sqrt(2.5), times Gamma(2) / (sqrt(2) Gamma(1.5)) = 0.797885."""
     found = effect_size([1, 2, 3, 4, 5])
-    assert found.mean == pytest.approx(3 / np.sqrt(2.5) * 0.8)
+    assert found.mean == pytest.approx(3 / np.sqrt(2.5) * 0.797885, rel=1e-6)
     t = 3 / np.sqrt(2.5) * np.sqrt(5)
     assert stats.nct.cdf(t, 4, found.low * np.sqrt(5)) == pytest.approx(0.975, abs=1e-6)
     assert stats.nct.cdf(t, 4, found.high * np.sqrt(5)) == pytest.approx(0.025, abs=1e-6)
@@ -46,7 +46,8 @@ def test_the_intervals_of_effect_sizes_cover():
 
 def test_no_effect_size_without_spread():
     assert effect_size([0.1]) is None
-    assert effect_size([0.1, 0.1]) is None
+    assert effect_size([0.1, 0.2]) is None
+    assert effect_size([0.1, 0.1, 0.1]) is None
     assert not effect_size([0.1, 0.1 + 1e-6, 0.1 - 1e-6]).known
 
 
