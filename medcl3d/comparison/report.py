@@ -21,6 +21,7 @@ from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoin
 from medcl3d.comparison.timing import duration
 from medcl3d.config import differences, plain
 from medcl3d.data.atomic import write_text
+from medcl3d.evaluation.coverage import NUM_CASES as NUM_SIMULATED
 from medcl3d.evaluation.coverage import covered
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
@@ -81,14 +82,17 @@ def cell_words(cell: Cell) -> str:
 def tests(analysis: Analysis) -> list[str]:
     """What the intervals are of, how well they cover, what is tested and what is not: sentences for readers."""
     n = len(analysis.replicates)
+    if n == 1:
+        return ["One replicate has no interval and no test."]
     varies = "An interval speaks of new replicates and of new test cases: its variance is that of a crossed two-way model"
     alone = "An interval speaks of new replicates on these test cases only, not of other cases"
     said = [f"{varies} ({n} replicates x {analysis.num_cases} patients)." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
     known = covered(n)
     if known is not None and analysis.num_cases:
+        measured, low, high = known
         said.append(
-            f"Nominal 95% intervals of {'ten or more' if n >= 10 else n} replicates held the truth in {known[0]:.0f} to {known[1]:.0f}% "
-            "of simulated comparisons, depending on what varies most (docs/statistics.md)."
+            f"Of simulated comparisons of {measured} replicates and {NUM_SIMULATED} cases, {low:.0f} to {high:.0f}% of the 95% intervals "
+            "held the truth, depending on what varies most (docs/statistics.md)."
         )
     if analysis.tested:
         family = ", ".join(f"“{name}”" for name in analysis.family)

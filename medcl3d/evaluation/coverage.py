@@ -60,10 +60,10 @@ def measure(num_replicates: int, spreads: Sequence[Spread] = tuple(SPREADS.value
     return found
 
 
-def covered(num_replicates: int) -> tuple[float, float] | None:
-    """The measured coverage in percent, lowest and highest, of the largest measured number up to this one; None for one replicate."""
+def covered(num_replicates: int) -> tuple[int, float, float] | None:
+    """The largest measured number of replicates up to this one, and its coverage in percent, lowest and highest; None for one."""
     known = [num for num in MEASURED if num <= num_replicates]
-    return MEASURED[max(known)] if known else None
+    return (max(known), *MEASURED[max(known)]) if known else None
 
 
 def table(repetitions: int = REPETITIONS) -> str:
