@@ -12,6 +12,7 @@ from medcl3d.errors import DataError, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from medcl3d.comparison.execute import Launcher
     from medcl3d.comparison.plan import CompareConfig, Prepare, Run
 
 
@@ -25,22 +26,29 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from rich.console import Console
 
     from medcl3d.comparison.execute import execute
+    from medcl3d.comparison.forecast import forecast
+    from medcl3d.comparison.lock import only_start
     from medcl3d.comparison.plan import CompareConfig, plan
     from medcl3d.comparison.results import moved
+    from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     config = load(config_path, overrides, CompareConfig)
     runs = plan(config, str(config_path))
+    check_confirmation(runs, config, str(config_path))
     command = shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides])
     if from_runs:
         return _report(moved(runs, config, from_runs), config, config_path, command, console)
-    _say_plan(runs, console)
+    for line in forecast(runs, config):
+        console.print(line)
     if check:
         return config.report_dir / "report.html"
-    if config.prepare is not None:
-        _prepare(config.prepare, console)
-    failed = [outcome for outcome in execute(runs, config.jobs, console) if outcome.state == "failed"]
+    launcher = _launcher(config)
+    with only_start(config.out_dir):
+        if config.prepare is not None:
+            _prepare(config.prepare, console)
+        failed = [outcome for outcome in execute(runs, launcher, console) if outcome.state == "failed"]
     if not failed:
         return _report(runs, config, config_path, command, console)
     for outcome in failed:
@@ -52,18 +60,11 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     raise UserError(f"{len(failed)} of {len(runs)} runs failed; {where}. Mend the cause: the same command runs only what is missing")
 
 
-def _say_plan(runs: Sequence[Run], console: Console) -> None:
-    from medcl3d.comparison.execute import is_done
-    from medcl3d.comparison.plan import MODELS
+def _launcher(config: CompareConfig) -> Launcher:
+    from medcl3d.comparison.launch import LocalLauncher
+    from medcl3d.comparison.slurm import SlurmLauncher
 
-    there = {run.folder for run in runs if is_done(run)}
-    for command in MODELS:
-        group = [run for run in runs if run.command == command]
-        if group:
-            steps = sum(run.steps for run in group if run.folder not in there)
-            done = sum(run.folder in there for run in group)
-            names = ", ".join(f"“{name}”" for name in dict.fromkeys(run.name for run in group))
-            console.print(f"{command}: {len(group)} runs of {names}; {done} are there, {len(group) - done} to do with {steps} steps")
+    return LocalLauncher(config.jobs) if config.executor == "local" else SlurmLauncher(config.out_dir, config.jobs, config.slurm)
 
 
 def _prepare(wanted: Prepare, console: Console) -> None:
@@ -79,14 +80,16 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
     from medcl3d.comparison.analysis import analyse
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
-    from medcl3d.comparison.results import check_provenance, gather
+    from medcl3d.comparison.results import check_provenance, complete_replicates, gather, gather_cases
+    from medcl3d.comparison.stages import check_confirmation
     from medcl3d.data.atomic import write_text
 
+    check_confirmation(runs, config, str(config_path))
     table = gather(runs, config)
     notes = check_provenance(runs, config)
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
-    analysis = analyse(table, config)
+    analysis = analyse(table, config, gather_cases(runs, config, complete_replicates(table, config)))
     if analysis is None:
         rows = config.report_dir / "results.csv"
         raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")

@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from medcl3d.comparison.launch import INPUTS, LOG, Child, encoder_hash, read_json
+from medcl3d.comparison.lock import held
 from medcl3d.comparison.plan import Run
+from medcl3d.comparison.timing import duration, seconds_to_go
 from medcl3d.config import differences
-from medcl3d.data.atomic import write_json
 from medcl3d.errors import ConfigError, Stopped
 from medcl3d.training.logs import FREE_FIELDS
 
-LOG = "compare.log"
-INPUTS = "inputs.json"
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 120.0
 """How long a run that is asked to stop may take to save its state."""
+STOPPED = 75
+MOST_STARTS = 50
+"""Of one run on a cluster that stops its jobs; beyond it, it is a failure."""
+
+
+class Launcher(Protocol):
+    """Where runs go: this machine, or a cluster. at_once: how many run at a time; takes: how many it holds, waiting ones included."""
+
+    at_once: int
+    takes: int
+
+    def launch(self, runs: Sequence[Run]) -> list[Child]:
+        """Start runs."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `kept` was done before; `failed` has a reason."""
+    """How a run ended: `kept` was done before; `failed` has a reason; `stopped` by a cluster can resume."""
 
     run: Run
-    state: Literal["done", "kept", "failed"]
+    state: Literal["done", "kept", "failed", "stopped"]
     seconds: float = 0.0
     reason: str = ""
 
@@ -66,17 +77,6 @@ def is_done(run: Run) -> bool:
     return done
 
 
-def encoder_hash(folder: Path) -> str | None:
-    """SHA-256 of the encoder that a pretraining left, None where there is none."""
-    path = folder / "encoder.safetensors"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty where the file is absent."""
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
 def last_line(path: Path) -> str:
     """The last line of a log that says something."""
     lines = [line.strip() for line in path.read_text(errors="replace").splitlines()] if path.is_file() else []
@@ -94,53 +94,19 @@ def step_of(run: Run) -> int:
     return int(json.loads(complete[-1]).get("step", 0)) if complete else 0
 
 
-def command_of(run: Run) -> list[str]:
-    """The command line of a run, as a person would type it after `python`."""
-    return ["-m", "medcl3d", run.command, str(run.config), *run.overrides]
-
-
-@dataclass
-class _Child:
-    """A run that is going on."""
-
-    run: Run
-    process: subprocess.Popen[bytes]
-    started: float
-
-
-def _start(run: Run, jobs: int) -> _Child:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    if run.needs is not None:
-        write_json(run.folder / INPUTS, {"encoder_sha256": encoder_hash(run.needs)})
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
-    with (run.folder / LOG).open("ab") as log:
-        # A session of its own: Ctrl-C reaches only us, and we ask each run once to save and stop.
-        process = subprocess.Popen(
-            [sys.executable, *command_of(run)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path, **threads},
-            start_new_session=True,
-        )
-    return _Child(run, process, time.monotonic())
-
-
-def _stop(children: Sequence[_Child]) -> None:
+def _stop(children: Sequence[Child]) -> None:
     """Ask all to save and stop; kill what has not after the grace time, or at a second Ctrl-C."""
     for child in children:
-        child.process.terminate()
+        child.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
     try:
         for child in children:
-            child.process.wait(max(0.1, deadline - time.monotonic()))
+            child.wait(max(0.1, deadline - time.monotonic()))
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         for child in children:
-            child.process.kill()
+            child.kill()
     for child in children:
-        child.process.wait()
+        child.wait()
 
 
 @contextmanager
@@ -164,8 +130,8 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _outcome(child: _Child) -> Outcome | None:
-    code = child.process.poll()
+def _outcome(child: Child) -> Outcome | None:
+    code = child.poll()
     if code is None:
         return None
     seconds = time.monotonic() - child.started
@@ -174,50 +140,104 @@ def _outcome(child: _Child) -> Outcome | None:
             return Outcome(child.run, "done", seconds)
     except ConfigError as error:
         return Outcome(child.run, "failed", seconds, str(error))
+    if code == STOPPED and child.resumable:
+        return Outcome(child.run, "stopped", seconds, "its job was stopped too often")
     what = f"exit {code}" if code > 0 else f"killed by signal {-code}" if code < 0 else "exit 0, but its status.json does not say done"
     return Outcome(child.run, "failed", seconds, f"{what}: {last_line(child.run.folder / LOG)}")
 
 
-def execute(runs: Sequence[Run], jobs: int, console: Console) -> list[Outcome]:
-    """Run what is not done yet, `jobs` at once; a run that fails does not stop the others.
+def execute(runs: Sequence[Run], launcher: Launcher, console: Console) -> list[Outcome]:
+    """Run what is not done yet, as many at once as the launcher takes; a run that fails does not stop the others.
 
+    A run that another process is at (it outlived the comparison that started it) is waited for.
     ConfigError before anything starts where a folder holds another run; Stopped on Ctrl-C or SIGTERM.
     """
-    done = {run.folder for run in runs if is_done(run)}
-    outcomes = [Outcome(run, "kept") for run in runs if run.folder in done]
-    waiting = [run for run in runs if run.folder not in done]
-    over = {folder: "done" for folder in done}
-    children: list[_Child] = []
+    grid = _Grid(runs, console)
     with _stop_signals() as asked, _progress(console) as progress:
-        task = progress.add_task("runs", total=sum(run.size for run in waiting))
+        task = progress.add_task("runs", total=sum(run.size for run in grid.waiting))
+        grid.say = progress.console.print
         try:
-            while waiting or children:
-                for run in _ready(waiting, over)[: jobs - len(children)]:
-                    waiting.remove(run)
-                    children.append(_start(run, jobs))
-                if asked.wait(POLL_SECONDS if children else 0):
-                    raise Stopped(f"stopped with {len(outcomes)} of {len(runs)} runs over; the same command goes on from here")
-                for child, outcome in [(c, o) for c in children if (o := _outcome(c)) is not None]:
-                    children.remove(child)
-                    _finish(outcome, outcomes, over, progress, len(runs))
-                for run in [r for r in waiting if r.needs is not None and over.get(r.needs) == "failed"]:
-                    waiting.remove(run)
-                    _finish(Outcome(run, "failed", 0.0, "its pretraining failed"), outcomes, over, progress, len(runs))
-                _advance(progress, task, [c.run for c in children], [o.run for o in outcomes if o.state != "kept"])
+            while grid.waiting or grid.children:
+                grid.start(launcher)
+                if asked.wait(POLL_SECONDS if grid.children or grid.waiting else 0):
+                    raise Stopped(f"stopped with {len(grid.outcomes)} of {len(runs)} runs over; the same command goes on from here")
+                grid.collect()
+                grid.tell_time(launcher.at_once)
+                _advance(progress, task, [c.run for c in grid.children], [o.run for o in grid.outcomes if o.state != "kept"])
         finally:
-            _stop(children)
-    return outcomes
+            _stop(grid.children)
+    return grid.outcomes
 
 
-def _ready(waiting: Sequence[Run], over: dict[Path, str]) -> list[Run]:
-    return [run for run in waiting if run.needs is None or over.get(run.needs) == "done"]
+class _Grid:
+    """How far a plan is: what is done, what goes on, what waits."""
 
+    def __init__(self, runs: Sequence[Run], console: Console):
+        self.runs, self.say = runs, console.print
+        done = {run.folder for run in runs if is_done(run)}
+        self.outcomes = [Outcome(run, "kept") for run in runs if run.folder in done]
+        self.waiting = [run for run in runs if run.folder not in done]
+        self.over = {folder: "done" for folder in done}
+        self.children: list[Child] = []
+        self._starts: Counter[Path] = Counter()
+        self._told: set[tuple[str, bool]] = set()
+        self._waits_for: set[Path] = set()
 
-def _finish(outcome: Outcome, outcomes: list[Outcome], over: dict[Path, str], progress: Progress, total: int) -> None:
-    outcomes.append(outcome)
-    over[outcome.run.folder] = outcome.state
-    line = f"{len(outcomes)}/{total} {outcome.state} in {outcome.seconds:.0f} s: {outcome.run}"
-    progress.console.print(line + (f"\n    {outcome.reason}" if outcome.reason else ""), markup=False, highlight=False, soft_wrap=True)
+    def start(self, launcher: Launcher) -> None:
+        """Start what is ready, as many as there is room for."""
+        ready: list[Run] = []
+        for run in [r for r in self.waiting if r.needs is None or self.over.get(r.needs) == "done"]:
+            if len(ready) + len(self.children) >= launcher.takes:
+                break
+            if held(run.folder):
+                if run.folder not in self._waits_for:
+                    self._say(f"waiting for {run}, which another process is at")
+                    self._waits_for.add(run.folder)
+                continue
+            self.waiting.remove(run)
+            if run.folder in self._waits_for and is_done(run):
+                self._finish(Outcome(run, "done"))
+            else:
+                ready.append(run)
+        if ready:
+            self._starts.update(run.folder for run in ready)
+            self.children += launcher.launch(ready)
+
+    def collect(self) -> None:
+        """Take in what has ended, and what cannot start any more."""
+        for child, outcome in [(c, o) for c in self.children if (o := _outcome(c)) is not None]:
+            self.children.remove(child)
+            if outcome.state == "stopped" and self._starts[child.run.folder] < MOST_STARTS:
+                self.waiting.append(child.run)
+            else:
+                self._finish(replace(outcome, state="failed") if outcome.state == "stopped" else outcome)
+        for run in [r for r in self.waiting if r.needs is not None and self.over.get(r.needs) == "failed"]:
+            self.waiting.remove(run)
+            self._finish(Outcome(run, "failed", 0.0, "its pretraining failed"))
+
+    def tell_time(self, at_once: int) -> None:
+        """Say how long the runs of a command take: as soon as the first of them has timed its steps, and when it has ended."""
+        left = [*self.waiting, *(child.run for child in self.children)]
+        waiting = {run.folder for run in left}
+        for command in {run.command for run in left}:
+            done = [run for run in self.runs if run.command == command and run.folder not in waiting]
+            if (command, bool(done)) in self._told:
+                continue
+            seconds = seconds_to_go(command, self.runs, done)
+            if seconds is not None:
+                self._told.add((command, bool(done)))
+                count = sum(run.command == command for run in left)
+                known = "from the whole runs so far" if done else "steps alone"
+                self._say(f"{command}: about {duration(seconds / min(at_once, count))} for {count} runs, {known}")
+
+    def _finish(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self.over[outcome.run.folder] = outcome.state
+        line = f"{len(self.outcomes)}/{len(self.runs)} {outcome.state} in {outcome.seconds:.0f} s: {outcome.run}"
+        self._say(line + (f"\n    {outcome.reason}" if outcome.reason else ""))
+
+    def _say(self, line: str) -> None:
+        self.say(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _advance(progress: Progress, task: TaskID, going: Sequence[Run], ended: Sequence[Run]) -> None:

@@ -137,7 +137,8 @@ def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
         axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
         for ax, (title, curves) in zip(axes, panels.items(), strict=False):
             for number, curve in enumerate(curves):
-                ax.plot(curve.x, curve.y, label=curve.label, linewidth=1.2, color=COLOURS[theme][number % 7])
+                point = "o" if len(curve.x) == 1 else ""  # a single step draws no line
+                ax.plot(curve.x, curve.y, label=curve.label, linewidth=1.2, marker=point, color=COLOURS[theme][number % 7])
             ax.set_title(title)
             ax.set_xlabel("step")
             ax.set_ylabel("loss")

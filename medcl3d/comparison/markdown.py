@@ -6,14 +6,14 @@ from medcl3d.comparison.analysis import Analysis, answer, with_interval
 
 
 def markdown(analysis: Analysis) -> str:
-    """The answer in two sentences, then one table of means and one of paired differences, each with its 95% t-interval."""
+    """The answer in two sentences, then one table of means and one of paired differences, each with its 95% interval."""
     heads = [", ".join(f"{key} {value}" for key, value in cell) or "all" for cell in analysis.cells]
     means = [[arm.name, *(with_interval(arm.cells[cell].mean) for cell in analysis.cells)] for arm in analysis.arms]
     differences = []
     for arm in analysis.arms:
         cells = [arm.cells[cell].difference for cell in analysis.cells]
         differences.append([arm.name, *(with_interval(cell, sign=True) for cell in cells if cell is not None)])
-    replicates = f"{len(analysis.replicates)} replicates"
+    replicates = f"{len(analysis.replicates)} replicates" + (f" and {analysis.num_cases} test patients" if analysis.num_cases else "")
     return "\n".join(
         [
             *answer(analysis),

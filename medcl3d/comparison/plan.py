@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config import STRICT, differences, load, plain
 from medcl3d.errors import ConfigError
 from medcl3d.packaged_configs import find_config
-from medcl3d.registry import Count
+from medcl3d.registry import Count, Whole
 
 Command = Literal["pretrain", "finetune", "evaluate"]
 Cell = tuple[tuple[str, Any], ...]
@@ -72,7 +72,13 @@ class CompareConfig:
     vary        dotted key of finetune or evaluate -> its values; every combination is a cell
     endpoint    which cells the primary endpoint takes (dotted key -> value; default all): it is the mean
                 of `metric` over them, one number a replicate and arm
-    jobs        processes at once, which share the processors
+    family      the arms that are tested against the reference, as one family (default: all others); the rest is exploratory
+    stage       confirm, or screen: picks candidates, so nothing is tested
+    screened    the file of the screening that this confirms: its seeds and its test patients are refused here
+    first_seed  replicates have the seeds first_seed, first_seed + 1, ...; what was screened is confirmed with new ones
+    jobs        runs at once; on this machine they share the processors
+    executor    local, or slurm: each run is a job of the cluster, which submitit sends (pip install 'medcl3d[slurm]')
+    slurm       what a job asks for: submitit's parameters, as timeout_min, mem_gb, gpus_per_node, slurm_partition
     """
 
     out_dir: Path
@@ -85,10 +91,16 @@ class CompareConfig:
     may_differ: tuple[str, ...] = ()
     vary: dict[str, Any] = field(default_factory=dict)
     endpoint: dict[str, Any] = field(default_factory=dict)
+    family: tuple[str, ...] = ()
+    stage: Literal["screen", "confirm"] = "confirm"
+    screened: Path | None = None
+    first_seed: Whole = 0
     replicates: Count = 1
     metric: str = "dice"
     better: Literal["higher", "lower"] = "higher"
     jobs: Count = 1
+    executor: Literal["local", "slurm"] = "local"
+    slurm: dict[str, Any] = field(default_factory=dict)
     prepare: Prepare | None = None
 
     @property
@@ -186,6 +198,11 @@ def in_endpoint(cell: Cell, config: CompareConfig) -> bool:
     return all(dict(cell)[key] == value for key, value in wanted.items())
 
 
+def family_of(config: CompareConfig) -> tuple[str, ...]:
+    """The arms that are tested, as one family; the others are exploratory."""
+    return config.family or tuple(name for name in config.arms if name != config.reference)
+
+
 def check_names(config: CompareConfig, name: str) -> None:
     """ConfigError where the comparison's own fields do not fit together; `name` stands for its file."""
 
@@ -194,6 +211,10 @@ def check_names(config: CompareConfig, name: str) -> None:
 
     if config.reference not in config.arms:
         raise fail("reference", f"there is no arm {config.reference!r}; name one of {', '.join(config.arms)}")
+    for arm_name in config.family:
+        if arm_name not in config.arms or arm_name == config.reference or config.family.count(arm_name) > 1:
+            known = ", ".join(name for name in config.arms if name != config.reference)
+            raise fail("family", f"{arm_name!r} is not one of the arms beside the reference, named once; take some of {known}")
     for names, where in ((config.arms, "arms"), (config.pretrainings, "pretrainings")):
         twice = [n for n in names if [slug(m) for m in names].count(slug(n)) > 1]
         if twice:
@@ -253,7 +274,7 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
     measured_by, measurement = config.measured_by
     used = [p for p in config.pretrainings if any(arm.pretraining == p for arm in config.arms.values())]
     runs: list[Run] = []
-    for seed in range(config.replicates):
+    for seed in range(config.first_seed, config.first_seed + config.replicates):
         at = {p: config.out_dir / "pretrain" / slug(p) / f"seed_{seed}" for p in used}
         for p in used:
             recipe = config.pretrainings[p]

@@ -14,11 +14,15 @@ import numpy as np
 import yaml
 
 from medcl3d.comparison.analysis import Analysis, answer, number, p_value
-from medcl3d.comparison.execute import command_of, read_json
+from medcl3d.comparison.cost import costs
 from medcl3d.comparison.figures import Curve, Picture, difference_dots, loss_panels, metric_curve
+from medcl3d.comparison.launch import command_of, read_json
 from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoint
+from medcl3d.comparison.timing import duration
 from medcl3d.config import differences, plain
 from medcl3d.data.atomic import write_text
+from medcl3d.evaluation.coverage import NUM_CASES as NUM_SIMULATED
+from medcl3d.evaluation.coverage import covered
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 NUM_CASES = 3
@@ -28,7 +32,7 @@ NUM_CASES = 3
 def write_report(
     path: Path, analysis: Analysis, runs: Sequence[Run], config: CompareConfig, title: str, command: str, notes: Sequence[str]
 ) -> None:
-    """Write the report of finished `runs` to `path`, atomically.
+    """Write the report of finished `runs` to `path`, atomically, and its figures as SVG files to `figures` beside it.
 
     command: what repeats the comparison; notes: what a reader must know beside the numbers.
     """
@@ -37,9 +41,11 @@ def write_report(
     )
     environment.globals.update(number=number, data_uri=svg_uri)
     used = [run for run in runs if run.seed in analysis.replicates]
+    tables = _tables(analysis)
+    losses = _losses(used, analysis.cells[-1])
     content = {
         **_answer(analysis, used, config),
-        **_tables(analysis),
+        **tables,
         **_cases(analysis, used),
         **_pictures(analysis, used),
         **_repeat(analysis, used, config),
@@ -47,7 +53,14 @@ def write_report(
         "command": command,
         "notes": [*_incomplete(analysis), *notes],
         "contrasts": contrasts(used),
+        "losses": losses,
+        "costs": _costs(used, config),
     }
+    folder = path.parent / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in (("curve", tables["curve"]), ("differences", tables["differences"]), ("losses", losses)):
+        if picture is not None:
+            write_text(folder / f"{name}.svg", picture.light)
     write_text(path, environment.get_template("report.html.j2").render(content))
 
 
@@ -66,6 +79,32 @@ def cell_words(cell: Cell) -> str:
     return ", ".join(f"{key} {value}" for key, value in cell) or "all"
 
 
+def tests(analysis: Analysis) -> list[str]:
+    """What the intervals are of, how well they cover, what is tested and what is not: sentences for readers."""
+    n = len(analysis.replicates)
+    if n == 1:
+        return ["One replicate has no interval and no test."]
+    varies = "An interval speaks of new replicates and of new test cases: its variance is that of a crossed two-way model"
+    alone = "An interval speaks of new replicates on these test cases only, not of other cases"
+    said = [f"{varies} ({n} replicates x {analysis.num_cases} patients)." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
+    known = covered(n)
+    if known is not None and analysis.num_cases:
+        measured, low, high = known
+        said.append(
+            f"Of simulated comparisons of {measured} replicates and {NUM_SIMULATED} cases, {low:.0f} to {high:.0f}% of the 95% intervals "
+            "held the truth, depending on what varies most (docs/statistics.md)."
+        )
+    if analysis.tested:
+        family = ", ".join(f"“{name}”" for name in analysis.family)
+        said.append(f"Tests: paired t at the endpoint, Holm-adjusted over the declared family ({family}).")
+        said.append("The exact Wilcoxon signed-rank p-values are a check over replicates alone and not adjusted.")
+    elif analysis.stage == "screen":
+        said.append("No test: this is a screening, which picks candidates; a claim needs new seeds and untouched test cases.")
+    elif n < MIN_REPLICATES_FOR_TEST:
+        said.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
+    return said
+
+
 def _incomplete(analysis: Analysis) -> list[str]:
     missing = analysis.planned - len(analysis.replicates)
     words = f"{analysis.planned} replicates were planned; {missing} {'is' if missing == 1 else 'are'} not complete in all arms"
@@ -78,21 +117,14 @@ def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> d
     primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
     over = "" if len(primary) == 1 else f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
     direction = "higher" if analysis.higher else "lower"
-    tested = len(analysis.replicates) >= MIN_REPLICATES_FOR_TEST
-    tests = (
-        "Paired t-tests over replicates, Holm-adjusted over all arms against the reference; "
-        "the exact Wilcoxon signed-rank p-values are a check and not adjusted."
-        if tested
-        else f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates."
-    )
     return {
         "seen": seen,
         "certainty": certainty,
         "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all {len(analysis.arms)} arms; "
         f"{len(cases)} test cases. A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms.",
         "endpoint": f"Declared endpoint: {analysis.metric} ({direction} is better), one number a replicate and arm{over}.",
-        "tested": tested,
-        "tests": f"{tests} How test cases vary is not yet in the intervals or tests: they speak of these test cases.",
+        "tested": analysis.tested,
+        "tests": tests(analysis),
     }
 
 
@@ -103,8 +135,11 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
             "name": name,
             "mean": arm.endpoint.mean,
             "difference": arm.endpoint.difference,
-            "holm": "" if arm.holm_p is None else p_value(arm.holm_p),
+            "holm": "" if arm.test is None else p_value(arm.test.holm),
             "wilcoxon": "" if arm.test is None else p_value(arm.test.wilcoxon),
+            "role": _role(analysis, name),
+            "effect": arm.effect,
+            "smallest": arm.smallest,
         }
 
     others = [arm for arm in analysis.arms if arm.name != analysis.reference]
@@ -117,9 +152,38 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "primary": [row(arm.name) for arm in analysis.arms],
         "table": [{"name": arm.name, "means": [arm.cells[cell].mean for cell in analysis.cells]} for arm in analysis.arms],
         "paired": [{"name": arm.name, "differences": [arm.cells[c].difference for c in analysis.cells], "n": n} for arm in others],
+        "labels": [{"name": arm.name, "needed": [arm.labels.get(cell, "") for cell in analysis.cells]} for arm in others if arm.labels],
+        "matrix": _matrix(analysis) if len(analysis.arms) > 2 else [],
         "curve": metric_curve(analysis),
         "differences": difference_dots(analysis),
     }
+
+
+def _role(analysis: Analysis, name: str) -> str:
+    if name == analysis.reference:
+        return "reference"
+    tested = "tested" if analysis.tested else "not tested"
+    return tested if name in analysis.family else "exploratory"
+
+
+def _matrix(analysis: Analysis) -> list[dict[str, Any]]:
+    names = [arm.name for arm in analysis.arms]
+    return [{"name": a, "differences": [None if a == b else analysis.pairs[a, b] for b in names]} for a in names]
+
+
+def _costs(runs: Sequence[Run], config: CompareConfig) -> list[dict[str, Any]]:
+    def shown(seconds: float | None) -> dict[str, Any]:
+        return {"value": seconds or 0.0, "text": "" if seconds is None else duration(seconds)}
+
+    return [
+        {
+            "name": cost.arm,
+            "pretraining": shown(cost.pretraining_s),
+            "measuring": shown(cost.measuring_s),
+            "memory_mib": cost.peak_memory_mib,
+        }
+        for cost in costs(runs, config)
+    ]
 
 
 def case_means(runs: Sequence[Run], metric: str) -> dict[str, dict[str, float]]:
@@ -141,7 +205,7 @@ def _cases(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
     left = len(order) - len(shown)
     return {
         "case_words": words + (f"; {left} scans between are left out." if left else "."),
-        "cases": [{"scan": scan, "numbers": [number(means[scan][arm.name]) for arm in analysis.arms]} for scan in shown],
+        "cases": [{"scan": scan, "numbers": [means[scan][arm.name] for arm in analysis.arms]} for scan in shown],
     }
 
 
@@ -150,15 +214,18 @@ def _pictures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
 
     def gallery(command: str, file: str, alt: str, cell: Cell) -> list[dict[str, str]]:
         chosen = [run for run in first if run.command == command and run.cell == cell and (run.folder / "pictures" / file).is_file()]
-        return [{"uri": png_uri(run.folder / "pictures" / file), "alt": f"{alt}: {run}", "caption": str(run)} for run in chosen]
+        return [
+            {"uri": png_uri(run.folder / "pictures" / file), "alt": f"{alt}: {run}", "caption": f"{run}: {alt[0].lower()}{alt[1:]}"}
+            for run in chosen
+        ]
 
     # Of the cells, the last stands for all: it is the one with the most labels as people write them.
     last = analysis.cells[-1]
     measured = [run for run in first if run.measures]
     return {
         "pair_pictures": gallery("pretrain", "pairs.png", "Views that the strategy draws together", ()),
+        "relation_pictures": gallery("pretrain", "relation.png", "Which things of a batch attract and which repel", ()),
         "case_pictures": gallery(measured[0].command, "cases.png", "Best and worst test cases with true and predicted outlines", last),
-        "losses": _losses(runs, last),
     }
 
 
@@ -190,6 +257,7 @@ def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> d
     provenance = read_json(runs[0].folder / "provenance.json")
     named = {**({"python": provenance["python"]} if "python" in provenance else {}), **provenance.get("versions", {})}
     commit = f", commit {provenance['commit']}" if provenance.get("commit") else ""
+    data = sorted({json.dumps(read_json(run.folder / "provenance.json").get("data")) for run in runs})
     documents = [{"title": "The comparison", "text": _yaml(plain(config))}]
     for run in runs:
         if run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
@@ -198,6 +266,7 @@ def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> d
     return {
         "seeds": ", ".join(map(str, analysis.replicates)),
         "versions": "Made with " + ", ".join(f"{name} {version}" for name, version in named.items()) + commit + "." if named else "",
+        "data": "Hash of the data: " + ", ".join(data) + ".",
         "documents": documents,
     }
 

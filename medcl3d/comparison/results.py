@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from medcl3d.comparison.execute import is_done, read_json
+from medcl3d.comparison.case_values import CaseValues, Key, by_patient, collect
+from medcl3d.comparison.execute import is_done
+from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import MODELS, CompareConfig, Run, cells, free_fields
 from medcl3d.errors import DataError
 
@@ -39,6 +41,16 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
         scans = len({case["scan"] for case in results.get("cases", [])})
         rows.append({"arm": run.name, **dict(run.cell), "seed": run.seed, **metrics, "num_cases": scans, "folder": str(run.folder)})
     return pd.DataFrame(rows)
+
+
+def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequence[int]) -> CaseValues:
+    """The metric of every test patient in every finished measurement of these replicates."""
+    found: dict[Key, tuple[float, dict[str, float]]] = {}
+    for run in runs:
+        if run.measures and run.seed in replicates:
+            results = read_json(run.folder / "results.json")
+            found[run.name, run.cell, run.seed] = float(results["metrics"][config.metric]["mean"]), by_patient(results, config.metric)
+    return collect(found, config.metric)
 
 
 def _check_split(run: Run, split: Any, splits: dict[str, tuple[Path, Any]]) -> None:

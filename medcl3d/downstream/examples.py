@@ -37,7 +37,7 @@ class CropBatch:
     """Crops with one class each, and how they will be augmented.
 
     voxels      ``Float[N, C, D, H, W]``
-    targets     ``Int64[N]`` class indices
+    targets     ``Int64[N]`` class indices, or ``Float32[N]`` numbers
     weights     ``Float[N]`` of each crop in the loss
     spacing_mm  ``Float64[N, 3]``
     parameters  of the view recipe, stacked
@@ -66,11 +66,11 @@ class CropBatch:
 class DrawsCrops(Protocol):
     """What a task tells the dataset: where to look in a scan, and what is to be seen there."""
 
-    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
-        """A box of a training scan and the index of its class."""
+    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int | float]:
+        """A box of a training scan, and the index of its class or its number."""
 
-    def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
-        """``Float[K]``: the weight of each class in the loss, when training on these scans."""
+    def weights(self, store: Store, scans: np.ndarray) -> np.ndarray | None:
+        """``Float[K]``: the weight of each class in the loss, when training on these scans; None where there are no classes."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ class CropDataset(Dataset[CropBatch]):
         drawn = [self.task.draw(self.store, scan, self.patch_size, rng(i, Stream.SAMPLE)) for i, scan in enumerate(scans)]
         parameters = [self.recipe.draw(rng(i, Stream.VIEW), self.patch_size) for i in range(per_rank)]
         targets = torch.tensor([target for _, target in drawn])
-        weights = torch.from_numpy(self.task.weights(self.store, np.unique(self.plan.anchors))).float()
+        of_classes = self.task.weights(self.store, np.unique(self.plan.anchors))
         return CropBatch(
             voxels=read_crops(self.store, [(scan, box) for scan, (box, _) in zip(scans, drawn, strict=True)]),
             targets=targets,
-            weights=weights[targets],
+            weights=torch.ones(per_rank) if of_classes is None else torch.from_numpy(of_classes).float()[targets],
             spacing_mm=torch.stack([torch.from_numpy(self.store.spacing_mm(scan)) for scan in scans]),
             parameters={key: torch.stack([torch.as_tensor(one[key]) for one in parameters]) for key in parameters[0]},
             scans=tuple(scans),

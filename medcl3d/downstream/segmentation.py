@@ -29,7 +29,7 @@ from medcl3d.registry import Count, Fraction
 from medcl3d.training.distributed import all_mean, gather
 from medcl3d.types import Loss, Triple
 
-MEASURES = ("dice", "hd95_mm")
+MEASURES = ("dice", "hd95_mm", "nsd_2mm", "volume_error_ml")
 SMOOTH = 1e-5  # a class that neither patches nor prediction hold has a Dice of 1
 
 

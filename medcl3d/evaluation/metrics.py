@@ -1,4 +1,4 @@
-"""Dice and surface distance of a scan, and what test patients say of their mean."""
+"""Dice, surface distances and volume error of a scan, and what test patients say of their mean."""
 
 from __future__ import annotations
 
@@ -8,45 +8,59 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from medcl3d.evaluation.statistics import Interval
 
+SURFACE_TOLERANCE_MM = 2.0
+"""Surfaces nearer than this are one; it stands in the measure's name."""
+MM3_PER_ML = 1000.0
+
 
 @dataclass(frozen=True)
 class Overlap:
-    """How well one structure of one scan was found; both NaN where neither truth nor prediction holds it."""
+    """How well one structure of one scan was found; all NaN where neither truth nor prediction holds it.
+
+    nsd_2mm          normalised surface Dice: the share of both surfaces that lies within 2 mm of the other
+    volume_error_ml  the absolute difference of the two volumes
+    """
 
     dice: float
     hd95_mm: float
+    nsd_2mm: float
+    volume_error_ml: float
 
 
 def overlap_of(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> Overlap:
-    """Dice and 95th percentile Hausdorff distance in mm of two masks ``Bool[D, H, W]``.
+    """Dice, surface distances in mm and volume error of two masks ``Bool[D, H, W]``.
 
     The distance is the larger of the two directed 95th percentiles between surface voxels. A structure that
-    only one of the masks holds (missed, or invented) has Dice 0 and, since no distance is defined, the
+    only one of the masks holds (missed, or invented) has Dice and surface Dice 0 and, since no distance is defined, the
     diagonal of the image: a finite worst case, so that a method cannot gain by finding nothing.
-    ValueError where the shapes differ. Source: Dice 1945; Huttenlocher et al. 1993; MONAI's implementation.
+    ValueError where the shapes differ. Source: Dice 1945; Huttenlocher et al. 1993; Nikolov et al. 2021 for
+    the surface Dice, of surface voxels, not of areas; MONAI's implementations.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
     found, there = bool(prediction.any()), bool(truth.any())
     if not found and not there:
-        return Overlap(float("nan"), float("nan"))
+        return Overlap(*[float("nan")] * 4)
+    volume_error = abs(int(prediction.sum()) - int(truth.sum())) * float(np.prod(spacing_mm)) / MM3_PER_ML
     if not found or not there:
-        return Overlap(0.0, float(np.linalg.norm(np.array(truth.shape) * np.asarray(spacing_mm))))
+        return Overlap(0.0, float(np.linalg.norm(np.array(truth.shape) * np.asarray(spacing_mm))), 0.0, volume_error)
     either = prediction | truth
     spans = [np.flatnonzero(either.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]] for axis in range(3)]
     box = tuple(slice(first, last + 1) for first, last in spans)
     y_pred, y = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None].float() for mask in (prediction, truth))
     dice = compute_dice(y_pred, y, include_background=True, ignore_empty=False)
+    spacing = [float(s) for s in spacing_mm]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument that it passes itself
-        distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=[float(s) for s in spacing_mm])
-    return Overlap(float(dice), float(distance))
+        distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=spacing)
+        near = compute_surface_dice(y_pred, y, [SURFACE_TOLERANCE_MM], include_background=True, spacing=spacing)
+    return Overlap(float(dice), float(distance), float(near), volume_error)
 
 
 def over_patients(values: ArrayLike, patients: Sequence[str], seed: int) -> Interval | None:

@@ -1,8 +1,4 @@
-"""Statistics of a paired comparison: the unit is a replicate, shared by all arms.
-
-Pure functions on arrays, one number a replicate. Intervals and tests see how replicates vary (seed,
-label draw, fine-tuning); how test cases vary is not in them, so they speak of these test cases only.
-"""
+"""Intervals and tests over replicates, one number each; `crossed.py` has those over replicates and test cases at once."""
 
 from __future__ import annotations
 
@@ -37,14 +33,6 @@ class Interval:
         return self.known and (self.low > 0 or self.high < 0)
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """Two-sided p-values of one arm against the reference over the replicates."""
-
-    t: float
-    wilcoxon: float
-
-
 def _finite(values: ArrayLike) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
@@ -67,25 +55,6 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         return Interval(mean, float("nan"), float("nan"), 1)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / np.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
-
-
-def paired_interval(values: ArrayLike, reference: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean of ``values - reference`` ``[n]`` (same replicate, same row) with its t-interval."""
-    return mean_interval(_differences(values, reference), confidence)
-
-
-def paired_t(values: ArrayLike, reference: ArrayLike) -> float:
-    """Two-sided p of the paired t-test; 1 where nothing differs, NaN for a single pair."""
-    difference = _differences(values, reference)
-    if len(difference) == 1:
-        return float("nan")
-    if not difference.any():
-        return 1.0
-    spread = difference.std(ddof=1)
-    if spread <= 1e-12 * abs(difference.mean()):
-        return 0.0
-    t = difference.mean() / spread * np.sqrt(len(difference))
-    return float(2 * stats.t.sf(abs(t), len(difference) - 1))
 
 
 def wilcoxon_exact(values: ArrayLike, reference: ArrayLike) -> float:
@@ -112,18 +81,13 @@ def wilcoxon_exact(values: ArrayLike, reference: ArrayLike) -> float:
     return float(min(1.0, 2 * ways[: smaller + 1].sum() / ways.sum()))
 
 
-def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest | None:
-    """Both tests over the replicates; None where there are fewer than six."""
-    if len(np.asarray(values)) < MIN_REPLICATES_FOR_TEST:
-        return None
-    return PairedTest(paired_t(values, reference), wilcoxon_exact(values, reference))
-
-
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Holm's step-down adjusted p-values ``[m]`` of one declared family (Holm 1979). NaN is a ValueError."""
-    from statsmodels.stats.multitest import multipletests
-
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"p-values lie in [0, 1], not {p!r}")
-    return multipletests(p, method="holm")[1] if len(p) else p
+    order = np.argsort(p, kind="stable")
+    # The k-th smallest is held against alpha / (m - k), and never passes where a smaller one does not.
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted

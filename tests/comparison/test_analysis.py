@@ -11,7 +11,9 @@ import pytest
 from scipy import stats
 
 from medcl3d.comparison.analysis import analyse, answer, with_interval
-from medcl3d.comparison.plan import Arm, CompareConfig, Recipe
+from medcl3d.comparison.case_values import collect
+from medcl3d.comparison.plan import Arm, CompareConfig, Recipe, cells
+from medcl3d.evaluation.crossed import over_replicates_and_cases
 from medcl3d.evaluation.statistics import Interval
 
 
@@ -52,8 +54,8 @@ def test_endpoint_is_the_mean_over_label_counts_per_replicate():
     assert a.test.t == pytest.approx(expected.pvalue)
     assert a.test.wilcoxon == pytest.approx(stats.wilcoxon(values["a"], values["scratch"], method="exact").pvalue)
     p = [stats.ttest_rel(values[arm], values["scratch"]).pvalue for arm in ("a", "b")]
-    assert a.holm_p == pytest.approx(2 * p[0])
-    assert analysis.arm("b").holm_p == pytest.approx(max(2 * p[0], p[1]))
+    assert a.test.holm == pytest.approx(2 * p[0])
+    assert analysis.arm("b").test.holm == pytest.approx(max(2 * p[0], p[1]))
 
 
 def test_endpoint_may_take_some_cells():
@@ -89,9 +91,10 @@ def test_under_six_replicates_there_is_no_test(n):
     config = config_of()
     analysis = analyse(table_of(config, n, {"a": 0.3}), config)
     seen, certainty = answer(analysis)
-    assert all(arm.test is None and arm.holm_p is None for arm in analysis.arms)
+    assert all(arm.test is None for arm in analysis.arms)
     assert certainty.startswith("No test")
-    assert "a hint at most" in certainty
+    assert "does not hold 0, which is a hint at most" in certainty
+    assert answer(analyse(table_of(config, n, {}, noise=0.1), config))[1].endswith("its 95% interval holds 0.")
     assert "p =" not in seen + certainty
 
 
@@ -140,3 +143,94 @@ def test_one_arm_has_nothing_to_be_compared_with():
 def test_numbers_are_written_with_their_interval():
     assert with_interval(Interval(-0.1234, -0.2, 0.05, 3), sign=True) == "\N{MINUS SIGN}0.123 [\N{MINUS SIGN}0.200, +0.050]"
     assert with_interval(Interval(12.3456, float("nan"), float("nan"), 1)) == "12.35"
+
+
+def crossed(n: int, num_cases: int = 20, gain: float = 0.05, **fields):
+    """A comparison in which an arm's gain differs from case to case, and its values of single patients."""
+    config = config_of(**fields)
+    rng = np.random.default_rng(8)
+    of_case = {arm: rng.normal(gain if arm == "a" else 0, 0.1, num_cases) for arm in config.arms}
+    found = {}
+    for seed in range(config.first_seed, config.first_seed + n):
+        for arm, cell in itertools.product(config.arms, cells(config)):
+            values = 0.5 + of_case[arm] + rng.normal(0, 0.01) + rng.normal(0, 0.02, num_cases)
+            found[arm, cell, seed] = (float(values.mean()), {f"p{k:02}": float(v) for k, v in enumerate(values)})
+    rows = [{"arm": arm, **dict(cell), "seed": seed, "dice": value} for (arm, cell, seed), (value, _) in found.items()]
+    return config, pd.DataFrame(rows), collect(found, "dice")
+
+
+def test_cases_enter_the_variance_of_everything():
+    config, table, cases = crossed(10)
+    both, alone = analyse(table, config, cases), analyse(table, config)
+    assert (both.num_cases, alone.num_cases) == (20, None)
+    for name in ("a", "b"):
+        wide, narrow = both.arm(name).endpoint.difference, alone.arm(name).endpoint.difference
+        assert wide.mean == pytest.approx(narrow.mean)
+        assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+        assert both.arm(name).test.t > alone.arm(name).test.t
+        assert both.arm(name).test.wilcoxon == alone.arm(name).test.wilcoxon
+    d = np.array([[np.mean([cases.of_run[a, c, s] for c in cells(config)], axis=0) for s in range(10)] for a in ("a", "scratch")])
+    assert both.arm("a").test.t == pytest.approx(float(over_replicates_and_cases(d[0] - d[1]).p_value()))
+    assert "these test cases only" in answer(analyse(*table_and_config(10, {"a": 0.3})))[1]
+
+
+def table_and_config(n, gains):
+    config = config_of()
+    return table_of(config, n, gains), config
+
+
+def test_only_the_declared_family_is_tested_and_adjusted():
+    config, table, cases = crossed(10, family=("a",))
+    analysis = analyse(table, config, cases)
+    a, b = analysis.arm("a"), analysis.arm("b")
+    assert a.test.holm == a.test.t
+    assert b.test is None and b.endpoint.difference.known
+    assert analyse(table, config_of(), cases).arm("a").test.holm == pytest.approx(2 * a.test.t)
+    seen, certainty = answer(analyse(table, config_of(family=("b",)), cases))
+    assert "“a” has the best" in seen
+    assert certainty.startswith("“a” is outside the declared family")
+    assert "within the family, the difference of “b” is" in certainty
+
+
+def test_a_screening_tests_nothing():
+    config, table, cases = crossed(10, stage="screen", gain=0.5)
+    analysis = analyse(table, config, cases)
+    assert not analysis.tested
+    assert "screening" in answer(analysis)[1]
+
+
+def test_pairs_of_arms_are_paired_differences():
+    config, table, cases = crossed(4)
+    analysis = analyse(table, config, cases)
+    assert len(analysis.pairs) == 6
+    assert analysis.pairs["a", "scratch"] == analysis.arm("a").endpoint.difference
+    assert analysis.pairs["a", "b"].mean == pytest.approx(-analysis.pairs["b", "a"].mean)
+
+
+def test_effect_and_smallest_difference():
+    config, table, cases = crossed(10)
+    a = analyse(table, config, cases).arm("a")
+    wide = wide_differences(table)
+    assert a.effect.mean == pytest.approx(wide.mean() / wide.std(ddof=1) * (1 - 3 / 35), rel=1e-3)
+    estimate = a.endpoint.difference
+    half = estimate.high - estimate.mean
+    assert half < a.smallest < 2.5 * half  # (t + t of 80%) / t of an interval, at half the level
+    assert analyse(table[table["seed"] == 0], config).arm("a").smallest is None
+
+
+def wide_differences(table):
+    values = wide(table)
+    return values["a"] - values["scratch"]
+
+
+def test_labels_that_the_reference_would_need():
+    config = config_of(vary={"num_labelled": [2, 8], "train.steps": [1, 2]})
+    means = {("scratch", 2): 0.5, ("scratch", 8): 0.7, ("a", 2): 0.6, ("a", 8): 0.8, ("b", 2): 0.4, ("b", 8): 0.7}
+    rows = [
+        {"arm": arm, "num_labelled": n, "train.steps": steps, "seed": 0, "dice": value}
+        for (arm, n), value in means.items()
+        for steps in (1, 2)
+    ]
+    analysis = analyse(pd.DataFrame(rows), config)
+    words = {(arm.name, dict(cell)["num_labelled"]): text for arm in analysis.arms for cell, text in arm.labels.items()}
+    assert words == {("a", 2): "4.0", ("a", 8): "more than 8", ("b", 2): "fewer than 2", ("b", 8): "8.0"}

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from medcl3d.comparison.execute import LOG, Outcome, execute, is_done, step_of
+from medcl3d.comparison.execute import Outcome, execute, is_done, step_of
+from medcl3d.comparison.launch import LOG, LocalLauncher
 from medcl3d.comparison.plan import CompareConfig, Run, plan
 from medcl3d.config import load
 from medcl3d.errors import ConfigError, Stopped
@@ -23,7 +24,7 @@ def go(path: Path, *overrides: str) -> tuple[list[Run], list[Outcome], str]:
     config = load(path, overrides, CompareConfig)
     runs = plan(config)
     console = Console(file=io.StringIO(), width=200)
-    outcomes = execute(runs, config.jobs, console)
+    outcomes = execute(runs, LocalLauncher(config.jobs), console)
     return runs, outcomes, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -99,7 +100,7 @@ def test_without_its_encoder_a_fine_tuning_does_not_run(comparison, tmp_path):
     config = load(path, SMALL, CompareConfig)
     runs = plan(config)
     broken = [Run(**{**r.__dict__, "config": Path("absent.yaml")}) if r.name == "dense" else r for r in runs]
-    outcomes = execute(broken, 1, Console(file=io.StringIO()))
+    outcomes = execute(broken, LocalLauncher(1), Console(file=io.StringIO()))
     reasons = {o.run.name: o.reason for o in outcomes}
     assert "absent.yaml" in reasons["dense"]
     assert reasons["dense, all"] == "its pretraining failed"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from medcl3d.comparison.plan import CompareConfig, check_fair, dotted, free_fields, plan, slug, unfair
 from medcl3d.config import load
@@ -57,6 +59,12 @@ def test_replicates_are_complete_one_after_the_other(comparison):
     assert len({run.folder for run in runs}) == len(runs)
 
 
+def test_a_confirmation_has_seeds_of_its_own(comparison):
+    _, runs = expand(comparison(), "replicates=2", "first_seed=10")
+    assert {run.seed for run in runs} == {run.planned["seed"] for run in runs} == {10, 11}
+    assert all(run.folder.name == f"seed_{run.seed}" for run in runs)
+
+
 def test_every_combination_is_a_cell(comparison):
     _, runs = expand(comparison(vary={"num_labelled": [2, 8], "train.steps": [1, 10]}), "replicates=1")
     cells = {run.cell for run in runs if run.command == "finetune"}
@@ -104,6 +112,8 @@ def test_free_fields_are_whole_names():
         ({"endpoint": {"train.steps": 3}}, "does not vary"),
         ({"arms": {"scratch": {}, "a": {"set": {"transfr": "all"}}}}, "did you mean 'transfer'"),
         ({"replicates": 0}, "replicates"),
+        ({"family": ["dense"]}, "'dense' is not one of the arms"),
+        ({"family": ["scratch"]}, "beside the reference"),
     ],
 )
 def test_what_does_not_fit_is_one_line(comparison, fields, words):
@@ -135,3 +145,10 @@ def test_sets_of_pretrainings_are_free_only_there(comparison):
     )
     assert "encoder" in free_fields("pretrain", config)
     assert "encoder" not in free_fields("finetune", config)
+
+
+def test_the_page_names_fields_that_there_are():
+    page = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
+    keys = {key for block in blocks for key in block}
+    assert {"family", "executor", "screened"} <= keys <= {field.name for field in fields(CompareConfig)}

@@ -58,7 +58,7 @@ def test_it_learns_and_says_so(classified: Path, tmp_path: Path) -> None:
     found = run(tmp_path / "c", config_of(classified, tmp_path / "run"))
     area = found["metrics"]["auroc"]
     assert area["mean"] > 0.9 and area["n"] == 10
-    assert set(found["metrics"]) == {"auroc", "balanced_accuracy", "accuracy"}
+    assert set(found["metrics"]) == {"auroc", "average_precision", "balanced_accuracy", "accuracy", "brier", "calibration_error"}
     assert len(found["cases"]) == 10
     assert {case["class"] for case in found["cases"]} == {"2", "10"}
     assert "p0" not in found["split"]["labelled"] and len(found["split"]["labelled"]) == 19

@@ -43,7 +43,7 @@ def test_all_probes_at_once_and_again(ball_root: Path, tmp_path: Path, capsys: p
             tmp_path, config | {"out_dir": str(tmp_path / "refused")}
         )  # all are of one modality: every gallery would hold nothing but matches
     found = run(tmp_path, config | {"retrieval": None})
-    measures = ("auroc", "balanced_accuracy", "accuracy")
+    measures = ("auroc", "average_precision", "balanced_accuracy", "accuracy", "brier", "calibration_error")
     assert set(found["metrics"]) == {f"{probe}/{name}" for probe in ("linear", "knn") for name in measures}
     assert found["metrics"]["linear/auroc"]["mean"] > 0.9
     assert found["metrics"]["linear/auroc"]["n"] == 3 and found["split"]["test"] == ["p0", "p6", "p7"]

@@ -63,7 +63,7 @@ def test_from_scratch_to_results(ball_root: Path, tmp_path: Path, capsys: pytest
         assert set(metric) == {"mean", "low", "high", "n"} and metric["n"] in (1, 2, 3)
     assert content["metrics"]["dice"]["n"] == 3
     assert content["split"]["test"] == ["p0", "p6", "p7"] and len(content["split"]["labelled"]) == 2
-    assert all(set(case) == {"scan", "patient", "class", "dice", "hd95_mm"} for case in content["cases"])
+    assert all(set(case) == {"scan", "patient", "class", "dice", "hd95_mm", "nsd_2mm", "volume_error_ml"} for case in content["cases"])
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
     assert json.loads((folder / "model.json").read_text())["training_patients"] == content["split"]["labelled"]
     assert "head.weight" in load_file(folder / "model.safetensors")

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from sklearn import metrics as peer
 
-from medcl3d.evaluation.classification import accuracy, auroc, balanced_accuracy, classification_metrics
+from medcl3d.evaluation.classification import (
+    accuracy,
+    auroc,
+    average_precision,
+    balanced_accuracy,
+    brier,
+    calibration_error,
+    classification_metrics,
+)
 
 
 def drawn(num_classes: int, seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +56,7 @@ def test_a_class_that_no_one_has_is_not_counted() -> None:
 def test_one_class_has_no_area_but_an_accuracy() -> None:
     probabilities, _ = drawn(2, 0)
     found = classification_metrics(probabilities, np.zeros(60, dtype=int), [str(i) for i in range(60)], 0)
-    assert set(found) == {"balanced_accuracy", "accuracy"}
+    assert set(found) == {"balanced_accuracy", "accuracy", "brier", "calibration_error"}
 
 
 def test_the_interval_is_of_patients_and_not_of_crops() -> None:
@@ -63,3 +71,35 @@ def test_the_interval_is_of_patients_and_not_of_crops() -> None:
     assert of_patients.high - of_patients.low > 1.5 * (of_crops.high - of_crops.low)
     assert of_patients.low <= of_patients.mean <= of_patients.high
     assert classification_metrics(probabilities, targets, ["one"] * 60, 0)["accuracy"].known is False
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_precision_and_calibration_as_scikit_learn(seed: int) -> None:
+    for num_classes in (2, 4):
+        probabilities, targets = drawn(num_classes, seed)
+        truth = np.eye(num_classes)[targets]
+        classes = range(num_classes) if num_classes > 2 else (1,)
+        expected = np.mean([peer.average_precision_score(truth[:, k], probabilities[:, k]) for k in classes])
+        assert average_precision(probabilities, targets) == pytest.approx(expected)
+        assert brier(probabilities, targets) == pytest.approx(((probabilities - truth) ** 2).sum(1).mean())
+    probabilities, targets = drawn(2, seed)
+    assert brier(probabilities, targets) == pytest.approx(2 * peer.brier_score_loss(targets, probabilities[:, 1]))
+
+
+def test_calibration_error_by_hand() -> None:
+    """Nine in ten at 0.9 is calibrated; all of ten is 0.1 off, all wrong 0.9; probability 1 falls into the last bin."""
+    sure = np.tile([0.1, 0.9], (10, 1))
+    assert calibration_error(sure, np.array([0] + [1] * 9)) == pytest.approx(0)
+    assert calibration_error(sure, np.ones(10, dtype=int)) == pytest.approx(0.1)
+    assert calibration_error(sure, np.zeros(10, dtype=int)) == pytest.approx(0.9)
+    assert calibration_error(np.array([[0.0, 1.0]]), np.array([0])) == 1
+
+
+def test_probabilities_that_are_right_are_calibrated_and_overconfident_ones_are_not() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.uniform(size=20000)
+    targets = (rng.uniform(size=len(p)) < p).astype(int)
+    assert calibration_error(np.stack([1 - p, p], 1), targets) < 0.01
+    sharp = p**3 / (p**3 + (1 - p) ** 3)
+    assert calibration_error(np.stack([1 - sharp, sharp], 1), targets) > 0.08
+    assert brier(np.stack([1 - sharp, sharp], 1), targets) > brier(np.stack([1 - p, p], 1), targets)

@@ -28,12 +28,13 @@ def surface(mask: np.ndarray) -> np.ndarray:
     return np.array(found, dtype=np.float64)
 
 
-def slow_overlap(a: np.ndarray, b: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[float, float]:
-    """Dice by counting; HD95 by all pairs of surface voxels."""
+def slow_overlap(a: np.ndarray, b: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Dice by counting; HD95 and surface Dice at 2 mm by all pairs of surface voxels."""
     dice = 2 * (a & b).sum() / (a.sum() + b.sum())
     p, q = surface(a) * spacing_mm, surface(b) * spacing_mm
     distance = np.sqrt(((p[:, None] - q[None]) ** 2).sum(-1))
-    return float(dice), float(max(np.quantile(distance.min(1), 0.95), np.quantile(distance.min(0), 0.95)))
+    nearest = np.concatenate([distance.min(1), distance.min(0)])
+    return float(dice), float(max(np.quantile(distance.min(1), 0.95), np.quantile(distance.min(0), 0.95))), float((nearest <= 2).mean())
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -46,8 +47,11 @@ def test_overlap_equals_its_slow_definition(seed: int) -> None:
         centre, radius = rng.uniform(2, 6, 3), rng.uniform(2, 5)
         masks.append((((grid - centre[:, None, None, None]) ** 2).sum(0) < radius**2) | (rng.random(shape) < 0.01))
     found = overlap_of(masks[0], masks[1], spacing)
-    dice, distance = slow_overlap(masks[0], masks[1], spacing)
+    dice, distance, near = slow_overlap(masks[0], masks[1], spacing)
     assert found.dice == pytest.approx(dice, abs=1e-6) and found.hd95_mm == pytest.approx(distance, rel=1e-5)
+    assert found.nsd_2mm == pytest.approx(near, abs=1e-6) and 0.1 < near < 0.99
+    volumes = [float(mask.sum()) * 0.8 * 1.5 * 4 / 1000 for mask in masks]
+    assert found.volume_error_ml == pytest.approx(abs(volumes[0] - volumes[1]))
 
 
 def test_a_shift_by_slices_is_measured_in_mm() -> None:

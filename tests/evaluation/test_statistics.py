@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medcl3d.evaluation.statistics import holm, mean_interval, paired_interval, paired_t, paired_test, wilcoxon_exact
+from medcl3d.evaluation.crossed import over_replicates
+from medcl3d.evaluation.statistics import holm, mean_interval, wilcoxon_exact
 
 RNG = np.random.default_rng(7)
 
@@ -40,27 +41,8 @@ def test_only_finite_numbers_enter(values):
         mean_interval(values)
 
 
-def test_pairs_must_match():
-    with pytest.raises(ValueError, match="3 against 2"):
-        paired_interval([1, 2, 3], [1, 2])
-
-
-def test_pairing_takes_the_shared_part_away():
-    """What a replicate shares (its label draw) does not widen the difference's interval."""
-    shared = RNG.normal(size=8)
-    interval = paired_interval(shared + 0.1, shared)
-    assert (interval.low, interval.mean, interval.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert interval.excludes_zero
-
-
-def test_paired_t_against_scipy():
-    a, b = RNG.normal(size=9), RNG.normal(0.4, 1, size=9)
-    assert paired_t(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
-
-
 def test_nothing_differs():
     same = np.linspace(0, 1, 6)
-    assert paired_t(same, same) == 1
     assert wilcoxon_exact(same, same) == 1
 
 
@@ -93,11 +75,9 @@ def test_ties_survive_rounding():
     assert wilcoxon_exact([0.3, 0.2, 0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.2, 0, 0, 0]) == exact
 
 
-def test_no_test_under_six_replicates():
-    assert paired_test(np.arange(5), np.zeros(5)) is None
-    test = paired_test(np.arange(6) + 1.0, np.zeros(6))
-    assert test is not None
-    assert test.wilcoxon == pytest.approx(2 / 64)
+def test_wilcoxon_needs_pairs():
+    with pytest.raises(ValueError, match="3 against 2"):
+        wilcoxon_exact([1, 2, 3], [1, 2])
 
 
 def test_holm_by_hand():
@@ -118,6 +98,13 @@ def test_holm_against_its_definition():
         assert rejected == set(np.flatnonzero(adjusted <= alpha))
 
 
+def test_holm_against_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+
+    for p in (RNG.uniform(size=6), np.array([0.02, 0.02, 0.5, 0.9]), np.array([0.0, 1.0])):
+        assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
 def test_holm_of_nothing_is_nothing():
     assert len(holm([])) == 0
 
@@ -131,7 +118,7 @@ def test_false_positives_at_the_nominal_rate():
     """On 2,000 comparisons without a difference the t-test says p < 0.05 in about 5%, Wilcoxon in at most that."""
     rng = np.random.default_rng(0)
     pairs = rng.normal(size=(2000, 2, 8))
-    t = np.mean([paired_t(a, b) < 0.05 for a, b in pairs])
+    t = np.mean([over_replicates(a - b).p_value() < 0.05 for a, b in pairs])
     exact = np.mean([wilcoxon_exact(a, b) < 0.05 for a, b in pairs])
     assert 0.035 < t < 0.065
     assert 0.02 < exact < 0.055

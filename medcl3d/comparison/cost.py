@@ -1,0 +1,51 @@
+"""What each arm cost: seconds and memory, as its runs noted them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medcl3d.comparison.launch import COST, read_json
+from medcl3d.comparison.plan import CompareConfig, Run
+from medcl3d.comparison.timing import metric_rows
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one arm, means over its runs and the largest memory of any; None where nothing was noted."""
+
+    arm: str
+    pretraining_s: float | None
+    measuring_s: float | None
+    peak_memory_mib: float | None
+
+
+def seconds_of(run: Run) -> float | None:
+    """What the run took in all; without a note of that, what its logged steps took."""
+    noted = read_json(run.folder / COST).get("seconds")
+    if noted is not None:
+        return float(noted)
+    before, total, size = 0.0, 0.0, run.size / max(1, run.steps)
+    for row in metric_rows(run):
+        if row.get("samples_per_s", 0) > 0:
+            total += (row["step"] - before) * size / row["samples_per_s"]
+        before = row["step"]
+    return total or None
+
+
+def costs(runs: Sequence[Run], config: CompareConfig) -> list[Cost]:
+    """One row an arm."""
+    found = []
+    for name, arm in config.arms.items():
+        first = [run for run in runs if not run.measures and run.name == arm.pretraining]
+        second = [run for run in runs if run.measures and run.name == name]
+        memory = [value for run in (*first, *second) if (value := read_json(run.folder / COST).get("peak_memory_mib")) is not None]
+        found.append(Cost(name, _mean(first), _mean(second), max(memory, default=None)))
+    return found
+
+
+def _mean(runs: Sequence[Run]) -> float | None:
+    known = [seconds for run in runs if (seconds := seconds_of(run)) is not None]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,73 @@
+"""What a comparison is about to do, said before it does it: runs, steps, time, and the smallest difference it could see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medcl3d.comparison.analysis import ALPHA, analyse, number
+from medcl3d.comparison.execute import is_done
+from medcl3d.comparison.plan import MODELS, CompareConfig, Run, family_of
+from medcl3d.comparison.results import complete_replicates, gather, gather_cases
+from medcl3d.comparison.timing import duration, seconds_to_go
+from medcl3d.evaluation.crossed import Components, expected
+from medcl3d.evaluation.power import smallest_difference
+from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
+
+
+def forecast(runs: Sequence[Run], config: CompareConfig) -> list[str]:
+    """Lines for people. ConfigError, DataError where what is there already is not of this comparison."""
+    done = [run for run in runs if is_done(run)]
+    there = {run.folder for run in done}
+    lines = []
+    for command in MODELS:
+        group = [run for run in runs if run.command == command]
+        if group:
+            to_do = [run for run in group if run.folder not in there]
+            names = ", ".join(f"“{name}”" for name in dict.fromkeys(run.name for run in group))
+            counts = f"{len(group)} runs of {names}; {len(group) - len(to_do)} are there, {len(to_do)} to do"
+            lines.append(f"{command}: {counts} with {sum(run.steps for run in to_do)} steps{_time(command, runs, done, config.jobs)}")
+    return [*lines, *_smallest(runs, config)]
+
+
+def _time(command: str, runs: Sequence[Run], done: Sequence[Run], jobs: int) -> str:
+    left = sum(run.command == command and run not in done for run in runs)
+    if not left:
+        return ""
+    seconds = seconds_to_go(command, runs, done)
+    return "; how long is said after the first steps" if seconds is None else f"; about {duration(seconds / min(jobs, left))}"
+
+
+def _smallest(runs: Sequence[Run], config: CompareConfig) -> list[str]:
+    """The smallest difference that 80% of such comparisons tell from chance: in the metric where some runs are there to tell."""
+    if len(config.arms) < 2:
+        return []
+    if config.stage == "screen":
+        return ["nothing is tested: this is a screening"]
+    size, family = config.replicates, family_of(config)
+    if size < MIN_REPLICATES_FOR_TEST:
+        return [f"{size} replicates: intervals and no test; {MIN_REPLICATES_FOR_TEST} or more are tested, ten or more carry a claim"]
+    level = ALPHA / len(family)
+    words = f"the smallest difference that {size} replicates tell from chance in 80%, at level {ALPHA} / {len(family)}"
+    pilot = _pilot(runs, config)
+    if pilot is None:
+        unit = Components(np.ones(()), np.zeros(()), np.zeros(()))
+        of_one = smallest_difference(expected(unit, size, None), level)
+        return [f"{words}: {of_one:.2f} standard deviations over replicates of the difference (and more where test cases vary, too)"]
+    parts, num_cases, replicates = pilot
+    found = [smallest_difference(expected(part, size, num_cases), level) for part in parts]
+    shown = number(min(found)) if len(found) == 1 else f"{number(min(found))} to {number(max(found))} over the arms"
+    over = "" if num_cases is None else f" and {num_cases} test patients"
+    return [f"{words}: {shown} in {config.metric}, from the variances of the {replicates} replicates{over} that are there"]
+
+
+def _pilot(runs: Sequence[Run], config: CompareConfig) -> tuple[list[Components], int | None, int] | None:
+    table = gather(runs, config)
+    seeds = complete_replicates(table, config)
+    if len(seeds) < 2:
+        return None
+    analysis = analyse(table, config, gather_cases(runs, config, seeds))
+    assert analysis is not None, "two replicates are complete"
+    parts = [arm.components for arm in analysis.arms if arm.name in analysis.family and arm.components is not None]
+    return parts, analysis.num_cases, len(seeds)

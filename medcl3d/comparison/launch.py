@@ -1,0 +1,168 @@
+"""Starting one run as a process of its own, and what it cost."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from medcl3d.comparison.plan import Run
+from medcl3d.data.atomic import write_json
+
+LOG = "compare.log"
+STARTED = ".started.lock"
+COST = "cost.json"
+INPUTS = "inputs.json"
+KIB_PER_MIB = 1024
+
+
+class Child(Protocol):
+    """A run that is going on, here or on a cluster.
+
+    resumable  a run that ends with exit code 75 (stopped by the machine) is to be started again
+    """
+
+    run: Run
+    started: float
+    resumable: bool
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+
+    def terminate(self) -> None:
+        """Ask it to save and stop."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for its end; subprocess.TimeoutExpired where that takes longer."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where the file is absent."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def command_of(run: Run) -> list[str]:
+    """The command line of a run, as a person would type it after `python`."""
+    return ["-m", "medcl3d", run.command, str(run.config), *run.overrides]
+
+
+def encoder_hash(folder: Path) -> str | None:
+    """SHA-256 of the encoder that a pretraining left, None where there is none."""
+    path = folder / "encoder.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def prepare_folder(run: Run) -> None:
+    """Make the run's folder and note which encoder it starts from."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if run.needs is not None:
+        write_json(run.folder / INPUTS, {"encoder_sha256": encoder_hash(run.needs)})
+
+
+def start_process(command: Sequence[str], folder: Path, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """`python COMMAND` with its output appended to the folder's log; `settings` are set in its environment."""
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    # The process inherits a lock that is gone only when it is: it outlives us where we are killed, and is seen from its first moment.
+    with (folder / LOG).open("ab") as log, (folder / STARTED).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A session of its own: Ctrl-C reaches only us, and we ask each run once to save and stop.
+        return subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path, **settings},
+            start_new_session=True,
+            pass_fds=(lock.fileno(),),
+        )
+
+
+def note_cost(folder: Path, seconds: float, peak_memory_mib: float) -> None:
+    """Add what a start of the run took to cost.json: seconds add up over resumptions, memory is the largest."""
+    before = read_json(folder / COST)
+    total = round(before.get("seconds", 0.0) + seconds, 1)
+    write_json(folder / COST, {"seconds": total, "peak_memory_mib": round(max(before.get("peak_memory_mib", 0.0), peak_memory_mib), 1)})
+
+
+class Measured:
+    """A process that is asked for its exit code together with what it cost."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path):
+        self.process, self.folder, self.started = process, folder, time.monotonic()
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs; at the end the cost is noted."""
+        return self._reap(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code; subprocess.TimeoutExpired where it takes longer."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (code := self._reap(0 if deadline is None else os.WNOHANG)) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.process.args, timeout or 0.0)
+            time.sleep(0.05)
+        return code
+
+    def _reap(self, options: int) -> int | None:
+        if self.process.returncode is None:
+            # wait4 instead of Popen.poll: it tells the memory of this one child and of what it waited for.
+            pid, status, usage = os.wait4(self.process.pid, options)
+            if pid == 0:
+                return None
+            self.process.returncode = os.waitstatus_to_exitcode(status)
+            per_mib = KIB_PER_MIB * (1024 if sys.platform == "darwin" else 1)
+            note_cost(self.folder, time.monotonic() - self.started, usage.ru_maxrss / per_mib)
+        return self.process.returncode
+
+
+class LocalChild:
+    """A run as a process of this machine."""
+
+    resumable = False
+
+    def __init__(self, run: Run, jobs: int):
+        prepare_folder(run)
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+        self.run = run
+        self._measured = Measured(start_process(command_of(run), run.folder, threads), run.folder)
+        self.started = self._measured.started
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._measured.poll()
+
+    def terminate(self) -> None:
+        """SIGTERM: a run saves its state."""
+        if self.poll() is None:
+            self._measured.process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.poll() is None:
+            self._measured.process.kill()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for the end."""
+        self._measured.wait(timeout)
+
+
+class LocalLauncher:
+    """Processes of this machine, `jobs` at once, which share its processors."""
+
+    def __init__(self, jobs: int):
+        self.at_once = self.takes = jobs
+
+    def launch(self, runs: Sequence[Run]) -> list[Child]:
+        """Start runs."""
+        return [LocalChild(run, self.at_once) for run in runs]

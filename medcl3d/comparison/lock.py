@@ -1,0 +1,54 @@
+"""One start of a comparison at a time, and nothing that another process is still doing."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from medcl3d.comparison.launch import STARTED, read_json
+from medcl3d.data.atomic import write_json
+from medcl3d.errors import ConfigError, MachineError
+
+LOCK, HOLDER = ".compare.lock", ".compare.json"
+
+
+@contextmanager
+def only_start(folder: Path) -> Iterator[None]:
+    """Hold a comparison's folder. ConfigError, with who holds it, where another start does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = read_json(folder / HOLDER)
+        who = f"pid {holder['pid']} on {holder['host']}" if holder else "another process"
+        raise ConfigError(f"{folder}: {who} is running a comparison in this folder; wait for it, or set another out_dir") from None
+    except OSError as error:
+        raise MachineError(f"{folder}: cannot be written ({error.strerror}); set out_dir to a folder that can") from None
+    try:
+        write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        lock.release()
+
+
+def held(folder: Path) -> bool:
+    """A process is running in this run folder: one that outlived the comparison that started it, or a person's."""
+    return any(_taken(folder / name) for name in (STARTED, ".lock"))
+
+
+def _taken(path: Path) -> bool:
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -1,0 +1,52 @@
+"""How long a plan takes, from what its own runs have taken so far: guessed from nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from medcl3d.comparison.launch import COST, read_json
+from medcl3d.comparison.plan import Run
+
+
+def metric_rows(run: Run) -> list[dict[str, float]]:
+    """The whole rows of a run's metrics.jsonl; a run that is being written to may have cut the last one."""
+    path = run.folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+def samples_per_s(run: Run) -> float | None:
+    """The median rate of a run's logged steps; None where it has not logged any. The first row, which warms up, only if alone."""
+    rates = [row["samples_per_s"] for row in metric_rows(run) if row.get("samples_per_s", 0) > 0]
+    return float(np.median(rates[1:] or rates)) if rates else None
+
+
+def seconds_per_sample(runs: Sequence[Run], done: Sequence[Run]) -> float | None:
+    """Of runs of one command: what whole runs took where some are done, else what the steps of those take that are going on."""
+    costs = [read_json(run.folder / COST).get("seconds", 0.0) / run.size for run in done]
+    known = [cost for cost in costs if cost > 0]
+    if known:
+        return float(np.mean(known))
+    rates = [rate for run in runs if (rate := samples_per_s(run)) is not None]
+    return 1 / float(np.median(rates)) if rates else None
+
+
+def seconds_to_go(command: str, runs: Sequence[Run], done: Sequence[Run]) -> float | None:
+    """Processor-sharing seconds that the runs of a command still take, one after the other; None where nothing was timed."""
+    mine = [run for run in runs if run.command == command]
+    finished = [run for run in mine if run in done]
+    waiting = [run for run in mine if run not in done]
+    each = seconds_per_sample(mine, finished)
+    return None if each is None else each * sum(run.size for run in waiting)
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min`` or ``3.5 hours``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,152 @@
+"""Regression: a scan gets a number; measured by absolute error and explained variance on test patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medcl3d.data.loader import Plan
+from medcl3d.data.store import Store
+from medcl3d.downstream import TASKS, Evaluation
+from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
+from medcl3d.downstream.heads import Classifier
+from medcl3d.encoders.network import Network
+from medcl3d.errors import ConfigError
+from medcl3d.evaluation.regression import regression_metrics
+from medcl3d.training.distributed import all_mean
+from medcl3d.types import Box, Loss, Triple
+
+
+class Regressor(nn.Module):
+    """A crop's number in standard units, by a linear layer on its normalised features; `mean` and `scale` make it the target's."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.scores = Classifier(network, 1)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, D, H, W]`` -> standard units ``[B]``."""
+        found: Tensor = self.scores(x)[:, 0]
+        return found
+
+    def in_units(self, x: Tensor) -> Tensor:
+        """``[B, C, D, H, W]`` -> the target's unit ``[B, 1]``."""
+        return (self(x).double() * self.scale + self.mean)[:, None]
+
+
+@TASKS.register("regression")
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """Smooth L1 loss of a linear head on pooled features; a scan's number is a column of the manifest.
+
+    target  the column; scans where it is empty neither train nor test
+
+    The loss is of standard units: the mean and the standard deviation of the labelled training scans. Training takes a random
+    crop a scan. A test scan's number is the mean over the fewest crops that cover it. Source: Girshick 2015, eq. 3, of the loss.
+    """
+
+    target: str = "age"
+    decodes: ClassVar[bool] = False
+    _known: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _units: dict[Path, tuple[float, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def values(self, store: Store) -> np.ndarray:
+        """``Float64[scans]``: the column, NaN where it is empty. ConfigError where the manifest lacks it, or it holds words."""
+        if store.root not in self._known:
+            self._known[store.root] = self._read(store)
+        return self._known[store.root]
+
+    def _read(self, store: Store) -> np.ndarray:
+        table, where = store.collection.table, f"task.regression.target = {self.target!r}"
+        if self.target not in table:
+            raise ConfigError(f"{where}: {store.root / 'manifest.csv'} has no such column; it has {', '.join(map(str, table.columns))}")
+        given = table[self.target].replace("", np.nan)
+        found = pd.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64)
+        wrong = given.notna().to_numpy() & ~np.isfinite(found)
+        if wrong.any():
+            raise ConfigError(
+                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is no number; correct the manifest"
+            )
+        return found
+
+    def has_target(self, store: Store, scan: int) -> bool:
+        """Whether the column has a number for the scan."""
+        return bool(np.isfinite(self.values(store)[scan]))
+
+    def stratum(self, store: Store, scan: int) -> int:
+        """All scans are alike."""
+        return 0
+
+    def model(self, network: Network, store: Store) -> Regressor:
+        """Network and a linear head."""
+        self.values(store)
+        return Regressor(network)
+
+    def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> CropDataset:
+        """Crops of the plan's scans, whose numbers set the units. ConfigError where they are all equal."""
+        known = self.values(store)[np.unique(plan.anchors)]
+        spread = float(known.std())
+        if spread == 0:
+            raise ConfigError(
+                f"task.regression.target = {self.target!r}: its labelled scans all have {known[0]:g}; take more or another column"
+            )
+        self._units[store.root] = float(known.mean()), spread
+        return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
+
+    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, float]:
+        """A crop anywhere in the scan, and the scan's number in standard units."""
+        mean, scale = self._units[store.root]
+        return random_crop(store, scan, patch_size, rng), (float(self.values(store)[scan]) - mean) / scale
+
+    def weights(self, store: Store, scans: np.ndarray) -> None:
+        """All scans weigh the same."""
+
+    def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
+        """Smooth L1 of one rank's crops, augmented."""
+        with torch.no_grad(), torch.autocast(batch.voxels.device.type, enabled=False):
+            voxels = recipe.apply(batch.voxels, batch.parameters, batch.spacing_mm).voxels
+        found: Tensor = model(voxels)
+        with torch.autocast(found.device.type, enabled=False):
+            value = F.smooth_l1_loss(found.float(), batch.targets.float())
+        return Loss(value, {"loss": all_mean(value.detach())})
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        store: Store,
+        scans: Sequence[int],
+        patch_size: Triple,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        seed: int,
+    ) -> Evaluation:
+        """Mean absolute error and R2 of the test scans; one row a scan, with its absolute error as `mae`."""
+        assert isinstance(model, Regressor), "this task's own model"
+        model.eval()
+        if store.root in self._units:
+            mean, scale = self._units[store.root]
+            model.mean.fill_(mean)
+            model.scale.fill_(scale)
+        examples = [Example(scan, covering_crops(store, scan, patch_size), 0) for scan in scans]
+        predicted = answers(model.in_units, store, examples, device, dtype)[:, 0]
+        truth = self.values(store)[np.asarray(scans)]
+        rows = store.collection.table.iloc[list(scans)]
+        patients = [str(patient) for patient in rows["patient"]]
+        cases = [
+            {"scan": str(scan), "patient": patient, "true": t, "predicted": round(p, 6), "mae": round(abs(p - t), 6)}
+            for scan, patient, t, p in zip(rows["scan"], patients, truth.tolist(), predicted.tolist(), strict=True)
+        ]
+        return Evaluation(regression_metrics(predicted, truth, patients, seed), cases, {})

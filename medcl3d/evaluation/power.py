@@ -1,0 +1,70 @@
+"""How small a difference a comparison could see, and how large a difference is beside how replicates vary."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, special, stats
+
+from medcl3d.evaluation.crossed import Estimate
+from medcl3d.evaluation.statistics import Interval
+
+POWER = 0.8
+LARGEST_T = 30.0
+"""Beyond it scipy's noncentral t loses its digits; so large an effect needs no interval."""
+
+
+def _below(t: float, df: float, shift: ArrayLike) -> np.ndarray:
+    """Distribution function of the noncentral t; scipy gives NaN far out in its tails, where it is 0 or 1 to all digits."""
+    found = stats.nct.cdf(t, df, shift)
+    return np.where(np.isnan(found), np.where(np.less(shift, t), 1.0, 0.0), found)
+
+
+def power(difference: ArrayLike, error: float, df: float, alpha: float = 0.05) -> np.ndarray:
+    """The probability that a two-sided t-test at level `alpha` tells a true `difference` from 0.
+
+    error, df: standard error of the estimated difference and its degrees of freedom.
+    """
+    critical = stats.t.ppf(1 - alpha / 2, df)
+    shift = np.abs(np.asarray(difference, dtype=np.float64)) / error
+    return 1 - _below(critical, df, shift) + _below(-critical, df, shift)
+
+
+def smallest_difference(estimate: Estimate, alpha: float = 0.05, wanted: float = POWER) -> float:
+    """The true difference that a comparison with this standard error tells from 0 in a share `wanted` of repetitions.
+
+    NaN for one replicate. Under Holm's procedure with m arms, alpha / m is what the first of them has to pass.
+    """
+    error, df = float(estimate.error), float(estimate.df)
+    if not np.isfinite(df):
+        return float("nan")
+    if error == 0:
+        return 0.0
+    critical = float(stats.t.ppf(1 - alpha / 2, df))
+    largest = critical + 10 * (1 + critical)
+    return error * float(optimize.brentq(lambda shift: float(power(shift, 1.0, df, alpha)) - wanted, 0.0, largest))
+
+
+def effect_size(differences: ArrayLike, confidence: float = 0.95) -> Interval | None:
+    """Mean of ``differences [R]`` in units of their standard deviation over replicates; None where that is 0, or R below 3.
+
+    The estimate has Hedges' correction for few replicates; the limits come from the noncentral t-distribution.
+    How test cases vary is not in it. Source: Hedges 1981; Cumming and Finch 2001.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    num = len(values)
+    spread = float(values.std(ddof=1)) if num > 2 else 0.0  # of two, the correction leaves nothing
+    if spread <= 1e-12 * abs(float(values.mean())):
+        return None
+    df, standard = num - 1, float(values.mean()) / spread
+    corrected = standard * float(np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / np.sqrt(df / 2))
+    t = standard * np.sqrt(num)
+    if abs(t) > LARGEST_T:
+        return Interval(corrected, float("nan"), float("nan"), num)
+
+    def limit(share: float) -> float:
+        # The shift under which a share of all t lie below the observed one.
+        reach = 10 + 3 * abs(t)
+        return float(optimize.brentq(lambda shift: float(_below(t, df, shift)) - share, t - reach, t + reach)) / np.sqrt(num)
+
+    return Interval(corrected, limit((1 + confidence) / 2), limit((1 - confidence) / 2), num)

@@ -1,0 +1,29 @@
+"""How far predicted numbers are from the true ones, with what test patients say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medcl3d.evaluation.bootstrap import Measure, over_drawn_patients
+from medcl3d.evaluation.statistics import Interval
+
+
+def mean_absolute_error(predictions: np.ndarray, targets: np.ndarray) -> float:
+    """In the target's unit."""
+    return float(np.abs(predictions - targets).mean())
+
+
+def r2(predictions: np.ndarray, targets: np.ndarray) -> float:
+    """The share of the targets' variance that is predicted: 0 for their mean, below 0 for worse; NaN where they are all equal."""
+    total = float(((targets - targets.mean()) ** 2).sum())
+    return 1 - float(((predictions - targets) ** 2).sum()) / total if total > 0 else float("nan")
+
+
+MEASURES: dict[str, Measure] = {"mae": mean_absolute_error, "r2": r2}
+
+
+def regression_metrics(predictions: np.ndarray, targets: np.ndarray, patients: Sequence[str], seed: int) -> dict[str, Interval]:
+    """Each measure of ``predictions [N]`` and ``targets [N]`` with its 95% bootstrap interval over patients."""
+    return over_drawn_patients(MEASURES, predictions, targets, patients, seed)

@@ -1,0 +1,64 @@
+"""The metric of single test patients: read as the metrics are made, and only where they are means of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medcl3d.comparison.case_values import by_patient, collect
+from medcl3d.evaluation.classification import classification_metrics
+from medcl3d.evaluation.metrics import summary
+
+RNG = np.random.default_rng(4)
+
+
+def rows(patients: int = 5) -> list[dict]:
+    """Two scans of the first patient, two classes a scan, one value missing."""
+    scans = [("p0", "p0_b"), *((f"p{k}", f"s{k}") for k in range(patients))]
+    found = [
+        {"scan": scan, "patient": patient, "class": name, "dice": float(RNG.uniform()), "hd95_mm": 1.0}
+        for patient, scan in scans
+        for name in ("liver", "spleen")
+    ]
+    found[-1]["dice"] = None
+    return found
+
+
+@pytest.mark.parametrize("metric", ["dice", "dice/liver", "dice/spleen"])
+def test_patients_average_to_the_metric_of_a_segmentation(metric):
+    cases = rows()
+    found = by_patient({"cases": cases}, metric)
+    assert np.mean(list(found.values())) == pytest.approx(summary(cases, ("dice", "hd95_mm"), 0)[metric].mean)
+    assert ("p4" in found) == (metric != "dice/spleen")
+
+
+def test_a_probe_has_rows_of_its_own():
+    cases = [
+        {"probe": probe, "scan": f"s{k}", "patient": f"p{k}", "recall@1": float(k + n)} for n, probe in enumerate("ab") for k in (0, 1)
+    ]
+    assert by_patient({"cases": cases}, "b/recall@1") == {"p0": 1.0, "p1": 2.0}
+    assert by_patient({"cases": cases}, "b/auroc") == {}
+
+
+def test_accuracy_is_of_patients_and_the_area_under_a_curve_is_not():
+    probabilities = RNG.dirichlet([1, 1], 8)
+    targets = np.array([0, 1] * 4)
+    patients = [f"p{k}" for k in range(8)]
+    metrics = classification_metrics(probabilities, targets, patients, 0)
+    cases = [
+        {"scan": p, "patient": p, "class": "ab"[t], "predicted": "ab"[int(row.argmax())], "probability": row[t]}
+        for p, t, row in zip(patients, targets, probabilities, strict=True)
+    ]
+    found = by_patient({"cases": cases}, "accuracy")
+    assert np.mean(list(found.values())) == pytest.approx(metrics["accuracy"].mean)
+    assert collect({("a", (), 0): (metrics["accuracy"].mean, found)}, "accuracy").patients == tuple(patients)
+    assert "no auroc of single" in collect({("a", (), 0): (0.5, by_patient({"cases": cases}, "auroc"))}, "auroc").why_not
+
+
+def test_what_does_not_fit_says_why():
+    fits = {"p0": 0.2, "p1": 0.4}
+    assert collect({("a", (), 0): (0.3, fits)}, "dice").why_not == ""
+    assert "not the mean" in collect({("a", (), 0): (0.5, fits)}, "dice").why_not
+    assert "1 of 3 test patients" in collect({("a", (), 0): (0.3, fits), ("a", (), 1): (0.3, fits | {"p2": 0.3})}, "dice").why_not
+    assert "one test patient" in collect({("a", (), 0): (0.2, {"p0": 0.2})}, "dice").why_not
+    assert collect({}, "dice").of_run is None

@@ -1,0 +1,96 @@
+"""What is said before a comparison runs: from what its runs took, and from nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from medcl3d.comparison.execute import execute
+from medcl3d.comparison.forecast import forecast
+from medcl3d.comparison.launch import COST, LocalLauncher, note_cost, read_json
+from medcl3d.comparison.plan import CompareConfig, plan
+from medcl3d.comparison.timing import duration, samples_per_s, seconds_to_go
+from medcl3d.config import load
+from tests.comparison.test_execute import SMALL, go
+
+
+def planned(path: Path, *overrides: str):
+    config = load(path, overrides, CompareConfig)
+    return config, plan(config)
+
+
+def log(run, rates) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps({"step": k, "samples_per_s": rate}) for k, rate in enumerate(rates, 1)]
+    (run.folder / "metrics.jsonl").write_text("\n".join([*rows, '{"step": 9, "sam']))
+
+
+def test_time_is_unknown_until_something_was_timed(comparison):
+    config, runs = planned(comparison(), *SMALL)
+    assert seconds_to_go("pretrain", runs, []) is None
+    assert "how long is said after the first steps" in forecast(runs, config)[0]
+    log(runs[0], [1.0, 4.0, 4.0, 6.0])
+    assert samples_per_s(runs[0]) == 4.0  # the first row warms up, and the last is cut
+    assert runs[0].size == 20
+    assert seconds_to_go("pretrain", runs, []) == pytest.approx(2 * 20 / 4)
+    assert seconds_to_go("finetune", runs, []) is None
+    assert "; about 10 s" in forecast(runs, config)[0]
+
+
+def test_whole_runs_tell_more_than_their_steps(comparison):
+    _, runs = planned(comparison(), *SMALL)
+    log(runs[0], [4.0, 4.0])
+    note_cost(runs[0].folder, 30.0, 100.0)
+    note_cost(runs[0].folder, 10.0, 50.0)
+    assert read_json(runs[0].folder / COST) == {"seconds": 40.0, "peak_memory_mib": 100.0}
+    assert seconds_to_go("pretrain", runs, runs[:1]) == pytest.approx(40.0)
+
+
+def test_runs_leave_what_they_cost_and_say_how_long_is_left(comparison):
+    path = comparison(arms={"scratch": {}, "dense": {"pretraining": "dense", "set": {"seconds": 0.6}}})
+    runs, _, said = go(path, *SMALL)
+    for run in runs:
+        cost = read_json(run.folder / COST)
+        assert cost["seconds"] >= (0.6 if run.name == "dense" and run.measures else 0)
+        assert cost["peak_memory_mib"] > 1
+    assert "finetune: about" in said and "1 runs, from the whole runs so far" in said
+
+
+def test_durations_are_readable():
+    assert [duration(s) for s in (40, 720, 12600)] == ["40 s", "12 min", "3.5 hours"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["replicates=3"], "3 replicates: intervals and no test"),
+        (["replicates=10"], "at level 0.05 / 2: 1.14 standard deviations"),
+        (["replicates=10", "family=[simclr]"], "at level 0.05 / 1: 1.00 standard deviations"),
+        (["replicates=10", "stage=screen"], "nothing is tested"),
+    ],
+)
+def test_the_smallest_difference_before_there_are_runs(comparison, overrides, words):
+    config, runs = planned(comparison(), *overrides)
+    assert words in forecast(runs, config)[-1]
+
+
+def test_a_pilot_says_it_in_the_metric(comparison):
+    path = comparison()
+    config, runs = planned(path, "replicates=2")
+    execute(runs, LocalLauncher(2), Console(file=io.StringIO()))
+    rng = np.random.default_rng(0)
+    for run in runs:  # the fake commands know no noise
+        if run.measures:
+            results = read_json(run.folder / "results.json")
+            for case in results["cases"]:
+                case["dice"] += float(rng.normal(0, 0.05))
+            results["metrics"]["dice"]["mean"] = float(np.mean([case["dice"] for case in results["cases"]]))
+            (run.folder / "results.json").write_text(json.dumps(results))
+    config, runs = planned(path, "replicates=10")
+    line = forecast(runs, config)[-1]
+    assert "in dice, from the variances of the 2 replicates and 9 test patients that are there" in line

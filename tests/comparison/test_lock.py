@@ -1,0 +1,115 @@
+"""Two starts of one comparison, and kills at any moment: nothing runs twice, and what was done stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from medcl3d.comparison import compare
+from medcl3d.comparison.launch import LocalLauncher
+from medcl3d.comparison.lock import held, only_start
+from medcl3d.comparison.plan import CompareConfig, plan
+from medcl3d.config import load
+from medcl3d.errors import ConfigError
+from tests.comparison.test_execute import SMALL, go
+
+HERE = Path(__file__).parent
+START = """
+import sys
+sys.path[:0] = [{here!r}]
+from medcl3d.comparison import launch, compare
+from medcl3d.comparison.plan import MODELS
+MODELS.update(pretrain="fake_runs:PretrainConfig", finetune="fake_runs:FinetuneConfig")
+launch.command_of = lambda run: [{fake!r}, run.command, str(run.config), *run.overrides]
+from pathlib import Path
+try:
+    compare(Path("compare.yaml"), sys.argv[1:])
+except Exception as error:
+    sys.exit(f"{{type(error).__name__}}: {{error}}")
+"""
+
+
+def start(*overrides: str) -> subprocess.Popen[str]:
+    """A comparison as a process of its own, in the folder of the test."""
+    code = START.format(here=str(HERE), fake=str(HERE / "fake_runs.py"))
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *overrides], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def starts(folder: Path) -> dict[str, int]:
+    return {str(file.parent): len(file.read_text().splitlines()) for file in folder.rglob("starts.txt")}
+
+
+@pytest.mark.slow
+def test_two_starts_at_once_run_nothing_twice(comparison):
+    comparison(arms={"scratch": {"set": {"seconds": 0.3}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.3}}})
+    both = [start(*SMALL), start(*SMALL)]
+    said = [process.communicate(timeout=100) for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes in ([0, 0], [0, 1])
+    if codes == [0, 1]:
+        assert any("ConfigError: runs: pid" in error and "is running a comparison" in error for _, error in said)
+    assert set(starts(Path("runs")).values()) == {1}
+    assert Path("runs/report.html").is_file()
+
+
+def test_a_second_start_is_refused_and_the_lock_goes_with_its_holder(comparison):
+    path = comparison()
+    with only_start(Path("runs")), pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait for it"):
+        compare(path, SMALL)
+    with only_start(Path("runs")):
+        pass
+
+
+@pytest.mark.slow
+def test_a_kill_loses_at_most_what_was_running(comparison):
+    """SIGKILL to the comparison at several moments: what was done is not done again, what runs is waited for, not doubled."""
+    comparison(arms={"scratch": {"set": {"seconds": 0.4}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.4}}})
+    done: set[str] = set()
+    for moment in (0.3, 0.9, 1.4):
+        process = start(*SMALL, "replicates=2")
+        began = time.monotonic()
+        while not Path("runs").is_dir() and time.monotonic() - began < 60:
+            time.sleep(0.02)
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        before = {k for k in done if starts(Path("runs"))[k] != 1}
+        assert not before
+        done |= {str(file.parent) for file in Path("runs").rglob("status.json") if '"done"' in file.read_text()}
+    last = start(*SMALL, "replicates=2")
+    _, error = last.communicate(timeout=100)
+    assert last.returncode == 0, error
+    assert set(starts(Path("runs")).values()) == {1}  # a run that outlived its comparison was waited for
+    assert len(starts(Path("runs"))) == 6
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(comparison):
+    path = comparison(arms={"scratch": {}})
+    config = load(path, SMALL, CompareConfig)
+    (run,) = plan(config)
+    run.folder.mkdir(parents=True)
+    lock = FileLock(run.folder / ".lock", thread_local=False)
+    lock.acquire()
+    assert held(run.folder)
+    threading.Timer(0.6, lock.release).start()
+    began = time.monotonic()
+    _, outcomes, said = go(path, *SMALL)
+    assert time.monotonic() - began > 0.5
+    assert "waiting for finetune scratch" in said
+    assert outcomes[0].state == "done"
+    assert not held(run.folder)
+
+
+def test_a_launcher_takes_as_many_as_it_runs():
+    assert LocalLauncher(3).takes == 3

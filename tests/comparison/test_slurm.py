@@ -1,0 +1,163 @@
+"""Jobs through submitit's local executor: arrays are submitted, resumed where they stopped, and failures are told."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from medcl3d.comparison.execute import execute, is_done, last_line
+from medcl3d.comparison.launch import COST, LOG, read_json
+from medcl3d.comparison.plan import CompareConfig, plan
+from medcl3d.comparison.slurm import RunJob, SlurmChild, SlurmLauncher
+from medcl3d.config import load
+from medcl3d.errors import ConfigError, MachineError
+
+SMALL = ("replicates=1", "vary={num_labelled: [2]}")
+LOCAL = {"cluster": "local", "timeout_min": 5}
+
+
+@pytest.mark.slow
+def test_runs_go_as_jobs_with_logs(comparison):
+    config = load(comparison(), SMALL, CompareConfig)
+    runs = plan(config)
+    launcher = SlurmLauncher(config.out_dir, 1, LOCAL)
+    outcomes = execute(runs, launcher, Console(file=io.StringIO()))
+    assert [o.state for o in outcomes] == ["done"] * 5
+    assert all(is_done(run) for run in runs)
+    assert all(read_json(run.folder / COST)["peak_memory_mib"] > 1 for run in runs)
+    assert len([f for f in (config.out_dir / "slurm").iterdir() if f.name.isdigit()]) == 5
+
+
+@pytest.mark.slow
+def test_a_failed_job_is_told_by_the_last_line_of_its_run(comparison):
+    arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 0}}}
+    config = load(comparison(arms=arms), SMALL, CompareConfig)
+    outcomes = execute(plan(config), SlurmLauncher(config.out_dir, 1, LOCAL), Console(file=io.StringIO()))
+    assert {o.run.name: o.state for o in outcomes} == {"scratch": "done", "bad": "failed"}
+    assert "the scan <b>17</b> is broken" in next(o.reason for o in outcomes if o.state == "failed")
+
+
+def test_a_job_at_the_end_of_its_time_saves_and_comes_back(tmp_path):
+    """submitit calls checkpoint in the job: the run hears SIGTERM, and what is queued again is the same run."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import signal, sys, time, pathlib\n"
+        "def stop(*_):\n    pathlib.Path('saved').write_text('')\n    sys.exit(75)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        f"pathlib.Path({str(tmp_path / 'began')!r}).write_text('')\n"
+        f"import os; os.chdir({str(tmp_path)!r})\ntime.sleep(60)\n"
+    )
+    job = RunJob([str(script)], tmp_path)
+    codes: list[int] = []
+    going = threading.Thread(target=lambda: codes.append(_without_signals(job)), daemon=True)
+    going.start()
+    while not (tmp_path / "began").exists():
+        time.sleep(0.02)
+    time.sleep(0.1)
+    again = job.checkpoint()
+    going.join(20)
+    assert codes == [75]
+    assert (tmp_path / "saved").exists()
+    assert again.function.command == job.command
+    assert again.function.folder == tmp_path
+
+
+def _without_signals(job: RunJob) -> int:
+    """A job sets a handler in its main thread; here it runs in another one, where none can be set."""
+    from unittest import mock
+
+    with mock.patch("medcl3d.comparison.slurm.signal.signal"):
+        return job()
+
+
+class StopsOnce:
+    """A launcher whose first job of every run is stopped by the cluster."""
+
+    at_once = takes = 10
+
+    def __init__(self, then):
+        self.then, self.seen = then, set()
+
+    def launch(self, runs):
+        first = [run for run in runs if run.folder not in self.seen]
+        self.seen |= {run.folder for run in runs}
+        again = [run for run in runs if run not in first]
+        return [Stopped(run) for run in first] + (self.then.launch(again) if again else [])
+
+
+class Stopped:
+    resumable, started = True, 0.0
+
+    def __init__(self, run):
+        self.run = run
+
+    def poll(self):
+        return 75
+
+    def terminate(self):
+        pass
+
+    kill = wait = terminate
+
+
+@pytest.mark.slow
+def test_what_a_cluster_stopped_is_started_again(comparison):
+    config = load(comparison(), SMALL, CompareConfig)
+    launcher = StopsOnce(SlurmLauncher(config.out_dir, 1, LOCAL))
+    outcomes = execute(plan(config), launcher, Console(file=io.StringIO()))
+    assert [o.state for o in outcomes] == ["done"] * 5
+
+
+class Died:
+    """A job of submitit that its node took along."""
+
+    job_id, state = "7_0", "NODE_FAIL"
+
+    def done(self):
+        return True
+
+    def exception(self):
+        return RuntimeError("the job\nhas not produced any output")
+
+
+def test_a_job_that_dies_says_so(comparison):
+    (run,) = plan(load(comparison(arms={"scratch": {}}), SMALL, CompareConfig))
+    run.folder.mkdir(parents=True)
+    assert SlurmChild(run, Died()).poll() == 1
+    assert last_line(run.folder / LOG) == "job 7_0 (NODE_FAIL): the job has not produced any output"
+
+
+def test_without_submitit_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(MachineError, match=r"pip install 'medcl3d\[slurm\]'"):
+        SlurmLauncher(tmp_path, 1, {})
+
+
+def test_without_a_cluster_or_with_a_wrong_field_it_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MachineError, match="executor: local") as error:
+        SlurmLauncher(tmp_path, 1, {})
+    assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"slurm: .*timeout_minutes"):
+        SlurmLauncher(tmp_path, 1, {"cluster": "local", "timeout_minutes": 3})
+
+
+def test_an_array_asks_to_be_queued_again(tmp_path, monkeypatch):
+    """What sbatch would be given, without a cluster."""
+    import submitit
+
+    monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda cls: 2))
+    launcher = SlurmLauncher(tmp_path, 3, {"timeout_min": 30, "slurm_partition": "gpu"})
+    inner = launcher._executor._executor
+    text = inner._make_submission_file_text("true", "uid")
+    assert "#SBATCH --requeue" in text
+    assert "#SBATCH --partition=gpu" in text
+    assert json.loads(json.dumps(inner.parameters))["array_parallelism"] == 3
+    assert Path(tmp_path / "slurm").name in text

@@ -1,0 +1,52 @@
+"""A confirmation has new seeds and new test patients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medcl3d.comparison import compare
+from medcl3d.errors import ConfigError, DataError
+
+SMALL = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "vary": {"num_labelled": [2]}, "replicates": 1}
+
+
+@pytest.fixture
+def screened(comparison) -> Path:
+    """A finished screening in screen.yaml, with one test patient that no other comparison has."""
+    path = comparison(**SMALL, out_dir="screening", stage="screen")
+    compare(path.rename("screen.yaml"))
+    for file in Path("screening").rglob("results.json"):
+        content = json.loads(file.read_text())
+        content["split"]["test"] = ["screening_only"]
+        file.write_text(json.dumps(content))
+    return Path("screen.yaml")
+
+
+def test_new_seeds_and_new_patients_are_confirmed(comparison, screened):
+    report = compare(comparison(**SMALL, screened=str(screened), first_seed=1))
+    assert "Seeds 1:" in report.read_text()
+    assert "picks candidates" in Path("screening/report.html").read_text()
+
+
+def test_a_seed_that_was_screened_is_refused(comparison, screened):
+    with pytest.raises(ConfigError, match="has used seed 0; set first_seed to 1 or more"):
+        compare(comparison(**SMALL, screened=str(screened)))
+    assert not Path("runs").exists()
+
+
+def test_a_patient_that_was_screened_is_refused(comparison, screened):
+    for file in Path("screening").rglob("results.json"):
+        file.write_text(file.read_text().replace("screening_only", "p3"))
+    with pytest.raises(DataError, match=r"1 test patients were screened on \(p3\)"):
+        compare(comparison(**SMALL, screened=str(screened), first_seed=1))
+    assert not Path("runs/report.html").exists()
+
+
+@pytest.mark.parametrize(("stage", "words"), [("confirm", "is no screening"), ("screen", "a screening confirms nothing")])
+def test_what_is_no_screening_is_refused(comparison, stage, words):
+    first = comparison(**SMALL, out_dir="screening").rename("screen.yaml")
+    with pytest.raises(ConfigError, match=words):
+        compare(comparison(**SMALL, screened=str(first), first_seed=1, stage=stage), check=True)
