@@ -69,7 +69,8 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         say("\n".join([f"{config.encoder.name}, frozen, {'untrained' if config.init == SCRATCH else f'from {config.init}'}", *notes]))
         if check:
             return config.out_dir
-        with run_folder(config.out_dir, plain(config), {"data": store.fingerprint(), "kind": "evaluate"}) as run:
+        provenance = {"data": store.fingerprint(), "kind": "evaluate"}
+        with run_folder(config.out_dir, plain(config), provenance, model=EvaluateConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this evaluation is done; remove the folder to do it again")
                 return config.out_dir

@@ -110,7 +110,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         if check:
             return config.out_dir
         provenance = {"data": parts.store.fingerprint(), "kind": "finetune"}
-        with run_folder(config.out_dir, plain(config), provenance) as run:
+        with run_folder(config.out_dir, plain(config), provenance, model=FinetuneConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this fine-tuning is done; remove the folder to do it again")
                 return config.out_dir

@@ -87,7 +87,8 @@ def load_weights(network: Network, source: Path, transfer: Transfer, test_patien
 
     ConfigError: the file is absent, damaged, of a newer version, of another architecture, or lacks the decoder
     asked for; every tensor of the parts asked for has to fit. DataError: pretraining saw a test patient.
-    An encoder of one input channel fits a network of n: its first weights are repeated and divided by n.
+    An encoder of c input channels fits a network of n where n is a multiple of c: its first weights are repeated n / c times
+    and divided by that, so that n / c copies of what it knew look to it as they did.
     """
     path = weights_path(Path(source))
     sidecar = read_sidecar(path)
@@ -99,7 +100,7 @@ def load_weights(network: Network, source: Path, transfer: Transfer, test_patien
     parts = ("encoder", "decoder") if transfer == "all" else ("encoder",)
     weights = {name: tensor for name, tensor in _read(path).items() if name.partition(".")[0] in parts}
     own = {name: tensor for name, tensor in network.state_dict().items() if name.partition(".")[0] in parts}
-    adapted = _spread_over_channels(weights, own) if sidecar.get("in_channels") == 1 else ()
+    adapted = _spread_over_channels(weights, own, sidecar.get("in_channels"))
     mismatch = compare(weights, own)
     if mismatch.any:
         Console(stderr=True).print(mismatch.table())
@@ -110,9 +111,11 @@ def load_weights(network: Network, source: Path, transfer: Transfer, test_patien
     network.load_state_dict(weights, strict=False)
     notes = [f"{path}: loaded {' and '.join(parts)}, {len(weights)} tensors"]
     if adapted:
-        channels = own[adapted[0]].shape[1]
+        known, channels = sidecar["in_channels"], own[adapted[0]].shape[1]
+        times = "" if known == 1 else f" {channels // known} times"
         notes.append(
-            f"{path}: pretrained on one input channel, here are {channels}: {', '.join(adapted)} repeated and divided by {channels}"
+            f"{path}: pretrained on {'one input channel' if known == 1 else f'{known} input channels'}, here are {channels}: "
+            f"{', '.join(adapted)} repeated{times} and divided by {channels // known}"
         )
     counts = {part: sum(name.startswith(f"{part}.") for name in weights) for part in parts}
     return TransferReport(path, counts, adapted, tuple(notes), sidecar)
@@ -169,16 +172,17 @@ def _unwrapped(name: str) -> str:
     return _unwrapped(name) if name.startswith(WRAPPERS) else name
 
 
-def _spread_over_channels(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Repeat weights of one input channel over those of the network, divided by their number: their sum over
-    equal channels is what it was. Changes `weights`; returns the names."""
+def _spread_over_channels(weights: dict[str, Tensor], own: Mapping[str, Tensor], known: object) -> tuple[str, ...]:
+    """Repeat weights of the `known` input channels over those of the network (0 1 0 1), divided by how often: their sum over
+    equal copies is what it was. Changes `weights`; returns the names."""
     adapted = []
     for name, ours in own.items():
         theirs = weights.get(name)
-        if theirs is None or theirs.ndim != 5 or theirs.shape == ours.shape or theirs.shape[1] != 1:
+        if theirs is None or theirs.ndim != 5 or theirs.shape == ours.shape or theirs.shape[1] != known:
             continue
-        if theirs.shape[:1] + theirs.shape[2:] == ours.shape[:1] + ours.shape[2:]:
-            weights[name] = theirs.repeat_interleave(ours.shape[1], dim=1) / ours.shape[1]
+        copies, left = divmod(ours.shape[1], theirs.shape[1])
+        if not left and theirs.shape[:1] + theirs.shape[2:] == ours.shape[:1] + ours.shape[2:]:
+            weights[name] = theirs.repeat(1, copies, 1, 1, 1) / copies
             adapted.append(name)
     return tuple(adapted)
 

@@ -1,19 +1,23 @@
-"""A 3-D residual network of MONAI's blocks, whose weights are interchangeable with MONAI's `ResNet`."""
+"""A 3-D residual network of MONAI's blocks, whose weights are interchangeable with MONAI's `ResNet` and `SEResNet50`."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from monai.networks.blocks.convolutions import Convolution
+from monai.networks.blocks.squeeze_and_excitation import SEBlock
 from monai.networks.layers.utils import get_act_layer, get_norm_layer
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import Norm, act_layer, global_average, norm_layer
+from medcl3d.errors import ConfigError
 from medcl3d.registry import Positive
 from medcl3d.types import Features, Triple
 
 WIDTHS = (64, 128, 256, 512)
+SE_REDUCTION = 16
 BLOCKS: dict[int, tuple[type[ResNetBlock] | type[ResNetBottleneck], tuple[int, int, int, int]]] = {
     10: (ResNetBlock, (1, 1, 1, 1)),
     18: (ResNetBlock, (2, 2, 2, 2)),
@@ -30,7 +34,11 @@ class ResNet3d(nn.Module):
     stage then has its stride) and the four stages. Shortcuts are 1x1x1 convolutions without a bias
     (MONAI's type B): its type A cuts the gradient of the shortcut. The stages are put together here
     because MONAI 1.6 hands `norm` to the stem alone and leaves batch norm in the blocks.
-    Source: He et al. 2016, Deep Residual Learning; Hara et al. 2018 for the 3-D form.
+
+    squeeze_excitation    each block weighs its channels by what it sees of the whole map; MONAI has such blocks as
+                          bottlenecks, so depth 50 only. They stride in the first convolution, and the pooling behind the
+                          stem pads at the far end: with batch norm and width 1 it is MONAI's `SEResNet50` (`layer0.` is our stem)
+    Source: He et al. 2016, Deep Residual Learning; Hara et al. 2018 for the 3-D form; Hu et al. 2018, Squeeze-and-Excitation.
     """
 
     def __init__(
@@ -43,18 +51,29 @@ class ResNet3d(nn.Module):
         stem_stride: Literal[1, 2] = 2,
         stem_kernel: Literal[3, 5, 7] = 7,
         max_pool: bool = True,
+        squeeze_excitation: bool = False,
     ):
         super().__init__()
         block, num_blocks = BLOCKS[depth]
+        if squeeze_excitation and block is not ResNetBottleneck:
+            raise ConfigError(
+                f"encoder.resnet3d: squeeze_excitation needs blocks that are bottlenecks, and depth = {depth} has none; depth: 50"
+            )
         widths = [max(1, int(base * width)) for base in WIDTHS]
         self.conv1 = nn.Conv3d(in_channels, widths[0], stem_kernel, stride=stem_stride, padding=stem_kernel // 2, bias=False)
         self.bn1 = get_norm_layer(norm_layer(norm, widths[0]), spatial_dims=3, channels=widths[0])
         self.act = get_act_layer(act_layer("relu"))
-        self.maxpool = nn.MaxPool3d(kernel_size=3, stride=2, padding=1) if max_pool else nn.Identity()
+        around = {"ceil_mode": True} if squeeze_excitation else {"padding": 1}
+        self.maxpool = nn.MaxPool3d(kernel_size=3, stride=2, **around) if max_pool else nn.Identity()  # type: ignore[arg-type]
         planes_in = widths[0]
         stages: list[nn.Sequential] = []
         for planes, count in zip(widths, num_blocks, strict=True):
-            stages.append(_stage(block, planes_in, planes, count, 2 if stages else 1, norm))
+            stride = 2 if stages else 1
+            stages.append(
+                _excited_stage(planes_in, planes, count, stride, norm)
+                if squeeze_excitation
+                else _stage(block, planes_in, planes, count, stride, norm)
+            )
             planes_in = planes * block.expansion
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
 
@@ -68,6 +87,11 @@ class ResNet3d(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The stem, then a stage a layer."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return (("conv1", "bn1"), *(tuple(f"layer{i}.{j}" for j in range(len(stage))) for i, stage in enumerate(stages, start=1)))
 
     def forward(self, x: Tensor) -> Features:
         """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
@@ -94,4 +118,30 @@ def _stage(
         )
     blocks = [block(planes_in, planes, spatial_dims=3, stride=stride, downsample=shortcut, norm=name)]
     blocks += [block(planes_out, planes, spatial_dims=3, norm=name) for _ in range(num_blocks - 1)]
+    return nn.Sequential(*blocks)
+
+
+def _excited_stage(planes_in: int, planes: int, num_blocks: int, stride: int, norm: Norm) -> nn.Sequential:
+    """The same of bottlenecks with squeeze and excitation, after MONAI's `SEResNetBottleneck`, which has batch norm only."""
+    inner, outer = norm_layer(norm, planes), norm_layer(norm, 4 * planes)
+    blocks: list[nn.Module] = []
+    for i in range(num_blocks):
+        step, width_in = (stride, planes_in) if i == 0 else (1, 4 * planes)
+        shortcut = None
+        if step != 1 or width_in != 4 * planes:
+            shortcut = Convolution(3, width_in, 4 * planes, strides=step, kernel_size=1, act=None, norm=outer, bias=False)
+        blocks.append(
+            SEBlock(
+                3,
+                width_in,
+                planes,
+                planes,
+                4 * planes,
+                conv_param_1={"strides": step, "kernel_size": 1, "act": act_layer("relu"), "norm": inner, "bias": False},
+                conv_param_2={"strides": 1, "kernel_size": 3, "act": act_layer("relu"), "norm": inner, "bias": False},
+                conv_param_3={"strides": 1, "kernel_size": 1, "act": None, "norm": outer, "bias": False},
+                project=shortcut,
+                r=min(SE_REDUCTION, 4 * planes),
+            )
+        )
     return nn.Sequential(*blocks)

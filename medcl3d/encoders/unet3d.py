@@ -1,10 +1,10 @@
-"""The residual encoder of a U-Net: a stage a stride, from full resolution down."""
+"""The encoder of a U-Net, residual or plain: a stage a stride, from full resolution down."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from monai.networks.blocks.dynunet_block import UnetResBlock
+from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from torch import Tensor, nn
 
 from medcl3d.encoders import ENCODERS
@@ -21,15 +21,17 @@ Kernels = tuple[Kernel | tuple[Kernel, Kernel, Kernel], ...]
 
 @ENCODERS.register("unet3d")
 class UNet3d(nn.Module):
-    """Residual stages of MONAI's `UnetResBlock`; the first block of a stage strides.
+    """Stages of MONAI's `UnetResBlock`, or `UnetBasicBlock` without the residual; the first block of a stage strides.
 
     channels      of each stage, finest first
     strides       of each stage, one number or three (d, h, w): an axis of thick slices keeps 1 until
                   the other axes' spacing has caught up
-    blocks        residual blocks a stage: one number, or one a stage
+    blocks        blocks a stage, of two convolutions each: one number, or one a stage
     kernel_sizes  of each stage (default 3 everywhere); 1 along an axis of thick slices
+    residual      off: a plain U-Net; with one block a stage and instance norm it is the encoder of MONAI's `DynUNet`
 
-    The finest stage sets the cost: at stride 1 its channels are convolved at full resolution.
+    The finest stage sets the cost: at stride 1 its channels are convolved at full resolution. nnU-Net's residual encoders
+    have channels [32, 64, 128, 256, 320, 320], strides [1, 2, 2, 2, 2, 2], blocks [1, 3, 4, 6, 6, 6], norm instance.
     Source: Isensee et al. 2021, nnU-Net; Isensee et al. 2024, nnU-Net Revisited, for the residual encoder.
     """
 
@@ -41,6 +43,7 @@ class UNet3d(nn.Module):
         strides: Strides = (1, 2, 2, 2),
         blocks: Count | tuple[Count, ...] = 1,
         kernel_sizes: Kernels | None = None,
+        residual: bool = True,
         norm: Norm = "group",
         act: Act = "leakyrelu",
     ):
@@ -57,12 +60,16 @@ class UNet3d(nn.Module):
         cumulative, total = [], (1, 1, 1)
         for width_in, width, stride, count, kernel in zip((in_channels, *channels), channels, strides, counts, kernels, strict=False):
             step, size = _three(stride), _three(kernel)
-            self.stages.append(_stage(width_in, width, step, size, count, norm, act))
+            self.stages.append(_stage(width_in, width, step, size, count, residual, norm, act))
             total = (total[0] * step[0], total[1] * step[1], total[2] * step[2])
             cumulative.append(total)
         self.channels: tuple[int, ...] = tuple(channels)
         self.strides: tuple[Triple, ...] = tuple(cumulative)
         self.num_features = self.channels[-1]
+
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """A stage a layer."""
+        return tuple(tuple(f"stages.{i}.{j}" for j in range(len(stage))) for i, stage in enumerate(self.stages))  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Features:
         """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
@@ -81,10 +88,13 @@ def _three(value: int | tuple[int, int, int]) -> Triple:
     return d, h, w
 
 
-def _stage(width_in: int, width: int, stride: Triple, kernel: Triple, num_blocks: int, norm: Norm, act: Act) -> nn.Sequential:
+def _stage(
+    width_in: int, width: int, stride: Triple, kernel: Triple, num_blocks: int, residual: bool, norm: Norm, act: Act
+) -> nn.Sequential:
     if any(k < s for k, s in zip(kernel, stride, strict=True)):
         raise ConfigError(f"encoder.unet3d: kernel_sizes {kernel} is smaller than strides {stride} in one stage; voxels would be skipped")
     name, activation = norm_layer(norm, width), act_layer(act)
-    first = UnetResBlock(3, width_in, width, kernel, stride, norm_name=name, act_name=activation)
-    rest = [UnetResBlock(3, width, width, kernel, 1, norm_name=name, act_name=activation) for _ in range(num_blocks - 1)]
+    block = UnetResBlock if residual else UnetBasicBlock
+    first = block(3, width_in, width, kernel, stride, norm_name=name, act_name=activation)
+    rest = [block(3, width, width, kernel, 1, norm_name=name, act_name=activation) for _ in range(num_blocks - 1)]
     return nn.Sequential(first, *rest)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medcl3d.encoders import ENCODERS
 from medcl3d.errors import ConfigError
-from medcl3d.registry import Count, Positive, Size
+from medcl3d.registry import Count, Positive, Size, Whole
 from medcl3d.types import Features, Triple, triple
 
 POSITIONS_DIVIDE = 6  # sine and cosine for each of three axes
@@ -23,12 +23,16 @@ class ViT3d(nn.Module):
 
     patch        voxels of a token along each axis; fewer along an axis of thick slices
     hidden_size  width of a token, divisible by `num_heads` and by 6
-    num_layers, num_heads, mlp_ratio    of the transformer
+    num_layers, num_heads, mlp_ratio    of the transformer: 12 layers of width 192 and 3 heads are ViT-Ti, of 384 and 6
+                 ViT-S, of 768 and 12 ViT-B
+    num_registers    learned tokens without a place, which attend and are attended to and are in no output: they take up
+                 what a transformer otherwise keeps in the tokens of empty patches
 
     Positions are fixed sines and cosines of a token's place in its own grid, so that the network takes crops of
     another size than those of pretraining; nothing has to be interpolated. There is one map, at the stride of the patch: a
     decoder climbs from it to full resolution, where the input itself is its skip.
-    Source: Dosovitskiy et al. 2021, ViT; Chen et al. 2021, MoCo v3, for positions that are fixed.
+    Source: Dosovitskiy et al. 2021, ViT; Touvron et al. 2021, DeiT, for Ti and S; Chen et al. 2021, MoCo v3, for positions
+    that are fixed; Darcet et al. 2024, Vision Transformers Need Registers.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class ViT3d(nn.Module):
         num_layers: Count = 6,
         num_heads: Count = 3,
         mlp_ratio: Positive = 4.0,
+        num_registers: Whole = 0,
     ):
         super().__init__()
         for name, divisor in (("num_heads", num_heads), ("the axes' sines and cosines", POSITIONS_DIVIDE)):
@@ -48,6 +53,7 @@ class ViT3d(nn.Module):
         self.patch_embedding = nn.Conv3d(in_channels, hidden_size, kernel_size=patch, stride=patch)
         self.blocks = nn.ModuleList(_block(hidden_size, int(hidden_size * mlp_ratio), num_heads) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
+        self.registers = nn.Parameter(torch.empty(num_registers, hidden_size)) if num_registers else None
         self.channels: tuple[int, ...] = (hidden_size,)
         self.strides: tuple[Triple, ...] = (triple(patch),)
         self.num_features = hidden_size
@@ -56,6 +62,13 @@ class ViT3d(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if self.registers is not None:
+            nn.init.trunc_normal_(self.registers, std=0.02)
+
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Embedding and registers, then a block a layer; the last norm is in none, as in BEiT."""
+        first = ("patch_embedding",) if self.registers is None else ("patch_embedding", "registers")
+        return (first, *((f"blocks.{i}",) for i in range(len(self.blocks))))
 
     def forward(self, x: Tensor) -> Features:
         """Features of ``[B, C, D, H, W]``, each axis a multiple of the patch: pooled ``[B, hidden_size]``, one map."""
@@ -63,9 +76,11 @@ class ViT3d(nn.Module):
         depth, height, width = grid.shape[2:]
         tokens = rearrange(grid, "b c d h w -> b (d h w) c")
         tokens = tokens + _positions((depth, height, width), tokens.shape[2]).to(tokens)
+        if self.registers is not None:
+            tokens = torch.cat((self.registers.to(tokens).expand(len(tokens), -1, -1), tokens), dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        tokens = self.norm(tokens)
+        tokens = self.norm(tokens[:, 0 if self.registers is None else len(self.registers) :])
         feature_map = rearrange(tokens, "b (d h w) c -> b c d h w", d=depth, h=height)
         return Features(tokens.mean(1, dtype=torch.promote_types(tokens.dtype, torch.float32)), (feature_map,))
 

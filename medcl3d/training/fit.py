@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,12 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config import STRICT
 from medcl3d.errors import ConfigError, DataError, Stopped
-from medcl3d.registry import Count, NonNegative, Positive, Whole
+from medcl3d.registry import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.distributed import all_sum, rank, wait_for_all, world_size
 from medcl3d.training.logs import RunFolder
-from medcl3d.training.optim import adamw, lr_factor
+from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
 from medcl3d.training.precision import Precision, autocast, autocast_dtype
+from medcl3d.training.speed import at_speed
 from medcl3d.types import Loss
 
 MAX_BAD_STEPS = 10
@@ -35,6 +37,12 @@ class FitOptions:
     precision          auto takes bfloat16 autocast where the device computes in it, else float32
     clip_norm          largest norm of the gradient
     workers            processes that read ahead, a rank (0: none)
+    optimizer          adamw, sgd or lars
+    momentum           of sgd and lars (default 0.9); nesterov: of sgd
+    layer_decay        each layer of the encoder learns at this share of the rate of the next (0.75 is usual for a ViT)
+    checkpointing      activations inside the encoder's blocks are computed again in the backward pass, not kept: less memory
+    channels_last      weights and crops lie with their channels last: faster convolutions on GPUs
+    compile            torch.compile: a slow first step, then faster ones; it needs a C++ compiler
     """
 
     steps: Count
@@ -47,6 +55,19 @@ class FitOptions:
     checkpoint_every: Count = 200
     log_every: Count = 10
     workers: Whole = 0
+    optimizer: OptimizerName = "adamw"
+    momentum: Fraction | None = None
+    nesterov: bool = False
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.optimizer == "adamw" and self.momentum is not None:
+            raise ValueError(f"momentum = {self.momentum}: adamw has two of its own; leave it out, or set optimizer to sgd or lars")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError(f"nesterov: {self.optimizer} has no such momentum; leave it out, or set optimizer: sgd and a momentum above 0")
 
 
 def check_ranks(options: FitOptions) -> None:
@@ -76,7 +97,16 @@ def fit(
     Stopped: SIGTERM or SIGUSR1 came, and all ranks saved the same step. DataError: the loss stays non-finite.
     """
     model.to(device)
-    optimizer = adamw(model, options.lr, options.weight_decay)
+    at_speed(model, checkpointing=options.checkpointing, channels_last=options.channels_last, compiled=options.compile)
+    optimizer = build_optimizer(
+        model,
+        options.optimizer,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        layer_decay=options.layer_decay,
+    )
     step = _restore(model, optimizer, run)
     wrapped = DistributedDataParallel(model) if world_size() > 1 else model
     dtype = autocast_dtype(options.precision, device)
@@ -85,8 +115,7 @@ def fit(
     with _StopSignals() as stop, _progress(title, step, options.steps) as advance:
         stream = batches(step)
         while step < options.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = options.lr * lr_factor(step, options.steps, options.warmup_steps)
+            set_rate(optimizer, options.lr * lr_factor(step, options.steps, options.warmup_steps))
             asked = time.monotonic()
             batch = next(stream)
             waited += time.monotonic() - asked

@@ -20,14 +20,14 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from medcl3d.config import differences
+from medcl3d.config import differences, parse, plain
 from medcl3d.data.atomic import write_text
 from medcl3d.errors import ConfigError, MachineError, UserError
 from medcl3d.training.diagnostics import Watch
 from medcl3d.training.distributed import from_rank_zero, rank
 
 # Fields that change neither what is learnt nor in which order: a run may resume with other values.
-FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "out_dir")
+FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.checkpointing", "out_dir")
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
 
@@ -130,15 +130,23 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def run_folder(path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], command: Sequence[str] = ()) -> Iterator[RunFolder]:
+def run_folder(
+    path: Path,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    command: Sequence[str] = (),
+    model: type[Any] | None = None,
+) -> Iterator[RunFolder]:
     """Open a run's folder: new, or to be resumed with the same configuration.
+
+    model    class of the configuration: a run from before one of its fields was known had that field's default
 
     ConfigError where the folder holds a run with another configuration (field by field) or one that is
     running; MachineError where it cannot be written. An error inside leaves `failed` and its reason in status.json.
     """
     lock = _lock(path)
     try:
-        opened = from_rank_zero(_open(path, config, provenance, command) if rank() == 0 else None)
+        opened = from_rank_zero(_open(path, config, provenance, command, model) if rank() == 0 else None)
         if isinstance(opened, UserError):
             raise opened
         resumed, finished = opened
@@ -173,11 +181,13 @@ def _lock(path: Path) -> FileLock | None:
         raise MachineError(f"{path}: cannot be written ({error.strerror}); set out_dir to a folder that can") from None
 
 
-def _open(path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], command: Sequence[str]) -> tuple[bool, bool] | UserError:
+def _open(
+    path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], command: Sequence[str], model: type[Any] | None
+) -> tuple[bool, bool] | UserError:
     file = path / "config.yaml"
     resumed = file.is_file()
     if resumed:
-        old = yaml.safe_load(file.read_text(encoding="utf-8"))
+        old = _with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
         changed = [line for line in differences(old, dict(config)) if not line.split(":")[0].startswith(FREE_FIELDS)]
         if changed:
             return ConfigError(
@@ -194,6 +204,13 @@ def _open(path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], 
             path / "provenance.json", json.dumps({**provenance, **versions(), "command": list(command or sys.argv)}, indent=1) + "\n"
         )
     return resumed, finished
+
+
+def _with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
+    try:
+        return old if model is None else plain(parse(old, model, str(file)))
+    except ConfigError:  # it holds what this version refuses: compared as it stands, it is named
+        return old
 
 
 def versions() -> dict[str, Any]:

@@ -1,21 +1,86 @@
-"""The optimiser and its learning rate over a run."""
+"""The optimiser, which parameters it treats how, and its learning rate over a run."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from medcl3d.encoders.network import Network
+from medcl3d.errors import ConfigError
+from medcl3d.training.lars import LARS
 
-def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, ICLR 2019); norms and biases are not decayed, they have no scale to keep small."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.999))
+OptimizerName = Literal["adamw", "sgd", "lars"]
+
+BETAS = (0.9, 0.999)
+DEFAULT_MOMENTUM = 0.9
+# Parameters of several axes that are no weights: they are added to what flows through the network, or join it as tokens.
+NO_WEIGHTS = ("registers", "relative_position_bias_table", "position_embeddings")
+
+
+def build_optimizer(
+    model: nn.Module,
+    name: OptimizerName,
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    layer_decay: float | None = None,
+) -> torch.optim.Optimizer:
+    """An optimiser of what trains in `model`.
+
+    adamw  Loshchilov and Hutter, ICLR 2019
+    sgd    with momentum (default 0.9), of Nesterov's kind where asked
+    lars   You et al. 2017, with momentum (default 0.9)
+
+    ConfigError where `layer_decay` meets an encoder that does not name its layers.
+    """
+    groups = parameter_groups(model, weight_decay, layer_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=BETAS)
+    momentum = DEFAULT_MOMENTUM if momentum is None else momentum
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    for group in groups:
+        group["adapts"] = group["decays"]
+    return LARS(groups, lr=lr, momentum=momentum)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
+    """What trains, decayed or not; with `layer_decay` a pair of groups a layer, deepest first.
+
+    Norms, biases, tokens and learned positions are not decayed: they have no scale to keep small. With `layer_decay` a layer of
+    an encoder learns at ``layer_decay ** (number of layers - its depth)`` of the rate (`lr_share` of a group), the embedding
+    at depth 0, and all that is in no layer (last norm, decoder, head, projector) at the full rate.
+    Source: Clark et al. 2020, ELECTRA, appendix A; Bao et al. 2022, BEiT, for the same in images.
+    """
+    shares = {} if layer_decay is None else _shares(model, layer_decay)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = []
+    for share in sorted({shares.get(name, 1.0) for name, _ in trained}, reverse=True):
+        own = [(name, p) for name, p in trained if shares.get(name, 1.0) == share]
+        for decays in (True, False):
+            parameters = [p for name, p in own if is_decayed(name, p) == decays]
+            if parameters:
+                # The order is that of checkpoints: a resumed run finds its moments by place.
+                groups.append({"params": parameters, "weight_decay": weight_decay if decays else 0.0, "decays": decays, "lr_share": share})
+    return groups
+
+
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a weight that multiplies, whose scale decay keeps small."""
+    last = name.rpartition(".")[2]
+    return parameter.ndim > 1 and last not in NO_WEIGHTS and not last.endswith("_token")
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give each group its share of `rate`; a group of a checkpoint from before there were shares has all of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_share", 1.0)
 
 
 def lr_factor(step: int, steps: int, warmup_steps: int) -> float:
@@ -24,3 +89,32 @@ def lr_factor(step: int, steps: int, warmup_steps: int) -> float:
         return (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """The share of the rate of every parameter that lies in a layer, by name."""
+    shares: dict[str, float] = {}
+    for where, network in model.named_modules():
+        if not isinstance(network, Network):
+            continue
+        layers = layers_of(network, "layer_decay")
+        for name, _ in network.encoder.named_parameters():
+            depth = next((i for i, pieces in enumerate(layers) if _lies_in(name, pieces)), None)
+            if depth is not None:
+                shares[".".join(filter(None, (where, "encoder", name)))] = layer_decay ** (len(layers) - depth)
+    return shares
+
+
+def layers_of(network: Network, field: str) -> tuple[tuple[str, ...], ...]:
+    """The names of an encoder's pieces, layer by layer. ConfigError, naming `field` of `train`, where it does not say."""
+    layers = getattr(network.encoder, "layers", None)
+    if not callable(layers):
+        raise ConfigError(
+            f"train.{field}: {type(network.encoder).__name__} does not name its layers; give it `layers()`, or leave {field} out"
+        )
+    found: tuple[tuple[str, ...], ...] = layers()
+    return found
+
+
+def _lies_in(name: str, pieces: Iterable[str]) -> bool:
+    return any(name == piece or name.startswith(f"{piece}.") for piece in pieces)

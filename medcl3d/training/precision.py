@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -29,11 +29,13 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
 @contextmanager
 def autocast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
     """PyTorch's autocast to `dtype` (None: float32), without the convolutions that an x86 processor gets wrong."""
-    with ExitStack() as stack:
-        if device.type == "cpu":
-            stack.enter_context(_SmallMapsPaddedFirst())
-        stack.enter_context(torch.autocast(device.type, dtype=dtype, enabled=dtype is not None))
+    with small_maps_padded_first(device.type), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         yield
+
+
+def small_maps_padded_first(device_type: str) -> AbstractContextManager[Any]:
+    """Convolutions whose gradients are right on small maps too; it may be entered twice."""
+    return _SmallMapsPaddedFirst() if device_type == "cpu" else nullcontext()
 
 
 class _SmallMapsPaddedFirst(TorchFunctionMode):

@@ -19,6 +19,7 @@ from medcl3d.data.loader import DataConfig, PairDataset, Plan, RawBatch, ScansIn
 from medcl3d.data.manifest import Collection
 from medcl3d.data.store import Store
 from medcl3d.encoders import ENCODERS
+from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.errors import ConfigError
 from medcl3d.objectives import OBJECTIVES
@@ -210,7 +211,7 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         if check:
             return config.out_dir
         provenance = {"data": parts.store.fingerprint(), "kind": "pretrain"}
-        with run_folder(config.out_dir, plain(config), provenance) as run:
+        with run_folder(config.out_dir, plain(config), provenance, model=PretrainConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this pretraining is done; remove the folder to do it again")
                 return config.out_dir
@@ -256,6 +257,7 @@ def summary(parts: Pretraining) -> str:
     count = {name: sum(p.numel() for p in module.parameters()) for name, module in learner.named_children()}
     pairs = f"{config.pairs.name} (placebo)" if config.placebo else config.pairs.name
     patients = parts.scans.collection.table["patient"].nunique()
+    flops = forward_flops(learner.network, parts.store.num_channels, config.data.patch_size)
     return "\n".join(
         [
             f"{pairs} with {config.objective.name}: {len(parts.anchors.ids)} anchors in "
@@ -263,6 +265,7 @@ def summary(parts: Pretraining) -> str:
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
             *few_anchors(config, parts.anchors),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
+            f"  {flops / 1e9:.2f} GFLOP a crop of {' x '.join(map(str, config.data.patch_size))}, one forward pass",
         ]
     )
 

@@ -18,6 +18,8 @@ from medcl3d.registry import Choice
 FIELDS: dict[str, dict[str, Any]] = {
     "unet3d": {"channels": (4, 8), "strides": (1, 2)},
     "resnet3d": {"depth": 10, "width": 0.125, "norm": "batch", "stem_kernel": 3},
+    "vit3d": {"patch": (8, 8, 8), "hidden_size": 12, "num_layers": 1},
+    "swin3d": {"feature_size": 6, "num_heads": (1, 2, 2, 3), "window_size": (4, 4, 4)},
 }
 
 
@@ -68,7 +70,7 @@ def test_the_encoder_alone_leaves_the_decoder_as_it_was(tmp_path: Path) -> None:
     assert set(report.parts) == {"encoder"} and "encoder" in report.notes[0]
 
 
-@pytest.mark.parametrize("name", ["unet3d", "resnet3d"])
+@pytest.mark.parametrize("name", FIELDS)
 def test_one_input_channel_into_three(tmp_path: Path, name: str) -> None:
     """Three equal channels give what one gave, and it is said aloud."""
     pretrained, fresh = network_of(name), network_of(name, in_channels=3, seed=1)
@@ -76,7 +78,21 @@ def test_one_input_channel_into_three(tmp_path: Path, name: str) -> None:
     x = torch.randn(2, 1, 32, 32, 32)
     ours, theirs = fresh.eval()(x.expand(-1, 3, -1, -1, -1)), pretrained.eval()(x)
     torch.testing.assert_close(ours.decoded, theirs.decoded, rtol=1e-4, atol=1e-4)
-    assert report.adapted and "divided by 3" in report.notes[1]
+    stems = [key for key, value in fresh.state_dict().items() if value.ndim == 5 and value.shape[1] == 3]
+    assert set(report.adapted) == set(stems) and any(key.startswith("decoder.input_skip") for key in stems) == (name != "unet3d")
+    assert "pretrained on one input channel, here are 3" in report.notes[1] and "divided by 3" in report.notes[1]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_two_input_channels_into_six_keep_their_order(tmp_path: Path, name: str) -> None:
+    pretrained, fresh = network_of(name, in_channels=2), network_of(name, in_channels=6, seed=1)
+    report = load_weights(fresh, write_run(tmp_path / "run", pretrained, name, in_channels=2), "all")
+    x = torch.randn(2, 2, 32, 32, 32)
+    ours, theirs = fresh.eval()(torch.cat((x, x, x), dim=1)), pretrained.eval()(x)
+    torch.testing.assert_close(ours.decoded, theirs.decoded, rtol=1e-4, atol=1e-4)
+    assert "2 input channels, here are 6" in report.notes[1] and "repeated 3 times and divided by 3" in report.notes[1]
+    with pytest.raises(ConfigError, match="another shape"):
+        load_weights(network_of(name, in_channels=3), tmp_path / "run", "all")
 
 
 def test_test_patients_seen_in_pretraining_are_named(tmp_path: Path) -> None:

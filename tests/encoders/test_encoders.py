@@ -1,4 +1,4 @@
-"""The contract of every encoder: shapes, strides, gradients, refusals."""
+"""The contract of every encoder: shapes, strides, gradients, layers, bfloat16, a state that travels, refusals."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from monai.networks.nets.resnet import ResNet
 
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import norm_layer
-from medcl3d.encoders.resnet3d import BLOCKS, ResNet3d
+from medcl3d.encoders.resnet3d import ResNet3d
 from medcl3d.encoders.unet3d import UNet3d
 from medcl3d.errors import ConfigError
 from medcl3d.registry import Choice
+from medcl3d.training.precision import autocast
 from medcl3d.types import Triple
 
 SMALL: list[tuple[str, dict[str, Any], Triple]] = [
@@ -24,6 +24,11 @@ SMALL: list[tuple[str, dict[str, Any], Triple]] = [
     ("unet3d", {"channels": (4, 8, 16), "strides": (1, (1, 2, 2), 2), "blocks": (1, 2, 1), "kernel_sizes": ((1, 3, 3), 3, 3)}, (6, 20, 12)),
     ("unet3d", {"channels": (4, 8), "strides": ((1, 2, 2), 2), "norm": "instance", "act": "gelu"}, (6, 12, 20)),
     ("vit3d", {"patch": (4, 8, 8), "hidden_size": 12, "num_layers": 2}, (8, 24, 16)),
+    ("vit3d", {"patch": (8, 8, 8), "hidden_size": 12, "num_layers": 2, "num_registers": 3}, (16, 8, 24)),
+    ("resnet3d", {"depth": 50, "width": 0.0625, "squeeze_excitation": True}, (32, 64, 32)),
+    ("unet3d", {"channels": (4, 8), "strides": (1, 2), "blocks": (2, 1), "residual": False, "norm": "instance"}, (8, 12, 20)),
+    ("swin3d", {"feature_size": 6, "num_heads": (1, 2, 2, 3), "window_size": (4, 4, 4)}, (32, 64, 32)),
+    ("swin3d", {"patch": (1, 2, 2), "feature_size": 3, "num_heads": (1, 1, 2, 3), "merging": "mergingv2", "v2": True}, (16, 64, 32)),
 ]
 
 
@@ -48,6 +53,52 @@ def test_pooled_features_reach_every_parameter(name: str, fields: dict[str, Any]
     assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize(("name", "fields", "shape"), SMALL)
+def test_every_piece_of_a_layer_is_there_and_none_is_in_two(name: str, fields: dict[str, Any], shape: Triple) -> None:
+    encoder = ENCODERS.build(Choice(name, fields), 1)
+    pieces = [piece for layer in encoder.layers() for piece in layer]
+    names = [n for n, _ in encoder.named_parameters()]
+    found = {piece: {n for n in names if n == piece or n.startswith(f"{piece}.")} for piece in pieces}
+    assert all(found.values()) and sum(map(len, found.values())) == len(set.union(*found.values()))
+    left = set(names) - set.union(*found.values())
+    assert left == ({"norm.weight", "norm.bias"} if name == "vit3d" else set())
+
+
+@pytest.mark.parametrize(("name", "fields", "shape"), SMALL)
+def test_a_forward_pass_in_bfloat16_is_finite_and_near(name: str, fields: dict[str, Any], shape: Triple) -> None:
+    torch.manual_seed(0)
+    encoder = ENCODERS.build(Choice(name, fields), 1).eval()
+    x = torch.randn(2, 1, *shape)
+    with torch.no_grad():
+        exact = encoder(x)
+        with autocast(torch.device("cpu"), torch.bfloat16):
+            found = encoder(x)
+    assert found.pooled.dtype is torch.float32 and all(bool(m.isfinite().all()) for m in found.maps)
+    assert float((found.pooled - exact.pooled).norm() / exact.pooled.norm()) < 0.1
+
+
+@pytest.mark.parametrize(("name", "fields", "shape"), SMALL)
+def test_a_state_makes_another_the_same(name: str, fields: dict[str, Any], shape: Triple) -> None:
+    first, second = (ENCODERS.build(Choice(name, fields), 2).eval() for _ in range(2))
+    second.load_state_dict(first.state_dict(), strict=True)
+    x = torch.randn(1, 2, *shape)
+    with torch.no_grad():
+        for ours, theirs in zip(first(x).maps, second(x).maps, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("resnet3d", {"depth": 18, "squeeze_excitation": True}, "squeeze_excitation.*depth = 18"),
+        ("swin3d", {"feature_size": 10}, r"feature_size = 10.*num_heads = \[3, 6, 12, 24\]"),
+    ],
+)
+def test_blocks_that_cannot_be_are_refused(name: str, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ENCODERS.build(Choice(name, fields), 1)
+
+
 @pytest.mark.parametrize(("name", "fields"), [("unet3d", {"channels": (4, 8)}), ("unet3d", {"channels": (), "strides": ()})])
 def test_stages_that_do_not_match_are_refused(name: str, fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="channels"):
@@ -57,23 +108,6 @@ def test_stages_that_do_not_match_are_refused(name: str, fields: dict[str, Any])
 def test_a_kernel_that_skips_voxels_is_refused() -> None:
     with pytest.raises(ConfigError, match="kernel_sizes"):
         UNet3d(1, channels=(4, 8), strides=(1, 2), kernel_sizes=(3, 1))
-
-
-@pytest.mark.parametrize(("depth", "max_pool", "stem_stride"), [(10, True, 1), (18, False, 2), (50, True, 1)])
-def test_equals_monai_resnet_with_the_same_weights(depth: int, max_pool: bool, stem_stride: int) -> None:
-    block, layers = BLOCKS[depth]
-    widths = [16, 32, 64, 128]
-    theirs = ResNet(
-        "bottleneck" if depth == 50 else "basic", list(layers), widths, n_input_channels=2, conv1_t_stride=stem_stride,
-        no_max_pool=not max_pool, feed_forward=False, bias_downsample=False,
-    )  # fmt: skip
-    ours = ResNet3d(2, depth=depth, norm="batch", width=0.25, stem_stride=stem_stride, max_pool=max_pool)  # type: ignore[arg-type]
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    x = torch.randn(2, 2, 32, 32, 32)
-    for train in (True, False):
-        ours.train(train), theirs.train(train)
-        torch.testing.assert_close(ours(x).pooled, theirs(x), rtol=1e-5, atol=1e-5)
-    assert ours.num_features == 128 * block.expansion
 
 
 def test_the_norm_asked_for_is_the_only_one() -> None:

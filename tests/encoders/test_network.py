@@ -20,6 +20,10 @@ NETWORKS: list[tuple[str, dict[str, Any], Triple]] = [
     ("unet3d", {"channels": (4, 8, 12), "strides": (1, 2, 2)}, (12, 20, 8)),
     ("unet3d", {"channels": (4, 8, 16), "strides": (1, (1, 2, 2), 2)}, (6, 20, 12)),
     ("unet3d", {"channels": (8, 16), "strides": ((1, 2, 2), 2)}, (6, 12, 20)),
+    ("unet3d", {"channels": (4, 8), "strides": (1, 2), "residual": False}, (6, 12, 20)),
+    ("resnet3d", {"depth": 50, "width": 0.0625, "squeeze_excitation": True}, (32, 64, 32)),
+    ("vit3d", {"patch": (4, 8, 8), "hidden_size": 12, "num_layers": 1, "num_registers": 2}, (8, 16, 24)),
+    ("swin3d", {"feature_size": 6, "num_heads": (1, 2, 2, 3), "window_size": (4, 4, 4)}, (32, 32, 64)),
 ]
 
 
@@ -78,3 +82,10 @@ def test_a_patch_that_does_not_fit_names_both_fields() -> None:
     check_patch_size(network, (6, 12, 8))
     with pytest.raises(ConfigError, match=r"data\.patch_size.*encoder.*\[2, 4, 4\].*\[8, 12, 4\]"):
         check_patch_size(network, (7, 12, 3))
+
+
+def test_a_patch_that_a_swin_transformer_would_pad_is_refused() -> None:
+    network = build_network(Choice("swin3d", {"patch": (1, 2, 2)}), 1, decoder=False)
+    check_patch_size(network, (16, 64, 32))
+    with pytest.raises(ConfigError, match=r"data\.patch_size = \[16, 48, 32\].*\[16, 32, 32\].*would do"):
+        check_patch_size(network, (16, 48, 32))

@@ -24,6 +24,8 @@ def test_equals_monais_vit_with_the_same_weights() -> None:
     with torch.no_grad():
         theirs.patch_embedding.position_embeddings.copy_(positions[None])
     ours.load_state_dict({name: value for name, value in renamed.items() if name not in unused}, strict=True)
+    back = {name.replace("patch_embedding", "patch_embedding.patch_embeddings"): value for name, value in ours.state_dict().items()}
+    assert not theirs.load_state_dict(back, strict=False).unexpected_keys
     x = torch.randn(3, 2, 8, 16, 24)
     tokens, _ = theirs(x)
     features = ours(x)
@@ -71,6 +73,23 @@ def test_learns_where_something_is_and_only_through_its_positions(monkeypatch: p
     monkeypatch.setattr(vit3d, "_positions", lambda grid, size: torch.zeros(1, 1))
     torch.manual_seed(0)
     assert learns(ViT3d(1, **fields)) < 0.3  # type: ignore[arg-type]
+
+
+def test_registers_are_attended_to_and_are_in_no_output() -> None:
+    torch.manual_seed(0)
+    model, x = ViT3d(1, num_registers=4, **FIELDS), torch.randn(2, 1, 8, 16, 24)  # type: ignore[arg-type]
+    assert model.registers is not None and model.registers.shape == (4, 24)
+    before = model(x)
+    assert before.maps[0].shape == (2, 24, 2, 2, 3)
+    torch.testing.assert_close(before.pooled, before.maps[0].mean((2, 3, 4)), rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        model.registers.normal_()
+        assert not torch.allclose(model(x).pooled, before.pooled, atol=1e-4)
+        model.blocks = torch.nn.ModuleList()  # where nothing attends, they are not there
+        alone = model(x)
+        model.registers = None
+        assert torch.equal(model(x).pooled, alone.pooled)
+    assert "registers" not in ViT3d(1, **FIELDS).state_dict()  # type: ignore[arg-type]
 
 
 def test_a_decoder_reaches_full_resolution_from_anisotropic_patches() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from medcl3d.config import parse, plain
 from medcl3d.errors import ConfigError, MachineError
+from medcl3d.training.fit import FitOptions
 from medcl3d.training.logs import read_status, run_folder
 
 CONFIG = {"seed": 0, "train": {"steps": 10, "workers": 0}}
@@ -45,6 +47,21 @@ def test_what_changes_nothing_learnt_may_change(tmp_path: Path) -> None:
         assert not run.resumed
     with run_folder(tmp_path, {"seed": 0, "train": {"steps": 10, "workers": 2}}, {"data": "a"}) as run:
         assert run.resumed and not run.finished
+
+
+def test_a_run_from_before_a_field_was_known_had_its_default(tmp_path: Path) -> None:
+    today = plain(parse({"steps": 10, "samples_per_step": 2}, FitOptions, "test"))
+    then = {name: value for name, value in today.items() if name not in ("optimizer", "layer_decay", "compile")}
+    with run_folder(tmp_path, then, {"data": "a"}):
+        pass
+    other = {**today, "optimizer": "sgd"}
+    with pytest.raises(ConfigError, match=r"\(optimizer: 'adamw' -> 'sgd'\)"), run_folder(tmp_path, other, {"data": "a"}, model=FitOptions):
+        pass
+    with run_folder(tmp_path, today, {"data": "a"}, model=FitOptions) as run:
+        assert run.resumed
+    (tmp_path / "config.yaml").write_text("{steps: 10, samples_per_step: 2, gone: 1}")
+    with pytest.raises(ConfigError, match=r"gone: 1 -> None"), run_folder(tmp_path, today, {"data": "a"}, model=FitOptions):
+        pass
 
 
 def test_an_error_leaves_its_reason(tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""What one crop costs a network, counted without computing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from medcl3d.encoders.network import Network
+
+
+def forward_flops(network: Network, in_channels: int, patch_size: Sequence[int]) -> int:
+    """Floating-point operations of one crop's forward pass: two a multiply-add, of convolutions and matrix products.
+
+    Shapes alone are followed, on PyTorch's `meta` device; weights and running statistics stay as they are.
+    """
+    shapes = {name: tensor.detach().to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    crops = torch.empty((2, in_channels, *patch_size), device="meta")  # two, for a batch norm that ends at one voxel
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        functional_call(network, shapes, (crops,))
+    return int(counter.get_total_flops()) // len(crops)

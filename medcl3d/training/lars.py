@@ -1,0 +1,64 @@
+"""LARS: a rate for each layer, so that very large batches train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TRUST = 1e-3  # eta of the paper: how much of a weight's norm one step may change
+
+
+class LARS(torch.optim.Optimizer):
+    """Momentum on gradients that are scaled to the norm of their weights. Algorithm 1 of the paper, for each weight w::
+
+        rate  = trust * |w| / (|g| + weight_decay * |w|)        (eq. 6)
+        v     = momentum * v + lr * rate * (g + weight_decay * w)
+        w     = w - v
+
+    The rate is 1 where `adapts` of a group is off (norms and biases, whose norm is small or 0), and where |w| or |g| is 0.
+    Source: You, Gitman and Ginsburg 2017, Large Batch Training of Convolutional Networks; Chen et al. 2020, SimCLR, for
+    norms and biases left out.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = TRUST,
+        adapts: bool = True,
+    ):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapts": adapts})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Change every weight that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if "velocity" not in state:
+                    state["velocity"] = torch.zeros_like(weight)
+                velocity = state["velocity"]
+                step = weight.grad.add(weight, alpha=group["weight_decay"])
+                if group["adapts"]:
+                    step.mul_(_rate(weight, weight.grad, group["weight_decay"], group["trust"]))
+                velocity.mul_(group["momentum"]).add_(step, alpha=group["lr"])
+                weight.sub_(velocity)
+        return loss
+
+
+def _rate(weight: Tensor, gradient: Tensor, weight_decay: float, trust: float) -> Tensor:
+    """Equation 6, as a scalar that stays on the device."""
+    size, slope = weight.norm(), gradient.norm()
+    rate = trust * size / (slope + weight_decay * size)
+    return torch.where((size > 0) & (slope > 0), rate, torch.ones_like(rate))

@@ -1,0 +1,100 @@
+"""What makes training cheaper and leaves the model what it is: its names, its weights, its outputs up to rounding."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from medcl3d.encoders.network import Network
+from medcl3d.errors import MachineError
+from medcl3d.training.optim import layers_of
+from medcl3d.training.precision import small_maps_padded_first
+
+
+def at_speed(model: nn.Module, *, checkpointing: bool = False, channels_last: bool = False, compiled: bool = False) -> None:
+    """Change how the networks inside `model` are computed, in place; the keys of its state stay.
+
+    checkpointing   activations inside the blocks of the encoder are computed again in the backward pass
+    channels_last   5-D weights and crops lie in memory with their channels last
+    compiled        networks go through torch.compile at their first call
+
+    ConfigError: checkpointing of an encoder that does not name its layers. MachineError: no C++ compiler to compile with.
+    """
+    if compiled:
+        check_compiler()
+    for network in [module for module in model.modules() if isinstance(module, Network)]:
+        if checkpointing:
+            recompute_blocks(network)
+        if channels_last:
+            for parameter in network.parameters():
+                if parameter.ndim == 5:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+            network.register_forward_pre_hook(_channels_last)
+        if compiled:
+            network.compile()
+
+
+def check_compiler() -> None:
+    """MachineError where there is no C++ compiler, which torch.compile would miss in the middle of the first step."""
+    wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(wanted) is None:
+        raise MachineError(f"train.compile: there is no C++ compiler ({wanted}); install one, name it in CXX, or set train.compile: false")
+
+
+def recompute_blocks(network: Network) -> None:
+    """Let every block of the encoder compute its activations again in the backward pass (Chen et al. 2016, Sublinear Memory Cost)."""
+    named = dict(network.encoder.named_modules())
+    for module in [named[piece] for pieces in layers_of(network, "checkpointing") for piece in pieces if piece in named]:
+        # A lone convolution or norm keeps its input alone, which has to be kept anyway.
+        if any(True for _ in module.children()):
+            module.forward = _Recomputed(module.forward)  # type: ignore[method-assign]
+
+
+class _Recomputed:
+    """The forward pass of a module, whose inner activations are forgotten; a copy of the module has its own."""
+
+    def __init__(self, forward: Callable[..., Any]):
+        self.forward = forward
+
+    def __call__(self, *inputs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self.forward(*inputs)
+        if torch.compiler.is_compiling():  # it writes statistics once, whatever it computes twice
+            return checkpoint(self.forward, *inputs, use_reentrant=False)
+        return checkpoint(self._padded, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), self._statistics_stay()))
+
+    def _padded(self, *inputs: Any) -> Any:
+        # The second time comes in the backward pass, where the autocast of the step has ended, and with it this mode.
+        with small_maps_padded_first(inputs[0].device.type):
+            return self.forward(*inputs)
+
+    @contextmanager
+    def _statistics_stay(self) -> Iterator[None]:
+        """Batch norms see each batch twice and count it once."""
+        module: nn.Module = self.forward.__self__  # type: ignore[attr-defined]
+        norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+        counts = [None if count is None else count.clone() for *_, count in before]
+        for norm in norms:
+            norm.momentum = 0.0  # to track nothing instead would keep other tensors than the first time, which is refused
+        try:
+            yield
+        finally:
+            for (norm, momentum, count), was in zip(before, counts, strict=True):
+                norm.momentum = momentum
+                if count is not None and was is not None:
+                    count.copy_(was)
+
+
+def _channels_last(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    x, *rest = inputs
+    return (x.contiguous(memory_format=torch.channels_last_3d), *rest)
