@@ -180,11 +180,13 @@ def check_together(config: PretrainConfig, companions: Companions | None) -> Non
 def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Relating:
     """How things relate under a strategy, gated for an objective of points that the strategy does not know of."""
     relate: Relate = strategy.relate
+    constant_across = getattr(strategy, "constant_across", None)
     if objective.decodes and not relates_points(strategy):
         relate = objective.gate(relate)
+        constant_across = constant_across and (*constant_across, "sample", "frame")
     size = queue_size(strategy)
     if not size:
-        return Relating(relate, strategy)
+        return Relating(relate, strategy, constant_across=constant_across)
     any_view = ViewSpec(0, Box((0, 0, 0), scans.collection.patch_size))
     layout = scans.collection.keys([any_view], np.zeros(1), np.zeros(1))
     return Relating(relate, strategy, Support(size, objective.dim, layout))
