@@ -20,6 +20,7 @@ from medcl3d.registry import Count, NonNegative, Positive, Whole
 from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.distributed import all_sum, rank, wait_for_all, world_size
 from medcl3d.training.logs import RunFolder
+from medcl3d.training.memory import peak_memory_mb
 from medcl3d.training.optim import adamw, lr_factor
 from medcl3d.training.precision import Precision, autocast, autocast_dtype
 from medcl3d.types import Loss
@@ -35,6 +36,8 @@ class FitOptions:
     precision          auto takes bfloat16 autocast where the device computes in it, else float32
     clip_norm          largest norm of the gradient
     workers            processes that read ahead, a rank (0: none)
+    grad_cache         pretraining only: embed so many samples of a rank at a time, twice, and take the loss of the whole
+                       batch: the memory of a small batch for one more forward pass (0: all at once)
     """
 
     steps: Count
@@ -47,6 +50,7 @@ class FitOptions:
     checkpoint_every: Count = 200
     log_every: Count = 10
     workers: Whole = 0
+    grad_cache: Whole = 0
 
 
 def check_ranks(options: FitOptions) -> None:
@@ -115,6 +119,7 @@ def fit(
                     "lr": optimizer.param_groups[0]["lr"],
                     "gradient_norm": float(norm),
                     "samples_per_s": speed * options.samples_per_step,
+                    "peak_memory_mb": peak_memory_mb(device),
                 }
                 run.log(step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, "data_wait": waited / max(now - since, 1e-9)})
                 waited, since = 0.0, now
