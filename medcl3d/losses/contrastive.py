@@ -18,8 +18,9 @@ from medcl3d.types import Relation
 
 Denominator = Literal["all", "own"]
 
-# Rows in a block: so many pairs stay in a processor's cache. Fewer rows than these cost more in products of matrices than they save.
-PAIRS_AT_ONCE = 1 << 20
+# Pairs of a block: few enough for a processor's cache, and to leave most columns of a large batch without a key in common.
+PAIRS_AT_ONCE = 1 << 18
+# But so many rows at least, since products of thin matrices are slow.
 FEWEST_ROWS = 64
 
 
