@@ -209,7 +209,7 @@ def benchmark(
     ] = None,
 ) -> None:
     """Measure time and memory of the hot paths on this machine."""
-    from medcl3d.benchmark import benchmark as run
+    from medcl3d.benchmarks import benchmark as run
 
     run(names or [], out)
 

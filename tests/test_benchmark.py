@@ -6,11 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcl3d.benchmark import Bench, Scale, Table, as_markdown, benchmark, geometric, pairs, take_turns, torchio_transform, views
+from medcl3d.benchmarks import benchmark
+from medcl3d.benchmarks.chunks import grad_cache
+from medcl3d.benchmarks.losses import LIGHTLY, OURS, PLAIN, losses
+from medcl3d.benchmarks.measure import Bench, Scale, Table, geometric, take_turns
+from medcl3d.benchmarks.page import update
+from medcl3d.benchmarks.pairs import pairs
+from medcl3d.benchmarks.views import torchio_transform, views
 from medcl3d.errors import ConfigError
 from medcl3d.pairs import PAIRS
 
-SMALL = Scale(num_patients=3, shape=(36, 36, 36), repeats=2, crops=32, steps=6, samples_per_step=4, depth=10)
+SMALL = Scale(
+    num_patients=3, shape=(36, 36, 36), repeats=2, crops=32, steps=6, samples_per_step=4, depth=10, embeddings=(2048,), loss_turns=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +64,43 @@ def test_a_step_is_measured_and_written(tmp_path: Path) -> None:
     (table,) = benchmark(["step"], out, SMALL)
     assert [row[0] for row in table.rows] == ["0", "1"] and all(row[2].endswith("%") for row in table.rows)
     written = json.loads(out.read_text())
-    assert written["tables"][0]["rows"] == [list(row) for row in table.rows] and "cores" in written["machine"]
+    assert written["tables"][0]["rows"] == [list(row) for row in table.rows] and "cores" in written["tables"][0]["machine"]
 
 
-def test_the_page_has_a_table_a_benchmark() -> None:
-    page = as_markdown([Table("Title", ("a", "b"), (("1", "2"),), "A note.")], "4 cores")
-    assert "## Title\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\nA note." in page and "4 cores" in page
+@pytest.mark.slow
+def test_the_loss_needs_a_fraction_of_the_memory_of_all_pairs(bench: Bench) -> None:
+    rows = {row[1]: row for row in losses(bench).rows}
+    assert set(rows) == {*OURS, PLAIN, LIGHTLY}
+    assert float(rows["augmented_views"][3]) < 0.5 * float(rows[PLAIN][3])
+    assert float(rows[PLAIN][4].split()[0]) == 1
 
 
-@pytest.mark.parametrize(("names", "out", "said"), [(["vews"], None, "pairs, views, step"), ([], Path("figures.txt"), r"\.md")])
+@pytest.mark.slow
+def test_chunks_need_less_memory_than_the_batch(bench: Bench) -> None:
+    rows = grad_cache(bench).rows
+    assert rows[0][0] == "all at once" and float(rows[-1][3]) < float(rows[0][3])
+
+
+@pytest.mark.parametrize("kind", ["md", "json"])
+def test_only_what_was_measured_is_written_anew(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / f"figures.{kind}"
+    first, second = (Table(title, ("a", "b"), (("1", "2"),), "A note.") for title in ("First", "Second"))
+    update(out, [first, second], "4 cores")
+    update(out, [Table("First", ("a", "b"), (("3", "4"),), "Another note.")], "8 cores")
+    found = out.read_text()
+    if kind == "md":
+        new = "## First\n\n| a | b |\n| --- | --- |\n| 3 | 4 |\n\nAnother note.\n\nMachine: 8 cores.\n"
+        old = "## Second\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\nA note.\n\nMachine: 4 cores.\n"
+        assert found.startswith("# Performance\n") and found.endswith(f"\n\n{new}\n{old}")
+    else:
+        tables = json.loads(found)["tables"]
+        assert [(t["title"], t["rows"], t["machine"]) for t in tables] == [
+            ("First", [["3", "4"]], "8 cores"),
+            ("Second", [["1", "2"]], "4 cores"),
+        ]
+
+
+@pytest.mark.parametrize(("names", "out", "said"), [(["vews"], None, "pairs, views, losses, grad_cache, step"), ([], Path("figures.txt"), r"\.md")])
 def test_a_wrong_name_or_file_is_said_before_anything_runs(names: list[str], out: Path | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         benchmark(names, out)

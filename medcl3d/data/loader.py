@@ -167,6 +167,9 @@ class RawGroup:
             keys=self.keys.map(function),
         )
 
+    def __getitem__(self, rows: slice) -> RawGroup:
+        return replace(self.map(lambda tensor: tensor[rows]), views=self.views[rows])
+
     @staticmethod
     def cat(parts: Sequence[RawGroup]) -> RawGroup:
         """The views of several samples, one after the other."""
@@ -207,6 +210,16 @@ class RawBatch:
             return tensor.to(device, non_blocking=True)
 
         return RawBatch(tuple(group.map(move) for group in self.groups), self.points and self.points.map(move))
+
+    def chunks(self, samples: int) -> Iterator[RawBatch]:
+        """Its samples in order, so many at a time; the last ones may be fewer. Nothing is copied."""
+        ids = torch.unique_consecutive(self.main.keys.sample)
+        for start in range(0, len(ids), samples):
+            first, last = ids[start], ids[start : start + samples][-1]
+            # Rows are sorted by sample in every group.
+            ends = ((int((g.keys.sample < first).sum()), int((g.keys.sample <= last).sum())) for g in self.groups)
+            groups = tuple(group[a:b] for group, (a, b) in zip(self.groups, ends, strict=True))
+            yield RawBatch(groups, self.points and self.points.map(lambda tensor, a=start: tensor[a : a + samples]))  # type: ignore[misc]
 
     @staticmethod
     def cat(samples: Sequence[RawBatch]) -> RawBatch:

@@ -24,6 +24,7 @@ from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
+from medcl3d.errors import ConfigError
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Choice, Count, Whole
 from medcl3d.training.distributed import process_group, rank, say, world_size
@@ -88,6 +89,8 @@ class Finetuning:
 def assemble(config: FinetuneConfig) -> Finetuning:
     """Build what the configuration says and check that its parts fit. ConfigError, DataError where they do not."""
     check_ranks(config.train)
+    if config.train.grad_cache:
+        raise ConfigError(f"train.grad_cache = {config.train.grad_cache}: a fine-tuning has no negatives to keep together; set it to 0")
     store = Store.open(config.data.root)
     task: Task = TASKS.build(config.task)
     split = read_split(config.data.root / "split.json", store.collection.table["patient"]).measured_on(config.measured_on)

@@ -38,7 +38,11 @@ class Objective(Protocol):
     dim: int
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """Views of all roles as vectors with their keys. No vector depends on what else is in the batch."""
+        """Views of all roles as vectors with their keys. No vector depends on what else is in the batch.
+
+        Under the gradient cache it runs twice on the same chunk, so it changes nothing: what is to be kept of a step is
+        for `loss`. What does depend on the batch says so: `batch_statistics = True` on the objective or a module of it.
+        """
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The loss of one rank's part of a global batch, scaled so that the mean over ranks is the global loss."""

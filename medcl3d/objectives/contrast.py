@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from medcl3d.errors import DataError
-from medcl3d.losses.contrastive import Denominator, contrastive_sum
+from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum
 from medcl3d.objectives.relating import Relating
-from medcl3d.training.diagnostics import diagnose
+from medcl3d.training.diagnostics import Tally, diagnose
 from medcl3d.training.distributed import all_sum, gather, gather_keys, world_size
 from medcl3d.types import Keys, Loss, Rows
 
@@ -24,16 +24,21 @@ def contrast(rows: Rows, relating: Relating, temperature: float, denominator: De
     row_use, column_use = _takes_part(rows.keys), _takes_part(column_keys)
     z, keys = rows.z[row_use], rows.keys[row_use]
     columns, column_keys = relating.columns(columns[column_use], column_keys[column_use])
-    similarity = z @ columns.T
-    relation = relating(keys, column_keys, similarity.detach())
-    local = contrastive_sum(similarity, relation, temperature, denominator=denominator, decoupled=decoupled)
+    ask, tally = relating.tiles(keys, column_keys, z, columns), Tally()
+
+    def ask_and_count(block: slice, similarity: Tensor) -> Tile:
+        tile = ask(block, similarity)
+        tally.add(tile, similarity)
+        return tile
+
+    local = contrastive_sum(z, columns, ask_and_count, temperature, denominator=denominator, decoupled=decoupled)
     weight = all_sum(local.weight.detach())
     if weight == 0:
         raise DataError(
             "no anchor of this batch has a positive, so there is nothing to learn from; "
             "draw more samples per step or choose a pair strategy whose samples hold a positive"
         )
-    metrics = {"loss": all_sum(local.loss.detach()) / weight} | diagnose(z.detach(), similarity.detach(), relation)
+    metrics = {"loss": all_sum(local.loss.detach()) / weight} | diagnose(z.detach(), tally)
     return Loss(local.loss * world_size() / weight, metrics)
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from medcl3d.pairs import PairStrategy, link
+from medcl3d.losses.contrastive import Ask, Tile
+from medcl3d.pairs import PairStrategy, link, looks_at_features
 from medcl3d.types import Keys, Relate, Relation
 
 
@@ -37,19 +38,33 @@ class Support(nn.Module):
         return self.z[:filled].clone(), self.layout.with_matrix(self.keys[:filled].clone())
 
     def keep(self, z: Tensor, keys: Tensor) -> None:
-        """Add embeddings ``[n, D]`` and their keys as a matrix; the oldest make room."""
-        z, keys = z[-self.size :], keys[-self.size :]
+        """Add embeddings ``[n, D]`` and their keys as a matrix; the oldest make room.
+
+        What is not finite stays out: the step that made it is skipped, and the next ones must not meet it again.
+        """
+        finite = torch.isfinite(z).all(1)
+        z, keys = z[finite][-self.size :], keys[finite][-self.size :]
         places = (self.count + torch.arange(len(z), device=self.count.device)) % self.size
         self.z[places], self.keys[places] = z.to(self.z.dtype), keys
         self.count += len(z)
 
 
 class Relating(nn.Module):
-    """`relate` of a strategy after its `link`, and further columns where it wants a support set."""
+    """`relate` of a strategy after its `link`, and further columns where it wants a support set.
 
-    def __init__(self, relate: Relate, strategy: PairStrategy | None = None, support: Support | None = None):
+    constant_across  key columns: things that share a value of none of them have P = 0 and M = 1, and need not be asked for
+                     (None: ask for all)
+    """
+
+    def __init__(
+        self,
+        relate: Relate,
+        strategy: PairStrategy | None = None,
+        support: Support | None = None,
+        constant_across: tuple[str, ...] | None = None,
+    ):
         super().__init__()
-        self.relate, self.strategy, self.support = relate, strategy, support
+        self.relate, self.strategy, self.support, self.constant_across = relate, strategy, support, constant_across
 
     def columns(self, z: Tensor, keys: Keys) -> tuple[Tensor, Keys]:
         """The things of all ranks ``[M, D]``, and below them those of the support set, which then takes the former in.
@@ -71,3 +86,40 @@ class Relating(nn.Module):
         if self.strategy is not None:
             rows, cols = link(self.strategy, rows, cols, similarity)
         return self.relate(rows, cols, similarity)
+
+    @torch.no_grad()
+    def tiles(self, rows: Keys, cols: Keys, z: Tensor, columns: Tensor) -> Ask:
+        """The same relation, block of rows by block. z: ``[N, D]``, columns: ``[M, D]``.
+
+        Where the strategy looks at features first, their similarities are made once, whole and without gradient.
+        """
+        if self.strategy is not None and looks_at_features(self.strategy):
+            rows, cols = link(self.strategy, rows, cols, z @ columns.T)
+        shared = None if self.constant_across is None else _Shared(rows, cols, self.constant_across)
+
+        def ask(block: slice, similarity: Tensor) -> Tile:
+            if shared is None or len(similarity) == len(rows):
+                return Tile(self.relate(rows[block], cols, similarity))
+            some = shared.columns(block)
+            return Tile(self.relate(rows[block], cols[some], similarity[:, some]), some)
+
+        return ask
+
+
+class _Shared:
+    """Which columns have a value in common with some rows, in any of the key columns named."""
+
+    def __init__(self, rows: Keys, cols: Keys, names: tuple[str, ...]):
+        self.codes = []
+        for name in names:
+            values, codes = torch.unique(torch.cat([getattr(rows, name), getattr(cols, name)]), return_inverse=True)
+            self.codes.append((codes[: len(rows)], codes[len(rows) :], len(values)))
+
+    def columns(self, block: slice) -> Tensor:
+        """``Int[C]``: the columns that share a value with a row of the block."""
+        shared = torch.zeros(len(self.codes[0][1]), dtype=torch.bool, device=self.codes[0][1].device)
+        for of_rows, of_cols, number in self.codes:
+            present = torch.zeros(number, dtype=torch.bool, device=of_rows.device)
+            present[of_rows[block]] = True
+            shared |= present[of_cols]
+        return shared.nonzero().flatten()

@@ -34,7 +34,11 @@ class PairStrategy(Protocol):
     informs           the parts of its relation, of "positive" and "negative", that carry its information (default: both):
                       an objective that uses none of them is refused
     strategies        those that it is made of
-    link              ``(rows, cols, similarity) -> (rows, cols)``, once a step: what needs features, as columns of `linked`
+    link              ``(rows, cols, similarity) -> (rows, cols)``, once a step: what needs features, as columns of `linked`. It costs
+                      the memory of all similarities, which a batch is otherwise spared
+    passes_link_on    True: its link does nothing but call those of its parts
+    constant_across   key columns: two things that share a value of none of them have P = 0 and M = 1 (default: not known). Large
+                      batches are related faster with it
     queue_size        so many embeddings of earlier batches are related as further columns (`linked["support"]` is their place)
     temperature       what its link divides similarities by: the objective's, or it is refused
     companions        ``(collection) -> Companions | None``: which scans stand together in a batch
@@ -70,6 +74,13 @@ def link(strategy: PairStrategy, rows: Keys, cols: Keys, similarity: Tensor) -> 
         return rows, cols
     linked: tuple[Keys, Keys] = own(rows, cols, similarity)
     return linked
+
+
+def looks_at_features(strategy: PairStrategy) -> bool:
+    """Whether it, or a part of it, links something to features."""
+    if not hasattr(strategy, "link"):
+        return False
+    return not getattr(strategy, "passes_link_on", False) or any(looks_at_features(part) for part in parts_of(strategy))
 
 
 def parts_of(strategy: PairStrategy) -> tuple[PairStrategy, ...]:

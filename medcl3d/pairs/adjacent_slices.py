@@ -38,6 +38,7 @@ class AdjacentSlices:
     ignore_mm: NonNegative = 20.0
 
     informative = ("slice",)
+    constant_across = ("scan",)
 
     def __post_init__(self) -> None:
         if self.ignore_mm < self.max_gap_mm:

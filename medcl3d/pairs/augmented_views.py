@@ -32,6 +32,7 @@ class AugmentedViews:
     min_volume: Fraction = 0.3
 
     informative = ()
+    constant_across = ("sample",)
 
     def anchors(self, collection: Collection) -> Anchors:
         """Every scan."""

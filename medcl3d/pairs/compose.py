@@ -66,6 +66,8 @@ class Sum:
     parts: tuple[Part, ...]  # type: ignore[valid-type]
     weights: tuple[Positive, ...] | None = None
 
+    passes_link_on = True
+
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
             raise ConfigError(f"sum: parts = {len(self.parts)} strategies; a sum has two or more")
@@ -119,6 +121,8 @@ class Product:
     """
 
     parts: tuple[Part, ...]  # type: ignore[valid-type]
+
+    passes_link_on = True
 
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
@@ -177,6 +181,7 @@ class Exclude:
     nearer_mm: Positive | None = None
 
     informs = frozenset({"negative"})
+    passes_link_on = True
 
     def __post_init__(self) -> None:
         if (self.by == BODY) != (self.nearer_mm is not None):

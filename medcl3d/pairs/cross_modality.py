@@ -37,6 +37,7 @@ class CrossModality:
     jitter_mm: NonNegative = 0.0
 
     informative = ("modality",)
+    constant_across = ("sample",)
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans whose session has another modality to pair them with. DataError for a modality that is not there."""

@@ -35,6 +35,7 @@ class Longitudinal:
     jitter_mm: NonNegative = 0.0
 
     informative = ("session_days",)
+    constant_across = ("sample", "patient")
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans with another visit of their patient in their modality. DataError where no dates are known."""

@@ -39,6 +39,7 @@ class MultiCrop:
     max_iou: Fraction = 1.0
 
     informative = ()
+    constant_across = ("sample",)
 
     def __post_init__(self) -> None:
         self._globals()

@@ -40,6 +40,7 @@ class OverlappingCrops:
     same_scan: Literal["ignore", "negative"] = "ignore"
 
     informative = ()
+    constant_across = ("scan",)
 
     def __post_init__(self) -> None:
         if self.min_iou > self.max_iou:

@@ -38,6 +38,7 @@ class PhysicalOverlap:
     max_iou: Fraction = 0.9
 
     informative = ()
+    constant_across = ("scan",)
 
     def __post_init__(self) -> None:
         if self.kappa > 1:

@@ -37,6 +37,7 @@ class SamePatient:
     same_session: Literal["any", "only", "never"] = "any"
 
     informative = ("patient",)
+    constant_across = ("patient",)
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans whose patient has another scan to pair them with."""

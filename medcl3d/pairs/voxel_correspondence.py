@@ -35,6 +35,7 @@ class VoxelCorrespondence:
     ignore_mm: NonNegative = 5.0
 
     informative = ("position_mm",)
+    constant_across = ("sample", "frame")
     relates_points = True
 
     def __post_init__(self) -> None:

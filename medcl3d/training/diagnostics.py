@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from medcl3d.losses.contrastive import Tile
 from medcl3d.training.distributed import all_mean, all_sum
 from medcl3d.types import Relation
 
@@ -15,21 +16,49 @@ from medcl3d.types import Relation
 RANK_ROWS = 512
 
 
+class Tally:
+    """Sums over the pairs of one rank, tile after tile, so that no number needs all of them at once."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, tile: Tile, similarity: Tensor | None = None) -> None:
+        """Count a block of rows ``[R, M]``. Without similarities there is no alignment and no uniformity."""
+        positive, negative, columns = tile.relation.positive, tile.relation.negative, tile.columns
+        width = positive.shape[1] if similarity is None or columns is None else similarity.shape[1]
+        rows, pairs = (positive.new_tensor(float(n), dtype=torch.float64) for n in (len(positive), len(positive) * width))
+        others = pairs - positive.numel()  # they repel with M = 1
+        alone = ((positive == 0) & (negative == 0)).sum() - rows  # nothing is related to itself, which is no choice
+        aligned, spread, repelled = rows * 0, rows * 0, (negative > 0).sum() + others
+        if similarity is not None:
+            distance = 2 - 2 * similarity.to(positive.dtype)
+            near = distance if columns is None else distance[:, columns]
+            aligned = (positive * near).sum()
+            near = near.mul(-2).exp_().mul_(negative > 0)
+            spread = near.sum() if columns is None else distance.mul_(-2).exp_().index_copy_(1, columns, near).sum()
+        sums = [rows, pairs, positive.sum(), negative.sum() + others, (positive.sum(1) == 0).sum(), alone, aligned, spread, repelled]
+        found = torch.stack([part.double() for part in sums])
+        self._sums = found if self._sums is None else self._sums + found
+
+    def total(self, like: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+        """``Float64[9]``, added up over ranks; a rank without rows has counted nothing."""
+        return total(like.new_zeros(9, dtype=torch.float64) if self._sums is None else self._sums)
+
+
 @torch.no_grad()
-def diagnose(z: Tensor, similarity: Tensor, relation: Relation) -> dict[str, Tensor]:
-    """Numbers of one step over all ranks. z: ``[N, D]`` unit vectors; similarity, relation: ``[N, M]``.
+def diagnose(z: Tensor, tally: Tally) -> dict[str, Tensor]:
+    """Numbers of one step over all ranks. z: ``[N, D]`` unit vectors; the tally has counted them against their columns.
 
     alignment and uniformity: Wang and Isola, ICML 2020 (alpha = 2, t = 2; alignment weighted by P).
     effective_rank: RankMe, Garrido et al., ICML 2023 (of at most 512 of a rank's rows, mean over ranks).
     """
-    positive, repelled = relation.positive, relation.negative > 0
-    distance = 2 - 2 * similarity.to(positive.dtype)
-    sums = [(positive * distance).sum(), positive.sum(), (torch.exp(-2 * distance) * repelled).sum(), repelled.sum()]
-    aligned, p, spread, repelled_pairs = all_sum(torch.stack(sums).double()).unbind()
+    sums = tally.total(z, all_sum)
+    p, aligned, spread, repelled = sums[[2, 6, 7, 8]].unbind()
     return {
-        **counts(relation),
+        **_counts(sums),
         "alignment": aligned / p,
-        "uniformity": (spread / repelled_pairs).log(),
+        "uniformity": (spread / repelled).log(),
         "effective_rank": all_mean(effective_rank(z)),
         "feature_std": all_mean(z.std(0).mean()),
     }
@@ -38,11 +67,13 @@ def diagnose(z: Tensor, similarity: Tensor, relation: Relation) -> dict[str, Ten
 @torch.no_grad()
 def counts(relation: Relation, total: Callable[[Tensor], Tensor] = all_sum) -> dict[str, Tensor]:
     """Who attracts, repels and is left alone. `total` adds up over the ranks that take part: by default all, and then all must call."""
-    positive, negative = relation.positive, relation.negative
-    rows, pairs = positive.new_tensor(float(len(positive))), positive.new_tensor(float(positive.numel()))
-    alone = ((positive == 0) & (negative == 0)).sum() - rows  # nothing is related to itself, which is no choice
-    sums = torch.stack([rows, pairs, positive.sum(), negative.sum(), (positive.sum(1) == 0).sum(), alone])
-    n, nm, p, m, orphans, left = total(sums.double()).unbind()
+    tally = Tally()
+    tally.add(Tile(relation))
+    return _counts(tally.total(relation.positive, total))
+
+
+def _counts(sums: Tensor) -> dict[str, Tensor]:
+    n, nm, p, m, orphans, left = sums[:6].unbind()
     return {
         "positives_per_anchor": p / n,
         "anchors_without_positive": orphans,

@@ -21,6 +21,7 @@ from medcl3d.registry import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.distributed import all_sum, rank, wait_for_all, world_size
 from medcl3d.training.logs import RunFolder
+from medcl3d.training.memory import peak_memory_mb
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
 from medcl3d.training.precision import Precision, autocast, autocast_dtype
 from medcl3d.training.speed import at_speed
@@ -43,6 +44,8 @@ class FitOptions:
     checkpointing      activations inside the encoder's blocks are computed again in the backward pass, not kept: less memory
     channels_last      weights and crops lie with their channels last: faster convolutions on GPUs
     compile            torch.compile: a slow first step, then faster ones; it needs a C++ compiler
+    grad_cache         pretraining only: embed so many samples of a rank at a time, twice, and take the loss of the whole
+                       batch: the memory of a small batch for one more forward pass (0: all at once)
     """
 
     steps: Count
@@ -62,6 +65,7 @@ class FitOptions:
     checkpointing: bool = False
     channels_last: bool = False
     compile: bool = False
+    grad_cache: Whole = 0
 
     def __post_init__(self) -> None:
         if self.optimizer == "adamw" and self.momentum is not None:
@@ -144,6 +148,7 @@ def fit(
                     "lr": optimizer.param_groups[0]["lr"],
                     "gradient_norm": float(norm),
                     "samples_per_s": speed * options.samples_per_step,
+                    "peak_memory_mb": peak_memory_mb(device),
                 }
                 run.log(step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, "data_wait": waited / max(now - since, 1e-9)})
                 waited, since = 0.0, now

@@ -31,11 +31,12 @@ from medcl3d.pairs.placebo import placebo
 from medcl3d.registry import Whole
 from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, check_ranks, fit
+from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics
 from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.pair_facts import facts_of
 from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.training.seeding import seed_weights
-from medcl3d.types import Box, Loss, Relate, Triple, ViewSpec
+from medcl3d.types import Box, Embedded, Loss, Relate, Triple, ViewSpec
 from medcl3d.views import VIEWS
 
 SCHEMA = 1
@@ -63,18 +64,26 @@ class PretrainConfig:
 
 
 class Learner(nn.Module):
-    """Network and objective as the one module whose call is a step."""
+    """Network and objective as the one module whose call is a step.
 
-    def __init__(self, network: Network, objective: Any, recipe: Any, relating: Relating):
+    grad_cache  samples that are embedded at a time, 0 for all at once
+    """
+
+    def __init__(self, network: Network, objective: Any, recipe: Any, relating: Relating, grad_cache: int = 0):
         super().__init__()
         self.network, self.objective, self.relating = network, objective, relating
-        self.recipe = recipe
+        self.recipe, self.grad_cache = recipe, grad_cache
 
     def forward(self, raw: RawBatch) -> Loss:
         """The loss of this rank's part of a global batch."""
-        embedded = self.objective.embed(self.network, make_views(raw, self.recipe))
+        embedded = embed_in_chunks(self.embed, raw, self.grad_cache) if self.grad_cache else self.embed(raw)
         loss: Loss = self.objective.loss(embedded, self.relating)
         return loss
+
+    def embed(self, raw: RawBatch) -> Embedded:
+        """Views of some samples as vectors with their keys."""
+        embedded: Embedded = self.objective.embed(self.network, make_views(raw, self.recipe))
+        return embedded
 
     def before_step(self, step: int, steps: int) -> None:
         """Tell an objective that follows a schedule where it is."""
@@ -136,6 +145,8 @@ def assemble(config: PretrainConfig) -> Pretraining:
     network = build_network(config.encoder, store.num_channels, decoder=constructor.decodes)  # type: ignore[attr-defined]
     objective = OBJECTIVES.build(config.objective, network)
     check_uses(config, strategy, objective)
+    if chunk := config.train.grad_cache:
+        refuse_batch_statistics(chunk, config.encoder.name, network, config.objective.name, objective)
     for role, shape in shapes_of_roles(strategy, scans.collection, anchors).items():
         check_patch_size(network, shape, "data.patch_size" if role == "global" else f"the size of {role} views")
     return Pretraining(
@@ -144,7 +155,7 @@ def assemble(config: PretrainConfig) -> Pretraining:
         scans,
         strategy,
         anchors,
-        Learner(network, objective, VIEWS.build(config.views), relating_of(strategy, objective, scans)),
+        Learner(network, objective, VIEWS.build(config.views), relating_of(strategy, objective, scans), chunk),
     )
 
 
@@ -192,11 +203,13 @@ def check_not_alone(config: PretrainConfig) -> None:
 def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Relating:
     """How things relate under a strategy, gated for an objective of points that the strategy does not know of."""
     relate: Relate = strategy.relate
+    constant_across = getattr(strategy, "constant_across", None)
     if objective.decodes and not relates_points(strategy):
         relate = objective.gate(relate)
+        constant_across = constant_across and (*constant_across, "sample", "frame")
     size = queue_size(strategy)
     if not size:
-        return Relating(relate, strategy)
+        return Relating(relate, strategy, constant_across=constant_across)
     any_view = ViewSpec(0, Box((0, 0, 0), scans.collection.patch_size))
     layout = scans.collection.keys([any_view], np.zeros(1), np.zeros(1))
     return Relating(relate, strategy, Support(size, objective.dim, layout))

@@ -20,7 +20,7 @@ from medcl3d.downstream.segmentation import augmented
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.training.pretrain import pretrain
 
-RATES = ("samples_per_s", "data_wait")
+RATES = ("samples_per_s", "data_wait", "peak_memory_mb")
 ENCODER = {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}
 
 

@@ -11,17 +11,29 @@ from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.losses.contrastive import contrastive_sum
+from medcl3d.losses.contrastive import Ask, Tile, WeightedSum, contrastive_sum
 from medcl3d.types import Relation
-from tests.reference.contrastive import contrastive_loss_loops, dcl_loops
+from tests.reference.contrastive import contrastive_loss_loops, dcl_loops, whole_matrix_sum
 
 VECTORS = Path(__file__).parents[3] / "shared" / "vectors" / "contrastive_loss.json"
 DENOMINATORS = ["all", "own"]
 
 
-def loss_of(z: Tensor, positive: Tensor, negative: Tensor, temperature: float = 0.2, **kind: object) -> Tensor:
+KINDS: list[dict[str, object]] = [{"denominator": "all"}, {"denominator": "own"}, {"decoupled": True}]
+
+
+def known(positive: Tensor, negative: Tensor) -> Ask:
+    """Answers with rows of a relation that is there."""
+    return lambda block, similarity: Tile(Relation(positive[block], negative[block]))
+
+
+def sum_of(z: Tensor, positive: Tensor, negative: Tensor, temperature: float = 0.2, **kind: object) -> WeightedSum:
     z = F.normalize(z, dim=1)
-    total = contrastive_sum(z @ z.T, Relation(positive, negative), temperature, **kind)  # type: ignore[arg-type]
+    return contrastive_sum(z, z, known(positive, negative), temperature, **kind)  # type: ignore[arg-type]
+
+
+def loss_of(z: Tensor, positive: Tensor, negative: Tensor, temperature: float = 0.2, **kind: object) -> Tensor:
+    total = sum_of(z, positive, negative, temperature, **kind)
     return total.loss / total.weight
 
 
@@ -137,17 +149,76 @@ def test_nothing_jumps_as_a_weight_goes_to_zero(denominator: str) -> None:
     assert values[2] == pytest.approx(values[3], abs=1e-7)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_finite_at_a_temperature_of_a_hundredth(dtype: torch.dtype) -> None:
-    z = F.normalize(torch.randn(16, 8), dim=1).requires_grad_()
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_right_at_a_temperature_of_a_hundredth_under_bfloat16(kind: dict[str, object]) -> None:
+    z = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    exact = z.detach().double().requires_grad_()
     positive, negative = pairs(16)
-    total = contrastive_sum((z @ z.T).to(dtype), Relation(positive, negative), 0.01)
-    total.loss.backward()
-    assert total.loss.dtype == torch.float32
-    assert torch.isfinite(total.loss) and torch.isfinite(z.grad).all()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss_of(z, positive, negative, 0.01, **kind)
+    expected = loss_of(exact, positive, negative, 0.01, **kind)
+    value.backward()
+    expected.backward()
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(z.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_thing_that_is_masked_may_be_far_above_the_rest() -> None:
+    """A row is 1 / T = 100 similar to itself, and all others may be at -100: beyond what float32 can exponentiate."""
+    z = F.normalize(torch.tensor([[1.0, 0.01], [-1.0, 0.0], [-1.0, 0.02], [1.0, 0.0]]), dim=1).requires_grad_()
+    positive = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0.0]])
+    negative = torch.tensor([[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0.0]])
+    for kind in KINDS:
+        total = sum_of(z, positive, negative, 0.01, **kind)
+        (gradient,) = torch.autograd.grad(total.loss, z)
+        assert torch.isfinite(total.loss) and torch.isfinite(gradient).all()
+
+
+def test_what_is_not_finite_is_not_passed_over_in_silence() -> None:
+    z, positive, negative = random_relation(7, 2)
+    z[3] = torch.nan
+    for kind in KINDS:
+        assert not torch.isfinite(loss_of(z, positive, negative, **kind))
 
 
 def test_anchors_without_a_positive_do_not_enter() -> None:
     z, positive, negative = random_relation(7, 2)
-    total = contrastive_sum(F.normalize(z) @ F.normalize(z).T, Relation(positive, negative), 0.2)
-    assert total.weight.item() == pytest.approx(positive.sum(1).clamp(max=1).sum().item())
+    assert sum_of(z, positive, negative).weight.item() == pytest.approx(positive.sum(1).clamp(max=1).sum().item())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("rows_at_once", [1, 4, 7, None])
+def test_blocks_of_any_size_are_the_whole_matrix(kind: dict[str, object], rows_at_once: int | None) -> None:
+    """More columns than rows, repulsion above 1 where nothing attracts, anchors without a negative."""
+    z, positive, negative = random_relation(13, 4)
+    negative[2, positive[2] == 0] = 3.0
+    negative[5] = 0
+    rows, columns = F.normalize(z[:11], dim=1).requires_grad_(), F.normalize(z, dim=1).requires_grad_()
+    positive, negative = positive[:11], negative[:11]
+    found = contrastive_sum(rows, columns, known(positive, negative), 0.1, rows_at_once=rows_at_once, **kind)  # type: ignore[arg-type]
+    expected = whole_matrix_sum(
+        rows @ columns.T, positive, negative, 0.1, str(kind.get("denominator", "all")), bool(kind.get("decoupled", False))
+    )
+    torch.testing.assert_close((found.loss, found.weight), expected, atol=1e-12, rtol=1e-12)
+    for one, other in zip(torch.autograd.grad(found.loss, (rows, columns)), torch.autograd.grad(expected[0], (rows, columns)), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_columns_that_are_not_spoken_of_repel(kind: dict[str, object]) -> None:
+    z, positive, negative = random_relation(12, 5)
+    positive[:6, 6:] = positive[6:, :6] = 0
+    negative[:6, 6:] = negative[6:, :6] = 1
+    z.requires_grad_()
+
+    def near(block: slice, similarity: Tensor) -> Tile:
+        columns = torch.arange(12)[block] // 6 * 6 + torch.arange(6)[:, None]
+        some = columns.flatten().unique()
+        return Tile(Relation(positive[block][:, some], negative[block][:, some]), some)
+
+    unit = F.normalize(z, dim=1)
+    found = contrastive_sum(unit, unit, near, 0.2, rows_at_once=3, **kind)  # type: ignore[arg-type]
+    expected = sum_of(z, positive, negative, **kind)
+    torch.testing.assert_close((found.loss, found.weight), (expected.loss, expected.weight), atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(*torch.autograd.grad(found.loss, z), *torch.autograd.grad(expected.loss, z), atol=1e-12, rtol=1e-12)

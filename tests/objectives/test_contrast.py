@@ -15,9 +15,14 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.errors import DataError
+from medcl3d.losses import contrastive
 from medcl3d.objectives.contrast import contrast
-from medcl3d.objectives.relating import Relating
-from medcl3d.types import Keys, Relation, Rows, related
+from medcl3d.objectives.relating import Relating, Support
+from medcl3d.pairs import link, looks_at_features
+from medcl3d.pairs.augmented_views import AugmentedViews
+from medcl3d.pairs.compose import Sum
+from medcl3d.registry import Choice
+from medcl3d.types import Keys, Relate, Relation, Rows, related
 
 N = 12
 
@@ -80,6 +85,8 @@ def data() -> tuple[Tensor, Keys]:
 def run_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    # Blocks of two rows, so that each rank has several and the last one is not full.
+    contrastive.PAIRS_AT_ONCE, contrastive.FEWEST_ROWS = 1, 2
     x, keys = data()
     mine = slice(rank * N // world, (rank + 1) * N // world)
     model = Model()
@@ -102,7 +109,7 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for gradient, parameter in zip(found["gradients"], model.parameters(), strict=True):
             torch.testing.assert_close(gradient, parameter.grad, atol=1e-12, rtol=1e-10)
-        for name in ("loss", "positives_per_anchor", "effective_negatives", "alignment", "uniformity"):
+        for name in ("loss", "positives_per_anchor", "effective_negatives", "fraction_left_alone", "alignment", "uniformity"):
             torch.testing.assert_close(found["metrics"][name], model.metrics[name], atol=1e-9, rtol=1e-6)
 
 
@@ -119,3 +126,66 @@ def test_a_batch_without_any_positive_is_an_error() -> None:
     alone = dataclasses.replace(keys, sample=torch.arange(N) * 100)
     with pytest.raises(DataError, match="no anchor of this batch has a positive"):
         contrast(Rows(F.normalize(x), alone), Relating(relate), 0.2, "all", False)
+
+
+@pytest.mark.parametrize(
+    ("relation", "across"),
+    [
+        (AugmentedViews().relate, ("sample",)),
+        (AugmentedViews().relate, ("scan", "sample")),
+        (relate, None),
+    ],
+)
+def test_blocks_give_the_loss_the_gradient_and_the_numbers_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, relation: Relate, across: tuple[str, ...] | None
+) -> None:
+    x, keys = data()
+    keys = dataclasses.replace(keys, scan=keys.sample // 2)
+    asked: list[tuple[int, int]] = []
+
+    def counted(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        asked.append((len(rows), len(cols)))
+        assert similarity is not None and similarity.shape == asked[-1]
+        return relation(rows, cols, similarity)
+
+    found = []
+    for rows_at_once in (N, 3):
+        monkeypatch.setattr(contrastive, "PAIRS_AT_ONCE", 1)
+        monkeypatch.setattr(contrastive, "FEWEST_ROWS", rows_at_once)
+        z = F.normalize(x, dim=1).requires_grad_()
+        loss = contrast(Rows(z, keys), Relating(counted, constant_across=across), 0.2, "all", False)
+        loss.value.backward()
+        assert z.grad is not None
+        found.append({**loss.metrics, "gradient": z.grad})
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-6 if name != "gradient" else 1e-12, atol=1e-12)
+    valid = int(torch.isfinite(keys.position_mm).all(1).sum())
+    assert asked[0] == (valid, valid)
+    if across is not None:
+        assert max(cols for _, cols in asked[1:]) < valid, "what shares nothing is not asked for"
+
+
+def test_features_are_looked_at_once_and_only_where_a_part_asks_for_it() -> None:
+    x, keys = data()
+    z = F.normalize(x, dim=1)
+    views, hard = Choice("augmented_views"), Choice("hard_negatives", {"inner": Choice("augmented_views"), "temperature": 0.2})
+    for parts, linked in (((views, views), False), ((views, hard), True)):
+        strategy = Sum(parts=parts)
+        assert looks_at_features(strategy) == linked
+        ask = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
+        whole = strategy.relate(*link(strategy, keys, keys, z @ z.T), z @ z.T)
+        for block in (slice(0, 5), slice(5, N)):
+            tile = ask(block, z[block] @ z.T).relation
+            torch.testing.assert_close((tile.positive, tile.negative), (whole.positive[block], whole.negative[block]))
+
+
+def test_the_queue_survives_a_step_that_was_not_finite() -> None:
+    x, keys = data()
+    z = F.normalize(x, dim=1).float()
+    support = Support(8, 4, keys)
+    spoilt = z[:, :4].clone()
+    spoilt[[1, 3]] = torch.nan
+    spoilt[4, 0] = torch.inf
+    support.keep(spoilt[:6], keys.matrix()[:6])
+    kept, of_kept = support.content()
+    assert torch.equal(kept, spoilt[[0, 2, 5]]) and of_kept.view.tolist() == keys.view[[0, 2, 5]].tolist()

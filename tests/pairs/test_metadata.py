@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from medcl3d.data.manifest import Collection
 from medcl3d.errors import DataError
-from medcl3d.losses.contrastive import contrastive_sum
+from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.metadata_kernel import MetadataKernel
 from medcl3d.pairs.placebo import placebo
@@ -64,7 +64,7 @@ def test_an_anchor_is_normalised_over_its_own_positives_and_never_over_columns()
     generator = torch.Generator().manual_seed(0)
     similarity = torch.rand(4, 5, generator=generator, dtype=torch.float64) * 2 - 1
     positive = torch.rand(4, 5, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 0.2, 0.6, 0.1, 0.9])
-    found = contrastive_sum(similarity, Relation(positive, 1 - positive), 0.5)
+    found = contrastive_sum(similarity, torch.eye(5, dtype=torch.float64), lambda block, _: Tile(Relation(positive, 1 - positive)), 0.5)
     s = similarity / 0.5
     log_p = s - torch.logsumexp(s, 1, keepdim=True)
 

@@ -91,6 +91,17 @@ def test_relation_is_bounded_and_nothing_relates_to_itself(name: str, collection
         assert relation.positive.sum() > 0
 
 
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if hasattr(PAIRS.get(name), "constant_across")])
+@given(collection=collections, seed=st.integers(0, 1000))
+def test_what_shares_no_named_key_repels_and_does_not_attract(name: str, collection: Collection, seed: int) -> None:
+    strategy, collection = build(name), fit_for(name, collection)
+    for keys in things(strategy, collection, seed):
+        relation = strategy.relate(keys, keys, None)
+        columns = [getattr(keys, column) for column in strategy.constant_across]  # type: ignore[attr-defined]
+        apart = torch.stack([column[:, None] != column for column in columns]).all(0)
+        assert (relation.positive[apart] == 0).all() and (relation.negative[apart] == 1).all()
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(collection=collections, seed=st.integers(0, 1000))
 def test_permuting_the_batch_permutes_the_relation(name: str, collection: Collection, seed: int) -> None:

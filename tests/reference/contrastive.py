@@ -1,8 +1,11 @@
-"""Contrastive losses by plain loops in float64."""
+"""Contrastive losses by plain loops in float64, and by the whole matrix at once."""
 
 from __future__ import annotations
 
 import math
+
+import torch
+from torch import Tensor
 
 Rows = list[list[float]]
 
@@ -44,3 +47,28 @@ def dcl_loops(z: Rows, temperature: float) -> float:
         j = (i + n // 2) % n
         total += -cosine[i][j] / temperature + math.log(sum(math.exp(cosine[i][k] / temperature) for k in range(n) if k not in (i, j)))
     return total / n
+
+
+def whole_matrix_sum(
+    similarity: Tensor, positive: Tensor, negative: Tensor, temperature: float, denominator: str, decoupled: bool
+) -> tuple[Tensor, Tensor]:
+    """Sum of a_i L_i and of a_i from the whole matrix, with autograd's gradient."""
+    s = similarity / temperature
+    mass = positive.sum(1)
+    anchors = mass > 0
+    if decoupled:
+        anchors = anchors & (negative.sum(1) > 0)
+    s, positive, negative, mass = s[anchors], positive[anchors], negative[anchors], mass[anchors]
+
+    def log_sum(weight: Tensor) -> Tensor:
+        return torch.logsumexp(s.masked_fill(weight == 0, -torch.inf) + torch.where(weight == 0, 1.0, weight).log(), dim=1, keepdim=True)
+
+    if decoupled:
+        log_d = log_sum(negative)
+    elif denominator == "all":
+        log_d = log_sum(positive + negative)
+    else:
+        log_d = torch.logaddexp(s + (1 - negative).clamp(min=0).log(), log_sum(negative))
+        log_d = torch.where(positive > 0, log_d, 0.0)
+    weight = mass.clamp(max=1)
+    return (weight * (positive * (log_d - s)).sum(1) / mass).sum(), weight.sum()

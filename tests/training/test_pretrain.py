@@ -22,7 +22,7 @@ from medcl3d.training.pretrain import PretrainConfig, assemble
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "pretrain.py"
-RATES = ("samples_per_s", "data_wait")
+RATES = ("samples_per_s", "data_wait", "peak_memory_mb")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

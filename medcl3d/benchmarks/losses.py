@@ -1,0 +1,159 @@
+"""Time and memory of the contrastive loss with its gradient, beside the matrix of all pairs and lightly's NT-Xent.
+
+Every measurement is a process of its own, whose peak of memory is counted from before the loss was first called.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medcl3d.benchmarks.measure import Bench, Table, geometric
+from medcl3d.losses.contrastive import contrastive_sum
+from medcl3d.objectives.relating import Relating
+from medcl3d.pairs import PairStrategy
+from medcl3d.pairs.augmented_views import AugmentedViews
+from medcl3d.pairs.overlapping_crops import OverlappingCrops
+from medcl3d.training.memory import peak_memory_mb
+from medcl3d.types import Keys
+
+DIM, TEMPERATURE = 128, 0.1
+SAMPLES_PER_SCAN = 4
+LARGEST_MATRIX = 16384  # embeddings: beyond, a matrix of all pairs has 17 GB
+LARGEST_ASKED = 4096  # embeddings: the geometry of all pairs costs a minute beyond
+PLAIN, LIGHTLY = "matrix of all pairs", "lightly NTXentLoss"
+OURS = {
+    "augmented_views": (AugmentedViews(), True),
+    "augmented_views, all pairs asked": (AugmentedViews(), False),
+    "overlapping_crops": (OverlappingCrops(), True),
+    "overlapping_crops, all pairs asked": (OverlappingCrops(), False),
+}
+
+
+def losses(bench: Bench) -> Table:
+    """Loss and gradient of N embeddings with two views a sample, in turns of separate processes."""
+    rows = []
+    for n in bench.scale.embeddings:
+        names = [name for name in (*OURS, PLAIN, LIGHTLY) if _fits(name, n)]
+        turns = bench.scale.loss_turns if n < LARGEST_MATRIX else 2
+        found = [{name: _measured(name, n) for name in names} for _ in range(turns)]
+        for name in names:
+            own, plain = [one[name] for one in found], [one.get(PLAIN) for one in found]
+            if own[0] is None:
+                rows.append((str(n), name, "-", "-", "not installed: pip install --no-deps lightly"))
+                continue
+            seconds = np.array([one[0] for one in own if one])
+            ratio = "-" if plain[0] is None else geometric(np.array([one[0] for one in plain if one]) / seconds, ".2f")
+            rows.append((str(n), name, geometric(1000 * seconds, ".1f"), f"{max(one[1] for one in own if one):.0f}", ratio))
+    note = (
+        f"Embeddings of {DIM} numbers in float32, forward and backward, processor time of one core; memory beyond what the process had "
+        f"before. The matrix of all pairs is NT-Xent as a cross-entropy of similarities, without any relation. Of `augmented_views` "
+        f"the relation is trivial, of `overlapping_crops` geometric (IoU within a scan, {SAMPLES_PER_SCAN} samples a scan). All pairs "
+        "asked: as for a strategy that does not declare `constant_across`; the geometry then costs more than the loss. What logging "
+        "counts (alignment, uniformity) is not part of it."
+    )
+    columns = ("embeddings", "loss", "ms", "peak MB", f"faster than the {PLAIN} by")
+    return Table("Contrastive losses", columns, tuple(rows), note)
+
+
+def _fits(name: str, n: int) -> bool:
+    if name in (PLAIN, LIGHTLY):
+        return n <= LARGEST_MATRIX
+    return n <= LARGEST_ASKED or not name.startswith("overlapping_crops,")
+
+
+def _measured(name: str, n: int) -> tuple[float, float] | None:
+    """Seconds and MiB of one loss with its gradient, from another process; None where a package is missing."""
+    root = str(Path(__file__).parents[2])
+    code = f"import sys; sys.path.insert(0, {root!r}); from medcl3d.benchmarks.losses import measure; measure({name!r}, {n})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found and (found[0], found[1])
+
+
+def measure(name: str, n: int) -> None:
+    """Print seconds and MiB as JSON: of the quickest of some calls, small batches being called more often."""
+    torch.set_num_threads(1)
+    loss = _lightly(n) if name == LIGHTLY else _plain(n) if name == PLAIN else _ours(*OURS[name], n)
+    if loss is None:
+        print("null")
+        return
+    z = F.normalize(torch.randn(n, DIM, generator=torch.Generator().manual_seed(0)), dim=1).requires_grad_()
+    gc.collect()
+    before, seconds = peak_memory_mb(torch.device("cpu")), []
+    for _ in range(max(1, min(10, 8192 // n))):
+        z.grad = None
+        start = time.process_time()
+        loss(z).backward()
+        seconds.append(time.process_time() - start)
+    print(json.dumps([min(seconds), peak_memory_mb(torch.device("cpu")) - before]))
+
+
+def _ours(strategy: PairStrategy, declared: bool, n: int) -> Callable[[Tensor], Tensor]:
+    keys = keys_of(n)
+    relating = Relating(strategy.relate, strategy, constant_across=strategy.constant_across if declared else None)  # type: ignore[attr-defined]
+
+    def loss(z: Tensor) -> Tensor:
+        total = contrastive_sum(z, z, relating.tiles(keys, keys, z, z), TEMPERATURE)
+        return total.loss / total.weight
+
+    return loss
+
+
+def _plain(n: int) -> Callable[[Tensor], Tensor]:
+    itself, partner = torch.eye(n, dtype=torch.bool), torch.arange(n) ^ 1
+    return lambda z: F.cross_entropy((z @ z.T / TEMPERATURE).masked_fill(itself, -torch.inf), partner)
+
+
+def _lightly(n: int) -> Callable[[Tensor], Tensor] | None:
+    """lightly's loss without its packages' own `__init__`, which import torchvision."""
+    found = find_spec("lightly")
+    if found is None or not found.submodule_search_locations:
+        return None
+    root = Path(found.submodule_search_locations[0])
+    for package in ("", "loss", "models", "models.modules", "utils"):
+        name = f"lightly.{package}".rstrip(".")
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].__path__ = [str(root.joinpath(*package.split(".")))]
+    sys.modules["lightly.models.utils"] = sys.modules["lightly.models"].utils = ModuleType("lightly.models.utils")  # type: ignore[attr-defined]
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+
+    loss = NTXentLoss(temperature=TEMPERATURE)
+    return lambda z: loss(z[0::2], z[1::2])
+
+
+def keys_of(n: int) -> Keys:
+    """Two views of 32 mm a sample and some samples a scan, at random places of it."""
+    sample, view = torch.arange(n) // 2, torch.arange(n) % 2
+    scan, none = sample // SAMPLES_PER_SCAN, torch.full((n,), -1)
+    place = torch.rand(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 40
+    axes = torch.eye(3, dtype=torch.float64).expand(n, 3, 3).contiguous()
+    return Keys(
+        sample=sample,
+        view=view,
+        scan=scan,
+        frame=scan,
+        patient=scan,
+        modality=torch.zeros_like(scan),
+        label=none,
+        session_days=torch.zeros(n, dtype=torch.float64),
+        center_mm=place,
+        size_mm=torch.full((n, 3), 32.0, dtype=torch.float64),
+        axes=axes,
+        body=place,
+        fraction=place / 40,
+        point=none,
+        position_mm=torch.full((n, 3), torch.nan, dtype=torch.float64),
+    )

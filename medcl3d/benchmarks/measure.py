@@ -1,0 +1,107 @@
+"""What all benchmarks share: a cohort to measure on, processor time in turns, geometric means."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medcl3d.data.loader import DataConfig, PairDataset, Plan, pretraining_scans
+from medcl3d.data.store import Store
+from medcl3d.evaluation.statistics import mean_interval
+
+PATCH = (32, 32, 32)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured. `num_patients` of up to two visits with two modalities, `shape` voxels each."""
+
+    num_patients: int = 6
+    shape: tuple[int, int, int] = (96, 96, 96)
+    repeats: int = 7
+    crops: int = 256
+    steps: int = 12
+    samples_per_step: int = 8
+    depth: int = 18
+    embeddings: tuple[int, ...] = (1024, 4096, 16384, 65536)
+    loss_turns: int = 3
+
+
+@dataclass(frozen=True)
+class Table:
+    """One benchmark's figures."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+
+
+class Bench:
+    """A simulated cohort, prepared in a folder, and how much is to be measured on it."""
+
+    def __init__(self, folder: Path, scale: Scale):
+        self.folder, self.scale = folder, scale
+
+    @cached_property
+    def store(self) -> Store:
+        """The prepared cohort."""
+        from medcl3d.data.options import prepare_options
+        from medcl3d.data.prepare import prepare
+
+        given = prepare_options("simulated", {"num_patients": self.scale.num_patients, "shape": list(self.scale.shape), "workers": 1})
+        prepare("simulated", None, self.folder / "store", fields=given.fields, options=given.options)
+        return Store.open(self.folder / "store")
+
+    def dataset(self, strategy: Any, recipe: Any, samples_per_step: int) -> PairDataset:
+        """The loader's own dataset, as pretraining uses it. ConfigError, DataError where the strategy cannot work on this cohort."""
+        scans = pretraining_scans(self.store, DataConfig(root=self.store.root, patch_size=PATCH, smaller_than_patch="skip"))
+        anchors = strategy.anchors(scans.collection)
+        num_points = strategy.num_points if getattr(strategy, "relates_points", False) else 0
+        return PairDataset(self.store, scans, strategy, recipe, Plan(anchors.ids, samples_per_step, 0), 1 << 30, num_points=num_points)
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Torch on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """Processor time of this process for one call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def take_turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds ``[repeats]`` of each, measured in turn after a call that warms it up."""
+    for work in works.values():
+        work()
+    seconds = [{name: cpu_seconds(work) for name, work in works.items()} for _ in range(repeats)]
+    return {name: np.array([one[name] for one in seconds]) for name in works}
+
+
+def geometric(values: np.ndarray, form: str = ".0f") -> str:
+    """Geometric mean of ``[repeats]`` with its 95% interval (Student's t on logarithms)."""
+    interval = mean_interval(np.log(values))
+    return f"{math.exp(interval.mean):{form}} ({math.exp(interval.low):{form}} to {math.exp(interval.high):{form}})"
+
+
+def by(shape: Sequence[int] | np.ndarray) -> str:
+    """A shape in words."""
+    return " x ".join(str(int(n)) for n in shape)

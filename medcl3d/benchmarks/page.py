@@ -1,0 +1,70 @@
+"""The page of figures: a section a benchmark, each with the machine that it was measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medcl3d.benchmarks.measure import Table
+from medcl3d.data.atomic import write_text
+
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+HEAD = "# Performance\n\nWritten by `medcl3d benchmark --out docs/performance.md`. Brackets: 95% interval."
+SECTION = "\n## "
+
+
+def update(path: Path, tables: Sequence[Table], machine: str) -> None:
+    """Write the sections of some tables into a page (.md) or a file of figures (.json); its other sections stay."""
+    there = path.read_text() if path.exists() else ""
+    if path.suffix == ".md":
+        old = {part.split("\n")[0]: part.rstrip() for part in there.split(SECTION)[1:]}
+        new = {table.title: _section(table, machine) for table in tables}
+        write_text(path, HEAD + "\n" + "".join(f"{SECTION}{part}\n" for part in (old | new).values()))
+    else:
+        found = {table["title"]: table for table in json.loads(there)["tables"]} if there else {}
+        found |= {table.title: {**asdict(table), "machine": machine} for table in tables}
+        write_text(path, json.dumps({"tables": list(found.values())}, indent=2) + "\n")
+
+
+def _section(table: Table, machine: str) -> str:
+    lines = [table.columns, ("---",) * len(table.columns), *table.rows]
+    drawn = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table.title}\n\n{drawn}\n\n{table.note}\n\nMachine: {machine}."
+
+
+def as_rich(table: Table) -> Any:
+    """The table for a terminal."""
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(title=table.title)
+    for column in table.columns:
+        drawn.add_column(column)
+    for row in table.rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def describe_machine() -> str:
+    """What the figures depend on: cores, processor flags, device, versions, load. No names."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    info = Path("/proc/cpuinfo")
+    known = (
+        next((line.split(":")[1].split() for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), [])
+        if info.exists()
+        else []
+    )
+    flags = [flag for flag in CPU_FLAGS if flag in known]
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchio", "numpy"))
+    device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    return f"{cores} cores, {platform.machine()}{f' ({chr(32).join(flags)})' if flags else ''}{device}; Python {python}, {packages}{load}"

@@ -1,0 +1,53 @@
+"""A training step, and the part of it that waits for data."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import torch
+
+from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric
+
+
+def step(bench: Bench) -> Table:
+    """A short pretraining with and without a process that reads ahead: how long a step takes, and which part of it waits for data."""
+    rows = []
+    for workers in (0, 1):
+        logged = _pretrain(bench, workers)
+        waits = np.array([row["data_wait"] for row in logged])
+        rates = np.array([row["samples_per_s"] for row in logged])
+        rows.append((str(workers), geometric(bench.scale.samples_per_step / rates * 1000), f"{100 * waits.mean():.1f}%"))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    note = (
+        f"`overlapping_crops` with SimCLR and a residual network of depth {bench.scale.depth} on {device}: "
+        f"{bench.scale.samples_per_step} samples of two views of {by(PATCH)} voxels a step, wall time. "
+        "Views are made on the device and are part of the step, not of the wait."
+    )
+    return Table("A training step", ("workers", "ms a step", "waiting for data"), tuple(rows), note)
+
+
+def _pretrain(bench: Bench, workers: int) -> list[dict[str, float]]:
+    """What a short pretraining logged, without its start."""
+    from medcl3d.training.pretrain import pretrain
+
+    every = max(1, bench.scale.steps // 6)
+    run = bench.folder / f"step_{workers}"
+    config = {
+        "data": {"root": str(bench.store.root), "patch_size": list(PATCH), "smaller_than_patch": "skip"},
+        "pairs": "overlapping_crops",
+        "views": "mri",
+        "encoder": {"resnet3d": {"depth": bench.scale.depth}},
+        "objective": "simclr",
+        "train": {"steps": bench.scale.steps, "samples_per_step": bench.scale.samples_per_step, "workers": workers, "log_every": every},
+        "out_dir": str(run),
+        "seed": 0,
+    }
+    path = bench.folder / f"step_{workers}.yaml"
+    path.write_text(json.dumps(config))  # JSON is YAML
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        pretrain(path)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "data_wait" in row][1:]

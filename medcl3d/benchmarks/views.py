@@ -1,0 +1,117 @@
+"""Views made in a second, beside TorchIO."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
+from medcl3d.data.loader import make_views
+from medcl3d.pairs import PAIRS
+from medcl3d.registry import Choice
+from medcl3d.views import VIEWS
+
+CROPS_PER_VOLUME = 8  # what TorchIO's queue takes of a volume before it reads the next
+CROPS_PER_BATCH = 32
+
+
+def views(bench: Bench) -> Table:
+    """Crops a second read and made into views by the `mri` recipe, beside TorchIO's queue with the same transforms."""
+    dataset = bench.dataset(PAIRS.build(Choice("augmented_views")), VIEWS.build(Choice("mri")), CROPS_PER_BATCH // 2)
+    num_batches = max(1, bench.scale.crops // CROPS_PER_BATCH)
+    batches = iter(range(1 << 30))
+
+    def ours() -> None:
+        for _ in range(num_batches):
+            make_views(dataset[next(batches)], dataset.recipe)
+
+    paths = _write_volumes(bench)
+    works = {
+        "medcl3d": ours,
+        "TorchIO, each crop transformed": _torchio_epochs(paths, num_batches, each_crop=True),
+        "TorchIO, each volume transformed": _torchio_epochs(paths, num_batches, each_crop=False),
+    }
+    with one_core(), _one_thread_in_simpleitk():
+        seconds = take_turns(works, bench.scale.repeats)
+    crops = num_batches * CROPS_PER_BATCH
+    rows = tuple(
+        (name, geometric(crops / one), "1" if name == "medcl3d" else geometric(one / seconds["medcl3d"], ".1f"))
+        for name, one in seconds.items()
+    )
+    volume = by(dataset.scans.collection.shapes[0])
+    note = (
+        f"Crops of {by(PATCH)} voxels out of volumes of {volume}, processor time of one core, {bench.scale.repeats} turns. Flip, affine, "
+        "blur, low resolution, noise and gamma have equal strengths and probabilities; medcl3d also changes contrast and brightness and "
+        "cuts boxes out, and lowers the resolution of three axes where TorchIO does one. "
+        f"TorchIO: `Queue` ({CROPS_PER_VOLUME} crops a volume, uncompressed NIfTI) and `SubjectsLoader`, without workers; transforming "
+        f"each volume, its usual way, gives all {CROPS_PER_VOLUME} crops of a volume one augmentation."
+    )
+    return Table("Views", ("pipeline", "crops a second", "medcl3d is faster by"), rows, note)
+
+
+def _write_volumes(bench: Bench) -> list[Path]:
+    """The store's scans as uncompressed NIfTI, TorchIO's best case."""
+    import nibabel
+
+    store, paths = bench.store, []
+    for scan in range(len(store)):
+        paths.append(bench.folder / f"{scan}.nii")
+        nibabel.Nifti1Image(store.read_volume(scan)[0], store.collection.affines[scan]).to_filename(paths[-1])
+    return paths
+
+
+def torchio_transform() -> Any:
+    """What TorchIO has of the `mri` recipe, at its default strengths and probabilities."""
+    import torchio as tio
+
+    recipe = VIEWS.build(Choice("mri"))
+    space, grey = recipe.spatial, recipe.intensity
+    return tio.Compose(
+        [
+            tio.RandomFlip(axes=(0, 1, 2), flip_probability=space.flip_probability[0]),
+            tio.RandomAffine(scales=space.scale, degrees=space.rotation_degrees, isotropic=True, p=space.affine_probability),
+            tio.RandomBlur(std=grey.blur_sigma, p=grey.blur_probability),
+            tio.RandomAnisotropy(downsampling=(1, 1 / grey.low_resolution[0]), p=grey.low_resolution_probability),
+            tio.RandomNoise(std=(0, grey.noise_std), p=grey.noise_probability),
+            tio.RandomGamma(log_gamma=(math.log(grey.gamma[0]), math.log(grey.gamma[1])), p=grey.gamma_probability),
+        ]
+    )
+
+
+def _torchio_epochs(paths: Sequence[Path], num_batches: int, *, each_crop: bool) -> Callable[[], None]:
+    """A call that takes batches from TorchIO's queue."""
+    import torchio as tio
+
+    transform = torchio_transform()
+    crops = num_batches * CROPS_PER_BATCH
+    volumes = math.ceil(crops / CROPS_PER_VOLUME)
+
+    class TransformingSampler(tio.UniformSampler):
+        def __call__(self, subject: Any, num_patches: int | None = None) -> Generator[Any, None, None]:
+            yield from (transform(crop) for crop in super().__call__(subject, num_patches))
+
+    def run() -> None:
+        subjects = [tio.Subject(image=tio.ScalarImage(paths[i % len(paths)])) for i in range(volumes)]
+        data = tio.SubjectsDataset(subjects, transform=None if each_crop else transform)
+        sampler = TransformingSampler(PATCH) if each_crop else tio.UniformSampler(PATCH)
+        queue = tio.Queue(data, max_length=4 * CROPS_PER_VOLUME, samples_per_volume=CROPS_PER_VOLUME, sampler=sampler, num_workers=0)
+        seen = sum(len(batch["image"][tio.DATA]) for batch in tio.SubjectsLoader(queue, batch_size=CROPS_PER_BATCH))
+        if seen != crops:
+            raise RuntimeError(f"TorchIO gave {seen} crops, {crops} were measured for medcl3d")
+
+    return run
+
+
+@contextlib.contextmanager
+def _one_thread_in_simpleitk() -> Iterator[None]:
+    import SimpleITK
+
+    threads = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
