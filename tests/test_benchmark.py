@@ -100,7 +100,9 @@ def test_only_what_was_measured_is_written_anew(tmp_path: Path, kind: str) -> No
         ]
 
 
-@pytest.mark.parametrize(("names", "out", "said"), [(["vews"], None, "pairs, views, losses, grad_cache, step"), ([], Path("figures.txt"), r"\.md")])
+@pytest.mark.parametrize(
+    ("names", "out", "said"), [(["vews"], None, "pairs, views, losses, grad_cache, step"), ([], Path("figures.txt"), r"\.md")]
+)
 def test_a_wrong_name_or_file_is_said_before_anything_runs(names: list[str], out: Path | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         benchmark(names, out)

@@ -33,7 +33,7 @@ class Scale:
     samples_per_step: int = 8
     depth: int = 18
     embeddings: tuple[int, ...] = (1024, 4096, 16384, 65536)
-    loss_turns: int = 3
+    loss_turns: int = 2
 
 
 @dataclass(frozen=True)

@@ -91,10 +91,12 @@ class Relating(nn.Module):
     def tiles(self, rows: Keys, cols: Keys, z: Tensor, columns: Tensor) -> Ask:
         """The same relation, block of rows by block. z: ``[N, D]``, columns: ``[M, D]``.
 
-        Where the strategy looks at features first, their similarities are made once, whole and without gradient.
+        Where the strategy looks at features first, their similarities are made once, whole and without gradient, in
+        float32 at least.
         """
         if self.strategy is not None and looks_at_features(self.strategy):
-            rows, cols = link(self.strategy, rows, cols, z @ columns.T)
+            with torch.autocast(z.device.type, enabled=False):
+                rows, cols = link(self.strategy, rows, cols, z @ columns.T)
         shared = None if self.constant_across is None else _Shared(rows, cols, self.constant_across)
 
         def ask(block: slice, similarity: Tensor) -> Tile:

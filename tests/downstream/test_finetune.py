@@ -160,6 +160,7 @@ def test_what_is_refused_before_anything_runs(ball_root: Path, tmp_path: Path) -
         ({"task": {"segmentation": {"foreground_fraction": 1.5}}}, "foreground_fraction"),
         ({"task": "classify"}, "segmentation"),
         ({"transfer": "decoder"}, "transfer"),
+        ({"train": {"steps": 6, "samples_per_step": 2, "grad_cache": 1}}, "train.grad_cache"),
         ({"init": str(tmp_path / "nothing")}, "no such file"),
     ):
         with pytest.raises((ConfigError, DataError), match=message):
