@@ -201,9 +201,7 @@ def test_blocks_of_any_size_are_the_whole_matrix(kind: dict[str, object], rows_a
         rows @ columns.T, positive, negative, 0.1, str(kind.get("denominator", "all")), bool(kind.get("decoupled", False))
     )
     torch.testing.assert_close((found.loss, found.weight), expected, atol=1e-12, rtol=1e-12)
-    for one, other in zip(
-        torch.autograd.grad(found.loss, (rows, columns)), torch.autograd.grad(expected[0], (rows, columns)), strict=True
-    ):
+    for one, other in zip(torch.autograd.grad(found.loss, (rows, columns)), torch.autograd.grad(expected[0], (rows, columns)), strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
 
 
