@@ -4,6 +4,9 @@
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 
+# Published losses that tests compare with; alone, since their packages want torchvision, which does not fit every build of torch.
+ORACLES := 'lightly==1.6.0'
+
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Two processes beside each other are faster than two threads in each operation on small volumes.
@@ -28,6 +31,7 @@ $(VENV)/.stamp: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install $(TORCH)
 	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python -m pip install --no-deps $(ORACLES)
 	touch $@
 
 demo: setup ## compare ways to define pairs on simulated scans; ends with the path of the report

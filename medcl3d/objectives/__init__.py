@@ -25,11 +25,13 @@ class Objective(Protocol):
 
     uses       which parts of a Relation have an effect: "positive", "negative", "budget"
     decodes    True where the objective trains a decoder too
-    dim        numbers of the vectors whose similarities a strategy is told
+    dim        numbers of the vectors whose similarities a strategy is told; 0 where these are of several kinds, or of none
 
     An objective may also have
 
     before_step  ``(step, steps)``: what follows a schedule
+    gate         ``(relate) -> relate`` of points, from that of the crops they lie in: it compares points
+    queue_size   so many vectors of earlier batches are further columns
     after_step   ``(network)``: what follows the network, as a teacher does; after the optimiser's step
     """
 

@@ -60,7 +60,10 @@ class Dense(nn.Module):
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """One unit vector a point and global view."""
-        decoded = network(batch.main.voxels).decoded
+        return self.embed_decoded(network(batch.main.voxels).decoded, batch)
+
+    def embed_decoded(self, decoded: Tensor | None, batch: PairBatch) -> Embedded:
+        """The same from the decoder's map ``[N, C, D, H, W]``."""
         if decoded is None or batch.points is None:
             raise ValueError("the dense objective needs a decoder and a batch with points")
         features = point_features(decoded, batch.main, batch.points)
@@ -75,6 +78,8 @@ class Dense(nn.Module):
         """Relations of points, from a strategy that relates the crops they lie in."""
 
         def relate_gated(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+            if bool((rows.point < 0).all()):
+                return relate(rows, cols, similarity)  # whole views, of an objective that compares both
             crops = relate(crop_keys(rows), crop_keys(cols), similarity)
             # Two points of one view lie in one crop, which a strategy cannot relate to itself.
             same_crop = (rows.sample[:, None] == cols.sample) & (rows.view[:, None] == cols.view)
@@ -113,6 +118,7 @@ def point_features(decoded: Tensor, group: ViewGroup, points: Points) -> Tensor:
     voxel = torch.einsum("nij,npj->npi", inverse[:, :3, :3], position) + inverse[:, None, :3, 3]
     shape = torch.tensor(group.voxels.shape[2:], device=voxel.device, dtype=voxel.dtype)
     # A voxel's centre is at its index, so the view spans [-0.5, size - 0.5] whatever the map's stride.
-    grid = ((2 * voxel + 1) / shape - 1).flip(-1).to(torch.float32)
-    sampled = F.grid_sample(decoded.float(), grid[:, :, None, None], mode="bilinear", padding_mode="border", align_corners=False)
+    decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
+    grid = ((2 * voxel + 1) / shape - 1).flip(-1).to(decoded.dtype)
+    sampled = F.grid_sample(decoded, grid[:, :, None, None], mode="bilinear", padding_mode="border", align_corners=False)
     return rearrange(sampled, "view channel point 1 1 -> view point channel")

@@ -1,29 +1,76 @@
-"""The small network between features and the loss."""
+"""The small networks between features and the loss."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcl3d.training.distributed import gather
 
-class Projector(nn.Module):
-    """Linear layers with layer norm and ReLU between them: ``[N, F]`` -> unit vectors ``[N, dim]`` in float32.
+HeadNorm = Literal["layer", "group", "batch", "none"]
+GROUPS = 8
 
-    Layer norm, since statistics of a small 3-D batch are noise and would tie samples to their rank.
+
+class GlobalBatchNorm(nn.Module):
+    """Batch norm of ``[N, C]`` over the rows of all ranks, with right gradients, so that ranks' borders do not matter.
+
+    Rows are then no longer independent of each other: the gradient cache refuses it. Source: Ioffe and Szegedy, ICML 2015.
     """
 
-    def __init__(self, in_features: int, hidden_dim: int, out_dim: int, num_layers: int):
+    batch_statistics = True
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-5):
         super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape; in evaluation by the running statistics."""
+        mean, var = self.mean, self.var
+        if self.training:
+            rows = gather(x)
+            mean, var = rows.mean(0), rows.var(0, correction=0)
+            with torch.no_grad():
+                self.mean.lerp_(mean.to(self.mean.dtype), self.momentum)
+                self.var.lerp_((var * len(rows) / max(1, len(rows) - 1)).to(self.var.dtype), self.momentum)
+        return (x - mean) / (var + self.eps).sqrt() * self.weight + self.bias
+
+
+NORMS: dict[HeadNorm, Callable[[int], nn.Module]] = {
+    "layer": nn.LayerNorm,
+    "group": lambda channels: nn.GroupNorm(GROUPS if channels % GROUPS == 0 else 1, channels),
+    "batch": GlobalBatchNorm,
+    "none": lambda _channels: nn.Identity(),
+}
+
+
+class Projector(nn.Module):
+    """Linear layers with a norm and ReLU between them: ``[N, F]`` -> ``[N, dim]`` in float32.
+
+    unit  whether the result has length 1
+    norm  layer by default, since statistics of a small 3-D batch are noise
+    """
+
+    def __init__(self, in_features: int, hidden_dim: int, out_dim: int, num_layers: int, norm: HeadNorm = "layer", unit: bool = True):
+        super().__init__()
+        self.unit = unit
         widths = [in_features, *[hidden_dim] * (num_layers - 1), out_dim]
         layers: list[nn.Module] = []
         for narrow, wide in pairwise(widths[:-1]):
-            layers += [nn.Linear(narrow, wide), nn.LayerNorm(wide), nn.ReLU(inplace=True)]
+            layers += [nn.Linear(narrow, wide), NORMS[norm](wide), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1], bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Unit vectors. Float32 whatever autocast says: at T = 0.01 bfloat16 has no digits left."""
+        """Float32 whatever autocast says: at T = 0.01 bfloat16 has no digits left."""
         with torch.autocast(x.device.type, enabled=False):
-            return F.normalize(self.layers(x.to(torch.promote_types(x.dtype, torch.float32))), dim=1)
+            out: Tensor = self.layers(x.to(torch.promote_types(x.dtype, torch.float32)))
+            return F.normalize(out, dim=1) if self.unit else out

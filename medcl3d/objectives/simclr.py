@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from medcl3d.encoders.network import Network
 from medcl3d.losses.contrastive import Denominator
@@ -48,8 +49,11 @@ class SimCLR(nn.Module):
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """One unit vector a view of whatever role."""
-        pooled = torch.cat([network(group.voxels).pooled for group in batch.groups])
-        return {"online": Rows(self.projector(pooled), Keys.cat(group.keys for group in batch.groups))}
+        return self.embed_pooled([network(group.voxels).pooled for group in batch.groups], batch)
+
+    def embed_pooled(self, pooled: Sequence[Tensor], batch: PairBatch) -> Embedded:
+        """The same from pooled features ``[N, F]`` of each role."""
+        return {"online": Rows(self.projector(torch.cat([*pooled])), Keys.cat(group.keys for group in batch.groups))}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """Every view against all views of the global batch."""

@@ -111,6 +111,15 @@ def all_mean(value: Tensor) -> Tensor:
     return all_sum(value) / world_size()
 
 
+def global_mean(local: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """This rank's sum and its weight -> what this rank descends, and the global mean to log.
+
+    DistributedDataParallel averages gradients over ranks, so the local sum is scaled by the world size.
+    """
+    total = all_sum(weight.detach())
+    return local * world_size() / total, all_sum(local.detach()) / total
+
+
 def wait_for_all() -> None:
     """Return once every rank has come here."""
     if world_size() > 1:

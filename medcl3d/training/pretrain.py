@@ -110,6 +110,7 @@ class Pretraining:
     def dataset(self) -> PairDataset:
         """This rank's samples of every step."""
         train, objective = self.config.train, self.learner.objective
+        points = hasattr(objective, "gate")
         own = self.strategy if relates_points(self.strategy) else objective
         return PairDataset(
             store=self.store,
@@ -120,7 +121,7 @@ class Pretraining:
             steps=train.steps,
             rank=rank(),
             world_size=world_size(),
-            num_points=own.num_points if objective.decodes else 0,  # type: ignore[union-attr, arg-type]
+            num_points=own.num_points if points else 0,  # type: ignore[union-attr, arg-type]
             is_placebo=self.config.placebo,
         )
 
@@ -169,10 +170,14 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -
     """ConfigError where an objective would ignore what a strategy knows, or measures similarities in other units."""
     informs = frozenset(getattr(strategy, "informs", ("positive", "negative")))
     names = f"pairs.{config.pairs.name} with objective.{config.objective.name}"
-    if not informs & objective.uses:
+    if objective.uses and not informs & objective.uses:
         raise ConfigError(
             f"{names}: the strategy speaks through the {' and '.join(sorted(informs))} part of the relation alone, and the objective "
             f"uses {' and '.join(sorted(objective.uses))} only; choose another objective, or another strategy"
+        )
+    if queue_size(strategy) and not objective.dim:
+        raise ConfigError(
+            f"{names}: the strategy keeps a queue of vectors, and the objective has none of one kind; choose another of the two"
         )
     for part in every_part(strategy):
         told, own = getattr(part, "temperature", None), getattr(objective, "temperature", None)
@@ -204,10 +209,10 @@ def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Re
     """How things relate under a strategy, gated for an objective of points that the strategy does not know of."""
     relate: Relate = strategy.relate
     constant_across = getattr(strategy, "constant_across", None)
-    if objective.decodes and not relates_points(strategy):
+    if hasattr(objective, "gate") and not relates_points(strategy):
         relate = objective.gate(relate)
         constant_across = constant_across and (*constant_across, "sample", "frame")
-    size = queue_size(strategy)
+    size = max(queue_size(strategy), getattr(objective, "queue_size", 0))
     if not size:
         return Relating(relate, strategy, constant_across=constant_across)
     any_view = ViewSpec(0, Box((0, 0, 0), scans.collection.patch_size))

@@ -1,0 +1,55 @@
+"""Features of partners agree, and no two features say the same."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from medcl3d.encoders.network import Network
+from medcl3d.losses.pairs import barlow_twins
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.global_pairs import global_pairs, project
+from medcl3d.objectives.projector import HeadNorm, Projector
+from medcl3d.objectives.relating import Relating
+from medcl3d.registry import Count, NonNegative
+from medcl3d.types import Embedded, Loss, PairBatch
+
+
+@OBJECTIVES.register("barlow_twins")
+class BarlowTwins(nn.Module):
+    """The cross-correlation of features between each sample's first view and one partner, drawn from P, becomes the identity.
+
+    redundancy  weight of the correlations between different features
+    out_dim     features; more than samples in a batch leave many correlations to chance
+
+    M has no effect. Statistics are those of all ranks. Source: Zbontar et al., ICML 2021, eq. 1.
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"positive"})
+    decodes: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        redundancy: NonNegative = 0.0051,
+        norm: HeadNorm = "layer",
+        hidden_dim: Count = 512,
+        out_dim: Count = 128,
+        num_layers: Annotated[int, Field(ge=1, le=8)] = 3,
+    ):
+        super().__init__()
+        self.dim, self.redundancy = out_dim, redundancy
+        self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm, unit=False)
+
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """One vector a view of whatever role."""
+        return project(network, self.projector, batch)
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """Of the global batch, on every rank."""
+        pairs = global_pairs(embedded["online"], relating)
+        value = barlow_twins(pairs.first, pairs.second, pairs.weight, self.redundancy)
+        return Loss(value, {"loss": value.detach()} | pairs.metrics)

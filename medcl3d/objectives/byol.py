@@ -1,0 +1,76 @@
+"""A student predicts what a slowly following teacher says of a partner."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from medcl3d.encoders.network import Network
+from medcl3d.losses.pairs import cosine_distance
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.partners import draw_partners
+from medcl3d.objectives.projector import HeadNorm, Projector
+from medcl3d.objectives.relating import Relating
+from medcl3d.objectives.teacher import Teacher, momentum_at
+from medcl3d.registry import Count
+from medcl3d.training.distributed import global_mean
+from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+@OBJECTIVES.register("byol")
+class BYOL(nn.Module):
+    """2 - 2 cos between a student's prediction and a teacher's projection of one partner, drawn from P; M has no effect.
+
+    momentum  of the teacher at the start, up to 1 at the end along half a cosine
+    norm      of the heads; `batch` is as published, over the views of all ranks
+
+    Source: Grill et al., NeurIPS 2020, eq. 2, as the mean over views (their sum over the two directions is twice that).
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"positive"})
+    decodes: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        momentum: Momentum = 0.99,
+        norm: HeadNorm = "layer",
+        hidden_dim: Count = 512,
+        out_dim: Count = 128,
+        num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
+    ):
+        super().__init__()
+        self.dim, self.start, self.momentum = out_dim, momentum, momentum
+        self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm, unit=False)
+        self.predictor = Projector(out_dim, hidden_dim, out_dim, 2, norm, unit=False)
+        self.teacher = Teacher(network, self.projector)
+
+    def before_step(self, step: int, steps: int) -> None:
+        """The teacher slows down."""
+        self.momentum = momentum_at(step, steps, self.start)
+
+    def after_step(self, network: Network) -> None:
+        """The teacher follows."""
+        self.teacher.follow(self.momentum, network, self.projector)
+
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """Predictions of all views, and the teacher's projections of them."""
+        keys = Keys.cat(group.keys for group in batch.groups)
+        online = self.predictor(self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups])))
+        teacher, projector = self.teacher.copies
+        with torch.no_grad():
+            target = projector(torch.cat([teacher(group.voxels).pooled for group in batch.groups]))
+        return {"online": Rows(online, keys), "target": Rows(target, keys)}
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """The mean over anchors, weighted by a_i."""
+        online = embedded["online"]
+        drawn = draw_partners(online, embedded["target"], relating)
+        value, mean = global_mean((drawn.weight * cosine_distance(online.z, drawn.chosen)).sum(), drawn.weight.sum())
+        return Loss(value, {"loss": mean} | drawn.metrics)

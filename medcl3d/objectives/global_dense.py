@@ -1,0 +1,75 @@
+"""Whole views and their points at once."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from medcl3d.encoders.network import Network
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.dense import Dense
+from medcl3d.objectives.relating import Relating
+from medcl3d.objectives.simclr import SimCLR
+from medcl3d.objectives.weighted import weighted
+from medcl3d.registry import Count, Fraction, NonNegative, Positive
+from medcl3d.types import Embedded, Loss, PairBatch, Relate
+
+
+@OBJECTIVES.register("global_dense")
+class GlobalDense(nn.Module):
+    """`dense_weight` times the loss of `dense`, and the rest times that of `simclr`, from one pass through the network.
+
+    num_points, tolerance_mm, ignore_mm  of the points, as in `dense`
+    temperature  of both
+    Source: the sum of both terms as in DenseCL (Wang et al., CVPR 2021, eq. 3, weight 0.5).
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    decodes: ClassVar[bool] = True
+    dim = 0
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        dense_weight: Fraction = 0.5,
+        num_points: Count = 32,
+        tolerance_mm: NonNegative = 0.0,
+        ignore_mm: NonNegative = 5.0,
+        temperature: Positive = 0.1,
+        hidden_dim: Count = 256,
+        out_dim: Count = 128,
+    ):
+        super().__init__()
+        self.dense_weight, self.num_points, self.temperature = dense_weight, num_points, temperature
+        self.views = SimCLR(network, temperature=temperature, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.points = Dense(
+            network,
+            num_points=num_points,
+            tolerance_mm=tolerance_mm,
+            ignore_mm=ignore_mm,
+            temperature=temperature,
+            hidden_dim=hidden_dim,
+            out_dim=out_dim,
+        )
+
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """Unit vectors of all views, and of the points of the global ones."""
+        features = [network(group.voxels) for group in batch.groups]
+        views = self.views.embed_pooled([one.pooled for one in features], batch)
+        points = self.points.embed_decoded(features[0].decoded, batch)
+        return {"views": views["online"], "points": points["online"]}
+
+    def gate(self, relate: Relate) -> Relate:
+        """As `dense`; whole views are related as the strategy says."""
+        return self.points.gate(relate)
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """The weighted sum."""
+        return weighted(
+            {
+                "views": (1 - self.dense_weight, self.views.loss({"online": embedded["views"]}, relating)),
+                "points": (self.dense_weight, self.points.loss({"online": embedded["points"]}, relating)),
+            }
+        )

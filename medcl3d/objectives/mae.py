@@ -1,0 +1,84 @@
+"""The control without pairs: hidden blocks are painted in."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medcl3d.encoders.network import Network
+from medcl3d.errors import ConfigError
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.masking import at_size, only_seen, visible_blocks
+from medcl3d.objectives.relating import Relating
+from medcl3d.registry import Fraction, Size
+from medcl3d.training.distributed import global_mean
+from medcl3d.types import Embedded, Loss, PairBatch, Rows, triple
+
+
+@OBJECTIVES.register("mae")
+class MAE(nn.Module):
+    """Squared error of hidden blocks, read from the decoder's map. Pairs say which crops are drawn, and no more.
+
+    block         voxels of a block along each axis; a crop's axes are multiples of it, and it of the encoder's strides, where hidden
+                  tokens or voxels are not to be seen in part
+    share_hidden  of a crop's blocks
+    per_block     compare with each block's voxels less their mean, divided by their deviation
+
+    Convolutions see hidden blocks as 0 in every layer. Source: MAE (He et al., CVPR 2022), SparK (Tian et al., ICLR 2023).
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset()
+    decodes: ClassVar[bool] = True
+    dim = 0
+
+    def __init__(self, network: Network, *, block: Size = (8, 8, 8), share_hidden: Fraction = 0.6, per_block: bool = False):
+        super().__init__()
+        if network.decoder is None:
+            raise ConfigError("objective.mae: the network has no decoder to paint with; choose an encoder with feature maps")
+        if not 0 < share_hidden < 1:
+            raise ConfigError(f"objective.mae: share_hidden = {share_hidden}: something has to be hidden and something seen; 0.6 would do")
+        self.block, self.share_hidden, self.per_block = triple(block), share_hidden, per_block
+        self.head = nn.Conv3d(network.decoder.out_channels, channels_of(network), 1)
+
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """The mean squared error of each global view's hidden voxels, ``[N, 1]``."""
+        voxels = batch.main.voxels
+        if any(size % edge for size, edge in zip(voxels.shape[2:], self.block, strict=True)):
+            raise ConfigError(
+                f"objective.mae: block = {list(self.block)} does not tile views of {list(voxels.shape[2:])} voxels (data.patch_size); "
+                "give sizes that divide it"
+            )
+        grid = triple(size // edge for size, edge in zip(voxels.shape[2:], self.block, strict=True))
+        blocks = visible_blocks(batch.main.keys, grid, self.share_hidden)
+        seen = at_size(blocks, tuple(voxels.shape[2:]))
+        with only_seen(network.encoder, blocks):
+            decoded = network(voxels * seen).decoded
+        assert decoded is not None, "an objective that decodes has a decoder"
+        dtype = torch.promote_types(voxels.dtype, torch.float32)
+        error = (self.head(decoded).to(dtype) - self.target(voxels.to(dtype))).square().mean(1, keepdim=True)
+        hidden = (~seen).to(dtype)
+        return {"online": Rows((error * hidden).flatten(1).sum(1, keepdim=True) / hidden.flatten(1).sum(1, keepdim=True), batch.main.keys)}
+
+    def target(self, voxels: Tensor) -> Tensor:
+        """What is to be painted: the voxels, or each block's own contrast."""
+        if not self.per_block:
+            return voxels
+        mean = F.avg_pool3d(voxels, self.block)
+        variance = F.avg_pool3d(voxels.square(), self.block) - mean.square()
+        mean, deviation = (F.interpolate(x, size=voxels.shape[2:], mode="nearest") for x in (mean, (variance.clamp(min=0) + 1e-6).sqrt()))
+        return (voxels - mean) / deviation
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """The mean over the views of all ranks."""
+        error = embedded["online"].z
+        value, mean = global_mean(error.sum(), torch.ones_like(error).sum())
+        return Loss(value, {"loss": mean})
+
+
+def channels_of(network: Network) -> int:
+    """Channels of the volumes that a network takes."""
+    first = next(module for module in network.encoder.modules() if isinstance(module, nn.Conv3d))
+    return first.in_channels

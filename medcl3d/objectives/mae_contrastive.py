@@ -1,0 +1,59 @@
+"""Hidden blocks painted in, and whole views contrasted."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from medcl3d.encoders.network import Network
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.mae import MAE
+from medcl3d.objectives.relating import Relating
+from medcl3d.objectives.simclr import SimCLR
+from medcl3d.objectives.weighted import weighted
+from medcl3d.registry import Count, Fraction, Positive, Size
+from medcl3d.types import Embedded, Loss, PairBatch
+
+
+@OBJECTIVES.register("mae_contrastive")
+class MAEContrastive(nn.Module):
+    """`mae_weight` times the loss of `mae` on hidden views, and the rest times that of `simclr` on whole ones.
+
+    block, share_hidden, per_block  as in `mae`; temperature  as in `simclr`
+    Source: the sum as in CMAE (Huang et al., TPAMI 2024, eq. 5); ours contrasts whole views, two passes through one network.
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    decodes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        mae_weight: Fraction = 0.5,
+        block: Size = (8, 8, 8),
+        share_hidden: Fraction = 0.6,
+        per_block: bool = False,
+        temperature: Positive = 0.1,
+        hidden_dim: Count = 256,
+        out_dim: Count = 128,
+    ):
+        super().__init__()
+        self.mae_weight, self.dim, self.temperature = mae_weight, out_dim, temperature
+        self.views = SimCLR(network, temperature=temperature, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.blocks = MAE(network, block=block, share_hidden=share_hidden, per_block=per_block)
+
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """Unit vectors of whole views, and errors of hidden ones."""
+        views = self.views.embed_pooled([network.encoder(group.voxels).pooled for group in batch.groups], batch)
+        return {"views": views["online"], "blocks": self.blocks.embed(network, batch)["online"]}
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """The weighted sum."""
+        return weighted(
+            {
+                "views": (1 - self.mae_weight, self.views.loss({"online": embedded["views"]}, relating)),
+                "blocks": (self.mae_weight, self.blocks.loss({"online": embedded["blocks"]}, relating)),
+            }
+        )

@@ -1,0 +1,107 @@
+"""One partner for each anchor, drawn from the relation: what objectives do that compare pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medcl3d.errors import DataError
+from medcl3d.losses.contrastive import Tile
+from medcl3d.objectives.relating import Relating
+from medcl3d.training.diagnostics import Tally, diagnose
+from medcl3d.training.distributed import all_sum, gather, gather_keys
+from medcl3d.training.seeding import Stream
+from medcl3d.types import Keys, Relation, Rows
+
+# Constants of splitmix64 (Steele et al., OOPSLA 2014), as signed numbers.
+_GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
+
+
+@dataclass(frozen=True)
+class Partners:
+    """What this rank's anchors are compared with.
+
+    chosen   ``[N, D]`` the target drawn for each anchor
+    weight   ``[N]`` a_i = min(1, sum_j P_ij); 0 where an anchor has no positive
+    metrics  as every objective logs them
+    """
+
+    chosen: Tensor
+    weight: Tensor
+    metrics: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Related:
+    """Targets of all ranks in the order of their samples, and how this rank's anchors relate to them.
+
+    order  ``Int[M]``: of what ranks have gathered, in which it became the first M targets (a support set follows)
+    """
+
+    targets: Tensor
+    order: Tensor
+    relation: Relation
+    metrics: dict[str, Tensor]
+
+
+def relate_to_all(anchors: Rows, targets: Rows, relating: Relating) -> Related:
+    """The relation of this rank's anchors to the targets of all ranks. DataError where no anchor has a positive."""
+    columns, keys = gather(targets.z), gather_keys(targets.keys)
+    order = in_order(keys)
+    columns, keys = relating.columns(columns[order], keys[order])
+    z = F.normalize(anchors.z.detach(), dim=1)
+    similarity = z @ F.normalize(columns.detach(), dim=1).T
+    relation, tally = relating(anchors.keys, keys, similarity), Tally()
+    tally.add(Tile(relation), similarity)
+    if all_sum(relation.positive.sum()) == 0:
+        raise DataError(
+            "no anchor of this batch has a positive, so there is nothing to learn from; "
+            "draw more samples per step or choose a pair strategy whose samples hold a positive"
+        )
+    return Related(columns, order, relation, diagnose(z, tally))
+
+
+def draw_partners(anchors: Rows, targets: Rows, relating: Relating) -> Partners:
+    """For each anchor one target with the probability P_ij / sum_j P_ij, the same for any number of ranks.
+
+    anchors, targets: this rank's vectors of one width; a target is never the view that an anchor is. Gradients flow into both.
+    """
+    related = relate_to_all(anchors, targets, relating)
+    positive = related.relation.positive.double()
+    mass = positive.cumsum(1)
+    index = (mass <= uniform(anchors.keys)[:, None] * mass[:, -1:]).sum(1).clamp(max=positive.shape[1] - 1)
+    return Partners(related.targets[index], positive.sum(1).clamp(max=1).to(anchors.z.dtype), related.metrics)
+
+
+def in_order(keys: Keys) -> Tensor:
+    """``Int[N]``: the order by sample, then view, then point, in which ranks' borders leave no trace."""
+    order = torch.argsort(keys.point, stable=True)
+    for column in (keys.view, keys.sample):
+        order = order[torch.argsort(column[order], stable=True)]
+    return order
+
+
+def uniform(keys: Keys, stream: int = Stream.PARTNER) -> Tensor:
+    """``Float64[N]`` in [0, 1), a function of each thing's sample, view and point alone.
+
+    By counting and mixing bits (splitmix64), so that no generator has to be carried to a device, or told of ranks.
+    """
+    state = torch.full_like(keys.sample, stream)
+    for column in (keys.sample, keys.view, keys.point):
+        state = _mixed(state + column)
+    return _shifted(state, 11).double() * 2.0**-53
+
+
+def _mixed(x: Tensor) -> Tensor:
+    x = x + _GOLDEN
+    x = (x ^ _shifted(x, 30)) * _FIRST
+    x = (x ^ _shifted(x, 27)) * _SECOND
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Bits to the right, zeros from the left."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

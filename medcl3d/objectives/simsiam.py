@@ -1,0 +1,60 @@
+"""A prediction of a partner's projection, from which no gradient comes back."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from medcl3d.encoders.network import Network
+from medcl3d.losses.pairs import cosine_distance
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.partners import draw_partners
+from medcl3d.objectives.projector import HeadNorm, Projector
+from medcl3d.objectives.relating import Relating
+from medcl3d.registry import Count
+from medcl3d.training.distributed import global_mean
+from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
+
+
+@OBJECTIVES.register("simsiam")
+class SimSiam(nn.Module):
+    """-cos between a view's prediction and the projection of one partner, drawn from P and held fixed; M has no effect.
+
+    norm  of the heads; `batch` is as published, over the views of all ranks, and without it features collapse more easily
+
+    Source: Chen and He, CVPR 2021, eq. 1 to 4.
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"positive"})
+    decodes: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        norm: HeadNorm = "layer",
+        hidden_dim: Count = 512,
+        out_dim: Count = 128,
+        num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
+    ):
+        super().__init__()
+        self.dim = out_dim
+        self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm, unit=False)
+        self.predictor = Projector(out_dim, max(1, hidden_dim // 4), out_dim, 2, norm, unit=False)
+
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """Projections of all views, held fixed, and predictions from them."""
+        keys = Keys.cat(group.keys for group in batch.groups)
+        projected = self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups]))
+        return {"online": Rows(self.predictor(projected), keys), "target": Rows(projected.detach(), keys)}
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """The mean over anchors, weighted by a_i."""
+        online = embedded["online"]
+        drawn = draw_partners(online, embedded["target"], relating)
+        cosine = 1 - cosine_distance(online.z, drawn.chosen) / 2
+        value, mean = global_mean(-(drawn.weight * cosine).sum(), drawn.weight.sum())
+        return Loss(value, {"loss": mean} | drawn.metrics)

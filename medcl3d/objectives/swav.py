@@ -1,0 +1,110 @@
+"""A view predicts to which prototypes a partner is assigned, and assignments are shared out equally."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medcl3d.encoders.network import Network
+from medcl3d.losses.clusters import cross_entropy_sum, scores_of, sinkhorn
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.partners import relate_to_all
+from medcl3d.objectives.projector import HeadNorm, Projector
+from medcl3d.objectives.relating import Relating
+from medcl3d.registry import Count, Positive, Whole
+from medcl3d.training.distributed import gather, gather_keys, global_mean
+from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
+
+NUM_GLOBAL = 2  # views of a sample that are assigned, each with a queue of its own
+
+
+@OBJECTIVES.register("swav")
+class SwAV(nn.Module):
+    """Cross-entropy between a view's softmax over prototypes and the code of a global view, for pairs weighted by P.
+
+    Codes share the prototypes equally over the vectors of all ranks (Sinkhorn), for each view of a sample apart, with those of a
+    queue, if there is one. M has no effect.
+
+    temperature   of the prediction
+    sharpness     epsilon of the codes: smaller ones are nearer to one prototype a thing
+    iterations    of the equal sharing
+    queue_size    vectors of earlier batches that take part in it; where a batch has fewer things than prototypes, it needs them
+    freeze_steps  so long the prototypes stay as they were drawn
+
+    Source: Caron et al., NeurIPS 2020, eq. 1 to 5.
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"positive"})
+    decodes: ClassVar[bool] = False
+    kept: Tensor
+    count: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        num_prototypes: Count = 64,
+        temperature: Positive = 0.1,
+        sharpness: Positive = 0.05,
+        iterations: Count = 3,
+        queue_size: Whole = 0,
+        freeze_steps: Whole = 0,
+        norm: HeadNorm = "layer",
+        hidden_dim: Count = 256,
+        out_dim: Count = 128,
+        num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
+    ):
+        super().__init__()
+        self.dim, self.temperature, self.sharpness, self.iterations = out_dim, temperature, sharpness, iterations
+        self.freeze_steps, self.frozen = freeze_steps, freeze_steps > 0
+        self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm)
+        self.prototypes = nn.Linear(out_dim, num_prototypes, bias=False)
+        self.register_buffer("kept", torch.zeros(NUM_GLOBAL, queue_size, out_dim))
+        self.register_buffer("count", torch.zeros(NUM_GLOBAL, dtype=torch.int64))
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Prototypes move once they may."""
+        self.frozen = step < self.freeze_steps
+
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """One unit vector a view; which of them are global."""
+        z = self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups]))
+        online = Rows(z, Keys.cat(group.keys for group in batch.groups))
+        return {"online": online, "large": Rows(z[: len(batch.main.keys)].detach(), batch.main.keys)}
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """The mean over pairs of a view and a global view's code, weighted by P."""
+        online, large = embedded["online"], embedded["large"]
+        related = relate_to_all(online, large, relating)
+        keys = gather_keys(large.keys)[related.order]
+        codes = self._codes(gather(large.z)[related.order], keys.view)
+        weight = self.prototypes.weight
+        weight = weight * 0 + weight.detach() if self.frozen else weight  # a gradient of 0, since ranks wait for one
+        log_p = F.log_softmax(scores_of(online.z, weight) / self.temperature, dim=1)
+        positive = related.relation.positive[:, : len(codes)].to(log_p.dtype)
+        value, mean = global_mean(cross_entropy_sum(log_p, codes, positive), positive.sum())
+        return Loss(value, {"loss": mean} | related.metrics)
+
+    @torch.no_grad()
+    def _codes(self, z: Tensor, view: Tensor) -> Tensor:
+        """``Float[M, K]`` of all ranks' global views ``[M, D]``; those of each number in its sample share for themselves."""
+        codes = z.new_zeros(len(z), self.prototypes.out_features)
+        for number in view.unique().tolist():
+            own = view == number
+            place = number % NUM_GLOBAL
+            filled = min(int(self.count[place]), self.kept.shape[1])
+            taking_part = torch.cat([z[own], self.kept[place, :filled].to(z.dtype)])
+            codes[own] = sinkhorn(scores_of(taking_part, self.prototypes.weight), self.sharpness, self.iterations)[: int(own.sum())]
+            self._keep(place, z[own])
+        return codes
+
+    def _keep(self, place: int, z: Tensor) -> None:
+        size = self.kept.shape[1]
+        z = z[torch.isfinite(z).all(1)][-size:] if size else z[:0]
+        at = (self.count[place] + torch.arange(len(z), device=z.device)) % max(1, size)
+        self.kept[place, at] = z.to(self.kept.dtype)
+        self.count[place] += len(z)

@@ -1,0 +1,61 @@
+"""Partners lie near each other, features spread, and no two features say the same."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from medcl3d.encoders.network import Network
+from medcl3d.errors import DataError
+from medcl3d.losses.pairs import vicreg
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.global_pairs import global_pairs, project
+from medcl3d.objectives.projector import HeadNorm, Projector
+from medcl3d.objectives.relating import Relating
+from medcl3d.registry import Count, NonNegative
+from medcl3d.types import Embedded, Loss, PairBatch
+
+
+@OBJECTIVES.register("vicreg")
+class VICReg(nn.Module):
+    """Distance between each sample's first view and one partner, drawn from P; variance and covariance of the features.
+
+    invariance, variance, covariance  weights of the three terms
+
+    M has no effect. Statistics are those of all ranks. Source: Bardes et al., ICLR 2022, eq. 6.
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"positive"})
+    decodes: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        invariance: NonNegative = 25.0,
+        variance: NonNegative = 25.0,
+        covariance: NonNegative = 1.0,
+        norm: HeadNorm = "layer",
+        hidden_dim: Count = 512,
+        out_dim: Count = 128,
+        num_layers: Annotated[int, Field(ge=1, le=8)] = 3,
+    ):
+        super().__init__()
+        self.dim, self.weights = out_dim, (invariance, variance, covariance)
+        self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm, unit=False)
+
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """One vector a view of whatever role."""
+        return project(network, self.projector, batch)
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """Of the global batch, on every rank. DataError where fewer than two samples have a positive."""
+        pairs = global_pairs(embedded["online"], relating)
+        if len(pairs.first) < 2:
+            raise DataError(
+                f"objective.vicreg: {len(pairs.first)} samples of this batch have a positive and variance needs two; draw more per step"
+            )
+        value = vicreg(pairs.first, pairs.second, pairs.weight, *self.weights)
+        return Loss(value, {"loss": value.detach()} | pairs.metrics)

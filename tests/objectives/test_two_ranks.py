@@ -1,0 +1,68 @@
+"""Every objective on two ranks and in one process: loss, gradients, and all that it keeps, after each of two steps."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.objectives.small import NAMES, Step, batch_of
+
+SAMPLES = 6
+STEPS = 2
+
+
+def two_steps(name: str, samples: range, wrap: Any = lambda model: model) -> dict[str, Any]:
+    """What there is after two steps of gradient descent: gradients and losses of both, the state at the end."""
+    model = Step(name)
+    model.train()
+    wrapped = wrap(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    gradients, losses = [], []
+    for step in range(STEPS):
+        if hasattr(model.objective, "before_step"):
+            model.objective.before_step(step, 10)
+        optimizer.zero_grad()
+        wrapped(batch_of(samples, seed=step)).backward()
+        gradients.append({key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None})
+        losses.append(model.metrics["loss"])
+        optimizer.step()
+        if hasattr(model.objective, "after_step"):
+            model.objective.after_step(model.network)
+    del wrapped
+    return {"gradients": gradients, "losses": losses, "state": model.state_dict()}
+
+
+def run_rank(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    mine = range(rank * SAMPLES // world, (rank + 1) * SAMPLES // world)
+    for name in NAMES:
+        torch.save(two_steps(name, mine, DistributedDataParallel), f"{folder}/{name}_{rank}.pt")
+        gc.collect()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(run_rank, args=(2, str(folder)), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_ranks_equal_one_process(name: str, ranks: Path) -> None:
+    alone = two_steps(name, range(SAMPLES))
+    assert len(alone["gradients"][0]) > 4 and any((g != 0).any() for g in alone["gradients"][1].values())
+    for rank in range(2):
+        found = torch.load(ranks / f"{name}_{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found["losses"], alone["losses"], atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(found["gradients"], alone["gradients"], atol=1e-9, rtol=1e-7)
+        torch.testing.assert_close(found["state"], alone["state"], atol=1e-9, rtol=1e-7, equal_nan=True)
