@@ -48,10 +48,10 @@ def relate(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
     return related(rows, cols, torch.where(same, 1.0, 0.25 * near))
 
 
-def batch_of(samples: range, num_local: int = 0, seed: int = 0) -> PairBatch:
+def batch_of(samples: range, num_local: int = 0, seed: int = 0, edge: int = SIDE) -> PairBatch:
     """Two global views a sample, `num_local` of half the size, and four points; each sample's numbers are its own."""
     groups, points = [], []
-    for role, number, side in (("global", 2, SIDE), ("local", num_local, SIDE // 2)):
+    for role, number, side in (("global", 2, edge), ("local", num_local, edge // 2)):
         if not number:
             continue
         voxels = torch.stack([_noise(seed, s, v, (1, side, side, side)) for s in samples for v in _views(role, number)])
@@ -59,7 +59,7 @@ def batch_of(samples: range, num_local: int = 0, seed: int = 0) -> PairBatch:
         view = torch.tensor([v for _ in samples for v in _views(role, number)])
         groups.append(ViewGroup(role, voxels, torch.eye(4, dtype=torch.float64).repeat(len(voxels), 1, 1), keys_of(sample, view)))
     for s in samples:
-        points.append(_noise(seed, s, 99, (4, 3)).abs().clamp(max=1) * (SIDE - 1))
+        points.append(_noise(seed, s, 99, (4, 3)).abs().clamp(max=1) * (edge - 1))
     place = torch.stack(points)
     return PairBatch(tuple(groups), Points(place, place, place, torch.ones(place.shape[:2], dtype=torch.bool)))
 

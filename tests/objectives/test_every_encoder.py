@@ -13,6 +13,7 @@ from tests.objectives.small import NAMES, SIDE, Step, batch_of
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"channels": [4, 8], "strides": [1, 2]},
     "resnet3d": {"depth": 10, "width": 0.0625, "stem_kernel": 3, "stem_stride": 1, "max_pool": False},
+    "swin3d": {"patch": [1, 1, 1], "feature_size": 6, "num_layers": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": [2, 2, 2]},
     "vit3d": {"patch": [4, 4, 4], "hidden_size": 12, "num_layers": 1, "num_heads": 2},
 }
 
@@ -25,8 +26,8 @@ def test_every_encoder_is_here() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step(name: str, encoder: str) -> None:
     model = Step(name, {encoder: SMALL[encoder]})
-    local = 1 if name in ("simclr", "dino", "swav", "byol") and encoder != "resnet3d" else 0
-    batch = batch_of(range(4), num_local=local)
+    local = 1 if name in ("simclr", "dino", "swav", "byol") and encoder in ("unet3d", "vit3d") else 0
+    batch = batch_of(range(4), num_local=local, edge=16 if encoder == "swin3d" else SIDE)
     first = model(batch)
     first.backward()
     assert torch.isfinite(first)
@@ -38,4 +39,4 @@ def test_a_step(name: str, encoder: str) -> None:
             if p.grad is not None:
                 p -= 1e-4 * p.grad / p.grad.norm().clamp(min=1e-12)
     if getattr(model.objective, "queue_size", 0) == 0 and name not in ("swav", "dino"):  # those meet a changed queue or centre
-        assert model(batch) < first, f"the gradient of {name} descends on {SIDE}^3 views"
+        assert model(batch) < first, f"the gradient of {name} descends"
