@@ -117,8 +117,8 @@ def test_no_header_makes_it_crash(tmp_path, changes) -> None:
         ("a.nii.gz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         ("a.nii.gz", b"NRRD0004\n" + b"\0" * 600, "NRRD"),
         ("a.nii", b"\0" * 128 + b"DICM" + b"\0" * 600, "DICOM"),
-        ("a.nii", gzip.compress(b"x" * 600), "rename it to .nii.gz"),
-        ("a.nii.gz", gzip.compress(b"x" * 600), "no NIfTI"),
+        ("a.nii", gzip.compress(b"x" * 600, mtime=0), "rename it to .nii.gz"),
+        ("a.nii.gz", gzip.compress(b"x" * 600, mtime=0), "no NIfTI"),
         ("a.npy", b"\x93NUMPY", "NumPy"),
     ],
 )
