@@ -82,8 +82,9 @@ def cell_words(cell: Cell) -> str:
 def tests(analysis: Analysis) -> list[str]:
     """What the intervals are of, how well they cover, what is tested and what is not: sentences for readers."""
     n = len(analysis.replicates)
+    screening = "No test: this is a screening, which picks candidates; a claim needs new seeds and untouched test cases."
     if n == 1:
-        return ["One replicate has no interval and no test."]
+        return ["One replicate has no interval and no test.", *([screening] if analysis.stage == "screen" else [])]
     varies = "An interval speaks of new replicates and of new test cases: its variance is that of a crossed two-way model"
     alone = "An interval speaks of new replicates on these test cases only, not of other cases"
     said = [f"{varies} ({n} replicates x {analysis.num_cases} patients)." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
@@ -99,7 +100,7 @@ def tests(analysis: Analysis) -> list[str]:
         said.append(f"Tests: paired t at the endpoint, Holm-adjusted over the declared family ({family}).")
         said.append("The exact Wilcoxon signed-rank p-values are a check over replicates alone and not adjusted.")
     elif analysis.stage == "screen":
-        said.append("No test: this is a screening, which picks candidates; a claim needs new seeds and untouched test cases.")
+        said.append(screening)
     elif n < MIN_REPLICATES_FOR_TEST:
         said.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
     return said
