@@ -67,5 +67,5 @@ def refuse_batch_statistics(samples: int, encoder: str, network: nn.Module, obje
                 what = "norm: batch" if isinstance(module, _BatchNorm) else f"the batch statistics of {type(module).__name__}"
                 raise ConfigError(
                     f"train.grad_cache = {samples} with {field} ({what}): statistics of a chunk are not those of the batch; "
-                    f"set train.grad_cache to 0, or choose a {field.split('.')[0]} without (norm: group)"
+                    f"set train.grad_cache to 0, or give the {field.split('.')[0]} another norm, as group"
                 )
