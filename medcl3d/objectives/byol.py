@@ -27,7 +27,7 @@ class BYOL(nn.Module):
     """2 - 2 cos between a student's prediction and a teacher's projection of one partner, drawn from P; M has no effect.
 
     momentum  of the teacher at the start, up to 1 at the end along half a cosine
-    norm      of the heads; `batch` is as published, over the views of all ranks
+    norm      of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
 
     Source: Grill et al., NeurIPS 2020, eq. 2, as the mean over views (their sum over the two directions is twice that).
     """
@@ -40,7 +40,7 @@ class BYOL(nn.Module):
         network: Network,
         *,
         momentum: Momentum = 0.99,
-        norm: HeadNorm = "layer",
+        norm: HeadNorm = "batch",
         hidden_dim: Count = 512,
         out_dim: Count = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,

@@ -55,7 +55,7 @@ def relate_to_all(anchors: Rows, targets: Rows, relating: Relating) -> Related:
     z = F.normalize(anchors.z.detach(), dim=1)
     similarity = z @ F.normalize(columns.detach(), dim=1).T
     relation, tally = relating(anchors.keys, keys, similarity), Tally()
-    tally.add(Tile(relation), similarity)
+    tally.add(Tile(relation), similarity, anchors.keys.same_thing(keys).sum())
     if all_sum(relation.positive.sum()) == 0:
         raise DataError(
             "no anchor of this batch has a positive, so there is nothing to learn from; "

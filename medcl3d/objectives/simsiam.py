@@ -23,7 +23,7 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 class SimSiam(nn.Module):
     """-cos between a view's prediction and the projection of one partner, drawn from P and held fixed; M has no effect.
 
-    norm  of the heads; `batch` is as published, over the views of all ranks, and without it features collapse more easily
+    norm  of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
 
     Source: Chen and He, CVPR 2021, eq. 1 to 4.
     """
@@ -35,7 +35,7 @@ class SimSiam(nn.Module):
         self,
         network: Network,
         *,
-        norm: HeadNorm = "layer",
+        norm: HeadNorm = "batch",
         hidden_dim: Count = 512,
         out_dim: Count = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,

@@ -23,13 +23,17 @@ class Tally:
         self._sums: Tensor | None = None
 
     @torch.no_grad()
-    def add(self, tile: Tile, similarity: Tensor | None = None) -> None:
-        """Count a block of rows ``[R, M]``. Without similarities there is no alignment and no uniformity."""
+    def add(self, tile: Tile, similarity: Tensor | None = None, selves: Tensor | None = None) -> None:
+        """Count a block of rows ``[R, M]``. Without similarities there is no alignment and no uniformity.
+
+        selves: how many rows are among the columns themselves (default: all), related to which they cannot be.
+        """
         positive, negative, columns = tile.relation.positive, tile.relation.negative, tile.columns
         width = positive.shape[1] if similarity is None or columns is None else similarity.shape[1]
         rows, pairs = (positive.new_tensor(float(n), dtype=torch.float64) for n in (len(positive), len(positive) * width))
         others = pairs - positive.numel()  # they repel with M = 1
-        alone = ((positive == 0) & (negative == 0)).sum() - rows  # nothing is related to itself, which is no choice
+        selves = rows if selves is None else selves.to(rows)
+        alone = ((positive == 0) & (negative == 0)).sum() - selves  # nothing is related to itself, which is no choice
         aligned, spread, repelled = rows * 0, rows * 0, (negative > 0).sum() + others
         if similarity is not None:
             distance = 2 - 2 * similarity.to(positive.dtype)
@@ -37,13 +41,24 @@ class Tally:
             aligned = (positive * near).sum()
             near = near.mul(-2).exp_().mul_(negative > 0)
             spread = near.sum() if columns is None else distance.mul_(-2).exp_().index_copy_(1, columns, near).sum()
-        sums = [rows, pairs, positive.sum(), negative.sum() + others, (positive.sum(1) == 0).sum(), alone, aligned, spread, repelled]
+        sums = [
+            rows,
+            pairs,
+            positive.sum(),
+            negative.sum() + others,
+            (positive.sum(1) == 0).sum(),
+            alone,
+            aligned,
+            spread,
+            repelled,
+            selves,
+        ]
         found = torch.stack([part.double() for part in sums])
         self._sums = found if self._sums is None else self._sums + found
 
     def total(self, like: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
-        """``Float64[9]``, added up over ranks; a rank without rows has counted nothing."""
-        return total(like.new_zeros(9, dtype=torch.float64) if self._sums is None else self._sums)
+        """``Float64[10]``, added up over ranks; a rank without rows has counted nothing."""
+        return total(like.new_zeros(10, dtype=torch.float64) if self._sums is None else self._sums)
 
 
 @torch.no_grad()
@@ -74,11 +89,12 @@ def counts(relation: Relation, total: Callable[[Tensor], Tensor] = all_sum) -> d
 
 def _counts(sums: Tensor) -> dict[str, Tensor]:
     n, nm, p, m, orphans, left = sums[:6].unbind()
+    selves = sums[9]
     return {
         "positives_per_anchor": p / n,
         "anchors_without_positive": orphans,
         "effective_negatives": m / n,
-        "fraction_left_alone": left / (nm - n).clamp(min=1),
+        "fraction_left_alone": left / (nm - selves).clamp(min=1),
         "mean_positive": p / nm,
         "mean_negative": m / nm,
     }

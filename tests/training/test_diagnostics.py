@@ -86,3 +86,13 @@ def test_tiles_are_counted_as_the_whole_is() -> None:
     whole = diagnose(z, tally_of(z, Relation(positive, negative)))
     for name, value in diagnose(z, tally).items():
         torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=1e-9)
+
+
+def test_rows_that_are_no_columns_leave_nothing_alone_by_being_absent() -> None:
+    """Small views against large ones, as a teacher sees them: two of the four rows are among the columns."""
+    positive = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    negative = torch.zeros_like(positive)
+    tally = Tally()
+    tally.add(Tile(Relation(positive, negative)), selves=torch.tensor(2))
+    found = diagnose(F.normalize(torch.randn(4, 3), dim=1), tally)
+    assert found["fraction_left_alone"] == pytest.approx(1 / 6), "one of six pairs of different things"
