@@ -1,0 +1,303 @@
+"""What each strategy keeps and drops of factors that are known: ``make recovery`` writes recovery.md and its rows.
+
+Every strategy is pretrained as its page says, with one small encoder, the same steps and the same scans, beside its placebo and
+untrained encoders. Linear probes then read the factors from the frozen features of patients that it never saw. The same command
+goes on where it was stopped: an arm that has its predictions is not run again.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from draw import configuration, pages
+from sklearn.linear_model import RidgeCV
+
+from medcl3d.config import load
+from medcl3d.data.atomic import replacing, write_text
+from medcl3d.data.splits import read_split
+from medcl3d.data.store import Store
+from medcl3d.downstream.examples import Example, answers
+from medcl3d.downstream.probes import Labelled, LinearProbe, standardiser
+from medcl3d.downstream.structure_at_centre import StructureAtCentre
+from medcl3d.downstream.transfer import load_weights
+from medcl3d.encoders.network import Network, build_network
+from medcl3d.evaluation.classification import balanced_accuracy
+from medcl3d.pairs import PAIRS
+from medcl3d.training.precision import autocast_dtype
+from medcl3d.training.pretrain import PretrainConfig, pretrain
+
+HERE = Path(__file__).parent
+DATA, RUNS = Path("data/recovery"), Path("runs/recovery")
+ROWS, TABLE = HERE.parent / "results" / "recovery.csv", HERE / "recovery.md"
+SETTINGS = (
+    f"data.root={DATA}",
+    "encoder={unet3d: {channels: [16, 32, 64, 128], strides: [2, 2, 2, 2]}}",
+    "train.samples_per_step=16",
+    "train.warmup_steps=10",
+    "train.lr=1e-3",
+)
+# A minute or two of two cores: a decoder at full resolution is what costs. Arms and their controls have equal steps.
+STEPS = {"simclr": 100, "dense": 50}
+CROPS_PER_SCAN = 20
+RESAMPLES = 1000
+RIDGE = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
+UNTRAINED = "untrained"
+FACTORS = ("structure", "position", "patient", "age", "site", "modality")
+NUMBERS = ("position", "age")
+# What one expects of a strategy beside its control (its placebo; `augmented_views` where it has none), and why.
+EXPECTED = {
+    ("same_patient", "patient"): ("keeps", "two scans of one patient attract"),
+    ("same_patient", "modality"): ("drops", "half of the pairs are of two modalities"),
+    ("longitudinal", "patient"): ("keeps", "two visits of one patient attract"),
+    ("cross_modality", "modality"): ("drops", "the two views of a pair differ in it"),
+    ("slice_position", "position"): ("keeps", "heights that agree attract"),
+    ("body_position", "position"): ("keeps", "places of the body that agree attract"),
+    ("adjacent_slices", "position"): ("keeps", "only slabs that lie near attract"),
+    ("voxel_correspondence", "structure"): ("keeps", "a physical point attracts itself alone"),
+    ("metadata_kernel", "age"): ("keeps", "scans of near age attract"),
+    ("tabular_neighbours", "age"): ("keeps", "the second view is of a patient of near age"),
+    ("tabular_neighbours", "patient"): ("drops", "the two views of a pair are of two patients"),
+    ("class_labels", "patient"): ("drops", "patients of one class attract"),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One factor: what is true of each thing asked, of whose scan it is, and what a probe says of features."""
+
+    truth: np.ndarray
+    patients: np.ndarray
+    ask: Callable[[np.ndarray], np.ndarray]
+
+
+class Questions:
+    """The same crops and questions for every arm: crops centred on structures of the scans of both sides of the split."""
+
+    def __init__(self, store: Store, patch_size: tuple[int, int, int]):
+        self.store, table = store, store.collection.table
+        task = StructureAtCentre(structures=5, crops_per_scan=CROPS_PER_SCAN)
+        self.examples: list[Example] = task.examples(store, list(range(len(store))), patch_size)
+        split = read_split(DATA / "split.json", table["patient"])
+        self.scan = np.array([example.scan for example in self.examples])
+        self.structure = np.array([example.target for example in self.examples])
+        centres = np.array([example.boxes[0].center for example in self.examples])
+        self.position = store.collection.body.place(self.scan, store.collection.world(self.scan, centres))
+        self.patient = table["patient"].astype(str).to_numpy()
+        self.train, self.test = (np.isin(self.patient, list(side)) for side in (split.train, split.test))
+
+    def of(self, factor: str) -> Question:
+        """A factor as a question to features ``[crops, F]``."""
+        if factor == "structure":
+            return self._classes(self.structure, self.scan, self.train[self.scan], self.test[self.scan], np.arange(len(self.scan)))
+        if factor == "position":
+            train, test = self.train[self.scan], self.test[self.scan]
+            return Question(self.position[test], self.patient[self.scan[test]], lambda x: _ridge(x[train], self.position[train], x[test]))
+        if factor == "patient":
+            return self._patients()
+        column = self.store.collection.table[factor]
+        if factor == "age":
+            age = column.astype(float).to_numpy()
+
+            def of_age(x: np.ndarray) -> np.ndarray:
+                scans = self._of_scans(x)
+                return _ridge(scans[self.train], age[self.train], scans[self.test])
+
+            return Question(age[self.test], self.patient[self.test], of_age)
+        return self._classes(pd.factorize(column)[0], np.arange(len(column)), self.train, self.test, None)
+
+    def _of_scans(self, x: np.ndarray) -> np.ndarray:
+        """The mean over each scan's crops."""
+        return np.array(pd.DataFrame(x).groupby(self.scan).mean())
+
+    def _classes(self, truth: np.ndarray, scan: np.ndarray, train: np.ndarray, test: np.ndarray, crops: np.ndarray | None) -> Question:
+        """Patients of the training side teach, those of the test side are asked; of scans where `crops` is None."""
+
+        def ask(x: np.ndarray) -> np.ndarray:
+            x = self._of_scans(x) if crops is None else x
+            known = Labelled(x[train], truth[train], tuple(self.patient[scan[train]]))
+            return LinearProbe().probabilities(known, x[test], int(truth.max()) + 1, 0)
+
+        return Question(truth[test], self.patient[scan[test]], ask)
+
+    def _patients(self) -> Question:
+        """Which of the test patients is it? Their first visits teach, their last ones are asked, the crops of a scan together."""
+        table = self.store.collection.table
+        session = table["session"].astype(int).to_numpy()
+        of_patient = pd.Series(session).groupby(self.patient)
+        first, last = (of_patient.transform(which).to_numpy() for which in ("min", "max"))
+        usable = self.test & (first < last)
+        names, code = np.unique(self.patient[usable], return_inverse=True)
+        codes = np.full(len(session), -1)
+        codes[usable] = code
+        train, test = usable & (session == first), usable & (session == last)
+
+        def ask(x: np.ndarray) -> np.ndarray:
+            rows = train[self.scan]
+            known = Labelled(x[rows], codes[self.scan[rows]], tuple(self.patient[self.scan[rows]]))
+            said = LinearProbe(inverse_strengths=(1e-2,)).probabilities(known, x[test[self.scan]], len(names), 0)
+            return np.array(pd.DataFrame(said).groupby(self.scan[test[self.scan]]).mean())
+
+        return Question(codes[test], self.patient[test], ask)
+
+
+def _ridge(known: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    scale = standardiser(known)
+    answer: np.ndarray = RidgeCV(RIDGE).fit(scale.transform(known), truth).predict(scale.transform(asked))
+    return answer
+
+
+def score(factor: str, said: np.ndarray, truth: np.ndarray) -> float:
+    """R2 of numbers (mean over axes), balanced accuracy of classes."""
+    if factor not in NUMBERS:
+        return balanced_accuracy(said, truth)
+    return float(np.mean(1 - np.square(said - truth).mean(0) / truth.var(0)))
+
+
+def draws(patients: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of patients drawn with replacement, each with all that it has."""
+    owner = np.unique(patients, return_inverse=True)[1]
+    rows = [np.flatnonzero(owner == i) for i in range(owner.max() + 1)]
+    rng = np.random.default_rng(0)
+    for _ in range(RESAMPLES):
+        yield np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
+
+
+def arms() -> Iterator[tuple[str, Path | None, bool]]:
+    """Name, page and whether it is the placebo; the control that all others are compared with comes early."""
+    yield UNTRAINED, None, False
+    for page in sorted(pages(), key=lambda page: page.stem != "augmented_views"):
+        yield page.stem, page, False
+        config = load_page(page, ())
+        if PAIRS.build(config.pairs).informative:
+            yield f"{page.stem} (placebo)", page, True
+
+
+def load_page(page: Path, overrides: tuple[str, ...]) -> PretrainConfig:
+    """The configuration of a page."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{page.stem}.yaml"
+        path.write_text(configuration(page), encoding="utf-8")
+        return load(path, overrides, PretrainConfig)
+
+
+def encoder_of(page: Path | None, run: Path, is_placebo: bool) -> tuple[Network, float]:
+    """The network of an arm, pretrained unless it is the untrained one, and how many seconds that took."""
+    config = load_page(page or HERE / "augmented_views.md", SETTINGS)
+    torch.manual_seed(config.seed)
+    network = build_network(config.encoder, 1, decoder=False)
+    if page is None:
+        return network, 0.0
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{page.stem}.yaml"
+        path.write_text(configuration(page), encoding="utf-8")
+        steps = STEPS[config.objective.name]
+        pretrain(path, (*SETTINGS, f"train.steps={steps}", f"out_dir={run}", f"placebo={str(is_placebo).lower()}"))
+    load_weights(network, run, "encoder", [])
+    return network, time.monotonic() - started
+
+
+def answer(name: str, page: Path | None, is_placebo: bool, questions: Questions) -> dict[str, np.ndarray]:
+    """What the probes say of an arm's features, factor by factor; kept on disk."""
+    run = RUNS / re.sub(r"\W+", "_", name).strip("_")
+    file = run / "predictions.npz"
+    if not file.is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        network, seconds = encoder_of(page, run, is_placebo)
+        device = torch.device("cpu")
+        dtype = autocast_dtype("auto", device)
+        x = answers(lambda crops: network.eval()(crops).pooled, questions.store, questions.examples, device, dtype)
+        said = {factor: questions.of(factor).ask(x) for factor in FACTORS}
+        with replacing(file) as out:
+            np.savez(out, seconds=np.array(seconds), **said)
+    with np.load(file, allow_pickle=False) as found:
+        return {key: found[key] for key in (*FACTORS, "seconds")}
+
+
+def table_of(said: dict[str, dict[str, np.ndarray]], questions: Questions) -> pd.DataFrame:
+    """One row an arm and factor: its score with a 95% interval over patients, and its difference to its control."""
+    rows = []
+    for factor in FACTORS:
+        question = questions.of(factor)
+        chosen = list(draws(question.patients))
+        drawn = {name: np.array([score(factor, one[factor][d], question.truth[d]) for d in chosen]) for name, one in said.items()}
+        for name, one in said.items():
+            placebo = f"{name} (placebo)"
+            control = placebo if placebo in said else UNTRAINED if name in (UNTRAINED, "augmented_views") else "augmented_views"
+            value = score(factor, one[factor], question.truth)
+            row = {"arm": name, "factor": factor, "score": value, "seconds": float(one["seconds"])}
+            row |= dict(zip(("low", "high"), np.percentile(drawn[name], [2.5, 97.5]).tolist(), strict=True))
+            if control in said and control != name:
+                row |= {"control": control, "difference": value - score(factor, said[control][factor], question.truth)}
+                limits = np.percentile(drawn[name] - drawn[control], [2.5, 97.5]).tolist()
+                row |= dict(zip(("difference_low", "difference_high"), limits, strict=True))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def chance(factor: str, questions: Questions) -> str:
+    """What a probe that knows nothing scores."""
+    return "0" if factor in NUMBERS else f"{1 / len(np.unique(questions.of(factor).truth)):.2f}"
+
+
+def page_of(table: pd.DataFrame, questions: Questions) -> str:
+    """The table, what was expected of it, and whether it was found."""
+    cell = {(row.arm, row.factor): row for row in table.itertuples()}
+    names = list(dict.fromkeys(table["arm"]))
+    lines = [f"| arm | {' | '.join(FACTORS)} |", f"| --- |{' --- |' * len(FACTORS)}"]
+    for name in names:
+        cells = [f"{c.score:.2f} ({c.low:.2f} to {c.high:.2f})" for c in (cell[name, factor] for factor in FACTORS)]
+        label = f"[{name}]({name}.md)" if (HERE / f"{name}.md").is_file() else name
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines.append(f"| chance | {' | '.join(chance(factor, questions) for factor in FACTORS)} |")
+    found = ["| strategy | factor | theory | since | difference to its control | found |", "| --- | --- | --- | --- | --- | --- |"]
+    for (name, factor), (what, why) in EXPECTED.items():
+        if name not in names:
+            continue
+        c = cell[name, factor]
+        sign = 1 if what == "keeps" else -1
+        low, high = sorted((sign * c.difference_low, sign * c.difference_high))
+        verdict = "yes" if low > 0 else "no: the contrary" if high < 0 else "not told from chance"
+        difference = f"{c.difference:+.2f} ({c.difference_low:+.2f} to {c.difference_high:+.2f})"
+        found.append(f"| {name} | {factor} | {what} it | {why} | {difference} | {verdict} |")
+    template = (HERE / "recovery.md.in").read_text(encoding="utf-8")
+    seconds = table["seconds"].max()
+    steps = ", ".join(f"{number} with {objective}" for objective, number in STEPS.items())
+    return template.format(
+        table="\n".join(lines), expected="\n".join(found), seconds=f"{seconds:.0f}", settings="\n".join(SETTINGS), steps=steps
+    )
+
+
+def main(names: list[str]) -> None:
+    """Run what is missing (of the arms named; all by default), then write the rows and the page of all that is there."""
+    store = Store.open(DATA)
+    questions = Questions(store, load_page(HERE / "augmented_views.md", SETTINGS).data.patch_size)
+    said: dict[str, dict[str, np.ndarray]] = {}
+    for name, page, is_placebo in arms():
+        if names and name.removesuffix(" (placebo)") not in names:
+            continue
+        with redirect_stdout(sys.stderr):
+            said[name] = answer(name, page, is_placebo, questions)
+        print(f"{name}: pretrained in {float(said[name]['seconds']):.0f} s", flush=True)
+    table = table_of(said, questions)
+    if not names:
+        ROWS.parent.mkdir(exist_ok=True)
+        write_text(ROWS, table.to_csv(index=False, float_format="%.4f"))
+        write_text(TABLE, page_of(table, questions))
+        print(TABLE)
+    else:
+        print(table.to_string())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
