@@ -32,7 +32,8 @@ def main() -> None:
             is_right = code == fault.code and all(text in told for text in fault.says) and "Traceback" not in told
             wrong += not is_right
             said = next((line for line in told.splitlines() if fault.says[0] in line), told.strip().rpartition("\n")[2])
-            said = said.removeprefix("medcl3d: ").replace(f"{folder}/", "").replace(f"{tiny}", "STORE").replace("|", "\\|")
+            said = said.removeprefix("medcl3d: ").replace(f"{folder}/", "").replace(f"{folder}", "FOLDER")
+            said = said.replace(f"{tiny}", "STORE").replace("|", "\\|")
             said = said if len(said) <= 300 else f"{said[:297]}..."
             lines.append(f"| {fault.number} | {fault.what} | {code} | {'' if is_right else '**WRONG** '}{said.replace('<', '&lt;')} |")
     head, _, rest = PAGE.read_text().partition(BEGIN)
