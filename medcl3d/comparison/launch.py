@@ -117,7 +117,11 @@ class Measured:
     def _reap(self, options: int) -> int | None:
         if self.process.returncode is None:
             # wait4 instead of Popen.poll: it tells the memory of this one child and of what it waited for.
-            pid, status, usage = os.wait4(self.process.pid, options)
+            try:
+                pid, status, usage = os.wait4(self.process.pid, options)
+            except ChildProcessError:
+                # A signal's handler or another thread, which waited too, was told first and is about to note it.
+                return self.process.returncode
             if pid == 0:
                 return None
             self.process.returncode = os.waitstatus_to_exitcode(status)
