@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from medcl3d.config import parse
 from medcl3d.data.loader import make_views
+from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.dense import point_features, point_keys
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
 
@@ -22,8 +23,10 @@ STEPS = 40
 UNSEEN = range(10_000, 10_003)  # steps far past those trained on: other crops, other augmentation
 PAIRS = {"dense": "voxel_correspondence", "global_dense": "voxel_correspondence"}
 RATES = {"dense": 3e-3, "global_dense": 3e-3}
-# Those that learn it within so few steps; those without negatives take longer than a test may.
 CONTRASTED = ("simclr", "dense", "global_dense")
+PAINTED = ("mae",)
+# Not shown to learn by any test yet: their steps and rates are still to be found.
+NOT_SHOWN = ("barlow_twins", "byol", "dino", "mae_contrastive", "moco", "simsiam", "swav", "vicreg")
 FAST = ("simclr",)
 
 
@@ -78,6 +81,11 @@ def train(parts: Pretraining, rate: float, sign: float) -> None:
         torch.nn.utils.clip_grad_norm_(parts.learner.parameters(), 1.0)
         optimizer.step()
         parts.learner.after_step()
+
+
+def test_every_objective_is_here() -> None:
+    """A new objective comes with its learning test; what still lacks one is named."""
+    assert sorted((*CONTRASTED, *PAINTED, *NOT_SHOWN)) == sorted(OBJECTIVES.names())
 
 
 def slow_but_for(fast: tuple[str, ...]) -> list[Any]:
