@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -31,9 +32,12 @@ class ViT3d(nn.Module):
     Positions are fixed sines and cosines of a token's place in its own grid, so that the network takes crops of
     another size than those of pretraining; nothing has to be interpolated. There is one map, at the stride of the patch: a
     decoder climbs from it to full resolution, where the input itself is its skip.
+    Tokens of hidden blocks can be dropped before the first layer: the others attend to each other alone, and cost alone.
     Source: Dosovitskiy et al. 2021, ViT; Touvron et al. 2021, DeiT, for Ti and S; Chen et al. 2021, MoCo v3, for positions
-    that are fixed; Darcet et al. 2024, Vision Transformers Need Registers.
+    that are fixed; Darcet et al. 2024, Vision Transformers Need Registers; He et al. 2022, MAE, for dropped tokens.
     """
+
+    drops_tokens: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -70,19 +74,40 @@ class ViT3d(nn.Module):
         first = ("patch_embedding",) if self.registers is None else ("patch_embedding", "registers")
         return (first, *((f"blocks.{i}",) for i in range(len(self.blocks))))
 
-    def forward(self, x: Tensor) -> Features:
-        """Features of ``[B, C, D, H, W]``, each axis a multiple of the patch: pooled ``[B, hidden_size]``, one map."""
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Features:
+        """Features of ``[B, C, D, H, W]``, each axis a multiple of the patch: pooled ``[B, hidden_size]``, one map.
+
+        seen  ``Bool[B, 1, d, h, w]``, a token each: the others are dropped; the map is 0 there, and `pooled` is the mean of the rest.
+              As many in every crop
+        """
         grid = self.patch_embedding(x)
         depth, height, width = grid.shape[2:]
         tokens = rearrange(grid, "b c d h w -> b (d h w) c")
         tokens = tokens + _positions((depth, height, width), tokens.shape[2]).to(tokens)
+        kept = None if seen is None else _kept(seen).unsqueeze(2).expand(-1, -1, tokens.shape[2])
+        if kept is not None:
+            tokens = tokens.gather(1, kept)
         if self.registers is not None:
             tokens = torch.cat((self.registers.to(tokens).expand(len(tokens), -1, -1), tokens), dim=1)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens[:, 0 if self.registers is None else len(self.registers) :])
-        feature_map = rearrange(tokens, "b (d h w) c -> b c d h w", d=depth, h=height)
-        return Features(tokens.mean(1, dtype=torch.promote_types(tokens.dtype, torch.float32)), (feature_map,))
+        pooled = tokens.mean(1, dtype=torch.promote_types(tokens.dtype, torch.float32))
+        if kept is not None:
+            tokens = tokens.new_zeros(len(tokens), depth * height * width, tokens.shape[2]).scatter(1, kept, tokens)
+        return Features(pooled, (rearrange(tokens, "b (d h w) c -> b c d h w", d=depth, h=height),))
+
+
+def _kept(seen: Tensor) -> Tensor:
+    """``Int[B, n]``: the tokens that are seen, in their order."""
+    flat = seen.flatten(1)
+    counts = flat.sum(1)
+    if bool((counts != counts[0]).any()):
+        raise ConfigError(
+            f"encoder.vit3d: crops of a batch keep {int(counts.min())} to {int(counts.max())} tokens, and must keep as many; "
+            "hide blocks that are multiples of the patch (objective: block, encoder.vit3d: patch)"
+        )
+    return flat.nonzero()[:, 1].reshape(len(flat), -1)
 
 
 def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:

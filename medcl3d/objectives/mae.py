@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from medcl3d.encoders.network import Network
 from medcl3d.errors import ConfigError
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.masking import at_size, only_seen, visible_blocks
+from medcl3d.objectives.masking import at_size, features_of_seen, visible_blocks
 from medcl3d.objectives.relating import Relating
 from medcl3d.registry import Fraction, Size
 from medcl3d.training.distributed import global_mean
@@ -22,12 +23,13 @@ from medcl3d.types import Embedded, Loss, PairBatch, Rows, triple
 class MAE(nn.Module):
     """Squared error of hidden blocks, read from the decoder's map. Pairs say which crops are drawn, and no more.
 
-    block         voxels of a block along each axis; a crop's axes are multiples of it, and it of the encoder's strides, where hidden
-                  tokens or voxels are not to be seen in part
+    block         voxels of a block along each axis; a crop's axes are multiples of it, and it of a transformer's patch; of other
+                  encoders' strides where hidden voxels are not to be seen in part
     share_hidden  of a crop's blocks
     per_block     compare with each block's voxels less their mean, divided by their deviation
 
-    Convolutions see hidden blocks as 0 in every layer. Source: MAE (He et al., CVPR 2022), SparK (Tian et al., ICLR 2023).
+    Convolutions see hidden blocks as 0 in every layer; a vision transformer's tokens of them are dropped, and one learned vector
+    stands in their place before the decoder. Source: MAE (He et al., CVPR 2022), SparK (Tian et al., ICLR 2023).
     """
 
     uses: ClassVar[frozenset[str]] = frozenset()
@@ -41,6 +43,8 @@ class MAE(nn.Module):
         if not 0 < share_hidden < 1:
             raise ConfigError(f"objective.mae: share_hidden = {share_hidden}: something has to be hidden and something seen; 0.6 would do")
         self.block, self.share_hidden, self.per_block = triple(block), share_hidden, per_block
+        drops = getattr(network.encoder, "drops_tokens", False)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(network.num_features)) if drops else None
         self.head = nn.Conv3d(network.decoder.out_channels, channels_of(network), 1)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
@@ -54,13 +58,19 @@ class MAE(nn.Module):
         grid = triple(size // edge for size, edge in zip(voxels.shape[2:], self.block, strict=True))
         blocks = visible_blocks(batch.main.keys, grid, self.share_hidden)
         seen = at_size(blocks, tuple(voxels.shape[2:]))
-        with only_seen(network.encoder, blocks):
-            decoded = network(voxels * seen).decoded
-        assert decoded is not None, "an objective that decodes has a decoder"
+        features = features_of_seen(network.encoder, voxels * seen, blocks)
+        assert network.decoder is not None, "an objective that decodes has a decoder"
+        decoded = network.decoder(voxels * seen, self.marked(features.maps, blocks))
         dtype = torch.promote_types(voxels.dtype, torch.float32)
         error = (self.head(decoded).to(dtype) - self.target(voxels.to(dtype))).square().mean(1, keepdim=True)
         hidden = (~seen).to(dtype)
         return {"online": Rows((error * hidden).flatten(1).sum(1, keepdim=True) / hidden.flatten(1).sum(1, keepdim=True), batch.main.keys)}
+
+    def marked(self, maps: Sequence[Tensor], blocks: Tensor) -> Sequence[Tensor]:
+        """Maps with one learned vector in the place of dropped tokens."""
+        if self.mask_token is None:
+            return maps
+        return [m + ~at_size(blocks, tuple(m.shape[2:])) * self.mask_token.to(m.dtype)[:, None, None, None] for m in maps]
 
     def target(self, voxels: Tensor) -> Tensor:
         """What is to be painted: the voxels, or each block's own contrast."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from medcl3d.objectives.partners import uniform
 from medcl3d.training.seeding import Stream
-from medcl3d.types import Keys, Triple, triple
+from medcl3d.training.speed import in_recomputation
+from medcl3d.types import Features, Keys, Triple, triple
 
 
 def visible_blocks(keys: Keys, grid: Triple, share_hidden: float) -> Tensor:
@@ -35,14 +36,27 @@ def at_size(seen: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(seen.float(), size=size, mode="nearest-exact") > 0.5
 
 
-@contextmanager
-def only_seen(encoder: nn.Module, seen: Tensor) -> Iterator[None]:
-    """Every convolution of an encoder gives 0 where a block is hidden, at its own resolution, as if it were sparse.
+def features_of_seen(encoder: nn.Module, voxels: Tensor, seen: Tensor) -> Features:
+    """What an encoder makes of the blocks that are seen, alone.
 
-    Without this, kernels that reach into a block smear its border over it, layer after layer, and a network learns the mask's
-    shape. For a vision transformer it hides tokens after its patch embedding, which alone is a convolution.
-    Source: SparK (Tian et al., ICLR 2023); SimMIM (Xie et al., CVPR 2022) for tokens.
+    voxels  ``[N, C, D, H, W]``, 0 where hidden
+    seen    ``Bool[N, 1, d, h, w]``, a value each block
+
+    A transformer that can drop tokens drops the hidden ones (MAE, He et al., CVPR 2022). Of any other encoder every convolution
+    gives 0 in hidden places at its own resolution, as if it were sparse: without this, kernels that reach into a block smear
+    its border over it, layer after layer, and a network learns the mask's shape (SparK, Tian et al., ICLR 2023).
     """
+    if getattr(encoder, "drops_tokens", False):
+        (stride,) = encoder.strides
+        grid = triple(size // s for size, s in zip(voxels.shape[2:], stride, strict=True))
+        return cast(Features, encoder(voxels, at_size(seen, grid)))
+    with hiding(encoder, seen), in_recomputation(lambda: hiding(encoder, seen)):
+        return cast(Features, encoder(voxels))
+
+
+@contextmanager
+def hiding(encoder: nn.Module, seen: Tensor) -> Iterator[None]:
+    """Every convolution of an encoder gives 0 where a block is hidden."""
 
     def hide(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         return output * at_size(seen, triple(output.shape[2:])).to(output.dtype)

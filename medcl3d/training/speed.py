@@ -6,7 +6,8 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,6 +19,20 @@ from medcl3d.encoders.network import Network
 from medcl3d.errors import MachineError
 from medcl3d.training.optim import layers_of
 from medcl3d.training.precision import small_maps_padded_first
+
+
+Surrounding = Callable[[], AbstractContextManager[None]]
+_SURROUNDINGS: ContextVar[tuple[Surrounding, ...]] = ContextVar("surroundings", default=())
+
+
+@contextmanager
+def in_recomputation(surrounding: Surrounding) -> Iterator[None]:
+    """Blocks that are computed inside, and again in the backward pass, have `surrounding` entered then: it is long left by that time."""
+    token = _SURROUNDINGS.set((*_SURROUNDINGS.get(), surrounding))
+    try:
+        yield
+    finally:
+        _SURROUNDINGS.reset(token)
 
 
 def at_speed(model: nn.Module, *, checkpointing: bool = False, channels_last: bool = False, compiled: bool = False) -> None:
@@ -70,12 +85,22 @@ class _Recomputed:
             return self.forward(*inputs)
         if torch.compiler.is_compiling():  # it writes statistics once, whatever it computes twice
             return checkpoint(self.forward, *inputs, use_reentrant=False)
-        return checkpoint(self._padded, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), self._statistics_stay()))
+        surroundings = _SURROUNDINGS.get()
+        return checkpoint(self._padded, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), self._again(surroundings)))
 
     def _padded(self, *inputs: Any) -> Any:
         # The second time comes in the backward pass, where the autocast of the step has ended, and with it this mode.
         with small_maps_padded_first(inputs[0].device.type):
             return self.forward(*inputs)
+
+    @contextmanager
+    def _again(self, surroundings: tuple[Surrounding, ...]) -> Iterator[None]:
+        """What the second time needs: the surroundings of the first, and statistics that stay."""
+        with ExitStack() as stack:
+            for surrounding in surroundings:
+                stack.enter_context(surrounding())
+            stack.enter_context(self._statistics_stay())
+            yield
 
     @contextmanager
     def _statistics_stay(self) -> Iterator[None]:

@@ -7,7 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from medcl3d.objectives.masking import at_size, only_seen, visible_blocks
+from medcl3d.errors import ConfigError
+from medcl3d.objectives.masking import at_size, features_of_seen, hiding, visible_blocks
+from medcl3d.training.speed import at_speed
 from tests.objectives.small import Step, batch_of, keys_of
 
 
@@ -20,26 +22,63 @@ def test_the_same_share_of_every_view_is_hidden_and_views_differ() -> None:
     assert (seen.float().mean(0) - 11 / 27).abs().max() < 0.35, "every block gets its turn"
 
 
-@pytest.mark.parametrize(
-    "encoder",
-    [
-        {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
-        {"vit3d": {"patch": [4, 4, 4], "hidden_size": 12, "num_layers": 1, "num_heads": 2}},
-    ],
-)
-def test_nothing_of_a_hidden_block_reaches_the_loss(encoder: object) -> None:
-    """Other voxels in hidden blocks leave what the network paints as it is: only the target moves."""
-    model = Step("mae", encoder)
+ENCODERS = {
+    "unet3d": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+    "vit3d": {"vit3d": {"patch": [4, 4, 4], "hidden_size": 12, "num_layers": 2, "num_heads": 2, "num_registers": 1}},
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_nothing_of_a_hidden_block_reaches_the_loss(encoder: str) -> None:
+    """Other voxels in hidden blocks leave what the encoder says as it is: only the target moves."""
+    model = Step("mae", ENCODERS[encoder])
     batch = batch_of(range(3))
-    seen = at_size(visible_blocks(batch.main.keys, (2, 2, 2), 0.6), (8, 8, 8))
+    blocks = visible_blocks(batch.main.keys, (2, 2, 2), 0.6)
+    seen = at_size(blocks, (8, 8, 8))
     other = torch.where(seen, batch.main.voxels, torch.randn_like(batch.main.voxels))
-    painted = []
-    for voxels in (batch.main.voxels, other):
-        with only_seen(model.network.encoder, visible_blocks(batch.main.keys, (2, 2, 2), 0.6)):
-            painted.append(model.network(voxels * seen).decoded)
-    assert torch.equal(painted[0], painted[1])
+    said = [features_of_seen(model.network.encoder, voxels * seen, blocks) for voxels in (batch.main.voxels, other)]
+    assert torch.equal(said[0].pooled, said[1].pooled) and torch.equal(said[0].maps[-1], said[1].maps[-1])
     moved = dataclasses.replace(batch, groups=(dataclasses.replace(batch.main, voxels=other),))
     assert model(moved) != model(batch)
+
+
+def test_dropped_tokens_cost_nothing_and_say_nothing() -> None:
+    """The transformer's blocks see the tokens that are seen, and registers; the map is 0 elsewhere."""
+    encoder = Step("mae", ENCODERS["vit3d"]).network.encoder
+    batch = batch_of(range(3))
+    blocks = visible_blocks(batch.main.keys, (2, 2, 2), 0.6)
+    lengths: list[int] = []
+    for block in encoder.blocks:  # type: ignore[union-attr]
+        block.register_forward_hook(lambda _m, inputs, _o: lengths.append(inputs[0].shape[1]))
+    features = features_of_seen(encoder, batch.main.voxels, blocks)
+    assert lengths == [1 + int(blocks[0].sum())] * 2
+    shown = blocks.expand_as(features.maps[0])
+    assert (features.maps[0][~shown] == 0).all() and (features.maps[0][shown] != 0).all()
+    torch.testing.assert_close(features.pooled, features.maps[0].flatten(2).sum(2) / blocks[0].sum())
+    everything = encoder(batch.main.voxels, torch.ones_like(blocks))
+    torch.testing.assert_close(everything.maps[0], encoder(batch.main.voxels).maps[0])
+    torch.testing.assert_close(everything.pooled, encoder(batch.main.voxels).pooled)
+
+
+def test_crops_that_keep_other_numbers_of_tokens_are_refused() -> None:
+    encoder = Step("mae", ENCODERS["vit3d"]).network.encoder
+    seen = torch.ones(2, 1, 2, 2, 2, dtype=torch.bool)
+    seen[0, 0, 0, 0, 0] = False
+    with pytest.raises(ConfigError, match="keep 7 to 8 tokens"):
+        encoder(torch.zeros(2, 1, 8, 8, 8, dtype=torch.float64), seen)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_what_is_computed_again_is_hidden_again(encoder: str) -> None:
+    """Activation checkpointing runs blocks once more in the backward pass: they must not see what was hidden then either."""
+    batch = batch_of(range(3))
+    plain, cheaper = Step("mae", ENCODERS[encoder]), Step("mae", ENCODERS[encoder])
+    cheaper.load_state_dict(plain.state_dict())
+    at_speed(cheaper, checkpointing=True)
+    for model in (plain, cheaper):
+        model(batch).backward()
+    for (name, mine), theirs in zip(plain.named_parameters(), cheaper.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
 
 
 def test_no_kernel_carries_what_is_seen_into_hidden_places() -> None:
@@ -47,25 +86,24 @@ def test_no_kernel_carries_what_is_seen_into_hidden_places() -> None:
     batch = batch_of(range(2))
     blocks = visible_blocks(batch.main.keys, (2, 2, 2), 0.6)
     outputs: list[torch.Tensor] = []
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output: outputs.append(output))
-        for module in model.network.encoder.modules()
-        if isinstance(module, torch.nn.Conv3d)
-    ]
-    with only_seen(model.network.encoder, blocks):
+
+    def watch() -> list[torch.utils.hooks.RemovableHandle]:
+        convolutions = [module for module in model.network.encoder.modules() if isinstance(module, torch.nn.Conv3d)]
+        return [module.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for module in convolutions]
+
+    def in_hidden_places() -> list[torch.Tensor]:
+        return [output[~at_size(blocks, tuple(output.shape[2:])).expand_as(output)] for output in outputs]
+
+    handles = watch()
+    with hiding(model.network.encoder, blocks):
         model.network.encoder(batch.main.voxels)
     for handle in handles:
         handle.remove()
-    before = [output[~at_size(blocks, tuple(output.shape[2:])).expand_as(output)] for output in outputs]
-    assert len(outputs) > 3 and any((values != 0).any() for values in before), "kernels reach in, and are undone by what comes after"
+    assert len(outputs) > 3 and any((values != 0).any() for values in in_hidden_places()), "kernels reach in, and are undone after"
     outputs.clear()
-    with only_seen(model.network.encoder, blocks):
-        handles = [
-            module.register_forward_hook(lambda _m, _i, output: outputs.append(output))
-            for module in model.network.encoder.modules()
-            if isinstance(module, torch.nn.Conv3d)
-        ]
+    with hiding(model.network.encoder, blocks):
+        handles = watch()
         model.network.encoder(batch.main.voxels)
     for handle in handles:
         handle.remove()
-    assert all((output[~at_size(blocks, tuple(output.shape[2:])).expand_as(output)] == 0).all() for output in outputs)
+    assert all((values == 0).all() for values in in_hidden_places())
