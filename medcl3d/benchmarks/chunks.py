@@ -57,7 +57,7 @@ def measure(store: str, depth: int, samples: int, size: int) -> None:
         "pairs": "overlapping_crops",
         "views": "mri",
         "encoder": {"resnet3d": {"depth": depth}},
-        "objective": "simclr",
+        "objective": {"simclr": {"norm": "layer"}},  # a chunk's batch statistics would not be those of the batch
         "train": {"steps": 1, "samples_per_step": samples, "grad_cache": size},
         "out_dir": "unused",
     }

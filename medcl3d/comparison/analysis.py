@@ -65,6 +65,7 @@ class Analysis:
     """All arms, and the replicates and cases that they are compared on.
 
     num_cases  test patients in the variance, None where it is of replicates alone; why_not: the reason then
+    values     arm -> the endpoint, one number a replicate
     pairs      (arm, other) -> paired difference of the two at the endpoint, of every two arms: exploratory
     """
 
@@ -79,6 +80,7 @@ class Analysis:
     num_cases: int | None
     why_not: str
     pairs: dict[tuple[str, str], Interval]
+    values: dict[str, tuple[float, ...]]
     stage: str = "confirm"
 
     def arm(self, name: str) -> ArmNumbers:
@@ -160,6 +162,7 @@ def analyse(table: pd.DataFrame, config: CompareConfig, cases: CaseValues | None
         num_cases=len(cases.patients) if cases.of_run is not None else None,
         why_not=cases.why_not,
         pairs=pairs,
+        values={name: tuple(values.replicates(name, primary).tolist()) for name in config.arms},
         stage=config.stage,
     )
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.plan import Cell
+from medcl3d.comparison.portraits import Map, shown_columns
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and lighter ones for a dark page.
 COLOURS = {
@@ -148,3 +150,39 @@ def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
             ax.set_visible(False)
 
     return _draw(4.2 * columns, 2.7 * rows, f"Training loss over steps of {', '.join(panels)}", paint)
+
+
+def feature_maps(maps: Sequence[Map]) -> Picture | None:
+    """Crops as dots, a row an encoder, a column for each thing they are coloured by; None without any."""
+    columns = list(dict.fromkeys(name for one in maps for name in shown_columns(one)))
+    if not columns:
+        return None
+
+    def paint(figure: Figure, theme: str) -> None:
+        axes = figure.subplots(len(maps), len(columns), squeeze=False)
+        for line, one in zip(axes, maps, strict=True):
+            shown = shown_columns(one)
+            for ax, name in zip(line, columns, strict=True):
+                ax.set_xticks([])
+                ax.set_yticks([])
+                if name in shown:
+                    _dots(ax, one.places, shown[name], theme)
+            line[0].set_ylabel(one.encoder)
+        for ax, name in zip(axes[0], columns, strict=True):
+            ax.set_title(name)
+
+    alt = f"Features of crops on a plane, coloured by {', '.join(columns)}, of {', '.join(one.encoder for one in maps)}"
+    return _draw(1.0 + 2.9 * len(columns), 0.5 + 2.6 * len(maps), alt, paint)
+
+
+def _dots(ax: Axes, places: np.ndarray, values: np.ndarray, theme: str) -> None:
+    if values.dtype.kind == "f":
+        dots = ax.scatter(places[:, 0], places[:, 1], c=values, s=9, cmap="viridis", linewidths=0)
+        ax.figure.colorbar(dots, ax=ax, fraction=0.05)
+        return
+    names = sorted(set(values.tolist()) - {"", "other"})
+    for name, colour in [("other", FAINT[theme]), *((name, f"C{number % 10}") for number, name in enumerate(names))]:
+        rows = places[values == name]
+        if len(rows):
+            ax.scatter(rows[:, 0], rows[:, 1], s=9, color=colour, label=name, linewidths=0)
+    ax.legend(fontsize=6, loc="best", markerscale=1.2, handletextpad=0.1)

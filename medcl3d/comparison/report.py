@@ -15,14 +15,16 @@ import yaml
 
 from medcl3d.comparison.analysis import Analysis, answer, number, p_value
 from medcl3d.comparison.cost import costs
-from medcl3d.comparison.figures import Curve, Picture, difference_dots, loss_panels, metric_curve
+from medcl3d.comparison.figures import Curve, Picture, difference_dots, feature_maps, loss_panels, metric_curve
 from medcl3d.comparison.launch import command_of, read_json
 from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoint
+from medcl3d.comparison.portraits import maps, scores
 from medcl3d.comparison.timing import duration
 from medcl3d.config import differences, plain
 from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.coverage import NUM_CASES as NUM_SIMULATED
 from medcl3d.evaluation.coverage import covered
+from medcl3d.evaluation.label_free import BETTER
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 NUM_CASES = 3
@@ -43,22 +45,25 @@ def write_report(
     used = [run for run in runs if run.seed in analysis.replicates]
     tables = _tables(analysis)
     losses = _losses(used, analysis.cells[-1])
+    features = feature_maps(maps(used))
     content = {
         **_answer(analysis, used, config),
         **tables,
         **_cases(analysis, used),
         **_pictures(analysis, used),
+        **_without_labels(analysis, used, config),
         **_repeat(analysis, used, config),
         "title": title,
         "command": command,
         "notes": [*_incomplete(analysis), *notes],
         "contrasts": contrasts(used),
         "losses": losses,
+        "features": features,
         "costs": _costs(used, config),
     }
     folder = path.parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in (("curve", tables["curve"]), ("differences", tables["differences"]), ("losses", losses)):
+    for name, picture in (("curve", tables["curve"]), ("differences", tables["differences"]), ("losses", losses), ("features", features)):
         if picture is not None:
             write_text(folder / f"{name}.svg", picture.light)
     write_text(path, environment.get_template("report.html.j2").render(content))
@@ -185,6 +190,15 @@ def _costs(runs: Sequence[Run], config: CompareConfig) -> list[dict[str, Any]]:
         }
         for cost in costs(runs, config)
     ]
+
+
+def _without_labels(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
+    found = scores(runs, config, analysis.values, analysis.higher)
+    return {
+        "score_names": [{"name": name, "better": better} for name, better in BETTER.items()],
+        "scores": [{"name": name, "values": [values.get(score) for score in BETTER]} for name, values in found.encoders.items()],
+        "agreement": [found.agreement[score] for score in BETTER] if any(found.agreement.values()) else [],
+    }
 
 
 def case_means(runs: Sequence[Run], metric: str) -> dict[str, dict[str, float]]:

@@ -35,7 +35,7 @@ class BarlowTwins(nn.Module):
         network: Network,
         *,
         redundancy: NonNegative = 0.0051,
-        norm: HeadNorm = "layer",
+        norm: HeadNorm = "batch",
         hidden_dim: Count = 512,
         out_dim: Count = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 3,

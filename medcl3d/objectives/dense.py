@@ -16,7 +16,7 @@ from medcl3d.errors import ConfigError
 from medcl3d.losses.contrastive import Denominator
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
-from medcl3d.objectives.projector import Projector
+from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.voxel_correspondence import relate_points
 from medcl3d.registry import Count, NonNegative, Positive
@@ -30,7 +30,8 @@ class Dense(nn.Module):
     Points lie in the intersection of a sample's views. Where the strategy does not relate points itself,
     the relation of the crops is gated: P = P_crop x [same point, or within `tolerance_mm` in one frame], and
     what is nearer than `ignore_mm` in one frame is left alone. A strategy that relates points brings its own
-    `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect.
+    `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect. `norm` of the head: points of one view differ
+    enough for `layer`, which fits `train.grad_cache`.
     Source: vox2vec (Goncharov et al., MICCAI 2023), DenseCL (Wang et al., CVPR 2021).
     """
 
@@ -47,6 +48,7 @@ class Dense(nn.Module):
         temperature: Positive = 0.1,
         denominator: Denominator = "all",
         decoupled: bool = False,
+        norm: HeadNorm = "layer",
         hidden_dim: Count = 128,
         out_dim: Count = 64,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
@@ -56,7 +58,7 @@ class Dense(nn.Module):
             raise ConfigError("objective.dense: the network has no decoder to read points from; choose an encoder with feature maps")
         self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm
         self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
-        self.projector = Projector(network.decoder.out_channels, hidden_dim, out_dim, num_layers)
+        self.projector = Projector(network.decoder.out_channels, hidden_dim, out_dim, num_layers, norm)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """One unit vector a point and global view."""

@@ -56,7 +56,7 @@ class DINO(nn.Module):
         koleo: NonNegative = 0.0,
         freeze_steps: Whole = 0,
         momentum: Momentum = 0.99,
-        norm: HeadNorm = "layer",
+        norm: HeadNorm = "batch",
         hidden_dim: Count = 256,
         out_dim: Count = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 3,

@@ -9,6 +9,7 @@ from torch import nn
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.dense import Dense
+from medcl3d.objectives.projector import HeadNorm
 from medcl3d.objectives.relating import Relating
 from medcl3d.objectives.simclr import SimCLR
 from medcl3d.objectives.weighted import weighted
@@ -21,7 +22,7 @@ class GlobalDense(nn.Module):
     """`dense_weight` times the loss of `dense`, and the rest times that of `simclr`, from one pass through the network.
 
     num_points, tolerance_mm, ignore_mm  of the points, as in `dense`
-    temperature  of both
+    temperature  of both; norm  of the head of views, as in `simclr`
     Source: the sum of both terms as in DenseCL (Wang et al., CVPR 2021, eq. 3, weight 0.5).
     """
 
@@ -38,12 +39,13 @@ class GlobalDense(nn.Module):
         tolerance_mm: NonNegative = 0.0,
         ignore_mm: NonNegative = 5.0,
         temperature: Positive = 0.1,
+        norm: HeadNorm = "batch",
         hidden_dim: Count = 256,
         out_dim: Count = 128,
     ):
         super().__init__()
         self.dense_weight, self.num_points, self.temperature = dense_weight, num_points, temperature
-        self.views = SimCLR(network, temperature=temperature, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.views = SimCLR(network, temperature=temperature, norm=norm, hidden_dim=hidden_dim, out_dim=out_dim)
         self.points = Dense(
             network,
             num_points=num_points,

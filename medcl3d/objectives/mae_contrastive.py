@@ -9,6 +9,7 @@ from torch import nn
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.mae import MAE
+from medcl3d.objectives.projector import HeadNorm
 from medcl3d.objectives.relating import Relating
 from medcl3d.objectives.simclr import SimCLR
 from medcl3d.objectives.weighted import weighted
@@ -20,7 +21,7 @@ from medcl3d.types import Embedded, Loss, PairBatch
 class MAEContrastive(nn.Module):
     """`mae_weight` times the loss of `mae` on hidden views, and the rest times that of `simclr` on whole ones.
 
-    block, share_hidden, per_block  as in `mae`; temperature  as in `simclr`
+    block, share_hidden, per_block  as in `mae`; temperature, norm  as in `simclr`
     Source: the sum as in CMAE (Huang et al., TPAMI 2024, eq. 5); ours contrasts whole views, two passes through one network.
     """
 
@@ -36,12 +37,13 @@ class MAEContrastive(nn.Module):
         share_hidden: Fraction = 0.6,
         per_block: bool = False,
         temperature: Positive = 0.1,
+        norm: HeadNorm = "batch",
         hidden_dim: Count = 256,
         out_dim: Count = 128,
     ):
         super().__init__()
         self.mae_weight, self.dim, self.temperature = mae_weight, out_dim, temperature
-        self.views = SimCLR(network, temperature=temperature, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.views = SimCLR(network, temperature=temperature, norm=norm, hidden_dim=hidden_dim, out_dim=out_dim)
         self.blocks = MAE(network, block=block, share_hidden=share_hidden, per_block=per_block)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:

@@ -47,7 +47,7 @@ def features_of_seen(encoder: nn.Module, voxels: Tensor, seen: Tensor) -> Featur
     its border over it, layer after layer, and a network learns the mask's shape (SparK, Tian et al., ICLR 2023).
     """
     if getattr(encoder, "drops_tokens", False):
-        (stride,) = encoder.strides
+        (stride,) = cast(tuple[Triple], encoder.strides)
         grid = triple(size // s for size, s in zip(voxels.shape[2:], stride, strict=True))
         return cast(Features, encoder(voxels, at_size(seen, grid)))
     with hiding(encoder, seen), in_recomputation(lambda: hiding(encoder, seen)):

@@ -44,7 +44,7 @@ class MoCo(nn.Module):
         momentum: Momentum = 0.99,
         momentum_rises: bool = False,
         temperature: Positive = 0.1,
-        norm: HeadNorm = "layer",
+        norm: HeadNorm = "batch",
         hidden_dim: Count = 256,
         out_dim: Count = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,

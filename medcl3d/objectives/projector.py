@@ -57,10 +57,10 @@ class Projector(nn.Module):
     """Linear layers with a norm and ReLU between them: ``[N, F]`` -> ``[N, dim]`` in float32.
 
     unit  whether the result has length 1
-    norm  layer by default, since statistics of a small 3-D batch are noise
+    norm  batch takes off what all rows have in common, which of pooled features is nearly all; layer sees a row alone
     """
 
-    def __init__(self, in_features: int, hidden_dim: int, out_dim: int, num_layers: int, norm: HeadNorm = "layer", unit: bool = True):
+    def __init__(self, in_features: int, hidden_dim: int, out_dim: int, num_layers: int, norm: HeadNorm, unit: bool = True):
         super().__init__()
         self.unit = unit
         widths = [in_features, *[hidden_dim] * (num_layers - 1), out_dim]

@@ -13,7 +13,7 @@ from medcl3d.encoders.network import Network
 from medcl3d.losses.contrastive import Denominator
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
-from medcl3d.objectives.projector import Projector
+from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.registry import Count, Positive
 from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
@@ -26,6 +26,7 @@ class SimCLR(nn.Module):
     temperature   divides cosine similarities
     denominator   what a positive competes with: `all` things attracted or repelled, or its `own` row of negatives
     decoupled     leave positives out of the denominator (DCL)
+    norm          of the head; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
     Source: Chen et al., ICML 2020; decoupled: Yeh et al., ECCV 2022.
     """
 
@@ -39,13 +40,14 @@ class SimCLR(nn.Module):
         temperature: Positive = 0.1,
         denominator: Denominator = "all",
         decoupled: bool = False,
+        norm: HeadNorm = "batch",
         hidden_dim: Count = 256,
         out_dim: Count = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
         self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
-        self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers)
+        self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """One unit vector a view of whatever role."""

@@ -53,7 +53,7 @@ class SwAV(nn.Module):
         iterations: Count = 3,
         queue_size: Whole = 0,
         freeze_steps: Whole = 0,
-        norm: HeadNorm = "layer",
+        norm: HeadNorm = "batch",
         hidden_dim: Count = 256,
         out_dim: Count = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,

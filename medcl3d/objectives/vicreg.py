@@ -37,7 +37,7 @@ class VICReg(nn.Module):
         invariance: NonNegative = 25.0,
         variance: NonNegative = 25.0,
         covariance: NonNegative = 1.0,
-        norm: HeadNorm = "layer",
+        norm: HeadNorm = "batch",
         hidden_dim: Count = 512,
         out_dim: Count = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 3,

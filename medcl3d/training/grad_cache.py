@@ -64,8 +64,9 @@ def refuse_batch_statistics(samples: int, encoder: str, network: nn.Module, obje
     for field, root in ((f"encoder.{encoder}", network), (f"objective.{objective_name}", objective)):
         for module in root.modules():
             if isinstance(module, _BatchNorm) or getattr(module, "batch_statistics", False):
+                instead = "group" if root is network else "layer"
                 what = "norm: batch" if isinstance(module, _BatchNorm) else f"the batch statistics of {type(module).__name__}"
                 raise ConfigError(
                     f"train.grad_cache = {samples} with {field} ({what}): statistics of a chunk are not those of the batch; "
-                    f"set train.grad_cache to 0, or give the {field.split('.')[0]} another norm, as group"
+                    f"set train.grad_cache to 0, or give the {field.split('.')[0]} another norm, as {instead}"
                 )

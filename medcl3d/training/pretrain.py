@@ -35,6 +35,7 @@ from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics
 from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.pair_facts import facts_of
 from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
+from medcl3d.training.portrait import portray
 from medcl3d.training.seeding import seed_weights
 from medcl3d.types import Box, Embedded, Loss, Relate, Triple, ViewSpec
 from medcl3d.views import VIEWS
@@ -254,7 +255,7 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
                 before_step=parts.learner.before_step,
                 after_step=parts.learner.after_step,
             )
-            finish(parts, run)
+            finish(parts, run, device)
         say(f"{config.out_dir / 'encoder.safetensors'}")
     return config.out_dir
 
@@ -294,14 +295,15 @@ def few_anchors(config: PretrainConfig, anchors: Anchors) -> list[str]:
     return [f"  {samples} samples a step, but {num} anchors: each is visited more than once in a batch"] if samples > num else []
 
 
-def finish(parts: Pretraining, run: RunFolder) -> None:
-    """Write the weights to share and mark the run as done."""
+def finish(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
+    """Write the weights to share, what they make of some crops, and mark the run as done."""
     if rank() == 0:
         network = parts.learner.network
         weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
         with replacing(run.path / "encoder.safetensors") as file:
             file.write(to_safetensors(weights, metadata={"format": "pt"}))
         write_json(run.path / "encoder.json", sidecar(parts))
+        portray(parts, run, device)
     run.status("done", parts.config.train.steps)
 
 

@@ -20,7 +20,6 @@ from medcl3d.errors import MachineError
 from medcl3d.training.optim import layers_of
 from medcl3d.training.precision import small_maps_padded_first
 
-
 Surrounding = Callable[[], AbstractContextManager[None]]
 _SURROUNDINGS: ContextVar[tuple[Surrounding, ...]] = ContextVar("surroundings", default=())
 

@@ -15,6 +15,8 @@ from medcl3d.comparison.launch import INPUTS, encoder_hash, note_cost
 from medcl3d.comparison.plan import MODELS, CompareConfig, Run, plan
 from medcl3d.config import load, plain
 from medcl3d.data.atomic import write_json
+from medcl3d.evaluation.label_free import label_free
+from medcl3d.training.portrait import FEATURES, SCORES
 
 GAINS = {"scratch": 0.0, "overlapping crops": 0.015, "same point, encoder": 0.04, "same point, all": 0.05}
 NUM_CASES = 30
@@ -73,6 +75,11 @@ def _run(run: Run, rng: np.random.Generator, of_case: np.ndarray) -> None:
         imsave(run.folder / "pictures" / f"{name}.png", image, check_contrast=False)
     if not run.measures:
         (run.folder / "encoder.safetensors").write_text(str(run))
+        features = rng.normal(size=(64, 8)).astype(np.float32)
+        scores = label_free(features, features + rng.normal(0, 0.1, features.shape))
+        write_json(run.folder / SCORES, {"schema": 1, "crops": 64, "scores": scores})
+        text = {"patient": [f"p{k % 12:03}" for k in range(64)], "age": [f"{50 + k % 20}.5" for k in range(64)], "scan": ["s"] * 64}
+        np.savez(run.folder / FEATURES, features=features, **{name: np.array(values) for name, values in text.items()})
         return
     if run.needs is not None:
         write_json(run.folder / INPUTS, {"encoder_sha256": encoder_hash(run.needs)})

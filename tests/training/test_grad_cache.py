@@ -22,11 +22,12 @@ from medcl3d.training.pretrain import Learner, PretrainConfig, Pretraining, asse
 from medcl3d.types import Embedded, Loss, Rows
 from tests.training.test_pretrain import config_of, curve, write
 
+OF_ONE_ROW = {"simclr": {"norm": "layer"}}  # a head that sees each row alone, as chunks need
 CASES = {
-    "simclr": ("overlapping_crops", "simclr"),
+    "simclr": ("overlapping_crops", OF_ONE_ROW),
     "dense": ("voxel_correspondence", "dense"),
-    "multi_crop": ({"multi_crop": {"local_size": [8, 8, 8], "num_local": 2}}, "simclr"),
-    "neighbours": ({"nearest_neighbours": {"queue_size": 8}}, "simclr"),
+    "multi_crop": ({"multi_crop": {"local_size": [8, 8, 8], "num_local": 2}}, OF_ONE_ROW),
+    "neighbours": ({"nearest_neighbours": {"queue_size": 8}}, OF_ONE_ROW),
 }
 
 
@@ -139,7 +140,7 @@ def test_two_ranks_in_chunks_equal_one_process(tiny_store: Path, tmp_path: Path,
 @pytest.mark.slow
 def test_a_run_cut_short_goes_on_bit_for_bit(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("whole", "cut"):
-        write(tmp_path / f"{name}.yaml", config_of(tiny_store, tmp_path / name, "overlapping_crops", "simclr", steps=5, grad_cache=3))
+        write(tmp_path / f"{name}.yaml", config_of(tiny_store, tmp_path / name, "overlapping_crops", OF_ONE_ROW, steps=5, grad_cache=3))
     pretrain(tmp_path / "whole.yaml")
     before_step = Learner.before_step
 
@@ -162,8 +163,8 @@ def test_batch_norm_is_refused(tiny_store: Path) -> None:
         parts_of(tiny_store, "simclr", 2, encoder=batch)
 
 
-def test_an_objective_of_batch_statistics_is_refused(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medcl3d.objectives.projector.Projector.batch_statistics", True, raising=False)
-    parts_of(tiny_store, "simclr")
-    with pytest.raises(ConfigError, match=r"train.grad_cache = 2 with objective.simclr \(the batch statistics of Projector\)"):
-        parts_of(tiny_store, "simclr", 2)
+def test_a_head_of_batch_statistics_is_refused(tiny_store: Path) -> None:
+    batch = {"simclr": {"norm": "batch"}}
+    parts_of(tiny_store, "simclr", objective=batch)
+    with pytest.raises(ConfigError, match=r"train.grad_cache = 2 with objective.simclr .*GlobalBatchNorm.*another norm, as layer"):
+        parts_of(tiny_store, "simclr", 2, objective=batch)

@@ -1,0 +1,49 @@
+"""Scores of frozen features that need no label, so that one may choose between encoders without any."""
+
+from __future__ import annotations
+
+import numpy as np
+
+BETTER = {"alignment": "lower", "uniformity": "lower", "rankme": "higher", "alpha_req": "nearer to 1"}
+"""What each score's authors take for better; whether it is, a comparison shows beside its outcome."""
+
+
+def label_free(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """The scores of features ``[N, F]`` of two augmentations of N crops; a row of both is one crop. What is no number is left out."""
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (first.astype(float), second.astype(float)))
+    found = {"alignment": alignment(a, b), "uniformity": uniformity(a), "rankme": rankme(first), "alpha_req": alpha_req(first)}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def alignment(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean squared distance of two augmentations' unit vectors, 0 to 4. Source: Wang and Isola, ICML 2020, eq. 2 (alpha = 2)."""
+    return float(np.square(first - second).sum(1).mean())
+
+
+def uniformity(z: np.ndarray) -> float:
+    """log of the mean of exp(-2 d^2) over pairs of unit vectors: 0 where all are one. Source: Wang and Isola, ICML 2020, eq. 3."""
+    squared = np.clip(2 - 2 * z @ z.T, 0, None)
+    pairs = ~np.eye(len(z), dtype=bool)
+    return float(np.log(np.exp(-2 * squared[pairs]).mean()))
+
+
+def rankme(features: np.ndarray) -> float:
+    """exp of the entropy of the singular values: how many directions are used, 1 to min(N, F). Source: Garrido et al., ICML 2023, eq. 1."""
+    values = np.linalg.svd(features.astype(float), compute_uv=False)
+    share = values / max(values.sum(), 1e-12) + 1e-7
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def alpha_req(features: np.ndarray) -> float:
+    """How steeply the covariance's eigenvalues fall: lambda_i ~ i^-alpha, by least squares of logarithms.
+
+    Over the eigenvalues above a millionth of the largest, since rounding makes the others. NaN where fewer than three are.
+    Source: Agrawal et al., NeurIPS 2022, eq. 3.
+    """
+    centred = features.astype(float) - features.mean(0)
+    values = np.linalg.svd(centred, compute_uv=False) ** 2
+    values = values[values > 1e-6 * values[0]] if len(values) and values[0] > 0 else values[:0]
+    if len(values) < 3:
+        return float("nan")
+    slope = np.polyfit(np.log(np.arange(1, len(values) + 1)), np.log(values), 1)[0]
+    return float(-slope)
