@@ -46,8 +46,8 @@ SETTINGS = (
     "train.warmup_steps=10",
     "train.lr=1e-3",
 )
-# A minute or two of two cores: a decoder at full resolution is what costs. Arms and their controls have equal steps.
-STEPS = {"simclr": 100, "dense": 50}
+# At most two minutes of one core: a decoder at full resolution is what costs. Arms and their controls have equal steps.
+STEPS = {"simclr": 600, "dense": 110}
 CROPS_PER_SCAN = 20
 RESAMPLES = 1000
 RIDGE = (1.0, 10.0, 100.0, 1000.0, 10_000.0)

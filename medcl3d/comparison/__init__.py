@@ -25,6 +25,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     """
     from rich.console import Console
 
+    from medcl3d.comparison.controls import with_controls
     from medcl3d.comparison.execute import execute
     from medcl3d.comparison.forecast import forecast
     from medcl3d.comparison.lock import only_start
@@ -34,7 +35,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from medcl3d.config import load
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    config = load(config_path, overrides, CompareConfig)
+    config = with_controls(load(config_path, overrides, CompareConfig))
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
     command = shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides])

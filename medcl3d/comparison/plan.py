@@ -73,6 +73,8 @@ class CompareConfig:
     endpoint    which cells the primary endpoint takes (dotted key -> value; default all): it is the mean
                 of `metric` over them, one number a replicate and arm
     family      the arms that are tested against the reference, as one family (default: all others); the rest is exploratory
+    controls    arms that are added where there are none of their kind: `scratch`, the `placebo` of every strategy that knows something
+                of the scans, and `mae`, which paints hidden blocks and has no pairs; they are outside the tested family
     stage       confirm, or screen: picks candidates, so nothing is tested
     screened    the file of the screening that this confirms: its seeds and its test patients are refused here
     first_seed  replicates have the seeds first_seed, first_seed + 1, ...; what was screened is confirmed with new ones
@@ -92,6 +94,7 @@ class CompareConfig:
     vary: dict[str, Any] = field(default_factory=dict)
     endpoint: dict[str, Any] = field(default_factory=dict)
     family: tuple[str, ...] = ()
+    controls: tuple[Literal["scratch", "placebo", "mae"], ...] = ("scratch", "placebo", "mae")
     stage: Literal["screen", "confirm"] = "confirm"
     screened: Path | None = None
     first_seed: Whole = 0
@@ -173,6 +176,11 @@ def dotted(fields: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         else:
             flat[path] = value
     return flat
+
+
+def as_overrides(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Dotted keys and values as a command line has them."""
+    return tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
 
 
 def slug(name: str) -> str:
@@ -258,7 +266,7 @@ def _run(
     if command != "pretrain":
         values["init"] = "scratch" if needs is None else str(needs)
     values |= {"seed": seed, "out_dir": str(folder)}
-    overrides = tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+    overrides = as_overrides(values)
     file = find_config(str(recipe.config))
     planned = plain(load(file, overrides, model_of(command)))
     return Run(command, name, cell, seed, file, overrides, folder, needs, planned)

@@ -49,6 +49,7 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
                 "simclr": {"pretraining": "simclr", "set": {"gain": 0.05}},
             },
             "vary": {"num_labelled": [2, 8]},
+            "controls": [],
             "replicates": 2,
             "reference": "scratch",
         }

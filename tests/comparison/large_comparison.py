@@ -32,6 +32,7 @@ CONFIG = {
     },
     "family": ["overlapping crops", "same point, encoder"],
     "vary": {"num_labelled": [2, 8, 32]},
+    "controls": [],
     "replicates": 10,
     "reference": "scratch",
 }

@@ -1,0 +1,75 @@
+"""Controls come into a comparison by themselves, once each, and outside of what is tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medcl3d.comparison.controls import with_controls
+from medcl3d.comparison.plan import Arm, CompareConfig, Recipe, check_names, family_of, plan
+from medcl3d.config import parse
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+DENSE = {"config": str(CONFIGS / "pretrain" / "hippocampus_dense.yaml")}
+OVERLAP = {"config": str(CONFIGS / "pretrain" / "hippocampus_overlap.yaml")}
+
+
+def comparison(**fields: Any) -> CompareConfig:
+    content = {
+        "out_dir": "runs",
+        "pretrainings": {"dense": DENSE, "overlap": OVERLAP},
+        "may_differ": ["train.lr"],
+        "finetune": {"config": str(CONFIGS / "finetune" / "hippocampus.yaml")},
+        "arms": {"dense": {"pretraining": "dense"}, "overlap": {"pretraining": "overlap"}},
+        "reference": "scratch",
+    }
+    return with_controls(parse(content | fields, CompareConfig, "test"))
+
+
+def test_scratch_placebo_and_mae_are_there_by_default_and_are_not_tested() -> None:
+    config = comparison()
+    assert list(config.arms) == ["scratch", "dense", "overlap", "dense (placebo)", "mae"], "crops that overlap know nothing to permute"
+    assert family_of(config) == ("dense", "overlap")
+    check_names(config, "test")
+    planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}
+    assert planned["dense (placebo)"]["placebo"] is True and planned["dense (placebo)"]["pairs"] == planned["dense"]["pairs"]
+    assert planned["mae"]["objective"]["mae"]["block"] == [8, 8, 8] and planned["mae"]["encoder"] == planned["dense"]["encoder"]
+    (of_placebo,) = [run for run in plan(config) if run.measures and run.name == "dense (placebo)"]
+    assert of_placebo.needs is not None and of_placebo.needs.parts[-2] == "dense_placebo"
+
+
+def test_what_is_there_is_not_added_again() -> None:
+    mae = {"config": str(CONFIGS / "pretrain" / "hippocampus_mae.yaml")}
+    config = comparison(
+        pretrainings={"dense": DENSE, "shuffled": {**DENSE, "set": {"placebo": True}}, "painted": mae},
+        arms={
+            "from nothing": {},
+            "dense": {"pretraining": "dense"},
+            "control": {"pretraining": "shuffled"},
+            "m": {"pretraining": "painted"},
+        },
+        reference="from nothing",
+    )
+    assert list(config.arms) == ["from nothing", "dense", "control", "m"]
+    assert with_controls(config) == config
+
+
+def test_one_placebo_stands_for_all_arms_of_a_pretraining() -> None:
+    arms = {"encoder": {"pretraining": "dense"}, "all": {"pretraining": "dense", "set": {"transfer": "all"}}}
+    config = comparison(pretrainings={"dense": DENSE}, arms=arms)
+    assert config.arms["encoder (placebo)"] == Arm("dense (placebo)") and "all (placebo)" not in config.arms
+
+
+@pytest.mark.parametrize(
+    ("controls", "added"), [([], []), (["scratch"], ["scratch"]), (["mae"], ["mae"]), (["placebo"], ["dense (placebo)"])]
+)
+def test_controls_are_chosen(controls: list[str], added: list[str]) -> None:
+    config = comparison(controls=controls, family=["dense"])
+    assert set(config.arms) - {"dense", "overlap"} == set(added) and config.family == ("dense",)
+
+
+def test_blocks_fit_the_patch() -> None:
+    config = comparison(pretrain={"data.patch_size": [28, 32, 30]})
+    assert config.pretrainings["mae"] == Recipe(Path(DENSE["config"]), {"objective": {"mae": {"block": [4, 8, 2]}}})
