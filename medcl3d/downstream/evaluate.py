@@ -20,6 +20,7 @@ from medcl3d.downstream.classification import CropClassification, measured
 from medcl3d.downstream.examples import Example, answers, covering_crops
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
+from medcl3d.downstream.landmarks import Landmarks
 from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, check_classes
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
@@ -41,6 +42,8 @@ class EvaluateConfig:
     task          whose examples linear and knn learn from the training side and answer on the test side
     num_labelled  training patients whose labels are used (default: all)
     linear, knn, retrieval    the probes; one at least, null for none
+    crop_retrieval            retrieval among the task's test examples, as `{same: class, differ: patient}`
+    landmarks                 places matched between test patients, in scans with label maps
     measured_on   the test patients, or those of validation, while choices are still made
     seed          of an untrained encoder, the draw of labelled patients, the folds, the bootstrap
     """
@@ -54,6 +57,8 @@ class EvaluateConfig:
     linear: LinearProbe | None = None
     knn: NearestNeighbours | None = None
     retrieval: Retrieval | None = None
+    crop_retrieval: Retrieval | None = None
+    landmarks: Landmarks | None = None
     precision: Precision = "auto"
     measured_on: Measured = "test"
     seed: Whole = 0
@@ -85,10 +90,11 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
 
 def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     """Open the store and put the weights into the encoder. ConfigError, DataError where something does not fit."""
-    if config.linear is None and config.knn is None and config.retrieval is None:
-        raise ConfigError("nothing is asked: set linear, knn or retrieval, as in `retrieval: {same: patient}`")
-    if config.task is None and (config.linear or config.knn):
-        raise ConfigError("linear and knn need a task, whose classes they learn, as in `task: {classification: {target: sex}}`")
+    of_task = config.linear or config.knn or config.crop_retrieval
+    if not (of_task or config.retrieval or config.landmarks):
+        raise ConfigError("nothing is asked: set linear, knn, retrieval, crop_retrieval or landmarks, as in `retrieval: {same: patient}`")
+    if config.task is None and of_task:
+        raise ConfigError("linear, knn and crop_retrieval need a task with classes, as in `task: {classification: {target: sex}}`")
     store = Store.open(config.data.root)
     split = read_split(config.data.root / "split.json", store.collection.table["patient"]).measured_on(config.measured_on)
     if config.task is not None:
@@ -127,7 +133,7 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
     metrics: dict[str, Interval] = {}
     cases: list[dict[str, Any]] = []
     sides: dict[str, list[str]] = {"labelled": [], "test": list(split.test)}
-    if config.task is not None and (config.linear or config.knn):
+    if config.task is not None and (config.linear or config.knn or config.crop_retrieval):
         task = _task(config.task, store)
         scans, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
         asked = scans_to_test(store, config.data, task, split, config.task.name)
@@ -142,24 +148,41 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
                 found, rows = measured(probe.probabilities(known, features, len(names), config.seed), test, names, store, config.seed)
                 metrics |= {f"{name}/{key}": value for key, value in found.items()}
                 cases += [{"probe": name, **row} for row in rows]
+        if config.crop_retrieval is not None:
+            crops = store.collection.table.iloc[[e.scan for e in test]].assign(**{"class": [names[e.target] for e in test]})
+            found, rows = config.crop_retrieval.measure(known.features, features, crops, config.seed)
+            metrics |= {f"crop_retrieval/{key}": value for key, value in found.items()}
+            cases += [{"probe": "crop_retrieval", **row} for row in rows]
         sides = {"labelled": list(labelled), "test": sorted(set(patients[asked.rows].tolist()))}
     if config.retrieval is not None:
         found, rows = _retrieve(config, frozen, split, config.retrieval)
         metrics |= {f"retrieval/{key}": value for key, value in found.items()}
         cases += [{"probe": "retrieval", **row} for row in rows]
+    if config.landmarks is not None:
+        found, rows = config.landmarks.measure(
+            frozen.features, store, _scans_of_sides(config, store, split), config.data.patch_size, config.seed
+        )
+        metrics |= {f"landmarks/{key}": value for key, value in found.items()}
+        cases += [{"probe": "landmarks", **row} for row in rows]
     return Evaluation(metrics, cases, {}), sides
+
+
+def _scans_of_sides(config: EvaluateConfig, store: Store, split: Split) -> tuple[list[int], list[int]]:
+    """Scans of the training and of the test side. DataError where none is to be tested."""
+    train = [int(row) for row in pretraining_scans(store, config.data).rows]
+    on_test_side = store.collection.table["patient"].isin(split.test)
+    if config.data.modalities is not None:
+        on_test_side &= store.collection.table["modality"].isin(config.data.modalities)
+    test = [int(row) for row in np.flatnonzero(on_test_side)]
+    if not test:
+        raise DataError(f"{store.root}: there is no test scan to ask about; prepare with a larger test_fraction, or name other modalities")
+    return train, test
 
 
 def _retrieve(config: EvaluateConfig, frozen: _Frozen, split: Split, probe: Retrieval) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Whole test scans, each as the mean over the crops that cover it."""
     store, size = frozen.store, config.data.patch_size
-    train = [int(row) for row in pretraining_scans(store, config.data).rows]
-    on_test_side = store.collection.table["patient"].isin(split.test)
-    if config.data.modalities is not None:
-        on_test_side &= store.collection.table["modality"].isin(config.data.modalities)
-    test = np.flatnonzero(on_test_side)
-    if not len(test):
-        raise DataError(f"{store.root}: there is no test scan to ask about; prepare with a larger test_fraction, or name other modalities")
+    train, test = _scans_of_sides(config, store, split)
     say(f"retrieval among {len(test)} test scans")
     known, asked = (frozen.features([Example(int(i), covering_crops(store, int(i), size), 0) for i in side]) for side in (train, test))
     return probe.measure(known, asked, store.collection.table.iloc[test], config.seed)

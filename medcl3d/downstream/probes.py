@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from math import comb
 from typing import Annotated
 
 import numpy as np
@@ -103,7 +102,8 @@ class Retrieval:
     differ  a column in which a query and what it is compared with have to differ, as modality (default: none)
 
     Scans are compared by the cosine of their features, standardised on the training side. A scan's group has to
-    hold another scan that it may find, else it is no query. Beside each measure stands what a random order gives.
+    hold another scan that it may find, else it is no query. Beside each measure stands what a random order gives. The mean of
+    average precisions is mAP. Crops are compared alike, as rows of a table with the columns scan, patient and class.
     """
 
     same: str = "patient"
@@ -112,7 +112,7 @@ class Retrieval:
     def measure(
         self, train: np.ndarray, test: np.ndarray, table: pd.DataFrame, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, object]]]:
-        """Recall at 1 and 5, mean reciprocal rank of the first match, with intervals over patients; one row a query.
+        """Recall at 1 and 5, mean reciprocal rank of the first match, mAP, with intervals over patients; one row a query.
 
         train, test  features ``[N, F]`` of whole scans; table: the rows of the test scans
         DataError where a column is missing or no scan is a query.
@@ -146,15 +146,20 @@ class Retrieval:
 
 def _ranked(matches: np.ndarray) -> dict[str, float]:
     """Measures of a gallery in the order of its likeness, ``Bool[n]``, and what a random order gives on average."""
-    first, n, m = int(np.flatnonzero(matches)[0]) + 1, len(matches), int(matches.sum())
-    # Of all orders, comb(n - r, m) / comb(n, m) have no match among the first r.
-    none_in = [comb(n - r, m) / comb(n, m) for r in range(n + 1)]
+    ranks, n, m = np.flatnonzero(matches) + 1, len(matches), int(matches.sum())
+    # Of all orders, none_in[r] have no match among the first r: each further place misses what is left.
+    place = np.arange(n)
+    none_in = np.concatenate([[1.0], np.cumprod(np.maximum(n - m - place, 0) / (n - place))])
     found: dict[str, float] = {}
     for k in RECALLS:
-        found[f"recall@{k}"] = float(first <= k)
-        found[f"chance_recall@{k}"] = 1 - none_in[min(k, n)]
-    found["reciprocal_rank"] = 1 / first
-    found["chance_reciprocal_rank"] = sum((none_in[r - 1] - none_in[r]) / r for r in range(1, n + 1))
+        found[f"recall@{k}"] = float(ranks[0] <= k)
+        found[f"chance_recall@{k}"] = float(1 - none_in[min(k, n)])
+    found["reciprocal_rank"] = float(1 / ranks[0])
+    found["chance_reciprocal_rank"] = float(((none_in[:-1] - none_in[1:]) / (place + 1)).sum())
+    found["average_precision"] = float((np.arange(1, m + 1) / ranks).mean())
+    # A match at rank i has before it (i - 1) (m - 1) / (n - 1) others on average.
+    by_one = (1 / (place + 1)).sum() / n
+    found["chance_average_precision"] = float(by_one + (m - 1) / max(1, n - 1) * (1 - by_one))
     return found
 
 

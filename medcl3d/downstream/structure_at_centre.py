@@ -59,9 +59,9 @@ class StructureAtCentre(CropClassification):
 
     def has_target(self, store: Store, scan: int) -> bool:
         """Whether the scan has a label map that holds one of the structures."""
-        return store.has_label(scan) and any(len(voxels) for voxels in self._voxels_of(store, scan))
+        return store.has_label(scan) and any(len(voxels) for voxels in self.voxels_of(store, scan))
 
-    def _voxels_of(self, store: Store, scan: int) -> list[np.ndarray]:
+    def voxels_of(self, store: Store, scan: int) -> list[np.ndarray]:
         """Flat voxel indices of each structure in a scan; read once a process."""
         key = store.root, scan
         if key not in self._voxels:
@@ -71,7 +71,7 @@ class StructureAtCentre(CropClassification):
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
         """A crop centred on a voxel of a structure of the scan, and the structure."""
-        voxels = self._voxels_of(store, scan)
+        voxels = self.voxels_of(store, scan)
         present = [index for index, found in enumerate(voxels) if len(found)]
         target = int(rng.choice(present))
         centre = np.array(np.unravel_index(rng.choice(voxels[target]), store.collection.shapes[scan]))

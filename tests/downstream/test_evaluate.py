@@ -53,6 +53,17 @@ def test_all_probes_at_once_and_again(ball_root: Path, tmp_path: Path, capsys: p
     assert "is done" in capsys.readouterr().out
 
 
+def test_crops_are_retrieved_and_landmarks_found_without_labels_for_training(ball_root: Path, tmp_path: Path) -> None:
+    asked = {"linear": None, "crop_retrieval": {"same": "class", "differ": "patient"}, "landmarks": {"structures": 2, "stride_mm": 4}}
+    found = run(tmp_path, config_of(ball_root, tmp_path / "run", **asked))
+    metrics = found["metrics"]
+    assert metrics["crop_retrieval/average_precision"]["mean"] > metrics["crop_retrieval/chance_average_precision"]["mean"]
+    assert metrics["landmarks/error_mm"]["mean"] < metrics["landmarks/chance_error_mm"]["mean"]
+    assert {case["probe"] for case in found["cases"]} == {"crop_retrieval", "landmarks"}
+    with pytest.raises(ConfigError, match="crop_retrieval need a task"):
+        run(tmp_path, config_of(ball_root, tmp_path / "other", **{**asked, "task": None}))
+
+
 def test_it_takes_a_pretraining_that_saw_no_test_patient(ball_root: Path, tmp_path: Path) -> None:
     config = {
         "data": {"root": str(ball_root), "patch_size": [8, 8, 8]}, "pairs": "overlapping_crops", "views": "mri", "encoder": ENCODER,
@@ -74,7 +85,7 @@ def test_it_takes_a_pretraining_that_saw_no_test_patient(ball_root: Path, tmp_pa
     ("fields", "words"),
     [
         ({"linear": None}, "nothing is asked"),
-        ({"task": None}, "linear and knn need a task"),
+        ({"task": None}, "linear, knn and crop_retrieval need a task"),
         ({"task": {"segmentation": {}}}, "no classes of crops"),
         ({"task": {"structures_at_centre": {}}}, "did you mean 'structure_at_centre'"),
         ({"linear": {"folds": 1}}, "linear.folds"),

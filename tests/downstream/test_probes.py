@@ -68,7 +68,7 @@ def test_retrieval_finds_patients_where_features_tell_them_apart() -> None:
 @pytest.mark.parametrize(("n", "m"), [(5, 1), (6, 2), (5, 4)])
 def test_chance_is_the_mean_over_all_orders(n: int, m: int) -> None:
     orders = [_ranked(np.isin(np.arange(n), places)) for places in itertools.combinations(range(n), m)]
-    for name in ("recall@1", "recall@5", "reciprocal_rank"):
+    for name in ("recall@1", "recall@5", "reciprocal_rank", "average_precision"):
         assert orders[0][f"chance_{name}"] == pytest.approx(np.mean([order[name] for order in orders]))
 
 

@@ -1,0 +1,135 @@
+"""Matching of places between patients: does a crop find its like in another body, and how far from where it should?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from medcl3d.config import STRICT
+from medcl3d.data.store import Store
+from medcl3d.downstream.examples import Example
+from medcl3d.downstream.probes import standardiser
+from medcl3d.downstream.structure_at_centre import StructureAtCentre
+from medcl3d.errors import DataError
+from medcl3d.evaluation.metrics import over_patients
+from medcl3d.evaluation.statistics import Interval
+from medcl3d.registry import Count, Positive
+from medcl3d.types import Box, Triple, triple
+
+SCANS_TO_STANDARDISE = 4
+MEASURES = ("error_mm", "same_place_error_mm", "chance_error_mm")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Landmarks:
+    """Where in another test patient lies the crop most like the one at a structure's middle, and how far from that structure there?
+
+    structures  how many are asked for: those that most labelled scans hold, the largest of these
+    stride_mm   between the middles of the crops that are looked at, all over the body
+    partners    other test patients of its modality that each patient is matched with
+
+    Crops are compared by the cosine of their features, standardised on the training side. A structure's middle is its voxel
+    nearest to its centroid. Beside the error stands that of the same place of the body, which takes no features, and that of
+    a crop drawn at random. Source: landmark matching as in SAM (Yan et al., TMI 2022), with crops in the place of voxels.
+    """
+
+    structures: Count = 10
+    stride_mm: Positive = 8.0
+    partners: Count = 4
+
+    def measure(
+        self,
+        ask: Callable[[Sequence[Example]], np.ndarray],
+        store: Store,
+        sides: tuple[Sequence[int], Sequence[int]],
+        size: Triple,
+        seed: int,
+    ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
+        """Errors in mm with intervals over patients; one row a structure and pair of patients.
+
+        ask: the features of examples, ``[N, F]``; sides: scans to standardise on, and scans to test; size: voxels of a crop.
+        DataError where no structure is in two test patients.
+        """
+        task, table = StructureAtCentre(structures=self.structures), store.collection.table
+        names = task.class_names(store)
+        known = [(scan, self._grid(store, scan)) for scan in sides[0][:SCANS_TO_STANDARDISE]]
+        scale = standardiser(ask([example for scan, voxels in known for example in _examples(scan, voxels, size)]))
+
+        def directions(scan: int, voxels: np.ndarray) -> np.ndarray:
+            found = scale.transform(ask(_examples(scan, voxels, size)))
+            unit: np.ndarray = found / (np.linalg.norm(found, axis=1, keepdims=True) + 1e-12)
+            return unit
+
+        tested = _first_of_each(sides[1], table["patient"].astype(str).to_numpy(), table["modality"].astype(str).to_numpy())
+        middles = {scan: places for scan in tested if (places := _middles(task, store, scan))}
+        grids = {scan: self._grid(store, scan) for scan in middles}
+        looked = {scan: directions(scan, grids[scan]) for scan in middles}
+        cases: list[dict[str, Any]] = []
+        for scan, other in self._pairs(list(middles), table["modality"].to_numpy()):
+            both = [structure for structure in middles[scan] if structure in middles[other]]
+            if not both:
+                continue
+            asked = np.array([middles[scan][structure] for structure in both])
+            best = (directions(scan, asked) @ looked[other].T).argmax(1)
+            for structure, voxel, match in zip(both, asked, best, strict=True):
+                errors = _errors(store, (scan, voxel), (other, middles[other][structure]), grids[other], int(match))
+                row = {"scan": table["scan"].iloc[scan], "patient": table["patient"].iloc[scan], "in": table["scan"].iloc[other]}
+                cases.append({**row, "class": names[structure], **dict(zip(MEASURES, errors, strict=True))})
+        if not cases:
+            raise DataError(f"landmarks: no structure of {store.root} lies in two test patients of one modality; test more patients")
+        patients = [str(case["patient"]) for case in cases]
+        intervals = {name: over_patients([case[name] for case in cases], patients, seed) for name in MEASURES}
+        return {name: interval for name, interval in intervals.items() if interval is not None}, cases
+
+    def _pairs(self, scans: Sequence[int], modality: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Each scan with the next `partners` of its modality, round and round."""
+        for number, scan in enumerate(scans):
+            others = [other for other in (*scans[number + 1 :], *scans[:number]) if modality[other] == modality[scan]]
+            yield from ((scan, other) for other in others[: self.partners])
+
+    def _grid(self, store: Store, scan: int) -> np.ndarray:
+        """``Int[N, 3]``: voxels `stride_mm` apart, all over the body."""
+        low, high = store.collection.body_boxes[scan]
+        step = np.maximum(1, np.rint(self.stride_mm / store.collection.spacings[scan])).astype(int)
+        axes = [np.arange(a + min(s, b - a) // 2, b, s) for a, b, s in zip(low, high, step, strict=True)]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+
+
+def _errors(
+    store: Store, asked: tuple[int, np.ndarray], wanted: tuple[int, np.ndarray], grid: np.ndarray, match: int
+) -> tuple[float, float, float]:
+    """How far, in mm, the match, the same place of the body, and a crop at random lie from what is wanted."""
+    collection, (scan, voxel), (other, target) = store.collection, asked, wanted
+    there = collection.world(np.array([other]), target[None])[0]
+    distance = np.linalg.norm(collection.world(np.full(len(grid), other), grid) - there, axis=1)
+    same = np.linalg.norm(collection.matched(scan, other, voxel) - there)
+    return round(float(distance[match]), 3), round(float(same), 3), round(float(distance.mean()), 3)
+
+
+def _examples(scan: int, voxels: np.ndarray, size: Triple) -> list[Example]:
+    """A crop round each voxel."""
+    return [Example(scan, (Box(triple(voxel - np.array(size) // 2), size),), 0) for voxel in voxels]
+
+
+def _first_of_each(scans: Sequence[int], patient: np.ndarray, modality: np.ndarray) -> list[int]:
+    """The first scan of each patient and modality."""
+    found: dict[tuple[str, str], int] = {}
+    for scan in scans:
+        found.setdefault((str(patient[scan]), str(modality[scan])), scan)
+    return list(found.values())
+
+
+def _middles(task: StructureAtCentre, store: Store, scan: int) -> dict[int, np.ndarray]:
+    """Structure -> its voxel nearest to its centroid, in mm."""
+    if not store.has_label(scan):
+        return {}
+    found = {}
+    for structure, flat in enumerate(task.voxels_of(store, scan)):
+        if len(flat):
+            voxels = np.stack(np.unravel_index(flat, store.collection.shapes[scan]), 1)
+            offset = (voxels - voxels.mean(0)) * store.collection.spacings[scan]
+            found[structure] = voxels[np.square(offset).sum(1).argmin()]
+    return found

@@ -1,0 +1,83 @@
+"""Places are matched between patients by what a crop looks like, and errors are in mm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medcl3d.data.store import Store
+from medcl3d.downstream.examples import Example
+from medcl3d.downstream.landmarks import MEASURES, Landmarks, _first_of_each
+from medcl3d.errors import DataError
+
+SIZE = (8, 8, 8)
+TRAIN, TEST = [1, 2, 3, 4], [0, 6, 7]
+
+
+def knows_the_ball(store: Store, scale: float = 1.0):
+    """Features that tell how far a crop's middle lies from its scan's ball, in mm: the nearest crop is alike to the ball's middle."""
+
+    def ask(examples: Sequence[Example]) -> np.ndarray:
+        rows = []
+        for example in examples:
+            ball = np.argwhere(store.read_label(example.scan) == 1).mean(0)
+            middle = np.array(example.boxes[0].start) + np.array(SIZE) // 2
+            offset = (middle - ball) * store.collection.spacings[example.scan]
+            rows.append(np.concatenate([np.exp(-np.abs(offset) / 4), scale * offset]))
+        return np.array(rows)
+
+    return ask
+
+
+def of_the_ball(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [case for case in cases if case["class"] == "ball"]
+
+
+def test_an_encoder_that_knows_the_place_finds_it_within_the_stride(ball_store: Store) -> None:
+    found, cases = Landmarks(structures=2, stride_mm=2).measure(knows_the_ball(ball_store), ball_store, (TRAIN, TEST), SIZE, 0)
+    assert set(found) == set(MEASURES) and found["error_mm"].n == 3
+    balls = of_the_ball(cases)
+    error, chance = (np.mean([case[name] for case in balls]) for name in ("error_mm", "chance_error_mm"))
+    assert error < 2.5 < chance, "half a stride an axis, against anywhere in the scan"
+    assert {(case["patient"], case["in"]) for case in balls} == {(f"p{a}", f"scan{b}") for a in TEST for b in TEST if a != b}
+    cubes = {(case["patient"], case["in"]) for case in cases if case["class"] == "cube"}
+    assert cubes == {("p6", "scan7"), ("p7", "scan6")}, "the first scan has no cube"
+
+
+def test_one_that_knows_nothing_does_no_better_than_chance(ball_store: Store) -> None:
+    rng = np.random.default_rng(0)
+    noise = Landmarks(structures=2, stride_mm=2)
+    found, _ = noise.measure(lambda examples: rng.normal(size=(len(examples), 6)), ball_store, (TRAIN, TEST), SIZE, 0)
+    assert abs(found["error_mm"].mean / found["chance_error_mm"].mean - 1) < 0.5
+
+
+def test_the_same_place_of_the_body_is_right_where_structures_lie_alike(ball_store: Store) -> None:
+    """Balls lie within 2 voxels of the middle of their scan, along each axis of up to 2 mm."""
+    _, cases = Landmarks(structures=2).measure(knows_the_ball(ball_store), ball_store, (TRAIN, TEST), SIZE, 0)
+    assert np.mean([case["same_place_error_mm"] for case in of_the_ball(cases)]) < np.sqrt(4**2 + 4**2 + 8**2)
+
+
+def test_errors_are_in_mm_and_from_the_middle_of_the_structure(ball_store: Store) -> None:
+    _, cases = Landmarks(structures=2, stride_mm=2, partners=1).measure(knows_the_ball(ball_store), ball_store, (TRAIN, TEST), SIZE, 0)
+    assert len(of_the_ball(cases)) == 3, "one partner each"
+    case = next(case for case in of_the_ball(cases) if case["in"] == "scan7")  # slices of 2 mm
+    ball = np.argwhere(ball_store.read_label(7) == 1)
+    spacing = ball_store.collection.spacings[7]
+    assert spacing.tolist() == [1, 1, 2]
+    middle = ball[np.square((ball - ball.mean(0)) * spacing).sum(1).argmin()]
+    grid = Landmarks(stride_mm=2)._grid(ball_store, 7)
+    far = np.linalg.norm((grid - middle) * spacing, axis=1)
+    assert case["chance_error_mm"] == pytest.approx(far.mean(), abs=1e-3) and case["error_mm"] in np.round(far, 3)
+
+
+def test_a_structure_in_one_patient_alone_matches_nothing(ball_store: Store) -> None:
+    with pytest.raises(DataError, match=r"no structure of .* lies in two test patients of one modality"):
+        Landmarks().measure(knows_the_ball(ball_store), ball_store, (TRAIN, [6]), SIZE, 0)
+
+
+def test_a_patient_is_asked_once_in_each_modality() -> None:
+    patient, modality = np.array(["a", "a", "b", "a"]), np.array(["T1", "T1", "T1", "T2"])
+    assert _first_of_each([0, 1, 2, 3], patient, modality) == [0, 2, 3]
