@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.plan import Cell
 from medcl3d.comparison.portraits import Map, shown_columns
+from medcl3d.evaluation.ranks import Ranks
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and lighter ones for a dark page.
 COLOURS = {
@@ -186,3 +187,36 @@ def _dots(ax: Axes, places: np.ndarray, values: np.ndarray, theme: str) -> None:
         if len(rows):
             ax.scatter(rows[:, 0], rows[:, 1], s=9, color=colour, label=name, linewidths=0)
     ax.legend(fontsize=6, loc="best", markerscale=1.2, handletextpad=0.1)
+
+
+def rank_line(arms: Sequence[str], found: Ranks) -> Picture:
+    """Mean ranks on a line, with bars under arms that no critical difference parts (Demsar, JMLR 2006, figure 1)."""
+    order = sorted(range(len(arms)), key=lambda arm: found.mean[arm])
+    groups = found.groups()
+
+    def paint(figure: Figure, theme: str) -> None:
+        ax = figure.subplots()
+        ax.set_xlim(0.8, len(arms) + 0.2)
+        ax.set_ylim(-len(arms) - 0.3 * len(groups) - 0.8, 0.9)
+        ax.xaxis.tick_top()
+        ax.xaxis.set_label_position("top")
+        ax.set_xlabel(f"mean rank over {found.num_sets} data sets (1 is best)")
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+        ax.spines["bottom"].set_visible(False)
+        ax.spines["top"].set_visible(True)
+        ax.plot([1, 1 + found.critical], [0.5, 0.5], color=FAINT[theme], linewidth=3)
+        ax.text(1 + found.critical / 2, 0.55, "critical difference", ha="center", va="bottom", fontsize=8, color=INK[theme])
+        for number, group in enumerate(groups):
+            ends = [found.mean[group[0]] - 0.04, found.mean[group[-1]] + 0.04]
+            ax.plot(ends, [-0.3 * (number + 1)] * 2, color=INK[theme], linewidth=3)
+        below = 0.3 * len(groups)
+        for row, arm in enumerate(order):
+            colour, y = COLOURS[theme][arm % 7], -below - 0.7 - row
+            ax.plot([found.mean[arm]] * 2, [0.9, y], color=colour, linewidth=1)
+            left = found.mean[arm] > (1 + len(arms)) / 2  # a long name must not run out of the picture
+            place, side = found.mean[arm] + (-0.05 if left else 0.05), "right" if left else "left"
+            ax.text(place, y, f"{arms[arm]} ({found.mean[arm]:.2f})", va="center", ha=side, fontsize=9, color=colour)
+
+    alt = f"Mean ranks over {found.num_sets} data sets: {', '.join(f'{arms[arm]} {found.mean[arm]:.2f}' for arm in order)}"
+    return _draw(7.0, 1.4 + 0.34 * len(arms) + 0.1 * len(groups), alt, paint)

@@ -77,6 +77,7 @@ class CompareConfig:
                 of the scans, and `mae`, which paints hidden blocks and has no pairs; they are outside the tested family
     stage       confirm, or screen: picks candidates, so nothing is tested
     screened    the file of the screening that this confirms: its seeds and its test patients are refused here
+    across      files of comparisons of the same arms on other data, whose finished results are ranked together with this one's
     first_seed  replicates have the seeds first_seed, first_seed + 1, ...; what was screened is confirmed with new ones
     jobs        runs at once; on this machine they share the processors
     executor    local, or slurm: each run is a job of the cluster, which submitit sends (pip install 'medcl3d[slurm]')
@@ -97,6 +98,7 @@ class CompareConfig:
     controls: tuple[Literal["scratch", "placebo", "mae"], ...] = ("scratch", "placebo", "mae")
     stage: Literal["screen", "confirm"] = "confirm"
     screened: Path | None = None
+    across: tuple[Path, ...] = ()
     first_seed: Whole = 0
     replicates: Count = 1
     metric: str = "dice"

@@ -13,9 +13,10 @@ import jinja2
 import numpy as np
 import yaml
 
+from medcl3d.comparison.across import rank_across
 from medcl3d.comparison.analysis import Analysis, answer, number, p_value
 from medcl3d.comparison.cost import costs
-from medcl3d.comparison.figures import Curve, Picture, difference_dots, feature_maps, loss_panels, metric_curve
+from medcl3d.comparison.figures import Curve, Picture, difference_dots, feature_maps, loss_panels, metric_curve, rank_line
 from medcl3d.comparison.launch import command_of, read_json
 from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoint
 from medcl3d.comparison.portraits import maps, scores
@@ -41,11 +42,13 @@ def write_report(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("medcl3d.comparison"), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals.update(number=number, data_uri=svg_uri)
+    environment.globals.update(number=number, data_uri=svg_uri, p_text=p_value)
     used = [run for run in runs if run.seed in analysis.replicates]
     tables = _tables(analysis)
     losses = _losses(used, analysis.cells[-1])
     features = feature_maps(maps(used))
+    across = rank_across(analysis, config)
+    ranked = None if across is None or across.ranks is None else rank_line(across.arms, across.ranks)
     content = {
         **_answer(analysis, used, config),
         **tables,
@@ -59,11 +62,19 @@ def write_report(
         "contrasts": contrasts(used),
         "losses": losses,
         "features": features,
+        "across": across,
+        "ranked": ranked,
         "costs": _costs(used, config),
     }
     folder = path.parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in (("curve", tables["curve"]), ("differences", tables["differences"]), ("losses", losses), ("features", features)):
+    for name, picture in (
+        ("curve", tables["curve"]),
+        ("differences", tables["differences"]),
+        ("losses", losses),
+        ("features", features),
+        ("ranks", ranked),
+    ):
         if picture is not None:
             write_text(folder / f"{name}.svg", picture.light)
     write_text(path, environment.get_template("report.html.j2").render(content))

@@ -1,0 +1,84 @@
+"""Comparisons on several data sets are ranked together, once there are enough."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from medcl3d.comparison.across import endpoints, rank_across
+from medcl3d.comparison.analysis import analyse
+from medcl3d.comparison.figures import rank_line
+from medcl3d.comparison.plan import Arm, CompareConfig, Recipe
+from medcl3d.config import plain
+from medcl3d.errors import ConfigError
+
+GAINS = {"scratch": 0.0, "a": 0.1, "b": 0.2}
+
+
+def config_of(name: str, **fields) -> CompareConfig:
+    return CompareConfig(
+        out_dir=Path("runs") / name, finetune=Recipe(Path("f.yaml")), arms={arm: Arm() for arm in GAINS}, reference="scratch",
+        vary={"num_labelled": [2, 8]}, endpoint={"num_labelled": 8}, replicates=2, controls=(), **fields,
+    )  # fmt: skip
+
+
+def table_of(level: float, seeds=(0, 1)) -> pd.DataFrame:
+    grid = itertools.product(GAINS, (2, 8), seeds)
+    rows = [
+        {"arm": arm, "num_labelled": labels, "seed": seed, "dice": level + GAINS[arm] + labels / 100 + seed / 50}
+        for arm, labels, seed in grid
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    monkeypatch.chdir(tmp_path)
+    files = []
+    for number in range(4):
+        config = config_of(f"set{number}")
+        file = tmp_path / f"set{number}.yaml"
+        file.write_text(yaml.safe_dump({key: value for key, value in plain(config).items() if value is not None}))
+        config.out_dir.mkdir(parents=True)
+        table_of(0.1 * number, (0, 1, 2) if number else (0, 1)).iloc[: None if not number else -1].to_csv(
+            config.out_dir / "results.csv", index=False
+        )
+        files.append(file)
+    return files
+
+
+def test_a_data_set_counts_by_its_complete_replicates_at_its_endpoint(others: list[Path]) -> None:
+    assert endpoints(config_of("set1")) == pytest.approx({arm: 0.1 + gain + 0.08 + 0.01 for arm, gain in GAINS.items()})
+    assert endpoints(config_of("none")) is None
+
+
+def test_five_sets_are_ranked_and_four_are_not(others: list[Path]) -> None:
+    config = config_of("here", across=tuple(others))
+    analysis = analyse(table_of(0.5), config)
+    assert analysis is not None
+    found = rank_across(analysis, config)
+    assert found is not None and found.ranks is not None and found.arms == ("scratch", "a", "b")
+    assert found.ranks.mean == (3, 2, 1) and found.ranks.num_sets == 5 and found.note == ""
+    picture = rank_line(found.arms, found.ranks)
+    assert "b 1.00, a 2.00, scratch 3.00" in picture.alt and "critical difference" in picture.light
+    (Path("runs") / "set3" / "results.csv").unlink()
+    fewer = rank_across(analysis, config)
+    assert (
+        fewer is not None and fewer.ranks is None and "set3.yaml: no complete replicate yet" in fewer.note and "4 data sets" in fewer.note
+    )
+    assert rank_across(analysis, replace(config, across=())) is None
+
+
+def test_what_cannot_be_ranked_together_is_refused(others: list[Path]) -> None:
+    config = config_of("here", across=(others[0], others[0]))
+    analysis = analyse(table_of(0.5), config)
+    assert analysis is not None
+    with pytest.raises(ConfigError, match="counts once"):
+        rank_across(analysis, config)
+    with pytest.raises(ConfigError, match="one direction"):
+        rank_across(analysis, replace(config, across=(others[0],), better="lower"))
