@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -93,11 +93,12 @@ def fit(
     title: str = "training",
     before_step: Callable[[int, int], None] = lambda step, steps: None,
     after_step: Callable[[], None] = lambda: None,
+    watch: Callable[[int], Mapping[str, float]] = lambda step: {},
 ) -> None:
     """Train `model` in place for `options.steps` steps, from the run's last checkpoint if it has one.
 
     loss_of(model, batch) calls the model once; batches(step) yields the batches from that step on. before_step(step, steps)
-    comes before it, after_step() after the optimiser's step, where there was one.
+    comes before it, after_step() after the optimiser's step, where there was one; watch(step) adds to what rank 0 logs.
     Stopped: SIGTERM or SIGUSR1 came, and all ranks saved the same step. DataError: the loss stays non-finite.
     """
     model.to(device)
@@ -150,8 +151,11 @@ def fit(
                     "samples_per_s": speed * options.samples_per_step,
                     "peak_memory_mb": peak_memory_mb(device),
                 }
-                run.log(step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, "data_wait": waited / max(now - since, 1e-9)})
-                waited, since = 0.0, now
+                seen = watch(step) if rank() == 0 else {}
+                run.log(
+                    step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, "data_wait": waited / max(now - since, 1e-9), **seen}
+                )
+                waited, since = 0.0, time.monotonic()
             stopping = stop.agreed(device)
             if step % options.checkpoint_every == 0 or step == options.steps or stopping:
                 _keep(model, optimizer, run, step)

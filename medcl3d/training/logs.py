@@ -27,7 +27,7 @@ from medcl3d.training.diagnostics import Watch
 from medcl3d.training.distributed import from_rank_zero, rank
 
 # Fields that change neither what is learnt nor in which order: a run may resume with other values.
-FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.checkpointing", "out_dir")
+FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.checkpointing", "out_dir", "probe")
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
 

@@ -18,6 +18,7 @@ from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.loader import DataConfig, PairDataset, Plan, RawBatch, ScansInUse, batches_from, make_views, pretraining_scans
 from medcl3d.data.manifest import Collection
 from medcl3d.data.store import Store
+from medcl3d.downstream.online_probe import Asked, OnlineProbe
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network, check_patch_size
@@ -36,6 +37,7 @@ from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.pair_facts import facts_of
 from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.training.portrait import portray
+from medcl3d.training.precision import autocast_dtype
 from medcl3d.training.seeding import seed_weights
 from medcl3d.types import Box, Embedded, Loss, Relate, Triple, ViewSpec
 from medcl3d.views import VIEWS
@@ -50,6 +52,7 @@ class PretrainConfig:
     loader   what cuts the crops: `store` reads them from memory maps, `torchio` through a `tio.Queue`; the
              samples are the same, and the second is slower, since it reads whole scans
     placebo  the control: what the strategy knows of the scans is permuted among them
+    probe    a linear probe of training patients' labels, asked now and then and logged; it changes nothing
     """
 
     data: DataConfig
@@ -62,6 +65,7 @@ class PretrainConfig:
     seed: Whole = 0
     loader: Literal["store", "torchio"] = "store"
     placebo: bool = False
+    probe: OnlineProbe | None = None
 
 
 class Learner(nn.Module):
@@ -227,6 +231,7 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
     with process_group() as device:
         parts = assemble(config)
         say(summary(parts))
+        asked = Asked(config.probe, parts.store, config.data, config.train.log_every) if config.probe else None
         if check:
             return config.out_dir
         provenance = {"data": parts.store.fingerprint(), "kind": "pretrain"}
@@ -244,6 +249,11 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
                 loss: Loss = model(raw.to(device))
                 return loss
 
+            def watch(step: int) -> dict[str, float]:
+                if asked is None or step % asked.every:
+                    return {}
+                return asked.answer(parts.learner.network, device, autocast_dtype(train.precision, device))
+
             fit(
                 parts.learner,
                 loss_of,
@@ -254,6 +264,7 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
                 "pretraining",
                 before_step=parts.learner.before_step,
                 after_step=parts.learner.after_step,
+                watch=watch,
             )
             finish(parts, run, device)
         say(f"{config.out_dir / 'encoder.safetensors'}")
