@@ -252,4 +252,13 @@ def _program(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command (by default the one of this process) and end the process with its exit code."""
-    app(args=None if arguments is None else [*arguments], prog_name="medcl3d")
+    try:
+        app(args=None if arguments is None else [*arguments], prog_name="medcl3d")
+    except SystemExit as done:
+        if "RANK" not in os.environ or not isinstance(done.code, int):
+            raise
+        # A rank has written all it has to. While the interpreter is taken down, a thread of the process group that still
+        # asks for it aborts the process now and then, and torchrun then calls a finished run failed.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(done.code)

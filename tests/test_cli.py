@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,17 @@ def seconds(*code: str, times: int) -> float:
         subprocess.run([sys.executable, *code], cwd=ROOT, check=True, capture_output=True)
         best = min(best, time.perf_counter() - start)
     return best
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["list", "pairs"], 0), (["check", "no such place"], 3)])
+@pytest.mark.parametrize("rank", [False, True])
+def test_a_rank_leaves_with_its_words_and_code_and_takes_no_interpreter_down(arguments: list[str], code: int, rank: bool) -> None:
+    program = f"import atexit; from medcl3d.cli import main; atexit.register(print, 'taken down'); main({arguments!r})"
+    environment = {key: value for key, value in os.environ.items() if key != "RANK"} | ({"RANK": "0"} if rank else {})
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "overlapping_crops" in done.stdout if code == 0 else "no such place" in done.stderr
+    assert ("taken down" in done.stdout) is not rank
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
