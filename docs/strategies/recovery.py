@@ -289,7 +289,7 @@ def main(names: list[str]) -> None:
         with redirect_stdout(sys.stderr):
             said[name] = answer(name, page, is_placebo, questions)
         print(f"{name}: pretrained in {float(said[name]['seconds']):.0f} s", flush=True)
-    table = table_of(said, questions)
+    table = table_of(said, questions).round(4)  # as the rows are kept, so that the page says what they say
     if not names:
         ROWS.parent.mkdir(exist_ok=True)
         write_text(ROWS, table.to_csv(index=False, float_format="%.4f"))
