@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from medcl3d.data.manifest import Collection
 from medcl3d.errors import DataError
+from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.pairs.longitudinal import Longitudinal
 from medcl3d.pairs.placebo import placebo
+from medcl3d.types import Relation
 from tests.pairs.collections import make_collection, visits
 from tests.pairs.test_strategies import batch_of_views
 
@@ -74,3 +76,24 @@ def test_a_placebo_says_other_days() -> None:
     shuffled = placebo(collection, Longitudinal(), 0)
     assert sorted(shuffled.columns["session_days"]) == sorted(collection.columns["session_days"])
     assert (shuffled.columns["session_days"] != collection.columns["session_days"]).mean() > 0.8
+
+
+@given(collection=cohorts, seed=st.integers(0, 1000), constant=st.floats(10, 1000))
+def test_between_two_visits_time_only_weighs_samples(collection: Collection, seed: int, constant: float) -> None:
+    """An anchor of a sample of two has one positive: its pull on that one is the same for every gap, only its weight is not."""
+    strategies = Longitudinal(time_constant_days=constant), Longitudinal(time_constant_days=1e12)
+    keys = batch_of_views(strategies[0], collection, seed)
+    z = torch.nn.functional.normalize(
+        torch.randn(len(keys.sample), 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
+    decayed, flat = (strategy.relate(keys, keys, None) for strategy in strategies)
+
+    def one(relation: Relation, row: int) -> tuple[float, float]:
+        rows = Relation(relation.positive[row : row + 1], relation.negative[row : row + 1])
+        total = contrastive_sum(z[row : row + 1], z, lambda _rows, _similarity: Tile(rows), 0.1)
+        return float(total.loss), float(total.weight)
+
+    for row in range(len(z)):
+        (loss, weight), (flat_loss, _) = one(decayed, row), one(flat, row)
+        assert weight == pytest.approx(float(decayed.positive[row].sum()), rel=1e-6)
+        assert loss == pytest.approx(weight * flat_loss, rel=1e-5, abs=1e-9)
