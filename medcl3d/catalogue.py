@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from medcl3d.config import describe
+from medcl3d.data.known_sets import find_set, known_sets
 from medcl3d.errors import ConfigError
 from medcl3d.packaged_configs import find_config, packaged_names
 from medcl3d.registry import CHOICE_OF, Registry
@@ -34,11 +35,15 @@ CONFIGS = {
 
 def names_of(kind: str) -> list[str]:
     """The names of all things of one kind. ConfigError for an unknown kind."""
+    if kind == "sets":
+        return sorted(known_sets())
     return packaged_names() if kind == "configs" else _registry(kind).names()
 
 
 def explain(kind: str, name: str) -> str:
     """What one thing is, with its fields, types and defaults. ConfigError for an unknown kind or name."""
+    if kind == "sets":
+        return find_set(name).about()
     _known(name, names_of(kind), kind)
     if kind == "configs":
         return find_config(name).read_text(encoding="utf-8").rstrip()
@@ -105,7 +110,7 @@ def _known(name: str, known: Iterable[str], what: str) -> None:
 
 
 def _registry(kind: str) -> Registry:
-    _known(kind, [*KINDS, "configs"], "kinds")
+    _known(kind, [*KINDS, "sets", "configs"], "kinds")
     return _load(KINDS[kind])
 
 

@@ -67,6 +67,18 @@ def config_path(name: str) -> Path:
 
 
 @command
+def download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A public set; `medcl3d list sets` names them.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the file and the folder that it becomes go.")],
+) -> None:
+    """Fetch a public set, check it and unpack it; the same command again goes on where it stopped."""
+    from medcl3d.data.download import download as run
+    from medcl3d.data.known_sets import find_set
+
+    run(find_set(name), out, say=print)
+
+
+@command
 def prepare(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Where the scans come from; `medcl3d list sources` names them.")],
     root: Annotated[
@@ -216,7 +228,7 @@ def benchmark(
 
 @command
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="pairs, views, encoders, objectives, sources, tasks or configs.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="pairs, views, encoders, objectives, sources, tasks, sets or configs.")],
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="One of them: its fields, defaults and source.", show_default=False)
     ] = None,

@@ -20,7 +20,20 @@ from medcl3d.cli import app
 from medcl3d.errors import ConfigError, DataError, MachineError, Stopped, UserError
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("prepare", "check", "pretrain", "finetune", "evaluate", "predict", "compare", "show_pairs", "benchmark", "list", "schema")
+COMMANDS = (
+    "download",
+    "prepare",
+    "check",
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "predict",
+    "compare",
+    "show_pairs",
+    "benchmark",
+    "list",
+    "schema",
+)
 HEAVY = ("torch", "monai", "torchio", "pandas", "scipy", "sklearn", "matplotlib", "nibabel", "skimage")
 
 
@@ -150,7 +163,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert (done.exit_code, done.stderr) == (130, "medcl3d: interrupted\n")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "configs"])
+@pytest.mark.parametrize("kind", [*KINDS, "sets", "configs"])
 def test_list_names_and_explains_everything_there_is(kind: str) -> None:
     names = medcl3d("list", kind).stdout.split()
     assert names
@@ -165,7 +178,9 @@ def test_list_shows_fields_with_types_and_defaults() -> None:
     assert any(line.split() == ["min_iou", "number", ">=", "0", "<=", "1,", "default", "0.3"] for line in said.splitlines())
 
 
-@pytest.mark.parametrize("arguments", [("pears",), ("pairs", "overlaping_crops"), ("configs", "pretrain/simulated_overla")])
+@pytest.mark.parametrize(
+    "arguments", [("pears",), ("pairs", "overlaping_crops"), ("sets", "task04_hippocampus"), ("configs", "pretrain/simulated_overla")]
+)
 def test_list_answers_an_unknown_name_with_the_nearest(arguments: tuple[str, ...]) -> None:
     done = medcl3d("list", *arguments)
     assert done.exit_code == 2 and "did you mean" in done.stderr

@@ -13,10 +13,16 @@ from medcl3d.errors import DataError
 
 @dataclass(frozen=True)
 class Anchors:
-    """ids: ``Int[n]``, each starts one sample. left_out: reason -> how many were left out for it."""
+    """What starts a sample.
+
+    ids       ``Int[n]``, each starts one sample
+    left_out  reason -> how many were left out for it
+    notes     lines for a person on those that are not left out
+    """
 
     ids: np.ndarray
     left_out: Counter[str]
+    notes: tuple[str, ...] = ()
 
     def require(self, strategy: str, remedy: str) -> Anchors:
         """These anchors, or a DataError that says what was counted and what would do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +16,7 @@ from medcl3d.errors import DataError
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions
-from medcl3d.pairs.kernels import require_columns
+from medcl3d.pairs.kernels import require_columns, without_missing
 from medcl3d.registry import Choice, Count
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
@@ -23,11 +24,13 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 @PAIRS.register("class_labels")
 @dataclass(frozen=True, kw_only=True)
 class ClassLabels:
-    """Positives are views of scans with one label; what has none attracts within its sample alone. M = 1 - P.
+    """Positives are views of scans with one label. M = 1 - P.
 
-    column    of the manifest: `class`, or a column of metadata
-    inner     the strategy that draws the views
-    together  so many patients of one label stand in a batch together (1: chance decides)
+    column      of the manifest: `class`, or a column of metadata
+    inner       the strategy that draws the views
+    together    so many patients of one label stand in a batch together (1: chance decides)
+    on_missing  a scan without a label. own_group: it attracts within its sample alone; drop: it starts no sample; error: it is
+                refused
 
     It learns the labels that it is told: compare it with others on another task, or with as many labels.
     Source: SupCon (Khosla et al., NeurIPS 2020, eq. 2).
@@ -36,6 +39,7 @@ class ClassLabels:
     column: str = "class"
     inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
     together: Count = 2
+    on_missing: Literal["own_group", "drop", "error"] = "own_group"
 
     @property
     def informative(self) -> tuple[str, ...]:
@@ -48,7 +52,10 @@ class ClassLabels:
         return (PAIRS.build(self.inner),)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Those of the inner strategy. DataError where labels are missing, all equal, or of fewer than `together` patients each."""
+        """Those of the inner strategy, with what `on_missing` says.
+
+        DataError where labels are missing, all equal, or of fewer than `together` patients each.
+        """
         require_columns("class_labels", collection, {self.column: "equal"})
         labels, patients = collection.column(self.column), collection.columns["patient"]
         most = max(Counter(label for _, label in set(zip(patients, labels, strict=True)) if label == label).values())
@@ -57,7 +64,8 @@ class ClassLabels:
                 f"class_labels: together = {self.together} patients of one {self.column}, but no value has more than {most}; "
                 f"lower together to {most}"
             )
-        return self.strategies[0].anchors(collection)
+        anchors = self.strategies[0].anchors(collection)
+        return without_missing("class_labels", collection, (self.column,), self.on_missing, anchors)
 
     def companions(self, collection: Collection) -> Companions | None:
         """Patients of one label."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from medcl3d.config import part_of
 from medcl3d.data.manifest import Collection
 from medcl3d.errors import ConfigError, DataError
-from medcl3d.pairs import PAIRS, PairStrategy, crosses_patients, link, relates_points
+from medcl3d.pairs import PAIRS, PairStrategy, crosses_patients, every_part, link, relates_points
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.body_coordinates import BODY
 from medcl3d.registry import Positive
@@ -28,7 +28,8 @@ def _of_every_part(parts: Sequence[PairStrategy], collection: Collection) -> Anc
     found = [part.anchors(collection) for part in parts]
     ids = reduce(np.intersect1d, (anchors.ids for anchors in found))
     left_out = sum((anchors.left_out for anchors in found), Counter[str]())
-    return Anchors(ids, left_out).require("composed strategy", "choose parts that can start from the same scans")
+    notes = tuple(dict.fromkeys(note for anchors in found for note in anchors.notes))
+    return Anchors(ids, left_out, notes).require("composed strategy", "choose parts that can start from the same scans")
 
 
 def _informative(parts: Sequence[PairStrategy]) -> tuple[str, ...]:
@@ -127,6 +128,12 @@ class Product:
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
             raise ConfigError(f"product: parts = {len(self.parts)} strategies; a product has two or more")
+        for inner in (inner for part in self.strategies[1:] for inner in every_part(part)):
+            if getattr(inner, "on_missing", None) in ("drop", "error"):
+                raise ConfigError(
+                    f"product: on_missing: {inner.on_missing} says where samples start, which only the first part does; "  # type: ignore[attr-defined]
+                    "put that part first, with `inner` for the views, or take away on_missing"
+                )
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,30 +13,41 @@ from torch import Tensor
 
 from medcl3d.data.manifest import Collection
 from medcl3d.errors import DataError
+from medcl3d.pairs.anchors import Anchors
 from medcl3d.registry import Positive
 from medcl3d.types import Keys
 
 # A number is the bandwidth of an RBF kernel, in the column's unit; `equal` compares categories.
 Kernels = Annotated[dict[str, Positive | Literal["equal"]], Field(min_length=1)]
 Combine = Literal["product", "mean"]
+# What becomes of a scan that lacks a column.
+OnMissing = Literal["ignore", "own_group", "drop", "error"]
 
 
-def similarity_of(rows: Keys, cols: Keys, kernels: Mapping[str, float | str], combine: Combine) -> Tensor:
-    """``Float64[N, M]`` in [0, 1]: the kernels of all columns, combined; 0 where no column is known of both."""
-    return _combined(rows.column, cols.column, kernels, combine)
+def similarity_of(rows: Keys, cols: Keys, kernels: Mapping[str, float | str], combine: Combine, on_missing: OnMissing) -> Tensor:
+    """``Float64[N, M]`` in [0, 1]: the kernels of all columns, combined; 0 where too little is known of both."""
+    return _combined(rows.column, cols.column, kernels, combine, on_missing)
 
 
-def similarity_to(collection: Collection, scan: int, kernels: Mapping[str, float | str], combine: Combine) -> np.ndarray:
+def similarity_to(
+    collection: Collection, scan: int, kernels: Mapping[str, float | str], combine: Combine, on_missing: OnMissing
+) -> np.ndarray:
     """``Float64[n]``: how alike each scan of a collection is to one of them."""
 
     def column(name: str) -> Tensor:
         return torch.from_numpy(collection.column(name))
 
-    return _combined(lambda name: column(name)[scan : scan + 1], column, kernels, combine)[0].numpy()
+    return _combined(lambda name: column(name)[scan : scan + 1], column, kernels, combine, on_missing)[0].numpy()
 
 
-def _combined(rows: Callable[[str], Tensor], cols: Callable[[str], Tensor], kernels: Mapping[str, float | str], combine: Combine) -> Tensor:
-    """What is missing of either drops out: of a mean, whose weights renormalise, and of a product."""
+def _combined(
+    rows: Callable[[str], Tensor],
+    cols: Callable[[str], Tensor],
+    kernels: Mapping[str, float | str],
+    combine: Combine,
+    on_missing: OnMissing,
+) -> Tensor:
+    """What is missing of either drops out, of a product and of a mean, whose weights renormalise; unless all have to be known."""
     values, known = [], []
     for name, kernel in kernels.items():
         first, second = rows(name)[:, None], cols(name)
@@ -46,7 +58,8 @@ def _combined(rows: Callable[[str], Tensor], cols: Callable[[str], Tensor], kern
     number = torch.stack(known).sum(0)
     mean = (torch.stack(values) * torch.stack(known)).sum(0) / number.clamp(min=1)
     found = torch.stack(values).prod(0) if combine == "product" else mean
-    return torch.where(number > 0, found, 0.0)
+    enough = number >= (1 if on_missing == "ignore" else len(kernels))
+    return torch.where(enough, found, 0.0)
 
 
 def require_columns(strategy: str, collection: Collection, kernels: Mapping[str, float | str]) -> np.ndarray:
@@ -64,6 +77,30 @@ def require_columns(strategy: str, collection: Collection, kernels: Mapping[str,
             raise DataError(f"{strategy}: the column {name!r} holds no numbers, so it has no bandwidth; write `{name}: equal`")
         known |= there
     return known
+
+
+def without_missing(strategy: str, collection: Collection, columns: Iterable[str], on_missing: OnMissing, anchors: Anchors) -> Anchors:
+    """The anchors that are left where scans lack a column, with what becomes of those scans. DataError where it may not be."""
+    lack = {name: np.isnan(collection.column(name)) for name in columns}
+    any_lack = np.any([*lack.values()], axis=0)
+    if not any_lack.any():
+        return anchors
+    counts = ", ".join(f"{name} is missing in {int(where.sum())}" for name, where in lack.items() if where.any())
+    told = f"{strategy}: {counts} of {len(collection)} scans"
+    if on_missing == "error":
+        first = ", ".join(collection.table["scan"][any_lack].astype(str)[:3])
+        raise DataError(
+            f"{told} (first: {first}), and on_missing is error; fill it in, leave those scans out, or choose another on_missing"
+        )
+    if on_missing == "drop":
+        lost = any_lack[anchors.ids]
+        left_out = anchors.left_out + Counter({f"its {' or '.join(lack)} is missing": int(lost.sum())})
+        remedy = "fill the columns in, choose others, or set on_missing to another value"
+        return Anchors(anchors.ids[~lost], left_out, anchors.notes).require(strategy, remedy)
+    if not any_lack[anchors.ids].any():
+        return anchors
+    become = {"ignore": "what is missing drops out of a pair", "own_group": "each of those attracts within its sample alone"}[on_missing]
+    return Anchors(anchors.ids, anchors.left_out, (*anchors.notes, f"{told}; {become} (on_missing: {on_missing})"))
 
 
 def is_number(collection: Collection, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from medcl3d.errors import DataError
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions
-from medcl3d.pairs.kernels import Combine, Kernels, require_columns, similarity_of, similarity_to
+from medcl3d.pairs.kernels import Combine, Kernels, require_columns, similarity_of, similarity_to, without_missing
 from medcl3d.registry import Choice, Count
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
@@ -25,10 +26,12 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 class MetadataKernel:
     """P is a kernel of the scans' metadata: RBF for numbers, equality for categories; P = 1 within a sample, M = 1 - P.
 
-    columns   column -> bandwidth of its RBF kernel exp(-d^2 / 2 b^2) in the column's unit, or `equal`
-    combine   product or mean of the columns' kernels; what is missing drops out, and without any P = 0
-    inner     the strategy that draws the views
-    together  so many patients of near metadata stand in a batch together (1: chance decides)
+    columns     column -> bandwidth of its RBF kernel exp(-d^2 / 2 b^2) in the column's unit, or `equal`
+    combine     product or mean of the columns' kernels
+    inner       the strategy that draws the views
+    together    so many patients of near metadata stand in a batch together (1: chance decides)
+    on_missing  what lacks a column. ignore: it drops out of a pair, and without any P = 0; own_group: such a scan attracts within
+                its sample alone; drop: it starts no sample; error: it is refused
 
     P attracts as it is: rows are normalised in the loss, over each anchor's own positives, and never columns.
     Source: y-Aware InfoNCE (Dufumier et al., MICCAI 2021, eq. 3), EIDOS (Barbano et al., ISBI 2023).
@@ -38,6 +41,7 @@ class MetadataKernel:
     combine: Combine = "product"
     inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
     together: Count = 1
+    on_missing: Literal["ignore", "own_group", "drop", "error"] = "ignore"
 
     @property
     def informative(self) -> tuple[str, ...]:
@@ -50,17 +54,20 @@ class MetadataKernel:
         return (PAIRS.build(self.inner),)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Those of the inner strategy. DataError for columns that are missing or tell nothing."""
+        """Those of the inner strategy, with what `on_missing` says. DataError for columns that are missing or tell nothing."""
         require_columns("metadata_kernel", collection, self.columns)
         require_patients("metadata_kernel", collection, self.together)
-        return self.strategies[0].anchors(collection)
+        anchors = self.strategies[0].anchors(collection)
+        return without_missing("metadata_kernel", collection, self.columns, self.on_missing, anchors)
 
     def companions(self, collection: Collection) -> Companions | None:
         """Patients of near metadata, where they are asked for."""
         if self.together == 1:
             return None
         return Companions(
-            self.together, lambda scan: similarity_to(collection, scan, self.columns, self.combine), collection.columns["patient"]
+            self.together,
+            lambda scan: similarity_to(collection, scan, self.columns, self.combine, self.on_missing),
+            collection.columns["patient"],
         )
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
@@ -70,7 +77,8 @@ class MetadataKernel:
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P = the kernel, 1 within the sample; M = 1 - P."""
         same_sample = rows.sample[:, None] == cols.sample
-        return related(rows, cols, torch.where(same_sample, 1.0, similarity_of(rows, cols, self.columns, self.combine)))
+        alike = similarity_of(rows, cols, self.columns, self.combine, self.on_missing)
+        return related(rows, cols, torch.where(same_sample, 1.0, alike))
 
 
 def require_patients(strategy: str, collection: Collection, together: int) -> None:

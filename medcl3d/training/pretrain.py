@@ -293,6 +293,7 @@ def summary(parts: Pretraining) -> str:
             f"{pairs} with {config.objective.name}: {len(parts.anchors.ids)} anchors in "
             f"{len(parts.scans.collection)} scans of {patients} patients",
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
+            *(f"  {note}" for note in parts.anchors.notes),
             *few_anchors(config, parts.anchors),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
             f"  {flops / 1e9:.2f} GFLOP a crop of {' x '.join(map(str, config.data.patch_size))}, one forward pass",

@@ -5,6 +5,12 @@ from __future__ import annotations
 from tests.faults.build import both_sides, cells, config, dicom_series, edited, good, lonely, manifest, pretrained
 from tests.faults.fault import CHECK, DICOM, PREPARE, PRETRAIN, Fault
 
+
+def some(row: int) -> str:
+    """An age, missing in each third row of a table."""
+    return "n/a" if row % 3 == 0 else str(40 + row)
+
+
 METADATA = [
     Fault(
         41,
@@ -20,6 +26,30 @@ METADATA = [
         config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}), cells("age", lambda i: "n/a")),
         PRETRAIN,
         ["metadata_kernel: the column 'age' is empty", "drop it, or fill it in"],
+        3,
+    ),
+    Fault(
+        41,
+        "metadata missing, told before training",
+        config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}), cells("age", some)),
+        PRETRAIN,
+        ["metadata_kernel: age is missing in", "drops out of a pair (on_missing: ignore)"],
+        0,
+    ),
+    Fault(
+        41,
+        "metadata missing, left out",
+        config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}, "on_missing": "drop"}}), cells("age", some)),
+        PRETRAIN,
+        ["scans, its age is missing", "left out:"],
+        0,
+    ),
+    Fault(
+        41,
+        "metadata missing, refused",
+        config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}, "on_missing": "error"}}), cells("age", some)),
+        PRETRAIN,
+        ["metadata_kernel: age is missing in", "on_missing is error", "fill it in"],
         3,
     ),
     Fault(42, "age of -1", lambda f, _: good(f, ["a,p,40", "b,q,-1"], "scan,patient,age"), PREPARE, ["age is '-1' in row 3", "n/a"], 3),

@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medcl3d.data.manifest import Collection
-from medcl3d.errors import DataError
+from medcl3d.errors import ConfigError, DataError
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.pairs.class_labels import ClassLabels
+from medcl3d.pairs.compose import Product
 from medcl3d.pairs.metadata_kernel import MetadataKernel
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.tabular_neighbours import TabularNeighbours
+from medcl3d.registry import Choice
 from medcl3d.types import Relation
 from tests.pairs.collections import collections, make_collection
 from tests.pairs.test_strategies import batch_of_views
@@ -125,6 +127,86 @@ def test_one_label_attracts_and_unlabelled_scans_attract_themselves(collection: 
     expected = (own[:, None] == own) & (own >= 0) | (keys.sample[:, None] == keys.sample)
     assert torch.equal(relation.positive[other] == 1, expected[other])
     assert torch.equal(relation.negative[other], 1 - relation.positive[other])
+
+
+def two_without_age() -> Collection:
+    """Six scans of three patients; the first two lack an age, one of these a sex too."""
+    collection = make_collection(0, 6)
+    missing = {"age": np.arange(6) < 2, "sex": np.arange(6) < 1}
+    told = {name: np.where(where, np.nan, collection.columns[name]) for name, where in missing.items()}
+    return one_per_patient(collection).with_columns({**told, "modality": np.zeros(6, dtype=np.int64)})
+
+
+MISSING: list[tuple[Any, str, list[int], str]] = [
+    (MetadataKernel, "ignore", [0, 1, 2, 3, 4, 5], "age is missing in 2, sex is missing in 1 of 6 scans; what is missing drops out"),
+    (MetadataKernel, "own_group", [0, 1, 2, 3, 4, 5], "each of those attracts within its sample alone"),
+    (MetadataKernel, "drop", [2, 3, 4, 5], "2 x its age or sex is missing"),
+    (TabularNeighbours, "ignore", [1, 2, 3, 4, 5], "1 x its age, sex are missing"),
+    (TabularNeighbours, "drop", [2, 3, 4, 5], "1 x its age or sex is missing"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "on_missing", "starts", "words"), MISSING, ids=[f"{s.__name__}-{o}" for s, o, *_ in MISSING])
+def test_what_becomes_of_scans_that_lack_a_column_is_counted_and_told(
+    strategy: Any, on_missing: str, starts: list[int], words: str
+) -> None:
+    more = {"k": 2} if strategy is TabularNeighbours else {}
+    anchors = strategy(columns={"age": 500.0, "sex": "equal"}, on_missing=on_missing, **more).anchors(two_without_age())
+    told = "; ".join([*anchors.notes, *(f"{number} x {reason}" for reason, number in anchors.left_out.items())])
+    assert anchors.ids.tolist() == starts and words in told, told
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        MetadataKernel(columns={"age": 5.0, "sex": "equal"}, on_missing="error"),
+        TabularNeighbours(columns={"age": 5.0, "sex": "equal"}, k=2, on_missing="error"),
+        ClassLabels(column="sex", together=1, on_missing="error"),
+    ],
+)
+def test_a_missing_column_is_refused_where_that_is_asked_for(strategy: Any) -> None:
+    with pytest.raises(DataError, match=r"missing in .* of 6 scans \(first: s0.*and on_missing is error"):
+        strategy.anchors(two_without_age())
+    strategy.anchors(one_per_patient(make_collection(0, 6)).with_columns({"modality": np.zeros(6, dtype=np.int64)}))
+
+
+@pytest.mark.parametrize("on_missing", ["own_group", "drop"])
+@given(collection=collections, seed=st.integers(0, 1000))
+def test_a_scan_that_lacks_a_column_attracts_no_other_sample(on_missing: Any, collection: Collection, seed: int) -> None:
+    told = with_holes(collection, seed)
+    keys = batch_of_views(MetadataKernel(columns={"age": 1.0}), collection, seed)
+    keys.metadata.update({name: torch.from_numpy(told.columns[name][keys.scan.numpy()]) for name in ("age", "sex")})
+    columns: dict[str, Any] = {"age": 15.0, "sex": "equal"}
+    found = MetadataKernel(columns=columns, on_missing=on_missing).relate(keys, keys, None).positive
+    ignoring = MetadataKernel(columns=columns).relate(keys, keys, None).positive
+    lacks = torch.isnan(keys.metadata["age"] + keys.metadata["sex"])
+    same_sample = keys.sample[:, None] == keys.sample
+    assert torch.equal(found, torch.where((lacks[:, None] | lacks) & ~same_sample, 0.0, ignoring))
+
+
+def test_a_dropped_scan_is_nobodys_neighbour() -> None:
+    collection = two_without_age()
+    columns: dict[str, Any] = {"age": 500.0, "sex": "equal"}
+    drawn = {
+        on_missing: {int(s) for s in TabularNeighbours(columns=columns, k=4, on_missing=on_missing).neighbours(collection, 4)[0]}  # type: ignore[arg-type]
+        for on_missing in ("ignore", "drop")
+    }
+    assert 1 in drawn["ignore"] and drawn["drop"] == {2, 3, 5}
+
+
+def test_labels_that_are_missing_are_told_or_left_out() -> None:
+    collection = make_collection(0, 6).with_columns({"class": np.array([-1, 0, 0, 1, 1, -1])})
+    kept = ClassLabels(together=1).anchors(collection)
+    assert len(kept.ids) == 6 and "class is missing in 2 of 6 scans" in kept.notes[0]
+    left = ClassLabels(together=1, on_missing="drop").anchors(collection)
+    assert left.ids.tolist() == [1, 2, 3, 4] and left.left_out == {"its class is missing": 2} and not left.notes
+
+
+def test_a_part_of_a_product_that_starts_no_sample_may_not_say_where_they_start() -> None:
+    kernel = Choice("metadata_kernel", {"columns": {"age": 5.0}, "on_missing": "drop"})
+    Product(parts=(kernel, Choice("augmented_views")))
+    with pytest.raises(ConfigError, match="product: on_missing: drop says where samples start"):
+        Product(parts=(Choice("augmented_views"), kernel))
 
 
 REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [

@@ -1,0 +1,191 @@
+"""Public sets by name: what each holds, under which licence, and how to know that it came whole."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from medcl3d.errors import ConfigError
+
+# Name in the archive of the Decathlon -> what it shows, modality, scans with and without labels, bytes of the tar file, options of prepare.
+# Counts are of the released files, which for hippocampus and lung are fewer than the papers say. Bytes: of the file, or rounded.
+DECATHLON = {
+    "Task01_BrainTumour": ("gliomas and oedema", "MR: FLAIR, T1, T1 with Gd, T2", 484, 266, 7_608_266_240, "channels=all"),
+    "Task02_Heart": ("left atrium", "MR", 20, 10, 455_721_472, ""),
+    "Task03_Liver": ("liver and its tumours", "CT", 131, 70, 28_925_891_584, ""),
+    "Task04_Hippocampus": ("hippocampus, anterior and posterior", "MR", 260, 130, 28_400_000, ""),
+    "Task05_Prostate": ("prostate, peripheral and transition zone", "MR: T2, ADC", 32, 16, 240_000_000, "channels=all"),
+    "Task06_Lung": ("lung tumours", "CT", 63, 32, 9_163_696_640, ""),
+    "Task07_Pancreas": ("pancreas and its tumours", "CT", 281, 139, 12_200_000_000, ""),
+    "Task08_HepaticVessel": ("vessels and tumours of the liver", "CT", 303, 140, 9_300_000_000, ""),
+    "Task09_Spleen": ("spleen", "CT", 41, 20, 1_610_000_000, ""),
+    "Task10_Colon": ("primary cancers of the colon", "CT", 126, 64, 6_200_000_000, ""),
+}
+
+# Contrast -> scans, bytes of the tar file. IXI-DTI is left out: its volumes are directions of one diffusion series, no scans to pair.
+IXI = {"T1": (581, 4_840_816_640), "T2": (578, 3_853_445_120), "PD": (578, 4_068_966_400), "MRA": (570, 12_400_000_000)}
+
+# Name -> what it shows, modality, samples, MD5 of the file of 28 voxels a side and of that of 64.
+# From `medmnist/info.py` of MedMNIST 3.0 (record 10519652 at Zenodo); the package itself asks for torchvision.
+MEDMNIST = {
+    "organmnist3d": ("11 organs", "CT", 1742, "a0c5a1ff56af4f155c46d46fbb45a2fe", "58a2205adf14a9d0a189cb06dc78bf10"),
+    "nodulemnist3d": ("lung nodules", "CT", 1633, "8755a7e9e05a4d9ce80a24c3e7a256f3", "c47c5b7d457bf6332200d2ea6d64ecd8"),
+    "adrenalmnist3d": ("adrenal glands", "shape", 1584, "bbd3c5a5576322bc4cdfea780653b1ce", "17721accfe9fb005146a47d33bc54b2f"),
+    "fracturemnist3d": ("rib fractures", "CT", 1370, "6aa7b0143a6b42da40027a9dda61302f", "f01d7e6316aedf4210da0da5b7437b42"),
+    "vesselmnist3d": ("brain vessels", "shape", 1908, "b41fd4f7e7e2feedddb201585ecafa1b", "6bb274a8846e1097066dcd64e2c4520f"),
+    "synapsemnist3d": ("synapses of a rat", "EM", 1759, "1235b78a3cd6280881dd7850a78eadb6", "43bd14ebf3af9d3dd072446fedc14d5e"),
+}
+MEASURED = {"adrenalmnist3d": 276_833, "adrenalmnist3d_64": 1_880_591}  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownSet:
+    """One file that can be fetched, and what is known of it.
+
+    name       of the set: the file without its suffix, and the folder that an archive becomes
+    num_bytes  of the file; `exactness` is "", "about " or "at most "
+    prepare    what follows `medcl3d prepare`, with {root} for the place where it lies
+    """
+
+    name: str
+    holds: str
+    modality: str
+    num_scans: int
+    licence: str
+    url: str
+    md5: str
+    num_bytes: int
+    exactness: str
+    source: str
+    prepare: str
+
+    @property
+    def file(self) -> str:
+        """Name of the file that is fetched."""
+        return PurePosixPath(urlsplit(self.url).path).name
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether the file is unpacked."""
+        return self.file.endswith(".tar")
+
+    @property
+    def size(self) -> str:
+        """Of the file, for people."""
+        return f"{self.exactness}{as_size(self.num_bytes)}"
+
+    def place(self, out: Path) -> Path:
+        """Where the set lies, ready for `prepare`, once it was fetched into a folder."""
+        return out / (self.name if self.is_archive else self.file)
+
+    def prepare_command(self, out: Path) -> str:
+        """The command that makes a store of it."""
+        return f"medcl3d prepare {self.prepare.replace('{root}', shlex.quote(str(self.place(out))))}"
+
+    def about(self) -> str:
+        """All that is known, in lines."""
+        unpacked = ", and about as much again unpacked" if self.is_archive else ""
+        rows = {
+            "modality": self.modality,
+            "scans": str(self.num_scans),
+            "licence": self.licence,
+            "size": self.size + unpacked,
+            "MD5": self.md5,
+            "from": self.url,
+            "source": self.source,
+        }
+        lines = [f"{self.name} (set)", "", self.holds, "", *(f"{key:<10}{value}" for key, value in rows.items()), ""]
+        out = Path("sets")
+        return "\n".join([*lines, f"medcl3d download {self.name} --out {out}", self.prepare_command(out)])
+
+
+@cache
+def known_sets() -> dict[str, KnownSet]:
+    """Name -> set."""
+    return {known.name: known for known in (*_decathlon(), *_ixi(), *_medmnist())}
+
+
+def find_set(name: str) -> KnownSet:
+    """The set of that name. ConfigError where there is none."""
+    names = sorted(known_sets())
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"{name}: not one of the sets; {hint}there are {', '.join(names)}")
+    return known_sets()[name]
+
+
+def as_size(num_bytes: int) -> str:
+    """Bytes in the unit that fits, three digits."""
+    size, unit = float(num_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"
+
+
+def _decathlon() -> Iterator[KnownSet]:
+    """The ten tasks; MONAI knows where they lie and their MD5."""
+    from monai.apps import DecathlonDataset
+
+    for name, (holds, modality, labelled, unlabelled, num_bytes, options) in DECATHLON.items():
+        yield KnownSet(
+            name=name,
+            holds=f"Medical Segmentation Decathlon: {holds}; {labelled} scans with label maps, {unlabelled} without",
+            modality=modality,
+            num_scans=labelled + unlabelled,
+            licence="CC BY-SA 4.0",
+            url=DecathlonDataset.resource[name],
+            md5=DecathlonDataset.md5[name],
+            num_bytes=num_bytes,
+            exactness="about " if num_bytes % 100_000 == 0 else "",
+            source="Antonelli et al. 2022, Nature Communications 13:4128; Simpson et al. 2019, arXiv:1902.09063",
+            prepare=f"decathlon {{root}} --out data/{name} {options}".rstrip(),
+        )
+
+
+def _ixi() -> Iterator[KnownSet]:
+    """Healthy adults from three hospitals; TorchIO knows where they lie and their MD5."""
+    from torchio.datasets import IXI as KNOWN
+
+    for contrast, (num_scans, num_bytes) in IXI.items():
+        yield KnownSet(
+            name=f"IXI-{contrast}",
+            holds="brains of healthy adults, one scan each, from three hospitals in London (the column site)",
+            modality=f"MR: {contrast}",
+            num_scans=num_scans,
+            licence="CC BY-SA 3.0",
+            url=KNOWN.base_url.format(modality=contrast).replace("http://", "https://"),
+            md5=KNOWN.md5_dict[contrast],
+            num_bytes=num_bytes,
+            exactness="about " if num_bytes % 100_000 == 0 else "",
+            source="IXI, https://brain-development.org/ixi-dataset",
+            prepare=f"folder {{root}} --out data/IXI-{contrast} 'pattern={{patient}}-{{site}}-*-{{modality}}.nii.gz'",
+        )
+
+
+def _medmnist() -> Iterator[KnownSet]:
+    """The six 3-D sets, in two sizes; an npz is never larger than its voxels, a byte each, and some labels."""
+    for short, (holds, modality, num_scans, *checksums) in MEDMNIST.items():
+        for side, md5 in zip((28, 64), checksums, strict=True):
+            name = short if side == 28 else f"{short}_{side}"
+            options = "intensity=none" if modality == "shape" else ""
+            yield KnownSet(
+                name=name,
+                holds=f"MedMNIST 3-D: {holds}; {side} x {side} x {side} voxels, with a class and an official split",
+                modality=modality,
+                num_scans=num_scans,
+                licence="CC BY 4.0",
+                url=f"https://zenodo.org/records/10519652/files/{name}.npz?download=1",
+                md5=md5,
+                num_bytes=MEASURED.get(name, num_scans * (side**3 + 100)),
+                exactness="" if name in MEASURED else "at most ",
+                source="Yang et al. 2023, MedMNIST v2, Scientific Data 10:41",
+                prepare=f"medmnist {{root}} --out data/{name} {options}".rstrip(),
+            )
