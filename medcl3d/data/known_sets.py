@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from medcl3d.errors import ConfigError
 
 # Name in the archive of the Decathlon -> what it shows, modality, scans with and without labels, bytes of the tar file, options of prepare.
-# Counts are of the released files, which for hippocampus and lung are fewer than the papers say. Bytes: of the file, or rounded.
+# Counts are of the released files, which for hippocampus and lung are fewer than the papers say. Bytes: as pages about the sets say.
 DECATHLON = {
     "Task01_BrainTumour": ("gliomas and oedema", "MR: FLAIR, T1, T1 with Gd, T2", 484, 266, 7_608_266_240, "channels=all"),
     "Task02_Heart": ("left atrium", "MR", 20, 10, 455_721_472, ""),
@@ -144,7 +144,7 @@ def _decathlon() -> Iterator[KnownSet]:
             url=DecathlonDataset.resource[name],
             md5=DecathlonDataset.md5[name],
             num_bytes=num_bytes,
-            exactness="about " if num_bytes % 100_000 == 0 else "",
+            exactness="about ",
             source="Antonelli et al. 2022, Nature Communications 13:4128; Simpson et al. 2019, arXiv:1902.09063",
             prepare=f"decathlon {{root}} --out data/{name} {options}".rstrip(),
         )
@@ -164,7 +164,7 @@ def _ixi() -> Iterator[KnownSet]:
             url=KNOWN.base_url.format(modality=contrast).replace("http://", "https://"),
             md5=KNOWN.md5_dict[contrast],
             num_bytes=num_bytes,
-            exactness="about " if num_bytes % 100_000 == 0 else "",
+            exactness="about ",
             source="IXI, https://brain-development.org/ixi-dataset",
             prepare=f"folder {{root}} --out data/IXI-{contrast} 'pattern={{patient}}-{{site}}-*-{{modality}}.nii.gz'",
         )
