@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from medcl3d.config import STRICT, choice_of, load, part_of, plain
 from medcl3d.data.atomic import write_json
-from medcl3d.data.loader import DataConfig, pretraining_scans
-from medcl3d.data.splits import Measured, Split, read_split
+from medcl3d.data.loader import DataConfig, pretraining_scans, split_of
+from medcl3d.data.splits import Measured, Split
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.classification import CropClassification, measured
@@ -96,7 +96,7 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     if config.task is None and of_task:
         raise ConfigError("linear, knn and crop_retrieval need a task with classes, as in `task: {classification: {target: sex}}`")
     store = Store.open(config.data.root)
-    split = read_split(config.data.root / "split.json", store.collection.table["patient"]).measured_on(config.measured_on)
+    split = split_of(store, config.data).measured_on(config.measured_on)
     if config.task is not None:
         _task(config.task, store)
     seed_weights(config.seed)
