@@ -185,11 +185,12 @@ def _refuse_uneven_folds(path: Path, split: Split) -> None:
 
 
 def draw_labelled(
-    split: Split, patients_with_label: Sequence[str], num: int, seed: int, strata: Mapping[str, int] | None = None
+    split: Split, patients_with_label: Sequence[str], num: int, seed: int, strata: Mapping[str, int] | None = None, each_first: bool = False
 ) -> tuple[str, ...]:
     """The training patients whose labels may be used: `num` of them, sorted.
 
-    strata  patient -> class; the drawn are then shared out over the classes in proportion, as evenly as can be
+    strata      patient -> class; the drawn are then shared out over the classes in proportion, as evenly as can be
+    each_first  the first of each class comes before the second of any: shares are rounded up, not to the nearest
 
     A smaller number with one seed is always a part of a larger one, so that a curve over `num` compares like with like.
     Raises ConfigError where there are fewer.
@@ -202,7 +203,7 @@ def draw_labelled(
         sizes, seen = Counter(strata[p] for p in able), Counter[int]()
         place: dict[str, float] = {}
         for patient in order:
-            place[patient] = (seen[strata[patient]] + 0.5) / sizes[strata[patient]]
+            place[patient] = (seen[strata[patient]] + (0.0 if each_first else 0.5)) / sizes[strata[patient]]
             seen[strata[patient]] += 1
         order.sort(key=lambda patient: place[patient])
     return tuple(sorted(order[:num]))
