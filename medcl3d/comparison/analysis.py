@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from medcl3d.comparison.case_values import CaseValues
+from medcl3d.comparison.case_values import CaseValues, Key
 from medcl3d.comparison.plan import Cell, CompareConfig, cells, family_of, in_endpoint
 from medcl3d.comparison.results import complete_replicates
 from medcl3d.evaluation.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
@@ -94,13 +94,14 @@ class Analysis:
 
 
 class _Values:
-    """The metric of every arm, cell and replicate, and of every test patient where that is known."""
+    """The metric of every arm, cell and replicate (the mean over its folds), and of every test patient where that is known."""
 
     def __init__(self, table: pd.DataFrame, config: CompareConfig, cases: CaseValues, seeds: Sequence[int]):
         keys = [key for key, _ in cells(config)[0]]
-        self.single = {
-            (row["arm"], tuple((key, row[key]) for key in keys), row["seed"]): float(row[config.metric]) for row in table.to_dict("records")
-        }
+        of_folds: dict[Key, list[float]] = {}
+        for row in table.to_dict("records"):
+            of_folds.setdefault((row["arm"], tuple((key, row[key]) for key in keys), row["seed"]), []).append(float(row[config.metric]))
+        self.single = {key: float(np.mean(values)) for key, values in of_folds.items()}
         self.by_case, self.seeds = cases.of_run, seeds
 
     def replicates(self, arm: str, chosen: Sequence[Cell]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What a comparison is, and the runs that it takes: one pretraining a replicate, one measurement a replicate, arm and cell.
 
 Replicate r gives the seed r to pretraining, label draw and fine-tuning of every arm, and replicates
-are planned one after the other, so that an interrupted grid is still a balanced comparison.
+are planned one after the other, so that an interrupted grid is still a balanced comparison. With folds,
+a replicate is all of this once a fold.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from medcl3d.config import STRICT, differences, load, plain
@@ -33,6 +35,7 @@ MODELS: dict[Command, str] = {
     "evaluate": "medcl3d.downstream.evaluate:EvaluateConfig",
 }
 SAMPLES_OF_AN_EVALUATION = 2000  # about as many as it takes the time of, forward and backward
+FOLD = "data.fold"
 COMPARED = ("pairs", "objective", "placebo")
 """What pretrainings may differ in without saying so; anything else is named in the comparison's file."""
 
@@ -78,6 +81,8 @@ class CompareConfig:
     stage       confirm, or screen: picks candidates, so nothing is tested
     screened    the file of the screening that this confirms: its seeds and its test patients are refused here
     across      files of comparisons of the same arms on other data, whose finished results are ranked together with this one's
+    folds       how many folds of the split (prepared with as many) a replicate goes through, each pretrained and measured on its own;
+                its number is the mean over them, so that every patient is tested once (default: one split)
     first_seed  replicates have the seeds first_seed, first_seed + 1, ...; what was screened is confirmed with new ones
     jobs        runs at once; on this machine they share the processors
     executor    local, or slurm: each run is a job of the cluster, which submitit sends (pip install 'medcl3d[slurm]')
@@ -99,6 +104,7 @@ class CompareConfig:
     stage: Literal["screen", "confirm"] = "confirm"
     screened: Path | None = None
     across: tuple[Path, ...] = ()
+    folds: Annotated[int, Field(ge=2)] | None = None
     first_seed: Whole = 0
     replicates: Count = 1
     metric: str = "dice"
@@ -129,6 +135,7 @@ class Run:
 
     planned    its resolved configuration
     needs      the folder of the pretraining that it starts from
+    fold       which fold of the split tests, None where there is one split
     elsewhere  the folder is not the planned one: it was made by this comparison with another out_dir
     """
 
@@ -141,12 +148,18 @@ class Run:
     folder: Path
     needs: Path | None
     planned: Mapping[str, Any]
+    fold: int | None = None
     elsewhere: bool = False
 
     @property
     def measures(self) -> bool:
         """Its result is a figure of an arm."""
         return self.command != "pretrain"
+
+    @property
+    def shown(self) -> bool:
+        """It stands for its replicate where one picture or configuration is enough: the first fold."""
+        return not self.fold
 
     @property
     def steps(self) -> int:
@@ -161,7 +174,8 @@ class Run:
         return self.steps * int(self.planned["train"].get("samples_per_step", 1))
 
     def __str__(self) -> str:
-        return ", ".join([f"{self.command} {self.name}", *(f"{k}={v}" for k, v in self.cell), f"replicate {self.seed}"])
+        fold = [] if self.fold is None else [f"fold {self.fold}"]
+        return ", ".join([f"{self.command} {self.name}", *(f"{k}={v}" for k, v in self.cell), f"replicate {self.seed}", *fold])
 
 
 def dotted(fields: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -230,6 +244,8 @@ def check_names(config: CompareConfig, name: str) -> None:
         if twice:
             raise fail(where, f"{' and '.join(map(repr, twice))} would share one folder; give them names that differ in letters or digits")
     vary = dotted(config.vary)
+    if FOLD in vary:
+        raise fail(f"vary.{FOLD}", "the pretrainings would stay with one fold; set `folds: 5`, and each fold is pretrained and measured")
     for key, values in vary.items():
         scalars = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
         if not scalars or not values or len(set(values)) < len(values):
@@ -245,7 +261,8 @@ def check_names(config: CompareConfig, name: str) -> None:
         both = [key for key in dotted(arm.set) if key in vary]
         if both:
             raise fail(f"arms.{arm_name}.set", f"{both[0]} varies over all arms; take it out of one of the two")
-    owned = [(where, key) for where, fields in _all_set(config) for key in dotted(fields) if key in ("seed", "out_dir", "init")]
+    own = ("seed", "out_dir", "init", *([FOLD] if config.folds else []))
+    owned = [(where, key) for where, fields in _all_set(config) for key in dotted(fields) if key in own]
     if owned:
         raise fail(f"{owned[0][0]}.{owned[0][1]}", "the comparison sets it itself; take it out")
 
@@ -260,18 +277,26 @@ def _all_set(config: CompareConfig) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _run(
-    command: Command, name: str, cell: Cell, seed: int, recipe: Recipe, sets: Sequence[Mapping[str, Any]], folder: Path, needs: Path | None
+    command: Command,
+    name: str,
+    cell: Cell,
+    seed: int,
+    fold: int | None,
+    recipe: Recipe,
+    sets: Sequence[Mapping[str, Any]],
+    folder: Path,
+    needs: Path | None,
 ) -> Run:
     values: dict[str, Any] = {}
     for fields in sets:
         values |= dotted(fields)
     if command != "pretrain":
         values["init"] = "scratch" if needs is None else str(needs)
-    values |= {"seed": seed, "out_dir": str(folder)}
+    values |= {"seed": seed, "out_dir": str(folder), **({} if fold is None else {FOLD: fold})}
     overrides = as_overrides(values)
     file = find_config(str(recipe.config))
     planned = plain(load(file, overrides, model_of(command)))
-    return Run(command, name, cell, seed, file, overrides, folder, needs, planned)
+    return Run(command, name, cell, seed, file, overrides, folder, needs, planned, fold)
 
 
 def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
@@ -284,15 +309,17 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
     measured_by, measurement = config.measured_by
     used = [p for p in config.pretrainings if any(arm.pretraining == p for arm in config.arms.values())]
     runs: list[Run] = []
-    for seed in range(config.first_seed, config.first_seed + config.replicates):
-        at = {p: config.out_dir / "pretrain" / slug(p) / f"seed_{seed}" for p in used}
+    seeds, folds = range(config.first_seed, config.first_seed + config.replicates), range(config.folds) if config.folds else (None,)
+    for seed, fold in itertools.product(seeds, folds):
+        last = Path(f"seed_{seed}") if fold is None else Path(f"seed_{seed}", f"fold_{fold}")
+        at = {p: config.out_dir / "pretrain" / slug(p) / last for p in used}
         for p in used:
             recipe = config.pretrainings[p]
-            runs.append(_run("pretrain", p, (), seed, recipe, (config.pretrain, recipe.set), at[p], None))
+            runs.append(_run("pretrain", p, (), seed, fold, recipe, (config.pretrain, recipe.set), at[p], None))
         for cell, (arm_name, arm) in itertools.product(cells(config), config.arms.items()):
-            folder = config.out_dir / measured_by / slug(arm_name) / slug("_".join(f"{k}={v}" for k, v in cell) or "all") / f"seed_{seed}"
+            folder = config.out_dir / measured_by / slug(arm_name) / slug("_".join(f"{k}={v}" for k, v in cell) or "all") / last
             needs = at[arm.pretraining] if arm.pretraining else None
-            runs.append(_run(measured_by, arm_name, cell, seed, measurement, (measurement.set, dict(cell), arm.set), folder, needs))
+            runs.append(_run(measured_by, arm_name, cell, seed, fold, measurement, (measurement.set, dict(cell), arm.set), folder, needs))
     check_fair(runs, config, name)
     return runs
 
@@ -312,10 +339,10 @@ def unfair(a: Run, b: Run, free: Iterable[str]) -> list[str]:
 
 
 def check_fair(runs: Sequence[Run], config: CompareConfig, name: str = "comparison") -> None:
-    """ConfigError unless runs of one command, cell and replicate differ only in what is compared."""
-    first: dict[tuple[str, Cell, int], Run] = {}
+    """ConfigError unless runs of one command, cell, replicate and fold differ only in what is compared."""
+    first: dict[tuple[str, Cell, int, int | None], Run] = {}
     for run in runs:
-        other = first.setdefault((run.command, run.cell, run.seed), run)
+        other = first.setdefault((run.command, run.cell, run.seed, run.fold), run)
         lines = unfair(other, run, free_fields(run.command, config))
         if lines:
             raise ConfigError(

@@ -37,10 +37,13 @@ def scores(runs: Sequence[Run], config: CompareConfig, endpoint: Mapping[str, Se
     endpoint: arm -> one number a replicate, in the order of the seeds of `runs`.
     """
     seeds = sorted({run.seed for run in runs})
-    found: dict[str, dict[int, dict[str, float]]] = {}
+    of_folds: dict[tuple[str, int], list[dict[str, float]]] = {}
     for run in runs:
         if not run.measures and (values := read_json(run.folder / SCORES).get("scores")):
-            found.setdefault(run.name, {})[run.seed] = values
+            of_folds.setdefault((run.name, run.seed), []).append(values)
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for (name, seed), rows in of_folds.items():
+        found.setdefault(name, {})[seed] = {score: float(np.mean([row[score] for row in rows])) for score in BETTER if _known(rows, score)}
     whole = {name: by_seed for name, by_seed in found.items() if len(by_seed) == len(seeds)}
     encoders = {
         name: {score: mean_interval([values[score] for values in by_seed.values()]) for score in BETTER if _known(by_seed.values(), score)}
@@ -96,7 +99,7 @@ def maps(runs: Sequence[Run]) -> list[Map]:
     found = []
     for run in runs:
         file = run.folder / FEATURES
-        if run.measures or run.seed != runs[0].seed or not file.is_file():
+        if run.measures or not run.shown or run.seed != runs[0].seed or not file.is_file():
             continue
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}

@@ -138,7 +138,8 @@ def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> d
         "seen": seen,
         "certainty": certainty,
         "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all {len(analysis.arms)} arms; "
-        f"{len(cases)} test cases. A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms.",
+        f"{len(cases)} test cases. A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms"
+        + (f", in each of {config.folds} folds; its number is the mean over them." if config.folds else "."),
         "endpoint": f"Declared endpoint: {analysis.metric} ({direction} is better), one number a replicate and arm{over}.",
         "tested": analysis.tested,
         "tests": tests(analysis),
@@ -236,7 +237,7 @@ def _cases(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _pictures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
-    first = [run for run in runs if run.seed == analysis.replicates[0]]
+    first = [run for run in runs if run.seed == analysis.replicates[0] and run.shown]
 
     def gallery(command: str, file: str, alt: str, cell: Cell) -> list[dict[str, str]]:
         chosen = [run for run in first if run.command == command and run.cell == cell and (run.folder / "pictures" / file).is_file()]
@@ -262,7 +263,8 @@ def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
         if run.cell not in ((), cell) or not file.is_file():
             continue
         rows = [row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()) if "loss" in row]
-        curve = Curve(f"replicate {run.seed}", [row["step"] for row in rows], [row["loss"] for row in rows])
+        fold = "" if run.fold is None else f", fold {run.fold}"
+        curve = Curve(f"replicate {run.seed}{fold}", [row["step"] for row in rows], [row["loss"] for row in rows])
         panels.setdefault(f"{run.command}: {run.name}", []).append(curve)
     return loss_panels(panels)
 
@@ -271,7 +273,7 @@ def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """In what each pretraining and each arm of one replicate differs from the first, a line a field."""
     rows: list[dict[str, Any]] = []
     for command in MODELS:
-        same = [run for run in runs if run.command == command and run.seed == runs[0].seed]
+        same = [run for run in runs if run.command == command and run.seed == runs[0].seed and run.shown]
         same = [run for run in same if run.cell == same[0].cell]
         for run in same[1:]:
             lines = [line for line in differences(same[0].planned, run.planned) if not line.startswith("out_dir:")]
@@ -286,7 +288,7 @@ def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> d
     data = sorted({json.dumps(read_json(run.folder / "provenance.json").get("data")) for run in runs})
     documents = [{"title": "The comparison", "text": _yaml(plain(config))}]
     for run in runs:
-        if run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
+        if run.shown and run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
             text = f"{shlex.join(['python', *command_of(run)])}\n\n{_yaml(dict(run.planned))}"
             documents.append({"title": f"{run}: its command and its full configuration", "text": text})
     return {

@@ -19,9 +19,9 @@ from medcl3d.errors import DataError
 
 
 def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
-    """One row a finished fine-tuning: arm, the varied fields, seed, the mean of every metric, cases, folder.
+    """One row a finished fine-tuning: arm, the varied fields, seed, fold where there are some, the mean of every metric, cases, folder.
 
-    DataError where a result lacks the metric, is not a number, or where runs of one cell and replicate
+    DataError where a result lacks the metric, is not a number, or where runs of one cell, replicate and fold
     were trained or tested on different patients.
     """
     rows: list[dict[str, Any]] = []
@@ -39,12 +39,20 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
             )
         _check_split(run, results.get("split"), splits)
         scans = len({case["scan"] for case in results.get("cases", [])})
-        rows.append({"arm": run.name, **dict(run.cell), "seed": run.seed, **metrics, "num_cases": scans, "folder": str(run.folder)})
+        fold = {} if run.fold is None else {"fold": run.fold}
+        rows.append({"arm": run.name, **dict(run.cell), "seed": run.seed, **fold, **metrics, "num_cases": scans, "folder": str(run.folder)})
     return pd.DataFrame(rows)
 
 
 def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequence[int]) -> CaseValues:
-    """The metric of every test patient in every finished measurement of these replicates."""
+    """The metric of every test patient in every finished measurement of these replicates; none over folds, with the reason.
+
+    A patient who tests one fold trains the others, so that patients of different folds are no independent cases: the variance over
+    them has no unbiased estimate (Bengio and Grandvalet 2004), and intervals that take them for independent are too short
+    (Bates, Hastie and Tibshirani 2023).
+    """
+    if config.folds:
+        return CaseValues(why_not="with folds, patients train and test in turn and are no independent cases")
     found: dict[Key, tuple[float, dict[str, float]]] = {}
     for run in runs:
         if run.measures and run.seed in replicates:
@@ -55,7 +63,7 @@ def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequenc
 
 def _check_split(run: Run, split: Any, splits: dict[str, tuple[Path, Any]]) -> None:
     labels = [value for key, value in run.cell if key == "num_labelled"]
-    other, theirs = splits.setdefault(json.dumps([run.seed, labels]), (run.folder, split))
+    other, theirs = splits.setdefault(json.dumps([run.seed, run.fold, labels]), (run.folder, split))
     if split != theirs:
         raise DataError(
             f"{run.folder} and {other}: labelled or tested other patients in one replicate; delete both and run them on one prepared set"
@@ -63,11 +71,11 @@ def _check_split(run: Run, split: Any, splits: dict[str, tuple[Path, Any]]) -> N
 
 
 def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]:
-    """The seeds for which every arm has every cell."""
+    """The seeds for which every arm has every cell, in every fold."""
     if table.empty:
         return []
-    counts = table.groupby("seed").size()
-    return [int(seed) for seed, count in counts.items() if count == len(config.arms) * len(cells(config))]  # type: ignore[call-overload]
+    counts, expected = table.groupby("seed").size(), len(config.arms) * len(cells(config)) * (config.folds or 1)
+    return [int(seed) for seed, count in counts.items() if count == expected]  # type: ignore[call-overload]
 
 
 def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> list[Run]:

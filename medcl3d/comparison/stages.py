@@ -46,6 +46,11 @@ def _tested(files: Sequence[Path]) -> set[str]:
 
 
 def _to_test(runs: Sequence[Run]) -> set[str]:
-    """The test side of the data that the runs read, where it is prepared."""
-    roots = {str(run.planned["data"]["root"]) for run in runs if run.measures and "data" in run.planned}
-    return {str(patient) for root in roots for patient in read_json(Path(root) / "split.json").get("test", [])}
+    """The test side of the data that the runs read, where it is prepared; with folds, of each that tests."""
+    sides = {(str(run.planned["data"]["root"]), run.planned["data"].get("fold")) for run in runs if run.measures and "data" in run.planned}
+    found: set[str] = set()
+    for root, fold in sides:
+        split = read_json(Path(root) / "split.json")
+        folds = split.get("folds", [])
+        found |= set(map(str, split.get("test", []) if fold is None else folds[fold] if fold < len(folds) else []))
+    return found

@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from medcl3d.config import STRICT
 from medcl3d.data.manifest import Collection
-from medcl3d.data.splits import read_split
+from medcl3d.data.splits import Split, read_split
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError, MachineError
 from medcl3d.pairs import PairStrategy
 from medcl3d.pairs.companions import Companions
 from medcl3d.pairs.placebo import permutes_points
-from medcl3d.registry import Size
+from medcl3d.registry import Size, Whole
 from medcl3d.training.seeding import Stream, generator
 from medcl3d.types import Keys, PairBatch, Points, ViewGroup, ViewSpec
 
@@ -40,12 +40,14 @@ class DataConfig:
     smaller_than_patch    what happens to scans smaller than a patch along some axis: `error`, `pad`
                           (with the scan's own background; points are never drawn there) or `skip`
     modalities            only scans of these (default: all)
+    fold                  which fold tests, 0 to K - 1, where the scans were prepared with folds=K (default: train and test of split.json)
     """
 
     root: Path
     patch_size: Size = (32, 32, 32)
     smaller_than_patch: Literal["error", "pad", "skip"] = "error"
     modalities: tuple[str, ...] | None = None
+    fold: Whole | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,12 @@ def scans_in_use(store: Store, config: DataConfig, patients: Sequence[str] | Non
 
 def pretraining_scans(store: Store, config: DataConfig) -> ScansInUse:
     """The scans of the patients in the training part of the split: a test patient never enters pretraining."""
-    split = read_split(config.root / "split.json", store.collection.table["patient"])
-    return scans_in_use(store, config, split.train)
+    return scans_in_use(store, config, split_of(store, config).train)
+
+
+def split_of(store: Store, config: DataConfig) -> Split:
+    """Who trains and who tests: of split.json, or of one of its folds. ConfigError, DataError where it does not fit."""
+    return read_split(config.root / "split.json", store.collection.table["patient"]).of_fold(config.fold)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from medcl3d.data.nifti import read_header
 from medcl3d.data.packing import StoreAs
 from medcl3d.data.scan import SCHEMA, Crop, LabelInterpolation, Outcome, ScanTask, stored_names
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.splits import SIDES, Split, make_split, write_split
+from medcl3d.data.splits import Split, make_folds, make_split, write_split
 from medcl3d.data.workers import run_tasks
 from medcl3d.errors import ConfigError, DataError, MachineError
 from medcl3d.registry import Choice, Fraction, Positive
@@ -49,6 +49,7 @@ class PrepareOptions:
     store_as          float16, or int16 with a scale a scan: finer, and whole numbers stay whole
     test_fraction     of the patients, where the manifest has no split
     validation_fraction  of the patients too: they train nothing, and choices are made on them (`measured_on: validation`)
+    folds             2 or more: the patients are dealt out to as many folds, in the place of test_fraction (`data.fold: 0` tests the first)
     max_bad_fraction  of the scans that may be refused before it stops; one may be in any case
     workers           processes; 0: as many as there are processors, up to 8
     """
@@ -65,6 +66,7 @@ class PrepareOptions:
     store_as: StoreAs = "float16"
     test_fraction: Fraction = 0.25
     validation_fraction: Fraction = 0.0
+    folds: Annotated[int, Field(ge=2)] | None = None
     max_bad_fraction: Fraction = 0.01
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0, le=256)] = 0
@@ -272,8 +274,7 @@ def _finish(
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
         raise DataError(f"{out}: scans differ in their number of channels {dict(channels)} (for example {example}); prepare them apart")
-    fractions = {"test_fraction": options.test_fraction, "validation_fraction": options.validation_fraction}
-    split = make_split(table, seed=options.seed, **fractions)
+    split = _split(table, options)
     warnings = _same_content(stored, table, split)
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in _classes(stored)}
     write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
@@ -294,6 +295,12 @@ def _finish(
     return Prepared(counts["ok"], there, counts["refused"], counts["skipped"], warnings)
 
 
+def _split(table: pd.DataFrame, options: PrepareOptions) -> Split:
+    if options.folds is not None:
+        return make_folds(table, folds=options.folds, seed=options.seed, validation_fraction=options.validation_fraction)
+    return make_split(table, test_fraction=options.test_fraction, seed=options.seed, validation_fraction=options.validation_fraction)
+
+
 def _missing_cells(table: pd.DataFrame) -> list[str]:
     """How many scans lack what others have: strategies of metadata leave those out, or learn less from them."""
     counts = {name: int(table[name].isin(MISSING).sum()) for name in table if name not in (*PATH_COLUMNS, "split")}
@@ -306,7 +313,7 @@ def _classes(stored: Sequence[dict[str, Any]]) -> list[int]:
 
 def _same_content(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Split) -> tuple[str, ...]:
     """The same voxels under two patients: said; on two sides of the split: DataError, since the test would be no test."""
-    side = {patient: name for name in SIDES for patient in getattr(split, name)}
+    side = {patient: name for name, patients in split.parts.items() for patient in patients}
     by_hash: dict[str, list[tuple[str, str]]] = {}
     for description, patient in zip(stored, table["patient"], strict=True):
         by_hash.setdefault(description["sha256"], []).append((description["scan"], patient))
@@ -316,7 +323,7 @@ def _same_content(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: 
         if len(patients) < 2:
             continue
         scans = ", ".join(f"{scan} of {patient}" for scan, patient in same)
-        if len(sides := [name for name in SIDES if name in {side[patient] for patient in patients}]) > 1:
+        if len(sides := [name for name in split.parts if name in {side[patient] for patient in patients}]) > 1:
             raise DataError(f"the same file is in {' and in '.join(sides)}: {scans}; give both scans one patient, or drop one")
         lines.append(f"the same file under two patients: {scans}")
     return tuple(lines)

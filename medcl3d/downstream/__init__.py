@@ -41,7 +41,8 @@ class Evaluation:
 class Task(Protocol):
     """What every task of this package provides; its fields are its configuration.
 
-    decodes  True where the task needs a decoder
+    decodes             True where the task needs a decoder
+    each_stratum_first  (may be absent) True where few labelled patients are to hold one of every stratum before two of any
     """
 
     decodes: ClassVar[bool]

@@ -18,9 +18,11 @@ from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
 from medcl3d.downstream.heads import Classifier
+from medcl3d.downstream.probes import Labelled, Probe, check_classes
 from medcl3d.encoders.network import Network
 from medcl3d.errors import ConfigError
 from medcl3d.evaluation.classification import classification_metrics
+from medcl3d.evaluation.statistics import Interval
 from medcl3d.training.distributed import all_mean
 from medcl3d.types import Box, Loss, Triple
 
@@ -56,6 +58,22 @@ class CropClassification(ABC):
         """``Float[K]``: the weight of each class in the loss."""
         return np.ones(len(self.class_names(store)))
 
+    def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
+        """``Float[N]``: the weights of the classes of some crops."""
+        return torch.from_numpy(self.weights(store, scans)).float()[targets]
+
+    def labels(self, store: Store, examples: Sequence[Example]) -> np.ndarray:
+        """``Int64[N]``: the class indices of examples."""
+        return np.array([example.target for example in examples])
+
+    def asked(
+        self, probe: Probe, known: Labelled, features: np.ndarray, examples: Sequence[Example], store: Store, seed: int
+    ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
+        """What a probe says of the test examples: metrics, and one row an example. DataError where it learnt of one class only."""
+        names = self.class_names(store)
+        check_classes(known, names)
+        return measured(probe.probabilities(known, features, len(names), seed), examples, names, store, seed)
+
     def model(self, network: Network, store: Store) -> Classifier:
         """Network and a linear head."""
         return Classifier(network, len(self.class_names(store)))
@@ -66,9 +84,7 @@ class CropClassification(ABC):
 
     def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
         """Weighted cross-entropy of one rank's crops, augmented."""
-        with torch.no_grad(), torch.autocast(batch.voxels.device.type, enabled=False):
-            voxels = recipe.apply(batch.voxels, batch.parameters, batch.spacing_mm).voxels
-        logits: Tensor = model(voxels)
+        logits: Tensor = model(batch.augmented(recipe))
         with torch.autocast(logits.device.type, enabled=False):
             # Weights have mean 1 over the scans: dividing by their sum in a batch would let a batch of one class ignore them.
             value = (batch.weights * F.cross_entropy(logits.float(), batch.targets, reduction="none")).mean()
@@ -95,7 +111,7 @@ class CropClassification(ABC):
 
 def measured(
     probabilities: np.ndarray, examples: Sequence[Example], names: Sequence[str], store: Store, seed: int
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
     """Metrics of ``probabilities [N, K]`` with intervals over patients, and one row an example."""
     table = store.collection.table
     patients = [str(table["patient"].iloc[example.scan]) for example in examples]

@@ -12,16 +12,17 @@ from pydantic.dataclasses import dataclass
 
 from medcl3d.config import STRICT, choice_of, load, part_of, plain
 from medcl3d.data.atomic import write_json
-from medcl3d.data.loader import DataConfig, pretraining_scans
-from medcl3d.data.splits import Measured, Split, read_split
+from medcl3d.data.loader import DataConfig, pretraining_scans, split_of
+from medcl3d.data.splits import Measured, Split
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
-from medcl3d.downstream.classification import CropClassification, measured
+from medcl3d.downstream.classification import CropClassification
 from medcl3d.downstream.examples import Example, answers, covering_crops
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.landmarks import Landmarks
-from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, check_classes
+from medcl3d.downstream.multilabel import Multilabel
+from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
@@ -39,7 +40,7 @@ class EvaluateConfig:
     """An evaluation of a frozen encoder: which scans, which encoder, what is asked.
 
     init          scratch (an untrained encoder: the control), a pretraining's run folder, or its encoder.safetensors
-    task          whose examples linear and knn learn from the training side and answer on the test side
+    task          with classes or findings, whose examples linear and knn learn from the training side and answer on the test side
     num_labelled  training patients whose labels are used (default: all)
     linear, knn, retrieval    the probes; one at least, null for none
     crop_retrieval            retrieval among the task's test examples, as `{same: class, differ: patient}`
@@ -96,9 +97,11 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     if config.task is None and of_task:
         raise ConfigError("linear, knn and crop_retrieval need a task with classes, as in `task: {classification: {target: sex}}`")
     store = Store.open(config.data.root)
-    split = read_split(config.data.root / "split.json", store.collection.table["patient"]).measured_on(config.measured_on)
+    split = split_of(store, config.data).measured_on(config.measured_on)
     if config.task is not None:
-        _task(config.task, store)
+        task = _task(config.task, store)
+        if config.crop_retrieval is not None and not isinstance(task, CropClassification):
+            raise ConfigError(f"crop_retrieval: a scan of {config.task.name} has no single class to be retrieved by; ask linear or knn")
     seed_weights(config.seed)
     network = build_network(config.encoder, store.num_channels, decoder=False)
     check_patch_size(network, config.data.patch_size)
@@ -108,8 +111,11 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     return store, split, network, notes
 
 
-def _task(choice: Choice, store: Store) -> CropClassification:
+def _task(choice: Choice, store: Store) -> CropClassification | Multilabel:
     task = TASKS.build(choice)
+    if isinstance(task, Multilabel):
+        task.truth(store)
+        return task
     if not isinstance(task, CropClassification):
         raise ConfigError(f"task = {choice.name}: it has no classes of crops for a probe to learn; fine-tune it instead")
     task.class_names(store)
@@ -140,15 +146,15 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
         say(f"{config.task.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, asked of {len(asked.rows)} test scans")
         train, test = (task.examples(store, [int(row) for row in side.rows], config.data.patch_size) for side in (scans, asked))
         patients = store.collection.table["patient"].astype(str).to_numpy()
-        known = Labelled(frozen.features(train), np.array([e.target for e in train]), tuple(patients[e.scan] for e in train))
-        names, features = task.class_names(store), frozen.features(test)
-        check_classes(known, names)
+        known = Labelled(frozen.features(train), task.labels(store, train), tuple(patients[e.scan] for e in train))
+        features = frozen.features(test)
         for name, probe in (("linear", config.linear), ("knn", config.knn)):
             if probe is not None:
-                found, rows = measured(probe.probabilities(known, features, len(names), config.seed), test, names, store, config.seed)
+                found, rows = task.asked(probe, known, features, test, store, config.seed)
                 metrics |= {f"{name}/{key}": value for key, value in found.items()}
                 cases += [{"probe": name, **row} for row in rows]
-        if config.crop_retrieval is not None:
+        if config.crop_retrieval is not None and isinstance(task, CropClassification):
+            names = task.class_names(store)
             crops = store.collection.table.iloc[[e.scan for e in test]].assign(**{"class": [names[e.target] for e in test]})
             found, rows = config.crop_retrieval.measure(known.features, features, crops, config.seed)
             metrics |= {f"crop_retrieval/{key}": value for key, value in found.items()}

@@ -37,8 +37,8 @@ class CropBatch:
     """Crops with one class each, and how they will be augmented.
 
     voxels      ``Float[N, C, D, H, W]``
-    targets     ``Int64[N]`` class indices, or ``Float32[N]`` numbers
-    weights     ``Float[N]`` of each crop in the loss
+    targets     ``Int64[N]`` class indices, ``Float32[N]`` numbers, or ``Float32[N, K]`` findings, NaN where not known
+    weights     ``Float`` of each target in the loss, in their shape
     spacing_mm  ``Float64[N, 3]``
     parameters  of the view recipe, stacked
     scans, boxes  where each crop comes from
@@ -62,15 +62,21 @@ class CropBatch:
         tensors = (move(self.voxels), move(self.targets), move(self.weights), move(self.spacing_mm))
         return CropBatch(*tensors, parameters, self.scans, self.boxes)
 
+    def augmented(self, recipe: Any) -> Tensor:
+        """``Float[N, C, D, H, W]``: the voxels as the recipe makes them, in full precision."""
+        with torch.no_grad(), torch.autocast(self.voxels.device.type, enabled=False):
+            voxels: Tensor = recipe.apply(self.voxels, self.parameters, self.spacing_mm).voxels
+        return voxels
+
 
 class DrawsCrops(Protocol):
     """What a task tells the dataset: where to look in a scan, and what is to be seen there."""
 
-    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int | float]:
-        """A box of a training scan, and the index of its class or its number."""
+    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int | float | tuple[float, ...]]:
+        """A box of a training scan, and the index of its class, its number, or its findings."""
 
-    def weights(self, store: Store, scans: np.ndarray) -> np.ndarray | None:
-        """``Float[K]``: the weight of each class in the loss, when training on these scans; None where there are no classes."""
+    def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
+        """``Float`` of the shape of some crops' targets: their weights in the loss, when training on these scans."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,10 @@ class CropDataset(Dataset[CropBatch]):
         drawn = [self.task.draw(self.store, scan, self.patch_size, rng(i, Stream.SAMPLE)) for i, scan in enumerate(scans)]
         parameters = [self.recipe.draw(rng(i, Stream.VIEW), self.patch_size) for i in range(per_rank)]
         targets = torch.tensor([target for _, target in drawn])
-        of_classes = self.task.weights(self.store, np.unique(self.plan.anchors))
         return CropBatch(
             voxels=read_crops(self.store, [(scan, box) for scan, (box, _) in zip(scans, drawn, strict=True)]),
             targets=targets,
-            weights=torch.ones(per_rank) if of_classes is None else torch.from_numpy(of_classes).float()[targets],
+            weights=self.task.weigh(self.store, np.unique(self.plan.anchors), targets),
             spacing_mm=torch.stack([torch.from_numpy(self.store.spacing_mm(scan)) for scan in scans]),
             parameters={key: torch.stack([torch.as_tensor(one[key]) for one in parameters]) for key in parameters[0]},
             scans=tuple(scans),

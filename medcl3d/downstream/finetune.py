@@ -16,8 +16,8 @@ from torch import nn
 
 from medcl3d.config import STRICT, choice_of, load, plain
 from medcl3d.data.atomic import replacing, write_json
-from medcl3d.data.loader import DataConfig, Plan, ScansInUse, batches_from
-from medcl3d.data.splits import Measured, read_split
+from medcl3d.data.loader import DataConfig, Plan, ScansInUse, batches_from, split_of
+from medcl3d.data.splits import Measured
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation, Task
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
@@ -93,7 +93,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
         raise ConfigError(f"train.grad_cache = {config.train.grad_cache}: a fine-tuning has no negatives to keep together; set it to 0")
     store = Store.open(config.data.root)
     task: Task = TASKS.build(config.task)
-    split = read_split(config.data.root / "split.json", store.collection.table["patient"]).measured_on(config.measured_on)
+    split = split_of(store, config.data).measured_on(config.measured_on)
     train, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
     test = scans_to_test(store, config.data, task, split, config.task.name)
     seed_weights(config.seed)

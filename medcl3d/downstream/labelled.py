@@ -21,7 +21,7 @@ def labelled_scans(
     patients = able.collection.table["patient"]
     # A patient with scans of several classes counts for that of the first.
     strata = {p: task.stratum(store, int(row)) for p, row in zip(patients[::-1], able.rows[::-1], strict=True)}
-    labelled = draw_labelled(split, list(strata), num or len(strata), seed, strata)
+    labelled = draw_labelled(split, list(strata), num or len(strata), seed, strata, getattr(task, "each_stratum_first", False))
     keep = np.flatnonzero(patients.isin(labelled))
     return ScansInUse(able.collection.take(keep), able.rows[keep], able.left_out), labelled
 

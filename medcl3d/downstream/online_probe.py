@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -72,8 +71,9 @@ class Asked:
             answers(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype) for side in (self.teach, self.ask)
         )
         network.train()
-        known = Labelled(teach, _targets(self.teach), tuple(self.patient[example.scan] for example in self.teach))
-        return {METRIC: balanced_accuracy(LinearProbe().probabilities(known, ask, len(self.names), 0), _targets(self.ask))}
+        truth = self.task.labels(self.store, self.ask)
+        known = Labelled(teach, self.task.labels(self.store, self.teach), tuple(self.patient[example.scan] for example in self.teach))
+        return {METRIC: balanced_accuracy(LinearProbe().probabilities(known, ask, len(self.names), 0), truth)}
 
 
 def _task(choice: Choice) -> CropClassification:
@@ -81,7 +81,3 @@ def _task(choice: Choice) -> CropClassification:
     if not isinstance(task, CropClassification):
         raise ConfigError(f"probe.task = {choice.name}: it has no classes of crops for a probe to learn")
     return task
-
-
-def _targets(examples: Sequence[Example]) -> np.ndarray:
-    return np.array([example.target for example in examples])

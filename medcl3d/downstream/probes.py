@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 import pandas as pd
@@ -27,11 +27,18 @@ MAX_ITERATIONS = 1000
 
 @plain_dataclass(frozen=True)
 class Labelled:
-    """Features ``[N, F]`` with class indices ``[N]`` and patients."""
+    """Features ``[N, F]`` with class indices ``[N]`` (of findings: ``Float[N, K]``, NaN where not known) and patients."""
 
     features: np.ndarray
     targets: np.ndarray
     patients: tuple[str, ...]
+
+
+class Probe(Protocol):
+    """What learns classes from labelled features, and answers for others."""
+
+    def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+        """``Float64[N, K]`` of the test features ``[N, F]``."""
 
 
 def standardiser(train: np.ndarray) -> StandardScaler:
@@ -47,7 +54,7 @@ class LinearProbe:
     """Logistic regression on standardised features, classes weighted equally.
 
     inverse_strengths  of the penalty on squared weights (scikit-learn's C); the one that is best in cross-validation
-                       over the training patients is taken, the middle one where there are fewer patients than folds
+                       over the training patients is taken, the middle one where no two classes have as many patients as folds
     folds              of that cross-validation
 
     Source: Alain and Bengio 2017, Understanding intermediate layers using linear classifier probes.
@@ -62,7 +69,7 @@ class LinearProbe:
         middle = self.inverse_strengths[len(self.inverse_strengths) // 2]
         model = LogisticRegression(C=middle, max_iter=MAX_ITERATIONS, class_weight="balanced")
         x = scale.transform(train.features)
-        if len(set(train.patients)) >= self.folds and len(self.inverse_strengths) > 1:
+        if len(self.inverse_strengths) > 1 and _fewest_patients_of_two(train) >= self.folds:
             folds = StratifiedGroupKFold(self.folds, shuffle=True, random_state=seed)
             search = GridSearchCV(model, {"C": list(self.inverse_strengths)}, scoring="balanced_accuracy", cv=folds)
             model = search.fit(x, train.targets, groups=np.array(train.patients)).best_estimator_
@@ -86,6 +93,12 @@ class NearestNeighbours:
         model = KNeighborsClassifier(min(self.k, len(train.targets)), metric="cosine")
         model.fit(scale.transform(train.features), train.targets)
         return _spread(model.predict_proba(scale.transform(test)), model.classes_, num_classes)
+
+
+def _fewest_patients_of_two(train: Labelled) -> int:
+    """How many patients the second of the two commonest classes has: with fewer than folds, a fold would hold one class only."""
+    patients = np.array(train.patients)
+    return sorted(len(set(patients[train.targets == k].tolist())) for k in np.unique(train.targets))[-2:][0]
 
 
 def _spread(probabilities: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:

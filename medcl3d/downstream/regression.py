@@ -111,14 +111,13 @@ class Regression:
         mean, scale = self._units[store.root]
         return random_crop(store, scan, patch_size, rng), (float(self.values(store)[scan]) - mean) / scale
 
-    def weights(self, store: Store, scans: np.ndarray) -> None:
+    def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
         """All scans weigh the same."""
+        return torch.ones(len(targets))
 
     def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
         """Smooth L1 of one rank's crops, augmented."""
-        with torch.no_grad(), torch.autocast(batch.voxels.device.type, enabled=False):
-            voxels = recipe.apply(batch.voxels, batch.parameters, batch.spacing_mm).voxels
-        found: Tensor = model(voxels)
+        found: Tensor = model(batch.augmented(recipe))
         with torch.autocast(found.device.type, enabled=False):
             value = F.smooth_l1_loss(found.float(), batch.targets.float())
         return Loss(value, {"loss": all_mean(value.detach())})

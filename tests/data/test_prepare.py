@@ -186,6 +186,9 @@ def test_the_same_content_under_two_patients(cohort, tmp_path) -> None:
     table.to_csv(cohort / "manifest.csv", index=False)
     result = prepare("csv", cohort, tmp_path / "out", options=ONE)
     assert result.warnings == ("the same file under two patients: 000 of 000, 002 of 001",)
+    table.drop(columns="split").to_csv(cohort / "manifest.csv", index=False)
+    with pytest.raises(DataError, match=r"the same file is in fold \d and in fold \d: 000 of 000, 002 of 001"):
+        prepare("csv", cohort, tmp_path / "folds", options=PrepareOptions(workers=1, folds=3))
     table["split"] = ["train"] * 2 + ["test"] * 2 + ["train"] * 2
     table.to_csv(cohort / "manifest.csv", index=False)
     with pytest.raises(DataError, match="in train and in test: 000 of 000, 002 of 001"):

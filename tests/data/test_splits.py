@@ -4,8 +4,10 @@ import json
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from medcl3d.data.splits import Split, draw_labelled, make_split, read_split, write_split
+from medcl3d.data.splits import Split, draw_labelled, make_folds, make_split, read_split, write_split
 from medcl3d.errors import ConfigError, DataError
 
 
@@ -63,6 +65,12 @@ def test_the_manifest_may_name_validation_patients() -> None:
         ({"schema": 2, "train": ["a"], "test": ["b"]}, "schema is 2"),
         ({"schema": 1, "train": [1], "test": ["b"]}, "quotes"),
         ({"schema": 1, "train": ["a"]}, "test"),
+        ({"schema": 1, "train": ["a", "b"], "test": ["c"], "folds": [["c", "a"], ["a", "b"]]}, "in fold 0 and in fold 1: a"),
+        ({"schema": 1, "train": ["a", "b"], "test": ["c"], "folds": [["c"], ["a"]]}, "1 differ: b"),
+        ({"schema": 1, "train": ["a"], "test": ["c"], "validation": ["b"], "folds": [["c"], ["a", "b"]]}, "in fold 1 and in validation: b"),
+        ({"schema": 1, "train": ["a", "b"], "test": ["c"], "folds": [["a", "b", "c"]]}, "two folds or more"),
+        ({"schema": 1, "train": ["a", "b"], "test": ["c"], "folds": [["a", "b", "c"], []]}, "two folds or more"),
+        ({"schema": 1, "train": ["a", "b"], "test": ["c"], "folds": ["abc"]}, "lists of patient ids"),
     ],
 )
 def test_a_wrong_split_is_refused_with_its_ids(tmp_path, content, fault) -> None:
@@ -99,3 +107,60 @@ def test_few_labelled_patients_hold_their_share_of_each_class() -> None:
     alike = dict.fromkeys(split.train, 0)
     assert draw_labelled(split, split.train, 7, 3, alike) == draw_labelled(split, split.train, 7, 3)
     assert len({draw_labelled(split, split.train, 7, seed, strata) for seed in range(5)}) == 5
+
+
+cohorts = st.tuples(st.integers(0, 30), st.integers(0, 30)).filter(lambda counts: sum(counts) >= 8)
+
+
+@given(counts=cohorts, folds=st.integers(2, 6), fraction=st.sampled_from([0.0, 0.2]), seed=st.integers(0, 99))
+def test_every_patient_tests_in_one_fold_and_trains_in_the_others(counts: tuple[int, int], folds: int, fraction: float, seed: int) -> None:
+    labelled, bare = counts
+    manifest = table(labelled + bare, labelled)
+    split = make_folds(manifest, folds=folds, seed=seed, validation_fraction=fraction)
+    everyone = set(manifest["patient"])
+    assert sorted([*(p for fold in split.folds for p in fold), *split.validation]) == sorted(everyone)
+    assert len(split.validation) == round(fraction * labelled) + round(fraction * bare)
+    for has_label in (True, False):
+        sizes = [sum((int(p) < labelled) == has_label for p in fold) for fold in split.folds]
+        assert max(sizes) - min(sizes) <= 1
+    totals = [len(fold) for fold in split.folds]
+    assert max(totals) - min(totals) <= 1
+    for number in range(folds):
+        one = split.of_fold(number)
+        assert one.test == split.folds[number] and set(one.train) == everyone - set(one.held_out)
+        assert set(one.held_out) == {*one.test, *split.validation} and one.validation == split.validation
+    assert split.of_fold(None) == split == split.of_fold(0)
+    assert split == make_folds(manifest[::-1], folds=folds, seed=seed, validation_fraction=fraction)
+
+
+@given(folds=st.integers(2, 5), seed=st.integers(0, 99))
+def test_fewer_labelled_patients_of_a_fold_are_a_part_of_more(folds: int, seed: int) -> None:
+    split = make_folds(table(30, 20), folds=folds, seed=seed)
+    strata = {f"{i:03d}": i % 3 for i in range(20)}
+    for number in range(folds):
+        one, before = split.of_fold(number), set[str]()
+        for num in (1, 2, 5, 9):
+            drawn = set(draw_labelled(one, list(strata), num, seed, strata))
+            assert before <= drawn and not drawn & set(one.test) and len(drawn) == num
+            before = drawn
+
+
+def test_folds_survive_the_disk_and_a_split_without_them_is_written_as_ever(tmp_path) -> None:
+    split, path = make_folds(table(9, 4), folds=3, seed=0), tmp_path / "split.json"
+    write_split(path, split, 0)
+    assert read_split(path, table(9, 9)["patient"]) == split
+    content = json.loads(path.read_text())
+    assert list(content) == ["schema", "seed", "train", "test", "folds"] and content["test"] == content["folds"][0]
+    write_split(path, make_split(table(9, 4), test_fraction=0.25, seed=0), 0)
+    assert list(json.loads(path.read_text())) == ["schema", "seed", "train", "test"]
+    with pytest.raises(ConfigError, match=r"data\.fold = 0: the split has no folds; prepare the scans with folds=5"):
+        read_split(path, table(9, 9)["patient"]).of_fold(0)
+    with pytest.raises(ConfigError, match=r"data\.fold = 3: the split has the folds 0 to 2"):
+        split.of_fold(3)
+
+
+def test_folds_that_cannot_be_dealt_are_refused() -> None:
+    with pytest.raises(DataError, match="folds = 5: there are 4 patients"):
+        make_folds(table(4, 4), folds=5, seed=0)
+    with pytest.raises(DataError, match="column split who tests"):
+        make_folds(table(4, 4, "train"), folds=2, seed=0)

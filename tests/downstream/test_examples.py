@@ -20,8 +20,8 @@ class ByParity:
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
         return random_crop(store, scan, patch_size, rng), scan % 2
 
-    def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
-        return np.array([0.5, 2.0])
+    def weigh(self, store: Store, scans: np.ndarray, targets: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([0.5, 2.0])[targets]
 
 
 @pytest.mark.parametrize("size", [(8, 8, 8), (7, 24, 5), (32, 30, 6), (64, 64, 64)])

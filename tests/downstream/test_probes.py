@@ -38,6 +38,15 @@ def test_few_patients_need_no_folds() -> None:
     assert NearestNeighbours(k=500).probabilities(train, train.features, 3, 0).shape == (10, 3)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_class_of_fewer_patients_than_folds_leaves_the_penalty_in_the_middle() -> None:
+    """A fold without it could neither teach nor be asked; many patients of one class do not change that."""
+    known = features(30, 0, 2.0)
+    rare = Labelled(known.features, (np.arange(150) < 10).astype(int), known.patients)  # of two patients
+    chosen = LinearProbe(inverse_strengths=(1e-4, 1e-2, 1e-1)).probabilities(rare, known.features, 2, 0)
+    assert chosen == pytest.approx(LinearProbe(inverse_strengths=(1e-2,)).probabilities(rare, known.features, 2, 0))
+
+
 def test_one_class_is_refused() -> None:
     with pytest.raises(DataError, match="all labelled examples are liver"):
         check_classes(Labelled(np.zeros((3, 2)), np.zeros(3, dtype=int), ("a", "b", "c")), ("liver", "spleen"))
