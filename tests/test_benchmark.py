@@ -1,6 +1,7 @@
 """The benchmark runs on its own data, compares like with like, and writes what it prints."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from medcl3d.benchmarks.losses import LIGHTLY, OURS, PLAIN, losses
 from medcl3d.benchmarks.measure import Bench, Scale, Table, geometric, take_turns
 from medcl3d.benchmarks.page import update
 from medcl3d.benchmarks.pairs import pairs
+from medcl3d.benchmarks.stores import stores
 from medcl3d.benchmarks.views import torchio_transform, views
 from medcl3d.errors import ConfigError
 from medcl3d.pairs import PAIRS
@@ -32,6 +34,18 @@ def test_every_strategy_has_a_row_with_a_rate_or_a_reason(bench: Bench) -> None:
     assert all(len(row) == len(table.columns) for row in table.rows)
     rates = {row[0]: row[3] for row in table.rows}
     assert float(rates["augmented_views"].split()[0]) > 10
+
+
+def test_both_kinds_of_files_have_a_size_and_a_rate(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("blosc2")
+    rows = {row[0]: row[1:] for row in stores(bench).rows}
+    assert set(rows) == {"MB on the disk", "crops of 32 x 32 x 32 a second"}
+    on_disk = sum(path.stat().st_size for path in (bench.folder / "compressed" / "store").glob("*.b2nd")) / 1e6
+    assert rows["MB on the disk"][1] == f"{on_disk:.1f}" and float(rows["MB on the disk"][2]) < 0.9
+    fast, packed, ratio = (float(cell.split()[0]) for cell in rows["crops of 32 x 32 x 32 a second"])
+    assert ratio == pytest.approx(packed / fast, rel=0.05)
+    monkeypatch.setitem(sys.modules, "blosc2", None)
+    assert "pip install 'medcl3d[blosc2]'" in stores(bench).note
 
 
 def test_views_are_faster_than_torchio_for_each_crop(bench: Bench) -> None:
@@ -101,7 +115,7 @@ def test_only_what_was_measured_is_written_anew(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("names", "out", "said"), [(["vews"], None, "pairs, views, losses, grad_cache, step"), ([], Path("figures.txt"), r"\.md")]
+    ("names", "out", "said"), [(["vews"], None, "stores, pairs, views, losses, grad_cache, step"), ([], Path("figures.txt"), r"\.md")]
 )
 def test_a_wrong_name_or_file_is_said_before_anything_runs(names: list[str], out: Path | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -19,7 +19,7 @@ from medcl3d.cli import main
 
 ROOT = Path(__file__).parents[1]
 DISTRIBUTION = {"yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "SimpleITK": "simpleitk"}
-EXTRAS = ("dicom", "slurm")  # what only one command needs; where it is missing, that command says what to install
+EXTRAS = ("blosc2", "dicom", "slurm")  # what only one command needs; where it is missing, that command says what to install
 ORACLES = {"lightly"}  # measured beside ours where it is installed, and never needed
 NAMED = ("torch", "monai", "nibabel", "torchio", "einops", "tensorboard", "scikit-image", "pyyaml")
 

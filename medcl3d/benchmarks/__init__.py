@@ -1,6 +1,6 @@
-"""What this machine does in a second and holds in memory: pairs, views, losses, the gradient cache, a training step.
+"""What this machine does in a second and holds in memory: stores, pairs, views, losses, the gradient cache, a training step.
 
-Everything is measured on a simulated cohort that is made for it. Rates of pairs and views are per
+Everything is measured on a simulated cohort that is made for it. Rates of crops, pairs and views are per
 second of one core's processor time, so that what else the machine does counts little; those that are
 compared take turns in one run, and a ratio is given with its interval over these turns.
 """
@@ -17,10 +17,12 @@ from medcl3d.benchmarks.measure import Bench, Scale, Table
 from medcl3d.benchmarks.page import as_rich, describe_machine, update
 from medcl3d.benchmarks.pairs import pairs
 from medcl3d.benchmarks.step import step
+from medcl3d.benchmarks.stores import stores
 from medcl3d.benchmarks.views import views
 from medcl3d.errors import ConfigError
 
 BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
+    "stores": stores,
     "pairs": pairs,
     "views": views,
     "losses": losses,

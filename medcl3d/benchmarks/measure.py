@@ -55,12 +55,17 @@ class Bench:
     @cached_property
     def store(self) -> Store:
         """The prepared cohort."""
+        return self.prepared("store")
+
+    def prepared(self, name: str, **options: Any) -> Store:
+        """The same cohort in a folder of its own, prepared with options."""
         from medcl3d.data.options import prepare_options
         from medcl3d.data.prepare import prepare
 
-        given = prepare_options("simulated", {"num_patients": self.scale.num_patients, "shape": list(self.scale.shape), "workers": 1})
-        prepare("simulated", None, self.folder / "store", fields=given.fields, options=given.options)
-        return Store.open(self.folder / "store")
+        cohort = {"num_patients": self.scale.num_patients, "shape": list(self.scale.shape), "workers": 1}
+        given = prepare_options("simulated", cohort | options)
+        prepare("simulated", None, self.folder / name, fields=given.fields, options=given.options)
+        return Store.open(self.folder / name)
 
     def dataset(self, strategy: Any, recipe: Any, samples_per_step: int) -> PairDataset:
         """The loader's own dataset, as pretraining uses it. ConfigError, DataError where the strategy cannot work on this cohort."""

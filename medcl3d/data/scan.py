@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,8 @@ from urllib.parse import quote
 import nibabel
 import numpy as np
 
-from medcl3d.data.atomic import replacing, write_json
+from medcl3d.data.array_file import SUFFIXES, Container, write_array
+from medcl3d.data.atomic import write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
@@ -45,6 +45,7 @@ class ScanTask:
     crop: Crop = "none"
     label_interpolation: LabelInterpolation = "nearest"
     store_as: StoreAs = "float16"
+    store: Container = "npy"
 
     @staticmethod
     def like(options: Mapping[str, Any], scan: str, image: Path) -> ScanTask:
@@ -58,7 +59,7 @@ class ScanTask:
     def options(self) -> dict[str, Any]:
         """What the stored voxels depend on, beside the files."""
         wanted = asdict(self)
-        for name in ("scan", "image", "label", "atlas"):
+        for name in ("scan", "image", "label", "atlas", "store"):
             del wanted[name]
         return json.loads(json.dumps(wanted))
 
@@ -74,10 +75,10 @@ class Outcome:
     was_there: bool = False
 
 
-def stored_names(scan: str) -> tuple[str, str, str]:
+def stored_names(scan: str, store: Container = "npy") -> tuple[str, str, str]:
     """File names of a scan's voxels, label and description; an id may hold any character."""
     name = quote(scan, safe=" +=@,")
-    return f"{name}.npy", f"{name}.label.npy", f"{name}.json"
+    return f"{name}{SUFFIXES[store]}", f"{name}.label{SUFFIXES[store]}", f"{name}.json"
 
 
 def prepare_scan(task: ScanTask, store: Path) -> Outcome:
@@ -99,7 +100,7 @@ def prepare_scan(task: ScanTask, store: Path) -> Outcome:
 
 
 def _identity(task: ScanTask) -> dict[str, Any]:
-    """Size and time of the files, and the options: what makes a stored scan still the right one."""
+    """Size and time of the files, the options, and how it is stored: what makes a stored scan still the right one."""
 
     def of(path: Path) -> dict[str, Any]:
         try:
@@ -112,18 +113,18 @@ def _identity(task: ScanTask) -> dict[str, Any]:
 
     files = {"source": task.image, "label_source": task.label, "atlas_source": task.atlas}
     found = {name: of(path) if path else None for name, path in files.items()}
-    return {"schema": SCHEMA, "scan": task.scan, **found, "options": task.options()}
+    return {"schema": SCHEMA, "scan": task.scan, **found, "options": task.options(), "store": task.store}
 
 
 def _described(task: ScanTask, store: Path) -> dict[str, Any] | None:
     """The description of a stored scan whose files are whole, or None."""
-    image, label, description = (store / name for name in stored_names(task.scan))
+    image, label, description = (store / name for name in stored_names(task.scan, task.store))
     try:
         found = json.loads(description.read_text())
         whole = image.stat().st_size == found["stored_bytes"] and (task.label is None or label.stat().st_size == found["label_bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if whole else None
+    return {"store": "npy", **found} if whole else None  # before there was blosc2, nothing was said of it
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     ready = ready_scan(task)
     image, body = ready.image, ready.body
     label = read_label(task.label, image, task.classes) if task.label else None
-    names = [store / name for name in stored_names(task.scan)]
+    names = [store / name for name in stored_names(task.scan, task.store)]
     names[2].unlink(missing_ok=True)  # from here until the end the scan counts as absent
     description: dict[str, Any] = {
         **identity,
@@ -205,14 +206,14 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
         "num_nonfinite": image.num_nonfinite,
         "warnings": [*ready.warnings, *(label.warnings if label else ())],
     }
-    description["stored_sha256"], description["stored_bytes"] = _write(names[0], ready.stored)
+    description["stored_sha256"], description["stored_bytes"] = write_array(names[0], ready.stored)
     if label is not None:
         whole = _label_on_grid(replace(label, affine=ready.own_affine), task)
         classes = np.ascontiguousarray(whole[ready.window])
         lost = int(np.count_nonzero(whole) - np.count_nonzero(classes))
         if lost:
             description["warnings"].append(f"{lost} labelled voxels lie outside the body and were cropped off")
-        description["label_sha256"], description["label_bytes"] = _write(names[1], classes)
+        description["label_sha256"], description["label_bytes"] = write_array(names[1], classes)
         values, counts = np.unique(classes, return_counts=True)
         description["class_voxels"] = {str(v): int(n) for v, n in zip(values, counts, strict=True)}
     write_json(names[2], description)
@@ -276,10 +277,3 @@ def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, n
     from medcl3d.data.torchio_bridge import resample
 
     return resample(voxels, affine, spacing_mm, label=nearest)
-
-
-def _write(path: Path, values: np.ndarray) -> tuple[str, int]:
-    with replacing(path) as file:
-        np.save(file, values)
-        size = file.tell()
-    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest(), size

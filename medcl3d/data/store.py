@@ -1,4 +1,4 @@
-"""The store: prepared scans as memory maps, so that a crop costs no more than its own voxels."""
+"""The store: prepared scans in files of which a crop is read alone, so that it costs no more than its own voxels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medcl3d.data.array_file import AGAIN, Stored, import_blosc2, open_array
 from medcl3d.data.manifest import Collection, read_table
 from medcl3d.data.packing import AS_STORED, Scaling, scale, unpack
 from medcl3d.data.scan import SCHEMA, stored_names
@@ -36,7 +37,7 @@ class Store:
     num_channels: int
     label_names: dict[int, str]
     scans: tuple[dict[str, Any], ...]
-    _maps: OrderedDict[tuple[int, bool], np.ndarray] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _maps: OrderedDict[tuple[int, bool], Stored] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     @staticmethod
     def open(root: Path) -> Store:
@@ -54,6 +55,8 @@ class Store:
             if _but_kind(found["options"]) != _but_kind(summary["options"]):
                 raise DataError(f"{path}: scan {scan!r} was prepared with other options than the rest; {again}")
             scans.append(found)
+        if any(found.get("store") == "blosc2" for found in scans):
+            import_blosc2(root)
         collection = Collection.of(
             table.replace({"": np.nan, "n/a": np.nan}),
             np.array([s["shape"][1:] for s in scans], dtype=np.int64),
@@ -86,7 +89,7 @@ class Store:
 
     def read_volume(self, scan: int) -> np.ndarray:
         """A whole scan as ``Float32[C, D, H, W]``."""
-        return unpack(self._map(scan, is_label=False), self.scaling(scan))
+        return unpack(self._map(scan, is_label=False)[...], self.scaling(scan))
 
     def scaling(self, scan: int) -> Scaling:
         """How stored voxels come back: times the first, plus the second."""
@@ -106,7 +109,7 @@ class Store:
             raise DataError(f"{self.root}: scan {self._name(scan)!r} has no label")
         values = self._map(scan, is_label=True)
         if box is None:
-            return np.array(values, dtype=np.int16)
+            return np.array(values[...], dtype=np.int16)
         crop = np.zeros(box.size, dtype=np.int16)
         inside, target = _overlap(box, values.shape)
         if target is not None:
@@ -133,36 +136,34 @@ class Store:
         for is_label, key in ((False, "stored_sha256"), (True, "label_sha256")):
             if key not in self.scans[scan]:
                 continue
-            content = np.ascontiguousarray(self._map(scan, is_label=is_label))
+            content = np.ascontiguousarray(self._map(scan, is_label=is_label)[...])
             if hashlib.sha256(content.data).hexdigest() != self.scans[scan][key]:
                 path = self.path(scan, is_label=is_label)
-                raise DataError(f"{path}: the voxels changed after preparing; delete the file and run the same prepare command again")
+                raise DataError(f"{path}: the voxels changed after preparing; {AGAIN}")
 
     def _name(self, scan: int) -> str:
         return str(self.scans[scan]["scan"])
 
     def path(self, scan: int, *, is_label: bool = False) -> Path:
         """The file of a scan's voxels, or of its segmentation."""
-        return self.root / "store" / stored_names(self._name(scan))[1 if is_label else 0]
+        return self.root / "store" / stored_names(self._name(scan), self.scans[scan].get("store", "npy"))[1 if is_label else 0]
 
-    def _map(self, scan: int, *, is_label: bool) -> np.ndarray:
+    def _map(self, scan: int, *, is_label: bool) -> Stored:
         key = (scan, is_label)
         if key in self._maps:
             self._maps.move_to_end(key)
             return self._maps[key]
-        path = self.path(scan, is_label=is_label)
-        shape = tuple(self.scans[scan]["shape"])
-        try:
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); run the same prepare command again") from None
-        if values.shape != (shape[1:] if is_label else shape):
-            raise DataError(f"{path}: holds {values.shape} voxels, its description says {shape}; run the same prepare command again")
+        path, about = self.path(scan, is_label=is_label), self.scans[scan]
+        shape, dtype = tuple(about["shape"]), about["options"].get("store_as", "float16")
+        if is_label:
+            shape, dtype = shape[1:], "int16"
+        values = open_array(path)
+        if values.shape != shape or values.dtype != dtype:
+            raise DataError(f"{path}: holds {values.dtype} {values.shape}, its description says {dtype} {shape}; {AGAIN}")
         if len(self._maps) >= _max_open():
             self._maps.popitem(last=False)
-        # A plain array over the map: indexing np.memmap itself costs a Python call a slice.
-        self._maps[key] = values.view(np.ndarray)
-        return self._maps[key]
+        self._maps[key] = values
+        return values
 
 
 def _but_kind(options: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def _but_kind(options: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _max_open() -> int:
-    """Memory maps that a process may keep open: each holds a file descriptor, and others need some too."""
+    """Files that a process may keep open as memory maps: each holds a file descriptor, and others need some too."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 4096 if allowed == resource.RLIM_INFINITY else max(16, min(4096, allowed // 2))
 

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 import torchio as tio
 
+from medcl3d.data.array_file import open_array
 from medcl3d.data.loader import PairDataset, RawBatch, to_grid, view_affine
 from medcl3d.data.manifest import Collection
 from medcl3d.data.packing import AS_STORED, Scaling, unpack
@@ -148,7 +149,7 @@ def subject_of(store: Store, scans: dict[int, int]) -> tio.Subject:
 
 def read_stored(path: str | Path, *, affine: np.ndarray, scaling: Scaling = AS_STORED) -> tuple[torch.Tensor, np.ndarray]:
     """A whole stored scan, ``Float32[C, D, H, W]``, and its affine: a reader for TorchIO's images."""
-    return torch.from_numpy(unpack(np.load(path, allow_pickle=False), scaling)), affine
+    return torch.from_numpy(unpack(open_array(Path(path))[...], scaling)), affine
 
 
 class _SamplesOfRun(tio.SubjectsDataset):

@@ -19,6 +19,14 @@ def real() -> Path:
     return REAL
 
 
+@pytest.fixture(params=["npy", "blosc2"])
+def container(request: pytest.FixtureRequest) -> str:
+    """Each kind of files that a store may consist of."""
+    if request.param == "blosc2":
+        pytest.importorskip("blosc2")
+    return request.param
+
+
 @pytest.fixture
 def write_nifti(tmp_path: Path) -> Callable[..., Path]:
     """Write an array as a NIfTI file under tmp_path; `change` may spoil the header."""

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medcl3d.data.array_file import SUFFIXES
 from medcl3d.data.audit import audit
 from medcl3d.data.prepare import PrepareOptions, prepare
 from medcl3d.data.store import Store
@@ -86,7 +87,7 @@ def test_the_median_spacing_is_that_of_the_body_axes_and_not_of_the_files(tmp_pa
     np.testing.assert_allclose(Store.open(tmp_path / "out").collection.spacings, [[3, 1, 2]] * 3, rtol=1e-4)
 
 
-def test_it_goes_on_after_being_killed(cohort, tmp_path) -> None:
+def test_it_goes_on_after_being_killed(cohort, tmp_path, container) -> None:
     """SIGKILL after the second scan: whole scans stay, the rest is made, nothing differs from an unbroken run."""
     code = (
         "import os, signal, sys; from pathlib import Path; from medcl3d.data import scan, workers; from medcl3d.data.prepare import *\n"
@@ -95,20 +96,79 @@ def test_it_goes_on_after_being_killed(cohort, tmp_path) -> None:
         "    if len(done) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    done.append(1); return real(task, store)\n"
         "workers.prepare_scan = slow\n"
-        "prepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), options=PrepareOptions(workers=1))"
+        "prepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), options=PrepareOptions(workers=1, store=sys.argv[3]))"
     )
-    out = tmp_path / "out"
-    ended = subprocess.run([sys.executable, "-c", code, str(cohort), str(out)], cwd=Path(__file__).parents[2], capture_output=True)
+    out, options = tmp_path / "out", PrepareOptions(workers=1, store=container)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(cohort), str(out), container], cwd=Path(__file__).parents[2], capture_output=True
+    )
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert len(list((out / "store").glob("*.json"))) == 2
     with pytest.raises(DataError, match="no finished store"):
         Store.open(out)
-    (out / "store" / "001.npy").write_bytes(b"half")  # as if it had been cut off
-    again = prepare("csv", cohort, out, options=ONE)
+    (out / "store" / f"001{SUFFIXES[container]}").write_bytes(b"half")  # as if it had been cut off
+    again = prepare("csv", cohort, out, options=options)
     assert (again.num_ok, again.num_there) == (6, 1)
     prepare("csv", cohort, tmp_path / "unbroken", options=ONE)
     assert Store.open(out).fingerprint() == Store.open(tmp_path / "unbroken").fingerprint()
-    assert prepare("csv", cohort, out, options=ONE).num_there == 6
+    assert prepare("csv", cohort, out, options=options).num_there == 6
+
+
+def test_a_kill_while_voxels_are_written_leaves_no_file_that_is_half_there(cohort, tmp_path, container) -> None:
+    """SIGKILL when the bytes of the third file are out and not yet under their name; then the other kind, which leaves one kind."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from medcl3d.data.prepare import *\n"
+        "real = os.fsync\n"
+        "def end(descriptor):\n"
+        "    name = os.readlink(f'/proc/self/fd/{descriptor}')\n"
+        "    if '/store/.001.' in name and 'json' not in name: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    real(descriptor)\n"
+        "os.fsync = end\n"
+        "prepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), options=PrepareOptions(workers=1, store=sys.argv[3]))"
+    )
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this system does not list the files that a process has open")
+    out = tmp_path / "out"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(cohort), str(out), container], cwd=Path(__file__).parents[2], capture_output=True
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    names = {path.name for path in (out / "store").iterdir()}
+    assert any(name.endswith(".part") for name in names)
+    assert not {f"001{SUFFIXES[container]}", "001.json"} & names
+    other = next(kind for kind in SUFFIXES if kind != container)
+    assert prepare("csv", cohort, out, options=PrepareOptions(workers=1, store=other)).num_there == 0
+    assert {path.suffix for path in (out / "store").iterdir()} == {SUFFIXES[other], ".json"}
+
+
+def test_another_kind_of_files_is_prepared_again_and_replaces_the_first(cohort, tmp_path) -> None:
+    pytest.importorskip("blosc2")
+    out, before = tmp_path / "out", ""
+    for kind in ("npy", "blosc2", "npy"):
+        said: list[str] = []
+        options = PrepareOptions(workers=1, store=kind)  # type: ignore[arg-type]
+        assert prepare("csv", cohort, out, options=options, say=said.append).num_there == 0
+        assert (f"{out}: other store than before; all scans are prepared again" in said) == bool(before)
+        assert {path.suffix for path in (out / "store").iterdir()} == {SUFFIXES[kind], ".json"}  # type: ignore[index]
+        assert len(list((out / "store").iterdir())) == 6 + 5 + 6
+        assert prepare("csv", cohort, out, options=options).num_there == 6
+        before = before or Store.open(out).fingerprint()
+        assert Store.open(out).fingerprint() == before
+    assert len(audit(out)) == 6
+
+
+def test_a_store_of_before_there_were_two_kinds_is_still_there(cohort, tmp_path) -> None:
+    """What names no kind holds .npy, and is not prepared again."""
+    out = tmp_path / "out"
+    prepare("csv", cohort, out, options=ONE)
+    for path in (*(out / "store").glob("*.json"), out / "preparing.json"):
+        about = json.loads(path.read_text())
+        del (about["options"] if path.name == "preparing.json" else about)["store"]
+        path.write_text(json.dumps(about))
+    assert Store.open(out).read_volume(0).size
+    said: list[str] = []
+    assert prepare("csv", cohort, out, options=ONE, say=said.append).num_there == 6
+    assert not any("other" in line for line in said)
 
 
 def test_only_what_changed_is_done_again(cohort, tmp_path) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gc
 import pickle
+import random
 import shutil
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -12,15 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medcl3d.data.array_file import write_array
 from medcl3d.data.prepare import PrepareOptions, prepare
 from medcl3d.data.store import Store
-from medcl3d.errors import DataError
+from medcl3d.errors import DataError, MachineError
 from medcl3d.types import Box
 
 
 @pytest.fixture
-def store(cohort: Path, tmp_path: Path) -> Store:
-    prepare("csv", cohort, tmp_path / "out", options=PrepareOptions(workers=1))
+def store(cohort: Path, tmp_path: Path, container: str) -> Store:
+    prepare("csv", cohort, tmp_path / "out", options=PrepareOptions(workers=1, store=container))  # type: ignore[arg-type]
     return Store.open(tmp_path / "out")
 
 
@@ -76,23 +80,82 @@ def test_it_travels_into_other_processes(store) -> None:
 def test_the_fingerprint_is_of_the_content(store, cohort, tmp_path) -> None:
     shutil.copytree(store.root, tmp_path / "moved")
     assert Store.open(tmp_path / "moved").fingerprint() == store.fingerprint()
+    prepare("csv", cohort, tmp_path / "same", options=PrepareOptions(workers=1))
+    assert Store.open(tmp_path / "same").fingerprint() == store.fingerprint(), "whichever files hold it"
     prepare("csv", cohort, tmp_path / "other", options=PrepareOptions(workers=1, percentiles=(5, 95)))
     assert Store.open(tmp_path / "other").fingerprint() != store.fingerprint()
 
 
 def test_damage_is_found(store) -> None:
-    path = store.root / "store" / "001.npy"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
+    path = store.path(1)
+    content = path.read_bytes()
+    changed = np.array(store._map(1, is_label=False)[...])
+    changed[0, 3, 3, 3] += 1
+    write_array(path, changed)
+    with pytest.raises(DataError, match=rf"{path.name}: the voxels changed .*delete it and run the same prepare command again"):
+        Store.open(store.root).verify(1)
+    write_array(path, changed.astype(np.float32))
+    with pytest.raises(DataError, match=rf"{path.name}: holds float32 .* says float16"):
+        Store.open(store.root).read_volume(1)
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"001\.npy: the voxels changed"):
-        store.verify(1)
-    path.write_bytes(content[:300])
-    with pytest.raises(DataError, match=r"001\.npy: cannot be read"):
+    Store.open(store.root).verify(1)
+    path.unlink()
+    with pytest.raises(DataError, match=rf"{path.name}: cannot be read .No such file or directory.; run the same prepare command again"):
         Store.open(store.root).read_volume(1)
     (store.root / "store" / "002.json").unlink()
     with pytest.raises(DataError, match="description of scan '002'"):
         Store.open(store.root)
+
+
+@pytest.mark.parametrize("is_label", [False, True])
+def test_a_cut_file_is_never_read(store, is_label) -> None:
+    path = store.path(1, is_label=is_label)
+    content, told = path.read_bytes(), rf"{path.name}: cannot be read .*; delete it and run the same prepare command again"
+    for size in (0, 1, 15, 60, 127, 200, len(content) // 2, len(content) - 60, len(content) - 1):
+        path.write_bytes(content[:size])
+        cut = Store.open(store.root)
+        with pytest.raises(DataError, match=told) as error:
+            cut.read_label(1) if is_label else cut.read_crop(1, Box((2, 2, 2), (4, 4, 4)))
+        assert "\n" not in str(error.value)
+
+
+def test_flipped_bytes_are_found_and_take_nothing_down(store) -> None:
+    """Whichever byte it is: an error of ours in one line, or voxels that are all right."""
+    path, rng, found = store.path(1), random.Random(0), 0
+    content, whole = path.read_bytes(), store.read_volume(1)
+    for place in (*range(0, 280), *(rng.randrange(280, len(content)) for _ in range(120)), *range(len(content) - 80, len(content))):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(spoilt)
+        try:
+            opened = Store.open(store.root)
+            opened.verify(1)
+            np.testing.assert_array_equal(opened.read_volume(1), whole)
+        except DataError as error:
+            found += 1
+            assert str(path) in str(error) and "run the same prepare command again" in str(error) and "\n" not in str(error)
+    assert found > 120
+
+
+def test_files_that_are_open_are_counted(store, monkeypatch) -> None:
+    """Six scans with their labels, three files at once; none stays open once the store is gone."""
+    open_files = Path("/proc/self/fd")
+    if not open_files.is_dir():
+        pytest.skip("this system does not list the files that a process has open")
+
+    def of_store() -> int:
+        return sum(str(store.root) in str(path.resolve()) for path in open_files.iterdir())
+
+    monkeypatch.setattr("medcl3d.data.store._max_open", lambda: 3)
+    for _ in range(2):
+        for scan in range(6):
+            store.read_crop(scan, Box((0, 0, 0), (4, 4, 4)))
+            if store.has_label(scan):
+                store.read_label(scan)
+            assert 1 <= of_store() <= 3
+    store._maps.clear()
+    gc.collect()
+    assert of_store() == 0
 
 
 def test_an_absent_store_is_one_line(tmp_path) -> None:
@@ -104,10 +167,9 @@ def test_a_crop_costs_a_slice_and_not_the_scan(store, tmp_path) -> None:
     """The time of a small crop does not grow with the scan: 2 MB and 268 MB differ by less than a factor of ten."""
     times = []
     for n in (64, 512):
-        path = store.root / "store" / "000.npy"
-        values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(1, n, n, n))
+        values = np.zeros((1, n, n, n), dtype=np.float16)
         values[:, :40, :40, :40] = 1
-        del values
+        write_array(store.path(0), values)
         store.scans[0]["shape"] = [1, n, n, n]
         store._maps.clear()
         box = Box((4, 4, 4), (32, 32, 32))
@@ -155,3 +217,56 @@ def test_whole_numbers_stay_whole_in_int16_and_rounding_is_said(tmp_path: Path, 
         prepare("csv", tmp_path / "raw", tmp_path / way, options=PrepareOptions(workers=1, store_as=way, intensity="none"))  # type: ignore[arg-type]
         assert np.array_equal(Store.open(tmp_path / way).read_volume(0)[0], voxels) == is_exact
         assert ("rounded by float16" in (tmp_path / way / "report.csv").read_text()) != is_exact
+
+
+def test_real_scans_are_the_same_in_both_kinds_of_files(shared_data: Path, tmp_path: Path) -> None:
+    """CT of 3 mm and slabs with many classes: crops and labels to the bit, in fewer bytes."""
+    pytest.importorskip("blosc2")
+    names = ("abdomen_ct", "abdomen_ct_slab", "abdomen_mr_slab", "spleen_ct")
+    folder = shared_data / "ct"
+    rows = [f"{n},{n},{'MR' if '_mr_' in n else 'CT'},{folder}/images/{n}.nii.gz,{folder}/labels/{n}.nii.gz" for n in names]
+    (tmp_path / "manifest.csv").write_text("\n".join(["scan,patient,modality,path,label", *rows]))
+    stores = {}
+    for kind in ("npy", "blosc2"):
+        options = PrepareOptions(workers=1, store=kind)  # type: ignore[arg-type]
+        prepare("csv", tmp_path, tmp_path / kind, fields={"allow_outside": True}, options=options)
+        stores[kind] = Store.open(tmp_path / kind)
+    plain, packed = stores.values()
+    rng = np.random.default_rng(0)
+    for scan in range(len(names)):
+        packed.verify(scan)
+        shape = plain.collection.shapes[scan]
+        for _ in range(20):
+            size = rng.integers(1, np.minimum(shape, 96) + 1)
+            box = Box(tuple(rng.integers(-8, shape - size + 9)), tuple(size))
+            np.testing.assert_array_equal(packed.read_crop(scan, box), plain.read_crop(scan, box))
+            np.testing.assert_array_equal(packed.read_label(scan, box), plain.read_label(scan, box))
+    sizes = [sum(s["stored_bytes"] + s["label_bytes"] for s in one.scans) for one in (plain, packed)]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert packed.fingerprint() == plain.fingerprint()
+
+
+def test_a_missing_package_is_named_before_anything_is_done(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("blosc2")
+    options, out = PrepareOptions(workers=1, store="blosc2"), tmp_path / "out"
+    prepare("csv", cohort, out, options=options)
+    monkeypatch.setitem(sys.modules, "blosc2", None)
+    with pytest.raises(MachineError, match=r"out: blosc2 is not installed, .*pip install 'medcl3d\[blosc2\]'"):
+        Store.open(out)
+    with pytest.raises(MachineError, match=r"store=blosc2: blosc2 is not installed"):
+        prepare("csv", cohort, tmp_path / "new", options=options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_reader_decompresses_on_its_own_thread(cohort: Path, tmp_path: Path) -> None:
+    pytest.importorskip("blosc2")
+    threads = Path("/proc/self/task")
+    if not threads.is_dir():
+        pytest.skip("this system does not list the threads of a process")
+    prepare("csv", cohort, tmp_path / "out", options=PrepareOptions(workers=1, store="blosc2"))
+    store = Store.open(tmp_path / "out")
+    write_array(store.path(0), np.random.default_rng(0).normal(size=(1, 150, 150, 150)).astype(np.float16))
+    store.scans[0]["shape"] = [1, 150, 150, 150]
+    before = len(list(threads.iterdir()))
+    store.read_volume(0)
+    assert len(list(threads.iterdir())) == before

@@ -1,0 +1,53 @@
+"""Crops read in a second and bytes on the disk: .npy files beside blosc2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import numpy as np
+
+from medcl3d.benchmarks.measure import Bench, Table, by, geometric, one_core, take_turns
+from medcl3d.data.store import Store
+from medcl3d.types import Box
+
+EDGES = (32, 64, 96)  # voxels of a crop along each axis
+
+
+def stores(bench: Bench) -> Table:
+    """One cohort in both kinds of files, read at the same random places in turn."""
+    columns = ("", "npy", "blosc2", "blosc2 / npy")
+    if find_spec("blosc2") is None:
+        return Table("Stores", columns, (("blosc2", "-", "-", "not measured"),), "Not installed: pip install 'medcl3d[blosc2]'.")
+    shapes = bench.store.collection.shapes
+    edges = [edge for edge in EDGES if (shapes >= edge).all(axis=1).any()]
+    note = (
+        f"Volumes of {by(shapes.min(axis=0))} to {by(shapes.max(axis=0))} voxels in float16, processor time of one core, "
+        f"{bench.scale.repeats} turns, blosc2 {version('blosc2')}, all files in memory: what decompression costs where nothing waits for "
+        "a disk. How far scans shrink depends on their noise and on how much of them is empty; these are simulated."
+    )
+    both = {"npy": bench.store, "blosc2": bench.prepared("compressed", store="blosc2")}
+    if both["npy"].fingerprint() != both["blosc2"].fingerprint():
+        raise RuntimeError("the two stores hold different voxels")
+    megabytes = [sum(s["stored_bytes"] + s.get("label_bytes", 0) for s in store.scans) / 1e6 for store in both.values()]
+    rows = [("MB on the disk", *(f"{value:.1f}" for value in megabytes), f"{megabytes[1] / megabytes[0]:.2f}")]
+    for edge in edges:
+        num = max(1, bench.scale.crops * 32 // edge)  # fewer of the large ones
+        with one_core():
+            seconds = take_turns({kind: _reading(store, edge, num) for kind, store in both.items()}, bench.scale.repeats)
+        rates = (geometric(num / one) for one in seconds.values())
+        rows.append((f"crops of {by((edge,) * 3)} a second", *rates, geometric(seconds["npy"] / seconds["blosc2"], ".2f")))
+    return Table("Stores", columns, tuple(rows), note)
+
+
+def _reading(store: Store, edge: int, num: int) -> Callable[[], None]:
+    rng = np.random.default_rng(0)
+    scans = rng.choice(np.flatnonzero((store.collection.shapes >= edge).all(axis=1)), num)
+    starts = [rng.integers(0, store.collection.shapes[scan] - edge + 1) for scan in scans]
+
+    def read() -> None:
+        for scan, start in zip(scans, starts, strict=True):
+            store.read_crop(int(scan), Box(tuple(start.tolist()), (edge, edge, edge)))
+
+    return read
