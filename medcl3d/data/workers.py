@@ -62,7 +62,7 @@ def _in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, 
     context = multiprocessing.get_context("spawn")  # torch and the progress bar run threads, which fork would tear
     pending: dict[Future[R], T] = {}
     waiting = iter(items)
-    item = items[0]
+    item, none_yet = items[0], True
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             while True:
@@ -72,9 +72,13 @@ def _in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, 
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     item = pending.pop(future)
-                    yield future.result()
+                    result = future.result()
+                    none_yet = False
+                    yield result
         except BrokenProcessPool:
-            raise MachineError(f"a worker was killed, perhaps for memory, near {name_of(item)}; use fewer workers") from None
+            # A spawned process imports the script that started it, and ends at once where that starts processes itself.
+            unguarded = ', or put what your own script does below `if __name__ == "__main__":`' if none_yet else ""
+            raise MachineError(f"a worker was killed, perhaps for memory, near {name_of(item)}; use fewer workers{unguarded}") from None
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -53,3 +53,12 @@ def test_it_stops_early_where_too_many_are_bad(cohort, tmp_path) -> None:
         prepare("csv", cohort, tmp_path / "out", options=PrepareOptions(workers=1))
     report = (tmp_path / "out/report.csv").read_text()
     assert report.count("not tried") == 4 and report.count("refused") == 2
+
+
+def test_a_script_without_its_guard_is_told_of_it(tmp_path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text("from medcl3d.data.workers import each\nprint(list(each(abs, [1, 2, 3], 2, str)))\n")
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root})
+    assert ended.returncode != 0
+    assert 'use fewer workers, or put what your own script does below `if __name__ == "__main__":`' in ended.stderr
