@@ -89,12 +89,28 @@ class Manifest:
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{inside} leaves the root; move the file there, or set allow_outside")
         try:
-            target, root = full.resolve(), self.root.resolve()
+            if not full.is_symlink() and self._lies_inside(full.parent):
+                return full
+            target = full.resolve()
         except (OSError, RuntimeError):
             raise DataError(f"{inside} is a loop of links") from None
-        if not target.is_relative_to(root):
+        if not target.is_relative_to(self._target):
             raise DataError(f"{inside} is a link out of the root, to {target}; copy the file, or set allow_outside")
         return full
+
+    @cached_property
+    def _target(self) -> Path:
+        return self.root.resolve()
+
+    @cached_property
+    def _insiders(self) -> dict[Path, bool]:
+        return {}
+
+    def _lies_inside(self, folder: Path) -> bool:
+        """Whether a folder's links end under the root: asked once a folder, since following every part of every path takes longest."""
+        if folder not in self._insiders:
+            self._insiders[folder] = folder.resolve().is_relative_to(self._target)
+        return self._insiders[folder]
 
     def missing(self) -> list[str]:
         """Paths of images, labels and affines that are not there."""
@@ -109,6 +125,12 @@ class Manifest:
 
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV or TSV as text, ``001`` and ``NA`` kept. Raises DataError: encoding, ragged rows, duplicate columns."""
+    names, rows = read_rows(path)
+    return pd.DataFrame(rows, columns=names, dtype=str)
+
+
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The column names of a table and its rows, where a data frame for each of many small tables would cost more than reading them."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -130,7 +152,7 @@ def read_table(path: Path) -> pd.DataFrame:
     for line, cells in enumerate(rows[1:], start=2):
         if len(cells) != len(names):
             raise DataError(f"{path}:{line}: {len(cells)} cells under {len(names)} column names")
-    return pd.DataFrame(rows[1:], columns=names, dtype=str)
+    return names, rows[1:]
 
 
 def _scan_id(path: str) -> str:
@@ -175,13 +197,14 @@ def _refuse_changing(table: pd.DataFrame, root: Path) -> None:
     """What cannot change within a patient: two people under one id, or a slip of the pen."""
     for name in CONSTANT_COLUMNS:
         given = table[~table[name].isin(MISSING)] if name in table else table[:0]
-        for patient, rows in given.groupby("patient", sort=False)[name] if len(given) else ():
-            other = rows.index[rows != rows.iloc[0]]
-            if len(other):
-                raise DataError(
-                    f"{root}: patient {patient!r} has {name} {rows.iloc[0]!r} in row {_line(rows.index[0])} and {rows[other[0]]!r} "
-                    f"in row {_line(other[0])} of the manifest; correct one, or give two people two ids"
-                )
+        other = given.index[given[name] != given.groupby("patient", sort=False)[name].transform("first")] if len(given) else given.index
+        if len(other):
+            patient = given["patient"][other[0]]
+            rows = given[name][given["patient"] == patient]
+            raise DataError(
+                f"{root}: patient {patient!r} has {name} {rows.iloc[0]!r} in row {_line(rows.index[0])} and {rows[other[0]]!r} "
+                f"in row {_line(other[0])} of the manifest; correct one, or give two people two ids"
+            )
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def make_split(table: pd.DataFrame, *, test_fraction: float, seed: int, validati
         order = [group[i] for i in rng.permutation(len(group))]
         test.update(order[:num_test])
         validation.update(order[num_test : num_test + num_validation])
-    return Split(tuple(p for p in patients if p not in test | validation), tuple(sorted(test)), tuple(sorted(validation)))
+    held_out = test | validation
+    return Split(tuple(p for p in patients if p not in held_out), tuple(sorted(test)), tuple(sorted(validation)))
 
 
 def write_split(path: Path, split: Split, seed: int) -> None:
