@@ -253,11 +253,14 @@ class Collection:
         table = table.reset_index(drop=True)
         return Collection(table, np.asarray(shapes), np.asarray(affines), np.asarray(body_boxes), columns, from_world=from_world)
 
-    def column(self, name: str) -> np.ndarray:
-        """A column of the manifest as ``Float64[n]``: numbers, or codes of ids and categories; NaN where missing. DataError."""
+    def column(self, name: str, scans: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """A column of the manifest as ``Float64[n]``, of all scans or of some: numbers, or codes of ids and categories.
+
+        NaN where missing. DataError where there is no such column.
+        """
         if name not in self.columns:
             raise DataError(f"the manifest has no column {name!r}; there are {', '.join(self.columns)}")
-        values = self.columns[name].astype(np.float64)
+        values = self.columns[name][scans].astype(np.float64)
         return np.where(values < 0, np.nan, values) if name in ID_COLUMNS else values
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Collection:
@@ -277,6 +280,29 @@ class Collection:
     def with_columns(self, columns: Mapping[str, np.ndarray]) -> Collection:
         """The same collection with some columns replaced."""
         return replace(self, columns={**self.columns, **columns})
+
+    @cached_property
+    def _texts(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def texts(self, name: str) -> np.ndarray:
+        """A column of the table as it was written, ``Object[n]``, NaN where missing: what no placebo permutes."""
+        if name not in self._texts:
+            self._texts[name] = self.table[name].to_numpy(dtype=object)
+        return self._texts[name]
+
+    @cached_property
+    def _groups(self) -> dict[tuple[str, ...], tuple[np.ndarray, list[np.ndarray]]]:
+        return {}
+
+    def sharing(self, scan: int, *names: str) -> np.ndarray:
+        """``Int[n]``: the scans, in order and itself among them, whose ids in all of these columns are those of a scan."""
+        if names not in self._groups:  # sorted once: to compare each scan with all others is quadratic in their number
+            group = np.unique(np.stack([self.columns[name] for name in names], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+            ends = np.cumsum(np.bincount(group))
+            self._groups[names] = group, np.split(np.argsort(group, kind="stable"), ends[:-1])
+        group, rows = self._groups[names]
+        return rows[group[scan]]
 
     @cached_property
     def spacings(self) -> np.ndarray:
@@ -341,7 +367,7 @@ class Collection:
             return torch.from_numpy(self.columns[name][scans] if name in self.columns else default)
 
         none = np.full(count, -1, dtype=np.int64)
-        days = self.columns.get("session_days", np.full(len(self), np.nan))
+        days = self.columns["session_days"][scans] if "session_days" in self.columns else np.full(count, np.nan)
         return Keys(
             sample=torch.from_numpy(np.asarray(sample, dtype=np.int64)),
             view=torch.from_numpy(np.asarray(view, dtype=np.int64)),
@@ -350,7 +376,7 @@ class Collection:
             patient=ids("patient", none),
             modality=ids("modality", none),
             label=ids("class", none),
-            session_days=torch.from_numpy(days[scans]),
+            session_days=torch.from_numpy(days),
             center_mm=torch.from_numpy(center),
             size_mm=torch.from_numpy(sizes * self.spacings[scans]),
             axes=torch.from_numpy(self.axes[scans]),
