@@ -9,6 +9,7 @@ import pytest
 
 from medcl3d.benchmarks import benchmark
 from medcl3d.benchmarks.chunks import grad_cache
+from medcl3d.benchmarks.collection import STAGES, collection
 from medcl3d.benchmarks.losses import LIGHTLY, OURS, PLAIN, losses
 from medcl3d.benchmarks.measure import Bench, Scale, Table, geometric, take_turns
 from medcl3d.benchmarks.page import update
@@ -19,7 +20,16 @@ from medcl3d.errors import ConfigError
 from medcl3d.pairs import PAIRS
 
 SMALL = Scale(
-    num_patients=3, shape=(36, 36, 36), repeats=2, crops=32, steps=6, samples_per_step=4, depth=10, embeddings=(2048,), loss_turns=2
+    num_patients=3,
+    shape=(36, 36, 36),
+    repeats=2,
+    crops=32,
+    steps=6,
+    samples_per_step=4,
+    depth=10,
+    embeddings=(2048,),
+    loss_turns=2,
+    collections=(80, 320),
 )
 
 
@@ -95,6 +105,15 @@ def test_chunks_need_less_memory_than_the_batch(bench: Bench) -> None:
     assert rows[0][0] == "all at once" and float(rows[-1][3]) < float(rows[0][3])
 
 
+@pytest.mark.slow
+def test_a_collection_is_measured_from_index_to_plan(bench: Bench) -> None:
+    rows = collection(bench).rows
+    assert [(row[0], row[1]) for row in rows] == [(str(num), stage) for num in (80, 320) for stage in STAGES]
+    assert all(float(row[2]) >= 0 and float(row[4]) > 50 for row in rows)
+    workers = {row[1] for row in rows if row[5] != "-"}
+    assert workers <= {"check", "prepare", "prepare again"}, "nothing else has workers"
+
+
 @pytest.mark.parametrize("kind", ["md", "json"])
 def test_only_what_was_measured_is_written_anew(tmp_path: Path, kind: str) -> None:
     out = tmp_path / f"figures.{kind}"
@@ -115,7 +134,8 @@ def test_only_what_was_measured_is_written_anew(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("names", "out", "said"), [(["vews"], None, "stores, pairs, views, losses, grad_cache, step"), ([], Path("figures.txt"), r"\.md")]
+    ("names", "out", "said"),
+    [(["vews"], None, "stores, pairs, views, losses, grad_cache, step, collection"), ([], Path("figures.txt"), r"\.md")],
 )
 def test_a_wrong_name_or_file_is_said_before_anything_runs(names: list[str], out: Path | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

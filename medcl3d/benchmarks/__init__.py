@@ -1,6 +1,6 @@
-"""What this machine does in a second and holds in memory: stores, pairs, views, losses, the gradient cache, a training step.
+"""What this machine does in a second and holds in memory: stores, pairs, views, losses, the gradient cache, a training step, a collection.
 
-Everything is measured on a simulated cohort that is made for it. Rates of crops, pairs and views are per
+Everything is measured on simulated scans that are made for it. Rates of crops, pairs and views are per
 second of one core's processor time, so that what else the machine does counts little; those that are
 compared take turns in one run, and a ratio is given with its interval over these turns.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medcl3d.benchmarks.chunks import grad_cache
+from medcl3d.benchmarks.collection import collection
 from medcl3d.benchmarks.losses import losses
 from medcl3d.benchmarks.measure import Bench, Scale, Table
 from medcl3d.benchmarks.page import as_rich, describe_machine, update
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
     "losses": losses,
     "grad_cache": grad_cache,
     "step": step,
+    "collection": collection,
 }
 
 

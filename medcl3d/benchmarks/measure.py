@@ -34,6 +34,7 @@ class Scale:
     depth: int = 18
     embeddings: tuple[int, ...] = (1024, 4096, 16384, 65536)
     loss_turns: int = 2
+    collections: tuple[int, ...] = (1000, 5000, 20000)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
 from medcl3d.config import STRICT, choice_of, describe, parse
-from medcl3d.data.atomic import write_json, write_text
+from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.check import Channels, Nonfinite
-from medcl3d.data.examine import Finding, Look, examine
+from medcl3d.data.examine import MAX_PICTURES, Finding, Look, examine
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import read_split
@@ -27,8 +28,8 @@ from medcl3d.data.workers import bar, each
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.registry import Choice, Fraction
 
-SCHEMA = 1
-CACHE = "checked.json"
+SCHEMA = 2
+CACHE = "checked.jsonl"
 FACTS = ("shape", "spacing_mm", "channels", "min", "p0.5", "median", "p99.5", "max", "classes", "sha256")
 OF_A_FOLDER = (("dataset.json", "decathlon"), ("manifest.csv", "csv"), ("manifest.tsv", "csv"), ("manifest.json", "csv"))
 
@@ -149,41 +150,54 @@ def _manifest(target: Path, choice: Choice) -> Manifest:
 
 def _of_source(target: Path, choice: Choice, options: CheckOptions, folder: Path | None) -> Checked:
     manifest = _manifest(target, choice)
-    looks = [_look(manifest, row, options) for row in manifest.table.to_dict("records")]
+    num_pictures = 0 if folder is None else MAX_PICTURES
+    looks = [_look(manifest, row, options, at < num_pictures) for at, row in enumerate(manifest.table.to_dict("records"))]
     states = {look.scan: look.state() for look in looks}
-    before = _remembered(folder)
-    known = {scan: entry["finding"] for scan, entry in before.items() if scan in states and entry["state"] == states[scan]}
-    found = {scan: Finding(**finding) for scan, finding in known.items()}
-    new = [look for look in looks if look.scan not in found]
+    found = _remembered(folder, states)
+    new, num_known = [look for look in looks if look.scan not in found], len(found)
     with bar("checking scans", len(new)) as advance:
         for finding in each(examine, new, options.workers, lambda look: str(look.image)):
             found[finding.scan] = finding
             advance("checking scans")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        entries = {scan: {"state": states[scan], "finding": found[scan].plain()} for scan in states}
-        write_json(folder / CACHE, {"schema": SCHEMA, "scans": entries})
-    notes = (*manifest.notes, f"{len(known)} scans are as they were at the last check") if known else manifest.notes
+        _remember(folder, states, found)
+    notes = (*manifest.notes, f"{num_known} scans are as they were at the last check") if num_known else manifest.notes
     return Checked(target, manifest.table, tuple(found[look.scan] for look in looks), notes)
 
 
-def _look(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions) -> Look:
+def _look(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, picture: bool) -> Look:
     fault, image, label = manifest.faults.get(row["scan"], ""), manifest.root, None
     try:
         image = manifest.locate(row["path"])
         label = manifest.locate(row["label"]) if row["label"] else None
     except DataError as error:
         fault = str(error)
-    return Look(row["scan"], row["patient"], image, label, tuple(sorted(manifest.label_names)), options.nonfinite, options.channels, fault)
+    classes, policy = tuple(sorted(manifest.label_names)), (options.nonfinite, options.channels)
+    return Look(row["scan"], row["patient"], image, label, classes, *policy, fault, picture)
 
 
-def _remembered(folder: Path | None) -> dict[str, Any]:
-    """What an earlier check of the same report found; {} where there is none, or of another version."""
+def _remember(folder: Path, states: Mapping[str, str], found: Mapping[str, Finding]) -> None:
+    """A line a scan, so that neither writing nor reading holds the whole in memory twice."""
+    with replacing(folder / CACHE) as file:
+        file.write(json.dumps({"schema": SCHEMA}).encode() + b"\n")
+        for scan, state in states.items():
+            file.write(json.dumps([scan, state, vars(found[scan])]).encode() + b"\n")
+
+
+def _remembered(folder: Path | None, states: Mapping[str, str]) -> dict[str, Finding]:
+    """What an earlier check of the same report found of scans that are as they were; {} where there is none, or of another version."""
+    found: dict[str, Finding] = {}
     try:
-        content = json.loads((folder / CACHE).read_text()) if folder else {}
-        return dict(content["scans"]) if content.get("schema") == SCHEMA else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        with open(folder / CACHE if folder else os.devnull, encoding="utf-8") as lines:
+            if json.loads(next(lines, "{}")).get("schema") != SCHEMA:
+                return {}
+            for scan, state, finding in map(json.loads, lines):
+                if states.get(scan) == state:
+                    found[scan] = Finding(**finding)
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
+    return found
 
 
 def _of_store(target: Path) -> Checked:

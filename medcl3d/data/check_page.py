@@ -10,10 +10,10 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from medcl3d.data.examine import Finding
+from medcl3d.data.examine import MAX_PICTURES, Finding
 from medcl3d.data.manifest import MISSING, PATH_COLUMNS
 
-MAX_PICTURES = 300
+MAX_ROWS = 1000  # of a list: report.csv has all
 NUM_BINS = 20
 
 
@@ -40,8 +40,9 @@ def page_of(target: Path, table: pd.DataFrame, findings: Sequence[Finding], twin
         twins=twins,
         histograms=_histograms(table, findings),
         missing=_missing(table),
-        pictures=[f for f in findings if f.thumbnail][:MAX_PICTURES],
-        num_pictures=sum(bool(f.thumbnail) for f in findings),
+        pictures=[f for f in findings if f.thumbnail],
+        max_pictures=MAX_PICTURES,
+        max_rows=MAX_ROWS,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_im
 from medcl3d.errors import DataError
 
 THUMBNAIL = 56  # pixels along the longer side of a plane
+MAX_PICTURES = 300  # that a page shows: some MB, which a browser still opens at once
 FEW_VALUES = 20
 STRIDE = 7  # of the voxels that percentiles are taken from
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is to be looked at: a row of a manifest, its files found, or a fault that is known already."""
+    """What is to be looked at: a row of a manifest, its files found, or a fault that is known already.
+
+    picture  whether it is to be drawn, which takes longer than reading a small scan
+    """
 
     scan: str
     patient: str
@@ -31,13 +36,15 @@ class Look:
     nonfinite: Nonfinite
     channels: Channels
     fault: str = ""
+    picture: bool = False
 
-    def state(self) -> list[Any]:
+    def state(self) -> str:
         """What a finding depends on: size and time of the files, and the options."""
         files = [file for file in (self.image, self.label) if file is not None]
         stats = [file.stat() if file.exists() else None for file in files]
         sizes = [None if s is None else [s.st_size, s.st_mtime_ns] for s in stats]
-        return [str(self.image), str(self.label or ""), list(self.classes), self.nonfinite, self.channels, sizes]
+        about = [str(self.image), str(self.label or ""), self.classes, self.nonfinite, self.channels, self.picture, sizes]
+        return json.dumps(about)
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,6 @@ class Finding:
     patient: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     thumbnail: str = ""
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def examine(look: Look) -> Finding:
@@ -77,7 +80,7 @@ def examine(look: Look) -> Finding:
         return Finding(look.scan, str(error), "", look.patient)
     except MemoryError:
         return Finding(look.scan, f"{look.image}: not enough memory for this scan; use fewer workers", "", look.patient)
-    return Finding(look.scan, "", "; ".join(warnings), look.patient, facts, _thumbnail(image))
+    return Finding(look.scan, "", "; ".join(warnings), look.patient, facts, _thumbnail(image) if look.picture else "")
 
 
 def _facts(image: Volume) -> dict[str, Any]:

@@ -89,12 +89,28 @@ class Manifest:
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{inside} leaves the root; move the file there, or set allow_outside")
         try:
-            target, root = full.resolve(), self.root.resolve()
+            if not full.is_symlink() and self._lies_inside(full.parent):
+                return full
+            target = full.resolve()
         except (OSError, RuntimeError):
             raise DataError(f"{inside} is a loop of links") from None
-        if not target.is_relative_to(root):
+        if not target.is_relative_to(self._target):
             raise DataError(f"{inside} is a link out of the root, to {target}; copy the file, or set allow_outside")
         return full
+
+    @cached_property
+    def _target(self) -> Path:
+        return self.root.resolve()
+
+    @cached_property
+    def _insiders(self) -> dict[Path, bool]:
+        return {}
+
+    def _lies_inside(self, folder: Path) -> bool:
+        """Whether a folder's links end under the root: asked once a folder, since following every part of every path takes longest."""
+        if folder not in self._insiders:
+            self._insiders[folder] = folder.resolve().is_relative_to(self._target)
+        return self._insiders[folder]
 
     def missing(self) -> list[str]:
         """Paths of images, labels and affines that are not there."""
@@ -109,6 +125,12 @@ class Manifest:
 
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV or TSV as text, ``001`` and ``NA`` kept. Raises DataError: encoding, ragged rows, duplicate columns."""
+    names, rows = read_rows(path)
+    return pd.DataFrame(rows, columns=names, dtype=str)
+
+
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The column names of a table and its rows, where a data frame for each of many small tables would cost more than reading them."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -130,7 +152,7 @@ def read_table(path: Path) -> pd.DataFrame:
     for line, cells in enumerate(rows[1:], start=2):
         if len(cells) != len(names):
             raise DataError(f"{path}:{line}: {len(cells)} cells under {len(names)} column names")
-    return pd.DataFrame(rows[1:], columns=names, dtype=str)
+    return names, rows[1:]
 
 
 def _scan_id(path: str) -> str:
@@ -175,13 +197,14 @@ def _refuse_changing(table: pd.DataFrame, root: Path) -> None:
     """What cannot change within a patient: two people under one id, or a slip of the pen."""
     for name in CONSTANT_COLUMNS:
         given = table[~table[name].isin(MISSING)] if name in table else table[:0]
-        for patient, rows in given.groupby("patient", sort=False)[name] if len(given) else ():
-            other = rows.index[rows != rows.iloc[0]]
-            if len(other):
-                raise DataError(
-                    f"{root}: patient {patient!r} has {name} {rows.iloc[0]!r} in row {_line(rows.index[0])} and {rows[other[0]]!r} "
-                    f"in row {_line(other[0])} of the manifest; correct one, or give two people two ids"
-                )
+        other = given.index[given[name] != given.groupby("patient", sort=False)[name].transform("first")] if len(given) else given.index
+        if len(other):
+            patient = given["patient"][other[0]]
+            rows = given[name][given["patient"] == patient]
+            raise DataError(
+                f"{root}: patient {patient!r} has {name} {rows.iloc[0]!r} in row {_line(rows.index[0])} and {rows[other[0]]!r} "
+                f"in row {_line(other[0])} of the manifest; correct one, or give two people two ids"
+            )
 
 
 @dataclass(frozen=True)
@@ -230,11 +253,14 @@ class Collection:
         table = table.reset_index(drop=True)
         return Collection(table, np.asarray(shapes), np.asarray(affines), np.asarray(body_boxes), columns, from_world=from_world)
 
-    def column(self, name: str) -> np.ndarray:
-        """A column of the manifest as ``Float64[n]``: numbers, or codes of ids and categories; NaN where missing. DataError."""
+    def column(self, name: str, scans: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """A column of the manifest as ``Float64[n]``, of all scans or of some: numbers, or codes of ids and categories.
+
+        NaN where missing. DataError where there is no such column.
+        """
         if name not in self.columns:
             raise DataError(f"the manifest has no column {name!r}; there are {', '.join(self.columns)}")
-        values = self.columns[name].astype(np.float64)
+        values = self.columns[name][scans].astype(np.float64)
         return np.where(values < 0, np.nan, values) if name in ID_COLUMNS else values
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Collection:
@@ -254,6 +280,29 @@ class Collection:
     def with_columns(self, columns: Mapping[str, np.ndarray]) -> Collection:
         """The same collection with some columns replaced."""
         return replace(self, columns={**self.columns, **columns})
+
+    @cached_property
+    def _texts(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def texts(self, name: str) -> np.ndarray:
+        """A column of the table as it was written, ``Object[n]``, NaN where missing: what no placebo permutes."""
+        if name not in self._texts:
+            self._texts[name] = self.table[name].to_numpy(dtype=object)
+        return self._texts[name]
+
+    @cached_property
+    def _groups(self) -> dict[tuple[str, ...], tuple[np.ndarray, list[np.ndarray]]]:
+        return {}
+
+    def sharing(self, scan: int, *names: str) -> np.ndarray:
+        """``Int[n]``: the scans, in order and itself among them, whose ids in all of these columns are those of a scan."""
+        if names not in self._groups:  # sorted once: to compare each scan with all others is quadratic in their number
+            group = np.unique(np.stack([self.columns[name] for name in names], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+            ends = np.cumsum(np.bincount(group))
+            self._groups[names] = group, np.split(np.argsort(group, kind="stable"), ends[:-1])
+        group, rows = self._groups[names]
+        return rows[group[scan]]
 
     @cached_property
     def spacings(self) -> np.ndarray:
@@ -318,7 +367,7 @@ class Collection:
             return torch.from_numpy(self.columns[name][scans] if name in self.columns else default)
 
         none = np.full(count, -1, dtype=np.int64)
-        days = self.columns.get("session_days", np.full(len(self), np.nan))
+        days = self.columns["session_days"][scans] if "session_days" in self.columns else np.full(count, np.nan)
         return Keys(
             sample=torch.from_numpy(np.asarray(sample, dtype=np.int64)),
             view=torch.from_numpy(np.asarray(view, dtype=np.int64)),
@@ -327,7 +376,7 @@ class Collection:
             patient=ids("patient", none),
             modality=ids("modality", none),
             label=ids("class", none),
-            session_days=torch.from_numpy(days[scans]),
+            session_days=torch.from_numpy(days),
             center_mm=torch.from_numpy(center),
             size_mm=torch.from_numpy(sizes * self.spacings[scans]),
             axes=torch.from_numpy(self.axes[scans]),

@@ -285,14 +285,18 @@ def _finish(
     say: Callable[[str], None],
 ) -> Prepared:
     """Hold the scans against each other, then write what makes the store whole: prepared.json comes last."""
-    stored = [json.loads((out / "store" / stored_names(s)[2]).read_text()) for s in table["scan"]]
+    described = (json.loads((out / "store" / stored_names(s)[2]).read_text()) for s in table["scan"])
+    classes, stored = set[int](), []
+    for about in described:  # one at a time: all of all scans would take thousands of bytes a scan
+        classes.update(int(value) for value in about.get("class_voxels", {}))
+        stored.append({name: about[name] for name in ("scan", "shape", "sha256")})
     channels = Counter(s["shape"][0] for s in stored)
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
         raise DataError(f"{out}: scans differ in their number of channels {dict(channels)} (for example {example}); prepare them apart")
     split = _split(table, options)
     warnings = _same_content(stored, table, split)
-    names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in _classes(stored)}
+    names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in sorted(classes)}
     write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
     write_split(out / "split.json", split, options.seed)
     summary = {
@@ -300,7 +304,7 @@ def _finish(
         "source": origin,
         "num_channels": next(iter(channels)),
         "label_names": names,
-        "options": stored[0]["options"],
+        "options": json.loads((out / "store" / stored_names(stored[0]["scan"])[2]).read_text())["options"],
     }
     write_json(out / "prepared.json", summary)
     counts = Counter(o.status for o in outcomes.values())
@@ -321,10 +325,6 @@ def _missing_cells(table: pd.DataFrame) -> list[str]:
     """How many scans lack what others have: strategies of metadata leave those out, or learn less from them."""
     counts = {name: int(table[name].isin(MISSING).sum()) for name in table if name not in (*PATH_COLUMNS, "split")}
     return [f"{name} is missing in {count} of {len(table)} scans" for name, count in counts.items() if count > 0]
-
-
-def _classes(stored: Sequence[dict[str, Any]]) -> list[int]:
-    return sorted({int(v) for s in stored for v in s.get("class_voxels", {})})
 
 
 def _same_content(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Split) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,6 +21,9 @@ from medcl3d.data.scan import SCHEMA, stored_names
 from medcl3d.errors import DataError
 from medcl3d.types import Box, triple
 
+# Of a scan's description: what the collection has as arrays, and what nobody asks a store of many scans for.
+NOT_KEPT = ("affine", "class_voxels", "source_spacing_mm", "source_shape", "source_affine", "num_nonfinite", "atlas_source")
+
 
 @dataclass(frozen=True)
 class Store:
@@ -29,7 +33,7 @@ class Store:
     collection   one row a scan; a scan's id is its row
     num_channels of every scan
     label_names  class -> name
-    scans        the description of each scan: geometry, body, normalisation, source
+    scans        the description of each scan: shape, body, normalisation, source, hashes
     """
 
     root: Path
@@ -48,21 +52,24 @@ class Store:
             raise DataError(f"{root}: the store has schema {summary.get('schema')!r}, this version reads {SCHEMA}; prepare it again")
         table = read_table(root / "manifest.csv")
         again = "run the same `medcl3d prepare` command again"
-        scans = []
+        scans, affines, from_world, shared = [], [], [], dict[str, dict[str, Any]]()
         for scan in table["scan"]:
             path = root / "store" / stored_names(scan)[2]
             found = _read_json(path, f"{path}: the description of scan {scan!r} is missing or damaged; {again}")
             if _but_kind(found["options"]) != _but_kind(summary["options"]):
                 raise DataError(f"{path}: scan {scan!r} was prepared with other options than the rest; {again}")
-            scans.append(found)
+            affines.append(np.array(found["affine"], dtype=np.float64))
+            from_world.append(np.array(found["body"].pop("from_world"), dtype=np.float64))
+            found["options"] = shared.setdefault(found["options"]["kind"], found["options"])
+            scans.append({name: value for name, value in found.items() if name not in NOT_KEPT})
         if any(found.get("store") == "blosc2" for found in scans):
             import_blosc2(root)
         collection = Collection.of(
             table.replace({"": np.nan, "n/a": np.nan}),
             np.array([s["shape"][1:] for s in scans], dtype=np.int64),
-            np.array([s["affine"] for s in scans], dtype=np.float64),
+            np.array(affines),
             np.array([s["body"]["box"] for s in scans], dtype=np.int64),
-            np.array([s["body"]["from_world"] for s in scans], dtype=np.float64),
+            np.array(from_world),
         )
         names = {int(value): name for value, name in summary["label_names"].items()}
         return Store(root, collection, int(summary["num_channels"]), names, tuple(scans))
@@ -127,8 +134,8 @@ class Store:
     def fingerprint(self) -> str:
         """A hash of all that is stored: ids, voxels, labels, geometry."""
         digest = hashlib.sha256()
-        for s in self.scans:
-            digest.update(json.dumps([s["scan"], s["shape"], s["affine"], s["stored_sha256"], s.get("label_sha256")]).encode())
+        for s, affine in zip(self.scans, self.collection.affines, strict=True):
+            digest.update(json.dumps([s["scan"], s["shape"], affine.tolist(), s["stored_sha256"], s.get("label_sha256")]).encode())
         return digest.hexdigest()
 
     def verify(self, scan: int) -> None:
@@ -192,6 +199,7 @@ def _overlap(box: Box, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple
 
 def _read_json(path: Path, message: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        # Without interning, each of many files brings its own copy of every name.
+        return json.loads(path.read_text(), object_pairs_hook=lambda pairs: {sys.intern(name): value for name, value in pairs})
     except (OSError, ValueError):
         raise DataError(message) from None

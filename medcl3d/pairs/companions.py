@@ -30,25 +30,28 @@ class Companions:
         A group is filled with companions of its first anchor, drawn with their affinity as probability: those not
         yet visited, then others, and where there are none with what comes next.
         """
-        waiting = dict.fromkeys(order.tolist())
+        waiting = np.zeros(len(self.patients), dtype=bool)
+        waiting[order] = True
+        anchors = np.flatnonzero(waiting)
         groups: list[int] = []
-        while waiting:
-            first = next(iter(waiting))
+        visits = order.tolist()
+        for place, first in enumerate(visits):
+            if not waiting[first]:
+                continue
             group = [first]
+            waiting[first] = False
             affinity = np.zeros(len(self.patients))
-            affinity[order] = self.affinity(first)[order]
+            affinity[anchors] = self.affinity(first)[anchors]
             while len(group) < self.together:
-                affinity[np.isin(self.patients, self.patients[group])] = 0
-                fresh = np.zeros_like(affinity)
-                left = [a for a in waiting if a not in group]
-                fresh[left] = affinity[left]
+                affinity[self.patients == self.patients[group[-1]]] = 0
+                fresh = affinity * waiting
                 weights = fresh if fresh.any() else affinity
                 if weights.any():
-                    group.append(int(rng.choice(len(weights), p=weights / weights.sum())))
+                    chosen = int(rng.choice(len(weights), p=weights / weights.sum()))
                 else:
-                    group.append(left[0] if left else first)
-            for anchor in group:
-                waiting.pop(anchor, None)
+                    chosen = next((visits[later] for later in range(place, len(visits)) if waiting[visits[later]]), first)
+                group.append(chosen)
+                waiting[chosen] = False
             groups += group
         return np.array(groups, dtype=np.int64)
 

@@ -47,7 +47,7 @@ class CrossModality:
             raise DataError(f"cross_modality: modalities: no scan is {', '.join(missing)}; there are {', '.join(there)}")
         other = [self.partners(collection, scan) for scan in range(len(collection))]
         ids = np.flatnonzero([len(found) > 0 for found in other])
-        named = self._named(collection)
+        named = self._named(collection, np.arange(len(collection)))
         anywhere = np.array([len(self._of_session(collection, scan)) > 0 for scan in range(len(collection))])
         left_out = Counter(
             {
@@ -59,16 +59,15 @@ class CrossModality:
         remedy = "set across_frames: body, add the column frame to scans that share world mm, or choose same_patient"
         return Anchors(ids, +left_out).require("cross_modality", remedy)
 
-    def _named(self, collection: Collection) -> np.ndarray:
-        modality = collection.table["modality"]
-        return np.ones(len(collection), dtype=bool) if self.modalities is None else modality.isin(self.modalities).to_numpy()
+    def _named(self, collection: Collection, scans: np.ndarray) -> np.ndarray:
+        return np.array([self.modalities is None or name in self.modalities for name in collection.texts("modality")[scans]], dtype=bool)
 
     def _of_session(self, collection: Collection, scan: int) -> np.ndarray:
         """``Int[n]``: other modalities of a scan's session."""
-        columns, sessions, named = collection.columns, collection.table["session"].to_numpy(), self._named(collection)
-        fits = (columns["patient"] == columns["patient"][scan]) & (sessions == sessions[scan])
-        fits &= (columns["modality"] != columns["modality"][scan]) & named
-        return np.flatnonzero(fits & named[scan])
+        rows = collection.sharing(scan, "patient")
+        modality, sessions, named = collection.columns["modality"], collection.texts("session"), self._named(collection, rows)
+        fits = (sessions[rows] == sessions[scan]) & (modality[rows] != modality[scan])
+        return rows[fits & named & named[rows == scan]]
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:
         """``Int[n]``: the scans that may be drawn together with one."""

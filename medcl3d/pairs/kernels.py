@@ -29,15 +29,20 @@ def similarity_of(rows: Keys, cols: Keys, kernels: Mapping[str, float | str], co
     return _combined(rows.column, cols.column, kernels, combine, on_missing)
 
 
-def similarity_to(
-    collection: Collection, scan: int, kernels: Mapping[str, float | str], combine: Combine, on_missing: OnMissing
+def similarity_between(
+    collection: Collection,
+    scans: np.ndarray,
+    others: np.ndarray,
+    kernels: Mapping[str, float | str],
+    combine: Combine,
+    on_missing: OnMissing,
 ) -> np.ndarray:
-    """``Float64[n]``: how alike each scan of a collection is to one of them."""
+    """``Float64[N, M]``: how alike some scans of a collection are to others."""
 
-    def column(name: str) -> Tensor:
-        return torch.from_numpy(collection.column(name))
+    def of(rows: np.ndarray) -> Callable[[str], Tensor]:
+        return lambda name: torch.from_numpy(collection.column(name, rows))
 
-    return _combined(lambda name: column(name)[scan : scan + 1], column, kernels, combine, on_missing)[0].numpy()
+    return _combined(of(scans), of(others), kernels, combine, on_missing).numpy()
 
 
 def _combined(

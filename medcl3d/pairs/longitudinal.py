@@ -54,14 +54,12 @@ class Longitudinal:
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:
         """``Int[n]``: the visits that may be drawn together with a scan."""
-        columns = collection.columns
-        if "session_days" not in columns:
+        if "session_days" not in collection.columns:
             return np.array([], dtype=np.int64)
-        sessions = collection.table["session"].to_numpy()
-        gap = np.abs(columns["session_days"] - columns["session_days"][scan])
-        fits = (columns["patient"] == columns["patient"][scan]) & (columns["modality"] == columns["modality"][scan])
-        fits &= (sessions != sessions[scan]) & (gap <= (self.max_gap_days or np.inf))
-        return np.flatnonzero(fits)
+        rows = collection.sharing(scan, "patient", "modality")
+        days, sessions = collection.columns["session_days"], collection.texts("session")
+        gap = np.abs(days[rows] - days[scan])
+        return rows[(sessions[rows] != sessions[scan]) & (gap <= (self.max_gap_days or np.inf))]
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the matching one of another visit."""

@@ -16,7 +16,7 @@ from medcl3d.errors import DataError
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions
-from medcl3d.pairs.kernels import Combine, Kernels, require_columns, similarity_of, similarity_to, without_missing
+from medcl3d.pairs.kernels import Combine, Kernels, require_columns, similarity_between, similarity_of, without_missing
 from medcl3d.registry import Choice, Count
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
@@ -64,11 +64,12 @@ class MetadataKernel:
         """Patients of near metadata, where they are asked for."""
         if self.together == 1:
             return None
-        return Companions(
-            self.together,
-            lambda scan: similarity_to(collection, scan, self.columns, self.combine, self.on_missing),
-            collection.columns["patient"],
-        )
+        everyone = np.arange(len(collection))
+
+        def affinity(scan: int) -> np.ndarray:
+            return similarity_between(collection, everyone[[scan]], everyone, self.columns, self.combine, self.on_missing)[0]
+
+        return Companions(self.together, affinity, collection.columns["patient"])
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""

@@ -51,13 +51,12 @@ class SamePatient:
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:
         """``Int[n]``: the scans that may be drawn together with one."""
-        patient = collection.columns["patient"]
-        fits = patient == patient[scan]
-        fits[scan] = False
+        rows = collection.sharing(scan, "patient")
+        fits = rows != scan
         if self.same_session != "any":
-            session = collection.table["session"].to_numpy()
-            fits &= (session == session[scan]) == (self.same_session == "only")
-        return np.flatnonzero(fits)
+            session = collection.texts("session")
+            fits &= (session[rows] == session[scan]) == (self.same_session == "only")
+        return rows[fits]
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and one of another scan of its patient."""

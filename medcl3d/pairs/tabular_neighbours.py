@@ -14,10 +14,12 @@ from medcl3d.data.manifest import Collection
 from medcl3d.errors import DataError
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.kernels import Combine, Kernels, require_columns, similarity_of, similarity_to, without_missing
+from medcl3d.pairs.kernels import Combine, Kernels, require_columns, similarity_between, similarity_of, without_missing
 from medcl3d.pairs.matching import matched_crops
 from medcl3d.registry import Count, NonNegative
 from medcl3d.types import Keys, Relation, ViewSpec, related
+
+NEAR = 128  # scans that are first compared with each other
 
 
 @PAIRS.register("tabular_neighbours")
@@ -64,21 +66,44 @@ class TabularNeighbours:
         none = Counter({f"its {', '.join(self.columns)} are missing": int((~known).sum())})
         told = Anchors(np.flatnonzero(known), +none)
         told = without_missing("tabular_neighbours", collection, self.columns, self.on_missing, told)
-        alone = np.array([not len(self.neighbours(collection, scan)[0]) for scan in told.ids])
+        alone = ~self._have_neighbours(collection, told.ids)[told.ids]
         left_out = told.left_out + Counter({"no other patient is alike in any column": int(alone.sum())})
         remedy = "fill the columns in, widen a bandwidth, or choose others"
         return Anchors(told.ids[~alone], left_out, told.notes).require("tabular_neighbours", remedy)
 
+    def _have_neighbours(self, collection: Collection, asked: np.ndarray) -> np.ndarray:
+        """``Bool[n]``: scans to which another patient's is alike, right for those that are asked, ``Int[m]``.
+
+        Nearly all find one among scans that lie near in the table's order; only the others ask the whole collection, since
+        to compare all with all is quadratic in their number.
+        """
+        patient, modality = collection.columns["patient"], collection.columns["modality"]
+        order = np.lexsort((*(collection.column(name) for name in self.columns), modality))
+        found = np.zeros(len(collection), dtype=bool)
+        for start in range(0, len(order), NEAR):
+            rows = order[start : start + NEAR]
+            fits = (patient[rows, None] != patient[rows]) & (modality[rows, None] == modality[rows])
+            alike = similarity_between(collection, rows, rows, self.columns, self.combine, self.on_missing)
+            found[rows] = (fits & (alike > 0)).any(1)
+        for scan in asked[~found[asked]].tolist():
+            found[scan] = len(self.neighbours(collection, scan)[0]) > 0
+        return found
+
     def neighbours(self, collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
         """Scans ``Int[n]`` of the k most similar patients in the scan's modality, and their similarities."""
-        alike = similarity_to(collection, scan, self.columns, self.combine, self.on_missing)
+        rows = collection.sharing(scan, "modality")
+        alike = similarity_between(collection, np.array([scan]), rows, self.columns, self.combine, self.on_missing)[0]
         patient = collection.columns["patient"]
-        alike[(patient == patient[scan]) | (collection.columns["modality"] != collection.columns["modality"][scan])] = 0
         order = np.argsort(-alike, kind="stable")
-        order = order[alike[order] > 0]
-        nearest = list(dict.fromkeys(patient[order].tolist()))[: self.k]
-        chosen = order[np.isin(patient[order], nearest)]
-        return chosen, alike[chosen]
+        order = order[(alike[order] > 0) & (patient[rows[order]] != patient[scan])]
+        patients = patient[rows[order]]
+        nearest: set[int] = set()
+        for one in patients:  # most often the first few scans are of k patients
+            nearest.add(int(one))
+            if len(nearest) == self.k:
+                break
+        chosen = order[np.isin(patients, list(nearest))]
+        return rows[chosen], alike[chosen]
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the matching one of a similar patient."""

@@ -86,9 +86,25 @@ def test_a_report_is_a_page_and_makes_the_next_check_fast(cohort: Path, tmp_path
     with pytest.raises(DataError, match=r"1 of 6 scans .*1\.nii\.gz: the file is empty"):
         audit(cohort, report=report, given={"workers": 1})
     assert seen == ["001", "003"] and "the file is empty" in (report / "report.html").read_text()
-    (report / "checked.json").write_text("{")
+    (report / "checked.jsonl").write_text("{")
     audit(cohort, report=report, given={"workers": 1, "max_bad_fraction": 0.5})
     assert len(seen) == 8, "a damaged memory is no memory"
+
+
+def test_a_page_on_many_scans_stays_small_and_says_what_it_leaves_out(
+    tmp_path: Path, write_nifti: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("audit", "check_page"):
+        monkeypatch.setattr(f"medcl3d.data.{module}.MAX_PICTURES", 3)
+    monkeypatch.setattr("medcl3d.data.check_page.MAX_ROWS", 2)
+    for number in range(5):
+        write_nifti(f"in/s{number}.nii.gz", RAMP % 3 if number else RAMP)  # a few whole numbers: a warning
+    audit(tmp_path / "in", report=tmp_path / "report", given={"workers": 1})
+    page = (tmp_path / "report/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and "Middle planes of the first 3 of 5 scans" in page
+    assert "Warnings, the first 2 of 4; report.csv has all" in page and page.count("a label map, or a shape") == 2
+    assert (tmp_path / "report/report.csv").read_text().count("a label map, or a shape") == 4
+    assert (tmp_path / "report/checked.jsonl").read_text().count("\n") == 6, "a line a scan"
 
 
 def test_a_name_of_a_scan_cannot_write_into_the_page(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:

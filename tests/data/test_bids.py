@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from medcl3d.benchmarks.collection import make_tree
 from medcl3d.data.prepare import PrepareOptions, prepare
-from medcl3d.data.sources.bids import bids
+from medcl3d.data.sources.bids import _sessions, bids
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError
 
@@ -53,6 +57,67 @@ def test_names_and_tables_become_a_manifest(tree: Path) -> None:
     assert table["frame"].is_unique
     notes = " ".join(manifest.notes)
     assert "1 files *_bold are not taken" in notes and "have no row" in notes and "sub-3" in notes and "have no folder: sub-9" in notes
+
+
+def test_days_are_whole_days_from_the_first_visit(tree: Path) -> None:
+    """In any order, with and without a zone, and where a date is missing."""
+    times = {"a": "2001-02-27T23:00:00Z", "b": "2000-12-24", "c": "n/a", "d": "2001-02-28T23:00:00.5+01:00"}
+    rows = "".join(f"ses-{name}\t{time}\n" for name, time in times.items())
+    (tree / "sub-3" / "sub-3_sessions.tsv").write_text(f"session_id\tacq_time\n{rows}")
+    assert {name: row["session_days"] for name, row in _sessions(tree / "sub-3").items()} == {"a": "65", "b": "0", "c": "", "d": "66"}
+    (tree / "sub-3" / "sub-3_sessions.tsv").write_text("session_id\tdays\tacq_time\nses-a\t7\tspring\n")
+    assert _sessions(tree / "sub-3") == {"a": {"session_days": "7"}}
+
+
+def test_a_link_out_of_the_root_is_refused_and_one_inside_is_not(tree: Path, tmp_path: Path) -> None:
+    first = tree / "sub-001/ses-a/anat/sub-001_ses-a_T1w.nii.gz"
+    manifest = bids(tree)
+    (tree / "sub-001/ses-c").symlink_to(tree / "sub-001/ses-a")
+    assert manifest.locate("sub-001/ses-c/anat/" + first.name).exists()
+    (tree / "sub-001/ses-c").unlink()
+    (tree / "sub-3/ses-a").rename(tmp_path / "elsewhere")
+    (tree / "sub-3/ses-a").symlink_to(tmp_path / "elsewhere")
+    first.rename(tmp_path / "alone.nii.gz")
+    first.symlink_to(tmp_path / "alone.nii.gz")
+    manifest = bids(tree)
+    for path in ("sub-3/ses-a/anat/sub-3_ses-a_T1w.nii.gz", str(first.relative_to(tree))):
+        with pytest.raises(DataError, match="is a link out of the root"):
+            manifest.locate(path)
+
+
+def calls_to_index(root: Path) -> int:
+    """How many functions, Python's own among them, indexing calls and checking for missing files call."""
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        missing = bids(root).missing()
+    finally:
+        sys.setprofile(None)
+    assert missing == []
+    return calls
+
+
+def test_indexing_grows_with_the_scans_alone(tmp_path: Path) -> None:
+    made = {num: tmp_path / str(num) for num in (4, 100, 400)}
+    for num, root in made.items():
+        make_tree(root, num)
+    _, few, many = (calls_to_index(root) for root in made.values())  # the first also imports
+    assert many < 6 * few, "four times the scans are four times the work; all with all would be sixteen times"
+    assert (many - few) / 300 < 600, "a scan costs some hundred calls"
+
+
+@pytest.mark.slow
+def test_twenty_thousand_scans_are_indexed_in_seconds(tmp_path: Path) -> None:
+    make_tree(tmp_path / "raw", 20_000)
+    start = time.process_time()
+    table = bids(tmp_path / "raw").table
+    assert time.process_time() - start < 60
+    assert len(table) == 20_000 and table["patient"].nunique() == 5_000 and set(table["session_days"]) == {"0", "365"}
 
 
 def test_modalities_can_be_chosen(tree: Path) -> None:

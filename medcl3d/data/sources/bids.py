@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from medcl3d.data.manifest import MISSING, Manifest, read_table
+from medcl3d.data.manifest import MISSING, Manifest, read_rows, read_table
 from medcl3d.data.sources import SOURCES
 from medcl3d.errors import DataError
 
@@ -87,8 +87,15 @@ class _Name:
 
 def _volumes(subject: Path) -> list[Path]:
     """Files of a subject, in folders of a session or without one; links are followed."""
-    files = [path for pattern in ("*/*", "ses-*/*/*") for path in subject.glob(pattern)]
-    return sorted(path for path in files if path.name.endswith(VOLUMES) and path.name.startswith("sub-"))
+    folders = _folders(subject)
+    folders += [inner for session in folders if os.path.basename(session).startswith("ses-") for inner in _folders(session)]
+    files = [entry for folder in folders for entry in os.scandir(folder)]
+    return sorted(Path(entry.path) for entry in files if entry.name.endswith(VOLUMES) and entry.name.startswith("sub-"))
+
+
+def _folders(folder: str | Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.path for entry in entries if entry.is_dir()]
 
 
 def _participants(root: Path, subjects: set[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -109,37 +116,40 @@ def _participants(root: Path, subjects: set[str]) -> tuple[dict[str, dict[str, s
         if who:
             notes.append(f"{len(who)} subjects {what}: {', '.join(sorted(who)[:5])}")
     columns = table.drop(columns="participant_id")
-    return {who: dict(columns.iloc[row]) for row, who in enumerate(ids)}, notes
+    return dict(zip(ids, columns.to_dict("records"), strict=True)), notes
 
 
-def _sessions(subject: Path) -> dict[str, dict[str, Any]]:
+def _sessions(subject: Path) -> dict[str, dict[str, str]]:
     """Session -> its columns, days from the first visit among them where the table has days or dates."""
     path = subject / f"{subject.name}_sessions.tsv"
     if not path.exists():
         return {}
-    table = read_table(path)
-    if "session_id" not in table:
-        raise DataError(f"{path}:1: the column session_id is missing; there are {list(table.columns)}")
-    names = table["session_id"].str.removeprefix("ses-")
-    columns = table.drop(columns="session_id")
-    days = next((column for column in DAYS if column in columns), None)
+    names, cells = read_rows(path)  # plain rows: a data frame a subject takes longer than all else
+    if "session_id" not in names:
+        raise DataError(f"{path}:1: the column session_id is missing; there are {names}")
+    rows = [dict(zip(names, row, strict=True)) for row in cells]
+    days = next((column for column in DAYS if column in names), None)
     if days is not None:
-        columns = columns.rename(columns={days: "session_days"})
-    elif "acq_time" in columns:
-        columns["session_days"] = _days(columns["acq_time"], path)
-    columns = columns.drop(columns="acq_time", errors="ignore")
-    return {name: dict(columns.iloc[row]) for row, name in enumerate(names)}
+        for row in rows:
+            row["session_days"] = row.pop(days)
+    elif "acq_time" in names:
+        for row, day in zip(rows, _days([row["acq_time"] for row in rows], path), strict=True):
+            row["session_days"] = day
+    return {row.pop("session_id").removeprefix("ses-"): {n: v for n, v in row.items() if n != "acq_time"} for row in rows}
 
 
-def _days(times: pd.Series, path: Path) -> pd.Series:
+def _days(times: Sequence[str], path: Path) -> list[str]:
     """Whole days from the first of some dates; "" where a date is missing."""
-    given = ~times.isin(MISSING)
-    dates = pd.to_datetime(times.where(given), errors="coerce", format="ISO8601")
-    bad = times[given & dates.isna()]
-    if len(bad):
-        raise DataError(f"{path}: acq_time {bad.iloc[0]!r} is no date as 2001-02-28T14:00:00; correct it, or write n/a")
-    days = (dates - dates.min()).dt.days
-    return days.map(lambda value: "" if pd.isna(value) else str(int(value)))
+    dates = [None if time in MISSING else _date(time, path) for time in times]
+    first = min((date for date in dates if date is not None), default=None)
+    return ["" if date is None or first is None else str((date - first).days) for date in dates]
+
+
+def _date(time: str, path: Path) -> pd.Timestamp:
+    date = pd.to_datetime(time, errors="coerce", format="ISO8601")
+    if pd.isna(date):
+        raise DataError(f"{path}: acq_time {time!r} is no date as 2001-02-28T14:00:00; correct it, or write n/a")
+    return date.tz_localize(None)  # with and without a zone cannot be compared
 
 
 def _derivative(root: Path, derivative: str | None) -> Path | None:

@@ -1,0 +1,209 @@
+"""A collection from a thousand scans to tens of thousands: what indexing, checking, preparing and planning cost each of them.
+
+Every stage is a process of its own, as a command is, so that its peak of memory is its own.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+
+from medcl3d.benchmarks.measure import Bench, Table, by
+from medcl3d.training.memory import peak_memory_mb
+
+SIDE = 16  # voxels: reading a scan costs next to nothing, so that what is left is the cost of there being many
+SESSIONS, MODALITIES = ("a", "b"), ("T1w", "FLAIR")
+LOOK_S = 0.05  # between two looks at the workers' memory
+PAIRS: dict[str, Any] = {
+    "longitudinal": "longitudinal",
+    "tabular_neighbours": {"tabular_neighbours": {"columns": {"age": 5.0, "sex": "equal"}}},
+    "metadata_kernel": {"metadata_kernel": {"columns": {"age": 5.0, "sex": "equal"}, "together": 2}},
+}
+
+
+def make_tree(root: Path, num_scans: int) -> None:
+    """Write a BIDS dataset of noise: patients with two visits of two modalities, dates, age, sex and site."""
+    rng = np.random.default_rng(0)
+    num_patients = max(1, num_scans // (len(SESSIONS) * len(MODALITIES)))
+    participants = ["participant_id\tage\tsex\tsite"]
+    head = nibabel.Nifti1Image(np.zeros((SIDE,) * 3, np.int16), np.eye(4)).to_bytes()[:352]
+    for number in range(num_patients):
+        subject = f"sub-{number:05d}"
+        participants.append(f"{subject}\t{rng.uniform(20, 80):.1f}\t{'FM'[number % 2]}\t{'ABC'[number % 3]}")
+        sessions = ["session_id\tacq_time"]
+        for visit, session in enumerate(SESSIONS):
+            sessions.append(f"ses-{session}\t20{10 + visit:02d}-0{1 + number % 9}-14T09:30:00")
+            folder = root / subject / f"ses-{session}" / "anat"
+            folder.mkdir(parents=True)
+            for modality in MODALITIES:
+                voxels = rng.integers(0, 1000, SIDE**3, dtype=np.int16).tobytes()
+                (folder / f"{subject}_ses-{session}_{modality}.nii.gz").write_bytes(gzip.compress(head + voxels, 1, mtime=0))
+        (root / subject / f"{subject}_sessions.tsv").write_text("\n".join(sessions) + "\n")
+    (root / "participants.tsv").write_text("\n".join(participants) + "\n")
+
+
+def collection(bench: Bench) -> Table:
+    """All stages on trees of several sizes, one after the other."""
+    rows = []
+    for num in bench.scale.collections:
+        place = bench.folder / f"collection_{num}"
+        make_tree(place / "raw", num)
+        for stage in STAGES:
+            found = _measured(stage, place)
+            peaks = f"{found.own_mb:.0f}", f"{found.worker_mb:.0f}" if found.worker_mb else "-"
+            rows.append((str(num), stage, f"{found.wall_s:.1f}", f"{found.busy_s:.1f}", f"{1000 * found.busy_s / num:.2f}", *peaks))
+    workers = min(8, os.cpu_count() or 1)
+    note = (
+        f"A generated BIDS dataset: {len(SESSIONS)} visits a patient with {len(MODALITIES)} modalities of {by((SIDE,) * 3)} voxels each, "
+        f"compressed, with dates and a table of participants. Each stage is a process of its own, with {workers} workers to check and "
+        "prepare. Seconds by the clock depend on the disk and on what else the machine does; processor seconds are those of all its "
+        "processes, workers' imports included. The peak of memory is that of the process with all it has imported, and of its largest "
+        "worker. Again: with nothing changed since. Plan: what `pretrain --check` does, one epoch's order and one batch."
+    )
+    columns = ("scans", "stage", "seconds", "processor seconds", "of them ms a scan", "peak MB", "peak MB of a worker")
+    return Table("Collections", columns, tuple(rows), note)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stage: seconds by the clock and of the processors, peaks in MiB of the process and of its largest worker."""
+
+    wall_s: float
+    busy_s: float
+    own_mb: float
+    worker_mb: float
+
+
+def _measured(stage: str, place: Path) -> Cost:
+    """The cost of a stage, from another process."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from medcl3d.benchmarks.collection import measure"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; measure({stage!r}, {str(place)!r})"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(stage: str, place: str) -> None:
+    """Print a stage's `Cost` as JSON."""
+    torch.set_num_threads(1)
+    work = STAGES[stage](Path(place))
+    with _watched_workers() as peaks:
+        start, busy = time.perf_counter(), _busy_s()
+        work()
+        wall_s, busy_s = time.perf_counter() - start, _busy_s() - busy
+    cost = Cost(wall_s, busy_s, peak_memory_mb(torch.device("cpu")), max(peaks.values(), default=0.0))
+    print(json.dumps(asdict(cost)))
+
+
+def _busy_s() -> float:
+    """Processor time of this process and of those of its workers that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+@contextmanager
+def _watched_workers() -> Iterator[dict[int, float]]:
+    """Process id -> MiB that a worker has held at most, where the system tells it."""
+    peaks: dict[int, float] = {}
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(LOOK_S):
+            for worker in multiprocessing.active_children():
+                if worker.pid is not None and (peak := peak_of(worker.pid)):
+                    peaks[worker.pid] = peak
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        done.set()
+        thread.join()
+
+
+def peak_of(process: int) -> float:
+    """MiB that a process has held at most; 0 where it is gone, or where the system does not tell."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 2**10 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+
+
+def _index(place: Path) -> Callable[[], Any]:
+    from medcl3d.data.sources.bids import bids
+
+    return lambda: bids(place / "raw")
+
+
+def _check(place: Path) -> Callable[[], Any]:
+    from medcl3d.data.audit import audit
+
+    return lambda: audit(place / "raw", report=place / "checked")
+
+
+def _prepare(place: Path) -> Callable[[], Any]:
+    from medcl3d.data.prepare import prepare
+
+    return lambda: prepare("bids", place / "raw", place / "store")
+
+
+def _open(place: Path) -> Callable[[], Any]:
+    from medcl3d.data.store import Store
+
+    return lambda: Store.open(place / "store")
+
+
+def _check_store(place: Path) -> Callable[[], Any]:
+    from medcl3d.data.audit import audit
+
+    return lambda: audit(place / "store")
+
+
+def _plan(pairs: str) -> Callable[[Path], Callable[[], Any]]:
+    def stage(place: Path) -> Callable[[], Any]:
+        from medcl3d.config import parse
+        from medcl3d.training.pretrain import PretrainConfig, assemble
+
+        config = {
+            "data": {"root": str(place / "store"), "patch_size": [SIDE] * 3},
+            "pairs": PAIRS[pairs],
+            "views": "mri",
+            "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+            "objective": "simclr",
+            "train": {"steps": 1, "samples_per_step": 8},
+            "out_dir": "unused",
+        }
+        parsed = parse(config, PretrainConfig, "benchmark")
+        return lambda: assemble(parsed).dataset()[0]
+
+    return stage
+
+
+STAGES: dict[str, Callable[[Path], Callable[[], Any]]] = {
+    "index": _index,
+    "check": _check,
+    "check again": _check,
+    "prepare": _prepare,
+    "prepare again": _prepare,
+    "open": _open,
+    "check the store": _check_store,
+    **{f"plan, {name}": _plan(name) for name in PAIRS},
+}

@@ -1,0 +1,78 @@
+"""Which scans go together, by comparing each with all others: quadratic in their number, and therefore only here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from medcl3d.data.manifest import Collection
+
+
+def same_patient_loops(strategy: Any, collection: Collection, scan: int) -> list[int]:
+    """Other scans of the patient, of any session, the same one only, or never that one."""
+    patient, session = collection.columns["patient"], collection.table["session"].tolist()
+    wanted = {"any": (True, False), "only": (True,), "never": (False,)}[strategy.same_session]
+    others = [other for other in range(len(collection)) if other != scan and patient[other] == patient[scan]]
+    return [other for other in others if (session[other] == session[scan]) in wanted]
+
+
+def longitudinal_loops(strategy: Any, collection: Collection, scan: int) -> list[int]:
+    """Other sessions of the patient in the modality, not too many days away."""
+    columns, session = collection.columns, collection.table["session"].tolist()
+    most = strategy.max_gap_days or np.inf
+    return [
+        other
+        for other in range(len(collection))
+        if all(columns[name][other] == columns[name][scan] for name in ("patient", "modality"))
+        and session[other] != session[scan]
+        and abs(columns["session_days"][other] - columns["session_days"][scan]) <= most
+    ]
+
+
+def cross_modality_loops(strategy: Any, collection: Collection, scan: int) -> list[int]:
+    """Other modalities of the session, both of them asked for, in one frame unless the body matches them."""
+    columns, session, modality = collection.columns, collection.table["session"].tolist(), collection.table["modality"].tolist()
+    asked = strategy.modalities or tuple(modality)
+    return [
+        other
+        for other in range(len(collection))
+        if columns["patient"][other] == columns["patient"][scan]
+        and session[other] == session[scan]
+        and columns["modality"][other] != columns["modality"][scan]
+        and modality[other] in asked
+        and modality[scan] in asked
+        and (strategy.across_frames == "body" or collection.share_frame(scan, other))
+    ]
+
+
+def tabular_loops(collection: Collection, scan: int, alike: np.ndarray, k: int) -> list[int]:
+    """The most similar scans of the modality first, of the k patients who come first among them; `alike` is ``Float[n]``."""
+    patient, modality = collection.columns["patient"], collection.columns["modality"]
+    others = [o for o in range(len(collection)) if patient[o] != patient[scan] and modality[o] == modality[scan] and alike[o] > 0]
+    others.sort(key=lambda other: -alike[other])
+    nearest = list(dict.fromkeys(patient[other] for other in others))[:k]
+    return [other for other in others if patient[other] in nearest]
+
+
+def arranged_loops(
+    order: np.ndarray, together: int, affinity_of: Callable[[int], np.ndarray], patients: np.ndarray, rng: np.random.Generator
+) -> list[int]:
+    """Groups of companions: each is filled from a list of all that wait, made anew for every place of it."""
+    waiting, groups = order.tolist(), list[int]()
+    while waiting:
+        group = [waiting[0]]
+        affinity = np.array([a if scan in order else 0.0 for scan, a in enumerate(affinity_of(group[0]))])
+        while len(group) < together:
+            affinity[np.isin(patients, patients[group])] = 0
+            left = [anchor for anchor in waiting if anchor not in group]
+            fresh = np.array([a if scan in left else 0.0 for scan, a in enumerate(affinity)])
+            weights = fresh if fresh.any() else affinity
+            if weights.any():
+                group.append(int(rng.choice(len(weights), p=weights / weights.sum())))
+            else:
+                group.append(left[0] if left else group[0])
+        waiting = [anchor for anchor in waiting if anchor not in group]
+        groups += group
+    return groups
