@@ -101,7 +101,8 @@ def over_replicates_and_cases(values: ArrayLike) -> Estimate:
         (MS_replicate + max(0, MS_case - MS_residual)) / (R C):
 
     the moment estimator, which is unbiased without the max, and never less than what replicates alone would give.
-    Its degrees of freedom are Satterthwaite's. One case only: as `over_replicates`.
+    Its degrees of freedom are Satterthwaite's, or those of the factor of fewer levels where that is more (as Hillis 2007 has it of
+    replicates). One case only: as `over_replicates`.
     """
     array = _finite(values, "replicate and case")
     if array.ndim < 2:
@@ -127,7 +128,9 @@ def _variance(between: np.ndarray, across: np.ndarray, residual: np.ndarray, num
     squares = between**2 / (num - 1) + np.where(counted, across**2 / (cases - 1) + residual**2 / ((num - 1) * (cases - 1)), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.where(squares > 0, total**2 / squares, num - 1.0)
-    return total / (num * cases), df
+    # Where replicates hardly vary and cases vary no more than the residual, the difference of mean squares goes to 0, and with it
+    # Satterthwaite's number: below what either factor alone has, an interval would have no end.
+    return total / (num * cases), np.maximum(df, min(num, cases) - 1.0)
 
 
 def expected(components: Components, num_replicates: int, num_cases: int | None) -> Estimate:

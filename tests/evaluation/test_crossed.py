@@ -64,6 +64,15 @@ def test_never_less_than_replicates_alone_give():
     assert (over_replicates_and_cases(values).variance >= over_replicates(values.mean(-1)).variance * (1 - 1e-12)).all()
 
 
+def test_no_interval_is_without_end_where_replicates_agree() -> None:
+    """Two replicates of one mean, and cases that vary as the residual does: Satterthwaite alone leaves next to no degrees of freedom."""
+    rest = np.random.default_rng(0).normal(size=(500, 2, 20))
+    estimate = over_replicates_and_cases(0.01 + rest - rest.mean(-1, keepdims=True))
+    low, high = estimate.limits()
+    assert (estimate.df >= 1).all()
+    assert (high - low <= 2 * stats.t.ppf(0.975, 1) * estimate.error + 1e-12).all()
+
+
 def test_one_replicate_or_one_case():
     assert not over_replicates_and_cases(np.ones((1, 5))).interval().known
     single = over_replicates_and_cases([[1.0], [2.0], [4.0]])

@@ -68,12 +68,20 @@ def test_partners_and_anchors_are_those_of_comparing_all_with_all(
         assert strategy.anchors(collection).ids.tolist() == [scan for scan, found in enumerate(expected) if found]
 
 
-@given(collection=mixtures, k=st.integers(1, 3), combine=st.sampled_from(["product", "mean"]), is_placebo=st.booleans())
-def test_tabular_neighbours_are_those_of_comparing_all_with_all(collection: Collection, k: int, combine: Any, is_placebo: bool) -> None:
-    strategy = TabularNeighbours(columns=KERNELS, k=k, combine=combine)
+@given(
+    collection=mixtures,
+    k=st.integers(1, 3),
+    combine=st.sampled_from(["product", "mean"]),
+    on_missing=st.sampled_from(["ignore", "drop"]),
+    is_placebo=st.booleans(),
+)
+def test_tabular_neighbours_are_those_of_comparing_all_with_all(
+    collection: Collection, k: int, combine: Any, on_missing: Any, is_placebo: bool
+) -> None:
+    strategy = TabularNeighbours(columns=KERNELS, k=k, combine=combine, on_missing=on_missing)
     collection = placebo(collection, strategy, 0) if is_placebo else collection
     everyone = np.arange(len(collection))
-    alike = similarity_between(collection, everyone, everyone, KERNELS, combine)
+    alike = similarity_between(collection, everyone, everyone, KERNELS, combine, on_missing)
     for scan in everyone:
         chosen, weights = strategy.neighbours(collection, scan)
         assert chosen.tolist() == tabular_loops(collection, scan, alike[scan], k)
