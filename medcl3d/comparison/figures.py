@@ -63,6 +63,12 @@ def _draw(width: float, height: float, alt: str, paint: Callable[[Figure, str], 
     return Picture(render("light"), render("dark"), alt)
 
 
+def _look(number: int, theme: str) -> dict[str, Any]:
+    """Marker and colour of an arm: no two of the first 49 have both."""
+    count = len(MARKERS)
+    return {"marker": MARKERS[(number + number // count) % count], "color": COLOURS[theme][number % count]}
+
+
 def _named(pairs: Cell) -> str:
     return ", ".join(f"{key} {value}" for key, value in pairs)
 
@@ -88,20 +94,22 @@ def metric_curve(analysis: Analysis) -> Picture | None:
         for panel, ax in zip(panels, axes, strict=True):
             for number, arm in enumerate(analysis.arms):
                 chosen = [arm.cells[next(c for c in analysis.cells if dict(c) == {**dict(panel), key: value})].mean for value in values]
-                # Arms side by side within a tenth of a step, so that intervals do not hide each other.
-                x = [i + 0.05 * (number - (len(analysis.arms) - 1) / 2) for i in range(len(values))]
+                # Arms side by side within a third of a step, so that intervals do not hide each other.
+                apart = min(0.05, 0.33 / len(analysis.arms))
+                x = [i + apart * (number - (len(analysis.arms) - 1) / 2) for i in range(len(values))]
                 bars = [[c.mean - c.low for c in chosen], [c.high - c.mean for c in chosen]]  # NaN, where there is none, draws no bar
                 line = "--" if arm.name == analysis.reference else "-"
-                look = {"linestyle": line, "marker": MARKERS[number % 7], "color": COLOURS[theme][number % 7]}
-                ax.errorbar(x, [c.mean for c in chosen], yerr=bars, label=arm.name, capsize=3, markersize=5, **look)  # type: ignore[arg-type]
+                look = {"linestyle": line, "markersize": 5, **_look(number, theme)}
+                ax.errorbar(x, [c.mean for c in chosen], yerr=bars, label=arm.name, capsize=3, **look)
             ax.set_xticks(range(len(values)), [str(v) for v in values])
             ax.set_xlabel(key)
             ax.set_title(_named(panel))
         axes[0].set_ylabel(analysis.metric)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(3, len(analysis.arms)))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
 
     alt = f"Curves of {analysis.metric} over {key}, one line an arm; the numbers are in the table of means"
-    return _draw(max(6.0, 3.6 * len(panels)), 4.2, alt, paint)
+    legend = 0.8 + 0.09 * max(len(arm.name) for arm in analysis.arms)  # inches, beside the panels: of long names no row fits above them
+    return _draw(max(5.0, 3.4 * len(panels)) + legend, max(3.6, 0.6 + 0.26 * len(analysis.arms)), alt, paint)
 
 
 def difference_dots(analysis: Analysis) -> Picture | None:
@@ -118,8 +126,7 @@ def difference_dots(analysis: Analysis) -> Picture | None:
             assert d is not None
             number = [a.name for a in analysis.arms].index(arm.name)
             bars = [[d.mean - d.low], [d.high - d.mean]] if d.known else None
-            colour = COLOURS[theme][number % 7]
-            ax.errorbar([d.mean], [row], xerr=bars, capsize=4, marker=MARKERS[number % 7], linestyle="none", color=colour)
+            ax.errorbar([d.mean], [row], xerr=bars, capsize=4, linestyle="none", **_look(number, theme))
         ax.set_yticks(range(len(arms)), [arm.name for arm in arms])
         ax.set_ylim(len(arms) - 0.5, -0.5)
         ax.set_xlabel(f"{analysis.metric}: difference to {analysis.reference}")
