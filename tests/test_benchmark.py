@@ -107,10 +107,11 @@ def test_chunks_need_less_memory_than_the_batch(bench: Bench) -> None:
 
 @pytest.mark.slow
 def test_a_collection_is_measured_from_index_to_plan(bench: Bench) -> None:
-    rows = collection(bench).rows
-    assert [(row[0], row[1]) for row in rows] == [(str(num), stage) for num in (80, 320) for stage in STAGES]
-    assert all(float(row[2]) >= 0 and float(row[4]) > 50 for row in rows)
-    workers = {row[1] for row in rows if row[5] != "-"}
+    table = collection(bench)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [(row["scans"], row["stage"]) for row in rows] == [(str(num), stage) for num in (80, 320) for stage in STAGES]
+    assert all(float(row["seconds"]) >= 0 and float(row["peak MB"]) > 50 for row in rows)
+    workers = {row["stage"] for row in rows if row["peak MB of a worker"] != "-"}
     assert workers <= {"check", "prepare", "prepare again"}, "nothing else has workers"
 
 
