@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from medcl3d.benchmarks.measure import Bench, Table, by
-from medcl3d.training.memory import peak_memory_mb
+from medcl3d.training.memory import peak_memory_mb, process_peak_mb
 
 SIDE = 16  # voxels: reading a scan costs next to nothing, so that what is left is the cost of there being many
 SESSIONS, MODALITIES = ("a", "b"), ("T1w", "FLAIR")
@@ -126,7 +126,7 @@ def _watched_workers() -> Iterator[dict[int, float]]:
     def watch() -> None:
         while not done.wait(LOOK_S):
             for worker in multiprocessing.active_children():
-                if worker.pid is not None and (peak := peak_of(worker.pid)):
+                if worker.pid is not None and (peak := process_peak_mb(worker.pid)) is not None:
                     peaks[worker.pid] = peak
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -136,15 +136,6 @@ def _watched_workers() -> Iterator[dict[int, float]]:
     finally:
         done.set()
         thread.join()
-
-
-def peak_of(process: int) -> float:
-    """MiB that a process has held at most; 0 where it is gone, or where the system does not tell."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 2**10 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
 
 
 def _index(place: Path) -> Callable[[], Any]:

@@ -54,6 +54,10 @@ class CropClassification(ABC):
         """All scans are alike."""
         return 0
 
+    def check(self, store: Store) -> None:
+        """ConfigError where the store cannot tell the classes."""
+        self.class_names(store)
+
     def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
         """``Float[K]``: the weight of each class in the loss."""
         return np.ones(len(self.class_names(store)))

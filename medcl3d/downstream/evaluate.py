@@ -21,8 +21,7 @@ from medcl3d.downstream.examples import Example, answers, covering_crops
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.landmarks import Landmarks
-from medcl3d.downstream.multilabel import Multilabel
-from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval
+from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Probed, Retrieval
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
@@ -111,14 +110,11 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     return store, split, network, notes
 
 
-def _task(choice: Choice, store: Store) -> CropClassification | Multilabel:
+def _task(choice: Choice, store: Store) -> Probed:
     task = TASKS.build(choice)
-    if isinstance(task, Multilabel):
-        task.truth(store)
-        return task
-    if not isinstance(task, CropClassification):
+    if not isinstance(task, Probed):
         raise ConfigError(f"task = {choice.name}: it has no classes of crops for a probe to learn; fine-tune it instead")
-    task.class_names(store)
+    task.check(store)
     return task
 
 

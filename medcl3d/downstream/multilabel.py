@@ -54,6 +54,10 @@ class Multilabel:
             self._known[store.root] = self._read(store)
         return self._known[store.root]
 
+    def check(self, store: Store) -> None:
+        """ConfigError where the store cannot tell the findings."""
+        self.truth(store)
+
     def _read(self, store: Store) -> np.ndarray:
         table, where = store.collection.table, "task.multilabel.targets"
         twice = sorted({name for name in self.targets if self.targets.count(name) > 1})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from medcl3d.config import STRICT
+from medcl3d.downstream import Task
 from medcl3d.errors import DataError
 from medcl3d.evaluation.metrics import over_patients
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Count, Positive
+
+if TYPE_CHECKING:
+    from medcl3d.data.store import Store
+    from medcl3d.downstream.examples import Example
+    from medcl3d.types import Triple
 
 RECALLS = (1, 5)
 MAX_ITERATIONS = 1000
@@ -39,6 +45,25 @@ class Probe(Protocol):
 
     def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
         """``Float64[N, K]`` of the test features ``[N, F]``."""
+
+
+@runtime_checkable
+class Probed(Task, Protocol):
+    """A task that frozen features can be asked about: one with classes or findings."""
+
+    def check(self, store: Store) -> None:
+        """ConfigError where the store cannot tell what is asked."""
+
+    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
+        """What is asked: the same in every run."""
+
+    def labels(self, store: Store, examples: Sequence[Example]) -> np.ndarray:
+        """What is true of examples, as `Labelled.targets`."""
+
+    def asked(
+        self, probe: Probe, known: Labelled, features: np.ndarray, examples: Sequence[Example], store: Store, seed: int
+    ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
+        """What a probe that learnt what is known says of the test examples: metrics, and rows for each. DataError."""
 
 
 def standardiser(train: np.ndarray) -> StandardScaler:

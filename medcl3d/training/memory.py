@@ -6,6 +6,7 @@ import ctypes
 import resource
 import sys
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -31,8 +32,17 @@ def peak_memory_mb(device: torch.device) -> float:
     """MiB that this process has held at most: of a CUDA device's memory in tensors, else of the machine's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the parent had before this program replaced it
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
+    told = process_peak_mb("self")
+    if told is not None:  # getrusage counts what the parent had before this program replaced it
+        return told
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def process_peak_mb(process: int | Literal["self"]) -> float | None:
+    """MiB of the machine's memory that a process has held at most; None where it is gone, or where the system does not tell."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 2**10 for line in status.splitlines() if line.startswith("VmHWM")), None)

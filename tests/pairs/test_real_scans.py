@@ -40,8 +40,8 @@ CASES: list[tuple[str, tuple[str, ...]]] = [
     ("sunnybrook_same_patient", ()),
     ("sarcoma_cross_modality", ()),
     ("sarcoma_cross_modality", ("pairs={cross_modality: {modalities: [CT, MR], across_frames: body}}",)),
-    ("ixi_metadata", LONGER),
-    ("ixi_tabular", LONGER),
+    *(("ixi_metadata", (f"seed={seed}", *LONGER)) for seed in range(3)),
+    *(("ixi_tabular", (f"seed={seed}", *LONGER)) for seed in range(3)),
     ("ixi_slice_position", ()),
     ("ixi_adjacent_resnet", ()),
     (
