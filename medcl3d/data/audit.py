@@ -20,6 +20,7 @@ from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.check import Channels, Nonfinite
 from medcl3d.data.examine import MAX_PICTURES, Finding, Look, examine
 from medcl3d.data.manifest import Manifest
+from medcl3d.data.scan import file_state, is_same_file
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
@@ -222,8 +223,12 @@ def _changed(description: Mapping[str, Any]) -> str:
     for name in ("source", "label_source"):
         source = description[name]
         if source and Path(source["path"]).exists():
-            status = Path(source["path"]).stat()
-            if (status.st_size, status.st_mtime_ns) != (source["bytes"], source["mtime_ns"]):
+            try:
+                now = file_state(Path(source["path"]))
+                is_same = all(now[of] == source[of] for of in ("bytes", "mtime_ns")) or is_same_file(description, name, now)
+            except DataError as error:
+                return f"{error} (it changed after preparing)"
+            if not is_same:
                 return f"{source['path']}: changed after preparing; run the same prepare command again"
     return ""
 

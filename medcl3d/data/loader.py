@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from medcl3d.config import STRICT
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.data.splits import Split, read_split
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError, MachineError

@@ -106,6 +106,17 @@ def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
     return header, voxels, digest.hexdigest()
 
 
+def content_sha256(path: Path) -> str:
+    """SHA-256 of the uncompressed file, as `read_nifti` gives it, without holding the file in memory. Raises DataError."""
+    digest = hashlib.sha256()
+    try:
+        for block in _chunks(path):
+            digest.update(block)
+    except EOFError:
+        raise DataError(f"{path}: truncated; fetch the file again") from None
+    return digest.hexdigest()
+
+
 def _truncated(path: Path, found: int, expected: int) -> DataError:
     on_disk = path.stat().st_size
     return DataError(

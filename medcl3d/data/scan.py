@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from medcl3d.data.array_file import SUFFIXES, Container, write_array
 from medcl3d.data.atomic import write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise
+from medcl3d.data.nifti import content_sha256
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.pairs.body_coordinates import middle_of_body
 
 SCHEMA = 2
+CONTENT = {"source": "sha256", "label_source": "label_source_sha256"}  # where a description keeps the hash of which file
 
 Crop = Literal["none", "body"]
 LabelInterpolation = Literal["nearest", "linear"]
@@ -86,7 +89,9 @@ def prepare_scan(task: ScanTask, store: Path) -> Outcome:
     try:
         wanted = _identity(task)
         there = _described(task, store)
-        if there is not None and {k: there.get(k) for k in wanted} == wanted:
+        if there is not None and all(there.get(name) == value or is_same_file(there, name, value) for name, value in wanted.items()):
+            if {name: there.get(name) for name in wanted} != wanted:  # remembered, so that nothing is read for it next time
+                write_json(store / stored_names(task.scan)[2], {**there, **wanted})
             return Outcome(task.scan, "ok", "", tuple(there["warnings"]), was_there=True)
         return Outcome(task.scan, "ok", "", _prepare(task, store, wanted))
     except SkippedScan as error:
@@ -99,20 +104,31 @@ def prepare_scan(task: ScanTask, store: Path) -> Outcome:
     return Outcome(task.scan, status, reason, ())
 
 
+def file_state(path: Path) -> dict[str, Any]:
+    """Place, size and time of a file. DataError where there is none."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: there is no such file" if isinstance(error, FileNotFoundError) else f"{path}: {error.strerror}") from None
+    return {"path": os.path.abspath(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def is_same_file(description: Mapping[str, Any], name: str, now: Any) -> bool:
+    """Whether a file that was moved, copied or touched since holds what a description was made of: then its content decides.
+
+    name  source, or label_source
+    now   what `file_state` says of the file
+    """
+    before, digest = description.get(name), description.get(CONTENT.get(name, ""))
+    if not (before and digest and now):
+        return False
+    return bool(before["bytes"] == now["bytes"] and content_sha256(Path(now["path"])) == digest)
+
+
 def _identity(task: ScanTask) -> dict[str, Any]:
     """Size and time of the files, the options, and how it is stored: what makes a stored scan still the right one."""
-
-    def of(path: Path) -> dict[str, Any]:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise DataError(
-                f"{path}: there is no such file" if isinstance(error, FileNotFoundError) else f"{path}: {error.strerror}"
-            ) from None
-        return {"path": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-
     files = {"source": task.image, "label_source": task.label, "atlas_source": task.atlas}
-    found = {name: of(path) if path else None for name, path in files.items()}
+    found = {name: file_state(path) if path else None for name, path in files.items()}
     return {"schema": SCHEMA, "scan": task.scan, **found, "options": task.options(), "store": task.store}
 
 
@@ -208,6 +224,7 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     }
     description["stored_sha256"], description["stored_bytes"] = write_array(names[0], ready.stored)
     if label is not None:
+        description[CONTENT["label_source"]] = label.sha256
         whole = _label_on_grid(replace(label, affine=ready.own_affine), task)
         classes = np.ascontiguousarray(whole[ready.window])
         lost = int(np.count_nonzero(whole) - np.count_nonzero(classes))

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from medcl3d.data.array_file import AGAIN, Stored, import_blosc2, open_array
-from medcl3d.data.manifest import Collection, read_table
+from medcl3d.data.collection import Collection
+from medcl3d.data.manifest import read_table
 from medcl3d.data.packing import AS_STORED, Scaling, scale, unpack
 from medcl3d.data.scan import SCHEMA, stored_names
 from medcl3d.errors import DataError

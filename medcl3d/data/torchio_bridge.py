@@ -18,8 +18,8 @@ import torch
 import torchio as tio
 
 from medcl3d.data.array_file import open_array
+from medcl3d.data.collection import Collection
 from medcl3d.data.loader import PairDataset, RawBatch, to_grid, view_affine
-from medcl3d.data.manifest import Collection
 from medcl3d.data.packing import AS_STORED, Scaling, unpack
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError, DataError

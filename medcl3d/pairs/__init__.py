@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from medcl3d.data.manifest import Collection
+    from medcl3d.data.collection import Collection
     from medcl3d.pairs.anchors import Anchors
     from medcl3d.types import Keys, Relation, ViewSpec
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.errors import DataError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.overlapping_crops import OverlappingCrops

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.types import Box, Keys, Triple, triple
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.config import part_of
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.pairs import PAIRS, PairStrategy, crosses_patients, every_part, link, relates_points
 from medcl3d.pairs.anchors import Anchors

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.errors import DataError
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medcl3d.config import choice_of
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.pairs import PAIRS, PairStrategy, link, relates_points
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.registry import Choice, NonNegative, Positive

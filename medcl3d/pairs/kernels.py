@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.errors import DataError
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.registry import Positive

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.config import choice_of
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.errors import DataError
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.errors import ConfigError
 from medcl3d.pairs import PairStrategy
 from medcl3d.pairs.body_coordinates import BODY

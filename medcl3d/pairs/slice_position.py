@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors, every_scan
 from medcl3d.pairs.boxes import random_box, slab_size

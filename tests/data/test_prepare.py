@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -171,15 +172,58 @@ def test_a_store_of_before_there_were_two_kinds_is_still_there(cohort, tmp_path)
     assert not any("other" in line for line in said)
 
 
+def _change_a_voxel(path: Path) -> None:
+    """Another content in as many bytes, at another time: the mildest change that there is."""
+    size, content = path.stat().st_size, bytearray(gzip.decompress(path.read_bytes()))
+    for at in range(352, len(content)):
+        content[at] ^= 1  # the last bit of a number stays a number
+        packed = gzip.compress(content, mtime=0)
+        if len(packed) == size:
+            path.write_bytes(packed)
+            os.utime(path, (1, 1))
+            return
+        content[at] ^= 1
+    raise AssertionError("no change of one bit keeps the size")
+
+
+def test_a_file_that_was_touched_is_the_same_file_and_one_of_another_content_is_not(cohort, tmp_path, monkeypatch) -> None:
+    """By its hash: a collection that was copied to another disk has new times, and nothing of it changed."""
+    out = tmp_path / "out"
+    prepare("csv", cohort, out, options=ONE)
+    for path in (cohort / "images/3.nii.gz", cohort / "labels/1.nii.gz"):
+        os.utime(path, (0, 0))
+    audit(out)
+    assert prepare("csv", cohort, out, options=ONE).num_there == 6
+    monkeypatch.setattr("medcl3d.data.scan.content_sha256", lambda path: pytest.fail(f"{path} was read again"))
+    audit(out)
+    assert prepare("csv", cohort, out, options=ONE).num_there == 6
+    monkeypatch.undo()
+    _change_a_voxel(cohort / "labels/1.nii.gz")
+    with pytest.raises(DataError, match=r"1 of 6 scans .*1\.nii\.gz: changed after preparing"):
+        audit(out)
+
+
+def test_where_one_stands_does_not_matter_to_what_is_there(cohort, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(cohort.parent)
+    prepare("csv", Path(cohort.name), tmp_path / "out", options=ONE)
+    monkeypatch.chdir(cohort)
+    assert prepare("csv", Path("."), tmp_path / "out", options=ONE).num_there == 6
+    _change_a_voxel(cohort / "images/3.nii.gz")
+    with pytest.raises(DataError, match="changed after preparing"):
+        audit(tmp_path / "out")
+
+
 def test_only_what_changed_is_done_again(cohort, tmp_path) -> None:
     out = tmp_path / "out"
     prepare("csv", cohort, out, options=ONE)
     before = Store.open(out).fingerprint()
-    os.utime(cohort / "images/3.nii.gz", (0, 0))
-    with pytest.raises(DataError, match=r"3\.nii\.gz: changed after preparing"):
+    _change_a_voxel(cohort / "images/3.nii.gz")
+    with pytest.raises(DataError, match=r"1 of 6 scans .*3\.nii\.gz: changed after preparing"):
         audit(out)
     assert prepare("csv", cohort, out, options=ONE).num_there == 5
-    assert Store.open(out).fingerprint() == before
+    assert Store.open(out).fingerprint() != before
+    audit(out)
+    before = Store.open(out).fingerprint()
     said: list[str] = []
     changed = prepare("csv", cohort, out, options=PrepareOptions(workers=1, spacing_mm=(2.0, 2.0, 2.0)), say=said.append)
     assert changed.num_there == 0 and "spacing_mm" in said[0]

@@ -9,7 +9,7 @@ import pandas as pd
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 
 
 def make_collection(seed: int, num_scans: int, patch_size: tuple[int, int, int] = (12, 10, 8), smallest: int = 20) -> Collection:

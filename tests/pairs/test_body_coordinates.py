@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.data.prepare import PrepareOptions, prepare
 from medcl3d.data.scan import read_affine
 from medcl3d.data.store import Store

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.pairs.body_position import BodyPosition
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.voxel_correspondence import relate_points

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.errors import DataError
 from medcl3d.pairs.cross_modality import CrossModality
 from medcl3d.pairs.placebo import placebo

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.errors import ConfigError
 from medcl3d.pairs.multi_crop import MultiCrop
 from medcl3d.types import Box

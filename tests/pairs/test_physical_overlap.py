@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.errors import ConfigError
 from medcl3d.pairs.physical_overlap import PhysicalOverlap
 from tests.pairs.collections import collections

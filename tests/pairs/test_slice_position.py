@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.slice_position import SlicePosition
 from tests.pairs.collections import collections, make_collection

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.manifest import Collection
+from medcl3d.data.collection import Collection
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.registry import Choice
 from medcl3d.types import Keys
