@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from medcl3d.data.loader import DataConfig, PairDataset, Plan, pretraining_scans
+from medcl3d.data.in_use import DataConfig, pretraining_scans
+from medcl3d.data.loader import PairDataset, Plan
 from medcl3d.data.store import Store
 from medcl3d.evaluation.statistics import mean_interval
 

@@ -2,108 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from medcl3d.config import STRICT
 from medcl3d.data.collection import Collection
-from medcl3d.data.splits import Split, read_split
+from medcl3d.data.in_use import ScansInUse
+from medcl3d.data.raw_batch import RawBatch, RawGroup
 from medcl3d.data.store import Store
-from medcl3d.errors import DataError, MachineError
+from medcl3d.errors import MachineError
 from medcl3d.pairs import PairStrategy
 from medcl3d.pairs.companions import Companions
 from medcl3d.pairs.placebo import permutes_points
-from medcl3d.registry import Size, Whole
 from medcl3d.training.seeding import Stream, generator
-from medcl3d.types import Keys, PairBatch, Points, ViewGroup, ViewSpec
+from medcl3d.types import PairBatch, Points, ViewGroup, ViewSpec
 
 CANDIDATES_PER_POINT = 8
 WORKER_TIMEOUT_S = 300
-
-
-@config_dataclass(frozen=True, kw_only=True, config=STRICT)
-class DataConfig:
-    """Which scans, and in what pieces.
-
-    root                  what `prepare` wrote
-    patch_size            voxels of a view
-    smaller_than_patch    what happens to scans smaller than a patch along some axis: `error`, `pad`
-                          (with the scan's own background; points are never drawn there) or `skip`
-    modalities            only scans of these (default: all)
-    fold                  which fold tests, 0 to K - 1, where the scans were prepared with folds=K (default: train and test of split.json)
-    """
-
-    root: Path
-    patch_size: Size = (32, 32, 32)
-    smaller_than_patch: Literal["error", "pad", "skip"] = "error"
-    modalities: tuple[str, ...] | None = None
-    fold: Whole | None = None
-
-
-@dataclass(frozen=True)
-class ScansInUse:
-    """The scans that a run may look at, and what was left out."""
-
-    collection: Collection
-    rows: np.ndarray
-    left_out: Counter[str]
-
-
-def scans_in_use(store: Store, config: DataConfig, patients: Sequence[str] | None = None) -> ScansInUse:
-    """The collection restricted to some patients, to the modalities asked for and to what a patch fits in.
-
-    DataError where nothing is left, or where a scan is smaller than the patch and the configuration does not say what to do.
-    """
-    collection = replace(store.collection, patch_size=config.patch_size)
-    left_out: Counter[str] = Counter()
-    keep = np.ones(len(collection), dtype=bool)
-
-    def leave_out(mask: np.ndarray, reason: str) -> None:
-        nonlocal keep
-        if count := int((keep & mask).sum()):
-            left_out[reason] += count
-        keep &= ~mask
-
-    if patients is not None:
-        leave_out(~collection.table["patient"].isin(patients).to_numpy(), "patient is not in this part of the split")
-    if config.modalities is not None:
-        leave_out(~collection.table["modality"].isin(config.modalities).to_numpy(), f"modality is none of {', '.join(config.modalities)}")
-    small = keep & (collection.shapes < np.array(config.patch_size)).any(1)
-    if config.smaller_than_patch == "skip":
-        leave_out(small, f"smaller than the patch {config.patch_size}")
-    elif config.smaller_than_patch == "error" and small.any():
-        first = ", ".join(
-            f"{collection.table['scan'].iloc[i]} {tuple(int(n) for n in collection.shapes[i])}" for i in np.flatnonzero(small)[:3]
-        )
-        smallest = tuple(int(n) for n in collection.shapes[keep].min(0))
-        raise DataError(
-            f"{config.root}: {int(small.sum())} of {int(keep.sum())} scans are smaller than data.patch_size = {config.patch_size} "
-            f"(first: {first}); set data.smaller_than_patch to pad or skip, or lower the patch to at most {smallest}"
-        )
-    if not keep.any():
-        raise DataError(f"{config.root}: no scan is left to use ({'; '.join(f'{n}: {reason}' for reason, n in left_out.items())})")
-    rows = np.flatnonzero(keep)
-    return ScansInUse(collection.take(rows), rows, left_out)
-
-
-def pretraining_scans(store: Store, config: DataConfig) -> ScansInUse:
-    """The scans of the patients in the training part of the split: a test patient never enters pretraining."""
-    return scans_in_use(store, config, split_of(store, config).train)
-
-
-def split_of(store: Store, config: DataConfig) -> Split:
-    """Who trains and who tests: of split.json, or of one of its folds. ConfigError, DataError where it does not fit."""
-    return read_split(config.root / "split.json", store.collection.table["patient"]).of_fold(config.fold)
 
 
 @dataclass(frozen=True)
@@ -141,98 +62,6 @@ class Plan:
             once = rng.permutation(self.anchors)
             order = np.concatenate([order, once if self.companions is None else self.companions.arranged(once, rng)])
         return order[:wanted].reshape(-1, self.samples_per_step)
-
-
-@dataclass(frozen=True)
-class RawGroup:
-    """The views of one role as they come from the disk, with what their augmentation will be.
-
-    crops       ``Float[N, C, D, H, W]``
-    affine      ``Float64[N, 4, 4]`` crop voxel index -> world mm
-    spacing_mm  ``Float[N, 3]``
-    parameters  of the view recipe, stacked
-    views       what was drawn, for pictures
-    """
-
-    role: str
-    crops: Tensor
-    affine: Tensor
-    spacing_mm: Tensor
-    parameters: dict[str, Tensor]
-    keys: Keys
-    views: tuple[ViewSpec, ...]
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> RawGroup:
-        """Apply `function` to every tensor."""
-        return replace(
-            self,
-            crops=function(self.crops),
-            affine=function(self.affine),
-            spacing_mm=function(self.spacing_mm),
-            parameters={name: function(value) for name, value in self.parameters.items()},
-            keys=self.keys.map(function),
-        )
-
-    def __getitem__(self, rows: slice) -> RawGroup:
-        return replace(self.map(lambda tensor: tensor[rows]), views=self.views[rows])
-
-    @staticmethod
-    def cat(parts: Sequence[RawGroup]) -> RawGroup:
-        """The views of several samples, one after the other."""
-        return RawGroup(
-            parts[0].role,
-            crops=torch.cat([part.crops for part in parts]),
-            affine=torch.cat([part.affine for part in parts]),
-            spacing_mm=torch.cat([part.spacing_mm for part in parts]),
-            parameters={key: torch.cat([part.parameters[key] for part in parts]) for key in parts[0].parameters},
-            keys=Keys.cat(part.keys for part in parts),
-            views=tuple(view for part in parts for view in part.views),
-        )
-
-
-@dataclass(frozen=True)
-class RawBatch:
-    """One rank's samples of a step: the global views first, then those of other roles."""
-
-    groups: tuple[RawGroup, ...]
-    points: Points | None = None
-
-    @property
-    def main(self) -> RawGroup:
-        """The global views."""
-        return self.groups[0]
-
-    @property
-    def keys(self) -> Keys:
-        """The keys of all views, group after group."""
-        return Keys.cat(group.keys for group in self.groups)
-
-    def to(self, device: torch.device) -> RawBatch:
-        """The batch on a device."""
-        if device.type == "cpu":
-            return self
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return RawBatch(tuple(group.map(move) for group in self.groups), self.points and self.points.map(move))
-
-    def chunks(self, samples: int) -> Iterator[RawBatch]:
-        """Its samples in order, so many at a time; the last ones may be fewer. Nothing is copied."""
-        ids = torch.unique_consecutive(self.main.keys.sample)
-        for start in range(0, len(ids), samples):
-            first, last = ids[start], ids[start : start + samples][-1]
-            # Rows are sorted by sample in every group.
-            ends = ((int((g.keys.sample < first).sum()), int((g.keys.sample <= last).sum())) for g in self.groups)
-            groups = tuple(group[a:b] for group, (a, b) in zip(self.groups, ends, strict=True))
-            yield RawBatch(groups, self.points and self.points.map(lambda tensor, a=start: tensor[a : a + samples]))  # type: ignore[misc]
-
-    @staticmethod
-    def cat(samples: Sequence[RawBatch]) -> RawBatch:
-        """Several samples as one batch; each has the same roles."""
-        groups = zip(*(sample.groups for sample in samples), strict=True)
-        points = [sample.points for sample in samples if sample.points is not None]
-        return RawBatch(tuple(RawGroup.cat(parts) for parts in groups), Points.cat(points) if points else None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which of the options given beside a source are the source's own, and which say how to prepare."""
+"""How scans are prepared; and which of the options given beside a source are its own."""
 
 from __future__ import annotations
 
@@ -6,15 +6,68 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
 from medcl3d.config import STRICT, choice_of, describe, parse
-from medcl3d.data.prepare import PrepareOptions
+from medcl3d.data.array_file import Container
+from medcl3d.data.packing import StoreAs
+from medcl3d.data.scan import Crop, LabelInterpolation
 from medcl3d.data.sources import SOURCES
 from medcl3d.errors import ConfigError
-from medcl3d.registry import Choice
+from medcl3d.registry import Choice, Fraction, Positive
+
+Spacing = Literal["keep", "median"] | tuple[Positive, Positive, Positive]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+@validated(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class PrepareOptions:
+    """How scans are brought to one form.
+
+    assume_spacing_mm the voxel size, along the file's own axes, of files whose headers have lost it
+    spacing_mm        keep, median (of the collection, per axis), or three numbers
+    intensity         mri, ct or none; auto: ct where the modality says CT, else mri
+    percentiles       between which MR intensities are clipped
+    window_hu         what CT intensities are clipped to
+    nonfinite         NaN and infinity: error, zero (counted), or skip the scan
+    channels          a fourth axis: error, all (channels), or first
+    crop              none, or body: what lies outside the body's box is not stored
+    label_interpolation  of label maps where scans are resampled: nearest, or linear (the class with the largest interpolated share)
+    store_as          float16, or int16 with a scale a scan: finer, and whole numbers stay whole
+    store             npy, read as memory maps; or blosc2, compressed: a half to a third on the disk, and crops cost more processor time
+    test_fraction     of the patients, where the manifest has no split
+    validation_fraction  of the patients too: they train nothing, and choices are made on them (`measured_on: validation`)
+    folds             2 or more: the patients are dealt out to as many folds, in the place of test_fraction (`data.fold: 0` tests the first)
+    max_bad_fraction  of the scans that may be refused before it stops; one may be in any case
+    workers           processes; 0: as many as there are processors, up to 8
+    """
+
+    assume_spacing_mm: tuple[Positive, Positive, Positive] | None = None
+    spacing_mm: Spacing = "keep"
+    intensity: Literal["auto", "mri", "ct", "none"] = "auto"
+    percentiles: tuple[Percent, Percent] = (0.5, 99.5)
+    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    nonfinite: Literal["error", "zero", "skip"] = "error"
+    channels: Literal["error", "all", "first"] = "error"
+    crop: Crop = "none"
+    label_interpolation: LabelInterpolation = "nearest"
+    store_as: StoreAs = "float16"
+    store: Container = "npy"
+    test_fraction: Fraction = 0.25
+    validation_fraction: Fraction = 0.0
+    folds: Annotated[int, Field(ge=2)] | None = None
+    max_bad_fraction: Fraction = 0.01
+    seed: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+
+    def __post_init__(self) -> None:
+        for name in ("percentiles", "window_hu"):
+            low, high = getattr(self, name)
+            if low >= high:
+                raise ValueError(f"{name}: the first, {low}, must be below the second, {high}")
 
 
 @validated(frozen=True, config=STRICT)

@@ -19,8 +19,9 @@ import torchio as tio
 
 from medcl3d.data.array_file import open_array
 from medcl3d.data.collection import Collection
-from medcl3d.data.loader import PairDataset, RawBatch, to_grid, view_affine
+from medcl3d.data.loader import PairDataset, to_grid, view_affine
 from medcl3d.data.packing import AS_STORED, Scaling, unpack
+from medcl3d.data.raw_batch import RawBatch
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.pairs import PairStrategy, crosses_patients

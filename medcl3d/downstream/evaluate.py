@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from medcl3d.config import STRICT, choice_of, load, part_of, plain
 from medcl3d.data.atomic import write_json
-from medcl3d.data.loader import DataConfig, pretraining_scans, split_of
+from medcl3d.data.in_use import DataConfig, pretraining_scans, split_of
 from medcl3d.data.splits import Measured, Split
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation

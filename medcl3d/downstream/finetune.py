@@ -16,7 +16,8 @@ from torch import nn
 
 from medcl3d.config import STRICT, choice_of, load, plain
 from medcl3d.data.atomic import replacing, write_json
-from medcl3d.data.loader import DataConfig, Plan, ScansInUse, batches_from, split_of
+from medcl3d.data.in_use import DataConfig, ScansInUse, split_of
+from medcl3d.data.loader import Plan, batches_from
 from medcl3d.data.splits import Measured
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation, Task

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from medcl3d.config import STRICT, part_of
-from medcl3d.data.loader import DataConfig, pretraining_scans
+from medcl3d.data.in_use import DataConfig, pretraining_scans
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS
 from medcl3d.downstream.classification import CropClassification

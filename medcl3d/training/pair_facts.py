@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.data.loader import RawBatch, make_views
+from medcl3d.data.loader import make_views
+from medcl3d.data.raw_batch import RawBatch
 from medcl3d.objectives.dense import point_keys
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.boxes import iou_mm

@@ -11,7 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from medcl3d.data.loader import RawBatch, ScansInUse, make_views
+from medcl3d.data.in_use import ScansInUse
+from medcl3d.data.loader import make_views
+from medcl3d.data.raw_batch import RawBatch
 from medcl3d.data.store import Store
 from medcl3d.training.pair_facts import PairFacts
 from medcl3d.types import Box, PairBatch, Relation, ViewSpec, triple

@@ -16,7 +16,9 @@ from torch import nn
 from medcl3d.config import STRICT, choice_of, load, plain
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.collection import Collection
-from medcl3d.data.loader import DataConfig, PairDataset, Plan, RawBatch, ScansInUse, batches_from, make_views, pretraining_scans
+from medcl3d.data.in_use import DataConfig, ScansInUse, pretraining_scans
+from medcl3d.data.loader import PairDataset, Plan, batches_from, make_views
+from medcl3d.data.raw_batch import RawBatch
 from medcl3d.data.store import Store
 from medcl3d.downstream.online_probe import Asked, OnlineProbe
 from medcl3d.encoders import ENCODERS

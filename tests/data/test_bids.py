@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from medcl3d.benchmarks.collection import make_tree
-from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.bids import _sessions, bids
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError

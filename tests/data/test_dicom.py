@@ -15,7 +15,8 @@ import pytest
 from medcl3d.data.check import read_image, read_label
 from medcl3d.data.dicom_series import affine_of, in_order, read_header, slices_of
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.dicom import dicom
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.folder import folder
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError, DataError

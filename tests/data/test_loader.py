@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from medcl3d.config import parse
-from medcl3d.data.loader import DataConfig, Plan, batches_from, make_views, scans_in_use, view_affine
+from medcl3d.data.in_use import DataConfig, scans_in_use
+from medcl3d.data.loader import Plan, batches_from, make_views, view_affine
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError, MachineError
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble

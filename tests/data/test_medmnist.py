@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.medmnist import medmnist
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store

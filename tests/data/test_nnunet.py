@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.nnunet import nnunet
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError

@@ -15,7 +15,8 @@ import pytest
 
 from medcl3d.data.array_file import SUFFIXES
 from medcl3d.data.audit import audit
-from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.prepare import prepare
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError, DataError, MachineError
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.prepare import prepare
 from medcl3d.errors import DataError
 
 CODE = """

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from medcl3d.cli import app
-from medcl3d.data.prepare import PrepareOptions, prepare
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.prepare import prepare
 from medcl3d.data.scan import ready_scan
 from medcl3d.data.store import Store
 from medcl3d.downstream.finetune import finetune

@@ -106,7 +106,8 @@ def prepared_then(change: Callable[[Path], object]) -> Callable[..., None]:
     """A store that was prepared here, and what happened to it after."""
 
     def build(folder: Path, _: Path) -> None:
-        from medcl3d.data.prepare import PrepareOptions, prepare
+        from medcl3d.data.options import PrepareOptions
+        from medcl3d.data.prepare import prepare
 
         good(folder)
         prepare("csv", folder, folder / "out", options=PrepareOptions(workers=1))

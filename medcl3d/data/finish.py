@@ -1,0 +1,152 @@
+"""What a preparation keeps beside its scans: of which collection it is, the report, the manifest, the split, the summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medcl3d.data.array_file import SUFFIXES, Container
+from medcl3d.data.atomic import write_json, write_text
+from medcl3d.data.manifest import MISSING, PATH_COLUMNS, Manifest
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.scan import SCHEMA, Outcome, stored_names
+from medcl3d.data.splits import Split, make_folds, make_split, write_split
+from medcl3d.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a preparation came to: scans stored, of which some were there already; scans refused and skipped."""
+
+    num_ok: int
+    num_there: int
+    num_refused: int
+    num_skipped: int
+    warnings: tuple[str, ...]
+
+
+def open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Refuse a folder that holds another collection; say so where options changed and all is done again."""
+    started = out / "preparing.json"
+    try:
+        before = json.loads(started.read_text())
+    except FileNotFoundError:
+        before = None
+    except ValueError:
+        raise DataError(f"{started}: is damaged; delete {out} and prepare again") from None
+    if before is not None:
+        if before["source"] != origin:
+            raise ConfigError(
+                f"{out}: was prepared from {before['source']['name']} {before['source']['root']} with {before['source']['fields']}, "
+                f"not from {origin['name']} {origin['root']} with {origin['fields']}; choose another folder, or delete that one"
+            )
+        of_then = {"store": "npy", **before["options"]}  # before there was blosc2, nothing was said of it
+        if of_then != options:
+            changed = [k for k in options if of_then.get(k) != options[k]]
+            (out / "prepared.json").unlink(missing_ok=True)  # a half-changed store must not open
+            if "store" in changed:
+                _clear(out / "store", of_then["store"])
+            say(f"{out}: other {', '.join(changed)} than before; all scans are prepared again")
+    write_json(started, {"schema": SCHEMA, "source": origin, "options": options})
+
+
+def _clear(store: Path, container: Container) -> None:
+    """Nobody reads files of the other kind any more, nor what a killed process left half-written."""
+    for pattern in (f"*{SUFFIXES[container]}", ".*.part"):
+        for path in store.glob(pattern):
+            path.unlink()
+
+
+def write_report(path: Path, manifest: Manifest, outcomes: Mapping[str, Outcome]) -> None:
+    rows = []
+    for row in manifest.table.to_dict("records"):
+        outcome = outcomes.get(row["scan"]) or Outcome(row["scan"], "not tried", "stopped before", ())
+        warnings = "; ".join(outcome.warnings)
+        rows.append([row["scan"], row["patient"], outcome.status, outcome.reason, warnings, row["path"], row["label"]])
+    write_text(path, _csv(["scan", "patient", "status", "reason", "warnings", "path", "label"], rows))
+
+
+def _csv(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def finish(
+    out: Path,
+    manifest: Manifest,
+    table: pd.DataFrame,
+    origin: dict[str, Any],
+    options: PrepareOptions,
+    outcomes: Mapping[str, Outcome],
+    say: Callable[[str], None],
+) -> Prepared:
+    """Hold the scans against each other, then write what makes the store whole: prepared.json comes last."""
+    described = (json.loads((out / "store" / stored_names(s)[2]).read_text()) for s in table["scan"])
+    classes, stored = set[int](), []
+    for about in described:  # one at a time: all of all scans would take thousands of bytes a scan
+        classes.update(int(value) for value in about.get("class_voxels", {}))
+        stored.append({name: about[name] for name in ("scan", "shape", "sha256")})
+    channels = Counter(s["shape"][0] for s in stored)
+    if len(channels) > 1:
+        example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
+        raise DataError(f"{out}: scans differ in their number of channels {dict(channels)} (for example {example}); prepare them apart")
+    split = _split(table, options)
+    warnings = _same_content(stored, table, split)
+    names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in sorted(classes)}
+    write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
+    write_split(out / "split.json", split, options.seed)
+    summary = {
+        "schema": SCHEMA,
+        "source": origin,
+        "num_channels": next(iter(channels)),
+        "label_names": names,
+        "options": json.loads((out / "store" / stored_names(stored[0]["scan"])[2]).read_text())["options"],
+    }
+    write_json(out / "prepared.json", summary)
+    counts = Counter(o.status for o in outcomes.values())
+    there = sum(o.was_there for o in outcomes.values())
+    for line in (*warnings, *_missing_cells(table)):
+        say(line)
+    say(f"{counts['ok']} scans of {table['patient'].nunique()} patients in {out} ({there} were there), {counts['refused']} refused")
+    return Prepared(counts["ok"], there, counts["refused"], counts["skipped"], warnings)
+
+
+def _split(table: pd.DataFrame, options: PrepareOptions) -> Split:
+    if options.folds is not None:
+        return make_folds(table, folds=options.folds, seed=options.seed, validation_fraction=options.validation_fraction)
+    return make_split(table, test_fraction=options.test_fraction, seed=options.seed, validation_fraction=options.validation_fraction)
+
+
+def _missing_cells(table: pd.DataFrame) -> list[str]:
+    """How many scans lack what others have: strategies of metadata leave those out, or learn less from them."""
+    counts = {name: int(table[name].isin(MISSING).sum()) for name in table if name not in (*PATH_COLUMNS, "split")}
+    return [f"{name} is missing in {count} of {len(table)} scans" for name, count in counts.items() if count > 0]
+
+
+def _same_content(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Split) -> tuple[str, ...]:
+    """The same voxels under two patients: said; on two sides of the split: DataError, since the test would be no test."""
+    side = {patient: name for name, patients in split.parts.items() for patient in patients}
+    by_hash: dict[str, list[tuple[str, str]]] = {}
+    for description, patient in zip(stored, table["patient"], strict=True):
+        by_hash.setdefault(description["sha256"], []).append((description["scan"], patient))
+    lines = []
+    for same in by_hash.values():
+        patients = {p for _, p in same}
+        if len(patients) < 2:
+            continue
+        scans = ", ".join(f"{scan} of {patient}" for scan, patient in same)
+        if len(sides := [name for name in split.parts if name in {side[patient] for patient in patients}]) > 1:
+            raise DataError(f"the same file is in {' and in '.join(sides)}: {scans}; give both scans one patient, or drop one")
+        lines.append(f"the same file under two patients: {scans}")
+    return tuple(lines)

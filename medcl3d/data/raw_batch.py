@@ -1,0 +1,103 @@
+"""Samples as they come from the disk: crops that are not augmented yet, with what their augmentation will be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medcl3d.types import Keys, Points, ViewSpec
+
+
+@dataclass(frozen=True)
+class RawGroup:
+    """The views of one role as they come from the disk, with what their augmentation will be.
+
+    crops       ``Float[N, C, D, H, W]``
+    affine      ``Float64[N, 4, 4]`` crop voxel index -> world mm
+    spacing_mm  ``Float[N, 3]``
+    parameters  of the view recipe, stacked
+    views       what was drawn, for pictures
+    """
+
+    role: str
+    crops: Tensor
+    affine: Tensor
+    spacing_mm: Tensor
+    parameters: dict[str, Tensor]
+    keys: Keys
+    views: tuple[ViewSpec, ...]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> RawGroup:
+        """Apply `function` to every tensor."""
+        return replace(
+            self,
+            crops=function(self.crops),
+            affine=function(self.affine),
+            spacing_mm=function(self.spacing_mm),
+            parameters={name: function(value) for name, value in self.parameters.items()},
+            keys=self.keys.map(function),
+        )
+
+    def __getitem__(self, rows: slice) -> RawGroup:
+        return replace(self.map(lambda tensor: tensor[rows]), views=self.views[rows])
+
+    @staticmethod
+    def cat(parts: Sequence[RawGroup]) -> RawGroup:
+        """The views of several samples, one after the other."""
+        return RawGroup(
+            parts[0].role,
+            crops=torch.cat([part.crops for part in parts]),
+            affine=torch.cat([part.affine for part in parts]),
+            spacing_mm=torch.cat([part.spacing_mm for part in parts]),
+            parameters={key: torch.cat([part.parameters[key] for part in parts]) for key in parts[0].parameters},
+            keys=Keys.cat(part.keys for part in parts),
+            views=tuple(view for part in parts for view in part.views),
+        )
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """One rank's samples of a step: the global views first, then those of other roles."""
+
+    groups: tuple[RawGroup, ...]
+    points: Points | None = None
+
+    @property
+    def main(self) -> RawGroup:
+        """The global views."""
+        return self.groups[0]
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of all views, group after group."""
+        return Keys.cat(group.keys for group in self.groups)
+
+    def to(self, device: torch.device) -> RawBatch:
+        """The batch on a device."""
+        if device.type == "cpu":
+            return self
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return RawBatch(tuple(group.map(move) for group in self.groups), self.points and self.points.map(move))
+
+    def chunks(self, samples: int) -> Iterator[RawBatch]:
+        """Its samples in order, so many at a time; the last ones may be fewer. Nothing is copied."""
+        ids = torch.unique_consecutive(self.main.keys.sample)
+        for start in range(0, len(ids), samples):
+            first, last = ids[start], ids[start : start + samples][-1]
+            # Rows are sorted by sample in every group.
+            ends = ((int((g.keys.sample < first).sum()), int((g.keys.sample <= last).sum())) for g in self.groups)
+            groups = tuple(group[a:b] for group, (a, b) in zip(self.groups, ends, strict=True))
+            yield RawBatch(groups, self.points and self.points.map(lambda tensor, a=start: tensor[a : a + samples]))  # type: ignore[misc]
+
+    @staticmethod
+    def cat(samples: Sequence[RawBatch]) -> RawBatch:
+        """Several samples as one batch; each has the same roles."""
+        groups = zip(*(sample.groups for sample in samples), strict=True)
+        points = [sample.points for sample in samples if sample.points is not None]
+        return RawBatch(tuple(RawGroup.cat(parts) for parts in groups), Points.cat(points) if points else None)
