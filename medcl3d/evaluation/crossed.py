@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST, Interval
 
 ROUNDING = 1e-12
 """Standard errors below this share of the mean are what rounding leaves of none."""
@@ -102,7 +102,8 @@ def over_replicates_and_cases(values: ArrayLike) -> Estimate:
 
     the moment estimator, which is unbiased without the max, and never less than what replicates alone would give.
     Its degrees of freedom are Satterthwaite's, or those of the factor of fewer levels where that is more (as Hillis 2007 has it of
-    replicates). One case only: as `over_replicates`.
+    replicates). Of fewer than six replicates, which may agree by chance, MS_replicate counts as MS_residual at least, which it is
+    on average at least. One case only: as `over_replicates`.
     """
     array = _finite(values, "replicate and case")
     if array.ndim < 2:
@@ -123,6 +124,8 @@ def over_replicates_and_cases(values: ArrayLike) -> Estimate:
 
 def _variance(between: np.ndarray, across: np.ndarray, residual: np.ndarray, num: int, cases: int) -> tuple[np.ndarray, np.ndarray]:
     """Variance of the mean and its degrees of freedom, of mean squares of replicates, cases and residual."""
+    if num < MIN_REPLICATES_FOR_TEST:  # with more it would widen the intervals of tests beyond their level
+        between = np.maximum(between, residual)
     total = between + np.maximum(0.0, across - residual)
     counted = across > residual
     squares = between**2 / (num - 1) + np.where(counted, across**2 / (cases - 1) + residual**2 / ((num - 1) * (cases - 1)), 0.0)

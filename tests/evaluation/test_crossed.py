@@ -40,7 +40,7 @@ def test_mean_squares_against_statsmodels():
     import statsmodels.formula.api as smf
     from statsmodels.stats.anova import anova_lm
 
-    values = comparisons(num=1, replicates=4)[0]
+    values = comparisons(num=1, replicates=6)[0]
     rows, columns = np.indices(values.shape)
     frame = pd.DataFrame({"d": values.ravel(), "replicate": rows.ravel(), "case": columns.ravel()})
     squares = anova_lm(smf.ols("d ~ C(replicate) + C(case)", frame).fit())["mean_sq"].to_numpy()
@@ -71,6 +71,23 @@ def test_no_interval_is_without_end_where_replicates_agree() -> None:
     low, high = estimate.limits()
     assert (estimate.df >= 1).all()
     assert (high - low <= 2 * stats.t.ppf(0.975, 1) * estimate.error + 1e-12).all()
+
+
+@pytest.mark.parametrize(("spread", "unfloored", "floored"), [((1.0, 0.2, 1.0), 0.4, 0.75), ((0.2, 1.0, 1.0), 0.86, 0.92)])
+def test_few_replicates_that_agree_by_chance_are_not_believed(spread, unfloored: float, floored: float) -> None:
+    """Two replicates whose mean square is under a tenth of the residual's: their own spread as it stands holds the truth far too seldom."""
+    values = comparisons(num=20_000, replicates=2, spread=spread)
+    by_replicate, by_case = values.mean(-1), values.mean(-2)
+    rest = values - by_replicate[..., None] - by_case[:, None] + values.mean((-2, -1))[:, None, None]
+    residual = (rest**2).sum((-2, -1)) / (NUM_CASES - 1)
+    between, across = NUM_CASES * by_replicate.var(-1, ddof=1), 2 * by_case.var(-1, ddof=1)
+    agree = between < residual / 10
+    assert agree.sum() > 300
+    total = between + np.maximum(0, across - residual)
+    df = total**2 / (between**2 + np.where(across > residual, across**2 + residual**2, 0) / (NUM_CASES - 1))
+    half = stats.t.ppf(0.975, np.maximum(df, 1)) * np.sqrt(total / (2 * NUM_CASES))
+    assert (np.abs(values.mean((-2, -1))) <= half)[agree].mean() < unfloored
+    assert coverage(over_replicates_and_cases(values[agree])) > floored
 
 
 def test_one_replicate_or_one_case():
