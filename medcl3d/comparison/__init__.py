@@ -79,6 +79,7 @@ def _prepare(wanted: Prepare, console: Console) -> None:
 
 def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, command: str, console: Console) -> Path:
     from medcl3d.comparison.analysis import analyse
+    from medcl3d.comparison.kinds import kinds_of
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
     from medcl3d.comparison.results import check_provenance, complete_replicates, gather, gather_cases
@@ -90,7 +91,7 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
     notes = check_provenance(runs, config)
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
-    analysis = analyse(table, config, gather_cases(runs, config, complete_replicates(table, config)))
+    analysis = analyse(table, config, gather_cases(runs, config, complete_replicates(table, config)), kinds_of(runs, config))
     if analysis is None:
         rows = config.report_dir / "results.csv"
         raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")

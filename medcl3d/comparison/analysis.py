@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
 from medcl3d.comparison.case_values import CaseValues, Key
+from medcl3d.comparison.kinds import Kind, kinds_of
 from medcl3d.comparison.plan import Cell, CompareConfig, cells, family_of, in_endpoint
 from medcl3d.comparison.results import complete_replicates
 from medcl3d.evaluation.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
 from medcl3d.evaluation.labels import labels_needed
 from medcl3d.evaluation.power import effect_size, smallest_difference
-from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_CLAIM, MIN_REPLICATES_FOR_TEST, Interval, holm, wilcoxon_exact
+from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST, Interval, holm, wilcoxon_exact
 
 ALPHA = 0.05
 
@@ -67,6 +68,7 @@ class Analysis:
     num_cases  test patients in the variance, None where it is of replicates alone; why_not: the reason then
     values     arm -> the endpoint, one number a replicate
     pairs      (arm, other) -> paired difference of the two at the endpoint, of every two arms: exploratory
+    kinds      arm -> what it is: a way to pair, or which control
     """
 
     metric: str
@@ -81,11 +83,17 @@ class Analysis:
     why_not: str
     pairs: dict[tuple[str, str], Interval]
     values: dict[str, tuple[float, ...]]
+    kinds: dict[str, Kind]
     stage: str = "confirm"
 
     def arm(self, name: str) -> ArmNumbers:
         """The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    @property
+    def baseline(self) -> str:
+        """Whose labels are counted: the arm that is not pretrained, or the reference where all are."""
+        return next((name for name, kind in self.kinds.items() if kind == "scratch"), self.reference)
 
     @property
     def tested(self) -> bool:
@@ -120,10 +128,12 @@ class _Values:
         return over_replicates_and_cases(table_of(arm) - (table_of(other) if other else 0.0))
 
 
-def analyse(table: pd.DataFrame, config: CompareConfig, cases: CaseValues | None = None) -> Analysis | None:
+def analyse(
+    table: pd.DataFrame, config: CompareConfig, cases: CaseValues | None = None, kinds: Mapping[str, Kind] | None = None
+) -> Analysis | None:
     """Numbers over the replicates that are complete in all arms; None where there is not one.
 
-    table: as `gather` makes it, one row a fine-tuning; cases: as `gather_cases` makes them.
+    table: as `gather` makes it, one row a fine-tuning; cases: as `gather_cases` makes them; kinds: of `kinds_of`.
     """
     seeds = complete_replicates(table, config)
     if not seeds:
@@ -150,22 +160,25 @@ def analyse(table: pd.DataFrame, config: CompareConfig, cases: CaseValues | None
         return ArmNumbers(name, by_cell, numbers(name, primary), tests.get(name), effect_size(paired), smallest, {}, parts)
 
     arms = [of_arm(name) for name in config.arms]
+    known = dict(kinds or kinds_of((), config))
     pairs = {(a, b): values.estimate(a, primary, b).interval() for a in config.arms for b in config.arms if a != b}
-    return Analysis(
+    found = Analysis(
         metric=config.metric,
         higher=config.better == "higher",
         reference=reference,
         planned=config.replicates,
         replicates=tuple(seeds),
         cells=tuple(grid),
-        arms=tuple(_with_labels(arms, grid, config)),
+        arms=tuple(arms),
         family=family,
         num_cases=len(cases.patients) if cases.of_run is not None else None,
         why_not=cases.why_not,
         pairs=pairs,
         values={name: tuple(values.replicates(name, primary).tolist()) for name in config.arms},
+        kinds=known,
         stage=config.stage,
     )
+    return replace(found, arms=tuple(_with_labels(found)))
 
 
 def _tests(values: _Values, differences: dict[str, Estimate], primary: Sequence[Cell], config: CompareConfig) -> dict[str, PairedTest]:
@@ -175,88 +188,25 @@ def _tests(values: _Values, differences: dict[str, Estimate], primary: Sequence[
     return {name: PairedTest(*row) for name, *row in zip(family, t, holm(t).tolist(), check, strict=True)}
 
 
-def _with_labels(arms: Sequence[ArmNumbers], grid: Sequence[Cell], config: CompareConfig) -> list[ArmNumbers]:
-    """The arms with how many labels the reference would need to be as good, where the number of labels varies."""
-    reference = next(arm for arm in arms if arm.name == config.reference)
+def _with_labels(analysis: Analysis) -> list[ArmNumbers]:
+    """The arms with how many labels the baseline would need to be as good, where the number of labels varies."""
+    baseline = analysis.arm(analysis.baseline)
     curves: dict[Cell, dict[int, float]] = {}
-    for cell in grid:
+    for cell in analysis.cells:
         count = dict(cell).get("num_labelled")
         if isinstance(count, int):
-            rest = tuple((key, value) for key, value in cell if key != "num_labelled")
-            curves.setdefault(rest, {})[count] = reference.cells[cell].mean.mean
+            curves.setdefault(_but_labels(cell), {})[count] = baseline.cells[cell].mean.mean
     found = []
-    for arm in arms:
+    for arm in analysis.arms:
         words: dict[Cell, str] = {}
-        for cell in grid:
-            curve = curves.get(tuple((key, value) for key, value in cell if key != "num_labelled"), {})
-            if arm is not reference and len(curve) > 1:
-                word, count = labels_needed(curve, arm.cells[cell].mean.mean, config.better == "higher")
+        for cell in analysis.cells:
+            curve = curves.get(_but_labels(cell), {})
+            if arm is not baseline and len(curve) > 1:
+                word, count = labels_needed(curve, arm.cells[cell].mean.mean, analysis.higher)
                 words[cell] = f"{'' if word == 'at' else word + ' '}{count:.0f}" if word != "at" or count >= 10 else f"{count:.1f}"
         found.append(replace(arm, labels=words))
     return found
 
 
-def number(value: float, sign: bool = False) -> str:
-    """A value with three decimals (fewer where it is large), with a true minus."""
-    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def with_interval(interval: Interval, sign: bool = False) -> str:
-    """``0.712 [0.690, 0.734]``, or the mean alone where there is no interval."""
-    mean = number(interval.mean, sign)
-    return f"{mean} [{number(interval.low, sign)}, {number(interval.high, sign)}]" if interval.known else mean
-
-
-def p_value(p: float) -> str:
-    """``p = 0.012`` or ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def answer(analysis: Analysis) -> tuple[str, str]:
-    """Two sentences: what was seen, and how certain it is."""
-    sign = 1 if analysis.higher else -1
-    best = max(analysis.arms, key=lambda arm: sign * arm.endpoint.mean.mean)
-    reference = analysis.arm(analysis.reference)
-    count = f"{len(analysis.replicates)} replicate{'s' if len(analysis.replicates) > 1 else ''}"
-    level = f"mean {analysis.metric} of {number(reference.endpoint.mean.mean)}"
-    if len(analysis.arms) == 1:
-        return f"Over {count} the only arm, “{reference.name}”, has a {level}.", "There is nothing to compare it with."
-    if best is reference:
-        seen = f"Over {count} no arm does better than the reference “{reference.name}” ({level})."
-        best = max((arm for arm in analysis.arms if arm is not reference), key=lambda arm: sign * arm.endpoint.mean.mean)
-    else:
-        means = f"{number(best.endpoint.mean.mean)}, against {number(reference.endpoint.mean.mean)} of “{reference.name}”"
-        seen = f"Over {count} “{best.name}” has the best mean {analysis.metric}: {means}."
-    return seen, _certainty(analysis, best)
-
-
-def _certainty(analysis: Analysis, arm: ArmNumbers) -> str:
-    difference = arm.endpoint.difference
-    assert difference is not None, "the reference has no difference to itself"
-    what = f"the difference of “{arm.name}” is {with_interval(difference, sign=True)}"
-    n = len(analysis.replicates)
-    if n == 1:
-        return f"One replicate cannot tell a difference from chance ({what}, without an interval): it ranks nothing."
-    weight = "does not hold 0, which is a hint at most" if difference.excludes_zero else "holds 0"
-    hint = f"{what}, and its 95% interval {weight}"
-    if n < MIN_REPLICATES_FOR_TEST:
-        return f"No test, since there are fewer than {MIN_REPLICATES_FOR_TEST} replicates: {hint}."
-    if analysis.stage == "screen":
-        return f"No test, since this is a screening that only picks candidates: {hint}."
-    if arm.test is None:
-        sign = 1 if analysis.higher else -1
-        inside = max((analysis.arm(name) for name in analysis.family), key=lambda a: sign * a.endpoint.mean.mean)
-        outside = f"“{arm.name}” is outside the declared family, so that its difference of {with_interval(difference, sign=True)} is a hint"
-        within = _certainty(analysis, inside)
-        return f"{outside}; within the family, {within[0].lower()}{within[1:]}"
-    told = arm.test.holm < ALPHA
-    p = f"Holm-adjusted {p_value(arm.test.holm)}, exact Wilcoxon unadjusted {p_value(arm.test.wilcoxon)}"
-    verdict = f"{what}; the paired t-test {'tells' if told else 'does not tell'} it from chance ({p})"
-    verdict = verdict[0].upper() + verdict[1:]
-    if told and n < MIN_REPLICATES_FOR_CLAIM:
-        return f"{verdict}, and a claim would need {MIN_REPLICATES_FOR_CLAIM} replicates."
-    if told and analysis.num_cases is None:
-        return f"{verdict}, and this speaks of these test cases only."
-    return f"{verdict}."
+def _but_labels(cell: Cell) -> Cell:
+    return tuple((key, value) for key, value in cell if key != "num_labelled")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medcl3d.comparison.analysis import ALPHA, analyse, number
+from medcl3d.comparison.analysis import ALPHA, analyse
+from medcl3d.comparison.answer import number
 from medcl3d.comparison.execute import is_done
 from medcl3d.comparison.plan import MODELS, CompareConfig, Run, family_of
 from medcl3d.comparison.results import complete_replicates, gather, gather_cases

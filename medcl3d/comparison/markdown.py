@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medcl3d.comparison.analysis import Analysis, answer, with_interval
+from medcl3d.comparison.analysis import Analysis
+from medcl3d.comparison.answer import answer, with_interval
 
 
 def markdown(analysis: Analysis) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 import yaml
 
 from medcl3d.comparison.across import rank_across
-from medcl3d.comparison.analysis import Analysis, answer, number, p_value
+from medcl3d.comparison.analysis import Analysis
+from medcl3d.comparison.answer import answer, number, p_value
 from medcl3d.comparison.cost import costs
 from medcl3d.comparison.figures import Curve, Picture, difference_dots, feature_maps, loss_panels, metric_curve, rank_line
 from medcl3d.comparison.launch import command_of, read_json

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medcl3d.comparison.analysis import analyse, with_interval
+from medcl3d.comparison.analysis import analyse
+from medcl3d.comparison.answer import with_interval
 from medcl3d.comparison.markdown import markdown
 from tests.comparison.test_analysis import config_of, table_of
 

@@ -1,0 +1,117 @@
+"""The two sentences: that they name what to use, hold it against its controls, and say no more than the tests carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medcl3d.comparison.analysis import analyse
+from medcl3d.comparison.answer import answer
+from medcl3d.comparison.kinds import Kind
+from medcl3d.comparison.plan import Arm, CompareConfig, Recipe
+
+KINDS: dict[str, Kind] = {"ours": "pairs", "published": "pairs", "placebo": "placebo", "mae": "mae", "scratch": "scratch"}
+
+
+def said(gains: dict[str, float], replicates: int = 10, reference: str = "ours", noise: float = 0.005, **fields) -> tuple[str, str]:
+    """The answer where each arm has this gain over 0.8, in every replicate but for noise."""
+    arms = {name: Arm(pretraining=None if KINDS[name] == "scratch" else name) for name in gains}
+    config = CompareConfig(
+        out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms=arms, reference=reference, replicates=replicates, **fields
+    )
+    rng = np.random.default_rng(0)
+    rows = []
+    for seed in range(replicates):
+        shared = rng.normal(0.8, 0.1)
+        rows += [{"arm": arm, "seed": seed, "dice": shared + gain + rng.normal(0, noise)} for arm, gain in gains.items()]
+    analysis = analyse(pd.DataFrame(rows), config, kinds={name: KINDS[name] for name in gains})
+    assert analysis is not None
+    return answer(analysis)
+
+
+def test_a_candidate_that_beats_all_is_to_be_used() -> None:
+    seen, certainty = said({"ours": 0.1, "published": 0.05, "placebo": 0.02, "mae": 0.02, "scratch": 0})
+    assert seen.startswith("Use “ours” (mean dice 0.") and "every other arm of the declared family does worse" in seen
+    assert certainty.startswith(
+        "Beside “ours”, by paired t-tests (Holm-adjusted over the 4 arms of the declared family): worse “published” ("
+    )
+    for name in ("placebo", "mae", "scratch"):
+        assert f"“{name}” (\N{MINUS SIGN}0." in certainty
+    assert "better" not in certainty and "not told" not in certainty
+
+
+def test_ahead_of_scratch_and_level_with_the_placebo_is_pretraining_and_not_the_pairs() -> None:
+    seen, certainty = said({"ours": 0.1, "published": 0.1, "placebo": 0.1, "scratch": 0})
+    assert seen.startswith("Use “ours” or “published”, whichever costs least: “ours” (mean dice")
+    assert "does better than “scratch”, and is not told from “published” or “placebo”" in seen
+    assert "what its strategy knows of the scans is not shown to help" in seen
+    assert "worse “scratch” (" in certainty and "not told from it “published” (" in certainty
+
+
+def test_level_with_scratch_is_no_reason_to_pretrain() -> None:
+    seen, certainty = said({"ours": 0.1, "published": 0.0, "scratch": 0.1})
+    assert "is not shown to do better than “scratch”: nothing here says that its pretraining is worth the cost" in seen
+    assert not seen.startswith("Use")
+    assert "worse “published” (" in certainty
+
+
+def test_a_better_arm_is_to_be_used_in_the_place_of_the_reference() -> None:
+    seen, certainty = said({"scratch": 0, "ours": 0.3, "published": 0.1}, reference="scratch")
+    assert seen.startswith("Use “ours” rather than “scratch”: over 10 replicates the mean dice is 1.") and ", against 0." in seen
+    assert ": better “ours” (+0.299" in certainty and "these test cases only" in certainty
+    assert "claim" not in certainty
+    assert "a claim would need 10 replicates" in said({"scratch": 0, "ours": 0.3}, 6, "scratch")[1]
+
+
+def test_a_better_placebo_recommends_nothing() -> None:
+    seen, _ = said({"scratch": 0, "placebo": 0.3, "published": 0.1}, reference="scratch")
+    assert "it is a placebo: what helps is not what its strategy knows" in seen and "Use" not in seen
+
+
+def test_noise_is_not_told() -> None:
+    seen, certainty = said({"scratch": 0, "ours": 0.001, "published": 0}, reference="scratch", noise=0.05)
+    assert seen.startswith("No arm is shown to do better than “scratch” (mean dice")
+    assert ": not told from it “ours” (" in certainty and "these test cases only" not in certainty
+
+
+def test_only_a_strategy_is_compared() -> None:
+    seen, _ = said({"ours": 0.1, "published": 0.1})
+    assert seen.startswith("“ours” (mean dice") and "is not told from “published”" in seen
+
+
+def test_lower_may_be_better() -> None:
+    gains = {"scratch": 0, "ours": -0.3, "published": 0.3}
+    assert said(gains, reference="scratch", better="lower")[0].startswith("Use “ours” rather than “scratch”")
+    assert "“ours” has the best mean dice" in said(gains, 3, "scratch", better="lower")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("placebo", "knows nothing true of scans"), ("mae", "has no pairs"), ("scratch", "not pretrained")]
+)
+def test_a_control_that_is_ahead_in_what_is_not_tested_is_called_one(name: str, words: str) -> None:
+    seen, certainty = said({"ours": 0, name: 0.2}, 3)
+    assert f"“{name}” (" in seen and words in seen and "has the best mean dice" in seen
+    assert certainty.startswith("No test, since there are fewer than 6 replicates: the difference of")
+
+
+def test_a_screening_says_first_that_it_is_one() -> None:
+    assert said({"ours": 0, "published": 0.2}, 2, stage="screen")[1].startswith(
+        "No test, since this is a screening that only picks candidates"
+    )
+
+
+def test_the_reference_may_be_best_where_nothing_is_tested() -> None:
+    seen, certainty = said({"scratch": 0, "ours": -0.3, "published": -0.1}, 3, "scratch")
+    assert "no arm does better than the reference “scratch”" in seen
+    assert "“published”" in certainty and "\N{MINUS SIGN}0.1" in certainty
+
+
+def test_arms_that_are_all_the_same_have_not_learnt() -> None:
+    assert "nothing tells that any of them learnt" in said({"scratch": 0, "ours": 0}, 3, "scratch", noise=0)[0]
+
+
+def test_one_arm_has_nothing_to_be_compared_with() -> None:
+    assert said({"scratch": 0}, 3, "scratch")[1] == "There is nothing to compare it with."
