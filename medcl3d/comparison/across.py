@@ -41,8 +41,8 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
     waiting: list[str] = []
     for path in config.across:
         other = with_controls(load(path, (), CompareConfig))
-        if other.better != config.better:
-            raise ConfigError(f"across: in {path} {other.better} is better, here {config.better}; compare measures of one direction")
+        if other.higher != config.higher:
+            raise ConfigError(f"across: {other.metric} in {path} and {config.metric} here are better in two directions; compare one")
         found = endpoints(other)
         if found is None:
             waiting.append(str(path))
@@ -56,7 +56,7 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
         few = f"{len(values)} data sets and {len(shared)} arms that all have; ranks take {MIN_DATA_SETS} and {MIN_ARMS}."
         return Across(values, tuple(shared), None, note + few)
     table = np.array([[found[arm] for arm in shared] for found in values.values()])
-    return Across(values, tuple(shared), ranks(table, config.better == "higher"), note)
+    return Across(values, tuple(shared), ranks(table, config.higher), note)
 
 
 def endpoints(config: CompareConfig) -> dict[str, float] | None:

@@ -164,7 +164,7 @@ def analyse(
     pairs = {(a, b): values.estimate(a, primary, b).interval() for a in config.arms for b in config.arms if a != b}
     found = Analysis(
         metric=config.metric,
-        higher=config.better == "higher",
+        higher=config.higher,
         reference=reference,
         planned=config.replicates,
         replicates=tuple(seeds),

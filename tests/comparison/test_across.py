@@ -80,5 +80,5 @@ def test_what_cannot_be_ranked_together_is_refused(others: list[Path]) -> None:
     assert analysis is not None
     with pytest.raises(ConfigError, match="counts once"):
         rank_across(analysis, config)
-    with pytest.raises(ConfigError, match="one direction"):
-        rank_across(analysis, replace(config, across=(others[0],), better="lower"))
+    with pytest.raises(ConfigError, match="in two directions"):
+        rank_across(analysis, replace(config, across=(others[0],), metric="hd95_mm"))

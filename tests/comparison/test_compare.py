@@ -15,7 +15,7 @@ from skimage.io import imsave
 
 from medcl3d.comparison import compare
 from medcl3d.comparison.report import case_means, contrasts
-from medcl3d.errors import DataError, UserError
+from medcl3d.errors import ConfigError, DataError, UserError
 
 
 class Page(HTMLParser):
@@ -171,8 +171,17 @@ def test_other_versions_are_noted(compared):
 
 
 def test_a_missing_metric_names_what_there_is(compared):
-    with pytest.raises(DataError, match=r"has no number for 'auc' \(there are dice, hd95_mm\)"):
-        compare(compared, ["metric=auc"])
+    with pytest.raises(DataError, match=r"has no number for 'auroc' \(there are dice, hd95_mm\)"):
+        compare(compared, ["metric=auroc"])
+
+
+def test_the_direction_of_a_known_measure_needs_no_word_and_cannot_be_wrong(compared):
+    compare(compared, ["metric=hd95_mm"])
+    assert "hd95_mm (lower is better)" in Path("runs/report.html").read_text()
+    with pytest.raises(ConfigError, match=r"compare.yaml: better: higher values of hd95_mm are worse"):
+        compare(compared, ["metric=hd95_mm", "better=higher"])
+    with pytest.raises(ConfigError, match=r"better: are higher or lower values of 'smoothness' better\?"):
+        compare(compared, ["metric=smoothness"])
 
 
 def test_case_means_and_contrasts(compared):
