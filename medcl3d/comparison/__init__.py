@@ -26,11 +26,12 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from rich.console import Console
 
     from medcl3d.comparison.controls import with_controls
+    from medcl3d.comparison.declared import declare
     from medcl3d.comparison.execute import execute
     from medcl3d.comparison.forecast import forecast
     from medcl3d.comparison.lock import only_start
     from medcl3d.comparison.plan import CompareConfig, plan
-    from medcl3d.comparison.results import moved
+    from medcl3d.comparison.results import moved, progress
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
 
@@ -49,6 +50,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     with only_start(config.out_dir):
         if config.prepare is not None:
             _prepare(config.prepare, console)
+        declare(config, *progress(runs, config))
         failed = [outcome for outcome in execute(runs, launcher, console) if outcome.state == "failed"]
     if not failed:
         return _report(runs, config, config_path, command, console)
@@ -79,6 +81,7 @@ def _prepare(wanted: Prepare, console: Console) -> None:
 
 def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, command: str, console: Console) -> Path:
     from medcl3d.comparison.analysis import analyse
+    from medcl3d.comparison.declared import declarations, file_beside, standing
     from medcl3d.comparison.kinds import kinds_of
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
@@ -88,15 +91,19 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
 
     check_confirmation(runs, config, str(config_path))
     table = gather(runs, config)
-    notes = check_provenance(runs, config)
+    declared = standing(config, declarations(file_beside(runs, config)))
+    notes = [*filter(None, [declared.note]), *check_provenance(runs, config)]
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
-    analysis = analyse(table, config, gather_cases(runs, config, complete_replicates(table, config)), kinds_of(runs, config))
+    cases = gather_cases(runs, config, complete_replicates(table, config))
+    analysis = analyse(table, config, cases, kinds_of(runs, config), "" if declared.kept else declared.note)
     if analysis is None:
         rows = config.report_dir / "results.csv"
         raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")
     path = config.report_dir / "report.html"
-    write_report(path, analysis, runs, config, f"Comparison: {config_path.stem}", command, notes)
+    write_report(
+        path, analysis, runs, config, f"Comparison: {config_path.stem}", command, [declared.note, *notes] if declared.note else notes
+    )
     table_of_means = markdown(analysis)
     write_text(config.report_dir / "results.md", table_of_means)
     console.print(table_of_means)

@@ -240,10 +240,10 @@ def check_names(config: CompareConfig, name: str) -> None:
     def fail(where: str, message: str) -> ConfigError:
         return ConfigError(f"{name}: {where}: {message}")
 
-    known = direction_of(config.metric)
-    if known is None and config.better is None:
+    direction = direction_of(config.metric)
+    if direction is None and config.better is None:
         raise fail("better", f"are higher or lower values of {config.metric!r} better? Say `better: higher` or `better: lower`")
-    if known is not None and config.better not in (None, known):
+    if direction is not None and config.better not in (None, direction):
         raise fail("better", f"{config.better} values of {config.metric} are worse; take the line out")
     if config.reference not in config.arms:
         raise fail("reference", f"there is no arm {config.reference!r}; name one of {', '.join(config.arms)}")
@@ -333,6 +333,8 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
             needs = at[arm.pretraining] if arm.pretraining else None
             runs.append(_run(measured_by, arm_name, cell, seed, fold, measurement, (measurement.set, dict(cell), arm.set), folder, needs))
     check_fair(runs, config, name)
+    if config.stage == "confirm" and any(run.planned.get("measured_on") == "validation" for run in runs):
+        raise ConfigError(f"{name}: stage: choices are made on validation patients, and a claim takes test patients; set `stage: screen`")
     return runs
 
 

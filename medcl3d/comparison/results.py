@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,13 @@ def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]
         return []
     counts, expected = table.groupby("seed").size(), len(config.arms) * len(cells(config)) * (config.folds or 1)
     return [int(seed) for seed, count in counts.items() if count == expected]  # type: ignore[call-overload]
+
+
+def progress(runs: Sequence[Run], config: CompareConfig) -> tuple[int, int]:
+    """How many measurements are finished, and in how many replicates all of them are."""
+    done = Counter(run.seed for run in runs if run.measures and is_done(run))
+    planned = Counter(run.seed for run in runs if run.measures)
+    return done.total(), sum(done[seed] == count for seed, count in planned.items())
 
 
 def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> list[Run]:
