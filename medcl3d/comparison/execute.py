@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import yaml
 from rich.console import Console
@@ -21,11 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from medcl3d.comparison.launch import INPUTS, LOG, Child, encoder_hash, read_json
 from medcl3d.comparison.lock import held
-from medcl3d.comparison.plan import Run
+from medcl3d.comparison.plan import Run, model_of
 from medcl3d.comparison.timing import duration, seconds_to_go
 from medcl3d.config import differences
 from medcl3d.errors import ConfigError, Stopped
-from medcl3d.training.logs import FREE_FIELDS
+from medcl3d.training.logs import FREE_FIELDS, with_defaults
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 120.0
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def is_done(run: Run) -> bool:
-    """The run's folder holds this very run, finished.
+    """The run's folder holds this very run, finished. A run from before one of its fields was known had that field's default.
 
     ConfigError where the folder holds another run, or one that started from another encoder.
     """
@@ -65,7 +65,12 @@ def is_done(run: Run) -> bool:
         return False
     found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.elsewhere else ()))
-    lines = [line for line in differences(found, run.planned) if not line.startswith(free)]
+
+    def changed(old: Any) -> list[str]:
+        return [line for line in differences(old, run.planned) if not line.startswith(free)]
+
+    # To fill in defaults takes longer than to compare, and most runs are of today.
+    lines = changed(found) and changed(with_defaults(found, model_of(run.command), config_file))
     if lines:
         shown = "; ".join([*lines[:5], *(["..."] if len(lines) > 5 else [])])
         raise ConfigError(f"{run.folder}: holds another run: {shown}. Delete the folder to run anew, or choose another out_dir")

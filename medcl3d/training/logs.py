@@ -187,7 +187,7 @@ def _open(
     file = path / "config.yaml"
     resumed = file.is_file()
     if resumed:
-        old = _with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
+        old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
         changed = [line for line in differences(old, dict(config)) if not line.split(":")[0].startswith(FREE_FIELDS)]
         if changed:
             return ConfigError(
@@ -206,7 +206,8 @@ def _open(
     return resumed, finished
 
 
-def _with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
+def with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
+    """A run's configuration as `file` holds it, with today's defaults of `model` for fields that it does not name."""
     try:
         return old if model is None else plain(parse(old, model, str(file)))
     except ConfigError:  # it holds what this version refuses: compared as it stands, it is named

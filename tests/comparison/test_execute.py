@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from medcl3d.comparison.execute import Outcome, execute, is_done, step_of
@@ -62,6 +63,23 @@ def test_another_run_in_the_folder_is_refused(comparison):
     go(path, *SMALL)
     with pytest.raises(ConfigError, match=r"finetune.*seed_0: holds another run: train.steps: 3 -> 4.*Delete the folder"):
         go(path, *SMALL, "finetune.set={train.steps: 4}")
+
+
+def test_a_run_from_before_a_field_was_known_is_kept_where_the_default_is_planned(comparison):
+    path = comparison()
+    runs, _, _ = go(path, *SMALL)
+    for run in runs:
+        held = yaml.safe_load((run.folder / "config.yaml").read_text())
+        then = {name: value for name, value in held.items() if name not in ("encoder", "seconds")}
+        then["train"].pop("samples_per_step")
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(then))
+    _, outcomes, _ = go(path, *SMALL)
+    assert {o.state for o in outcomes} == {"kept"}
+    with pytest.raises(ConfigError, match=r"holds another run: seconds: 0.0 -> 0.1\. Delete"):
+        go(path, *SMALL, "finetune.set={seconds: 0.1}")
+    (runs[-1].folder / "config.yaml").write_text(yaml.safe_dump({**then, "gone": 1}))
+    with pytest.raises(ConfigError, match=r"holds another run: .*gone: 1 -> None"):
+        go(path, *SMALL)
 
 
 def test_fields_that_change_nothing_are_free(comparison):
