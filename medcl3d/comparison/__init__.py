@@ -27,10 +27,11 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
 
     from medcl3d.comparison.controls import with_controls
     from medcl3d.comparison.declared import declare
-    from medcl3d.comparison.execute import execute
+    from medcl3d.comparison.execute import execute, kept_and_waiting
     from medcl3d.comparison.forecast import forecast
     from medcl3d.comparison.lock import only_start
     from medcl3d.comparison.plan import CompareConfig, plan
+    from medcl3d.comparison.rehearse import rehearse
     from medcl3d.comparison.results import moved, progress
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
@@ -45,11 +46,15 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     for line in forecast(runs, config):
         console.print(line)
     if check:
+        for line in rehearse(runs):
+            console.print(line)
         return config.report_dir / "report.html"
     launcher = _launcher(config)
     with only_start(config.out_dir):
         if config.prepare is not None:
             _prepare(config.prepare, console)
+        for line in rehearse(kept_and_waiting(runs)[1]):
+            console.print(line)
         declare(config, *progress(runs, config))
         failed = [outcome for outcome in execute(runs, launcher, console) if outcome.state == "failed"]
     if not failed:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from medcl3d.comparison.plan import Run
 from medcl3d.data.atomic import write_json
+from medcl3d.errors import DataError
 
 LOG = "compare.log"
 STARTED = ".started.lock"
@@ -47,8 +48,16 @@ class Child(Protocol):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty where the file is absent."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """A JSON file's object; empty where the file is absent. DataError where it is cut short or spoilt."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: is damaged ({error}); delete its folder to run it anew") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: is damaged (it holds no object); delete its folder to run it anew")
+    return found
 
 
 def command_of(run: Run) -> list[str]:

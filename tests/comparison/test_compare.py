@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from skimage.io import imsave
 
 from medcl3d.comparison import compare
@@ -145,6 +146,22 @@ def test_from_reports_runs_that_lie_elsewhere(compared, tmp_path):
         compare(compared, from_runs=[Path("other"), Path("copy")])
     with pytest.raises(DataError, match="no run of this comparison"):
         compare(compared, from_runs=[Path("nowhere")])
+
+
+def test_from_takes_no_runs_of_one_arm_for_those_of_another(compared, tmp_path):
+    """Also where the pretrainings, which are large, were not copied along."""
+    path = Path("compare.yaml")
+    content = yaml.safe_load(path.read_text())
+    content["arms"] = {"scratch": {}, "dense": {"pretraining": "dense"}, "simclr": {"pretraining": "simclr"}}
+    path.write_text(yaml.safe_dump(content))
+    shutil.rmtree("runs")
+    compare(path, ["replicates=1"])
+    shutil.copytree("runs/finetune", "swap/finetune")
+    assert "1 of 1 replicates" in compare(path, ["replicates=1"], from_runs=[Path("swap")]).read_text()
+    shutil.rmtree("swap/finetune/simclr")
+    shutil.copytree("runs/finetune/dense", "swap/finetune/simclr")
+    with pytest.raises(ConfigError, match=r"swap/finetune/simclr.*holds another run: init: .*pretrain/dense/seed_0' -> .*simclr/seed_0'"):
+        compare(path, ["replicates=1"], from_runs=[Path("swap")])
 
 
 def edit(path: str, **fields) -> None:
