@@ -69,7 +69,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
 
 
 def _launcher(config: CompareConfig) -> Launcher:
-    from medcl3d.comparison.launch import LocalLauncher
+    from medcl3d.comparison.local import LocalLauncher
     from medcl3d.comparison.slurm import SlurmLauncher
 
     return LocalLauncher(config.jobs) if config.executor == "local" else SlurmLauncher(config.out_dir, config.jobs, config.slurm)

@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from medcl3d.comparison.launch import INPUTS, LOG, Child, encoder_hash, read_json
-from medcl3d.comparison.lock import held
 from medcl3d.comparison.plan import Run, model_of
 from medcl3d.comparison.timing import duration, seconds_to_go
 from medcl3d.config import differences
@@ -44,6 +43,9 @@ class Launcher(Protocol):
 
     def launch(self, runs: Sequence[Run]) -> list[Child]:
         """Start runs."""
+
+    def busy(self, run: Run) -> bool:
+        """What another start began is still at this run."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class _Grid:
         for run in [r for r in self.waiting if r.needs is None or self.over.get(r.needs) == "done"]:
             if len(ready) + len(self.children) >= launcher.takes:
                 break
-            if held(run.folder):
+            if launcher.busy(run):
                 if run.folder not in self._waits_for:
                     self._say(f"waiting for {run}, which another process is at")
                     self._waits_for.add(run.folder)

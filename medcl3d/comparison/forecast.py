@@ -48,9 +48,8 @@ def _smallest(runs: Sequence[Run], config: CompareConfig) -> list[str]:
         return ["nothing is tested: this is a screening"]
     size, family = config.replicates, family_of(config)
     if size < MIN_REPLICATES_FOR_TEST:
-        return [
-            f"{size} replicate{'s' if size > 1 else ''}: intervals and no test; {MIN_REPLICATES_FOR_TEST} or more are tested, ten or more carry a claim"
-        ]
+        count = f"{size} replicate{'s' if size > 1 else ''}"
+        return [f"{count}: intervals and no test; {MIN_REPLICATES_FOR_TEST} or more are tested, ten or more carry a claim"]
     level = ALPHA / len(family)
     words = f"the smallest difference that {size} replicates tell from chance in 80%, at level {ALPHA} / {len(family)}"
     pilot = _pilot(runs, config)
