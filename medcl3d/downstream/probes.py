@@ -12,14 +12,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from medcl3d.config import STRICT
 from medcl3d.downstream import Task
 from medcl3d.errors import DataError
 from medcl3d.evaluation.metrics import over_patients
-from medcl3d.evaluation.retrieval import measures
+from medcl3d.evaluation.retrieval import TIE, measures
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Count, Positive
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from medcl3d.types import Triple
 
 MAX_ITERATIONS = 1000
+ASKED_AT_ONCE = 1024  # of the test side: their cosines with all of the training side are in memory
 SHORTEST = 1e-6  # deviations of the training side
 
 
@@ -120,6 +120,8 @@ class LinearProbe:
 class NearestNeighbours:
     """The share of each class among the `k` training examples of highest cosine, after standardising; all where there are fewer.
 
+    Examples that are as like as the k-th share the places that the nearer ones leave, so that their order decides nothing.
+
     Source: Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination (without its temperature).
     """
 
@@ -127,10 +129,19 @@ class NearestNeighbours:
 
     def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
         """``Float64[N, K]`` of the test features ``[N, F]``; nothing is random here."""
-        scale = standardiser(train.features)
-        model = KNeighborsClassifier(min(self.k, len(train.targets)), metric="cosine")
-        model.fit(scale.transform(train.features), train.targets)
-        return _spread(model.predict_proba(scale.transform(test)), model.classes_, num_classes)
+        scale, k = standardiser(train.features), min(self.k, len(train.targets))
+        known, asked = directions(scale.transform(train.features)), directions(scale.transform(test))
+        classes = np.eye(num_classes)[train.targets]
+        parts = [asked[start : start + ASKED_AT_ONCE] for start in range(0, len(asked), ASKED_AT_ONCE)]
+        return np.concatenate([_among_nearest(part @ known.T, k) @ classes for part in parts]) / k
+
+
+def _among_nearest(cosine: np.ndarray, k: int) -> np.ndarray:
+    """How much of each of M examples is among the k nearest of N others ``[N, M]``: 1 or 0, or a part where it ties with the k-th."""
+    kth = np.partition(cosine, -k, axis=1)[:, [-k]]
+    nearer, tied = cosine > kth + TIE, np.abs(cosine - kth) <= TIE
+    left: np.ndarray = k - nearer.sum(1, keepdims=True)
+    return nearer + tied * (left / tied.sum(1, keepdims=True))
 
 
 def _fewest_patients_of_two(train: Labelled) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
-from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, check_classes
+from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, check_classes, standardiser
 from medcl3d.errors import DataError
 
 
@@ -28,6 +29,38 @@ def test_a_probe_finds_what_is_there_and_nothing_else(probe: LinearProbe | Neare
         assert found.shape == (200, 4) and found.sum(1) == pytest.approx(1)
         assert (found[:, 3] == 0).all()  # a class that no training example has
         assert low <= (found.argmax(1) == test.targets).mean() <= high
+
+
+@pytest.mark.parametrize("k", [1, 7, 20, 400])
+def test_neighbours_are_those_of_scikit_learn_to_the_bit_where_none_ties(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medcl3d.downstream.probes.ASKED_AT_ONCE", 64)
+    train, test = features(30, 0, 1.0), features(40, 1, 1.0)
+    scale = standardiser(train.features)
+    peer = KNeighborsClassifier(min(k, 150), metric="cosine").fit(scale.transform(train.features), train.targets)
+    found = NearestNeighbours(k=k).probabilities(train, test.features, 3, 0)
+    assert np.array_equal(found, peer.predict_proba(scale.transform(test.features)))
+
+
+def test_neighbours_that_tie_share_the_places_left() -> None:
+    """One number a feature: three lie on the asked side of the mean, and those of the other side are all as far."""
+    x, targets = np.array([[1.0], [2.0], [3.0], [-1.0], [-2.0], [-3.0]]), np.array([0, 0, 1, 2, 2, 1])
+    for order in (np.arange(6), np.arange(6)[::-1], np.array([4, 0, 5, 2, 1, 3])):
+        known = Labelled(x[order], targets[order], ("p",) * 6)
+        for k, shares in (
+            (1, [2 / 3, 1 / 3, 0]),
+            (3, [2 / 3, 1 / 3, 0]),
+            (4, [2 / 4, (1 + 1 / 3) / 4, (2 / 3) / 4]),
+            (9, [2 / 6, 2 / 6, 2 / 6]),
+        ):
+            assert NearestNeighbours(k=k).probabilities(known, np.array([[5.0]]), 3, 0)[0] == pytest.approx(shares)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1234.567])
+def test_features_that_never_change_have_all_examples_for_neighbours(constant: float) -> None:
+    targets = np.array([0] * 30 + [1] * 10)
+    train = Labelled(np.full((40, 8), constant), targets, tuple(map(str, range(40))))
+    found = NearestNeighbours(k=5).probabilities(train, np.full((7, 8), constant), 2, 0)
+    assert found == pytest.approx(np.tile([0.75, 0.25], (7, 1)))
 
 
 def test_few_patients_need_no_folds() -> None:
