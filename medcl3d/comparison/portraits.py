@@ -21,7 +21,7 @@ MOST_NAMES, FEWEST_CROPS = 8, 8
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores without labels. encoders: pretraining -> score -> mean over replicates.
+    """Scores without labels. encoders: pretraining -> score -> mean over replicates, without those that one of its encoders lacks.
 
     agreement  score -> Spearman's correlation over encoders between the score, taken as its authors say which is better, and the
                endpoint, within each replicate; its mean and 95% t-interval over replicates. None where too few encoders have both
@@ -39,7 +39,7 @@ def scores(runs: Sequence[Run], config: CompareConfig, endpoint: Mapping[str, Se
     seeds = sorted({run.seed for run in runs})
     of_folds: dict[tuple[str, int], list[dict[str, float]]] = {}
     for run in runs:
-        if not run.measures and (values := read_json(run.folder / SCORES).get("scores")):
+        if not run.measures and (values := read_json(run.folder / SCORES).get("scores")) is not None:
             of_folds.setdefault((run.name, run.seed), []).append(values)
     found: dict[str, dict[int, dict[str, float]]] = {}
     for (name, seed), rows in of_folds.items():
@@ -95,7 +95,7 @@ class Map:
 
 
 def maps(runs: Sequence[Run]) -> list[Map]:
-    """A map of each pretraining of the first replicate, by t-SNE (van der Maaten and Hinton, JMLR 2008)."""
+    """A map of each pretraining of the first replicate whose features are numbers, by t-SNE (van der Maaten and Hinton, JMLR 2008)."""
     found = []
     for run in runs:
         file = run.folder / FEATURES
@@ -104,7 +104,7 @@ def maps(runs: Sequence[Run]) -> list[Map]:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         features = arrays.pop("features").astype(float)
-        if len(features) >= FEWEST_CROPS:
+        if len(features) >= FEWEST_CROPS and np.isfinite(features).all():
             found.append(Map(run.name, _plane(features), {name: values for name, values in arrays.items() if name != "scan"}))
     return found
 
@@ -112,6 +112,8 @@ def maps(runs: Sequence[Run]) -> list[Map]:
 def _plane(features: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
+    if not np.ptp(features, axis=0).any():  # collapsed to one point, on which TSNE ends the process
+        return np.zeros((len(features), 2))
     scaled = (features - features.mean(0)) / np.maximum(features.std(0), 1e-12)
     perplexity = min(30.0, (len(features) - 1) / 3)
     places: np.ndarray = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(scaled)

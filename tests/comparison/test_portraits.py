@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medcl3d.comparison.figures import feature_maps
 from medcl3d.comparison.plan import Arm, CompareConfig, Recipe, Run
 from medcl3d.comparison.portraits import Map, better, maps, scores, shown_columns
 from medcl3d.data.atomic import write_json
@@ -48,6 +49,29 @@ def test_an_encoder_without_scores_in_every_replicate_is_left_out(tmp_path: Path
     endpoint = {name: (0.0, 1.0) for name in config.arms}
     found = scores(runs, config, endpoint, higher=True)
     assert set(found.encoders) == {"b", "c", "d"} and not any(found.agreement.values()), "three encoders have no order to speak of"
+
+
+def test_an_encoder_whose_features_are_no_numbers_is_shown_without_scores(tmp_path: Path) -> None:
+    runs, config = grid(tmp_path, {(name, seed): 1.0 * number for number, name in enumerate((*NAMES, "e")) for seed in (0, 1)})
+    config = CompareConfig(**{**config.__dict__, "arms": {**config.arms, "arm e": Arm("e")}})
+    write_json(runs[0].folder / SCORES, {"scores": {}})
+    found = scores(runs, config, {name: (0.1 * number, 0.2 * number) for number, name in enumerate(config.arms)}, higher=True)
+    assert found.encoders["a"] == {} and set(found.encoders) == {*NAMES, "e"}
+    agreement = found.agreement["rankme"]
+    assert agreement is not None and agreement.mean == pytest.approx(1), "of the four others"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_collapsed_encoder_is_one_dot_and_one_without_numbers_has_no_map(tmp_path: Path) -> None:
+    runs = [Run("pretrain", name, (), 0, Path("x.yaml"), (), tmp_path / name, None, {}) for name in ("zero", "constant", "nan")]
+    for run, value in zip(runs, (0.0, 0.1, np.nan), strict=True):
+        run.folder.mkdir()
+        group = (np.arange(40) % 2).astype(str)
+        np.savez(run.folder / FEATURES, features=np.full((40, 6), value, dtype=np.float32), scan=group, group=group)
+    found = maps(runs)
+    assert [one.encoder for one in found] == ["zero", "constant"]
+    assert all((one.places == 0).all() for one in found)
+    assert feature_maps(found) is not None and feature_maps(maps(runs[2:])) is None
 
 
 @pytest.mark.parametrize(
