@@ -21,7 +21,7 @@ from medcl3d.downstream.examples import Example, answers, covering_crops
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.landmarks import Landmarks
-from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Probed, Retrieval
+from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Probed, Retrieval, finite
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
@@ -125,8 +125,8 @@ class _Frozen:
         self.network, self.store, self.device, self.dtype = network, store, device, dtype
 
     def features(self, examples: Sequence[Example]) -> np.ndarray:
-        """``Float64[N, F]``: pooled features, averaged over each example's crops."""
-        return answers(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype)
+        """``Float64[N, F]``: pooled features, averaged over each example's crops. DataError where some are no numbers."""
+        return finite(answers(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype))
 
 
 def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Evaluation, dict[str, list[str]]]:

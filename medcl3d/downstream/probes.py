@@ -72,7 +72,15 @@ def standardiser(train: np.ndarray) -> StandardScaler:
 
     Without it cosines say little: what all scans have in common is most of a feature vector.
     """
-    return StandardScaler().fit(train)
+    return StandardScaler().fit(finite(train))
+
+
+def finite(features: np.ndarray) -> np.ndarray:
+    """The same features ``[N, F]``. DataError where some are no numbers."""
+    wrong = int((~np.isfinite(features)).any(1).sum())
+    if wrong:
+        raise DataError(f"the encoder's features of {wrong} of {len(features)} crops or scans are no finite numbers: take other weights")
+    return features
 
 
 def directions(features: np.ndarray) -> np.ndarray:
@@ -80,9 +88,7 @@ def directions(features: np.ndarray) -> np.ndarray:
 
     What is shorter than `SHORTEST` is the rounding of features that never change, and stays near 0: it is as like to one as to another.
     """
-    wrong = int((~np.isfinite(features)).any(1).sum())
-    if wrong:
-        raise DataError(f"the encoder's features of {wrong} of {len(features)} crops or scans are no finite numbers: take other weights")
+    features = finite(features)
     unit: np.ndarray = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), SHORTEST)
     return unit
 
