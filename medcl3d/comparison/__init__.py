@@ -90,14 +90,14 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
     from medcl3d.comparison.kinds import kinds_of
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
-    from medcl3d.comparison.results import check_provenance, complete_replicates, gather, gather_cases
+    from medcl3d.comparison.results import also_differing, check_provenance, complete_replicates, gather, gather_cases
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.data.atomic import write_text
 
     check_confirmation(runs, config, str(config_path))
     table = gather(runs, config)
     declared = standing(config, declarations(file_beside(runs, config)))
-    notes = [*filter(None, [declared.note]), *check_provenance(runs, config)]
+    notes = [*filter(None, [declared.note]), *also_differing(runs), *check_provenance(runs, config)]
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
     cases = gather_cases(runs, config, complete_replicates(table, config))

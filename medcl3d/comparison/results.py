@@ -15,7 +15,8 @@ import pandas as pd
 from medcl3d.comparison.case_values import CaseValues, Key, by_patient, collect
 from medcl3d.comparison.execute import is_done
 from medcl3d.comparison.launch import read_json
-from medcl3d.comparison.plan import MODELS, CompareConfig, Run, cells, free_fields
+from medcl3d.comparison.plan import COMPARED, MODELS, CompareConfig, Run, cells, free_fields
+from medcl3d.config import differences
 from medcl3d.errors import DataError
 
 
@@ -84,6 +85,18 @@ def progress(runs: Sequence[Run], config: CompareConfig) -> tuple[int, int]:
     done = Counter(run.seed for run in runs if run.measures and is_done(run))
     planned = Counter(run.seed for run in runs if run.measures)
     return done.total(), sum(done[seed] == count for seed, count in planned.items())
+
+
+def also_differing(runs: Sequence[Run]) -> list[str]:
+    """A sentence on the fields in which arms differ beside what is compared, where there are some: the file may allow any."""
+    first = {(run.command, run.name): run for run in reversed(runs)}
+    fields: set[str] = set()
+    for run in first.values():
+        other = next(one for one in runs if one.command == run.command)
+        lines = differences(other.planned, run.planned)
+        fields |= {line.split(":")[0] for line in lines if not line.startswith(("out_dir:", "init:", *COMPARED))}
+    named = ", ".join(sorted(fields))
+    return [f"Beside pairs, objective and placebo, runs of arms differ in {named}: that may be what helps."] if fields else []
 
 
 def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> list[Run]:

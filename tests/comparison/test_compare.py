@@ -181,6 +181,13 @@ def test_runs_on_other_data_are_not_compared(compared):
         compare(compared)
 
 
+def test_what_else_arms_differ_in_is_noted(compared):
+    text = Path("runs/report.html").read_text()
+    assert "Beside pairs, objective and placebo, runs of arms differ in gain, transfer: that may be what helps." in text
+    compare(compared, ["arms={scratch: {}, dense: {pretraining: dense}}", "out_dir=plain", "replicates=1"])
+    assert "that may be what helps" not in Path("plain/report.html").read_text()
+
+
 def test_other_versions_are_noted(compared):
     edit("runs/pretrain/dense/seed_1/provenance.json", versions={"torch": "3"})
     compare(compared)
