@@ -106,7 +106,7 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     check_patch_size(network, config.data.patch_size)
     notes: list[str] = []
     if config.init != SCRATCH:
-        notes = [f"  {note}" for note in load_weights(network, Path(config.init), "encoder", split.held_out).notes]
+        notes = [f"  {note}" for note in load_weights(network, Path(config.init), "encoder", split.held_out, store).notes]
     return store, split, network, notes
 
 

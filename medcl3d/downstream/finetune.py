@@ -101,7 +101,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     network = build_network(config.encoder, store.num_channels, decoder=task.decodes)
     check_patch_size(network, config.data.patch_size)
     model = task.model(network, store)
-    transferred = None if config.init == SCRATCH else load_weights(network, Path(config.init), config.transfer, split.held_out)
+    transferred = None if config.init == SCRATCH else load_weights(network, Path(config.init), config.transfer, split.held_out, store)
     return Finetuning(config, store, task, model, VIEWS.build(config.views), train, test, labelled, transferred)
 
 

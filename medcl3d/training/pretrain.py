@@ -16,6 +16,7 @@ from torch import nn
 from medcl3d.config import STRICT, choice_of, load, plain
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.collection import Collection
+from medcl3d.data.content import contents
 from medcl3d.data.in_use import DataConfig, ScansInUse, pretraining_scans
 from medcl3d.data.loader import PairDataset, Plan, batches_from, make_views
 from medcl3d.data.raw_batch import RawBatch
@@ -336,4 +337,6 @@ def sidecar(parts: Pretraining) -> dict[str, Any]:
         "pretraining": {"pairs": plain(config.pairs), "objective": plain(config.objective), "placebo": config.placebo, "seed": config.seed},
         "pretraining_patients": sorted(collection.table["patient"].unique().tolist()),
         "provenance": {"data": parts.store.fingerprint(), **versions()},
+        # Last, since it is long: a line a scan.
+        "pretraining_content": contents(parts.store.scans[row] for row in parts.scans.rows),
     }
