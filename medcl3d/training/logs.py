@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import socket
-import subprocess
 import sys
 import time
 import warnings
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Iterator  # noqa: UP035
 
 import numpy as np
+import torch
 import yaml
 from filelock import FileLock, Timeout
 
@@ -25,6 +25,7 @@ from medcl3d.data.atomic import write_text
 from medcl3d.errors import ConfigError, MachineError, UserError
 from medcl3d.training.diagnostics import Watch
 from medcl3d.training.distributed import from_rank_zero, rank
+from medcl3d.training.machine import checkout, device_name
 
 # Fields that change neither what is learnt nor in which order: a run may resume with other values.
 FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.checkpointing", "out_dir", "probe")
@@ -214,18 +215,12 @@ def _with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
 
 
 def versions() -> dict[str, Any]:
-    """What this run runs on: package versions, Python, the commit of a checkout."""
+    """What this run runs on: package versions, Python, the commit of a checkout and whether it was changed, device, threads."""
     found = {}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    root = Path(__file__).resolve().parents[2]
-    git = (
-        subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        if (root / ".git").exists()
-        else None
-    )
-    commit = git.stdout.strip() if git and git.returncode == 0 else None
-    return {"versions": found, "python": platform.python_version(), "commit": commit}
+    runs_on = {"device": device_name(), "threads": torch.get_num_threads()}
+    return {"versions": found, "python": platform.python_version(), **checkout(), **runs_on}
