@@ -87,7 +87,7 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
 
     check_confirmation(runs, config, str(config_path))
     table = gather(runs, config)
-    notes = check_provenance(runs, config)
+    notes = check_provenance(runs)
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
     analysis = analyse(table, config, gather_cases(runs, config, complete_replicates(table, config)))
