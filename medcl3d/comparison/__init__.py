@@ -97,7 +97,7 @@ def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, comma
     check_confirmation(runs, config, str(config_path))
     table = gather(runs, config)
     declared = standing(config, declarations(file_beside(runs, config)))
-    notes = [*filter(None, [declared.note]), *also_differing(runs), *check_provenance(runs, config)]
+    notes = [*filter(None, [declared.note]), *also_differing(runs), *check_provenance(runs)]
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
     cases = gather_cases(runs, config, complete_replicates(table, config))

@@ -16,18 +16,11 @@ from medcl3d.comparison.launch import command_of, read_json
 from medcl3d.comparison.plan import CompareConfig, Run
 from medcl3d.config import plain
 
-NAMES = {
-    "commit": "commit of medcl3d",
-    "python": "Python",
-    "versions": "packages",
-    "data": "hash of the scans",
-    "split": "hash of the split",
-    "body": "hash of where bodies lie",
-    "manifest": "hashes of columns of the manifest",
-}
+NAMES = {"commit": "commit of medcl3d", "python": "Python", "versions": "packages", "data": "hash of the scans"}
 """What provenance.json may hold -> what a report calls it, in this order; what is not named here follows under its own name."""
-LEFT_OUT = ("kind", "command", "dirty")
-"""What differs from run to run; and what is said beside the commit."""
+LEFT_OUT = ("kind", "command", "dirty", "body", "manifest", "split")
+"""What differs from run to run; what is said beside the commit; and hashes that stay in run folders, since whoever has that of a
+short column, as the sex of ten patients, can try all values. That they are alike is checked before there is a report."""
 UNKNOWN = "not noted"
 
 

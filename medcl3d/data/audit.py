@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass as validated
 from medcl3d.config import STRICT, choice_of, describe, parse
 from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.check import Channels, Nonfinite
+from medcl3d.data.content import OF_SOURCE, groups_of_one_content
 from medcl3d.data.examine import MAX_PICTURES, Finding, Look, examine
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.scan import file_state, is_same_file
@@ -207,7 +208,7 @@ def _of_store(target: Path) -> Checked:
     findings = []
     for scan, about in enumerate(store.scans):
         patient = str(store.collection.table["patient"].iloc[scan])
-        facts = {"shape": about["shape"][1:], "channels": about["shape"][0], "sha256": about["sha256"]}
+        facts = {"shape": about["shape"][1:], "channels": about["shape"][0], **{name: about[name] for name in OF_SOURCE if name in about}}
         facts["spacing_mm"] = store.spacing_mm(scan).round(4).tolist()
         try:
             store.verify(scan)
@@ -235,11 +236,7 @@ def _changed(description: Mapping[str, Any]) -> str:
 
 def _same(checked: Checked) -> list[list[int]]:
     """Rows that hold one content, two or more each."""
-    rows: dict[str, list[int]] = {}
-    for row, finding in enumerate(checked.findings):
-        if finding.facts.get("sha256"):
-            rows.setdefault(finding.facts["sha256"], []).append(row)
-    return [same for same in rows.values() if len(same) > 1]
+    return [same for _, same in groups_of_one_content([finding.facts for finding in checked.findings])]
 
 
 def _twins(checked: Checked) -> list[str]:

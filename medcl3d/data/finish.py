@@ -15,6 +15,7 @@ import pandas as pd
 
 from medcl3d.data.array_file import SUFFIXES, Container
 from medcl3d.data.atomic import write_json, write_text
+from medcl3d.data.content import OF_SOURCE, groups_of_one_content
 from medcl3d.data.manifest import MISSING, PATH_COLUMNS, Manifest
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.scan import SCHEMA, Outcome, stored_names
@@ -96,7 +97,7 @@ def finish(
     classes, stored = set[int](), []
     for about in described:  # one at a time: all of all scans would take thousands of bytes a scan
         classes.update(int(value) for value in about.get("class_voxels", {}))
-        stored.append({name: about[name] for name in ("scan", "shape", "sha256")})
+        stored.append({name: about[name] for name in ("scan", "shape", *OF_SOURCE) if name in about})
     channels = Counter(s["shape"][0] for s in stored)
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
@@ -137,16 +138,14 @@ def _missing_cells(table: pd.DataFrame) -> list[str]:
 def _same_content(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Split) -> tuple[str, ...]:
     """The same voxels under two patients: said; on two sides of the split: DataError, since the test would be no test."""
     side = {patient: name for name, patients in split.parts.items() for patient in patients}
-    by_hash: dict[str, list[tuple[str, str]]] = {}
-    for description, patient in zip(stored, table["patient"], strict=True):
-        by_hash.setdefault(description["sha256"], []).append((description["scan"], patient))
+    owner = table["patient"].tolist()
     lines = []
-    for same in by_hash.values():
-        patients = {p for _, p in same}
+    for what, same in groups_of_one_content(stored):
+        patients = {owner[row] for row in same}
         if len(patients) < 2:
             continue
-        scans = ", ".join(f"{scan} of {patient}" for scan, patient in same)
+        scans = ", ".join(f"{stored[row]['scan']} of {owner[row]}" for row in same)
         if len(sides := [name for name in split.parts if name in {side[patient] for patient in patients}]) > 1:
-            raise DataError(f"the same file is in {' and in '.join(sides)}: {scans}; give both scans one patient, or drop one")
-        lines.append(f"the same file under two patients: {scans}")
+            raise DataError(f"{what} is in {' and in '.join(sides)}: {scans}; give both scans one patient, or drop one")
+        lines.append(f"{what} under two patients: {scans}")
     return tuple(lines)

@@ -33,3 +33,8 @@ def test_what_else_is_noted_is_shown_as_it_is(tmp_path: Path) -> None:
     found = {one.name: one.values for one in made(runs_of(tmp_path, noted, {**noted, "device": "a CPU"}, {}))}
     assert found["packages"] == (("torch 2, numpy 1", 2), ("not noted", 1))
     assert found["device"] == (("a GPU", 1), ("a CPU", 1), ("not noted", 1)) and found["threads"] == (("2", 2), ("not noted", 1))
+
+
+def test_hashes_of_what_is_known_of_patients_stay_in_the_run_folder(tmp_path: Path) -> None:
+    (data,) = made(runs_of(tmp_path, {"data": "d", "body": "b", "split": "s", "manifest": {"sex": "5f", "age": "2d"}}))
+    assert (data.name, data.values) == ("hash of the scans", (("d", 1),))

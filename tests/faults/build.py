@@ -169,21 +169,38 @@ def put(*where: str, value: Any) -> Callable[..., None]:
     return config(change)
 
 
-def pretrained(folder: Path, tiny: Path) -> None:
-    """A fine-tuning from an encoder that has seen all patients."""
-    split = json.loads((tiny / "split.json").read_text())
-    (folder / "pre").mkdir()
-    (folder / "pre" / "encoder.safetensors").write_bytes(b"not read before")
-    (folder / "pre" / "encoder.json").write_text(json.dumps({"schema": 1, "pretraining_patients": [*split["train"], *split["test"]]}))
-    given = {
-        "data": {"root": str(tiny), "patch_size": [16, 16, 16]},
-        "task": "segmentation",
-        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
-        "train": {"steps": 2, "samples_per_step": 2},
-        "init": "pre",
-        "out_dir": "run",
-    }
-    (folder / "c.yaml").write_text(yaml.safe_dump(given))
+def pretrained(seen: Callable[[dict[str, Any], Path], dict[str, Any]]) -> Callable[..., None]:
+    """A fine-tuning from an encoder that has seen what `seen` makes of a split and a store."""
+
+    def build(folder: Path, tiny: Path) -> None:
+        split = json.loads((tiny / "split.json").read_text())
+        (folder / "pre").mkdir()
+        (folder / "pre" / "encoder.safetensors").write_bytes(b"not read before")
+        (folder / "pre" / "encoder.json").write_text(json.dumps({"schema": 1, **seen(split, tiny)}))
+        given = {
+            "data": {"root": str(tiny), "patch_size": [16, 16, 16]},
+            "task": "segmentation",
+            "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+            "train": {"steps": 2, "samples_per_step": 2},
+            "init": "pre",
+            "out_dir": "run",
+        }
+        (folder / "c.yaml").write_text(yaml.safe_dump(given))
+
+    return build
+
+
+def all_patients(split: dict[str, Any], _: Path) -> dict[str, Any]:
+    """Both sides."""
+    return {"pretraining_patients": [*split["train"], *split["test"]]}
+
+
+def all_scans_of_others(_: dict[str, Any], tiny: Path) -> dict[str, Any]:
+    """The same scans, in another folder under ids of its own."""
+    from medcl3d.data.content import contents
+    from medcl3d.data.store import Store
+
+    return {"pretraining_patients": ["another"], "pretraining_content": contents(Store.open(tiny).scans)}
 
 
 def edited(name: str, edit: Callable[[str], str]) -> Callable[[Path], object]:
