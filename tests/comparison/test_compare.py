@@ -79,14 +79,14 @@ def test_the_report_opens_offline_and_says_what_was_found(compared):
     for words in ("“dense, all” has the best mean dice", "No test", "2 of 2 replicates", "9 test cases", "medcl3d compare", "Seeds 0, 1"):
         assert words in page.text, words
     for words in (
-        "2 replicates x 9 patients",
+        "2 replicates x 9 test patients",
         "of 2 replicates and 40 cases, 87 to 100% of the 95% intervals held",
         "Every two arms",
         "Labels that “scratch” would need",
         "MiB",
     ):
         assert words in page.text, words
-    for name in ("curve", "differences", "losses"):
+    for name in ("curve", "differences", "losses_pretraining"):
         assert Path(f"runs/figures/{name}.svg").read_text().lstrip().startswith("<?xml")
 
 
@@ -117,6 +117,32 @@ def test_failed_runs_end_with_an_error_after_the_report(comparison):
     page = Page(Path("runs/report.html").read_text())
     assert "1 of 2 replicates complete" in page.text
     assert "2 replicates were planned; 1 is not complete" in page.text
+    assert "Runs that are not done: 2 failed." in page.text
+    assert page.text.count("medcl3d: the scan <b>17</b> is broken; mend it") == 2, "each is named with its reason"
+    assert "finetune bad, num_labelled=8, replicate 1" in page.text
+
+
+def test_from_names_the_measurements_that_are_not_there(compared, tmp_path):
+    shutil.move("runs", tmp_path / "other")
+    shutil.rmtree("other/finetune/simclr/num_labelled=2/seed_1")
+    shutil.rmtree("other/pretrain")
+    text = Page(compare(compared, from_runs=[Path("other")]).read_text()).text
+    assert "Runs that are not done: 1 not found." in text and "finetune simclr, num_labelled=2, replicate 1" in text
+    assert "the command above, as it stands, would run them anew" in text
+
+
+def test_validation_patients_are_not_called_test_patients(comparison):
+    path = comparison(arms={"scratch": {}, "other": {"set": {"gain": 0.1}}}, stage="screen")
+    text = Page(compare(path, ["finetune.set={measured_on: validation}"]).read_text()).text
+    for words in ("9 validation cases", "2 replicates x 9 validation patients", "Best and worst validation cases", "validation scan"):
+        assert words in text, words
+    assert not re.search(r"\d+ test (patients|cases)|test scan", text)
+
+
+def test_all_commits_are_named_with_their_runs(compared):
+    edit("runs/pretrain/dense/seed_1/provenance.json", commit="cafe")
+    page = Page(compare(compared).read_text())
+    assert re.search(r"f00\s+\(15 runs\)cafe\s+\(1 run\)", page.text)
 
 
 def test_without_a_complete_replicate_there_is_no_report(comparison):
