@@ -27,7 +27,6 @@ from medcl3d.comparison.timing import duration
 from medcl3d.comparison.unfinished import Unfinished, count, unfinished
 from medcl3d.config import differences
 from medcl3d.data.atomic import write_text
-from medcl3d.evaluation.coverage import NUM_CASES as NUM_SIMULATED
 from medcl3d.evaluation.coverage import covered
 from medcl3d.evaluation.label_free import BETTER
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
@@ -105,11 +104,11 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
     alone = f"An interval speaks of new replicates on these {side} cases only, not of other cases"
     patients = f"({n} replicates x {analysis.num_cases} {side} patients)"
     said = [f"{varies} {patients}." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
-    known = covered(n)
-    if known is not None and analysis.num_cases:
-        measured, low, high = known
+    known = covered(n, analysis.num_cases or 0)
+    if known is not None:
+        replicates, cases, low, high = known
         said.append(
-            f"Of simulated comparisons of {measured} replicates and {NUM_SIMULATED} cases, {low:.0f} to {high:.0f}% of the 95% intervals "
+            f"Of simulated comparisons of {replicates} replicates and {cases} cases, {low:.0f} to {high:.0f}% of the 95% intervals "
             "held the truth, depending on what varies most (docs/statistics.md)."
         )
     if analysis.tested:

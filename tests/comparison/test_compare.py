@@ -80,7 +80,7 @@ def test_the_report_opens_offline_and_says_what_was_found(compared):
         assert words in page.text, words
     for words in (
         "2 replicates x 9 test patients",
-        "of 2 replicates and 40 cases, 87 to 100% of the 95% intervals held",
+        "of 2 replicates and 5 cases, 94 to 100% of the 95% intervals held",
         "Every two arms",
         "Labels that “scratch” would need",
         "MiB",
