@@ -16,7 +16,7 @@ ORDER = ("failed", "stopped", "running", "not started", "not found")
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run, how it stands (one of `ORDER`), and the reason where there is one."""
+    """A run, how it stands (one of `ORDER`), and why."""
 
     run: Run
     state: str
@@ -34,7 +34,7 @@ def unfinished(runs: Sequence[Run], config: CompareConfig) -> list[Unfinished]:
     if any(run.elsewhere for run in runs):
         there = {(run.command, run.name, run.cell, run.seed, run.fold) for run in runs}
         absent = [run for run in plan(config) if run.measures and (run.command, run.name, run.cell, run.seed, run.fold) not in there]
-        found += [Unfinished(run, "not found", "") for run in absent]
+        found += [Unfinished(run, "not found", "no folder of --from holds it") for run in absent]
     return sorted(found, key=lambda one: ORDER.index(one.state))
 
 
@@ -46,7 +46,7 @@ def _state(run: Run) -> Unfinished | None:
     if state == "stopped":
         return Unfinished(run, "stopped", f"at step {status.get('step', 0)}; the same command goes on from there")
     if not run.elsewhere and held(run.folder):
-        return Unfinished(run, "running", "")
+        return Unfinished(run, "running", "a process is at it")
     if state is None and not log.is_file():
         return Unfinished(run, "not started", _waits(run))
     # A run that was killed had no time to note why: its log ends with what it did last.
@@ -55,7 +55,7 @@ def _state(run: Run) -> Unfinished | None:
 
 def _waits(run: Run) -> str:
     done = run.needs is None or read_json(run.needs / "status.json").get("state") == "done"
-    return "" if done else "its pretraining is not done"
+    return "the same command runs it" if done else "its pretraining is not done"
 
 
 def count(found: Sequence[Unfinished]) -> str:

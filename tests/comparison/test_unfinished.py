@@ -44,7 +44,7 @@ def test_every_state_has_its_words(tmp_path: Path) -> None:
         "killed": ("failed", "step 4"),
         "p": ("failed", "medcl3d: no scans"),
         "stopped": ("stopped", "at step 7; the same command goes on from there"),
-        "going": ("running", ""),
+        "going": ("running", "a process is at it"),
         "never": ("not started", "its pretraining is not done"),
     }
     assert [one.state for one in found] == ["failed"] * 3 + ["stopped", "running", "not started"]
