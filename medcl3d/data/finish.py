@@ -19,6 +19,7 @@ from medcl3d.data.content import OF_SOURCE, groups_of_one_content
 from medcl3d.data.manifest import MISSING, PATH_COLUMNS, Manifest
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.scan import SCHEMA, Outcome, stored_names
+from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import Split, make_folds, make_split, write_split
 from medcl3d.errors import ConfigError, DataError
 
@@ -44,7 +45,7 @@ def open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say:
     except ValueError:
         raise DataError(f"{started}: is damaged; delete {out} and prepare again") from None
     if before is not None:
-        if before["source"] != origin:
+        if _with_defaults(before["source"]) != origin:
             raise ConfigError(
                 f"{out}: was prepared from {before['source']['name']} {before['source']['root']} with {before['source']['fields']}, "
                 f"not from {origin['name']} {origin['root']} with {origin['fields']}; choose another folder, or delete that one"
@@ -57,6 +58,15 @@ def open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say:
                 _clear(out / "store", of_then["store"])
             say(f"{out}: other {', '.join(changed)} than before; all scans are prepared again")
     write_json(started, {"schema": SCHEMA, "source": origin, "options": options})
+
+
+def _with_defaults(origin: dict[str, Any]) -> dict[str, Any]:
+    """A source as it was asked for before some of its fields were known: it had their defaults."""
+    try:
+        fields = SOURCES.schema(origin["name"]).validate_python(dict(origin["fields"])).model_dump(mode="json")
+    except (ConfigError, ValueError, KeyError, TypeError):  # it holds what this version refuses: compared as it stands
+        return origin
+    return {**origin, "fields": json.loads(json.dumps(fields))}
 
 
 def _clear(store: Path, container: Container) -> None:

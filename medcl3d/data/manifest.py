@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from medcl3d.errors import DataError
+
+if TYPE_CHECKING:
+    from medcl3d.data.dicom_series import Series
 
 # Columns with a meaning of their own; every other column of a manifest is metadata.
 ID_COLUMNS = ("scan", "patient", "session", "modality", "frame", "class")
@@ -38,6 +42,7 @@ class Manifest:
     outside      paths may leave the root
     notes        what a user has to know of it
     faults       scan -> why its source could not make a file of it
+    unwritten    scan -> the DICOM series that its file would be made of, where a source was asked to write none
     """
 
     table: pd.DataFrame
@@ -46,6 +51,7 @@ class Manifest:
     outside: bool = False
     notes: tuple[str, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)
+    unwritten: Mapping[str, Series] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)

@@ -275,6 +275,36 @@ def slice_twice(folder: Path, _: Path) -> None:
     shutil.copy(next((folder / "in").iterdir()), folder / "in" / "copy")
 
 
+def two_acquisitions(folder: Path, _: Path) -> None:
+    """Ten slices under one UID: five places, each of two acquisitions."""
+    import numpy as np
+
+    from tests.data.dicoms import VOXELS, write_series
+
+    def change(n: int) -> dict[str, Any]:
+        return {"AcquisitionNumber": 1 + n // 5, "ImagePositionPatient": [10.0, 20.0, 30.0 + 3 * (n % 5)]}
+
+    write_series(folder / "in", np.concatenate([VOXELS, VOXELS + 1]), change=change)
+
+
+def dose_in_mbq(folder: Path, _: Path) -> None:
+    """A PET with all that an SUV needs, but for the unit of the dose."""
+    from tests.data.dicoms import item, write_series
+
+    tracer = item(RadionuclideTotalDose=370, RadionuclideHalfLife=6586.2, RadiopharmaceuticalStartTime="0900")
+    times = {"SeriesDate": "20200131", "SeriesTime": "1000", "AcquisitionDate": "20200131", "AcquisitionTime": "1000"}
+    about = {"Modality": "PT", "Units": "BQML", "CorrectedImage": ["ATTN", "DECY"], "DecayCorrection": "START", "PatientWeight": 80}
+    write_series(folder / "in", RadiopharmaceuticalInformationSequence=[tracer], **about, **times)
+
+
+def no_number(folder: Path, _: Path) -> None:
+    """Two series, one of which has a file with a text where a number belongs."""
+    from tests.data.dicoms import spoil, write_series
+
+    write_series(folder / "in" / "good", uid="1.2.1")
+    spoil(write_series(folder / "in" / "bad") / "IM4_129", "RescaleSlope", "DS", b"abc ")
+
+
 def unknown_codec(folder: Path, _: Path) -> None:
     """A series that is packed in a way that no reader knows."""
     import pydicom
