@@ -17,7 +17,7 @@ import pandas as pd
 from medcl3d.errors import DataError
 
 if TYPE_CHECKING:
-    from medcl3d.data.dicom_series import Series
+    from medcl3d.data.dicom.series import Series
 
 # Columns with a meaning of their own; every other column of a manifest is metadata.
 ID_COLUMNS = ("scan", "patient", "session", "modality", "frame", "class")
