@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ class Look:
     def state(self) -> str:
         """What a finding depends on: size and time of the files, and the options."""
         files = [file for file in (self.image, self.label) if file is not None]
-        stats = [file.stat() if file.exists() else None for file in files]
+        stats = [file.stat() if os.path.exists(file) else None for file in files]  # not Path's, which raises where it may not look
         sizes = [None if s is None else [s.st_size, s.st_mtime_ns] for s in stats]
         about = [str(self.image), str(self.label or ""), self.classes, self.nonfinite, self.channels, self.picture, sizes]
         return json.dumps(about)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
+from medcl3d.data.regular_file import read_regular
 from medcl3d.errors import DataError
+
+CLASSES = 'needed is an object like {"1": "liver", "2": "spleen"}'
 
 
 def read_json(path: Path, needed: str, *, numbers_as_text: bool = False) -> Any:
@@ -15,41 +20,61 @@ def read_json(path: Path, needed: str, *, numbers_as_text: bool = False) -> Any:
     needed           what the file should be, for the message where there is none
     numbers_as_text  numbers as they are written, since an id like 1e3 is no 1000.0
 
-    Raises DataError: absent, truncated, a key twice, NaN.
+    Raises DataError: absent, no file, truncated, a key twice, NaN, half a character.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
+        made = dict(pairs)
+        if len(made) < len(keys):
+            twice = sorted({key for key in keys if keys.count(key) > 1})
             raise ValueError(f"the keys {twice} occur twice; keep one of each")
-        return dict(pairs)
+        return made
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON; write null, or leave the key out")
 
     as_written: dict[str, Any] = {"parse_int": str, "parse_float": str} if numbers_as_text else {}
+    raw = read_regular(path, needed)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return json.loads(text, object_pairs_hook=once, parse_constant=refuse, **as_written)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; {needed}") from None
+        text = raw.decode("utf-8-sig")
+        content = json.loads(text, object_pairs_hook=once, parse_constant=refuse, **as_written)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            _refuse_half_characters(content)
+        return content
     except json.JSONDecodeError as error:
         end = "; is the file cut short?" if error.pos >= len(text.rstrip()) else "; correct it there"
         raise DataError(f"{path}:{error.lineno}: cannot be read as JSON: {error.msg}{end}") from None
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}:{line}: cannot be read as JSON: the text is not UTF-8; save it as UTF-8") from None
     except RecursionError:
         raise DataError(f"{path}: cannot be read as JSON: it is nested without end; {needed}") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from None
 
 
-def read_label_names(path: Path) -> dict[int, str]:
-    """Class -> name out of a `labels.json` as ``{"0": "background", "1": "liver"}``; {} where there is no such file."""
-    if not path.exists():
-        return {}
-    needed = 'needed is an object like {"0": "background", "1": "liver"}'
-    content = read_json(path, needed)
+def _refuse_half_characters(content: Any) -> None:
+    """Text that no file can hold: it would only be found when a report of it is written."""
     try:
-        return {int(value): str(name) for value, name in content.items()}
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{path}: {error}; {needed}") from None
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise ValueError(f"{half} is half a character (a lone surrogate); write the whole one") from None
+
+
+def read_label_names(path: Path) -> dict[int, str]:
+    """Class -> name out of a `labels.json` as ``{"1": "liver"}``; {} where there is no such file."""
+    return label_names(path, read_json(path, CLASSES)) if os.path.lexists(path) else {}
+
+
+def label_names(path: Path, content: Any) -> dict[int, str]:
+    """Class -> name out of what a JSON file says of them; what is not 0 by another name is background. DataError."""
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: the classes are no object; {CLASSES}")
+    names: dict[int, str] = {}
+    for value, name in content.items():
+        if not re.fullmatch(r"\d{1,9}", value) or isinstance(name, (dict, list)):
+            raise DataError(f"{path}: {value!r}: {name!r}: is no class and its name; {CLASSES}")
+        names[int(value)] = str(name)
+    return {0: "background", **names} if names else {}

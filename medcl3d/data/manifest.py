@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,22 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, odd_cells
+from medcl3d.data.scan_ids import fault_of, made_ids
 from medcl3d.errors import DataError
 
 if TYPE_CHECKING:
     from medcl3d.data.dicom.series import Series
 
-# Columns with a meaning of their own; every other column of a manifest is metadata.
-ID_COLUMNS = ("scan", "patient", "session", "modality", "frame", "class")
-KNOWN_COLUMNS = (*ID_COLUMNS, "session_days", "path", "label", "atlas", "split")
-PATH_COLUMNS = ("path", "label", "atlas")
 CONSTANT_COLUMNS = ("sex",)  # of a patient
+SIDES = ("", "train", "test", "validation")
 
 NO_PATIENTS = (
     "there are no patient ids, so every scan counts as a patient of its own; two scans of one person may then "
     "stand on both sides of the split (a column `patient` in a csv manifest prevents that)"
 )
-MISSING = ("", "n/a")  # BIDS writes n/a; NA may be the name of a site
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Manifest:
     root         the folder that paths are resolved against
     label_names  class -> name, empty where none were declared
     outside      paths may leave the root
-    notes        what a user has to know of it
+    notes        what a user has to know of it; names of files and people only as `notes.naming` puts them
     faults       scan -> why its source could not make a file of it
     unwritten    scan -> the DICOM series that its file would be made of, where a source was asked to write none
     """
@@ -57,33 +53,52 @@ class Manifest:
         return len(self.table)
 
     @staticmethod
-    def of(table: pd.DataFrame, root: Path, label_names: Mapping[int, str] | None = None, *, outside: bool = False) -> Manifest:
-        """Fill the defaults in and refuse what is ambiguous. Raises DataError naming the rows."""
+    def of(
+        table: pd.DataFrame,
+        root: Path,
+        label_names: Mapping[int, str] | None = None,
+        *,
+        outside: bool = False,
+        places: Sequence[str] | None = None,
+        notes: Sequence[str] = (),
+    ) -> Manifest:
+        """Fill the defaults in and refuse what is ambiguous.
+
+        places  where a user finds each row, as ``scans.csv:7`` (default: by the path of its file)
+        notes   go before those of this function
+
+        Raises DataError naming the place.
+        """
+        table = table.reset_index(drop=True)
         table = table.astype(object).where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
         if "path" not in table:
             raise DataError(f"{root}: the manifest has no column 'path'; it has {list(table.columns)}")
-        notes: list[str] = []
+        if not len(table):
+            raise DataError(f"{root}: the manifest lists no scan; give a row to each")
+        places = [f"{root}/{path}" for path in table["path"]] if places is None else list(places)
+        _refuse_unwritable(table, places)
+        _refuse_empty(table, "path", places)
+        found = list(notes)
         if "scan" not in table:
-            table["scan"] = table["path"].map(_scan_id)
+            table["scan"] = made_ids(table["path"].tolist())
         if "patient" not in table:
             table["patient"] = table["scan"]
-            notes.append(NO_PATIENTS)
-        for name in ("scan", "patient", "path"):
-            empty = np.flatnonzero(table[name] == "")
-            if len(empty):
-                raise DataError(f"{root}: column {name!r} is empty in row {_line(empty[0])} of the manifest; every scan needs one")
-        if not len(table):
-            raise DataError(f"{root}: the manifest lists no scan")
+            found.append(NO_PATIENTS)
+        for name in ("scan", "patient"):
+            _refuse_empty(table, name, places)
         for name, default in (("session", "1"), ("modality", "unknown"), ("label", ""), ("split", "")):
             table[name] = table.get(name, default)
         table["frame"] = table["frame"].where(table["frame"] != "", table["scan"]) if "frame" in table else table["scan"]
-        _refuse_ambiguous(table, root)
+        _refuse_ambiguous(table, places)
         first = [c for c in KNOWN_COLUMNS if c in table]
-        table = table[first + [c for c in table if c not in first]].reset_index(drop=True)
-        return Manifest(table, Path(root), dict(label_names or {}), outside, tuple(notes))
+        table = table[first + [c for c in table if c not in first]]
+        return Manifest(table, Path(root), dict(label_names or {}), outside, (*found, *odd_cells(table, places)))
 
     def locate(self, text: str) -> Path:
-        """The file that a path of the manifest means. DataError where it leaves the root and may not."""
+        """The file that a path of the manifest means. DataError where it leaves the root and may not.
+
+        What cannot be reached for another reason is left to whoever reads the file, who knows it.
+        """
         path = Path(text)
         full = self.root / path
         if self.outside:
@@ -95,8 +110,10 @@ class Manifest:
             if not full.is_symlink() and self._lies_inside(full.parent):
                 return full
             target = full.resolve()
-        except (OSError, RuntimeError):
-            raise DataError(f"{inside} is a loop of links") from None
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
+                raise DataError(f"{inside} is a loop of links") from None
+            return full
         if not target.is_relative_to(self._target):
             raise DataError(f"{inside} is a link out of the root, to {target}; copy the file, or set allow_outside")
         return full
@@ -119,92 +136,88 @@ class Manifest:
         """Paths of images, labels and affines that are not there."""
         table = self.table[~self.table["scan"].isin(list(self.faults))]
         paths = pd.concat([table[name] for name in PATH_COLUMNS if name in table])
-        return [p for p in paths[paths != ""].unique() if not self.locate(p).exists()]
+        return [p for p in paths[paths != ""].unique() if _is_absent(self.locate(p))]
 
     def say_missing(self, missing: Sequence[str]) -> str:
         """One line: how many files are missing, the first ten, and where they were looked for."""
         return f"{len(missing)} files of the manifest are missing under {self.root.resolve()}: {', '.join(missing[:10])}"
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV or TSV as text, ``001`` and ``NA`` kept. Raises DataError: encoding, ragged rows, duplicate columns."""
-    names, rows = read_rows(path)
-    return pd.DataFrame(rows, columns=names, dtype=str)
-
-
-def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The column names of a table and its rows, where a data frame for each of many small tables would cost more than reading them."""
+def _is_absent(path: Path) -> bool:
+    """Not there at all: what is there and cannot be reached has another cause, which reading it tells."""
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = raw[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{row}: the text is not UTF-8 (latin-1?); save the table as UTF-8") from None
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(cell.strip() for cell in row)]
-    if not rows:
-        raise DataError(f"{path}: the table is empty")
-    names = [name.strip() for name in rows[0]]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise DataError(f"{path}:1: columns {twice} occur twice")
-    for line, cells in enumerate(rows[1:], start=2):
-        if len(cells) != len(names):
-            raise DataError(f"{path}:{line}: {len(cells)} cells under {len(names)} column names")
-    return names, rows[1:]
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
-def _scan_id(path: str) -> str:
-    """``a/b/scan.nii.gz`` -> ``a_b_scan``: what a path alone can tell, and no two paths tell the same."""
-    stem = re.sub(r"\.(nii|nii\.gz|nrrd|mha)$", "", path, flags=re.IGNORECASE)
-    return re.sub(r"[\\/]+", "_", stem.removeprefix("./"))
+def _refuse_unwritable(table: pd.DataFrame, places: Sequence[str]) -> None:
+    """Names of files may be bytes that are no text: found here, and not when the report of all the work is written."""
+    for column in (column for column in PATH_COLUMNS if column in table):
+        zero = np.flatnonzero(table[column].str.contains("\0", regex=False)).tolist()
+        if zero:
+            raise DataError(f"{places[zero[0]]}: {column} = {table[column][zero[0]]!r}: a zero byte, as no file's name has; correct it")
+    for name in table:
+        try:
+            "\n".join(table[name]).encode()
+        except UnicodeEncodeError:
+            row, cell = next((row, cell) for row, cell in enumerate(table[name]) if cell != cell.encode(errors="replace").decode())
+            shown, place = (text.encode(errors="backslashreplace").decode() for text in (cell, places[row]))
+            raise DataError(f"{place}: {name} = {shown!r}: is not UTF-8; rename the file, or write it in whole characters") from None
 
 
-def _line(index: int) -> int:
-    return int(index) + 2  # the first row of a table stands under its header
+def _refuse_empty(table: pd.DataFrame, name: str, places: Sequence[str]) -> None:
+    empty = np.flatnonzero(table[name] == "")
+    if len(empty):
+        raise DataError(f"{places[empty[0]]}: {name} is empty; every scan needs one: fill it in, or delete the row")
 
 
-def _refuse_ambiguous(table: pd.DataFrame, root: Path) -> None:
-    """Two scans of one id, one file listed twice, text among numbers, an unknown split."""
+def _refuse_ambiguous(table: pd.DataFrame, places: Sequence[str]) -> None:
+    """Two scans of one id, one file listed twice, an id that can name no file, text among numbers, an unknown split."""
     for name, what in (("scan", "scan id"), ("path", "file")):
         values = table[name] if name == "scan" else table[name].map(lambda p: str(Path(p)))
-        twice = table.index[values.duplicated(keep=False)]
-        if len(twice):
-            same = values[twice[0]]
-            rows = [_line(i) for i in twice if values[i] == same]
-            raise DataError(f"{root}: the {what} {same!r} stands in rows {rows} of the manifest; keep one, or give each its own")
-    long = [s for s in table["scan"] if len(s) > 150 or re.search(r"[\x00-\x1f]", s)]
-    if long:
-        raise DataError(f"{root}: the scan id {long[0][:40]!r}... cannot name a file; use 150 printable characters or fewer")
-    wrong = table.index[~table["split"].isin(("", "train", "test", "validation"))]
+        twice = np.flatnonzero(values.duplicated(keep=False)).tolist()
+        if twice:
+            first, *others = (row for row in twice if values[row] == values[twice[0]])
+            also = ", ".join(places[row] for row in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            raise DataError(f"{places[first]}: {name} = {values[first]!r}: also {also} has this {what}; keep one, or give each its own")
+    for row, scan in enumerate(table["scan"]):
+        if fault := fault_of(scan):
+            raise DataError(f"{places[row]}: scan = {scan[:40]!r}...: {fault}")
+    wrong = np.flatnonzero(~table["split"].isin(SIDES))
     if len(wrong):
-        raise DataError(
-            f"{root}: split is {table['split'][wrong[0]]!r} in row {_line(wrong[0])} of the manifest; train, test, validation or empty"
-        )
-    for name, low, high in (("session_days", -np.inf, np.inf), ("age", 0.0, 130.0)):
-        if name not in table:
-            continue
-        numbers = pd.to_numeric(table[name].where(~table[name].isin(MISSING)), errors="coerce")
-        given = ~table[name].isin(MISSING)
-        bad = table.index[given & ~(numbers.between(low, high) & np.isfinite(numbers))]
-        if len(bad):
-            raise DataError(f"{root}: {name} is {table[name][bad[0]]!r} in row {_line(bad[0])} of the manifest; a number is needed, or n/a")
-    _refuse_changing(table, root)
+        value = table["split"][wrong[0]]
+        raise DataError(f"{places[wrong[0]]}: split = {value!r}: is none of train, test, validation; write one of them, or leave it empty")
+    for name in map(str, table.columns):
+        if name == "session_days":
+            _refuse_text(table[name], (-np.inf, np.inf), "a number of days", places)
+        elif name.lower() == "age":
+            _refuse_text(table[name], (0.0, 130.0), "a number of years from 0 to 130", places)
+    _refuse_changing(table, places)
 
 
-def _refuse_changing(table: pd.DataFrame, root: Path) -> None:
+def _refuse_text(cells: pd.Series, within: tuple[float, float], needed: str, places: Sequence[str]) -> None:
+    given = ~cells.isin(MISSING)
+    numbers = pd.to_numeric(cells.where(given), errors="coerce")
+    bad = np.flatnonzero(given & ~(numbers.between(*within) & np.isfinite(numbers)))
+    if len(bad):
+        raise DataError(f"{places[bad[0]]}: {cells.name} = {cells[bad[0]]!r}: {needed} is needed; correct it, or write n/a")
+
+
+def _refuse_changing(table: pd.DataFrame, places: Sequence[str]) -> None:
     """What cannot change within a patient: two people under one id, or a slip of the pen."""
-    for name in CONSTANT_COLUMNS:
-        given = table[~table[name].isin(MISSING)] if name in table else table[:0]
+    for name in map(str, table.columns):
+        if name.lower() not in CONSTANT_COLUMNS:
+            continue
+        given = table[~table[name].isin(MISSING)]
         other = given.index[given[name] != given.groupby("patient", sort=False)[name].transform("first")] if len(given) else given.index
         if len(other):
             patient = given["patient"][other[0]]
             rows = given[name][given["patient"] == patient]
             raise DataError(
-                f"{root}: patient {patient!r} has {name} {rows.iloc[0]!r} in row {_line(rows.index[0])} and {rows[other[0]]!r} "
-                f"in row {_line(other[0])} of the manifest; correct one, or give two people two ids"
+                f"{places[other[0]]}: {name} = {rows[other[0]]!r}: is of patient {patient!r}, who has {rows.iloc[0]!r} in "
+                f"{places[rows.index[0]]}; correct one, or give two people two ids"
             )

@@ -42,6 +42,8 @@ class PrepareOptions:
     validation_fraction  of the patients too: they train nothing, and choices are made on them (`measured_on: validation`)
     folds             2 or more: the patients are dealt out to as many folds, in the place of test_fraction (`data.fold: 0` tests the first)
     max_bad_fraction  of the scans that may be refused before it stops; one may be in any case
+    hash_ids          scans, patients, frames and names of files as keyed hashes, sessions numbered; the key and links to the files lie in
+                      DIR/raw, which is not to be shared; other columns stay as they are
     workers           processes; 0: as many as there are processors, up to 8
     """
 
@@ -60,6 +62,7 @@ class PrepareOptions:
     validation_fraction: Fraction = 0.0
     folds: Annotated[int, Field(ge=2)] | None = None
     max_bad_fraction: Fraction = 0.01
+    hash_ids: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0, le=256)] = 0
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from medcl3d.data.array_file import import_blosc2
 from medcl3d.data.finish import Prepared, finish, open_folder, write_report
+from medcl3d.data.hidden_ids import hidden
 from medcl3d.data.intensity import Kind
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import read_header
@@ -54,7 +55,9 @@ def prepare(
         with FileLock(out / ".lock", timeout=0):
             manifest: Manifest = SOURCES.build(choice, *_folders(source, root, out / "raw"))
             read = manifest.root if root is None or manifest.root != out / "raw" else Path(root)
-            origin = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(read.resolve())}
+            origin: dict[str, Any] = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(read.resolve())}
+            if options.hash_ids and "hash_ids" not in choice.fields:  # a source with such a field hides ids as it reads them
+                manifest, origin["fields"]["hash_ids"] = hidden(manifest, out / "raw"), True
             return _prepare(manifest, origin, out, options, say)
     except Timeout:
         raise MachineError(f"{out}: another process is preparing this folder; wait for it, or choose another") from None

@@ -16,9 +16,9 @@ import numpy as np
 
 from medcl3d.data.array_file import AGAIN, Stored, import_blosc2, open_array
 from medcl3d.data.collection import Collection
-from medcl3d.data.manifest import read_table
 from medcl3d.data.packing import AS_STORED, Scaling, scale, unpack
 from medcl3d.data.scan import SCHEMA, stored_names
+from medcl3d.data.table_file import read_table
 from medcl3d.errors import DataError
 from medcl3d.types import Box, triple
 

@@ -37,8 +37,8 @@ def test_paths_become_columns(tree: Path) -> None:
     assert table.loc["001_2_T1", ["patient", "session", "modality", "label"]].tolist() == ["001", "2", "T1", "001/2_T1_seg.nii.gz"]
     assert table.loc["001_2_FLAIR", "label"] == ""
     notes = " ".join(manifest.notes)
-    assert "1 NIfTI files fit no pattern, as notes/other.nii.gz" in notes
-    assert "1 label maps belong to no image, as b/3_T1_seg.nii.gz" in notes
+    assert "1 NIfTI files fit no pattern (notes/other.nii.gz)" in notes
+    assert "1 label maps belong to no image (b/3_T1_seg.nii.gz)" in notes
 
 
 def test_one_label_may_belong_to_all_images_of_a_session_and_repeated_names_agree(tmp_path: Path, write_nifti) -> None:
@@ -48,6 +48,14 @@ def test_one_label_may_belong_to_all_images_of_a_session_and_repeated_names_agre
     assert manifest.table["label"].tolist() == ["p1/p1_v1/mask/m.nii"] * 2
     assert manifest.table["path"].tolist() == ["p1/p1_v1/a.nii", "p1/p1_v1/b.nii"]
     assert len(folder(tmp_path, pattern="**/{modality}.nii").table) == 4
+
+
+def test_scans_of_other_formats_are_counted(tree: Path) -> None:
+    (tree / "001" / "1_T1.mha").write_bytes(b"x")
+    manifest = folder(tree, pattern="{patient}/1_T1.nii.gz")
+    assert "1 files *.mha are not read; convert them to .nii.gz (001/1_T1.mha)" in manifest.notes
+    with pytest.raises(DataError, match=r"no file fits.*NIfTI files lie there \(.*1 files \*\.mha are not read"):
+        folder(tree, pattern="{patient}.nii.gz")
 
 
 @pytest.mark.parametrize(
@@ -62,6 +70,8 @@ def test_one_label_may_belong_to_all_images_of_a_session_and_repeated_names_agre
         ({"pattern": "{patient}/1_{modality}.nii.gz", "label": "{visit}.nii.gz"}, ConfigError, r"\{visit\} is not in pattern"),
         ({"pattern": "{patient}/{session}_{modality}.nii.gz", "label": "{patient}/*_seg.nii.gz"}, DataError, "of the same images"),
         ({"pattern": "{patient}/{session}_{modality}.nii.gz"}, DataError, "in two ways"),
+        ({"pattern": "{subject}/{session}_T1.nii.gz"}, ConfigError, r"\{subject\}: does it say whose a scan is.*rename subject to patient"),
+        ({"pattern": "{Patient}/{session}_T1.nii.gz"}, ConfigError, "rename Patient to patient"),
     ],
 )
 def test_what_cannot_be_read_is_refused(tree: Path, fields: dict, error: type[Exception], message: str) -> None:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from medcl3d.data.manifest import Manifest, read_table
+from medcl3d.data.manifest import Manifest
+from medcl3d.data.nifti import read_header
 from medcl3d.data.sources import SOURCES
+from medcl3d.data.table_file import read_table
 from medcl3d.errors import DataError
 
 ROWS = "scan,patient,path,site,age\n001,007,a.nii.gz,NA,40\n010,7,b.nii.gz,1e3,n/a\n"
@@ -31,15 +36,23 @@ def test_ids_survive_as_text_whatever_program_wrote_the_table(tmp_path, text) ->
     [
         ("", "the table is empty"),
         ("scan,patient,path\n", "lists no scan"),
-        ("scan,patient\na,p\n", "no column 'path'"),
-        ("scan,patient,path\na,,a.nii.gz\n", "'patient' is empty in row 2"),
-        ("scan,patient,path\na,p,a.nii.gz\na,p,b.nii.gz\n", "scan id 'a' stands in rows [2, 3]"),
-        ("scan,patient,path\na,p,a.nii.gz\nb,p,./a.nii.gz\n", "file 'a.nii.gz' stands in rows [2, 3]"),
-        ("scan,scan,path\na,p,a.nii.gz\n", "columns ['scan'] occur twice"),
+        ("scan,patient\na,p\n", "manifest.csv:1: the column path is missing"),
+        ("scan,patient,path\na,,a.nii.gz\n", "manifest.csv:2: patient is empty"),
+        ("scan,patient,path\na,p,a.nii.gz\na,p,b.nii.gz\n", "manifest.csv:2: scan = 'a': also"),
+        ("scan,patient,path\na,p,a.nii.gz\nb,p,./a.nii.gz\n", "manifest.csv:2: path = 'a.nii.gz': also"),
+        ("scan,scan,path\na,p,a.nii.gz\n", "manifest.csv:1: columns ['scan'] occur twice; keep one"),
+        ("scan,patient,path,\na,p,a.nii.gz,x\n", "manifest.csv:1: column 4 has no name"),
+        ("scan,patient,path,age\n\n\na,p,a.nii.gz,4\n\nb,q,b.nii.gz,old\n", "manifest.csv:6: age = 'old'"),
+        ('scan,patient,path,note,age\na,p,a.nii.gz,"two\nlines",4\nb,q,b.nii.gz,x,old\n', "manifest.csv:4: age = 'old'"),
+        ("scan,patient,path,Age\na,p,a.nii.gz,430\n", "manifest.csv:2: Age = '430'"),
+        ("scan,patient,path\n" + "患" * 60 + ",p,a.nii.gz\n", "takes 540 bytes as a file's name and 200 may be"),
+        ("scan,patient,path\na,p," + "x" * 140_000 + "\n", "manifest.csv:2: field larger than field limit"),
+        ("scan,patient,path\na,p,a.nii.gz\n".encode("utf-16-le"), "manifest.csv:1: a zero byte"),
+        ("path,subject_id\na.nii.gz,p\n", "manifest.csv:1: column 'subject_id': does it say whose a scan is"),
         ("scan,patient,path\na,p\n", "manifest.csv:2: 2 cells under 3"),
-        ("scan,patient,path,split\na,p,a.nii.gz,val\n", "split is 'val' in row 2"),
-        ("scan,patient,path,age\na,p,a.nii.gz,430\n", "age is '430' in row 2"),
-        ("scan,patient,path,session_days\na,p,a.nii.gz,soon\n", "session_days is 'soon' in row 2"),
+        ("scan,patient,path,split\na,p,a.nii.gz,val\n", "manifest.csv:2: split = 'val': is none of train"),
+        ("scan,patient,path,age\na,p,a.nii.gz,430\n", "manifest.csv:2: age = '430': a number of years"),
+        ("scan,patient,path,session_days\na,p,a.nii.gz,soon\n", "manifest.csv:2: session_days = 'soon': a number of days"),
         ("scan,patient,path\na,Müller,a.nii.gz\n".encode("latin-1"), "manifest.csv:2: the text is not UTF-8"),
     ],
 )
@@ -54,6 +67,18 @@ def test_paths_alone_are_enough_and_what_that_means_is_said(tmp_path) -> None:
     assert manifest.table["scan"].tolist() == ["one_t1", "two_t1"] == manifest.table["patient"].tolist()
     assert "no patient ids" in manifest.notes[0]
     assert not write(tmp_path, "path,patient\na.nii.gz,p\n").notes
+    twins = write(tmp_path, "path\na.nii\na.nii.gz\nx/y_z.nii\nx_y/z.nii\n").table["scan"]
+    assert twins.is_unique, "ids that are made up are no reason to refuse a folder"
+
+
+def test_cells_lose_their_blanks_and_columns_without_content_go(tmp_path) -> None:
+    table = write(tmp_path, "scan , Patient,path,,\n a,p , a.nii.gz,,\n").table
+    assert table.loc[0, ["scan", "patient", "path"]].tolist() == ["a", "p", "a.nii.gz"] and "" not in table
+
+
+def test_a_slip_among_numbers_is_said_with_its_line(tmp_path) -> None:
+    notes = write(tmp_path, "path,patient,volume\na.nii,p,12.5\n\nb.nii,q,13.l\nc.nii,r,9\n").notes
+    assert len(notes) == 1 and notes[0].startswith("column volume: 1 of its 3 cells") and "'13.l' in" in notes[0] and ":4)" in notes[0]
 
 
 JSON = '[{"scan": "001", "patient": 7, "path": "a.nii.gz", "age": 40.50}, {"scan": "b", "patient": 1e3, "path": "b.nii.gz", "age": null}]'
@@ -79,6 +104,11 @@ def test_a_table_may_be_tsv_or_json_with_numbers_as_they_are_written(tmp_path) -
         (JSON.replace("null", "[1]"), "age of object 2 is a list"),
         ('{"path": "a.nii.gz"}', "a list of objects"),
         ("[" * 100_000, "nested without end"),
+        (JSON.replace("a.nii.gz", "\\ud800"), "\\ud800 is half a character"),
+        (JSON.replace("a.nii.gz", "\\u0000"), "object 1: path = '\\x00': a zero byte"),
+        (JSON.replace('"age": 40.50', '"age": 430'), "manifest.json: object 1: age = '430'"),
+        ("[]", "needed is a list of objects"),
+        ("[{}]", "the column path is missing"),
     ],
 )
 def test_a_damaged_json_table_is_refused(tmp_path, text, fault) -> None:
@@ -109,6 +139,56 @@ def _no_error():
     return contextlib.suppress(DataError)
 
 
+def test_nothing_that_is_no_file_blocks(tmp_path) -> None:
+    for name in ("manifest.csv", "labels.json"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match=f"{name}: is a pipe or a device, not a file"):
+            SOURCES.get("csv")(tmp_path)
+        (tmp_path / name).unlink()
+        (tmp_path / "manifest.csv").write_text(ROWS)
+    (tmp_path / "manifest.csv").unlink()
+    (tmp_path / "manifest.json").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        SOURCES.get("csv")(tmp_path)
+    with pytest.raises(DataError, match=r"absent\.csv: there is no such file; needed is a table"):
+        SOURCES.get("csv")(tmp_path / "absent.csv")
+
+
+def test_what_cannot_be_reached_is_left_to_whoever_reads_it(tmp_path, monkeypatch) -> None:
+    long = "x" * 300 + ".nii.gz"
+    manifest = write(tmp_path, f"path,patient\n{long},p\nlocked/a.nii.gz,q\nabsent.nii.gz,r\n")
+    real = Path.lstat
+
+    def lstat(path: Path):
+        if "locked" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert manifest.locate("locked/a.nii.gz") == tmp_path / "locked/a.nii.gz"
+    with pytest.raises(DataError, match="cannot be opened: File name too long"):
+        read_header(manifest.locate(long))
+    assert manifest.missing() == ["locked/a.nii.gz", "absent.nii.gz"], "the first is not there; the long one has another cause"
+
+
+def test_a_name_that_is_no_text_is_found_before_any_work(tmp_path) -> None:
+    (tmp_path / os.fsdecode(b"M\xfcller.nii.gz")).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"is not UTF-8; rename the file") as caught:
+        SOURCES.get("folder")(tmp_path, pattern="{patient}.nii.gz")
+    str(caught.value).encode()
+
+
+def test_background_need_not_be_declared(tmp_path) -> None:
+    (tmp_path / "labels.json").write_text('{"1": "liver", "2": "spleen"}')
+    assert write(tmp_path, ROWS).label_names == {0: "background", 1: "liver", 2: "spleen"}
+    (tmp_path / "labels.json").write_text('{"0": "air", "1": "liver"}')
+    assert write(tmp_path, ROWS).label_names == {0: "air", 1: "liver"}
+    for wrong in ('{"liver": 1}', '["liver"]', '{"1": {"name": "liver"}}', '{"1.5": "liver"}'):
+        (tmp_path / "labels.json").write_text(wrong)
+        with pytest.raises(DataError, match=r"labels\.json: .*needed is an object like"):
+            write(tmp_path, ROWS)
+
+
 def test_missing_files_are_counted_with_the_first_ten_and_the_root(tmp_path) -> None:
     rows = "".join(f"s{i},p{i},images/{i}.nii.gz\n" for i in range(14))
     manifest = write(tmp_path, "scan,patient,path\n" + rows)
@@ -130,14 +210,37 @@ def test_the_decathlon_is_read_with_its_classes(real) -> None:
         ("{", "JSON"),
         ('{"training": [{"image": "a.nii.gz"}], "training": []}', "occur twice"),
         ('{"training": [{"image": NaN}]}', "not JSON"),
-        ('{"training": [{"label": "a"}]}', "layout"),
+        ('{"training": [{"label": "a"}]}', r"layout: training\[0\]"),
+        ('{"training": [{"image": 5}]}', r"layout: training\[0\]"),
+        ('{"training": [{"image": "a"}, null]}', r"layout: training\[1\]"),
+        ('{"training": {}}', "layout: training is no list"),
+        ('{"training": []}', "lists no image"),
+        ('{"training": [{"image": "a"}], "test": {"a": 1}}', "layout: test is no list"),
+        ('{"training": [{"image": "a"}], "labels": ["bg"]}', "classes are no object"),
+        ('{"channel_names": {"0": "CT"}}', "source nnunet"),
         ("[]", "object"),
     ],
 )
 def test_a_damaged_decathlon_is_refused(tmp_path, text, fault) -> None:
     (tmp_path / "dataset.json").write_text(text)
-    with pytest.raises(DataError, match=fault):
+    with pytest.raises(DataError, match=fault) as caught:
         SOURCES.get("decathlon")(tmp_path)
+    assert "\n" not in str(caught.value) and "dataset.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("modality", "read"),
+    [({"0": "FLAIR", "1": "T1w"}, "FLAIR+T1w"), (["MRI"], "MRI"), ("CT", "CT"), (None, "unknown"), ({}, "unknown")],
+)
+def test_a_decathlon_may_say_its_modality_in_several_ways(tmp_path, write_nifti, modality, read) -> None:
+    for file in ("imagesTr/a", "imagesTr/spare", "imagesTs/a"):
+        write_nifti(f"{file}.nii.gz", np.zeros((2, 2, 2), np.uint8))
+    about = {"modality": modality, "labels": {"1": "x"}, "training": [{"image": "./imagesTr/a.nii.gz"}], "test": ["./imagesTs/a.nii.gz"]}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    manifest = SOURCES.get("decathlon")(tmp_path)
+    assert set(manifest.table["modality"]) == {read} and manifest.label_names == {0: "background", 1: "x"}
+    assert manifest.table["scan"].tolist() == ["imagesTr_a", "imagesTs_a"]
+    assert "1 images are not listed in dataset.json and not taken (imagesTr/spare.nii.gz)" in manifest.notes
 
 
 @pytest.mark.parametrize(("folder", "num"), [("sarcoma", 120), ("sunnybrook", 90)])
@@ -150,5 +253,5 @@ def test_real_tables_are_read(real, folder, num) -> None:
 
 
 def test_reading_a_table_that_is_absent_is_one_line(tmp_path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no such file"):
         read_table(tmp_path / "absent.csv")

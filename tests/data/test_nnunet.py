@@ -73,10 +73,17 @@ def test_cases_may_be_listed(raw: Path) -> None:
     [
         ({"channel_names": None}, "channel_names"),
         ({"channel_names": None, "modality": {"0": "MRI"}}, "source decathlon"),
-        ({"channel_names": {"0": "T2"}}, "has 2 channel files, channel_names says 1"),
-        ({"file_ending": ".mha"}, "'.mha'; convert"),
+        ({"channel_names": {"0": "T2"}}, r"case prostate_01 has the channels \[0, 1\], channel_names \[0\]"),
+        ({"file_ending": ".mha"}, "'.mha': only .nii.gz and .nii are read; convert"),
         ({"labels": {"PZ": "one"}}, "not nnU-Net's layout"),
         ({"dataset": {"a": {"images": []}}}, "dataset.a: needed are images"),
+        ({"dataset": {"a": {"images": "imagesTr/a", "label": "b"}}}, "dataset.a: needed are images"),
+        ({"dataset": {"a": None}}, "dataset.a: needed are images"),
+        ({"dataset": ["a"]}, "dataset: needed is an object of cases"),
+        ({"labels": {"background": 0, "PZ": 1.5}}, "labels: PZ = 1.5: a whole number is needed"),
+        ({"labels": ["background", "PZ"]}, "labels is no object"),
+        ({"channel_names": ["T2", "ADC"]}, "channel_names is no object"),
+        ({"channel_names": {"0": "T2", "2": "ADC"}}, r"case prostate_01 has the channels \[0, 1\], channel_names \[0, 2\]"),
     ],
 )
 def test_another_layout_is_refused(raw: Path, changed: dict[str, Any], message: str) -> None:
@@ -84,6 +91,46 @@ def test_another_layout_is_refused(raw: Path, changed: dict[str, Any], message: 
     with pytest.raises(DataError, match=message) as caught:
         nnunet(raw)
     assert "\n" not in str(caught.value)
+
+
+def test_a_channel_is_known_by_its_number_and_not_by_its_place(raw: Path) -> None:
+    for case in ("01", "02"):
+        (raw / f"imagesTr/prostate_{case}_0001.nii.gz").rename(raw / f"imagesTr/prostate_{case}_0002.nii.gz")
+    with pytest.raises(DataError, match=r"prostate_01 has the channels \[0, 2\], channel_names \[0, 1\]; rename files"):
+        nnunet(raw)
+
+
+@pytest.mark.parametrize("dataset", [None, [], {}])
+def test_an_empty_list_of_cases_is_none(raw: Path, dataset: Any) -> None:
+    write_dataset(raw)
+    content = json.loads((raw / "dataset.json").read_text()) | {"dataset": dataset}
+    (raw / "dataset.json").write_text(json.dumps(content))
+    assert len(nnunet(raw)) == 6
+
+
+def test_regions_are_prepared_value_by_value(raw: Path, write_nifti: Callable[..., Path]) -> None:
+    """BraTS as nnU-Net has it: each region holds the next."""
+    for case in ("01", "02"):
+        write_nifti(f"raw/labelsTr/prostate_{case}.nii.gz", (RAMP % 4).astype(np.uint8))
+    write_dataset(raw, labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}, regions_class_order=[1, 2, 3])
+    manifest = nnunet(raw)
+    assert manifest.label_names == {0: "background", 1: "whole", 2: "whole+core", 3: "enhancing"}
+    assert any("labels whole, core are regions" in note and "2 whole+core" in note for note in manifest.notes)
+    prepare("nnunet", raw, raw.parent / "out", options=PrepareOptions(workers=1, test_fraction=0.5))
+    store = Store.open(raw.parent / "out")
+    assert store.label_names[2] == "whole+core" and set(np.unique(store.read_label(0))) == {0, 1, 2, 3}
+    write_dataset(raw, labels={"background": 0, "whole": [1, 2, 3], "core": [3]})
+    assert nnunet(raw).label_names == {0: "background", 1: "whole 1", 2: "whole 2", 3: "core"}
+
+
+def test_what_lies_there_and_is_not_taken_is_counted(raw: Path, write_nifti: Callable[..., Path]) -> None:
+    write_nifti("raw/labelsTr/prostate_09.nii.gz", RAMP)
+    write_nifti("raw/imagesTr/prostate_09_0000.nii", RAMP)
+    (raw / "imagesTr" / "prostate_10_0000.mha").write_bytes(b"x")
+    (raw / "imagesTr" / "._prostate_01_0000.nii.gz").write_bytes(b"what a Mac leaves behind")
+    notes = " ".join(nnunet(raw).notes)
+    assert "1 images are no *.nii.gz of imagesTr and not taken (imagesTr/prostate_09_0000.nii)" in notes
+    assert "1 label maps belong to no image (labelsTr/prostate_09.nii.gz)" in notes and "1 files *.mha are not read" in notes
 
 
 def test_a_file_that_is_no_channel_is_refused(raw: Path, write_nifti: Callable[..., Path]) -> None:

@@ -58,6 +58,16 @@ def test_a_cohort_that_is_there_is_read_and_another_is_refused(tmp_path) -> None
         simulated(tmp_path / "small", shape=(8, 20, 20))
 
 
+def test_where_a_cohort_was_written_is_said_and_nothing_else_is_disturbed(tmp_path) -> None:
+    fields = {"num_patients": 2, "shape": (16, 16, 16)}
+    assert f"the cohort was drawn and written to {tmp_path / 'new'}" in simulated(tmp_path / "new", **fields).notes
+    assert f"the cohort of before lies in {tmp_path / 'new'}" in simulated(tmp_path / "new", **fields).notes
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "scan.nii.gz").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"mine: holds scan\.nii\.gz, which no simulation wrote"):
+        simulated(tmp_path / "mine", **fields)
+
+
 def test_the_manifest_knows_the_factors(cohort) -> None:
     table = cohort.table
     assert cohort.label_names == LABELS and len(LABELS) >= 5

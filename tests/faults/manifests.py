@@ -27,6 +27,22 @@ MANIFESTS = [
         3,
     ),
     Fault(
+        13,
+        "quote left open",
+        manifest('scan,patient,path\na,p,"' + "x" * 140_000 + "\n"),
+        CHECK,
+        ["manifest.csv:2", "field larger than field limit", "a quote left open"],
+        3,
+    ),
+    Fault(
+        13,
+        "names in capitals",
+        lambda f, _: good(f, ["a,p", "b,q", "c,p"], "Scan,Patient"),
+        PREPARE,
+        ["columns Scan, Patient are read as scan, patient", "3 scans of 2 patients"],
+        0,
+    ),
+    Fault(
         14,
         "ids are text",
         lambda f, _: good(f, ["001,007,NA", "010,1e3,EU"], "scan,patient,site"),
@@ -49,6 +65,14 @@ MANIFESTS = [
         manifest('[{"path": "a", "path": "b"}]', "manifest.json"),
         ("check", "manifest.json"),
         ["manifest.json", "['path'] occur twice", "keep one"],
+        3,
+    ),
+    Fault(
+        15,
+        "half a character in JSON",
+        manifest('[{"path": "a.nii.gz", "patient": "\\ud800"}]', "manifest.json"),
+        ("check", "manifest.json"),
+        ["manifest.json", "\\ud800 is half a character", "write the whole one"],
         3,
     ),
     Fault(
@@ -94,6 +118,15 @@ MANIFESTS = [
     ),
     Fault(18, "loop of links", special(lambda p: p.symlink_to(p)), CHECK, ["bad.nii.gz", "links"], 3),
     Fault(18, "pipe", special(os.mkfifo), CHECK, ["bad.nii.gz", "is a pipe or a device", "not a file"], 3),
+    Fault(18, "pipe for a table", lambda f, _: os.mkfifo(f / "manifest.csv"), ("check", "."), ["manifest.csv: is a pipe or a device"], 3),
+    Fault(
+        18,
+        "pipe for the classes",
+        lambda f, _: (good(f), os.mkfifo(f / "labels.json")),
+        CHECK,
+        ["labels.json: is a pipe or a device", "needed is an object"],
+        3,
+    ),
     Fault(18, "folder", special(lambda p: p.mkdir()), CHECK, ["bad.nii.gz", "is a folder", "not a file"], 3),
     Fault(
         18,
@@ -126,7 +159,7 @@ MANIFESTS = [
         "one file twice",
         manifest("scan,patient,path\na,p,a.nii.gz\nb,p,./a.nii.gz\n"),
         CHECK,
-        ["'a.nii.gz' stands in rows [2, 3]", "keep one"],
+        ["manifest.csv:2: path = 'a.nii.gz': also manifest.csv:3", "keep one"],
         3,
     ),
 ]

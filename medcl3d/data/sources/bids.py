@@ -1,195 +1,192 @@
-"""BIDS: subjects, sessions and modalities in the names of files, tables beside them, labels under derivatives."""
+"""BIDS: subjects, sessions and modalities in the names of files, tables and sidecars beside them, labels under derivatives."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from medcl3d.data.manifest import MISSING, Manifest, read_rows, read_table
+from medcl3d.data import bids_labels
+from medcl3d.data.bids_names import BidsName, session_of
+from medcl3d.data.bids_tables import Row, Sidecar, Sidecars, date_of, days_from_first, participants, scans, sessions
+from medcl3d.data.columns import MISSING
+from medcl3d.data.manifest import Manifest
+from medcl3d.data.notes import naming
+from medcl3d.data.scan_ids import made_ids
 from medcl3d.data.sources import SOURCES
+from medcl3d.data.walk import VOLUMES, folders_under, unread
 from medcl3d.errors import DataError
 
-VOLUMES = (".nii.gz", ".nii")
-LEFT_OUT = {"bold", "dwi", "asl", "epi", "phase1", "phase2", "phasediff", "sbref"}  # a fourth axis of time or direction, or a field map
-LABELS = ("dseg", "mask")
-OF_A_DERIVATIVE = {"desc", "space", "label", "res", "den", "seg", "atlas", "hemi"}  # entities that an image has no share in
-DAYS = ("days_since_first", "session_days", "days")
+# A fourth axis of time or direction, calibrations, field maps; masks and label maps that lie among the images.
+LEFT_OUT = frozenset(("asl", "bold", "cbv", "dwi", "m0scan", "sbref", "defacemask", *bids_labels.SUFFIXES, "probseg"))
+FIELD_MAPS = "fmap"  # their folder
+PARTS = ("phase", "real", "imag")  # of a complex image
+SIDECAR = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength", "RepetitionTime", "EchoTime", "FlipAngle")
 
 
 @SOURCES.register("bids")
-def bids(root: Path, *, modalities: tuple[str, ...] | None = None, derivative: str | None = None, allow_outside: bool = False) -> Manifest:
+def bids(
+    root: Path,
+    *,
+    modalities: tuple[str, ...] | None = None,
+    derivative: str | None = None,
+    label: tuple[str, ...] = (),
+    label_of: tuple[str, ...] = (),
+    sidecar: tuple[str, ...] = SIDECAR,
+    allow_outside: bool = False,
+) -> Manifest:
     """Read a BIDS dataset of 3-D images: ``sub-ID/[ses-ID/]anat/..._SUFFIX.nii.gz``.
 
-    modalities  suffixes to take, as T1w or FLAIR (default: all but series in time or direction, which are counted)
-    derivative  the folder of `derivatives/` whose ..._dseg or ..._mask files are the labels (default: the only one there is)
+    modalities  suffixes to take, as T1w or FLAIR (default: all but series in time or direction, field maps, phases and masks)
+    derivative  the folder of `derivatives/` whose ..._dseg or ..._mask files are the labels (default: the only one there is), or none
+    label       pieces of the label maps' names, where there are several of an image: [dseg], or [desc-brain, mask]
+    label_of    suffixes of the images that label maps belong to whose names do not say it (default: the only image of that name)
+    sidecar     what to take from the JSON files of the images, those of the folders above included; [] reads none
 
-    The columns of participants.tsv become metadata; those of sub-ID_sessions.tsv too, with days from the first
-    visit out of a column days_since_first or the dates of acq_time. BIDS does not say which scans share world
+    The columns of participants.tsv become metadata; those of sub-ID_sessions.tsv and ..._scans.tsv too, with days from the first
+    visit out of a column days_since_first or the dates of acq_time, which themselves are not kept. A label map in the space of
+    another image (``space-FLAIR``) is that image's. BIDS does not say which scans share world
     millimetres, so each scan is a frame of its own; a csv manifest can say more.
     Source: Gorgolewski et al. 2016, The Brain Imaging Data Structure.
 
-    Raises DataError where there is no subject, no image, or more than one derivative to choose from.
+    Raises DataError where there is no subject, no image, more than one derivative or label map to choose from, or a file of one
+    subject or session in a folder of another. What lies there and is not taken is counted.
     """
     subjects = sorted(path for path in root.glob("sub-*") if path.is_dir())
     if not subjects:
         raise DataError(f"{root}: no folder sub-* there; a BIDS root holds dataset_description.json, participants.tsv and sub-*/")
-    participants, notes = _participants(root, {path.name for path in subjects})
-    labels = _labels(root, derivative)
-    rows, left_out = [], Counter[str]()
+    people, notes = participants(root, {path.name for path in subjects})
+    beside, seen = Sidecars(sidecar), _Seen()
+    top = [(BidsName.of(path.name), path) for path in sorted(root.glob("*.json"))] if sidecar else []
+    rows: list[Row] = []
+    names: dict[str, BidsName] = {}
     for subject in subjects:
-        sessions = _sessions(subject)
-        for path in _volumes(subject):
-            name = _Name.of(path)
-            if name.suffix in LEFT_OUT or (modalities is not None and name.suffix not in modalities):
-                left_out[name.suffix] += 1
+        found = _Subject.of(subject, seen)
+        visits, about = found.visits(seen)
+        for file in found.images:
+            *above, last = file.split("/")
+            name = BidsName.of(last)
+            if not _is_taken(above, name, modalities):
+                seen.left_out[f"part-{name.entities['part']}_{name.suffix}" if "part" in name.entities else name.suffix] += 1
                 continue
-            session = name.entities.get("ses", "1")
+            path = f"{subject.name}/{file}"
+            session = session_of((subject.name, *above), name, f"{root}/{path}")
+            names[path] = name
             rows.append(
-                {"scan": name.stem, "patient": subject.name, "session": session, "modality": name.suffix}
-                | {"path": str(path.relative_to(root)), "label": labels.get(name.matching(), "")}
-                | participants.get(subject.name, {})
-                | sessions.get(session, {})
+                {"patient": subject.name, "session": session, "modality": name.suffix, "path": path}
+                | people.get(subject.name, {})
+                | visits.get(session, {})
+                | about.get(file, {})
+                | (beside.of(name, [top, *found.sidecars_above(above)]) if sidecar else {})
             )
+    told = [*beside.notes(), *seen.notes(root)]
     if not rows:
-        raise DataError(f"{root}: no image is left of {dict(left_out)}; modalities = {modalities}")
-    notes += [f"{count} files *_{suffix} are not taken" for suffix, count in sorted(left_out.items())]
-    made = Manifest.of(pd.DataFrame(rows), root, _label_names(root, derivative), outside=allow_outside)
-    return Manifest(made.table, made.root, made.label_names, made.outside, (*made.notes, *notes))
+        raise DataError(f"{root}: no image is left; modalities = {list(modalities or ())}; {'; '.join(told) or 'the folders are empty'}")
+    labels = None if derivative == "none" else bids_labels.find_derivative(root, derivative, label)
+    pairs, unpaired = bids_labels.pair(root, labels, names, label_of)
+    classes, unnamed = bids_labels.class_names(labels, pairs.values())
+    table = pd.DataFrame(rows)
+    table["label"] = [pairs.get(path, "") for path in table["path"]]
+    table["scan"] = made_ids(table["path"].tolist(), [name.stem for name in names.values()])
+    return Manifest.of(table, root, classes, outside=allow_outside, notes=(*notes, *told, *unpaired, *unnamed))
 
 
-class _Name:
-    """A file's name taken apart: ``sub-01_ses-2_acq-x_T1w.nii.gz``."""
+def _is_taken(above: Sequence[str], name: BidsName, modalities: Sequence[str] | None) -> bool:
+    if modalities is not None:
+        return name.suffix in modalities
+    is_part = name.entities.get("part") in PARTS
+    return name.suffix not in LEFT_OUT and not is_part and FIELD_MAPS not in above[-1:]
 
-    def __init__(self, stem: str, entities: dict[str, str], suffixes: tuple[str, ...]):
-        self.stem, self.entities, self.suffixes = stem, entities, suffixes
+
+@dataclass
+class _Seen:
+    """What is counted over all subjects: files by suffix, files in no place of BIDS, others, folders that cannot be read, odd dates."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    strays: list[str] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    closed: list[OSError] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
+    undated: list[str] = field(default_factory=list)
+
+    def notes(self, root: Path) -> list[str]:
+        notes = [f"{count} files *_{suffix} are not taken" for suffix, count in sorted(self.left_out.items())]
+        for names, what in (
+            (self.strays, "NIfTI files are not named or placed as BIDS has it and not taken"),
+            (self.unlisted, "files of ..._scans.tsv are not there"),
+            (self.undated, "acq_time of ..._scans.tsv are no dates and left out"),
+        ):
+            notes += [naming(f"{len(names)} {what}", names)] if names else []
+        return notes + unread(root, self.others, self.closed)
+
+
+@dataclass
+class _Subject:
+    """The files of one subject: paths relative to its folder, as ``ses-1/anat/sub-01_ses-1_T1w.nii.gz``."""
+
+    folder: Path
+    images: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    sidecars: dict[str, list[Sidecar]] = field(default_factory=dict)
 
     @staticmethod
-    def of(path: Path) -> _Name:
-        stem = re.sub(r"\.nii(\.gz)?$", "", path.name)
-        parts = [part.split("-", 1) for part in stem.split("_")]
-        suffixes = tuple(part[0] for part in parts if len(part) == 1)
-        return _Name(stem, {part[0]: part[1] for part in parts if len(part) == 2}, suffixes)
+    def of(folder: Path, seen: _Seen) -> _Subject:
+        """Look through the folder once: images lie in it, in a session's folder, or one below either."""
+        found = _Subject(folder)
+        for inner, names in folders_under(folder, seen.closed.append):
+            depth = len(inner.split("/")) - inner.startswith("ses-")
+            for name in names:
+                file = f"{inner}/{name}" if inner else name
+                if name.endswith(VOLUMES):
+                    is_image = depth < 2 and name.startswith("sub-")
+                    (found.images if is_image else seen.strays).append(file if is_image else f"{folder.name}/{file}")
+                elif name.endswith(".json"):
+                    found.sidecars.setdefault(inner, []).append((BidsName.of(name), folder / file))
+                elif name.endswith(("_sessions.tsv", "_scans.tsv")):
+                    found.tables.append(file)
+                elif not name.endswith((".tsv", ".bval", ".bvec")):
+                    seen.others.append(Path(folder.name) / file)
+        return found
 
-    @property
-    def suffix(self) -> str:
-        return self.suffixes[-1] if self.suffixes else "unknown"
+    def sidecars_above(self, above: Sequence[str]) -> list[list[Sidecar]]:
+        """Sidecars in the folders of an image, those of the subject's folder first."""
+        return [self.sidecars.get("/".join(above[:depth]), []) for depth in range(len(above) + 1)]
 
-    def matching(self) -> tuple[str, ...]:
-        """What an image and its label have in common: the entities that say which image, and the image's suffix."""
-        entities = [f"{key}-{value}" for key, value in sorted(self.entities.items()) if key not in OF_A_DERIVATIVE]
-        return (*entities, *(suffix for suffix in self.suffixes if suffix not in LABELS))
+    def visits(self, seen: _Seen) -> tuple[dict[str, Row], dict[str, Row]]:
+        """Session -> its columns; image -> its columns. Dates of scans count where no table of sessions has days."""
+        visits: dict[str, Row] = {}
+        about: dict[str, Row] = {}
+        first: dict[str, pd.Timestamp] = {}
+        there = set(self.images)
+        for table in self.tables:
+            if table.endswith("_sessions.tsv"):
+                visits |= sessions(self.folder / table)
+                continue
+            inner = table.rpartition("/")[0]
+            for file, row in scans(self.folder / table).items():
+                path = f"{inner}/{file}" if inner else file
+                self._date(path, row.pop("acq_time", ""), first, seen)
+                if path in there:
+                    about[path] = row
+                elif not os.path.lexists(self.folder / path):
+                    seen.unlisted.append(f"{self.folder.name}/{path}")
+        if not any(row.get("session_days") for row in visits.values()):
+            for session, days in days_from_first(first).items():
+                visits[session] = {**visits.get(session, {}), "session_days": days}
+        return visits, about
 
-
-def _volumes(subject: Path) -> list[Path]:
-    """Files of a subject, in folders of a session or without one; links are followed."""
-    folders = _folders(subject)
-    folders += [inner for session in folders if os.path.basename(session).startswith("ses-") for inner in _folders(session)]
-    files = [entry for folder in folders for entry in os.scandir(folder)]
-    return sorted(Path(entry.path) for entry in files if entry.name.endswith(VOLUMES) and entry.name.startswith("sub-"))
-
-
-def _folders(folder: str | Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return [entry.path for entry in entries if entry.is_dir()]
-
-
-def _participants(root: Path, subjects: set[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    path = root / "participants.tsv"
-    if not path.exists():
-        return {}, ["there is no participants.tsv, so scans carry no age, sex or group"]
-    table = read_table(path)
-    if "participant_id" not in table:
-        raise DataError(f"{path}:1: the column participant_id is missing; there are {list(table.columns)}")
-    ids = table["participant_id"].where(table["participant_id"].str.startswith("sub-"), "sub-" + table["participant_id"])
-    if ids.duplicated().any():
-        raise DataError(f"{path}: {ids[ids.duplicated()].iloc[0]} stands there twice; keep one row")
-    notes = []
-    for who, what in (
-        (subjects - set(ids), "have no row in participants.tsv"),
-        (set(ids) - subjects, "of participants.tsv have no folder"),
-    ):
-        if who:
-            notes.append(f"{len(who)} subjects {what}: {', '.join(sorted(who)[:5])}")
-    columns = table.drop(columns="participant_id")
-    return dict(zip(ids, columns.to_dict("records"), strict=True)), notes
-
-
-def _sessions(subject: Path) -> dict[str, dict[str, str]]:
-    """Session -> its columns, days from the first visit among them where the table has days or dates."""
-    path = subject / f"{subject.name}_sessions.tsv"
-    if not path.exists():
-        return {}
-    names, cells = read_rows(path)  # plain rows: a data frame a subject takes longer than all else
-    if "session_id" not in names:
-        raise DataError(f"{path}:1: the column session_id is missing; there are {names}")
-    rows = [dict(zip(names, row, strict=True)) for row in cells]
-    days = next((column for column in DAYS if column in names), None)
-    if days is not None:
-        for row in rows:
-            row["session_days"] = row.pop(days)
-    elif "acq_time" in names:
-        for row, day in zip(rows, _days([row["acq_time"] for row in rows], path), strict=True):
-            row["session_days"] = day
-    return {row.pop("session_id").removeprefix("ses-"): {n: v for n, v in row.items() if n != "acq_time"} for row in rows}
-
-
-def _days(times: Sequence[str], path: Path) -> list[str]:
-    """Whole days from the first of some dates; "" where a date is missing."""
-    dates = [None if time in MISSING else _date(time, path) for time in times]
-    first = min((date for date in dates if date is not None), default=None)
-    return ["" if date is None or first is None else str((date - first).days) for date in dates]
-
-
-def _date(time: str, path: Path) -> pd.Timestamp:
-    date = pd.to_datetime(time, errors="coerce", format="ISO8601")
-    if pd.isna(date):
-        raise DataError(f"{path}: acq_time {time!r} is no date as 2001-02-28T14:00:00; correct it, or write n/a")
-    return date.tz_localize(None)  # with and without a zone cannot be compared
-
-
-def _derivative(root: Path, derivative: str | None) -> Path | None:
-    """The folder whose label maps are used, or None where there is none."""
-    found = {path.name: path for path in sorted((root / "derivatives").glob("*")) if path.is_dir() and any(_label_maps(path))}
-    if derivative is None and len(found) > 1:
-        raise DataError(f"{root / 'derivatives'}: labels lie in {', '.join(found)}; say which with derivative=NAME")
-    if derivative is None:
-        return next(iter(found.values()), None)
-    if derivative not in found:
-        raise DataError(f"{root / 'derivatives' / derivative}: no *_dseg or *_mask there; there are {', '.join(found) or 'none'}")
-    return found[derivative]
-
-
-def _label_maps(folder: Path) -> Iterable[Path]:
-    return (path for subject in sorted(folder.glob("sub-*")) for path in _volumes(subject) if _Name.of(path).suffix in LABELS)
-
-
-def _labels(root: Path, derivative: str | None) -> dict[tuple[str, ...], str]:
-    """What an image is called -> the path of its label map. DataError where two would fit one image."""
-    folder = _derivative(root, derivative)
-    labels: dict[tuple[str, ...], str] = {}
-    for path in _label_maps(folder) if folder else ():
-        key = _Name.of(path).matching()
-        if key in labels:
-            raise DataError(f"{path}: {root / labels[key]} is a label of the same image; keep one of them in this derivative")
-        labels[key] = str(path.relative_to(root))
-    return labels
-
-
-def _label_names(root: Path, derivative: str | None) -> dict[int, str]:
-    """Class -> name out of a *dseg.tsv of the derivative (columns index, name), where there is one."""
-    folder = _derivative(root, derivative)
-    tables = sorted(folder.glob("*dseg.tsv")) if folder else []
-    if not tables:
-        return {}
-    table = read_table(tables[0])
-    if not {"index", "name"} <= set(table.columns):
-        raise DataError(f"{tables[0]}:1: the columns index and name are needed; there are {list(table.columns)}")
-    try:
-        return {0: "background"} | {int(index): name for index, name in zip(table["index"], table["name"], strict=True)}
-    except ValueError as error:
-        raise DataError(f"{tables[0]}: {error}; index holds whole numbers") from None
+    def _date(self, path: str, time: str, first: dict[str, pd.Timestamp], seen: _Seen) -> None:
+        """Remember the earliest date of a session."""
+        if time in MISSING:
+            return
+        date = date_of(time)
+        if date is None:
+            seen.undated.append(f"{time!r} of {self.folder.name}/{path}")
+            return
+        *above, name = path.split("/")
+        session = session_of((self.folder.name, *above), BidsName.of(name), path)
+        first[session] = min(date, first.get(session, date))

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from medcl3d.data.columns import ask_for_patient, near_columns
 from medcl3d.data.json_file import read_label_names
 from medcl3d.data.manifest import Manifest
+from medcl3d.data.notes import naming
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import VOLUMES, files_under
+from medcl3d.data.walk import VOLUMES, files_under, unread
 from medcl3d.errors import ConfigError, DataError
 
 RESERVED = ("path", "label", "atlas")  # what a manifest fills with paths
@@ -26,7 +28,8 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     label    of a label map's path; its names in braces are some of those of `pattern`, and say to which images it belongs
 
     Without ``{patient}`` each scan counts as a patient of its own, which is said aloud. Files that fit neither pattern are
-    counted. A `labels.json` in the root, ``{"1": "name"}``, declares the classes.
+    counted, as are files that look like scans of another format. A `labels.json` in the root, ``{"1": "name"}``, declares the
+    classes; 0 is background.
 
     Raises ConfigError for a pattern that cannot be read; DataError where nothing fits it, or one path fits it in two ways.
     """
@@ -35,10 +38,16 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     unknown = sorted(set(maps.names) - set(images.names)) if maps else []
     if unknown:
         raise ConfigError(f"source folder: label = {label!r}: {{{unknown[0]}}} is not in pattern = {pattern!r}, so no image has it")
+    near = near_columns(images.names)
+    if "patient" in near:
+        raise ConfigError(f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {ask_for_patient(near['patient'])}")
     rows: list[dict[str, str]] = []
     labels: dict[tuple[str, ...], str] = {}
-    others: list[str] = []
-    for path in map(Path.as_posix, files_under(root)):
+    others: list[str] = []  # of NIfTI
+    rest: list[Path] = []
+    closed: list[OSError] = []
+    for file in files_under(root, closed.append):
+        path = file.as_posix()
         of_label = maps.read(root, path) if maps else None
         of_image = images.read(root, path) if of_label is None else None
         if of_label is not None:
@@ -50,19 +59,21 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
             rows.append({**of_image, "path": path})
         elif path.endswith(VOLUMES):
             others.append(path)
+        else:
+            rest.append(file)
+    notes = unread(root, rest, closed)
     if not rows:
-        near = f", as {others[0]}" if others else ""
-        raise DataError(f"{root}: no file fits pattern = {pattern!r}; {len(others)} NIfTI files lie there{near}")
+        there = "; ".join([naming(f"{len(others)} NIfTI files lie there", others) if others else "no NIfTI file lies there", *notes])
+        raise DataError(f"{root}: no file fits pattern = {pattern!r}; {there}")
     used = set()
     for row in rows if maps else ():
         key = tuple(row[name] for name in maps.names)  # type: ignore[union-attr]
         row["label"] = labels.get(key, "")
         used.add(key)
-    notes = [f"{len(others)} NIfTI files fit no pattern, as {others[0]}"] if others else []
     spare = [path for key, path in labels.items() if key not in used]
-    notes += [f"{len(spare)} label maps belong to no image, as {spare[0]}"] if spare else []
-    made = Manifest.of(pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside)
-    return Manifest(made.table, made.root, made.label_names, made.outside, (*made.notes, *notes))
+    notes += [naming(f"{len(others)} NIfTI files fit no pattern", others)] if others else []
+    notes += [naming(f"{len(spare)} label maps belong to no image", spare)] if spare else []
+    return Manifest.of(pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside, notes=notes)
 
 
 class _Pattern:

@@ -44,11 +44,10 @@ def medmnist(root: Path, raw: Path, *, file: str | None = None) -> Manifest:
             _write(raw / f"{scan}.nii.gz", (image > 0).astype(np.uint8) if is_shape else image)
             about = {"class": "+".join(str(int(value)) for value in np.ravel(label)), "split": split, "part": part}
             rows.append({"scan": scan, "patient": scan, "modality": "shape" if is_shape else "unknown", "path": f"{scan}.nii.gz"} | about)
-    made = Manifest.of(pd.DataFrame(rows), raw)
     notes = ["each sample counts as a patient of its own, and a voxel as 1 mm: the set says neither"]
     if is_shape:
         notes.append("its voxels take two values: prepare with intensity=none, train with views: shape")
-    return Manifest(made.table, made.root, made.label_names, made.outside, (*made.notes, *notes))
+    return Manifest.of(pd.DataFrame(rows), raw, notes=notes)
 
 
 def _npz(root: Path, file: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import pandas as pd
 
 from medcl3d.data.json_file import read_json
 from medcl3d.data.manifest import NO_PATIENTS, Manifest
+from medcl3d.data.notes import naming
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import VOLUMES
+from medcl3d.data.walk import VOLUMES, files_under, volumes_under
 from medcl3d.errors import DataError
 
 LAYOUT = 'an nnU-Net folder holds dataset.json with channel_names {"0": "CT"}, labels {"background": 0} and file_ending, imagesTr, labelsTr'
+
+Case = tuple[str, str, dict[int, str], str]  # side, name, channel -> image, label
 
 
 @SOURCES.register("nnunet")
@@ -22,35 +26,37 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
 
     Each channel file (``CASE_0000.nii.gz``) is a scan of its own, with its channel's name as modality; the channels of a case
     share the case's frame and label. Cases count as patients, since the format knows none. Cases of `imagesTs` that have
-    labels in `labelsTs` are the test split; without labels they join the training side.
+    labels in `labelsTs` are the test split; without labels they join the training side. Labels that are regions of several
+    values are taken value by value, each named after the regions it lies in.
 
     Raises DataError where `dataset.json` is not of this format, a case lacks a channel, or there is no image.
     """
     path = root / "dataset.json"
     content = _read(path)
-    try:
-        channels = {int(number): str(name) for number, name in content["channel_names"].items()}
-        names = {int(value): str(name) for name, value in content["labels"].items() if not isinstance(value, list)}
-        ending = str(content["file_ending"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: not nnU-Net's layout ({error!r}); {LAYOUT}") from None
+    channels = _channels(path, content)
+    values = {name: _values(path, name, value) for name, value in _object(path, content, "labels").items()}
+    ending = content.get("file_ending")
     if ending not in VOLUMES:
-        raise DataError(f"{path}: file_ending is {ending!r}; convert the images to .nii.gz")
-    listed = _listed(path, content, ending) or _by_name(root, ending)
-    is_tested = any(label for side, *_, label in listed if side == "Ts")
+        raise DataError(f"{path}: file_ending = {ending!r}: only .nii.gz and .nii are read; convert the images to .nii.gz")
+    notes = [NO_PATIENTS, *_label_notes(content, values)]
+    listed = _listed(path, content)
+    cases = listed or _by_name(root, ending, notes)
+    is_tested = any(label for side, *_, label in cases if side == "Ts")
     rows = []
-    for side, case, images, label in listed:
-        if len(images) != len(channels):
-            raise DataError(f"{root / f'images{side}'}: case {case} has {len(images)} channel files, channel_names says {len(channels)}")
+    for side, case, images, label in cases:
+        if set(images) != set(channels):
+            raise DataError(
+                f"{root / f'images{side}'}: case {case} has the channels {sorted(images)}, channel_names {sorted(channels)}; rename files, "
+                "or correct channel_names"
+            )
         split = {"split": "test" if side == "Ts" and label else "train"} if is_tested else {}
-        for number, image in zip(sorted(channels), images, strict=True):
+        for number, image in sorted(images.items()):
             scan = case if len(channels) == 1 else f"{case}_{number:04d}"
             row = {"scan": scan, "patient": case, "modality": channels[number], "frame": case, "path": image, "label": label}
             rows.append(row | split)
     if not rows:
         raise DataError(f"{root}: no image *_0000{ending} in imagesTr or imagesTs; {LAYOUT}")
-    made = Manifest.of(pd.DataFrame(rows), root, names, outside=allow_outside)
-    return Manifest(made.table, made.root, made.label_names, made.outside, (*made.notes, *_notes(content)))
+    return Manifest.of(pd.DataFrame(rows), root, _class_names(values), outside=allow_outside, notes=notes)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -62,43 +68,89 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _notes(content: dict[str, Any]) -> list[str]:
-    notes = [NO_PATIENTS]
-    regions = [name for name, value in content["labels"].items() if isinstance(value, list)]
+def _object(path: Path, content: dict[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(content.get(name), dict) or not content[name]:
+        raise DataError(f"{path}: not nnU-Net's layout: {name} is no object; {LAYOUT}")
+    return dict(content[name])
+
+
+def _channels(path: Path, content: dict[str, Any]) -> dict[int, str]:
+    given = _object(path, content, "channel_names")
+    wrong = [number for number in given if not number.isdecimal()]
+    if wrong:
+        raise DataError(f"{path}: not nnU-Net's layout: channel_names: {wrong[0]!r} is no number; {LAYOUT}")
+    return {int(number): str(name) for number, name in given.items()}
+
+
+def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
+    """The values of a label in the label maps: one, or those of a region."""
+    values = value if isinstance(value, list) else [value]
+    if not values or any(isinstance(v, bool) or not str(v).isdecimal() for v in values):
+        raise DataError(f"{path}: not nnU-Net's layout: labels: {name} = {value!r}: a whole number is needed, or a list of them")
+    return tuple(int(v) for v in values)
+
+
+def _class_names(values: dict[str, tuple[int, ...]]) -> dict[int, str]:
+    """Class -> name. A value that no label has for itself is called after the regions that it lies in."""
+    names = {0: "background"} | {of[0]: name for name, of in values.items() if len(of) == 1}
+    regions = {v: "+".join(name for name, of in values.items() if v in of) for of in values.values() for v in of if v not in names}
+    counts = Counter([*names.values(), *regions.values()])
+    return dict(sorted((names | {v: name if counts[name] == 1 else f"{name} {v}" for v, name in regions.items()}).items()))
+
+
+def _label_notes(content: dict[str, Any], values: dict[str, tuple[int, ...]]) -> list[str]:
+    notes = []
+    regions = [name for name, of in values.items() if len(of) > 1]
     if regions:
-        notes.append(f"labels {', '.join(regions)} are regions of several values; the label maps keep their single values, without names")
-    if "ignore" in content["labels"]:
+        names = ", ".join(f"{value} {name}" for value, name in _class_names(values).items())
+        notes.append(f"labels {', '.join(regions)} are regions of several values; the label maps keep single values, called {names}")
+    if "ignore" in values:
         value = content["labels"]["ignore"]
         notes.append(f"label {value} means ignore; leave it out of task.segmentation.classes: its voxels then count as background")
     return notes
 
 
-Case = tuple[str, str, list[str], str]  # side, name, images, label
-
-
-def _listed(path: Path, content: dict[str, Any], ending: str) -> list[Case]:
-    """The training cases that `dataset.json` itself lists, where it does."""
+def _listed(path: Path, content: dict[str, Any]) -> list[Case]:
+    """The training cases that `dataset.json` itself lists, where it does: a case's images in the order of the channels."""
+    given = content.get("dataset") or {}
+    if not isinstance(given, dict):
+        raise DataError(f"{path}: dataset: needed is an object of cases, or none; leave it out to take imagesTr as it is")
     cases: list[Case] = []
-    for case, files in content.get("dataset", {}).items():
-        try:
-            images, label = [str(image) for image in files["images"]], str(files["label"])
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{path}: dataset.{case}: needed are images: [...] and label ({error!r})") from None
-        cases.append(("Tr", case, images, label))
+    for case, files in given.items():
+        images, label = (files.get("images"), files.get("label")) if isinstance(files, dict) else (None, None)
+        if not isinstance(images, list) or not images or not all(isinstance(text, str) for text in (*images, label)):
+            raise DataError(f"{path}: dataset.{case}: needed are images: [...] and label, each a path")
+        cases.append(("Tr", case, dict(enumerate(images)), str(label)))
     return cases
 
 
-def _by_name(root: Path, ending: str) -> list[Case]:
+def _by_name(root: Path, ending: str, notes: list[str]) -> list[Case]:
+    """The cases of both folders; what lies there and is none is noted."""
     cases: list[Case] = []
     for side in ("Tr", "Ts"):
-        found: dict[str, list[str]] = {}
-        for image in sorted((root / f"images{side}").glob(f"*{ending}")):
-            case, _, number = image.name.removesuffix(ending).rpartition("_")
-            if not case or len(number) != 4 or not number.isdigit():
-                raise DataError(f"{image}: a channel's file is named CASE_0000{ending}; rename it")
-            found.setdefault(case, []).append(f"images{side}/{image.name}")
+        folder = root / f"images{side}"
+        if not folder.is_dir():
+            continue
+        volumes, unread = volumes_under(folder)
+        others = [f"{folder.name}/{file}" for file in volumes if not file.name.endswith(ending) or len(file.parts) > 1]
+        notes += [*([naming(f"{len(others)} images are no *{ending} of {folder.name} and not taken", others)] if others else []), *unread]
+        found: dict[str, dict[int, str]] = {}
+        for image in (file.name for file in volumes if f"{folder.name}/{file}" not in others):
+            case, _, number = image.removesuffix(ending).rpartition("_")
+            if not case or len(number) != 4 or not number.isdecimal():
+                raise DataError(f"{folder / image}: a channel's file is named CASE_0000{ending}; rename it")
+            found.setdefault(case, {})[int(number)] = f"{folder.name}/{image}"
+        labels = _labels(root / f"labels{side}", ending)
+        spare = [f"labels{side}/{case}{ending}" for case in sorted(labels - set(found))]
+        notes += [naming(f"{len(spare)} label maps belong to no image", spare)] if spare else []
         for case, images in found.items():
-            label = f"labels{side}/{case}{ending}"
-            there = side == "Tr" or (root / label).exists()
-            cases.append((side, case, images, label if there else ""))
+            is_labelled = side == "Tr" or case in labels
+            cases.append((side, case, images, f"labels{side}/{case}{ending}" if is_labelled else ""))
     return cases
+
+
+def _labels(folder: Path, ending: str) -> set[str]:
+    """The cases that have a label map."""
+    if not folder.is_dir():
+        return set()
+    return {file.name.removesuffix(ending) for file in files_under(folder) if len(file.parts) == 1 and file.name.endswith(ending)}

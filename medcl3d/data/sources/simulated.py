@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from medcl3d.data.atomic import replacing, write_json, write_text
+from medcl3d.data.json_file import read_json
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.phantom import LABELS, MODALITIES, Patient, take_scan
 from medcl3d.data.sources import SOURCES
@@ -46,7 +47,8 @@ def simulated(
     num_modalities  1: T1; 2: T1 and T2 of each visit, in one frame
     difficulty      multiplies scanner effects and the variety of shapes
 
-    The same fields give the same bytes (on one kind of processor). Raises ConfigError where `root` holds another cohort.
+    The same fields give the same bytes (on one kind of processor). Raises ConfigError where `root` holds another cohort, or
+    anything else.
     """
     if min(shape) < 16:
         raise ConfigError(f"simulated: shape = {shape}: 16 voxels along each axis at least, or the structures vanish")
@@ -60,10 +62,12 @@ def simulated(
         difficulty=difficulty,
         seed=seed,
     )
-    if not _is_there(root, fields):
-        for name in ("images", "labels"):
-            (root / name).mkdir(parents=True, exist_ok=True)
+    is_there = _is_there(root, fields)
+    if not is_there:
+        root.mkdir(parents=True, exist_ok=True)
         write_json(root / "simulated.json", {"version": 1, "fields": fields, "complete": False})
+        for name in ("images", "labels"):
+            (root / name).mkdir(exist_ok=True)
         rows = []
         for number in range(num_patients):
             rows += _write_patient(root, Patient(number, seed, difficulty, lesion_fraction, num_sites), shape, max_visits, num_modalities)
@@ -74,19 +78,24 @@ def simulated(
         write_text(root / "manifest.csv", text.getvalue())
         write_json(root / "labels.json", LABELS)
         write_json(root / "simulated.json", {"version": 1, "fields": fields, "complete": True})
-    return read_csv(root)
+    manifest = read_csv(root)
+    said = f"the cohort {'of before lies in' if is_there else 'was drawn and written to'} {root}"
+    return replace(manifest, notes=(*manifest.notes, said))
 
 
 def _is_there(root: Path, fields: dict[str, Any]) -> bool:
     path = root / "simulated.json"
     if not path.exists():
-        if (root / "manifest.csv").exists():
-            raise ConfigError(f"{root}: holds a manifest.csv that no simulation wrote; choose another folder")
+        others = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith(".")) if root.is_dir() else []
+        if others or (root.exists() and not root.is_dir()):
+            raise ConfigError(
+                f"{root}: holds {', '.join(others[:3]) or 'a file'}, which no simulation wrote; a cohort is written there: choose an empty "
+                "folder, or - in its place"
+            )
         return False
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        raise DataError(f"{path}: is damaged; delete {root}") from None
+    found = read_json(path, f"delete {root}")
+    if not isinstance(found, dict) or not isinstance(found.get("complete"), bool):
+        raise DataError(f"{path}: is damaged; delete {root}")
     if found.get("fields") != fields:
         raise ConfigError(
             f"{root}: holds a cohort with {found.get('fields')}, asked is {fields}; choose another folder, or delete that one"

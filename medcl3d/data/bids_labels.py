@@ -1,0 +1,179 @@
+"""Label maps of a BIDS derivative: which there are, and to which image each belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcl3d.data.bids_names import OF_A_DERIVATIVE, BidsName, session_of
+from medcl3d.data.notes import naming
+from medcl3d.data.table_file import read_rows
+from medcl3d.data.walk import VOLUMES, folders_under
+from medcl3d.errors import ConfigError, DataError
+
+SUFFIXES = ("dseg", "mask")
+NATIVE = ("orig", "native", "individual", "scanner")  # spaces that are the image's own
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """One file, and what its name says."""
+
+    path: str
+    name: BidsName
+
+    @property
+    def pieces(self) -> frozenset[str]:
+        """What tells it from other label maps of its scan."""
+        return frozenset((*(f"{k}-{v}" for k, v in self.name.entities.items() if k in OF_A_DERIVATIVE), self.name.suffix))
+
+    def beyond(self, wanted: frozenset[str]) -> frozenset[str]:
+        """Pieces of the name that were not asked for, the space aside: that one says on whose grid it lies."""
+        return self.pieces - wanted - {f"space-{self.name.entities.get('space')}"}
+
+    @property
+    def of(self) -> str | None:
+        """The suffix of the image whose grid it has, None where it does not say: ``T1w_dseg``, or ``space-T1w_dseg``."""
+        others = self.name.suffixes[:-1]
+        space = self.name.entities.get("space")
+        return others[-1] if others else None if space in NATIVE else space
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """The folder whose label maps are used, and those of them that were asked for."""
+
+    folder: Path
+    maps: tuple[LabelMap, ...]
+    wanted: frozenset[str]
+
+
+def find_derivative(root: Path, derivative: str | None, label: Sequence[str]) -> Derivative | None:
+    """The label maps of `derivatives/` that fit, None where there are none.
+
+    derivative  which folder (None: the only one that has some)
+    label       pieces of their names
+
+    Raises ConfigError for a piece that no name has; DataError where several folders have some, or that folder has none.
+    """
+    for piece in label:
+        if "-" in piece and piece.split("-", 1)[0] not in OF_A_DERIVATIVE:
+            raise ConfigError(f"source bids: label = {list(label)}: {piece!r} tells no label map from another; write dseg, or desc-...")
+    suffixes = tuple(piece for piece in label if "-" not in piece) or SUFFIXES
+    place, wanted = root / "derivatives", frozenset(label)
+    there = {path.name: _maps(root, path, suffixes) for path in sorted(place.glob("*")) if path.is_dir()}
+    if derivative is not None and not there.get(derivative):
+        kinds, names = " or ".join(f"*_{suffix}" for suffix in suffixes), ", ".join(name for name, maps in there.items() if maps)
+        raise DataError(f"{place / derivative}: no {kinds} there; there are {names or 'none'}")
+    asked = {name: maps for name, maps in there.items() if maps and derivative in (None, name)}
+    fitting = {name: fit for name, maps in asked.items() if (fit := tuple(one for one in maps if wanted <= one.pieces))}
+    if len(fitting) > 1:
+        raise DataError(f"{place}: labels lie in {', '.join(fitting)}; say which with derivative=NAME, or take none with derivative=none")
+    if not fitting and label:
+        kinds = _kinds(one for maps in asked.values() for one in maps)
+        raise DataError(f"{place}: no label map has {_listed(wanted)}; there are {kinds or 'none'}")
+    return next((Derivative(place / name, maps, wanted) for name, maps in fitting.items()), None)
+
+
+def _maps(root: Path, folder: Path, suffixes: Sequence[str]) -> list[LabelMap]:
+    maps = []
+    for subject in sorted(path for path in folder.glob("sub-*") if path.is_dir()):
+        for inner, files in folders_under(subject):
+            above = [subject.name, *inner.split("/")]
+            for file in files:
+                name = BidsName.of(file)
+                if file.endswith(VOLUMES) and file.startswith("sub-") and name.suffix in suffixes:
+                    path = "/".join(part for part in ("derivatives", folder.name, *above, file) if part)
+                    session_of(above, name, f"{root}/{path}")
+                    maps.append(LabelMap(path, name))
+    return maps
+
+
+def pair(root: Path, found: Derivative | None, images: Mapping[str, BidsName], label_of: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Path of an image -> path of its label map; and notes on label maps of no image.
+
+    images    path -> name, of all that are taken
+    label_of  suffixes of the images that a label map belongs to where its name says none (none: the only image of its scan)
+
+    Raises DataError where several fit one image.
+    """
+    if found is None:
+        return {}, []
+    of_scan: dict[tuple[str, ...], list[LabelMap]] = {}
+    for one in found.maps:
+        of_scan.setdefault(one.name.scan, []).append(one)
+    siblings: dict[tuple[str, ...], set[str]] = {}
+    for name in images.values():
+        siblings.setdefault(name.scan, set()).add(name.suffix)
+    pairs: dict[str, str] = {}
+    used = set[str]()
+    for path, name in images.items():
+        plain = name.suffix in label_of if label_of else len(siblings[name.scan]) == 1
+        fitting = [one for one in of_scan.get(name.scan, ()) if one.of == name.suffix or (one.of is None and plain)]
+        exact = [one for one in fitting if found.wanted and not one.beyond(found.wanted)]
+        chosen = exact if len(exact) == 1 else fitting
+        if len(chosen) > 1:
+            raise DataError(
+                f"{root / path}: has {len(chosen)} label maps in {found.folder.name}: {_kinds(chosen)}; say which with label=[...], "
+                "or take none with derivative=none"
+            )
+        used |= {one.path for one in fitting}
+        if chosen:
+            pairs[path] = chosen[0].path
+    return pairs, _unpaired(found, [one for one in found.maps if one.path not in used], siblings)
+
+
+def _unpaired(found: Derivative, maps: Sequence[LabelMap], siblings: Mapping[tuple[str, ...], set[str]]) -> list[str]:
+    """Why label maps belong to no image that is taken."""
+    reasons: dict[str, list[str]] = {}
+    for one in maps:
+        there = siblings.get(one.name.scan)
+        if there and one.of is None:
+            why = f"do not say which of {', '.join(sorted(there))} they are of; say it with label_of=[...]"
+        elif there and one.of == one.name.entities.get("space"):
+            why = f"lie in another space, {one.of}"
+        else:
+            why = "belong to no image that is taken"
+        reasons.setdefault(why, []).append(one.path)
+    return [naming(f"{len(paths)} label maps of {found.folder.name} {why}", paths) for why, paths in sorted(reasons.items())]
+
+
+def class_names(found: Derivative | None, used: Iterable[str]) -> tuple[dict[int, str], list[str]]:
+    """Class -> name out of the ..._dseg.tsv (columns index, name) in the derivative's folder that fits the label maps used; and notes.
+
+    Raises DataError for a table without classes.
+    """
+    paths = set(used)
+    maps = [one for one in found.maps if one.path in paths and one.name.suffix == "dseg"] if found else []
+    if found is None or not maps:
+        return {}, []
+    tables = {path: BidsName.of(path.name) for path in sorted(found.folder.glob("*dseg.tsv"))}
+    if len(tables) > 1:
+        needed = {frozenset((k, v) for k, v in one.name.entities.items() if k in ("desc", "seg", "atlas", "label")) for one in maps}
+        tables = {path: name for path, name in tables.items() if {frozenset(name.entities.items())} == needed}
+        if len(tables) != 1:
+            return {}, [f"none of the tables *dseg.tsv of {found.folder.name} is named as the label maps are, so classes have no names"]
+    return {number: name for path in tables for number, name in _classes(path).items()}, []
+
+
+def _classes(path: Path) -> dict[int, str]:
+    columns, rows = read_rows(path)
+    if not {"index", "name"} <= set(columns):
+        raise DataError(f"{path}:1: the columns index and name are needed; there are {columns}")
+    names = {0: "background"}
+    for line, row in rows.items():
+        index = row[columns.index("index")]
+        try:
+            names[int(index)] = row[columns.index("name")]
+        except ValueError:
+            raise DataError(f"{path}:{line}: index = {index!r}: whole numbers are needed") from None
+    return names
+
+
+def _kinds(maps: Iterable[LabelMap]) -> str:
+    return ", ".join(sorted({_listed(one.pieces) for one in maps}))
+
+
+def _listed(pieces: Iterable[str]) -> str:
+    return f"[{', '.join(sorted(pieces, key=lambda piece: ('-' not in piece, piece)))}]"

@@ -1,0 +1,77 @@
+"""Ids as keyed hashes: whoever gets the store cannot tell whose scans those are, and whoever holds the key can."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from medcl3d.data.atomic import replacing
+from medcl3d.data.columns import PATH_COLUMNS
+from medcl3d.data.manifest import Manifest
+from medcl3d.data.notes import without_names
+
+KEY = ".hash_key"
+ENDINGS = (".nii.gz", ".nii", ".gz")  # what tells a reader what a file is; no other piece of its name is kept
+
+
+def hider(raw: Path) -> Callable[[str], str]:
+    """Text -> its hash under the key in `raw`, drawn once a collection: ids of few digits could be tried out without one; "" stays ""."""
+    path = raw / KEY
+    raw.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with replacing(path) as out:
+            out.write(secrets.token_hex(32).encode())
+        path.chmod(0o600)
+    key = path.read_bytes()
+    return lambda text: hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12] if text else ""
+
+
+def hidden(manifest: Manifest, raw: Path) -> Manifest:
+    """The same scans under hashed ids, in files of hashed names: links in `raw` to those that the source found.
+
+    Scans, patients and frames are hashed, sessions numbered, notes lose the names in them. All other columns stay as they are.
+    Raises DataError for a path that the source may not follow.
+    """
+    hide = hider(raw)
+    table = manifest.table.copy()
+    for name in ("scan", "patient", "frame"):
+        table[name] = table[name].map(hide)
+    table["session"] = _numbered(table)
+    for name in PATH_COLUMNS:
+        if name in table:
+            files = [manifest.locate(text) if text else None for text in table[name]]
+            table[name] = [
+                _link(raw, scan if name == "path" else f"{scan}.{name}", file) for scan, file in zip(table["scan"], files, strict=True)
+            ]
+    notes = tuple(without_names(note) for note in manifest.notes)
+    faults = {hide(scan): "its source could not make a file of it" for scan in manifest.faults}
+    return Manifest(table, raw, manifest.label_names, outside=True, notes=notes, faults=faults)
+
+
+def _numbered(table: pd.DataFrame) -> list[str]:
+    """Sessions of each patient as 1, 2, ... in the order of their days, else of their names: names are often dates."""
+    days = pd.to_numeric(table["session_days"], errors="coerce") if "session_days" in table else pd.Series(0.0, table.index)
+    ordered = table.assign(_days=days).sort_values(["_days", "session"], kind="stable").drop_duplicates(["patient", "session"])
+    number = ordered.groupby("patient", sort=False).cumcount() + 1
+    numbers = dict(zip(zip(ordered["patient"], ordered["session"], strict=True), number.astype(str), strict=True))
+    return [numbers[visit] for visit in zip(table["patient"], table["session"], strict=True)]
+
+
+def _link(raw: Path, name: str, file: Path | None) -> str:
+    """The name of a link to a file, made anew where it leads elsewhere; "" for no file."""
+    if file is None:
+        return ""
+    target = os.path.abspath(file)
+    link = raw / (name + next((ending for ending in ENDINGS if target.endswith(ending)), ""))
+    if not link.is_symlink() or os.readlink(link) != target:
+        fresh = link.with_name(f".{link.name}.part")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(target)
+        fresh.replace(link)
+    return link.name

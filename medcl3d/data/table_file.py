@@ -1,0 +1,75 @@
+"""A table from somebody's disk, CSV or TSV, as text: ``001`` and ``NA`` stay what they are."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from medcl3d.data.regular_file import read_regular
+from medcl3d.errors import DataError
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table as text. Raises DataError as `read_rows` does."""
+    names, rows = read_rows(path)
+    return pd.DataFrame(list(rows.values()), columns=names, dtype=str)
+
+
+def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """The column names of a table; and line of the file -> its cells, without the blanks round them.
+
+    Plain lists, since a data frame for each of many small tables would cost more than reading them. Blank lines are passed over.
+    Raises DataError, with the line: no table, another encoding, ragged rows, columns twice or without a name, a quote left open.
+    """
+    text = _text(path, read_regular(path, "needed is a table"))
+    header = text.split("\n", 1)[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    rows: dict[int, list[str]] = {}
+    line = 1
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows[line] = cells
+            line = reader.line_num + 1  # a quoted cell may go over several lines: a row is where it begins
+    except csv.Error as error:
+        raise DataError(f"{path}:{line}: {error}; is a quote left open there?") from None
+    if not rows:
+        raise DataError(f"{path}: the table is empty; its first line names the columns")
+    return _checked(path, rows)
+
+
+def _text(path: Path, raw: bytes) -> str:
+    try:
+        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        if "\0" in text:
+            raise DataError(f"{path}:{1 + text.partition(chr(0))[0].count(chr(10))}: a zero byte (UTF-16?); save the table as UTF-8")
+        return text
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}:{line}: the text is not UTF-8 (latin-1?); save the table as UTF-8") from None
+
+
+def _checked(path: Path, rows: dict[int, list[str]]) -> tuple[list[str], dict[int, list[str]]]:
+    """The first row as names, all others as long as it is."""
+    head, names = next(iter(rows.items()))
+    del rows[head]
+    for line, cells in rows.items():
+        if len(cells) != len(names):
+            raise DataError(
+                f"{path}:{line}: {len(cells)} cells under {len(names)} column names; quote cells that hold the delimiter, close quotes"
+            )
+    spare = [place for place, name in enumerate(names) if not name and not any(cells[place] for cells in rows.values())]
+    for place in reversed(spare):  # a delimiter at the end of each line
+        del names[place]
+        for cells in rows.values():
+            del cells[place]
+    if "" in names:
+        raise DataError(f"{path}:{head}: column {names.index('') + 1} has no name; give it one, or delete it")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}:{head}: columns {twice} occur twice; keep one of each")
+    return names, rows
