@@ -9,8 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from medcl3d.data.nifti import read_nifti
+from medcl3d.data.nifti import corner_distance, doubts_of_spacing, read_nifti
 from medcl3d.errors import DataError
+
+_HAIR = 1e-3  # of a label from a whole number: what a scale factor or a conversion leaves, and no interpolation
+_FEWEST_STEPS = 64  # that float32 must leave between the least and the largest value of a scan
 
 Nonfinite = Literal["error", "zero", "skip"]
 Channels = Literal["error", "all", "first"]
@@ -80,7 +83,7 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
     shape, own = raw.shape, image.voxels.shape[1:]
     if shape != own:
         raise DataError(f"{path}: a label of {_x(shape)} voxels cannot belong to an image of {_x(own)}; pair it with its own image")
-    distance = _corner_distance(header.affine, image.affine, own)
+    distance = corner_distance(header.affine, image.affine, own)
     if distance > 0.1 * image.spacing_mm.min():
         raise DataError(
             f"{path}: the label lies up to {distance:.3g} mm from its image, whose voxels it has; "
@@ -90,16 +93,19 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
     if not np.isfinite(values).all():
         raise DataError(f"{path}: the label holds NaN or infinity")
     found = np.unique(values)
-    fractions = found[found != np.round(found)]
-    if len(fractions):
-        raise DataError(f"{path}: a label needs whole numbers, found {fractions[0]:g}; was it resampled linearly?")
+    away = np.abs(found - np.round(found))
+    if away.max() > _HAIR:
+        raise DataError(f"{path}: a label needs whole numbers, found {found[away > _HAIR][0]:.9g}; was it resampled linearly?")
+    noise = [f"label values up to {away.max():.1g} beside whole numbers were rounded"] if away.any() else []
+    values, found = (np.round(values), np.unique(np.round(found))) if noise else (values, found)
     if found[0] < 0 or found[-1] > np.iinfo(np.int16).max:
         raise DataError(f"{path}: label values {found[0]:g} to {found[-1]:g}; 0 to {np.iinfo(np.int16).max} are possible")
     unknown = [int(v) for v in found if classes and int(v) not in classes]
     if unknown:
         raise DataError(f"{path}: classes {unknown[:10]} are not declared; declared are {sorted(classes)}")
-    warnings = header.warnings + (("the label is empty",) if found[-1] == 0 else ())
-    return Volume(values.astype(np.int16)[None], image.affine, 0, digest, warnings)
+    known = {*image.warnings, *doubts_of_spacing(header.affine)}  # its affine is the image's
+    warnings = [*(w for w in header.warnings if w not in known), *noise, *(["the label is empty"] if found[-1] == 0 else [])]
+    return Volume(values.astype(np.int16)[None], image.affine, 0, digest, tuple(warnings))
 
 
 def verify(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error") -> DataError | None:
@@ -123,20 +129,21 @@ def _with_channels(path: Path, raw: np.ndarray, channels: Channels) -> np.ndarra
 
 
 def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarray:
-    """Voxels as float32; a value beyond its range would become infinite, and is refused."""
+    """Voxels as float32. DataError where a value is beyond its range and would become infinite, or where it leaves no picture."""
     if (slope, inter) != (1.0, 0.0):
         raw = raw.astype(np.float64) * slope + inter
-    if raw.dtype.itemsize == 8 and raw.dtype.kind == "f":
-        largest = np.abs(raw, where=np.isfinite(raw), out=np.zeros(raw.shape)).max()
-        if largest > np.finfo(np.float32).max:
+    if raw.dtype.itemsize >= 4 and raw.dtype != np.float32:
+        finite = raw[np.isfinite(raw)] if raw.dtype.kind == "f" and not np.isfinite(raw).all() else raw
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        largest = max(-low, high)
+        if largest > float(np.finfo(np.float32).max):
             raise DataError(f"{path}: values up to {largest:g} do not fit float32; rescale the file")
+        step = float(np.spacing(np.float32(largest)))
+        if high > low and high - low < _FEWEST_STEPS * step and (raw.dtype.kind == "f" or step > 1):
+            raise DataError(
+                f"{path}: values from {low:.12g} to {high:.12g} are too far from 0 for float32 to tell them apart; subtract their offset"
+            )
     return np.ascontiguousarray(raw, dtype=np.float32)
-
-
-def _corner_distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far apart two affines put the corners of a grid, in mm."""
-    corners = np.array([[i, j, k, 1] for i in (0, shape[0] - 1) for j in (0, shape[1] - 1) for k in (0, shape[2] - 1)], dtype=np.float64)
-    return float(np.linalg.norm(corners @ (a - b).T, axis=1).max())
 
 
 def _x(shape: tuple[int, ...]) -> str:
