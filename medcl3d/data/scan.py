@@ -17,10 +17,11 @@ from medcl3d.data.array_file import SUFFIXES, Container, write_array
 from medcl3d.data.atomic import write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.data.content import hash_of_voxels
-from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise
-from medcl3d.data.nifti import content_sha256
+from medcl3d.data.grid import refuse_what_does_not_fit
+from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise, unlike_its_kind
+from medcl3d.data.nifti import content_sha256, doubts_of_spacing
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.pairs.body_coordinates import middle_of_body
 
 SCHEMA = 2
@@ -101,8 +102,17 @@ def prepare_scan(task: ScanTask, store: Path) -> Outcome:
         status, reason = "refused", str(error)
     except MemoryError:
         status, reason = "refused", f"{task.image}: not enough memory for this scan; use fewer workers, or a coarser spacing_mm"
+    except Exception as error:
+        if isinstance(error, UserError) or _lies_in(store, error):  # of the machine: a full disk refuses all other scans too
+            raise
+        status, reason = "refused", unforeseen(task.image, error)
     (store / stored_names(task.scan)[2]).unlink(missing_ok=True)
     return Outcome(task.scan, status, reason, ())
+
+
+def _lies_in(store: Path, error: Exception) -> bool:
+    """Whether the file that the system complains of is one of the store, and none of the scan."""
+    return isinstance(error, OSError) and error.filename is not None and Path(str(error.filename)).is_relative_to(store)
 
 
 def file_state(path: Path) -> dict[str, Any]:
@@ -175,6 +185,8 @@ def ready_scan(task: ScanTask) -> ReadyScan:
     """Check and bring one scan to the form of the store, without writing it. DataError, SkippedScan."""
     image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels)
     own_affine = image.affine if task.assume_spacing_mm is None else _respaced(image, task.assume_spacing_mm)
+    if task.spacing_mm is not None:
+        refuse_what_does_not_fit(task.image, image.voxels.shape, own_affine, task.spacing_mm)
     voxels, affine = _on_grid(replace(image, affine=own_affine), task.spacing_mm)
     body = find_body(voxels, task.kind)
     window = (slice(None), slice(None), slice(None))
@@ -182,9 +194,31 @@ def ready_scan(task: ScanTask) -> ReadyScan:
         voxels, affine, body, window = _cropped(voxels, affine, body)
     voxels, normalisation = normalise(voxels, task.kind, body, percentiles=task.percentiles, window_hu=task.window_hu)
     stored, scaling = pack(voxels, task.store_as, task.image)
-    rounded = task.store_as == "float16" and np.array_equal(np.round(voxels), voxels) and not np.array_equal(stored, voxels)
-    warnings = ("whole numbers were rounded by float16; store_as int16 keeps them",) if rounded else ()
-    return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, (*image.warnings, *warnings))
+    _refuse_constant(task, stored)
+    warnings = [*_of_the_header(image, own_affine), *unlike_its_kind(image.voxels, task.kind)]
+    if task.store_as == "float16" and np.array_equal(np.round(voxels), voxels) and not np.array_equal(stored, voxels):
+        warnings.append("whole numbers were rounded by float16; store_as int16 keeps them")
+    return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, tuple(warnings))
+
+
+def _of_the_header(image: Volume, own_affine: np.ndarray) -> list[str]:
+    """What was doubtful of a file; of its voxel size only where none is assumed in its place."""
+    if own_affine is image.affine:
+        return list(image.warnings)
+    settled = doubts_of_spacing(image.affine)
+    return [*(warning for warning in image.warnings if warning not in settled), *doubts_of_spacing(own_affine)]
+
+
+def _refuse_constant(task: ScanTask, stored: np.ndarray) -> None:
+    """DataError where a channel ``[C, D, H, W]`` held a picture, and what would be stored of it holds none."""
+    bits = stored.reshape(len(stored), -1).view(np.uint16)
+    for channel in np.flatnonzero((bits == bits[:, :1]).all(axis=1)):
+        what = f"{task.image}: no picture is left: every voxel of channel {channel} comes to one value"
+        if task.kind == "ct":
+            low, high = task.window_hu
+            raise DataError(f"{what} in the window from {low:g} to {high:g} HU; set window_hu, or intensity where this is no CT in HU")
+        size = "x".join(map(str, stored.shape[1:]))
+        raise DataError(f"{what} in {size} voxels as {task.store_as}; a finer spacing_mm or store_as int16 may keep more")
 
 
 def _cropped(voxels: np.ndarray, affine: np.ndarray, body: Body) -> tuple[np.ndarray, np.ndarray, Body, tuple[slice, slice, slice]]:
