@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection as Container
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from medcl3d.data.nifti import corner_distance, doubts_of_spacing, read_nifti
+from medcl3d.data.nifti import Header, corner_distance, doubts_of_spacing, read_nifti
 from medcl3d.errors import DataError
 
 _HAIR = 1e-3  # of a label from a whole number: what a scale factor or a conversion leaves, and no interpolation
 _FEWEST_STEPS = 64  # that float32 must leave between the least and the largest value of a scan
 
 Nonfinite = Literal["error", "zero", "skip"]
-Channels = Literal["error", "all", "first"]
+Channels = Literal["error", "all", "first", "split"]
 
 
 class SkippedScan(DataError):
@@ -30,7 +32,7 @@ class Volume:
     voxels         ``[C, X, Y, Z]``: float32 for an image, int16 for a label
     affine         ``Float64[4, 4]`` voxel index -> RAS+ mm
     num_nonfinite  NaN and infinite voxels that the policy set to zero
-    sha256         of the uncompressed file
+    sha256         of the uncompressed file, and of which volume of it where there are several (`hash_of`)
     """
 
     voxels: np.ndarray
@@ -45,16 +47,16 @@ class Volume:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 
-def read_image(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error") -> Volume:
+def read_image(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error", volume: int | None = None) -> Volume:
     """Read an image and refuse what is not one.
 
     nonfinite  what NaN and infinity mean: a fault, zeros (counted), or a scan to leave out
-    channels   what a fourth axis means: a fault, channels, or only its first volume
+    channels   what a fourth axis means: a fault, channels, only its first volume, or (split) `volume`, all of them where none is named
 
     Raises DataError with what is wrong; `SkippedScan` where the policy leaves the scan out.
     """
-    header, raw, digest = read_nifti(path)
-    raw = _with_channels(path, raw, channels)
+    header, raw, digest = read_nifti(path) if volume is None else _read_once(path, path.stat().st_mtime_ns)
+    raw = _with_channels(path, raw, channels, volume)
     voxels, warnings = _scaled(path, raw, header.slope, header.inter), list(header.warnings)
     bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
     if bad:
@@ -68,7 +70,12 @@ def read_image(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels
     for channel, values in enumerate(voxels):
         if values.min() == values.max():
             raise DataError(f"{path}: constant: every voxel of channel {channel} is {values.flat[0]:g}; it holds no picture")
-    return Volume(voxels, header.affine, bad, digest, tuple(warnings))
+    return Volume(voxels, header.affine, bad, hash_of(digest, volume), tuple(warnings))
+
+
+def hash_of(file_sha256: str, volume: int | None) -> str:
+    """What a volume of a file is known by: the hash of the file, and with it the volume's number where it is one of several."""
+    return file_sha256 if volume is None else hashlib.sha256(f"{file_sha256} {volume}".encode()).hexdigest()
 
 
 def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volume:
@@ -117,13 +124,21 @@ def verify(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "
     return None
 
 
-def _with_channels(path: Path, raw: np.ndarray, channels: Channels) -> np.ndarray:
+@lru_cache(maxsize=1)
+def _read_once(path: Path, mtime_ns: int) -> tuple[Header, np.ndarray, str]:
+    """A file of several volumes, which are asked for one after the other: kept until the next one."""
+    return read_nifti(path)
+
+
+def _with_channels(path: Path, raw: np.ndarray, channels: Channels, volume: int | None) -> np.ndarray:
     if raw.ndim == 3:
         return raw[None]
+    if channels == "split" and volume is not None:
+        return raw[None, ..., volume]
     if channels == "error":
         raise DataError(
             f"{path}: 4-D, {_x(raw.shape)}: set channels to all where the fourth axis holds channels, "
-            "to first for its first volume, or split it (a time series) into one scan a volume"
+            "to first for its first volume, or to split (a time series) for one scan a volume"
         )
     return np.moveaxis(raw, -1, 0)[: 1 if channels == "first" else None]
 

@@ -18,6 +18,7 @@ from medcl3d.data.nifti import read_header
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.scan import Outcome, ScanTask
 from medcl3d.data.sources import SOURCES
+from medcl3d.data.volumes import VOLUME, one_scan_a_volume
 from medcl3d.data.workers import run_tasks
 from medcl3d.errors import ConfigError, DataError, MachineError
 from medcl3d.registry import Choice
@@ -85,6 +86,8 @@ def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: Pre
     missing = manifest.missing()
     if len(missing) > _allowed(manifest, options):
         raise DataError(f"{manifest.say_missing(missing)}; correct the paths, or raise max_bad_fraction")
+    if options.channels == "split":
+        manifest = one_scan_a_volume(manifest)
     allowed = _allowed(manifest, options)
     unmade = {scan: Outcome(scan, "refused", reason, ()) for scan, reason in manifest.faults.items()}
     tasks = [task for task in _tasks(manifest, options) if task.scan not in unmade]
@@ -131,6 +134,7 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
     table = manifest.table
     images = [manifest.locate(p) for p in table["path"]]
     atlases = table["atlas"] if "atlas" in table else [""] * len(table)
+    volumes = map(int, table[VOLUME]) if options.channels == "split" and VOLUME in table else [None] * len(table)
     spacing = None if isinstance(options.spacing_mm, str) else options.spacing_mm
     if options.spacing_mm == "median" and options.assume_spacing_mm is None:  # assumed: all files have one
         spacing = _median_spacing(images)
@@ -152,8 +156,11 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             label_interpolation=options.label_interpolation,
             store_as=options.store_as,
             store=options.store,
+            volume=volume,
         )
-        for scan, image, label, atlas, modality in zip(table["scan"], images, table["label"], atlases, table["modality"], strict=True)
+        for scan, image, label, atlas, modality, volume in zip(
+            table["scan"], images, table["label"], atlases, table["modality"], volumes, strict=True
+        )
     ]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from medcl3d.data.array_file import SUFFIXES, Container, write_array
 from medcl3d.data.atomic import write_json
-from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
+from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, hash_of, read_image, read_label
 from medcl3d.data.content import hash_of_voxels
 from medcl3d.data.grid import refuse_what_does_not_fit
 from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise, unlike_its_kind
@@ -33,7 +33,7 @@ LabelInterpolation = Literal["nearest", "linear"]
 
 @dataclass(frozen=True)
 class ScanTask:
-    """All that a worker needs to prepare one scan."""
+    """All that a worker needs to prepare one scan; `volume` says which one of a file of several it is."""
 
     scan: str
     image: Path
@@ -51,6 +51,7 @@ class ScanTask:
     label_interpolation: LabelInterpolation = "nearest"
     store_as: StoreAs = "float16"
     store: Container = "npy"
+    volume: int | None = None
 
     @staticmethod
     def like(options: Mapping[str, Any], scan: str, image: Path) -> ScanTask:
@@ -64,7 +65,7 @@ class ScanTask:
     def options(self) -> dict[str, Any]:
         """What the stored voxels depend on, beside the files."""
         wanted = asdict(self)
-        for name in ("scan", "image", "label", "atlas", "store"):
+        for name in ("scan", "image", "label", "atlas", "store", "volume"):
             del wanted[name]
         return json.loads(json.dumps(wanted))
 
@@ -133,14 +134,15 @@ def is_same_file(description: Mapping[str, Any], name: str, now: Any) -> bool:
     before, digest = description.get(name), description.get(CONTENT.get(name, ""))
     if not (before and digest and now):
         return False
-    return bool(before["bytes"] == now["bytes"] and content_sha256(Path(now["path"])) == digest)
+    volume = description.get("volume") if name == "source" else None
+    return bool(before["bytes"] == now["bytes"] and hash_of(content_sha256(Path(now["path"])), volume) == digest)
 
 
 def _identity(task: ScanTask) -> dict[str, Any]:
     """Size and time of the files, the options, and how it is stored: what makes a stored scan still the right one."""
     files = {"source": task.image, "label_source": task.label, "atlas_source": task.atlas}
     found = {name: file_state(path) if path else None for name, path in files.items()}
-    return {"schema": SCHEMA, "scan": task.scan, **found, "options": task.options(), "store": task.store}
+    return {"schema": SCHEMA, "scan": task.scan, **found, "volume": task.volume, "options": task.options(), "store": task.store}
 
 
 def _described(task: ScanTask, store: Path) -> dict[str, Any] | None:
@@ -183,7 +185,7 @@ class ReadyScan:
 
 def ready_scan(task: ScanTask) -> ReadyScan:
     """Check and bring one scan to the form of the store, without writing it. DataError, SkippedScan."""
-    image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels)
+    image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels, volume=task.volume)
     own_affine = image.affine if task.assume_spacing_mm is None else _respaced(image, task.assume_spacing_mm)
     if task.spacing_mm is not None:
         refuse_what_does_not_fit(task.image, image.voxels.shape, own_affine, task.spacing_mm)

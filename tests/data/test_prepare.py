@@ -404,6 +404,57 @@ def test_a_voxel_size_that_is_lost_is_said_once_and_given(tmp_path, write_nifti)
     assert told == ["warning: 9 of 9 scans, as 0: strongly anisotropic: 1, 1, 9 mm; a spacing to use: 3, 3, 9"]
 
 
+@pytest.mark.parametrize("store_as", ["float16", "int16"])
+def test_each_volume_of_a_file_may_be_a_scan(tmp_path, write_nifti, store_as, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    affine = np.diag([1.0, 1, 2, 1])
+    series = rng.integers(0, 1000, (9, 8, 7, 12)).astype(np.int16)
+    write_nifti("four.nii.gz", series, affine)
+    write_nifti("three.nii.gz", rng.integers(0, 1000, (9, 8, 7)).astype(np.int16), affine)
+    write_nifti("label.nii.gz", (series[..., 0] > 500).astype(np.uint8), affine)
+    head = "scan,patient,session,session_days,path,label\n"
+    rows = "f,p,2,30,four.nii.gz,label.nii.gz\nt,q,1,0,three.nii.gz,\ng,r,1,0,gone.nii.gz,\n"
+    (tmp_path / "manifest.csv").write_text(head + rows)
+    reads: list[Path] = []
+    import medcl3d.data.check as module
+
+    read = module.read_nifti
+    monkeypatch.setattr(module, "read_nifti", lambda path: (reads.append(path), read(path))[1])
+    options = PrepareOptions(workers=1, channels="split", intensity="none", store_as=store_as)
+    said: list[str] = []
+    result = prepare("csv", tmp_path, tmp_path / "out", options=options, say=said.append)
+    assert (result.num_ok, result.num_refused, result.warnings) == (13, 1, ())
+    assert "1 files of several volumes became 12 scans, one a volume" in said
+    assert len([path for path in reads if path.name == "four.nii.gz"]) == 1, "once, not once a volume"
+    store = Store.open(tmp_path / "out")
+    table = store.collection.table
+    assert table["scan"].tolist() == [*(f"f_v{n:02d}" for n in range(12)), "t"]
+    assert set(table["patient"][:12]) == {"p"} and set(table["frame"][:12]) == {"f"} and set(table["session_days"][:12]) == {"30"}
+    np.testing.assert_array_equal(store.collection.columns["volume_of_file"], [*range(12), 0])
+    for n in range(12):
+        np.testing.assert_allclose(store.read_volume(n)[0], series[..., n])
+        np.testing.assert_array_equal(store.read_label(n), series[..., 0] > 500)
+    said.clear()
+    audit(tmp_path / "out", say=said.append)
+    assert not any("same content" in line for line in said), "they are volumes of one file, and no copies"
+    os.utime(tmp_path / "four.nii.gz", (0, 0))
+    assert prepare("csv", tmp_path, tmp_path / "out", options=options).num_there == 13
+    assert len(audit(tmp_path, given={"workers": 1, "channels": "split", "max_bad_fraction": 0.5})) == 3
+
+
+def test_a_volume_cannot_take_the_id_of_a_scan(tmp_path, write_nifti) -> None:
+    write_nifti("a.nii.gz", np.random.default_rng(0).normal(size=(5, 5, 5, 2)).astype(np.float32))
+    (tmp_path / "b.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes())
+    (tmp_path / "manifest.csv").write_text("scan,patient,path\na,a,a.nii.gz\na_v1,b,b.nii.gz\n")
+    options = PrepareOptions(workers=1, channels="split")
+    with pytest.raises(DataError, match="a_v0 of a, a_v1_v0 of b"):  # which are one content under two patients
+        prepare("csv", tmp_path, tmp_path / "out", options=options)
+    (tmp_path / "b.nii.gz").unlink()
+    write_nifti("b.nii.gz", np.random.default_rng(1).normal(size=(5, 5, 5)).astype(np.float32))
+    with pytest.raises(DataError, match="scan id 'a_v1' is that of a volume and of another scan"):
+        prepare("csv", tmp_path, tmp_path / "out", options=options)
+
+
 def test_missing_files_stop_before_any_work(cohort, tmp_path) -> None:
     for i in range(3):
         (cohort / f"images/{i}.nii.gz").unlink()
