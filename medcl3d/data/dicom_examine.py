@@ -51,4 +51,4 @@ def examine_series(look: Look | SeriesLook) -> Finding:
             return examine(replace(look.look, fault=str(error)))
         found = examine(replace(look.look, image=image))
     fault = found.fault.replace(str(image), look.image)
-    return replace(found, fault=fault, warnings="; ".join(filter(None, (*warnings, found.warnings))))
+    return replace(found, fault=fault, warnings=(*warnings, *found.warnings))
