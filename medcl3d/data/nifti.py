@@ -138,8 +138,8 @@ def _is_plausible(path: Path, header: Header) -> None:
         )
 
 
-def _open_regular(path: Path) -> int:
-    """A file descriptor of a regular file; a FIFO, a folder, a device or a loop of links never blocks."""
+def open_regular(path: Path) -> int:
+    """A file descriptor of a regular file; a FIFO, a folder, a device or a loop of links never blocks. Raises DataError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -156,7 +156,7 @@ def _open_regular(path: Path) -> int:
 
 def _chunks(path: Path) -> Iterator[bytes]:
     """The uncompressed content, block by block. Raises DataError for what is no NIfTI, EOFError for a gzip cut short."""
-    with os.fdopen(_open_regular(path), "rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         first = file.read(_CHUNK)
         _is_nifti_by_name_and_content(path, first)
         blocks = iter(lambda: file.read(_CHUNK), b"")

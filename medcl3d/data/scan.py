@@ -19,7 +19,7 @@ from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, hash_of
 from medcl3d.data.content import hash_of_voxels
 from medcl3d.data.grid import refuse_what_does_not_fit
 from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise, unlike_its_kind
-from medcl3d.data.nifti import content_sha256, doubts_of_spacing
+from medcl3d.data.nifti import content_sha256, doubts_of_spacing, open_regular
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
 from medcl3d.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.pairs.body_coordinates import middle_of_body
@@ -303,8 +303,9 @@ def read_affine(path: Path) -> np.ndarray:
     """``Float64[4, 4]`` from four lines of four numbers. DataError where it is none that maps mm to mm."""
     what = "an affine from world mm to atlas mm (both RAS+) is four lines of four numbers, the last 0 0 0 1"
     try:
-        affine = np.loadtxt(path, dtype=np.float64)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+        with os.fdopen(open_regular(path), encoding="utf-8") as text:
+            affine = np.loadtxt(text, dtype=np.float64)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}; {what}") from None
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], [0, 0, 0, 1]):
         raise DataError(f"{path}: holds {affine.shape} numbers; {what}")
