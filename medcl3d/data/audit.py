@@ -33,7 +33,7 @@ from medcl3d.data.workers import bar, each
 from medcl3d.errors import ConfigError, DataError, MachineError
 from medcl3d.registry import Choice, Fraction
 
-SCHEMA = 3
+SCHEMA = 4
 SMALL_BYTES = 1 << 30
 CACHE = "checked.jsonl"
 FACTS = ("shape", "spacing_mm", "channels", "min", "p0.5", "median", "p99.5", "max", "classes", "sha256")

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
-from medcl3d.data.content import OF_SOURCE
+from medcl3d.data.content import OF_SOURCE, hash_of_voxels
 from medcl3d.data.intensity import Kind, unlike_its_kind
-from medcl3d.data.scan import file_state, is_same_file
+from medcl3d.data.scan import file_state, is_same_file, turned
 from medcl3d.data.stored import verify_stored
 from medcl3d.errors import DataError, MachineError, unforeseen
 
@@ -61,7 +61,7 @@ class Look:
 class Finding:
     """What was found of one scan, or of a stored one: an empty fault means that all is well.
 
-    facts      spacing_mm, shape, intensities, sha256 of the content; {} where the file could not be read
+    facts      spacing_mm, shape, intensities, hashes of the content; {} where the file could not be read
     thumbnail  PNG of the three middle planes as base64, "" where there is none
     """
 
@@ -156,6 +156,7 @@ def _facts(image: Volume) -> dict[str, Any]:
         "p99.5": high,
         "max": float(image.voxels.max()),
         "sha256": image.sha256,
+        "voxels_sha256": hash_of_voxels(turned(image)[0]),
     }
 
 

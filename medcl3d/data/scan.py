@@ -243,7 +243,7 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     description: dict[str, Any] = {
         **identity,
         "sha256": image.sha256,
-        "voxels_sha256": hash_of_voxels(_turned(image)[0]),
+        "voxels_sha256": hash_of_voxels(turned(image)[0]),
         "shape": list(ready.stored.shape),
         "scaling": ready.scaling,
         "affine": ready.affine.tolist(),
@@ -323,7 +323,7 @@ def _respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> np.ndar
 
 def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, nearest: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """``[C, D, H, W]`` with axes nearest to RAS+, at the spacing asked for."""
-    voxels, affine = _turned(volume)
+    voxels, affine = turned(volume)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing_mm is None or np.allclose(spacing, spacing_mm, rtol=1e-3):
         return voxels, affine
@@ -332,9 +332,9 @@ def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, n
     return resample(voxels, affine, spacing_mm, label=nearest)
 
 
-def _turned(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+def turned(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     """``[C, D, H, W]`` with axes nearest to RAS+, and its affine; no value is changed."""
     image = nibabel.Nifti1Image(np.moveaxis(volume.voxels, 0, -1), volume.affine)
-    turned = nibabel.as_closest_canonical(image)
-    voxels = np.ascontiguousarray(np.moveaxis(np.asarray(turned.dataobj), -1, 0))
-    return voxels, np.asarray(turned.affine, dtype=np.float64)
+    canonical = nibabel.as_closest_canonical(image)
+    voxels = np.ascontiguousarray(np.moveaxis(np.asarray(canonical.dataobj), -1, 0))
+    return voxels, np.asarray(canonical.affine, dtype=np.float64)

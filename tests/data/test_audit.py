@@ -169,6 +169,22 @@ def test_a_folder_says_what_it_is_or_is_told(tmp_path: Path, write_nifti: Callab
         audit(tmp_path / "nowhere")
 
 
+def test_one_volume_in_two_files_is_one_content(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    """Anonymised, and turned with its affine: another file, and the same voxels at the same places."""
+    affine, turned = np.diag([1, 1, 2.0, 1]), np.diag([-1, 1, 2.0, 1])
+    turned[0, 3] = len(RAMP) - 1
+    write_nifti("in/a.nii.gz", RAMP, affine, lambda header: header.__setitem__("descrip", b"a name"))
+    write_nifti("in/b.nii.gz", RAMP[::-1], turned)
+    write_nifti("in/c.nii.gz", RAMP + 1, affine)
+    said: list[str] = []
+    (tmp_path / "in/manifest.csv").write_text("scan,patient,path\na,p,a.nii.gz\nb,q,b.nii.gz\nc,r,c.nii.gz\n")
+    audit(tmp_path / "in", given={"workers": 1}, say=said.append)
+    assert "the same content: a of p, b of q" in said
+    (tmp_path / "in/manifest.csv").write_text("scan,patient,path,split\na,p,a.nii.gz,train\nb,q,b.nii.gz,test\nc,r,c.nii.gz,train\n")
+    with pytest.raises(DataError, match="one content is in train and in test: a, b"):
+        audit(tmp_path / "in", given={"workers": 1})
+
+
 def test_an_image_without_a_label_map_is_named_where_others_have_one(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
     """Alone it is no fault: pretraining needs none."""
     for name in "ab":
