@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import traceback
+
 
 class UserError(Exception):
     """A mistake that has a remedy. The message says what is wrong, where, and what would do."""
@@ -31,3 +34,11 @@ class Stopped(UserError):
     """The run was asked to stop; it saved its state and the same command resumes it."""
 
     exit_code = 75
+
+
+def unforeseen(where: object, error: Exception) -> str:
+    """What to say of an exception that nobody expected of one scan among many, which must not end the work on the others."""
+    if os.environ.get("MEDCL3D_DEBUG") == "1":
+        traceback.print_exception(error)
+    said = " ".join(str(error).split())
+    return f"{where}: cannot be used: {type(error).__name__}: {said}; look at the file, and report it where the file is good"

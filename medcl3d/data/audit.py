@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,20 +19,22 @@ from pydantic.dataclasses import dataclass as validated
 from medcl3d.config import STRICT, choice_of, describe, parse
 from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.check import Channels, Nonfinite
-from medcl3d.data.content import OF_SOURCE, groups_of_one_content
+from medcl3d.data.content import groups_of_one_content
 from medcl3d.data.dicom.examine import examine_series, with_series
-from medcl3d.data.examine import MAX_PICTURES, Finding, Look, examine
+from medcl3d.data.examine import MAX_PICTURES, Finding, Look, StoredLook, examine, examine_stored
+from medcl3d.data.intensity import kind_of
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.scan import file_state, is_same_file
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
-from medcl3d.data.walk import VOLUMES, files_under
+from medcl3d.data.told import reasons_told, warnings_told
+from medcl3d.data.walk import volumes_under
 from medcl3d.data.workers import bar, each
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.errors import ConfigError, DataError, MachineError
 from medcl3d.registry import Choice, Fraction
 
-SCHEMA = 2
+SCHEMA = 4
+SMALL_BYTES = 1 << 30
 CACHE = "checked.jsonl"
 FACTS = ("shape", "spacing_mm", "channels", "min", "p0.5", "median", "p99.5", "max", "classes", "sha256")
 OF_A_FOLDER = (("dataset.json", "decathlon"), ("manifest.csv", "csv"), ("manifest.tsv", "csv"), ("manifest.json", "csv"))
@@ -82,29 +85,52 @@ def audit(
     if not target.exists():
         raise DataError(f"{target}: there is no such file or folder")
     choice, options = _shared_out(target, dict(given or {}))
-    folder = report if report is not None and report.suffix != ".csv" else None
-    checked = _of_store(target) if choice is None else _of_source(target, choice, options, folder)
+    folder = None if report is None else _opened(report)
+    checked = _of_store(target, options) if choice is None else _of_source(target, choice, options, folder)
     if report is not None:
         _write(report, checked)
     leaks = _leaks(checked)
-    for line in (*checked.notes, *_twins(checked)):
+    total, bad = len(checked.findings), [f.fault for f in checked.findings if f.fault]
+    for line in (*checked.notes, *_twins(checked), *warnings_told(((f.scan, f.warnings) for f in checked.findings), total)):
         say(line)
     if leaks:
         raise DataError(f"{target}: {leaks[0]}; leave each on one side")
-    bad = [f for f in checked.findings if f.fault]
     where = f" (all in {report})" if report else ""
-    if len(bad) > options.max_bad_fraction * len(checked.findings):
-        raise DataError(f"{len(bad)} of {len(checked.findings)} scans of {target} are not what they say: {bad[0].fault}{where}")
-    for finding in bad:
-        say(finding.fault)
-    right, warned = len(checked.findings) - len(bad), sum(bool(f.warnings) for f in checked.findings)
+    if len(bad) > options.max_bad_fraction * total:
+        for line in reasons_told(bad[1:]):  # the first ends it
+            say(line)
+        raise DataError(f"{len(bad)} of {total} scans of {target} are not what they say: {bad[0]}{where}")
+    for line in reasons_told(bad):
+        say(line)
+    right, warned = total - len(bad), sum(bool(f.warnings) for f in checked.findings)
     say(f"{right} scans of {target} are what they say, {warned} with warnings{where}")
     return list(checked.findings)
+
+
+def _opened(report: Path) -> Path | None:
+    """The folder of a report that is one, there to be written to: found before the work and not after. MachineError."""
+    is_file = report.suffix == ".csv"
+    folder = report.parent if is_file else report
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise MachineError(f"--report {report}: {error.strerror or error}; choose a place that can be written") from None
+    if is_file and report.is_dir():
+        raise MachineError(f"--report {report}: is a folder; choose another name for a file")
+    return None if is_file else folder
 
 
 @validated(frozen=True, config=STRICT)
 class _Chosen:
     source: choice_of(SOURCES)  # type: ignore[valid-type]
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class _FilesOptions:
+    """Of a folder that says nothing of itself: whether links in it may lead out of it."""
+
+    allow_outside: bool = False
 
 
 def _shared_out(target: Path, given: dict[str, Any]) -> tuple[Choice | None, CheckOptions]:
@@ -113,9 +139,10 @@ def _shared_out(target: Path, given: dict[str, Any]) -> tuple[Choice | None, Che
     options = parse({k: given.pop(k) for k in known if k in given}, CheckOptions, "check")
     name = given.pop("source", None) or _source_of(target)
     if name in ("", "files"):
-        if given:
-            raise ConfigError(f"check: {next(iter(given))}: unknown option; say which source it is of, as source=folder")
-        return (None if name == "" else Choice("files")), options
+        unknown = [key for key in given if name == "" or key != "allow_outside"]
+        if unknown:
+            raise ConfigError(f"check: {unknown[0]}: unknown option; say which source it is of, as source=folder")
+        return (None if name == "" else Choice("files", vars(parse(given, _FilesOptions, "check")))), options
     if name in SOURCES.names():
         own = [spec.name for spec in describe(SOURCES, str(name))]
         unknown = [key for key in given if key not in own]
@@ -146,10 +173,12 @@ def _manifest(target: Path, choice: Choice) -> Manifest:
         return made
     if target.is_file():
         return Manifest.of(pd.DataFrame({"path": [target.name]}), target.parent)
-    paths = [path.as_posix() for path in files_under(target) if path.name.endswith(VOLUMES)]
-    if not paths:
-        raise DataError(f"{target}: neither a store nor a manifest, and no NIfTI file lies there; say source=dicom where DICOM does")
-    return Manifest.of(pd.DataFrame({"path": paths}), target, outside=True)
+    volumes, unread = volumes_under(target)
+    if not volumes:
+        there = "".join(f"; {note}" for note in unread)
+        raise DataError(f"{target}: neither a store nor a manifest, and no NIfTI file lies there{there}; say source=dicom where DICOM does")
+    found = Manifest.of(pd.DataFrame({"path": [path.as_posix() for path in volumes]}), target, outside=bool(choice.fields["allow_outside"]))
+    return replace(found, notes=(*found.notes, *unread))
 
 
 def _of_source(target: Path, choice: Choice, options: CheckOptions, folder: Path | None) -> Checked:
@@ -166,10 +195,18 @@ def _of_source(target: Path, choice: Choice, options: CheckOptions, folder: Path
             found[finding.scan] = finding
             advance("checking scans")
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         _remember(folder, states, found)
-    notes = (*manifest.notes, f"{num_known} scans are as they were at the last check") if num_known else manifest.notes
+    known = [f"{num_known} scans are as they were at the last check"] if num_known else []
+    notes = (*manifest.notes, *_without_label(manifest.table), *known)
     return Checked(target, manifest.table, tuple(found[look.scan] for look in looks), notes)
+
+
+def _without_label(table: pd.DataFrame) -> list[str]:
+    """Which images lack a label map, where others have one; alone, an image is no less a scan."""
+    bare = table["scan"][table["label"] == ""].tolist()
+    if not bare or len(bare) == len(table):
+        return []
+    return [f"{len(bare)} of {len(table)} scans have no label map, as {bare[0]}"]
 
 
 def _look(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, picture: bool) -> Look:
@@ -180,7 +217,7 @@ def _look(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, pic
     except DataError as error:
         fault = str(error)
     classes, policy = tuple(sorted(manifest.label_names)), (options.nonfinite, options.channels)
-    return Look(row["scan"], row["patient"], image, label, classes, *policy, fault, picture)
+    return Look(row["scan"], row["patient"], image, label, classes, *policy, fault, kind_of(row["modality"]), picture)
 
 
 def _remember(folder: Path, states: Mapping[str, str], found: Mapping[str, Finding]) -> None:
@@ -200,42 +237,37 @@ def _remembered(folder: Path | None, states: Mapping[str, str]) -> dict[str, Fin
                 return {}
             for scan, state, finding in map(json.loads, lines):
                 if states.get(scan) == state:
-                    found[scan] = Finding(**finding)
-    except (OSError, ValueError, TypeError, AttributeError):
+                    found[scan] = Finding(**{**finding, "warnings": tuple(finding["warnings"])})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
     return found
 
 
-def _of_store(target: Path) -> Checked:
+def _of_store(target: Path, options: CheckOptions) -> Checked:
     store = Store.open(target)
-    read_split(target / "split.json", store.collection.table["patient"])
-    findings = []
-    for scan, about in enumerate(store.scans):
-        patient = str(store.collection.table["patient"].iloc[scan])
-        facts = {"shape": about["shape"][1:], "channels": about["shape"][0], **{name: about[name] for name in OF_SOURCE if name in about}}
-        facts["spacing_mm"] = store.spacing_mm(scan).round(4).tolist()
-        try:
-            store.verify(scan)
-            fault, warnings = _changed(about), "; ".join(about["warnings"])
-        except DataError as error:
-            fault, warnings = str(error), ""
-        findings.append(Finding(about["scan"], fault, warnings, patient, facts))
-    return Checked(target, store.collection.table.fillna(""), tuple(findings), ())
+    patients = store.collection.table["patient"]
+    read_split(target / "split.json", patients)
+    looks = [
+        StoredLook(target, str(patients.iloc[scan]), about, tuple(store.spacing_mm(scan).round(4).tolist()))
+        for scan, about in enumerate(store.scans)
+    ]
+    # A process takes seconds to start and reads a gigabyte in as many.
+    is_small = sum(about["stored_bytes"] for about in store.scans) < SMALL_BYTES
+    workers = options.workers or (1 if is_small else 0)
+    found: dict[str, Finding] = {}
+    with bar("checking stored scans", len(looks)) as advance:
+        for finding in each(examine_stored, looks, workers, lambda look: str(look.about["scan"])):
+            found[finding.scan] = finding
+            advance("checking stored scans")
+    return Checked(target, store.collection.table.fillna(""), tuple(found[look.about["scan"]] for look in looks), _sources_gone(store))
 
 
-def _changed(description: Mapping[str, Any]) -> str:
-    """What became of the source files since; a store may travel without them, so a missing one is no fault."""
-    for name in ("source", "label_source"):
-        source = description[name]
-        if source and Path(source["path"]).exists():
-            try:
-                now = file_state(Path(source["path"]))
-                is_same = all(now[of] == source[of] for of in ("bytes", "mtime_ns")) or is_same_file(description, name, now)
-            except DataError as error:
-                return f"{error} (it changed after preparing)"
-            if not is_same:
-                return f"{source['path']}: changed after preparing; run the same prepare command again"
-    return ""
+def _sources_gone(store: Store) -> tuple[str, ...]:
+    """Of how many scans it cannot be told whether their files changed."""
+    gone = [about["source"]["path"] for about in store.scans if not Path(about["source"]["path"]).exists()]
+    if not gone:
+        return ()
+    return (f"the source files of {len(gone)} of {len(store)} scans are not there, as {gone[0]}; whether they changed was not checked",)
 
 
 def _same(checked: Checked) -> list[list[int]]:
@@ -266,13 +298,14 @@ def _write(report: Path, checked: Checked) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("scan", "patient", "fault", "warnings", *FACTS))
-    writer.writerows((f.scan, f.patient, f.fault, f.warnings, *(_cell(f.facts.get(name, "")) for name in FACTS)) for f in checked.findings)
+    writer.writerows(
+        (f.scan, f.patient, f.fault, "; ".join(f.warnings), *(_cell(f.facts.get(name, "")) for name in FACTS)) for f in checked.findings
+    )
     if report.suffix == ".csv":
         write_text(report, text.getvalue())
         return
     from medcl3d.data.check_page import page_of
 
-    report.mkdir(parents=True, exist_ok=True)
     write_text(report / "report.csv", text.getvalue())
     write_text(report / "report.html", page_of(checked.target, checked.table, checked.findings, (*_leaks(checked), *_twins(checked))))
 

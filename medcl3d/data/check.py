@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection as Container
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from medcl3d.data.nifti import read_nifti
+from medcl3d.data.nifti import Header, corner_distance, doubts_of_spacing, read_nifti
 from medcl3d.errors import DataError
 
+_HAIR = 1e-3  # of a label from a whole number: what a scale factor or a conversion leaves, and no interpolation
+_FEWEST_STEPS = 64  # that float32 must leave between the least and the largest value of a scan
+
 Nonfinite = Literal["error", "zero", "skip"]
-Channels = Literal["error", "all", "first"]
+Channels = Literal["error", "all", "first", "split"]
 
 
 class SkippedScan(DataError):
@@ -27,7 +32,7 @@ class Volume:
     voxels         ``[C, X, Y, Z]``: float32 for an image, int16 for a label
     affine         ``Float64[4, 4]`` voxel index -> RAS+ mm
     num_nonfinite  NaN and infinite voxels that the policy set to zero
-    sha256         of the uncompressed file
+    sha256         of the uncompressed file, and of which volume of it where there are several (`hash_of`)
     """
 
     voxels: np.ndarray
@@ -42,16 +47,16 @@ class Volume:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 
-def read_image(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error") -> Volume:
+def read_image(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error", volume: int | None = None) -> Volume:
     """Read an image and refuse what is not one.
 
     nonfinite  what NaN and infinity mean: a fault, zeros (counted), or a scan to leave out
-    channels   what a fourth axis means: a fault, channels, or only its first volume
+    channels   what a fourth axis means: a fault, channels, only its first volume, or (split) `volume`, all of them where none is named
 
     Raises DataError with what is wrong; `SkippedScan` where the policy leaves the scan out.
     """
-    header, raw, digest = read_nifti(path)
-    raw = _with_channels(path, raw, channels)
+    header, raw, digest = read_nifti(path) if volume is None else _read_once(path, path.stat().st_mtime_ns)
+    raw = _with_channels(path, raw, channels, volume)
     voxels, warnings = _scaled(path, raw, header.slope, header.inter), list(header.warnings)
     bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
     if bad:
@@ -65,7 +70,12 @@ def read_image(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels
     for channel, values in enumerate(voxels):
         if values.min() == values.max():
             raise DataError(f"{path}: constant: every voxel of channel {channel} is {values.flat[0]:g}; it holds no picture")
-    return Volume(voxels, header.affine, bad, digest, tuple(warnings))
+    return Volume(voxels, header.affine, bad, hash_of(digest, volume), tuple(warnings))
+
+
+def hash_of(file_sha256: str, volume: int | None) -> str:
+    """What a volume of a file is known by: the hash of the file, and with it the volume's number where it is one of several."""
+    return file_sha256 if volume is None else hashlib.sha256(f"{file_sha256} {volume}".encode()).hexdigest()
 
 
 def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volume:
@@ -80,7 +90,7 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
     shape, own = raw.shape, image.voxels.shape[1:]
     if shape != own:
         raise DataError(f"{path}: a label of {_x(shape)} voxels cannot belong to an image of {_x(own)}; pair it with its own image")
-    distance = _corner_distance(header.affine, image.affine, own)
+    distance = corner_distance(header.affine, image.affine, own)
     if distance > 0.1 * image.spacing_mm.min():
         raise DataError(
             f"{path}: the label lies up to {distance:.3g} mm from its image, whose voxels it has; "
@@ -90,16 +100,19 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
     if not np.isfinite(values).all():
         raise DataError(f"{path}: the label holds NaN or infinity")
     found = np.unique(values)
-    fractions = found[found != np.round(found)]
-    if len(fractions):
-        raise DataError(f"{path}: a label needs whole numbers, found {fractions[0]:g}; was it resampled linearly?")
+    away = np.abs(found - np.round(found))
+    if away.max() > _HAIR:
+        raise DataError(f"{path}: a label needs whole numbers, found {found[away > _HAIR][0]:.9g}; was it resampled linearly?")
+    noise = [f"label values up to {away.max():.1g} beside whole numbers were rounded"] if away.any() else []
+    values, found = (np.round(values), np.unique(np.round(found))) if noise else (values, found)
     if found[0] < 0 or found[-1] > np.iinfo(np.int16).max:
         raise DataError(f"{path}: label values {found[0]:g} to {found[-1]:g}; 0 to {np.iinfo(np.int16).max} are possible")
     unknown = [int(v) for v in found if classes and int(v) not in classes]
     if unknown:
         raise DataError(f"{path}: classes {unknown[:10]} are not declared; declared are {sorted(classes)}")
-    warnings = header.warnings + (("the label is empty",) if found[-1] == 0 else ())
-    return Volume(values.astype(np.int16)[None], image.affine, 0, digest, warnings)
+    known = {*image.warnings, *doubts_of_spacing(header.affine)}  # its affine is the image's
+    warnings = [*(w for w in header.warnings if w not in known), *noise, *(["the label is empty"] if found[-1] == 0 else [])]
+    return Volume(values.astype(np.int16)[None], image.affine, 0, digest, tuple(warnings))
 
 
 def verify(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error") -> DataError | None:
@@ -111,32 +124,41 @@ def verify(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "
     return None
 
 
-def _with_channels(path: Path, raw: np.ndarray, channels: Channels) -> np.ndarray:
+@lru_cache(maxsize=1)
+def _read_once(path: Path, mtime_ns: int) -> tuple[Header, np.ndarray, str]:
+    """A file of several volumes, which are asked for one after the other: kept until the next one."""
+    return read_nifti(path)
+
+
+def _with_channels(path: Path, raw: np.ndarray, channels: Channels, volume: int | None) -> np.ndarray:
     if raw.ndim == 3:
         return raw[None]
+    if channels == "split" and volume is not None:
+        return raw[None, ..., volume]
     if channels == "error":
         raise DataError(
             f"{path}: 4-D, {_x(raw.shape)}: set channels to all where the fourth axis holds channels, "
-            "to first for its first volume, or split it (a time series) into one scan a volume"
+            "to first for its first volume, or to split (a time series) for one scan a volume"
         )
     return np.moveaxis(raw, -1, 0)[: 1 if channels == "first" else None]
 
 
 def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarray:
-    """Voxels as float32; a value beyond its range would become infinite, and is refused."""
+    """Voxels as float32. DataError where a value is beyond its range and would become infinite, or where it leaves no picture."""
     if (slope, inter) != (1.0, 0.0):
         raw = raw.astype(np.float64) * slope + inter
-    if raw.dtype.itemsize == 8 and raw.dtype.kind == "f":
-        largest = np.abs(raw, where=np.isfinite(raw), out=np.zeros(raw.shape)).max()
-        if largest > np.finfo(np.float32).max:
+    if raw.dtype.itemsize >= 4 and raw.dtype != np.float32:
+        finite = raw[np.isfinite(raw)] if raw.dtype.kind == "f" and not np.isfinite(raw).all() else raw
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        largest = max(-low, high)
+        if largest > float(np.finfo(np.float32).max):
             raise DataError(f"{path}: values up to {largest:g} do not fit float32; rescale the file")
+        step = float(np.spacing(np.float32(largest)))
+        if high > low and high - low < _FEWEST_STEPS * step and (raw.dtype.kind == "f" or step > 1):
+            raise DataError(
+                f"{path}: values from {low:.12g} to {high:.12g} are too far from 0 for float32 to tell them apart; subtract their offset"
+            )
     return np.ascontiguousarray(raw, dtype=np.float32)
-
-
-def _corner_distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far apart two affines put the corners of a grid, in mm."""
-    corners = np.array([[i, j, k, 1] for i in (0, shape[0] - 1) for j in (0, shape[1] - 1) for k in (0, shape[2] - 1)], dtype=np.float64)
-    return float(np.linalg.norm(corners @ (a - b).T, axis=1).max())
 
 
 def _x(shape: tuple[int, ...]) -> str:

@@ -22,6 +22,7 @@ from medcl3d.data.options import PrepareOptions
 from medcl3d.data.scan import SCHEMA, Outcome, stored_names
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import Split, make_folds, make_split, write_split
+from medcl3d.data.told import reasons_told, warnings_told
 from medcl3d.errors import ConfigError, DataError
 
 
@@ -71,10 +72,16 @@ def _with_defaults(origin: dict[str, Any]) -> dict[str, Any]:
 
 
 def _clear(store: Path, container: Container) -> None:
-    """Nobody reads files of the other kind any more, nor what a killed process left half-written."""
-    for pattern in (f"*{SUFFIXES[container]}", ".*.part"):
-        for path in store.glob(pattern):
-            path.unlink()
+    """Nobody reads files of the other kind any more."""
+    for path in store.glob(f"*{SUFFIXES[container]}"):
+        path.unlink()
+
+
+def clear_leftovers(out: Path) -> None:
+    """Remove what killed processes left half-written; only whoever holds the lock of the folder may, since nobody else writes there."""
+    for folder in (out, out / "store", out / "raw"):
+        for path in folder.glob(".*.part"):
+            path.unlink(missing_ok=True)
 
 
 def write_report(path: Path, manifest: Manifest, outcomes: Mapping[str, Outcome]) -> None:
@@ -128,9 +135,14 @@ def finish(
     write_json(out / "prepared.json", summary)
     counts = Counter(o.status for o in outcomes.values())
     there = sum(o.was_there for o in outcomes.values())
-    for line in (*warnings, *_missing_cells(table)):
+    doubts = warnings_told(((scan, outcome.warnings) for scan, outcome in outcomes.items()), len(table))
+    left_out = [f"{o.status}: {o.reason}" for o in outcomes.values() if o.status in ("refused", "skipped")]
+    for line in (*warnings, *_missing_cells(table), *doubts, *reasons_told(left_out)):
         say(line)
-    say(f"{counts['ok']} scans of {table['patient'].nunique()} patients in {out} ({there} were there), {counts['refused']} refused")
+    skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
+    where = f" (all in {out / 'report.csv'})" if left_out or doubts else ""
+    done = f"{counts['ok']} scans of {table['patient'].nunique()} patients in {out} ({there} were there)"
+    say(f"{done}, {counts['refused']} refused{skipped}{where}")
     return Prepared(counts["ok"], there, counts["refused"], counts["skipped"], warnings)
 
 
@@ -142,7 +154,8 @@ def _split(table: pd.DataFrame, options: PrepareOptions) -> Split:
 
 def _missing_cells(table: pd.DataFrame) -> list[str]:
     """How many scans lack what others have: strategies of metadata leave those out, or learn less from them."""
-    counts = {name: int(table[name].isin(MISSING).sum()) for name in table if name not in (*PATH_COLUMNS, "split")}
+    names = [name for name in table if name not in (*PATH_COLUMNS, "split") or (name == "label" and (table[name] != "").any())]
+    counts = {name: int(table[name].isin(MISSING).sum()) for name in names}
     return [f"{name} is missing in {count} of {len(table)} scans" for name, count in counts.items() if count > 0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +11,33 @@ import numpy as np
 Kind = Literal["mri", "ct", "none"]
 
 _AIR_HU = -400.0  # between air (-1000) and fat (-100); a scan without voxels below it shows no air
+# CT by the name of a modality: CT, CTA, CTP, CE-CT, cbct, ct_abdomen, ...; not OCT, and not PET/CT, which may mean either.
+_CT = re.compile(r"(?<![a-z])(?:ce|nc|cb|ld|hr)?ct[ap]?(?![a-z0-9])", re.IGNORECASE)
+_PET = re.compile(r"pet|(?<![a-z])pt(?![a-z])", re.IGNORECASE)
+_STRIDE = 7  # of the voxels that values are told by
 # A body fills a tenth of its scan at least (less is a hot spot of a PET), and is one piece.
 _MIN_BODY, _MAX_BODY, _MIN_SHARE = 0.1, 0.9, 0.75
+
+
+def kind_of(modality: str) -> Kind:
+    """How intensities of a modality are brought to a common range, by its name: a window in HU for CT, else by the scan's own values."""
+    names = modality.split("+")  # of several channels
+    return "ct" if all(_CT.search(name) and not _PET.search(name) for name in names) else "mri"
+
+
+def unlike_its_kind(voxels: np.ndarray, kind: Kind) -> list[str]:
+    """A warning where ``Float32[C, X, Y, Z]`` taken as MR looks like CT in HU, or taken as CT does not."""
+    values = voxels.reshape(-1)[::_STRIDE]
+    low, median, high = (float(v) for v in np.percentile(values, (0.5, 50, 99.5)))
+    said = f"values from {low:.4g} to {high:.4g}"
+    # Air has -1000 HU and what lies outside of a scanner's circle down to -3024; fat and water are about 0, bone and metal above.
+    if kind == "mri" and -3100 <= low <= -800 and 50 <= high <= 5000:
+        return [f"{said} look like CT in HU, and count as MR; call the modality CT, or prepare with intensity=ct"]
+    if kind == "ct" and (values.min() >= 0 or high - low < 30 or not -1100 <= median <= 3100):
+        return [
+            f"{said} do not look like HU, where air has -1000 and water 0: are slope and intercept lost? set intensity where this is no CT"
+        ]
+    return []
 
 
 @dataclass(frozen=True)
@@ -52,7 +78,7 @@ def find_body(voxels: np.ndarray, kind: Kind) -> Body:
     unit = _unit_range(scan)
     if unit.min() == unit.max():
         return whole
-    threshold = float(threshold_otsu(unit))
+    threshold = float(threshold_otsu(unit.ravel()))  # a flat one, since a last axis of 3 is taken for colours
     dark = unit[unit <= threshold]
     # Air around a body: its typical value lies at the bottom of the range and its spread is narrow.
     if np.median(dark) > 0.25 * threshold or np.percentile(dark, 75) > 0.5 * threshold:
@@ -133,6 +159,8 @@ def _channel(
         low, high = float(inside.min()), float(inside.max())
     if high <= low:
         low, high = float(channel.min()), float(channel.max())
+    if high <= low:  # resampling has left one value
+        return low, high, 1.0, -low, 0.0
     clipped = np.clip(inside, low, high).astype(np.float64)
     scale = 1.0 / max(float(clipped.std()), 1e-6 * (high - low))
     shift = -float(clipped.mean()) * scale

@@ -12,7 +12,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,9 @@ _FOREIGN = (
 )
 _MAX_FORM_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
 _UNIT_MM = {1: 1000.0, 3: 0.001}
+# From micro-CT of a mouse to a survey of the whole body: mm a voxel beyond these are a unit that was mixed up more often than a scan.
+_PLAUSIBLE_MM = (0.01, 50.0)
+_GIVE_SIZE = "where it is known, prepare with assume_spacing_mm"
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,8 @@ def _is_plausible(path: Path, header: Header) -> None:
         )
 
 
-def _open_regular(path: Path) -> int:
-    """A file descriptor of a regular file; a FIFO, a folder, a device or a loop of links never blocks."""
+def open_regular(path: Path) -> int:
+    """A file descriptor of a regular file; a FIFO, a folder, a device or a loop of links never blocks. Raises DataError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -153,7 +156,7 @@ def _open_regular(path: Path) -> int:
 
 def _chunks(path: Path) -> Iterator[bytes]:
     """The uncompressed content, block by block. Raises DataError for what is no NIfTI, EOFError for a gzip cut short."""
-    with os.fdopen(_open_regular(path), "rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         first = file.read(_CHUNK)
         _is_nifti_by_name_and_content(path, first)
         blocks = iter(lambda: file.read(_CHUNK), b"")
@@ -244,6 +247,10 @@ def _parse(path: Path, head: bytes) -> Header:
         raise DataError(f"{path}: is an ANALYZE file or a damaged NIfTI (magic {magic!r}); ANALYZE has no orientation: convert it to NIfTI")
     warnings: list[str] = []
     shape = _shape(path, header)
+    if min(shape[:3]) == 1:
+        warnings.append(
+            f"a single plane, {'x'.join(map(str, shape))} voxels: a volume has several; stack the planes of one scan into one file"
+        )
     dtype = _dtype(path, header)
     slope, inter = _scaling(path, header)
     offset = float(header["vox_offset"])
@@ -311,8 +318,11 @@ def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np
         qform = header.get_qform(coded=True)[0]
     except (ValueError, HeaderDataError) as error:
         raise DataError(f"{path}: the orientation in the header is impossible ({error}); write the file again") from None
+    unit = int(header["xyzt_units"]) & 7
+    to_mm = _UNIT_MM.get(unit, 1.0)
     affine = affine.copy()
-    affine[:3] *= _UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine[:3] *= to_mm
+    sizes_mm = np.abs(sizes) * to_mm
     if not np.isfinite(affine).all():
         raise DataError(f"{path}: the affine holds NaN or infinity; write the file again with its true geometry")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -320,17 +330,50 @@ def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np
         raise DataError(
             f"{path}: the affine is singular (spacing {spacing.round(4).tolist()} mm); write the file again with its true geometry"
         )
-    unit = int(header["xyzt_units"]) & 7
     if unit in _UNIT_MM:
         warnings.append(f"the header is in {'metres' if unit == 1 else 'micrometres'}; converted to mm")
-    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
-        warnings.append("neither sform nor qform: the orientation is a guess")
+    has_sform = int(header["sform_code"]) > 0
+    if not has_sform and qform is None:
+        lost = f", and so is the voxel size of 1 mm; {_GIVE_SIZE}" if np.all(sizes_mm == 1) else ""
+        warnings.append(f"neither sform nor qform: the orientation is a guess{lost}")
     axes = affine[:3, :3] / spacing
     if np.abs(axes.T @ axes - np.eye(3)).max() > 0.01:
         warnings.append("the axes are not orthogonal (shear)")
-    if int(header["sform_code"]) > 0 and qform is not None and np.abs(qform[:3, :3] - affine[:3, :3]).max() > 0.05 * spacing.max():
-        warnings.append("qform and sform differ; the sform was taken")
-    if spacing.max() > 3 * spacing.min():
-        to = ", ".join(f"{max(s, spacing.max() / 3):.3g}" for s in spacing)
-        warnings.append(f"strongly anisotropic: {', '.join(f'{s:.3g}' for s in spacing)} mm; a spacing to use: {to}")
+    apart = 0.0
+    if has_sform and qform is not None:
+        qform[:3] *= to_mm
+        apart = corner_distance(qform, affine, header["dim"][1:4])
+    if apart > 0.5 * spacing.min():
+        warnings.append(f"qform and sform differ; the sform was taken (they put a corner {apart:.3g} mm apart)")
+    elif has_sform and not np.allclose(sizes_mm, spacing, rtol=0.05):
+        warnings.append(f"pixdim says {_mm(sizes_mm)} a voxel and the sform {_mm(spacing)}; the sform was taken")
+    warnings.extend(doubts_of_spacing(affine))
     return affine
+
+
+def doubts_of_spacing(affine: np.ndarray) -> list[str]:
+    """Warnings of an affine ``Float64[4, 4]`` that says nothing, or what few scans have."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    doubts = []
+    if np.allclose(np.abs(affine), np.eye(4), atol=1e-6):
+        doubts.append(f"the affine says nothing (voxels of 1 mm, origin 0): the voxel size looks lost; {_GIVE_SIZE}")
+    low, high = _PLAUSIBLE_MM
+    if spacing.min() < low or spacing.max() > high:
+        doubts.append(
+            f"{_mm(spacing)} a voxel: no scan is like that; is it another unit? where the size is known, prepare with assume_spacing_mm"
+        )
+    elif spacing.max() > 3 * spacing.min():
+        to = np.maximum(spacing, spacing.max() / 3)
+        doubts.append(f"strongly anisotropic: {_mm(spacing)}; a spacing to use: {_mm(to).removesuffix(' mm')}")
+    return doubts
+
+
+def corner_distance(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> float:
+    """How far apart two affines put the corners of a grid, in mm."""
+    x, y, z = (int(n) - 1 for n in shape)
+    corners = np.array([[i, j, k, 1] for i in (0, x) for j in (0, y) for k in (0, z)], dtype=np.float64)
+    return float(np.linalg.norm(corners @ (a - b).T, axis=1).max())
+
+
+def _mm(spacing: np.ndarray) -> str:
+    return f"{', '.join(f'{size:.3g}' for size in spacing)} mm"

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from medcl3d.config import STRICT, choice_of, describe, parse
 from medcl3d.data.array_file import Container
+from medcl3d.data.check import Channels
 from medcl3d.data.packing import StoreAs
 from medcl3d.data.scan import Crop, LabelInterpolation
 from medcl3d.data.sources import SOURCES
@@ -33,7 +34,7 @@ class PrepareOptions:
     percentiles       between which MR intensities are clipped
     window_hu         what CT intensities are clipped to
     nonfinite         NaN and infinity: error, zero (counted), or skip the scan
-    channels          a fourth axis: error, all (channels), or first
+    channels          a fourth axis: error, all (channels), first (volume), or split (each volume is a scan of the same patient and frame)
     crop              none, or body: what lies outside the body's box is not stored
     label_interpolation  of label maps where scans are resampled: nearest, or linear (the class with the largest interpolated share)
     store_as          float16, or int16 with a scale a scan: finer, and whole numbers stay whole
@@ -53,7 +54,7 @@ class PrepareOptions:
     percentiles: tuple[Percent, Percent] = (0.5, 99.5)
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
     nonfinite: Literal["error", "zero", "skip"] = "error"
-    channels: Literal["error", "all", "first"] = "error"
+    channels: Channels = "error"
     crop: Crop = "none"
     label_interpolation: LabelInterpolation = "nearest"
     store_as: StoreAs = "float16"

@@ -21,7 +21,8 @@ def pack(voxels: np.ndarray, store_as: StoreAs, name: Any) -> tuple[np.ndarray, 
     int16 keeps whole numbers within its range as they are; any others are exact to half a step of (max - min) / 65535.
     """
     if store_as == "float16":
-        stored = voxels.astype(np.float16)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            stored = voxels.astype(np.float16)
         if not np.isfinite(stored).all():
             raise DataError(f"{name}: values up to {np.abs(voxels).max():g} do not fit float16; store_as int16 may, or intensity auto")
         return stored, AS_STORED

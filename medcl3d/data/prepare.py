@@ -6,19 +6,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from medcl3d.data.array_file import import_blosc2
-from medcl3d.data.finish import Prepared, finish, open_folder, write_report
+from medcl3d.data.finish import Prepared, clear_leftovers, finish, open_folder, write_report
 from medcl3d.data.hidden_ids import hidden
-from medcl3d.data.intensity import Kind
+from medcl3d.data.intensity import kind_of
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import read_header
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.scan import Outcome, ScanTask
 from medcl3d.data.sources import SOURCES
+from medcl3d.data.volumes import VOLUME, one_scan_a_volume
 from medcl3d.data.workers import run_tasks
 from medcl3d.errors import ConfigError, DataError, MachineError
 from medcl3d.registry import Choice
@@ -53,6 +54,7 @@ def prepare(
     try:
         (out / "store").mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
+            clear_leftovers(out)
             manifest: Manifest = SOURCES.build(choice, *_folders(source, root, out / "raw"))
             read = manifest.root if root is None or manifest.root != out / "raw" else Path(root)
             origin: dict[str, Any] = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(read.resolve())}
@@ -62,7 +64,10 @@ def prepare(
     except Timeout:
         raise MachineError(f"{out}: another process is preparing this folder; wait for it, or choose another") from None
     except OSError as error:
-        raise MachineError(f"{error.filename or out}: {error.strerror or error}; choose a folder that can be written") from None
+        place, why = Path(str(error.filename or out)), error.strerror or error
+        if not place.absolute().is_relative_to(out.absolute()):
+            raise DataError(f"{place}: cannot be read: {why}") from None
+        raise MachineError(f"{place}: {why}; choose a folder that can be written") from None
 
 
 def _folders(source: str, root: Path | None, raw: Path) -> tuple[Path, ...]:
@@ -81,10 +86,12 @@ def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
 
 
 def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Prepared:
-    allowed = max(1, int(options.max_bad_fraction * len(manifest)))
     missing = manifest.missing()
-    if len(missing) > allowed:
+    if len(missing) > _allowed(manifest, options):
         raise DataError(f"{manifest.say_missing(missing)}; correct the paths, or raise max_bad_fraction")
+    if options.channels == "split":
+        manifest = one_scan_a_volume(manifest)
+    allowed = _allowed(manifest, options)
     unmade = {scan: Outcome(scan, "refused", reason, ()) for scan, reason in manifest.faults.items()}
     tasks = [task for task in _tasks(manifest, options) if task.scan not in unmade]
     for note in manifest.notes:
@@ -92,6 +99,8 @@ def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: Pre
     outcomes: dict[str, Outcome] = unmade
     if tasks:
         open_folder(out, origin, {**tasks[0].options(), "store": options.store}, say)
+        for note in _kinds(manifest, options):
+            say(note)
         outcomes = {**unmade, **run_tasks(tasks, out / "store", options.workers, allowed - len(unmade))}
     write_report(out / "report.csv", manifest, outcomes)
     bad = [o for o in outcomes.values() if o.status == "refused"]
@@ -102,14 +111,33 @@ def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: Pre
         )
     table = manifest.table[[outcomes[s].status == "ok" for s in manifest.table["scan"]]]
     if not len(table):
-        raise DataError(f"{out}: no scan is left; see {out / 'report.csv'}")
+        reasons = [outcome.reason for outcome in outcomes.values()]
+        raise DataError(f"{out}: no scan is left: {reasons[0]} ({len(reasons)} in {out / 'report.csv'})")
     return finish(out, manifest, table, origin, options, outcomes, say)
+
+
+def _allowed(manifest: Manifest, options: PrepareOptions) -> int:
+    """How many scans may be refused."""
+    return max(1, int(options.max_bad_fraction * len(manifest)))
+
+
+def _kinds(manifest: Manifest, options: PrepareOptions) -> list[str]:
+    """As what the intensities of each modality are taken, where its name decides."""
+    if options.intensity != "auto":
+        return []
+    told = []
+    for kind, how in (("ct", "a window in HU"), ("mri", "by the values of the body")):
+        names = [name for name in manifest.table["modality"].unique() if kind_of(name) == kind]
+        if names:
+            told.append(f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} as {kind} ({how})")
+    return [f"intensity by the name of the modality: {'; '.join(told)}"]
 
 
 def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
     table = manifest.table
     images = [manifest.locate(p) for p in table["path"]]
     atlases = table["atlas"] if "atlas" in table else [""] * len(table)
+    volumes = map(int, table[VOLUME]) if options.channels == "split" and VOLUME in table else [None] * len(table)
     spacing = None if isinstance(options.spacing_mm, str) else options.spacing_mm
     if options.spacing_mm == "median" and options.assume_spacing_mm is None:  # assumed: all files have one
         spacing = _median_spacing(images)
@@ -119,7 +147,7 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             image=image,
             label=manifest.locate(label) if label else None,
             atlas=manifest.locate(atlas) if atlas else None,
-            kind=_kind(modality, options.intensity),
+            kind=kind_of(modality) if options.intensity == "auto" else options.intensity,
             classes=tuple(sorted(manifest.label_names)),
             assume_spacing_mm=options.assume_spacing_mm,
             spacing_mm=spacing,
@@ -131,15 +159,12 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             label_interpolation=options.label_interpolation,
             store_as=options.store_as,
             store=options.store,
+            volume=volume,
         )
-        for scan, image, label, atlas, modality in zip(table["scan"], images, table["label"], atlases, table["modality"], strict=True)
+        for scan, image, label, atlas, modality, volume in zip(
+            table["scan"], images, table["label"], atlases, table["modality"], volumes, strict=True
+        )
     ]
-
-
-def _kind(modality: str, intensity: Literal["auto", "mri", "ct", "none"]) -> Kind:
-    if intensity != "auto":
-        return intensity
-    return "ct" if modality.upper() == "CT" else "mri"
 
 
 def _median_spacing(images: Sequence[Path]) -> tuple[float, float, float]:

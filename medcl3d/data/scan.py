@@ -15,12 +15,13 @@ import numpy as np
 
 from medcl3d.data.array_file import SUFFIXES, Container, write_array
 from medcl3d.data.atomic import write_json
-from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
+from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, hash_of, read_image, read_label
 from medcl3d.data.content import hash_of_voxels
-from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise
-from medcl3d.data.nifti import content_sha256
+from medcl3d.data.grid import refuse_what_does_not_fit
+from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise, unlike_its_kind
+from medcl3d.data.nifti import content_sha256, doubts_of_spacing, open_regular
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.pairs.body_coordinates import middle_of_body
 
 SCHEMA = 2
@@ -32,7 +33,7 @@ LabelInterpolation = Literal["nearest", "linear"]
 
 @dataclass(frozen=True)
 class ScanTask:
-    """All that a worker needs to prepare one scan."""
+    """All that a worker needs to prepare one scan; `volume` says which one of a file of several it is."""
 
     scan: str
     image: Path
@@ -50,6 +51,7 @@ class ScanTask:
     label_interpolation: LabelInterpolation = "nearest"
     store_as: StoreAs = "float16"
     store: Container = "npy"
+    volume: int | None = None
 
     @staticmethod
     def like(options: Mapping[str, Any], scan: str, image: Path) -> ScanTask:
@@ -63,7 +65,7 @@ class ScanTask:
     def options(self) -> dict[str, Any]:
         """What the stored voxels depend on, beside the files."""
         wanted = asdict(self)
-        for name in ("scan", "image", "label", "atlas", "store"):
+        for name in ("scan", "image", "label", "atlas", "store", "volume"):
             del wanted[name]
         return json.loads(json.dumps(wanted))
 
@@ -101,8 +103,17 @@ def prepare_scan(task: ScanTask, store: Path) -> Outcome:
         status, reason = "refused", str(error)
     except MemoryError:
         status, reason = "refused", f"{task.image}: not enough memory for this scan; use fewer workers, or a coarser spacing_mm"
+    except Exception as error:
+        if isinstance(error, UserError) or _lies_in(store, error):  # of the machine: a full disk refuses all other scans too
+            raise
+        status, reason = "refused", unforeseen(task.image, error)
     (store / stored_names(task.scan)[2]).unlink(missing_ok=True)
     return Outcome(task.scan, status, reason, ())
+
+
+def _lies_in(store: Path, error: Exception) -> bool:
+    """Whether the file that the system complains of is one of the store, and none of the scan."""
+    return isinstance(error, OSError) and error.filename is not None and Path(str(error.filename)).is_relative_to(store)
 
 
 def file_state(path: Path) -> dict[str, Any]:
@@ -123,14 +134,15 @@ def is_same_file(description: Mapping[str, Any], name: str, now: Any) -> bool:
     before, digest = description.get(name), description.get(CONTENT.get(name, ""))
     if not (before and digest and now):
         return False
-    return bool(before["bytes"] == now["bytes"] and content_sha256(Path(now["path"])) == digest)
+    volume = description.get("volume") if name == "source" else None
+    return bool(before["bytes"] == now["bytes"] and hash_of(content_sha256(Path(now["path"])), volume) == digest)
 
 
 def _identity(task: ScanTask) -> dict[str, Any]:
     """Size and time of the files, the options, and how it is stored: what makes a stored scan still the right one."""
     files = {"source": task.image, "label_source": task.label, "atlas_source": task.atlas}
     found = {name: file_state(path) if path else None for name, path in files.items()}
-    return {"schema": SCHEMA, "scan": task.scan, **found, "options": task.options(), "store": task.store}
+    return {"schema": SCHEMA, "scan": task.scan, **found, "volume": task.volume, "options": task.options(), "store": task.store}
 
 
 def _described(task: ScanTask, store: Path) -> dict[str, Any] | None:
@@ -173,8 +185,10 @@ class ReadyScan:
 
 def ready_scan(task: ScanTask) -> ReadyScan:
     """Check and bring one scan to the form of the store, without writing it. DataError, SkippedScan."""
-    image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels)
+    image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels, volume=task.volume)
     own_affine = image.affine if task.assume_spacing_mm is None else _respaced(image, task.assume_spacing_mm)
+    if task.spacing_mm is not None:
+        refuse_what_does_not_fit(task.image, image.voxels.shape, own_affine, task.spacing_mm)
     voxels, affine = _on_grid(replace(image, affine=own_affine), task.spacing_mm)
     body = find_body(voxels, task.kind)
     window = (slice(None), slice(None), slice(None))
@@ -182,9 +196,31 @@ def ready_scan(task: ScanTask) -> ReadyScan:
         voxels, affine, body, window = _cropped(voxels, affine, body)
     voxels, normalisation = normalise(voxels, task.kind, body, percentiles=task.percentiles, window_hu=task.window_hu)
     stored, scaling = pack(voxels, task.store_as, task.image)
-    rounded = task.store_as == "float16" and np.array_equal(np.round(voxels), voxels) and not np.array_equal(stored, voxels)
-    warnings = ("whole numbers were rounded by float16; store_as int16 keeps them",) if rounded else ()
-    return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, (*image.warnings, *warnings))
+    _refuse_constant(task, stored)
+    warnings = [*_of_the_header(image, own_affine), *unlike_its_kind(image.voxels, task.kind)]
+    if task.store_as == "float16" and np.array_equal(np.round(voxels), voxels) and not np.array_equal(stored, voxels):
+        warnings.append("whole numbers were rounded by float16; store_as int16 keeps them")
+    return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, tuple(warnings))
+
+
+def _of_the_header(image: Volume, own_affine: np.ndarray) -> list[str]:
+    """What was doubtful of a file; of its voxel size only where none is assumed in its place."""
+    if own_affine is image.affine:
+        return list(image.warnings)
+    settled = doubts_of_spacing(image.affine)
+    return [*(warning for warning in image.warnings if warning not in settled), *doubts_of_spacing(own_affine)]
+
+
+def _refuse_constant(task: ScanTask, stored: np.ndarray) -> None:
+    """DataError where a channel ``[C, D, H, W]`` held a picture, and what would be stored of it holds none."""
+    bits = stored.reshape(len(stored), -1).view(np.uint16)
+    for channel in np.flatnonzero((bits == bits[:, :1]).all(axis=1)):
+        what = f"{task.image}: no picture is left: every voxel of channel {channel} comes to one value"
+        if task.kind == "ct":
+            low, high = task.window_hu
+            raise DataError(f"{what} in the window from {low:g} to {high:g} HU; set window_hu, or intensity where this is no CT in HU")
+        size = "x".join(map(str, stored.shape[1:]))
+        raise DataError(f"{what} in {size} voxels as {task.store_as}; a finer spacing_mm or store_as int16 may keep more")
 
 
 def _cropped(voxels: np.ndarray, affine: np.ndarray, body: Body) -> tuple[np.ndarray, np.ndarray, Body, tuple[slice, slice, slice]]:
@@ -207,7 +243,7 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     description: dict[str, Any] = {
         **identity,
         "sha256": image.sha256,
-        "voxels_sha256": hash_of_voxels(_turned(image)[0]),
+        "voxels_sha256": hash_of_voxels(turned(image)[0]),
         "shape": list(ready.stored.shape),
         "scaling": ready.scaling,
         "affine": ready.affine.tolist(),
@@ -267,8 +303,9 @@ def read_affine(path: Path) -> np.ndarray:
     """``Float64[4, 4]`` from four lines of four numbers. DataError where it is none that maps mm to mm."""
     what = "an affine from world mm to atlas mm (both RAS+) is four lines of four numbers, the last 0 0 0 1"
     try:
-        affine = np.loadtxt(path, dtype=np.float64)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+        with os.fdopen(open_regular(path), encoding="utf-8") as text:
+            affine = np.loadtxt(text, dtype=np.float64)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}; {what}") from None
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], [0, 0, 0, 1]):
         raise DataError(f"{path}: holds {affine.shape} numbers; {what}")
@@ -286,7 +323,7 @@ def _respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> np.ndar
 
 def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, nearest: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """``[C, D, H, W]`` with axes nearest to RAS+, at the spacing asked for."""
-    voxels, affine = _turned(volume)
+    voxels, affine = turned(volume)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing_mm is None or np.allclose(spacing, spacing_mm, rtol=1e-3):
         return voxels, affine
@@ -295,9 +332,9 @@ def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, n
     return resample(voxels, affine, spacing_mm, label=nearest)
 
 
-def _turned(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+def turned(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     """``[C, D, H, W]`` with axes nearest to RAS+, and its affine; no value is changed."""
     image = nibabel.Nifti1Image(np.moveaxis(volume.voxels, 0, -1), volume.affine)
-    turned = nibabel.as_closest_canonical(image)
-    voxels = np.ascontiguousarray(np.moveaxis(np.asarray(turned.dataobj), -1, 0))
-    return voxels, np.asarray(turned.affine, dtype=np.float64)
+    canonical = nibabel.as_closest_canonical(image)
+    voxels = np.ascontiguousarray(np.moveaxis(np.asarray(canonical.dataobj), -1, 0))
+    return voxels, np.asarray(canonical.affine, dtype=np.float64)

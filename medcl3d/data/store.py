@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from medcl3d.data.array_file import AGAIN, Stored, import_blosc2, open_array
+from medcl3d.data.array_file import Stored, import_blosc2
 from medcl3d.data.collection import Collection
 from medcl3d.data.packing import AS_STORED, Scaling, scale, unpack
 from medcl3d.data.scan import SCHEMA, stored_names
+from medcl3d.data.stored import open_stored, path_of, verify_stored
 from medcl3d.data.table_file import read_table
 from medcl3d.errors import DataError
 from medcl3d.types import Box, triple
@@ -141,33 +142,21 @@ class Store:
 
     def verify(self, scan: int) -> None:
         """Read all of a scan's stored voxels and hold them against their hashes. Raises DataError."""
-        for is_label, key in ((False, "stored_sha256"), (True, "label_sha256")):
-            if key not in self.scans[scan]:
-                continue
-            content = np.ascontiguousarray(self._map(scan, is_label=is_label)[...])
-            if hashlib.sha256(content.data).hexdigest() != self.scans[scan][key]:
-                path = self.path(scan, is_label=is_label)
-                raise DataError(f"{path}: the voxels changed after preparing; {AGAIN}")
+        verify_stored(self.root, self.scans[scan])
 
     def _name(self, scan: int) -> str:
         return str(self.scans[scan]["scan"])
 
     def path(self, scan: int, *, is_label: bool = False) -> Path:
         """The file of a scan's voxels, or of its segmentation."""
-        return self.root / "store" / stored_names(self._name(scan), self.scans[scan].get("store", "npy"))[1 if is_label else 0]
+        return path_of(self.root, self.scans[scan], is_label=is_label)
 
     def _map(self, scan: int, *, is_label: bool) -> Stored:
         key = (scan, is_label)
         if key in self._maps:
             self._maps.move_to_end(key)
             return self._maps[key]
-        path, about = self.path(scan, is_label=is_label), self.scans[scan]
-        shape, dtype = tuple(about["shape"]), about["options"].get("store_as", "float16")
-        if is_label:
-            shape, dtype = shape[1:], "int16"
-        values = open_array(path)
-        if values.shape != shape or values.dtype != dtype:
-            raise DataError(f"{path}: holds {values.dtype} {values.shape}, its description says {dtype} {shape}; {AGAIN}")
+        values = open_stored(self.root, self.scans[scan], is_label=is_label)
         if len(self._maps) >= _max_open():
             self._maps.popitem(last=False)
         self._maps[key] = values

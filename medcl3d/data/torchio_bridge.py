@@ -19,6 +19,7 @@ import torchio as tio
 
 from medcl3d.data.array_file import open_array
 from medcl3d.data.collection import Collection
+from medcl3d.data.grid import grid_at
 from medcl3d.data.loader import PairDataset, to_grid, view_affine
 from medcl3d.data.packing import AS_STORED, Scaling, unpack
 from medcl3d.data.raw_batch import RawBatch
@@ -31,6 +32,7 @@ ROW = "row"  # of an image: its scan in the collection
 DRAW = "draw"  # of a subject: which sample of the run it is for
 TOLD = "told"  # the boxes that strategies are told, in a form like the location's
 FILL = "fill"  # of an image: what stands past its border
+FEWEST_TO_SMOOTH = 4  # voxels along an axis that ITK's recursive Gaussian needs
 OF_TORCHIO = ("data", "affine", "path", "stem", "type", ROW, FILL)
 
 
@@ -257,7 +259,22 @@ def resample(
 
     Returns voxels of the same dtype and their affine ``[4, 4]``; world positions stay.
     """
+    grid = grid_at(voxels.shape[1:], affine, spacing_mm)
+    thin = [0 if n >= FEWEST_TO_SMOOTH else FEWEST_TO_SMOOTH for n in voxels.shape[1:]]
+    target: Any = grid if any(thin) or min(grid[0]) == 1 else spacing_mm  # of which TorchIO would make grids without a voxel
     make = tio.LabelMap if label else tio.ScalarImage
-    image = make(tensor=torch.from_numpy(np.ascontiguousarray(voxels)), affine=affine)
-    out = tio.Resample(spacing_mm, image_interpolation="linear", label_interpolation="nearest", antialias=True)(image)
+    image = make(tensor=torch.from_numpy(_repeated(voxels, thin)), affine=_moved(affine, thin))
+    out = tio.Resample(target, image_interpolation="linear", label_interpolation="nearest", antialias=True)(image)
     return out.data.numpy().astype(voxels.dtype), np.asarray(out.affine, dtype=np.float64)
+
+
+def _repeated(voxels: np.ndarray, times: Sequence[int]) -> np.ndarray:
+    """More planes at both ends, like the outermost: what the filter takes to stand there anyway, and it wants a few to start from."""
+    return np.pad(voxels, [(0, 0), *((n, n) for n in times)], mode="edge") if any(times) else np.ascontiguousarray(voxels)
+
+
+def _moved(affine: np.ndarray, planes: Sequence[int]) -> np.ndarray:
+    """The affine of a grid that starts so many planes earlier."""
+    moved = affine.copy()
+    moved[:3, 3] -= affine[:3, :3] @ np.asarray(planes)
+    return moved

@@ -32,7 +32,7 @@ def write_nifti(tmp_path: Path) -> Callable[..., Path]:
     """Write an array as a NIfTI file under tmp_path; `change` may spoil the header."""
 
     def write(name: str, array: np.ndarray, affine: np.ndarray | None = None, change: Callable | None = None) -> Path:
-        image = nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine)
+        image = nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine, dtype=array.dtype)
         content = bytearray(image.to_bytes())
         if change is not None:
             header = nibabel.Nifti1Header(bytes(content[:348]), check=False)

@@ -15,7 +15,9 @@ import pandas as pd
 import pytest
 
 from medcl3d.data.audit import audit
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.prepare import prepare
+from medcl3d.errors import ConfigError, DataError, MachineError
 
 RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)
 
@@ -39,7 +41,7 @@ def test_every_real_bad_file_is_named_with_its_true_fault(real: Path, tmp_path: 
     for scan, text in expected.items():
         assert text in found[scan][0]
     for scan in ("label_without_image_hippocampus_010", "label_without_image_hippocampus_281"):
-        assert re.search(r"holds only \d whole numbers, .*: a label map", found[scan][1]), scan
+        assert re.search(r"holds only \d whole numbers, .*: a label map.* says which image", found[scan][1]), scan
     assert found["image_without_label_hippocampus_118"] == ("", "")
     with pytest.raises(DataError, match="4 of 7 scans"):
         audit(real / "bad_input", given={"workers": 1})
@@ -98,7 +100,7 @@ def test_a_page_on_many_scans_stays_small_and_says_what_it_leaves_out(
         monkeypatch.setattr(f"medcl3d.data.{module}.MAX_PICTURES", 3)
     monkeypatch.setattr("medcl3d.data.check_page.MAX_ROWS", 2)
     for number in range(5):
-        write_nifti(f"in/s{number}.nii.gz", RAMP % 3 if number else RAMP)  # a few whole numbers: a warning
+        write_nifti(f"in/s{number}.nii.gz", RAMP % 3 if number else RAMP, np.diag([1, 1, 2.0, 1]))  # a few whole numbers: a warning
     audit(tmp_path / "in", report=tmp_path / "report", given={"workers": 1})
     page = (tmp_path / "report/report.html").read_text()
     assert page.count("data:image/png;base64,") == 3 and "Middle planes of the first 3 of 5 scans" in page
@@ -165,3 +167,99 @@ def test_a_folder_says_what_it_is_or_is_told(tmp_path: Path, write_nifti: Callab
         audit(tmp_path / "empty")
     with pytest.raises(DataError, match="no such file"):
         audit(tmp_path / "nowhere")
+
+
+def test_one_volume_in_two_files_is_one_content(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    """Anonymised, and turned with its affine: another file, and the same voxels at the same places."""
+    affine, turned = np.diag([1, 1, 2.0, 1]), np.diag([-1, 1, 2.0, 1])
+    turned[0, 3] = len(RAMP) - 1
+    write_nifti("in/a.nii.gz", RAMP, affine, lambda header: header.__setitem__("descrip", b"a name"))
+    write_nifti("in/b.nii.gz", RAMP[::-1], turned)
+    write_nifti("in/c.nii.gz", RAMP + 1, affine)
+    said: list[str] = []
+    (tmp_path / "in/manifest.csv").write_text("scan,patient,path\na,p,a.nii.gz\nb,q,b.nii.gz\nc,r,c.nii.gz\n")
+    audit(tmp_path / "in", given={"workers": 1}, say=said.append)
+    assert "the same content: a of p, b of q" in said
+    (tmp_path / "in/manifest.csv").write_text("scan,patient,path,split\na,p,a.nii.gz,train\nb,q,b.nii.gz,test\nc,r,c.nii.gz,train\n")
+    with pytest.raises(DataError, match="one content is in train and in test: a, b"):
+        audit(tmp_path / "in", given={"workers": 1})
+
+
+def test_an_image_without_a_label_map_is_named_where_others_have_one(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    """Alone it is no fault: pretraining needs none."""
+    for name in "ab":
+        write_nifti(f"in/{name}.nii.gz", RAMP + ord(name))
+    write_nifti("in/l.nii.gz", (RAMP > 50).astype(np.uint8))
+    said: list[str] = []
+    for label, told in (("l.nii.gz", ["1 of 2 scans have no label map, as b"]), ("", [])):
+        (tmp_path / "in/manifest.csv").write_text(f"scan,patient,path,label\na,p,a.nii.gz,{label}\nb,q,b.nii.gz,\n")
+        said.clear()
+        audit(tmp_path / "in", given={"workers": 1}, say=said.append)
+        assert [line for line in said if "label map" in line] == told
+
+
+def test_links_out_of_a_folder_are_refused_unless_they_may_lead_there(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    write_nifti("in/a.nii.gz", RAMP)
+    write_nifti("elsewhere/b.nii.gz", RAMP + 1)
+    (tmp_path / "in/b.nii.gz").symlink_to(tmp_path / "elsewhere/b.nii.gz")
+    (tmp_path / "in/c").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"2 of 3 scans .*b\.nii\.gz.* is a link out of the root, .*or set allow_outside"):
+        audit(tmp_path / "in", given={"workers": 1})
+    assert len(audit(tmp_path / "in", given={"workers": 1, "allow_outside": True})) == 3
+
+
+def test_the_place_of_a_report_is_tried_before_the_work(
+    tmp_path: Path, write_nifti: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_nifti("in/a.nii.gz", RAMP)
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "folder.csv").mkdir()
+    monkeypatch.setattr("medcl3d.data.audit.examine", lambda look: pytest.fail("it was read before the report was tried"))
+    for place in ("taken", "taken/look", "taken/r.csv", "folder.csv"):
+        with pytest.raises(MachineError, match=f"--report .*{place}: .*; choose a"):
+            audit(tmp_path / "in", report=tmp_path / place, given={"workers": 1})
+
+
+def test_what_nobody_foresaw_of_one_scan_is_its_fault(
+    tmp_path: Path, write_nifti: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        write_nifti(f"in/{name}.nii.gz", RAMP + ord(name))
+    import medcl3d.data.examine as module
+
+    read = module.read_image
+
+    def stumble(path: Path, **how: Any) -> Any:
+        if path.name == "a.nii.gz":
+            raise RuntimeError("odd")
+        return read(path, **how)
+
+    monkeypatch.setattr(module, "read_image", stumble)
+    with pytest.raises(DataError, match=r"1 of 2 scans .*a\.nii\.gz: cannot be used: RuntimeError: odd"):
+        audit(tmp_path / "in", given={"workers": 1})
+
+
+def test_a_store_is_checked_by_several_and_sources_that_are_gone_are_counted(cohort: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "out", list[str]()
+    prepare("csv", cohort, out, options=PrepareOptions(workers=1))
+    for place in (cohort / "images/1.nii.gz", cohort / "images/3.nii.gz"):
+        place.unlink()
+    stored = out / "store/002.npy"
+    content = bytearray(stored.read_bytes())
+    content[-1] ^= 1
+    stored.write_bytes(content)
+    findings = [audit(out, given={"workers": workers, "max_bad_fraction": 0.5}, say=said.append) for workers in (1, 2)]
+    assert findings[0] == findings[1] and [f.scan for f in findings[0]] == [f"00{n}" for n in range(6)]
+    assert [f.scan for f in findings[0] if f.fault] == ["002"] and "the voxels changed after preparing" in findings[0][2].fault
+    told = f"the source files of 2 of 6 scans are not there, as {cohort}/images/1.nii.gz; whether they changed was not checked"
+    assert said.count(told) == 2
+
+
+def test_ninety_scans_with_one_warning_are_one_line(real: Path) -> None:
+    said: list[str] = []
+    audit(real / "sunnybrook", given={"workers": 1}, say=said.append)
+    lost = (
+        "the affine says nothing (voxels of 1 mm, origin 0): the voxel size looks lost; where it is known, prepare with assume_spacing_mm"
+    )
+    assert said[0] == f"warning: 90 of 90 scans, as SC-HF-I-01_ED: {lost}"
+    assert said[1:] == [f"90 scans of {real}/sunnybrook are what they say, 90 with warnings"]

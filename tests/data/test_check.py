@@ -143,7 +143,7 @@ def test_nan_follows_the_policy(write_nifti) -> None:
     path = write_nifti("a.nii.gz", voxels)
     assert "2 of 120 voxels" in str(verify(path))
     zeroed = read_image(path, nonfinite="zero")
-    assert zeroed.num_nonfinite == 2 and zeroed.voxels[0, 1, 1, 1] == 0 and "2 NaN" in zeroed.warnings[0]
+    assert zeroed.num_nonfinite == 2 and zeroed.voxels[0, 1, 1, 1] == 0 and "2 NaN" in zeroed.warnings[-1]
     with pytest.raises(SkippedScan):
         read_image(path, nonfinite="skip")
 
@@ -153,6 +153,10 @@ def test_constant_and_overflowing_volumes_are_refused(write_nifti) -> None:
     huge = RAMP.astype(np.float64)
     huge[0, 0, 0] = 1e300
     assert "float32" in str(verify(write_nifti("b.nii.gz", huge)))
+    assert "too far from 0 for float32" in str(verify(write_nifti("c.nii.gz", RAMP.astype(np.int64) + 2**40)))
+    assert "too far from 0 for float32" in str(verify(write_nifti("d.nii.gz", RAMP.astype(np.float64) + 1e9)))
+    assert verify(write_nifti("e.nii.gz", RAMP.astype(np.int32) + 2**22)) is None
+    assert verify(write_nifti("f.nii.gz", (RAMP % 2).astype(np.int64) + 2**22)) is None
 
 
 def test_a_fourth_axis_needs_a_word(write_nifti) -> None:
@@ -175,6 +179,35 @@ def test_doubtful_geometry_is_warned_of(write_nifti) -> None:
         header["pixdim"][1:4] = 2  # type: ignore[index]
 
     assert "qform and sform differ" in " ".join(read_header(write_nifti("c.nii", RAMP, change=differ)).warnings)
+    assert "a single plane, 6x5x1 voxels" in " ".join(read_header(write_nifti("d.nii", RAMP[..., :1])).warnings)
+
+
+@pytest.mark.parametrize(
+    ("affine", "header", "warnings"),
+    [
+        (np.diag([1, 1, 2.0, 1]), {}, []),
+        (np.eye(4), {}, ["the affine says nothing"]),
+        (np.diag([-1.0, -1, 1, 1]), {}, ["the affine says nothing"]),
+        (np.diag([1e-3, 1e-3, 2e-3, 1]), {}, ["0.001, 0.001, 0.002 mm a voxel: no scan is like that"]),
+        (np.diag([1e-3, 1e-3, 2e-3, 1]), {"xyzt_units": 1}, ["in metres"]),  # the qform is in metres as well as the sform
+        (np.diag([1, 1, 2.0, 1]), {"qoffset_y": 7}, ["they put a corner 7 mm apart"]),
+        (np.diag([1, 1, 2.0, 1]), {"qform_code": 0, "pixdim": [1, 1, 1, 1, 0, 0, 0, 0]}, ["pixdim says 1, 1, 1 mm a voxel and the sform"]),
+        (np.eye(4), {"qform_code": 0, "sform_code": 0}, ["the orientation is a guess, and so is the voxel size of 1 mm"]),
+        (np.diag([1, 1, 2.0, 1]), {"qform_code": 0, "sform_code": 0}, ["the orientation is a guess"]),
+    ],
+)
+def test_a_header_is_warned_of_for_what_it_lacks_and_for_nothing_else(write_nifti, affine, header, warnings) -> None:
+    def change(raw: object) -> None:
+        raw["qform_code"] = 1  # type: ignore[index]
+        raw["pixdim"][1:4] = np.abs(np.diag(affine)[:3])  # type: ignore[index]
+        raw["pixdim"][0] = 1  # type: ignore[index]
+        if affine[0, 0] < 0:
+            raw["quatern_d"] = 1  # type: ignore[index]  # half a turn about z
+        for name, value in header.items():
+            raw[name] = value  # type: ignore[index]
+
+    found = read_header(write_nifti("a.nii", RAMP, affine, change)).warnings
+    assert len(found) == len(warnings) and all(text in said for text, said in zip(warnings, found, strict=True)), found
 
 
 def test_a_label_must_belong_to_its_image(write_nifti) -> None:
@@ -192,6 +225,11 @@ def test_a_label_must_belong_to_its_image(write_nifti) -> None:
         with pytest.raises(DataError) as caught:
             read_label(write_nifti(f"{name}.nii.gz", array, affine), image, (0, 1))
         assert fault in str(caught.value)
+    with pytest.raises(DataError, match=r"found 1\.00100005; was it resampled"):
+        read_label(write_nifti("near.nii.gz", good * np.float32(1.00100005)), image)
+    noisy = read_label(write_nifti("noisy.nii.gz", good * np.float32(1 + 1e-6)), image, (0, 1))
+    np.testing.assert_array_equal(noisy.voxels[0], good)
+    assert noisy.warnings == ("label values up to 1e-06 beside whole numbers were rounded",), "its image has told of the affine"
     hair = np.eye(4)
     hair[0, 3] = 0.01
     label = read_label(write_nifti("good.nii.gz", good, hair), image, (0, 1))

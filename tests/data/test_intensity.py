@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from medcl3d.data.check import read_image
-from medcl3d.data.intensity import Body, find_body, normalise
+from medcl3d.data.intensity import Body, find_body, kind_of, normalise, unlike_its_kind
 
 WINDOW = {"percentiles": (0.5, 99.5), "window_hu": (-1000.0, 1000.0)}
 
@@ -87,3 +87,44 @@ def test_channels_are_normalised_one_by_one() -> None:
     out, normalisation = normalise(two, "mri", find_body(scan, "mri"), **WINDOW)
     assert len(normalisation.low) == 2
     np.testing.assert_allclose(out.std(axis=(1, 2, 3)), out[0].std(), rtol=0.05)
+
+
+@pytest.mark.parametrize("modality", ["CT", "ct", "CTA", "CTP", "ct_abdomen", "CE-CT", "cbct", "CT+CT"])
+def test_a_modality_is_ct_by_its_name(modality) -> None:
+    assert kind_of(modality) == "ct"
+
+
+@pytest.mark.parametrize("modality", ["OCT", "octa", "T1w", "CT1", "PET", "PET/CT", "CT_PET", "CT+MR", "contrast", "unknown", ""])
+def test_and_another_is_not(modality) -> None:
+    assert kind_of(modality) == "mri"
+
+
+def test_what_is_unlike_its_kind_is_said() -> None:
+    rng = np.random.default_rng(0)
+    tissue = np.where(rng.random((1, 20, 20, 20)) < 0.3, -1000, rng.normal(40, 60, (1, 20, 20, 20))).astype(np.float32)
+    assert unlike_its_kind(tissue, "ct") == [] and unlike_its_kind(tissue, "none") == []
+    assert "look like CT in HU" in unlike_its_kind(tissue, "mri")[0]
+    for wrong in (tissue + 1024, (tissue + 1000) / 1000, (tissue - tissue.mean()) / tissue.std(), tissue - 10000):
+        assert "do not look like HU" in unlike_its_kind(wrong, "ct")[0]
+        assert unlike_its_kind(wrong, "mri") == []
+
+
+def test_real_scans_are_like_their_kind(real) -> None:
+    for folder, glob in (("ixi40", "sub-*/anat/*.nii.gz"), ("sarcoma/images", "*_CT.nii.gz"), ("sarcoma/images", "*_PET.nii.gz")):
+        for path in sorted((real / folder).glob(glob))[::8]:
+            voxels, is_ct = read_image(path).voxels, "_CT" in path.name
+            assert unlike_its_kind(voxels, "ct" if is_ct else "mri") == []
+            assert unlike_its_kind(voxels, "mri" if is_ct else "ct") != [], path.name
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scan_of_three_planes_is_not_taken_for_a_colour_picture() -> None:
+    scan, _ = head()
+    find_body(scan[..., 20:23], "mri")
+
+
+@pytest.mark.parametrize("kind", ["mri", "ct", "none"])
+def test_one_value_throughout_is_no_crash(kind) -> None:
+    scan = np.full((1, 3, 3, 3), 5, np.float32)
+    out, normalisation = normalise(scan, kind, find_body(scan, kind), **WINDOW)
+    assert np.isfinite(out).all() and np.isfinite(normalisation.fill).all()

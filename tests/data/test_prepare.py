@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -17,6 +18,7 @@ from medcl3d.data.array_file import SUFFIXES
 from medcl3d.data.audit import audit
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
+from medcl3d.data.scan import ReadyScan, ScanTask
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError, DataError, MachineError
 
@@ -138,6 +140,11 @@ def test_a_kill_while_voxels_are_written_leaves_no_file_that_is_half_there(cohor
     names = {path.name for path in (out / "store").iterdir()}
     assert any(name.endswith(".part") for name in names)
     assert not {f"001{SUFFIXES[container]}", "001.json"} & names
+    for folder in ("", "raw/"):
+        (out / folder).mkdir(exist_ok=True)
+        (out / folder / ".x.part").write_bytes(b"half")
+    assert prepare("csv", cohort, out, options=PrepareOptions(workers=1, store=container)).num_ok == 6
+    assert not list(out.rglob("*.part")), "nobody else writes there, so all of them are of killed processes"
     other = next(kind for kind in SUFFIXES if kind != container)
     assert prepare("csv", cohort, out, options=PrepareOptions(workers=1, store=other)).num_there == 0
     assert {path.suffix for path in (out / "store").iterdir()} == {SUFFIXES[other], ".json"}
@@ -240,7 +247,7 @@ def test_only_what_changed_is_done_again(cohort, tmp_path) -> None:
     before = Store.open(out).fingerprint()
     said: list[str] = []
     changed = prepare("csv", cohort, out, options=PrepareOptions(workers=1, spacing_mm=(2.0, 2.0, 2.0)), say=said.append)
-    assert changed.num_there == 0 and "spacing_mm" in said[0]
+    assert changed.num_there == 0 and any("other spacing_mm than before" in line for line in said)
     assert Store.open(out).fingerprint() != before
 
 
@@ -264,6 +271,188 @@ def test_one_bad_file_is_reported_and_two_stop(cohort, tmp_path) -> None:
         prepare("csv", cohort, out, options=ONE)
     assert "13x11x10 voxels cannot belong to an image of 12x11x10" in (out / "report.csv").read_text()
     assert prepare("csv", cohort, out, options=PrepareOptions(workers=1, max_bad_fraction=0.5)).num_ok == 4
+
+
+def _one_odd(folder: Path, write_nifti: Callable[..., Path], voxels: np.ndarray, affine: np.ndarray, **header: object) -> Path:
+    """Three scans, of which the second is odd."""
+    rng = np.random.default_rng(0)
+    usual = np.diag([1.0, 1, 1.5, 1])
+    write_nifti("in/a.nii.gz", rng.normal(100, 20, (12, 12, 12)).astype(np.float32), usual)
+    write_nifti("in/c.nii.gz", rng.normal(100, 20, (12, 12, 12)).astype(np.float32), usual)
+
+    def change(raw: object) -> None:
+        for name, value in header.items():
+            raw[name] = value  # type: ignore[index]
+
+    write_nifti("in/b.nii.gz", voxels, affine, change)
+    (folder / "in/manifest.csv").write_text("scan,patient,path\n" + "".join(f"{s},{s},{s}.nii.gz\n" for s in "abc"))
+    return folder / "in"
+
+
+NOISE = np.random.default_rng(1).normal(100, 20, (12, 14, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3])
+def test_a_thin_scan_is_prepared_like_any_other(tmp_path, write_nifti, planes) -> None:
+    root = _one_odd(tmp_path, write_nifti, NOISE[..., :planes], np.diag([1.0, 1, 1.5, 1]))
+    options = PrepareOptions(workers=1, spacing_mm=(3.0, 3.0, 5.0))
+    assert prepare("csv", root, tmp_path / "out", options=options).num_ok == 3
+    assert Store.open(tmp_path / "out").read_volume(1).shape == (1, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("affine", "header", "reason"),
+    [
+        (np.diag([1.0, 1, 1.5, 1]), {"xyzt_units": 1}, "voxels of 1e+03 x 1e+03 x 1.5e+03 mm"),
+        (np.diag([1e6, 1e6, 1e6, 1]), {}, "there would be"),
+        (np.diag([1e-6, 1e-6, 1e-6, 1]), {}, "no picture is left: every voxel of channel 0 comes to one value in 1x1x1 voxels"),
+    ],
+)
+def test_an_impossible_scan_is_refused_and_the_others_are_done(tmp_path, write_nifti, affine, header, reason) -> None:
+    root, said = _one_odd(tmp_path, write_nifti, NOISE, affine, **header), list[str]()
+    for spacing in ((2.0, 2.0, 2.0), "median"):
+        options = PrepareOptions(workers=1, spacing_mm=spacing)  # type: ignore[arg-type]
+        result = prepare("csv", root, tmp_path / "out", options=options, say=said.append)
+        assert (result.num_ok, result.num_refused) == (2, 1)
+        told = next(line for line in said if line.startswith("refused: "))
+        assert f"{root / 'b.nii.gz'}: " in told and reason in told
+        assert said[-1].endswith(f"1 refused (all in {tmp_path / 'out/report.csv'})")
+
+
+def test_what_nobody_foresaw_of_one_scan_is_no_end_of_the_others(cohort, tmp_path, monkeypatch) -> None:
+    import medcl3d.data.scan as module
+
+    ready = module.ready_scan
+
+    def stumble(task: ScanTask) -> ReadyScan:
+        if task.scan == "002":
+            raise IndexError("index 3 is out\nof bounds")
+        return ready(task)
+
+    monkeypatch.setattr(module, "ready_scan", stumble)
+    result = prepare("csv", cohort, tmp_path / "out", options=ONE)
+    assert (result.num_ok, result.num_refused) == (5, 1)
+    assert "images/2.nii.gz: cannot be used: IndexError: index 3 is out of bounds; look at" in (tmp_path / "out/report.csv").read_text()
+
+    store = tmp_path / "full/store"
+    for error in (MachineError("out: cannot write: no space left"), PermissionError(13, "Permission denied", str(store / "000.json"))):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(module, "ready_scan", fail)
+        with pytest.raises(MachineError, match=r"no space left|full/store/000\.json: Permission denied; choose a folder"):
+            prepare("csv", cohort, tmp_path / "full", options=ONE)
+
+
+def test_what_is_left_out_is_named(cohort, tmp_path, write_nifti) -> None:
+    voxels = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
+    voxels[0, 0, 0] = np.nan
+    write_nifti("raw/images/4.nii.gz", voxels)
+    (cohort / "images/2.nii.gz").write_bytes(b"")
+    said: list[str] = []
+    out = tmp_path / "out"
+    result = prepare("csv", cohort, out, options=PrepareOptions(workers=1, nonfinite="skip"), say=said.append)
+    assert (result.num_ok, result.num_refused, result.num_skipped) == (4, 1, 1)
+    assert said[-3] == f"refused: {cohort}/images/2.nii.gz: the file is empty (0 bytes); fetch it again"
+    assert said[-2].startswith(f"skipped: {cohort}/images/4.nii.gz: 1 of 504 voxels")
+    assert said[-1] == f"4 scans of 3 patients in {out} (0 were there), 1 refused, 1 skipped (all in {out}/report.csv)"
+    (cohort / "manifest.csv").write_text("scan,patient,path\na,a,images/2.nii.gz\n")
+    with pytest.raises(DataError, match=r"no scan is left: .*2\.nii\.gz: the file is empty .*1 in .*report\.csv"):
+        prepare("csv", cohort, tmp_path / "none", options=ONE)
+
+
+def test_what_a_source_cannot_read_is_no_fault_of_the_folder_that_is_written(cohort, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "out"
+    for place, error in ((cohort / "a", DataError), (out / "raw/b", MachineError)):
+
+        def build(*_: object, place: Path = place) -> None:
+            raise PermissionError(13, "Permission denied", str(place))
+
+        monkeypatch.setattr("medcl3d.data.sources.SOURCES.build", build)
+        with pytest.raises(error, match=f"{place}: .*Permission denied"):
+            prepare("csv", cohort, out, options=ONE)
+
+
+def test_the_kind_of_intensity_of_each_modality_is_said(cohort, tmp_path) -> None:
+    table = pd.read_csv(cohort / "manifest.csv", dtype=str, keep_default_na=False)
+    table["modality"] = ["CTA", "FLAIR", "T1", "ct_abdomen", "T1", "PET"]
+    table.to_csv(cohort / "manifest.csv", index=False)
+    said: list[str] = []
+    prepare("csv", cohort, tmp_path / "out", options=ONE, say=said.append)
+    names = "CTA, ct_abdomen as ct (a window in HU); FLAIR, T1, PET as mri (by the values of the body)"
+    assert f"intensity by the name of the modality: {names}" in said
+    assert any(line.startswith("warning: 2 of 6 scans, as 000: values from") and "do not look like HU" in line for line in said)
+    said.clear()
+    prepare("csv", cohort, tmp_path / "none", options=PrepareOptions(workers=1, intensity="none"), say=said.append)
+    assert not any("modality" in line for line in said)
+
+
+def test_a_voxel_size_that_is_lost_is_said_once_and_given(tmp_path, write_nifti) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        write_nifti(f"{i}.nii.gz", rng.normal(size=(9, 8, 7)).astype(np.float32))
+    (tmp_path / "manifest.csv").write_text("scan,patient,path\n" + "".join(f"{i},{i},{i}.nii.gz\n" for i in range(9)))
+    said: list[str] = []
+    prepare("csv", tmp_path, tmp_path / "out", options=ONE, say=said.append)
+    told = [line for line in said if "warning" in line]
+    assert len(told) == 1 and told[0].startswith("warning: 9 of 9 scans, as 0: the affine says nothing")
+    said.clear()
+    options = PrepareOptions(workers=1, assume_spacing_mm=(1.0, 1.0, 9.0))
+    prepare("csv", tmp_path, tmp_path / "out", options=options, say=said.append)
+    told = [line for line in said if "warning" in line]
+    assert told == ["warning: 9 of 9 scans, as 0: strongly anisotropic: 1, 1, 9 mm; a spacing to use: 3, 3, 9"]
+
+
+@pytest.mark.parametrize("store_as", ["float16", "int16"])
+def test_each_volume_of_a_file_may_be_a_scan(tmp_path, write_nifti, store_as, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    affine = np.diag([1.0, 1, 2, 1])
+    series = rng.integers(0, 1000, (9, 8, 7, 12)).astype(np.int16)
+    write_nifti("four.nii.gz", series, affine)
+    write_nifti("three.nii.gz", rng.integers(0, 1000, (9, 8, 7)).astype(np.int16), affine)
+    write_nifti("label.nii.gz", (series[..., 0] > 500).astype(np.uint8), affine)
+    head = "scan,patient,session,session_days,path,label\n"
+    rows = "f,p,2,30,four.nii.gz,label.nii.gz\nt,q,1,0,three.nii.gz,\ng,r,1,0,gone.nii.gz,\n"
+    (tmp_path / "manifest.csv").write_text(head + rows)
+    reads: list[Path] = []
+    import medcl3d.data.check as module
+
+    read = module.read_nifti
+    monkeypatch.setattr(module, "read_nifti", lambda path: (reads.append(path), read(path))[1])
+    options = PrepareOptions(workers=1, channels="split", intensity="none", store_as=store_as)
+    said: list[str] = []
+    result = prepare("csv", tmp_path, tmp_path / "out", options=options, say=said.append)
+    assert (result.num_ok, result.num_refused, result.warnings) == (13, 1, ())
+    assert "1 files of several volumes became 12 scans, one a volume" in said
+    assert len([path for path in reads if path.name == "four.nii.gz"]) == 1, "once, not once a volume"
+    store = Store.open(tmp_path / "out")
+    table = store.collection.table
+    assert table["scan"].tolist() == [*(f"f_v{n:02d}" for n in range(12)), "t"]
+    assert set(table["patient"][:12]) == {"p"} and set(table["frame"][:12]) == {"f"} and set(table["session_days"][:12]) == {"30"}
+    np.testing.assert_array_equal(store.collection.columns["volume_of_file"], [*range(12), 0])
+    for n in range(12):
+        np.testing.assert_allclose(store.read_volume(n)[0], series[..., n])
+        np.testing.assert_array_equal(store.read_label(n), series[..., 0] > 500)
+    said.clear()
+    audit(tmp_path / "out", say=said.append)
+    assert not any("same content" in line for line in said), "they are volumes of one file, and no copies"
+    os.utime(tmp_path / "four.nii.gz", (0, 0))
+    assert prepare("csv", tmp_path, tmp_path / "out", options=options).num_there == 13
+    assert len(audit(tmp_path, given={"workers": 1, "channels": "split", "max_bad_fraction": 0.5})) == 3
+
+
+def test_a_volume_cannot_take_the_id_of_a_scan(tmp_path, write_nifti) -> None:
+    write_nifti("a.nii.gz", np.random.default_rng(0).normal(size=(5, 5, 5, 2)).astype(np.float32))
+    (tmp_path / "b.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes())
+    (tmp_path / "manifest.csv").write_text("scan,patient,path\na,a,a.nii.gz\na_v1,b,b.nii.gz\n")
+    options = PrepareOptions(workers=1, channels="split")
+    with pytest.raises(DataError, match="a_v0 of a, a_v1_v0 of b"):  # which are one content under two patients
+        prepare("csv", tmp_path, tmp_path / "out", options=options)
+    (tmp_path / "b.nii.gz").unlink()
+    write_nifti("b.nii.gz", np.random.default_rng(1).normal(size=(5, 5, 5)).astype(np.float32))
+    with pytest.raises(DataError, match="scan id 'a_v1' is that of a volume and of another scan"):
+        prepare("csv", tmp_path, tmp_path / "out", options=options)
 
 
 def test_missing_files_stop_before_any_work(cohort, tmp_path) -> None:

@@ -43,6 +43,28 @@ def test_labels_keep_their_values_and_dtype() -> None:
     assert out.dtype == np.int16 and set(np.unique(out)) == {0, 3, 207}
 
 
+@pytest.mark.parametrize("planes", [1, 2, 3])
+def test_a_thin_scan_is_smoothed_as_one_whose_further_planes_are_like_its_last(planes: int) -> None:
+    affine, spacing = np.diag([1.0, 1, 1.5, 1]), (2.0, 3.0, 3.0)
+    thin = np.random.default_rng(0).normal(size=(1, 20, 18, planes)).astype(np.float32)
+    thick, start = np.pad(thin, [(0, 0), (0, 0), (0, 0), (6, 6)], mode="edge"), affine.copy()
+    start[2, 3] = -6 * 1.5
+    out, new = resample(thin, affine, spacing, label=False)
+    whole, of_whole = resample(thick, start, spacing, label=False)
+    assert out.shape == (1, 10, 6, 1) and new[2, 3] == (planes - 1) / 2 * 1.5
+    at = (new[2, 3] - of_whole[2, 3]) / 3
+    low, share = int(np.floor(at)), at % 1
+    expected = (1 - share) * whole[..., low] + share * whole[..., min(low + 1, whole.shape[3] - 1)]
+    np.testing.assert_allclose(out[..., 0], expected, atol=0.05 if share else 1e-6)
+    labels, _ = resample((thin > 0).astype(np.int16), affine, spacing, label=True)
+    assert labels.shape == out.shape and set(np.unique(labels)) <= {0, 1}
+
+
+def test_a_scan_smaller_than_a_voxel_becomes_one() -> None:
+    out, affine = resample(np.ones((1, 5, 6, 7), np.float32), np.eye(4), (50.0, 1.0, 1.0), label=False)
+    assert out.shape == (1, 1, 6, 7) and affine[0, 3] == 2
+
+
 def test_torchio_waits_until_it_is_needed() -> None:
     code = "import sys, medcl3d.data.prepare, medcl3d.data.store; sys.exit('torchio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

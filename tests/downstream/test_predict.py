@@ -117,7 +117,7 @@ def test_a_resampled_scan_comes_back_to_its_own_grid(tmp_path: Path) -> None:
 def test_what_was_cropped_off_is_background(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     voxels = rng.normal(0, 1, (20, 22, 24)) - 1000
-    voxels[4:15, 5:16, 6:20] = 40
+    voxels[4:15, 5:16, 6:20] = rng.normal(40, 9, (11, 11, 14))
     path = write(tmp_path / "a.nii.gz", voxels.astype(np.int16), turned(5))
 
     class Everywhere(torch.nn.Module):

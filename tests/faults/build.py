@@ -55,6 +55,12 @@ def bad(voxels: np.ndarray = RAMP, affine: np.ndarray | None = None, name: str =
     return partial(one_bad, lambda path: nifti(path, voxels, affine, **header), name=name)
 
 
+def told(modality: str, voxels: np.ndarray, folder: Path, _: Path) -> None:
+    """One scan of a modality."""
+    nifti(folder / "bad.nii.gz", voxels)
+    table(folder, f"scan,patient,modality,path\nbad,p,{modality},bad.nii.gz\n")
+
+
 def content(data: bytes, name: str = "bad.nii.gz") -> Callable[..., None]:
     """One scan whose file holds these bytes."""
     return partial(one_bad, lambda path: path.write_bytes(data), name=name)

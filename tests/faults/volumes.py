@@ -25,6 +25,7 @@ from tests.faults.build import (
     put,
     shifted,
     slice_twice,
+    told,
     two_acquisitions,
     two_series,
     unknown_codec,
@@ -34,6 +35,7 @@ from tests.faults.build import (
 from tests.faults.fault import CHECK, CHECK_DICOM, DICOM, PREPARE, PRETRAIN, Fault
 
 FOUR = np.stack([RAMP, RAMP + 1], axis=-1)
+AIR = np.where(RAMP < 200, -1000, RAMP).astype(np.int16)
 HUGE = RAMP.astype(np.float64) + 1e300
 VOLUMES = [
     Fault(22, "truncated", partial(one_bad, cut), CHECK, ["bad.nii.gz", "truncated", "bytes", "fetch the file again"], 3),
@@ -76,6 +78,14 @@ VOLUMES = [
         "out/report.csv",
     ),
     Fault(26, "constant", bad(np.full_like(RAMP, 7)), CHECK, ["bad.nii.gz", "constant", "7"], 3),
+    Fault(
+        26,
+        "nothing of it lies in the window of CT",
+        partial(told, "CT", RAMP - 10000),
+        PREPARE,
+        ["bad.nii.gz", "no picture is left", "in the window from -1000 to 1000 HU", "set window_hu"],
+        3,
+    ),
     Fault(27, "singular affine", bad(srow_y=[1, 0, 0, 0]), CHECK, ["bad.nii.gz", "the affine is singular", "write the file again"], 3),
     Fault(
         27,
@@ -86,6 +96,22 @@ VOLUMES = [
         3,
     ),
     Fault(27, "NaN in the affine", bad(srow_x=[np.nan, 0, 0, 0]), CHECK, ["bad.nii.gz", "the affine holds NaN"], 3),
+    Fault(
+        27,
+        "affine that says nothing",
+        bad(affine=np.eye(4)),
+        CHECK,
+        ["warning: 1 of 1 scans, as bad", "the voxel size looks lost", "prepare with assume_spacing_mm"],
+        0,
+    ),
+    Fault(
+        27,
+        "voxels of 1 nm",
+        bad(affine=np.diag([1e-6, 1e-6, 1e-6, 1])),
+        CHECK,
+        ["1e-06 mm a voxel", "another unit?", "assume_spacing_mm"],
+        0,
+    ),
     Fault(
         28,
         "shear",
@@ -104,9 +130,27 @@ VOLUMES = [
         0,
         "out/report.csv",
     ),
+    Fault(
+        28,
+        "origins of qform and sform differ",
+        bad(qform_code=1, sform_code=1, qoffset_x=50),
+        CHECK,
+        ["qform and sform differ; the sform was taken (they put a corner 50 mm apart)"],
+        0,
+    ),
+    Fault(
+        28,
+        "pixdim and sform differ",
+        bad(qform_code=0, pixdim=[1, 3, 3, 3, 0, 0, 0, 0]),
+        CHECK,
+        ["pixdim says 3, 3, 3 mm a voxel and the sform 1, 1, 1.2 mm; the sform was taken"],
+        0,
+    ),
     Fault(29, "4-D", bad(FOUR), CHECK, ["bad.nii.gz", "4-D, 8x9x10x2", "set channels to all"], 3),
     Fault(29, "5-D", bad(np.stack([FOUR, FOUR, FOUR], axis=-1)), CHECK, ["bad.nii.gz", "has 5 axes", "write one 3-D file"], 3),
     Fault(29, "2-D", bad(RAMP[0]), CHECK, ["bad.nii.gz", "has 2 axes", "stack the slices"], 3),
+    Fault(29, "a single plane", bad(RAMP[..., :1]), CHECK, ["a single plane, 8x9x1 voxels", "stack the planes"], 0),
+    Fault(29, "4-D split", bad(FOUR), (*PREPARE, "channels=split"), ["1 files of several volumes became 2 scans, one a volume"], 0),
     Fault(
         30,
         "strong anisotropy",
@@ -135,8 +179,24 @@ VOLUMES = [
         ["1 scans of manifest.csv are what they say"],
         0,
     ),
+    Fault(
+        33,
+        "int64 too far from 0",
+        bad(RAMP.astype(np.int64) + 2**40),
+        CHECK,
+        ["bad.nii.gz", "1.09951162778e+12", "subtract their offset"],
+        3,
+    ),
     Fault(34, "NaN slope", bad(scl_slope=np.nan), CHECK, ["bad.nii.gz", "scl_slope is nan", "undefined"], 3),
     Fault(35, "header of 32767 cubed", bad(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), CHECK, ["bad.nii.gz", "cannot hold them"], 3),
+    Fault(
+        35,
+        "grid beyond memory",
+        bad(xyzt_units=1),
+        (*PREPARE, "spacing_mm=[2,2,2]"),
+        ["bad.nii.gz", "voxels of 1e+03 x 1e+03 x 1.2e+03 mm", "4000x4500x6000, which take", "set assume_spacing_mm"],
+        3,
+    ),
     Fault(36, "negative dimension", bad(dim=[3, -8, 9, 10, 1, 1, 1, 1]), CHECK, ["bad.nii.gz", "every axis needs at least one"], 3),
     Fault(36, "bad dtype", bad(datatype=77), CHECK, ["bad.nii.gz", "data type 77 does not exist"], 3),
     Fault(36, "zero size", bad(dim=[3, 0, 9, 10, 1, 1, 1, 1]), CHECK, ["bad.nii.gz", "every axis needs at least one"], 3),
@@ -212,6 +272,14 @@ VOLUMES = [
     Fault(38, "label of fractions", labelled((RAMP > 50) * 0.5), CHECK, ["l.nii.gz", "whole numbers, found 0.5", "resampled linearly?"], 3),
     Fault(
         38,
+        "label a hair beside whole numbers",
+        labelled((RAMP > 50) * np.float32(1 + 1e-6)),
+        CHECK,
+        ["label values up to 1e-06 beside whole numbers were rounded"],
+        0,
+    ),
+    Fault(
+        38,
         "label of undeclared classes",
         labelled((RAMP > 50).astype(np.uint8) * 9),
         CHECK,
@@ -228,6 +296,14 @@ VOLUMES = [
     ),
     Fault(
         39,
+        "files gone after preparing",
+        prepared_then(lambda f: (f / "a.nii.gz").unlink()),
+        ("check", "out"),
+        ["the source files of 1 of 3 scans are not there", "a.nii.gz", "3 scans of out are what they say"],
+        0,
+    ),
+    Fault(
+        39,
         "store damaged",
         prepared_then(lambda f: edited("out/prepared.json", lambda t: t[:40])(f)),
         ("check", "out"),
@@ -235,4 +311,8 @@ VOLUMES = [
         3,
     ),
     Fault(40, "maxima from 170 to 1e12", wild, PREPARE, ["2 scans of 2 patients", "0 refused"], 0),
+    Fault(40, "CT that is not in HU", partial(told, "CTA", RAMP), PREPARE, ["CTA as ct", "do not look like HU", "slope and intercept"], 0),
+    Fault(
+        40, "HU taken for MR", partial(told, "scan", AIR), PREPARE, ["scan as mri", "look like CT in HU", "prepare with intensity=ct"], 0
+    ),
 ]

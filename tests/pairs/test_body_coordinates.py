@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nibabel
@@ -78,6 +79,12 @@ def test_what_is_no_affine_is_refused(tmp_path: Path, text: str, words: str) -> 
         read_affine(tmp_path / "bad.txt")
     with pytest.raises(DataError, match=r"none\.txt"):
         read_affine(tmp_path / "none.txt")
+
+
+def test_a_pipe_is_no_affine_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(DataError, match=r"pipe\.txt: is a pipe or a device"):
+        read_affine(tmp_path / "pipe.txt")
 
 
 def test_a_missing_affine_is_a_missing_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from medcl3d.data.dicom.series import Series, write_series
 from medcl3d.data.examine import Finding, Look, examine
-from medcl3d.errors import DataError
+from medcl3d.errors import DataError, UserError, unforeseen
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ def examine_series(look: Look | SeriesLook) -> Finding:
             warnings = write_series(look.series, image)
         except DataError as error:
             return examine(replace(look.look, fault=str(error)))
+        except UserError:  # of the machine, not of the series
+            raise
+        except Exception as error:
+            return examine(replace(look.look, fault=unforeseen(look.image, error)))
         found = examine(replace(look.look, image=image))
     fault = found.fault.replace(str(image), look.image)
-    return replace(found, fault=fault, warnings="; ".join(filter(None, (*warnings, found.warnings))))
+    return replace(found, fault=fault, warnings=(*warnings, *found.warnings))

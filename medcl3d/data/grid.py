@@ -1,0 +1,59 @@
+"""The grid of a scan at another voxel size, known before memory is asked for."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from nibabel.orientations import io_orientation
+
+from medcl3d.errors import DataError
+
+_COPIES = 4  # of the voxels as float32 that are held at once: read, resampled, clipped, stacked
+
+
+def grid_at(shape: Sequence[int], affine: np.ndarray, spacing_mm: Sequence[float]) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Voxels and affine ``Float64[4, 4]`` of a grid of another spacing around the same centre, along the same axes.
+
+    It is as large as fits into the old one, as TorchIO has it, so that nothing is made up beyond it. A single plane stays one, and
+    what is thinner than a new voxel becomes one.
+    """
+    old, new_mm = np.asarray(shape[:3]), np.asarray(spacing_mm, dtype=np.float64)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    size = np.where(old == 1, 1, np.clip(np.floor(old * spacing / new_mm), 1, 1e15))
+    axes = affine[:3, :3] / spacing
+    made = np.eye(4)
+    made[:3, :3] = axes * new_mm
+    made[:3, 3] = affine[:3, :3] @ ((old - 1) / 2) + affine[:3, 3] - axes @ ((size - 1) / 2 * new_mm)
+    x, y, z = size.tolist()
+    return (int(x), int(y), int(z)), made
+
+
+def refuse_what_does_not_fit(path: Path, shape: Sequence[int], affine: np.ndarray, spacing_mm: tuple[float, float, float]) -> None:
+    """DataError where a scan ``[C, X, Y, Z]`` at a spacing (along RAS+) needs more memory than this machine has for one process."""
+    order = np.argsort(io_orientation(affine)[:, 0])
+    size, _ = grid_at([shape[1 + axis] for axis in order], affine[:, [*order, 3]], spacing_mm)
+    needed, there = _COPIES * 4 * shape[0] * size[0] * size[1] * size[2], memory_bytes()
+    if needed > there:
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        raise DataError(
+            f"{path}: voxels of {' x '.join(f'{mm:.3g}' for mm in spacing)} mm: at spacing_mm {list(spacing_mm)} there would be "
+            f"{'x'.join(map(str, size))}, which take {_gb(needed)} where {_gb(there)} are; correct the header, set "
+            "assume_spacing_mm, or choose a coarser spacing_mm"
+        )
+
+
+def memory_bytes() -> int:
+    """What one process here can have at most: the machine's memory, or less where a limit is set."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), resource.getrlimit(resource.RLIMIT_AS)[0]]
+    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limit for limit in limits if limit not in (resource.RLIM_INFINITY, -1))
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"

@@ -1,0 +1,49 @@
+"""A file of several volumes, as of a time series, as several scans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from medcl3d.data.manifest import Manifest
+from medcl3d.data.nifti import read_header
+from medcl3d.errors import DataError
+
+VOLUME = "volume_of_file"  # column of the manifest: which one along the fourth axis, from 0
+
+
+def one_scan_a_volume(manifest: Manifest) -> Manifest:
+    """Each volume of a 4-D file as a scan of its own: patient, session, frame, label and metadata are those of the file.
+
+    Ids get a suffix, ``scan_v00``, and the column `volume_of_file` says which volume it is. Only headers are read; a file whose
+    header is damaged stays one scan, which is refused when it is read. Raises DataError where an id is taken already.
+    """
+    rows: list[dict[Any, Any]] = []
+    num_files = 0
+    for row in manifest.table.to_dict("records"):
+        count = _num_volumes(manifest, row)
+        num_files += count > 1
+        digits = len(str(count - 1))
+        rows += [{**row, "scan": f"{row['scan']}_v{n:0{digits}}" if count > 1 else row["scan"], VOLUME: str(n)} for n in range(count)]
+    if not num_files:
+        return manifest
+    table = pd.DataFrame(rows)
+    twice = table["scan"][table["scan"].duplicated()]
+    if len(twice):
+        raise DataError(f"{manifest.root}: the scan id {twice.iloc[0]!r} is that of a volume and of another scan; rename that one")
+    if VOLUME in manifest.table:
+        raise DataError(f"{manifest.root}: the column {VOLUME} says which volume of a 4-D file a scan is; give yours another name")
+    note = f"{num_files} files of several volumes became {len(table) - len(manifest) + num_files} scans, one a volume"
+    return replace(manifest, table=table, notes=(*manifest.notes, note))
+
+
+def _num_volumes(manifest: Manifest, row: Mapping[Any, str]) -> int:
+    if row["scan"] in manifest.faults:
+        return 1
+    try:
+        return (*read_header(manifest.locate(row["path"])).shape, 1)[3]
+    except DataError:
+        return 1
