@@ -82,8 +82,11 @@ def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
 def standing(config: CompareConfig, rows: Sequence[dict[str, Any]]) -> Standing:
     """Hold what is tested now against the declarations that were made.
 
-    More replicates are no change while too few were complete for a test: a pilot decides whether the rest is worth its time.
+    A screening tests nothing. More replicates are no change while too few were complete for a test: a pilot decides whether the
+    rest is worth its time.
     """
+    if config.stage == "screen":
+        return Standing("", True)
     if not rows:
         return Standing("What is tested was not written down before the runs, as far as can be told: there is no declared.jsonl.", True)
     what = tested_fields(config)
