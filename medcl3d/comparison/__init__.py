@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from medcl3d.comparison.execute import Launcher
+    from medcl3d.comparison.kinds import Kind
     from medcl3d.comparison.plan import CompareConfig, Prepare, Run
 
 
@@ -26,11 +28,14 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from rich.console import Console
 
     from medcl3d.comparison.controls import with_controls
-    from medcl3d.comparison.execute import execute
+    from medcl3d.comparison.declared import declare
+    from medcl3d.comparison.execute import execute, kept_and_waiting
     from medcl3d.comparison.forecast import forecast
+    from medcl3d.comparison.kinds import kinds_of
     from medcl3d.comparison.lock import only_start
     from medcl3d.comparison.plan import CompareConfig, plan
-    from medcl3d.comparison.results import moved
+    from medcl3d.comparison.rehearse import rehearse
+    from medcl3d.comparison.results import moved, progress
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
 
@@ -38,31 +43,38 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     config = with_controls(load(config_path, overrides, CompareConfig))
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
-    command = shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides])
+    told = _Told(
+        kinds_of(runs, config), config_path, shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]), console
+    )
     if from_runs:
-        return _report(moved(runs, config, from_runs), config, config_path, command, console)
+        return _report(moved(runs, config, from_runs), config, told)
     for line in forecast(runs, config):
         console.print(line)
     if check:
+        for line in rehearse(runs):
+            console.print(line)
         return config.report_dir / "report.html"
     launcher = _launcher(config)
     with only_start(config.out_dir):
         if config.prepare is not None:
             _prepare(config.prepare, console)
+        for line in rehearse(kept_and_waiting(runs)[1]):
+            console.print(line)
+        declare(config, *progress(runs, config))
         failed = [outcome for outcome in execute(runs, launcher, console) if outcome.state == "failed"]
     if not failed:
-        return _report(runs, config, config_path, command, console)
+        return _report(runs, config, told)
     for outcome in failed:
         console.print(f"failed: {outcome.run}: {outcome.reason} (in {outcome.run.folder})")
     try:
-        where = f"{_report(runs, config, config_path, command, console)} has the replicates that are complete"
+        where = f"{_report(runs, config, told)} has the replicates that are complete"
     except DataError as error:
         where = f"there is no report: {error}"
     raise UserError(f"{len(failed)} of {len(runs)} runs failed; {where}. Mend the cause: the same command runs only what is missing")
 
 
 def _launcher(config: CompareConfig) -> Launcher:
-    from medcl3d.comparison.launch import LocalLauncher
+    from medcl3d.comparison.local import LocalLauncher
     from medcl3d.comparison.slurm import SlurmLauncher
 
     return LocalLauncher(config.jobs) if config.executor == "local" else SlurmLauncher(config.out_dir, config.jobs, config.slurm)
@@ -77,28 +89,40 @@ def _prepare(wanted: Prepare, console: Console) -> None:
     prepare(wanted.source, wanted.root, wanted.out, fields=given.fields, options=given.options, say=console.print)
 
 
-def _report(runs: Sequence[Run], config: CompareConfig, config_path: Path, command: str, console: Console) -> Path:
+@dataclass(frozen=True)
+class _Told:
+    """What a report needs beside runs and configuration: what each arm is (of all planned runs), the file, the command, a console."""
+
+    kinds: dict[str, Kind]
+    config_path: Path
+    command: str
+    console: Console
+
+
+def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
     from medcl3d.comparison.analysis import analyse
-    from medcl3d.comparison.kinds import kinds_of
+    from medcl3d.comparison.declared import declarations, file_beside, standing
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
-    from medcl3d.comparison.results import check_provenance, complete_replicates, gather, gather_cases
+    from medcl3d.comparison.results import also_differing, check_provenance, complete_replicates, gather, gather_cases
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.data.atomic import write_text
 
-    check_confirmation(runs, config, str(config_path))
+    check_confirmation(runs, config, str(told.config_path))
     table = gather(runs, config)
-    notes = check_provenance(runs, config)
+    declared = standing(config, declarations(file_beside(runs, config)))
+    notes = [*filter(None, [declared.note]), *also_differing(runs), *check_provenance(runs)]
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
-    analysis = analyse(table, config, gather_cases(runs, config, complete_replicates(table, config)), kinds_of(runs, config))
+    cases = gather_cases(runs, config, complete_replicates(table, config))
+    analysis = analyse(table, config, cases, told.kinds, "" if declared.kept else declared.note)
     if analysis is None:
         rows = config.report_dir / "results.csv"
         raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")
     path = config.report_dir / "report.html"
-    write_report(path, analysis, runs, config, f"Comparison: {config_path.stem}", command, notes)
+    write_report(path, analysis, runs, config, f"Comparison: {told.config_path.stem}", told.command, notes)
     table_of_means = markdown(analysis)
     write_text(config.report_dir / "results.md", table_of_means)
-    console.print(table_of_means)
-    console.print(str(path))
+    told.console.print(table_of_means)
+    told.console.print(str(path))
     return path

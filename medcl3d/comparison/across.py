@@ -10,6 +10,7 @@ import pandas as pd
 
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.controls import with_controls
+from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import CompareConfig, cells, in_endpoint
 from medcl3d.comparison.results import complete_replicates
 from medcl3d.config import load
@@ -33,30 +34,45 @@ class Across:
 def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
     """This comparison and those that it names in `across`; None where it names none.
 
-    ConfigError where one of them is of another direction of better, or shares data with another.
+    ConfigError where one of them is of another direction of better, is a screening, or read the data of another.
     """
     if not config.across:
         return None
-    values = {config.out_dir.name: {name: float(np.mean(found)) for name, found in analysis.values.items()}}
+    values = {_label(config): {name: float(np.mean(found)) for name, found in analysis.values.items()}}
+    read_by = dict.fromkeys(data_of(config), _label(config))
     waiting: list[str] = []
     for path in config.across:
         other = with_controls(load(path, (), CompareConfig))
-        if other.better != config.better:
-            raise ConfigError(f"across: in {path} {other.better} is better, here {config.better}; compare measures of one direction")
-        found = endpoints(other)
+        if other.higher != config.higher:
+            raise ConfigError(f"across: {other.metric} in {path} and {config.metric} here are better in two directions; compare one")
+        if other.stage == "screen":
+            raise ConfigError(f"across: {path} is a screening, which picks candidates; name what confirms it")
+        found, data = endpoints(other), data_of(other)
+        twice = next((read_by[one] for one in data if one in read_by), _label(other) if _label(other) in values else None)
+        if twice is not None:
+            raise ConfigError(f"across: {path} is of the same data as {twice}; a data set counts once")
         if found is None:
             waiting.append(str(path))
-        elif other.out_dir.name in values:
-            raise ConfigError(f"across: two comparisons have the out_dir {other.out_dir}; a data set counts once")
         else:
-            values[other.out_dir.name] = found
+            values[_label(other)] = found
+            read_by |= dict.fromkeys(data, _label(other))
     shared = [arm for arm in config.arms if all(arm in found for found in values.values())]
     note = f"{', '.join(waiting)}: no complete replicate yet. " if waiting else ""
     if len(values) < MIN_DATA_SETS or len(shared) < MIN_ARMS:
         few = f"{len(values)} data sets and {len(shared)} arms that all have; ranks take {MIN_DATA_SETS} and {MIN_ARMS}."
         return Across(values, tuple(shared), None, note + few)
     table = np.array([[found[arm] for arm in shared] for found in values.values()])
-    return Across(values, tuple(shared), ranks(table, config.better == "higher"), note)
+    return Across(values, tuple(shared), ranks(table, config.higher), note)
+
+
+def _label(config: CompareConfig) -> str:
+    return str(config.out_dir)
+
+
+def data_of(config: CompareConfig) -> set[str]:
+    """Hashes of the data that the measurements of a comparison read, as far as its runs are there."""
+    folder = config.out_dir / config.measured_by[0]
+    return {str(data) for file in folder.rglob("provenance.json") if (data := read_json(file).get("data")) is not None}
 
 
 def endpoints(config: CompareConfig) -> dict[str, float] | None:

@@ -69,6 +69,7 @@ class Analysis:
     values     arm -> the endpoint, one number a replicate
     pairs      (arm, other) -> paired difference of the two at the endpoint, of every two arms: exploratory
     kinds      arm -> what it is: a way to pair, or which control
+    untested   why nothing is tested although there are replicates enough, "" where that is no question
     """
 
     metric: str
@@ -85,6 +86,7 @@ class Analysis:
     values: dict[str, tuple[float, ...]]
     kinds: dict[str, Kind]
     stage: str = "confirm"
+    untested: str = ""
 
     def arm(self, name: str) -> ArmNumbers:
         """The arm of that name."""
@@ -129,11 +131,16 @@ class _Values:
 
 
 def analyse(
-    table: pd.DataFrame, config: CompareConfig, cases: CaseValues | None = None, kinds: Mapping[str, Kind] | None = None
+    table: pd.DataFrame,
+    config: CompareConfig,
+    cases: CaseValues | None = None,
+    kinds: Mapping[str, Kind] | None = None,
+    untested: str = "",
 ) -> Analysis | None:
     """Numbers over the replicates that are complete in all arms; None where there is not one.
 
-    table: as `gather` makes it, one row a fine-tuning; cases: as `gather_cases` makes them; kinds: of `kinds_of`.
+    table: as `gather` makes it, one row a fine-tuning; cases: as `gather_cases` makes them; kinds: of `kinds_of`;
+    untested: a reason for which there is no test.
     """
     seeds = complete_replicates(table, config)
     if not seeds:
@@ -143,7 +150,8 @@ def analyse(
     grid, reference, family = cells(config), config.reference, family_of(config)
     primary = [cell for cell in grid if in_endpoint(cell, config)]
     differences = {name: values.estimate(name, primary, reference) for name in config.arms if name != reference}
-    tests = _tests(values, differences, primary, config) if len(seeds) >= MIN_REPLICATES_FOR_TEST and config.stage == "confirm" else {}
+    may_test = len(seeds) >= MIN_REPLICATES_FOR_TEST and config.stage == "confirm" and not untested
+    tests = _tests(values, differences, primary, config) if may_test else {}
 
     def numbers(arm: str, chosen: Sequence[Cell]) -> Numbers:
         difference = None if arm == reference else values.estimate(arm, chosen, reference).interval()
@@ -164,7 +172,7 @@ def analyse(
     pairs = {(a, b): values.estimate(a, primary, b).interval() for a in config.arms for b in config.arms if a != b}
     found = Analysis(
         metric=config.metric,
-        higher=config.better == "higher",
+        higher=config.higher,
         reference=reference,
         planned=config.replicates,
         replicates=tuple(seeds),
@@ -177,6 +185,7 @@ def analyse(
         values={name: tuple(values.replicates(name, primary).tolist()) for name in config.arms},
         kinds=known,
         stage=config.stage,
+        untested=untested,
     )
     return replace(found, arms=tuple(_with_labels(found)))
 

@@ -96,6 +96,8 @@ def _certainty(analysis: Analysis, better: Sequence[ArmNumbers], worse: Sequence
         said.append(f"a claim would need {MIN_REPLICATES_FOR_CLAIM} replicates")
     if (better or worse) and analysis.num_cases is None:
         said.append("this speaks of these test cases only")
+    if missing := analysis.planned - len(analysis.replicates):
+        said.append(f"{missing} of {analysis.planned} planned replicates are missing, so that this is a look before the end")
     return "; ".join(said) + "."
 
 
@@ -119,6 +121,8 @@ def _untested(analysis: Analysis, arm: ArmNumbers) -> str:
     hint = f"{what}, and its 95% interval {weight}"
     if analysis.stage == "screen":
         return f"No test, since this is a screening that only picks candidates: {hint}"
+    if analysis.untested:
+        return f"No test, since what is tested was changed when results were there: {hint}"
     return f"No test, since there are fewer than {MIN_REPLICATES_FOR_TEST} replicates: {hint}"
 
 

@@ -24,7 +24,7 @@ class CaseValues:
 
     patients: tuple[str, ...] = ()
     of_run: Mapping[Key, np.ndarray] | None = None
-    why_not: str = "the runs kept no rows of test cases"
+    why_not: str = "the runs kept no rows of single patients"
 
 
 def by_patient(results: Mapping[str, Any], metric: str) -> dict[str, float]:
@@ -57,15 +57,15 @@ def collect(found: Mapping[Key, tuple[float, Mapping[str, float]]], metric: str)
     The patients' mean has to be the metric itself: an area under a curve, say, is no mean over patients.
     """
     if not found or not all(values for _, values in found.values()):
-        return CaseValues(why_not=f"the runs have no {metric} of single test cases")
+        return CaseValues(why_not=f"the runs have no {metric} of single patients")
     for value, values in found.values():
         if not math.isclose(float(np.mean(list(values.values()))), value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-            return CaseValues(why_not=f"{metric} is not the mean of what single test patients have")
+            return CaseValues(why_not=f"{metric} is not the mean of what single patients have")
     common = set.intersection(*(set(values) for _, values in found.values()))
     every = set.union(*(set(values) for _, values in found.values()))
     if common != every:
-        return CaseValues(why_not=f"{len(every - common)} of {len(every)} test patients have no {metric} in some runs")
+        return CaseValues(why_not=f"{len(every - common)} of {len(every)} patients have no {metric} in some runs")
     if len(common) < 2:
-        return CaseValues(why_not="there is one test patient")
+        return CaseValues(why_not="there is one patient")
     patients = tuple(sorted(common))
     return CaseValues(patients, {key: np.array([values[p] for p in patients]) for key, (_, values) in found.items()}, "")

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from medcl3d.comparison.launch import INPUTS, LOG, Child, encoder_hash, read_json
-from medcl3d.comparison.lock import held
-from medcl3d.comparison.plan import Run
+from medcl3d.comparison.plan import Run, model_of
 from medcl3d.comparison.timing import duration, seconds_to_go
 from medcl3d.config import differences
-from medcl3d.errors import ConfigError, Stopped
-from medcl3d.training.logs import FREE_FIELDS
+from medcl3d.errors import ConfigError, DataError, Stopped, UserError
+from medcl3d.training.logs import FREE_FIELDS, with_defaults
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 120.0
@@ -44,6 +44,9 @@ class Launcher(Protocol):
     def launch(self, runs: Sequence[Run]) -> list[Child]:
         """Start runs."""
 
+    def busy(self, run: Run) -> bool:
+        """What another start began is still at this run."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -56,25 +59,61 @@ class Outcome:
 
 
 def is_done(run: Run) -> bool:
-    """The run's folder holds this very run, finished.
+    """The run's folder holds this very run, finished. A run from before one of its fields was known had that field's default.
 
-    ConfigError where the folder holds another run, or one that started from another encoder.
+    ConfigError where the folder holds another run, or one that started from another encoder; DataError where its files are damaged.
     """
     config_file = run.folder / "config.yaml"
     if not config_file.is_file():
         return False
+    _refuse_another(run, config_file)
+    if read_json(run.folder / "status.json").get("state") != "done":
+        return False
+    if run.measures and not (run.folder / "results.json").is_file():
+        raise DataError(f"{run.folder}: its run is done and results.json is gone; delete the folder to run it anew")
+    now = None if run.needs is None else encoder_hash(run.needs)
+    if now is not None and read_json(run.folder / INPUTS).get("encoder_sha256") != now:
+        raise ConfigError(f"{run.folder}: started from another encoder than {run.needs} holds now. Delete the folder to fine-tune anew")
+    return True
+
+
+def _refuse_another(run: Run, config_file: Path) -> None:
+    """ConfigError where a folder holds another run than the planned one; of runs that lie elsewhere, only the places may differ."""
     found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.elsewhere else ()))
-    lines = [line for line in differences(found, run.planned) if not line.startswith(free)]
+
+    def changed(old: Any) -> list[str]:
+        return [line for line in differences(old, run.planned) if not line.startswith(free)]
+
+    # To fill in defaults takes longer than to compare, and most runs are of today.
+    lines = changed(found) and changed(with_defaults(found, model_of(run.command), config_file))
+    if run.elsewhere and run.needs is not None:
+        # The encoder lies elsewhere too, but below its out_dir where it should: else this is another arm's run.
+        inside = Path(str(run.planned["init"])).parts[len(_common(run.planned)) :]
+        if Path(str(found.get("init"))).parts[-len(inside) :] != inside:
+            lines = [*lines, f"init: {found.get('init')!r} -> {run.planned['init']!r}"]
     if lines:
         shown = "; ".join([*lines[:5], *(["..."] if len(lines) > 5 else [])])
         raise ConfigError(f"{run.folder}: holds another run: {shown}. Delete the folder to run anew, or choose another out_dir")
-    done = read_json(run.folder / "status.json").get("state") == "done"
-    if done and run.needs is not None and not (run.elsewhere and encoder_hash(run.needs) is None):
-        started_from = read_json(run.folder / INPUTS).get("encoder_sha256")
-        if started_from is None or started_from != encoder_hash(run.needs):
-            raise ConfigError(f"{run.folder}: started from another encoder than {run.needs} holds now. Delete the folder to fine-tune anew")
-    return done
+
+
+def _common(planned: Mapping[str, Any]) -> tuple[str, ...]:
+    """The folder of the comparison, in parts: what the places of a run and of its encoder begin with alike."""
+    pairs = zip(Path(str(planned["init"])).parts, Path(str(planned["out_dir"])).parts, strict=False)
+    return tuple(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs that are done, and those to do.
+
+    A pretraining that is gone is not done again where all that started from it is done: it left what was asked of it.
+    """
+    done = {run.folder for run in runs if is_done(run)}
+    asked_for = {run.needs for run in runs if run.needs is not None and run.folder not in done}
+    asked = {run.needs for run in runs if run.needs is not None}
+    spent = {run.folder for run in runs if run.folder in asked - asked_for and not (run.folder / "config.yaml").exists()}
+    kept = [run for run in runs if run.folder in done | spent]
+    return kept, [run for run in runs if run.folder not in done | spent]
 
 
 def last_line(path: Path) -> str:
@@ -138,7 +177,7 @@ def _outcome(child: Child) -> Outcome | None:
     try:
         if code == 0 and is_done(child.run):
             return Outcome(child.run, "done", seconds)
-    except ConfigError as error:
+    except UserError as error:
         return Outcome(child.run, "failed", seconds, str(error))
     if code == STOPPED and child.resumable:
         return Outcome(child.run, "stopped", seconds, "its job was stopped too often")
@@ -174,10 +213,9 @@ class _Grid:
 
     def __init__(self, runs: Sequence[Run], console: Console):
         self.runs, self.say = runs, console.print
-        done = {run.folder for run in runs if is_done(run)}
-        self.outcomes = [Outcome(run, "kept") for run in runs if run.folder in done]
-        self.waiting = [run for run in runs if run.folder not in done]
-        self.over = {folder: "done" for folder in done}
+        kept, self.waiting = kept_and_waiting(runs)
+        self.outcomes = [Outcome(run, "kept") for run in kept]
+        self.over = {run.folder: "done" for run in kept}
         self.children: list[Child] = []
         self._starts: Counter[Path] = Counter()
         self._told: set[tuple[str, bool]] = set()
@@ -189,7 +227,7 @@ class _Grid:
         for run in [r for r in self.waiting if r.needs is None or self.over.get(r.needs) == "done"]:
             if len(ready) + len(self.children) >= launcher.takes:
                 break
-            if held(run.folder):
+            if launcher.busy(run):
                 if run.folder not in self._waits_for:
                     self._say(f"waiting for {run}, which another process is at")
                     self._waits_for.add(run.folder)
@@ -218,9 +256,8 @@ class _Grid:
     def tell_time(self, at_once: int) -> None:
         """Say how long the runs of a command take: as soon as the first of them has timed its steps, and when it has ended."""
         left = [*self.waiting, *(child.run for child in self.children)]
-        waiting = {run.folder for run in left}
         for command in {run.command for run in left}:
-            done = [run for run in self.runs if run.command == command and run.folder not in waiting]
+            done = [run for run in self.runs if run.command == command and self.over.get(run.folder) in ("done", "kept")]
             if (command, bool(done)) in self._told:
                 continue
             seconds = seconds_to_go(command, self.runs, done)
@@ -228,7 +265,8 @@ class _Grid:
                 self._told.add((command, bool(done)))
                 count = sum(run.command == command for run in left)
                 known = "from the whole runs so far" if done else "steps alone"
-                self._say(f"{command}: about {duration(seconds / min(at_once, count))} for {count} runs, {known}")
+                runs = f"{count} run{'s' if count > 1 else ''}"
+                self._say(f"{command}: about {duration(seconds / min(at_once, count))} for {runs}, {known}")
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

@@ -10,11 +10,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.plan import Cell
-from medcl3d.comparison.portraits import Map, shown_columns
+from medcl3d.comparison.portraits import NONE, OTHER, Map, shown_columns
 from medcl3d.evaluation.ranks import Ranks
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and lighter ones for a dark page.
@@ -29,11 +30,12 @@ MARKERS = "osD^vP*"
 
 @dataclass(frozen=True)
 class Picture:
-    """An image for the report: SVG text for light and dark pages, and what it shows in words."""
+    """An image for the report: SVG text for light and dark pages, what it shows in words, and its width in inches."""
 
     light: str
     dark: str
     alt: str
+    width: float
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def _draw(width: float, height: float, alt: str, paint: Callable[[Figure, str], 
             figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
         return buffer.getvalue()
 
-    return Picture(render("light"), render("dark"), alt)
+    return Picture(render("light"), render("dark"), alt, width)
 
 
 def _look(number: int, theme: str) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
     panels = {title: curves for title, curves in panels.items() if any(len(c.x) for c in curves)}
     if not panels:
         return None
-    columns = min(2, len(panels))
+    columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
 
     def paint(figure: Figure, theme: str) -> None:
@@ -149,51 +151,73 @@ def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
             for number, curve in enumerate(curves):
                 point = "o" if len(curve.x) == 1 else ""  # a single step draws no line
                 ax.plot(curve.x, curve.y, label=curve.label, linewidth=1.2, marker=point, color=COLOURS[theme][number % 7])
-            ax.set_title(title)
-            ax.set_xlabel("step")
-            ax.set_ylabel("loss")
+            ax.set_title(title, fontsize=10)
+            ax.tick_params(labelsize=9)
             if 1 < len(curves) <= 6:
                 ax.legend(fontsize=8)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
+        figure.supxlabel("step", fontsize=10)
+        figure.supylabel("loss", fontsize=10)
 
-    return _draw(4.2 * columns, 2.7 * rows, f"Training loss over steps of {', '.join(panels)}", paint)
+    return _draw(0.3 + 3.4 * columns, 0.2 + 2.2 * rows, f"Training loss over steps of {', '.join(panels)}", paint)
 
 
-def feature_maps(maps: Sequence[Map]) -> Picture | None:
-    """Crops as dots, a row an encoder, a column for each thing they are coloured by; None without any."""
-    columns = list(dict.fromkeys(name for one in maps for name in shown_columns(one)))
-    if not columns:
-        return None
+def feature_maps(maps: Sequence[Map]) -> dict[str, Picture]:
+    """Crops as dots, a panel an encoder; a picture for each thing that they are coloured by."""
+    shown = [(one, shown_columns(one)) for one in maps]
+    names = dict.fromkeys(name for _, columns in shown for name in columns)
+    return {name: _coloured(name, [(one, columns[name]) for one, columns in shown if name in columns]) for name in names}
+
+
+def _coloured(name: str, panels: Sequence[tuple[Map, np.ndarray]]) -> Picture:
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
 
     def paint(figure: Figure, theme: str) -> None:
-        axes = figure.subplots(len(maps), len(columns), squeeze=False)
-        for line, one in zip(axes, maps, strict=True):
-            shown = shown_columns(one)
-            for ax, name in zip(line, columns, strict=True):
-                ax.set_xticks([])
-                ax.set_yticks([])
-                if name in shown:
-                    _dots(ax, one.places, shown[name], theme)
-            line[0].set_ylabel(one.encoder)
-        for ax, name in zip(axes[0], columns, strict=True):
-            ax.set_title(name)
+        axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for ax in axes:
+            ax.set(xticks=[], yticks=[])
+            ax.set_visible(False)
+        for ax, (one, _) in zip(axes, panels, strict=False):
+            ax.set_visible(True)
+            ax.set_title(one.encoder)
+        places, values = [one.places for one, _ in panels], [values for _, values in panels]
+        dots = _dots_of_numbers if values[0].dtype.kind == "f" else _dots_of_names
+        dots(figure, axes, places, values, name, theme)
 
-    alt = f"Features of crops on a plane, coloured by {', '.join(columns)}, of {', '.join(one.encoder for one in maps)}"
-    return _draw(1.0 + 2.9 * len(columns), 0.5 + 2.6 * len(maps), alt, paint)
+    encoders = ", ".join(one.encoder for one, _ in panels)
+    return _draw(0.2 + 2.5 * columns, 0.9 + 2.5 * rows, f"Features of crops on a plane, coloured by {name}, of {encoders}", paint)
 
 
-def _dots(ax: Axes, places: np.ndarray, values: np.ndarray, theme: str) -> None:
-    if values.dtype.kind == "f":
-        dots = ax.scatter(places[:, 0], places[:, 1], c=values, s=9, cmap="viridis", linewidths=0)
-        ax.figure.colorbar(dots, ax=ax, fraction=0.05)
-        return
-    names = sorted(set(values.tolist()) - {"", "other"})
-    for name, colour in [("other", FAINT[theme]), *((name, f"C{number % 10}") for number, name in enumerate(names))]:
-        rows = places[values == name]
-        if len(rows):
-            ax.scatter(rows[:, 0], rows[:, 1], s=9, color=colour, label=name, linewidths=0)
-    ax.legend(fontsize=6, loc="best", markerscale=1.2, handletextpad=0.1)
+Columns = Sequence[np.ndarray]
+
+
+def _dots_of_numbers(figure: Figure, axes: Sequence[Axes], places: Columns, values: Columns, name: str, theme: str) -> None:
+    ends = (0.0, 0.9) if theme == "light" else (0.25, 1.0)  # without the colours that the page hides
+    colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(*ends, 256)))
+    scale = Normalize(np.nanmin(np.concatenate(values)), np.nanmax(np.concatenate(values)))
+    for ax, at, what in zip(axes, places, values, strict=False):
+        dots = ax.scatter(at[:, 0], at[:, 1], c=what, s=12, cmap=colours, norm=scale, linewidths=0)
+    figure.colorbar(dots, ax=list(axes), location="top", shrink=0.4, aspect=40, label=name)
+
+
+def _dots_of_names(figure: Figure, axes: Sequence[Axes], places: Columns, values: Columns, name: str, theme: str) -> None:
+    names = sorted(set(np.concatenate(values).tolist()) - {OTHER, NONE})
+    looks: dict[str, dict[str, Any]] = {
+        NONE: {"facecolors": "none", "edgecolors": FAINT[theme], "linewidths": 0.6, "s": 12},
+        OTHER: {"facecolors": FAINT[theme], "linewidths": 0, "s": 12},
+        **{one: {"facecolors": COLOURS[theme][k % len(COLOURS[theme])], "linewidths": 0, "s": 20} for k, one in enumerate(names)},
+    }
+    found: dict[str, Any] = {}
+    for ax, at, what in zip(axes, places, values, strict=False):
+        for one, look in looks.items():
+            rows = at[what == one]
+            if len(rows):
+                found[one] = ax.scatter(rows[:, 0], rows[:, 1], **look)
+    order = [one for one in (*names, OTHER, NONE) if one in found]
+    # One legend for all panels, above them: on the dots it would hide some.
+    figure.legend([found[one] for one in order], order, title=name, loc="outside upper center", ncols=min(4, len(order)), fontsize=10)
 
 
 def rank_line(arms: Sequence[str], found: Ranks) -> Picture:

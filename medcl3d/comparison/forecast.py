@@ -8,7 +8,7 @@ import numpy as np
 
 from medcl3d.comparison.analysis import ALPHA, analyse
 from medcl3d.comparison.answer import number
-from medcl3d.comparison.execute import is_done
+from medcl3d.comparison.execute import kept_and_waiting
 from medcl3d.comparison.plan import MODELS, CompareConfig, Run, family_of
 from medcl3d.comparison.results import complete_replicates, gather, gather_cases
 from medcl3d.comparison.timing import duration, seconds_to_go
@@ -19,7 +19,7 @@ from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 def forecast(runs: Sequence[Run], config: CompareConfig) -> list[str]:
     """Lines for people. ConfigError, DataError where what is there already is not of this comparison."""
-    done = [run for run in runs if is_done(run)]
+    done, _ = kept_and_waiting(runs)
     there = {run.folder for run in done}
     lines = []
     for command in MODELS:
@@ -27,7 +27,7 @@ def forecast(runs: Sequence[Run], config: CompareConfig) -> list[str]:
         if group:
             to_do = [run for run in group if run.folder not in there]
             names = ", ".join(f"“{name}”" for name in dict.fromkeys(run.name for run in group))
-            counts = f"{len(group)} runs of {names}; {len(group) - len(to_do)} are there, {len(to_do)} to do"
+            counts = f"{len(group)} run{'s' if len(group) > 1 else ''} of {names}; {len(group) - len(to_do)} are there, {len(to_do)} to do"
             lines.append(f"{command}: {counts} with {sum(run.steps for run in to_do)} steps{_time(command, runs, done, config.jobs)}")
     return [*lines, *_smallest(runs, config)]
 
@@ -48,7 +48,8 @@ def _smallest(runs: Sequence[Run], config: CompareConfig) -> list[str]:
         return ["nothing is tested: this is a screening"]
     size, family = config.replicates, family_of(config)
     if size < MIN_REPLICATES_FOR_TEST:
-        return [f"{size} replicates: intervals and no test; {MIN_REPLICATES_FOR_TEST} or more are tested, ten or more carry a claim"]
+        count = f"{size} replicate{'s' if size > 1 else ''}"
+        return [f"{count}: intervals and no test; {MIN_REPLICATES_FOR_TEST} or more are tested, ten or more carry a claim"]
     level = ALPHA / len(family)
     words = f"the smallest difference that {size} replicates tell from chance in 80%, at level {ALPHA} / {len(family)}"
     pilot = _pilot(runs, config)

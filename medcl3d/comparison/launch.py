@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from medcl3d.comparison.plan import Run
 from medcl3d.data.atomic import write_json
+from medcl3d.errors import DataError
 
 LOG = "compare.log"
 STARTED = ".started.lock"
@@ -47,8 +48,16 @@ class Child(Protocol):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty where the file is absent."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """A JSON file's object; empty where the file is absent. DataError where it is cut short or spoilt."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: is damaged ({error}); delete its folder to run it anew") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: is damaged (it holds no object); delete its folder to run it anew")
+    return found
 
 
 def command_of(run: Run) -> list[str]:
@@ -128,45 +137,3 @@ class Measured:
             per_mib = KIB_PER_MIB * (1024 if sys.platform == "darwin" else 1)
             note_cost(self.folder, time.monotonic() - self.started, usage.ru_maxrss / per_mib)
         return self.process.returncode
-
-
-class LocalChild:
-    """A run as a process of this machine."""
-
-    resumable = False
-
-    def __init__(self, run: Run, jobs: int):
-        prepare_folder(run)
-        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
-        self.run = run
-        self._measured = Measured(start_process(command_of(run), run.folder, threads), run.folder)
-        self.started = self._measured.started
-
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
-        return self._measured.poll()
-
-    def terminate(self) -> None:
-        """SIGTERM: a run saves its state."""
-        if self.poll() is None:
-            self._measured.process.terminate()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self.poll() is None:
-            self._measured.process.kill()
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait for the end."""
-        self._measured.wait(timeout)
-
-
-class LocalLauncher:
-    """Processes of this machine, `jobs` at once, which share its processors."""
-
-    def __init__(self, jobs: int):
-        self.at_once = self.takes = jobs
-
-    def launch(self, runs: Sequence[Run]) -> list[Child]:
-        """Start runs."""
-        return [LocalChild(run, self.at_once) for run in runs]

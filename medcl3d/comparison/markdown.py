@@ -14,7 +14,7 @@ def markdown(analysis: Analysis) -> str:
     for arm in analysis.arms:
         cells = [arm.cells[cell].difference for cell in analysis.cells]
         differences.append([arm.name, *(with_interval(cell, sign=True) for cell in cells if cell is not None)])
-    replicates = f"{len(analysis.replicates)} replicates" + (f" and {analysis.num_cases} test patients" if analysis.num_cases else "")
+    replicates = f"{len(analysis.replicates)} replicates" + (f" and {analysis.num_cases} patients" if analysis.num_cases else "")
     return "\n".join(
         [
             *answer(analysis),

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from medcl3d.config import STRICT, differences, load, plain
 from medcl3d.errors import ConfigError
+from medcl3d.evaluation.directions import Direction, direction_of
 from medcl3d.packaged_configs import find_config
 from medcl3d.registry import Count, Whole
 
@@ -85,6 +86,7 @@ class CompareConfig:
                 its number is the mean over them, so that every patient is tested once (default: one split)
     first_seed  replicates have the seeds first_seed, first_seed + 1, ...; what was screened is confirmed with new ones
     jobs        runs at once; on this machine they share the processors
+    better      whether higher or lower values of the metric are: known of the measures of this package, to be said of others
     executor    local, or slurm: each run is a job of the cluster, which submitit sends (pip install 'medcl3d[slurm]')
     slurm       what a job asks for: submitit's parameters, as timeout_min, mem_gb, gpus_per_node, slurm_partition
     """
@@ -108,7 +110,7 @@ class CompareConfig:
     first_seed: Whole = 0
     replicates: Count = 1
     metric: str = "dice"
-    better: Literal["higher", "lower"] = "higher"
+    better: Direction | None = None
     jobs: Count = 1
     executor: Literal["local", "slurm"] = "local"
     slurm: dict[str, Any] = field(default_factory=dict)
@@ -122,6 +124,11 @@ class CompareConfig:
         if self.evaluate is not None and self.finetune is None:
             return "evaluate", self.evaluate
         raise ConfigError("a comparison needs `finetune` or `evaluate`, one of the two, as in `finetune: {config: mine.yaml}`")
+
+    @property
+    def higher(self) -> bool:
+        """Larger values of the metric are better."""
+        return (self.better or direction_of(self.metric)) == "higher"
 
     @property
     def report_dir(self) -> Path:
@@ -233,6 +240,11 @@ def check_names(config: CompareConfig, name: str) -> None:
     def fail(where: str, message: str) -> ConfigError:
         return ConfigError(f"{name}: {where}: {message}")
 
+    direction = direction_of(config.metric)
+    if direction is None and config.better is None:
+        raise fail("better", f"are higher or lower values of {config.metric!r} better? Say `better: higher` or `better: lower`")
+    if direction is not None and config.better not in (None, direction):
+        raise fail("better", f"{config.better} values of {config.metric} are worse; take the line out")
     if config.reference not in config.arms:
         raise fail("reference", f"there is no arm {config.reference!r}; name one of {', '.join(config.arms)}")
     for arm_name in config.family:
@@ -321,6 +333,8 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
             needs = at[arm.pretraining] if arm.pretraining else None
             runs.append(_run(measured_by, arm_name, cell, seed, fold, measurement, (measurement.set, dict(cell), arm.set), folder, needs))
     check_fair(runs, config, name)
+    if config.stage == "confirm" and any(run.planned.get("measured_on") == "validation" for run in runs):
+        raise ConfigError(f"{name}: stage: choices are made on validation patients, and a claim takes test patients; set `stage: screen`")
     return runs
 
 

@@ -1,88 +1,69 @@
-"""What the encoders of a comparison say without labels: their scores, how well these told the outcome, and maps of features."""
+"""What the encoders of a comparison say without labels: their scores, and maps of features."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from medcl3d.comparison.launch import read_json
-from medcl3d.comparison.plan import CompareConfig, Run
+from medcl3d.comparison.plan import Run
 from medcl3d.evaluation.label_free import BETTER
-from medcl3d.evaluation.statistics import Interval, mean_interval
 from medcl3d.training.portrait import FEATURES, SCORES
 
-FEWEST_ENCODERS = 4
-"""Of fewer, an order says nothing."""
-MOST_NAMES, FEWEST_CROPS = 8, 8
+FEWEST_CROPS = 8
+MOST_NAMES, FEWEST_DOTS = 7, 5
+"""Of what a map colours: more names would share colours, and of fewer dots one cannot see whether they lie together."""
+OTHER, NONE = "other", "none"
+
+Scores = dict[str, dict[int, dict[str, float]]]
+"""Pretraining -> seed -> score -> its value, the mean over folds."""
+
+
+def scores(runs: Sequence[Run]) -> Scores:
+    """Scores of the pretrainings that have them in every replicate, without those that some fold lacks."""
+    seeds = {run.seed for run in runs}
+    of_folds: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for run in runs:
+        if not run.measures and (values := read_json(run.folder / SCORES).get("scores")) is not None:
+            of_folds.setdefault((run.name, run.seed), []).append(values)
+    found: Scores = {}
+    for (name, seed), rows in of_folds.items():
+        known = [score for score in BETTER if all(score in row for row in rows)]
+        found.setdefault(name, {})[seed] = {score: float(np.mean([row[score] for row in rows])) for score in known}
+    return {name: by_seed for name, by_seed in found.items() if set(by_seed) == seeds}
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Scores without labels. encoders: pretraining -> score -> mean over replicates.
+class Spread:
+    """A mean over replicates, and the smallest and the largest of them; these are NaN where there is one."""
 
-    agreement  score -> Spearman's correlation over encoders between the score, taken as its authors say which is better, and the
-               endpoint, within each replicate; its mean and 95% t-interval over replicates. None where too few encoders have both
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def known(self) -> bool:
+        """There is more than one replicate."""
+        return bool(np.isfinite(self.low))
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of one number a replicate."""
+    ends = (min(values), max(values)) if len(values) > 1 else (float("nan"), float("nan"))
+    return Spread(float(np.mean(values)), *ends)
+
+
+def spreads(found: Scores) -> dict[str, dict[str, Spread]]:
+    """Pretraining -> score -> its spread over replicates, where all have it.
+
+    No t-interval: with two replicates it would reach far beyond what a score can be.
     """
-
-    encoders: dict[str, dict[str, Interval]]
-    agreement: dict[str, Interval | None]
-
-
-def scores(runs: Sequence[Run], config: CompareConfig, endpoint: Mapping[str, Sequence[float]], higher: bool) -> Scores:
-    """Scores of every pretraining, and how they went with the endpoint of the first arm that starts from it.
-
-    endpoint: arm -> one number a replicate, in the order of the seeds of `runs`.
-    """
-    seeds = sorted({run.seed for run in runs})
-    of_folds: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for run in runs:
-        if not run.measures and (values := read_json(run.folder / SCORES).get("scores")):
-            of_folds.setdefault((run.name, run.seed), []).append(values)
-    found: dict[str, dict[int, dict[str, float]]] = {}
-    for (name, seed), rows in of_folds.items():
-        found.setdefault(name, {})[seed] = {score: float(np.mean([row[score] for row in rows])) for score in BETTER if _known(rows, score)}
-    whole = {name: by_seed for name, by_seed in found.items() if len(by_seed) == len(seeds)}
-    encoders = {
-        name: {score: mean_interval([values[score] for values in by_seed.values()]) for score in BETTER if _known(by_seed.values(), score)}
-        for name, by_seed in whole.items()
+    return {
+        name: {score: spread([v[score] for v in by_seed.values()]) for score in BETTER if all(score in v for v in by_seed.values())}
+        for name, by_seed in found.items()
     }
-    arm_of: dict[str, str] = {}
-    for name, arm in config.arms.items():
-        if arm.pretraining in whole:
-            arm_of.setdefault(arm.pretraining, name)
-    return Scores(encoders, {score: _agreement(score, whole, arm_of, endpoint, seeds, higher) for score in BETTER} if encoders else {})
-
-
-def _known(rows: Iterable[Mapping[str, float]], score: str) -> bool:
-    return all(score in values for values in rows)
-
-
-def _agreement(
-    score: str,
-    found: Mapping[str, Mapping[int, Mapping[str, float]]],
-    arm_of: Mapping[str, str],
-    endpoint: Mapping[str, Sequence[float]],
-    seeds: Sequence[int],
-    higher: bool,
-) -> Interval | None:
-    names = [name for name in arm_of if _known(found[name].values(), score)]
-    if len(names) < FEWEST_ENCODERS:
-        return None
-    per_replicate = []
-    for number, seed in enumerate(seeds):
-        said = [better(score, found[name][seed][score]) for name in names]
-        was = [(1 if higher else -1) * endpoint[arm_of[name]][number] for name in names]
-        if len(set(said)) > 1 and len(set(was)) > 1:
-            per_replicate.append(float(stats.spearmanr(said, was).statistic))
-    return mean_interval(per_replicate) if per_replicate else None
-
-
-def better(score: str, value: float) -> float:
-    """A score with its sign so that larger is what its authors take for better."""
-    return {"lower": -value, "higher": value, "nearer to 1": -abs(value - 1)}[BETTER[score]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +76,7 @@ class Map:
 
 
 def maps(runs: Sequence[Run]) -> list[Map]:
-    """A map of each pretraining of the first replicate, by t-SNE (van der Maaten and Hinton, JMLR 2008)."""
+    """A map of each pretraining of the first replicate whose features are numbers, by t-SNE (van der Maaten and Hinton, JMLR 2008)."""
     found = []
     for run in runs:
         file = run.folder / FEATURES
@@ -104,7 +85,7 @@ def maps(runs: Sequence[Run]) -> list[Map]:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         features = arrays.pop("features").astype(float)
-        if len(features) >= FEWEST_CROPS:
+        if len(features) >= FEWEST_CROPS and np.isfinite(features).all():
             found.append(Map(run.name, _plane(features), {name: values for name, values in arrays.items() if name != "scan"}))
     return found
 
@@ -112,6 +93,8 @@ def maps(runs: Sequence[Run]) -> list[Map]:
 def _plane(features: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
+    if not np.ptp(features, axis=0).any():  # collapsed to one point, on which TSNE ends the process
+        return np.zeros((len(features), 2))
     scaled = (features - features.mean(0)) / np.maximum(features.std(0), 1e-12)
     perplexity = min(30.0, (len(features) - 1) / 3)
     places: np.ndarray = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(scaled)
@@ -119,17 +102,19 @@ def _plane(features: np.ndarray) -> np.ndarray:
 
 
 def shown_columns(some: Map) -> dict[str, np.ndarray]:
-    """What a map is coloured by: text of at most `MOST_NAMES` names, the rarest as "other"; or numbers, where there are more values."""
+    """What a map is coloured by: numbers, where there are many; else the names with the most crops, the rest as `OTHER` or `NONE`.
+
+    Left out is what does not tell at least two groups apart: with a patient a crop, say, all dots would be "other".
+    """
     chosen: dict[str, np.ndarray] = {}
     for name, values in some.known.items():
         names, counts = np.unique(values[values != ""], return_counts=True)
-        if len(names) < 2:
-            continue
-        if len(names) > MOST_NAMES and (numbers := _numbers(values)) is not None and name != "patient":
+        if len(names) > MOST_NAMES and name != "patient" and (numbers := _numbers(values)) is not None:
             chosen[name] = numbers
             continue
-        kept = names[np.argsort(-counts, kind="stable")[:MOST_NAMES]]
-        chosen[name] = np.where(np.isin(values, kept), values, "other")
+        kept = [names[k] for k in np.argsort(-counts, kind="stable")[:MOST_NAMES] if counts[k] >= FEWEST_DOTS]
+        if len(kept) > 1 or (kept and (values == "").sum() >= FEWEST_DOTS):
+            chosen[name] = np.where(np.isin(values, kept), values, np.where(values == "", NONE, OTHER))
     return chosen
 
 

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-import yaml
 
 from medcl3d.comparison.across import rank_across
+from medcl3d.comparison.agreement import better, told, verdict
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.answer import answer, number, p_value
 from medcl3d.comparison.cost import costs
 from medcl3d.comparison.figures import Curve, Picture, difference_dots, feature_maps, loss_panels, metric_curve, rank_line
-from medcl3d.comparison.launch import command_of, read_json
-from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoint
-from medcl3d.comparison.portraits import maps, scores
+from medcl3d.comparison.gallery import cases, pairing
+from medcl3d.comparison.launch import read_json
+from medcl3d.comparison.league import league
+from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoint, slug
+from medcl3d.comparison.portraits import Spread, maps, scores, spreads
+from medcl3d.comparison.repeat import documents, made
 from medcl3d.comparison.timing import duration
-from medcl3d.config import differences, plain
+from medcl3d.comparison.unfinished import Unfinished, count, unfinished
+from medcl3d.config import differences
 from medcl3d.data.atomic import write_text
-from medcl3d.evaluation.coverage import NUM_CASES as NUM_SIMULATED
 from medcl3d.evaluation.coverage import covered
 from medcl3d.evaluation.label_free import BETTER
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 NUM_CASES = 3
-"""How many of the best and of the worst test cases are shown."""
+"""How many of the best and of the worst cases are shown."""
+MOST_COLUMNS = 6
+"""Of arms beside arms: as many as fit a sheet of paper; more go into a table below."""
 
 
 def write_report(
@@ -45,39 +49,33 @@ def write_report(
     )
     environment.globals.update(number=number, data_uri=svg_uri, p_text=p_value)
     used = [run for run in runs if run.seed in analysis.replicates]
-    tables = _tables(analysis)
-    losses = _losses(used, analysis.cells[-1])
-    features = feature_maps(maps(used))
+    side, missing = measured_side(used), unfinished(runs, config)
     across = rank_across(analysis, config)
-    ranked = None if across is None or across.ranks is None else rank_line(across.arms, across.ranks)
+    figures = _figures(analysis, used)
+    if across is not None and across.ranks is not None:
+        figures["ranks"] = rank_line(across.arms, across.ranks)
     content = {
-        **_answer(analysis, used, config),
-        **tables,
-        **_cases(analysis, used),
-        **_pictures(analysis, used),
+        **_answer(analysis, used, config, side),
+        **_tables(analysis),
+        **_cases(analysis, used, side),
         **_without_labels(analysis, used, config),
         **_repeat(analysis, used, config),
         "title": title,
         "command": command,
-        "notes": [*_incomplete(analysis), *notes],
+        "notes": list(dict.fromkeys([*_incomplete(analysis, missing), *notes])),
+        "missing": missing,
+        "missing_count": count(missing),
+        "pairing": pairing(analysis, used, config),
         "contrasts": contrasts(used),
-        "losses": losses,
-        "features": features,
+        "figures": figures,
+        "features": {name: picture for name, picture in figures.items() if name.startswith("features_")},
         "across": across,
-        "ranked": ranked,
         "costs": _costs(used, config),
     }
     folder = path.parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in (
-        ("curve", tables["curve"]),
-        ("differences", tables["differences"]),
-        ("losses", losses),
-        ("features", features),
-        ("ranks", ranked),
-    ):
-        if picture is not None:
-            write_text(folder / f"{name}.svg", picture.light)
+    for name, picture in figures.items():
+        write_text(folder / f"{name}.svg", picture.light)
     write_text(path, environment.get_template("report.html.j2").render(content))
 
 
@@ -86,30 +84,31 @@ def svg_uri(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def png_uri(path: Path) -> str:
-    """A PNG file as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
 def cell_words(cell: Cell) -> str:
     """A cell as a heading."""
     return ", ".join(f"{key} {value}" for key, value in cell) or "all"
 
 
-def tests(analysis: Analysis) -> list[str]:
+def measured_side(runs: Sequence[Run]) -> str:
+    """Whose patients the runs were measured on: test, or validation while choices are still made."""
+    return " and ".join(sorted({str(run.planned.get("measured_on", "test")) for run in runs if run.measures}))
+
+
+def tests(analysis: Analysis, side: str = "test") -> list[str]:
     """What the intervals are of, how well they cover, what is tested and what is not: sentences for readers."""
     n = len(analysis.replicates)
     screening = "No test: this is a screening, which picks candidates; a claim needs new seeds and untouched test cases."
     if n == 1:
         return ["One replicate has no interval and no test.", *([screening] if analysis.stage == "screen" else [])]
-    varies = "An interval speaks of new replicates and of new test cases: its variance is that of a crossed two-way model"
-    alone = "An interval speaks of new replicates on these test cases only, not of other cases"
-    said = [f"{varies} ({n} replicates x {analysis.num_cases} patients)." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
-    known = covered(n)
-    if known is not None and analysis.num_cases:
-        measured, low, high = known
+    varies = "An interval speaks of new replicates and of new patients: its variance is that of a crossed two-way model"
+    alone = f"An interval speaks of new replicates on these {side} cases only, not of other cases"
+    patients = f"({n} replicates x {analysis.num_cases} {side} patients)"
+    said = [f"{varies} {patients}." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
+    known = covered(n, analysis.num_cases or 0)
+    if known is not None:
+        replicates, cases, low, high = known
         said.append(
-            f"Of simulated comparisons of {measured} replicates and {NUM_SIMULATED} cases, {low:.0f} to {high:.0f}% of the 95% intervals "
+            f"Of simulated comparisons of {replicates} replicates and {cases} cases, {low:.0f} to {high:.0f}% of the 95% intervals "
             "held the truth, depending on what varies most (docs/statistics.md)."
         )
     if analysis.tested:
@@ -118,76 +117,86 @@ def tests(analysis: Analysis) -> list[str]:
         said.append("The exact Wilcoxon signed-rank p-values are a check over replicates alone and not adjusted.")
     elif analysis.stage == "screen":
         said.append(screening)
+    elif analysis.untested:
+        said.append("No test: what is tested was changed when results were there (see the notes above).")
     elif n < MIN_REPLICATES_FOR_TEST:
         said.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
     return said
 
 
-def _incomplete(analysis: Analysis) -> list[str]:
-    missing = analysis.planned - len(analysis.replicates)
-    words = f"{analysis.planned} replicates were planned; {missing} {'is' if missing == 1 else 'are'} not complete in all arms"
-    return [f"{words} and left out of every number here."] if missing else []
+def _incomplete(analysis: Analysis, missing: Sequence[Unfinished]) -> list[str]:
+    left = analysis.planned - len(analysis.replicates)
+    words = f"{analysis.planned} replicates were planned; {left} {'is' if left == 1 else 'are'} not complete in all arms"
+    said = [f"{words} and left out of every number here."] if left else []
+    return [*said, f"Runs that are not done: {count(missing)}. Each is named with its reason at the end."] if missing else said
 
 
-def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
+def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig, side: str) -> dict[str, Any]:
     seen, certainty = answer(analysis)
-    cases = {case["scan"] for run in runs if run.measures for case in read_json(run.folder / "results.json").get("cases", [])}
+    scans = {case["scan"] for run in runs if run.measures for case in read_json(run.folder / "results.json").get("cases", [])}
     primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
     over = "" if len(primary) == 1 else f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
     direction = "higher" if analysis.higher else "lower"
+    chosen = " Choices are made on validation patients, so that test patients stay untouched." if side == "validation" else ""
     return {
         "seen": seen,
         "certainty": certainty,
         "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all {len(analysis.arms)} arms; "
-        f"{len(cases)} test cases. A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms"
-        + (f", in each of {config.folds} folds; its number is the mean over them." if config.folds else "."),
+        f"{len(scans)} {side} cases. A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms"
+        + (f", in each of {config.folds} folds; its number is the mean over them." if config.folds else ".")
+        + chosen,
         "endpoint": f"Declared endpoint: {analysis.metric} ({direction} is better), one number a replicate and arm{over}.",
-        "tested": analysis.tested,
-        "tests": tests(analysis),
+        "tests": tests(analysis, side),
     }
 
 
 def _tables(analysis: Analysis) -> dict[str, Any]:
-    def row(name: str) -> dict[str, Any]:
-        arm = analysis.arm(name)
-        return {
-            "name": name,
-            "mean": arm.endpoint.mean,
-            "difference": arm.endpoint.difference,
-            "holm": "" if arm.test is None else p_value(arm.test.holm),
-            "wilcoxon": "" if arm.test is None else p_value(arm.test.wilcoxon),
-            "role": _role(analysis, name),
-            "effect": arm.effect,
-            "smallest": arm.smallest,
-        }
-
     others = [arm for arm in analysis.arms if arm.name != analysis.reference]
     n = len(analysis.replicates)
     return {
         "metric": analysis.metric,
+        "best_first": "descending" if analysis.higher else "ascending",
         "reference": analysis.reference,
+        "baseline": analysis.baseline,
         "arm_names": [arm.name for arm in analysis.arms],
         "cells": [cell_words(cell) for cell in analysis.cells],
-        "primary": [row(arm.name) for arm in analysis.arms],
+        "league": league(analysis),
         "table": [{"name": arm.name, "means": [arm.cells[cell].mean for cell in analysis.cells]} for arm in analysis.arms],
         "paired": [{"name": arm.name, "differences": [arm.cells[c].difference for c in analysis.cells], "n": n} for arm in others],
-        "labels": [{"name": arm.name, "needed": [arm.labels.get(cell, "") for cell in analysis.cells]} for arm in others if arm.labels],
-        "matrix": _matrix(analysis) if len(analysis.arms) > 2 else [],
-        "curve": metric_curve(analysis),
-        "differences": difference_dots(analysis),
+        "labels": [
+            {"name": arm.name, "needed": [{"text": text, "value": _labels(text)} for text in map(arm.labels.get, analysis.cells)]}
+            for arm in analysis.arms
+            if arm.labels
+        ],
+        "matrices": _matrices(analysis) if len(analysis.arms) > 2 else [],
     }
 
 
-def _role(analysis: Analysis, name: str) -> str:
-    if name == analysis.reference:
-        return "reference"
-    tested = "tested" if analysis.tested else "not tested"
-    return tested if name in analysis.family else "exploratory"
+def _labels(text: str | None) -> float | str:
+    """A number of labels in words as a number to sort by: "more than 8" is more than 8."""
+    beyond = {"more": 0.5, "fewer": -0.5}
+    return "" if not text else float(text.split()[-1]) + beyond.get(text.split()[0], 0.0)
 
 
-def _matrix(analysis: Analysis) -> list[dict[str, Any]]:
+def _matrices(analysis: Analysis) -> list[dict[str, Any]]:
+    """Every arm minus every arm, in tables of about as many columns each."""
     names = [arm.name for arm in analysis.arms]
-    return [{"name": a, "differences": [None if a == b else analysis.pairs[a, b] for b in names]} for a in names]
+    blocks = [list(block) for block in np.array_split(names, -(-len(names) // MOST_COLUMNS))]
+    return [
+        {"columns": block, "rows": [{"name": a, "differences": [analysis.pairs.get((a, b)) for b in block]} for a in names]}
+        for block in blocks
+    ]
+
+
+def _figures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Picture]:
+    found = {
+        "curve": metric_curve(analysis),
+        "differences": difference_dots(analysis),
+        "losses_pretraining": _losses([run for run in runs if not run.measures], analysis.cells[-1]),
+        "losses_measuring": _losses([run for run in runs if run.measures], analysis.cells[-1]),
+        **{f"features_{slug(name)}": picture for name, picture in feature_maps(maps(runs)).items()},
+    }
+    return {name: picture for name, picture in found.items() if picture is not None}
 
 
 def _costs(runs: Sequence[Run], config: CompareConfig) -> list[dict[str, Any]]:
@@ -206,11 +215,18 @@ def _costs(runs: Sequence[Run], config: CompareConfig) -> list[dict[str, Any]]:
 
 
 def _without_labels(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
-    found = scores(runs, config, analysis.values, analysis.higher)
+    found = scores(runs)
+    agreed = told(found, config, analysis.values, analysis.higher)
+
+    def shown(score: str, spread: Spread | None) -> dict[str, Any] | None:
+        return None if spread is None else {"spread": spread, "better": better(score, spread.mean)}
+
     return {
-        "score_names": [{"name": name, "better": better} for name, better in BETTER.items()],
-        "scores": [{"name": name, "values": [values.get(score) for score in BETTER]} for name, values in found.encoders.items()],
-        "agreement": [found.agreement[score] for score in BETTER] if any(found.agreement.values()) else [],
+        "score_names": [{"name": name, "better": words} for name, words in BETTER.items()],
+        "scores": [{"name": name, "values": [shown(score, of.get(score)) for score in BETTER]} for name, of in spreads(found).items()],
+        "agreement": [] if agreed is None else [{"score": score, **vars(one)} for score, one in agreed.by_score.items()],
+        "num_encoders": len(agreed.order) if agreed else 0,
+        "verdict": verdict(agreed, analysis.metric) if agreed else [],
     }
 
 
@@ -225,35 +241,19 @@ def case_means(runs: Sequence[Run], metric: str) -> dict[str, dict[str, float]]:
     return {scan: {arm: float(np.mean(values)) for arm, values in by_arm.items()} for scan, by_arm in found.items() if set(by_arm) == arms}
 
 
-def _cases(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
+def _cases(analysis: Analysis, runs: Sequence[Run], side: str) -> dict[str, Any]:
     means = case_means(runs, analysis.metric)
     order = sorted(means, key=lambda scan: (float(np.mean(list(means[scan].values()))), scan), reverse=analysis.higher)
     shown = order if len(order) <= 2 * NUM_CASES else [*order[:NUM_CASES], *order[-NUM_CASES:]]
-    words = f"Mean {analysis.metric} of a test scan over classes, cells and replicates, ordered by the mean over arms, best first"
+    words = f"Mean {analysis.metric} of a {side} scan over classes, cells and replicates, ordered by the mean over arms, best first"
     left = len(order) - len(shown)
     return {
+        "side": side,
         "case_words": words + (f"; {left} scans between are left out." if left else "."),
-        "cases": [{"scan": scan, "numbers": [means[scan][arm.name] for arm in analysis.arms]} for scan in shown],
-    }
-
-
-def _pictures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Any]:
-    first = [run for run in runs if run.seed == analysis.replicates[0] and run.shown]
-
-    def gallery(command: str, file: str, alt: str, cell: Cell) -> list[dict[str, str]]:
-        chosen = [run for run in first if run.command == command and run.cell == cell and (run.folder / "pictures" / file).is_file()]
-        return [
-            {"uri": png_uri(run.folder / "pictures" / file), "alt": f"{alt}: {run}", "caption": f"{run}: {alt[0].lower()}{alt[1:]}"}
-            for run in chosen
-        ]
-
-    # Of the cells, the last stands for all: it is the one with the most labels as people write them.
-    last = analysis.cells[-1]
-    measured = [run for run in first if run.measures]
-    return {
-        "pair_pictures": gallery("pretrain", "pairs.png", "Views that the strategy draws together", ()),
-        "relation_pictures": gallery("pretrain", "relation.png", "Which things of a batch attract and which repel", ()),
-        "case_pictures": gallery(measured[0].command, "cases.png", "Best and worst test cases with true and predicted outlines", last),
+        "case_names": shown,
+        "cases": [{"name": arm.name, "numbers": [means[scan][arm.name] for scan in shown]} for arm in analysis.arms],
+        "case_pictures": cases(analysis, runs, side),
+        "case_cell": cell_words(analysis.cells[-1]),
     }
 
 
@@ -266,7 +266,7 @@ def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
         rows = [row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()) if "loss" in row]
         fold = "" if run.fold is None else f", fold {run.fold}"
         curve = Curve(f"replicate {run.seed}{fold}", [row["step"] for row in rows], [row["loss"] for row in rows])
-        panels.setdefault(f"{run.command}: {run.name}", []).append(curve)
+        panels.setdefault(run.name, []).append(curve)
     return loss_panels(panels)
 
 
@@ -283,22 +283,10 @@ def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
-    provenance = read_json(runs[0].folder / "provenance.json")
-    named = {**({"python": provenance["python"]} if "python" in provenance else {}), **provenance.get("versions", {})}
-    commit = f", commit {provenance['commit']}" if provenance.get("commit") else ""
-    data = sorted({json.dumps(read_json(run.folder / "provenance.json").get("data")) for run in runs})
-    documents = [{"title": "The comparison", "text": _yaml(plain(config))}]
-    for run in runs:
-        if run.shown and run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
-            text = f"{shlex.join(['python', *command_of(run)])}\n\n{_yaml(dict(run.planned))}"
-            documents.append({"title": f"{run}: its command and its full configuration", "text": text})
     return {
         "seeds": ", ".join(map(str, analysis.replicates)),
-        "versions": "Made with " + ", ".join(f"{name} {version}" for name, version in named.items()) + commit + "." if named else "",
-        "data": "Hash of the data: " + ", ".join(data) + ".",
-        "documents": documents,
+        "made": made(runs),
+        "num_runs": len(runs),
+        "elsewhere": any(run.elsewhere for run in runs),
+        "documents": documents(analysis, runs, config),
     }
-
-
-def _yaml(content: Any) -> str:
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)

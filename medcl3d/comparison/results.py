@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import pandas as pd
 from medcl3d.comparison.case_values import CaseValues, Key, by_patient, collect
 from medcl3d.comparison.execute import is_done
 from medcl3d.comparison.launch import read_json
-from medcl3d.comparison.plan import MODELS, CompareConfig, Run, cells, free_fields
+from medcl3d.comparison.plan import COMPARED, CompareConfig, Run, cells
+from medcl3d.config import differences
+from medcl3d.data.fingerprints import parts_read
 from medcl3d.errors import DataError
 
 
@@ -78,6 +81,25 @@ def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]
     return [int(seed) for seed, count in counts.items() if count == expected]  # type: ignore[call-overload]
 
 
+def progress(runs: Sequence[Run], config: CompareConfig) -> tuple[int, int]:
+    """How many measurements are finished, and in how many replicates all of them are."""
+    done = Counter(run.seed for run in runs if run.measures and is_done(run))
+    planned = Counter(run.seed for run in runs if run.measures)
+    return done.total(), sum(done[seed] == count for seed, count in planned.items())
+
+
+def also_differing(runs: Sequence[Run]) -> list[str]:
+    """A sentence on the fields in which arms differ beside what is compared, where there are some: the file may allow any."""
+    first = {(run.command, run.name): run for run in reversed(runs)}
+    fields: set[str] = set()
+    for run in first.values():
+        other = next(one for one in runs if one.command == run.command)
+        lines = differences(other.planned, run.planned)
+        fields |= {line.split(":")[0] for line in lines if not line.startswith(("out_dir:", "init:", *COMPARED))}
+    named = ", ".join(sorted(fields))
+    return [f"Beside pairs, objective and placebo, runs of arms differ in {named}: that may be what helps."] if fields else []
+
+
 def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> list[Run]:
     """The planned runs where `roots` hold them: each a run folder, or a folder of them, named as in `out_dir`.
 
@@ -102,25 +124,36 @@ def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> 
     return found
 
 
-def check_provenance(runs: Sequence[Run], config: CompareConfig) -> list[str]:
-    """Sentences on what the finished runs do not share that they should: software versions and commit.
+def check_provenance(runs: Sequence[Run]) -> list[str]:
+    """Sentences on what the finished runs do not share that they should: software, device, columns of the manifest.
 
-    DataError where they read different data, unless that is what is compared.
+    DataError where runs of one command that read one folder found different data there. Other fields of `data` may differ as they
+    like: they say what is taken of a folder, not what lies in it.
     """
     finished = [run for run in runs if is_done(run)]
-    found = {run.folder: read_json(run.folder / "provenance.json") for run in finished}
-    for command in MODELS:
-        if any(key.startswith("data") for key in free_fields(command, config)):
-            continue
-        data: dict[str, Path] = {}
-        for run in finished:
-            if run.command == command:
-                data.setdefault(json.dumps(found[run.folder].get("data"), sort_keys=True), run.folder)
-        if len(data) > 1:
-            raise DataError(f"{' and '.join(map(str, data.values()))} read different data; prepare it once and run them again")
-    notes = []
-    for key, words in (("versions", "package versions"), ("python", "versions of Python"), ("commit", "commits of medcl3d")):
-        kinds = {json.dumps(provenance.get(key), sort_keys=True) for provenance in found.values()}
+    found = [read_json(run.folder / "provenance.json") for run in finished]
+    notes: list[str] = []
+    first: dict[tuple[str, str, str], tuple[Any, Path]] = {}
+    columns: dict[tuple[str, str], list[set[str]]] = {}
+    for run, provenance in zip(finished, found, strict=True):
+        same = run.command, str(run.planned.get("data", {}).get("root"))
+        parts = parts_read(provenance)
+        others = {words: first.setdefault((*same, words), (part, run.folder)) for words, part in parts.items()}
+        differ = [words for words, part in parts.items() if others[words][0] != part]
+        if differ:
+            raise DataError(
+                f"{others[differ[0]][1]} and {run.folder} read different data: {', '.join(differ)}; prepare it once and run them again"
+            )
+        if "manifest" in provenance:
+            columns.setdefault(same, []).append(set(provenance["manifest"]))
+    for (command, root), sets in columns.items():
+        if more := sorted(set[str].union(*sets) - set[str].intersection(*sets)):
+            notes.append(f"Of {root}, some runs of {command} found columns that others did not, and so did not use: {', '.join(more)}.")
+    kinds_of = (("versions", "package versions"), ("python", "versions of Python"), ("commit", "commits of medcl3d"), ("device", "devices"))
+    for key, words in kinds_of:
+        kinds = {json.dumps(provenance[key], sort_keys=True) for provenance in found if key in provenance}
         if len(kinds) > 1:
             notes.append(f"The runs were made with {len(kinds)} different {words}; see provenance.json of each.")
+    if dirty := sum(bool(provenance.get("dirty")) for provenance in found):
+        notes.append(f"{dirty} of {len(found)} runs were made from a checkout with changes that are in no commit.")
     return notes

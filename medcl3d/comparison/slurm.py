@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from medcl3d.comparison.launch import LOG, Child, Measured, command_of, prepare_folder, start_process
+from medcl3d.comparison.lock import held
 from medcl3d.comparison.plan import Run
+from medcl3d.data.atomic import write_text
 from medcl3d.errors import ConfigError, MachineError
 
 MANY = 10**6
+JOB = "job.txt"
+OVER = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "REVOKED")
 SAVE_SECONDS = 60.0
 """How long before its end a job may take to save; submitit signals it 90 s before."""
 
@@ -89,6 +93,17 @@ class SlurmChild:
             time.sleep(0.2)
 
 
+def is_queued(folder: Path) -> bool:
+    """A job of this run still waits or runs, though the comparison that sent it is gone; False where the cluster knows of none."""
+    try:
+        job = (folder / JOB).read_text(encoding="utf-8").strip()
+        asked = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return said.returncode == 0 and any(state.strip() not in OVER for state in said.stdout.splitlines() if state.strip())
+
+
 class SlurmLauncher:
     """Jobs of a cluster; all that is ready becomes one array, of which `jobs` run at once.
 
@@ -124,4 +139,10 @@ class SlurmLauncher:
             prepare_folder(run)
         with self._executor.batch():
             jobs = [self._executor.submit(RunJob(command_of(run), run.folder.absolute())) for run in runs]
+        for run, job in zip(runs, jobs, strict=True):
+            write_text(run.folder / JOB, f"{job.job_id}\n")
         return [SlurmChild(run, job) for run, job in zip(runs, jobs, strict=True)]
+
+    def busy(self, run: Run) -> bool:
+        """A process or a job that another start sent is at this run, or is about to be."""
+        return held(run.folder) or is_queued(run.folder)

@@ -18,6 +18,8 @@ from pydantic.dataclasses import dataclass as validated
 from medcl3d.config import STRICT, choice_of, describe, parse
 from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.check import Channels, Nonfinite
+from medcl3d.data.content import OF_SOURCE, groups_of_one_content
+from medcl3d.data.dicom_examine import examine_series, with_series
 from medcl3d.data.examine import MAX_PICTURES, Finding, Look, examine
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.scan import file_state, is_same_file
@@ -137,27 +139,30 @@ def _source_of(target: Path) -> str:
 
 def _manifest(target: Path, choice: Choice) -> Manifest:
     if choice.name != "files":
-        if choice.name in ("dicom", "medmnist", "simulated"):
+        if choice.name in ("medmnist", "simulated"):
             raise ConfigError(f"check: source {choice.name} writes its scans anew; prepare it, and check what that wrote")
-        made: Manifest = SOURCES.build(choice, target)
+        folders = (target, None) if choice.name == "dicom" else (target,)  # None: its series are looked at, and none is written
+        made: Manifest = SOURCES.build(choice, *folders)
         return made
     if target.is_file():
         return Manifest.of(pd.DataFrame({"path": [target.name]}), target.parent)
     paths = [path.as_posix() for path in files_under(target) if path.name.endswith(VOLUMES)]
     if not paths:
-        raise DataError(f"{target}: neither a store nor a manifest, and no NIfTI file lies there; prepare DICOM with the source dicom")
+        raise DataError(f"{target}: neither a store nor a manifest, and no NIfTI file lies there; say source=dicom where DICOM does")
     return Manifest.of(pd.DataFrame({"path": paths}), target, outside=True)
 
 
 def _of_source(target: Path, choice: Choice, options: CheckOptions, folder: Path | None) -> Checked:
     manifest = _manifest(target, choice)
     num_pictures = 0 if folder is None else MAX_PICTURES
-    looks = [_look(manifest, row, options, at < num_pictures) for at, row in enumerate(manifest.table.to_dict("records"))]
+    of_files = [_look(manifest, row, options, at < num_pictures) for at, row in enumerate(manifest.table.to_dict("records"))]
+    looks = with_series(of_files, manifest.unwritten)
+    look_at: Callable[[Any], Finding] = examine_series if manifest.unwritten else examine
     states = {look.scan: look.state() for look in looks}
     found = _remembered(folder, states)
     new, num_known = [look for look in looks if look.scan not in found], len(found)
     with bar("checking scans", len(new)) as advance:
-        for finding in each(examine, new, options.workers, lambda look: str(look.image)):
+        for finding in each(look_at, new, options.workers, lambda look: str(look.image)):
             found[finding.scan] = finding
             advance("checking scans")
     if folder is not None:
@@ -207,7 +212,7 @@ def _of_store(target: Path) -> Checked:
     findings = []
     for scan, about in enumerate(store.scans):
         patient = str(store.collection.table["patient"].iloc[scan])
-        facts = {"shape": about["shape"][1:], "channels": about["shape"][0], "sha256": about["sha256"]}
+        facts = {"shape": about["shape"][1:], "channels": about["shape"][0], **{name: about[name] for name in OF_SOURCE if name in about}}
         facts["spacing_mm"] = store.spacing_mm(scan).round(4).tolist()
         try:
             store.verify(scan)
@@ -235,11 +240,7 @@ def _changed(description: Mapping[str, Any]) -> str:
 
 def _same(checked: Checked) -> list[list[int]]:
     """Rows that hold one content, two or more each."""
-    rows: dict[str, list[int]] = {}
-    for row, finding in enumerate(checked.findings):
-        if finding.facts.get("sha256"):
-            rows.setdefault(finding.facts["sha256"], []).append(row)
-    return [same for same in rows.values() if len(same) > 1]
+    return [same for _, same in groups_of_one_content([finding.facts for finding in checked.findings])]
 
 
 def _twins(checked: Checked) -> list[str]:

@@ -15,9 +15,11 @@ import pandas as pd
 
 from medcl3d.data.array_file import SUFFIXES, Container
 from medcl3d.data.atomic import write_json, write_text
+from medcl3d.data.content import OF_SOURCE, groups_of_one_content
 from medcl3d.data.manifest import MISSING, PATH_COLUMNS, Manifest
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.scan import SCHEMA, Outcome, stored_names
+from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import Split, make_folds, make_split, write_split
 from medcl3d.errors import ConfigError, DataError
 
@@ -43,7 +45,7 @@ def open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say:
     except ValueError:
         raise DataError(f"{started}: is damaged; delete {out} and prepare again") from None
     if before is not None:
-        if before["source"] != origin:
+        if _with_defaults(before["source"]) != origin:
             raise ConfigError(
                 f"{out}: was prepared from {before['source']['name']} {before['source']['root']} with {before['source']['fields']}, "
                 f"not from {origin['name']} {origin['root']} with {origin['fields']}; choose another folder, or delete that one"
@@ -56,6 +58,15 @@ def open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say:
                 _clear(out / "store", of_then["store"])
             say(f"{out}: other {', '.join(changed)} than before; all scans are prepared again")
     write_json(started, {"schema": SCHEMA, "source": origin, "options": options})
+
+
+def _with_defaults(origin: dict[str, Any]) -> dict[str, Any]:
+    """A source as it was asked for before some of its fields were known: it had their defaults."""
+    try:
+        fields = SOURCES.schema(origin["name"]).validate_python(dict(origin["fields"])).model_dump(mode="json")
+    except (ConfigError, ValueError, KeyError, TypeError):  # it holds what this version refuses: compared as it stands
+        return origin
+    return {**origin, "fields": json.loads(json.dumps(fields))}
 
 
 def _clear(store: Path, container: Container) -> None:
@@ -96,7 +107,7 @@ def finish(
     classes, stored = set[int](), []
     for about in described:  # one at a time: all of all scans would take thousands of bytes a scan
         classes.update(int(value) for value in about.get("class_voxels", {}))
-        stored.append({name: about[name] for name in ("scan", "shape", "sha256")})
+        stored.append({name: about[name] for name in ("scan", "shape", *OF_SOURCE) if name in about})
     channels = Counter(s["shape"][0] for s in stored)
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
@@ -137,16 +148,14 @@ def _missing_cells(table: pd.DataFrame) -> list[str]:
 def _same_content(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Split) -> tuple[str, ...]:
     """The same voxels under two patients: said; on two sides of the split: DataError, since the test would be no test."""
     side = {patient: name for name, patients in split.parts.items() for patient in patients}
-    by_hash: dict[str, list[tuple[str, str]]] = {}
-    for description, patient in zip(stored, table["patient"], strict=True):
-        by_hash.setdefault(description["sha256"], []).append((description["scan"], patient))
+    owner = table["patient"].tolist()
     lines = []
-    for same in by_hash.values():
-        patients = {p for _, p in same}
+    for what, same in groups_of_one_content(stored):
+        patients = {owner[row] for row in same}
         if len(patients) < 2:
             continue
-        scans = ", ".join(f"{scan} of {patient}" for scan, patient in same)
+        scans = ", ".join(f"{stored[row]['scan']} of {owner[row]}" for row in same)
         if len(sides := [name for name in split.parts if name in {side[patient] for patient in patients}]) > 1:
-            raise DataError(f"the same file is in {' and in '.join(sides)}: {scans}; give both scans one patient, or drop one")
-        lines.append(f"the same file under two patients: {scans}")
+            raise DataError(f"{what} is in {' and in '.join(sides)}: {scans}; give both scans one patient, or drop one")
+        lines.append(f"{what} under two patients: {scans}")
     return tuple(lines)

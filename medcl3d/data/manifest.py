@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,9 @@ import pandas as pd
 from medcl3d.data.columns import ID_COLUMNS, KNOWN_COLUMNS, MISSING, PATH_COLUMNS, odd_cells
 from medcl3d.data.scan_ids import fault_of, made_ids
 from medcl3d.errors import DataError
+
+if TYPE_CHECKING:
+    from medcl3d.data.dicom_series import Series
 
 __all__ = ["ID_COLUMNS", "KNOWN_COLUMNS", "MISSING", "NO_PATIENTS", "PATH_COLUMNS", "Manifest"]
 
@@ -36,6 +40,7 @@ class Manifest:
     outside      paths may leave the root
     notes        what a user has to know of it; names of files and people only as `notes.naming` puts them
     faults       scan -> why its source could not make a file of it
+    unwritten    scan -> the DICOM series that its file would be made of, where a source was asked to write none
     """
 
     table: pd.DataFrame
@@ -44,6 +49,7 @@ class Manifest:
     outside: bool = False
     notes: tuple[str, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)
+    unwritten: Mapping[str, Series] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)

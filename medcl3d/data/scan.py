@@ -16,6 +16,7 @@ import numpy as np
 from medcl3d.data.array_file import SUFFIXES, Container, write_array
 from medcl3d.data.atomic import write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
+from medcl3d.data.content import hash_of_voxels
 from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise
 from medcl3d.data.nifti import content_sha256
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
@@ -206,6 +207,7 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     description: dict[str, Any] = {
         **identity,
         "sha256": image.sha256,
+        "voxels_sha256": hash_of_voxels(_turned(image)[0]),
         "shape": list(ready.stored.shape),
         "scaling": ready.scaling,
         "affine": ready.affine.tolist(),
@@ -284,13 +286,18 @@ def _respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> np.ndar
 
 def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, nearest: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """``[C, D, H, W]`` with axes nearest to RAS+, at the spacing asked for."""
-    image = nibabel.Nifti1Image(np.moveaxis(volume.voxels, 0, -1), volume.affine)
-    turned = nibabel.as_closest_canonical(image)
-    voxels = np.ascontiguousarray(np.moveaxis(np.asarray(turned.dataobj), -1, 0))
-    affine = np.asarray(turned.affine, dtype=np.float64)
+    voxels, affine = _turned(volume)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing_mm is None or np.allclose(spacing, spacing_mm, rtol=1e-3):
         return voxels, affine
     from medcl3d.data.torchio_bridge import resample
 
     return resample(voxels, affine, spacing_mm, label=nearest)
+
+
+def _turned(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """``[C, D, H, W]`` with axes nearest to RAS+, and its affine; no value is changed."""
+    image = nibabel.Nifti1Image(np.moveaxis(volume.voxels, 0, -1), volume.affine)
+    turned = nibabel.as_closest_canonical(image)
+    voxels = np.ascontiguousarray(np.moveaxis(np.asarray(turned.dataobj), -1, 0))
+    return voxels, np.asarray(turned.affine, dtype=np.float64)

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from medcl3d.config import STRICT, choice_of, load, part_of, plain
 from medcl3d.data.atomic import write_json
+from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, pretraining_scans, split_of
 from medcl3d.data.splits import Measured, Split
 from medcl3d.data.store import Store
@@ -21,7 +22,7 @@ from medcl3d.downstream.examples import Example, answers, covering_crops
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.landmarks import Landmarks
-from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Probed, Retrieval
+from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Probed, Retrieval, finite
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
@@ -30,7 +31,7 @@ from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Choice, Count, Whole
 from medcl3d.training.distributed import process_group, say, world_size
 from medcl3d.training.logs import run_folder
-from medcl3d.training.precision import Precision, autocast_dtype
+from medcl3d.training.precision import Precision, autocast_dtype, computes_in
 from medcl3d.training.seeding import seed_weights
 
 
@@ -74,7 +75,7 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         say("\n".join([f"{config.encoder.name}, frozen, {'untrained' if config.init == SCRATCH else f'from {config.init}'}", *notes]))
         if check:
             return config.out_dir
-        provenance = {"data": store.fingerprint(), "kind": "evaluate"}
+        provenance = {**fingerprints(store), "kind": "evaluate", "precision": computes_in(config.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=EvaluateConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this evaluation is done; remove the folder to do it again")
@@ -106,7 +107,7 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     check_patch_size(network, config.data.patch_size)
     notes: list[str] = []
     if config.init != SCRATCH:
-        notes = [f"  {note}" for note in load_weights(network, Path(config.init), "encoder", split.held_out).notes]
+        notes = [f"  {note}" for note in load_weights(network, Path(config.init), "encoder", split.held_out, store).notes]
     return store, split, network, notes
 
 
@@ -125,8 +126,8 @@ class _Frozen:
         self.network, self.store, self.device, self.dtype = network, store, device, dtype
 
     def features(self, examples: Sequence[Example]) -> np.ndarray:
-        """``Float64[N, F]``: pooled features, averaged over each example's crops."""
-        return answers(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype)
+        """``Float64[N, F]``: pooled features, averaged over each example's crops. DataError where some are no numbers."""
+        return finite(answers(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype))
 
 
 def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Evaluation, dict[str, list[str]]]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from medcl3d.config import STRICT, choice_of, load, plain
 from medcl3d.data.atomic import replacing, write_json
+from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, ScansInUse, split_of
 from medcl3d.data.loader import Plan, batches_from
 from medcl3d.data.splits import Measured
@@ -31,7 +32,7 @@ from medcl3d.registry import Choice, Count, Whole
 from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, check_ranks, fit
 from medcl3d.training.logs import RunFolder, run_folder, versions
-from medcl3d.training.precision import autocast_dtype
+from medcl3d.training.precision import autocast_dtype, computes_in
 from medcl3d.training.seeding import seed_weights
 from medcl3d.types import Loss
 from medcl3d.views import VIEWS
@@ -101,7 +102,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     network = build_network(config.encoder, store.num_channels, decoder=task.decodes)
     check_patch_size(network, config.data.patch_size)
     model = task.model(network, store)
-    transferred = None if config.init == SCRATCH else load_weights(network, Path(config.init), config.transfer, split.held_out)
+    transferred = None if config.init == SCRATCH else load_weights(network, Path(config.init), config.transfer, split.held_out, store)
     return Finetuning(config, store, task, model, VIEWS.build(config.views), train, test, labelled, transferred)
 
 
@@ -113,7 +114,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         say(summary(parts))
         if check:
             return config.out_dir
-        provenance = {"data": parts.store.fingerprint(), "kind": "finetune"}
+        provenance = {**fingerprints(parts.store), "kind": "finetune", "precision": computes_in(config.train.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=FinetuneConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this fine-tuning is done; remove the folder to do it again")

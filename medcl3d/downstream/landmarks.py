@@ -11,10 +11,11 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config import STRICT
 from medcl3d.data.store import Store
 from medcl3d.downstream.examples import Example
-from medcl3d.downstream.probes import standardiser
+from medcl3d.downstream.probes import directions, standardiser
 from medcl3d.downstream.structure_at_centre import StructureAtCentre
 from medcl3d.errors import DataError
 from medcl3d.evaluation.metrics import over_patients
+from medcl3d.evaluation.retrieval import TIE
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Count, Positive
 from medcl3d.types import Box, Triple, triple
@@ -58,24 +59,23 @@ class Landmarks:
         known = [(scan, self._grid(store, scan)) for scan in sides[0][:SCANS_TO_STANDARDISE]]
         scale = standardiser(ask([example for scan, voxels in known for example in _examples(scan, voxels, size)]))
 
-        def directions(scan: int, voxels: np.ndarray) -> np.ndarray:
-            found = scale.transform(ask(_examples(scan, voxels, size)))
-            unit: np.ndarray = found / (np.linalg.norm(found, axis=1, keepdims=True) + 1e-12)
-            return unit
+        def look(scan: int, voxels: np.ndarray) -> np.ndarray:
+            return directions(scale.transform(ask(_examples(scan, voxels, size))))
 
         tested = _first_of_each(sides[1], table["patient"].astype(str).to_numpy(), table["modality"].astype(str).to_numpy())
         middles = {scan: places for scan in tested if (places := _middles(task, store, scan))}
         grids = {scan: self._grid(store, scan) for scan in middles}
-        looked = {scan: directions(scan, grids[scan]) for scan in middles}
+        looked = {scan: look(scan, grids[scan]) for scan in middles}
         cases: list[dict[str, Any]] = []
         for scan, other in self._pairs(list(middles), table["modality"].to_numpy()):
             both = [structure for structure in middles[scan] if structure in middles[other]]
             if not both:
                 continue
             asked = np.array([middles[scan][structure] for structure in both])
-            best = (directions(scan, asked) @ looked[other].T).argmax(1)
-            for structure, voxel, match in zip(both, asked, best, strict=True):
-                errors = _errors(store, (scan, voxel), (other, middles[other][structure]), grids[other], int(match))
+            cosine = look(scan, asked) @ looked[other].T
+            best = cosine >= cosine.max(1, keepdims=True) - TIE  # of a collapsed encoder all: its error is then that of chance
+            for structure, voxel, matches in zip(both, asked, best, strict=True):
+                errors = _errors(store, (scan, voxel), (other, middles[other][structure]), grids[other], matches)
                 row = {"scan": table["scan"].iloc[scan], "patient": table["patient"].iloc[scan], "in": table["scan"].iloc[other]}
                 cases.append({**row, "class": names[structure], **dict(zip(MEASURES, errors, strict=True))})
         if not cases:
@@ -99,14 +99,14 @@ class Landmarks:
 
 
 def _errors(
-    store: Store, asked: tuple[int, np.ndarray], wanted: tuple[int, np.ndarray], grid: np.ndarray, match: int
+    store: Store, asked: tuple[int, np.ndarray], wanted: tuple[int, np.ndarray], grid: np.ndarray, matches: np.ndarray
 ) -> tuple[float, float, float]:
-    """How far, in mm, the match, the same place of the body, and a crop at random lie from what is wanted."""
+    """How far, in mm, the match (the mean of several as good), the same place of the body, and a crop at random lie from what is wanted."""
     collection, (scan, voxel), (other, target) = store.collection, asked, wanted
     there = collection.world(np.array([other]), target[None])[0]
     distance = np.linalg.norm(collection.world(np.full(len(grid), other), grid) - there, axis=1)
     same = np.linalg.norm(collection.matched(scan, other, voxel) - there)
-    return round(float(distance[match]), 3), round(float(same), 3), round(float(distance.mean()), 3)
+    return round(float(distance[matches].mean()), 3), round(float(same), 3), round(float(distance.mean()), 3)
 
 
 def _examples(scan: int, voxels: np.ndarray, size: Triple) -> list[Example]:

@@ -46,7 +46,7 @@ def picture_of_cases(
     for axis, scan in zip(axes, shown, strict=False):
         _case(axis, store, scan, *both(scan))
         axis.set_title(f"{names.iloc[scan]}: Dice {score[scan]:.3f}", fontsize=8)
-    figure.suptitle("best and worst test cases; green: true, orange: predicted", fontsize=8)
+    figure.suptitle("best and worst cases; green: true, orange: predicted", fontsize=8)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

@@ -12,13 +12,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from medcl3d.config import STRICT
 from medcl3d.downstream import Task
 from medcl3d.errors import DataError
 from medcl3d.evaluation.metrics import over_patients
+from medcl3d.evaluation.retrieval import TIE, measures
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Count, Positive
 
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from medcl3d.downstream.examples import Example
     from medcl3d.types import Triple
 
-RECALLS = (1, 5)
 MAX_ITERATIONS = 1000
+ASKED_AT_ONCE = 1024  # of the test side: their cosines with all of the training side are in memory
+SHORTEST = 1e-6  # deviations of the training side
 
 
 @plain_dataclass(frozen=True)
@@ -71,7 +72,25 @@ def standardiser(train: np.ndarray) -> StandardScaler:
 
     Without it cosines say little: what all scans have in common is most of a feature vector.
     """
-    return StandardScaler().fit(train)
+    return StandardScaler().fit(finite(train))
+
+
+def finite(features: np.ndarray) -> np.ndarray:
+    """The same features ``[N, F]``. DataError where some are no numbers."""
+    wrong = int((~np.isfinite(features)).any(1).sum())
+    if wrong:
+        raise DataError(f"the encoder's features of {wrong} of {len(features)} crops or scans are no finite numbers: take other weights")
+    return features
+
+
+def directions(features: np.ndarray) -> np.ndarray:
+    """Unit vectors of standardised features ``[N, F]``. DataError where some are no numbers.
+
+    What is shorter than `SHORTEST` is the rounding of features that never change, and stays near 0: it is as like to one as to another.
+    """
+    features = finite(features)
+    unit: np.ndarray = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), SHORTEST)
+    return unit
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -107,6 +126,8 @@ class LinearProbe:
 class NearestNeighbours:
     """The share of each class among the `k` training examples of highest cosine, after standardising; all where there are fewer.
 
+    Examples that are as like as the k-th share the places that the nearer ones leave, so that their order decides nothing.
+
     Source: Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination (without its temperature).
     """
 
@@ -114,10 +135,19 @@ class NearestNeighbours:
 
     def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
         """``Float64[N, K]`` of the test features ``[N, F]``; nothing is random here."""
-        scale = standardiser(train.features)
-        model = KNeighborsClassifier(min(self.k, len(train.targets)), metric="cosine")
-        model.fit(scale.transform(train.features), train.targets)
-        return _spread(model.predict_proba(scale.transform(test)), model.classes_, num_classes)
+        scale, k = standardiser(train.features), min(self.k, len(train.targets))
+        known, asked = directions(scale.transform(train.features)), directions(scale.transform(test))
+        classes = np.eye(num_classes)[train.targets]
+        parts = [asked[start : start + ASKED_AT_ONCE] for start in range(0, len(asked), ASKED_AT_ONCE)]
+        return np.concatenate([_among_nearest(part @ known.T, k) @ classes for part in parts]) / k
+
+
+def _among_nearest(cosine: np.ndarray, k: int) -> np.ndarray:
+    """How much of each of M examples is among the k nearest of N others ``[N, M]``: 1 or 0, or a part where it ties with the k-th."""
+    kth = np.partition(cosine, -k, axis=1)[:, [-k]]
+    nearer, tied = cosine > kth + TIE, np.abs(cosine - kth) <= TIE
+    left: np.ndarray = k - nearer.sum(1, keepdims=True)
+    return nearer + tied * (left / tied.sum(1, keepdims=True))
 
 
 def _fewest_patients_of_two(train: Labelled) -> int:
@@ -141,7 +171,8 @@ class Retrieval:
 
     Scans are compared by the cosine of their features, standardised on the training side. A scan's group has to
     hold another scan that it may find, else it is no query. Beside each measure stands what a random order gives. The mean of
-    average precisions is mAP. Crops are compared alike, as rows of a table with the columns scan, patient and class.
+    average precisions is mAP. Scans that are equally like a query come in every order (McSherry and Najork 2008): an encoder
+    whose features are all one measures chance. Crops are compared alike, as rows of a table with the columns scan, patient and class.
     """
 
     same: str = "patient"
@@ -159,8 +190,7 @@ class Retrieval:
             if column is not None and column not in table:
                 raise DataError(f"retrieval: the manifest has no column {column!r}; it has {', '.join(map(str, table.columns))}")
         scale = standardiser(train)
-        features = scale.transform(test)
-        features /= np.linalg.norm(features, axis=1, keepdims=True) + 1e-12
+        features = directions(scale.transform(test))
         cosine = features @ features.T
         group = table[self.same].astype(str).to_numpy()
         kind = np.arange(len(table)) if self.differ is None else table[self.differ].astype(str).to_numpy()
@@ -169,8 +199,8 @@ class Retrieval:
             gallery = np.flatnonzero(kind != kind[query])
             matches = group[gallery] == group[query]
             if matches.any() and not matches.all():
-                order = np.argsort(-cosine[query, gallery], kind="stable")
-                cases.append({"scan": str(scan), "patient": str(patient), "gallery": len(gallery), **_ranked(matches[order])})
+                of_query = measures(cosine[query, gallery], matches)
+                cases.append({"scan": str(scan), "patient": str(patient), "gallery": len(gallery), **of_query})
         if not cases:
             other = f" with another {self.differ}" if self.differ else ""
             raise DataError(
@@ -180,25 +210,6 @@ class Retrieval:
         names = [name for name in cases[0] if name not in ("scan", "patient", "gallery")]
         found = {name: over_patients([float(str(case[name])) for case in cases], patients, seed) for name in names}
         return {name: interval for name, interval in found.items() if interval is not None}, cases
-
-
-def _ranked(matches: np.ndarray) -> dict[str, float]:
-    """Measures of a gallery in the order of its likeness, ``Bool[n]``, and what a random order gives on average."""
-    ranks, n, m = np.flatnonzero(matches) + 1, len(matches), int(matches.sum())
-    # Of all orders, none_in[r] have no match among the first r: each further place misses what is left.
-    place = np.arange(n)
-    none_in = np.concatenate([[1.0], np.cumprod(np.maximum(n - m - place, 0) / (n - place))])
-    found: dict[str, float] = {}
-    for k in RECALLS:
-        found[f"recall@{k}"] = float(ranks[0] <= k)
-        found[f"chance_recall@{k}"] = float(1 - none_in[min(k, n)])
-    found["reciprocal_rank"] = float(1 / ranks[0])
-    found["chance_reciprocal_rank"] = float(((none_in[:-1] - none_in[1:]) / (place + 1)).sum())
-    found["average_precision"] = float((np.arange(1, m + 1) / ranks).mean())
-    # A match at rank i has before it (i - 1) (m - 1) / (n - 1) others on average.
-    by_one = (1 / (place + 1)).sum() / n
-    found["chance_average_precision"] = float(by_one + (m - 1) / max(1, n - 1) * (1 - by_one))
-    return found
 
 
 def check_classes(train: Labelled, names: Sequence[str]) -> None:

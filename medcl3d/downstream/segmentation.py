@@ -23,7 +23,7 @@ from medcl3d.downstream.patches import PatchBatch, PatchDataset, class_indices
 from medcl3d.downstream.pictures import picture_of_cases
 from medcl3d.encoders.network import Network
 from medcl3d.errors import ConfigError
-from medcl3d.evaluation.inference import probabilities_of, sliding_window
+from medcl3d.evaluation.inference import mean_of_flips, probabilities_of, sliding_window
 from medcl3d.evaluation.metrics import overlap_of, summary
 from medcl3d.registry import Count, Fraction
 from medcl3d.training.distributed import all_mean, gather
@@ -42,6 +42,12 @@ class Segmentation:
     foreground_fraction  of the patches that are centred on a foreground voxel, classes balanced
     overlap              of neighbouring windows in the prediction of a whole scan
     windows              that are predicted at once
+    test_time_flips      axes right, front, head along which a scan to predict is mirrored too; probabilities are averaged over
+                         every combination of them, which takes 2, 4 or 8 times as long for one, two or three axes
+
+    None is mirrored by default: mirroring turns left into right, and a network that learnt where organs lie, which is most
+    of what it learns while `views` mirrors nothing, is then asked about a body that it never saw. Choose axes that `views`
+    mirrors in training, and none whose ends are classes of their own, as left and right or anterior and posterior parts.
 
     Dice without background: a large background would hide a structure that is missed. Summed over the batch: a
     patch without a structure has no Dice of its own. Source: Isensee et al. 2021, nnU-Net.
@@ -51,6 +57,7 @@ class Segmentation:
     foreground_fraction: Fraction = 0.5
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     windows: Count = 4
+    test_time_flips: tuple[bool, bool, bool] = (False, False, False)
     decodes: ClassVar[bool] = True
 
     def class_names(self, store: Store) -> dict[int, str]:
@@ -130,7 +137,7 @@ class Segmentation:
     ) -> Tensor:
         """``Float32[K, D, H, W]`` of a prepared volume ``[C, D, H, W]``, background first; `fill` as in `sliding_window`."""
         model.eval()
-        predict = probabilities_of(model, device, dtype)
+        predict = mean_of_flips(probabilities_of(model, device, dtype), self.test_time_flips)
         return sliding_window(predict, volume, patch_size, fill=fill, overlap=self.overlap, windows=self.windows, device=device)
 
 

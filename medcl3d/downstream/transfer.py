@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from medcl3d.data.content import known_again
+from medcl3d.data.store import Store
 from medcl3d.encoders.network import Network
 from medcl3d.errors import ConfigError, DataError
 
@@ -79,20 +82,25 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
 
 
-def load_weights(network: Network, source: Path, transfer: Transfer, test_patients: Iterable[str] = ()) -> TransferReport:
+def load_weights(
+    network: Network, source: Path, transfer: Transfer, test_patients: Iterable[str] = (), store: Store | None = None
+) -> TransferReport:
     """Load a pretrained encoder (`all`: decoder too) into `network`, in place.
 
     source         a pretraining's run folder, or its encoder.safetensors with encoder.json beside it
     test_patients  none of them may have been seen in pretraining
+    store          where their scans lie, of which no content may have been seen either, under whatever ids
 
     ConfigError: the file is absent, damaged, of a newer version, of another architecture, or lacks the decoder
-    asked for; every tensor of the parts asked for has to fit. DataError: pretraining saw a test patient.
+    asked for; every tensor of the parts asked for has to fit. DataError: pretraining saw a test patient, or a test scan.
     An encoder of c input channels fits a network of n where n is a multiple of c: its first weights are repeated n / c times
     and divided by that, so that n / c copies of what it knew look to it as they did.
     """
     path = weights_path(Path(source))
     sidecar = read_sidecar(path)
+    test_patients = frozenset(test_patients)
     _refuse_test_patients(path, sidecar, test_patients)
+    not_known = _refuse_test_scans(path, sidecar, test_patients, store)
     if transfer == "all" and not sidecar.get("decoder"):
         raise ConfigError(f"transfer = all: {path} has no decoder, its pretraining trained the encoder alone; set transfer: encoder")
     if transfer == "all" and network.decoder is None:
@@ -117,6 +125,7 @@ def load_weights(network: Network, source: Path, transfer: Transfer, test_patien
             f"{path}: pretrained on {'one input channel' if known == 1 else f'{known} input channels'}, here are {channels}: "
             f"{', '.join(adapted)} repeated{times} and divided by {channels // known}"
         )
+    notes += not_known
     counts = {part: sum(name.startswith(f"{part}.") for name in weights) for part in parts}
     return TransferReport(path, counts, adapted, tuple(notes), sidecar)
 
@@ -187,12 +196,34 @@ def _spread_over_channels(weights: dict[str, Tensor], own: Mapping[str, Tensor],
     return tuple(adapted)
 
 
-def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients: Iterable[str]) -> None:
+def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str]) -> None:
     if "pretraining_patients" not in sidecar:
         raise ConfigError(f"{path.with_suffix('.json')}: lacks pretraining_patients, so a test patient may be among them; pretrain again")
-    seen = sorted(set(sidecar["pretraining_patients"]) & set(test_patients))
+    seen = sorted(set(sidecar["pretraining_patients"]).intersection(test_patients))
     if seen:
         raise DataError(
             f"{path}: pretraining saw {len(seen)} of the test patients: {', '.join(seen[:10])}{', ...' if len(seen) > 10 else ''}; "
             "pretrain on the training side of this split (patients of another collection need ids of their own)"
         )
+
+
+def _refuse_test_scans(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str], store: Store | None) -> list[str]:
+    """DataError where a test scan has the content of one that pretraining saw. A note where nobody can tell."""
+    if store is None:
+        return []
+    if "pretraining_content" not in sidecar:
+        return [
+            f"{path.with_suffix('.json')}: does not say which scans pretraining saw, only whose: a test scan that it saw under another "
+            "patient's id would not be noticed; pretrain again where that may be"
+        ]
+    owner = store.collection.table["patient"]
+    rows = np.flatnonzero(owner.isin(test_patients))
+    of = {str(store.scans[row]["scan"]): str(owner.iloc[row]) for row in rows}
+    seen = known_again((store.scans[row] for row in rows), sidecar["pretraining_content"])
+    if seen:
+        named = ", ".join(f"{scan} of {of[scan]} ({what})" for scan, what in list(seen.items())[:10])
+        raise DataError(
+            f"{path}: pretraining saw {len(seen)} of the {len(rows)} test scans of {store.root} under other patient ids: {named}"
+            f"{', ...' if len(seen) > 10 else ''}; pretrain without them, or move their patients to the training side here"
+        )
+    return []

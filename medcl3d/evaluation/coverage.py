@@ -1,6 +1,6 @@
 """How often a nominal 95% interval holds the truth, measured on simulated comparisons of few replicates.
 
-`python -m medcl3d.evaluation.coverage` measures it again and prints the table of docs/statistics.md.
+`python -m medcl3d.evaluation.coverage` measures it again and prints the tables of docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -23,17 +23,36 @@ SPREADS: dict[str, Spread] = {
 }
 REPLICATES = (2, 3, 4, 5, 6, 10)
 NUM_CASES = 40
+CASES = (2, 5, 10, NUM_CASES)
 REPETITIONS = 4000
 
-MEASURED: dict[int, tuple[float, float]] = {
-    2: (87.4, 100.0),
-    3: (92.0, 99.9),
-    4: (93.3, 99.6),
-    5: (94.0, 99.0),
-    6: (93.9, 95.3),
-    10: (94.4, 95.5),
+MEASURED: dict[tuple[int, int], tuple[float, float]] = {
+    (2, 2): (99.0, 99.9),
+    (2, 5): (94.4, 99.9),
+    (2, 10): (89.8, 100.0),
+    (2, 40): (87.4, 100.0),
+    (3, 2): (97.2, 99.9),
+    (3, 5): (95.9, 100.0),
+    (3, 10): (93.8, 99.9),
+    (3, 40): (92.0, 99.9),
+    (4, 2): (95.3, 99.6),
+    (4, 5): (95.4, 99.8),
+    (4, 10): (94.6, 99.9),
+    (4, 40): (93.3, 99.6),
+    (5, 2): (93.3, 99.5),
+    (5, 5): (95.5, 99.6),
+    (5, 10): (94.7, 99.5),
+    (5, 40): (94.0, 99.0),
+    (6, 2): (88.9, 96.7),
+    (6, 5): (94.7, 96.5),
+    (6, 10): (94.9, 96.3),
+    (6, 40): (93.9, 95.3),
+    (10, 2): (88.4, 96.2),
+    (10, 5): (94.4, 96.0),
+    (10, 10): (94.8, 95.7),
+    (10, 40): (94.4, 95.5),
 }
-"""Replicates -> the lowest and highest coverage over SPREADS with 40 cases, in percent; a test measures them again."""
+"""Replicates and cases -> the lowest and highest coverage over SPREADS, in percent; a test measures them again."""
 
 
 def simulated(num: int, num_replicates: int, num_cases: int, spread: Spread, rng: np.random.Generator, mean: float = 0.0) -> np.ndarray:
@@ -50,30 +69,46 @@ def coverage(estimate: Estimate, truth: float = 0.0) -> float:
     return float(((low <= truth) & (truth <= high)).mean())
 
 
-def measure(num_replicates: int, spreads: Sequence[Spread] = tuple(SPREADS.values()), repetitions: int = REPETITIONS) -> list[float]:
+def measure(num_replicates: int, num_cases: int = NUM_CASES, repetitions: int = REPETITIONS) -> list[float]:
     """Coverage in percent for each of the spreads, from one seed."""
     found = []
-    for index, spread in enumerate(spreads):
+    for index, spread in enumerate(SPREADS.values()):
         rng = np.random.default_rng([num_replicates, index])
-        values = simulated(repetitions, num_replicates, NUM_CASES, spread, rng)
+        values = simulated(repetitions, num_replicates, num_cases, spread, rng)
         found.append(100 * coverage(over_replicates_and_cases(values)))
     return found
 
 
-def covered(num_replicates: int) -> tuple[int, float, float] | None:
-    """The largest measured number of replicates up to this one, and its coverage in percent, lowest and highest; None for one."""
-    known = [num for num in MEASURED if num <= num_replicates]
-    return (max(known), *MEASURED[max(known)]) if known else None
+def covered(num_replicates: int, num_cases: int) -> tuple[int, int, float, float] | None:
+    """The largest measured numbers of replicates and of cases up to these, and their coverage in percent, lowest and highest.
+
+    None for one replicate, or one case.
+    """
+    known = [(num, cases) for num, cases in MEASURED if num <= num_replicates and cases <= num_cases]
+    return (*max(known), *MEASURED[max(known)]) if known else None
 
 
 def table(repetitions: int = REPETITIONS) -> str:
-    """The Markdown table of all settings."""
+    """The Markdown table of all settings, with the usual number of cases."""
     rows = [["replicates", *SPREADS, "lowest to highest"], ["---"] * (len(SPREADS) + 2)]
     for num in REPLICATES:
         found = measure(num, repetitions=repetitions)
         rows.append([str(num), *(f"{value:.1f}" for value in found), f"{min(found):.1f} to {max(found):.1f}"])
+    return _markdown(rows)
+
+
+def table_of_cases() -> str:
+    """The Markdown table of the lowest and highest coverage with few and with many cases, as it was measured."""
+    rows = [["replicates", *(f"{cases} cases" for cases in CASES)], ["---"] * (len(CASES) + 1)]
+    for num in REPLICATES:
+        rows.append([str(num), *("{:.1f} to {:.1f}".format(*MEASURED[num, cases]) for cases in CASES)])
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 if __name__ == "__main__":
     print(table())
+    print(table_of_cases())

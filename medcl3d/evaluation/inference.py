@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import torch
 from monai.inferers import sliding_window_inference
@@ -53,3 +54,25 @@ def probabilities_of(model: nn.Module, device: torch.device, dtype: torch.dtype 
         return logits.float().softmax(dim=1)
 
     return predict
+
+
+def mean_of_flips(predict: Callable[[Tensor], Tensor], flips: tuple[bool, bool, bool]) -> Callable[[Tensor], Tensor]:
+    """What predicts patches as the mean over their mirror images along every combination of the chosen axes d, h, w.
+
+    predict  ``[B, C, D, H, W]`` -> ``[B, K, D, H, W]``, called 2^n times for n axes; without any it is returned as it is
+
+    Patches are mirrored and not the volume, so that windows stay where they are: a network that commutes with mirroring
+    predicts what it did. Only the sum is kept. Source: Isensee et al. 2021, nnU-Net (test-time augmentation by mirroring).
+    """
+    axes = [2 + axis for axis, chosen in enumerate(flips) if chosen]
+    mirrorings = [some for count in range(1, len(axes) + 1) for some in combinations(axes, count)]
+    if not mirrorings:
+        return predict
+
+    def mean(patches: Tensor) -> Tensor:
+        total = predict(patches)
+        for some in mirrorings:
+            total = total + predict(patches.flip(some)).flip(some)
+        return total / (1 + len(mirrorings))
+
+    return mean

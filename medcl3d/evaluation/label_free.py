@@ -9,7 +9,13 @@ BETTER = {"alignment": "lower", "uniformity": "lower", "rankme": "higher", "alph
 
 
 def label_free(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """The scores of features ``[N, F]`` of two augmentations of N crops; a row of both is one crop. What is no number is left out."""
+    """The scores of features ``[N, F]`` of two augmentations of N crops; a row of both is one crop.
+
+    What is not defined is left out: of features that are no finite numbers everything, of those that collapsed alpha_req.
+    """
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return {}
+    # Features that are all 0 have no direction and stay there: they are as much in one place as those that all point one way.
     a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (first.astype(float), second.astype(float)))
     found = {"alignment": alignment(a, b), "uniformity": uniformity(a), "rankme": rankme(first), "alpha_req": alpha_req(first)}
     return {name: value for name, value in found.items() if np.isfinite(value)}
@@ -21,8 +27,14 @@ def alignment(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def uniformity(z: np.ndarray) -> float:
-    """log of the mean of exp(-2 d^2) over pairs of unit vectors: 0 where all are one. Source: Wang and Isola, ICML 2020, eq. 3."""
-    squared = np.clip(2 - 2 * z @ z.T, 0, None)
+    """log of the mean of exp(-2 d^2) over pairs of unit vectors: 0 where all are one. Source: Wang and Isola, ICML 2020, eq. 3.
+
+    NaN of fewer than two.
+    """
+    if len(z) < 2:
+        return float("nan")
+    squared_length = np.square(z).sum(1)  # 1, or 0 of a vector without a direction
+    squared = np.clip(squared_length[:, None] + squared_length - 2 * z @ z.T, 0, None)
     pairs = ~np.eye(len(z), dtype=bool)
     return float(np.log(np.exp(-2 * squared[pairs]).mean()))
 
@@ -37,12 +49,14 @@ def rankme(features: np.ndarray) -> float:
 def alpha_req(features: np.ndarray) -> float:
     """How steeply the covariance's eigenvalues fall: lambda_i ~ i^-alpha, by least squares of logarithms.
 
-    Over the eigenvalues above a millionth of the largest, since rounding makes the others. NaN where fewer than three are.
+    Over the eigenvalues above a millionth of the largest, since rounding makes the others. NaN where fewer than three are, and where
+    features differ by less than a millionth of their length, which is the rounding of float32.
     Source: Agrawal et al., NeurIPS 2022, eq. 3.
     """
-    centred = features.astype(float) - features.mean(0)
-    values = np.linalg.svd(centred, compute_uv=False) ** 2
-    values = values[values > 1e-6 * values[0]] if len(values) and values[0] > 0 else values[:0]
+    features = features.astype(float)
+    values = np.linalg.svd(features - features.mean(0), compute_uv=False) ** 2
+    spread = len(values) > 0 and values[0] > 1e-12 * np.square(features).sum()
+    values = values[values > 1e-6 * values[0]] if spread else values[:0]
     if len(values) < 3:
         return float("nan")
     slope = np.polyfit(np.log(np.arange(1, len(values) + 1)), np.log(values), 1)[0]

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import socket
-import subprocess
 import sys
 import time
 import warnings
@@ -17,14 +16,17 @@ from pathlib import Path
 from typing import Any, Iterator  # noqa: UP035
 
 import numpy as np
+import torch
 import yaml
 from filelock import FileLock, Timeout
 
 from medcl3d.config import differences, parse, plain
 from medcl3d.data.atomic import write_text
+from medcl3d.data.fingerprints import changed
 from medcl3d.errors import ConfigError, MachineError, UserError
 from medcl3d.training.diagnostics import Watch
 from medcl3d.training.distributed import from_rank_zero, rank
+from medcl3d.training.machine import checkout, device_name
 
 # Fields that change neither what is learnt nor in which order: a run may resume with other values.
 FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.checkpointing", "out_dir", "probe")
@@ -139,9 +141,10 @@ def run_folder(
 ) -> Iterator[RunFolder]:
     """Open a run's folder: new, or to be resumed with the same configuration.
 
-    model    class of the configuration: a run from before one of its fields was known had that field's default
+    provenance  what the run reads, as `fingerprints` gives it, and what else is known of it before it begins
+    model       class of the configuration: a run from before one of its fields was known had that field's default
 
-    ConfigError where the folder holds a run with another configuration (field by field) or one that is
+    ConfigError where the folder holds a run with another configuration (field by field) or of other data (part by part), or one that is
     running; MachineError where it cannot be written. An error inside leaves `failed` and its reason in status.json.
     """
     lock = _lock(path)
@@ -187,16 +190,19 @@ def _open(
     file = path / "config.yaml"
     resumed = file.is_file()
     if resumed:
-        old = _with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
-        changed = [line for line in differences(old, dict(config)) if not line.split(":")[0].startswith(FREE_FIELDS)]
-        if changed:
+        old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
+        lines = [line for line in differences(old, dict(config)) if not line.split(":")[0].startswith(FREE_FIELDS)]
+        if lines:
             return ConfigError(
-                f"{path}: holds a run with another configuration ({'; '.join(changed[:5])}{'; ...' if len(changed) > 5 else ''}); "
+                f"{path}: holds a run with another configuration ({'; '.join(lines[:5])}{'; ...' if len(lines) > 5 else ''}); "
                 "set another out_dir, or remove the folder to begin again"
             )
         earlier = json.loads((path / "provenance.json").read_text(encoding="utf-8")) if (path / "provenance.json").is_file() else {}
-        if earlier.get("data") != provenance.get("data"):
-            return ConfigError(f"{path}: the data changed since this run began; set another out_dir, or prepare the data as it was")
+        other = changed(earlier, provenance)
+        if other:
+            return ConfigError(
+                f"{path}: the data changed since this run began: {', '.join(other)}; set another out_dir, or prepare the data as it was"
+            )
     write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
     finished = read_status(path).get("state") == "done"
     if not finished:
@@ -206,7 +212,8 @@ def _open(
     return resumed, finished
 
 
-def _with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
+def with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
+    """A run's configuration as `file` holds it, with today's defaults of `model` for fields that it does not name."""
     try:
         return old if model is None else plain(parse(old, model, str(file)))
     except ConfigError:  # it holds what this version refuses: compared as it stands, it is named
@@ -214,18 +221,12 @@ def _with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
 
 
 def versions() -> dict[str, Any]:
-    """What this run runs on: package versions, Python, the commit of a checkout."""
+    """What this run runs on: package versions, Python, the commit of a checkout and whether it was changed, device, threads."""
     found = {}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    root = Path(__file__).resolve().parents[2]
-    git = (
-        subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        if (root / ".git").exists()
-        else None
-    )
-    commit = git.stdout.strip() if git and git.returncode == 0 else None
-    return {"versions": found, "python": platform.python_version(), "commit": commit}
+    runs_on = {"device": device_name(), "threads": torch.get_num_threads()}
+    return {"versions": found, "python": platform.python_version(), **checkout(), **runs_on}

@@ -37,7 +37,8 @@ SCORES, FEATURES = "label_free.json", "features.npz"
 def portray(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
     """Write the scores of crops to label_free.json, and their features to features.npz with what is known of each.
 
-    There are `NUM_CROPS` of them, or as many as training has seen, where these are fewer.
+    There are `NUM_CROPS` of them, or as many as training has seen, where these are fewer. Features that are no finite numbers have
+    no scores: that is a warning, and the run ends as any other.
     features.npz: `features` ``Float32[N, F]`` of one augmentation of each crop, `scan` and `patient`, `structure` (the label
     at the crop's middle, "" where there is none), and every column of metadata, as text.
     """
@@ -58,7 +59,13 @@ def portray(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
         found.append(pooled.float().cpu())
         views += raw.main.views[::2]
     both = torch.cat(found).reshape(len(views), 2, -1).numpy()
-    write_json(run.path / SCORES, {"schema": SCHEMA, "crops": len(views), "scores": label_free(both[:, 0], both[:, 1])})
+    scores = label_free(both[:, 0], both[:, 1])
+    if not scores:
+        wrong = int((~np.isfinite(both)).any((1, 2)).sum())
+        run.warn(
+            train.steps, f"the encoder's features of {wrong} of {len(views)} crops are no finite numbers: it has no scores without labels"
+        )
+    write_json(run.path / SCORES, {"schema": SCHEMA, "crops": len(views), "scores": scores})
     packed = io.BytesIO()
     np.savez(packed, features=both[:, 0], **_known(parts.store, scans, views))  # type: ignore[arg-type]
     with replacing(run.path / FEATURES) as file:

@@ -26,6 +26,11 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
     return torch.bfloat16 if precision == "bfloat16" else None
 
 
+def computes_in(precision: Precision, device: torch.device) -> str:
+    """What a precision came to on a device: float32, or bfloat16."""
+    return str(autocast_dtype(precision, device) or torch.float32).removeprefix("torch.")
+
+
 @contextmanager
 def autocast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
     """PyTorch's autocast to `dtype` (None: float32), without the convolutions that an x86 processor gets wrong."""

@@ -16,6 +16,8 @@ from torch import nn
 from medcl3d.config import STRICT, choice_of, load, plain
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.collection import Collection
+from medcl3d.data.content import contents
+from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, ScansInUse, pretraining_scans
 from medcl3d.data.loader import PairDataset, Plan, batches_from, make_views
 from medcl3d.data.raw_batch import RawBatch
@@ -39,7 +41,7 @@ from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.pair_facts import facts_of
 from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.training.portrait import portray
-from medcl3d.training.precision import autocast_dtype
+from medcl3d.training.precision import autocast_dtype, computes_in
 from medcl3d.training.seeding import seed_weights
 from medcl3d.types import Box, Embedded, Loss, Relate, Triple, ViewSpec
 from medcl3d.views import VIEWS
@@ -236,7 +238,7 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         asked = Asked(config.probe, parts.store, config.data, config.train.log_every) if config.probe else None
         if check:
             return config.out_dir
-        provenance = {"data": parts.store.fingerprint(), "kind": "pretrain"}
+        provenance = {**fingerprints(parts.store), "kind": "pretrain", "precision": computes_in(config.train.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=PretrainConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this pretraining is done; remove the folder to do it again")
@@ -336,4 +338,6 @@ def sidecar(parts: Pretraining) -> dict[str, Any]:
         "pretraining": {"pairs": plain(config.pairs), "objective": plain(config.objective), "placebo": config.placebo, "seed": config.seed},
         "pretraining_patients": sorted(collection.table["patient"].unique().tolist()),
         "provenance": {"data": parts.store.fingerprint(), **versions()},
+        # Last, since it is long: a line a scan.
+        "pretraining_content": contents(parts.store.scans[row] for row in parts.scans.rows),
     }

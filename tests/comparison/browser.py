@@ -74,11 +74,11 @@ class Tab:
         """What a JavaScript expression is."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
-    def size(self, width: int, height: int = 900, dark: bool = False) -> None:
-        """Be a screen of that size, bright or dark."""
+    def size(self, width: int, height: int = 900, dark: bool = False, media: str = "") -> None:
+        """Be a screen of that size, bright or dark; with media="print", a sheet of paper as wide as what is printed on it."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """A key, down and up."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from medcl3d.comparison import launch, slurm
+from medcl3d.comparison import local, slurm
 from medcl3d.comparison.plan import MODELS
 
 HERE = Path(__file__).parent
@@ -23,7 +23,7 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     for command, name in (("pretrain", "PretrainConfig"), ("finetune", "FinetuneConfig")):
         monkeypatch.setitem(MODELS, command, f"fake_runs:{name}")
     fake = str(HERE / "fake_runs.py")
-    for module in (launch, slurm):
+    for module in (local, slurm):
         monkeypatch.setattr(module, "command_of", lambda run: [fake, run.command, str(run.config), *run.overrides])
     files = {
         "dense.yaml": {

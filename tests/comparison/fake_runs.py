@@ -32,6 +32,7 @@ class PretrainConfig:
     pairs: dict[str, Any]
     objective: dict[str, Any]
     encoder: str = "small"
+    placebo: bool = False
     train: Train
     seed: int = 0
     out_dir: Path
@@ -42,6 +43,7 @@ class FinetuneConfig:
     init: str = "scratch"
     transfer: str = "encoder"
     num_labelled: int = 2
+    measured_on: str = "test"
     gain: float = 0.0
     fail_at_seed: int = -1
     seconds: float = 0.0

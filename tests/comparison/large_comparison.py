@@ -1,9 +1,10 @@
-"""A finished comparison of four arms, ten replicates and two label counts with pictures, made of numbers and not of runs."""
+"""Comparisons with pictures, made of numbers and not of runs: four arms and ten replicates, and a screening of ten arms."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from medcl3d.data.atomic import write_json
 from medcl3d.evaluation.label_free import label_free
 from medcl3d.training.portrait import FEATURES, SCORES
 
-GAINS = {"scratch": 0.0, "overlapping crops": 0.015, "same point, encoder": 0.04, "same point, all": 0.05}
 NUM_CASES = 30
 CONFIG = {
     "out_dir": "runs",
@@ -36,33 +36,82 @@ CONFIG = {
     "replicates": 10,
     "reference": "scratch",
 }
+SCREENING = {
+    "out_dir": "runs",
+    "stage": "screen",
+    "pretrainings": {
+        "views": {"config": "overlap.yaml"},
+        "overlap": {"config": "overlap.yaml"},
+        "slices": {"config": "overlap.yaml"},
+        "voxels": {"config": "dense.yaml"},
+        "body": {"config": "dense.yaml"},
+        "body_placebo": {"config": "dense.yaml", "set": {"placebo": True}},
+        "mae": {"config": "mae.yaml"},
+    },
+    "finetune": {"config": "finetune.yaml", "set": {"measured_on": "validation"}},
+    "arms": {
+        "scratch": {},
+        "augmented_views": {"pretraining": "views"},
+        "overlapping_crops": {"pretraining": "overlap"},
+        "slice_position": {"pretraining": "slices"},
+        "voxel_correspondence": {"pretraining": "voxels"},
+        "voxel_correspondence, all": {"pretraining": "voxels", "set": {"transfer": "all"}},
+        "body_position": {"pretraining": "body"},
+        "body_position, all": {"pretraining": "body", "set": {"transfer": "all"}},
+        "body_position (placebo)": {"pretraining": "body_placebo"},
+        "mae": {"pretraining": "mae"},
+    },
+    "vary": {"num_labelled": [2, 8]},
+    "controls": [],
+    "replicates": 3,
+    "reference": "scratch",
+}
+"""As ours of the hippocampus; the last replicate misses runs."""
+GAINS = {
+    "overlapping crops": 0.015, "same point, encoder": 0.04, "same point, all": 0.05,
+    "slice_position": 0.02, "body_position": 0.04, "mae": -0.01,
+}  # fmt: skip
+"""Arm -> how much better than the others it is."""
+FAILED = "DataError: the scan <b>17</b> is broken"
 
 
-def written(folder: Path) -> Path:
-    """Write the runs below `folder` and report on them; returns the report's path."""
+def written(folder: Path, content: dict[str, Any] = CONFIG) -> Path:
+    """Write the runs below `folder` and report on them; returns the report's path.
+
+    Of the screening's last replicate, one fine-tuning failed and the others are not there.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for command, name in (("pretrain", "PretrainConfig"), ("finetune", "FinetuneConfig")):
             patch.setitem(MODELS, command, f"tests.comparison.fake_runs:{name}")
-        for name, pairs, objective in (("overlap", "overlapping_crops", "simclr"), ("dense", "voxel_correspondence", "dense")):
-            content = {"pairs": {pairs: {}}, "objective": {objective: {}}, "train": {"steps": 200}, "out_dir": "x"}
-            Path(f"{name}.yaml").write_text(yaml.safe_dump(content))
+        recipes = (("overlap", "overlapping_crops", "simclr"), ("dense", "voxel_correspondence", "dense"), ("mae", "whole", "mae"))
+        for name, pairs, objective in recipes:
+            recipe = {"pairs": {pairs: {}}, "objective": {objective: {}}, "train": {"steps": 200}, "out_dir": "x"}
+            Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe))
         Path("finetune.yaml").write_text(yaml.safe_dump({"train": {"steps": 100}, "out_dir": "x"}))
-        Path("compare.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+        Path("compare.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         config = load("compare.yaml", (), CompareConfig)
         runs = plan(config)
         rng = np.random.default_rng(11)
-        of_case = {arm: gain + rng.normal(0, 0.02, NUM_CASES) for arm, gain in GAINS.items()}
+        of_case = {arm: GAINS.get(arm, 0.0) + rng.normal(0, 0.02, NUM_CASES) for arm in config.arms}
         hard = rng.normal(0, 0.06, NUM_CASES)
+        late = [run for run in runs if content is SCREENING and run.measures and run.seed == 2]
         for run in runs:
-            _run(run, rng, of_case.get(run.name, hard) + hard)
-        return compare(Path("compare.yaml")).absolute()
+            if run not in late:
+                _run(run, rng, of_case.get(run.name, 0.0) + hard)
+        if not late:
+            return compare(Path("compare.yaml")).absolute()
+        late[0].folder.mkdir(parents=True)
+        (late[0].folder / "config.yaml").write_text(yaml.safe_dump(plain(dict(late[0].planned))))
+        write_json(late[0].folder / "status.json", {"state": "failed", "step": 3, "reason": FAILED})
+        return compare(Path("compare.yaml"), from_runs=[Path("runs")]).absolute()
 
 
 def _run(run: Run, rng: np.random.Generator, of_case: np.ndarray) -> None:
     run.folder.mkdir(parents=True)
     (run.folder / "config.yaml").write_text(yaml.safe_dump(plain(dict(run.planned))))
-    provenance = {"data": "5f2d" * 16, "versions": {"torch": "2.13.0"}, "python": "3.11", "commit": "f00"}
+    commit = "f00d" if run.seed else "cafe"
+    provenance = {"data": "5f2d" * 16, "versions": {"torch": "2.13.0"}, "python": "3.11", "commit": commit, "device": "a processor"}
     write_json(run.folder / "provenance.json", provenance)
     write_json(run.folder / "status.json", {"state": "done", "step": run.steps})
     note_cost(run.folder, run.steps * 0.8 * rng.uniform(0.9, 1.1), 900 + 100 * rng.uniform())
@@ -72,7 +121,9 @@ def _run(run: Run, rng: np.random.Generator, of_case: np.ndarray) -> None:
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run.folder / "pictures").mkdir()
     for name in ("cases",) if run.measures else ("pairs", "relation"):
-        image = (255 * rng.uniform(size=(120, 240, 3))).astype(np.uint8)
+        # As large as real ones, and small as files; the same views for all that draws by one rule.
+        tint = sum(map(ord, str(run.planned.get("pairs") if name == "pairs" else run))) % 256
+        image = np.full((544, 1485, 3), tint, dtype=np.uint8)
         imsave(run.folder / "pictures" / f"{name}.png", image, check_contrast=False)
     if not run.measures:
         (run.folder / "encoder.safetensors").write_text(str(run))

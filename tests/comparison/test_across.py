@@ -74,11 +74,34 @@ def test_five_sets_are_ranked_and_four_are_not(others: list[Path]) -> None:
     assert rank_across(analysis, replace(config, across=())) is None
 
 
+def test_one_data_set_under_several_names_counts_once(others: list[Path]) -> None:
+    config = config_of("here", across=tuple(others))
+    analysis = analyse(table_of(0.5), config)
+    assert analysis is not None
+    for number, data in enumerate(("one", "two", "three", "one")):
+        folder = Path("runs") / f"set{number}" / "finetune" / "scratch"
+        folder.mkdir(parents=True)
+        (folder / "provenance.json").write_text(f'{{"data": "{data}"}}')
+    with pytest.raises(ConfigError, match=r"set3\.yaml is of the same data as runs/set0; a data set counts once"):
+        rank_across(analysis, config)
+    (folder / "provenance.json").write_text('{"data": "four"}')
+    assert rank_across(analysis, config).ranks.num_sets == 5
+
+
+def test_a_screening_is_not_ranked(others: list[Path]) -> None:
+    config = config_of("here", across=(others[1],))
+    others[1].write_text(others[1].read_text().replace("stage: confirm", "stage: screen"))
+    analysis = analyse(table_of(0.5), config)
+    assert analysis is not None
+    with pytest.raises(ConfigError, match="is a screening"):
+        rank_across(analysis, config)
+
+
 def test_what_cannot_be_ranked_together_is_refused(others: list[Path]) -> None:
     config = config_of("here", across=(others[0], others[0]))
     analysis = analyse(table_of(0.5), config)
     assert analysis is not None
     with pytest.raises(ConfigError, match="counts once"):
         rank_across(analysis, config)
-    with pytest.raises(ConfigError, match="one direction"):
-        rank_across(analysis, replace(config, across=(others[0],), better="lower"))
+    with pytest.raises(ConfigError, match="in two directions"):
+        rank_across(analysis, replace(config, across=(others[0],), metric="hd95_mm"))

@@ -18,6 +18,7 @@ KINDS: dict[str, Kind] = {"ours": "pairs", "published": "pairs", "placebo": "pla
 
 def said(gains: dict[str, float], replicates: int = 10, reference: str = "ours", noise: float = 0.005, **fields) -> tuple[str, str]:
     """The answer where each arm has this gain over 0.8, in every replicate but for noise."""
+    metric = fields.get("metric", "dice")
     arms = {name: Arm(pretraining=None if KINDS[name] == "scratch" else name) for name in gains}
     config = CompareConfig(
         out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms=arms, reference=reference, replicates=replicates, **fields
@@ -26,7 +27,7 @@ def said(gains: dict[str, float], replicates: int = 10, reference: str = "ours",
     rows = []
     for seed in range(replicates):
         shared = rng.normal(0.8, 0.1)
-        rows += [{"arm": arm, "seed": seed, "dice": shared + gain + rng.normal(0, noise)} for arm, gain in gains.items()]
+        rows += [{"arm": arm, "seed": seed, metric: shared + gain + rng.normal(0, noise)} for arm, gain in gains.items()]
     analysis = analyse(pd.DataFrame(rows), config, kinds={name: KINDS[name] for name in gains})
     assert analysis is not None
     return answer(analysis)
@@ -84,8 +85,8 @@ def test_only_a_strategy_is_compared() -> None:
 
 def test_lower_may_be_better() -> None:
     gains = {"scratch": 0, "ours": -0.3, "published": 0.3}
-    assert said(gains, reference="scratch", better="lower")[0].startswith("Use “ours” rather than “scratch”")
-    assert "“ours” has the best mean dice" in said(gains, 3, "scratch", better="lower")[0]
+    assert said(gains, reference="scratch", metric="brier")[0].startswith("Use “ours” rather than “scratch”")
+    assert "“ours” has the best mean brier" in said(gains, 3, "scratch", metric="brier")[0]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,6 @@ def test_what_does_not_fit_says_why():
     fits = {"p0": 0.2, "p1": 0.4}
     assert collect({("a", (), 0): (0.3, fits)}, "dice").why_not == ""
     assert "not the mean" in collect({("a", (), 0): (0.5, fits)}, "dice").why_not
-    assert "1 of 3 test patients" in collect({("a", (), 0): (0.3, fits), ("a", (), 1): (0.3, fits | {"p2": 0.3})}, "dice").why_not
-    assert "one test patient" in collect({("a", (), 0): (0.2, {"p0": 0.2})}, "dice").why_not
+    assert "1 of 3 patients" in collect({("a", (), 0): (0.3, fits), ("a", (), 1): (0.3, fits | {"p2": 0.3})}, "dice").why_not
+    assert "one patient" in collect({("a", (), 0): (0.2, {"p0": 0.2})}, "dice").why_not
     assert collect({}, "dice").of_run is None

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from skimage.io import imsave
 
 from medcl3d.comparison import compare
 from medcl3d.comparison.report import case_means, contrasts
-from medcl3d.errors import DataError, UserError
+from medcl3d.errors import ConfigError, DataError, UserError
 
 
 class Page(HTMLParser):
@@ -78,14 +79,14 @@ def test_the_report_opens_offline_and_says_what_was_found(compared):
     for words in ("“dense, all” has the best mean dice", "No test", "2 of 2 replicates", "9 test cases", "medcl3d compare", "Seeds 0, 1"):
         assert words in page.text, words
     for words in (
-        "2 replicates x 9 patients",
-        "of 2 replicates and 40 cases, 87 to 100% of the 95% intervals held",
+        "2 replicates x 9 test patients",
+        "of 2 replicates and 5 cases, 94 to 100% of the 95% intervals held",
         "Every two arms",
         "Labels that “scratch” would need",
         "MiB",
     ):
         assert words in page.text, words
-    for name in ("curve", "differences", "losses"):
+    for name in ("curve", "differences", "losses_pretraining"):
         assert Path(f"runs/figures/{name}.svg").read_text().lstrip().startswith("<?xml")
 
 
@@ -116,6 +117,32 @@ def test_failed_runs_end_with_an_error_after_the_report(comparison):
     page = Page(Path("runs/report.html").read_text())
     assert "1 of 2 replicates complete" in page.text
     assert "2 replicates were planned; 1 is not complete" in page.text
+    assert "Runs that are not done: 2 failed." in page.text
+    assert page.text.count("medcl3d: the scan <b>17</b> is broken; mend it") == 2, "each is named with its reason"
+    assert "finetune bad, num_labelled=8, replicate 1" in page.text
+
+
+def test_from_names_the_measurements_that_are_not_there(compared, tmp_path):
+    shutil.move("runs", tmp_path / "other")
+    shutil.rmtree("other/finetune/simclr/num_labelled=2/seed_1")
+    shutil.rmtree("other/pretrain")
+    text = Page(compare(compared, from_runs=[Path("other")]).read_text()).text
+    assert "Runs that are not done: 1 not found." in text and "finetune simclr, num_labelled=2, replicate 1" in text
+    assert "the command above, as it stands, would run them anew" in text
+
+
+def test_validation_patients_are_not_called_test_patients(comparison):
+    path = comparison(arms={"scratch": {}, "other": {"set": {"gain": 0.1}}}, stage="screen")
+    text = Page(compare(path, ["finetune.set={measured_on: validation}"]).read_text()).text
+    for words in ("9 validation cases", "2 replicates x 9 validation patients", "Best and worst validation cases", "validation scan"):
+        assert words in text, words
+    assert not re.search(r"\d+ test (patients|cases)|test scan", text)
+
+
+def test_all_commits_are_named_with_their_runs(compared):
+    edit("runs/pretrain/dense/seed_1/provenance.json", commit="cafe")
+    page = Page(compare(compared).read_text())
+    assert re.search(r"f00\s+\(15 runs\)cafe\s+\(1 run\)", page.text)
 
 
 def test_without_a_complete_replicate_there_is_no_report(comparison):
@@ -147,6 +174,22 @@ def test_from_reports_runs_that_lie_elsewhere(compared, tmp_path):
         compare(compared, from_runs=[Path("nowhere")])
 
 
+def test_from_takes_no_runs_of_one_arm_for_those_of_another(compared, tmp_path):
+    """Also where the pretrainings, which are large, were not copied along."""
+    path = Path("compare.yaml")
+    content = yaml.safe_load(path.read_text())
+    content["arms"] = {"scratch": {}, "dense": {"pretraining": "dense"}, "simclr": {"pretraining": "simclr"}}
+    path.write_text(yaml.safe_dump(content))
+    shutil.rmtree("runs")
+    compare(path, ["replicates=1"])
+    shutil.copytree("runs/finetune", "swap/finetune")
+    assert "1 of 1 replicates" in compare(path, ["replicates=1"], from_runs=[Path("swap")]).read_text()
+    shutil.rmtree("swap/finetune/simclr")
+    shutil.copytree("runs/finetune/dense", "swap/finetune/simclr")
+    with pytest.raises(ConfigError, match=r"swap/finetune/simclr.*holds another run: init: .*pretrain/dense/seed_0' -> .*simclr/seed_0'"):
+        compare(path, ["replicates=1"], from_runs=[Path("swap")])
+
+
 def edit(path: str, **fields) -> None:
     file = Path(path)
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
@@ -164,6 +207,13 @@ def test_runs_on_other_data_are_not_compared(compared):
         compare(compared)
 
 
+def test_what_else_arms_differ_in_is_noted(compared):
+    text = Path("runs/report.html").read_text()
+    assert "Beside pairs, objective and placebo, runs of arms differ in gain, transfer: that may be what helps." in text
+    compare(compared, ["arms={scratch: {}, dense: {pretraining: dense}}", "out_dir=plain", "replicates=1"])
+    assert "that may be what helps" not in Path("plain/report.html").read_text()
+
+
 def test_other_versions_are_noted(compared):
     edit("runs/pretrain/dense/seed_1/provenance.json", versions={"torch": "3"})
     compare(compared)
@@ -171,8 +221,17 @@ def test_other_versions_are_noted(compared):
 
 
 def test_a_missing_metric_names_what_there_is(compared):
-    with pytest.raises(DataError, match=r"has no number for 'auc' \(there are dice, hd95_mm\)"):
-        compare(compared, ["metric=auc"])
+    with pytest.raises(DataError, match=r"has no number for 'auroc' \(there are dice, hd95_mm\)"):
+        compare(compared, ["metric=auroc"])
+
+
+def test_the_direction_of_a_known_measure_needs_no_word_and_cannot_be_wrong(compared):
+    compare(compared, ["metric=hd95_mm"])
+    assert "hd95_mm (lower is better)" in Path("runs/report.html").read_text()
+    with pytest.raises(ConfigError, match=r"compare.yaml: better: higher values of hd95_mm are worse"):
+        compare(compared, ["metric=hd95_mm", "better=higher"])
+    with pytest.raises(ConfigError, match=r"better: are higher or lower values of 'smoothness' better\?"):
+        compare(compared, ["metric=smoothness"])
 
 
 def test_case_means_and_contrasts(compared):

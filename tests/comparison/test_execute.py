@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
+from medcl3d.comparison import compare
 from medcl3d.comparison.execute import Outcome, execute, is_done, step_of
-from medcl3d.comparison.launch import LOG, LocalLauncher
+from medcl3d.comparison.launch import LOG
+from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.plan import CompareConfig, Run, plan
 from medcl3d.config import load
-from medcl3d.errors import ConfigError, Stopped
+from medcl3d.errors import ConfigError, DataError, Stopped
 
 
 def go(path: Path, *overrides: str) -> tuple[list[Run], list[Outcome], str]:
@@ -64,6 +68,23 @@ def test_another_run_in_the_folder_is_refused(comparison):
         go(path, *SMALL, "finetune.set={train.steps: 4}")
 
 
+def test_a_run_from_before_a_field_was_known_is_kept_where_the_default_is_planned(comparison):
+    path = comparison()
+    runs, _, _ = go(path, *SMALL)
+    for run in runs:
+        held = yaml.safe_load((run.folder / "config.yaml").read_text())
+        then = {name: value for name, value in held.items() if name not in ("encoder", "seconds")}
+        then["train"].pop("samples_per_step")
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(then))
+    _, outcomes, _ = go(path, *SMALL)
+    assert {o.state for o in outcomes} == {"kept"}
+    with pytest.raises(ConfigError, match=r"holds another run: seconds: 0.0 -> 0.1\. Delete"):
+        go(path, *SMALL, "finetune.set={seconds: 0.1}")
+    (runs[-1].folder / "config.yaml").write_text(yaml.safe_dump({**then, "gone": 1}))
+    with pytest.raises(ConfigError, match=r"holds another run: .*gone: 1 -> None"):
+        go(path, *SMALL)
+
+
 def test_fields_that_change_nothing_are_free(comparison):
     path = comparison()
     go(path, *SMALL)
@@ -77,6 +98,46 @@ def test_a_fine_tuning_of_another_encoder_is_refused(comparison):
     (runs[0].folder / "encoder.safetensors").write_text("other weights")
     with pytest.raises(ConfigError, match="started from another encoder"):
         go(path, *SMALL)
+
+
+def test_a_pretraining_that_is_gone_is_not_missed_where_all_that_needed_it_is_done(comparison):
+    path = comparison()
+    runs, _, _ = go(path, *SMALL)
+    shutil.rmtree(runs[0].folder)
+    _, outcomes, _ = go(path, *SMALL)
+    assert [o.state for o in outcomes] == ["kept"] * 5 and not runs[0].folder.exists()
+    shutil.rmtree(next(run.folder for run in runs if run.needs == runs[0].folder))
+    _, outcomes, _ = go(path, *SMALL)
+    assert sorted(o.state for o in outcomes) == ["done"] * 2 + ["kept"] * 3
+    assert is_done(runs[0])
+    (runs[0].folder / "encoder.safetensors").unlink()
+    _, outcomes, _ = go(path, *SMALL)
+    assert [o.state for o in outcomes] == ["kept"] * 5
+
+
+@pytest.mark.parametrize("name", ["status.json", "results.json", "inputs.json"])
+def test_a_damaged_file_is_named_with_what_would_do(comparison, name):
+    path = comparison()
+    runs, _, _ = go(path, *SMALL)
+    run = next(run for run in runs if run.needs is not None)
+    (run.folder / name).write_text('{"cut')
+    with pytest.raises(DataError, match=rf"{run.folder}/{name}: is damaged .*; delete its folder to run it anew"):
+        compare(path, SMALL)
+
+
+def test_a_done_run_without_results_is_named(comparison):
+    path = comparison()
+    runs, _, _ = go(path, *SMALL)
+    (runs[-1].folder / "results.json").unlink()
+    with pytest.raises(DataError, match=r"is done and results\.json is gone; delete the folder to run it anew"):
+        go(path, *SMALL)
+
+
+def test_failed_runs_tell_no_time(comparison):
+    arms = {"scratch": {"set": {"fail_at_seed": 0}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.3}}}
+    _, _, said = go(comparison(arms=arms), *SMALL)
+    assert "1/3 done" in said and "failed" in said
+    assert "finetune: about" not in said.split("failed")[1].split("done")[0]
 
 
 def test_a_failed_run_is_reported_and_the_rest_goes_on(comparison):

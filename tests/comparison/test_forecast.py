@@ -12,7 +12,8 @@ from rich.console import Console
 
 from medcl3d.comparison.execute import execute
 from medcl3d.comparison.forecast import forecast
-from medcl3d.comparison.launch import COST, LocalLauncher, note_cost, read_json
+from medcl3d.comparison.launch import COST, note_cost, read_json
+from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.plan import CompareConfig, plan
 from medcl3d.comparison.timing import duration, samples_per_s, seconds_to_go
 from medcl3d.config import load
@@ -58,7 +59,7 @@ def test_runs_leave_what_they_cost_and_say_how_long_is_left(comparison):
         cost = read_json(run.folder / COST)
         assert cost["seconds"] >= (0.6 if run.name == "dense" and run.measures else 0)
         assert cost["peak_memory_mib"] > 1
-    assert "finetune: about" in said and "1 runs, from the whole runs so far" in said
+    assert "finetune: about" in said and "1 run, from the whole runs so far" in said
 
 
 def test_durations_are_readable():

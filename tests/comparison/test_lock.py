@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from medcl3d.comparison import compare
-from medcl3d.comparison.launch import LocalLauncher
+from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.lock import held, only_start
 from medcl3d.comparison.plan import CompareConfig, plan
 from medcl3d.config import load
@@ -25,10 +25,10 @@ HERE = Path(__file__).parent
 START = """
 import sys
 sys.path[:0] = [{here!r}]
-from medcl3d.comparison import launch, compare
+from medcl3d.comparison import local, compare
 from medcl3d.comparison.plan import MODELS
 MODELS.update(pretrain="fake_runs:PretrainConfig", finetune="fake_runs:FinetuneConfig")
-launch.command_of = lambda run: [{fake!r}, run.command, str(run.config), *run.overrides]
+local.command_of = lambda run: [{fake!r}, run.command, str(run.config), *run.overrides]
 from pathlib import Path
 try:
     compare(Path("compare.yaml"), sys.argv[1:])

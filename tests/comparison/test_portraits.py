@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcl3d.comparison.plan import Arm, CompareConfig, Recipe, Run
-from medcl3d.comparison.portraits import Map, better, maps, scores, shown_columns
+from medcl3d.comparison.figures import COLOURS, feature_maps
+from medcl3d.comparison.plan import Run
+from medcl3d.comparison.portraits import Map, Spread, maps, scores, shown_columns, spread, spreads
 from medcl3d.data.atomic import write_json
 from medcl3d.training.portrait import FEATURES, SCORES
 from tests.comparison.large_comparison import written
@@ -16,57 +17,79 @@ from tests.comparison.large_comparison import written
 NAMES = ("a", "b", "c", "d")
 
 
-def grid(folder: Path, rankme: dict[tuple[str, int], float]) -> tuple[list[Run], CompareConfig]:
+def runs_of(folder: Path, rankme: dict[tuple[str, int], float]) -> list[Run]:
     runs = []
     for (name, seed), value in rankme.items():
         run = Run("pretrain", name, (), seed, Path("x.yaml"), (), folder / f"{name}_{seed}", None, {})
         run.folder.mkdir(parents=True)
-        values = {"alignment": 0.1, "uniformity": -2.0, "rankme": value}
-        write_json(run.folder / SCORES, {"scores": values})
+        write_json(run.folder / SCORES, {"scores": {"alignment": 0.1, "uniformity": -2.0, "rankme": value}})
         runs.append(run)
-    arms = {"scratch": Arm(), **{f"arm {name}": Arm(pretraining=name) for name in NAMES}, "a, all": Arm("a", {"transfer": "all"})}
-    return runs, CompareConfig(out_dir=Path("runs"), arms=arms, reference="scratch", finetune=Recipe(config=Path("f.yaml")))
+    return runs
 
 
-def test_a_score_that_orders_encoders_as_the_outcome_does_agrees(tmp_path: Path) -> None:
-    runs, config = grid(tmp_path, {(name, seed): 10.0 * number + seed for number, name in enumerate(NAMES) for seed in (0, 1, 2)})
-    endpoint = {f"arm {name}": (0.1 * number, 0.2 * number, -0.1 * number) for number, name in enumerate(NAMES)}
-    endpoint |= {"a, all": (9.0, 9.0, 9.0), "scratch": (0.0, 0.0, 0.0)}  # neither is the first arm of a pretraining
-    found = scores(runs, config, endpoint, higher=True)
-    agreement = found.agreement["rankme"]
-    assert agreement is not None and agreement.mean == pytest.approx((1 + 1 - 1) / 3) and agreement.n == 3
-    assert found.agreement["alignment"] is None, "a score that is the same of all orders nothing"
-    assert found.agreement["alpha_req"] is None and "alpha_req" not in found.encoders["a"], "what is not known is not averaged"
-    assert found.encoders["b"]["rankme"].mean == pytest.approx(11)
-    other = scores(runs, config, endpoint, higher=False).agreement["rankme"]
-    assert other is not None and other.mean == pytest.approx(-1 / 3)
+def test_scores_are_means_with_the_smallest_and_the_largest_replicate(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, {("a", seed): 2.0 + 5 * seed for seed in (0, 1, 2)})
+    (shown,) = spreads(scores(runs)).values()
+    assert shown["rankme"] == Spread(7.0, 2.0, 12.0), "a t-interval would begin below 1, which RankMe cannot be"
+    assert "alpha_req" not in shown, "what is not known is not averaged"
+    assert not spread([3.0]).known
 
 
 def test_an_encoder_without_scores_in_every_replicate_is_left_out(tmp_path: Path) -> None:
-    runs, config = grid(tmp_path, {(name, seed): 1.0 * number for number, name in enumerate(NAMES) for seed in (0, 1)})
+    runs = runs_of(tmp_path, {(name, seed): 1.0 * number for number, name in enumerate(NAMES) for seed in (0, 1)})
     (runs[0].folder / SCORES).unlink()
-    endpoint = {name: (0.0, 1.0) for name in config.arms}
-    found = scores(runs, config, endpoint, higher=True)
-    assert set(found.encoders) == {"b", "c", "d"} and not any(found.agreement.values()), "three encoders have no order to speak of"
+    assert set(scores(runs)) == {"b", "c", "d"}
 
 
-@pytest.mark.parametrize(
-    ("score", "good", "bad"), [("alignment", 0.1, 0.2), ("uniformity", -3, -2), ("rankme", 9, 8), ("alpha_req", 1.1, 0.7)]
-)
-def test_larger_is_better_once_turned(score: str, good: float, bad: float) -> None:
-    assert better(score, good) > better(score, bad)
+def test_an_encoder_whose_features_are_no_numbers_is_shown_without_scores(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, {(name, seed): 1.0 * number for number, name in enumerate(NAMES) for seed in (0, 1)})
+    write_json(runs[0].folder / SCORES, {"scores": {}})
+    found = spreads(scores(runs))
+    assert found["a"] == {} and set(found) == set(NAMES)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_collapsed_encoder_is_one_dot_and_one_without_numbers_has_no_map(tmp_path: Path) -> None:
+    runs = [Run("pretrain", name, (), 0, Path("x.yaml"), (), tmp_path / name, None, {}) for name in ("zero", "constant", "nan")]
+    for run, value in zip(runs, (0.0, 0.1, np.nan), strict=True):
+        run.folder.mkdir()
+        group = (np.arange(40) % 2).astype(str)
+        np.savez(run.folder / FEATURES, features=np.full((40, 6), value, dtype=np.float32), scan=group, group=group)
+    found = maps(runs)
+    assert [one.encoder for one in found] == ["zero", "constant"]
+    assert all((one.places == 0).all() for one in found)
+    assert set(feature_maps(found)) == {"group"} and not feature_maps(maps(runs[2:]))
+
+
+def shown(**known: list[str]) -> dict[str, np.ndarray]:
+    count = len(next(iter(known.values())))
+    return shown_columns(Map("e", np.zeros((count, 2)), {name: np.array(values) for name, values in known.items()}))
 
 
 def test_maps_are_coloured_by_what_differs() -> None:
-    known = {
-        "patient": np.array([f"p{i % 20}" for i in range(60)]),
-        "age": np.array([str(40 + i) for i in range(60)]),
-        "sex": np.array(["F", "M", ""] * 20),
-        "site": np.array(["one"] * 60),
-    }
-    shown = shown_columns(Map("e", np.zeros((60, 2)), known))
-    assert set(shown) == {"patient", "age", "sex"}
-    assert shown["age"].dtype.kind == "f" and len(set(shown["patient"]) - {"other"}) == 8 and set(shown["sex"]) == {"F", "M", "other"}
+    found = shown(age=[str(40 + i) for i in range(60)], sex=["F", "M", ""] * 20, site=["one"] * 60)
+    assert set(found) == {"age", "sex"}
+    assert found["age"].dtype.kind == "f" and set(found["sex"]) == {"F", "M", "none"}
+
+
+def test_the_patients_with_the_most_crops_are_coloured() -> None:
+    many = [f"p{i}" for i in range(9) for _ in range(5 + i)]
+    found = shown(patient=[*many, "once", "twice", "twice"])["patient"]
+    assert set(found) == {f"p{i}" for i in range(2, 9)} | {"other"}, "as many as there are colours"
+
+
+def test_a_patient_a_crop_is_no_colouring() -> None:
+    assert "patient" not in shown(patient=[f"p{i // 3}" for i in range(60)]), "three dots do not show whether they lie together"
+
+
+def test_a_map_is_a_picture_for_each_colouring_with_one_legend() -> None:
+    known = {"patient": np.array(["a", "b"] * 20), "age": np.array([str(k) for k in range(40)])}
+    places = np.random.default_rng(0).normal(size=(40, 2))
+    pictures = feature_maps([Map(name, places, known) for name in ("one", "two", "three")])
+    assert set(pictures) == {"patient", "age"}
+    assert pictures["patient"].light.count('id="legend_1"') == 1 and "legend_2" not in pictures["patient"].light
+    assert "coloured by patient, of one, two, three" in pictures["patient"].alt
+    assert COLOURS["light"][0].lower() in pictures["patient"].light and COLOURS["dark"][0].lower() in pictures["patient"].dark
 
 
 def test_near_crops_lie_near_on_a_map(tmp_path: Path) -> None:
@@ -85,4 +108,4 @@ def test_the_report_shows_them(tmp_path: Path) -> None:
     report = written(tmp_path)
     text = report.read_text()
     assert "What the frozen encoders say without labels" in text and "four encoders or more" in text
-    assert (report.parent / "figures" / "features.svg").is_file() and "coloured by patient, age" in text
+    assert (report.parent / "figures" / "features_patient.svg").is_file() and "coloured by age" in text

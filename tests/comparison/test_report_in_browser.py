@@ -1,16 +1,15 @@
-"""The report in a headless Chromium: it asks for nothing, complains of nothing, sorts by keyboard, and fits phones and paper."""
+"""Reports in a headless Chromium: they ask for nothing, complain of nothing, work by keyboard, and fit phones and paper."""
 
 from __future__ import annotations
 
 import itertools
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.comparison.browser import CHROMIUM, Tab, chromium
-from tests.comparison.large_comparison import written
+from tests.comparison.large_comparison import CONFIG, SCREENING, written
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,50 +17,152 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory) -> Path:
-    return written(tmp_path_factory.mktemp("large"))
+PHONE, PAPER = 390, 695
+"""Pixels: a phone's width, and that of A4 between margins of 13 mm."""
 
 
 @pytest.fixture(scope="module")
-def tab(report, tmp_path_factory):
+def reports(tmp_path_factory) -> dict[str, Path]:
+    """Four arms that are tested; and a screening of ten, with scores of seven encoders."""
+    contents = {"tested": CONFIG, "screening": SCREENING}
+    return {name: written(tmp_path_factory.mktemp(name), content) for name, content in contents.items()}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
     profile = tmp_path_factory.mktemp("profile")
     with chromium(profile) as opened:
-        opened.size(1200)
-        opened.open(report)
         yield opened
     shutil.rmtree(profile, ignore_errors=True)
 
 
-def test_nothing_leaves_the_file_and_nothing_goes_wrong(tab: Tab, report: Path):
+def opened(browser: Tab, report: Path) -> Tab:
+    browser.size(1200)
+    browser.open(report)
+    return browser
+
+
+@pytest.fixture
+def tested(reports, browser) -> Tab:
+    return opened(browser, reports["tested"])
+
+
+@pytest.fixture
+def screening(reports, browser) -> Tab:
+    return opened(browser, reports["screening"])
+
+
+@pytest.fixture(params=["tested", "screening"])
+def tab(request, reports, browser) -> Tab:
+    return opened(browser, reports[request.param])
+
+
+def test_nothing_leaves_the_file_and_nothing_goes_wrong(tab: Tab, reports: dict[str, Path]):
     asked = {address for address in tab.requests if not address.startswith("data:")}
-    assert asked <= {report.as_uri(), "about:blank"}
+    assert asked <= {"about:blank", *(path.as_uri() for path in reports.values())}
     assert tab.errors == []
     assert tab.value("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
 
-def test_tables_sort_by_keyboard(tab: Tab):
-    first = "document.querySelector('table.sortable')"
-    column = f"[...{first}.tBodies[0].rows].map(r => r.cells[1].dataset.value * 1)"
-    before = tab.value(column)
-    assert len(before) == 4
-    assert before != sorted(before)
-    tab.value(f"{first}.tHead.rows[0].cells[1].querySelector('button').focus()")
-    tab.press("Enter", 13, "\r")
-    assert tab.value(column) == sorted(before)
-    assert tab.value(f"{first}.tHead.rows[0].cells[1].getAttribute('aria-sort')") == "ascending"
-    tab.press("Enter", 13, "\r")
-    assert tab.value(column) == sorted(before, reverse=True)
-    tab.press("Tab", 9)
-    tab.press("Enter", 13, "\r")
-    assert tab.value(f"{first}.tHead.rows[0].cells[2].getAttribute('aria-sort')") == "ascending"
-    assert tab.value(f"{first}.tBodies[0].rows[3].cells[2].textContent") == ""  # the reference has no difference: it comes last
+FIRST = "document.querySelector('table.sortable')"
 
 
-@pytest.mark.parametrize("width", [360, 1200])
+def test_tables_sort_by_keyboard_and_begin_with_the_best(tested: Tab):
+    column = f"[...{FIRST}.tBodies[0].rows].map(r => r.cells[1].dataset.value * 1)"
+    names = f"[...{FIRST}.tBodies[0].rows].map(r => r.cells[0].textContent)"
+    league = tested.value(column)
+    assert len(league) == 4 and league == sorted(league, reverse=True), "the table comes best first"
+    assert [name.split(".")[0] for name in tested.value(names)] == ["1", "2", "3", "4"]
+
+    def press(cell: int) -> str:
+        tested.value(f"{FIRST}.tHead.rows[0].cells[{cell}].querySelector('button').focus()")
+        tested.press("Enter", 13, "\r")
+        return tested.value(f"{FIRST}.tHead.rows[0].cells[{cell}].getAttribute('aria-sort')")
+
+    assert press(0) == "ascending" and tested.value(column) != league, "names from A on"
+    assert press(1) == "descending" and tested.value(column) == league
+    assert press(1) == "ascending" and tested.value(column) == sorted(league)
+    tested.press("Tab", 9)
+    tested.press("Enter", 13, "\r")
+    assert tested.value(f"{FIRST}.tHead.rows[0].cells[2].getAttribute('aria-sort')") == "descending"
+    assert tested.value(f"{FIRST}.tBodies[0].rows[3].cells[2].textContent") == ""  # the reference has no difference: it comes last
+    assert press(5) == "ascending" and tested.value(f"{FIRST}.tBodies[0].rows[0].cells[5].textContent") == "p < 0.001"
+
+
+def test_columns_that_say_nothing_are_not_there(screening: Tab):
+    heads = f"[...{FIRST}.tHead.rows[0].cells].map(c => c.textContent)"
+    assert screening.value(heads) == ["arm", "dice", "difference to scratch"]
+    empty = "[...document.querySelectorAll('table')].filter(t => [...t.tHead.rows[0].cells].some((_, k) => [...t.tBodies[0].rows]"
+    assert screening.value(f"{empty}.every(r => !r.cells[k].textContent.trim()))).map(t => t.parentElement.ariaLabel)") == []
+
+
+@pytest.mark.parametrize("width", [360, PHONE, 1200])
 def test_the_page_is_as_wide_as_the_screen(tab: Tab, width: int):
     tab.size(width)
     assert tab.value("document.documentElement.scrollWidth") <= width
+    assert tab.value("[...document.querySelectorAll('table')].every(t => t.closest('.scroll[tabindex][aria-label]'))")
+
+
+SCROLLED = """
+(() => {
+  const found = [...document.querySelectorAll("div.scroll")].filter(e => e.querySelector("table") && e.scrollWidth > e.clientWidth + 40);
+  return found.map(box => {
+    box.scrollLeft = 40;
+    const name = box.querySelector("tbody tr > :first-child"), place = name.getBoundingClientRect();
+    const said = {
+      away: place.left - box.getBoundingClientRect().left,
+      share: place.width / document.documentElement.clientWidth,
+      solid: !getComputedStyle(name).backgroundColor.startsWith("rgba(0, 0, 0, 0"),
+      shaded: getComputedStyle(box).backgroundImage.includes("gradient"),
+    };
+    box.scrollLeft = 0;
+    return said;
+  });
+})()
+"""
+
+
+def test_names_stay_beside_a_wide_table_that_scrolls_on_a_phone(screening: Tab):
+    screening.size(PHONE)
+    boxes = screening.value(SCROLLED)
+    assert len(boxes) >= 4, "cells, two arms and cases are wide"
+    for box in boxes:
+        assert abs(box["away"]) < 1 and box["solid"] and box["shaded"]
+        assert box["share"] <= 0.4
+
+
+BROKEN = """
+[...document.querySelectorAll("th")].flatMap(th => {
+  const walker = document.createTreeWalker(th, NodeFilter.SHOW_TEXT), broken = [];
+  while (walker.nextNode()) for (const word of walker.currentNode.data.matchAll(/[^\\s-]+/g)) {
+    const range = document.createRange();
+    range.setStart(walker.currentNode, word.index);
+    range.setEnd(walker.currentNode, word.index + word[0].length);
+    if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) broken.push(word[0]);
+  }
+  return broken;
+})
+"""
+
+
+@pytest.mark.parametrize(("width", "media"), [(PHONE, ""), (1200, ""), (PAPER, "print")])
+def test_no_name_breaks_within_a_word(screening: Tab, width: int, media: str):
+    screening.size(width, media=media)
+    assert screening.value(BROKEN) == []
+
+
+def test_a_picture_is_enlarged_by_enter(screening: Tab):
+    screening.size(1280)
+    summary = "document.querySelectorAll('.pictures.one .enlarge summary')[0]"
+    assert screening.value(f"{summary}.querySelector('img').alt").startswith("Views that are drawn together")
+    width = f"{summary}.querySelector('img').getBoundingClientRect().width"
+    assert 900 < screening.value(width) < 1100, "one column: as wide as the text"
+    screening.value(f"{summary}.focus()")
+    screening.press("Enter", 13, "\r")
+    assert screening.value(width) == screening.value(f"{summary}.querySelector('img').naturalWidth + 2") == 1487
+    assert screening.value("document.documentElement.scrollWidth") <= 1280
+    screening.press("Enter", 13, "\r")
+    assert screening.value(width) < 1100
 
 
 CONTRAST = """
@@ -93,15 +194,21 @@ def test_text_stands_out_in_light_and_dark(tab: Tab, tmp_path: Path, width: int,
     """4.5 to 1 is what the Web Content Accessibility Guidelines ask for."""
     tab.size(width, dark=dark)
     assert tab.value(CONTRAST) >= 4.5
-    shown = "document.querySelector('picture img').currentSrc === document.querySelector('picture source').srcset"
-    deadline = time.monotonic() + 10  # a browser picks the image a moment after the colours
-    while tab.value(shown) != dark and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert tab.value(shown) == dark
+    shown = "[...document.querySelectorAll('.plot img')].every(i => (getComputedStyle(i).display === 'none') === (i.className !== '%s'))"
+    assert tab.value(shown % ("dark" if dark else "light"))
     tab.picture(tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 10_000
 
 
+TOO_LARGE = "Math.max(...[...document.querySelectorAll('table, img')].map(e => e.getBoundingClientRect().%s))"
+
+
 def test_it_prints(tab: Tab):
-    tab.size(1200)
+    """Also from a dark screen: what is printed is dark on white, and nothing is cut."""
+    tab.size(PAPER, dark=True, media="print")
+    assert tab.value("document.documentElement.scrollWidth") <= PAPER
+    assert tab.value(TOO_LARGE % "right") <= PAPER
+    assert tab.value("Math.max(...[...document.images].map(i => i.getBoundingClientRect().height))") < 1000, "less than a sheet"
+    assert tab.value("[...document.querySelectorAll('.plot .dark')].every(i => getComputedStyle(i).display === 'none')")
+    assert tab.value("getComputedStyle(document.querySelector('thead button')).display") == "contents", "else no heading goes on"
     assert tab.printed().startswith(b"%PDF")

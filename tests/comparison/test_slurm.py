@@ -14,8 +14,9 @@ from rich.console import Console
 
 from medcl3d.comparison.execute import execute, is_done, last_line
 from medcl3d.comparison.launch import COST, LOG, read_json
+from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.plan import CompareConfig, plan
-from medcl3d.comparison.slurm import RunJob, SlurmChild, SlurmLauncher
+from medcl3d.comparison.slurm import JOB, RunJob, SlurmChild, SlurmLauncher, is_queued
 from medcl3d.config import load
 from medcl3d.errors import ConfigError, MachineError
 
@@ -91,6 +92,9 @@ class StopsOnce:
         again = [run for run in runs if run not in first]
         return [Stopped(run) for run in first] + (self.then.launch(again) if again else [])
 
+    def busy(self, run):
+        return False
+
 
 class Stopped:
     resumable, started = True, 0.0
@@ -161,3 +165,36 @@ def test_an_array_asks_to_be_queued_again(tmp_path, monkeypatch):
     assert "#SBATCH --partition=gpu" in text
     assert json.loads(json.dumps(inner.parameters))["array_parallelism"] == 3
     assert Path(tmp_path / "slurm").name in text
+
+
+def test_a_job_that_still_waits_is_not_sent_again(comparison, tmp_path, monkeypatch):
+    """The comparison that sent it was killed; the cluster still has its job."""
+    config = load(comparison(), SMALL, CompareConfig)
+    run = plan(config)[0]
+    run.folder.mkdir(parents=True)
+    assert not is_queued(run.folder), "no job was sent"
+    (run.folder / JOB).write_text("17_3\n")
+    assert not is_queued(run.folder), "this machine has no cluster"
+    squeue, tools = tmp_path / "tools" / "squeue", tmp_path / "tools"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    for answer, expected in (("echo PENDING", True), ("echo RUNNING", True), ("echo COMPLETED", False), ("exit 1", False), ("true", False)):
+        squeue.write_text(f'#!/bin/sh\n[ "$3" = --jobs=17_3 ] || exit 2\n{answer}\n')
+        squeue.chmod(0o755)
+        assert is_queued(run.folder) is expected, answer
+
+
+def test_what_a_cluster_is_still_at_is_waited_for(comparison, monkeypatch):
+    config = load(comparison(), SMALL, CompareConfig)
+    runs = plan(config)
+    asked: list[str] = []
+
+    class Busy(LocalLauncher):
+        def busy(self, run) -> bool:
+            asked.append(str(run))
+            return run is runs[0] and asked.count(str(run)) < 3
+
+    file = io.StringIO()
+    outcomes = execute(runs, Busy(1), Console(file=file, width=200))
+    assert [o.state for o in outcomes] == ["done"] * 5 and asked.count(str(runs[0])) == 3
+    assert f"waiting for {runs[0]}, which another process is at" in file.getvalue()

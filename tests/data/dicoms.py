@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
+
+from medcl3d.data.manifest import Manifest
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -60,6 +63,72 @@ def write_series(
             "RescaleSlope": 2,
             "RescaleIntercept": -100,
         }
-        path = folder / f"IM{(number * 7) % 10}_{uid.replace('.', '')}"
+        path = folder / f"IM{(number * 7) % 10 + number // 10 * 10}_{uid.replace('.', '')}"
         write_slice(path, pixels, **{**own, **fields, **(change(number) if change else {})})
     return folder
+
+
+def spoil(path: Path, keyword: str, vr: str, value: bytes) -> None:
+    """Give a field bytes that its type does not allow, as a careless program writes them."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    dataset = pydicom.dcmread(path)
+    tag = Tag(keyword)
+    dataset._dict[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+    dataset.save_as(path)
+
+
+def without_preamble(path: Path, *, implicit: bool) -> None:
+    """A file as old archives export it: it begins with its first field."""
+    from pydicom.filebase import DicomFileLike
+    from pydicom.filewriter import write_dataset
+
+    dataset = pydicom.dcmread(path)
+    dataset.remove_private_tags()
+    with open(path, "wb") as file:
+        out = DicomFileLike(file)
+        out.is_little_endian, out.is_implicit_VR = True, implicit
+        write_dataset(out, pydicom.Dataset(dict(dataset.items())))
+
+
+def item(**fields: Any) -> Any:
+    """An item of a sequence."""
+    dataset = pydicom.Dataset()
+    for name, value in fields.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def write_frames(path: Path, voxels: np.ndarray, frames: list[Any], **fields: Any) -> None:
+    """An enhanced MR: all slices in one file, each with an item of its own."""
+    plane, pixels = [item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])], [item(PixelSpacing=[2, 1.5])]
+    about = {
+        "SeriesInstanceUID": "1.2.9",
+        "SOPInstanceUID": "1.2.9.1",
+        "Modality": "MR",
+        "PatientID": "007",
+        "NumberOfFrames": len(voxels),
+        "PerFrameFunctionalGroupsSequence": frames,
+        "SharedFunctionalGroupsSequence": [item(PlaneOrientationSequence=plane, PixelMeasuresSequence=pixels)],
+    }
+    write_slice(path, voxels, sop_class=ENHANCED_MR, **{**about, **fields})
+
+
+def the_only(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and affine of a collection of one scan."""
+    assert len(manifest) == 1 and not manifest.faults, manifest.faults
+    image = nibabel.load(manifest.locate(manifest.table["path"].iloc[0]))
+    return np.asarray(image.dataobj), image.affine
+
+
+def fault_of(manifest: Manifest) -> str:
+    """What is wrong with the only series that is refused."""
+    (fault,) = manifest.faults.values()
+    assert "\n" not in fault
+    return fault
+
+
+def shifted(at: int, mm: float) -> Callable[[int], dict[str, Any]]:
+    """Slices from `at` on lie elsewhere."""
+    return lambda n: {"ImagePositionPatient": [10.0, 20.0, 30.0 + 3 * n + (mm if n >= at else 0)]}

@@ -155,13 +155,13 @@ def test_a_folder_says_what_it_is_or_is_told(tmp_path: Path, write_nifti: Callab
         ({"patern": "x"}, "patern: unknown option"),
         ({"source": "folder", "patern": "x"}, "of folder: pattern, label"),
         ({"source": "foldr"}, "did you mean 'folder'"),
-        ({"source": "dicom"}, "prepare it"),
+        ({"source": "medmnist"}, "prepare it"),
         ({"max_bad_fraction": 2}, "max_bad_fraction = 2"),
     ):
         with pytest.raises(ConfigError, match=message):
             audit(tmp_path / "mine", given=given)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no NIfTI file lies there"):
+    with pytest.raises(DataError, match="no NIfTI file lies there; say source=dicom"):
         audit(tmp_path / "empty")
     with pytest.raises(DataError, match="no such file"):
         audit(tmp_path / "nowhere")

@@ -13,26 +13,29 @@ import pandas as pd
 import pytest
 
 from medcl3d.data.check import read_image, read_label
-from medcl3d.data.dicom_series import affine_of, in_order, read_header, slices_of
-from medcl3d.data.manifest import Manifest
+from medcl3d.data.dicom_header import NAMES, SEQUENCES, read_header
+from medcl3d.data.dicom_order import affine_of, in_order
+from medcl3d.data.dicom_slices import slices_of
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.dicom import dicom
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError
-from tests.data.dicoms import CT, ENHANCED_MR, SHAPE, VOXELS, pydicom, write_series, write_slice
-
-
-def the_only(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    assert len(manifest) == 1 and not manifest.faults, manifest.faults
-    image = nibabel.load(manifest.locate(manifest.table["path"].iloc[0]))
-    return np.asarray(image.dataobj), image.affine
-
-
-def fault_of(manifest: Manifest) -> str:
-    (fault,) = manifest.faults.values()
-    assert "\n" not in fault
-    return fault
+from tests.data.dicoms import (
+    CT,
+    SHAPE,
+    VOXELS,
+    fault_of,
+    item,
+    pydicom,
+    shifted,
+    spoil,
+    the_only,
+    without_preamble,
+    write_frames,
+    write_series,
+    write_slice,
+)
 
 
 def test_a_series_is_ordered_by_place_and_comes_in_hu(tmp_path: Path) -> None:
@@ -64,13 +67,12 @@ def test_an_oblique_series_that_runs_the_other_way_lies_where_it_was(tmp_path: P
         assert np.allclose(index, np.round(index), atol=1e-3) and found == VOXELS[number, row, column] * 2 - 100
 
 
-def shifted(at: int, mm: float) -> Callable[[int], dict[str, Any]]:
-    return lambda n: {"ImagePositionPatient": [10.0, 20.0, 30.0 + 3 * n + (mm if n >= at else 0)]}
-
-
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
+        ({"RescaleSlope": 0}, "RescaleSlope is 0"),
+        ({"RescaleType": "MGML"}, "a CT whose RescaleType is 'MGML', so its values are no HU"),
+        ({"RescaleIntercept": None}, "a CT without RescaleSlope and RescaleIntercept"),
         ({"change": shifted(3, 3)}, "1 slices are missing between IM4_129 and IM1_129: 6 mm, elsewhere 3 mm"),
         ({"change": shifted(3, 0.5)}, "unevenly spaced: 3.5 mm between"),
         ({"change": shifted(3, -3)}, "lie at one place: a time series"),
@@ -78,7 +80,7 @@ def shifted(at: int, mm: float) -> Callable[[int], dict[str, Any]]:
         ({"change": lambda n: {"ImageOrientationPatient": [1, 0, 0, 0, 0, 1]} if n == 2 else {}}, "the orientation varies"),
         ({"change": lambda n: {"PixelSpacing": [1, 1]} if n == 2 else {}}, "they are no one volume"),
         ({"RescaleSlope": None}, "a CT without RescaleSlope"),
-        ({"PhotometricInterpretation": "MONOCHROME1"}, "holds MONOCHROME1"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "is 'MONOCHROME1'"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no pair of orthogonal directions"),
         ({"PixelSpacing": None}, "PixelSpacing is missing"),
         ({"NumberOfFrames": 2}, "has several frames and no place for each"),
@@ -89,6 +91,89 @@ def test_what_is_no_regular_grid_is_refused_by_name(tmp_path: Path, fields: dict
     assert fault in fault_of(manifest) and "p1: series 1.2.9" in fault_of(manifest)
 
 
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value", "fault"),
+    [
+        ("RescaleSlope", "DS", b"abc ", "RescaleSlope is 'abc', a number is needed"),
+        ("RescaleSlope", "DS", b"1\\2 ", "RescaleSlope is '1\\\\2', a number is needed"),
+        ("RescaleSlope", "DS", b"nan ", "RescaleSlope is 'nan', a number is needed"),
+        ("RescaleSlope", "DS", b"inf ", "RescaleSlope is 'inf', a number is needed"),
+        ("RescaleIntercept", "DS", b"-1024,0 ", "RescaleIntercept is '-1024,0', a number is needed"),
+        ("NumberOfFrames", "IS", b"x ", "NumberOfFrames is 'x', a number is needed"),
+        ("Rows", "US", b"", "Rows is missing, a number is needed"),
+        ("Columns", "US", b"\1", "Columns is "),
+        ("ImagePositionPatient", "DS", b"1\\2\\x ", "ImagePositionPatient is '1\\\\2\\\\x', 3 numbers are needed"),
+        ("PixelSpacing", "DS", b"0,7\\0,7", "PixelSpacing is '0,7\\\\0,7', 2 numbers are needed"),
+    ],
+)
+def test_one_bad_value_in_one_file_refuses_its_series_and_no_other(tmp_path: Path, keyword: str, vr: str, value: bytes, fault: str) -> None:
+    write_series(tmp_path / "in" / "good", uid="1.2.1")
+    spoil(write_series(tmp_path / "in" / "bad", SeriesNumber=4) / "IM4_129", keyword, vr, value)
+    manifest = dicom(tmp_path / "in", tmp_path / "raw")
+    told = fault_of(manifest)
+    assert fault in told and "in/bad: series 4 (1.2.9): IM4_129: " in told
+    good = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
+    assert good["series"].tolist() == ["1.2.1"] and manifest.locate(good["path"].iloc[0]).exists()
+    hidden = dicom(tmp_path / "in", tmp_path / "hidden", hash_ids=True)
+    assert fault_of(hidden).startswith("file ") and "'" not in fault_of(hidden), "the text itself might be a name"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value"),
+    [
+        ("SamplesPerPixel", "US", b""),
+        ("SeriesNumber", "IS", b"1.5 "),
+        ("StudyDate", "DA", b"2020.01.01"),
+        ("PatientID", "LO", b"x" * 300),
+        ("PatientID", "LO", "Müller".encode("latin-1") * 20),
+        ("PatientID", "LO", b"../../a\\b\nc"),
+        ("Modality", "CS", b"CT/../x "),
+    ],
+)
+def test_an_odd_value_that_no_voxel_depends_on_refuses_nothing(tmp_path: Path, keyword: str, vr: str, value: bytes) -> None:
+    for path in write_series(tmp_path / "in").iterdir():
+        spoil(path, keyword, vr, value)
+    the_only(dicom(tmp_path / "in", tmp_path / "raw"))
+    assert {path.parent for path in tmp_path.rglob("*.nii.gz")} == {tmp_path / "raw"}
+
+
+def test_a_ct_in_unspecified_units_is_taken_for_hu_and_said(tmp_path: Path) -> None:
+    manifest = dicom(write_series(tmp_path / "in", RescaleType="US"), tmp_path / "raw")
+    assert the_only(manifest)[0].min() == -100 and "units are unspecified" in " ".join(manifest.notes)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_files_without_the_preamble_are_read_as_simpleitk_reads_them(tmp_path: Path, implicit: bool) -> None:
+    import SimpleITK as sitk
+
+    folder = write_series(tmp_path / "in")
+    with_preamble = the_only(dicom(folder, tmp_path / "raw"))
+    for path in folder.iterdir():
+        without_preamble(path, implicit=implicit)
+        assert path.read_bytes()[128:132] != b"DICM"
+    voxels, affine = the_only(dicom(folder, tmp_path / "other"))
+    np.testing.assert_array_equal(voxels, with_preamble[0])
+    np.testing.assert_array_equal(affine, with_preamble[1])
+    names = sorted(folder.iterdir(), key=lambda path: float(read_header(path).numbers("ImagePositionPatient", 3)[2]))
+    np.testing.assert_array_equal(voxels, sitk.GetArrayFromImage(sitk.ReadImage([str(path) for path in names])).transpose(2, 1, 0))
+    (folder / "two").write_bytes(b"\x08\x00\x05\x00" + b"\xff" * 400)  # begins as one, by chance
+    assert "1 files are no DICOM" in " ".join(dicom(folder, tmp_path / "other").notes)
+
+
+def test_slices_that_share_one_uid_are_no_copies(tmp_path: Path) -> None:
+    """Careless anonymisation gives every instance the same UID."""
+    folder = write_series(tmp_path / "in", change=lambda n: {"SOPInstanceUID": "1.2.3"})
+    manifest = dicom(folder, tmp_path / "raw")
+    assert the_only(manifest)[0].shape == (6, 7, 5) and "twice" not in " ".join(manifest.notes)
+
+
+def test_no_name_of_a_person_is_among_the_fields_that_are_read() -> None:
+    from pydicom.datadict import dictionary_VR
+
+    fields = [*NAMES, *(name for parts in SEQUENCES.values() for names in parts.values() for name in names)]
+    assert not [name for name in fields if dictionary_VR(name) in ("PN", "LT", "ST", "UT")]
+
+
 def test_the_same_slice_twice_is_left_out_and_said(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "in")
     shutil.copy(folder / "IM4_129", folder / "copy")
@@ -97,15 +182,21 @@ def test_the_same_slice_twice_is_left_out_and_said(tmp_path: Path) -> None:
     assert "the same slice twice, once left out: copy" in " ".join(manifest.notes) or "once left out: IM4_129" in " ".join(manifest.notes)
 
 
-def test_an_unknown_codec_and_cut_files_are_refused(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "in")
+def unknown_codec(folder: Path) -> Path:
+    """MPEG2, which no reader takes for slices."""
     for path in folder.iterdir():
         dataset = pydicom.dcmread(path)
-        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # MPEG2, which no reader takes for slices
+        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
         dataset.PixelData = pydicom.encaps.encapsulate([dataset.PixelData])
         dataset["PixelData"].VR = "OB"
         dataset.save_as(path)
-    assert "cannot be decoded" in fault_of(dicom(folder, tmp_path / "raw"))
+    return folder
+
+
+def test_an_unknown_codec_and_cut_files_are_refused(tmp_path: Path) -> None:
+    folder = unknown_codec(write_series(tmp_path / "in"))
+    fault = fault_of(dicom(folder, tmp_path / "raw"))
+    assert "IM0_129: the voxels cannot be decoded" in fault and "0x" not in fault, "no address in memory, which differs each time"
     (tmp_path / "in" / "cut").write_bytes(b"\0" * 128 + b"DICM" + b"\x02\x00\x00\x00UL")
     manifest = dicom(folder, tmp_path / "raw")
     assert len(manifest) == 1 and not [note for note in manifest.notes if "Traceback" in note]
@@ -148,89 +239,62 @@ def test_two_people_of_one_id_are_told_apart_and_one_person_in_two_folders_is_on
 
 def test_names_are_never_written_and_ids_are_hashed_on_request(tmp_path: Path) -> None:
     root = tmp_path / "in"
-    write_series(root / "DOE_JANE", PatientID="SECRET1")
+    write_series(root / "DOE_JANE", PatientID="SECRET1", SeriesDescription="for Doe")
+    shutil.copy(root / "DOE_JANE" / "IM4_129", root / "DOE_JANE" / "IM_DOE")  # a warning that names files
     write_series(root / "DOE_JOHN", uid="1.2.6", change=shifted(3, 3), PatientID="SECRET2", SeriesDescription="for Doe")
+    write_series(root / "DOE_ANN", uid="1.2.61", PatientID="SECRET3", RescaleType="DOE")
+    write_series(root / "DOE_PET", uid="1.2.62", Modality="PT", Units="DOE", PatientID="SECRET3")
+    write_series(root / "DOE_TWO", np.concatenate([VOXELS, VOXELS]), uid="1.2.63", PatientID="SECRET3", change=twice("DOE"))
+    spoil(write_series(root / "DOE_BAD", uid="1.2.64") / "IM4_1264", "RescaleSlope", "DS", b"DOE ")
+    unknown_codec(write_series(root / "DOE_CODEC", uid="1.2.65"))
+    write_slice(root / "DOE_SC", VOXELS[0], Modality="SC^DOE")
+    (root / "IM_DOE").write_bytes(b"\0" * 128 + b"DICM" + b"\x02\x00\x00\x00UL")
     plain = dicom(root, tmp_path / "plain")
-    assert "Jane" not in plain.table.to_csv() and "SECRET1" in plain.table.to_csv()
+    assert "Jane" not in plain.table.to_csv() and "SECRET1" in plain.table.to_csv() and len(plain.faults) == 5
     hidden = dicom(root, tmp_path / "raw", hash_ids=True)
-    everything = hidden.table.to_csv() + str(hidden.faults) + str(hidden.notes) + "".join(p.name for p in (tmp_path / "raw").iterdir())
+    written = "".join(path.name + path.read_text() for path in (tmp_path / "raw").iterdir() if path.suffix == ".json")
+    everything = hidden.table.to_csv() + str(hidden.faults) + str(hidden.notes) + written
     for text in ("DOE", "Doe", "SECRET", "1.2.6", "1.2.7", "20200131", "IM"):
         assert text not in everything, text
-    assert "1 slices are missing between file" in everything
-    assert hidden.table["patient"].nunique() == 2
+    assert "1 slices are missing between file" in everything and "once left out: file" in written and len(hidden.faults) == 5
+    assert hidden.table["patient"].nunique() == 4
     assert dicom(root, tmp_path / "raw", hash_ids=True).table.equals(hidden.table)
     assert (tmp_path / "raw" / ".hash_key").stat().st_mode & 0o777 == 0o600
     assert set(dicom(root, tmp_path / "other", hash_ids=True).table["patient"]).isdisjoint(hidden.table["patient"])
 
 
-PET: dict[str, Any] = {
-    "Modality": "PT", "Units": "BQML", "CorrectedImage": ["ATTN", "DECY"], "DecayCorrection": "START", "PatientWeight": 80,
-    "SeriesDate": "20200131", "SeriesTime": "100000.0", "AcquisitionDate": "20200131", "AcquisitionTime": "100010",
-}  # fmt: skip
+def twice(text: str) -> Callable[[int], dict[str, Any]]:
+    """Ten slices at five places, the later ones of another ImageType."""
+    return lambda n: {
+        "ImagePositionPatient": [10.0, 20.0, 30.0 + 3 * (n % 5)],
+        "ImageType": ["ORIGINAL", "PRIMARY", text if n > 4 else "M"],
+        "SOPInstanceUID": f"1.2.63.{n}",
+    }
 
 
-def injection(**fields: Any) -> list[Any]:
-    dataset = pydicom.Dataset()
-    for name, value in {
-        "RadionuclideTotalDose": 4e8, "RadionuclideHalfLife": 6586.2, "RadiopharmaceuticalStartTime": "090000", **fields
-    }.items():  # fmt: skip
-        setattr(dataset, name, value)
-    return [dataset]
-
-
-def test_pet_comes_in_suv_where_the_headers_allow_it(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "in", RadiopharmaceuticalInformationSequence=injection(), **PET)
-    voxels, _ = the_only(dicom(folder, tmp_path / "raw"))
-    expected = (VOXELS.transpose(2, 1, 0) * 2.0 - 100) * 80_000 / (4e8 * 0.5 ** (3600 / 6586.2))
-    np.testing.assert_allclose(voxels, expected, rtol=1e-6)
-    manifest = dicom(folder, tmp_path / "raw", pet="raw")
-    np.testing.assert_array_equal(the_only(manifest)[0], VOXELS.transpose(2, 1, 0) * 2 - 100)
-    assert "stored units" in " ".join(manifest.notes) and manifest.table["modality"].tolist() == ["PET"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "dose", "what"),
-    [
-        ({"Units": "CNTS"}, {}, "Units are CNTS"),
-        ({"PatientWeight": None}, {}, "PatientWeight is 0 kg"),
-        ({"PatientWeight": 80_000}, {}, "PatientWeight is 80000 kg"),
-        ({"CorrectedImage": ["DECY"]}, {}, "CorrectedImage lacks ATTN"),
-        ({"DecayCorrection": "NONE"}, {}, "DecayCorrection is 'NONE'"),
-        ({"SeriesTime": "100500"}, {}, "SeriesTime"),
-        ({"SeriesTime": None}, {}, "the times of injection"),
-        ({}, {"RadionuclideTotalDose": 0}, "RadionuclideTotalDose is 0"),
-    ],
-)
-def test_no_suv_is_guessed(tmp_path: Path, fields: dict[str, Any], dose: dict[str, Any], what: str) -> None:
-    folder = write_series(tmp_path / "in", RadiopharmaceuticalInformationSequence=injection(**dose), **{**PET, **fields})
-    fault = fault_of(dicom(folder, tmp_path / "raw"))
-    assert what in fault and "pet=raw" in fault
-
-
-def test_frames_of_one_file_are_slices(tmp_path: Path) -> None:
-    def item(**fields: Any) -> Any:
-        dataset = pydicom.Dataset()
-        for name, value in fields.items():
-            setattr(dataset, name, value)
-        return dataset
-
-    frames = [
+def frames_of(count: int) -> list[Any]:
+    """From the last place to the first, each with a slope of its own."""
+    return [
         item(
             PlanePositionSequence=[item(ImagePositionPatient=[1.0, 2.0, 3.0 + 4 * (4 - n)])],
             PixelValueTransformationSequence=[item(RescaleSlope=1 + n, RescaleIntercept=n)],
         )
-        for n in range(5)
+        for n in range(count)
     ]
-    shared = item(
-        PlaneOrientationSequence=[item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])], PixelMeasuresSequence=[item(PixelSpacing=[2, 1.5])]
-    )
-    fields = {"PerFrameFunctionalGroupsSequence": frames, "SharedFunctionalGroupsSequence": [shared], "NumberOfFrames": 5}
-    about = {"SeriesInstanceUID": "1.2.9", "SOPInstanceUID": "1.2.9.1", "Modality": "MR", "PatientID": "007"}
-    write_slice(tmp_path / "in" / "a", VOXELS, sop_class=ENHANCED_MR, **fields, **about)
+
+
+def test_frames_of_one_file_are_slices(tmp_path: Path) -> None:
+    write_frames(tmp_path / "in" / "a", VOXELS, frames_of(5))
     voxels, affine = the_only(dicom(tmp_path / "in", tmp_path / "raw"))
     for n in range(5):
         np.testing.assert_array_equal(voxels[..., 4 - n], VOXELS[n].T * (1 + n) + n)
     np.testing.assert_allclose(affine, [[-1.5, 0, 0, -1], [0, -2, 0, -2], [0, 0, 4, 3], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("places", [4, 6])
+def test_frames_without_a_place_and_places_without_a_frame_are_refused(tmp_path: Path, places: int) -> None:
+    write_frames(tmp_path / "in" / "a", VOXELS, frames_of(places))
+    assert f"a: NumberOfFrames is 5, places are given for {places}" in fault_of(dicom(tmp_path / "in", tmp_path / "raw"))
 
 
 def test_preparing_reports_a_refused_series_and_does_nothing_twice(tmp_path: Path) -> None:
@@ -257,8 +321,8 @@ def test_a_real_series_has_the_geometry_and_hu_of_simpleitk_and_the_grid_of_its_
     manifest = dicom(real / "ct" / "dicom_series", tmp_path / "raw")
     voxels, affine = the_only(manifest)
     files = sorted((real / "ct" / "dicom_series").iterdir())
-    ordered, warnings = in_order([one for path in files for one in slices_of(path, read_header(path))])
-    theirs = sitk.ReadImage([str(one.path) for one in ordered])
+    ordered, warnings = in_order([one for path in files for one in slices_of(read_header(path))])
+    theirs = sitk.ReadImage([str(one.header.path) for one in ordered])
     np.testing.assert_array_equal(voxels, sitk.GetArrayFromImage(theirs).transpose(2, 1, 0))
     assert voxels.min() >= -1024 and 20 < np.median(voxels[voxels > -200]) < 80, "soft tissue in HU"
     for corner in ((0, 0, 0), (511, 0, 19), (0, 511, 3)):
@@ -275,4 +339,4 @@ def test_a_real_series_has_the_geometry_and_hu_of_simpleitk_and_the_grid_of_its_
     nibabel.save(image, tmp_path / "image.nii.gz")
     found = read_label(tmp_path / "label.nii.gz", read_image(tmp_path / "image.nii.gz")).voxels[0]
     assert (found > 0).any() and np.median(np.asarray(image.dataobj)[found > 0]) > -100
-    assert str(read_header(files[0]).file_meta.MediaStorageSOPClassUID) == CT
+    assert read_header(files[0]).text("MediaStorageSOPClassUID") == CT

@@ -173,6 +173,19 @@ def test_a_store_of_before_there_were_two_kinds_is_still_there(cohort, tmp_path)
     assert not any("other" in line for line in said)
 
 
+def test_a_store_of_before_a_field_of_its_source_was_known_is_still_there(cohort, tmp_path) -> None:
+    out = tmp_path / "out"
+    prepare("csv", cohort, out, options=ONE)
+    about = json.loads((out / "preparing.json").read_text())
+    assert about["source"]["fields"].pop("allow_outside") is False
+    (out / "preparing.json").write_text(json.dumps(about))
+    assert prepare("csv", cohort, out, options=ONE).num_there == 6
+    about["source"]["fields"]["allow_outside"] = True
+    (out / "preparing.json").write_text(json.dumps(about))
+    with pytest.raises(ConfigError, match="choose another folder"):
+        prepare("csv", cohort, out, options=ONE)
+
+
 def _change_a_voxel(path: Path) -> None:
     """Another content in as many bytes, at another time: the mildest change that there is."""
     size, content = path.stat().st_size, bytearray(gzip.decompress(path.read_bytes()))

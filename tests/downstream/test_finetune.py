@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from medcl3d.config import parse
+from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.finetune import FinetuneConfig, assemble, finetune, summary
 from medcl3d.downstream.patches import PatchBatch
 from medcl3d.downstream.segmentation import augmented
@@ -135,6 +138,35 @@ def test_a_pretraining_that_saw_test_patients_is_refused(ball_root: Path, tmp_pa
     assert not (tmp_path / "x").exists()
     (run / "encoder.json").write_text(json.dumps(sidecar | {"spacing_mm": [3.0, 3.0, 3.0]}))
     assert "warning: pretrained at [3.0, 3.0, 3.0] mm" in summary(assemble(parse(config, FinetuneConfig, "test")))
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune", "evaluate"])
+def test_a_run_does_not_go_on_with_another_manifest_or_split(ball_root: Path, tmp_path: Path, command: str) -> None:
+    root = tmp_path / "store"
+    shutil.copytree(ball_root, root)
+    if command == "pretrain":
+        again = partial(pretrained, root, tmp_path / "run")
+    elif command == "finetune":
+        path = write(tmp_path / "c.yaml", config_of(root, tmp_path / "run", {"steps": 1}))
+        again = partial(finetune, path)
+    else:
+        asked = {"data": {"root": str(root), "patch_size": [8, 8, 8]}, "encoder": ENCODER, "landmarks": {"structures": 2, "stride_mm": 8}}
+        again = partial(evaluate, write(tmp_path / "c.yaml", {**asked, "precision": "float32", "out_dir": str(tmp_path / "run")}))
+    again()
+    kept = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert {"data", "body", "manifest", "split", "versions", "commit", "dirty", "device", "threads"} <= set(kept)
+    assert kept["kind"] == command and kept["precision"] == "float32"
+    text = (root / "manifest.csv").read_text()
+    (root / "manifest.csv").write_text(text.replace("scan5,p5,1,", "scan5,p5,2,"))
+    with pytest.raises(ConfigError, match=r"the data changed since this run began: the column session of manifest\.csv; set another"):
+        again()
+    (root / "manifest.csv").write_text(text)
+    split = json.loads((root / "split.json").read_text())
+    (root / "split.json").write_text(json.dumps({**split, "train": split["train"][:-1], "test": [*split["test"], split["train"][-1]]}))
+    with pytest.raises(ConfigError, match=r"the data changed since this run began: split\.json; set another"):
+        again()
+    (root / "split.json").write_text(json.dumps(split))
+    again()
 
 
 def test_labelled_patients_are_nested_and_have_labels(ball_root: Path, tmp_path: Path) -> None:

@@ -54,6 +54,16 @@ def test_one_that_knows_nothing_does_no_better_than_chance(ball_store: Store) ->
     assert abs(found["error_mm"].mean / found["chance_error_mm"].mean - 1) < 0.5
 
 
+def test_a_collapsed_one_does_exactly_as_chance_does(ball_store: Store) -> None:
+    _, cases = Landmarks(structures=2).measure(lambda examples: np.full((len(examples), 6), 0.3), ball_store, (TRAIN, TEST), SIZE, 0)
+    assert all(case["error_mm"] == case["chance_error_mm"] for case in cases)
+
+
+def test_features_that_are_no_numbers_are_named(ball_store: Store) -> None:
+    with pytest.raises(DataError, match="are no finite numbers"):
+        Landmarks().measure(lambda examples: np.full((len(examples), 6), np.nan), ball_store, (TRAIN, TEST), SIZE, 0)
+
+
 def test_the_same_place_of_the_body_is_right_where_structures_lie_alike(ball_store: Store) -> None:
     """Balls lie within 2 voxels of the middle of their scan, along each axis of up to 2 mm."""
     _, cases = Landmarks(structures=2).measure(knows_the_ball(ball_store), ball_store, (TRAIN, TEST), SIZE, 0)

@@ -131,6 +131,35 @@ def test_what_was_cropped_off_is_background(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, body)
 
 
+class Sided(torch.nn.Module):
+    """A network that takes what lies right, front or head of a patch's middle for a class each, the further the more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ramps = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in x.shape[2:]), indexing="ij")
+        return torch.stack([torch.zeros_like(x[:, 0]), *(ramp.expand_as(x[:, 0]) for ramp in ramps)], dim=1)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SLP", "AIR"])
+def test_flips_are_of_the_patients_axes_however_a_file_lies(tmp_path: Path, axes: str) -> None:
+    """Mirrored along an axis, probabilities are the same on its two sides; along the others they are as before."""
+    to_ras = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
+    shape = [8, 6, 4]
+    affine = nib.orientations.inv_ornt_aff(to_ras, shape)
+    labels = nib.orientations.apply_orientation(np.random.default_rng(0).integers(0, 2, shape).astype(np.int16), to_ras)
+    path = write(tmp_path / "a.nii.gz", labels, affine)
+    assert "".join(nib.aff2axcodes(affine)) == axes
+    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(axes), nib.orientations.axcodes2ornt("RAS"))
+    for flips in ((True, False, False), (False, True, False), (False, False, True), (True, False, True), (False, False, False)):
+        one = Predictor(Sided(), Segmentation(test_time_flips=flips), {1: "right", 2: "front", 3: "head"},
+                        OPTIONS, (8, 6, 4), 1, (1.0, 1.0, 1.0), "float32")  # fmt: skip
+        _, shares, _ = segment(one, path, keep=True)
+        assert shares is not None
+        ras = np.stack([nib.orientations.apply_orientation(share, back) for share in shares])
+        assert [np.allclose(ras, np.flip(ras, 1 + axis), atol=1e-5) for axis in range(3)] == list(flips)
+        for axis in np.flatnonzero(~np.array(flips)):
+            assert (np.diff(ras[1 + axis], axis=axis) > 0).all(), "the class of an axis grows along it"
+
+
 @pytest.fixture(scope="module")
 def run(ball_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine-tuning of two steps."""
@@ -173,6 +202,32 @@ def test_a_finished_run_segments_a_file_and_a_folder(run: Path, ball_root: Path,
     done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
     assert done.exit_code == 3 and "1 scans were not segmented, 1 were" in done.stderr and "empty.nii.gz: the file is empty" in done.stderr
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "labels/deep/a.nii.gz").dataobj), np.asarray(label.dataobj))
+
+
+def test_a_run_predicts_with_the_flips_that_it_was_tested_with(run: Path, ball_root: Path, tmp_path: Path) -> None:
+    """Also one from before there were any: neither its weights nor its folder are taken for another's."""
+    store = Store.open(ball_root)
+    scan, shares = Path(store.scans[6]["source"]["path"]), []
+    flips = (True, True, False)
+    new = change(run, tmp_path / "new", lambda s: s["task"]["segmentation"].update(test_time_flips=list(flips)))
+    old = change(run, tmp_path / "old", lambda s: s["task"]["segmentation"].pop("test_time_flips"))
+    for folder in (run, old, new):
+        assert medcl3d("predict", folder, scan, "--out", tmp_path / f"{folder.name}.nii", "--probabilities").exit_code == 0
+        shares.append(nib.load(tmp_path / f"{folder.name}_probabilities.nii.gz").get_fdata())
+    assert load_run(old).task == Segmentation() and load_run(new).task == Segmentation(test_time_flips=flips)
+    np.testing.assert_array_equal(shares[0], shares[1])
+    assert np.abs(shares[2] - shares[0]).max() > 1e-4
+    label, predictor = np.asarray(nib.load(tmp_path / "new.nii").dataobj), load_run(new)
+    expected = predictor.task.segment(predictor.model, store, 6, predictor.patch_size, torch.device("cpu"), None)
+    np.testing.assert_array_equal(label, np.array([0, *predictor.classes])[expected])
+
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    config["task"]["segmentation"].pop("test_time_flips")
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    before = (old / "model.safetensors").stat().st_mtime_ns
+    assert finetune(run.parent / "c.yaml", [f"out_dir={old}"]) == old and (old / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="test_time_flips"):
+        finetune(run.parent / "c.yaml", [f"out_dir={old}", "task.segmentation.test_time_flips=[true, false, false]"])
 
 
 def test_nothing_is_overwritten_without_force(run: Path, ball_root: Path, tmp_path: Path) -> None:

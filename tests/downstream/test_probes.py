@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
-from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, _ranked, check_classes
+from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, check_classes, standardiser
 from medcl3d.errors import DataError
 
 
@@ -30,6 +29,38 @@ def test_a_probe_finds_what_is_there_and_nothing_else(probe: LinearProbe | Neare
         assert found.shape == (200, 4) and found.sum(1) == pytest.approx(1)
         assert (found[:, 3] == 0).all()  # a class that no training example has
         assert low <= (found.argmax(1) == test.targets).mean() <= high
+
+
+@pytest.mark.parametrize("k", [1, 7, 20, 400])
+def test_neighbours_are_those_of_scikit_learn_to_the_bit_where_none_ties(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medcl3d.downstream.probes.ASKED_AT_ONCE", 64)
+    train, test = features(30, 0, 1.0), features(40, 1, 1.0)
+    scale = standardiser(train.features)
+    peer = KNeighborsClassifier(min(k, 150), metric="cosine").fit(scale.transform(train.features), train.targets)
+    found = NearestNeighbours(k=k).probabilities(train, test.features, 3, 0)
+    assert np.array_equal(found, peer.predict_proba(scale.transform(test.features)))
+
+
+def test_neighbours_that_tie_share_the_places_left() -> None:
+    """One number a feature: three lie on the asked side of the mean, and those of the other side are all as far."""
+    x, targets = np.array([[1.0], [2.0], [3.0], [-1.0], [-2.0], [-3.0]]), np.array([0, 0, 1, 2, 2, 1])
+    for order in (np.arange(6), np.arange(6)[::-1], np.array([4, 0, 5, 2, 1, 3])):
+        known = Labelled(x[order], targets[order], ("p",) * 6)
+        for k, shares in (
+            (1, [2 / 3, 1 / 3, 0]),
+            (3, [2 / 3, 1 / 3, 0]),
+            (4, [2 / 4, (1 + 1 / 3) / 4, (2 / 3) / 4]),
+            (9, [2 / 6, 2 / 6, 2 / 6]),
+        ):
+            assert NearestNeighbours(k=k).probabilities(known, np.array([[5.0]]), 3, 0)[0] == pytest.approx(shares)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1234.567])
+def test_features_that_never_change_have_all_examples_for_neighbours(constant: float) -> None:
+    targets = np.array([0] * 30 + [1] * 10)
+    train = Labelled(np.full((40, 8), constant), targets, tuple(map(str, range(40))))
+    found = NearestNeighbours(k=5).probabilities(train, np.full((7, 8), constant), 2, 0)
+    assert found == pytest.approx(np.tile([0.75, 0.25], (7, 1)))
 
 
 def test_few_patients_need_no_folds() -> None:
@@ -74,11 +105,36 @@ def test_retrieval_finds_patients_where_features_tell_them_apart() -> None:
     assert across["recall@1"].mean > drowned["recall@1"].mean and rows[0]["gallery"] == 12
 
 
-@pytest.mark.parametrize(("n", "m"), [(5, 1), (6, 2), (5, 4)])
-def test_chance_is_the_mean_over_all_orders(n: int, m: int) -> None:
-    orders = [_ranked(np.isin(np.arange(n), places)) for places in itertools.combinations(range(n), m)]
-    for name in ("recall@1", "recall@5", "reciprocal_rank", "average_precision"):
-        assert orders[0][f"chance_{name}"] == pytest.approx(np.mean([order[name] for order in orders]))
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1234.567])
+def test_retrieval_by_features_that_never_change_is_chance(constant: float) -> None:
+    """In a table sorted by what is asked for, a stable sort finds the first of it."""
+    table = pd.DataFrame({"scan": [f"s{i}" for i in range(20)], "patient": [f"p{i}" for i in range(20)], "class": ["a"] * 12 + ["b"] * 8})
+    for probe in (Retrieval(same="class"), Retrieval(same="class", differ="patient")):
+        found, cases = probe.measure(np.full((50, 16), constant), np.full((20, 16), constant), table, 0)
+        assert len(cases) == 20
+        for name in ("recall@1", "recall@5", "reciprocal_rank", "average_precision"):
+            assert found[name].mean == pytest.approx(found[f"chance_{name}"].mean, abs=1e-12)
+
+
+def test_retrieval_does_not_ask_in_which_order_a_table_stands() -> None:
+    """Of features of one number, all that lies on one side of the mean is alike."""
+    rng = np.random.default_rng(0)
+    train, test, table = rng.normal(size=(50, 1)), rng.normal(size=(24, 1)), scans(12)
+    _, cases = Retrieval().measure(train, test, table, 0)
+    order = rng.permutation(24)
+    _, again = Retrieval().measure(train, test[order], table.iloc[order], 0)
+    by_scan = {case["scan"]: case for case in again}
+    assert all(0 < case["reciprocal_rank"] < 1 for case in cases)
+    for case in cases:
+        assert by_scan[case["scan"]] == pytest.approx(case, abs=1e-12)
+
+
+def test_features_that_are_no_numbers_are_refused() -> None:
+    test = np.ones((6, 2))
+    test[4, 1] = np.nan
+    with pytest.raises(DataError, match="features of 1 of 6 crops or scans are no finite numbers"):
+        Retrieval().measure(np.random.default_rng(0).normal(size=(9, 2)), test, scans(3), 0)
 
 
 def test_retrieval_without_a_query_is_refused() -> None:

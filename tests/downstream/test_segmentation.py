@@ -10,8 +10,11 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
+from medcl3d.config import load, plain
 from medcl3d.data.loader import Plan
 from medcl3d.data.store import Store
+from medcl3d.downstream import TASKS
+from medcl3d.downstream.finetune import FinetuneConfig
 from medcl3d.downstream.patches import PatchBatch, PatchDataset, class_indices
 from medcl3d.downstream.segmentation import Segmentation, dice_and_cross_entropy, dice_loss
 from medcl3d.encoders.network import build_network
@@ -176,6 +179,20 @@ def test_the_prediction_lies_on_the_grid_of_the_store(ball_store: Store, tmp_pat
         volume = ball_store.read_volume(scan)[0]
         assert found.shape == volume.shape
         assert (found == (volume > 0))[np.abs(volume) > 1e-2].all()
+
+
+def test_flips_are_read_from_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    text = "data: {root: x, patch_size: [8, 8, 8]}\nencoder: unet3d\ntrain: {steps: 1, samples_per_step: 1}\nout_dir: y\ntask: "
+    path.write_text(text + "{segmentation: {test_time_flips: [false, true, true]}}\n")
+    assert TASKS.build(load(path, (), FinetuneConfig).task) == Segmentation(test_time_flips=(False, True, True))
+    path.write_text(text + "segmentation\n")
+    config = load(path, (), FinetuneConfig)
+    assert TASKS.build(config.task).test_time_flips == (False, False, False)
+    assert plain(config)["task"]["segmentation"]["test_time_flips"] == [False, False, False]
+    for wrong in ("[true]", "[0, 1, 1]", "true"):
+        with pytest.raises(ConfigError, match="test_time_flips"):
+            load(path, (f"task={{segmentation: {{test_time_flips: {wrong}}}}}",), FinetuneConfig)
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medcl3d.evaluation.coverage import MEASURED, NUM_CASES, coverage, covered, measure, simulated, table
+from medcl3d.evaluation.coverage import MEASURED, NUM_CASES, coverage, covered, measure, simulated, table, table_of_cases
 from medcl3d.evaluation.crossed import Components, expected, over_replicates, over_replicates_and_cases
 from medcl3d.evaluation.power import smallest_difference
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST, holm, wilcoxon_exact
@@ -174,15 +174,15 @@ def test_wilcoxon_agrees_where_replicates_vary_most():
 
 
 def test_the_coverage_that_reports_quote_is_what_is_measured():
-    for num, quoted in MEASURED.items():
-        found = measure(num)
+    for (num, cases), quoted in MEASURED.items():
+        found = measure(num, cases)
         assert (round(min(found), 1), round(max(found), 1)) == quoted
-    assert covered(1) is None
-    assert covered(8) == (6, *MEASURED[6])
-    assert covered(25) == (10, *MEASURED[10])
-    assert min(low for num, (low, _) in MEASURED.items() if num >= MIN_REPLICATES_FOR_TEST) > 93
+    assert covered(1, 40) is None and covered(10, 1) is None
+    assert covered(8, 60) == (6, 40, *MEASURED[6, 40])
+    assert covered(25, 4) == (10, 2, *MEASURED[10, 2])
+    assert min(low for (num, cases), (low, _) in MEASURED.items() if num >= MIN_REPLICATES_FOR_TEST and cases > 2) > 93
 
 
-def test_the_page_has_the_table():
+def test_the_page_has_the_tables():
     page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
-    assert table() in page
+    assert table() in page and table_of_cases() in page

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from medcl3d.evaluation.inference import probabilities_of, sliding_window
+from medcl3d.evaluation.inference import mean_of_flips, probabilities_of, sliding_window
 
 
 def test_one_window_that_covers_the_volume_is_a_plain_forward_pass() -> None:
@@ -53,3 +55,49 @@ def test_bfloat16_is_undone_before_the_softmax() -> None:
     found = probabilities_of(model, torch.device("cpu"), torch.bfloat16)(torch.randn(1, 1, 4, 4, 4))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.sum(1), torch.ones(1, 4, 4, 4))
+
+
+EVERY_CHOICE = list(product([False, True], repeat=3))
+
+
+@pytest.mark.parametrize("flips", EVERY_CHOICE)
+def test_a_network_that_commutes_with_mirroring_predicts_what_it_did(flips: tuple[bool, bool, bool]) -> None:
+    """Whatever the windows: those at the end of a volume lie nearer together than the others."""
+    torch.manual_seed(0)
+    kernel = torch.randn(3, 2, 3, 3, 3, dtype=torch.float64)
+    for axis in (2, 3, 4):
+        kernel = kernel + kernel.flip(axis)
+    volume = torch.randn(2, 13, 11, 9, dtype=torch.float64)
+
+    def predict(x: Tensor) -> Tensor:
+        return torch.nn.functional.conv3d(x, kernel, padding=1).softmax(1)
+
+    once, again = (sliding_window(p, volume, (8, 6, 4), fill=[0, 0], overlap=0.3) for p in (predict, mean_of_flips(predict, flips)))
+    torch.testing.assert_close(again, once, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("flips", EVERY_CHOICE)
+def test_the_mean_over_flips_is_of_every_combination_of_the_chosen_axes(flips: tuple[bool, bool, bool]) -> None:
+    torch.manual_seed(0)
+    volume, kernel = torch.randn(1, 13, 11, 9), torch.randn(2, 1, 3, 3, 3)
+    asked: list[int] = []
+
+    def predict(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return torch.nn.functional.conv3d(x, kernel, padding=1).softmax(1)
+
+    def whole(p: object) -> Tensor:
+        return sliding_window(p, volume, (8, 6, 4), fill=[0], windows=3)  # type: ignore[arg-type]
+
+    once = whole(predict)
+    batches = len(asked)
+    combinations = [
+        [2 + k for k in range(3) if some[k]] for some in EVERY_CHOICE if all(b or not a for a, b in zip(some, flips, strict=True))
+    ]
+    expected = torch.stack([whole(lambda x, axes=axes: predict(x.flip(axes)).flip(axes)) for axes in combinations]).mean(0)
+    asked.clear()
+    found = whole(mean_of_flips(predict, flips))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert len(asked) == batches * 2 ** sum(flips) and max(asked) <= 3, "one window's worth after another, never all at once"
+    assert any(flips) == (not torch.allclose(found, once, atol=1e-3))
+    assert any(flips) or torch.equal(found, once)

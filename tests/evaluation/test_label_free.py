@@ -45,9 +45,39 @@ def test_alpha_req_finds_a_power_law(alpha: float) -> None:
     assert alpha_req(features) == pytest.approx(alpha)
 
 
-def test_features_that_collapsed_have_no_slope() -> None:
-    assert math.isnan(alpha_req(np.ones((10, 4))))
-    assert set(label_free(np.ones((10, 4)), np.ones((10, 4)))) == {"alignment", "uniformity", "rankme"}
+def collapsed(where: str) -> np.ndarray:
+    if where == "rounding":
+        return (0.1 * (1 + 1e-7 * np.random.default_rng(0).normal(size=(256, 32)))).astype(np.float32)
+    return np.full((256, 32), float(where), dtype=np.float32)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("where", ["0", "1e-20", "0.1", "-1e4", "rounding"])
+def test_features_that_collapsed_have_the_worst_scores_and_no_slope(where: str) -> None:
+    """All 0 is as collapsed as all 1: it was as uniform as can be while distances took its vectors for units."""
+    x = collapsed(where)
+    assert math.isnan(alpha_req(x))
+    found = label_free(x, x)
+    assert set(found) == {"alignment", "uniformity", "rankme"}
+    assert found["alignment"] == 0 and found["uniformity"] == pytest.approx(0, abs=1e-9) and found["rankme"] == pytest.approx(1, abs=1e-2)
+
+
+def test_dead_crops_among_others_lie_apart_from_them_and_not_from_each_other() -> None:
+    z = np.array([[1.0, 0], [0, 0], [0, 0]])
+    assert uniformity(z) == pytest.approx(math.log((2 * math.exp(-2) + 1) / 3))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_features_that_are_no_numbers_have_no_scores(value: float) -> None:
+    good = np.random.default_rng(0).normal(size=(30, 8))
+    for bad in (np.full_like(good, value), np.where(np.arange(30)[:, None] == 7, value, good)):
+        assert label_free(bad, good) == label_free(good, bad) == {}
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_crop_has_no_pairs() -> None:
+    assert set(label_free(np.ones((1, 4)), np.ones((1, 4)))) == {"alignment", "rankme"}
 
 
 def test_all_scores_come_together() -> None:

@@ -169,21 +169,38 @@ def put(*where: str, value: Any) -> Callable[..., None]:
     return config(change)
 
 
-def pretrained(folder: Path, tiny: Path) -> None:
-    """A fine-tuning from an encoder that has seen all patients."""
-    split = json.loads((tiny / "split.json").read_text())
-    (folder / "pre").mkdir()
-    (folder / "pre" / "encoder.safetensors").write_bytes(b"not read before")
-    (folder / "pre" / "encoder.json").write_text(json.dumps({"schema": 1, "pretraining_patients": [*split["train"], *split["test"]]}))
-    given = {
-        "data": {"root": str(tiny), "patch_size": [16, 16, 16]},
-        "task": "segmentation",
-        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
-        "train": {"steps": 2, "samples_per_step": 2},
-        "init": "pre",
-        "out_dir": "run",
-    }
-    (folder / "c.yaml").write_text(yaml.safe_dump(given))
+def pretrained(seen: Callable[[dict[str, Any], Path], dict[str, Any]]) -> Callable[..., None]:
+    """A fine-tuning from an encoder that has seen what `seen` makes of a split and a store."""
+
+    def build(folder: Path, tiny: Path) -> None:
+        split = json.loads((tiny / "split.json").read_text())
+        (folder / "pre").mkdir()
+        (folder / "pre" / "encoder.safetensors").write_bytes(b"not read before")
+        (folder / "pre" / "encoder.json").write_text(json.dumps({"schema": 1, **seen(split, tiny)}))
+        given = {
+            "data": {"root": str(tiny), "patch_size": [16, 16, 16]},
+            "task": "segmentation",
+            "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+            "train": {"steps": 2, "samples_per_step": 2},
+            "init": "pre",
+            "out_dir": "run",
+        }
+        (folder / "c.yaml").write_text(yaml.safe_dump(given))
+
+    return build
+
+
+def all_patients(split: dict[str, Any], _: Path) -> dict[str, Any]:
+    """Both sides."""
+    return {"pretraining_patients": [*split["train"], *split["test"]]}
+
+
+def all_scans_of_others(_: dict[str, Any], tiny: Path) -> dict[str, Any]:
+    """The same scans, in another folder under ids of its own."""
+    from medcl3d.data.content import contents
+    from medcl3d.data.store import Store
+
+    return {"pretraining_patients": ["another"], "pretraining_content": contents(Store.open(tiny).scans)}
 
 
 def edited(name: str, edit: Callable[[str], str]) -> Callable[[Path], object]:
@@ -256,6 +273,36 @@ def slice_twice(folder: Path, _: Path) -> None:
     """A series with a copy of one of its files."""
     dicom_series()(folder, _)
     shutil.copy(next((folder / "in").iterdir()), folder / "in" / "copy")
+
+
+def two_acquisitions(folder: Path, _: Path) -> None:
+    """Ten slices under one UID: five places, each of two acquisitions."""
+    import numpy as np
+
+    from tests.data.dicoms import VOXELS, write_series
+
+    def change(n: int) -> dict[str, Any]:
+        return {"AcquisitionNumber": 1 + n // 5, "ImagePositionPatient": [10.0, 20.0, 30.0 + 3 * (n % 5)]}
+
+    write_series(folder / "in", np.concatenate([VOXELS, VOXELS + 1]), change=change)
+
+
+def dose_in_mbq(folder: Path, _: Path) -> None:
+    """A PET with all that an SUV needs, but for the unit of the dose."""
+    from tests.data.dicoms import item, write_series
+
+    tracer = item(RadionuclideTotalDose=370, RadionuclideHalfLife=6586.2, RadiopharmaceuticalStartTime="0900")
+    times = {"SeriesDate": "20200131", "SeriesTime": "1000", "AcquisitionDate": "20200131", "AcquisitionTime": "1000"}
+    about = {"Modality": "PT", "Units": "BQML", "CorrectedImage": ["ATTN", "DECY"], "DecayCorrection": "START", "PatientWeight": 80}
+    write_series(folder / "in", RadiopharmaceuticalInformationSequence=[tracer], **about, **times)
+
+
+def no_number(folder: Path, _: Path) -> None:
+    """Two series, one of which has a file with a text where a number belongs."""
+    from tests.data.dicoms import spoil, write_series
+
+    write_series(folder / "in" / "good", uid="1.2.1")
+    spoil(write_series(folder / "in" / "bad") / "IM4_129", "RescaleSlope", "DS", b"abc ")
 
 
 def unknown_codec(folder: Path, _: Path) -> None:

@@ -14,6 +14,7 @@ CHECK = ("check", "manifest.csv")
 PREPARE = ("prepare", "csv", ".", "--out", "out", "workers=1")
 PRETRAIN = ("pretrain", "c.yaml", "--check")
 DICOM = ("prepare", "dicom", "in", "--out", "out", "workers=1")
+CHECK_DICOM = ("check", "in", "source=dicom", "workers=1")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from tests.faults.build import both_sides, cells, config, dicom_series, edited, good, lonely, manifest, pretrained
+from tests.faults.build import (
+    all_patients,
+    all_scans_of_others,
+    both_sides,
+    cells,
+    config,
+    dicom_series,
+    edited,
+    good,
+    lonely,
+    manifest,
+    pretrained,
+)
 from tests.faults.fault import CHECK, DICOM, PREPARE, PRETRAIN, Fault
 
 
@@ -115,9 +127,17 @@ METADATA = [
     Fault(
         44,
         "test patient seen in pretraining",
-        pretrained,
+        pretrained(all_patients),
         ("finetune", "c.yaml", "--check"),
         ["pretraining saw", "of the test patients", "pretrain on the training side"],
+        3,
+    ),
+    Fault(
+        44,
+        "test scan seen under another id",
+        pretrained(all_scans_of_others),
+        ("finetune", "c.yaml", "--check"),
+        ["pretraining saw", "test scans", "under other patient ids", "the same file", "pretrain without them"],
         3,
     ),
     Fault(

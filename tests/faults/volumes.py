@@ -13,22 +13,25 @@ from tests.faults.build import (
     content,
     cut,
     dicom_series,
+    dose_in_mbq,
     edited,
     flipped,
     good,
     labelled,
     nifti,
+    no_number,
     one_bad,
     prepared_then,
     put,
     shifted,
     slice_twice,
+    two_acquisitions,
     two_series,
     unknown_codec,
     wild,
     with_nan,
 )
-from tests.faults.fault import CHECK, DICOM, PREPARE, PRETRAIN, Fault
+from tests.faults.fault import CHECK, CHECK_DICOM, DICOM, PREPARE, PRETRAIN, Fault
 
 FOUR = np.stack([RAMP, RAMP + 1], axis=-1)
 HUGE = RAMP.astype(np.float64) + 1e300
@@ -149,6 +152,46 @@ VOLUMES = [
         ["the orientation varies"],
         3,
         "out/report.csv",
+    ),
+    Fault(
+        37,
+        "DICOM text in the place of a number",
+        no_number,
+        CHECK_DICOM,
+        ["1 of 2 scans", "in/bad: series 1.2.9: IM4_129: RescaleSlope is 'abc', a number is needed", "fetch the file again"],
+        3,
+    ),
+    Fault(
+        37,
+        "CT that is not in HU",
+        dicom_series(RescaleType="MGML"),
+        CHECK_DICOM,
+        ["in: series 1.2.9", "RescaleType is 'MGML'", "its values are no HU", "take the series out"],
+        3,
+    ),
+    Fault(
+        37,
+        "PET dose in MBq",
+        dose_in_mbq,
+        CHECK_DICOM,
+        ["no SUV can be told", "RadionuclideTotalDose is 370 Bq", "is it in MBq or mCi?", "pet=raw"],
+        3,
+    ),
+    Fault(
+        37,
+        "DICOM tilted gantry",
+        dicom_series(change=lambda n: {"ImagePositionPatient": [10.0, 20.0 + n, 30.0 + 3 * n]}),
+        CHECK_DICOM,
+        ["in: series 1.2.9", "the gantry is tilted (18.4 degrees)", "tilt=resample"],
+        3,
+    ),
+    Fault(
+        37,
+        "DICOM two acquisitions under one UID",
+        two_acquisitions,
+        DICOM,
+        ["in: series 1.2.9: holds 2 volumes under one SeriesInstanceUID, told apart by AcquisitionNumber", "2 scans of 1 patients"],
+        0,
     ),
     Fault(
         38,

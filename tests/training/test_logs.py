@@ -42,6 +42,28 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_changed_manifest_or_split_is_refused_by_name(tmp_path: Path) -> None:
+    began = {"data": "a", "body": "b", "manifest": {"age": "1", "sex": "2"}, "split": "s"}
+    with run_folder(tmp_path, CONFIG, began):
+        pass
+    other = {**began, "manifest": {"age": "3", "sex": "2", "site": "4"}, "split": "t"}
+    words = "since this run began: split.json, the column age of manifest.csv; set another out_dir, or prepare"
+    with pytest.raises(ConfigError, match=words), run_folder(tmp_path, CONFIG, other):
+        pass
+    with run_folder(tmp_path, CONFIG, {**began, "manifest": {**began["manifest"], "site": "4"}}) as run:  # type: ignore[dict-item]
+        assert run.resumed, "a new column was not there to be read"
+
+
+def test_a_run_of_before_the_manifest_was_hashed_goes_on(tmp_path: Path) -> None:
+    with run_folder(tmp_path, CONFIG, {"data": "a"}):
+        pass
+    now = {"data": "a", "body": "b", "manifest": {"age": "1"}, "split": "s"}
+    with run_folder(tmp_path, CONFIG, now) as run:
+        assert run.resumed
+    kept = json.loads((tmp_path / "provenance.json").read_text())
+    assert now.items() <= kept.items() and {"versions", "python", "commit", "dirty", "device", "threads", "command"} <= set(kept)
+
+
 def test_what_changes_nothing_learnt_may_change(tmp_path: Path) -> None:
     with run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
         assert not run.resumed

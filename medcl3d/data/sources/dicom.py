@@ -2,141 +2,123 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import hmac
 import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote
 
-import nibabel
 import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
 from medcl3d.data.atomic import replacing, write_json
-from medcl3d.data.dicom_series import PetUnits, has_voxels, read_header, read_series
+from medcl3d.data.dicom_files import PERSON, FoundSeries, find_series, is_taken
+from medcl3d.data.dicom_mixed import Part, volumes_of
+from medcl3d.data.dicom_series import PetUnits, Series, refusing, write_series
+from medcl3d.data.dicom_slices import slices_of
+from medcl3d.data.dicom_tilt import Tilt
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import files_under
 from medcl3d.errors import DataError
 from medcl3d.registry import Count
 
-SCHEMA = 1
-MODALITIES = {"PT": "PET"}  # by what everybody else calls it
-PERSON = ("IssuerOfPatientID", "PatientBirthDate", "PatientSex")  # what tells two people of one PatientID apart
+SCHEMA = 2
+LONGEST = 90  # bytes of a file's name that the patient's id may take
+Mixed = Literal["split", "error"]
 
 
 @SOURCES.register("dicom")
 def dicom(
     root: Path,
-    raw: Path,
+    raw: Path | None,
     *,
     modalities: tuple[str, ...] | None = None,
     min_slices: Count = 3,
     pet: PetUnits = "suv",
+    tilt: Tilt = "error",
+    mixed: Mixed = "split",
     patients: Literal["header", "folder"] = "header",
     hash_ids: bool = False,
 ) -> Manifest:
     """Read all DICOM series below a folder, whatever its files are called. Needs the extra `dicom`.
 
     root        the folder; series are told apart by SeriesInstanceUID (by folder where that is empty), DICOMDIR is not needed
-    raw         where each series is written as a NIfTI file (`prepare` chooses it); done once, again where slices changed
+    raw         where each series is written as a NIfTI file (`prepare` chooses it); done once, again where slices changed. None:
+                nothing is written, and the manifest holds the series as `unwritten`
     modalities  CT, MR, PET, ... to take (default: all that have voxels in space)
     min_slices  series of fewer are passed over, as scouts are
     pet         suv (by body weight; refused where headers do not allow it), or raw (as stored)
+    tilt        of a CT whose gantry was tilted: error, or resample (upright, linearly, air outside)
+    mixed       several volumes under one UID: split (by ImageType, echo, time, stack or AcquisitionNumber, where that leaves whole
+                volumes), or error
     patients    whose a series is: header (PatientID, else the first folder below the root), or folder
-    hash_ids    patients and UIDs as keyed hashes, without dates and descriptions; the key stays in `raw`/.hash_key: whoever
-                deletes it makes the ids irreversible
+    hash_ids    patients and UIDs as keyed hashes, without dates, descriptions and names of files; the key stays in
+                `raw`/.hash_key: whoever deletes it makes the ids irreversible
 
     Slices are ordered by their place along the normal; CT comes in HU. Columns: patient, session (studies by date),
-    session_days, frame (FrameOfReferenceUID), study_date, study, series, description. One PatientID with another birth
-    date, sex or issuer is another patient, told apart by the folder. Names are never read.
+    session_days, frame (FrameOfReferenceUID), study_date, study, series, description, and part where a series was split. One
+    PatientID with another birth date, sex or issuer is another patient, told apart by the folder. Names are never read.
 
-    A series that is no regular grid (a slice missing or twice, a tilted gantry, planes that vary) is refused by name, the
-    others are read. Raises DataError where there is no series at all.
+    A series that is no regular grid (a slice missing or twice, planes that vary), or whose headers are wrong, is refused by name,
+    the others are read. Raises DataError where there is no series at all.
     """
-    counts, notes = Counter[str](), list[str]()
     hide = _hider(raw) if hash_ids else _open
-    series = [s for s in _found(root, counts, notes, hash_ids) if _is_taken(s, modalities, min_slices, counts)]
+    found, counts, notes = find_series(root, hidden=hash_ids)
+    series = [one for one in found if is_taken(one, modalities, min_slices, counts)]
     if not series:
         raise DataError(f"{root}: no DICOM series there; {'; '.join(_lines(counts)) or 'it is empty'}")
     told = [one.folder for one in series] if patients == "folder" else _tell_patients_apart(series, counts, notes, hide)
-    rows, faults = _rows(series, told, hide, hash_ids), {}
-    console = Console(stderr=True)
-    work = list(zip(rows, series, strict=True))
-    for row, one in track(work, "reading series", console=console, disable=not console.is_terminal):
-        clear = _without_paths(one) if hash_ids else _open
+    scans: dict[str, Series] = {}
+    rows, faults = list[dict[str, str]](), dict[str, str]()
+    for row, one in zip(_rows(series, told, hide, hash_ids), series, strict=True):
         try:
-            notes += [f"{row['scan']}: {clear(warning)}" for warning in _written(raw / row["path"], one, pet)]
+            with refusing(one.called, hash_ids):
+                parts = _parts(one, min_slices, mixed, counts, notes)
         except DataError as error:
-            faults[row["scan"]] = clear(str(error))
-    made = Manifest.of(pd.DataFrame(rows), raw)
-    return Manifest(made.table, made.root, made.label_names, made.outside, (*made.notes, *_lines(counts), *notes), faults)
-
-
-@dataclass
-class _Series:
-    """Files of one series; `folder` is the first folder below the root, `where` the one that its first file lies in."""
-
-    key: str
-    folder: str
-    where: str
-    files: list[tuple[Path, Any]] = field(default_factory=list)
-
-    def text(self, name: str) -> str:
-        """A field of the first header, "" where it is empty."""
-        return str(self.files[0][1].get(name) or "").strip()
-
-    @property
-    def modality(self) -> str:
-        return MODALITIES.get(self.text("Modality"), self.text("Modality") or "unknown")
-
-
-def _found(root: Path, counts: Counter[str], notes: list[str], hash_ids: bool) -> list[_Series]:
-    found: dict[str, _Series] = {}
-    for path in files_under(root):
-        try:
-            header = read_header(root / path)
-        except DataError as error:
-            notes.append("a damaged DICOM file was left out" if hash_ids else str(error))
+            rows.append(_named(row, hide(one.key)))
+            faults[rows[-1]["scan"]] = str(error)
             continue
-        if header is None:
-            counts["files are no DICOM images"] += 1
-        elif not has_voxels(header):
-            counts[f"files of {header.get('Modality', 'unknown')} have no voxels in space"] += 1
-        else:
-            uid = str(header.get("SeriesInstanceUID") or "")
-            if not uid:
-                counts["files have no SeriesInstanceUID and were grouped by their folder"] += 1
-                uid = f"{path.parent}/{header.get('Modality')}/{header.get('SeriesNumber')}"
-            # After careless anonymisation a UID may be that of several people.
-            uid = "/".join([uid, *(str(header.get(name) or "") for name in ("PatientID", *PERSON))])
-            folder = path.parts[0] if len(path.parts) > 1 else root.resolve().name
-            found.setdefault(uid, _Series(uid, folder, str((root / path).parent))).files.append((root / path, header))
-    return [found[key] for key in sorted(found)]
+        for part, label in zip(parts, _labels(parts, hash_ids), strict=True):
+            rows.append(_named({**row, **({"part": label} if label else {})}, hide(f"{one.key}/{label}" if label else one.key)))
+            scans[rows[-1]["scan"]] = Series(part.slices, one.called, part.warnings, pet, tilt)
+    made = Manifest.of(_table(rows), root if raw is None else raw)
+    if raw is not None:
+        for scan, warning in _all_written(raw, dict(zip(made.table["scan"], made.table["path"], strict=True)), scans, faults):
+            notes.append(f"{scan}: {warning}")
+    unwritten = scans if raw is None else {}
+    return replace(made, notes=(*made.notes, *_lines(counts), *notes), faults=faults, unwritten=unwritten)
 
 
-def _is_taken(series: _Series, modalities: Sequence[str] | None, min_slices: int, counts: Counter[str]) -> bool:
-    slices = sum(int(header.get("NumberOfFrames") or 1) for _, header in series.files)
-    if modalities is not None and series.modality not in modalities:
-        counts[f"series of {series.modality} were not taken"] += 1
-    elif "LOCALIZER" in (series.files[0][1].get("ImageType") or []):
-        counts["localizers were passed over"] += 1
-    elif slices < min_slices:
-        counts[f"series of fewer than {min_slices} slices were passed over"] += 1
-    else:
-        return True
-    return False
+def _parts(series: FoundSeries, min_slices: int, mixed: Mixed, counts: Counter[str], notes: list[str]) -> list[Part]:
+    """The volumes of a series. DataError where it is none."""
+    slices = [one for header in series.headers for one in slices_of(header)]
+    of_volumes = [one for one in slices if "LOCALIZER" not in one.header.words("ImageType")]
+    counts["localizers were passed over"] += len(slices) - len(of_volumes)
+    parts, note = volumes_of(of_volumes, min_slices)
+    if parts[0].marks and mixed == "error":
+        raise DataError(f"{note}; set mixed=split, or move them to series of their own")
+    if note:
+        notes.append(f"{series.called}: {note}" if series.called else f"a series {note}")
+    return parts
 
 
-def _tell_patients_apart(series: Sequence[_Series], counts: Counter[str], notes: list[str], hide: Callable[[str], str]) -> list[str]:
+def _labels(parts: Sequence[Part], hash_ids: bool) -> list[str]:
+    """What to call each volume of a series, "" where it is the whole; under `hash_ids` without a text of the file."""
+    if not parts[0].marks:
+        return [""]
+    if hash_ids:
+        return [f"{number} of {len(parts)} by {' and '.join(name for name, _ in part.marks)}" for number, part in enumerate(parts, start=1)]
+    return [", ".join(f"{name} {text or 'none'}" for name, text in part.marks) for part in parts]
+
+
+def _tell_patients_apart(series: Sequence[FoundSeries], counts: Counter[str], notes: list[str], hide: Callable[[str], str]) -> list[str]:
     """The patient of each series: its id, with the folder where one id means several people."""
     people: dict[str, set[tuple[str, ...]]] = {}
     for one in series:
@@ -164,31 +146,44 @@ def _tell_patients_apart(series: Sequence[_Series], counts: Counter[str], notes:
     return told
 
 
-def _rows(series: Sequence[_Series], told: Sequence[str], hide: Callable[[str], str], hash_ids: bool) -> list[dict[str, str]]:
+def _rows(series: Sequence[FoundSeries], told: Sequence[str], hide: Callable[[str], str], hash_ids: bool) -> list[dict[str, str]]:
+    """What is known of each series, in the columns of a manifest."""
     studies: dict[str, set[tuple[str, str]]] = {}
     for patient, one in zip(told, series, strict=True):
         studies.setdefault(patient, set()).add((one.text("StudyDate"), one.text("StudyInstanceUID")))
     rows = []
     for patient, one in zip(told, series, strict=True):
         study = one.text("StudyDate"), one.text("StudyInstanceUID")
-        session, name = str(1 + sorted(studies[patient]).index(study)), hide(patient)
-        scan = f"{name}_{session}_{one.modality}_{hashlib.sha256(hide(one.key).encode()).hexdigest()[:8]}"
-        frame = one.text("FrameOfReferenceUID")
+        name, frame = hide(patient), one.text("FrameOfReferenceUID")
         row = {
-            "scan": scan,
             "patient": name,
-            "session": session,
+            "session": str(1 + sorted(studies[patient]).index(study)),
             "session_days": _days(study[0], [date for date, _ in studies[patient]]),
             "modality": one.modality,
             "frame": f"{name}/{hide(frame)}" if frame else "",  # within a patient: a copied UID joins nobody else
-            "path": quote(f"{scan}.nii.gz", safe=" +=@,"),
             "study": hide(study[1]),
             "series": hide(one.text("SeriesInstanceUID")),
         }
         if not hash_ids:
-            row |= {"study_date": study[0], "description": " ".join(one.text("SeriesDescription").split())}
+            row |= {"study_date": study[0], "description": one.text("SeriesDescription")}
         rows.append(row)
     return rows
+
+
+def _named(row: dict[str, str], key: str) -> dict[str, str]:
+    """A row with an id, and the name of a file, that no other series has."""
+    patient = row["patient"]
+    if len(quote(patient)) > LONGEST:
+        patient = hashlib.sha256(patient.encode()).hexdigest()[:12]
+    scan = f"{patient}_{row['session']}_{row['modality']}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return {"scan": scan, "path": quote(f"{scan}.nii.gz", safe=" +=@,"), **row}
+
+
+def _table(rows: Sequence[dict[str, str]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows)
+    if "part" in table:
+        table["part"] = table["part"].fillna("whole")
+    return table
 
 
 def _days(date: str, dates: Sequence[str]) -> str:
@@ -200,10 +195,19 @@ def _days(date: str, dates: Sequence[str]) -> str:
         return ""
 
 
-def _written(path: Path, series: _Series, pet: PetUnits) -> list[str]:
+def _all_written(raw: Path, paths: Mapping[str, str], scans: Mapping[str, Series], faults: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Write all series; yields the warnings of each scan, and puts those that cannot be read among the faults."""
+    console = Console(stderr=True)
+    for scan, one in track(scans.items(), "reading series", console=console, disable=not console.is_terminal):
+        try:
+            yield from ((scan, warning) for warning in _written(raw / paths[scan], one))
+        except DataError as error:
+            faults[scan] = str(error)
+
+
+def _written(path: Path, series: Series) -> list[str]:
     """Write a series, unless it is there from the same slices; its warnings. DataError where it is no volume."""
-    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file, _ in series.files]
-    made_of = {"schema": SCHEMA, "pet": pet, "slices": hashlib.sha256(json.dumps(states).encode()).hexdigest()}
+    made_of = {"schema": SCHEMA, "pet": series.pet, "tilt": series.tilt, "slices": series.state()}
     beside = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
     try:
         known = json.loads(beside.read_text())
@@ -211,47 +215,36 @@ def _written(path: Path, series: _Series, pet: PetUnits) -> list[str]:
             return list(known["warnings"])
     except (OSError, ValueError, KeyError, AttributeError):
         pass
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        volume = read_series(series.files, pet=pet)
-    except DataError as error:
+        warnings = write_series(series, path)
+    except DataError:
         path.unlink(missing_ok=True)
         beside.unlink(missing_ok=True)
-        raise DataError(f"{series.where}: series {series.text('SeriesInstanceUID') or 'without UID'}: {error}") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = nibabel.Nifti1Image(volume.voxels, volume.affine)
-    image.header.set_xyzt_units("mm")
-    with replacing(path) as out:
-        out.write(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
-    write_json(beside, {**made_of, "warnings": list(volume.warnings)})
-    return list(volume.warnings)
+        raise
+    write_json(beside, {**made_of, "warnings": warnings})
+    return list(warnings)
 
 
 def _open(text: str) -> str:
     return text
 
 
-def _hider(raw: Path) -> Callable[[str], str]:
+def _hider(raw: Path | None) -> Callable[[str], str]:
     """Text as a hash under a key that is drawn once a collection: ids of few digits could be tried out without one."""
+    key = secrets.token_hex(32).encode() if raw is None else _kept_key(raw)
+    return lambda text: hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12] if text else ""
+
+
+def _kept_key(raw: Path) -> bytes:
     path = raw / ".hash_key"
     raw.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         with replacing(path) as out:
             out.write(secrets.token_hex(32).encode())
         path.chmod(0o600)
-    key = path.read_bytes()
-    return lambda text: hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12] if text else ""
-
-
-def _without_paths(series: _Series) -> Callable[[str], str]:
-    """A message in which no folder, file or UID stands, since those may hold a name: files are numbered instead."""
-
-    def clear(text: str) -> str:
-        for number, (path, _) in sorted(enumerate(series.files, start=1), key=lambda file: -len(file[1][0].name)):
-            text = text.replace(str(path), f"file {number}").replace(path.name, f"file {number}")
-        return text.replace(f"{series.where}: ", "").replace(f"series {series.text('SeriesInstanceUID') or 'without UID'}: ", "")
-
-    return clear
+    return path.read_bytes()
 
 
 def _lines(counts: Counter[str]) -> list[str]:
-    return [f"{count} {text}" for text, count in counts.items()]
+    return [f"{count} {text}" for text, count in counts.items() if count]

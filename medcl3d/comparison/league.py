@@ -1,0 +1,55 @@
+"""The league table of a comparison: its arms at the primary endpoint, best first, with controls marked as such."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medcl3d.comparison.analysis import Analysis, ArmNumbers, PairedTest
+from medcl3d.comparison.kinds import Kind
+from medcl3d.evaluation.statistics import Interval
+
+WORDS: dict[Kind, str] = {"pairs": "", "scratch": "control: not pretrained", "placebo": "control: placebo", "mae": "control: no pairs"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm's line. place: 1 for the best mean, shared by equal ones; words: what it is, where it is more than a way to pair."""
+
+    place: int
+    name: str
+    words: str
+    mean: Interval
+    difference: Interval | None
+    role: str
+    effect: Interval | None
+    smallest: float | None
+    test: PairedTest | None
+
+
+@dataclass(frozen=True)
+class League:
+    """Rows, best first, and which columns have something in them.
+
+    effects   some arm has a standardised difference (it takes three replicates)
+    tested    some arm is tested: only then are there roles, p-values, and the smallest difference that the test would see
+    """
+
+    rows: tuple[Row, ...]
+    effects: bool
+    tested: bool
+
+
+def league(analysis: Analysis) -> League:
+    """All arms by their mean at the endpoint."""
+    means = {arm.name: arm.endpoint.mean.mean * (1 if analysis.higher else -1) for arm in analysis.arms}
+    rows = [_row(analysis, arm, 1 + sum(other > means[arm.name] for other in means.values())) for arm in analysis.arms]
+    ordered = tuple(sorted(rows, key=lambda row: row.place))
+    return League(ordered, any(row.effect is not None for row in rows), analysis.tested)
+
+
+def _row(analysis: Analysis, arm: ArmNumbers, place: int) -> Row:
+    is_reference = arm.name == analysis.reference
+    words = ", ".join(filter(None, ["reference" if is_reference else "", WORDS[analysis.kinds[arm.name]]]))
+    role = "" if is_reference else "tested" if arm.test is not None else "exploratory"
+    smallest = None if arm.test is None else arm.smallest
+    return Row(place, arm.name, words, arm.endpoint.mean, arm.endpoint.difference, role, arm.effect, smallest, arm.test)

@@ -1,0 +1,40 @@
+"""Putting the parts of a comparison's runs together before any of them runs: what would fail in an hour fails now."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from medcl3d.comparison.plan import MODELS, Run, model_of
+from medcl3d.config import load
+from medcl3d.errors import ConfigError, UserError
+
+MOST_NAMED = 5
+"""Failures that one message names."""
+
+
+def rehearse(runs: Sequence[Run]) -> list[str]:
+    """Assemble one run of each arm and cell, those of the first replicate among `runs`, as far as their data is prepared.
+
+    An encoder that is still to be trained is left out of it. Returns lines on what could not be tried; ConfigError, with the
+    first runs that would fail and why.
+    """
+    found: list[str] = []
+    unknown: set[str] = set()
+    first = {(run.command, run.name, run.cell): run for run in reversed(runs)}
+    for run in reversed(first.values()):
+        assemble = getattr(importlib.import_module(MODELS[run.command].split(":")[0]), "assemble", None)
+        root = Path(str(run.planned.get("data", {}).get("root", "")))
+        if assemble is None or not (root / "prepared.json").is_file():
+            unknown.add(str(root))
+            continue
+        from_scratch = ("init=scratch",) if run.needs is not None and not (run.needs / "encoder.safetensors").is_file() else ()
+        try:
+            assemble(load(run.config, (*run.overrides, *from_scratch), model_of(run.command)))
+        except UserError as error:
+            found.append(f"{run}: {error}")
+    if found:
+        more = f" (and {len(found) - MOST_NAMED} more)" if len(found) > MOST_NAMED else ""
+        raise ConfigError(f"{len(found)} of {len(first)} kinds of runs would fail{more}:\n  " + "\n  ".join(found[:MOST_NAMED]))
+    return [f"{root}: holds no prepared scans yet, so that runs on it were not tried" for root in sorted(unknown) if root != "."]

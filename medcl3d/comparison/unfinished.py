@@ -1,0 +1,64 @@
+"""Runs of a plan that a report has nothing of: which failed, stopped or were never started, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medcl3d.comparison.execute import last_line
+from medcl3d.comparison.launch import LOG, read_json
+from medcl3d.comparison.lock import held
+from medcl3d.comparison.plan import CompareConfig, Run, plan
+
+ORDER = ("failed", "stopped", "running", "not started", "not found")
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run, how it stands (one of `ORDER`), and why."""
+
+    run: Run
+    state: str
+    reason: str
+
+
+def unfinished(runs: Sequence[Run], config: CompareConfig) -> list[Unfinished]:
+    """Every run that is not done, those that failed first; of runs that lie elsewhere, measurements that are not there are named too.
+
+    A pretraining that is gone, and from which all that should has started, left what was asked of it and is not named.
+    """
+    waiting = [one for run in runs if (one := _state(run)) is not None]
+    asked_for = {one.run.needs for one in waiting}
+    found = [one for one in waiting if one.run.measures or one.run.folder in asked_for or one.state != "not started"]
+    if any(run.elsewhere for run in runs):
+        there = {(run.command, run.name, run.cell, run.seed, run.fold) for run in runs}
+        absent = [run for run in plan(config) if run.measures and (run.command, run.name, run.cell, run.seed, run.fold) not in there]
+        found += [Unfinished(run, "not found", "no folder of --from holds it") for run in absent]
+    return sorted(found, key=lambda one: ORDER.index(one.state))
+
+
+def _state(run: Run) -> Unfinished | None:
+    status, log = read_json(run.folder / "status.json"), run.folder / LOG
+    state, reason = status.get("state"), status.get("reason")
+    if state == "done":
+        return None
+    if state == "stopped":
+        return Unfinished(run, "stopped", f"at step {status.get('step', 0)}; the same command goes on from there")
+    if not run.elsewhere and held(run.folder):
+        return Unfinished(run, "running", "a process is at it")
+    if state is None and not log.is_file():
+        return Unfinished(run, "not started", _waits(run))
+    # A run that was killed had no time to note why: its log ends with what it did last.
+    return Unfinished(run, "failed", reason if state == "failed" and reason else last_line(log))
+
+
+def _waits(run: Run) -> str:
+    done = run.needs is None or read_json(run.needs / "status.json").get("state") == "done"
+    return "the same command runs it" if done else "its pretraining is not done"
+
+
+def count(found: Sequence[Unfinished]) -> str:
+    """``2 failed, 1 not started``; empty where all are done."""
+    of = Counter(one.state for one in found)
+    return ", ".join(f"{of[state]} {state}" for state in ORDER if of[state])

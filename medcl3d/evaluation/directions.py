@@ -1,0 +1,19 @@
+"""Which of our measures are better when they are smaller."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Direction = Literal["higher", "lower"]
+
+LOWER = {"hd95_mm", "volume_error_ml", "mae", "brier", "calibration_error", "error_mm", "same_place_error_mm"}
+HIGHER = {
+    *("dice", "nsd_2mm", "accuracy", "balanced_accuracy", "auroc", "average_precision", "r2"),
+    *("recall@1", "recall@5", "reciprocal_rank"),
+}
+
+
+def direction_of(metric: str) -> Direction | None:
+    """Of a measure, of that of one class (``hd95_mm/liver``) or of a probe (``linear/brier``); None where it is none of ours."""
+    parts = set(metric.split("/"))
+    return "lower" if parts & LOWER else "higher" if parts & HIGHER else None

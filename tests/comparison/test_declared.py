@@ -1,0 +1,89 @@
+"""What is tested is written down before the runs; what was changed when results were there is told, and then nothing is tested."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medcl3d.comparison import compare
+from medcl3d.comparison.declared import DECLARED, declarations, declare, standing
+from medcl3d.comparison.plan import CompareConfig
+from medcl3d.config import load
+from medcl3d.errors import ConfigError
+
+SIX = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "pretrainings": {}, "replicates": 6, "jobs": 2}
+
+
+def test_what_was_declared_is_tested_and_what_was_changed_is_not(comparison: Callable[..., Path], tmp_path: Path) -> None:
+    path = comparison(**SIX, endpoint={"num_labelled": 2})
+    text = compare(path).read_text()
+    assert "p (Holm)" in text and "written down" not in text
+    rows = declarations(Path("runs") / DECLARED)
+    assert [(row["finished"], row["complete"]) for row in rows] == [(0, 0)]
+    assert rows[0]["what"]["endpoint"] == [{"num_labelled": 2}] and rows[0]["what"]["replicates"] == 6
+    assert "p (Holm)" in compare(path, ["jobs=1"]).read_text()
+    for again in range(2):
+        text = compare(path, ["endpoint={num_labelled: 8}"]).read_text()
+        assert "p (Holm)" not in text, again
+        assert "There is no test: endpoint: [{" in text and "was changed when 24 measurements were finished" in text
+        assert "No test, since what is tested was changed when results were there" in text
+    assert "p (Holm)" in compare(path).read_text(), "what was declared first is still tested"
+    shutil.move("runs", tmp_path / "other")
+    assert "p (Holm)" in compare(path, from_runs=[Path("other")]).read_text()
+    assert "was changed" in compare(path, ["reference=gain"], from_runs=[Path("other/finetune")]).read_text()
+    (tmp_path / "other" / DECLARED).unlink()
+    assert "not written down before the runs, as far as can be told" in compare(path, from_runs=[Path("other")]).read_text()
+
+
+@pytest.fixture
+def config(comparison: Callable[..., Path]) -> CompareConfig:
+    return load(comparison(**SIX), [], CompareConfig)
+
+
+@pytest.mark.parametrize(("complete", "kept"), [(3, True), (6, False)])
+def test_a_pilot_may_be_made_longer_and_a_tested_comparison_may_not(config: CompareConfig, complete: int, kept: bool) -> None:
+    declare(replace(config, replicates=complete), 0, 0)
+    declare(config := replace(config, replicates=10), complete * 4, complete)
+    found = standing(config, declarations(config.report_dir / DECLARED))
+    assert found.kept is kept
+    assert ("replicates: 6 -> 10 was changed when 24 measurements" in found.note) is not kept
+
+
+def test_what_was_changed_before_any_result_is_no_change(config: CompareConfig) -> None:
+    declare(replace(config, metric="hd95_mm"), 0, 0)
+    declare(config, 0, 0)
+    rows = declarations(config.report_dir / DECLARED)
+    assert len(rows) == 2 and standing(config, rows).kept and not standing(config, rows).note
+
+
+def test_runs_of_before_are_told(config: CompareConfig) -> None:
+    declare(config, 5, 1)
+    found = standing(config, declarations(config.report_dir / DECLARED))
+    assert found.kept and found.note == "What is tested was first written down when 5 measurements were finished."
+
+
+def test_spoilt_rows_are_left_out(config: CompareConfig) -> None:
+    declare(config, 0, 0)
+    file = config.report_dir / DECLARED
+    file.write_text('{"cut\n[]\n' + file.read_text() + json.dumps({"what": 3, "finished": 0, "complete": 0}) + "\n")
+    assert len(declarations(file)) == 1
+
+
+def test_validation_patients_confirm_nothing(comparison: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from medcl3d.comparison import plan as module
+
+    real = module.plain
+
+    def on_validation(config: Any) -> dict[str, Any]:
+        return {**real(config), "measured_on": "validation"}
+
+    monkeypatch.setattr(module, "plain", on_validation)
+    with pytest.raises(ConfigError, match=r"compare\.yaml: stage: choices are made on validation patients.*set `stage: screen`"):
+        compare(comparison(), check=True)
+    compare(comparison(stage="screen"), check=True)

@@ -1,0 +1,59 @@
+"""Runs that are not done are named with how they stand and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import FileLock
+
+from medcl3d.comparison.launch import LOG, STARTED
+from medcl3d.comparison.plan import Arm, CompareConfig, Recipe, Run
+from medcl3d.comparison.unfinished import count, unfinished
+from medcl3d.data.atomic import write_json
+
+CONFIG = CompareConfig(out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms={"a": Arm()}, reference="a")
+
+
+def run_of(folder: Path, name: str, log: str | None = None, needs: Path | None = None, command: str = "finetune", **status) -> Run:
+    run = Run(command, name, (), 0, Path("x.yaml"), (), folder / name, needs, {})  # type: ignore[arg-type]
+    run.folder.mkdir()
+    if status:
+        write_json(run.folder / "status.json", status)
+    if log is not None:
+        (run.folder / LOG).write_text(log)
+    return run
+
+
+def test_every_state_has_its_words(tmp_path: Path) -> None:
+    pretraining = run_of(tmp_path, "p", "x\nmedcl3d: no scans\n", command="pretrain")
+    runs = [
+        run_of(tmp_path, "never", needs=pretraining.folder),
+        run_of(tmp_path, "ended", state="done", reason=""),
+        run_of(tmp_path, "stopped", state="stopped", step=7, reason="SIGTERM"),
+        run_of(tmp_path, "noted", "bye\n", state="failed", reason="DataError: scan 17 is broken"),
+        run_of(tmp_path, "killed", "step 3\nstep 4\n", state="running"),
+        run_of(tmp_path, "going", "step 3\n", state="running"),
+        pretraining,
+    ]
+    (tmp_path / "going" / STARTED).touch()
+    with FileLock(tmp_path / "going" / STARTED):
+        found = unfinished(runs, CONFIG)
+    said = {one.run.name: (one.state, one.reason) for one in found}
+    assert said == {
+        "noted": ("failed", "DataError: scan 17 is broken"),
+        "killed": ("failed", "step 4"),
+        "p": ("failed", "medcl3d: no scans"),
+        "stopped": ("stopped", "at step 7; the same command goes on from there"),
+        "going": ("running", "a process is at it"),
+        "never": ("not started", "its pretraining is not done"),
+    }
+    assert [one.state for one in found] == ["failed"] * 3 + ["stopped", "running", "not started"]
+    assert count(found) == "3 failed, 1 stopped, 1 running, 1 not started" and count([]) == ""
+
+
+def test_a_pretraining_that_left_what_was_asked_of_it_is_not_missed(tmp_path: Path) -> None:
+    gone = Run("pretrain", "p", (), 0, Path("x.yaml"), (), tmp_path / "p", None, {})
+    measured = run_of(tmp_path, "a", needs=gone.folder, state="done")
+    assert unfinished([gone, measured], CONFIG) == []
+    left = run_of(tmp_path, "b", needs=gone.folder)
+    assert [one.run.name for one in unfinished([gone, measured, left], CONFIG)] == ["p", "b"]

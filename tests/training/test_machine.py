@@ -1,0 +1,65 @@
+"""What a run runs on is known where it can be, and nothing fails where it cannot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from medcl3d.training import machine
+from medcl3d.training.logs import versions
+from medcl3d.training.machine import checkout, device_name
+from medcl3d.training.precision import computes_in
+
+
+def git(folder: Path, *command: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.invalid", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *who, "-C", str(folder), *command], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_checkout_is_clean_until_a_tracked_file_changes(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    assert checkout(tmp_path) == {"commit": None, "dirty": None}, "there is no commit yet"
+    (tmp_path / "a.py").write_text("one")
+    git(tmp_path, "add", "a.py")
+    git(tmp_path, "commit", "-qm", "one")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "log").write_text("not tracked")
+    assert checkout(tmp_path) == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "a.py").write_text("two")
+    assert checkout(tmp_path)["dirty"] is True
+
+
+def test_without_git_or_without_a_checkout_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = {"commit": None, "dirty": None}
+    assert checkout(tmp_path) == nothing
+    (tmp_path / ".git").mkdir()
+    assert checkout(tmp_path) == nothing, "that is no repository"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert checkout(tmp_path) == nothing and checkout() == nothing, "there is no git"
+    monkeypatch.undo()
+    monkeypatch.setattr(machine, "GIT_SECONDS", 0.0)
+    assert checkout() == nothing, "git takes too long"
+
+
+def test_what_a_run_runs_on_is_named_without_the_host() -> None:
+    found = versions()
+    assert found["threads"] == torch.get_num_threads() and found["device"] == device_name() != ""
+    if not torch.cuda.is_available():
+        assert socket.gethostname() not in json.dumps(found)
+
+
+def test_a_precision_is_named_by_what_it_came_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert (computes_in("float32", cpu), computes_in("bfloat16", cpu)) == ("float32", "bfloat16")
+    for fast in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda fast=fast: fast)
+        assert computes_in("auto", cpu) == ("bfloat16" if fast else "float32")
