@@ -19,7 +19,7 @@ from medcl3d.config import STRICT, choice_of, describe, parse
 from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.check import Channels, Nonfinite
 from medcl3d.data.content import OF_SOURCE, groups_of_one_content
-from medcl3d.data.dicom_examine import examine_series, with_series
+from medcl3d.data.dicom.examine import examine_series, with_series
 from medcl3d.data.examine import MAX_PICTURES, Finding, Look, examine
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.scan import file_state, is_same_file

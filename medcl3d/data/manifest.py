@@ -17,7 +17,7 @@ from medcl3d.data.scan_ids import fault_of, made_ids
 from medcl3d.errors import DataError
 
 if TYPE_CHECKING:
-    from medcl3d.data.dicom_series import Series
+    from medcl3d.data.dicom.series import Series
 
 __all__ = ["ID_COLUMNS", "KNOWN_COLUMNS", "MISSING", "NO_PATIENTS", "PATH_COLUMNS", "Manifest"]
 

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from medcl3d.data.check import read_image, read_label
-from medcl3d.data.dicom_header import NAMES, SEQUENCES, read_header
-from medcl3d.data.dicom_order import affine_of, in_order
-from medcl3d.data.dicom_slices import slices_of
+from medcl3d.data.dicom.header import NAMES, SEQUENCES, read_header
+from medcl3d.data.dicom.order import affine_of, in_order
+from medcl3d.data.dicom.slices import slices_of
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.dicom import dicom

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medcl3d.data.dicom_suv import NUCLIDES, read_time
+from medcl3d.data.dicom.suv import NUCLIDES, read_time
 from medcl3d.data.sources.dicom import dicom
 from tests.data.dicoms import VOXELS, fault_of, item, the_only, write_series
 

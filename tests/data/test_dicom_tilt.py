@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medcl3d.data.dicom_tilt import AIR
+from medcl3d.data.dicom.tilt import AIR
 from medcl3d.data.sources.dicom import dicom
 from tests.data.dicoms import fault_of, the_only, write_series
 

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import track
 
 from medcl3d.data.atomic import replacing, write_json
-from medcl3d.data.dicom_files import PERSON, FoundSeries, find_series, is_taken
-from medcl3d.data.dicom_mixed import Part, volumes_of
-from medcl3d.data.dicom_series import PetUnits, Series, refusing, write_series
-from medcl3d.data.dicom_slices import slices_of
-from medcl3d.data.dicom_tilt import Tilt
+from medcl3d.data.dicom.files import PERSON, FoundSeries, find_series, is_taken
+from medcl3d.data.dicom.mixed import Part, volumes_of
+from medcl3d.data.dicom.series import PetUnits, Series, refusing, write_series
+from medcl3d.data.dicom.slices import slices_of
+from medcl3d.data.dicom.tilt import Tilt
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
 from medcl3d.errors import DataError

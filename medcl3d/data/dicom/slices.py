@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medcl3d.data.dicom_header import Header
+from medcl3d.data.dicom.header import Header
 from medcl3d.errors import DataError
 
 # What tells volumes of one series apart, in the order in which it is asked: what the values are, when, and by which scan.

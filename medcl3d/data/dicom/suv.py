@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from medcl3d.data.dicom_header import Header
+from medcl3d.data.dicom.header import Header
 from medcl3d.errors import DataError
 
 DOSE = "RadiopharmaceuticalInformationSequence"

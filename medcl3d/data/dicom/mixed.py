@@ -8,8 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
-from medcl3d.data.dicom_order import in_order
-from medcl3d.data.dicom_slices import MARKS, Slice
+from medcl3d.data.dicom.order import in_order
+from medcl3d.data.dicom.slices import MARKS, Slice
 from medcl3d.errors import DataError
 
 # Two blocks of slices nearer than this many gaps are parts of one volume, or of one that lacks slices.

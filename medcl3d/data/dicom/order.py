@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medcl3d.data.dicom_slices import Slice
+from medcl3d.data.dicom.slices import Slice
 from medcl3d.errors import DataError
 
 # Positions are written with few digits; a gap may differ from the others by this share of it.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medcl3d.data.dicom_header import Header, has_voxels, read_header
+from medcl3d.data.dicom.header import Header, has_voxels, read_header
 from medcl3d.data.walk import files_under
 from medcl3d.errors import DataError
 
