@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medcl3d.data.manifest import ID_COLUMNS, PATH_COLUMNS
+from medcl3d.data.columns import ID_COLUMNS, PATH_COLUMNS
 from medcl3d.errors import DataError
 from medcl3d.pairs.body_coordinates import BodyCoordinates, middle_of_body
 from medcl3d.types import Keys, Triple, ViewSpec

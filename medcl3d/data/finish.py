@@ -15,8 +15,9 @@ import pandas as pd
 
 from medcl3d.data.array_file import SUFFIXES, Container
 from medcl3d.data.atomic import write_json, write_text
+from medcl3d.data.columns import MISSING, PATH_COLUMNS
 from medcl3d.data.content import OF_SOURCE, groups_of_one_content
-from medcl3d.data.manifest import MISSING, PATH_COLUMNS, Manifest
+from medcl3d.data.manifest import Manifest
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.scan import SCHEMA, Outcome, stored_names
 from medcl3d.data.sources import SOURCES

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from medcl3d.data.columns import ID_COLUMNS, KNOWN_COLUMNS, MISSING, PATH_COLUMNS, odd_cells
+from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, odd_cells
 from medcl3d.data.scan_ids import fault_of, made_ids
 from medcl3d.errors import DataError
 
 if TYPE_CHECKING:
     from medcl3d.data.dicom.series import Series
-
-__all__ = ["ID_COLUMNS", "KNOWN_COLUMNS", "MISSING", "NO_PATIENTS", "PATH_COLUMNS", "Manifest"]
 
 CONSTANT_COLUMNS = ("sex",)  # of a patient
 SIDES = ("", "train", "test", "validation")

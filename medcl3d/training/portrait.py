@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from medcl3d.data.atomic import replacing, write_json
+from medcl3d.data.columns import KNOWN_COLUMNS
 from medcl3d.data.in_use import ScansInUse, pretraining_scans
 from medcl3d.data.loader import PairDataset, Plan, make_views
-from medcl3d.data.manifest import KNOWN_COLUMNS
 from medcl3d.data.store import Store
 from medcl3d.evaluation.label_free import label_free
 from medcl3d.pairs import PAIRS
