@@ -20,16 +20,23 @@ KEY = ".hash_key"
 ENDINGS = (".nii.gz", ".nii", ".gz")  # what tells a reader what a file is; no other piece of its name is kept
 
 
-def hider(raw: Path) -> Callable[[str], str]:
-    """Text -> its hash under the key in `raw`, drawn once a collection: ids of few digits could be tried out without one; "" stays ""."""
+def hider(raw: Path | None) -> Callable[[str], str]:
+    """Text -> its hash under a key, since ids of few digits could be tried out without one; "" stays "".
+
+    raw  where the key is kept, drawn once a collection (None: drawn anew and forgotten)
+    """
+    key = secrets.token_hex(32).encode() if raw is None else _kept_key(raw)
+    return lambda text: hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12] if text else ""
+
+
+def _kept_key(raw: Path) -> bytes:
     path = raw / KEY
     raw.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         with replacing(path) as out:
             out.write(secrets.token_hex(32).encode())
         path.chmod(0o600)
-    key = path.read_bytes()
-    return lambda text: hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12] if text else ""
+    return path.read_bytes()
 
 
 def hidden(manifest: Manifest, raw: Path) -> Manifest:

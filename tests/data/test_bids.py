@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medcl3d.benchmarks.collection import make_tree
-from medcl3d.data.bids_tables import sessions
+from medcl3d.data.bids.tables import sessions
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.bids import bids

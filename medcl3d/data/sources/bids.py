@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from medcl3d.data import bids_labels
-from medcl3d.data.bids_names import BidsName, session_of
-from medcl3d.data.bids_tables import Row, Sidecar, Sidecars, date_of, days_from_first, participants, scans, sessions
+from medcl3d.data.bids import labels as bids_labels
+from medcl3d.data.bids.names import BidsName, session_of
+from medcl3d.data.bids.tables import Row, Sidecar, Sidecars, date_of, days_from_first, participants, scans, sessions
 from medcl3d.data.columns import MISSING
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.notes import naming

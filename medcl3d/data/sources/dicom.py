@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,12 +16,13 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from medcl3d.data.atomic import replacing, write_json
+from medcl3d.data.atomic import write_json
 from medcl3d.data.dicom.files import PERSON, FoundSeries, find_series, is_taken
 from medcl3d.data.dicom.mixed import Part, volumes_of
 from medcl3d.data.dicom.series import PetUnits, Series, refusing, write_series
 from medcl3d.data.dicom.slices import slices_of
 from medcl3d.data.dicom.tilt import Tilt
+from medcl3d.data.hidden_ids import hider
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
 from medcl3d.errors import DataError
@@ -69,7 +68,7 @@ def dicom(
     A series that is no regular grid (a slice missing or twice, planes that vary), or whose headers are wrong, is refused by name,
     the others are read. Raises DataError where there is no series at all.
     """
-    hide = _hider(raw) if hash_ids else _open
+    hide = hider(raw) if hash_ids else _open
     found, counts, notes = find_series(root, hidden=hash_ids)
     series = [one for one in found if is_taken(one, modalities, min_slices, counts)]
     if not series:
@@ -228,22 +227,6 @@ def _written(path: Path, series: Series) -> list[str]:
 
 def _open(text: str) -> str:
     return text
-
-
-def _hider(raw: Path | None) -> Callable[[str], str]:
-    """Text as a hash under a key that is drawn once a collection: ids of few digits could be tried out without one."""
-    key = secrets.token_hex(32).encode() if raw is None else _kept_key(raw)
-    return lambda text: hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12] if text else ""
-
-
-def _kept_key(raw: Path) -> bytes:
-    path = raw / ".hash_key"
-    raw.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        with replacing(path) as out:
-            out.write(secrets.token_hex(32).encode())
-        path.chmod(0o600)
-    return path.read_bytes()
 
 
 def _lines(counts: Counter[str]) -> list[str]:

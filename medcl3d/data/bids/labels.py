@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcl3d.data.bids_names import OF_A_DERIVATIVE, BidsName, session_of
+from medcl3d.data.bids.names import OF_A_DERIVATIVE, BidsName, session_of
 from medcl3d.data.notes import naming
 from medcl3d.data.table_file import read_rows
 from medcl3d.data.walk import VOLUMES, folders_under

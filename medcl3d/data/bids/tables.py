@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from medcl3d.data.bids_names import BidsName
+from medcl3d.data.bids.names import BidsName
 from medcl3d.data.columns import MISSING
 from medcl3d.data.json_file import read_json
 from medcl3d.data.notes import naming
