@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config import STRICT, differences, load, plain
 from medcl3d.errors import ConfigError
 from medcl3d.packaged_configs import find_config
-from medcl3d.registry import Count, Whole
+from medcl3d.registry import Count, Seed
 
 Command = Literal["pretrain", "finetune", "evaluate"]
 Cell = tuple[tuple[str, Any], ...]
@@ -105,7 +105,7 @@ class CompareConfig:
     screened: Path | None = None
     across: tuple[Path, ...] = ()
     folds: Annotated[int, Field(ge=2)] | None = None
-    first_seed: Whole = 0
+    first_seed: Seed = 0
     replicates: Count = 1
     metric: str = "dice"
     better: Literal["higher", "lower"] = "higher"
