@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from medcl3d.data.atomic import replacing, write_json
-from medcl3d.data.dicom_series import PetUnits, has_voxels, read_header, read_series
+from medcl3d.data.dicom_series import PetUnits, SeriesVolume, has_voxels, read_header, read_series
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.walk import files_under
@@ -36,7 +36,7 @@ PERSON = ("IssuerOfPatientID", "PatientBirthDate", "PatientSex")  # what tells t
 @SOURCES.register("dicom")
 def dicom(
     root: Path,
-    raw: Path,
+    raw: Path | None,
     *,
     modalities: tuple[str, ...] | None = None,
     min_slices: Count = 3,
@@ -47,7 +47,7 @@ def dicom(
     """Read all DICOM series below a folder, whatever its files are called. Needs the extra `dicom`.
 
     root        the folder; series are told apart by SeriesInstanceUID (by folder where that is empty), DICOMDIR is not needed
-    raw         where each series is written as a NIfTI file (`prepare` chooses it); done once, again where slices changed
+    raw         where each series is written as a NIfTI file (`prepare` chooses it); done once, again where slices changed; None: nowhere
     modalities  CT, MR, PET, ... to take (default: all that have voxels in space)
     min_slices  series of fewer are passed over, as scouts are
     pet         suv (by body weight; refused where headers do not allow it), or raw (as stored)
@@ -74,10 +74,10 @@ def dicom(
     for row, one in track(work, "reading series", console=console, disable=not console.is_terminal):
         clear = _without_paths(one) if hash_ids else _open
         try:
-            notes += [f"{row['scan']}: {clear(warning)}" for warning in _written(raw / row["path"], one, pet)]
+            notes += [f"{row['scan']}: {clear(warning)}" for warning in _written(raw and raw / row["path"], one, pet)]
         except DataError as error:
             faults[row["scan"]] = clear(str(error))
-    made = Manifest.of(pd.DataFrame(rows), raw)
+    made = Manifest.of(pd.DataFrame(rows), raw or root)
     return Manifest(made.table, made.root, made.label_names, made.outside, (*made.notes, *_lines(counts), *notes), faults)
 
 
@@ -200,8 +200,10 @@ def _days(date: str, dates: Sequence[str]) -> str:
         return ""
 
 
-def _written(path: Path, series: _Series, pet: PetUnits) -> list[str]:
+def _written(path: Path | None, series: _Series, pet: PetUnits) -> list[str]:
     """Write a series, unless it is there from the same slices; its warnings. DataError where it is no volume."""
+    if path is None:
+        return list(_read(series, pet).warnings)
     states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file, _ in series.files]
     made_of = {"schema": SCHEMA, "pet": pet, "slices": hashlib.sha256(json.dumps(states).encode()).hexdigest()}
     beside = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
@@ -212,11 +214,11 @@ def _written(path: Path, series: _Series, pet: PetUnits) -> list[str]:
     except (OSError, ValueError, KeyError, AttributeError):
         pass
     try:
-        volume = read_series(series.files, pet=pet)
-    except DataError as error:
+        volume = _read(series, pet)
+    except DataError:
         path.unlink(missing_ok=True)
         beside.unlink(missing_ok=True)
-        raise DataError(f"{series.where}: series {series.text('SeriesInstanceUID') or 'without UID'}: {error}") from None
+        raise
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nibabel.Nifti1Image(volume.voxels, volume.affine)
     image.header.set_xyzt_units("mm")
@@ -226,19 +228,31 @@ def _written(path: Path, series: _Series, pet: PetUnits) -> list[str]:
     return list(volume.warnings)
 
 
+def _read(series: _Series, pet: PetUnits) -> SeriesVolume:
+    try:
+        return read_series(series.files, pet=pet)
+    except DataError as error:
+        raise DataError(f"{series.where}: series {series.text('SeriesInstanceUID') or 'without UID'}: {error}") from None
+
+
 def _open(text: str) -> str:
     return text
 
 
-def _hider(raw: Path) -> Callable[[str], str]:
+def _hider(raw: Path | None) -> Callable[[str], str]:
     """Text as a hash under a key that is drawn once a collection: ids of few digits could be tried out without one."""
+    if raw is None:
+        return _keyed(secrets.token_hex(32).encode())
     path = raw / ".hash_key"
     raw.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         with replacing(path) as out:
             out.write(secrets.token_hex(32).encode())
         path.chmod(0o600)
-    key = path.read_bytes()
+    return _keyed(path.read_bytes())
+
+
+def _keyed(key: bytes) -> Callable[[str], str]:
     return lambda text: hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12] if text else ""
 
 
