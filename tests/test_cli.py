@@ -16,8 +16,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from medcl3d.catalogue import CONFIGS, KINDS
-from medcl3d.cli import app, as_pairs
+from medcl3d.cli import app
 from medcl3d.errors import ConfigError, DataError, MachineError, Stopped, UserError
+from medcl3d.key_value import as_pairs
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gzip
 import re
-import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -27,8 +25,8 @@ from medcl3d.data.atomic import replacing
 from medcl3d.data.nifti import read_header
 from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.scan import ReadyScan, ScanTask, ready_scan
-from medcl3d.data.walk import VOLUMES, files_under
 from medcl3d.downstream import TASKS
+from medcl3d.downstream.asked import Asked, is_volume, refuse_overwriting, scans_of
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.own_grid import classes_on
 from medcl3d.downstream.segmentation import Segmentation
@@ -45,7 +43,6 @@ WEIGHTS = "model.safetensors"
 NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")
 SPACING_TOLERANCE = 0.25  # of a scan's voxel size, from the one that the network was trained on, before it is said
 SETTLED = ("nonfinite", "channels", "assume_spacing_mm", "spacing_mm", "intensity", "window_hu", "percentiles", "store_as")
-OTHER_FORMATS = (".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".dcm", ".npy", ".npz", ".gz", ".zip", ".png")
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
                "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
 
@@ -75,20 +72,6 @@ class Predictor:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One scan to be segmented: its name below the target, what it is called in messages, where it lies, where its labels go."""
-
-    name: str
-    shown: str
-    path: Path
-    output: Path
-
-    def files(self, probabilities: bool) -> list[Path]:
-        """What is written of it."""
-        return [self.output, _probabilities_of(self.output)] if probabilities else [self.output]
-
-
 def predict(
     run: Path,
     target: Path,
@@ -114,10 +97,9 @@ def predict(
     some scans were refused. MachineError: nothing can be written.
     """
     predictor = load_run(run, intensity)
-    with _scans(target, say) as (scans, refused):
-        asked = [Asked(name, _shown(name, path, target), path, _output(out, target, name)) for name, path in scans]
-        _refuse_overwriting(asked, probabilities, force)
-        refuse_unwritable(out.parent if _is_volume(out.name) else out, "--out")
+    with scans_of(target, out, say) as (asked, refused):
+        refuse_overwriting(asked, probabilities, force)
+        refuse_unwritable(out.parent if is_volume(out.name) else out, "--out")
         if check:
             return _forecast(predictor, asked, refused, probabilities, say)
         written: list[Path] = []
@@ -277,97 +259,3 @@ def _write_nifti(file: Path, voxels: np.ndarray, scan: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as out:
         out.write(gzip.compress(content, compresslevel=6, mtime=0) if file.name.lower().endswith(".gz") else content)
-
-
-@contextmanager
-def _scans(target: Path, say: Callable[[str], None]) -> Iterator[tuple[list[tuple[str, Path]], list[str]]]:
-    """Names and NIfTI files of what is to be segmented, and what was wrong with others; DICOM series are written out meanwhile."""
-    if not target.exists():
-        raise DataError(f"{target}: there is no such file or folder")
-    if not target.is_dir():
-        yield [(target.name, target)], []
-        return
-    paths = list(files_under(target))
-    volumes = [(path.as_posix(), target / path) for path in paths if _is_volume(path.name)]
-    slices = [path for path in paths if not _is_volume(path.name) and _is_dicom(target / path)]
-    others = [path.as_posix() for path in paths if not _is_volume(path.name) and path not in slices]
-    with tempfile.TemporaryDirectory(prefix="medcl3d-") as raw:
-        found, faults = _series(target, Path(raw), bool(volumes), say) if slices or not volumes else ([], [])
-        if others:
-            say(f"{len(others)} files are neither NIfTI nor DICOM and were passed over: {', '.join(others[:10])}")
-        yield [*volumes, *found], faults
-
-
-def _series(target: Path, raw: Path, beside_volumes: bool, say: Callable[[str], None]) -> tuple[list[tuple[str, Path]], list[str]]:
-    """The DICOM series of a folder as NIfTI files, and what was wrong with others."""
-    from medcl3d.data.sources.dicom import dicom
-
-    try:
-        manifest = dicom(target, raw)
-    except (DataError, MachineError) as error:
-        if not beside_volumes:
-            raise
-        say(f"{error}; the NIfTI files are taken alone")  # a scout or a report beside the volumes is no fault of theirs
-        return [], []
-    for note in manifest.notes:
-        if "are no DICOM images" not in note:  # told by name
-            say(note)
-    rows = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
-    return [(path, manifest.locate(path)) for path in rows["path"]], list(manifest.faults.values())
-
-
-def _is_dicom(path: Path) -> bool:
-    """By the mark behind the preamble, or by name where an old archive wrote none."""
-    if not path.is_file():  # a pipe would block
-        return False
-    if path.suffix.lower() in (".dcm", ".ima"):
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _is_volume(name: str) -> bool:
-    return name.lower().endswith(VOLUMES)
-
-
-def _stem(name: str) -> str:
-    """A name without .nii or .nii.gz."""
-    return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
-
-
-def _shown(name: str, path: Path, target: Path) -> str:
-    """A file as it lies there, or a series, whose file is there only for a while."""
-    return str(path) if path.is_relative_to(target) else f"{target}: series {_stem(name)}"
-
-
-def _output(out: Path, target: Path, name: str) -> Path:
-    if not _is_volume(out.name):
-        if out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
-            raise ConfigError(f"--out = {out}: labels are written as NIfTI; give a name that ends in .nii.gz, or a folder")
-        return out / f"{_stem(name)}.nii.gz"
-    if target.is_dir():
-        raise ConfigError(f"--out = {out}: {target} is a folder of scans; give a folder for their labels")
-    return out
-
-
-def _probabilities_of(output: Path) -> Path:
-    return output.with_name(f"{_stem(output.name)}_probabilities.nii.gz")
-
-
-def _refuse_overwriting(asked: Sequence[Asked], probabilities: bool, force: bool) -> None:
-    """ConfigError where a file would take the place of a scan, of the labels of another one, or (without `force`) of any file."""
-    of: dict[Path, Asked] = {}
-    for one in asked:
-        for file in one.files(probabilities):
-            if file in of:
-                raise ConfigError(f"--out: {of[file].name} and {one.name} would both become {file}; rename one, or segment them apart")
-            of[file] = one
-    own = {one.path.resolve() for one in asked} & {file.resolve() for file in of}
-    if own:
-        raise ConfigError(f"--out: {min(own)} is a scan itself; give another folder")
-    there = [file for file in of if file.exists()]
-    if there and not force:
-        raise ConfigError(f"--out: {len(there)} files are there already, as {there[0]}; give another place, or --force to replace them")
