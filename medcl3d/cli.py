@@ -8,12 +8,14 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperCommand
 
 import medcl3d
 from medcl3d.errors import UserError
+from medcl3d.key_value import WithOptions
 
 P = ParamSpec("P")
 
@@ -39,21 +41,44 @@ def say(message: str) -> None:
     print(f"medcl3d: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
-def command(function: Callable[P, None]) -> Callable[P, None]:
+def command(function: Callable[P, None], cls: type[TyperCommand] | None = None) -> Callable[P, None]:
     """Make a command of a function: a user's mistake ends it with one line and its exit code."""
 
-    @app.command(name=function.__name__.rstrip("_"))  # typer itself would make show_pairs show-pairs
+    @app.command(name=function.__name__.rstrip("_"), cls=cls)  # typer itself would make show_pairs show-pairs
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        given: dict[str, Any] = {name: at_home(value) for name, value in kwargs.items()}
         try:
-            function(*args, **kwargs)
+            function(*args, **given)
         except (UserError, KeyboardInterrupt) as error:
             if os.environ.get("MEDCL3D_DEBUG") == "1":
                 traceback.print_exc()
-            say(str(error) if isinstance(error, UserError) else "interrupted")
+            say(told(error, given) if isinstance(error, UserError) else "interrupted")
             raise typer.Exit(error.exit_code if isinstance(error, UserError) else INTERRUPTED) from None
 
     return run
+
+
+command_with_pairs = functools.partial(command, cls=WithOptions)
+
+
+def at_home(value: Any) -> Any:
+    """A path that begins with ~/ as the one in the home folder: of ``--out=~/x`` and of quoted paths a shell makes no such thing."""
+    return value.expanduser() if isinstance(value, Path) and value.parts[:1] == ("~",) else value
+
+
+def told(error: UserError, given: dict[str, Any]) -> str:
+    """An error in words; where it is about a field of the command's configuration, with the file and the line."""
+    if "config" not in given:
+        return str(error)
+    from medcl3d.config import with_line
+    from medcl3d.packaged_configs import find_config
+
+    try:
+        path = find_config(given["config"])
+    except UserError:
+        return str(error)
+    return with_line(str(error), path, [text for text in given["overrides"] or [] if "=" in text])
 
 
 def config_path(name: str) -> Path:
@@ -70,15 +95,19 @@ def config_path(name: str) -> Path:
 def download(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A public set; `medcl3d list sets` names them.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the file and the folder that it becomes go.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what would be fetched, and whether there is room; open no connection.")
+    ] = False,
 ) -> None:
     """Fetch a public set, check it and unpack it; the same command again goes on where it stopped."""
     from medcl3d.data.download import download as run
+    from medcl3d.data.download import forecast
     from medcl3d.data.known_sets import find_set
 
-    run(find_set(name), out, say=print)
+    (forecast if check else run)(find_set(name), out, say=print)
 
 
-@command
+@command_with_pairs
 def prepare(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Where the scans come from; `medcl3d list sources` names them.")],
     root: Annotated[
@@ -93,17 +122,27 @@ def prepare(
             show_default=False,
         ),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read the source and the headers, say what would be prepared; write nothing.")
+    ] = False,
 ) -> None:
     """Check scans and write them as a store that trains fast; the same command again goes on where it stopped."""
     from medcl3d.config import read_options
     from medcl3d.data.options import prepare_options
-    from medcl3d.data.prepare import prepare as run
 
     given = prepare_options(source, read_options(options or []))
-    run(source, None if root == "-" else Path(root), out, fields=given.fields, options=given.options, say=print)
+    place = None if root == "-" else at_home(Path(root))
+    if check:
+        from medcl3d.data.forecast import forecast
+
+        forecast(source, place, out, given.fields, given.options, say=print)
+        return
+    from medcl3d.data.prepare import prepare as run
+
+    run(source, place, out, fields=given.fields, options=given.options, say=print)
 
 
-@command
+@command_with_pairs
 def check(
     target: Annotated[Path, typer.Argument(metavar="PATH", help="What `prepare` wrote, a table, or a folder as it lies on a disk.")],
     options: Annotated[
@@ -124,9 +163,16 @@ def check(
             show_default=False,
         ),
     ] = None,
+    only_say: Annotated[bool, typer.Option("--check", help="Say what would be read; read nothing.")] = False,
 ) -> None:
     """Check that every file is what it says; exit code 3, with the first fault, where more are not than may be."""
     from medcl3d.config import read_options
+
+    if only_say:
+        from medcl3d.data.forecast import forecast_check
+
+        forecast_check(target, report, read_options(options or []), say=print)
+        return
     from medcl3d.data.audit import audit
 
     audit(target, report=report, given=read_options(options or []), say=print)
@@ -162,7 +208,7 @@ def evaluate(config: Config, overrides: Overrides = None, check: Check = False) 
 @command
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished fine-tuning for segmentation.")],
-    target: Annotated[Path, typer.Argument(metavar="INPUT", help="A NIfTI file, a folder of them, or a folder of DICOM series.")],
+    target: Annotated[Path, typer.Argument(metavar="INPUT", help="A NIfTI file, or a folder of NIfTI files and DICOM series.")],
     out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A file .nii.gz for one scan, else a folder.")],
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write NAME_probabilities.nii.gz.")] = False,
     intensity: Annotated[
@@ -170,11 +216,12 @@ def predict(
         typer.Option("--intensity", metavar="KIND", help="mri, ct or none, where the run learnt from several.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read the run and the headers, say what would be written; write nothing.")] = False,
 ) -> None:
     """Segment new scans; labels lie on each scan's own grid."""
     from medcl3d.downstream.predict import predict as run_
 
-    run_(run, target, out, probabilities=probabilities, intensity=intensity, force=force, say=say)
+    run_(run, target, out, probabilities=probabilities, intensity=intensity, force=force, check=check, say=say)
 
 
 @command
@@ -205,12 +252,13 @@ def show_pairs(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="Where the picture goes.")] = Path("pairs.png"),
     html: Annotated[bool, typer.Option("--html", help="Also write a page beside it, FILE.html, which needs no other file.")] = False,
+    check: Check = False,
 ) -> None:
     """Draw what a pair strategy draws: boxes on the scans, views, and the relation of a batch as a matrix, with counts."""
     path = config_path(config)
     from medcl3d.training.show_pairs import show_pairs as run
 
-    run(path, overrides or [], out, page=html)
+    run(path, overrides or [], out, page=html, check=check)
 
 
 @command

@@ -7,18 +7,17 @@ what names a registered thing is checked against that thing's own fields.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
+from medcl3d.complaints import did_you_mean, problems, type_words
 from medcl3d.errors import ConfigError
 from medcl3d.registry import Choice, Registry
 from medcl3d.yaml_tree import COMMAND_LINE, Place, Tree, Wrong
@@ -26,7 +25,7 @@ from medcl3d.yaml_tree import COMMAND_LINE, Place, Tree, Wrong
 T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 MAX_BYTES = 1_000_000
-_LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$", re.IGNORECASE)
+MAX_ALSO = 3  # further mistakes told in one message
 
 
 def choice_of(registry: Registry) -> Any:
@@ -53,14 +52,14 @@ def _choice(registry: Registry, value: Any) -> Choice:
         raise Wrong(
             (name,),
             given,
-            f"no {registry.kind} has this name{_did_you_mean(name, registry.names())}; there are {', '.join(registry.names())}",
+            f"no {registry.kind} has this name{did_you_mean(name, registry.names())}; there are {', '.join(registry.names())}",
         )
+    fields = registry.schema(name)
     try:
-        parsed = registry.schema(name).validate_json(json.dumps(given or {}, default=str), strict=True)
+        parsed = fields.validate_json(json.dumps(given or {}, default=str), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        known = [field.name for field in describe(registry, name)]
-        raise Wrong((name, *first["loc"]), _value_at(given or {}, first["loc"]), _say(first, known)) from None
+        first = problems(error, given or {}, fields)[0]
+        raise Wrong((name, *first.where), first.value, first.message) from None
     return Choice(name, {field: getattr(parsed, field) for field in type(parsed).model_fields})
 
 
@@ -76,87 +75,7 @@ class FieldSpec:
 def describe(registry: Registry, name: str) -> list[FieldSpec]:
     """The fields of a registered thing: name, type in words, default."""
     properties = registry.schema(name).json_schema().get("properties", {})
-    return [FieldSpec(key, _type_words(spec), spec.get("default", "required")) for key, spec in properties.items()]
-
-
-def _type_words(spec: Mapping[str, Any]) -> str:
-    if "enum" in spec or "const" in spec:
-        return " or ".join(str(v) for v in spec.get("enum", [spec.get("const")]))
-    if "anyOf" in spec:
-        return " or ".join(_type_words(option) for option in spec["anyOf"])
-    bounds = [
-        f"{sign} {spec[key]}"
-        for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
-        if key in spec
-    ]
-    return " ".join([str(spec.get("type", "value")), *bounds])
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _value_at(tree: Any, where: Place) -> Any:
-    for key in where:
-        try:
-            tree = tree[key]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return tree
-
-
-def _say(error: Mapping[str, Any], known: Sequence[str]) -> str:
-    """One of pydantic's complaints in the words of a person who wants to mend the file."""
-    kind, given = error["type"], error.get("input")
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        name = str(error["loc"][-1])
-        return f"unknown key{_did_you_mean(name, known)}" + (f" (known here: {', '.join(known)})" if known else "")
-    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return "an item is missing; add it" if isinstance(error["loc"][-1], int) else "the key is missing; add it"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if isinstance(given, str) and _LOOKS_LIKE_ANOTHER_TYPE.match(given):
-        message += f"; {given!r} is text here: quote it where text is meant, write true/false or a plain number otherwise"
-    return message
-
-
-def _siblings(model: type, where: Place) -> list[str]:
-    """The fields of the dataclass in which the last key of `where` stands."""
-    for key in where[:-1]:
-        if not dataclasses.is_dataclass(model):
-            return []
-        hint = get_type_hints(model).get(str(key))
-        options = [hint, *get_args(hint)] if get_origin(hint) is not None else [hint]
-        model = next((o for o in options if dataclasses.is_dataclass(o)), type(None))  # type: ignore[assignment]
-    return [f.name for f in dataclasses.fields(model)] if dataclasses.is_dataclass(model) else []
-
-
-def _finite(value: Any, where: Place = ()) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Wrong(where, value, "not a finite number; write one")
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        _finite(item, (*where, key))
-
-
-def _check_choices(model: type, value: Any, where: Place = ()) -> None:
-    """Check what names registered things by hand, so that an error keeps its place in the file."""
-    if not dataclasses.is_dataclass(model) or not isinstance(value, dict):
-        return
-    for name, hint in get_type_hints(model, include_extras=True).items():
-        # A choice may be one of several forms, as `choice_of(TASKS) | None` is.
-        extras = [extra for form in (hint, *get_args(hint)) for extra in getattr(form, "__metadata__", ())]
-        registry = next((extra for extra in extras if isinstance(extra, Registry)), None)
-        if value.get(name) is not None and registry is not None:
-            try:
-                _choice(registry, value[name])
-            except Wrong as wrong:
-                raise Wrong((*where, name, *wrong.where), wrong.value, wrong.message) from None
-        elif name in value:
-            inner = next((option for option in (hint, *get_args(hint)) if dataclasses.is_dataclass(option)), None)
-            if isinstance(inner, type):
-                _check_choices(inner, value[name], (*where, name))
+    return [FieldSpec(key, type_words(spec), spec.get("default", "required")) for key, spec in properties.items()]
 
 
 def load(path: str | Path, overrides: Sequence[str], model: type[T]) -> T:
@@ -183,7 +102,7 @@ def load(path: str | Path, overrides: Sequence[str], model: type[T]) -> T:
         raise ConfigError(f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. Complete files lie in configs/")
     for text in overrides:
         override(tree, text)
-    return _validate(tree, model, str(path))
+    return _validate(tree, TypeAdapter(model), str(path))
 
 
 def override(tree: Tree, text: str) -> None:
@@ -208,10 +127,23 @@ def _value(text: str) -> Any:
 
 def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
     """Check a configuration that is already in memory; `name` stands for the file in errors."""
-    empty = Tree("")
-    empty.value = json.loads(json.dumps(tree, default=to_jsonable_python))
-    empty.lines = {(): ""}
-    return _validate(empty, model, name)
+    return _validate(_in_memory(tree), TypeAdapter(model), name)
+
+
+def parse_choice(registry: Registry, chosen: str, fields: Mapping[str, Any], name: str) -> Choice:
+    """A registered thing with its fields, defaults filled in. ConfigError: unknown, or a field is wrong; `name` as in `parse`."""
+    if chosen not in registry.names():
+        listed = f"there are {', '.join(registry.names())}"
+        raise ConfigError(f"{name}: no {registry.kind} is called {chosen!r}{did_you_mean(chosen, registry.names())}; {listed}")
+    parsed = _validate(_in_memory(fields), registry.schema(chosen), name)
+    return Choice(chosen, {field: getattr(parsed, field) for field in type(parsed).model_fields})
+
+
+def _in_memory(values: Mapping[str, Any]) -> Tree:
+    tree = Tree("")
+    tree.value = json.loads(json.dumps(values, default=to_jsonable_python))
+    tree.lines = {(): ""}
+    return tree
 
 
 def read_options(texts: Sequence[str]) -> dict[str, Any]:
@@ -222,30 +154,76 @@ def read_options(texts: Sequence[str]) -> dict[str, Any]:
     return dict(tree.value)
 
 
-def _validate(tree: Tree, model: type[T], name: str) -> T:
-    def fail(where: Place, value: Any, message: str) -> ConfigError:
-        line = tree.line(where)
-        place = line if line == COMMAND_LINE else f"{name}:{line}" if line else name
-        return ConfigError(f"{place}: {_key(where, value)}{message}")
-
+def _validate(tree: Tree, schema: TypeAdapter[T], name: str) -> T:
+    tree.value = _at_home(tree.value)
+    wrong = list(_infinite(tree.value))
     try:
-        _finite(tree.value)
-        _check_choices(model, tree.value)
         # JSON is the form in which strict types still take a list for a tuple and text for a path.
-        return TypeAdapter(model).validate_json(json.dumps(tree.value), strict=True)
-    except Wrong as wrong:
-        raise fail(wrong.where, wrong.value, wrong.message) from None
+        parsed = schema.validate_json(json.dumps(tree.value), strict=True)
     except ValidationError as error:
-        # One line is what a person mends at a time, and the first is often the cause of the rest.
-        first = error.errors()[0]
-        where = tuple(k for k in first["loc"] if not str(k).startswith(("function-", "dataclass")))
-        given = None if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument") else _value_at(tree.value, where)
-        raise fail(where, given, _say(first, _siblings(model, where))) from None
+        known = {one.where for one in wrong}
+        wrong += [one for one in problems(error, tree.value, schema) if one.where not in known]
+    if not wrong:
+        return parsed
+    first, *others = (_told(tree, one, name) for one in wrong)
+    also = "".join(f"; also {text}" for text in others[:MAX_ALSO])
+    raise ConfigError(f"{first}{also}" + (f"; and {len(others) - MAX_ALSO} more" if len(others) > MAX_ALSO else ""))
+
+
+def _told(tree: Tree, wrong: Wrong, name: str) -> str:
+    """``file:line: key = value: what is wrong``."""
+    where, text = wrong.where, f"{_key(wrong.where, wrong.value)}{wrong.message}"
+    if wrong.value is None and where:  # fields that must fit each other: the message begins with one of them
+        below = tree.place(".".join(map(str, (*where, wrong.message))))
+        if below is not None and len(below) > len(where):
+            where, text = below, ".".join(map(str, (*where, wrong.message)))
+    elif not where and (below := tree.place(wrong.message)):
+        where = below
+    return f"{_stands(tree, where, name)}{text}"
+
+
+def _stands(tree: Tree, where: Place, name: str) -> str:
+    line = tree.line(where)
+    return f"{line if line == COMMAND_LINE else f'{name}:{line}' if line else name}: "
+
+
+def with_line(message: str, path: Path, overrides: Sequence[str]) -> str:
+    """What a room says of a configuration that it was given, with the file and the line before it.
+
+    A room knows keys and no files: its message begins with a key (``data.patch_size = ...``, ``multi_crop: local_size = ...``), or
+    with what stands there (a path). Where it begins with neither, it is left as it is.
+    """
+    try:
+        tree = Tree(_read(path))
+        for text in overrides:
+            override(tree, text)
+    except (ConfigError, Wrong, yaml.YAMLError, AttributeError):  # `load` has said so
+        return message
+    said = message.removeprefix(f"{path}: ")
+    where = tree.place(said)
+    return message if where is None else f"{_stands(tree, where, str(path))}{said}"
+
+
+def _at_home(value: Any) -> Any:
+    """The same values, with text that begins with ``~/`` as the path in the home folder that it means to any shell."""
+    if isinstance(value, str) and value.startswith("~/"):
+        return str(Path(value).expanduser())
+    if isinstance(value, dict):
+        return {key: _at_home(inner) for key, inner in value.items()}
+    return [_at_home(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _infinite(value: Any, where: Place = ()) -> Iterator[Wrong]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield Wrong(where, value, "not a finite number; write one")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _infinite(item, (*where, key))
 
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        near = _did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
         raise ConfigError(
             f"{path}: there is no such file{near}; a minimal one starts with `data: {{root: data/mine}}`, complete ones lie in configs/"
         )

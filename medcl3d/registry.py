@@ -25,6 +25,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what scikit-learn takes; torch and NumPy take more
 Size = tuple[Count, Count, Count]
 
 CHOICE_OF = "x-choice-of"  # in a JSON Schema: the package whose registered things may stand here

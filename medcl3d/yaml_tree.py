@@ -7,7 +7,7 @@ text, False, 8 and 750). Tags, duplicate keys, recursive aliases and files that 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import yaml
@@ -21,8 +21,11 @@ TAG = "tag:yaml.org,2002:"
 FLOAT = r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
 
 
-class Wrong(Exception):
-    """Something wrong at one place of a tree: where, the value there (None: not worth showing), what, and its line if known."""
+class Wrong(ValueError):
+    """Something wrong at one place of a tree: where, the value there (None: not worth showing), what, and its line if known.
+
+    A ValueError, so that a validator may raise it: pydantic then says in which field, and goes on with the others.
+    """
 
     def __init__(self, where: Place, value: Any, message: str, line: int | None = None):
         super().__init__(message)
@@ -59,6 +62,24 @@ for _name, _pattern, _first in (
     ("float", FLOAT, list("-+.0123456789")),
 ):
     CoreLoader.add_implicit_resolver(TAG + _name, re.compile(_pattern), _first)
+
+
+_ENDS = re.compile(r": | = | with |\.\w+ = ")  # what follows a key in a message; the last one where a field below it has its default
+
+
+def _begins_with(message: str, key: str) -> bool:
+    return message.startswith(key) and _ENDS.match(message[len(key) :]) is not None
+
+
+def _places(value: Any, where: Place = ()) -> Iterator[Place]:
+    """Every place of a tree, and plain text as one below its own: `simclr` is short for {simclr: {}}."""
+    if where:
+        yield where
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from _places(inner, (*where, key))
+    if isinstance(value, str):
+        yield (*where, value)
 
 
 class Tree:
@@ -110,6 +131,22 @@ class Tree:
         while where and where not in self.lines:
             where = where[:-1]
         return self.lines.get(where, "1")
+
+    def place(self, message: str) -> Place | None:
+        """The place whose key, or whose plain value, a message begins with, as ``data.patch_size = ...`` or ``simclr: ...``.
+
+        A key may lack what stands above it, and be followed by one below it: ``multi_crop: local_size = ...``.
+        """
+        places = list(_places(self.value))
+        heads = [(".".join(map(str, place[above:])), place) for place in places for above in range(len(place))]
+        heads = [(head, place) for head, place in heads if _begins_with(message, head)]
+        if not heads:
+            return None
+        head, found = max(heads, key=lambda entry: (len(entry[0]), -len(entry[1])))
+        rest = message[len(head) :].removeprefix(": ")
+        below = [place for place in places if place[: len(found)] == found and len(place) > len(found)]
+        named = [place for place in below if _begins_with(rest, ".".join(map(str, place[len(found) :])))]
+        return max(named, key=len, default=found)
 
     def set(self, where: Place, value: Any) -> None:
         """Put a value at a place, as from the command line. Wrong where the way there leads through a plain value."""

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from medcl3d.catalogue import CONFIGS, KINDS
 from medcl3d.cli import app
 from medcl3d.errors import ConfigError, DataError, MachineError, Stopped, UserError
+from medcl3d.key_value import as_pairs
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
@@ -232,3 +233,64 @@ def test_check_passes_a_store_and_names_what_changed_in_it(tiny_store: Path, tmp
     done = medcl3d("check", copy, "--report", tmp_path / "report.csv")
     assert done.exit_code == 3 and voxels.name in done.stderr and "changed after preparing" in done.stderr
     assert "changed after preparing" in (tmp_path / "report.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("csv . --out o --store blosc2", "csv . --out o store=blosc2"),
+        ("--store=blosc2 csv . --out=o", "csv . --out=o store=blosc2"),
+        ("csv --spacing-mm [2,2,2] . crop=body", "csv . crop=body spacing_mm=[2,2,2]"),
+        ("csv . --chek --out o", "csv . --chek --out o"),  # nearly one of the command's own, which typer names
+        ("csv . --fold -1 -h", "csv . -h fold=-1"),
+        ("csv . -- --store", "csv . -- --store"),
+    ],
+)
+def test_a_field_may_be_written_as_an_option(typed: str, meant: str) -> None:
+    assert as_pairs(typed.split(), ["--out", "--check", "--help", "-h"]) == meant.split()
+
+
+def test_an_option_without_a_value_is_answered_with_how_a_field_is_written(tmp_path: Path) -> None:
+    done = medcl3d("prepare", "dicom", tmp_path, "--out", tmp_path / "o", "--hash-ids")
+    assert done.exit_code == 2 and "hash_ids=VALUE" in " ".join(done.output.split())
+    done = medcl3d("prepare", "csv", tmp_path, "--out", tmp_path / "o", "--store", "zip")
+    assert done.exit_code == 2 and "store = 'zip'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["download", "prepare", "check", "pretrain", "finetune", "evaluate", "predict", "compare", "show_pairs"]
+)
+def test_what_reads_or_writes_much_can_be_checked_first(command: str) -> None:
+    assert "--check" in medcl3d(command, "--help").output
+
+
+def config_of(folder: Path, store: Path) -> Path:
+    from tests.faults.build import config
+
+    config()(folder, store)
+    return folder / "c.yaml"
+
+
+def test_check_sees_a_place_that_cannot_be_written_and_a_warmup_that_never_ends(tiny_store: Path, tmp_path: Path) -> None:
+    config = config_of(tmp_path, tiny_store)
+    (tmp_path / "file").touch()
+    done = medcl3d("pretrain", config, "--check", f"out_dir={tmp_path / 'file'}", "train.warmup_steps=10")
+    assert done.exit_code == 4 and done.stderr == (
+        f"medcl3d: command line: out_dir = {tmp_path / 'file'}: {tmp_path / 'file'} is no folder; choose another place\n"
+    )
+    assert "train.warmup_steps = 10 are more than train.steps = 2" in done.stdout
+    done = medcl3d("pretrain", config, "--check", "out_dir=/proc/run")
+    assert done.exit_code == 4 and "nothing can be written in /proc" in done.stderr
+    done = medcl3d("show_pairs", config, "--check", "--out", tmp_path / "a.png")
+    assert done.exit_code == 0 and not (tmp_path / "a.png").exists(), done.output
+    assert medcl3d("show_pairs", config, "--check", "--out", "/proc/a.png").exit_code == 4
+
+
+def test_a_home_folder_is_meant_where_a_shell_does_not_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.faults.build import good
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    good(tmp_path)
+    assert medcl3d("prepare", "csv", "~", "--out=~/store", "workers=1").exit_code == 0
+    assert (tmp_path / "store" / "prepared.json").exists() and not (tmp_path / "~").exists()

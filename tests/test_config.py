@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from medcl3d.config import STRICT, choice_of, differences, load, parse, plain
+from medcl3d.config import STRICT, choice_of, differences, load, parse, part_of, plain, with_line
 from medcl3d.errors import ConfigError
 from medcl3d.registry import Choice, Fraction, Positive, Registry, Size, Whole
 
@@ -83,7 +84,19 @@ def test_an_override_that_is_no_yaml_is_text_and_types_are_still_strict(tmp_path
     ("text", "overrides", "message"),
     [
         (GOOD + "sed: 1\n", (), r"a.yaml:7: sed = 1: unknown key; did you mean 'seed'\? \(known here: data"),
-        (GOOD.replace("root", "rot"), (), r"a.yaml:2: data.rot = 'here': unknown key; did you mean 'root'|a.yaml:1: data.root: .*missing"),
+        (
+            GOOD.replace("root", "rot"),
+            (),
+            r"a.yaml:2: data.rot = 'here': unknown key; did you mean 'root'\? \(known here: root, patch_size\)$",
+        ),
+        (GOOD.replace("thing:", "thin:"), (), r"a.yaml:4: thin = .*: unknown key; did you mean 'thing'\?"),
+        (GOOD.replace("\n  cube: {edge: 2}", ""), (), r"a.yaml:4: thing: one thing is needed, as `name` or .*; there are cube"),
+        (GOOD.replace("[4, 5, 6]", "4"), (), r"a.yaml:3: data.patch_size = 4: it takes: 3 whole numbers >= 1; write \[4, 4, 4\]$"),
+        (
+            GOOD.replace("1e-4", "-1") + "sed: 1\n",
+            ("seed=x",),
+            r"a.yaml:7: sed = 1: .*; also .*a.yaml:6: lr = -1: .*; also command line: seed = 'x'",
+        ),
         (GOOD.replace("edge: 2", "egde: 2"), (), r"a.yaml:5: thing.cube.egde = 2: unknown key; did you mean 'edge'"),
         (GOOD.replace("edge: 2", "edge: -2"), (), r"a.yaml:5: thing.cube.edge = -2: .*greater than 0"),
         (GOOD.replace("cube", "cubo"), (), r"a.yaml:5: thing.cubo = .*: no thing has this name; did you mean 'cube'"),
@@ -141,3 +154,58 @@ class WithDefault:
 def test_a_default_choice_has_its_fields_filled_in_like_one_that_stands_in_the_file() -> None:
     assert plain(parse({}, WithDefault, "a")) == plain(parse({"thing": "cube"}, WithDefault, "a"))
     assert plain(parse({}, WithDefault, "a"))["thing"]["cube"]["edge"] == 1.0
+
+
+@THINGS.register("stack")
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Things one on the other."""
+
+    parts: tuple[part_of(THINGS), ...]  # type: ignore[valid-type]
+    gaps: Literal["none"] | tuple[Positive, ...] = "none"
+
+
+@pytest.mark.parametrize(
+    ("stack", "message"),
+    [
+        ("[cube, cubo]", r"a.yaml:5: thing.stack.parts.1.cubo = {}: no thing has this name; did you mean 'cube'"),
+        ("[cube, {cube: {edge: 0}}]", r"a.yaml:5: thing.stack.parts.1.cube.edge = 0: input should be greater than 0"),
+        ("[cube], gaps: 3", r"thing.stack.gaps = 3: it takes: none or list of numbers > 0; write \[3\]"),
+        ("[cube], gaps: [1, -1]", r"thing.stack.gaps.1 = -1: input should be greater than 0"),
+    ],
+)
+def test_what_is_wrong_within_a_thing_within_a_thing_keeps_its_place(tmp_path: Path, stack: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, GOOD.replace("cube: {edge: 2}", f"stack: {{parts: {stack}}}"))
+
+
+def test_a_path_in_the_home_folder_is_one_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = read(tmp_path, GOOD.replace("here", "~/scans"), "name=~/run")
+    assert config.data.root == tmp_path / "scans" and config.name == str(tmp_path / "run")
+    assert parse({"root": "~/x"}, Inner, "memory").root == tmp_path / "x"
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ("data.patch_size = [4, 5, 6] is not divisible; round it", "a.yaml:3: "),
+        ("data.patch_size.1 = 5: odd", "a.yaml:3: "),
+        ("data.fold = 3: there is none", "a.yaml:1: "),  # not in the file: where it would stand
+        ("thing.cube with lr: do not fit", "a.yaml:5: "),
+        ("cube: edge = 2 is below share = 0.5; raise it", "a.yaml:5: "),
+        ("here: holds no store; prepare one", "a.yaml:2: "),
+        ("lr = 3: too fast", "command line: "),
+        ("a.yaml: lr: too fast", "command line: "),
+        ("the lr is wrong", ""),
+        ("lr.csv: cannot be read", ""),
+        ("data: x", "a.yaml:1: "),
+        ("database: x", ""),
+        ("elsewhere/here: holds no store", ""),
+    ],
+)
+def test_what_a_room_says_of_a_field_gets_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, place: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text(GOOD)
+    assert with_line(message, Path("a.yaml"), ["lr=3"]) == place + message.removeprefix("a.yaml: ")
+    assert with_line(message, Path("none.yaml"), ["lr=3"]) == message == with_line(message, Path("a.yaml"), ["lr"])

@@ -38,6 +38,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from medcl3d.comparison.results import moved, progress
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
+    from medcl3d.data.room import refuse_unwritable
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     config = with_controls(load(config_path, overrides, CompareConfig))
@@ -51,6 +52,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     for line in forecast(runs, config):
         console.print(line)
     if check:
+        refuse_unwritable(config.out_dir, "out_dir")
         for line in rehearse(runs):
             console.print(line)
         return config.report_dir / "report.html"

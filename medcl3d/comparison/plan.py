@@ -24,7 +24,7 @@ from medcl3d.config import STRICT, differences, load, plain
 from medcl3d.errors import ConfigError
 from medcl3d.evaluation.directions import Direction, direction_of
 from medcl3d.packaged_configs import find_config
-from medcl3d.registry import Count, Whole
+from medcl3d.registry import Count, Seed
 
 Command = Literal["pretrain", "finetune", "evaluate"]
 Cell = tuple[tuple[str, Any], ...]
@@ -107,7 +107,7 @@ class CompareConfig:
     screened: Path | None = None
     across: tuple[Path, ...] = ()
     folds: Annotated[int, Field(ge=2)] | None = None
-    first_seed: Whole = 0
+    first_seed: Seed = 0
     replicates: Count = 1
     metric: str = "dice"
     better: Direction | None = None

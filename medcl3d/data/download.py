@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 import medcl3d
-from medcl3d.data.known_sets import KnownSet
+from medcl3d.data.known_sets import KnownSet, as_size
+from medcl3d.data.room import free_bytes, nearest_folder, refuse_unwritable
 from medcl3d.data.unpack import is_unpacked, require_space, unpack
 from medcl3d.errors import DataError, MachineError
 
@@ -59,13 +60,43 @@ def download(known: KnownSet, out: Path, say: Callable[[str], None]) -> Path:
     return place
 
 
+def forecast(known: KnownSet, out: Path, say: Callable[[str], None]) -> None:
+    """Say what `download` would fetch and what would be left to do, without a connection and with nothing written.
+
+    MachineError where the disk is too small or cannot be written; DataError where something else lies where the set would.
+    """
+    say(f"{known.name}: {known.size}, licence {known.licence}, from {known.url}")
+    file, place = out / known.file, known.place(out)
+    if known.is_archive and is_unpacked(place, known.md5):
+        say(f"{place}: is there already, {known.num_scans} scans; nothing would be fetched")
+        return
+    refuse_unwritable(out, "--out")
+    if file.exists():
+        say(f"{file}: lies there with {as_size(_size(file))}; its MD5 would be checked, and nothing be fetched")
+    else:
+        needed = _needed(known, file)
+        require_space(nearest_folder(out), needed)
+        told = " and ".join(f"{as_size(size)} {what}" for what, size in needed.items() if size)
+        say(f"{told}; {as_size(free_bytes(out))} are free")
+    say(f"then: {known.prepare_command(out)}")
+
+
+def _needed(known: KnownSet, file: Path) -> dict[str, int]:
+    """Bytes on the disk, and what for."""
+    left = max(0, known.num_bytes - _size(_part_of(file)))
+    return {"to fetch": left, "to unpack": known.num_bytes if known.is_archive else 0}
+
+
+def _part_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.part")
+
+
 def _bring(known: KnownSet, file: Path) -> None:
     """The file, with the right MD5, from the network where it does not lie there yet."""
-    part = file.with_name(f"{file.name}.part")
+    part = _part_of(file)
     found = file if file.exists() else part
     if found == part:
-        left = max(0, known.num_bytes - _size(part))
-        require_space(file.parent, {"to fetch": left, "to unpack": known.num_bytes if known.is_archive else 0})
+        require_space(file.parent, _needed(known, file))
         _fetch(known, part, file)
     md5 = _md5(found)
     if md5 == known.md5:

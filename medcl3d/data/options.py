@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -11,14 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
-from medcl3d.config import STRICT, choice_of, describe, parse
+from medcl3d.complaints import did_you_mean
+from medcl3d.config import describe, parse, parse_choice
 from medcl3d.data.array_file import Container
 from medcl3d.data.check import Channels
 from medcl3d.data.packing import StoreAs
 from medcl3d.data.scan import Crop, LabelInterpolation
 from medcl3d.data.sources import SOURCES
 from medcl3d.errors import ConfigError
-from medcl3d.registry import Choice, Fraction, Positive
+from medcl3d.registry import Fraction, Positive, Seed
 
 Spacing = Literal["keep", "median"] | tuple[Positive, Positive, Positive]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -64,7 +64,7 @@ class PrepareOptions:
     folds: Annotated[int, Field(ge=2)] | None = None
     max_bad_fraction: Fraction = 0.01
     hash_ids: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     workers: Annotated[int, Field(ge=0, le=256)] = 0
 
     def __post_init__(self) -> None:
@@ -72,11 +72,6 @@ class PrepareOptions:
             low, high = getattr(self, name)
             if low >= high:
                 raise ValueError(f"{name}: the first, {low}, must be below the second, {high}")
-
-
-@validated(frozen=True, config=STRICT)
-class _Chosen:
-    source: choice_of(SOURCES)  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True)
@@ -93,15 +88,13 @@ def prepare_options(source: str, given: Mapping[str, Any]) -> Given:
     ConfigError: unknown source, key or value.
     """
     if source not in SOURCES.names():
-        parse({"source": source}, _Chosen, "prepare")  # says which sources there are
+        parse_choice(SOURCES, source, {}, "prepare")  # says which sources there are
     own = [spec.name for spec in describe(SOURCES, source)]
     common = [f.name for f in dataclasses.fields(PrepareOptions)]
     for key in given:
         if key not in own and key not in common:
-            near = difflib.get_close_matches(key, [*own, *common], n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             listed = f"of {source}: {', '.join(own) or 'none'}; of any source: {', '.join(common)}"
-            raise ConfigError(f"prepare {source}: {key}: unknown option; {hint}{listed}")
-    fields: Choice = parse({"source": {source: {k: v for k, v in given.items() if k in own}}}, _Chosen, "prepare").source
+            raise ConfigError(f"prepare {source}: {key}: unknown option{did_you_mean(key, [*own, *common])}; {listed}")
+    fields = parse_choice(SOURCES, source, {k: v for k, v in given.items() if k in own}, f"prepare {source}")
     options = parse({k: v for k, v in given.items() if k in common}, PrepareOptions, f"prepare {source}")
     return Given(fields.fields, options)

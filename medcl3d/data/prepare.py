@@ -70,6 +70,17 @@ def prepare(
         raise MachineError(f"{place}: {why}; choose a folder that can be written") from None
 
 
+def look(source: str, root: Path | None, fields: Mapping[str, Any], options: PrepareOptions) -> tuple[Manifest, list[ScanTask] | None]:
+    """What a preparation would start from, with nothing written: the manifest, and the tasks (None: their files are yet to be written)."""
+    choice = _choice(source, fields)
+    if root is None and source != "simulated":
+        raise ConfigError(f"source {source}: ROOT is missing; only simulated makes its own files")
+    writes = source == "simulated" or len(_folders(source, root, Path())) > 1
+    places = (None if source == "simulated" else root, None)[: len(_folders(source, root, Path()))]
+    manifest: Manifest = SOURCES.build(choice, *places)
+    return manifest, None if writes else _tasks(manifest, options)
+
+
 def _folders(source: str, root: Path | None, raw: Path) -> tuple[Path, ...]:
     """What a source is called with: the folder it reads, and for one that writes its scans the folder for them."""
     places = [p for p in signature(SOURCES.get(source)).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]

@@ -14,6 +14,7 @@ from medcl3d.config import STRICT, choice_of, load, part_of, plain
 from medcl3d.data.atomic import write_json
 from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, pretraining_scans, split_of
+from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.splits import Measured, Split
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
@@ -28,7 +29,7 @@ from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.evaluation.statistics import Interval
-from medcl3d.registry import Choice, Count, Whole
+from medcl3d.registry import Choice, Count, Seed
 from medcl3d.training.distributed import process_group, say, world_size
 from medcl3d.training.logs import run_folder
 from medcl3d.training.precision import Precision, autocast_dtype, computes_in
@@ -62,7 +63,7 @@ class EvaluateConfig:
     landmarks: Landmarks | None = None
     precision: Precision = "auto"
     measured_on: Measured = "test"
-    seed: Whole = 0
+    seed: Seed = 0
 
 
 def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
@@ -74,6 +75,7 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         store, split, network, notes = assemble(config)
         say("\n".join([f"{config.encoder.name}, frozen, {'untrained' if config.init == SCRATCH else f'from {config.init}'}", *notes]))
         if check:
+            refuse_unwritable(config.out_dir, "out_dir")
             return config.out_dir
         provenance = {**fingerprints(store), "kind": "evaluate", "precision": computes_in(config.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=EvaluateConfig) as run:

@@ -19,6 +19,7 @@ from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, ScansInUse, split_of
 from medcl3d.data.loader import Plan, batches_from
+from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.splits import Measured
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation, Task
@@ -28,9 +29,9 @@ from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
 from medcl3d.errors import ConfigError
 from medcl3d.evaluation.statistics import Interval
-from medcl3d.registry import Choice, Count, Whole
+from medcl3d.registry import Choice, Count, Seed
 from medcl3d.training.distributed import process_group, rank, say, world_size
-from medcl3d.training.fit import FitOptions, check_ranks, fit
+from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
 from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.precision import autocast_dtype, computes_in
 from medcl3d.training.seeding import seed_weights
@@ -66,7 +67,7 @@ class FinetuneConfig:
     num_labelled: Count | None = None
     views: choice_of(VIEWS) = NO_MIRRORING  # type: ignore[valid-type]
     measured_on: Measured = "test"
-    seed: Whole = 0
+    seed: Seed = 0
 
 
 @plain_dataclass(frozen=True)
@@ -113,6 +114,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         parts = assemble(config)
         say(summary(parts))
         if check:
+            refuse_unwritable(config.out_dir, "out_dir")
             return config.out_dir
         provenance = {**fingerprints(parts.store), "kind": "finetune", "precision": computes_in(config.train.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=FinetuneConfig) as run:
@@ -211,6 +213,7 @@ def summary(parts: Finetuning) -> str:
     lines = [f"{config.task.name}: {train} scans of {patients} labelled patients, tested on {test} scans"]
     lines += [f"  left out in training: {number} scans, {reason}" for reason, number in parts.train.left_out.items()]
     lines.append(f"  {config.encoder.name}: {sum(p.numel() for p in parts.model.parameters()) / 1e6:.2f} million parameters")
+    lines += short_of_warmup(config.train)
     if parts.transferred is None:
         return "\n".join([*lines, "  from scratch"])
     lines += [f"  {note}" for note in parts.transferred.notes]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,16 +22,18 @@ from torch import nn
 
 from medcl3d.config import STRICT, choice_of, parse
 from medcl3d.data.atomic import replacing
+from medcl3d.data.nifti import read_header
+from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.scan import ReadyScan, ScanTask, ready_scan
-from medcl3d.data.walk import VOLUMES, files_under
 from medcl3d.downstream import TASKS
+from medcl3d.downstream.asked import Asked, is_volume, refuse_overwriting, scans_of
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.own_grid import classes_on
 from medcl3d.downstream.segmentation import Segmentation
 from medcl3d.downstream.transfer import compare, read_sidecar
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.errors import ConfigError, DataError, MachineError, UserError
 from medcl3d.training.distributed import process_group
 from medcl3d.training.logs import read_status
 from medcl3d.training.precision import autocast_dtype
@@ -40,6 +42,7 @@ from medcl3d.types import Triple, triple
 WEIGHTS = "model.safetensors"
 NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")
 SPACING_TOLERANCE = 0.25  # of a scan's voxel size, from the one that the network was trained on, before it is said
+SETTLED = ("nonfinite", "channels", "assume_spacing_mm", "spacing_mm", "intensity", "window_hu", "percentiles", "store_as")
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
                "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
 
@@ -77,41 +80,71 @@ def predict(
     probabilities: bool = False,
     intensity: str | None = None,
     force: bool = False,
+    check: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Segment a scan, or all below a folder; returns the files written.
 
     run            a finished fine-tuning of the task segmentation
-    target         a NIfTI file, a folder of them, or a folder of DICOM series
+    target         a NIfTI file, or a folder of NIfTI files and DICOM series
     out            a file .nii.gz for one scan, else a folder, in which a scan keeps its path below `target`
     probabilities  also NAME_probabilities.nii.gz, ``[X, Y, Z, K]``, background first
     intensity      mri, ct or none: how to normalise, where the run learnt from scans of several kinds
     force          files that are there are written anew; without it nothing is, before any scan is read
+    check          read headers only, say what would be written, and write nothing
 
     ConfigError: the run, the target or the outputs are not what they should be. DataError, after all other scans are done:
-    some scans were refused.
+    some scans were refused. MachineError: nothing can be written.
     """
     predictor = load_run(run, intensity)
-    with _scans(target) as (scans, refused):
-        outputs = [_output(out, target, name) for name, _ in scans]
-        _refuse_overwriting(outputs, [path for _, path in scans], probabilities, force)
+    with scans_of(target, out, say) as (asked, refused):
+        refuse_overwriting(asked, probabilities, force)
+        refuse_unwritable(out.parent if is_volume(out.name) else out, "--out")
+        if check:
+            return _forecast(predictor, asked, refused, probabilities, say)
         written: list[Path] = []
         done = 0
         console = Console(stderr=True)
+        cause: Exception | None = None
         with process_group() as device:
-            work = list(zip(scans, outputs, strict=True))
-            for (_, path), output in track(work, "segmenting", console=console, disable=not console.is_terminal):
+            for one in track(asked, "segmenting", console=console, disable=not console.is_terminal):
                 try:
-                    written += _write(predictor, path, output, device, probabilities, say)
-                    done += 1
+                    volumes = _segmented(predictor, one, device, probabilities, say)
                 except DataError as error:
-                    refused.append(str(error))
-                    say(str(error))
+                    reason = _in_words(error, one, predictor.options)
+                except UserError:
+                    raise
+                except Exception as error:  # of a library or of this program: no other scan is to pay for it
+                    reason, cause = f"{one.shown}: cannot be segmented: {_short(error)}; look at this file, and segment it alone", error
+                else:
+                    written += _write(volumes, one, done, probabilities)
+                    done += 1
+                    continue
+                refused.append(reason)
+                say(reason)
     if refused:
-        raise DataError(f"{len(refused)} scans were not segmented, {done} were: {refused[0]}")
+        raise DataError(f"{len(refused)} scans were not segmented, {done} were: {refused[0]}") from cause
     named = ", ".join(f"{value} {name}" for value, name in predictor.classes.items())
-    say(f"{len(scans)} scans segmented in {out}: 0 background, {named}")
+    say(f"{len(asked)} scans segmented in {out}: 0 background, {named}")
     return written
+
+
+def _forecast(
+    predictor: Predictor, asked: Sequence[Asked], refused: list[str], probabilities: bool, say: Callable[[str], None]
+) -> list[Path]:
+    """Say what would be written, by the headers alone. DataError where some of them are of no scan that the network can take."""
+    for one in asked:
+        try:
+            read_header(one.path)
+        except DataError as error:
+            refused.append(_in_words(error, one, predictor.options))
+            say(refused[-1])
+            continue
+        say(f"{one.name} would become {' and '.join(map(str, one.files(probabilities)))}")
+    if refused:
+        raise DataError(f"{len(refused)} scans would not be segmented, of {len(asked)}: {refused[0]}")
+    say(f"{len(asked)} scans would be segmented; their headers are right, voxels are looked at when it runs; nothing was written")
+    return []
 
 
 def load_run(run: Path, intensity: str | None = None) -> Predictor:
@@ -176,23 +209,44 @@ def segment(
     return values[indices], shares, ready
 
 
-def _write(
-    predictor: Predictor, path: Path, output: Path, device: torch.device, probabilities: bool, say: Callable[[str], None]
-) -> list[Path]:
-    labels, shares, ready = segment(predictor, path, device, keep=probabilities)
+def _segmented(predictor: Predictor, one: Asked, device: torch.device, probabilities: bool, say: Callable[[str], None]) -> list[np.ndarray]:
+    """Labels, and with `probabilities` shares ``[X, Y, Z, K]``, on the grid of a scan."""
+    labels, shares, ready = segment(predictor, one.path, device, keep=probabilities)
     spacing = np.linalg.norm(ready.affine[:3, :3], axis=0)
     if not np.allclose(spacing, predictor.spacing_mm, rtol=SPACING_TOLERANCE):
         there, trained = (", ".join(f"{v:.3g}" for v in values) for values in (spacing, predictor.spacing_mm))
-        say(f"{path}: warning: {there} mm a voxel, the network learnt at {trained}; prepare the training scans with a spacing_mm")
+        say(f"{one.shown}: warning: {there} mm a voxel, the network learnt at {trained}; prepare the training scans with a spacing_mm")
     for warning in ready.warnings:
-        say(f"{path}: warning: {warning}")
+        say(f"{one.shown}: warning: {warning}")
     kind = np.uint8 if labels.max(initial=0) < 256 else np.int16
-    written = [(output, labels.astype(kind))]
-    if shares is not None:
-        written.append((_probabilities_of(output), np.moveaxis(shares, 0, -1)))
-    for file, voxels in written:
-        _write_nifti(file, voxels, path)
-    return [file for file, _ in written]
+    return [labels.astype(kind)] if shares is None else [labels.astype(kind), np.moveaxis(shares, 0, -1)]
+
+
+def _write(volumes: Sequence[np.ndarray], one: Asked, done: int, probabilities: bool) -> list[Path]:
+    """The files of a scan. MachineError where a disk is full, which all scans after it would meet too."""
+    files = one.files(probabilities)
+    try:
+        for file, voxels in zip(files, volumes, strict=True):
+            _write_nifti(file, voxels, one.path)
+    except OSError as error:
+        why = error.strerror or error
+        raise MachineError(f"{files[0]}: {why}; {done} scans are done. Free some space, or choose another place") from None
+    return files
+
+
+def _in_words(error: DataError, one: Asked, options: Mapping[str, Any]) -> str:
+    """What is wrong with a scan; where the remedy is an option of `prepare`, which the run has settled, another remedy."""
+    text = str(error).replace(str(one.path), one.shown)
+    wrong, *remedy = re.split(r"; |: (?=set )", text, maxsplit=1)
+    settled = next((name for name in SETTLED if remedy and re.search(rf"\b{name}\b", remedy[0])), None)
+    if settled is None:
+        return text
+    value = options.get("kind" if settled == "intensity" else settled)
+    return f"{wrong}; the run learnt from scans prepared with {settled} = {value}, so this one has to be repaired or left out"
+
+
+def _short(error: Exception) -> str:
+    return textwrap.shorten(f"{type(error).__name__} {error}", 300)
 
 
 def _write_nifti(file: Path, voxels: np.ndarray, scan: Path) -> None:
@@ -204,48 +258,4 @@ def _write_nifti(file: Path, voxels: np.ndarray, scan: Path) -> None:
     content = image.to_bytes()
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as out:
-        out.write(gzip.compress(content, compresslevel=6, mtime=0) if file.name.endswith(".gz") else content)
-
-
-@contextmanager
-def _scans(target: Path) -> Iterator[tuple[list[tuple[str, Path]], list[str]]]:
-    """Names and NIfTI files of what is to be segmented, and what was wrong with others; DICOM series are written out meanwhile."""
-    if not target.exists():
-        raise DataError(f"{target}: there is no such file or folder")
-    if not target.is_dir():
-        yield [(target.name, target)], []
-        return
-    found = [(path.as_posix(), target / path) for path in files_under(target) if path.name.endswith(VOLUMES)]
-    if found:
-        yield found, []
-        return
-    from medcl3d.data.sources.dicom import dicom
-
-    with tempfile.TemporaryDirectory(prefix="medcl3d-") as raw:
-        manifest = dicom(target, Path(raw))
-        rows = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
-        yield [(path, manifest.locate(path)) for path in rows["path"]], list(manifest.faults.values())
-
-
-def _output(out: Path, target: Path, name: str) -> Path:
-    stem = name.removesuffix(".gz").removesuffix(".nii")
-    if not out.name.endswith(VOLUMES):
-        return out / f"{stem}.nii.gz"
-    if target.is_dir():
-        raise ConfigError(f"--out = {out}: {target} is a folder of scans; give a folder for their labels")
-    return out
-
-
-def _probabilities_of(output: Path) -> Path:
-    stem = output.name.removesuffix(".gz").removesuffix(".nii")
-    return output.with_name(f"{stem}_probabilities.nii.gz")
-
-
-def _refuse_overwriting(outputs: Sequence[Path], scans: Sequence[Path], probabilities: bool, force: bool) -> None:
-    files = [file for output in outputs for file in ((output, _probabilities_of(output)) if probabilities else (output,))]
-    own = {scan.resolve() for scan in scans} & {file.resolve() for file in files}
-    if own:
-        raise ConfigError(f"--out: {min(own)} is a scan itself; give another folder")
-    there = [file for file in files if file.exists()]
-    if there and not force:
-        raise ConfigError(f"--out: {len(there)} files are there already, as {there[0]}; give another place, or --force to replace them")
+        out.write(gzip.compress(content, compresslevel=6, mtime=0) if file.name.lower().endswith(".gz") else content)

@@ -83,6 +83,15 @@ def check_ranks(options: FitOptions) -> None:
         )
 
 
+def short_of_warmup(options: FitOptions) -> list[str]:
+    """A line where a run ends before its rate is what was asked for: right for a try of a few steps, and a slip else."""
+    if options.warmup_steps <= options.steps:
+        return []
+    return [
+        f"  warning: train.warmup_steps = {options.warmup_steps} are more than train.steps = {options.steps}: train.lr is never reached"
+    ]
+
+
 def fit(
     model: nn.Module,
     loss_of: Callable[[nn.Module, Any], Loss],

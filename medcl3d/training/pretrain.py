@@ -21,6 +21,7 @@ from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, ScansInUse, pretraining_scans
 from medcl3d.data.loader import PairDataset, Plan, batches_from, make_views
 from medcl3d.data.raw_batch import RawBatch
+from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.store import Store
 from medcl3d.downstream.online_probe import Asked, OnlineProbe
 from medcl3d.encoders import ENCODERS
@@ -33,9 +34,9 @@ from medcl3d.pairs import PAIRS, PairStrategy, every_part, queue_size, relates_p
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions, companions_of
 from medcl3d.pairs.placebo import placebo
-from medcl3d.registry import Whole
+from medcl3d.registry import Seed
 from medcl3d.training.distributed import process_group, rank, say, world_size
-from medcl3d.training.fit import FitOptions, check_ranks, fit
+from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
 from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics
 from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.pair_facts import facts_of
@@ -66,7 +67,7 @@ class PretrainConfig:
     objective: choice_of(OBJECTIVES)  # type: ignore[valid-type]
     train: FitOptions
     out_dir: Path
-    seed: Whole = 0
+    seed: Seed = 0
     loader: Literal["store", "torchio"] = "store"
     placebo: bool = False
     probe: OnlineProbe | None = None
@@ -158,7 +159,7 @@ def assemble(config: PretrainConfig) -> Pretraining:
     if chunk := config.train.grad_cache:
         refuse_batch_statistics(chunk, config.encoder.name, network, config.objective.name, objective)
     for role, shape in shapes_of_roles(strategy, scans.collection, anchors).items():
-        check_patch_size(network, shape, "data.patch_size" if role == "global" else f"the size of {role} views")
+        check_patch_size(network, shape, "data.patch_size" if role == "global" else f"pairs.{config.pairs.name}: the size of {role} views")
     return Pretraining(
         config,
         store,
@@ -237,6 +238,7 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         say(summary(parts))
         asked = Asked(config.probe, parts.store, config.data, config.train.log_every) if config.probe else None
         if check:
+            refuse_unwritable(config.out_dir, "out_dir")
             return config.out_dir
         provenance = {**fingerprints(parts.store), "kind": "pretrain", "precision": computes_in(config.train.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=PretrainConfig) as run:
@@ -299,6 +301,7 @@ def summary(parts: Pretraining) -> str:
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
             *(f"  {note}" for note in parts.anchors.notes),
             *few_anchors(config, parts.anchors),
+            *short_of_warmup(config.train),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
             f"  {flops / 1e9:.2f} GFLOP a crop of {' x '.join(map(str, config.data.patch_size))}, one forward pass",
         ]

@@ -13,6 +13,7 @@ from matplotlib.image import imsave
 
 from medcl3d.config import load
 from medcl3d.data.atomic import replacing, write_text
+from medcl3d.data.room import refuse_unwritable
 from medcl3d.errors import ConfigError
 from medcl3d.training.distributed import say
 from medcl3d.training.pair_facts import PairFacts, facts_of
@@ -39,15 +40,20 @@ td + td {{ text-align: right; font-variant-numeric: tabular-nums; }} pre {{ over
 """
 
 
-def show_pairs(config_path: Path, overrides: Sequence[str], out: Path, page: bool = False, num_samples: int = 3) -> PairFacts:
+def show_pairs(
+    config_path: Path, overrides: Sequence[str], out: Path, page: bool = False, num_samples: int = 3, check: bool = False
+) -> PairFacts | None:
     """Write a PNG of the first batch: its samples, the relation, the counts; with `page` also an HTML file beside it.
 
-    Returns what was drawn, in numbers. ConfigError, DataError.
+    Returns what was drawn, in numbers; None with `check`, which draws nothing. ConfigError, DataError, MachineError.
     """
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: the picture is a PNG; give a name that ends in .png")
     parts = assemble(load(config_path, overrides, PretrainConfig))
     say(summary(parts))
+    refuse_unwritable(out.parent, "--out")
+    if check:
+        return None
     raw = parts.dataset()[0]
     facts = facts_of(raw, parts.learner.relating, parts.learner.recipe)
     pairs = picture_of_pairs(parts.store, parts.scans, raw, parts.learner.recipe, num_samples)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -22,7 +23,7 @@ import pytest
 
 from medcl3d.config import read_options
 from medcl3d.data import known_sets as table
-from medcl3d.data.download import download
+from medcl3d.data.download import download, forecast
 from medcl3d.data.known_sets import KnownSet, find_set, known_sets
 from medcl3d.data.options import prepare_options
 from medcl3d.errors import DataError, MachineError
@@ -334,3 +335,24 @@ def test_the_table_has_all_sets() -> None:
     assert set(table.DECATHLON) == set(DecathlonDataset.md5)
     assert set(table.IXI) == set(IXI.md5_dict) - {"DTI"}
     assert len({known.md5 for known in known_sets().values()}) == len(known_sets()) == 10 + 4 + 12
+
+
+def test_check_says_what_would_be_fetched_without_a_connection(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = offered(server, archive())
+    said: list[str] = []
+    forecast(known, tmp_path / "sets", said.append)
+    size = table.as_size(len(server.content))
+    assert any(f"{size} to fetch and {size} to unpack" in line for line in said) and any("medcl3d prepare" in line for line in said)
+    assert not server.asked and not list(tmp_path.iterdir())
+    (tmp_path / f"{known.file}.part").write_bytes(server.content[:1000])
+    forecast(known, tmp_path, said.append)
+    assert f"{table.as_size(len(server.content) - 1000)} to fetch" in said[-2]
+    download(known, tmp_path, said.append)
+    asked = len(server.asked)
+    forecast(known, tmp_path, said.append)
+    assert "nothing would be fetched" in said[-1] and len(server.asked) == asked
+    monkeypatch.setattr("medcl3d.data.unpack.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(MachineError, match="1 kB are free"):
+        forecast(known, tmp_path / "elsewhere", said.append)
+    with pytest.raises(MachineError, match="nothing can be written in /proc"):
+        forecast(known, Path("/proc/sets"), said.append)

@@ -298,6 +298,114 @@ def test_a_dicom_folder_is_segmented_series_by_series(run: Path, tmp_path: Path)
     assert nib.load(label).shape == (12, 14, 10)
 
 
+def test_nifti_and_dicom_of_one_folder_are_both_segmented_and_the_rest_is_named(run: Path, ball_root: Path, tmp_path: Path) -> None:
+    from tests.data.dicoms import VOXELS, write_series
+
+    scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
+    write_series(tmp_path / "in" / "series", np.tile(VOXELS, (2, 2, 2)), Modality="MR")
+    write_series(tmp_path / "in" / "scout", VOXELS[:1], Modality="MR", uid="1.2.10")
+    shutil.copy(scan, tmp_path / "in" / "a.nii.gz")
+    for name in ("b.mha", "c.nrrd", "notes.txt"):
+        (tmp_path / "in" / name).write_text("no volume")
+    done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
+    assert done.exit_code == 0, done.output
+    names = sorted(path.name for path in (tmp_path / "labels").iterdir())
+    assert len(names) == 2 and "a.nii.gz" in names, names
+    assert "3 files are neither NIfTI nor DICOM and were passed over: b.mha, c.nrrd, notes.txt" in done.stderr
+    assert "fewer than 3 slices were passed over" in done.stderr and "are no DICOM images" not in done.stderr
+    shutil.rmtree(tmp_path / "in" / "series")
+    done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "again")
+    assert done.exit_code == 0 and "the NIfTI files are taken alone" in done.stderr, done.output
+
+
+@pytest.mark.parametrize("names", [("a.nii", "a.nii.gz"), ("a.nii.gz", "a_probabilities.nii.gz")])
+def test_two_scans_that_would_become_one_file_are_refused_before_any_runs(
+    run: Path, ball_root: Path, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    image = nib.load(Path(Store.open(ball_root).scans[6]["source"]["path"]))
+    (tmp_path / "in").mkdir()
+    for name in names:
+        nib.save(image, tmp_path / "in" / name)
+    asked = ("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
+    for more in ("--probabilities", "--force", "--check")[: 3 if names[0] == "a.nii" else 1]:
+        done = medcl3d(*asked, more)
+        assert done.exit_code == 2 and f"{names[0]} and {names[1]} would both become" in done.stderr, done.output
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_scan_that_breaks_a_library_is_named_and_the_others_are_done(
+    run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medcl3d.downstream import predict as module
+
+    image = nib.load(Path(Store.open(ball_root).scans[6]["source"]["path"]))
+    (tmp_path / "in").mkdir()
+    for name in "abcd":
+        nib.save(image, tmp_path / "in" / f"{name}.nii.gz")
+    good = module.segment
+
+    def fragile(predictor: Predictor, path: Path, *args: Any, **fields: Any) -> Any:
+        errors = {"b.nii.gz": RuntimeError("ITK ERROR:\n  four pixels are needed"), "c.nii.gz": MemoryError()}
+        if path.name in errors:
+            raise errors[path.name]
+        return good(predictor, path, *args, **fields)
+
+    monkeypatch.setattr(module, "segment", fragile)
+    done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
+    assert done.exit_code == 3 and "2 scans were not segmented, 2 were" in done.stderr and "Traceback" not in done.output
+    assert f"{tmp_path / 'in' / 'b.nii.gz'}: cannot be segmented: RuntimeError ITK ERROR: four pixels are needed" in done.stderr
+    assert f"{tmp_path / 'in' / 'c.nii.gz'}: cannot be segmented: MemoryError" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["a.nii.gz", "d.nii.gz"]
+
+
+def test_a_full_disk_ends_it_with_what_is_done(run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medcl3d.downstream.predict._write_nifti", full)
+    scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
+    done = medcl3d("predict", run, scan, "--out", tmp_path / "a.nii.gz")
+    assert done.exit_code == 4 and "No space left on device; 0 scans are done" in done.stderr, done.output
+
+
+def test_the_remedy_is_one_that_predict_has(run: Path, ball_root: Path, tmp_path: Path) -> None:
+    image = nib.load(Path(Store.open(ball_root).scans[6]["source"]["path"]))
+    voxels = np.asarray(image.dataobj).astype(np.float32)
+    write(tmp_path / "in" / "four.nii.gz", np.stack([voxels, voxels], -1), image.affine)
+    voxels[0, 0, 0] = np.nan
+    write(tmp_path / "in" / "nan.nii.gz", voxels, image.affine)
+    done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
+    assert done.exit_code == 3, done.output
+    for option in ("channels", "nonfinite"):
+        assert f"the run learnt from scans prepared with {option} = error, so this one has to be repaired or left out" in done.stderr
+        assert f"set {option}" not in done.stderr
+
+
+def test_an_output_that_cannot_be_is_refused_at_once(run: Path, ball_root: Path, tmp_path: Path) -> None:
+    scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
+    done = medcl3d("predict", run, scan, "--out", tmp_path / "z.mha")
+    assert done.exit_code == 2 and "labels are written as NIfTI" in done.stderr and not (tmp_path / "z.mha").exists()
+    (tmp_path / "file").touch()
+    done = medcl3d("predict", run, scan, "--out", tmp_path / "file")
+    assert done.exit_code == 4 and "is no folder; choose another place" in done.stderr
+    (tmp_path / "v1.img").mkdir()
+    assert medcl3d("predict", run, scan, "--out", tmp_path / "v1.img").exit_code == 0, "a folder may be called as it likes"
+
+
+def test_check_says_what_would_be_written_and_writes_nothing(run: Path, ball_root: Path, tmp_path: Path) -> None:
+    scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
+    (tmp_path / "in").mkdir()
+    shutil.copy(scan, tmp_path / "in" / "a.nii.gz")
+    asked = ("predict", run, tmp_path / "in", "--out", tmp_path / "labels", "--probabilities", "--check")
+    done = medcl3d(*asked)
+    assert done.exit_code == 0 and "1 scans would be segmented" in done.stderr, done.output
+    assert f"{tmp_path / 'labels' / 'a.nii.gz'} and {tmp_path / 'labels' / 'a_probabilities.nii.gz'}" in done.stderr
+    (tmp_path / "in" / "b.nii.gz").write_bytes(b"nothing")
+    done = medcl3d(*asked)
+    assert done.exit_code == 3 and "1 scans would not be segmented, of 2" in done.stderr, done.output
+    assert not (tmp_path / "labels").exists()
+
+
 def test_a_store_may_be_cropped_to_bodies_and_its_labels_interpolated(tmp_path: Path) -> None:
     """A ball of HU in air: the store holds the body's box, at its place; the label's volume is kept better than by nearest."""
     grid = np.indices((30, 30, 30)).astype(float)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.faults.build import appended, config, edited, put, text_of
-from tests.faults.fault import PRETRAIN, Fault
+from tests.faults.fault import PREPARE, PRETRAIN, Fault
 
 BOMB = "a0: &a0 1\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 11))
 
@@ -11,10 +11,27 @@ CONFIGURATION = [
     Fault(1, "missing configuration", lambda *_: None, ("pretrain", "none.yaml"), ["none.yaml", "no such file", "list configs"], 2),
     Fault(1, "empty configuration", text_of(""), PRETRAIN, ["c.yaml:1", "is empty", "seed: 0", "configs/"], 2),
     Fault(1, "list at the root", text_of("- 1\n"), PRETRAIN, ["c.yaml:1", "is a list", "seed: 0"], 2),
+    Fault(
+        1,
+        "empty required key",
+        put("pairs", value=None),
+        PRETRAIN,
+        ["c.yaml:7: pairs: one pair strategy is needed", "overlapping_crops"],
+        2,
+    ),
     Fault(2, "syntax error", appended("a: [1\n"), PRETRAIN, ["c.yaml:", "not YAML", "quote"], 2),
     Fault(2, "tab", appended("\tseed: 1\n"), PRETRAIN, ["c.yaml:26:1", "not YAML", "indent with spaces"], 2),
     Fault(2, "control character", appended("a: \0\n"), PRETRAIN, ["c.yaml", "not YAML", "#x0000"], 2),
     Fault(3, "unknown key", appended("sed: 1\n"), PRETRAIN, ["c.yaml:26: sed = 1", "unknown key", "did you mean 'seed'"], 2),
+    Fault(
+        3,
+        "a required key, misspelt",
+        lambda f, t: (config()(f, t), edited("c.yaml", lambda c: c.replace("views:", "veiws:"))(f)),
+        PRETRAIN,
+        ["c.yaml:10: veiws = 'mri'", "unknown key", "did you mean 'views'"],
+        2,
+        without=["is missing"],
+    ),
     Fault(4, "duplicate key", appended("seed: 1\nseed: 2\n"), PRETRAIN, ["c.yaml:27: seed:", "lines 26 and 27", "keep one"], 2),
     Fault(
         5,
@@ -31,6 +48,17 @@ CONFIGURATION = [
     Fault(7, "infinite", put("train", "lr", value=float("inf")), PRETRAIN, ["train.lr = inf", "not a finite number"], 2),
     Fault(7, "negative", put("train", "lr", value=-1.0), PRETRAIN, ["train.lr = -1.0", "greater than 0"], 2),
     Fault(7, "zero", put("train", "steps", value=0), PRETRAIN, ["train.steps = 0", "greater than or equal to 1"], 2),
+    Fault(7, "seed too large", put("seed", value=2**64), PRETRAIN, ["c.yaml:26: seed = 18446744073709551616", "4294967295"], 2),
+    Fault(7, "one number for three", config(), (*PREPARE, "spacing_mm=2"), ["spacing_mm = 2", "3 numbers > 0", "write [2, 2, 2]"], 2),
+    Fault(7, "NaN among three", config(), (*PREPARE, "spacing_mm=[2,2,.nan]"), ["spacing_mm.2 = nan", "not a finite number"], 2),
+    Fault(
+        7,
+        "a word for a list",
+        config(),
+        ("prepare", "bids", ".", "--out", "out", "modalities=T1w"),
+        ["prepare bids: modalities = 'T1w'", "list of words", "write [T1w]"],
+        2,
+    ),
     Fault(7, "number of 5000 digits", appended("seed: " + "9" * 5000 + "\n"), PRETRAIN, ["c.yaml:26: seed:", "5000 digits"], 2),
     Fault(
         8,
@@ -49,7 +77,7 @@ CONFIGURATION = [
         "patch and stride",
         put("data", "patch_size", value=[16, 16, 15]),
         PRETRAIN,
-        ["data.patch_size = [16, 16, 15]", "stride of the encoder", "[16, 16, 16] would do"],
+        ["c.yaml:3: data.patch_size = [16, 16, 15]", "stride of the encoder", "[16, 16, 16] would do"],
         2,
     ),
     Fault(
@@ -57,7 +85,7 @@ CONFIGURATION = [
         "batch of one with NT-Xent",
         put("train", "samples_per_step", value=1),
         PRETRAIN,
-        ["train.samples_per_step = 1", "objective.simclr", "2 or more"],
+        ["c.yaml:24: train.samples_per_step = 1", "objective.simclr", "2 or more"],
         2,
     ),
     Fault(
@@ -65,8 +93,24 @@ CONFIGURATION = [
         "metadata absent",
         put("pairs", value={"metadata_kernel": {"columns": {"bmi": 2.0}}}),
         PRETRAIN,
-        ["metadata_kernel", "'bmi'", "there are"],
+        ["c.yaml:8: metadata_kernel", "'bmi'", "there are"],
         3,
+    ),
+    Fault(
+        10,
+        "patch and stride, from the command line",
+        config(),
+        (*PRETRAIN, "data.patch_size=[16, 16, 15]"),
+        ["command line: data.patch_size = [16, 16, 15]", "stride of the encoder", "[16, 16, 16] would do"],
+        2,
+    ),
+    Fault(
+        12,
+        "option of prepare, unknown",
+        config(),
+        (*PREPARE, "--stoer", "blosc2"),
+        ["prepare csv: stoer: unknown option", "did you mean 'store'", "of any source:"],
+        2,
     ),
     Fault(
         12,

@@ -19,11 +19,11 @@ PARTS = {"train": "train", "val": "train", "test": "test"}  # the test side stay
 
 
 @SOURCES.register("medmnist")
-def medmnist(root: Path, raw: Path, *, file: str | None = None) -> Manifest:
+def medmnist(root: Path, raw: Path | None, *, file: str | None = None) -> Manifest:
     """Read an npz of MedMNIST 3-D. Source: Yang et al. 2023, MedMNIST v2, Scientific Data.
 
     root  the npz, or the folder that holds it
-    raw   where the samples are written, each as a file (`prepare` chooses it)
+    raw   where the samples are written, each as a file (`prepare` chooses it); None: nowhere
     file  which npz of the folder (default: the only one)
 
     The official test part is the test split; train and validation parts are the training side, told apart by the column
@@ -41,13 +41,14 @@ def medmnist(root: Path, raw: Path, *, file: str | None = None) -> Manifest:
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             scan = f"{path.stem}_{part}_{number:05d}"
-            _write(raw / f"{scan}.nii.gz", (image > 0).astype(np.uint8) if is_shape else image)
+            if raw is not None:
+                _write(raw / f"{scan}.nii.gz", (image > 0).astype(np.uint8) if is_shape else image)
             about = {"class": "+".join(str(int(value)) for value in np.ravel(label)), "split": split, "part": part}
             rows.append({"scan": scan, "patient": scan, "modality": "shape" if is_shape else "unknown", "path": f"{scan}.nii.gz"} | about)
     notes = ["each sample counts as a patient of its own, and a voxel as 1 mm: the set says neither"]
     if is_shape:
         notes.append("its voxels take two values: prepare with intensity=none, train with views: shape")
-    return Manifest.of(pd.DataFrame(rows), raw, notes=notes)
+    return Manifest.of(pd.DataFrame(rows), raw or root, notes=notes)
 
 
 def _npz(root: Path, file: str | None) -> Path:

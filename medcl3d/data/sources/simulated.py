@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 from pydantic import Field
 
 from medcl3d.data.atomic import replacing, write_json, write_text
@@ -24,12 +25,12 @@ from medcl3d.data.phantom import LABELS, MODALITIES, Patient, take_scan
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.sources.csv import csv as read_csv
 from medcl3d.errors import ConfigError, DataError
-from medcl3d.registry import Count, Fraction, Size, Whole
+from medcl3d.registry import Count, Fraction, Seed, Size
 
 
 @SOURCES.register("simulated")
 def simulated(
-    root: Path,
+    root: Path | None,
     *,
     num_patients: Annotated[int, Field(ge=2, le=100_000)] = 40,
     shape: Size = (64, 64, 64),
@@ -38,9 +39,9 @@ def simulated(
     num_sites: Count = 3,
     lesion_fraction: Fraction = 0.4,
     difficulty: Annotated[float, Field(ge=0, le=3, allow_inf_nan=False)] = 1.0,
-    seed: Whole = 0,
+    seed: Seed = 0,
 ) -> Manifest:
-    """Write a cohort into `root`, unless it is there, and read it like any table of files.
+    """Write a cohort into `root` (None: nowhere), unless it is there, and read it like any table of files.
 
     shape           voxels over 128 mm in each direction, on the finest scanner
     max_visits      each patient has 1 to max_visits
@@ -62,6 +63,10 @@ def simulated(
         difficulty=difficulty,
         seed=seed,
     )
+    people = (Patient(number, seed, difficulty, lesion_fraction, num_sites) for number in range(num_patients))
+    if root is None:
+        planned = [row for patient in people for row in _write_patient(None, patient, shape, max_visits, num_modalities)]
+        return Manifest.of(pd.DataFrame(planned), Path("raw"), LABELS)
     is_there = _is_there(root, fields)
     if not is_there:
         root.mkdir(parents=True, exist_ok=True)
@@ -69,8 +74,8 @@ def simulated(
         for name in ("images", "labels"):
             (root / name).mkdir(exist_ok=True)
         rows = []
-        for number in range(num_patients):
-            rows += _write_patient(root, Patient(number, seed, difficulty, lesion_fraction, num_sites), shape, max_visits, num_modalities)
+        for patient in people:
+            rows += _write_patient(root, patient, shape, max_visits, num_modalities)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -103,7 +108,9 @@ def _is_there(root: Path, fields: dict[str, Any]) -> bool:
     return bool(found["complete"])
 
 
-def _write_patient(root: Path, patient: Patient, shape: tuple[int, int, int], max_visits: int, num_modalities: int) -> list[dict[str, Any]]:
+def _write_patient(
+    root: Path | None, patient: Patient, shape: tuple[int, int, int], max_visits: int, num_modalities: int
+) -> list[dict[str, Any]]:
     """All scans of a patient as files, and their rows of the manifest."""
     rng = np.random.default_rng([patient.seed, patient.number, 3])
     days = np.concatenate([[0], np.cumsum(rng.integers(150, 700, int(rng.integers(1, max_visits + 1)) - 1))]).astype(int)
@@ -112,11 +119,11 @@ def _write_patient(root: Path, patient: Patient, shape: tuple[int, int, int], ma
         years = float(day) / 365.25
         for modality in MODALITIES[:num_modalities]:
             scan = f"{patient.name}_{visit}_{modality}"
-            image, label = take_scan(patient, shape, visit, years, modality)
             paths = f"images/{scan}.nii.gz", f"labels/{scan}.nii.gz"
-            for path, volume in zip(paths, (image, label), strict=True):
-                with replacing(root / path) as file:
-                    file.write(gzip.compress(volume.to_bytes(), compresslevel=1, mtime=0))
+            if root is not None:
+                for path, volume in zip(paths, take_scan(patient, shape, visit, years, modality), strict=True):
+                    with replacing(root / path) as file:
+                        file.write(gzip.compress(volume.to_bytes(), compresslevel=1, mtime=0))
             rows.append(
                 {
                     "scan": scan,

@@ -1,0 +1,169 @@
+"""Pydantic's complaints in the words of a person who wants to mend the file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from medcl3d.registry import CHOICE_OF
+from medcl3d.yaml_tree import Place, Wrong
+
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
+PLURAL = {"number": "numbers", "integer": "whole numbers", "string": "words", "path": "paths"}
+PYTHON: dict[str, tuple[type, ...]] = {"string": (str,), "integer": (int,), "number": (int, float)}
+_LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$", re.IGNORECASE)
+
+
+def problems(error: ValidationError, tree: Any, adapter: TypeAdapter[Any]) -> list[Wrong]:
+    """All that is wrong with a tree, the most telling first: keys that are none, values that are wrong, keys that are missing.
+
+    A key that is nearly a missing one explains both. Where a value may have several forms, the one that it comes closest to counts.
+    """
+    schema = adapter.json_schema()
+    found = list(_by_field(error, tree))
+    lacking = {where for where, entries in found if entries[0]["type"] in MISSING}
+    ranked: list[tuple[int, Wrong]] = []
+    explained = set()
+    for where, entries in found:
+        kind = entries[0]["type"]
+        if kind in UNKNOWN:
+            siblings = list(_node(schema, where[:-1]).get("properties", {}))
+            near = nearest(str(where[-1]), [str(other[-1]) for other in lacking if other[:-1] == where[:-1]])
+            explained.add((*where[:-1], near))
+            hint = did_you_mean(str(where[-1]), [near] if near else siblings)
+            listed = f" (known here: {', '.join(siblings)})" if siblings else ""
+            ranked.append((0, Wrong(where, _value_at(tree, where), f"unknown key{hint}{listed}")))
+        elif kind not in MISSING:
+            ranked.append((1, _wrong(where, entries, tree, schema)))
+    ranked += [(2, _wrong(where, entries, tree, schema)) for where, entries in found if where in lacking - explained]
+    return [wrong for _, wrong in sorted(ranked, key=lambda entry: entry[0])]
+
+
+def _by_field(error: ValidationError, tree: Any) -> Iterator[tuple[Place, list[Mapping[str, Any]]]]:
+    """The complaints of each place. Of a value with several forms: those about what lies deepest in it, for there it fits up to that."""
+    groups: dict[Place, list[tuple[Place, Mapping[str, Any]]]] = {}
+    for number, entry in enumerate(error.errors()):
+        where, field = _place(entry, tree)
+        groups.setdefault((number,) if field is None else ("form", *field), []).append((where, entry))
+    for entries in groups.values():
+        deepest = max(len(where) for where, _ in entries)
+        there = [(where, entry) for where, entry in entries if len(where) == deepest]
+        yield there[0][0], [entry for where, entry in there if where == there[0][0]]
+
+
+def _place(entry: Mapping[str, Any], tree: Any) -> tuple[Place, Place | None]:
+    """Where it is wrong, and the field that may have several forms, if it is one: what names a form stands nowhere in the file."""
+    where: list[Any] = []
+    field = None
+    for number, key in enumerate(entry["loc"], start=1):
+        if (isinstance(tree, dict) and key in tree) or (isinstance(tree, list) and isinstance(key, int) and key < len(tree)):
+            tree = tree[key]
+        elif number < len(entry["loc"]) or entry["type"] not in MISSING:
+            field = tuple(where) if field is None else field
+            continue
+        where.append(key)
+    return tuple(where), field
+
+
+def _wrong(where: Place, entries: Sequence[Mapping[str, Any]], tree: Any, schema: Mapping[str, Any]) -> Wrong:
+    entry = entries[0]
+    kind, cause = entry["type"], entry.get("ctx", {}).get("error")
+    if isinstance(cause, Wrong):
+        return Wrong((*where, *cause.where), cause.value, cause.message)
+    if kind in MISSING:
+        return Wrong(where, None, "an item is missing; add it" if isinstance(where[-1], int) else "the key is missing; add it")
+    value = _value_at(tree, where)
+    if kind == "value_error":  # fields that do not fit each other
+        return Wrong(where, None, str(cause))
+    if len(entries) > 1 or kind in ("tuple_type", "list_type", "too_long", "too_short"):
+        node = _node(schema, where)
+        return Wrong(where, value, f"it takes: {type_words(node)}{_as_list(value, node)}")
+    message = str(entry["msg"])
+    message = message[0].lower() + message[1:]
+    if isinstance(value, str) and _LOOKS_LIKE_ANOTHER_TYPE.match(value):
+        message += f"; {value!r} is text here: quote it where text is meant, write true/false or a plain number otherwise"
+    return Wrong(where, value, message)
+
+
+def _as_list(value: Any, node: Mapping[str, Any]) -> str:
+    """How one value is written where a list is meant; "" where it is no plain value, or none for the list."""
+    array: Mapping[str, Any] = next((form for form in node.get("anyOf", [node]) if form.get("type") == "array"), {})
+    items = array.get("prefixItems") or [array.get("items", {})]
+    fits = isinstance(value, PYTHON.get(items[0].get("type"), ())) and not isinstance(value, bool)
+    return f"; write [{', '.join([str(value)] * len(items))}]" if fits else ""
+
+
+def type_words(spec: Mapping[str, Any]) -> str:
+    """What a JSON Schema allows, in words."""
+    if "enum" in spec or "const" in spec:
+        return " or ".join(str(v) for v in spec.get("enum", [spec.get("const")]))
+    if "anyOf" in spec:
+        return " or ".join(type_words(option) for option in spec["anyOf"])
+    kind = f"one of {str(spec[CHOICE_OF]).rsplit('.', 1)[-1]}" if CHOICE_OF in spec else str(spec.get("type", "value"))
+    kind = "path" if spec.get("format") == "path" else kind
+    if kind == "array":
+        items = spec.get("prefixItems", [])
+        if items and all(item == items[0] for item in items):
+            return f"{len(items)} {_plural(type_words(items[0]))}"
+        return f"list of {_plural(type_words(spec['items']))}" if spec.get("items") else "list"
+    bounds = [
+        f"{sign} {spec[key]}"
+        for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+        if key in spec
+    ]
+    return " ".join([kind, *bounds])
+
+
+def _plural(words: str) -> str:
+    first, space, rest = words.removeprefix("one of ").partition(" ")
+    return f"{PLURAL.get(first, first)}{space}{rest}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The one of some names that is meant, perhaps; "" where none is near."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), "")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The end of a message about a name that is none."""
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def _node(schema: Mapping[str, Any], where: Place) -> Mapping[str, Any]:
+    """What a JSON Schema says of a place, {} where it says nothing."""
+    node: Mapping[str, Any] = _resolved(schema, schema)
+    for key in where:
+        node = next((inner for form in node.get("anyOf", [node]) if (inner := _below(_resolved(form, schema), key))), {})
+        node = _resolved(node, schema)
+    options = [_resolved(form, schema) for form in node.get("anyOf", [])]
+    return next((form for form in options if "properties" in form), node)
+
+
+def _below(node: Mapping[str, Any], key: Any) -> Mapping[str, Any]:
+    if isinstance(key, int):
+        items = node.get("prefixItems", [])
+        found = items[key] if key < len(items) else node.get("items")
+    else:
+        found = node.get("properties", {}).get(key) or node.get("additionalProperties")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    while "$ref" in node:
+        node = schema["$defs"][str(node["$ref"]).rsplit("/", 1)[-1]]
+    return node
+
+
+def _value_at(tree: Any, where: Place) -> Any:
+    for key in where:
+        try:
+            tree = tree[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return tree

@@ -1,0 +1,38 @@
+"""Fields as they are typed: ``KEY=VALUE``, or as an option of that name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+
+class WithOptions(TyperCommand):
+    """A command whose ``KEY=VALUE`` may be written as an option too: ``--store blosc2`` and ``--store=blosc2`` are ``store=blosc2``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Turn options that the command itself does not have into pairs, behind all that has a place of its own."""
+        own = [name for parameter in self.get_params(ctx) for name in (*parameter.opts, *parameter.secondary_opts)]
+        return super().parse_args(ctx, as_pairs(args, own))
+
+
+def as_pairs(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Arguments with ``--key value`` as ``key=value`` at their end; what is, or is nearly, an option of the command stays."""
+    kept: list[str] = []
+    pairs: list[str] = []
+    left = list(arguments)
+    while left:
+        text = left.pop(0)
+        name, equals, value = text.partition("=")
+        if text == "--":
+            return [*kept, "--", *left, *pairs]
+        if not name.startswith("--") or difflib.get_close_matches(name, own, n=1, cutoff=0.8):
+            kept.append(text)
+        elif equals or (left and not left[0].startswith("--") and "=" not in left[0]):
+            pairs.append(f"{name[2:].replace('-', '_')}={value if equals else left.pop(0)}")
+        else:
+            raise typer.BadParameter(f"no option {name}; a field is written {name[2:].replace('-', '_')}=VALUE")
+    return [*kept, *pairs]

@@ -1,0 +1,117 @@
+"""`--check` of prepare and check says what would be done, and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from medcl3d.data import room
+from tests.data.test_medmnist import write as write_npz
+from tests.faults.build import cut, good, nifti, table
+from tests.test_cli import medcl3d
+
+GRID = (20, 24, 12)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in, which a check leaves as it was."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def checked(here: Path, *arguments: object) -> Result:
+    """The command with --check; nothing may be written by it."""
+    before = sorted(here.rglob("*"))
+    done = medcl3d(*arguments, "--check")
+    assert sorted(here.rglob("*")) == before and "Traceback" not in done.output
+    return done
+
+
+def scans(folder: Path, num: int = 8, spacing: float = 1.0) -> None:
+    rng = np.random.default_rng(0)
+    rows = ["scan,patient,modality,path,label"]
+    for i in range(num):
+        for name, voxels in (("i", rng.normal(100, 20, GRID)), ("l", rng.integers(0, 2, GRID))):
+            nibabel.save(nibabel.Nifti1Image(voxels.astype(np.int16), np.diag([spacing, spacing, 2.0, 1])), folder / f"{name}{i}.nii.gz")
+        rows.append(f"s{i},p{i // 2},{'CT' if i % 2 else 'MR'},i{i}.nii.gz,l{i}.nii.gz")
+    table(folder, "\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("options", [(), ("spacing_mm=[2,2,2]",), ("assume_spacing_mm=[1,1,4]", "spacing_mm=[2,2,2]")])
+def test_what_it_says_is_what_prepare_then_does(here: Path, options: tuple[str, ...]) -> None:
+    scans(here)
+    done = checked(here, "prepare", "csv", here, "--out", here / "out", "workers=1", *options)
+    assert done.exit_code == 0, done.output
+    assert "8 scans of 4 patients, 8 with a label map" in done.output and "CT as ct: 4, MR as mri: 4" in done.output
+    assert "3 train, 1 test" in done.output and "8 scans would be prepared" in done.output and "workers=1" in done.output
+    assert medcl3d("prepare", "csv", here, "--out", here / "out", "workers=1", *options).exit_code == 0
+    size = sum(path.stat().st_size - 128 for path in (here / "out" / "store").glob("*.npy"))
+    assert f"would take about {size / 1000:.3g} kB" in done.output, size
+    again = checked(here, "prepare", "csv", here, "--out", here / "out", "workers=1", *options)
+    assert again.exit_code == 0 and "are not prepared again" in again.output
+
+
+def test_missing_files_and_bad_headers_are_counted_as_prepare_counts_them(here: Path) -> None:
+    good(here, tail=["x,x,gone.nii.gz"])
+    done = checked(here, "prepare", "csv", ".", "--out", "out")
+    assert done.exit_code == 0 and "1 files of the manifest are missing" in done.output and "3 scans would be prepared" in done.output
+    nifti(here / "a.nii.gz", datatype=9999)
+    done = checked(here, "prepare", "csv", ".", "--out", "out")
+    assert done.exit_code == 3 and "2 of 4 scans would be refused, 1 may be" in done.output
+    assert checked(here, "prepare", "csv", ".", "--out", "out", "max_bad_fraction=0.5").exit_code == 0
+
+
+def test_a_patient_on_both_sides_is_found(here: Path) -> None:
+    good(here, ["a,p,train", "b,p,test", "c,q,train"], "scan,patient,split")
+    done = checked(here, "prepare", "csv", ".", "--out", "out")
+    assert done.exit_code == 3 and "1 patients are in train and in test: p" in done.output
+
+
+def test_a_disk_that_is_too_small_and_a_place_that_cannot_be_are_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good(here)
+    assert checked(here, "prepare", "csv", ".", "--out", "/proc/out").exit_code == 4
+    monkeypatch.setattr("medcl3d.data.forecast.free_bytes", lambda _: 100)
+    done = checked(here, "prepare", "csv", ".", "--out", "out")
+    assert done.exit_code == 4 and "4.32 kB are needed, 100 bytes are free" in done.output
+    assert checked(here, "prepare", "csv", ".", "--out", "out", "crop=body").exit_code == 0, "nobody knows how much the body takes"
+    assert room.free_bytes(here) > 100
+
+
+def test_sources_that_write_their_scans_write_none(here: Path) -> None:
+    done = checked(here, "prepare", "simulated", "-", "--out", "out", "num_patients=5", "shape=[32,32,32]")
+    assert done.exit_code == 0, done.output
+    assert medcl3d("prepare", "simulated", "-", "--out", "out", "num_patients=5", "shape=[32,32,32]", "workers=1").exit_code == 0
+    num = len((here / "out" / "manifest.csv").read_text().splitlines()) - 1
+    assert f"{num} scans of 5 patients, {num} with a label map" in done.output and f"{num} scans would be prepared" in done.output
+    write_npz(here / "set.npz")
+    done = checked(here, "prepare", "medmnist", "set.npz", "--out", "new")
+    assert done.exit_code == 0 and "each sample counts as a patient" in done.output, done.output
+
+
+def test_series_are_read_for_their_faults_and_not_written(here: Path) -> None:
+    pytest.importorskip("pydicom")
+    from tests.data.dicoms import VOXELS, write_series
+    from tests.faults.build import shifted
+
+    for patient in range(4):
+        write_series(here / "in" / str(patient), VOXELS, uid=f"1.2.{patient}", PatientID=str(patient))
+    write_series(here / "in" / "gap", VOXELS, uid="1.2.9", PatientID="9", change=shifted(3.0))
+    done = checked(here, "prepare", "dicom", "in", "--out", "out", "hash_ids=true")
+    assert done.exit_code == 0, done.output
+    assert "5 scans of 5 patients" in done.output and "missing" in done.output and "4 scans would be prepared" in done.output
+
+
+def test_check_says_what_it_would_read(here: Path, tiny_store: Path) -> None:
+    good(here, tail=["x,x,gone.nii.gz"])
+    cut(here / "b.nii.gz")
+    done = checked(here, "check", ".")
+    assert done.exit_code == 0 and "4 scans would be read" in done.output and "1 files of the manifest are missing" in done.output
+    assert "would be held against their hashes" in checked(here, "check", tiny_store).output
+    assert checked(here, "check", ".", "--report", "/proc/x").exit_code == 4
+    assert checked(here, "check", "none").exit_code == 3 and checked(here, "check", ".", "--nonfinite", "maybe").exit_code == 2
