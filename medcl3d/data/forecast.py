@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from medcl3d.data.finish import _split
 from medcl3d.data.known_sets import as_size
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import Header, read_header
+from medcl3d.data.notes import without_names
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import look
 from medcl3d.data.room import free_bytes, refuse_unwritable
@@ -29,6 +30,7 @@ from medcl3d.errors import DataError, MachineError
 Say = Callable[[str], None]
 BYTES_A_VOXEL = 2  # of a stored image, and of a stored label map
 SHOWN = 10  # faults
+NO_FILE = "its source could not make a file of it"
 
 
 def forecast(source: str, root: Path | None, out: Path, given: Mapping[str, Any], options: PrepareOptions, say: Say) -> None:
@@ -40,6 +42,8 @@ def forecast(source: str, root: Path | None, out: Path, given: Mapping[str, Any]
     if options.store == "blosc2":
         import_blosc2("store=blosc2")
     manifest, tasks = look(source, root, given, options)
+    if options.hash_ids and "hash_ids" not in given:  # a source with such a field hides names itself
+        manifest = replace(manifest, notes=tuple(map(without_names, manifest.notes)), faults=dict.fromkeys(manifest.faults, NO_FILE))
     _say_collection(manifest, tasks, say)
     _say_options(options, say)
     missing = [] if tasks is None else manifest.missing()
@@ -49,7 +53,7 @@ def forecast(source: str, root: Path | None, out: Path, given: Mapping[str, Any]
         if fault:
             faults[task.scan] = fault
     if missing:
-        say(manifest.say_missing(missing))
+        say(f"{len(missing)} files of the manifest are missing" if options.hash_ids else manifest.say_missing(missing))
     for fault in [*faults.values()][:SHOWN]:
         say(fault)
     allowed = max(1, int(options.max_bad_fraction * len(manifest)))
@@ -102,15 +106,21 @@ def _headers(tasks: Sequence[ScanTask], options: PrepareOptions) -> Iterator[tup
     """Of each scan: the bytes that it takes in a store which is neither compressed nor cropped, and why it would be refused, or ""."""
     with bar("reading headers", len(tasks)) as advance:
         for task in tasks:
+            files = [path for path in (task.image, task.label, task.atlas) if path is not None]
             try:
-                files = [path for path in (task.image, task.label, task.atlas) if path is not None]
                 gone = [path for path in files if not path.exists()]
                 if gone:
                     raise DataError(f"{gone[0]}: there is no such file")
                 yield task, _bytes_of(task, read_header(task.image), options), ""
             except DataError as error:
-                yield task, 0, str(error)
+                yield task, 0, _nameless(str(error), files) if options.hash_ids else str(error)
             advance("reading headers")
+
+
+def _nameless(text: str, files: Sequence[Path]) -> str:
+    for path in files:
+        text = text.replace(str(path), "a file")
+    return text
 
 
 def _bytes_of(task: ScanTask, header: Header, options: PrepareOptions) -> int:

@@ -77,8 +77,14 @@ def look(source: str, root: Path | None, fields: Mapping[str, Any], options: Pre
         raise ConfigError(f"source {source}: ROOT is missing; only simulated makes its own files")
     writes = source == "simulated" or len(_folders(source, root, Path())) > 1
     places = (None if source == "simulated" else root, None)[: len(_folders(source, root, Path()))]
-    manifest: Manifest = SOURCES.build(choice, *places)
-    return manifest, None if writes else _tasks(manifest, options)
+    try:
+        manifest: Manifest = SOURCES.build(choice, *places)
+        if writes:
+            return manifest, None
+        manifest = one_scan_a_volume(manifest) if options.channels == "split" else manifest
+        return manifest, _tasks(manifest, options)
+    except OSError as error:
+        raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from None
 
 
 def _folders(source: str, root: Path | None, raw: Path) -> tuple[Path, ...]:

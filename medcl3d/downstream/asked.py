@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcl3d.data.walk import VOLUMES, files_under
+from medcl3d.data.walk import VOLUMES, files_under, unread
 from medcl3d.errors import ConfigError, DataError, MachineError
 
 FIRST_TAGS = (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")  # of DICOM without a preamble
@@ -45,7 +45,10 @@ def scans_of(target: Path, out: Path, say: Callable[[str], None]) -> Iterator[tu
     if not target.is_dir():
         yield [asked(target.name, target)], []
         return
-    paths = list(files_under(target))
+    closed: list[OSError] = []
+    paths = list(files_under(target, closed.append))
+    for note in unread(target, (), closed):
+        say(note)
     volumes = [(path.as_posix(), target / path) for path in paths if is_volume(path.name)]
     rest = [path for path in paths if not is_volume(path.name)]
     others = [path.as_posix() for path in rest if not _is_dicom(target / path)]

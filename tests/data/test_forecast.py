@@ -107,6 +107,21 @@ def test_series_are_read_for_their_faults_and_not_written(here: Path) -> None:
     assert "5 scans of 5 patients" in done.output and "missing" in done.output and "4 scans would be prepared" in done.output
 
 
+def test_each_volume_of_a_file_is_a_scan_and_hidden_names_stay_hidden(here: Path) -> None:
+    voxels = np.random.default_rng(0).normal(100, 20, (*GRID, 3)).astype(np.int16)
+    for name in ("doe", "roe", "poe"):
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), here / f"{name}.nii.gz")
+        voxels = voxels + 1
+    (here / "zoe.nii.gz").write_bytes(b"cut")
+    asked = ("prepare", "folder", ".", "--out", "out", "pattern={patient}.nii.gz", "channels=split")
+    done = checked(here, *asked)
+    assert done.exit_code == 0 and "10 scans of 4 patients" in done.output and "9 scans would be prepared" in done.output
+    assert "zoe" in done.output and "zoe" not in checked(here, *asked, "hash_ids=true").output
+    table(here, "scan,patient,path\ndoe,doe,doe.nii.gz\nzoe,zoe,gone.nii.gz\n")
+    done = checked(here, "prepare", "csv", ".", "--out", "out", "hash_ids=true", "channels=all")
+    assert done.exit_code == 0 and "1 files of the manifest are missing" in done.output and "gone" not in done.output, done.output
+
+
 def test_check_says_what_it_would_read(here: Path, tiny_store: Path) -> None:
     good(here, tail=["x,x,gone.nii.gz"])
     cut(here / "b.nii.gz")
