@@ -6,53 +6,32 @@ import csv
 import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
-from pydantic import Field
-from pydantic.dataclasses import dataclass as validated
 
-from medcl3d.config import STRICT, choice_of, describe, parse
 from medcl3d.data.atomic import replacing, write_text
-from medcl3d.data.check import Channels, Nonfinite
 from medcl3d.data.content import groups_of_one_content
 from medcl3d.data.dicom.examine import examine_series, with_series
 from medcl3d.data.examine import MAX_PICTURES, Finding, Look, StoredLook, examine, examine_stored
 from medcl3d.data.intensity import kind_of
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.sources import SOURCES
+from medcl3d.data.place import CheckOptions, manifest_at, shared_out
+from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
 from medcl3d.data.told import reasons_told, warnings_told
-from medcl3d.data.walk import volumes_under
 from medcl3d.data.workers import bar, each
-from medcl3d.errors import ConfigError, DataError, MachineError
-from medcl3d.registry import Choice, Fraction
+from medcl3d.errors import DataError, MachineError
+from medcl3d.registry import Choice
 
 SCHEMA = 4
 SMALL_BYTES = 1 << 30
 CACHE = "checked.jsonl"
 FACTS = ("shape", "spacing_mm", "channels", "min", "p0.5", "median", "p99.5", "max", "classes", "sha256")
-OF_A_FOLDER = (("dataset.json", "decathlon"), ("manifest.csv", "csv"), ("manifest.tsv", "csv"), ("manifest.json", "csv"))
-
-
-@validated(frozen=True, kw_only=True, config=STRICT)
-class CheckOptions:
-    """How strict a check is.
-
-    nonfinite, channels  as in `prepare`
-    max_bad_fraction     of the scans that may have a fault before the exit code says so
-    workers              processes; 0: as many as there are processors, up to 8
-    """
-
-    nonfinite: Nonfinite = "error"
-    channels: Channels = "error"
-    max_bad_fraction: Fraction = 0.0
-    workers: Annotated[int, Field(ge=0, le=256)] = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +63,7 @@ def audit(
     target = Path(target)
     if not target.exists():
         raise DataError(f"{target}: there is no such file or folder")
-    choice, options = _shared_out(target, dict(given or {}))
+    choice, options = shared_out(target, dict(given or {}))
     folder = None if report is None else _opened(report)
     checked = _of_store(target, options) if choice is None else _of_source(target, choice, options, folder)
     if report is not None:
@@ -110,79 +89,15 @@ def audit(
 def _opened(report: Path) -> Path | None:
     """The folder of a report that is one, there to be written to: found before the work and not after. MachineError."""
     is_file = report.suffix == ".csv"
-    folder = report.parent if is_file else report
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise MachineError(f"--report {report}: {error.strerror or error}; choose a place that can be written") from None
+    refuse_unwritable(report, "--report", is_file=is_file)
     if is_file and report.is_dir():
-        raise MachineError(f"--report {report}: is a folder; choose another name for a file")
-    return None if is_file else folder
-
-
-@validated(frozen=True, config=STRICT)
-class _Chosen:
-    source: choice_of(SOURCES)  # type: ignore[valid-type]
-
-
-@validated(frozen=True, kw_only=True, config=STRICT)
-class _FilesOptions:
-    """Of a folder that says nothing of itself: whether links in it may lead out of it."""
-
-    allow_outside: bool = False
-
-
-def _shared_out(target: Path, given: dict[str, Any]) -> tuple[Choice | None, CheckOptions]:
-    """The source (None: a store) with its fields, and the options. ConfigError for a key that neither knows."""
-    known = list(CheckOptions.__dataclass_fields__)
-    options = parse({k: given.pop(k) for k in known if k in given}, CheckOptions, "check")
-    name = given.pop("source", None) or _source_of(target)
-    if name in ("", "files"):
-        unknown = [key for key in given if name == "" or key != "allow_outside"]
-        if unknown:
-            raise ConfigError(f"check: {unknown[0]}: unknown option; say which source it is of, as source=folder")
-        return (None if name == "" else Choice("files", vars(parse(given, _FilesOptions, "check")))), options
-    if name in SOURCES.names():
-        own = [spec.name for spec in describe(SOURCES, str(name))]
-        unknown = [key for key in given if key not in own]
-        if unknown:
-            raise ConfigError(f"check: {unknown[0]}: unknown option; of {name}: {', '.join(own)}; of any: source, {', '.join(known)}")
-    return parse({"source": {str(name): given}}, _Chosen, "check").source, options
-
-
-def _source_of(target: Path) -> str:
-    """By what lies there: "" for a store, "files" for a folder that says nothing of itself."""
-    if (target / "prepared.json").exists():
-        return ""
-    if target.is_file():
-        return "csv" if target.suffix.lower() in (".csv", ".tsv", ".json") else "files"
-    for file, name in OF_A_FOLDER:
-        if (target / file).exists():
-            is_nnunet = name == "decathlon" and '"channel_names"' in (target / file).read_text(encoding="utf-8", errors="replace")
-            return "nnunet" if is_nnunet else name
-    return "bids" if any(target.glob("sub-*")) else "files"
-
-
-def _manifest(target: Path, choice: Choice) -> Manifest:
-    if choice.name != "files":
-        if choice.name in ("medmnist", "simulated"):
-            raise ConfigError(f"check: source {choice.name} writes its scans anew; prepare it, and check what that wrote")
-        folders = (target, None) if choice.name == "dicom" else (target,)  # None: its series are looked at, and none is written
-        made: Manifest = SOURCES.build(choice, *folders)
-        return made
-    if target.is_file():
-        return Manifest.of(pd.DataFrame({"path": [target.name]}), target.parent)
-    volumes, unread = volumes_under(target)
-    if not volumes:
-        there = "".join(f"; {note}" for note in unread)
-        raise DataError(f"{target}: neither a store nor a manifest, and no NIfTI file lies there{there}; say source=dicom where DICOM does")
-    found = Manifest.of(pd.DataFrame({"path": [path.as_posix() for path in volumes]}), target, outside=bool(choice.fields["allow_outside"]))
-    return replace(found, notes=(*found.notes, *unread))
+        raise MachineError(f"--report = {report}: is a folder; choose another name for a file")
+    (report.parent if is_file else report).mkdir(parents=True, exist_ok=True)
+    return None if is_file else report
 
 
 def _of_source(target: Path, choice: Choice, options: CheckOptions, folder: Path | None) -> Checked:
-    manifest = _manifest(target, choice)
+    manifest = manifest_at(target, choice)
     num_pictures = 0 if folder is None else MAX_PICTURES
     of_files = [_look(manifest, row, options, at < num_pictures) for at, row in enumerate(manifest.table.to_dict("records"))]
     looks = with_series(of_files, manifest.unwritten)

@@ -15,8 +15,9 @@ import numpy as np
 
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.data.content import OF_SOURCE, hash_of_voxels
+from medcl3d.data.grid import turned
 from medcl3d.data.intensity import Kind, unlike_its_kind
-from medcl3d.data.scan import file_state, is_same_file, turned
+from medcl3d.data.scan import file_state, is_same_file
 from medcl3d.data.stored import verify_stored
 from medcl3d.errors import DataError, MachineError, unforeseen
 

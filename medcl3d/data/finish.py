@@ -120,7 +120,7 @@ def finish(
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
         raise DataError(f"{out}: scans differ in their number of channels {dict(channels)} (for example {example}); prepare them apart")
-    split = _split(table, options)
+    split = split_of(table, options)
     warnings = _same_content(stored, table, split)
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in sorted(classes)}
     write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
@@ -146,7 +146,8 @@ def finish(
     return Prepared(counts["ok"], there, counts["refused"], counts["skipped"], warnings)
 
 
-def _split(table: pd.DataFrame, options: PrepareOptions) -> Split:
+def split_of(table: pd.DataFrame, options: PrepareOptions) -> Split:
+    """Who trains and who tests, drawn as the options say. DataError where that cannot be."""
     if options.folds is not None:
         return make_folds(table, folds=options.folds, seed=options.seed, validation_fraction=options.validation_fraction)
     return make_split(table, test_fraction=options.test_fraction, seed=options.seed, validation_fraction=options.validation_fraction)

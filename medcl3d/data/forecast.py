@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from medcl3d.data.array_file import import_blosc2
-from medcl3d.data.audit import _manifest, _shared_out
-from medcl3d.data.finish import _split
+from medcl3d.data.finish import split_of
 from medcl3d.data.known_sets import as_size
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import Header, read_header
 from medcl3d.data.notes import without_names
 from medcl3d.data.options import PrepareOptions
+from medcl3d.data.place import manifest_at, shared_out
 from medcl3d.data.prepare import look
 from medcl3d.data.room import free_bytes, refuse_unwritable
 from medcl3d.data.scan import ScanTask
@@ -59,7 +59,7 @@ def forecast(source: str, root: Path | None, out: Path, given: Mapping[str, Any]
     allowed = max(1, int(options.max_bad_fraction * len(manifest)))
     if len(faults) > allowed:
         raise DataError(f"{len(faults)} of {len(manifest)} scans would be refused, {allowed} may be: {next(iter(faults.values()))}")
-    split = _split(manifest.table[~manifest.table["scan"].isin(list(faults))], options)
+    split = split_of(manifest.table[~manifest.table["scan"].isin(list(faults))], options)
     say("patients: " + ", ".join(f"{len(patients)} {side}" for side, patients in split.parts.items()))
     refuse_unwritable(out, "--out")
     _check_room(out, _bytes_under(root) if tasks is None else num_bytes, options, is_exact=tasks is not None, say=say)
@@ -70,14 +70,14 @@ def forecast_check(target: Path, report: Path | None, given: Mapping[str, Any], 
     """Say what `medcl3d check` would read. ConfigError, DataError as there; MachineError where the report cannot be written."""
     if not target.exists():
         raise DataError(f"{target}: there is no such file or folder")
-    choice, _ = _shared_out(target, dict(given))
+    choice, _ = shared_out(target, dict(given))
     if report is not None:
-        refuse_unwritable(report if report.suffix != ".csv" else report.parent, "--report")
+        refuse_unwritable(report, "--report", is_file=report.suffix == ".csv")
     if choice is None:
         store = Store.open(target)
         say(f"{len(store.scans)} scans of the store {target} would be held against their hashes and their sources; nothing was read")
         return
-    manifest = _manifest(target, choice)
+    manifest = manifest_at(target, choice)
     _say_collection(manifest, None, say)
     missing = manifest.missing()
     if missing:

@@ -1,4 +1,4 @@
-"""The grid of a scan at another voxel size, known before memory is asked for."""
+"""The grid of a scan: turned to RAS+, and at another voxel size, which is known before memory is asked for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import os
 import resource
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
+import nibabel
 import numpy as np
 from nibabel.orientations import io_orientation
 
+from medcl3d.data.check import Volume
 from medcl3d.errors import DataError
+
+LabelInterpolation = Literal["nearest", "linear"]
 
 _COPIES = 4  # of the voxels as float32 that are held at once: read, resampled, clipped, stacked
 
@@ -57,3 +63,47 @@ def memory_bytes() -> int:
 
 def _gb(size: int) -> str:
     return f"{size / 1e9:.3g} GB"
+
+
+def respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """The affine of the same voxels and directions with another voxel size along each axis of the file."""
+    affine = volume.affine.copy()
+    affine[:3, :3] *= np.array(spacing_mm) / volume.spacing_mm
+    return affine
+
+
+def on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, nearest: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """``[C, D, H, W]`` with axes nearest to RAS+, at the spacing asked for."""
+    voxels, affine = turned(volume)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing_mm is None or np.allclose(spacing, spacing_mm, rtol=1e-3):
+        return voxels, affine
+    from medcl3d.data.torchio_bridge import resample
+
+    return resample(voxels, affine, spacing_mm, label=nearest)
+
+
+def turned(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """``[C, D, H, W]`` with axes nearest to RAS+, and its affine; no value is changed."""
+    image = nibabel.Nifti1Image(np.moveaxis(volume.voxels, 0, -1), volume.affine)
+    canonical = nibabel.as_closest_canonical(image)
+    voxels = np.ascontiguousarray(np.moveaxis(np.asarray(canonical.dataobj), -1, 0))
+    return voxels, np.asarray(canonical.affine, dtype=np.float64)
+
+
+def label_on_grid(label: Volume, spacing_mm: tuple[float, float, float] | None, interpolation: LabelInterpolation) -> np.ndarray:
+    """``Int16[D, H, W]``: the nearest voxel's class, or (linear) the class that the interpolated shares of all make the largest."""
+    if interpolation == "nearest" or spacing_mm is None:
+        return on_grid(label, spacing_mm, nearest=True)[0][0]
+
+    def share(value: int) -> np.ndarray:
+        return on_grid(replace(label, voxels=(label.voxels == value).astype(np.float32)), spacing_mm)[0][0]
+
+    first, *others = np.unique(label.voxels)
+    best = share(first)
+    chosen = np.full(best.shape, first, dtype=np.int16)
+    for value in others:  # one class at a time: all at once would not fit for a hundred of them
+        found = share(value)
+        chosen[found > best] = value
+        best = np.maximum(best, found)
+    return chosen

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import nibabel
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
+from medcl3d.data.regular_file import open_regular
 from medcl3d.errors import DataError
 
 _CHUNK = 1 << 20
@@ -136,22 +136,6 @@ def _is_plausible(path: Path, header: Header) -> None:
             f"{path}: truncated, or the header is wrong: it asks for {header.num_bytes} bytes ({shape} {header.dtype.name} voxels), "
             f"and a file of {size} bytes cannot hold them; fetch the file again"
         )
-
-
-def open_regular(path: Path) -> int:
-    """A file descriptor of a regular file; a FIFO, a folder, a device or a loop of links never blocks. Raises DataError."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened: {error.strerror}") from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
-        raise DataError(f"{path}: is {kind}, not a file")
-    return descriptor
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

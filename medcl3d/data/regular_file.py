@@ -9,8 +9,8 @@ from pathlib import Path
 from medcl3d.errors import DataError
 
 
-def read_regular(path: Path, needed: str = "") -> bytes:
-    """The whole content; links are followed.
+def open_regular(path: Path, needed: str = "") -> int:
+    """A file descriptor; links are followed.
 
     needed  what the file should be, for the message where it cannot be had
 
@@ -27,5 +27,10 @@ def read_regular(path: Path, needed: str = "") -> bytes:
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         raise DataError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a file{remedy}")
-    with os.fdopen(descriptor, "rb") as file:
+    return descriptor
+
+
+def read_regular(path: Path, needed: str = "") -> bytes:
+    """The whole content of a file, opened as by `open_regular`."""
+    with os.fdopen(open_regular(path, needed), "rb") as file:
         return file.read()

@@ -10,10 +10,13 @@ from pathlib import Path
 from medcl3d.errors import MachineError
 
 
-def refuse_unwritable(folder: Path, name: str) -> None:
-    """MachineError where a folder is not there and cannot be made, or nothing can be written into it; `name`: what chose it."""
-    there = nearest_folder(folder)
-    told = f"{name} = {folder}"
+def refuse_unwritable(path: Path, name: str, *, is_file: bool = False) -> None:
+    """MachineError where a folder (or that of a file) is not there and cannot be made, or nothing can be written into it.
+
+    name: what chose it
+    """
+    there = nearest_folder(path.parent if is_file else path)
+    told = f"{name} = {path}"
     if not there.is_dir():
         raise MachineError(f"{told}: {there} is no folder; choose another place")
     try:

@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
-import nibabel
 import numpy as np
 
 from medcl3d.data.array_file import SUFFIXES, Container, write_array
 from medcl3d.data.atomic import write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, hash_of, read_image, read_label
 from medcl3d.data.content import hash_of_voxels
-from medcl3d.data.grid import refuse_what_does_not_fit
+from medcl3d.data.grid import LabelInterpolation, label_on_grid, on_grid, refuse_what_does_not_fit, respaced, turned
 from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise, unlike_its_kind
-from medcl3d.data.nifti import content_sha256, doubts_of_spacing, open_regular
+from medcl3d.data.nifti import content_sha256, doubts_of_spacing
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
+from medcl3d.data.regular_file import open_regular
+from medcl3d.data.scan_ids import file_stem
 from medcl3d.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.pairs.body_coordinates import middle_of_body
 
@@ -28,7 +28,6 @@ SCHEMA = 2
 CONTENT = {"source": "sha256", "label_source": "label_source_sha256"}  # where a description keeps the hash of which file
 
 Crop = Literal["none", "body"]
-LabelInterpolation = Literal["nearest", "linear"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Outcome:
 
 def stored_names(scan: str, store: Container = "npy") -> tuple[str, str, str]:
     """File names of a scan's voxels, label and description; an id may hold any character."""
-    name = quote(scan, safe=" +=@,")
+    name = file_stem(scan)
     return f"{name}{SUFFIXES[store]}", f"{name}.label{SUFFIXES[store]}", f"{name}.json"
 
 
@@ -186,10 +185,10 @@ class ReadyScan:
 def ready_scan(task: ScanTask) -> ReadyScan:
     """Check and bring one scan to the form of the store, without writing it. DataError, SkippedScan."""
     image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels, volume=task.volume)
-    own_affine = image.affine if task.assume_spacing_mm is None else _respaced(image, task.assume_spacing_mm)
+    own_affine = image.affine if task.assume_spacing_mm is None else respaced(image, task.assume_spacing_mm)
     if task.spacing_mm is not None:
         refuse_what_does_not_fit(task.image, image.voxels.shape, own_affine, task.spacing_mm)
-    voxels, affine = _on_grid(replace(image, affine=own_affine), task.spacing_mm)
+    voxels, affine = on_grid(replace(image, affine=own_affine), task.spacing_mm)
     body = find_body(voxels, task.kind)
     window = (slice(None), slice(None), slice(None))
     if task.crop == "body":
@@ -263,7 +262,7 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     description["stored_sha256"], description["stored_bytes"] = write_array(names[0], ready.stored)
     if label is not None:
         description[CONTENT["label_source"]] = label.sha256
-        whole = _label_on_grid(replace(label, affine=ready.own_affine), task)
+        whole = label_on_grid(replace(label, affine=ready.own_affine), task.spacing_mm, task.label_interpolation)
         classes = np.ascontiguousarray(whole[ready.window])
         lost = int(np.count_nonzero(whole) - np.count_nonzero(classes))
         if lost:
@@ -273,24 +272,6 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
         description["class_voxels"] = {str(v): int(n) for v, n in zip(values, counts, strict=True)}
     write_json(names[2], description)
     return tuple(description["warnings"])
-
-
-def _label_on_grid(label: Volume, task: ScanTask) -> np.ndarray:
-    """``Int16[D, H, W]``: the nearest voxel's class, or (linear) the class that the interpolated shares of all make the largest."""
-    if task.label_interpolation == "nearest" or task.spacing_mm is None:
-        return _on_grid(label, task.spacing_mm, nearest=True)[0][0]
-
-    def share(value: int) -> np.ndarray:
-        return _on_grid(replace(label, voxels=(label.voxels == value).astype(np.float32)), task.spacing_mm)[0][0]
-
-    first, *others = np.unique(label.voxels)
-    best = share(first)
-    chosen = np.full(best.shape, first, dtype=np.int16)
-    for value in others:  # one class at a time: all at once would not fit for a hundred of them
-        found = share(value)
-        chosen[found > best] = value
-        best = np.maximum(best, found)
-    return chosen
 
 
 def _from_world(task: ScanTask, affine: np.ndarray, body_box: Any) -> list[list[float]]:
@@ -312,29 +293,3 @@ def read_affine(path: Path) -> np.ndarray:
     if abs(np.linalg.det(affine[:3, :3])) < 1e-3:
         raise DataError(f"{path}: the affine is singular: it maps the body onto a plane; {what}")
     return affine
-
-
-def _respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """The affine of the same voxels and directions with another voxel size along each axis of the file."""
-    affine = volume.affine.copy()
-    affine[:3, :3] *= np.array(spacing_mm) / volume.spacing_mm
-    return affine
-
-
-def _on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, nearest: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """``[C, D, H, W]`` with axes nearest to RAS+, at the spacing asked for."""
-    voxels, affine = turned(volume)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if spacing_mm is None or np.allclose(spacing, spacing_mm, rtol=1e-3):
-        return voxels, affine
-    from medcl3d.data.torchio_bridge import resample
-
-    return resample(voxels, affine, spacing_mm, label=nearest)
-
-
-def turned(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """``[C, D, H, W]`` with axes nearest to RAS+, and its affine; no value is changed."""
-    image = nibabel.Nifti1Image(np.moveaxis(volume.voxels, 0, -1), volume.affine)
-    canonical = nibabel.as_closest_canonical(image)
-    voxels = np.ascontiguousarray(np.moveaxis(np.asarray(canonical.dataobj), -1, 0))
-    return voxels, np.asarray(canonical.affine, dtype=np.float64)

@@ -13,7 +13,7 @@ MADE_BYTES = 150
 
 
 def file_stem(scan: str) -> str:
-    """A scan's id as a piece of the names of its files in a store, as `scan.stored_names` has it; an id may hold any character."""
+    """A scan's id as a piece of the names of its files in a store; an id may hold any character."""
     return quote(scan, safe=" +=@,")
 
 

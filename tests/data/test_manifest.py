@@ -166,7 +166,7 @@ def test_what_cannot_be_reached_is_left_to_whoever_reads_it(tmp_path, monkeypatc
 
     monkeypatch.setattr(Path, "lstat", lstat)
     assert manifest.locate("locked/a.nii.gz") == tmp_path / "locked/a.nii.gz"
-    with pytest.raises(DataError, match="cannot be opened: File name too long"):
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
         read_header(manifest.locate(long))
     assert manifest.missing() == ["locked/a.nii.gz", "absent.nii.gz"], "the first is not there; the long one has another cause"
 

@@ -1,0 +1,97 @@
+"""What lies at a place that is to be checked: a store, a collection that some source reads, or files that say nothing of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+from pydantic import Field
+from pydantic.dataclasses import dataclass as validated
+
+from medcl3d.config import STRICT, choice_of, describe, parse
+from medcl3d.data.check import Channels, Nonfinite
+from medcl3d.data.manifest import Manifest
+from medcl3d.data.sources import SOURCES
+from medcl3d.data.walk import volumes_under
+from medcl3d.errors import ConfigError, DataError
+from medcl3d.registry import Choice, Fraction
+
+OF_A_FOLDER = (("dataset.json", "decathlon"), ("manifest.csv", "csv"), ("manifest.tsv", "csv"), ("manifest.json", "csv"))
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class CheckOptions:
+    """How strict a check is.
+
+    nonfinite, channels  as in `prepare`
+    max_bad_fraction     of the scans that may have a fault before the exit code says so
+    workers              processes; 0: as many as there are processors, up to 8
+    """
+
+    nonfinite: Nonfinite = "error"
+    channels: Channels = "error"
+    max_bad_fraction: Fraction = 0.0
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+
+
+@validated(frozen=True, config=STRICT)
+class _Chosen:
+    source: choice_of(SOURCES)  # type: ignore[valid-type]
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class _FilesOptions:
+    """Of a folder that says nothing of itself: whether links in it may lead out of it."""
+
+    allow_outside: bool = False
+
+
+def shared_out(target: Path, given: dict[str, Any]) -> tuple[Choice | None, CheckOptions]:
+    """The source (None: a store) with its fields, and the options. ConfigError for a key that neither knows."""
+    known = list(CheckOptions.__dataclass_fields__)
+    options = parse({k: given.pop(k) for k in known if k in given}, CheckOptions, "check")
+    name = given.pop("source", None) or source_of(target)
+    if name in ("", "files"):
+        unknown = [key for key in given if name == "" or key != "allow_outside"]
+        if unknown:
+            raise ConfigError(f"check: {unknown[0]}: unknown option; say which source it is of, as source=folder")
+        return (None if name == "" else Choice("files", vars(parse(given, _FilesOptions, "check")))), options
+    if name in SOURCES.names():
+        own = [spec.name for spec in describe(SOURCES, str(name))]
+        unknown = [key for key in given if key not in own]
+        if unknown:
+            raise ConfigError(f"check: {unknown[0]}: unknown option; of {name}: {', '.join(own)}; of any: source, {', '.join(known)}")
+    return parse({"source": {str(name): given}}, _Chosen, "check").source, options
+
+
+def source_of(target: Path) -> str:
+    """By what lies there: "" for a store, "files" for a folder that says nothing of itself."""
+    if (target / "prepared.json").exists():
+        return ""
+    if target.is_file():
+        return "csv" if target.suffix.lower() in (".csv", ".tsv", ".json") else "files"
+    for file, name in OF_A_FOLDER:
+        if (target / file).exists():
+            is_nnunet = name == "decathlon" and '"channel_names"' in (target / file).read_text(encoding="utf-8", errors="replace")
+            return "nnunet" if is_nnunet else name
+    return "bids" if any(target.glob("sub-*")) else "files"
+
+
+def manifest_at(target: Path, choice: Choice) -> Manifest:
+    """The collection that lies there, as its source reads it; nothing is written. ConfigError, DataError."""
+    if choice.name != "files":
+        if choice.name in ("medmnist", "simulated"):
+            raise ConfigError(f"check: source {choice.name} writes its scans anew; prepare it, and check what that wrote")
+        folders = (target, None) if choice.name == "dicom" else (target,)  # None: its series are looked at, and none is written
+        made: Manifest = SOURCES.build(choice, *folders)
+        return made
+    if target.is_file():
+        return Manifest.of(pd.DataFrame({"path": [target.name]}), target.parent)
+    volumes, unread = volumes_under(target)
+    if not volumes:
+        there = "".join(f"; {note}" for note in unread)
+        raise DataError(f"{target}: neither a store nor a manifest, and no NIfTI file lies there{there}; say source=dicom where DICOM does")
+    found = Manifest.of(pd.DataFrame({"path": [path.as_posix() for path in volumes]}), target, outside=bool(choice.fields["allow_outside"]))
+    return replace(found, notes=(*found.notes, *unread))
