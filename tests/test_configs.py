@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medcl3d.comparison.plan import CompareConfig, plan
+from medcl3d.comparison.config import CompareConfig
+from medcl3d.comparison.plan import plan
 from medcl3d.config import load
 from medcl3d.downstream.evaluate import EvaluateConfig
 from medcl3d.downstream.finetune import FinetuneConfig

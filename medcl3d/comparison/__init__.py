@@ -13,9 +13,10 @@ from medcl3d.errors import DataError, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from medcl3d.comparison.config import CompareConfig, Prepare
     from medcl3d.comparison.execute import Launcher
     from medcl3d.comparison.kinds import Kind
-    from medcl3d.comparison.plan import CompareConfig, Prepare, Run
+    from medcl3d.comparison.plan import Run
 
 
 def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = False, from_runs: Sequence[Path] | None = None) -> Path:
@@ -27,13 +28,14 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     """
     from rich.console import Console
 
+    from medcl3d.comparison.config import CompareConfig
     from medcl3d.comparison.controls import with_controls
     from medcl3d.comparison.declared import declare
     from medcl3d.comparison.execute import execute, kept_and_waiting
     from medcl3d.comparison.forecast import forecast
     from medcl3d.comparison.kinds import kinds_of
     from medcl3d.comparison.lock import only_start
-    from medcl3d.comparison.plan import CompareConfig, plan
+    from medcl3d.comparison.plan import plan
     from medcl3d.comparison.rehearse import rehearse
     from medcl3d.comparison.results import moved, progress
     from medcl3d.comparison.stages import check_confirmation

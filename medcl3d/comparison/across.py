@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from medcl3d.comparison.analysis import Analysis
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.controls import with_controls
 from medcl3d.comparison.launch import read_json
-from medcl3d.comparison.plan import CompareConfig, cells, in_endpoint
+from medcl3d.comparison.plan import cells, in_endpoint
 from medcl3d.comparison.results import complete_replicates
 from medcl3d.config import load
 from medcl3d.errors import ConfigError

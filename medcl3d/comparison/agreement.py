@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from medcl3d.comparison.plan import CompareConfig
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.portraits import Scores
 from medcl3d.evaluation.label_free import BETTER
 from medcl3d.evaluation.statistics import Interval

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from medcl3d.comparison.case_values import CaseValues, Key
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.kinds import Kind, kinds_of
-from medcl3d.comparison.plan import Cell, CompareConfig, cells, family_of, in_endpoint
+from medcl3d.comparison.plan import Cell, cells, family_of, in_endpoint
 from medcl3d.comparison.results import complete_replicates
 from medcl3d.evaluation.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
 from medcl3d.evaluation.labels import labels_needed

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from medcl3d.comparison.plan import Arm, CompareConfig, Recipe, as_overrides, dotted, model_of
+from medcl3d.comparison.config import Arm, CompareConfig, Recipe
+from medcl3d.comparison.plan import as_overrides, dotted, model_of
 from medcl3d.config import load, plain
 from medcl3d.packaged_configs import find_config
 

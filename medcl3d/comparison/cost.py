@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.launch import COST, read_json
-from medcl3d.comparison.plan import CompareConfig, Run
+from medcl3d.comparison.plan import Run
 from medcl3d.comparison.timing import metric_rows
 
 

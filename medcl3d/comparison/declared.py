@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcl3d.comparison.plan import CompareConfig, Run, cells, family_of, in_endpoint
+from medcl3d.comparison.config import CompareConfig
+from medcl3d.comparison.plan import Run, cells, family_of, in_endpoint
 from medcl3d.config import differences
 from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
@@ -71,12 +72,8 @@ def declarations(path: Path) -> list[dict[str, Any]]:
 
 def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
     """Where the declarations of these runs lie: beside them, also where they were moved."""
-    for run in runs:
-        if run.elsewhere:
-            inside = Path(str(run.planned["out_dir"])).relative_to(config.out_dir).parts
-            root = Path(*run.folder.resolve().parts[: -len(inside)])
-            return root / config.report_dir.relative_to(config.out_dir) / DECLARED
-    return config.report_dir / DECLARED
+    out_dir = next((run.elsewhere for run in runs if run.elsewhere is not None), config.out_dir)
+    return out_dir / config.report_dir.relative_to(config.out_dir) / DECLARED
 
 
 def standing(config: CompareConfig, rows: Sequence[dict[str, Any]]) -> Standing:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import signal
 import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,20 +86,14 @@ def _refuse_another(run: Run, config_file: Path) -> None:
 
     # To fill in defaults takes longer than to compare, and most runs are of today.
     lines = changed(found) and changed(with_defaults(found, model_of(run.command), config_file))
-    if run.elsewhere and run.needs is not None:
+    if run.elsewhere is not None and run.needs is not None:
         # The encoder lies elsewhere too, but below its out_dir where it should: else this is another arm's run.
-        inside = Path(str(run.planned["init"])).parts[len(_common(run.planned)) :]
+        inside = run.needs.relative_to(run.elsewhere).parts
         if Path(str(found.get("init"))).parts[-len(inside) :] != inside:
             lines = [*lines, f"init: {found.get('init')!r} -> {run.planned['init']!r}"]
     if lines:
         shown = "; ".join([*lines[:5], *(["..."] if len(lines) > 5 else [])])
         raise ConfigError(f"{run.folder}: holds another run: {shown}. Delete the folder to run anew, or choose another out_dir")
-
-
-def _common(planned: Mapping[str, Any]) -> tuple[str, ...]:
-    """The folder of the comparison, in parts: what the places of a run and of its encoder begin with alike."""
-    pairs = zip(Path(str(planned["init"])).parts, Path(str(planned["out_dir"])).parts, strict=False)
-    return tuple(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from medcl3d.comparison.analysis import ALPHA, analyse
 from medcl3d.comparison.answer import number
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.execute import kept_and_waiting
-from medcl3d.comparison.plan import MODELS, CompareConfig, Run, family_of
+from medcl3d.comparison.plan import MODELS, Run, family_of
 from medcl3d.comparison.results import complete_replicates, gather, gather_cases
 from medcl3d.comparison.timing import duration, seconds_to_go
 from medcl3d.evaluation.crossed import Components, expected

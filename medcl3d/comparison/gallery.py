@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcl3d.comparison.analysis import Analysis
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.kinds import Kind
-from medcl3d.comparison.plan import CompareConfig, Run
+from medcl3d.comparison.plan import Run
 
 
 @dataclass(frozen=True)

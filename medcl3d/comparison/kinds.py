@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from medcl3d.comparison.plan import CompareConfig, Run
+from medcl3d.comparison.config import CompareConfig
+from medcl3d.comparison.plan import Run
 
 Kind = Literal["pairs", "scratch", "placebo", "mae"]
 """pairs: pretrained by a strategy; scratch: not pretrained; placebo: its strategy knows nothing true; mae: a task without pairs."""

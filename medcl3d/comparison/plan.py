@@ -12,21 +12,16 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
-
-from medcl3d.config import STRICT, differences, load, plain
+from medcl3d.comparison.config import Command, CompareConfig, Recipe
+from medcl3d.config import differences, load, plain
 from medcl3d.errors import ConfigError
-from medcl3d.evaluation.directions import Direction, direction_of
+from medcl3d.evaluation.directions import direction_of
 from medcl3d.packaged_configs import find_config
-from medcl3d.registry import Count, Seed
 
-Command = Literal["pretrain", "finetune", "evaluate"]
 Cell = tuple[tuple[str, Any], ...]
 """One combination of the varied fields: dotted key and value, in the order of the configuration."""
 
@@ -41,109 +36,14 @@ COMPARED = ("pairs", "objective", "placebo")
 """What pretrainings may differ in without saying so; anything else is named in the comparison's file."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class Prepare:
-    """Data to prepare first where `out` does not hold it yet; `root` is absent for simulated data."""
-
-    source: str
-    out: Path
-    root: Path | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, config=STRICT)
-class Recipe:
-    """A configuration file and what is set in it: dotted key -> value."""
-
-    config: Path
-    set: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, config=STRICT)
-class Arm:
-    """What is fine-tuned: an encoder by one of the pretrainings, or from scratch where there is none."""
-
-    pretraining: str | None = None
-    set: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, config=STRICT)
-class CompareConfig:
-    """A comparison of arms.
-
-    finetune, evaluate    what every arm goes through and is measured by: one of the two
-    pretrain    set in every pretraining; may_differ: further fields in which pretrainings may differ
-    vary        dotted key of finetune or evaluate -> its values; every combination is a cell
-    endpoint    which cells the primary endpoint takes (dotted key -> value; default all): it is the mean
-                of `metric` over them, one number a replicate and arm
-    family      the arms that are tested against the reference, as one family (default: all others); the rest is exploratory
-    controls    arms that are added where there are none of their kind: `scratch`, the `placebo` of every strategy that knows something
-                of the scans, and `mae`, which paints hidden blocks and has no pairs; they are outside the tested family
-    stage       confirm, or screen: picks candidates, so nothing is tested
-    screened    the file of the screening that this confirms: its seeds and its test patients are refused here
-    across      files of comparisons of the same arms on other data, whose finished results are ranked together with this one's
-    folds       how many folds of the split (prepared with as many) a replicate goes through, each pretrained and measured on its own;
-                its number is the mean over them, so that every patient is tested once (default: one split)
-    first_seed  replicates have the seeds first_seed, first_seed + 1, ...; what was screened is confirmed with new ones
-    jobs        runs at once; on this machine they share the processors
-    better      whether higher or lower values of the metric are: known of the measures of this package, to be said of others
-    executor    local, or slurm: each run is a job of the cluster, which submitit sends (pip install 'medcl3d[slurm]')
-    slurm       what a job asks for: submitit's parameters, as timeout_min, mem_gb, gpus_per_node, slurm_partition
-    """
-
-    out_dir: Path
-    arms: dict[str, Arm]
-    reference: str
-    finetune: Recipe | None = None
-    evaluate: Recipe | None = None
-    pretrainings: dict[str, Recipe] = field(default_factory=dict)
-    pretrain: dict[str, Any] = field(default_factory=dict)
-    may_differ: tuple[str, ...] = ()
-    vary: dict[str, Any] = field(default_factory=dict)
-    endpoint: dict[str, Any] = field(default_factory=dict)
-    family: tuple[str, ...] = ()
-    controls: tuple[Literal["scratch", "placebo", "mae"], ...] = ("scratch", "placebo", "mae")
-    stage: Literal["screen", "confirm"] = "confirm"
-    screened: Path | None = None
-    across: tuple[Path, ...] = ()
-    folds: Annotated[int, Field(ge=2)] | None = None
-    first_seed: Seed = 0
-    replicates: Count = 1
-    metric: str = "dice"
-    better: Direction | None = None
-    jobs: Count = 1
-    executor: Literal["local", "slurm"] = "local"
-    slurm: dict[str, Any] = field(default_factory=dict)
-    prepare: Prepare | None = None
-
-    @property
-    def measured_by(self) -> tuple[Command, Recipe]:
-        """The command that measures the arms, and its recipe. ConfigError unless one is given."""
-        if self.finetune is not None and self.evaluate is None:
-            return "finetune", self.finetune
-        if self.evaluate is not None and self.finetune is None:
-            return "evaluate", self.evaluate
-        raise ConfigError("a comparison needs `finetune` or `evaluate`, one of the two, as in `finetune: {config: mine.yaml}`")
-
-    @property
-    def higher(self) -> bool:
-        """Larger values of the metric are better."""
-        return (self.better or direction_of(self.metric)) == "higher"
-
-    @property
-    def report_dir(self) -> Path:
-        """Where tables and report go: beside those of a fine-tuning that has the same out_dir, and so the same pretrainings."""
-        return self.out_dir / "evaluate" if self.measured_by[0] == "evaluate" else self.out_dir
-
-
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Run:
     """One command in one run folder.
 
     planned    its resolved configuration
     needs      the folder of the pretraining that it starts from
     fold       which fold of the split tests, None where there is one split
-    elsewhere  the folder is not the planned one: it was made by this comparison with another out_dir
+    elsewhere  the out_dir of another start of this comparison, where the folder is not the planned one
     """
 
     command: Command
@@ -156,7 +56,7 @@ class Run:
     needs: Path | None
     planned: Mapping[str, Any]
     fold: int | None = None
-    elsewhere: bool = False
+    elsewhere: Path | None = None
 
     @property
     def measures(self) -> bool:

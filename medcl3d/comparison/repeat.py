@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from medcl3d.comparison.analysis import Analysis
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.launch import command_of, read_json
-from medcl3d.comparison.plan import CompareConfig, Run
+from medcl3d.comparison.plan import Run
 from medcl3d.config import plain
 
 NAMES = {"commit": "commit of medcl3d", "python": "Python", "versions": "packages", "data": "hash of the scans"}

@@ -15,17 +15,18 @@ from medcl3d.comparison.across import rank_across
 from medcl3d.comparison.agreement import better, told, verdict
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.answer import answer, number, p_value
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.cost import costs
 from medcl3d.comparison.figures import Curve, Picture, difference_dots, feature_maps, loss_panels, metric_curve, rank_line
 from medcl3d.comparison.gallery import cases, pairing
 from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.league import league
-from medcl3d.comparison.plan import MODELS, Cell, CompareConfig, Run, in_endpoint, slug
+from medcl3d.comparison.plan import Cell, Run, in_endpoint, slug
 from medcl3d.comparison.portraits import Spread, maps, scores, spreads
 from medcl3d.comparison.repeat import documents, made
+from medcl3d.comparison.results import contrasts
 from medcl3d.comparison.timing import duration
 from medcl3d.comparison.unfinished import Unfinished, count, unfinished
-from medcl3d.config import differences
 from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.coverage import covered
 from medcl3d.evaluation.label_free import BETTER
@@ -268,18 +269,6 @@ def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
         curve = Curve(f"replicate {run.seed}{fold}", [row["step"] for row in rows], [row["loss"] for row in rows])
         panels.setdefault(run.name, []).append(curve)
     return loss_panels(panels)
-
-
-def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """In what each pretraining and each arm of one replicate differs from the first, a line a field."""
-    rows: list[dict[str, Any]] = []
-    for command in MODELS:
-        same = [run for run in runs if run.command == command and run.seed == runs[0].seed and run.shown]
-        same = [run for run in same if run.cell == same[0].cell]
-        for run in same[1:]:
-            lines = [line for line in differences(same[0].planned, run.planned) if not line.startswith("out_dir:")]
-            rows.append({"what": f"{command} {run.name}", "other": same[0].name, "lines": lines})
-    return rows
 
 
 def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from medcl3d.comparison.case_values import CaseValues, Key, by_patient, collect
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.execute import is_done
 from medcl3d.comparison.launch import read_json
-from medcl3d.comparison.plan import COMPARED, CompareConfig, Run, cells
+from medcl3d.comparison.plan import COMPARED, MODELS, Run, cells
 from medcl3d.config import differences
 from medcl3d.data.fingerprints import parts_read
 from medcl3d.errors import DataError
@@ -88,16 +89,23 @@ def progress(runs: Sequence[Run], config: CompareConfig) -> tuple[int, int]:
     return done.total(), sum(done[seed] == count for seed, count in planned.items())
 
 
+def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """In what each pretraining and each arm of one replicate differs from the first, a line a field."""
+    rows: list[dict[str, Any]] = []
+    for command in MODELS:
+        same = [run for run in runs if run.command == command and run.seed == runs[0].seed and run.shown]
+        same = [run for run in same if run.cell == same[0].cell]
+        for run in same[1:]:
+            lines = [line for line in differences(same[0].planned, run.planned) if not line.startswith("out_dir:")]
+            rows.append({"what": f"{command} {run.name}", "other": same[0].name, "lines": lines})
+    return rows
+
+
 def also_differing(runs: Sequence[Run]) -> list[str]:
     """A sentence on the fields in which arms differ beside what is compared, where there are some: the file may allow any."""
-    first = {(run.command, run.name): run for run in reversed(runs)}
-    fields: set[str] = set()
-    for run in first.values():
-        other = next(one for one in runs if one.command == run.command)
-        lines = differences(other.planned, run.planned)
-        fields |= {line.split(":")[0] for line in lines if not line.startswith(("out_dir:", "init:", *COMPARED))}
-    named = ", ".join(sorted(fields))
-    return [f"Beside pairs, objective and placebo, runs of arms differ in {named}: that may be what helps."] if fields else []
+    lines = [line for row in contrasts(runs) for line in row["lines"] if not line.startswith(("init:", *COMPARED))]
+    named = ", ".join(sorted({line.split(":")[0] for line in lines}))
+    return [f"Beside pairs, objective and placebo, runs of arms differ in {named}: that may be what helps."] if named else []
 
 
 def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> list[Run]:
@@ -115,7 +123,7 @@ def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> 
         for place in places:
             root = Path(*place.resolve().parts[: -len(inside)])
             needs = None if run.needs is None else root / run.needs.relative_to(config.out_dir)
-            found.append(replace(run, folder=place, needs=needs, elsewhere=True))
+            found.append(replace(run, folder=place, needs=needs, elsewhere=root))
     if not found:
         raise DataError(
             f"no run of this comparison lies in {', '.join(map(str, roots))}; give run folders, or folders of them, that end as in "

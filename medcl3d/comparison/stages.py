@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.launch import read_json
-from medcl3d.comparison.plan import CompareConfig, Run
+from medcl3d.comparison.plan import Run
 from medcl3d.config import load
 from medcl3d.errors import ConfigError, DataError
 

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.execute import last_line
 from medcl3d.comparison.launch import LOG, read_json
 from medcl3d.comparison.lock import held
-from medcl3d.comparison.plan import CompareConfig, Run, plan
+from medcl3d.comparison.plan import Run, plan
 
 ORDER = ("failed", "stopped", "running", "not started", "not found")
 

@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from medcl3d.data.nifti import Header, corner_distance, doubts_of_spacing, read_nifti
+from medcl3d.data.nifti import read_nifti
+from medcl3d.data.nifti_header import Header, corner_distance, doubts_of_spacing
 from medcl3d.errors import DataError
 
 _HAIR = 1e-3  # of a label from a whole number: what a scale factor or a conversion leaves, and no interpolation

@@ -15,7 +15,8 @@ from medcl3d.data.array_file import import_blosc2
 from medcl3d.data.finish import split_of
 from medcl3d.data.known_sets import as_size
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.nifti import Header, read_header
+from medcl3d.data.nifti import read_header
+from medcl3d.data.nifti_header import Header
 from medcl3d.data.notes import without_names
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.place import manifest_at, shared_out

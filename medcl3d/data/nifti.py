@@ -7,18 +7,14 @@ allocated before the header's claim has been held against the size of the file.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
-import nibabel
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 
+from medcl3d.data.nifti_header import Header, parse_header, size_of_header
 from medcl3d.data.regular_file import open_regular
 from medcl3d.errors import DataError
 
@@ -38,51 +34,18 @@ _FOREIGN = (
     (b"BZh", "a bzip2 file; unpack it, or compress it with gzip"),
     (b"\xfd7zXZ", "an xz file; unpack it, or compress it with gzip"),
 )
-_MAX_FORM_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
-_UNIT_MM = {1: 1000.0, 3: 0.001}
-# From micro-CT of a mouse to a survey of the whole body: mm a voxel beyond these are a unit that was mixed up more often than a scan.
-_PLAUSIBLE_MM = (0.01, 50.0)
-_GIVE_SIZE = "where it is known, prepare with assume_spacing_mm"
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a header says, after it has been found possible.
-
-    shape   voxels, trailing axes of length 1 dropped; three axes, or four
-    dtype   of the voxels on disk
-    affine  ``Float64[4, 4]`` voxel index -> RAS+ mm
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    affine: np.ndarray
-    slope: float
-    inter: float
-    offset: int
-    warnings: tuple[str, ...] = field(default=())
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the whole file, uncompressed."""
-        return self.offset + math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def spacing_mm(self) -> np.ndarray:
-        """``Float64[3]`` mm per voxel."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 
 def read_header(path: Path) -> Header:
     """The header of a NIfTI file, without reading its voxels. Raises DataError."""
-    return _parse(path, _first(path, _chunks(path))[0])
+    return parse_header(path, _first(path, _chunks(path))[0])
 
 
 def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
     """Header, voxels as stored (before slope and intercept) and SHA-256 of the uncompressed file. Raises DataError."""
     chunks = _chunks(path)
     head, rest = _first(path, chunks)
-    header = _parse(path, head)
+    header = parse_header(path, head)
     _is_plausible(path, header)
     expected = header.num_bytes
     content, found, digest = bytearray(expected), 0, hashlib.sha256()
@@ -184,20 +147,12 @@ def _is_nifti_by_name_and_content(path: Path, first: bytes) -> None:
         raise DataError(f"{path}: is an HTML or XML page, perhaps of a failed download; fetch the file again")
     is_gzip = first[:2] == b"\x1f\x8b"
     if path.name.endswith(".nii.gz") and not is_gzip:
-        what = "an uncompressed NIfTI file; rename it to .nii" if _size_of_header(first) else "no gzip file; fetch it again"
+        what = "an uncompressed NIfTI file; rename it to .nii" if size_of_header(first) else "no gzip file; fetch it again"
         raise DataError(f"{path}: is named .nii.gz but is {what}")
     if path.name.endswith(".nii") and is_gzip:
         raise DataError(f"{path}: is named .nii but is gzip-compressed; rename it to .nii.gz")
     if not path.name.endswith((".nii", ".nii.gz")):
         raise DataError(f"{path}: is not named .nii or .nii.gz; convert it to NIfTI")
-
-
-def _size_of_header(head: bytes) -> tuple[int, str] | None:
-    for order in "<>":
-        size = struct.unpack(f"{order}i", head[:4])[0] if len(head) >= 4 else 0
-        if size in (348, 540):
-            return size, order
-    return None
 
 
 def _first(path: Path, chunks: Iterator[bytes]) -> tuple[bytes, bytes]:
@@ -213,151 +168,3 @@ def _first(path: Path, chunks: Iterator[bytes]) -> tuple[bytes, bytes]:
     if len(read) < 348:
         raise DataError(f"{path}: truncated: {len(read)} bytes, and a NIfTI header alone has 348; fetch the file again")
     return read[:540], read
-
-
-def _parse(path: Path, head: bytes) -> Header:
-    found = _size_of_header(head)
-    if found is None:
-        raise DataError(f"{path}: the content is no NIfTI: its first bytes are {head[:4]!r}")
-    size, order = found
-    kind = nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header
-    if len(head) < size:
-        raise DataError(f"{path}: truncated: {len(head)} bytes, and its header has {size}")
-    header = kind(head[:size], endianness=order, check=False)
-    magic = bytes(header["magic"].tobytes()).ljust(4, b"\0")[:4]
-    if magic in (b"ni1\0", b"ni2\0"):
-        raise DataError(f"{path}: is half of a .hdr/.img pair; convert it to one .nii.gz")
-    if magic not in (b"n+1\0", b"n+2\0"):
-        raise DataError(f"{path}: is an ANALYZE file or a damaged NIfTI (magic {magic!r}); ANALYZE has no orientation: convert it to NIfTI")
-    warnings: list[str] = []
-    shape = _shape(path, header)
-    if min(shape[:3]) == 1:
-        warnings.append(
-            f"a single plane, {'x'.join(map(str, shape))} voxels: a volume has several; stack the planes of one scan into one file"
-        )
-    dtype = _dtype(path, header)
-    slope, inter = _scaling(path, header)
-    offset = float(header["vox_offset"])
-    if not math.isfinite(offset) or offset != int(offset) or offset < (352 if size == 348 else 544):
-        raise DataError(f"{path}: vox_offset is {offset}, which lies in the header")
-    with np.errstate(all="ignore"):  # a damaged header overflows; what comes of it is refused
-        affine = _affine(path, header, warnings)
-    return Header(shape, dtype, affine, slope, inter, int(offset), tuple(warnings))
-
-
-def _shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, ...]:
-    dims = [int(n) for n in header["dim"]]
-    if not 1 <= dims[0] <= 7:
-        raise DataError(f"{path}: the header says {dims[0]} axes; NIfTI has 1 to 7")
-    shape = dims[1 : dims[0] + 1]
-    if min(shape) < 1:
-        raise DataError(f"{path}: the header says {shape} voxels; every axis needs at least one")
-    while len(shape) > 3 and shape[-1] == 1:
-        shape.pop()
-    if len(shape) == 5 and shape[3] == 1:
-        shape.pop(3)
-    if len(shape) < 3:
-        raise DataError(f"{path}: has {len(shape)} axes; a volume has three: stack the slices into one file")
-    if len(shape) > 4:
-        raise DataError(f"{path}: has {len(shape)} axes {tuple(shape)}; write one 3-D file, or channels as the fourth axis")
-    return tuple(shape)
-
-
-def _dtype(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
-    code = int(header["datatype"])
-    try:
-        dtype = header.get_data_dtype()
-    except (HeaderDataError, KeyError):
-        raise DataError(f"{path}: the header's data type {code} does not exist") from None
-    if dtype.fields is not None:
-        raise DataError(f"{path}: holds RGB colours, not intensities; convert it to one grey value a voxel")
-    if dtype.kind == "c":
-        raise DataError(f"{path}: holds complex numbers; convert it to magnitude")
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise DataError(f"{path}: data type {dtype} (code {code}) is not supported; convert it to int16 or float32")
-    if int(header["bitpix"]) != dtype.itemsize * 8:
-        raise DataError(f"{path}: the header contradicts itself: data type {dtype.name}, but {int(header['bitpix'])} bits a voxel")
-    return dtype
-
-
-def _scaling(path: Path, header: nibabel.Nifti1Header) -> tuple[float, float]:
-    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0:  # NIfTI-1: no scaling
-        return 1.0, 0.0
-    if not (math.isfinite(slope) and math.isfinite(inter)):
-        raise DataError(f"{path}: scl_slope is {slope}, scl_inter {inter}: the intensities are undefined; write the file again")
-    return slope, inter
-
-
-def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np.ndarray:
-    """Voxel index -> mm: the sform, else the qform, as the standard has it."""
-    for name in ("sform_code", "qform_code"):
-        if not 0 <= int(header[name]) <= _MAX_FORM_CODE:
-            raise DataError(f"{path}: {name} is {int(header[name])}, which means nothing: the header is damaged; write the file again")
-    sizes = [float(size) for size in header["pixdim"][1:4]]
-    if int(header["sform_code"]) == 0 and min(sizes) < 0:  # it decides, and readers differ on which way it then runs
-        raise DataError(f"{path}: a voxel size is negative, pixdim is {sizes}; write the file again with its true geometry")
-    try:
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-        qform = header.get_qform(coded=True)[0]
-    except (ValueError, HeaderDataError) as error:
-        raise DataError(f"{path}: the orientation in the header is impossible ({error}); write the file again") from None
-    unit = int(header["xyzt_units"]) & 7
-    to_mm = _UNIT_MM.get(unit, 1.0)
-    affine = affine.copy()
-    affine[:3] *= to_mm
-    sizes_mm = np.abs(sizes) * to_mm
-    if not np.isfinite(affine).all():
-        raise DataError(f"{path}: the affine holds NaN or infinity; write the file again with its true geometry")
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / np.where(spacing > 0, spacing, 1))) < 1e-3:
-        raise DataError(
-            f"{path}: the affine is singular (spacing {spacing.round(4).tolist()} mm); write the file again with its true geometry"
-        )
-    if unit in _UNIT_MM:
-        warnings.append(f"the header is in {'metres' if unit == 1 else 'micrometres'}; converted to mm")
-    has_sform = int(header["sform_code"]) > 0
-    if not has_sform and qform is None:
-        lost = f", and so is the voxel size of 1 mm; {_GIVE_SIZE}" if np.all(sizes_mm == 1) else ""
-        warnings.append(f"neither sform nor qform: the orientation is a guess{lost}")
-    axes = affine[:3, :3] / spacing
-    if np.abs(axes.T @ axes - np.eye(3)).max() > 0.01:
-        warnings.append("the axes are not orthogonal (shear)")
-    apart = 0.0
-    if has_sform and qform is not None:
-        qform[:3] *= to_mm
-        apart = corner_distance(qform, affine, header["dim"][1:4])
-    if apart > 0.5 * spacing.min():
-        warnings.append(f"qform and sform differ; the sform was taken (they put a corner {apart:.3g} mm apart)")
-    elif has_sform and not np.allclose(sizes_mm, spacing, rtol=0.05):
-        warnings.append(f"pixdim says {_mm(sizes_mm)} a voxel and the sform {_mm(spacing)}; the sform was taken")
-    warnings.extend(doubts_of_spacing(affine))
-    return affine
-
-
-def doubts_of_spacing(affine: np.ndarray) -> list[str]:
-    """Warnings of an affine ``Float64[4, 4]`` that says nothing, or what few scans have."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    doubts = []
-    if np.allclose(np.abs(affine), np.eye(4), atol=1e-6):
-        doubts.append(f"the affine says nothing (voxels of 1 mm, origin 0): the voxel size looks lost; {_GIVE_SIZE}")
-    low, high = _PLAUSIBLE_MM
-    if spacing.min() < low or spacing.max() > high:
-        doubts.append(
-            f"{_mm(spacing)} a voxel: no scan is like that; is it another unit? where the size is known, prepare with assume_spacing_mm"
-        )
-    elif spacing.max() > 3 * spacing.min():
-        to = np.maximum(spacing, spacing.max() / 3)
-        doubts.append(f"strongly anisotropic: {_mm(spacing)}; a spacing to use: {_mm(to).removesuffix(' mm')}")
-    return doubts
-
-
-def corner_distance(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> float:
-    """How far apart two affines put the corners of a grid, in mm."""
-    x, y, z = (int(n) - 1 for n in shape)
-    corners = np.array([[i, j, k, 1] for i in (0, x) for j in (0, y) for k in (0, z)], dtype=np.float64)
-    return float(np.linalg.norm(corners @ (a - b).T, axis=1).max())
-
-
-def _mm(spacing: np.ndarray) -> str:
-    return f"{', '.join(f'{size:.3g}' for size in spacing)} mm"

@@ -17,7 +17,8 @@ from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, hash_of
 from medcl3d.data.content import hash_of_voxels
 from medcl3d.data.grid import LabelInterpolation, label_on_grid, on_grid, refuse_what_does_not_fit, respaced, turned
 from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise, unlike_its_kind
-from medcl3d.data.nifti import content_sha256, doubts_of_spacing
+from medcl3d.data.nifti import content_sha256
+from medcl3d.data.nifti_header import doubts_of_spacing
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
 from medcl3d.data.regular_file import open_regular
 from medcl3d.data.scan_ids import file_stem

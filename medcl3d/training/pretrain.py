@@ -15,7 +15,6 @@ from torch import nn
 
 from medcl3d.config import STRICT, choice_of, load, plain
 from medcl3d.data.atomic import replacing, write_json
-from medcl3d.data.collection import Collection
 from medcl3d.data.content import contents
 from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, ScansInUse, pretraining_scans
@@ -27,16 +26,16 @@ from medcl3d.downstream.online_probe import Asked, OnlineProbe
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network, check_patch_size
-from medcl3d.errors import ConfigError
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.relating import Relating, Support
-from medcl3d.pairs import PAIRS, PairStrategy, every_part, queue_size, relates_points
+from medcl3d.pairs import PAIRS, PairStrategy, queue_size, relates_points
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.companions import Companions, companions_of
+from medcl3d.pairs.companions import companions_of
 from medcl3d.pairs.placebo import placebo
 from medcl3d.registry import Seed
 from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
+from medcl3d.training.fits_together import check_not_alone, check_together, check_uses, shapes_of_roles
 from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics
 from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.pair_facts import facts_of
@@ -44,7 +43,7 @@ from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.training.portrait import portray
 from medcl3d.training.precision import autocast_dtype, computes_in
 from medcl3d.training.seeding import seed_weights
-from medcl3d.types import Box, Embedded, Loss, Relate, Triple, ViewSpec
+from medcl3d.types import Box, Embedded, Loss, Relate, ViewSpec
 from medcl3d.views import VIEWS
 
 SCHEMA = 1
@@ -168,51 +167,6 @@ def assemble(config: PretrainConfig) -> Pretraining:
         anchors,
         Learner(network, objective, VIEWS.build(config.views), relating_of(strategy, objective, scans), chunk),
     )
-
-
-def shapes_of_roles(strategy: PairStrategy, collection: Collection, anchors: Anchors) -> dict[str, Triple]:
-    """The grids of the views that a sample holds, by role."""
-    views = strategy.sample(collection, int(anchors.ids[0]), np.random.default_rng(0))
-    return {view.role: view.out_shape for view in views}
-
-
-def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -> None:
-    """ConfigError where an objective would ignore what a strategy knows, or measures similarities in other units."""
-    informs = frozenset(getattr(strategy, "informs", ("positive", "negative")))
-    names = f"pairs.{config.pairs.name} with objective.{config.objective.name}"
-    if objective.uses and not informs & objective.uses:
-        raise ConfigError(
-            f"{names}: the strategy speaks through the {' and '.join(sorted(informs))} part of the relation alone, and the objective "
-            f"uses {' and '.join(sorted(objective.uses))} only; choose another objective, or another strategy"
-        )
-    if queue_size(strategy) and not objective.dim:
-        raise ConfigError(
-            f"{names}: the strategy keeps a queue of vectors, and the objective has none of one kind; choose another of the two"
-        )
-    for part in every_part(strategy):
-        told, own = getattr(part, "temperature", None), getattr(objective, "temperature", None)
-        if told is not None and told != own:
-            raise ConfigError(f"{names}: temperature = {told} in the strategy and {own} in the objective; give both the same")
-
-
-def check_together(config: PretrainConfig, companions: Companions | None) -> None:
-    """ConfigError where groups of companions would lie across the border of two batches."""
-    samples = config.train.samples_per_step
-    if companions is not None and samples % companions.together:
-        raise ConfigError(
-            f"train.samples_per_step = {samples} is no multiple of pairs.{config.pairs.name}: together = {companions.together}; "
-            f"{max(1, samples // companions.together) * companions.together} would do"
-        )
-
-
-def check_not_alone(config: PretrainConfig) -> None:
-    """ConfigError where a batch holds one sample, and the objective needs others to tell it from."""
-    objective = OBJECTIVES.get(config.objective.name)
-    if config.train.samples_per_step == 1 and "negative" in objective.uses and not objective.decodes:  # type: ignore[attr-defined]
-        raise ConfigError(
-            f"train.samples_per_step = 1: objective.{config.objective.name} tells a sample from the others of its batch; "
-            "set samples_per_step to 2 or more"
-        )
 
 
 def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Relating:

@@ -12,8 +12,8 @@ import yaml
 
 from medcl3d.comparison.across import endpoints, rank_across
 from medcl3d.comparison.analysis import analyse
+from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.figures import rank_line
-from medcl3d.comparison.plan import Arm, CompareConfig, Recipe
 from medcl3d.config import plain
 from medcl3d.errors import ConfigError
 

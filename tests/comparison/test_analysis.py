@@ -13,7 +13,8 @@ from scipy import stats
 from medcl3d.comparison.analysis import analyse
 from medcl3d.comparison.answer import answer, with_interval
 from medcl3d.comparison.case_values import collect
-from medcl3d.comparison.plan import Arm, CompareConfig, Recipe, cells
+from medcl3d.comparison.config import Arm, CompareConfig, Recipe
+from medcl3d.comparison.plan import cells
 from medcl3d.evaluation.crossed import over_replicates_and_cases
 from medcl3d.evaluation.statistics import Interval
 

@@ -10,8 +10,8 @@ import pytest
 
 from medcl3d.comparison.analysis import analyse
 from medcl3d.comparison.answer import answer
+from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.kinds import Kind
-from medcl3d.comparison.plan import Arm, CompareConfig, Recipe
 
 KINDS: dict[str, Kind] = {"ours": "pairs", "published": "pairs", "placebo": "placebo", "mae": "mae", "scratch": "scratch"}
 

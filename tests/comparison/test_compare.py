@@ -15,7 +15,8 @@ import yaml
 from skimage.io import imsave
 
 from medcl3d.comparison import compare
-from medcl3d.comparison.report import case_means, contrasts
+from medcl3d.comparison.report import case_means
+from medcl3d.comparison.results import contrasts
 from medcl3d.errors import ConfigError, DataError, UserError
 
 
@@ -235,7 +236,8 @@ def test_the_direction_of_a_known_measure_needs_no_word_and_cannot_be_wrong(comp
 
 
 def test_case_means_and_contrasts(compared):
-    from medcl3d.comparison.plan import CompareConfig, plan
+    from medcl3d.comparison.config import CompareConfig
+    from medcl3d.comparison.plan import plan
     from medcl3d.config import load
 
     runs = plan(load(compared, [], CompareConfig))

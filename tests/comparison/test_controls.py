@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.controls import with_controls
-from medcl3d.comparison.plan import Arm, CompareConfig, Recipe, check_names, family_of, plan
+from medcl3d.comparison.plan import check_names, family_of, plan
 from medcl3d.config import parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"

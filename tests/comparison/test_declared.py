@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from medcl3d.comparison import compare
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.declared import DECLARED, declarations, declare, standing
-from medcl3d.comparison.plan import CompareConfig
 from medcl3d.config import load
 from medcl3d.errors import ConfigError
 

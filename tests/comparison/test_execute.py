@@ -16,10 +16,11 @@ import yaml
 from rich.console import Console
 
 from medcl3d.comparison import compare
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.execute import Outcome, execute, is_done, step_of
 from medcl3d.comparison.launch import LOG
 from medcl3d.comparison.local import LocalLauncher
-from medcl3d.comparison.plan import CompareConfig, Run, plan
+from medcl3d.comparison.plan import Run, plan
 from medcl3d.config import load
 from medcl3d.errors import ConfigError, DataError, Stopped
 

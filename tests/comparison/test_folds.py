@@ -13,8 +13,9 @@ import yaml
 
 from medcl3d.comparison import compare
 from medcl3d.comparison.analysis import analyse
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.launch import prepare_folder
-from medcl3d.comparison.plan import CompareConfig, plan
+from medcl3d.comparison.plan import plan
 from medcl3d.comparison.results import complete_replicates, gather_cases
 from medcl3d.config import load
 from medcl3d.data.options import prepare_options

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.execute import execute
 from medcl3d.comparison.forecast import forecast
 from medcl3d.comparison.launch import COST, note_cost, read_json
 from medcl3d.comparison.local import LocalLauncher
-from medcl3d.comparison.plan import CompareConfig, plan
+from medcl3d.comparison.plan import plan
 from medcl3d.comparison.timing import duration, samples_per_s, seconds_to_go
 from medcl3d.config import load
 from tests.comparison.test_execute import SMALL, go

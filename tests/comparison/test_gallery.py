@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from medcl3d.comparison.analysis import Analysis, analyse
+from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.gallery import cases, pairing
 from medcl3d.comparison.kinds import Kind
-from medcl3d.comparison.plan import Arm, CompareConfig, Recipe, Run
+from medcl3d.comparison.plan import Run
 
 KINDS: dict[str, Kind] = {"ours": "pairs", "other": "pairs", "placebo": "placebo", "mae": "mae"}
 CONFIG = CompareConfig(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from medcl3d.comparison.analysis import Analysis, analyse
+from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.kinds import Kind
 from medcl3d.comparison.league import League, league
-from medcl3d.comparison.plan import Arm, CompareConfig, Recipe
 
 KINDS: dict[str, Kind] = {"scratch": "scratch", "ours": "pairs", "ours (placebo)": "placebo", "mae": "mae"}
 MEANS = {"scratch": 0.5, "ours": 0.8, "ours (placebo)": 0.6, "mae": 0.6}

@@ -14,9 +14,10 @@ import pytest
 from filelock import FileLock
 
 from medcl3d.comparison import compare
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.lock import held, only_start
-from medcl3d.comparison.plan import CompareConfig, plan
+from medcl3d.comparison.plan import plan
 from medcl3d.config import load
 from medcl3d.errors import ConfigError
 from tests.comparison.test_execute import SMALL, go

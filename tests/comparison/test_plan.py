@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medcl3d.comparison.plan import CompareConfig, check_fair, dotted, free_fields, plan, slug, unfair
+from medcl3d.comparison.config import CompareConfig
+from medcl3d.comparison.plan import check_fair, dotted, free_fields, plan, slug, unfair
 from medcl3d.config import load
 from medcl3d.errors import ConfigError
 

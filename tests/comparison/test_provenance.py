@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from medcl3d.comparison.plan import Command, Run
+from medcl3d.comparison.config import Command
+from medcl3d.comparison.plan import Run
 from medcl3d.comparison.results import check_provenance
 from medcl3d.errors import DataError
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.execute import execute, is_done, last_line
 from medcl3d.comparison.launch import COST, LOG, read_json
 from medcl3d.comparison.local import LocalLauncher
-from medcl3d.comparison.plan import CompareConfig, plan
+from medcl3d.comparison.plan import plan
 from medcl3d.comparison.slurm import JOB, RunJob, SlurmChild, SlurmLauncher, is_queued
 from medcl3d.config import load
 from medcl3d.errors import ConfigError, MachineError

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.launch import LOG, STARTED
-from medcl3d.comparison.plan import Arm, CompareConfig, Recipe, Run
+from medcl3d.comparison.plan import Run
 from medcl3d.comparison.unfinished import count, unfinished
 from medcl3d.data.atomic import write_json
 
