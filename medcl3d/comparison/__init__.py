@@ -34,10 +34,11 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from medcl3d.comparison.execute import execute, kept_and_waiting
     from medcl3d.comparison.forecast import forecast
     from medcl3d.comparison.kinds import kinds_of
+    from medcl3d.comparison.launch import read_json
     from medcl3d.comparison.lock import only_start
     from medcl3d.comparison.plan import plan
     from medcl3d.comparison.rehearse import rehearse
-    from medcl3d.comparison.results import moved, progress
+    from medcl3d.comparison.results import means_of, moved, progress
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
     from medcl3d.data.room import refuse_unwritable
@@ -50,6 +51,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
         kinds_of(runs, config), config_path, shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]), console
     )
     if from_runs:
+        refuse_unwritable(config.report_dir, "out_dir")
         return _report(moved(runs, config, from_runs), config, told)
     for line in forecast(runs, config):
         console.print(line)
@@ -65,7 +67,11 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
         for line in rehearse(kept_and_waiting(runs)[1]):
             console.print(line)
         declare(config, *progress(runs, config))
-        failed = [outcome for outcome in execute(runs, launcher, console) if outcome.state == "failed"]
+
+        def has_the_metric(run: Run) -> None:
+            means_of(run, read_json(run.folder / "results.json"), config.metric)
+
+        failed = [outcome for outcome in execute(runs, launcher, console, has_the_metric) if outcome.state == "failed"]
     if not failed:
         return _report(runs, config, told)
     for outcome in failed:
@@ -105,21 +111,21 @@ class _Told:
 
 def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
     from medcl3d.comparison.analysis import analyse
-    from medcl3d.comparison.declared import declarations, file_beside, standing
+    from medcl3d.comparison.declared import CHANGED, declarations, file_beside, standing
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
-    from medcl3d.comparison.results import also_differing, check_provenance, complete_replicates, gather, gather_cases
+    from medcl3d.comparison.results import also_differing, check_provenance, complete_replicates, gather, gather_cases, undefined
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.data.atomic import write_text
 
     check_confirmation(runs, config, str(told.config_path))
     table = gather(runs, config)
-    declared = standing(config, declarations(file_beside(runs, config)))
-    notes = [*filter(None, [declared.note]), *also_differing(runs), *check_provenance(runs)]
+    declared = standing(config, declarations(file_beside(runs, config)), list(table.columns))
+    notes = [*filter(None, [declared.note]), *undefined(table, config), *also_differing(runs), *check_provenance(runs)]
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
     cases = gather_cases(runs, config, complete_replicates(table, config))
-    analysis = analyse(table, config, cases, told.kinds, "" if declared.kept else declared.note)
+    analysis = analyse(table, config, cases, told.kinds, "" if declared.kept else CHANGED)
     if analysis is None:
         rows = config.report_dir / "results.csv"
         raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")

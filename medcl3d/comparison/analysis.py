@@ -70,7 +70,7 @@ class Analysis:
     values     arm -> the endpoint, one number a replicate
     pairs      (arm, other) -> paired difference of the two at the endpoint, of every two arms: exploratory
     kinds      arm -> what it is: a way to pair, or which control
-    untested   why nothing is tested although there are replicates enough, "" where that is no question
+    untested   why nothing is tested although enough replicates were planned, "" where that is no question
     """
 
     metric: str
@@ -141,7 +141,7 @@ def analyse(
     """Numbers over the replicates that are complete in all arms; None where there is not one.
 
     table: as `gather` makes it, one row a fine-tuning; cases: as `gather_cases` makes them; kinds: of `kinds_of`;
-    untested: a reason for which there is no test.
+    untested: a reason for which there is no test, as the rest of a sentence that begins so.
     """
     seeds = complete_replicates(table, config)
     if not seeds:
@@ -151,6 +151,7 @@ def analyse(
     grid, reference, family = cells(config), config.reference, family_of(config)
     primary = [cell for cell in grid if in_endpoint(cell, config)]
     differences = {name: values.estimate(name, primary, reference) for name in config.arms if name != reference}
+    untested = untested or cases.untested or _not_complete(len(seeds), config.replicates)
     may_test = len(seeds) >= MIN_REPLICATES_FOR_TEST and config.stage == "confirm" and not untested
     tests = _tests(values, differences, primary, config) if may_test else {}
 
@@ -189,6 +190,14 @@ def analyse(
         untested=untested,
     )
     return replace(found, arms=tuple(_with_labels(found)))
+
+
+def _not_complete(complete: int, planned: int) -> str:
+    """Tests at several looks find differences where there are none: under no difference, looks at 6, 7, ... 10 replicates in 11%."""
+    missing = planned - complete
+    if not missing or planned < MIN_REPLICATES_FOR_TEST:
+        return ""
+    return f"{missing} of {planned} planned replicates {'is' if missing == 1 else 'are'} missing, and a look before the end is no test"
 
 
 def _tests(values: _Values, differences: dict[str, Estimate], primary: Sequence[Cell], config: CompareConfig) -> dict[str, PairedTest]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from medcl3d.comparison.analysis import ALPHA, Analysis, ArmNumbers
@@ -16,19 +17,36 @@ SAID: dict[Kind, str] = {
 """What a sentence adds to the name of a control."""
 MOST_NAMED = 5
 """Arms that a sentence names with their numbers; the table has the others."""
+MOST_DECIMALS = 8
+NOT_BY_KNOWING = "what its strategy knows of the scans is not shown to help"
 
 
-def number(value: float, sign: bool = False) -> str:
-    """A value with three decimals (fewer where it is large), with a true minus."""
-    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
+def number(value: float, sign: bool = False, digits: int | None = None) -> str:
+    """A value with a true minus; three decimals, fewer where it is large, more where three would leave nothing of it."""
+    if digits is None:
+        digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
+        digits = max(digits, _decimals(abs(value)))
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def _decimals(size: float) -> int:
+    """Decimals that show two figures of what three decimals do not; 0 where they do, and of 0."""
+    return min(MOST_DECIMALS, math.ceil(-math.log10(size)) + 1) if 0 < size < 0.001 else 0
+
+
+def numbers(interval: Interval, sign: bool = False) -> list[str]:
+    """Mean, low and high, as exact as the interval is narrow; the mean alone where there is no interval."""
+    if not interval.known:
+        return [number(interval.mean, sign)]
+    finer = _decimals((interval.high - interval.low) / 2) or None
+    return [number(value, sign, finer or (3 if abs(value) < 0.001 else None)) for value in (interval.mean, interval.low, interval.high)]
+
+
 def with_interval(interval: Interval, sign: bool = False) -> str:
     """``0.712 [0.690, 0.734]``, or the mean alone where there is no interval."""
-    mean = number(interval.mean, sign)
-    return f"{mean} [{number(interval.low, sign)}, {number(interval.high, sign)}]" if interval.known else mean
+    mean, *limits = numbers(interval, sign)
+    return f"{mean} [{', '.join(limits)}]" if limits else mean
 
 
 def p_value(p: float) -> str:
@@ -40,7 +58,8 @@ def answer(analysis: Analysis) -> tuple[str, str]:
     """Two sentences: what to use, or what was seen where nothing is tested; and how certain that is.
 
     What is tested is tested against the reference. Where that is a strategy, it is held against scratch and its placebo by name: to be
-    ahead of scratch says that pretraining helps, to be ahead of the placebo that what the strategy knows of the scans does.
+    ahead of scratch says that pretraining helps, to be ahead of the placebo that what the strategy knows of the scans does. What is
+    outside the family counts by its interval: it can hold a recommendation back, and is named as untested.
     """
     others = [arm for arm in analysis.arms if arm.name != analysis.reference]
     if not others:
@@ -48,56 +67,85 @@ def answer(analysis: Analysis) -> tuple[str, str]:
         return f"Over {_replicates(analysis)} the only arm, {only}.", "There is nothing to compare it with."
     if not analysis.tested:
         return _seen(analysis), f"{_untested(analysis, _best(analysis, others))}."
-    told = [arm for arm in others if arm.test is not None and arm.test.holm < ALPHA]
-    better, worse = ([arm for arm in told if (_gain(analysis, arm) > 0) is is_better] for is_better in (True, False))
-    rest = [arm for arm in others if arm.test is not None and arm not in told]
-    return _advice(analysis, better, worse, rest), _certainty(analysis, better, worse, rest)
+    found = _Found(analysis, others)
+    return (_instead(analysis, found) if found.better else _kept(analysis, found)), _certainty(analysis, found)
 
 
-def _advice(analysis: Analysis, better: Sequence[ArmNumbers], worse: Sequence[ArmNumbers], rest: Sequence[ArmNumbers]) -> str:
+class _Found:
+    """The other arms by what was found: of the family by its tests, of those outside by their intervals alone."""
+
+    def __init__(self, analysis: Analysis, others: Sequence[ArmNumbers]):
+        tested = [arm for arm in others if arm.test is not None]
+        self.told = [arm for arm in tested if arm.test is not None and arm.test.holm < ALPHA]
+        self.better = [arm for arm in self.told if _gain(analysis, arm) > 0]
+        self.worse = [arm for arm in self.told if arm not in self.better]
+        self.rest = [arm for arm in tested if arm not in self.told]
+        self.outside = sorted((arm for arm in others if arm.test is None), key=lambda arm: -_gain(analysis, arm))
+        self.outside_worse = [arm for arm in self.outside if _is_behind(analysis, arm.name, analysis.reference)]
+        self.not_beaten = [*self.rest, *(arm for arm in self.outside if arm not in self.outside_worse)]
+
+
+def _instead(analysis: Analysis, found: _Found) -> str:
+    """Some arms do better than the reference: the best of them, and those that nothing tells from it."""
     name, over = analysis.reference, f"over {_replicates(analysis)}"
-    reference = f"“{name}” (mean {analysis.metric} {_number(analysis, name)} {over})"
-    if better:
-        best = _best(analysis, better).name
-        if analysis.kinds[best] == "placebo":
-            means = f"“{best}” (mean {analysis.metric} {_number(analysis, best)}) does better than {reference}"
-            return f"{means}, and it is a placebo: what helps is not what its strategy knows of the scans."
-        means = f"{_number(analysis, best)}, against {_number(analysis, name)}"
-        return f"Use “{best}” rather than “{name}”: {over} the mean {analysis.metric} is {means}."
+    best = _best(analysis, found.better)
+    if analysis.kinds[best.name] == "placebo":
+        means = f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)}) does better than {_reference(analysis)}"
+        return f"{means}, and it is a placebo: what helps is not what its strategy knows of the scans."
+    alike = [arm for arm in analysis.arms if arm.name not in (best.name, name) and not _is_behind(analysis, arm.name, best.name)]
+    kinds = {kind: [arm for arm in alike if analysis.kinds[arm.name] == kind] for kind in ("scratch", "placebo")}
+    pretrained = analysis.kinds[best.name] != "scratch"
+    if pretrained and kinds["scratch"]:
+        ahead = f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)} {over}) does better than “{name}”"
+        beside = _names([*kinds["scratch"], *kinds["placebo"]])
+        return f"{ahead}, and is not shown to do better than {beside}: nothing here says that its pretraining is worth the cost."
+    equals = [arm for arm in found.better if arm in alike and arm not in kinds["placebo"]]
+    others = [arm for arm in alike if arm not in (*equals, *kinds["placebo"])]
+    lead = f"Use {_names([best, *equals])}{', whichever costs least,' if equals else ''} rather than “{name}”"
+    means = f"{' and '.join(_number(analysis, arm.name) for arm in (best, *equals))}, against {_number(analysis, name)}"
+    level = f"; “{best.name}” is not told from {_names(others)}" if others else ""
+    doubt = f"; {_names(kinds['placebo'])} is not told from it, so that {NOT_BY_KNOWING}" if kinds["placebo"] and pretrained else ""
+    return f"{lead}: {over} the mean {analysis.metric} is {means}{level}{doubt}."
+
+
+def _kept(analysis: Analysis, found: _Found) -> str:
+    """No arm does better than the reference."""
+    name, reference, open_ = analysis.reference, _reference(analysis), found.not_beaten
     if analysis.kinds[name] == "scratch":
         return f"No arm is shown to do better than {reference}: nothing here says that pretraining is worth its cost."
-    if not rest:
-        return f"Use {reference}: every other arm of the declared family does worse."
-    controls = {kind: [arm for arm in rest if analysis.kinds[arm.name] == kind] for kind in ("scratch", "placebo")}
+    if not open_:
+        family = "every other arm of the declared family does worse"
+        return f"Use {reference}: {family}{', and those outside it by their intervals alone' if found.outside else ''}."
+    controls = {kind: [arm for arm in open_ if analysis.kinds[arm.name] == kind] for kind in ("scratch", "placebo")}
     if controls["scratch"]:
         beside = _names([*controls["scratch"], *controls["placebo"]])
         return f"{reference} is not shown to do better than {beside}: nothing here says that its pretraining is worth the cost."
-    alike = f"is not told from {_names(rest)}"
-    doubt = "; what its strategy knows of the scans is not shown to help, since the placebo lacks it" if controls["placebo"] else ""
-    helps = [arm for arm in worse if analysis.kinds[arm.name] == "scratch"]
+    ahead = any(_is_behind(analysis, name, arm.name) for arm in found.outside)
+    alike = f"is {'not shown to do better than' if ahead else 'not told from'} {_names(open_)}"
+    doubt = f"; {NOT_BY_KNOWING}, since the placebo lacks it" if controls["placebo"] else ""
+    helps = [arm for arm in (*found.worse, *found.outside_worse) if analysis.kinds[arm.name] == "scratch"]
     if not helps:
         return f"{reference} {alike}{doubt}."
-    choices = [arm for arm in rest if arm not in controls["placebo"]]
+    choices = [arm for arm in open_ if arm not in controls["placebo"]]
     lead = f"Use “{name}” or {_names(choices)}, whichever costs least" if choices else f"Use “{name}”"
-    return f"{lead}: {reference} does better than {_names(helps)}, and {alike}{doubt}."
+    hint = " (by an interval that no test stands behind)" if helps[0] in found.outside_worse else ""
+    return f"{lead}: {reference} does better than {_names(helps)}{hint}, and {alike}{doubt}."
 
 
-def _certainty(analysis: Analysis, better: Sequence[ArmNumbers], worse: Sequence[ArmNumbers], rest: Sequence[ArmNumbers]) -> str:
-    parts = [f"{words} {_list(arms)}" for words, arms in (("better", better), ("worse", worse), ("not told from it", rest)) if arms]
+def _certainty(analysis: Analysis, found: _Found) -> str:
+    groups = (("better", found.better), ("worse", found.worse), ("not told from it", found.rest))
+    parts = [f"{words} {_list(arms)}" for words, arms in groups if arms]
     family = f"Beside “{analysis.reference}”, by paired t-tests (Holm-adjusted over the {len(analysis.family)} arms of the declared family)"
     if len(analysis.family) == 1:
         family = f"Beside “{analysis.reference}”, by a paired t-test"
     said = [f"{family}: {'; '.join(parts)}"]
-    best = _best(analysis, analysis.arms)
-    if best.test is None and best.name != analysis.reference and best.endpoint.difference is not None:
-        outside = f"“{best.name}” has the best mean and is outside the declared family"
-        said.append(f"{outside}, so that its difference of {with_interval(best.endpoint.difference, sign=True)} is a hint at most")
-    if (better or worse) and len(analysis.replicates) < MIN_REPLICATES_FOR_CLAIM:
+    if found.outside:
+        best = _best(analysis, analysis.arms) in found.outside
+        said.append(f"outside the family, where an interval is a hint at most: {_list(found.outside, ', the best mean' if best else '')}")
+    if found.told and len(analysis.replicates) < MIN_REPLICATES_FOR_CLAIM:
         said.append(f"a claim would need {MIN_REPLICATES_FOR_CLAIM} replicates")
-    if (better or worse) and analysis.num_cases is None:
+    if found.told and analysis.num_cases is None:
         said.append("this speaks of these test cases only")
-    if missing := analysis.planned - len(analysis.replicates):
-        said.append(f"{missing} of {analysis.planned} planned replicates are missing, so that this is a look before the end")
     return "; ".join(said) + "."
 
 
@@ -122,7 +170,7 @@ def _untested(analysis: Analysis, arm: ArmNumbers) -> str:
     if analysis.stage == "screen":
         return f"No test, since this is a screening that only picks candidates: {hint}"
     if analysis.untested:
-        return f"No test, since what is tested was changed when results were there: {hint}"
+        return f"No test, since {analysis.untested}: {hint}"
     return f"No test, since there are fewer than {MIN_REPLICATES_FOR_TEST} replicates: {hint}"
 
 
@@ -134,6 +182,16 @@ def _gain(analysis: Analysis, arm: ArmNumbers) -> float:
     """How much better than the reference, whichever direction is better."""
     assert arm.endpoint.difference is not None, "the reference has no difference to itself"
     return (1 if analysis.higher else -1) * arm.endpoint.difference.mean
+
+
+def _is_behind(analysis: Analysis, name: str, other: str) -> bool:
+    """The interval of the paired difference of two arms leaves out that the first is as good as the other, or better."""
+    difference = analysis.pairs[name, other]
+    return difference.excludes_zero and (difference.mean < 0) is analysis.higher
+
+
+def _reference(analysis: Analysis) -> str:
+    return f"“{analysis.reference}” (mean {analysis.metric} {_number(analysis, analysis.reference)} over {_replicates(analysis)})"
 
 
 def _number(analysis: Analysis, name: str) -> str:
@@ -150,12 +208,13 @@ def _names(arms: Sequence[ArmNumbers]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _list(arms: Sequence[ArmNumbers]) -> str:
-    """Arms with their difference and adjusted p."""
+def _list(arms: Sequence[ArmNumbers], of_the_first: str = "") -> str:
+    """Arms with their difference and, where they are tested, adjusted p; `of_the_first` is added to the first."""
 
     def one(arm: ArmNumbers) -> str:
-        assert arm.test is not None and arm.endpoint.difference is not None, "only tested arms are listed"
-        return f"“{arm.name}” ({with_interval(arm.endpoint.difference, sign=True)}, {p_value(arm.test.holm)})"
+        assert arm.endpoint.difference is not None, "the reference has no difference to itself"
+        p = "" if arm.test is None else f", {p_value(arm.test.holm)}"
+        return f"“{arm.name}” ({with_interval(arm.endpoint.difference, sign=True)}{p}{of_the_first if arm is arms[0] else ''})"
 
     more = f" and {len(arms) - MOST_NAMED} more" if len(arms) > MOST_NAMED else ""
     return ", ".join(map(one, arms[:MOST_NAMED])) + more

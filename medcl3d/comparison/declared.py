@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 DECLARED = "declared.jsonl"
+CHANGED = "what is tested was changed when results were there (see the notes)"
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,16 @@ def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
     return out_dir / config.report_dir.relative_to(config.out_dir) / DECLARED
 
 
-def standing(config: CompareConfig, rows: Sequence[dict[str, Any]]) -> Standing:
-    """Hold what is tested now against the declarations that were made.
+def standing(config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Collection[str]) -> Standing:
+    """Hold what is tested now against the declarations that were made; measured: the metrics that the runs have.
 
+    What named a metric that no run has was a slip of the pen: nothing could have been seen of it, and the next word counts as the first.
     A screening tests nothing. More replicates are no change while too few were complete for a test: a pilot decides whether the
     rest is worth its time.
     """
     if config.stage == "screen":
         return Standing("", True)
+    rows = [row for row in rows if row["what"].get("metric") in measured]
     if not rows:
         return Standing("What is tested was not written down before the runs, as far as can be told: there is no declared.jsonl.", True)
     what = tested_fields(config)
@@ -94,11 +97,15 @@ def standing(config: CompareConfig, rows: Sequence[dict[str, Any]]) -> Standing:
     lines = [line for line in differences(first["what"], what) if not _is_pilots(line, first, rows)]
     if lines:
         when = next((row for row in rows if row["what"] == what), last)
-        seen = f"when {when['finished']} measurements were finished" if when["what"] == what else "after the runs"
+        seen = f"when {_measurements(when['finished'])} finished" if when["what"] == what else "after the runs"
         return Standing(f"There is no test: {'; '.join(lines)} was changed {seen}.", False)
     if first["finished"]:
-        return Standing(f"What is tested was first written down when {first['finished']} measurements were finished.", True)
+        return Standing(f"What is tested was first written down when {_measurements(first['finished'])} finished.", True)
     return Standing("", True)
+
+
+def _measurements(count: int) -> str:
+    return f"{count} measurement{' was' if count == 1 else 's were'}"
 
 
 def _is_pilots(line: str, first: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:

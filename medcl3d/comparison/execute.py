@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +78,10 @@ def is_done(run: Run) -> bool:
 
 def _refuse_another(run: Run, config_file: Path) -> None:
     """ConfigError where a folder holds another run than the planned one; of runs that lie elsewhere, only the places may differ."""
-    found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    try:
+        found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{config_file}: is damaged ({' '.join(str(error).split())}); delete its folder to run it anew") from None
     free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.elsewhere else ()))
 
     def changed(old: Any) -> list[str]:
@@ -178,13 +181,14 @@ def _outcome(child: Child) -> Outcome | None:
     return Outcome(child.run, "failed", seconds, f"{what}: {last_line(child.run.folder / LOG)}")
 
 
-def execute(runs: Sequence[Run], launcher: Launcher, console: Console) -> list[Outcome]:
+def execute(runs: Sequence[Run], launcher: Launcher, console: Console, accept: Callable[[Run], None] = lambda run: None) -> list[Outcome]:
     """Run what is not done yet, as many at once as the launcher takes; a run that fails does not stop the others.
 
+    accept: looks at each finished measurement; what it raises ends the grid, since every other would be refused, too.
     A run that another process is at (it outlived the comparison that started it) is waited for.
     ConfigError before anything starts where a folder holds another run; Stopped on Ctrl-C or SIGTERM.
     """
-    grid = _Grid(runs, console)
+    grid = _Grid(runs, console, accept)
     with _stop_signals() as asked, _progress(console) as progress:
         task = progress.add_task("runs", total=sum(run.size for run in grid.waiting))
         grid.say = progress.console.print
@@ -204,9 +208,11 @@ def execute(runs: Sequence[Run], launcher: Launcher, console: Console) -> list[O
 class _Grid:
     """How far a plan is: what is done, what goes on, what waits."""
 
-    def __init__(self, runs: Sequence[Run], console: Console):
-        self.runs, self.say = runs, console.print
+    def __init__(self, runs: Sequence[Run], console: Console, accept: Callable[[Run], None]):
+        self.runs, self.say, self.accept = runs, console.print, accept
         kept, self.waiting = kept_and_waiting(runs)
+        for run in kept:
+            self._accept(run)
         self.outcomes = [Outcome(run, "kept") for run in kept]
         self.over = {run.folder: "done" for run in kept}
         self.children: list[Child] = []
@@ -264,8 +270,14 @@ class _Grid:
     def _finish(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         self.over[outcome.run.folder] = outcome.state
+        if outcome.state == "done":
+            self._accept(outcome.run)
         line = f"{len(self.outcomes)}/{len(self.runs)} {outcome.state} in {outcome.seconds:.0f} s: {outcome.run}"
         self._say(line + (f"\n    {outcome.reason}" if outcome.reason else ""))
+
+    def _accept(self, run: Run) -> None:
+        if run.measures:
+            self.accept(run)
 
     def _say(self, line: str) -> None:
         self.say(line, markup=False, highlight=False, soft_wrap=True)

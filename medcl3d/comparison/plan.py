@@ -31,6 +31,7 @@ MODELS: dict[Command, str] = {
     "evaluate": "medcl3d.downstream.evaluate:EvaluateConfig",
 }
 SAMPLES_OF_AN_EVALUATION = 2000  # about as many as it takes the time of, forward and backward
+LONGEST_NAME = 80
 FOLD = "data.fold"
 COMPARED = ("pairs", "objective", "placebo")
 """What pretrainings may differ in without saying so; anything else is named in the comparison's file."""
@@ -155,6 +156,10 @@ def check_names(config: CompareConfig, name: str) -> None:
         twice = [n for n in names if [slug(m) for m in names].count(slug(n)) > 1]
         if twice:
             raise fail(where, f"{' and '.join(map(repr, twice))} would share one folder; give them names that differ in letters or digits")
+        if long := [n for n in names if len(n) > LONGEST_NAME]:
+            raise fail(where, f"{long[0]!r} has {len(long[0])} letters, and names become those of folders; take {LONGEST_NAME} at most")
+        if odd := [n for n in names if not n.isprintable()]:
+            raise fail(where, f"{odd[0]!r} holds line breaks or the like; take names of one line")
     vary = dotted(config.vary)
     if FOLD in vary:
         raise fail(f"vary.{FOLD}", "the pretrainings would stay with one fold; set `folds: 5`, and each fold is pretrained and measured")
@@ -162,10 +167,13 @@ def check_names(config: CompareConfig, name: str) -> None:
         scalars = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
         if not scalars or not values or len(set(values)) < len(values):
             raise fail(f"vary.{key}", f"a list of different numbers or words is needed, not {values!r}")
+        if len(set(map(slug, map(str, values)))) < len(values):
+            raise fail(f"vary.{key}", f"some of {values!r} would share one folder; give values that differ in letters or digits")
     for key, value in dotted(config.endpoint).items():
-        if value not in vary.get(key, []):
-            known = vary.get(key, "none: the key does not vary")
-            raise fail(f"endpoint.{key}", f"{value!r} is not among the values that vary; take one of {known}")
+        if key not in vary:
+            raise fail(f"endpoint.{key}", f"does not vary; take one of {', '.join(vary) or 'none, since nothing varies'}")
+        if value not in vary[key]:
+            raise fail(f"endpoint.{key}", f"{value!r} is not among the values that vary; take one of {vary[key]}, or all by leaving it out")
     for arm_name, arm in config.arms.items():
         if arm.pretraining is not None and arm.pretraining not in config.pretrainings:
             known = ", ".join(config.pretrainings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from medcl3d.comparison.across import rank_across
 from medcl3d.comparison.agreement import better, told, verdict
 from medcl3d.comparison.analysis import Analysis
-from medcl3d.comparison.answer import answer, number, p_value
+from medcl3d.comparison.answer import answer, number, numbers, p_value
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.cost import costs
 from medcl3d.comparison.figures import Curve, Picture, difference_dots, feature_maps, loss_panels, metric_curve, rank_line
@@ -25,7 +24,7 @@ from medcl3d.comparison.plan import Cell, Run, in_endpoint, slug
 from medcl3d.comparison.portraits import Spread, maps, scores, spreads
 from medcl3d.comparison.repeat import documents, made
 from medcl3d.comparison.results import contrasts
-from medcl3d.comparison.timing import duration
+from medcl3d.comparison.timing import duration, metric_rows
 from medcl3d.comparison.unfinished import Unfinished, count, unfinished
 from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.coverage import covered
@@ -48,7 +47,7 @@ def write_report(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("medcl3d.comparison"), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals.update(number=number, data_uri=svg_uri, p_text=p_value)
+    environment.globals.update(number=number, numbers=numbers, data_uri=svg_uri, p_text=p_value)
     used = [run for run in runs if run.seed in analysis.replicates]
     side, missing = measured_side(used), unfinished(runs, config)
     across = rank_across(analysis, config)
@@ -119,7 +118,7 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
     elif analysis.stage == "screen":
         said.append(screening)
     elif analysis.untested:
-        said.append("No test: what is tested was changed when results were there (see the notes above).")
+        said.append(f"No test: {analysis.untested}.")
     elif n < MIN_REPLICATES_FOR_TEST:
         said.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
     return said
@@ -261,10 +260,9 @@ def _cases(analysis: Analysis, runs: Sequence[Run], side: str) -> dict[str, Any]
 def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
     panels: dict[str, list[Curve]] = {}
     for run in runs:
-        file = run.folder / "metrics.jsonl"
-        if run.cell not in ((), cell) or not file.is_file():
+        rows = [row for row in metric_rows(run) if "loss" in row and "step" in row] if run.cell in ((), cell) else []
+        if not rows:
             continue
-        rows = [row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()) if "loss" in row]
         fold = "" if run.fold is None else f", fold {run.fold}"
         curve = Curve(f"replicate {run.seed}{fold}", [row["step"] for row in rows], [row["loss"] for row in rows])
         panels.setdefault(run.name, []).append(curve)

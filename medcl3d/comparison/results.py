@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from medcl3d.config import differences
 from medcl3d.data.fingerprints import parts_read
 from medcl3d.errors import DataError
 
+MOST_NAMED = 5
+
 
 def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
     """One row a finished fine-tuning: arm, the varied fields, seed, fold where there are some, the mean of every metric, cases, folder.
 
-    DataError where a result lacks the metric, is not a number, or where runs of one cell, replicate and fold
-    were trained or tested on different patients.
+    A mean that is not defined, as an area under a curve of one class, is NaN. DataError where a result lacks the metric, or where runs
+    of one cell, replicate and fold were trained or tested on different patients.
     """
     rows: list[dict[str, Any]] = []
     splits: dict[str, tuple[Path, Any]] = {}
@@ -34,18 +36,35 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
         if not run.measures or not is_done(run):
             continue
         results = read_json(run.folder / "results.json")
-        metrics = {name: value["mean"] for name, value in results.get("metrics", {}).items() if isinstance(value, dict) and "mean" in value}
-        value = metrics.get(config.metric)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            known = ", ".join(metrics) or "none"
-            raise DataError(
-                f"{run.folder}/results.json: has no number for {config.metric!r} (there are {known}); set `metric` to one of them"
-            )
+        metrics = means_of(run, results, config.metric)
         _check_split(run, results.get("split"), splits)
         scans = len({case["scan"] for case in results.get("cases", [])})
         fold = {} if run.fold is None else {"fold": run.fold}
         rows.append({"arm": run.name, **dict(run.cell), "seed": run.seed, **fold, **metrics, "num_cases": scans, "folder": str(run.folder)})
     return pd.DataFrame(rows)
+
+
+def means_of(run: Run, results: Mapping[str, Any], metric: str) -> dict[str, float]:
+    """The mean of every metric of a finished measurement, NaN where it is not defined. DataError where `metric` is none of them."""
+    found = results.get("metrics")
+    found = found if isinstance(found, dict) else {}
+    means = {name: value["mean"] for name, value in found.items() if isinstance(value, dict) and "mean" in value}
+    if metric not in means:
+        raise DataError(
+            f"{run.folder}/results.json: has no number for {metric!r} (there are {', '.join(means) or 'none'}), which is misspelt or not "
+            "defined on these test patients; set `metric` to one of them"
+        )
+    return {name: float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else math.nan for name, mean in means.items()}
+
+
+def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
+    """A sentence on the runs whose metric is not defined, where there are some: their replicates are in no number."""
+    folders = [] if table.empty else table.loc[table[config.metric].isna(), "folder"].tolist()
+    if not folders:
+        return []
+    more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
+    named = f"{', '.join(folders[:MOST_NAMED])}{more}"
+    return [f"{config.metric} is not defined in {named} (say, one class alone was tested), so that their replicates are left out."]
 
 
 def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequence[int]) -> CaseValues:
@@ -75,9 +94,10 @@ def _check_split(run: Run, split: Any, splits: dict[str, tuple[Path, Any]]) -> N
 
 
 def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]:
-    """The seeds for which every arm has every cell, in every fold."""
+    """The seeds for which every arm has a number for every cell, in every fold."""
     if table.empty:
         return []
+    table = table[table[config.metric].notna()]
     counts, expected = table.groupby("seed").size(), len(config.arms) * len(cells(config)) * (config.folds or 1)
     return [int(seed) for seed, count in counts.items() if count == expected]  # type: ignore[call-overload]
 

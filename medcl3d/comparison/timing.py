@@ -12,12 +12,16 @@ from medcl3d.comparison.plan import Run
 
 
 def metric_rows(run: Run) -> list[dict[str, float]]:
-    """The whole rows of a run's metrics.jsonl; a run that is being written to may have cut the last one."""
+    """The whole rows of a run's metrics.jsonl; a run that is being written to, or a full disk, may have cut one."""
     path = run.folder / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    rows: list[dict[str, float]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        rows += [row] if isinstance(row, dict) else []
+    return rows
 
 
 def samples_per_s(run: Run) -> float | None:

@@ -46,7 +46,7 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_endpoint_is_the_mean_over_label_counts_per_replicate():
-    config = config_of()
+    config = config_of(replicates=8)
     table = table_of(config, 8, {"a": 0.03})
     analysis = analyse(table, config)
     values = wide(table)
@@ -87,6 +87,20 @@ def test_incomplete_replicates_are_left_out():
     assert analysis.arm("a").endpoint.mean.n == 3
     assert analyse(table[table["arm"] != "b"], config) is None
     assert analyse(pd.DataFrame(), config) is None
+
+
+def test_a_look_before_the_end_is_no_test():
+    table = table_of(config_of(), 10, {"a": 0.3})
+    early = analyse(table[table["seed"] < 7], config_of())
+    assert not early.tested and analyse(table, config_of()).tested
+    assert answer(early)[1].startswith("No test, since 3 of 10 planned replicates are missing, and a look before the end is no test: the")
+
+
+def test_cases_that_carry_no_test_have_none():
+    config, table, cases = crossed(10, num_cases=4)
+    analysis = analyse(table, config, cases)
+    assert not analysis.tested and analysis.arm("a").endpoint.difference.known
+    assert "since there are 4 test patients, and their intervals hold too little" in answer(analysis)[1]
 
 
 @pytest.mark.parametrize("n", [2, 5])
@@ -151,7 +165,7 @@ def test_only_the_declared_family_is_tested_and_adjusted():
     assert analyse(table, config_of(), cases).arm("a").test.holm == pytest.approx(2 * a.test.t)
     certainty = answer(analyse(table, config_of(family=("b",)), cases))[1]
     assert certainty.startswith("Beside “scratch”, by a paired t-test: not told from it “b” (")
-    assert "; “a” has the best mean and is outside the declared family, so that its difference of +0.0" in certainty
+    assert "; outside the family, where an interval is a hint at most: “a” (+0.0" in certainty and "], the best mean)" in certainty
 
 
 def test_a_screening_tests_nothing():

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from medcl3d.comparison.analysis import analyse
-from medcl3d.comparison.answer import answer
+from medcl3d.comparison.answer import answer, number, with_interval
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.kinds import Kind
+from medcl3d.evaluation.statistics import Interval
 
 KINDS: dict[str, Kind] = {"ours": "pairs", "published": "pairs", "placebo": "placebo", "mae": "mae", "scratch": "scratch"}
 
@@ -70,6 +71,46 @@ def test_a_better_arm_is_to_be_used_in_the_place_of_the_reference() -> None:
 def test_a_better_placebo_recommends_nothing() -> None:
     seen, _ = said({"scratch": 0, "placebo": 0.3, "published": 0.1}, reference="scratch")
     assert "it is a placebo: what helps is not what its strategy knows" in seen and "Use" not in seen
+
+
+def test_winners_that_nothing_tells_apart_are_named_together() -> None:
+    seen, _ = said({"scratch": 0, "ours": 0.3, "published": 0.3, "mae": 0.1}, reference="scratch")
+    assert seen.startswith(("Use “ours” or “published”, whichever costs least, rather", "Use “published” or “ours”, whichever costs"))
+    assert "“mae”" not in seen
+
+
+def test_a_placebo_as_good_as_the_winner_holds_the_knowledge_back() -> None:
+    seen, _ = said({"scratch": 0, "ours": 0.302, "placebo": 0.3}, reference="scratch")
+    assert seen.startswith("Use “ours” rather than “scratch”")
+    assert "; “placebo” is not told from it, so that what its strategy knows of the scans is not shown to help." in seen
+
+
+def test_better_than_another_strategy_is_not_better_than_scratch() -> None:
+    seen, _ = said({"ours": 0.1, "published": 0.0, "scratch": 0.1}, reference="published", family=("ours",))
+    assert "“ours” (mean dice" in seen and "does better than “published”, and is not shown to do better than “scratch”" in seen
+    assert not seen.startswith("Use") and "nothing here says that its pretraining is worth the cost" in seen
+
+
+def test_scratch_outside_the_family_holds_a_recommendation_back() -> None:
+    gains = {"ours": 0.1, "published": 0.0, "scratch": 0.1, "mae": 0.0}
+    seen, certainty = said(gains, family=("published",))
+    assert "is not shown to do better than “scratch”: nothing here says" in seen and not seen.startswith("Use")
+    assert "; outside the family, where an interval is a hint at most: “scratch” (" in certainty and "“mae” (\N{MINUS SIGN}0.1" in certainty
+
+
+def test_what_is_outside_the_family_and_worse_supports_by_its_interval_alone() -> None:
+    seen, _ = said({"ours": 0.1, "published": 0.0, "scratch": 0.0}, family=("published",))
+    assert "and those outside it by their intervals alone" in seen
+    seen, _ = said({"ours": 0.1, "published": 0.1, "scratch": 0.0}, family=("published",))
+    assert "does better than “scratch” (by an interval that no test stands behind), and is not told from “published”" in seen
+    seen, _ = said({"ours": 0.1, "mae": 0.3, "published": 0.0, "scratch": 0.0}, family=("published", "scratch"))
+    assert "and is not shown to do better than “mae”" in seen
+
+
+def test_a_small_difference_is_shown_as_exact_as_its_interval() -> None:
+    assert with_interval(Interval(0.00012, 0.00008, 0.00016, 10), sign=True) == "+0.000120 [+0.000080, +0.000160]"
+    assert with_interval(Interval(-0.0004, -0.007, 0.006, 10), sign=True) == "\N{MINUS SIGN}0.000 [\N{MINUS SIGN}0.007, +0.006]"
+    assert [number(value) for value in (0.00051, 0, 12.34, 0.5)] == ["0.00051", "0.000", "12.34", "0.500"]
 
 
 def test_noise_is_not_told() -> None:

@@ -62,3 +62,13 @@ def test_what_does_not_fit_says_why():
     assert "1 of 3 patients" in collect({("a", (), 0): (0.3, fits), ("a", (), 1): (0.3, fits | {"p2": 0.3})}, "dice").why_not
     assert "one patient" in collect({("a", (), 0): (0.2, {"p0": 0.2})}, "dice").why_not
     assert collect({}, "dice").of_run is None
+
+
+def test_few_patients_and_different_ones_carry_no_test():
+    same = {f"p{k}": 0.1 * k for k in range(5)}
+    lacks = {name: value for name, value in same.items() if name != "p4"}
+    mean, fewer = np.mean(list(same.values())), np.mean(list(lacks.values()))
+    assert collect({("a", (), 0): (mean, same)}, "dice").untested == ""
+    assert collect({("a", (), 0): (fewer, lacks)}, "dice").untested.startswith("there are 4 test patients")
+    assert "means are of different patients" in collect({("a", (), 0): (mean, same), ("b", (), 0): (fewer, lacks)}, "dice").untested
+    assert collect({("a", (), 0): (0.2, {"p0": 0.2})}, "dice").untested == "there is one test patient"

@@ -15,7 +15,7 @@ from medcl3d.comparison import compare
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.declared import DECLARED, declarations, declare, standing
 from medcl3d.config import load
-from medcl3d.errors import ConfigError
+from medcl3d.errors import ConfigError, DataError
 
 SIX = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "pretrainings": {}, "replicates": 6, "jobs": 2}
 
@@ -41,6 +41,9 @@ def test_what_was_declared_is_tested_and_what_was_changed_is_not(comparison: Cal
     assert "not written down before the runs, as far as can be told" in compare(path, from_runs=[Path("other")]).read_text()
 
 
+MEASURED = ["dice", "hd95_mm"]
+
+
 @pytest.fixture
 def config(comparison: Callable[..., Path]) -> CompareConfig:
     return load(comparison(**SIX), [], CompareConfig)
@@ -50,7 +53,7 @@ def config(comparison: Callable[..., Path]) -> CompareConfig:
 def test_a_pilot_may_be_made_longer_and_a_tested_comparison_may_not(config: CompareConfig, complete: int, kept: bool) -> None:
     declare(replace(config, replicates=complete), 0, 0)
     declare(config := replace(config, replicates=10), complete * 4, complete)
-    found = standing(config, declarations(config.report_dir / DECLARED))
+    found = standing(config, declarations(config.report_dir / DECLARED), MEASURED)
     assert found.kept is kept
     assert ("replicates: 6 -> 10 was changed when 24 measurements" in found.note) is not kept
 
@@ -59,12 +62,39 @@ def test_what_was_changed_before_any_result_is_no_change(config: CompareConfig) 
     declare(replace(config, metric="hd95_mm"), 0, 0)
     declare(config, 0, 0)
     rows = declarations(config.report_dir / DECLARED)
-    assert len(rows) == 2 and standing(config, rows).kept and not standing(config, rows).note
+    assert len(rows) == 2 and standing(config, rows, MEASURED).kept and not standing(config, rows, MEASURED).note
+
+
+def test_a_misspelt_metric_ends_the_grid_at_its_first_result_and_may_be_mended(comparison: Callable[..., Path]) -> None:
+    path = comparison(**{**SIX, "jobs": 1})
+    with pytest.raises(DataError, match=r"has no number for 'dice/livr' \(there are dice, hd95_mm\), which is misspelt or not"):
+        compare(path, ["metric=dice/livr"])
+    assert len(list(Path("runs").rglob("results.json"))) == 1
+    with pytest.raises(DataError, match="'dice/livr'"):
+        compare(path, ["metric=dice/livr"])
+    assert len(list(Path("runs").rglob("results.json"))) == 1, "what is there is looked at before anything starts"
+    text = compare(path).read_text()
+    assert "p (Holm)" in text and "What is tested was first written down when 1 measurement was finished" in text
+
+
+def test_a_value_that_is_not_defined_is_named_and_its_replicate_left_out(comparison: Callable[..., Path]) -> None:
+    path = comparison(**SIX)
+    compare(path)
+    file = next(iter(sorted(Path("runs/finetune/gain").rglob("seed_3/results.json"))))
+    results = json.loads(file.read_text())
+    results["metrics"]["dice"]["mean"] = None
+    file.write_text(json.dumps(results))
+    with (file.parent / "metrics.jsonl").open("a") as rows:
+        rows.write('{"step": 9, "los')  # as a full disk leaves it
+    text = compare(path).read_text()
+    assert f"dice is not defined in {file.parent}" in text and "5 of 6 replicates complete" in text
+    assert "No test, since 1 of 6 planned replicates is missing, and a look before the end is no test" in text
+    compare(path, ["replicates=10"], check=True)
 
 
 def test_runs_of_before_are_told(config: CompareConfig) -> None:
     declare(config, 5, 1)
-    found = standing(config, declarations(config.report_dir / DECLARED))
+    found = standing(config, declarations(config.report_dir / DECLARED), MEASURED)
     assert found.kept and found.note == "What is tested was first written down when 5 measurements were finished."
 
 

@@ -116,7 +116,7 @@ def test_a_pretraining_that_is_gone_is_not_missed_where_all_that_needed_it_is_do
     assert [o.state for o in outcomes] == ["kept"] * 5
 
 
-@pytest.mark.parametrize("name", ["status.json", "results.json", "inputs.json"])
+@pytest.mark.parametrize("name", ["status.json", "results.json", "inputs.json", "config.yaml"])
 def test_a_damaged_file_is_named_with_what_would_do(comparison, name):
     path = comparison()
     runs, _, _ = go(path, *SMALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medcl3d.comparison.analysis import analyse
 from medcl3d.comparison.answer import with_interval
+from medcl3d.comparison.config import Arm
 from medcl3d.comparison.markdown import markdown
 from tests.comparison.test_analysis import config_of, table_of
 
@@ -21,3 +22,11 @@ def test_every_arm_has_a_mean_and_all_but_the_reference_a_difference() -> None:
     assert analysis.arm("a").cells[cell].difference is not None
     assert with_interval(analysis.arm("a").cells[cell].difference, sign=True) in rows[7]  # type: ignore[arg-type]
     assert "num_labelled 8" in rows[0] and "5 replicates" in markdown(analysis)
+
+
+def test_a_name_does_not_end_a_cell() -> None:
+    arms = {"scratch": Arm(), "a|b": Arm(pretraining="a")}
+    config = config_of(arms=arms)
+    analysis = analyse(table_of(config, 3, {}), config)
+    assert analysis is not None
+    assert "| a\\|b | " in markdown(analysis)

@@ -141,6 +141,14 @@ def test_pooled_cases_reject_far_too_often():
     assert coverage(pooled) < 0.6
 
 
+def test_looking_at_every_replicate_and_stopping_at_a_small_p_rejects_too_often():
+    """Why nothing is tested before all planned replicates are complete; docs/statistics.md quotes the share."""
+    d = simulated(4000, 10, 40, (1, 1, 1), np.random.default_rng(0))
+    p = np.array([over_replicates_and_cases(d[:, :seen]).p_value() for seen in range(6, 11)])
+    assert 0.09 < (p < 0.05).any(0).mean() < 0.13
+    assert 0.04 < (p[-1] < 0.05).mean() < 0.06
+
+
 def test_replicates_alone_do_not_speak_of_other_cases():
     values = comparisons(spread=(0.2, 1.0, 1.0))
     assert coverage(over_replicates(values.mean(-1))) < 0.75
