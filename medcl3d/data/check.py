@@ -26,6 +26,10 @@ class SkippedScan(DataError):
     """The policy says to leave this scan out; that is no fault of the collection."""
 
 
+MANY_CLASSES = 256
+"""Values of a label map beyond which it is asked whether it is one: the finest atlases in use have fewer."""
+
+
 @dataclass(frozen=True)
 class Volume:
     """A volume that has been found good, still on its own grid.
@@ -85,9 +89,11 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
     classes: the declared classes; empty where none were declared. The label takes the image's affine,
     from which it may differ by a tenth of a voxel.
 
-    Raises DataError: another grid, values that are no integers, undeclared classes.
+    Raises DataError: the image itself, another grid, values that are no integers, undeclared classes.
     """
     header, raw, digest = read_nifti(path)
+    if digest == image.sha256:
+        raise DataError(f"{path}: the label holds what its image holds, byte for byte; name the label map itself")
     shape, own = raw.shape, image.voxels.shape[1:]
     if shape != own:
         raise DataError(f"{path}: a label of {_x(shape)} voxels cannot belong to an image of {_x(own)}; pair it with its own image")
@@ -113,6 +119,8 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
         raise DataError(f"{path}: classes {unknown[:10]} are not declared; declared are {sorted(classes)}")
     known = {*image.warnings, *doubts_of_spacing(header.affine)}  # its affine is the image's
     warnings = [*(w for w in header.warnings if w not in known), *noise, *(["the label is empty"] if found[-1] == 0 else [])]
+    if len(found) > MANY_CLASSES:
+        warnings.append(f"the label holds {len(found)} different values: an image, or a number for each object?")
     return Volume(values.astype(np.int16)[None], image.affine, 0, digest, tuple(warnings))
 
 

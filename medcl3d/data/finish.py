@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from medcl3d.data.manifest import Manifest
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.scan import SCHEMA, Outcome, stored_names
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.splits import Split, make_folds, make_split, write_split
+from medcl3d.data.splits import Split, make_folds, make_split, moved_patients, read_drawn, with_known_sides, write_split
 from medcl3d.data.told import reasons_told, warnings_told
 from medcl3d.errors import ConfigError, DataError
 
@@ -62,6 +62,18 @@ def open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say:
     write_json(started, {"schema": SCHEMA, "source": origin, "options": options})
 
 
+OURS = ("prepared.json", "manifest.csv", "report.csv", "split.json", "store")
+
+
+def refuse_foreign(out: Path) -> None:
+    """ConfigError where a folder holds something in the place of what a preparation writes, and none was there before."""
+    if (out / "preparing.json").exists():
+        return
+    found = [name for name in OURS if (out / name).is_file() or ((out / name).is_dir() and any((out / name).iterdir()))]
+    if found:
+        raise ConfigError(f"--out {out}: holds {', '.join(found)} of something else, which would be written over; choose an empty folder")
+
+
 def _with_defaults(origin: dict[str, Any]) -> dict[str, Any]:
     """A source as it was asked for before some of its fields were known: it had their defaults."""
     try:
@@ -75,6 +87,17 @@ def _clear(store: Path, container: Container) -> None:
     """Nobody reads files of the other kind any more."""
     for path in store.glob(f"*{SUFFIXES[container]}"):
         path.unlink()
+
+
+def _clear_departed(store: Path, scans: Iterable[str], container: Container) -> list[str]:
+    """Remove what is stored of scans that are no longer in the collection, as of a patient who withdrew; a line on how many."""
+    kept = {name for scan in scans for name in stored_names(scan, container)}
+    ends = (SUFFIXES[container], ".json")
+    departed = [path for path in store.iterdir() if path.name not in kept and path.name.endswith(ends)]
+    for path in departed:
+        path.unlink()
+    voxels = sum(path.name.endswith(ends[0]) and not path.name.endswith(f".label{ends[0]}") for path in departed)
+    return [f"{voxels} scans are not in the collection any more, or are refused now: what was stored of them was removed"] if voxels else []
 
 
 def clear_leftovers(out: Path) -> None:
@@ -120,11 +143,11 @@ def finish(
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
         raise DataError(f"{out}: scans differ in their number of channels {dict(channels)} (for example {example}); prepare them apart")
-    split = split_of(table, options)
+    split, moves = split_of(table, options, out)
     warnings = _same_content(stored, table, split)
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in sorted(classes)}
     write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
-    write_split(out / "split.json", split, options.seed)
+    write_split(out / "split.json", split, options.seed, _drawn(options))
     summary = {
         "schema": SCHEMA,
         "source": origin,
@@ -133,11 +156,12 @@ def finish(
         "options": json.loads((out / "store" / stored_names(stored[0]["scan"])[2]).read_text())["options"],
     }
     write_json(out / "prepared.json", summary)
+    gone = _clear_departed(out / "store", table["scan"], options.store)
     counts = Counter(o.status for o in outcomes.values())
     there = sum(o.was_there for o in outcomes.values())
     doubts = warnings_told(((scan, outcome.warnings) for scan, outcome in outcomes.items()), len(table))
     left_out = [f"{o.status}: {o.reason}" for o in outcomes.values() if o.status in ("refused", "skipped")]
-    for line in (*warnings, *_missing_cells(table), *doubts, *reasons_told(left_out)):
+    for line in (*gone, *moves, *warnings, *_missing_cells(table), *doubts, *reasons_told(left_out)):
         say(line)
     skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
     where = f" (all in {out / 'report.csv'})" if left_out or doubts else ""
@@ -146,11 +170,32 @@ def finish(
     return Prepared(counts["ok"], there, counts["refused"], counts["skipped"], warnings)
 
 
-def split_of(table: pd.DataFrame, options: PrepareOptions) -> Split:
-    """Who trains and who tests, drawn as the options say. DataError where that cannot be."""
+def _drawn(options: PrepareOptions) -> dict[str, Any]:
+    """All that decides how a split is drawn, beside who is there."""
+    return {name: getattr(options, name) for name in ("seed", "test_fraction", "validation_fraction", "folds")}
+
+
+def split_of(table: pd.DataFrame, options: PrepareOptions, out: Path) -> tuple[Split, list[str]]:
+    """Who trains and who tests, and lines on who was elsewhere before. DataError where that cannot be.
+
+    Patients keep the sides that `out` has for them, as long as the options that draw them, and no column, say otherwise.
+    """
     if options.folds is not None:
-        return make_folds(table, folds=options.folds, seed=options.seed, validation_fraction=options.validation_fraction)
-    return make_split(table, test_fraction=options.test_fraction, seed=options.seed, validation_fraction=options.validation_fraction)
+        split = make_folds(table, folds=options.folds, seed=options.seed, validation_fraction=options.validation_fraction)
+    else:
+        fractions = {"test_fraction": options.test_fraction, "validation_fraction": options.validation_fraction}
+        split = make_split(table, seed=options.seed, **fractions)
+    earlier = read_drawn(out / "split.json")
+    if earlier is None:
+        return split, []
+    before, drawn = earlier
+    if drawn == _drawn(options) and not (table["split"] != "").any():
+        split = with_known_sides(split, before)
+    moved = moved_patients(before, split)
+    if not moved:
+        return split, []
+    named = ", ".join(f"{patient} from {old} to {new}" for patient, old, new in moved[:5]) + (", ..." if len(moved) > 5 else "")
+    return split, [f"warning: {len(moved)} patients are on another side of the split than before ({named}); pretrain anew what saw them"]
 
 
 def _missing_cells(table: pd.DataFrame) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medcl3d.data.array_file import import_blosc2
-from medcl3d.data.finish import split_of
+from medcl3d.data.finish import refuse_foreign, split_of
 from medcl3d.data.known_sets import as_size
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import read_header
@@ -42,6 +42,7 @@ def forecast(source: str, root: Path | None, out: Path, given: Mapping[str, Any]
     """
     if options.store == "blosc2":
         import_blosc2("store=blosc2")
+    refuse_foreign(out)
     manifest, tasks = look(source, root, given, options)
     if options.hash_ids and "hash_ids" not in given:  # a source with such a field hides names itself
         manifest = replace(manifest, notes=tuple(map(without_names, manifest.notes)), faults=dict.fromkeys(manifest.faults, NO_FILE))
@@ -60,7 +61,9 @@ def forecast(source: str, root: Path | None, out: Path, given: Mapping[str, Any]
     allowed = max(1, int(options.max_bad_fraction * len(manifest)))
     if len(faults) > allowed:
         raise DataError(f"{len(faults)} of {len(manifest)} scans would be refused, {allowed} may be: {next(iter(faults.values()))}")
-    split = split_of(manifest.table[~manifest.table["scan"].isin(list(faults))], options)
+    split, moves = split_of(manifest.table[~manifest.table["scan"].isin(list(faults))], options, out)
+    for line in moves:
+        say(line)
     say("patients: " + ", ".join(f"{len(patients)} {side}" for side, patients in split.parts.items()))
     refuse_unwritable(out, "--out")
     _check_room(out, _bytes_under(root) if tasks is None else num_bytes, options, is_exact=tasks is not None, say=say)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -139,8 +140,16 @@ class Manifest:
         return [p for p in paths[paths != ""].unique() if _is_absent(self.locate(p))]
 
     def say_missing(self, missing: Sequence[str]) -> str:
-        """One line: how many files are missing, the first ten, and where they were looked for."""
-        return f"{len(missing)} files of the manifest are missing under {self.root.resolve()}: {', '.join(missing[:10])}"
+        """One line: how many files are missing, the first ten, where they were looked for, and what is odd in their names."""
+        odd = [words for sign, words in _NOT_EXPANDED if any(sign(path) for path in missing)]
+        told = f"{len(missing)} files of the manifest are missing under {self.root.resolve()}: {', '.join(missing[:10])}"
+        return f"{told} ({'; '.join(odd)})" if odd else told
+
+
+_NOT_EXPANDED: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (lambda path: path.startswith("~"), "~ is not expanded here: write the folder out"),
+    (lambda path: "\\" in path and os.sep == "/", "folders are separated by /, not by \\"),
+)
 
 
 def _is_absent(path: Path) -> bool:

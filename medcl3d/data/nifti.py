@@ -138,6 +138,8 @@ def _chunks(path: Path) -> Iterator[bytes]:
 def _is_nifti_by_name_and_content(path: Path, first: bytes) -> None:
     if not first:
         raise DataError(f"{path}: the file is empty (0 bytes); fetch it again")
+    if path.suffix == ".npz":
+        raise DataError(f"{path}: is a NumPy archive; where it is one of MedMNIST's, prepare its folder with the source medmnist")
     for magic, what in _FOREIGN:
         if first.startswith(magic):
             raise DataError(f"{path}: is {what}")
@@ -152,7 +154,8 @@ def _is_nifti_by_name_and_content(path: Path, first: bytes) -> None:
     if path.name.endswith(".nii") and is_gzip:
         raise DataError(f"{path}: is named .nii but is gzip-compressed; rename it to .nii.gz")
     if not path.name.endswith((".nii", ".nii.gz")):
-        raise DataError(f"{path}: is not named .nii or .nii.gz; convert it to NIfTI")
+        would = "rename it so, in small letters" if path.name.lower().endswith((".nii", ".nii.gz")) else "convert it to NIfTI"
+        raise DataError(f"{path}: is not named .nii or .nii.gz; {would}")
 
 
 def _first(path: Path, chunks: Iterator[bytes]) -> tuple[bytes, bytes]:

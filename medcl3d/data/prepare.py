@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medcl3d.data.array_file import import_blosc2
-from medcl3d.data.finish import Prepared, clear_leftovers, finish, open_folder, write_report
+from medcl3d.data.finish import Prepared, clear_leftovers, finish, open_folder, refuse_foreign, write_report
 from medcl3d.data.hidden_ids import hidden
 from medcl3d.data.intensity import kind_of
 from medcl3d.data.manifest import Manifest
@@ -52,6 +52,7 @@ def prepare(
     if root is None and source != "simulated":
         raise ConfigError(f"source {source}: ROOT is missing; only simulated makes its own files")
     try:
+        refuse_foreign(out)
         (out / "store").mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
             clear_leftovers(out)

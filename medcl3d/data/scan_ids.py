@@ -11,10 +11,13 @@ from urllib.parse import quote
 MAX_BYTES = 200  # as a file's name, endings come on top: file systems take 255 of all that
 MADE_BYTES = 150
 
+_LABEL = ".label"
+
 
 def file_stem(scan: str) -> str:
-    """A scan's id as a piece of the names of its files in a store; an id may hold any character."""
-    return quote(scan, safe=" +=@,")
+    """A scan's id as a piece of the names of its files in a store; an id may hold any character, and none is taken for a label map."""
+    stem = quote(scan, safe=" +=@,")
+    return f"{stem.removesuffix(_LABEL)}%2Elabel" if stem.endswith(_LABEL) else stem
 
 
 def fault_of(scan: str) -> str:

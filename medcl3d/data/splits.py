@@ -120,6 +120,30 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, validation_fractio
     return Split((), (), tuple(sorted(validation)), parts).of_fold(0)
 
 
+def with_known_sides(drawn: Split, before: Split) -> Split:
+    """A draw in which patients that had a side, or a fold, keep it; the draw says where the others go.
+
+    So a scan that comes or goes makes no test patient a training patient. Where a side that the draw fills would be empty then, the draw
+    itself.
+    """
+    had = {patient: part for part, patients in before.parts.items() for patient in patients}
+    parts: dict[str, list[str]] = {part: [] for part in drawn.parts}
+    for part, patients in drawn.parts.items():
+        for patient in patients:
+            parts[had.get(patient, part)].append(patient)
+    if any(patients and not parts[part] for part, patients in drawn.parts.items()):
+        return drawn
+    validation = tuple(sorted(parts.pop("validation")))
+    first, second, *more = (tuple(sorted(patients)) for patients in parts.values())
+    return Split((), (), validation, (first, second, *more)).of_fold(0) if drawn.folds else Split(first, second, validation)
+
+
+def moved_patients(before: Split, now: Split) -> list[tuple[str, str, str]]:
+    """(patient, part before, part now) of those in both that are not where they were."""
+    had = {patient: part for part, patients in before.parts.items() for patient in patients}
+    return [(p, had[p], part) for part, patients in now.parts.items() for p in patients if had.get(p, part) != part]
+
+
 def _shuffled_strata(table: pd.DataFrame, seed: int) -> list[list[str]]:
     """The patients with a label and those without, each in an order drawn at random."""
     labelled = set(table["patient"][table["label"] != ""])
@@ -129,11 +153,22 @@ def _shuffled_strata(table: pd.DataFrame, seed: int) -> list[list[str]]:
     return [[stratum[i] for i in rng.permutation(len(stratum))] for stratum in strata]
 
 
-def write_split(path: Path, split: Split, seed: int) -> None:
-    """Write split.json, atomically; what a split does not have is not in it."""
+def write_split(path: Path, split: Split, seed: int, drawn: Mapping[str, object] | None = None) -> None:
+    """Write split.json, atomically; what a split does not have is not in it. drawn: how it was, for `read_drawn`."""
     sides = {side: list(getattr(split, side)) for side in SIDES if side != "validation" or split.validation}
     folds = {"folds": [list(fold) for fold in split.folds]} if split.folds else {}
-    write_json(path, {"schema": SCHEMA, "seed": seed, **sides, **folds})
+    how = {"drawn": dict(drawn)} if drawn is not None else {}
+    write_json(path, {"schema": SCHEMA, "seed": seed, **how, **sides, **folds})
+
+
+def read_drawn(path: Path) -> tuple[Split, object] | None:
+    """The split of an earlier preparation, whoever is in it, and how it was drawn; None where there is none, or none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        everybody = [*content["train"], *content["test"], *content.get("validation", [])]
+        return read_split(path, everybody), content.get("drawn")
+    except (DataError, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_split(path: Path, patients: Iterable[str]) -> Split:

@@ -143,7 +143,7 @@ def test_one_content_or_patient_on_both_sides_is_a_leak(cohort: Path, tmp_path: 
 
 def test_a_folder_says_what_it_is_or_is_told(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
     for path in ("bids/sub-1/anat/sub-1_T1w.nii.gz", "raw/imagesTr/c_0000.nii.gz", "raw/labelsTr/c.nii.gz", "mine/p1/T1.nii.gz"):
-        write_nifti(path, RAMP)
+        write_nifti(path, RAMP + 1 if "labelsTr" in path else RAMP)
     content = {"channel_names": {"0": "T1"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
     (tmp_path / "raw/dataset.json").write_text(json.dumps(content))
     assert [f.scan for f in audit(tmp_path / "bids", given={"workers": 1})] == ["sub-1_T1w"]

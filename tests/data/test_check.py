@@ -120,6 +120,9 @@ def test_no_header_makes_it_crash(tmp_path, changes) -> None:
         ("a.nii", gzip.compress(b"x" * 600, mtime=0), "rename it to .nii.gz"),
         ("a.nii.gz", gzip.compress(b"x" * 600, mtime=0), "no NIfTI"),
         ("a.npy", b"\x93NUMPY", "NumPy"),
+        ("a.npz", b"PK\x03\x04", "prepare its folder with the source medmnist"),
+        ("a.NII.GZ", gzip.compress(b"x" * 600, mtime=0), "rename it so, in small letters"),
+        ("a.img", b"\0" * 600, "convert it to NIfTI"),
     ],
 )
 def test_what_is_no_nifti_is_called_by_its_name(tmp_path, name, content, fault) -> None:

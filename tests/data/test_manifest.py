@@ -195,6 +195,11 @@ def test_missing_files_are_counted_with_the_first_ten_and_the_root(tmp_path) -> 
     line = manifest.say_missing(manifest.missing())
     assert line.startswith(f"14 files of the manifest are missing under {tmp_path}")
     assert "images/9.nii.gz" in line and "images/10.nii.gz" not in line
+    assert line.endswith("images/9.nii.gz")
+    home = write(tmp_path, "path\n~/a.nii.gz\n")
+    assert home.say_missing(home.missing()).endswith("~/a.nii.gz (~ is not expanded here: write the folder out)")
+    windows = write(tmp_path, "path\nscans\\a.nii.gz\n")
+    assert "folders are separated by /" in windows.say_missing(windows.missing())
 
 
 def test_the_decathlon_is_read_with_its_classes(real) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -16,9 +17,11 @@ import pytest
 
 from medcl3d.data.array_file import SUFFIXES
 from medcl3d.data.audit import audit
+from medcl3d.data.forecast import forecast
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.scan import ReadyScan, ScanTask
+from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError, DataError, MachineError
 
@@ -578,3 +581,66 @@ def test_two_hundred_real_scans_come_to_one_range(real, tmp_path) -> None:
     store = Store.open(tmp_path / "out")
     assert len(store) == 200
     assert max(np.abs(store.read_volume(i)).max() for i in range(0, 200, 5)) < 8
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "report.csv", "split.json", "store/mine.npy"])
+def test_files_of_something_else_are_not_written_over(cohort, tmp_path, name) -> None:
+    theirs = tmp_path / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    for check in (True, False):
+        with pytest.raises(ConfigError, match=rf"--out .*out: holds {name.split('/')[0]} of something else, which would be written over"):
+            if check:
+                forecast("csv", cohort, tmp_path / "out", {}, ONE, print)
+            else:
+                prepare("csv", cohort, tmp_path / "out", options=ONE)
+    assert theirs.read_text() == "mine" and [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [theirs]
+    with pytest.raises(ConfigError, match=r"holds manifest\.csv of something else"):
+        prepare("csv", cohort, cohort, options=ONE)
+
+
+def test_who_leaves_takes_what_is_stored_along_and_moves_nobody(cohort, tmp_path) -> None:
+    out, said = tmp_path / "out", []
+    prepare("csv", cohort, out, options=ONE)
+    before = read_split(out / "split.json", Store.open(out).collection.table["patient"])
+    manifest = cohort / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    for number in range(1, len(lines)):
+        manifest.write_text("\n".join([*lines[:number], *lines[number + 1 :]]))
+        said.clear()
+        prepare("csv", cohort, out, options=ONE, say=said.append)
+        assert "1 scans are not in the collection any more, or are refused now: what was stored of them was removed" in said
+        table = Store.open(out).collection.table
+        assert {path.name.split(".")[0] for path in (out / "store").iterdir()} == set(table["scan"])
+        now = read_split(out / "split.json", table["patient"])
+        stayed = set(table["patient"])
+        if set(before.test) & stayed and set(before.train) & stayed:
+            assert set(now.test) == set(before.test) & stayed
+        manifest.write_text("\n".join(lines))
+        prepare("csv", cohort, out, options=ONE)
+
+
+def test_who_is_moved_to_another_side_is_named(cohort, tmp_path) -> None:
+    out, said = tmp_path / "out", []
+    prepare("csv", cohort, out, options=ONE)
+    first = json.loads((out / "split.json").read_text())
+    prepare("csv", cohort, out, options=replace(ONE, test_fraction=0.7), say=said.append)
+    assert any("patients are on another side of the split than before (" in line and "from train to test" in line for line in said)
+    second = json.loads((out / "split.json").read_text())
+    by_hand = {**second, "train": second["test"], "test": second["train"]}
+    (out / "split.json").write_text(json.dumps(by_hand))
+    prepare("csv", cohort, out, options=replace(ONE, test_fraction=0.7))
+    assert json.loads((out / "split.json").read_text()) == by_hand, "what somebody wrote there stays"
+    prepare("csv", cohort, out, options=ONE)
+    assert json.loads((out / "split.json").read_text()) == first
+
+
+def test_a_label_that_is_its_image_is_refused_and_one_of_many_values_is_asked_about(tmp_path, write_nifti) -> None:
+    values = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
+    for name, array in (("a", values), ("b", values + 1), ("c", values + 2), ("b_label", values)):
+        write_nifti(f"{name}.nii.gz", array)
+    (tmp_path / "manifest.csv").write_text("path,label\na.nii.gz,a.nii.gz\nb.nii.gz,b_label.nii.gz\nc.nii.gz,\n")
+    prepare("csv", tmp_path, tmp_path / "out", options=ONE)
+    report = (tmp_path / "out" / "report.csv").read_text()
+    assert "the label holds what its image holds, byte for byte; name the label map itself" in report
+    assert "the label holds 1000 different values: an image, or a number for each object?" in report

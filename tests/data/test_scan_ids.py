@@ -28,3 +28,7 @@ def test_an_id_that_can_name_no_file_is_told_in_bytes() -> None:
     assert fault_of("x" * MAX_BYTES) == "" and "takes 540 bytes" in fault_of("患" * 60) and "cannot be printed" in fault_of("a\nb")
     longest = max(len(name) for store in SUFFIXES for name in stored_names("x" * MAX_BYTES, store))
     assert longest < 255 and stored_names("ü b", "npy")[0] == f"{file_stem('ü b')}.npy"
+
+
+def test_no_id_is_taken_for_the_label_map_of_another() -> None:
+    assert not set(stored_names("a")) & set(stored_names("a.label")) and file_stem("a.labels") == "a.labels"

@@ -1,13 +1,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.splits import Split, draw_labelled, make_folds, make_split, read_split, write_split
+from medcl3d.data.splits import (
+    Split,
+    draw_labelled,
+    make_folds,
+    make_split,
+    moved_patients,
+    read_drawn,
+    read_split,
+    with_known_sides,
+    write_split,
+)
 from medcl3d.errors import ConfigError, DataError
 
 
@@ -164,3 +176,40 @@ def test_folds_that_cannot_be_dealt_are_refused() -> None:
         make_folds(table(4, 4), folds=5, seed=0)
     with pytest.raises(DataError, match="column split who tests"):
         make_folds(table(4, 4, "train"), folds=2, seed=0)
+
+
+def in_sides(table: pd.DataFrame) -> Split:
+    return make_split(table, test_fraction=0.25, validation_fraction=0.2, seed=1)
+
+
+def in_folds(table: pd.DataFrame) -> Split:
+    return make_folds(table, folds=3, seed=1)
+
+
+@pytest.mark.parametrize("make", [in_sides, in_folds])
+def test_who_has_a_side_keeps_it(make: Callable[[pd.DataFrame], Split]) -> None:
+    everybody = table(40, 12)
+    before, drawn, more = make(everybody), make(everybody[everybody["patient"] != "000"]), make(table(50, 12))
+    assert moved_patients(before, drawn), "a draw among other patients is another draw"
+    for new in (drawn, more):
+        kept = with_known_sides(new, before)
+        assert not moved_patients(before, kept)
+        assert sorted(p for part in kept.parts.values() for p in part) == sorted(p for part in new.parts.values() for p in part)
+        assert len(kept.folds) == len(before.folds) and set(kept.test) <= set(kept.held_out)
+
+
+def test_a_side_that_would_be_empty_is_drawn_anew() -> None:
+    before, drawn = Split(("a", "b", "c"), ("d",)), Split(("a", "b"), ("c",))
+    assert with_known_sides(drawn, before) == drawn
+    assert moved_patients(before, drawn) == [("c", "train", "test")]
+
+
+def test_how_a_split_was_drawn_is_kept_beside_it(tmp_path: Path) -> None:
+    path, split = tmp_path / "split.json", Split(("a", "b"), ("c",))
+    assert read_drawn(path) is None
+    write_split(path, split, 0)
+    assert read_drawn(path) == (split, None)
+    write_split(path, split, 0, {"seed": 0, "folds": None})
+    assert read_drawn(path) == (split, {"seed": 0, "folds": None})
+    path.write_text('{"train": ["a"], "te')
+    assert read_drawn(path) is None
