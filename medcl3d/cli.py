@@ -130,6 +130,8 @@ def prepare(
     from medcl3d.config import read_options
     from medcl3d.data.options import prepare_options
 
+    if "=" in root and not Path(root).exists():  # simulated needs no ROOT, and then the first option stands in its place
+        root, options = "-", [root, *(options or [])]
     given = prepare_options(source, read_options(options or []))
     place = None if root == "-" else at_home(Path(root))
     if check:

@@ -257,6 +257,12 @@ def test_an_option_without_a_value_is_answered_with_how_a_field_is_written(tmp_p
     assert done.exit_code == 2 and "store = 'zip'" in done.stderr
 
 
+def test_what_needs_no_root_takes_an_option_in_its_place(tmp_path: Path) -> None:
+    for root in ((), ("-",)):
+        done = medcl3d("prepare", "simulated", *root, "num_patients=2", "--out", tmp_path / "o", "--check")
+        assert done.exit_code == 0 and "of 2 patients" in done.output, done.output
+
+
 @pytest.mark.parametrize(
     "command", ["download", "prepare", "check", "pretrain", "finetune", "evaluate", "predict", "compare", "show_pairs"]
 )

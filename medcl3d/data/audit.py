@@ -17,6 +17,7 @@ from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.content import groups_of_one_content
 from medcl3d.data.dicom.examine import examine_series, with_series
 from medcl3d.data.examine import MAX_PICTURES, Finding, Look, StoredLook, examine, examine_stored
+from medcl3d.data.finish import refuse_report_over
 from medcl3d.data.intensity import kind_of
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.place import CheckOptions, manifest_at, shared_out
@@ -87,8 +88,9 @@ def audit(
 
 
 def _opened(report: Path) -> Path | None:
-    """The folder of a report that is one, there to be written to: found before the work and not after. MachineError."""
+    """The folder of a report that is one, there to be written to: found before the work and not after. ConfigError, MachineError."""
     is_file = report.suffix == ".csv"
+    refuse_report_over(report)
     refuse_unwritable(report, "--report", is_file=is_file)
     if is_file and report.is_dir():
         raise MachineError(f"--report = {report}: is a folder; choose another name for a file")

@@ -23,6 +23,7 @@ from medcl3d.data.scan import SCHEMA, Outcome, stored_names
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.splits import Split, make_folds, make_split, moved_patients, read_drawn, with_known_sides, write_split
 from medcl3d.data.told import reasons_told, warnings_told
+from medcl3d.data.walk import VOLUMES
 from medcl3d.errors import ConfigError, DataError
 
 
@@ -38,7 +39,10 @@ class Prepared:
 
 
 def open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Refuse a folder that holds another collection; say so where options changed and all is done again."""
+    """Refuse a folder that holds another collection; say so where options changed and all is done again.
+
+    options: {} where no scan is there to be prepared, and so nothing depends on them.
+    """
     started = out / "preparing.json"
     try:
         before = json.loads(started.read_text())
@@ -52,8 +56,9 @@ def open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say:
                 f"{out}: was prepared from {before['source']['name']} {before['source']['root']} with {before['source']['fields']}, "
                 f"not from {origin['name']} {origin['root']} with {origin['fields']}; choose another folder, or delete that one"
             )
-        of_then = {"store": "npy", **before["options"]}  # before there was blosc2, nothing was said of it
-        if of_then != options:
+        of_then = {"store": "npy", **before["options"]} if before["options"] else {}  # before there was blosc2, nothing was said of it
+        options = options or of_then
+        if of_then and of_then != options:
             changed = [k for k in options if of_then.get(k) != options[k]]
             (out / "prepared.json").unlink(missing_ok=True)  # a half-changed store must not open
             if "store" in changed:
@@ -65,13 +70,26 @@ def open_folder(out: Path, origin: dict[str, Any], options: dict[str, Any], say:
 OURS = ("prepared.json", "manifest.csv", "report.csv", "split.json", "store")
 
 
-def refuse_foreign(out: Path) -> None:
-    """ConfigError where a folder holds something in the place of what a preparation writes, and none was there before."""
+def refuse_foreign(out: Path, root: Path | None) -> None:
+    """ConfigError where a preparation would write over what is not its own.
+
+    That is a folder which holds something in the place of what it writes, and had none before; and one whose `raw`, for files that are
+    made of a source's, is where the source lies.
+    """
+    if root is not None and root.resolve().is_relative_to(made := (out / "raw").resolve()):
+        raise ConfigError(f"--out {out}: would write into {made}, where the source lies; choose a folder beside it")
     if (out / "preparing.json").exists():
         return
     found = [name for name in OURS if (out / name).is_file() or ((out / name).is_dir() and any((out / name).iterdir()))]
     if found:
         raise ConfigError(f"--out {out}: holds {', '.join(found)} of something else, which would be written over; choose an empty folder")
+
+
+def refuse_report_over(report: Path) -> None:
+    """ConfigError where a report of a check would be written over what a preparation says of its scans."""
+    folder, names = (report.parent, (report.name,)) if report.suffix == ".csv" else (report, OURS)
+    if (folder / "preparing.json").exists() and set(names) & set(OURS):
+        raise ConfigError(f"--report {report}: is what `medcl3d prepare` wrote; choose another place")
 
 
 def _with_defaults(origin: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +116,15 @@ def _clear_departed(store: Path, scans: Iterable[str], container: Container) -> 
         path.unlink()
     voxels = sum(path.name.endswith(ends[0]) and not path.name.endswith(f".label{ends[0]}") for path in departed)
     return [f"{voxels} scans are not in the collection any more, or are refused now: what was stored of them was removed"] if voxels else []
+
+
+def _clear_unlisted(manifest: Manifest) -> None:
+    """Remove the files, and links, that were made of scans that the source has no more."""
+    listed = {text for column in PATH_COLUMNS if column in manifest.table for text in manifest.table[column]}
+    for path in list(manifest.root.rglob("*")):
+        if path.name.endswith(VOLUMES) and path.relative_to(manifest.root).as_posix() not in listed:
+            path.unlink()
+            path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json").unlink(missing_ok=True)
 
 
 def clear_leftovers(out: Path) -> None:
@@ -157,6 +184,8 @@ def finish(
     }
     write_json(out / "prepared.json", summary)
     gone = _clear_departed(out / "store", table["scan"], options.store)
+    if manifest.root == out / "raw":
+        _clear_unlisted(manifest)
     counts = Counter(o.status for o in outcomes.values())
     there = sum(o.was_there for o in outcomes.values())
     doubts = warnings_told(((scan, outcome.warnings) for scan, outcome in outcomes.items()), len(table))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medcl3d.data.array_file import import_blosc2
-from medcl3d.data.finish import refuse_foreign, split_of
+from medcl3d.data.finish import refuse_foreign, refuse_report_over, split_of
 from medcl3d.data.known_sets import as_size
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import read_header
@@ -42,7 +42,7 @@ def forecast(source: str, root: Path | None, out: Path, given: Mapping[str, Any]
     """
     if options.store == "blosc2":
         import_blosc2("store=blosc2")
-    refuse_foreign(out)
+    refuse_foreign(out, root)
     manifest, tasks = look(source, root, given, options)
     if options.hash_ids and "hash_ids" not in given:  # a source with such a field hides names itself
         manifest = replace(manifest, notes=tuple(map(without_names, manifest.notes)), faults=dict.fromkeys(manifest.faults, NO_FILE))
@@ -76,6 +76,7 @@ def forecast_check(target: Path, report: Path | None, given: Mapping[str, Any], 
         raise DataError(f"{target}: there is no such file or folder")
     choice, _ = shared_out(target, dict(given))
     if report is not None:
+        refuse_report_over(report)
         refuse_unwritable(report, "--report", is_file=report.suffix == ".csv")
     if choice is None:
         store = Store.open(target)

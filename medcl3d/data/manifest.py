@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, odd_cells
+from medcl3d.data.notes import naming
 from medcl3d.data.scan_ids import fault_of, made_ids
 from medcl3d.errors import DataError
 
@@ -89,6 +91,7 @@ class Manifest:
             _refuse_empty(table, name, places)
         for name, default in (("session", "1"), ("modality", "unknown"), ("label", ""), ("split", "")):
             table[name] = table.get(name, default)
+        found += _alike(table["patient"].unique().tolist())
         table["frame"] = table["frame"].where(table["frame"] != "", table["scan"]) if "frame" in table else table["scan"]
         _refuse_ambiguous(table, places)
         first = [c for c in KNOWN_COLUMNS if c in table]
@@ -148,6 +151,7 @@ class Manifest:
 
 _NOT_EXPANDED: tuple[tuple[Callable[[str], bool], str], ...] = (
     (lambda path: path.startswith("~"), "~ is not expanded here: write the folder out"),
+    (str.isdigit, "label is the path of a label map: a number is a class, for a column of another name"),
     (lambda path: "\\" in path and os.sep == "/", "folders are separated by /, not by \\"),
 )
 
@@ -161,6 +165,16 @@ def _is_absent(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def _alike(patients: Sequence[str]) -> list[str]:
+    """A note on ids that differ in capitals or leading zeros alone: a spreadsheet makes two people of one that way."""
+    found: dict[str, list[str]] = {}
+    for patient in patients:
+        found.setdefault(re.sub(r"(?<![0-9])0+(?=[0-9])", "", patient.casefold()), []).append(patient)
+    pairs = [" and ".join(same[:3]) for same in found.values() if len(same) > 1]
+    told = f"{len(pairs)} patients may be two people or one, by ids that differ in capitals or leading zeros alone"
+    return [naming(told, pairs)] if pairs else []
 
 
 def _refuse_unwritable(table: pd.DataFrame, places: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ def prepare(
     if root is None and source != "simulated":
         raise ConfigError(f"source {source}: ROOT is missing; only simulated makes its own files")
     try:
-        refuse_foreign(out)
+        refuse_foreign(out, root)
         (out / "store").mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
             clear_leftovers(out)
@@ -115,8 +115,8 @@ def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: Pre
     for note in manifest.notes:
         say(note)
     outcomes: dict[str, Outcome] = unmade
+    open_folder(out, origin, {**tasks[0].options(), "store": options.store} if tasks else {}, say)
     if tasks:
-        open_folder(out, origin, {**tasks[0].options(), "store": options.store}, say)
         for note in _kinds(manifest, options):
             say(note)
         outcomes = {**unmade, **run_tasks(tasks, out / "store", options.workers, allowed - len(unmade))}

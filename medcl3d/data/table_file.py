@@ -43,6 +43,8 @@ def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
 
 
 def _text(path: Path, raw: bytes) -> str:
+    if raw.startswith(b"PK\x03\x04"):
+        raise DataError(f"{path}: is a workbook or another zip archive, and no table; save the sheet as CSV")
     try:
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if "\0" in text:

@@ -29,14 +29,17 @@ def files_under(root: Path, closed: Callable[[OSError], object] | None = None) -
 
 
 def folders_under(root: Path, closed: Callable[[OSError], object] | None = None) -> Iterator[tuple[str, list[str]]]:
-    """The folders below `root` as ``a/b`` ("" for itself) with the names of their files, as `files_under` has them and cheaper."""
+    """The folders below `root` as ``a/b`` ("" for itself) with the names of their files, as `files_under` has them and cheaper.
+
+    What `medcl3d prepare` wrote below it is passed over: files and links there were made of those that lie around it.
+    """
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder")
     seen: set[tuple[int, int]] = set()
     top = str(root)
     for folder, inner, names in os.walk(top, followlinks=True, onerror=closed):
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in seen or (folder != top and "preparing.json" in names):
             inner.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -71,6 +74,8 @@ def _looks_like(path: Path) -> str:
     for ending in VOLUMES:
         if name.endswith(ending):
             return f"files *{path.name[-len(ending) :]} are not read; rename them to *{ending}"
+    if name.endswith(".npz"):
+        return "NumPy archives are not read; prepare those of MedMNIST with the source medmnist"
     for ending in CONVERTIBLE:
         if name.endswith(ending):
             return f"files *{ending} are not read; convert them to .nii.gz"

@@ -220,6 +220,16 @@ def test_the_place_of_a_report_is_tried_before_the_work(
             audit(tmp_path / "in", report=tmp_path / place, given={"workers": 1})
 
 
+def test_what_a_preparation_says_is_not_written_over(cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare("csv", cohort, out, options=PrepareOptions(workers=1))
+    for place in (out, out / "report.csv", out / "manifest.csv"):
+        with pytest.raises(ConfigError, match=r"is what `medcl3d prepare` wrote; choose another place"):
+            audit(out, report=place, given={"workers": 1})
+    audit(out, report=out / "look", given={"workers": 1})
+    assert (out / "look" / "report.html").is_file() and (out / "report.csv").is_file()
+
+
 def test_what_nobody_foresaw_of_one_scan_is_its_fault(
     tmp_path: Path, write_nifti: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -315,6 +315,23 @@ def test_preparing_reports_a_refused_series_and_does_nothing_twice(tmp_path: Pat
     assert json.loads((out / "prepared.json").read_text())["source"]["root"] == str(root)
 
 
+def test_a_folder_of_refused_series_is_still_ours_and_what_left_leaves_no_voxels(tmp_path: Path) -> None:
+    voxels, out = np.random.default_rng(0).integers(0, 1000, (2, 5, *SHAPE)).astype(np.int16), tmp_path / "out"
+    write_series(tmp_path / "bad" / "p0", voxels[0], uid="1.2.0", PatientID="000", change=shifted(3, 3))
+    for _ in range(2):
+        with pytest.raises(DataError, match="no scan is left"):
+            prepare("dicom", tmp_path / "bad", out, options=PrepareOptions(workers=1))
+    out = tmp_path / "good_out"
+    for number in (0, 1):
+        write_series(tmp_path / "good" / f"p{number}", voxels[number], uid=f"1.3.{number}", PatientID=f"00{number}")
+    prepare("dicom", tmp_path / "good", out, options=PrepareOptions(workers=1))
+    made = sorted(path.name for path in (out / "raw").rglob("*.*"))
+    shutil.rmtree(tmp_path / "good" / "p1")
+    assert prepare("dicom", tmp_path / "good", out, options=PrepareOptions(workers=1)).num_there == 1
+    left = sorted(path.name for path in (out / "raw").rglob("*.*"))
+    assert len(made) == 4 and len(left) == 2 and set(left) < set(made)
+
+
 def test_a_real_series_has_the_geometry_and_hu_of_simpleitk_and_the_grid_of_its_labels(real: Path, tmp_path: Path) -> None:
     import SimpleITK as sitk
 

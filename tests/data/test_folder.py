@@ -70,6 +70,12 @@ def test_scans_of_other_formats_are_counted(tree: Path) -> None:
         ({"pattern": "{patient}/1_{modality}.nii.gz", "label": "{visit}.nii.gz"}, ConfigError, r"\{visit\} is not in pattern"),
         ({"pattern": "{patient}/{session}_{modality}.nii.gz", "label": "{patient}/*_seg.nii.gz"}, DataError, "of the same images"),
         ({"pattern": "{patient}/{session}_{modality}.nii.gz"}, DataError, "in two ways"),
+        (
+            {"pattern": "{patient}/{session}_T1.nii.gz", "label": "lables/{patient}.nii.gz"},
+            DataError,
+            "no file fits label = 'lables/.*; 10 NIfTI",
+        ),
+        ({"pattern": "{patient}/1_T1.nii.gz", "label": "{patient}/1_T1.nii.gz"}, ConfigError, "is the pattern of the images, too"),
         ({"pattern": "{subject}/{session}_T1.nii.gz"}, ConfigError, r"\{subject\}: does it say whose a scan is.*rename subject to patient"),
         ({"pattern": "{Patient}/{session}_T1.nii.gz"}, ConfigError, "rename Patient to patient"),
     ],
@@ -93,3 +99,12 @@ def test_real_scans_by_their_names(real: Path, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "out")
     assert sorted(set(store.collection.table["patient"])) == ["SC-HYP-01", "SC-N-07"]
     assert len(store) == 4 and all(store.has_label(scan) and store.read_label(scan).any() for scan in range(4))
+
+
+def test_links_to_scans_that_a_preparation_made_are_no_scans(tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+    for number in range(4):
+        write_nifti(f"mine/p{number}/T1.nii.gz", RAMP + number)
+    options = PrepareOptions(workers=1, hash_ids=True)
+    for there in (0, 4):
+        found = prepare("folder", tmp_path / "mine", tmp_path / "mine/out", fields={"pattern": "**/{patient}/*.nii.gz"}, options=options)
+        assert (found.num_ok, found.num_there) == (4, there)

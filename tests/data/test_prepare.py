@@ -599,6 +599,15 @@ def test_files_of_something_else_are_not_written_over(cohort, tmp_path, name) ->
         prepare("csv", cohort, cohort, options=ONE)
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_what_is_made_of_a_source_lies_beside_it(cohort, tmp_path, check) -> None:
+    (tmp_path / "out").mkdir()
+    moved = cohort.rename(tmp_path / "out" / "raw")
+    with pytest.raises(ConfigError, match=r"would write into .*/out/raw, where the source lies; choose a folder beside it"):
+        forecast("csv", moved, tmp_path / "out", {}, ONE, print) if check else prepare("csv", moved, tmp_path / "out", options=ONE)
+    assert not list(tmp_path.rglob("preparing.json"))
+
+
 def test_who_leaves_takes_what_is_stored_along_and_moves_nobody(cohort, tmp_path) -> None:
     out, said = tmp_path / "out", []
     prepare("csv", cohort, out, options=ONE)

@@ -38,6 +38,8 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     unknown = sorted(set(maps.names) - set(images.names)) if maps else []
     if unknown:
         raise ConfigError(f"source folder: label = {label!r}: {{{unknown[0]}}} is not in pattern = {pattern!r}, so no image has it")
+    if label == pattern:
+        raise ConfigError(f"source folder: label = {label!r}: is the pattern of the images, too; write what tells the two apart")
     near = near_columns(images.names)
     if "patient" in near:
         raise ConfigError(f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {ask_for_patient(near['patient'])}")
@@ -65,6 +67,9 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     if not rows:
         there = "; ".join([naming(f"{len(others)} NIfTI files lie there", others) if others else "no NIfTI file lies there", *notes])
         raise DataError(f"{root}: no file fits pattern = {pattern!r}; {there}")
+    if maps and not labels:
+        there = naming(f"{len(others)} NIfTI files fit no pattern", others) if others else "all NIfTI files there fit pattern"
+        raise DataError(f"{root}: no file fits label = {label!r}; {there}")
     used = set()
     for row in rows if maps else ():
         key = tuple(row[name] for name in maps.names)  # type: ignore[union-attr]
