@@ -139,17 +139,24 @@ def _read_once(path: Path, mtime_ns: int) -> tuple[Header, np.ndarray, str]:
     return read_nifti(path)
 
 
+def num_channels(path: Path, shape: tuple[int, ...], channels: Channels, volume: int | None = None) -> int:
+    """How many channels an image of a file has, by the header's shape. DataError where a fourth axis is a fault."""
+    if len(shape) == 3 or channels == "first" or (channels == "split" and volume is not None):
+        return 1
+    if channels == "error":
+        raise DataError(
+            f"{path}: 4-D, {_x(shape)}: set channels to all where the fourth axis holds channels, "
+            "to first for its first volume, or to split (a time series) for one scan a volume"
+        )
+    return shape[3]
+
+
 def _with_channels(path: Path, raw: np.ndarray, channels: Channels, volume: int | None) -> np.ndarray:
     if raw.ndim == 3:
         return raw[None]
     if channels == "split" and volume is not None:
         return raw[None, ..., volume]
-    if channels == "error":
-        raise DataError(
-            f"{path}: 4-D, {_x(raw.shape)}: set channels to all where the fourth axis holds channels, "
-            "to first for its first volume, or to split (a time series) for one scan a volume"
-        )
-    return np.moveaxis(raw, -1, 0)[: 1 if channels == "first" else None]
+    return np.moveaxis(raw, -1, 0)[: num_channels(path, raw.shape, channels)]
 
 
 def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medcl3d.data.array_file import import_blosc2
+from medcl3d.data.check import num_channels
 from medcl3d.data.finish import refuse_foreign, refuse_report_over, split_of
 from medcl3d.data.known_sets import as_size
 from medcl3d.data.manifest import Manifest
@@ -133,7 +133,7 @@ def _bytes_of(task: ScanTask, header: Header, options: PrepareOptions) -> int:
     if task.spacing_mm is not None:
         # Per axis of the file and not of the world: their product is the same.
         size = np.ceil(size * np.array(task.assume_spacing_mm or header.spacing_mm) / np.array(task.spacing_mm))
-    channels = math.prod(header.shape[3:]) if options.channels == "all" else 1
+    channels = num_channels(task.image, header.shape, options.channels, task.volume)
     return int(size.prod()) * BYTES_A_VOXEL * (channels + (task.label is not None))
 
 

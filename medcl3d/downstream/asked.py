@@ -114,6 +114,8 @@ def _output(out: Path, target: Path, name: str) -> Path:
         if out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
             raise ConfigError(f"--out = {out}: labels are written as NIfTI; give a name that ends in .nii.gz, or a folder")
         return out / f"{_stem(name)}.nii.gz"
+    if not out.name.endswith(VOLUMES):
+        raise ConfigError(f"--out = {out}: write .nii.gz in small letters, as the files have that are read")
     if target.is_dir():
         raise ConfigError(f"--out = {out}: {target} is a folder of scans; give a folder for their labels")
     return out

@@ -22,6 +22,7 @@ from torch import nn
 
 from medcl3d.config import STRICT, choice_of, parse
 from medcl3d.data.atomic import replacing
+from medcl3d.data.check import num_channels
 from medcl3d.data.nifti import read_header
 from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.scan import ReadyScan, ScanTask, ready_scan
@@ -135,7 +136,7 @@ def _forecast(
     """Say what would be written, by the headers alone. DataError where some of them are of no scan that the network can take."""
     for one in asked:
         try:
-            read_header(one.path)
+            _refuse_channels(predictor, one.path, num_channels(one.path, read_header(one.path).shape, predictor.options["channels"]))
         except DataError as error:
             refused.append(_in_words(error, one, predictor.options))
             say(refused[-1])
@@ -196,8 +197,7 @@ def segment(
     """
     device = device or torch.device("cpu")
     ready = ready_scan(ScanTask.like(predictor.options, path.name, path))
-    if len(ready.stored) != predictor.num_channels:
-        raise DataError(f"{path}: has {len(ready.stored)} channels, the network takes {predictor.num_channels}")
+    _refuse_channels(predictor, path, len(ready.stored))
     model = predictor.model.to(device)
     volume = torch.from_numpy(ready.voxels)
     dtype = autocast_dtype(predictor.precision, device)
@@ -207,6 +207,11 @@ def segment(
     indices, shares = classes_on(ready.image.voxels.shape[1:], found.cpu().numpy(), to_prepared, cropped=cropped, keep=keep)
     values = np.array([0, *predictor.classes], dtype=np.int16)
     return values[indices], shares, ready
+
+
+def _refuse_channels(predictor: Predictor, path: Path, channels: int) -> None:
+    if channels != predictor.num_channels:
+        raise DataError(f"{path}: has {channels} channels, the network takes {predictor.num_channels}")
 
 
 def _segmented(predictor: Predictor, one: Asked, device: torch.device, probabilities: bool, say: Callable[[str], None]) -> list[np.ndarray]:

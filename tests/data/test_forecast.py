@@ -67,6 +67,14 @@ def test_missing_files_and_bad_headers_are_counted_as_prepare_counts_them(here: 
     assert checked(here, "prepare", "csv", ".", "--out", "out", "max_bad_fraction=0.5").exit_code == 0
 
 
+def test_a_fourth_axis_is_counted_as_prepare_counts_it(here: Path) -> None:
+    good(here)
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(3).normal(size=(*GRID, 2)).astype(np.float32), np.eye(4)), here / "a.nii.gz")
+    done = checked(here, "prepare", "csv", ".", "--out", "out")
+    assert "a.nii.gz: 4-D" in done.output and "1 refused" in done.output
+    assert " 0 refused" in checked(here, "prepare", "csv", ".", "--out", "out", "channels=first").output
+
+
 def test_a_patient_on_both_sides_is_found(here: Path) -> None:
     good(here, ["a,p,train", "b,p,test", "c,q,train"], "scan,patient,split")
     done = checked(here, "prepare", "csv", ".", "--out", "out")

@@ -403,6 +403,11 @@ def test_check_says_what_would_be_written_and_writes_nothing(run: Path, ball_roo
     (tmp_path / "in" / "b.nii.gz").write_bytes(b"nothing")
     done = medcl3d(*asked)
     assert done.exit_code == 3 and "1 scans would not be segmented, of 2" in done.stderr, done.output
+    write(tmp_path / "in" / "b.nii.gz", np.zeros((8, 8, 8, 3), np.int16), np.eye(4))
+    done = medcl3d(*asked)
+    assert done.exit_code == 3 and "b.nii.gz: 4-D, 8x8x8x3" in done.stderr, done.output
+    done = medcl3d("predict", run, scan, "--out", tmp_path / "labels.NII.GZ", "--check")
+    assert done.exit_code == 2 and "write .nii.gz in small letters" in done.stderr, done.output
     assert not (tmp_path / "labels").exists()
 
 
