@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,10 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from medcl3d.comparison.execute import execute, kept_and_waiting
     from medcl3d.comparison.forecast import forecast
     from medcl3d.comparison.kinds import kinds_of
-    from medcl3d.comparison.launch import read_json
     from medcl3d.comparison.lock import only_start
     from medcl3d.comparison.plan import plan
     from medcl3d.comparison.rehearse import rehearse
-    from medcl3d.comparison.results import means_of, moved, progress
+    from medcl3d.comparison.results import check_metric, moved, progress
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
     from medcl3d.data.room import refuse_unwritable
@@ -67,10 +67,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
         for line in rehearse(kept_and_waiting(runs)[1]):
             console.print(line)
         declare(config, *progress(runs, config))
-
-        def has_the_metric(run: Run) -> None:
-            means_of(run, read_json(run.folder / "results.json"), config.metric)
-
+        has_the_metric = partial(check_metric, metric=config.metric)
         failed = [outcome for outcome in execute(runs, launcher, console, has_the_metric) if outcome.state == "failed"]
     if not failed:
         return _report(runs, config, told)

@@ -57,6 +57,11 @@ def means_of(run: Run, results: Mapping[str, Any], metric: str) -> dict[str, flo
     return {name: float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else math.nan for name, mean in means.items()}
 
 
+def check_metric(run: Run, metric: str) -> None:
+    """DataError where a finished measurement has no such metric."""
+    means_of(run, read_json(run.folder / "results.json"), metric)
+
+
 def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
     """A sentence on the runs whose metric is not defined, where there are some: their replicates are in no number."""
     folders = [] if table.empty else table.loc[table[config.metric].isna(), "folder"].tolist()

@@ -130,7 +130,8 @@ def with_known_sides(drawn: Split, before: Split) -> Split:
     parts: dict[str, list[str]] = {part: [] for part in drawn.parts}
     for part, patients in drawn.parts.items():
         for patient in patients:
-            parts[had.get(patient, part)].append(patient)
+            before_part = had.get(patient, part)  # somebody may have taken the folds out by hand
+            parts[before_part if before_part in parts else part].append(patient)
     if any(patients and not parts[part] for part, patients in drawn.parts.items()):
         return drawn
     validation = tuple(sorted(parts.pop("validation")))

@@ -198,6 +198,11 @@ def test_who_has_a_side_keeps_it(make: Callable[[pd.DataFrame], Split]) -> None:
         assert len(kept.folds) == len(before.folds) and set(kept.test) <= set(kept.held_out)
 
 
+def test_folds_that_were_taken_out_by_hand_are_dealt_anew() -> None:
+    drawn = in_folds(table(40, 12))
+    assert with_known_sides(drawn, Split(drawn.train, drawn.test)) == drawn
+
+
 def test_a_side_that_would_be_empty_is_drawn_anew() -> None:
     before, drawn = Split(("a", "b", "c"), ("d",)), Split(("a", "b"), ("c",))
     assert with_known_sides(drawn, before) == drawn
