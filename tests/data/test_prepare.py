@@ -21,7 +21,7 @@ from medcl3d.data.forecast import forecast
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.scan import ReadyScan, ScanTask
-from medcl3d.data.splits import read_split
+from medcl3d.data.splits import make_split, read_split
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError, DataError, MachineError
 
@@ -609,24 +609,25 @@ def test_what_is_made_of_a_source_lies_beside_it(cohort, tmp_path, check) -> Non
 
 
 def test_who_leaves_takes_what_is_stored_along_and_moves_nobody(cohort, tmp_path) -> None:
-    out, said = tmp_path / "out", []
-    prepare("csv", cohort, out, options=ONE)
-    before = read_split(out / "split.json", Store.open(out).collection.table["patient"])
+    """Six patients of one scan each, of whom one after the other leaves: some draws among the rest are other draws, and none counts."""
+    out, said, drawn_anew = tmp_path / "out", [], 0
     manifest = cohort / "manifest.csv"
-    lines = manifest.read_text().splitlines()
-    for number in range(1, len(lines)):
-        manifest.write_text("\n".join([*lines[:number], *lines[number + 1 :]]))
+    whole = pd.read_csv(manifest, dtype=str, keep_default_na=False).assign(patient=lambda table: table["scan"])
+    whole.to_csv(manifest, index=False)
+    prepare("csv", cohort, out, options=ONE)
+    before = read_split(out / "split.json", whole["patient"])
+    for leaving in before.train:
+        whole[whole["scan"] != leaving].to_csv(manifest, index=False)
         said.clear()
         prepare("csv", cohort, out, options=ONE, say=said.append)
         assert "1 scans are not in the collection any more, or are refused now: what was stored of them was removed" in said
         table = Store.open(out).collection.table
-        assert {path.name.split(".")[0] for path in (out / "store").iterdir()} == set(table["scan"])
-        now = read_split(out / "split.json", table["patient"])
-        stayed = set(table["patient"])
-        if set(before.test) & stayed and set(before.train) & stayed:
-            assert set(now.test) == set(before.test) & stayed
-        manifest.write_text("\n".join(lines))
+        assert {path.name.split(".")[0] for path in (out / "store").iterdir()} == set(table["scan"]) == set(whole["scan"]) - {leaving}
+        assert read_split(out / "split.json", table["patient"]).test == before.test
+        drawn_anew += make_split(table.assign(split=""), test_fraction=ONE.test_fraction, seed=ONE.seed).test != before.test
+        whole.to_csv(manifest, index=False)
         prepare("csv", cohort, out, options=ONE)
+    assert drawn_anew
 
 
 def test_who_is_moved_to_another_side_is_named(cohort, tmp_path) -> None:
