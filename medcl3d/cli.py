@@ -220,7 +220,7 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Read the run and the headers, say what would be written; write nothing.")] = False,
 ) -> None:
-    """Segment new scans; labels lie on each scan's own grid."""
+    """Segment new scans; labels lie on each scan's own grid. The same command again goes on where one was stopped."""
     from medcl3d.downstream.predict import predict as run_
 
     run_(run, target, out, probabilities=probabilities, intensity=intensity, force=force, check=check, say=say)

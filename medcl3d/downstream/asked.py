@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
+import nibabel
+from nibabel.filebasedimages import ImageFileError
+
+from medcl3d.data.nifti import content_sha256
 from medcl3d.data.walk import VOLUMES, files_under, unread
 from medcl3d.errors import ConfigError, DataError, MachineError
 
@@ -125,8 +131,17 @@ def _probabilities_of(output: Path) -> Path:
     return output.with_name(f"{_stem(output.name)}_probabilities.nii.gz")
 
 
-def refuse_overwriting(asked: Sequence[Asked], probabilities: bool, force: bool) -> None:
-    """ConfigError where a file would take the place of a scan, of the labels of another one, or (without `force`) of any file."""
+def stamp_of(one: Asked, identity: str) -> str:
+    """What the header of a label map says of its origin: a hash of the run and of the scan's content. DataError of a scan that is none."""
+    return f"medcl3d {hashlib.sha256(f'{identity} {content_sha256(one.path)}'.encode()).hexdigest()}"  # 72 of the 80 bytes of `descrip`
+
+
+def missing(asked: Sequence[Asked], identity: str, probabilities: bool, force: bool) -> list[Asked]:
+    """The scans that are still to be segmented: not those whose files an earlier call wrote; all of them with `force`.
+
+    ConfigError where a file would take the place of a scan, of the labels of another one, or (without `force`) of a file that this
+    run did not make of this scan.
+    """
     of: dict[Path, Asked] = {}
     for one in asked:
         for file in one.files(probabilities):
@@ -136,6 +151,19 @@ def refuse_overwriting(asked: Sequence[Asked], probabilities: bool, force: bool)
     own = {one.path.resolve() for one in asked} & {file.resolve() for file in of}
     if own:
         raise ConfigError(f"--out: {min(own)} is a scan itself; give another folder")
+    if force:
+        return list(asked)
     there = [file for file in of if file.exists()]
-    if there and not force:
-        raise ConfigError(f"--out: {len(there)} files are there already, as {there[0]}; give another place, or --force to replace them")
+    foreign = [file for file in there if not _is_stamped(file, of[file], identity)]
+    if foreign:
+        what = f"{len(foreign)} files are there already, as {foreign[0]}, that this run did not make of these scans"
+        raise ConfigError(f"--out: {what}; give another place, or --force to replace them")
+    return [one for one in asked if not set(one.files(probabilities)) <= set(there)]
+
+
+def _is_stamped(file: Path, one: Asked, identity: str) -> bool:
+    """A whole file that `predict` wrote of this scan by this run."""
+    try:
+        return file.is_file() and cast(Any, nibabel.load(file)).header["descrip"].item().decode() == stamp_of(one, identity)
+    except (ImageFileError, OSError, EOFError, KeyError, ValueError, DataError):  # of another program, or a scan that cannot be read
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from medcl3d.data.nifti import read_header
 from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.scan import ReadyScan, ScanTask, ready_scan
 from medcl3d.downstream import TASKS
-from medcl3d.downstream.asked import Asked, is_volume, refuse_overwriting, scans_of
+from medcl3d.downstream.asked import Asked, is_volume, missing, scans_of, stamp_of
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.own_grid import classes_on
 from medcl3d.downstream.segmentation import Segmentation
@@ -61,6 +62,7 @@ class Predictor:
     classes     label value -> name, sorted; index 0 of the model is background
     options     how scans were prepared, as in the sidecar
     spacing_mm  median of the training scans
+    identity    SHA-256 of weights and sidecar, and how intensities are normalised: what makes two runs' labels those of one
     """
 
     model: nn.Module
@@ -71,6 +73,7 @@ class Predictor:
     num_channels: int
     spacing_mm: tuple[float, ...]
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    identity: str = ""
 
 
 def predict(
@@ -84,14 +87,14 @@ def predict(
     check: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
-    """Segment a scan, or all below a folder; returns the files written.
+    """Segment a scan, or all below a folder; returns the files written. What an earlier call wrote of the same run and scan is kept.
 
     run            a finished fine-tuning of the task segmentation
     target         a NIfTI file, or a folder of NIfTI files and DICOM series
     out            a file .nii.gz for one scan, else a folder, in which a scan keeps its path below `target`
     probabilities  also NAME_probabilities.nii.gz, ``[X, Y, Z, K]``, background first
     intensity      mri, ct or none: how to normalise, where the run learnt from scans of several kinds
-    force          files that are there are written anew; without it nothing is, before any scan is read
+    force          files that are there are written anew; without it those of another origin are refused, before any is segmented
     check          read headers only, say what would be written, and write nothing
 
     ConfigError: the run, the target or the outputs are not what they should be. DataError, after all other scans are done:
@@ -99,16 +102,18 @@ def predict(
     """
     predictor = load_run(run, intensity)
     with scans_of(target, out, say) as (asked, refused):
-        refuse_overwriting(asked, probabilities, force)
+        left = missing(asked, predictor.identity, probabilities, force)
+        if len(left) < len(asked):
+            say(f"{len(asked) - len(left)} of {len(asked)} scans were segmented by this run before and are kept; {len(left)} to do")
         refuse_unwritable(out.parent if is_volume(out.name) else out, "--out")
         if check:
-            return _forecast(predictor, asked, refused, probabilities, say)
+            return _forecast(predictor, left, refused, probabilities, say)
         written: list[Path] = []
         done = 0
         console = Console(stderr=True)
         cause: Exception | None = None
         with process_group() as device:
-            for one in track(asked, "segmenting", console=console, disable=not console.is_terminal):
+            for one in track(left, "segmenting", console=console, disable=not console.is_terminal):
                 try:
                     volumes = _segmented(predictor, one, device, probabilities, say)
                 except DataError as error:
@@ -118,7 +123,7 @@ def predict(
                 except Exception as error:  # of a library or of this program: no other scan is to pay for it
                     reason, cause = f"{one.shown}: cannot be segmented: {_short(error)}; look at this file, and segment it alone", error
                 else:
-                    written += _write(volumes, one, done, probabilities)
+                    written += _write(volumes, one, predictor.identity, done, force)
                     done += 1
                     continue
                 refused.append(reason)
@@ -176,7 +181,9 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     model.load_state_dict(weights)
     options = {**sidecar["intensity"], "kind": _kind(run, str(sidecar["intensity"]["kind"]), intensity)}
     spacing, precision = tuple(sidecar["spacing_mm"]), sidecar.get("precision", "auto")
-    return Predictor(model, task, classes, options, triple(sidecar["patch_size"]), channels, spacing, precision)
+    content = path.read_bytes() + path.with_suffix(".json").read_bytes()
+    identity = f"{hashlib.sha256(content).hexdigest()} {options['kind']}"
+    return Predictor(model, task, classes, options, triple(sidecar["patch_size"]), channels, spacing, precision, identity)
 
 
 def _kind(run: Path, trained: str, asked: str | None) -> str:
@@ -227,16 +234,17 @@ def _segmented(predictor: Predictor, one: Asked, device: torch.device, probabili
     return [labels.astype(kind)] if shares is None else [labels.astype(kind), np.moveaxis(shares, 0, -1)]
 
 
-def _write(volumes: Sequence[np.ndarray], one: Asked, done: int, probabilities: bool) -> list[Path]:
-    """The files of a scan. MachineError where a disk is full, which all scans after it would meet too."""
-    files = one.files(probabilities)
+def _write(volumes: Sequence[np.ndarray], one: Asked, identity: str, done: int, force: bool) -> list[Path]:
+    """The files of a scan that are not there. MachineError where a disk is full, which all scans after it would meet too."""
+    files = [(file, voxels) for file, voxels in zip(one.files(len(volumes) > 1), volumes, strict=True) if force or not file.exists()]
+    stamp = stamp_of(one, identity)
     try:
-        for file, voxels in zip(files, volumes, strict=True):
-            _write_nifti(file, voxels, one.path)
+        for file, voxels in files:
+            _write_nifti(file, voxels, one.path, stamp)
     except OSError as error:
         why = error.strerror or error
-        raise MachineError(f"{files[0]}: {why}; {done} scans are done. Free some space, or choose another place") from None
-    return files
+        raise MachineError(f"{one.output}: {why}; {done} scans are done. Free some space, or choose another place") from None
+    return [file for file, _ in files]
 
 
 def _in_words(error: DataError, one: Asked, options: Mapping[str, Any]) -> str:
@@ -254,12 +262,13 @@ def _short(error: Exception) -> str:
     return textwrap.shorten(f"{type(error).__name__} {error}", 300)
 
 
-def _write_nifti(file: Path, voxels: np.ndarray, scan: Path) -> None:
+def _write_nifti(file: Path, voxels: np.ndarray, scan: Path, stamp: str) -> None:
     """Voxels with the geometry of a scan's header, and nothing else of it: what else stands there may name a patient."""
     theirs = cast(Any, nibabel.load(scan)).header
     image = (nibabel.Nifti1Image if theirs.sizeof_hdr == 348 else nibabel.Nifti2Image)(voxels, None)
     for name in GEOMETRY:
         image.header[name] = theirs[name]
+    image.header["descrip"] = stamp.encode()
     content = image.to_bytes()
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as out:

@@ -242,6 +242,47 @@ def test_nothing_is_overwritten_without_force(run: Path, ball_root: Path, tmp_pa
     assert done.exit_code == 2 and "is a scan itself" in done.stderr
 
 
+def test_the_same_command_again_goes_on_where_one_was_stopped(
+    run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, inputs, out = Store.open(ball_root).scans, tmp_path / "in", tmp_path / "labels"
+    inputs.mkdir()
+    for index, name in enumerate("abc"):
+        shutil.copy(scans[index]["source"]["path"], inputs / f"{name}.nii.gz")
+    whole = tmp_path / "whole"
+    assert medcl3d("predict", run, inputs, "--out", whole, "--probabilities").exit_code == 0
+    seen: list[str] = []
+
+    def watched(predictor: Predictor, path: Path, *args: Any, **fields: Any) -> Any:
+        seen.append(path.name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return segment(predictor, path, *args, **fields)
+
+    monkeypatch.setattr("medcl3d.downstream.predict.segment", watched)
+    asked = ("predict", run, inputs, "--out", out, "--probabilities")
+    assert medcl3d(*asked).exit_code != 0 and seen == ["a.nii.gz", "b.nii.gz"]
+    corrected = nib.load(out / "a.nii.gz")  # by hand, in a program that keeps the header
+    nib.save(nib.Nifti1Image(np.asarray(corrected.dataobj) * 0, None, corrected.header), out / "a.nii.gz")
+    (out / "a_probabilities.nii.gz").unlink()
+    done = medcl3d(*asked)
+    assert done.exit_code == 0 and seen[2:] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"], done.output
+    assert not np.asarray(nib.load(out / "a.nii.gz").dataobj).any(), "only what lacks is written"
+    for name in ("a_probabilities", "b", "b_probabilities", "c", "c_probabilities"):
+        assert (out / f"{name}.nii.gz").read_bytes() == (whole / f"{name}.nii.gz").read_bytes()
+    done = medcl3d(*asked)
+    assert done.exit_code == 0 and len(seen) == 5 and "3 of 3 scans were segmented by this run before and are kept; 0 to do" in done.stderr
+
+    shutil.copy(scans[4]["source"]["path"], inputs / "b.nii.gz")  # another scan of the name
+    done, foreign = medcl3d(*asked), out / "b.nii.gz"
+    assert done.exit_code == 2 and f"2 files are there already, as {foreign}, that this run did not make" in done.stderr, done.output
+    other = change(run, tmp_path / "other", lambda sidecar: sidecar["task"]["segmentation"].update(overlap=0.25))
+    done = medcl3d("predict", other, inputs, "--out", out)
+    assert done.exit_code == 2 and "3 files are there already" in done.stderr, done.output
+    assert medcl3d(*asked, "--force").exit_code == 0 and seen[5:] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert (out / "a.nii.gz").read_bytes() == (whole / "a.nii.gz").read_bytes()
+
+
 def test_names_in_a_header_do_not_travel(run: Path, ball_root: Path, tmp_path: Path) -> None:
     image = nib.load(Path(Store.open(ball_root).scans[6]["source"]["path"]))
     image.header["descrip"], image.header["aux_file"] = b"Doe Jane", b"Doe"
