@@ -26,6 +26,8 @@ COLOURS = {
 INK = {"light": "#24292f", "dark": "#d7dce2"}
 FAINT = {"light": "#8a9099", "dark": "#8a9099"}
 MARKERS = "osD^vP*"
+NARROW = 5.0
+"""Inches that a phone shows without scrolling sideways (report pages do not shrink letters below three quarters)."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,12 @@ def metric_curve(analysis: Analysis) -> Picture | None:
             ax.set_xlabel(key)
             ax.set_title(_named(panel))
         axes[0].set_ylabel(analysis.metric)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=columns)
 
     alt = f"Curves of {analysis.metric} over {key}, one line an arm; the numbers are in the table of means"
-    legend = 0.8 + 0.09 * max(len(arm.name) for arm in analysis.arms)  # inches, beside the panels: of long names no row fits above them
-    return _draw(max(5.0, 3.4 * len(panels)) + legend, max(3.6, 0.6 + 0.26 * len(analysis.arms)), alt, paint)
+    width = max(NARROW, 3.4 * len(panels))
+    columns = max(1, int(width / (0.6 + 0.09 * max(len(arm.name) for arm in analysis.arms))))
+    return _draw(width, 3.4 + 0.24 * -(-len(analysis.arms) // columns), alt, paint)
 
 
 def difference_dots(analysis: Analysis) -> Picture | None:
@@ -119,6 +122,7 @@ def difference_dots(analysis: Analysis) -> Picture | None:
     arms = [arm for arm in analysis.arms if arm.endpoint.difference is not None]
     if not arms:
         return None
+    label = f"{analysis.metric}: difference to {analysis.reference}"
 
     def paint(figure: Figure, theme: str) -> None:
         ax = figure.subplots()
@@ -129,12 +133,16 @@ def difference_dots(analysis: Analysis) -> Picture | None:
             number = [a.name for a in analysis.arms].index(arm.name)
             bars = [[d.mean - d.low], [d.high - d.mean]] if d.known else None
             ax.errorbar([d.mean], [row], xerr=bars, capsize=4, linestyle="none", **_look(number, theme))
-        ax.set_yticks(range(len(arms)), [arm.name for arm in arms])
-        ax.set_ylim(len(arms) - 0.5, -0.5)
-        ax.set_xlabel(f"{analysis.metric}: difference to {analysis.reference}")
+            # A name above its line: a margin for the longest would leave a narrow screen no room for the lines.
+            ax.text(0, row - 0.22, arm.name, transform=ax.get_yaxis_transform(), va="bottom", ha="left")
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+        ax.set_ylim(len(arms) - 0.5, -0.8)
+        ax.set_xlabel(label)
 
     alt = f"Paired difference of {analysis.metric} to {analysis.reference} for each arm with its 95% interval; the numbers are in the table"
-    return _draw(6.5, 1.2 + 0.42 * len(arms), alt, paint)
+    width = max(NARROW, *(0.5 + 0.09 * len(text) for text in (label, *(arm.name for arm in arms))))
+    return _draw(width, 0.8 + 0.5 * len(arms), alt, paint)
 
 
 def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
