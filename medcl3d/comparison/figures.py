@@ -139,6 +139,7 @@ def difference_dots(analysis: Analysis) -> Picture | None:
         ax.spines["left"].set_visible(False)
         ax.set_ylim(len(arms) - 0.5, -0.8)
         ax.set_xlabel(label)
+        ax.locator_params(axis="x", nbins=6)  # of more, numbers with a sign and three decimals touch each other
 
     alt = f"Paired difference of {analysis.metric} to {analysis.reference} for each arm with its 95% interval; the numbers are in the table"
     width = max(NARROW, *(0.5 + 0.09 * len(text) for text in (label, *(arm.name for arm in arms))))
