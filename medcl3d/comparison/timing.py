@@ -40,13 +40,30 @@ def seconds_per_sample(runs: Sequence[Run], done: Sequence[Run]) -> float | None
     return 1 / float(np.median(rates)) if rates else None
 
 
+def seconds_of_each(command: str, runs: Sequence[Run], done: Sequence[Run]) -> dict[str, float] | None:
+    """Seconds a sample of every pretraining or arm of a command; None where nothing was timed.
+
+    One may take ten times as long as another, as MAE with its decoder beside a contrast of pooled vectors, so that each is timed by its
+    own runs; where it has none yet, by those of all.
+    """
+    mine = [run for run in runs if run.command == command]
+    finished = {run.folder for run in done}
+    of_all = seconds_per_sample(mine, [run for run in mine if run.folder in finished])
+    if of_all is None:
+        return None
+    found = {}
+    for name in dict.fromkeys(run.name for run in mine):
+        own = [run for run in mine if run.name == name]
+        found[name] = seconds_per_sample(own, [run for run in own if run.folder in finished]) or of_all
+    return found
+
+
 def seconds_to_go(command: str, runs: Sequence[Run], done: Sequence[Run]) -> float | None:
     """Processor-sharing seconds that the runs of a command still take, one after the other; None where nothing was timed."""
-    mine = [run for run in runs if run.command == command]
-    finished = [run for run in mine if run in done]
-    waiting = [run for run in mine if run not in done]
-    each = seconds_per_sample(mine, finished)
-    return None if each is None else each * sum(run.size for run in waiting)
+    each = seconds_of_each(command, runs, done)
+    finished = {run.folder for run in done}
+    waiting = [run for run in runs if run.command == command and run.folder not in finished]
+    return None if each is None else sum(each[run.name] * run.size for run in waiting)
 
 
 def duration(seconds: float) -> str:

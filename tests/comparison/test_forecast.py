@@ -53,6 +53,27 @@ def test_whole_runs_tell_more_than_their_steps(comparison):
     assert seconds_to_go("pretrain", runs, runs[:1]) == pytest.approx(40.0)
 
 
+def test_each_pretraining_is_timed_by_its_own_runs(comparison):
+    """MAE may take ten times as long as the contrast that began."""
+    _, runs = planned(comparison(), "replicates=3")
+    of = {name: [run for run in runs if run.command == "pretrain" and run.name == name] for name in ("dense", "simclr")}
+    for run in (of["dense"][0], of["simclr"][0]):
+        run.folder.mkdir(parents=True)
+    note_cost(of["dense"][0].folder, 10.0, 100.0)
+    assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(5 * 10), "what has no run yet is taken for alike"
+    note_cost(of["simclr"][0].folder, 120.0, 100.0)
+    assert seconds_to_go("pretrain", runs, [of["dense"][0], of["simclr"][0]]) == pytest.approx(2 * 10 + 2 * 120)
+    log(of["simclr"][1], [1.0, of["simclr"][1].size / 60])
+    assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(2 * 10 + 3 * 60), "steps of one that is going on"
+
+
+def test_a_time_that_proves_wrong_is_told_anew(comparison):
+    arms = {"scratch": {"set": {"seconds": 0.3}}, "dense": {"pretraining": "dense", "set": {"seconds": 3.0}}}
+    _, _, said = go(comparison(arms=arms), *SMALL, "replicates=2")
+    told = [line for line in said.splitlines() if line.startswith("finetune: about") and "from the whole runs so far" in line]
+    assert len(told) >= 2, said
+
+
 def test_runs_leave_what_they_cost_and_say_how_long_is_left(comparison):
     path = comparison(arms={"scratch": {}, "dense": {"pretraining": "dense", "set": {"seconds": 0.6}}})
     runs, _, said = go(path, *SMALL)
