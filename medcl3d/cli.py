@@ -22,7 +22,7 @@ P = ParamSpec("P")
 INTERRUPTED = 130  # 128 + SIGINT, what shells report
 OVERRIDES_HELP = "Fields to set, each `key.path=value`, as in `train.steps=100`."
 
-Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a packaged one, as in `pretrain/simulated`.")]
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a packaged one, as in `pretrain/mine`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP, show_default=False)]
 Check = Annotated[bool, typer.Option("--check", help="Check the configuration and the data; run nothing.")]
 

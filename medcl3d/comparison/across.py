@@ -17,6 +17,7 @@ from medcl3d.comparison.results import complete_replicates
 from medcl3d.config import load
 from medcl3d.errors import ConfigError
 from medcl3d.evaluation.ranks import MIN_ARMS, MIN_DATA_SETS, Ranks, ranks
+from medcl3d.packaged_configs import find_config
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
     read_by = dict.fromkeys(data_of(config), _label(config))
     waiting: list[str] = []
     for path in config.across:
-        other = with_controls(load(path, (), CompareConfig))
+        other = with_controls(load(find_config(str(path)), (), CompareConfig))
         if other.higher != config.higher:
             raise ConfigError(f"across: {other.metric} in {path} and {config.metric} here are better in two directions; compare one")
         if other.stage == "screen":

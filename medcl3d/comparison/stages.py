@@ -10,6 +10,7 @@ from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import Run
 from medcl3d.config import load
 from medcl3d.errors import ConfigError, DataError
+from medcl3d.packaged_configs import find_config
 
 
 def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) -> None:
@@ -22,7 +23,7 @@ def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) ->
         return
     if config.stage != "confirm":
         raise ConfigError(f"{name}: screened: a screening confirms nothing; take it out, or set stage: confirm")
-    screening = load(config.screened, (), CompareConfig)
+    screening = load(find_config(str(config.screened)), (), CompareConfig)
     if screening.stage != "screen":
         raise ConfigError(f"{name}: screened: {config.screened} is no screening; set stage: screen there before it runs")
     both = sorted(set(_seeds(screening)) & set(_seeds(config)))
