@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from medcl3d.comparison import compare
+from medcl3d.comparison.config import CompareConfig
+from medcl3d.comparison.stages import check_confirmation
+from medcl3d.config import load
 from medcl3d.errors import ConfigError, DataError
+from medcl3d.packaged_configs import find_config
 
 SMALL = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "vary": {"num_labelled": [2]}, "replicates": 1}
 
@@ -50,3 +55,11 @@ def test_what_is_no_screening_is_refused(comparison, stage, words):
     first = comparison(**SMALL, out_dir="screening").rename("screen.yaml")
     with pytest.raises(ConfigError, match=words):
         compare(comparison(**SMALL, screened=str(first), first_seed=1, stage=stage), check=True)
+
+
+def test_a_packaged_screening_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    packaged = load(find_config("compare/hippocampus"), (), CompareConfig)
+    check_confirmation([], packaged, "compare/hippocampus")
+    with pytest.raises(ConfigError, match="has used seed"):
+        check_confirmation([], replace(packaged, first_seed=0), "compare/hippocampus")
