@@ -31,7 +31,7 @@ GRACE_SECONDS = 120.0
 """How long a run that is asked to stop may take to save its state."""
 STOPPED = 75
 MOST_STARTS = 50
-WRONG_BY = 1.25  # a time that was told is told anew where runs show it to be wrong by more
+WRONG_BY, WRONG_FROM = 1.25, 60.0  # a time that was told is told anew where runs show it to be wrong by more: as a ratio and in seconds
 """Of one run on a cluster that stops its jobs; beyond it, it is a failure."""
 
 
@@ -264,7 +264,8 @@ class _Grid:
             if each is None:
                 continue
             whole = sum(each[run.name] * run.size for run in mine)
-            if runs_then <= 0 or not 1 / WRONG_BY < whole / then < WRONG_BY:
+            wrong = not 1 / WRONG_BY < whole / max(then, 1e-9) < WRONG_BY and abs(whole - then) > WRONG_FROM
+            if runs_then <= 0 or wrong:
                 count = sum(run.command == command for run in left)
                 seconds = sum(each[run.name] * run.size for run in left if run.command == command)
                 known = "from the whole runs so far" if done else "steps alone"
