@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from medcl3d.comparison.launch import INPUTS, LOG, Child, encoder_hash, read_json
 from medcl3d.comparison.plan import Run, model_of
-from medcl3d.comparison.timing import duration, seconds_of_each
+from medcl3d.comparison.timing import TimesTold
 from medcl3d.config import differences
 from medcl3d.errors import ConfigError, DataError, Stopped, UserError
 from medcl3d.training.logs import FREE_FIELDS, with_defaults
@@ -31,7 +31,6 @@ GRACE_SECONDS = 120.0
 """How long a run that is asked to stop may take to save its state."""
 STOPPED = 75
 MOST_STARTS = 50
-WRONG_BY, WRONG_FROM = 1.25, 60.0  # a time that was told is told anew where runs show it to be wrong by more: as a ratio and in seconds
 """Of one run on a cluster that stops its jobs; beyond it, it is a failure."""
 
 
@@ -218,7 +217,7 @@ class _Grid:
         self.over = {run.folder: "done" for run in kept}
         self.children: list[Child] = []
         self._starts: Counter[Path] = Counter()
-        self._told: dict[str, tuple[int, float]] = {}  # command -> how many were done when it was looked at, seconds of all as told
+        self._times = TimesTold()
         self._waits_for: set[Path] = set()
 
     def start(self, launcher: Launcher) -> None:
@@ -254,25 +253,11 @@ class _Grid:
             self._finish(Outcome(run, "failed", 0.0, "its pretraining failed"))
 
     def tell_time(self, at_once: int) -> None:
-        """Say how long the runs of a command take: from the first timed steps, from the first whole run, and when that proves wrong."""
+        """Say how long the runs of a command take, where there is something new to say."""
         left = [*self.waiting, *(child.run for child in self.children)]
-        for command in {run.command for run in left}:
-            mine = [run for run in self.runs if run.command == command]
-            done = [run for run in mine if self.over.get(run.folder) in ("done", "kept")]
-            runs_then, then = self._told.get(command, (-1, 0.0))
-            each = None if runs_then == len(done) else seconds_of_each(command, mine, done)
-            if each is None:
-                continue
-            whole = sum(each[run.name] * run.size for run in mine)
-            wrong = not 1 / WRONG_BY < whole / max(then, 1e-9) < WRONG_BY and abs(whole - then) > WRONG_FROM
-            if runs_then <= 0 or wrong:
-                count = sum(run.command == command for run in left)
-                seconds = sum(each[run.name] * run.size for run in left if run.command == command)
-                known = "from the whole runs so far" if done else "steps alone"
-                runs = f"{count} run{'s' if count > 1 else ''}"
-                self._say(f"{command}: about {duration(seconds / min(at_once, count))} for {runs}, {known}")
-                then = whole
-            self._told[command] = len(done), then
+        done = [run for run in self.runs if self.over.get(run.folder) in ("done", "kept")]
+        for line in self._times.lines(self.runs, done, left, at_once):
+            self._say(line)
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

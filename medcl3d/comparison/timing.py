@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from medcl3d.comparison.launch import COST, read_json
 from medcl3d.comparison.plan import Run
+
+WRONG_BY, WRONG_FROM = 1.25, 60.0
+"""A time that was told is told anew where runs show it to be wrong by more: as a ratio, and in seconds."""
 
 
 def metric_rows(run: Run) -> list[dict[str, float]]:
@@ -63,7 +66,39 @@ def seconds_to_go(command: str, runs: Sequence[Run], done: Sequence[Run]) -> flo
     each = seconds_of_each(command, runs, done)
     finished = {run.folder for run in done}
     waiting = [run for run in runs if run.command == command and run.folder not in finished]
-    return None if each is None else sum(each[run.name] * run.size for run in waiting)
+    return None if each is None else _seconds(each, waiting)
+
+
+def _seconds(each: Mapping[str, float], runs: Sequence[Run]) -> float:
+    return sum(each[run.name] * run.size for run in runs)
+
+
+class TimesTold:
+    """What was said of how long the runs of each command take: it is said from the first timed steps, from the first whole run, and
+    again where that proves wrong."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[int, float]] = {}  # command -> how many were done when it was looked at, seconds of all as told
+
+    def lines(self, runs: Sequence[Run], done: Sequence[Run], left: Sequence[Run], at_once: int) -> list[str]:
+        """What is new, a line a command; `left` are the runs that go on or wait."""
+        found = []
+        for command in dict.fromkeys(run.command for run in left):
+            num_done = sum(run.command == command for run in done)
+            done_then, then = self._told.get(command, (-1, 0.0))
+            each = None if done_then == num_done else seconds_of_each(command, runs, done)
+            if each is None:
+                continue
+            whole = _seconds(each, [run for run in runs if run.command == command])
+            wrong = not 1 / WRONG_BY < whole / max(then, 1e-9) < WRONG_BY and abs(whole - then) > WRONG_FROM
+            if done_then <= 0 or wrong:
+                mine = [run for run in left if run.command == command]
+                known = "from the whole runs so far" if num_done else "steps alone"
+                time = duration(_seconds(each, mine) / min(at_once, len(mine)))
+                found.append(f"{command}: about {time} for {len(mine)} run{'s' if len(mine) > 1 else ''}, {known}")
+                then = whole
+            self._told[command] = num_done, then
+        return found
 
 
 def duration(seconds: float) -> str:

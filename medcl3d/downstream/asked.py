@@ -153,17 +153,28 @@ def missing(asked: Sequence[Asked], identity: str, probabilities: bool, force: b
         raise ConfigError(f"--out: {min(own)} is a scan itself; give another folder")
     if force:
         return list(asked)
-    there = [file for file in of if file.exists()]
-    foreign = [file for file in there if not _is_stamped(file, of[file], identity)]
+    there = {file for file in of if file.exists()}
+    foreign = [file for one in asked for file in _foreign([f for f in one.files(probabilities) if f in there], one, identity)]
     if foreign:
         what = f"{len(foreign)} files are there already, as {foreign[0]}, that this run did not make of these scans"
         raise ConfigError(f"--out: {what}; give another place, or --force to replace them")
-    return [one for one in asked if not set(one.files(probabilities)) <= set(there)]
+    return [one for one in asked if not there.issuperset(one.files(probabilities))]
 
 
-def _is_stamped(file: Path, one: Asked, identity: str) -> bool:
-    """A whole file that `predict` wrote of this scan by this run."""
+def _foreign(there: Sequence[Path], one: Asked, identity: str) -> list[Path]:
+    """Those of a scan's files that this run did not write of it. The scan is read only where one is there."""
+    if not there:
+        return []
     try:
-        return file.is_file() and cast(Any, nibabel.load(file)).header["descrip"].item().decode() == stamp_of(one, identity)
-    except (ImageFileError, OSError, EOFError, KeyError, ValueError, DataError):  # of another program, or a scan that cannot be read
-        return False
+        stamp = stamp_of(one, identity)
+    except DataError:  # a scan that cannot be read now
+        return list(there)
+    return [file for file in there if _stamp_in(file) != stamp]
+
+
+def _stamp_in(file: Path) -> str:
+    """What a file's header says of its origin; "" where it is no NIfTI file."""
+    try:
+        return cast(str, cast(Any, nibabel.load(file)).header["descrip"].item().decode()) if file.is_file() else ""
+    except (ImageFileError, OSError, EOFError, KeyError, ValueError):  # of another program
+        return ""

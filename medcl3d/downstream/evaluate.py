@@ -104,6 +104,11 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
         task = _task(config.task, store)
         if config.crop_retrieval is not None and not isinstance(task, CropClassification):
             raise ConfigError(f"crop_retrieval: a scan of {config.task.name} has no single class to be retrieved by; ask linear or knn")
+    table = store.collection.table
+    if config.retrieval is not None:
+        config.retrieval.queries(table.iloc[_scans_of_sides(config, store, split)[1]])
+    if config.crop_retrieval is not None:
+        config.crop_retrieval.check_columns(table.assign(**{"class": ""}))  # of crops, known once they are drawn
     seed_weights(config.seed)
     network = build_network(config.encoder, store.num_channels, decoder=False)
     check_patch_size(network, config.data.patch_size)

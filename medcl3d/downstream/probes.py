@@ -178,6 +178,33 @@ class Retrieval:
     same: str = "patient"
     differ: str | None = None
 
+    def check_columns(self, table: pd.DataFrame) -> None:
+        """DataError where a column is missing."""
+        for column in (self.same, self.differ):
+            if column is not None and column not in table:
+                raise DataError(f"retrieval: the manifest has no column {column!r}; it has {', '.join(map(str, table.columns))}")
+
+    def queries(self, table: pd.DataFrame) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Rows of the test scans that are queries, each with the rows that it is compared with, and which of those match.
+
+        Needs no features, so that a plan is refused before an encoder is trained. DataError where a column is missing or there is none.
+        """
+        self.check_columns(table)
+        group = table[self.same].astype(str).to_numpy()
+        kind = np.arange(len(table)) if self.differ is None else table[self.differ].astype(str).to_numpy()
+        found = []
+        for query in range(len(table)):
+            gallery = np.flatnonzero(kind != kind[query])
+            matches = group[gallery] == group[query]
+            if matches.any() and not matches.all():
+                found.append((query, gallery, matches))
+        if not found:
+            other = f" with another {self.differ}" if self.differ else ""
+            raise DataError(
+                f"retrieval: no test scan has another{other} of the same {self.same}; name other columns, or test more patients"
+            )
+        return found
+
     def measure(
         self, train: np.ndarray, test: np.ndarray, table: pd.DataFrame, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, object]]]:
@@ -186,26 +213,14 @@ class Retrieval:
         train, test  features ``[N, F]`` of whole scans; table: the rows of the test scans
         DataError where a column is missing or no scan is a query.
         """
-        for column in (self.same, self.differ):
-            if column is not None and column not in table:
-                raise DataError(f"retrieval: the manifest has no column {column!r}; it has {', '.join(map(str, table.columns))}")
+        queries = self.queries(table)
         scale = standardiser(train)
         features = directions(scale.transform(test))
         cosine = features @ features.T
-        group = table[self.same].astype(str).to_numpy()
-        kind = np.arange(len(table)) if self.differ is None else table[self.differ].astype(str).to_numpy()
         cases: list[dict[str, object]] = []
-        for query, (scan, patient) in enumerate(zip(table["scan"], table["patient"], strict=True)):
-            gallery = np.flatnonzero(kind != kind[query])
-            matches = group[gallery] == group[query]
-            if matches.any() and not matches.all():
-                of_query = measures(cosine[query, gallery], matches)
-                cases.append({"scan": str(scan), "patient": str(patient), "gallery": len(gallery), **of_query})
-        if not cases:
-            other = f" with another {self.differ}" if self.differ else ""
-            raise DataError(
-                f"retrieval: no test scan has another{other} of the same {self.same}; name other columns, or test more patients"
-            )
+        for query, gallery, matches in queries:
+            scan, patient = (str(table[column].iloc[query]) for column in ("scan", "patient"))
+            cases.append({"scan": scan, "patient": patient, "gallery": len(gallery), **measures(cosine[query, gallery], matches)})
         patients = [str(case["patient"]) for case in cases]
         names = [name for name in cases[0] if name not in ("scan", "patient", "gallery")]
         found = {name: over_patients([float(str(case[name])) for case in cases], patients, seed) for name in names}

@@ -68,7 +68,7 @@ def test_each_pretraining_is_timed_by_its_own_runs(comparison):
 
 
 def test_a_time_that_proves_wrong_is_told_anew(comparison, monkeypatch):
-    monkeypatch.setattr("medcl3d.comparison.execute.WRONG_FROM", 1.0)
+    monkeypatch.setattr("medcl3d.comparison.timing.WRONG_FROM", 1.0)
     arms = {"scratch": {"set": {"seconds": 0.3}}, "dense": {"pretraining": "dense", "set": {"seconds": 3.0}}}
     _, _, said = go(comparison(arms=arms), *SMALL, "replicates=2")
     told = [line for line in said.splitlines() if line.startswith("finetune: about") and "from the whole runs so far" in line]

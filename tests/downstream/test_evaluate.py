@@ -53,6 +53,22 @@ def test_all_probes_at_once_and_again(ball_root: Path, tmp_path: Path, capsys: p
     assert "is done" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"retrieval": {"differ": "site"}}, "retrieval: the manifest has no column 'site'"),
+        ({"retrieval": {"differ": "session"}}, "no test scan has another with another session of the same patient"),
+        ({"crop_retrieval": {"same": "side"}}, "retrieval: the manifest has no column 'side'"),
+    ],
+)
+def test_what_cannot_be_retrieved_is_refused_before_an_encoder_is_trained(
+    ball_root: Path, tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
+    written = write(tmp_path / "c.yaml", config_of(ball_root, tmp_path / "run", **fields))
+    with pytest.raises(DataError, match=words):
+        evaluate(written, check=True)
+
+
 def test_crops_are_retrieved_and_landmarks_found_without_labels_for_training(ball_root: Path, tmp_path: Path) -> None:
     asked = {"linear": None, "crop_retrieval": {"same": "class", "differ": "patient"}, "landmarks": {"structures": 2, "stride_mm": 4}}
     found = run(tmp_path, config_of(ball_root, tmp_path / "run", **asked))
