@@ -53,8 +53,10 @@ class CompareConfig:
     endpoint    which cells the primary endpoint takes (dotted key -> value; default all): it is the mean
                 of `metric` over them, one number a replicate and arm
     family      the arms that are tested against the reference, as one family (default: all others); the rest is exploratory
-    controls    arms that are added where there are none of their kind: `scratch`, the `placebo` of every strategy that knows something
-                of the scans, and `mae`, which paints hidden blocks and has no pairs; they are outside the tested family
+    controls    arms that are added if the file has none of their type: `scratch`; `augmented_views`, which is pretrained with
+                two augmentations of one crop and so without a choice of pairs, one per objective; the `placebo` of every
+                strategy that has signal columns; and `mae`, which reconstructs hidden blocks and has no pairs. They are
+                outside the tested family
     stage       confirm, or screen: picks candidates, so nothing is tested
     screened    the file of the screening that this confirms: its seeds and its test patients are refused here
     across      files of comparisons of the same arms on other data, whose finished results are ranked together with this one's
@@ -78,7 +80,7 @@ class CompareConfig:
     vary: dict[str, Any] = field(default_factory=dict)
     endpoint: dict[str, Any] = field(default_factory=dict)
     family: tuple[str, ...] = ()
-    controls: tuple[Literal["scratch", "placebo", "mae"], ...] = ("scratch", "placebo", "mae")
+    controls: tuple[Literal["scratch", "augmented_views", "placebo", "mae"], ...] = ("scratch", "augmented_views", "placebo", "mae")
     stage: Literal["screen", "confirm"] = "confirm"
     screened: Path | None = None
     across: tuple[Path, ...] = ()
