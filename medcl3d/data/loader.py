@@ -175,10 +175,14 @@ def _inside(world: Tensor, affines: Tensor, shapes: Tensor) -> Tensor:
 
 
 def to_grid(crop: Tensor, view: ViewSpec) -> Tensor:
-    """A box's voxels ``[C, D, H, W]`` on the grid of its view."""
+    """Resample a box's voxels ``[C, D, H, W]`` to its view's grid: linear, averaged along axes that shrink."""
     if view.out_shape == view.box.size:
         return crop
-    return F.interpolate(crop[None], size=view.out_shape, mode="trilinear", align_corners=False)[0]
+    # Linear samples, enough in each voxel of the view to read all of the box: exact for ramps, unlike a filter.
+    times = [-(-size // length) for size, length in zip(view.box.size, view.out_shape, strict=True)]
+    fine = [length * n for length, n in zip(view.out_shape, times, strict=True)]
+    samples = F.interpolate(crop[None], size=fine, mode="trilinear", align_corners=False)
+    return samples[0] if max(times) == 1 else F.avg_pool3d(samples, times)[0]
 
 
 def view_affine(collection: Collection, view: ViewSpec) -> Tensor:

@@ -40,6 +40,20 @@ def slab_size(collection: Collection, scan: int, axis: int, thickness_mm: float 
     return triple(size)
 
 
+def whole_body_across(collection: Collection, scan: int, axis: int, slab: Box) -> Box:
+    """A slab widened across its axis to the whole body, with the body in its middle.
+
+    Its two sides have the ratio of the patch's sides in voxels, so that resampling to the patch scales both by one
+    factor. One side is as long as the body, the other reaches past the body equally at both ends.
+    """
+    low, stop = collection.body_boxes[scan]
+    patch, across = np.array(collection.patch_size), np.arange(3) != axis
+    factor = ((stop - low) / patch)[across].max()
+    beyond = np.where(across, np.ceil((factor * patch - (stop - low)) / 2 - 1e-9), 0).astype(np.int64)
+    start = np.where(across, low - beyond, slab.start)
+    return Box(triple(start), triple(np.where(across, stop + beyond, slab.stop) - start))
+
+
 def start_at(collection: Collection, scan: int, place_mm: np.ndarray) -> tuple[np.ndarray, float]:
     """The start of the patch whose centre is nearest to a place in world mm, and by how many mm the scan misses it.
 

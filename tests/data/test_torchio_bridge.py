@@ -166,6 +166,7 @@ STRATEGIES = [
     {"voxel_correspondence": {"num_points": 8}},
     {"same_patient": {"jitter_mm": 4}},
     {"adjacent_slices": {"thickness_mm": 8}},
+    {"slice_position": {"axis": 1}},
     {"sum": {"parts": ["same_patient", "overlapping_crops"]}},
     {"multi_crop": {"local_size": [8, 8, 8], "num_local": 2}},
 ]
