@@ -159,7 +159,25 @@ def _certainty(analysis: Analysis, found: _Found) -> str:
         said.append(f"a claim would need {MIN_REPLICATES_FOR_CLAIM} replicates")
     if found.told and analysis.num_cases is None:
         said.append("this speaks of these test cases only")
-    return "; ".join(said) + "."
+    return "; ".join(said) + "." + _equivalence(analysis)
+
+
+def _equivalence(analysis: Analysis) -> str:
+    """A further sentence: which arms of the family are equivalent to the reference; "" if no margin was declared or tested."""
+    tested = [(arm.name, arm.equivalence) for arm in analysis.arms if arm.equivalence is not None and arm.equivalence.adjusted is not None]
+    if analysis.margin is None or not tested:
+        return ""
+
+    def of(shown: bool) -> str:
+        chosen = [(name, one) for name, one in tested if one.adjusted is not None and (one.adjusted < ALPHA) is shown]
+        words = [f"“{name}” ({with_interval(one.interval, sign=True)}, {p_value(one.adjusted or 0.0)})" for name, one in chosen]
+        return ", ".join(words[:MOST_NAMED]) + (f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else "")
+
+    equal, others = of(True), of(False)
+    to = f"to “{analysis.reference}” within the declared margin of {number(analysis.margin)}"
+    first = f"Equivalent {to}: {equal}" if equal else f"No arm is shown to be equivalent {to}"
+    rest = f"; not shown to be: {others}" if others else ""
+    return f" {first}{rest} (90% intervals, two one-sided tests{', Holm-adjusted' if len(tested) > 1 else ''})."
 
 
 def _seen(analysis: Analysis) -> str:

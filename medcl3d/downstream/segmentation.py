@@ -79,6 +79,11 @@ class Segmentation:
         """Whether the scan has a label map."""
         return store.has_label(scan)
 
+    def classes_in(self, store: Store, scan: int) -> list[str]:
+        """The classes that a labelled scan holds."""
+        there = set(np.unique(store.read_label(scan)).tolist())
+        return [name for value, name in self.class_names(store).items() if value in there]
+
     def stratum(self, store: Store, scan: int) -> int:
         """All scans are alike."""
         return 0
