@@ -29,6 +29,7 @@ class BYOL(nn.Module):
     momentum  of the teacher at the start, up to 1 at the end along half a cosine
     norm      of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
 
+    The teacher reads global views alone: local views (`multi_crop`) predict and are not predicted.
     Source: Grill et al., NeurIPS 2020, eq. 2, as the mean over views (their sum over the two directions is twice that).
     """
 
@@ -60,13 +61,13 @@ class BYOL(nn.Module):
         self.teacher.follow(self.momentum, network, self.projector)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """Predictions of all views, and the teacher's projections of them."""
+        """Predictions of all views, and the teacher's projections of the global ones."""
         keys = Keys.cat(group.keys for group in batch.groups)
         online = self.predictor(self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups])))
         teacher, projector = self.teacher.copies
         with torch.no_grad():
-            target = projector(torch.cat([teacher(group.voxels).pooled for group in batch.groups]))
-        return {"online": Rows(online, keys), "target": Rows(target, keys)}
+            target = projector(teacher(batch.main.voxels).pooled)
+        return {"online": Rows(online, keys), "target": Rows(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over anchors, weighted by a_i."""

@@ -27,6 +27,7 @@ class MoCo(nn.Module):
     predictor   a further head on the student, as in v3
     momentum    of the teacher; v3 lets it rise to 1 at the end along half a cosine (`momentum_rises`)
 
+    The teacher reads global views alone, so that local views (`multi_crop`) are neither targets nor in the queue.
     What is in the queue is related by the strategy as anything else: a scan of the anchor's patient there may attract, or be left
     alone. Source: He et al., CVPR 2020; v2: Chen et al. 2020, arXiv 2003.04297; v3: Chen et al., ICCV 2021, eq. 1 (ours is not
     scaled by 2 T).
@@ -65,13 +66,13 @@ class MoCo(nn.Module):
         self.teacher.follow(self.momentum, network, self.projector)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """Student's and teacher's unit vectors of all views."""
+        """The student's unit vectors of all views, and the teacher's of the global ones."""
         keys = Keys.cat(group.keys for group in batch.groups)
         online = self.predictor(self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups])))
         teacher, projector = self.teacher.copies
         with torch.no_grad():
-            target = projector(torch.cat([teacher(group.voxels).pooled for group in batch.groups]))
-        return {"online": Rows(online, keys), "target": Rows(target, keys)}
+            target = projector(teacher(batch.main.voxels).pooled)
+        return {"online": Rows(online, keys), "target": Rows(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """Every view against the teacher's vectors of all ranks, and those of the queue, which then takes the former in."""
