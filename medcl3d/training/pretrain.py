@@ -256,10 +256,16 @@ def summary(parts: Pretraining) -> str:
             *(f"  {note}" for note in parts.anchors.notes),
             *few_anchors(config, parts.anchors),
             *short_of_warmup(config.train),
+            *(f"  {note}" for note in objective_notes(learner.objective, config.train.steps)),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
             f"  {flops / 1e9:.2f} GFLOP a crop of {' x '.join(map(str, config.data.patch_size))}, one forward pass",
         ]
     )
+
+
+def objective_notes(objective: Any, steps: int) -> list[str]:
+    """What an objective reports before a training of so many steps."""
+    return list(objective.notes(steps)) if hasattr(objective, "notes") else []
 
 
 def few_anchors(config: PretrainConfig, anchors: Anchors) -> list[str]:
