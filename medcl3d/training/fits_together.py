@@ -80,9 +80,9 @@ def without_effect(config: PretrainConfig, strategy: PairStrategy, objective: An
         why = f"objective.{config.objective.name} uses no negatives; choose another objective"
     elif not _meet(samples, strategy, objective, collection, anchors):
         why = f"a step of {samples} samples never holds two of one scan ({len(anchors.ids)} scans); set samples_per_scan to 2 or more"
-    lines = []
+    lines: list[str] = []
     for part, relates in _relating(strategy):
-        defaults = {field.name: field.default for field in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
+        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
         changed = [name for name in getattr(part, "within_scan", ()) if getattr(part, name) != defaults.get(name)]
         because = why if relates else "the inner strategy draws the views, and its relation is not used; leave the field out"
         of = "" if part is strategy else f" of {_name(part)}"
