@@ -31,7 +31,8 @@ WORKER_TIMEOUT_S = 300
 class Plan:
     """Which anchor each sample of the run starts from: global batches as a function of (seed, epoch).
 
-    companions   which scans stand together in a batch, where a strategy asks for it
+    companions   which samples stand together in a batch, if a strategy asks for it; an epoch then visits each anchor
+                 `samples_per_scan` times
     """
 
     anchors: np.ndarray
@@ -43,7 +44,8 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in one pass; few anchors are visited several times, so that an epoch has a batch."""
-        return max(1, len(self.anchors) // self.samples_per_step)
+        visits = 1 if self.companions is None else self.companions.samples_per_scan
+        return max(1, len(self.anchors) * visits // self.samples_per_step)
 
     def samples(self, step: int) -> tuple[int, np.ndarray]:
         """Epoch of a step, and its anchors ``Int[samples_per_step]``."""

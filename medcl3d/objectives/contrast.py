@@ -43,7 +43,8 @@ def contrast(
         tile = ask(block, similarity)
         if only_kept_repel:
             tile = _without_negatives_of_the_batch(tile, column_keys)
-        tally.add(tile, similarity)
+        # A teacher's columns need not hold every view: local views have none.
+        tally.add(tile, similarity, None if targets is None else keys[block].same_thing(column_keys).sum())
         return tile
 
     local = contrastive_sum(z, columns, ask_and_count, temperature, denominator=denominator, decoupled=decoupled)

@@ -42,6 +42,9 @@ class PairStrategy(Protocol):
     queue_size        so many embeddings of earlier batches are related as further columns (`linked["support"]` is their place)
     temperature       what its link divides similarities by: the objective's, or it is refused
     companions        ``(collection) -> Companions | None``: which scans stand together in a batch
+    samples_per_scan  so many samples of each scan stand together in a batch
+    within_scan       fields that only say which samples of one scan repel each other: reported if they cannot have an effect
+    inner_draws_only  True: its parts draw the views, and their relations are not used
     """
 
     informative: ClassVar[tuple[str, ...]]
