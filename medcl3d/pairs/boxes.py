@@ -43,13 +43,14 @@ def slab_size(collection: Collection, scan: int, axis: int, thickness_mm: float 
 def start_at(collection: Collection, scan: int, place_mm: np.ndarray) -> tuple[np.ndarray, float]:
     """The start of the patch whose centre is nearest to a place in world mm, and by how many mm the scan misses it.
 
-    A place that the scan reaches is missed by 0, though the centre is rounded to a voxel.
+    A place that the scan reaches is missed by 0, though the centre is rounded to a voxel. Nearest means each voxel
+    index on its own, which on a sheared scan need not be the fewest mm; the miss is in world mm on any scan.
     """
     affine = collection.affines[scan]
     voxel = np.linalg.solve(affine[:3, :3], place_mm - affine[:3, 3])
     wanted = np.round(voxel - (np.array(collection.patch_size) - 1) / 2)
     start = np.clip(wanted, *start_range(collection, scan))
-    return start.astype(np.int64), float(np.linalg.norm((start - wanted) * collection.spacings[scan]))
+    return start.astype(np.int64), float(np.linalg.norm(affine[:3, :3] @ (start - wanted)))
 
 
 def iou(first: Box, second: Box) -> float:
@@ -66,10 +67,11 @@ def iou(first: Box, second: Box) -> float:
 def iou_mm(rows: Keys, cols: Keys) -> Tensor:
     """``Float64[N, M]`` intersection over union of the views' boxes, in the mm of their scan's own axes.
 
-    Boxes of scans that share a frame are compared where their axes agree; otherwise, and across frames,
-    two scans have no common axes and the value is 0.
+    On a sheared scan it is the ratio of the volumes in the world too: offsets are taken apart along the axes, which is not to
+    project them on axes that are not orthogonal. Boxes of scans that share a frame are compared where their axes agree;
+    otherwise, and across frames, two scans have no common axes and the value is 0.
     """
-    offset = torch.einsum("nmi,nij->nmj", cols.center_mm - rows.center_mm[:, None], rows.axes)
+    offset = torch.einsum("nmi,nji->nmj", cols.center_mm - rows.center_mm[:, None], torch.linalg.inv(rows.axes))
     half_row, half_col = rows.size_mm[:, None] / 2, cols.size_mm / 2
     overlap = torch.minimum(half_row, offset + half_col) - torch.maximum(-half_row, offset - half_col)
     shared = overlap.clamp(min=0).prod(-1)
@@ -86,9 +88,13 @@ def distance_mm(rows: Keys, cols: Keys) -> Tensor:
 
 
 def gap_mm(rows: Keys, cols: Keys, axis: int) -> Tensor:
-    """``Float64[N, M]`` mm between the views' centres along an axis of the row's scan."""
+    """``Float64[N, M]`` mm between the views' centres, counted along an axis of the row's scan.
+
+    Slices k apart have a gap of k times the spacing, wherever they lie in their planes. If the scan is sheared, its planes are
+    nearer to each other than that along their normal.
+    """
     offset = cols.center_mm - rows.center_mm[:, None]
-    return torch.einsum("nmi,ni->nm", offset, rows.axes[:, :, axis]).abs()
+    return torch.einsum("nmi,ni->nm", offset, torch.linalg.inv(rows.axes)[:, axis]).abs()
 
 
 def overlap_offset(size: np.ndarray, room: np.ndarray, target_iou: float, rng: np.random.Generator) -> np.ndarray:
