@@ -31,7 +31,7 @@ class OverlappingCrops:
     `num_views` crops are drawn with all pairwise IoU in [min_iou, max_iou], uniform within it for a
     pair, at places uniform inside the body. Other pairs of one scan are left alone (`same_scan:
     ignore`) or repelled (`negative`).
-    Source: crops with overlap as in PGL (Xie et al., 2020) and VoCo (Wu et al., CVPR 2024).
+    Source: crops that overlap as positives, as in PGL (Xie et al., 2020) and LatentCampus.
     """
 
     min_iou: Fraction = 0.3

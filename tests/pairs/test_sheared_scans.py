@@ -68,7 +68,9 @@ def world_iou(collection: Collection, first: ViewSpec, second: ViewSpec) -> floa
     """IoU of two boxes as polytopes in world mm, each with the affine of its own scan."""
     affines = collection.affines[[first.scan, second.scan]]
     spaces = [half_spaces(affine, view.box) for affine, view in zip(affines, (first, second), strict=True)]
-    each = [volume(space, collection.world(np.array([v.scan]), v.box.center[None])[0]) for space, v in zip(spaces, (first, second), strict=True)]
+    each = [
+        volume(space, collection.world(np.array([v.scan]), v.box.center[None])[0]) for space, v in zip(spaces, (first, second), strict=True)
+    ]
     # The middle of what both share, which the first scan's voxels tell since the axes agree.
     moved = np.linalg.inv(affines[0]) @ affines[1] @ np.c_[[*second.box.start, 1], [*second.box.stop, 1]]
     low, high = np.maximum(first.box.start, moved[:3, 0]), np.minimum(first.box.stop, moved[:3, 1])
