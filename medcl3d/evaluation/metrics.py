@@ -38,7 +38,7 @@ class Overlap:
 def overlap_of(prediction: np.ndarray, truth: np.ndarray, to_mm: Sequence[float] | np.ndarray) -> Overlap:
     """Dice, surface distances in mm and volume error of two masks ``Bool[D, H, W]``.
 
-    to_mm: mm per voxel ``[3]``, or the matrix ``[3, 3]`` from voxels to mm, whose columns need not be orthogonal.
+    to_mm: mm per voxel ``[3]``, or the matrix ``[3, 3]`` from voxels to mm, of a sheared scan too.
 
     The distance is the larger of the two directed 95th percentiles between surface voxels. A structure that
     only one of the masks holds (missed, or invented) has Dice and surface Dice 0 and, since no distance is defined, the
@@ -53,7 +53,8 @@ def overlap_of(prediction: np.ndarray, truth: np.ndarray, to_mm: Sequence[float]
         return Overlap(*[float("nan")] * 4)
     matrix = np.asarray(to_mm, dtype=np.float64)
     matrix = np.diag(matrix) if matrix.ndim == 1 else matrix
-    volume_error = abs(int(prediction.sum()) - int(truth.sum())) * abs(float(np.linalg.det(matrix))) / MM3_PER_ML
+    voxel_ml = abs(float(np.linalg.det(matrix))) / MM3_PER_ML
+    volume_error = abs(int(prediction.sum()) - int(truth.sum())) * voxel_ml
     if not found or not there:
         diagonals = matrix @ (np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]]) * truth.shape).T
         return Overlap(0.0, float(np.linalg.norm(diagonals, axis=0).max()), 0.0, volume_error)
@@ -62,19 +63,20 @@ def overlap_of(prediction: np.ndarray, truth: np.ndarray, to_mm: Sequence[float]
     box = tuple(slice(first, last + 1) for first, last in spans)
     y_pred, y = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None].float() for mask in (prediction, truth))
     dice = compute_dice(y_pred, y, include_background=True, ignore_empty=False)
-    spacing = np.linalg.norm(matrix, axis=0)
-    cosines = (matrix / spacing).T @ (matrix / spacing)
+    axes = matrix / np.linalg.norm(matrix, axis=0)
+    spacing = np.linalg.norm(matrix, axis=0).tolist()
+    cosines = axes.T @ axes
     if np.abs(cosines - np.eye(3)).max() > ORTHOGONAL:
         return Overlap(float(dice), *_of_sheared_surfaces(prediction[box], truth[box], matrix), volume_error)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument that it passes itself
-        distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=spacing.tolist())
-        near = compute_surface_dice(y_pred, y, [SURFACE_TOLERANCE_MM], include_background=True, spacing=spacing.tolist())
+        distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=spacing)
+        near = compute_surface_dice(y_pred, y, [SURFACE_TOLERANCE_MM], include_background=True, spacing=spacing)
     return Overlap(float(dice), float(distance), float(near), volume_error)
 
 
 def _of_sheared_surfaces(prediction: np.ndarray, truth: np.ndarray, to_mm: np.ndarray) -> tuple[float, float]:
-    """HD95 in mm and surface Dice at 2 mm between surface voxels, for axes along which distances do not separate."""
+    """HD95 in mm and surface Dice at 2 mm, between surface voxels in mm."""
     surfaces = [np.argwhere(mask & ~ndimage.binary_erosion(mask)) @ to_mm.T for mask in (prediction, truth)]
     directed = [cKDTree(other).query(one)[0] for one, other in (surfaces, surfaces[::-1])]
     near = float((np.concatenate(directed) <= SURFACE_TOLERANCE_MM).mean())

@@ -30,7 +30,7 @@ class Tile:
 
     relation    ``[R, C]``
     columns     ``Int[C]``, which columns it speaks of: to all others P = 0 and M = 1; None: it speaks of all
-    similarity  ``[R, M]`` leaf on which M depends, if the gradient goes through M too; None: M is a constant of the loss
+    similarity  ``[R, M]`` leaf on which M depends, if the gradient goes through M too; None: M is a constant
     """
 
     relation: Relation
@@ -158,7 +158,8 @@ def _of_block(similarity: Tensor, tile: Tile, temperature: float, kind: str) -> 
     _put(e, tile, x.sub_(drawn / ratio))
     if per_weight is not None:
         per_weight = per_weight.masked_fill(~anchors, 0.0).to(tile.relation.negative.dtype)
-        (through,) = torch.autograd.grad(tile.relation.negative, tile.similarity, per_weight)  # type: ignore[arg-type]
+        assert tile.similarity is not None
+        (through,) = torch.autograd.grad(tile.relation.negative, tile.similarity, per_weight)
         e += through.to(e.dtype) * temperature / ratio
     return _Block(loss.sum(), weight.sum(), weight * ratio / (mass * temperature), e)
 

@@ -40,7 +40,8 @@ class PairStrategy(Protocol):
     constant_across   key columns: two things that share a value of none of them have P = 0 and M = 1 (default: not known). Large
                       batches are related faster with it
     queue_size        so many embeddings of earlier batches are related as further columns (`linked["support"]` is their place)
-    detach_weights    False: the gradient goes through its M too. `relate` then meets whole rows of similarities that require one
+    detach_weights    False: the gradient goes through its M too. `relate` then gets whole rows of similarities that
+                      require a gradient
     temperature       what its link divides similarities by: the objective's, or it is refused
     companions        ``(collection) -> Companions | None``: which scans stand together in a batch
     """

@@ -28,8 +28,8 @@ class AdjacentSlices:
     max_gap_mm    largest distance of the centres; the two slabs of a sample never coincide
     ignore_mm     slabs of one scan farther apart than max_gap_mm and up to this are left alone
 
-    Both slabs of a sample lie at the same place across the axis. Distances and thickness are counted along the axis, in units
-    of the spacing; on a sheared scan the planes are nearer to each other than that along their normal.
+    Both slabs of a sample lie at the same place across the axis. Distances and thickness are measured along the axis, as
+    spacing is; on a sheared scan the distance of two planes along their normal is smaller.
     Source: Chaitanya et al., NeurIPS 2020; adjacent slices as positives in 2-D contrastive learning.
     """
 

@@ -28,8 +28,8 @@ class HardNegatives:
     concentration   beta: a negative counts by e^(beta s), relative to the anchor's mean; 0: all alike
     prior           tau: probability that a negative is of the anchor's class
     temperature     of the objective, which s = similarity / temperature is measured in
-    detach_weights  true: weights and debiasing are constants of the loss, and the gradient pushes each negative by its weight;
-                    false: the gradient goes through them too, as in the authors' code
+    detach_weights  true: weights and debiasing are constants of the loss; false: the gradient goes through them too, as in
+                    the authors' code
 
     With N negatives and s+ the similarity of the positive, an anchor's negatives sum to
     max(N e^(-1 / temperature), (sum of weighted M e^s - tau N e^(s+)) / (1 - tau)).
@@ -80,12 +80,13 @@ class HardNegatives:
         return replace(rows, linked={**rows.linked, "log_weight": log_weight}), cols
 
     def _log_weight(self, inner: Relation, similarity: Tensor) -> Tensor:
-        """``Float64[N]`` from whole rows; all in logarithms, since e^s may be e^100. Finite in its gradient too."""
+        """``Float64[N]`` from whole rows; in logarithms, since e^s may be e^100. Its gradient is finite too."""
         s = similarity.double() / self.temperature
         positive, negative = inner.positive.double(), inner.negative.double()
         known, there = positive.sum(1) > 0, negative.sum(1) > 0
         # Rows without a positive or a negative count with ones, and are set apart below.
-        positive, negative = torch.where(known[:, None], positive, 1.0), torch.where(there[:, None], negative, 1.0)
+        positive = torch.where(known[:, None], positive, 1.0)
+        negative = torch.where(there[:, None], negative, 1.0)
         log_number = negative.sum(1).log()
         # Weights that average to 1 over the row's negatives.
         log_mean = torch.logsumexp(self.concentration * s + negative.log(), dim=1) - log_number
@@ -93,7 +94,8 @@ class HardNegatives:
         log_wanted = log_hard
         if self.prior:
             log_positive = torch.logsumexp(s + positive.log(), dim=1) - positive.sum(1).log()
-            log_false = torch.where(known, log_positive + log_number - log_hard + np.log(self.prior), -torch.inf)
+            log_false = log_positive + log_number - log_hard + np.log(self.prior)
+            log_false = torch.where(known, log_false, -torch.inf)
             some = log_false < 0
             rest = torch.log1p(-torch.exp(torch.where(some, log_false, -torch.inf)))
             log_wanted = log_hard + torch.where(some, rest, -torch.inf) - np.log1p(-self.prior)
@@ -107,6 +109,8 @@ class HardNegatives:
             return inner
         if self.detach_weights:
             similarity = similarity.detach()
-        log_weight = self._log_weight(inner, similarity) if similarity.requires_grad else rows.linked["log_weight"]
+        log_weight = rows.linked["log_weight"]
+        if similarity.requires_grad:
+            log_weight = self._log_weight(inner, similarity)
         weight = torch.exp(self.concentration * similarity.double() / self.temperature + log_weight[:, None])
         return Relation(inner.positive, (inner.negative * weight).to(inner.negative.dtype), inner.budget)

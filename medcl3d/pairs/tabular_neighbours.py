@@ -30,8 +30,8 @@ class TabularNeighbours:
 
     columns     column -> bandwidth of its RBF kernel in the column's unit, or `equal`
     combine     mean or product of the columns' kernels
-    threshold   P = 1 from this similarity on and 0 below it, as TGV has it; scans without a neighbour at or above it start no
-                sample (default: P = the similarity itself, for every pair)
+    threshold   P = 1 from this similarity on and 0 below it, as in TGV; a scan without such a neighbour starts no sample
+                (default: P is the similarity of every pair)
     k           from so many most similar patients the second view is drawn, of the anchor's modality
     weighting   similarity: more often from the more similar; uniform: from all k alike
     jitter_mm   how far from the matched place the second crop may lie, along each axis
@@ -39,8 +39,8 @@ class TabularNeighbours:
                 lacks one starts no sample and is nobody's neighbour; error: it is refused
 
     P = similarity of the two scans (or 1 from `threshold` on), wherever they stand in the batch; M = 1 - P.
-    Source: tabular guidance for images (TGV, Hasny et al., 2025), which takes the pairs of a batch above a threshold as positives;
-    its views are of whole images, and no second view is drawn from a neighbour.
+    Source: tabular guidance for images (TGV, Hasny et al., 2025). There, the pairs of a batch above a threshold are
+    positives, and no second view is drawn from a neighbour.
     """
 
     columns: Kernels
@@ -72,9 +72,10 @@ class TabularNeighbours:
         told = Anchors(np.flatnonzero(known), +none)
         told = without_missing("tabular_neighbours", collection, self.columns, self.on_missing, told)
         alone = ~self._have_neighbours(collection, told.ids)[told.ids]
-        how = "is alike in any column" if self.threshold is None else f"has a similarity of threshold = {self.threshold:g} or more"
+        how, remedy = "is alike in any column", "fill the columns in, widen a bandwidth, or choose others"
+        if self.threshold is not None:
+            how, remedy = f"has a similarity of threshold = {self.threshold:g} or more", f"lower threshold, {remedy}"
         left_out = told.left_out + Counter({f"no other patient {how}": int(alone.sum())})
-        remedy = f"fill the columns in, widen a bandwidth{'' if self.threshold is None else ', lower threshold'}, or choose others"
         return Anchors(told.ids[~alone], left_out, told.notes).require("tabular_neighbours", remedy)
 
     def _have_neighbours(self, collection: Collection, asked: np.ndarray) -> np.ndarray:
@@ -101,7 +102,7 @@ class TabularNeighbours:
         return attracts
 
     def neighbours(self, collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scans ``Int[n]`` of the k most similar patients in the scan's modality that attract it, and their similarities."""
+        """Scans ``Int[n]`` of the k most similar patients that attract a scan, of its modality, and their similarities."""
         rows = collection.sharing(scan, "modality")
         alike = similarity_between(collection, np.array([scan]), rows, self.columns, self.combine, self.on_missing)[0]
         patient = collection.columns["patient"]
@@ -123,7 +124,7 @@ class TabularNeighbours:
         return matched_crops(collection, anchor, int(rng.choice(scans, p=weights)), self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = similarity by the table or whether it reaches the threshold, 1 in one scan of one sample; M = 1 - P."""
+        """P = similarity, or 1 from the threshold on; 1 in one scan of one sample; M = 1 - P."""
         alike = similarity_of(rows, cols, self.columns, self.combine, self.on_missing)
         if self.threshold is not None:
             alike = (alike >= self.threshold).to(alike.dtype)

@@ -177,8 +177,8 @@ def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Re
     if hasattr(objective, "gate") and not relates_points(strategy):
         if learns_through_weights(strategy):
             raise ConfigError(
-                "pairs: detach_weights = false needs an objective that compares what the strategy relates, and this one compares points "
-                "of the crops that are related; set detach_weights to true, or choose an inner strategy that relates points"
+                "pairs: detach_weights = false: the strategy relates crops, and the objective compares points; "
+                "set detach_weights to true, or choose an inner strategy that relates points"
             )
         relate = objective.gate(relate)
         constant_across = constant_across and (*constant_across, "sample", "frame")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from medcl3d.config import parse
+from medcl3d.errors import ConfigError
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs import PAIRS, link
@@ -21,6 +24,7 @@ from medcl3d.pairs.compose import Product, Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.nearest_neighbours import NearestNeighbours
 from medcl3d.registry import Choice
+from medcl3d.training.pretrain import PretrainConfig, assemble
 from medcl3d.types import Keys
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
@@ -255,3 +259,22 @@ def test_parts_of_a_sum_link_under_their_own_numbers() -> None:
 def test_every_linking_strategy_is_listed_here() -> None:
     linking = {name for name in PAIRS.names() if hasattr(PAIRS.get(name), "link")}
     assert linking == {"nearest_neighbours", "hard_negatives", "sum", "product", "exclude"}
+
+
+def test_points_of_related_crops_refuse_a_gradient_through_the_weights(tiny_store: Path) -> None:
+    config = {
+        "data": {"root": str(tiny_store), "patch_size": [16, 16, 16]},
+        "pairs": {"hard_negatives": {"detach_weights": False}},
+        "views": "mri",
+        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+        "objective": "dense",
+        "train": {"steps": 1, "samples_per_step": 2},
+        "out_dir": "unused",
+    }
+    with pytest.raises(ConfigError, match="detach_weights = false: the strategy relates crops, and the objective compares points"):
+        assemble(parse(config, PretrainConfig, "test"))
+    config["pairs"] = {"hard_negatives": {"detach_weights": False, "inner": "voxel_correspondence"}}
+    parts = assemble(parse(config, PretrainConfig, "test"))
+    parts.learner(parts.dataset()[0]).value.backward()
+    gradients = [p.grad for p in parts.learner.parameters() if p.grad is not None]
+    assert gradients and all(torch.isfinite(g).all() for g in gradients)

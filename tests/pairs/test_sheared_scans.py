@@ -29,12 +29,21 @@ def one_scan(linear: np.ndarray, scans: int = 1) -> Collection:
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = linear, (40, -70, 25)
     table = pd.DataFrame(
-        {"scan": [f"s{i}" for i in range(scans)], "patient": "p", "session": "0", "modality": "t1", "frame": "f"}, index=range(scans)
+        {
+            "scan": [f"s{i}" for i in range(scans)],
+            "patient": "p",
+            "session": "0",
+            "modality": "t1",
+            "frame": "f",
+        },
+        index=range(scans),
     )
     affines = np.tile(affine, (scans, 1, 1))
     affines[1:, :3, 3] += linear @ (0.5, 1.25, -2)  # the same axes, another origin
     shapes = np.full((scans, 3), 60)
-    return dataclasses.replace(Collection.of(table, shapes, affines, np.array([[[0] * 3, [60] * 3]] * scans)), patch_size=PATCH)
+    return dataclasses.replace(
+        Collection.of(table, shapes, affines, np.array([[[0] * 3, [60] * 3]] * scans)), patch_size=PATCH
+    )
 
 
 def any_map(seed: int) -> np.ndarray:
@@ -57,11 +66,19 @@ def half_spaces(affine: np.ndarray, box: Box) -> np.ndarray:
     """``Float64[6, 4]`` (n, c) with n x + c <= 0 in world mm: the inside of a box of voxels."""
     inverse = np.linalg.inv(affine)
     low, high = np.array(box.start) - 0.5, np.array(box.stop) - 0.5
-    return np.concatenate([np.c_[inverse[:3, :3], inverse[:3, 3] - high], np.c_[-inverse[:3, :3], low - inverse[:3, 3]]])
+    return np.concatenate(
+        [np.c_[inverse[:3, :3], inverse[:3, 3] - high], np.c_[-inverse[:3, :3], low - inverse[:3, 3]]]
+    )
 
 
 def volume(spaces: np.ndarray, inside: np.ndarray) -> float:
-    return float(ConvexHull(HalfspaceIntersection(spaces / np.linalg.norm(spaces[:, :3], axis=1)[:, None], inside).intersections).volume)
+    return float(
+        ConvexHull(
+            HalfspaceIntersection(
+                spaces / np.linalg.norm(spaces[:, :3], axis=1)[:, None], inside
+            ).intersections
+        ).volume
+    )
 
 
 def world_iou(collection: Collection, first: ViewSpec, second: ViewSpec) -> float:
@@ -69,28 +86,40 @@ def world_iou(collection: Collection, first: ViewSpec, second: ViewSpec) -> floa
     affines = collection.affines[[first.scan, second.scan]]
     spaces = [half_spaces(affine, view.box) for affine, view in zip(affines, (first, second), strict=True)]
     each = [
-        volume(space, collection.world(np.array([v.scan]), v.box.center[None])[0]) for space, v in zip(spaces, (first, second), strict=True)
+        volume(space, collection.world(np.array([v.scan]), v.box.center[None])[0])
+        for space, v in zip(spaces, (first, second), strict=True)
     ]
     # The middle of what both share, which the first scan's voxels tell since the axes agree.
     moved = np.linalg.inv(affines[0]) @ affines[1] @ np.c_[[*second.box.start, 1], [*second.box.stop, 1]]
     low, high = np.maximum(first.box.start, moved[:3, 0]), np.minimum(first.box.stop, moved[:3, 1])
     if (high - low < 1e-6).any():
         return 0.0
-    shared = volume(np.concatenate(spaces), collection.world(np.array([first.scan]), ((low + high - 1) / 2)[None])[0])
+    shared = volume(
+        np.concatenate(spaces), collection.world(np.array([first.scan]), ((low + high - 1) / 2)[None])[0]
+    )
     return shared / (sum(each) - shared)
 
 
 @given(seed=st.integers(0, 100_000), offset=offsets, size=sizes, other=st.integers(0, 1))
-def test_the_iou_is_that_of_the_polytopes_in_the_world(seed: int, offset: Triple, size: Triple, other: int) -> None:
+def test_the_iou_is_that_of_the_polytopes_in_the_world(
+    seed: int, offset: Triple, size: Triple, other: int
+) -> None:
     collection = one_scan(any_map(seed), scans=2)
     start = (20, 20, 20)
-    views = [ViewSpec(0, Box(start, PATCH)), ViewSpec(other, Box(tuple(np.add(start, offset).tolist()), size))]  # type: ignore[arg-type]
+    views = [
+        ViewSpec(0, Box(start, PATCH)),
+        ViewSpec(other, Box(tuple(np.add(start, offset).tolist()), size)),
+    ]  # type: ignore[arg-type]
     keys = collection.keys(views, np.zeros(2), np.arange(2))
     found = iou_mm(keys, keys)
     expected = world_iou(collection, *views)
-    assert found[0, 1].item() == pytest.approx(expected, abs=1e-6) and found[1, 0].item() == pytest.approx(expected, abs=1e-6)
+    assert found[0, 1].item() == pytest.approx(expected, abs=1e-6) and found[1, 0].item() == pytest.approx(
+        expected, abs=1e-6
+    )
     if other == 0:
-        assert found[0, 1].item() == pytest.approx(iou(views[0].box, views[1].box), abs=1e-9), "in one scan, voxels and mm agree"
+        assert found[0, 1].item() == pytest.approx(iou(views[0].box, views[1].box), abs=1e-9), (
+            "in one scan, voxels and mm agree"
+        )
 
 
 def test_the_iou_at_twenty_degrees_is_that_of_points_in_the_world() -> None:
@@ -99,7 +128,9 @@ def test_the_iou_at_twenty_degrees_is_that_of_points_in_the_world() -> None:
     views = [ViewSpec(0, Box((20, 20, 20), PATCH)), ViewSpec(0, Box((24, 23, 24), PATCH))]
     rng, low, high = np.random.default_rng(0), np.full(3, np.inf), np.full(3, -np.inf)
     for view in views:
-        corners = np.array([[view.box.start[k] - 0.5 + view.box.size[k] * (c >> k & 1) for k in range(3)] for c in range(8)])
+        corners = np.array(
+            [[view.box.start[k] - 0.5 + view.box.size[k] * (c >> k & 1) for k in range(3)] for c in range(8)]
+        )
         world = collection.world(np.zeros(8, dtype=int), corners)
         low, high = np.minimum(low, world.min(0)), np.maximum(high, world.max(0))
     points = np.c_[rng.uniform(low, high, (400_000, 3)), np.ones(400_000)]
@@ -112,10 +143,15 @@ def test_the_iou_at_twenty_degrees_is_that_of_points_in_the_world() -> None:
 @given(seed=st.integers(0, 100_000), offset=offsets, axis=st.integers(0, 2))
 def test_a_gap_is_counted_in_slices_and_a_distance_in_the_world(seed: int, offset: Triple, axis: int) -> None:
     collection = one_scan(any_map(seed))
-    views = [ViewSpec(0, Box((20, 20, 20), PATCH)), ViewSpec(0, Box(tuple(np.add(20, offset).tolist()), PATCH))]  # type: ignore[arg-type]
+    views = [
+        ViewSpec(0, Box((20, 20, 20), PATCH)),
+        ViewSpec(0, Box(tuple(np.add(20, offset).tolist()), PATCH)),
+    ]  # type: ignore[arg-type]
     keys = collection.keys(views, np.zeros(2), np.arange(2))
     expected = abs(offset[axis]) * collection.spacings[0, axis]
-    assert gap_mm(keys, keys, axis)[0, 1].item() == pytest.approx(expected, abs=1e-6), "wherever the slabs lie in their planes"
+    assert gap_mm(keys, keys, axis)[0, 1].item() == pytest.approx(expected, abs=1e-6), (
+        "wherever the slabs lie in their planes"
+    )
     points = dataclasses.replace(keys, position_mm=keys.center_mm)
     straight = np.linalg.norm(collection.affines[0, :3, :3] @ offset)
     assert distance_mm(points, points)[0, 1].item() == pytest.approx(straight, abs=1e-6)
