@@ -185,7 +185,7 @@ def cases_of(store: Store, scan: int, predicted: np.ndarray, names: dict[int, st
     truth = class_indices(store.read_label(scan), tuple(names))
     rows = []
     for index, name in enumerate(names.values(), 1):
-        found = overlap_of(predicted == index, truth == index, store.spacing_mm(scan))
+        found = overlap_of(predicted == index, truth == index, store.collection.affines[scan, :3, :3])
         numbers = {key: None if np.isnan(getattr(found, key)) else getattr(found, key) for key in MEASURES}
         rows.append({"scan": str(row["scan"]), "patient": str(row["patient"]), "class": name, **numbers})
     return rows

@@ -30,7 +30,8 @@ class AdjacentSlices:
     samples_per_scan  so many samples of each scan share a step, which holds samples_per_step / samples_per_scan scans. With 1,
                       and no more samples in a step than scans, samples of one scan never meet and `ignore_mm` has no effect
 
-    Both slabs of a sample lie at the same place across the axis.
+    Both slabs of a sample lie at the same place across the axis. Distances and thickness are measured along the axis, as
+    spacing is; on a sheared scan the distance of two planes along their normal is smaller.
     Source: Chaitanya et al., NeurIPS 2020; adjacent slices as positives in 2-D contrastive learning.
     """
 

@@ -35,7 +35,7 @@ class OverlappingCrops:
     samples_per_scan  so many samples of each scan share a step, which holds samples_per_step / samples_per_scan scans. With 1,
                       and no more samples in a step than scans, samples of one scan never meet and `same_scan` has no effect
 
-    Source: crops with overlap as in PGL (Xie et al., 2020) and VoCo (Wu et al., CVPR 2024).
+    Source: crops that overlap as positives, as in PGL (Xie et al., 2020) and LatentCampus.
     """
 
     min_iou: Fraction = 0.3

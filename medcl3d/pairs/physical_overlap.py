@@ -31,7 +31,8 @@ class PhysicalOverlap:
 
     IoU is in mm. In one scan that is the IoU in voxels too, whatever the spacing, since a scan's grid is one linear map of
     its mm: there is no ablation in voxels to make.
-    Source: our own; the hard form is overlapping_crops.
+    Source: our own; the hard form is overlapping_crops. Nearest to it is VoCo (Wu et al., CVPR 2024), where the similarity
+    of a crop to fixed base crops of its scan predicts how much they overlap.
     """
 
     gamma: NonNegative = 1.0

@@ -26,9 +26,10 @@ from medcl3d.downstream.online_probe import Asked, OnlineProbe
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network, check_patch_size
+from medcl3d.errors import ConfigError
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.relating import Relating, Support
-from medcl3d.pairs import PAIRS, PairStrategy, queue_size, relates_points
+from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_size, relates_points
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions, companions_of
 from medcl3d.pairs.placebo import placebo
@@ -174,6 +175,11 @@ def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Re
     relate: Relate = strategy.relate
     constant_across = getattr(strategy, "constant_across", None)
     if hasattr(objective, "gate") and not relates_points(strategy):
+        if learns_through_weights(strategy):
+            raise ConfigError(
+                "pairs: detach_weights = false: the strategy relates crops, and the objective compares points; "
+                "set detach_weights to true, or choose an inner strategy that relates points"
+            )
         relate = objective.gate(relate)
         constant_across = constant_across and (*constant_across, "sample", "frame")
     size = max(queue_size(strategy), getattr(objective, "queue_size", 0))

@@ -83,11 +83,14 @@ def parts_of(store: Path, **pairs: float) -> Pretraining:
     return assemble(parse(config, PretrainConfig, "test"))
 
 
-def test_points_lie_in_every_view_and_show_the_same_tissue(tiny_store: Path) -> None:
-    """Read without grey-value changes, two views show the same value at one physical point."""
+@pytest.mark.parametrize("lean", [0.0, 0.5])
+def test_points_lie_in_every_view_and_show_the_same_tissue(tiny_store: Path, lean: float) -> None:
+    """Read without grey-value changes, two views show the same value at one physical point, on sheared scans too."""
     parts = parts_of(tiny_store)
     recipe = dataclasses.replace(parts.learner.recipe, intensity=None)
-    raw = dataclasses.replace(parts.dataset(), recipe=recipe)[1]
+    sheared = parts.scans.collection.affines @ (np.eye(4) + lean * np.eye(4)[:, [2]] @ np.eye(4)[[1]]).T
+    scans = dataclasses.replace(parts.scans, collection=dataclasses.replace(parts.scans.collection, affines=sheared))
+    raw = dataclasses.replace(parts.dataset(), recipe=recipe, scans=scans)[1]
     batch = make_views(raw, recipe)
     assert batch.points is not None and batch.points.valid.float().mean() > 0.5
     values = []
