@@ -60,3 +60,24 @@ def visits(collection: Collection) -> Collection:
 def one_session(collection: Collection) -> Collection:
     """The same scans, a patient's of one session."""
     return replace(collection, table=collection.table.assign(session="0"))
+
+
+def with_gaps(seed: int, num_scans: int) -> Collection:
+    """Scans of a few patients, some with one scan only, among them empty sessions, days and modalities."""
+    collection, rng = make_collection(seed, num_scans), np.random.default_rng(seed)
+
+    def some(*values: object) -> np.ndarray:
+        return rng.choice(np.array(values, dtype=object), num_scans)
+
+    table = collection.table.assign(
+        patient=some("a", "b", "c", "d", "e"),
+        session=some("1", "2", np.nan, ""),
+        session_days=some(0.0, 90.0, 400.0, np.nan).astype(np.float64),
+        modality=some("t1", "t2", np.nan),
+        age=some(40.0, 41.0, 70.0, np.nan).astype(np.float64),
+    )
+    again = Collection.of(table, collection.shapes, collection.affines, collection.body_boxes)
+    return replace(again, patch_size=collection.patch_size)
+
+
+gappy = st.builds(with_gaps, st.integers(0, 10_000), st.integers(6, 16))
