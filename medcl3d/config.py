@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from medcl3d.complaints import did_you_mean, problems, type_words
 from medcl3d.errors import ConfigError
@@ -135,15 +135,24 @@ def parse_choice(registry: Registry, chosen: str, fields: Mapping[str, Any], nam
     if chosen not in registry.names():
         listed = f"there are {', '.join(registry.names())}"
         raise ConfigError(f"{name}: no {registry.kind} is called {chosen!r}{did_you_mean(chosen, registry.names())}; {listed}")
-    parsed = _validate(_in_memory(fields), registry.schema(chosen), name)
-    return Choice(chosen, {field: getattr(parsed, field) for field in type(parsed).model_fields})
+    return Choice(chosen, parse_fields(registry, chosen, fields, name))
+
+
+def parse_fields(registry: Registry, chosen: str, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The fields of a registered thing, defaults filled in. ConfigError: a field is wrong; `name` as in `parse`."""
+    values: dict[str, Any] = {}
+    for field, value in fields.items():
+        try:
+            values[field] = plain(value)
+        except PydanticSerializationError:
+            kind = type(value).__name__
+            raise ConfigError(f"{name}: {field}: a {kind} is no value of a field; give a plain number, text or list") from None
+    parsed = _validate(_in_memory(values), registry.schema(chosen), name)
+    return {field: getattr(parsed, field) for field in type(parsed).model_fields}
 
 
 def _in_memory(values: Mapping[str, Any]) -> Tree:
-    tree = Tree("")
-    tree.value = json.loads(json.dumps(values, default=to_jsonable_python))
-    tree.lines = {(): ""}
-    return tree
+    return Tree.of(json.loads(json.dumps(values, default=to_jsonable_python)))
 
 
 def read_options(texts: Sequence[str]) -> dict[str, Any]:
@@ -258,7 +267,14 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
-    return to_jsonable_python(value)
+    return to_jsonable_python(value, fallback=_of_array)
+
+
+def _of_array(value: Any) -> Any:
+    """Numbers of NumPy and torch as Python's. PydanticSerializationError for any other object."""
+    if not hasattr(value, "tolist"):
+        raise PydanticSerializationError(f"a {type(value).__name__} is no plain value")
+    return value.tolist()
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

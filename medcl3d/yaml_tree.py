@@ -91,6 +91,13 @@ class Tree:
         root = yaml.compose(text, Loader=CoreLoader)
         self.value: Any = None if root is None else self._plain(root, (), ())
 
+    @classmethod
+    def of(cls, value: Any) -> Tree:
+        """Plain values that stand in no file."""
+        tree = cls.__new__(cls)
+        tree.value, tree.lines = value, {(): ""}
+        return tree
+
     def _plain(self, node: yaml.Node, where: Place, above: tuple[int, ...]) -> Any:
         line = node.start_mark.line + 1
         self.lines.setdefault(where, str(line))
