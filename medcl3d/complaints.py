@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from medcl3d.errors import ConfigError
 from medcl3d.registry import CHOICE_OF
 from medcl3d.yaml_tree import Place, Wrong
 
@@ -133,6 +134,13 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     """The end of a message about a name that is none."""
     near = nearest(name, known)
     return f"; did you mean {near!r}?" if near else ""
+
+
+def require_one_of(field: str, value: object, words: Any) -> None:
+    """ConfigError unless a value is one of those of a `Literal`: for functions that no configuration stands before."""
+    known = [str(word) for word in get_args(words)]
+    if value not in get_args(words):
+        raise ConfigError(f"{field} = {value!r}: no such choice{did_you_mean(str(value), known)}; there are {', '.join(known)}")
 
 
 def _node(schema: Mapping[str, Any], where: Place) -> Mapping[str, Any]:

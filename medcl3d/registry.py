@@ -87,7 +87,7 @@ class Registry:
 
         if not is_class:
             return validate_and_call  # type: ignore[return-value]
-        constructor.__init__ = validate_and_call  # type: ignore[misc]
+        constructor.__init__ = validate_and_call  # type: ignore[method-assign]
         return constructor
 
     def _search(self) -> None:
