@@ -146,7 +146,7 @@ def parse_fields(registry: Registry, chosen: str, fields: Mapping[str, Any], nam
             values[field] = plain(value)
         except PydanticSerializationError:
             kind = type(value).__name__
-            raise ConfigError(f"{name}: {field}: a {kind} is no value of a field; give a plain number, text or list") from None
+            raise ConfigError(f"{name}: {field}: an object of type {kind} is no value of a field; give a plain number, text or list") from None
     parsed = _validate(_in_memory(values), registry.schema(chosen), name)
     return {field: getattr(parsed, field) for field in type(parsed).model_fields}
 

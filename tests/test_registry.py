@@ -129,7 +129,7 @@ def test_a_wrong_value_fails_in_python_as_in_yaml(registry: Registry, name: str,
         (lambda: ResNet3d(1, norm="grup"), "resnet3d: norm = 'grup': input should be 'group', 'batch' or 'instance'"),  # type: ignore[arg-type]
         (lambda: OverlappingCrops(min_iou=3), "overlapping_crops: min_iou = 3: input should be less than or equal to 1"),
         (lambda: OverlappingCrops(min_iou=float("nan")), "overlapping_crops: min_iou = nan: not a finite number; write one"),
-        (lambda: OverlappingCrops(min_iou=object()), "overlapping_crops: min_iou: a object is no value of a field"),  # type: ignore[arg-type]
+        (lambda: OverlappingCrops(min_iou=object()), "overlapping_crops: min_iou: an object of type object is no value of a field"),  # type: ignore[arg-type]
         (lambda: OverlappingCrops(min_ious=0.1), "overlapping_crops: min_ious = 0.1: unknown key; did you mean 'min_iou'?"),  # type: ignore[call-arg]
         (lambda: SamePatient(position="mached"), "same_patient: position = 'mached': input should be 'matched' or 'free'"),  # type: ignore[arg-type]
         (lambda: replace(OverlappingCrops(), max_iou=3), "overlapping_crops: max_iou = 3: "),
