@@ -138,3 +138,9 @@ class Registry:
     def build(self, choice: Choice, *args: Any) -> Any:
         """Construct what a configuration chose; `args` are the constructor's positional parameters."""
         return self.get(choice.name)(*args, **choice.fields)
+
+
+def registry_of(package: str) -> Registry | None:
+    """The registry of a package, None where it has none."""
+    values = vars(importlib.import_module(package)).values()
+    return next((value for value in values if isinstance(value, Registry) and value.package == package), None)

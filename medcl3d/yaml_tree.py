@@ -48,6 +48,17 @@ class CoreLoader(yaml.SafeLoader):
         return node
 
 
+class CommentlessLoader(CoreLoader):
+    """The same for text without comments: a yaml.YAMLError where YAML would drop what follows a ``#``."""
+
+    def scan_to_next_token(self) -> None:
+        """Skip spaces, and look at what was skipped."""
+        start = self.pointer
+        super().scan_to_next_token()
+        if "#" in self.buffer[start : self.pointer]:
+            raise yaml.YAMLError("a comment")
+
+
 SCALARS: dict[str, Callable[[str], Any]] = {
     "null": lambda text: None,
     "bool": lambda text: text.lower() == "true",
@@ -85,10 +96,10 @@ def _places(value: Any, where: Place = ()) -> Iterator[Place]:
 class Tree:
     """The plain values of a YAML text and the line of each. Wrong, yaml.YAMLError where it is none."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, comments: bool = True):
         self.lines: dict[Place, str] = {}
         self._count = 0
-        root = yaml.compose(text, Loader=CoreLoader)
+        root = yaml.compose(text, Loader=CoreLoader if comments else CommentlessLoader)
         self.value: Any = None if root is None else self._plain(root, (), ())
 
     @classmethod
