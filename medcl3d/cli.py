@@ -20,7 +20,10 @@ from medcl3d.key_value import WithOptions
 P = ParamSpec("P")
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells report
-OVERRIDES_HELP = "Fields to set, each `key.path=value`, as in `train.steps=100`."
+OVERRIDES_HELP = (
+    "Fields to set, each `key.path=value`, as in `train.steps=100`. Text and paths are taken as they are typed, without quotes around "
+    "them; other values are YAML, as `[1, 2]`. `null` is none, for a field that may be."
+)
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a packaged one, as in `pretrain/mine`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP, show_default=False)]

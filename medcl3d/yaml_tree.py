@@ -175,6 +175,7 @@ class Tree:
                 inner = {inner: {}}
             if inner is None:
                 inner = {}
+                self.lines.setdefault(where[: depth + 1], COMMAND_LINE)
             if not isinstance(inner, dict):
                 raise Wrong(where, value, f"{'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it")
             target[key] = target = inner

@@ -31,7 +31,7 @@ def read(kind: str, *overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("text", RAW)
 def test_a_text_or_path_field_takes_text_as_it_stands(text: str) -> None:
-    config = read("pretrain", f"out_dir={text}", f"data.root={text}", f"pairs.class_labels.column={text}")
+    config = read("pretrain", f"out_dir={text}", f"data.root={text}", "pairs=class_labels", f"pairs.class_labels.column={text}")
     assert config["data"]["root"] == config["out_dir"] == str(Path(text))
     assert config["pairs"] == {"class_labels": config["pairs"]["class_labels"] | {"column": text}}
 
@@ -70,6 +70,8 @@ def test_the_type_of_a_field_says_how_text_is_read(kind: str, field: str, text: 
         "arms": ["arms.a.pretraining=b"],
         "pretrainings": ["pretrainings.b.config=c"],
         "prepare": ["prepare.source=folder", "prepare.out=o"],
+        "task": ["task=regression"],
+        "pairs": ["pairs=hard_negatives"],
     }
     found: Any = read(kind, *more.get(field.split(".")[0], []), f"{field}={text}")
     for key in field.split("."):
@@ -87,8 +89,8 @@ def test_the_type_of_a_field_says_how_text_is_read(kind: str, field: str, text: 
         ("objective=simclr #2", "objective.simclr #2 = {}: no objective has this name; did you mean 'simclr'?"),
         ("objective.simclr.norm=layer #2", "objective.simclr.norm = 'layer #2': input should be 'layer', 'group', 'batch' or 'none'"),
         ("dta.root=cohort #2", "dta = {'root': 'cohort #2'}: unknown key; did you mean 'data'?"),
-        ("out_dir=", "out_dir: input is not a valid path"),
-        ("out_dir=~", "out_dir: input is not a valid path"),
+        ("out_dir=", "out_dir: input should be a valid string"),
+        ("out_dir=~", "out_dir: input should be a valid string"),
     ],
 )
 def test_no_part_of_a_value_is_dropped_in_silence(text: str, said: str) -> None:
@@ -119,5 +121,5 @@ def test_what_a_comparison_hands_to_its_runs_is_read_as_it_was_meant(tmp_path: P
 def test_a_number_for_a_path_in_the_file_of_a_comparison_is_still_refused() -> None:
     simulated = read("compare", "pretrain.data.root=here")
     simulated["pretrain"]["data"]["root"] = 1e5
-    with pytest.raises(ConfigError, match=r"data.root = 100000.0: input is not a valid path"):
+    with pytest.raises(ConfigError, match=r"data.root = 100000.0: input should be a valid string"):
         plan(parse(simulated, _load(CONFIGS["compare"]), "c.yaml"))
