@@ -15,7 +15,7 @@ from medcl3d.config import describe
 from medcl3d.data.known_sets import find_set, known_sets
 from medcl3d.errors import ConfigError
 from medcl3d.packaged_configs import find_config, packaged_names
-from medcl3d.registry import CHOICE_OF, Registry
+from medcl3d.registry import CHOICE_OF, Registry, registry_of
 
 KINDS = {
     "pairs": "medcl3d.pairs:PAIRS",
@@ -76,7 +76,8 @@ def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
     package = node[CHOICE_OF]
     if package not in definitions:
         definitions[package] = {}  # what a choice within itself finds
-        registry = next(v for v in vars(importlib.import_module(package)).values() if isinstance(v, Registry) and v.package == package)
+        registry = registry_of(package)
+        assert registry is not None, package
         definitions[package] |= {"oneOf": [form for name in registry.names() for form in _forms(registry, name, definitions)]}
     rest = {key: value for key, value in node.items() if key not in (CHOICE_OF, "default")}
     if isinstance(node.get("default"), dict) and "name" in node["default"]:

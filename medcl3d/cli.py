@@ -14,13 +14,16 @@ import typer
 from typer.core import TyperCommand
 
 import medcl3d
-from medcl3d.errors import UserError
+from medcl3d.errors import DataError, UserError
 from medcl3d.key_value import WithOptions
 
 P = ParamSpec("P")
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells report
-OVERRIDES_HELP = "Fields to set, each `key.path=value`, as in `train.steps=100`."
+OVERRIDES_HELP = (
+    "Fields to set, each `key.path=value`, as in `train.steps=100`. Text and paths are taken as they are typed, without quotes around "
+    "them; other values are YAML, as `[1, 2]`. `null` is none, for a field that may be."
+)
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a packaged one, as in `pretrain/mine`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP, show_default=False)]
@@ -128,11 +131,13 @@ def prepare(
 ) -> None:
     """Check scans and write them as a store that trains fast; the same command again goes on where it stopped."""
     from medcl3d.config import read_options
-    from medcl3d.data.options import prepare_options
+    from medcl3d.data.options import option_schemas, prepare_options
 
-    if "=" in root and not Path(root).exists():  # simulated needs no ROOT, and then the first option stands in its place
+    if source == "simulated" and "=" in root and not Path(root).exists():  # it needs no ROOT: the first option may stand in its place
         root, options = "-", [root, *(options or [])]
-    given = prepare_options(source, read_options(options or []))
+    given = prepare_options(source, read_options(options or [], option_schemas(source)))
+    if "=" in root and not at_home(Path(root)).exists():
+        raise DataError(f"{root}: there is no such file or folder; give ROOT, which {source} reads, before any KEY=VALUE")
     place = None if root == "-" else at_home(Path(root))
     if check:
         from medcl3d.data.forecast import forecast
@@ -169,15 +174,17 @@ def check(
 ) -> None:
     """Check that every file is what it says; exit code 3, with the first fault, where more are not than may be."""
     from medcl3d.config import read_options
+    from medcl3d.data.place import schemas_at
 
+    given = read_options(options or [], schemas_at(target, options or []))
     if only_say:
         from medcl3d.data.forecast import forecast_check
 
-        forecast_check(target, report, read_options(options or []), say=print)
+        forecast_check(target, report, given, say=print)
         return
     from medcl3d.data.audit import audit
 
-    audit(target, report=report, given=read_options(options or []), say=print)
+    audit(target, report=report, given=given, say=print)
 
 
 @command
@@ -244,8 +251,8 @@ def compare(
     from medcl3d.comparison import compare as run
 
     # `--from runs/*`: the shell makes the second and further folders plain arguments.
-    runs = [*(from_runs or []), *(Path(text) for text in overrides or [] if from_runs and "=" not in text)]
-    run(path, [text for text in overrides or [] if not from_runs or "=" in text], check, runs or None)
+    more = [text for text in overrides or [] if from_runs and ("=" not in text or Path(text).exists())]
+    run(path, [text for text in overrides or [] if text not in more], check, [*(from_runs or []), *map(Path, more)] or None)
 
 
 @command

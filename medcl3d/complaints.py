@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from medcl3d.errors import ConfigError
 from medcl3d.registry import CHOICE_OF
 from medcl3d.yaml_tree import Place, Wrong
 
@@ -87,6 +88,8 @@ def _wrong(where: Place, entries: Sequence[Mapping[str, Any]], tree: Any, schema
     message = message[0].lower() + message[1:]
     if isinstance(value, str) and _LOOKS_LIKE_ANOTHER_TYPE.match(value):
         message += f"; {value!r} is text here: quote it where text is meant, write true/false or a plain number otherwise"
+    if isinstance(value, str) and " #" in value:
+        message += f"; take away {value[value.index(' #') + 1 :]!r}, which is part of the value here and no comment"
     return Wrong(where, value, message)
 
 
@@ -135,17 +138,25 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near!r}?" if near else ""
 
 
+def require_one_of(field: str, value: object, words: Any) -> None:
+    """ConfigError unless a value is one of those of a `Literal`: for functions that no configuration stands before."""
+    known = [str(word) for word in get_args(words)]
+    if value not in get_args(words):
+        raise ConfigError(f"{field} = {value!r}: no such choice{did_you_mean(str(value), known)}; there are {', '.join(known)}")
+
+
 def _node(schema: Mapping[str, Any], where: Place) -> Mapping[str, Any]:
     """What a JSON Schema says of a place, {} where it says nothing."""
-    node: Mapping[str, Any] = _resolved(schema, schema)
+    node: Mapping[str, Any] = resolved(schema, schema)
     for key in where:
-        node = next((inner for form in node.get("anyOf", [node]) if (inner := _below(_resolved(form, schema), key))), {})
-        node = _resolved(node, schema)
-    options = [_resolved(form, schema) for form in node.get("anyOf", [])]
+        node = next((inner for form in node.get("anyOf", [node]) if (inner := below(resolved(form, schema), key))), {})
+        node = resolved(node, schema)
+    options = [resolved(form, schema) for form in node.get("anyOf", [])]
     return next((form for form in options if "properties" in form), node)
 
 
-def _below(node: Mapping[str, Any], key: Any) -> Mapping[str, Any]:
+def below(node: Mapping[str, Any], key: Any) -> Mapping[str, Any]:
+    """What a JSON Schema says of one key or position, {} where it says nothing."""
     if isinstance(key, int):
         items = node.get("prefixItems", [])
         found = items[key] if key < len(items) else node.get("items")
@@ -154,7 +165,8 @@ def _below(node: Mapping[str, Any], key: Any) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a reference stands for, or the node itself."""
     while "$ref" in node:
         node = schema["$defs"][str(node["$ref"]).rsplit("/", 1)[-1]]
     return node

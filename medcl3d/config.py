@@ -6,6 +6,7 @@ what names a registered thing is checked against that thing's own fields.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -15,11 +16,12 @@ from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from medcl3d.complaints import did_you_mean, problems, type_words
 from medcl3d.errors import ConfigError
 from medcl3d.registry import Choice, Registry
+from medcl3d.typed_text import Schema, value_of
 from medcl3d.yaml_tree import COMMAND_LINE, Place, Tree, Wrong
 
 T = TypeVar("T")
@@ -78,10 +80,10 @@ def describe(registry: Registry, name: str) -> list[FieldSpec]:
     return [FieldSpec(key, type_words(spec), spec.get("default", "required")) for key, spec in properties.items()]
 
 
-def load(path: str | Path, overrides: Sequence[str], model: type[T]) -> T:
+def load(path: str | Path, overrides: Sequence[str] | Mapping[str, Any], model: type[T]) -> T:
     """Read a configuration.
 
-    path: a YAML file; overrides: ``key.path=value`` each; model: a pydantic dataclass with `STRICT`.
+    path: a YAML file; overrides: ``key.path=value`` each, or values by their ``key.path``; model: a pydantic dataclass with `STRICT`.
     ConfigError: one line ``file:line: key = value: what is wrong; what would do``.
     """
     path = Path(path)
@@ -100,29 +102,31 @@ def load(path: str | Path, overrides: Sequence[str], model: type[T]) -> T:
     if not isinstance(tree.value, dict):
         what = "empty" if tree.value is None else f"a {type(tree.value).__name__}"
         raise ConfigError(f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. Complete files lie in configs/")
-    for text in overrides:
-        override(tree, text)
-    return _validate(tree, TypeAdapter(model), str(path))
+    adapter = TypeAdapter(model)
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _set(tree, key, copy.deepcopy(value), value)
+    else:
+        schemas = [adapter.json_schema()] if overrides else []
+        for text in overrides:
+            override(tree, text, schemas)
+    return _validate(tree, adapter, str(path))
 
 
-def override(tree: Tree, text: str) -> None:
-    """Set ``key.path=value`` in a tree. ConfigError says why it is no override."""
+def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
+    """Set ``key.path=value`` in a tree, read by the types that `schemas` give. ConfigError says why it is no override."""
     path, equals, value = text.partition("=")
     where = tuple(path.split("."))
     if not equals or not all(where):
         raise ConfigError(f"{COMMAND_LINE}: {text!r} is not an override; write key.path=value, as in train.steps=100")
+    _set(tree, path, value_of(value, where, schemas), value)
+
+
+def _set(tree: Tree, path: str, value: Any, shown: Any) -> None:
     try:
-        tree.set(where, _value(value))
+        tree.set(tuple(path.split(".")), value)
     except Wrong as wrong:
-        raise ConfigError(f"{COMMAND_LINE}: {path} = {value}: {wrong.message}") from None
-
-
-def _value(text: str) -> Any:
-    """A value as YAML reads it; what is no YAML, as `{patient}/*.nii.gz`, is text, and types are checked after."""
-    try:
-        return Tree(text).value
-    except yaml.YAMLError:
-        return text
+        raise ConfigError(f"{COMMAND_LINE}: {path} = {shown}: {wrong.message}") from None
 
 
 def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
@@ -135,22 +139,31 @@ def parse_choice(registry: Registry, chosen: str, fields: Mapping[str, Any], nam
     if chosen not in registry.names():
         listed = f"there are {', '.join(registry.names())}"
         raise ConfigError(f"{name}: no {registry.kind} is called {chosen!r}{did_you_mean(chosen, registry.names())}; {listed}")
-    parsed = _validate(_in_memory(fields), registry.schema(chosen), name)
-    return Choice(chosen, {field: getattr(parsed, field) for field in type(parsed).model_fields})
+    return Choice(chosen, parse_fields(registry, chosen, fields, name))
+
+
+def parse_fields(registry: Registry, chosen: str, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The fields of a registered thing, defaults filled in. ConfigError: a field is wrong; `name` as in `parse`."""
+    values: dict[str, Any] = {}
+    for field, value in fields.items():
+        try:
+            values[field] = plain(value)
+        except PydanticSerializationError:
+            kind = type(value).__name__
+            raise ConfigError(f"{name}: {field}: an object of type {kind} is no value of a field; give numbers, text or lists") from None
+    parsed = _validate(_in_memory(values), registry.schema(chosen), name)
+    return {field: getattr(parsed, field) for field in type(parsed).model_fields}
 
 
 def _in_memory(values: Mapping[str, Any]) -> Tree:
-    tree = Tree("")
-    tree.value = json.loads(json.dumps(values, default=to_jsonable_python))
-    tree.lines = {(): ""}
-    return tree
+    return Tree.of(json.loads(json.dumps(values, default=to_jsonable_python)))
 
 
-def read_options(texts: Sequence[str]) -> dict[str, Any]:
-    """``key.path=value`` each, as plain nested values; a value is read as YAML, or is text. ConfigError names what is no override."""
+def read_options(texts: Sequence[str], schemas: Sequence[Schema] = ()) -> dict[str, Any]:
+    """``key.path=value`` each, as plain nested values, read as in `override`. ConfigError names what is no override."""
     tree = Tree("{}")
     for text in texts:
-        override(tree, text)
+        override(tree, text, schemas)
     return dict(tree.value)
 
 
@@ -258,7 +271,14 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
-    return to_jsonable_python(value)
+    return to_jsonable_python(value, fallback=_of_array)
+
+
+def _of_array(value: Any) -> Any:
+    """Numbers of NumPy and torch as Python's. PydanticSerializationError for any other object."""
+    if not hasattr(value, "tolist"):
+        raise PydanticSerializationError(f"a {type(value).__name__} is no plain value")
+    return value.tolist()
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

@@ -8,6 +8,7 @@ packages add their own through an entry point of the group named like the packag
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -50,19 +51,44 @@ class Registry:
         self.kind = kind
         self.package = package
         self._constructors: dict[str, Callable[..., Any]] = {}
+        self._schemas: dict[str, TypeAdapter[Any]] = {}
         self._searched = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: make a constructor known as `name`. A name taken by another constructor is a ValueError."""
+        """Decorator: make a constructor known as `name`. A name taken by another constructor is a ValueError.
+
+        From then on the constructor validates its keyword-only arguments by `schema`: a wrong one is a ConfigError, as in YAML.
+        """
 
         def keep(constructor: T) -> T:
             known = self._constructors.get(name)
             if known is not None and known.__qualname__ != constructor.__qualname__:
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {known.__module__} and {constructor.__module__}")
-            self._constructors[name] = constructor
-            return constructor
+            made = self._validating(name, constructor)
+            self._constructors[name] = made
+            self._schemas.pop(name, None)
+            return made
 
         return keep
+
+    def _validating(self, name: str, constructor: T) -> T:
+        """The same class or function; what it is called with by keyword is validated first, and its defaults filled in."""
+        is_class = inspect.isclass(constructor)
+        function: Callable[..., Any] = constructor.__init__ if is_class else constructor  # type: ignore[misc]
+        parameters = inspect.signature(constructor).parameters.values()
+        others = [parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
+
+        @functools.wraps(function)
+        def validate_and_call(*args: Any, **given: Any) -> Any:
+            from medcl3d.config import parse_fields  # which imports this module
+
+            fields = parse_fields(self, name, {key: value for key, value in given.items() if key not in others}, name)
+            return function(*args, **{key: given[key] for key in others if key in given}, **fields)
+
+        if not is_class:
+            return validate_and_call  # type: ignore[return-value]
+        constructor.__init__ = validate_and_call  # type: ignore[method-assign]
+        return constructor
 
     def _search(self) -> None:
         if self._searched:
@@ -81,11 +107,17 @@ class Registry:
 
     def get(self, name: str) -> Callable[..., Any]:
         """The constructor of that name. KeyError where there is none."""
-        self._search()
+        if name not in self._constructors:
+            self._search()
         return self._constructors[name]
 
     def schema(self, name: str) -> TypeAdapter[Any]:
         """The fields of `name`: its constructor's keyword-only parameters, strict, unknown ones refused."""
+        if name not in self._schemas:
+            self._schemas[name] = self._schema(name)
+        return self._schemas[name]
+
+    def _schema(self, name: str) -> TypeAdapter[Any]:
         constructor = self.get(name)
         hints = get_type_hints(
             constructor if dataclasses.is_dataclass(constructor) or not inspect.isclass(constructor) else constructor.__init__,
@@ -106,3 +138,9 @@ class Registry:
     def build(self, choice: Choice, *args: Any) -> Any:
         """Construct what a configuration chose; `args` are the constructor's positional parameters."""
         return self.get(choice.name)(*args, **choice.fields)
+
+
+def registry_of(package: str) -> Registry | None:
+    """The registry of a package, None where it has none."""
+    values = vars(importlib.import_module(package)).values()
+    return next((value for value in values if isinstance(value, Registry) and value.package == package), None)

@@ -48,6 +48,17 @@ class CoreLoader(yaml.SafeLoader):
         return node
 
 
+class CommentlessLoader(CoreLoader):
+    """The same for text without comments: a yaml.YAMLError where YAML would drop what follows a ``#``."""
+
+    def scan_to_next_token(self) -> None:
+        """Skip spaces, and look at what was skipped."""
+        start = self.pointer
+        super().scan_to_next_token()
+        if "#" in self.buffer[start : self.pointer]:
+            raise yaml.YAMLError("a comment")
+
+
 SCALARS: dict[str, Callable[[str], Any]] = {
     "null": lambda text: None,
     "bool": lambda text: text.lower() == "true",
@@ -85,11 +96,18 @@ def _places(value: Any, where: Place = ()) -> Iterator[Place]:
 class Tree:
     """The plain values of a YAML text and the line of each. Wrong, yaml.YAMLError where it is none."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, comments: bool = True):
         self.lines: dict[Place, str] = {}
         self._count = 0
-        root = yaml.compose(text, Loader=CoreLoader)
+        root = yaml.compose(text, Loader=CoreLoader if comments else CommentlessLoader)
         self.value: Any = None if root is None else self._plain(root, (), ())
+
+    @classmethod
+    def of(cls, value: Any) -> Tree:
+        """Plain values that stand in no file."""
+        tree = cls.__new__(cls)
+        tree.value, tree.lines = value, {(): ""}
+        return tree
 
     def _plain(self, node: yaml.Node, where: Place, above: tuple[int, ...]) -> Any:
         line = node.start_mark.line + 1
@@ -157,6 +175,7 @@ class Tree:
                 inner = {inner: {}}
             if inner is None:
                 inner = {}
+                self.lines.setdefault(where[: depth + 1], COMMAND_LINE)
             if not isinstance(inner, dict):
                 raise Wrong(where, value, f"{'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it")
             target[key] = target = inner

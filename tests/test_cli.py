@@ -112,6 +112,9 @@ def test_compare_takes_what_a_shell_makes_of_a_star(called: list[tuple[Any, ...]
     assert medcl3d("compare", config, "jobs=2", "--from", "runs/a", "runs/b", "runs/c").exit_code == 0
     assert medcl3d("compare", config, "runs/b").exit_code == 0
     assert called[0] == (config, ["jobs=2"], False, [Path("runs/a"), Path("runs/b"), Path("runs/c")])
+    (tmp_path / "num_labelled=2").mkdir()
+    assert medcl3d("compare", config, "jobs=2", "--from", "runs/a", "num_labelled=2").exit_code == 0
+    assert called[2] == (config, ["jobs=2"], False, [Path("runs/a"), Path("num_labelled=2")]), "a folder with = in its name"
     assert called[1] == (config, ["runs/b"], False, None), "without --from it is a wrong override, for the configuration to refuse"
 
 
@@ -261,6 +264,23 @@ def test_what_needs_no_root_takes_an_option_in_its_place(tmp_path: Path) -> None
     for root in ((), ("-",)):
         done = medcl3d("prepare", "simulated", *root, "num_patients=2", "--out", tmp_path / "o", "--check")
         assert done.exit_code == 0 and "of 2 patients" in done.output, done.output
+    done = medcl3d("prepare", "simulated", "num_patient=2", "--out", tmp_path / "o")
+    assert done.exit_code == 2 and "num_patient: unknown option; did you mean 'num_patients'?" in done.stderr
+
+
+def test_a_root_may_hold_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = medcl3d("prepare", "csv", "q=2/m.csv", "--out", "o")
+    assert (done.exit_code, done.stderr) == (
+        3,
+        "medcl3d: q=2/m.csv: there is no such file or folder; give ROOT, which csv reads, before any KEY=VALUE\n",
+    )
+    Path("q=2").mkdir()
+    Path("q=2/m.csv").write_text("path,patient\na.nii.gz,1\n")
+    done = medcl3d("prepare", "csv", "q=2/m.csv", "--out", "o")
+    assert done.exit_code == 3 and "q=2/a.nii.gz: there is no such file" in done.stderr
+    done = medcl3d("prepare", "csv", "q=2/m.csv", "--out", "o", "stoer=npy")
+    assert done.exit_code == 2 and "prepare csv: stoer: unknown option; did you mean 'store'?" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from medcl3d.catalogue import CONFIGS, KINDS
 from medcl3d.config import STRICT
 from medcl3d.errors import ConfigError
 from medcl3d.evaluation.directions import Direction, direction_of
 from medcl3d.registry import Count, Positive, Seed
+from medcl3d.typed_text import FIELDS_OF
 
 Command = Literal["pretrain", "finetune", "evaluate"]
+
+
+def holds(*places: str) -> Any:
+    """Of a field below which fields of other configurations stand: where these are, as ``module:name``."""
+    return Field(json_schema_extra={FIELDS_OF: list(places)})
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -24,7 +31,7 @@ class Prepare:
     source: str
     out: Path
     root: Path | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Annotated[dict[str, Any], holds("medcl3d.data.options:PrepareOptions", KINDS["sources"])] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,12 +111,12 @@ class CompareConfig:
     """
 
     out_dir: Path
-    arms: dict[str, Arm]
+    arms: Annotated[dict[str, Arm], holds(CONFIGS["finetune"], CONFIGS["evaluate"])]
     reference: str
-    finetune: Recipe | None = None
-    evaluate: Recipe | None = None
-    pretrainings: dict[str, Recipe] = field(default_factory=dict)
-    pretrain: dict[str, Any] = field(default_factory=dict)
+    finetune: Annotated[Recipe | None, holds(CONFIGS["finetune"])] = None
+    evaluate: Annotated[Recipe | None, holds(CONFIGS["evaluate"])] = None
+    pretrainings: Annotated[dict[str, Recipe], holds(CONFIGS["pretrain"])] = field(default_factory=dict)
+    pretrain: Annotated[dict[str, Any], holds(CONFIGS["pretrain"])] = field(default_factory=dict)
     may_differ: tuple[str, ...] = ()
     vary: dict[str, Any] = field(default_factory=dict)
     endpoint: dict[str, Any] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
-from medcl3d.comparison.plan import as_overrides, dotted, model_of
+from medcl3d.comparison.plan import dotted, model_of
 from medcl3d.config import load, plain
 from medcl3d.packaged_configs import find_config
 
@@ -104,7 +104,7 @@ def _mae(config: CompareConfig) -> Controls:
 
 
 def _planned(config: CompareConfig, recipe: Recipe) -> Any:
-    return load(find_config(str(recipe.config)), as_overrides(dotted(config.pretrain) | dotted(recipe.set)), model_of("pretrain"))
+    return load(find_config(str(recipe.config)), dotted(config.pretrain) | dotted(recipe.set), model_of("pretrain"))
 
 
 def _task(fields: Any) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def dotted(fields: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def as_overrides(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Dotted keys and values as a command line has them."""
+    """Dotted keys and values as a command line has them, text in quotes."""
     return tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
 
 
@@ -226,10 +226,9 @@ def _run(
     if command != "pretrain":
         values["init"] = "scratch" if needs is None else str(needs)
     values |= {"seed": seed, "out_dir": str(folder), **({} if fold is None else {FOLD: fold})}
-    overrides = as_overrides(values)
     file = find_config(str(recipe.config))
-    planned = plain(load(file, overrides, model_of(command)))
-    return Run(command, name, cell, seed, file, overrides, folder, needs, planned, fold)
+    planned = plain(load(file, values, model_of(command)))
+    return Run(command, name, cell, seed, file, as_overrides(values), folder, needs, planned, fold)
 
 
 def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as validated
 
 from medcl3d.complaints import did_you_mean
@@ -20,6 +20,7 @@ from medcl3d.data.scan import Crop
 from medcl3d.data.sources import SOURCES
 from medcl3d.errors import ConfigError
 from medcl3d.registry import Fraction, Positive, Seed
+from medcl3d.typed_text import Schema
 
 Spacing = Literal["keep", "median"] | tuple[Positive, Positive, Positive]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -73,6 +74,12 @@ class PrepareOptions:
             low, high = getattr(self, name)
             if low >= high:
                 raise ValueError(f"{name}: the first, {low}, must be below the second, {high}")
+
+
+def option_schemas(source: str, common: type = PrepareOptions) -> list[Schema]:
+    """JSON Schemas of what may be given beside a source: its own fields, if there is such a source, and those of `common`."""
+    own = [SOURCES.schema(source)] if source in SOURCES.names() else []
+    return [adapter.json_schema() for adapter in (*own, TypeAdapter(common))]
 
 
 @dataclass(frozen=True)

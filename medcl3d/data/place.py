@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +14,12 @@ from pydantic.dataclasses import dataclass as validated
 from medcl3d.config import STRICT, choice_of, describe, parse
 from medcl3d.data.check import Channels, Nonfinite
 from medcl3d.data.manifest import Manifest
+from medcl3d.data.options import option_schemas
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.walk import volumes_under
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.registry import Choice, Fraction
+from medcl3d.typed_text import Schema
 
 OF_A_FOLDER = (("dataset.json", "decathlon"), ("manifest.csv", "csv"), ("manifest.tsv", "csv"), ("manifest.json", "csv"))
 
@@ -64,6 +67,12 @@ def shared_out(target: Path, given: dict[str, Any]) -> tuple[Choice | None, Chec
         if unknown:
             raise ConfigError(f"check: {unknown[0]}: unknown option; of {name}: {', '.join(own)}; of any: source, {', '.join(known)}")
     return parse({"source": {str(name): given}}, _Chosen, "check").source, options
+
+
+def schemas_at(target: Path, options: Sequence[str]) -> list[Schema]:
+    """JSON Schemas of what may be given beside `target`: by its source, which options may name as ``source=NAME``."""
+    named = [text.removeprefix("source=") for text in options if text.startswith("source=")]
+    return option_schemas(named[-1] if named else source_of(target), CheckOptions)
 
 
 def source_of(target: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from medcl3d.config import parse_choice
 from medcl3d.data.array_file import import_blosc2
 from medcl3d.data.finish import Prepared, clear_leftovers, finish, open_folder, refuse_foreign, write_report
 from medcl3d.data.hidden_ids import hidden
@@ -97,10 +98,7 @@ def _folders(source: str, root: Path | None, raw: Path) -> tuple[Path, ...]:
 def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
     if source not in SOURCES.names():
         raise ConfigError(f"source {source!r} is unknown; there are {', '.join(SOURCES.names())}")
-    try:
-        return Choice(source, SOURCES.schema(source).validate_python(dict(fields)).model_dump())
-    except ValueError as error:
-        raise ConfigError(f"source {source}: {' '.join(str(error).split())}") from None
+    return parse_choice(SOURCES, source, fields, f"source {source}")
 
 
 def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Prepared:

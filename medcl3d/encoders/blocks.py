@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from medcl3d.complaints import require_one_of
+
 Norm = Literal["group", "batch", "instance"]
 Act = Literal["relu", "leakyrelu", "gelu"]
 
@@ -20,6 +22,7 @@ def norm_layer(norm: Norm, channels: int) -> tuple[str, dict[str, Any]]:
     `group` takes at most 8 groups that divide the channels, of two channels or more: a group of one
     channel would be instance norm, which forgets the mean of each channel. Source: Wu and He 2018, Group Normalization.
     """
+    require_one_of("norm", norm, Norm)
     if norm == "group":
         return "group", {"num_groups": gcd(MAX_GROUPS, channels // 2 if channels % 2 == 0 else channels)}
     return ("instance", {"affine": True}) if norm == "instance" else ("batch", {})
@@ -27,6 +30,7 @@ def norm_layer(norm: Norm, channels: int) -> tuple[str, dict[str, Any]]:
 
 def act_layer(act: Act) -> tuple[str, dict[str, Any]]:
     """MONAI's name of an activation; the leaky slope is nnU-Net's 0.01."""
+    require_one_of("act", act, Act)
     options: dict[Act, dict[str, Any]] = {"relu": {"inplace": True}, "leakyrelu": {"inplace": True, "negative_slope": 0.01}, "gelu": {}}
     return act, options[act]
 

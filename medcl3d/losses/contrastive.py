@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from medcl3d.complaints import require_one_of
+from medcl3d.errors import ConfigError
 from medcl3d.types import Relation
 
 Denominator = Literal["all", "own"]
@@ -50,6 +52,17 @@ class WeightedSum:
     weight: Tensor
 
 
+def kind_of(denominator: Denominator, decoupled: bool, name: str = "contrastive loss") -> Literal["all", "own", "decoupled"]:
+    """Which of the three denominators two fields choose. ConfigError for an unknown one, and for two at once.
+
+    name: of the objective, for the error.
+    """
+    require_one_of("denominator", denominator, Denominator)
+    if decoupled and denominator == "own":
+        raise ConfigError(f"{name}: decoupled = True and denominator = 'own' are two denominators; take one of the two fields away")
+    return "decoupled" if decoupled else denominator
+
+
 def contrastive_sum(
     z: Tensor,
     columns: Tensor,
@@ -64,16 +77,16 @@ def contrastive_sum(
 
     z: ``[N, D]``, columns: ``[M, D]`` unit vectors; `ask` is called once for each block of `rows_at_once` rows (None: as many
     as are fast). With s = similarity / temperature, `all`: D_i = sum_k (P_ik + M_ik) e^s_ik; `own`: D_ij = (1 - M_ij) e^s_ij
-    + sum_k M_ik e^s_ik; `decoupled`: D_i = sum_k M_ik e^s_ik. L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D), weighted by
-    a_i = min(1, sum_j P_ij): a weak pair pulls less than a strong one, and nothing jumps as a weight
-    goes to 0. Anchors without a positive do not enter. Where P + M < 1 the loss may fall below 0.
+    + sum_k M_ik e^s_ik; `decoupled`, not with `own`: D_i = sum_k M_ik e^s_ik.
+    L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D), weighted by a_i = min(1, sum_j P_ij): a weak pair pulls less than a
+    strong one, and nothing jumps as a weight goes to 0. Anchors without a positive do not enter. Where P + M < 1 the loss may fall below 0.
 
     Source: NT-Xent (Chen 2020, eq. 1), SupCon L_out (Khosla 2020, eq. 2), y-Aware (Dufumier 2021, eq. 3),
     DCL (Yeh 2022, eq. 6). Computed in float32 at least, whatever autocast says.
     """
     dtype = torch.promote_types(torch.promote_types(z.dtype, columns.dtype), torch.float32)
     rows = rows_at_once or max(FEWEST_ROWS, PAIRS_AT_ONCE // max(1, len(columns)))
-    kind = "decoupled" if decoupled else denominator
+    kind = kind_of(denominator, decoupled)
     loss, weight = _ContrastiveSum.apply(z.to(dtype), columns.to(dtype), ask, temperature, kind, rows)
     return WeightedSum(loss, weight)
 

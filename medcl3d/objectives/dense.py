@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from medcl3d.encoders.network import Network
 from medcl3d.errors import ConfigError
-from medcl3d.losses.contrastive import Denominator
+from medcl3d.losses.contrastive import Denominator, kind_of
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import HeadNorm, Projector
@@ -31,7 +31,7 @@ class Dense(nn.Module):
     the relation of the crops is gated: P = P_crop x [same point, or within `tolerance_mm` in one frame], and
     what is nearer than `ignore_mm` in one frame is left alone. A strategy that relates points brings its own
     `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect. `norm` of the head: points of one view differ
-    enough for `layer`, which fits `train.grad_cache`.
+    enough for `layer`, which fits `train.grad_cache`. `denominator` and `decoupled` as in `simclr`.
     Source: vox2vec (Goncharov et al., MICCAI 2023), DenseCL (Wang et al., CVPR 2021).
     """
 
@@ -54,6 +54,7 @@ class Dense(nn.Module):
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
+        kind_of(denominator, decoupled, "dense")  # refuses two at once
         if network.decoder is None:
             raise ConfigError("objective.dense: the network has no decoder to read points from; choose an encoder with feature maps")
         self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm

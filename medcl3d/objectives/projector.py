@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcl3d.complaints import require_one_of
 from medcl3d.training.distributed import gather
 
 HeadNorm = Literal["layer", "group", "batch", "none"]
@@ -62,6 +63,7 @@ class Projector(nn.Module):
 
     def __init__(self, in_features: int, hidden_dim: int, out_dim: int, num_layers: int, norm: HeadNorm, unit: bool = True):
         super().__init__()
+        require_one_of("norm", norm, HeadNorm)  # a single layer has none to look up
         self.unit = unit
         widths = [in_features, *[hidden_dim] * (num_layers - 1), out_dim]
         layers: list[nn.Module] = []

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medcl3d.encoders.network import Network
-from medcl3d.losses.contrastive import Denominator
+from medcl3d.losses.contrastive import Denominator, kind_of
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import HeadNorm, Projector
@@ -25,7 +25,7 @@ class SimCLR(nn.Module):
 
     temperature   divides cosine similarities
     denominator   what a positive competes with: `all` things attracted or repelled, or its `own` row of negatives
-    decoupled     leave positives out of the denominator (DCL)
+    decoupled     leave positives out of the denominator (DCL); a denominator of its own, so not with `denominator: own`
     norm          of the head; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
     Source: Chen et al., ICML 2020; decoupled: Yeh et al., ECCV 2022.
     """
@@ -46,6 +46,7 @@ class SimCLR(nn.Module):
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
+        kind_of(denominator, decoupled, "simclr")  # refuses two at once
         self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,8 +50,9 @@ class BodyPosition:
     relates_points = True
 
     def __post_init__(self) -> None:
-        self._crops()
+        _ = self._crops  # validates the range
 
+    @cached_property
     def _crops(self) -> OverlappingCrops:
         return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
 
@@ -61,11 +63,11 @@ class BodyPosition:
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans in which two crops can lie far enough apart."""
-        return self._crops().anchors(collection)
+        return self._crops.anchors(collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """Two overlapping crops of scan `anchor`."""
-        return self._crops().sample(collection, anchor, rng)
+        return self._crops.sample(collection, anchor, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """Soft attraction and repulsion by the distance in the body; within a scan, by what is known exactly."""

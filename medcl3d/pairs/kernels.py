@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from medcl3d.complaints import require_one_of
 from medcl3d.data.collection import Collection
 from medcl3d.errors import DataError
 from medcl3d.pairs.anchors import Anchors
@@ -53,6 +54,8 @@ def _combined(
     on_missing: OnMissing,
 ) -> Tensor:
     """What is missing of either drops out, of a product and of a mean, whose weights renormalise; unless all have to be known."""
+    require_one_of("combine", combine, Combine)
+    require_one_of("on_missing", on_missing, OnMissing)
     values, known = [], []
     for name, kernel in kernels.items():
         first, second = rows(name)[:, None], cols(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
@@ -43,8 +44,9 @@ class MultiCrop:
     constant_across = ("sample",)
 
     def __post_init__(self) -> None:
-        self._globals()
+        _ = self._globals  # validates the range
 
+    @cached_property
     def _globals(self) -> OverlappingCrops:
         return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
 
@@ -55,11 +57,11 @@ class MultiCrop:
                 f"multi_crop: local_size = {self.local_size} exceeds data.patch_size = {collection.patch_size}, the size of the "
                 "global crops; lower it"
             )
-        return self._globals().anchors(collection)
+        return self._globals.anchors(collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """Two global views, then the local ones."""
-        views = list(self._globals().sample(collection, anchor, rng))
+        views = list(self._globals.sample(collection, anchor, rng))
         for _ in range(self.num_local):
             around = views[int(rng.integers(NUM_GLOBAL))].box
             views.append(ViewSpec(anchor, self._inside(around, collection.shapes[anchor], rng), role="local"))

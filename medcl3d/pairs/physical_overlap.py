@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,18 +50,19 @@ class PhysicalOverlap:
             raise ConfigError(f"physical_overlap: kappa = {self.kappa} exceeds 1, the largest IoU; lower it")
         if self.min_iou == 0:
             raise ConfigError("physical_overlap: min_iou = 0: crops that do not overlap do not attract; raise it, to 0.1 for example")
-        self._crops()
+        _ = self._crops  # validates the range
 
+    @cached_property
     def _crops(self) -> OverlappingCrops:
         return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans in which two crops can lie far enough apart."""
-        return self._crops().anchors(collection)
+        return self._crops.anchors(collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """Two overlapping crops of scan `anchor`."""
-        return self._crops().sample(collection, anchor, rng)
+        return self._crops.sample(collection, anchor, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P and M by the overlap in one scan; P = 0 and M = 1 elsewhere."""

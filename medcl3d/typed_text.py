@@ -1,0 +1,81 @@
+"""Text from a command line as a value: the type of its field says whether it is read as it stands or as YAML."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from medcl3d.complaints import below, resolved
+from medcl3d.registry import CHOICE_OF, Registry, registry_of
+from medcl3d.yaml_tree import Place, Tree, Wrong
+
+Schema = Mapping[str, Any]
+FIELDS_OF = "x-fields-of"  # in a JSON Schema: where the fields stand that lie below this one in free form, as ``module:name``
+EMPTY = ("", "~")
+
+
+def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
+    """The value of one field.
+
+    Text for a field of words or a path is taken as it stands, ``cohort #2`` and ``2024`` too, or without the quotes around it;
+    ``null`` is None where the field may be. For any other field it is YAML. What is no YAML, or has a comment that YAML would
+    drop, stays text: types are checked after.
+
+    where: keys from the root; schemas: JSON Schemas of what may hold the field, none if that is not known.
+    """
+    types = [form for schema in schemas for form in types_at(schema, where)]
+    try:
+        if not types or not all(_is_text(form) or _is_null(form) for form in types):
+            return Tree(text, comments=False).value
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+            return str(Tree(text).value)
+    except (yaml.YAMLError, Wrong):
+        return text
+    nothing = text in EMPTY or (text.lower() == "null" and any(map(_is_null, types)))
+    return None if nothing else text
+
+
+def types_at(schema: Schema, where: Place) -> list[Schema]:
+    """The forms that a JSON Schema allows for a field, [] where it does not know the field."""
+    node = schema
+    elsewhere: list[Schema] = []
+    for depth, key in enumerate(where):
+        forms = _forms(node, schema)
+        for form in forms:
+            if CHOICE_OF in form:
+                return _types_of_choice(registry_of(form[CHOICE_OF]), where[depth:])
+        node = next((inner for form in forms if (inner := below(form, key))), {})
+        if not node:
+            return [form for other in elsewhere for form in types_at(other, where[depth:])]
+        elsewhere = [other for place in node.get(FIELDS_OF, ()) for other in _schemas(place)] or elsewhere
+    return _forms(node, schema)
+
+
+def _types_of_choice(registry: Registry | None, where: Place) -> list[Schema]:
+    known = registry is not None and where[0] in registry.names()
+    return types_at(registry.schema(where[0]).json_schema(), where[1:]) if registry is not None and known else []
+
+
+def _schemas(place: str) -> list[Schema]:
+    """Of a configuration; of all that is registered, where the place is a registry."""
+    module, name = place.split(":")
+    found = getattr(importlib.import_module(module), name)
+    adapters = [found.schema(one) for one in found.names()] if isinstance(found, Registry) else [TypeAdapter(found)]
+    return [adapter.json_schema() for adapter in adapters]
+
+
+def _forms(node: Schema, schema: Schema) -> list[Schema]:
+    node = resolved(node, schema)
+    return [resolved(form, schema) for form in node.get("anyOf", [node])]
+
+
+def _is_text(form: Schema) -> bool:
+    return form.get("type") == "string" and "enum" not in form and "const" not in form
+
+
+def _is_null(form: Schema) -> bool:
+    return form.get("type") == "null"
