@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import pandas as pd
 from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, odd_cells
 from medcl3d.data.notes import naming
 from medcl3d.data.scan_ids import fault_of, made_ids
+from medcl3d.data.walk import not_taken
 from medcl3d.errors import DataError
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class Manifest:
             raise DataError(f"{root}: the manifest lists no scan; give a row to each")
         places = [f"{root}/{path}" for path in table["path"]] if places is None else list(places)
         _refuse_unwritable(table, places)
+        for name in PATH_COLUMNS if not outside else ():
+            if name in table:
+                target = Path(root).resolve()
+                table[name] = [_below(Path(root), target, text) for text in table[name]]
         _refuse_empty(table, "path", places)
         found = list(notes)
         if "scan" not in table:
@@ -103,10 +108,10 @@ class Manifest:
 
         What cannot be reached for another reason is left to whoever reads the file, who knows it.
         """
-        path = Path(text)
-        full = self.root / path
         if self.outside:
-            return full
+            return self.root / text
+        path = Path(_below(self.root, self._target, text))
+        full = self.root / path
         inside = f"{self.root}: path {text!r} of the manifest"
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{inside} leaves the root; move the file there, or set allow_outside")
@@ -121,6 +126,14 @@ class Manifest:
         if not target.is_relative_to(self._target):
             raise DataError(f"{inside} is a link out of the root, to {target}; copy the file, or set allow_outside")
         return full
+
+    def noting(
+        self, files: Iterable[Path], closed: Iterable[OSError] = (), why: Callable[[str], str] = lambda _: "NIfTI files are not taken"
+    ) -> Manifest:
+        """The same manifest with notes on files below the root that are in none of its rows, as `not_taken` has them."""
+        cells = [text for name in PATH_COLUMNS if name in self.table for text in self.table[name].unique() if text]
+        taken = {Path(_below(self.root, self._target, text)).as_posix() for text in cells}
+        return replace(self, notes=(*self.notes, *not_taken(self.root, files, closed, taken=taken, why=why)))
 
     @cached_property
     def _target(self) -> Path:
@@ -147,6 +160,21 @@ class Manifest:
         odd = [words for sign, words in _NOT_EXPANDED if any(sign(path) for path in missing)]
         told = f"{len(missing)} files of the manifest are missing under {self.root.resolve()}: {', '.join(missing[:10])}"
         return f"{told} ({'; '.join(odd)})" if odd else told
+
+
+def _below(root: Path, target: Path, text: str) -> str:
+    """An absolute path, or one with ``..``, as the path below the root that it leads to; any other, or one that leaves the root, as it is.
+
+    target  the root without links. A file that is itself a link keeps its name: `Manifest.locate` decides whether it may be followed.
+    """
+    full = root / text
+    if not (Path(text).is_absolute() or ".." in Path(text).parts) or full.name in ("", ".."):
+        return text
+    try:
+        folder = full.parent.resolve()
+    except (OSError, RuntimeError):
+        return text
+    return (folder / full.name).relative_to(target).as_posix() if folder.is_relative_to(target) else text
 
 
 _NOT_EXPANDED: tuple[tuple[Callable[[str], bool], str], ...] = (
