@@ -64,9 +64,7 @@ def test_labelled_test_cases_are_the_test_split(raw: Path, write_nifti: Callable
 
 def listed(*cases: str) -> dict[str, Any]:
     """The key `dataset` of some training cases."""
-    return {
-        case: {"images": [f"imagesTr/{case}_{c:04d}.nii.gz" for c in range(2)], "label": f"labelsTr/{case}.nii.gz"} for case in cases
-    }
+    return {case: {"images": [f"imagesTr/{case}_{c:04d}.nii.gz" for c in range(2)], "label": f"labelsTr/{case}.nii.gz"} for case in cases}
 
 
 def test_training_cases_may_be_listed_and_the_others_are_counted(raw: Path) -> None:

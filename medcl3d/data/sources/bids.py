@@ -108,7 +108,7 @@ def _is_taken(above: Sequence[str], name: BidsName, modalities: Sequence[str] | 
 
 @dataclass
 class _Seen:
-    """What is counted over all subjects: images by suffix, and files in no place of BIDS; others, folders that cannot be read, odd dates."""
+    """What is counted over all subjects: images by suffix, files in no place of BIDS, odd dates, folders that cannot be read."""
 
     left_out: Counted = field(default_factory=Counted)
     odd: Counted = field(default_factory=Counted)

@@ -69,9 +69,9 @@ def _pairs(path: Path, content: dict[str, Any], left: Counted) -> list[Pair]:
                 left.add(f"items of {path.name} have a key {key}, which is not read", image)
     for part, items in content.items():
         for item in items if isinstance(items, list) and part not in SIDES else ():
-            image = item.get("image") if isinstance(item, dict) else item
-            if isinstance(item, dict) or str(image).endswith(VOLUMES):
-                left.add(f"items of the list {part} in {path.name} are not taken; move them to training, validation or test", str(image))
+            named = str(item.get("image")) if isinstance(item, dict) else str(item)
+            if isinstance(item, dict) or named.endswith(VOLUMES):
+                left.add(f"items of the list {part} in {path.name} are not taken; move them to training, validation or test", named)
     return pairs
 
 

@@ -64,7 +64,7 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     if not rows or (maps and not labels):
         field, text = ("pattern", pattern) if not rows else ("label", label)
         there = "; ".join(not_taken(root, files, closed, taken={row["path"] for row in rows}, why=why))
-        raise DataError(f"{root}: no file fits {field} = {text!r}; {there or f'there is no other NIfTI file'}")
+        raise DataError(f"{root}: no file fits {field} = {text!r}; {there or 'there is no other NIfTI file'}")
     for row in rows if maps else ():
         row["label"] = labels.get(tuple(row[name] for name in maps.names), "")  # type: ignore[union-attr]
     manifest = Manifest.of(pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside)
