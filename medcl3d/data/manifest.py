@@ -18,6 +18,7 @@ from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, odd_cells
 from medcl3d.data.notes import naming
 from medcl3d.data.scan_ids import fault_of, made_ids
 from medcl3d.data.walk import not_taken
+from medcl3d.encoding import refuse_other_encoding
 from medcl3d.errors import DataError
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ def _refuse_unwritable(table: pd.DataFrame, places: Sequence[str]) -> None:
         zero = np.flatnonzero(table[column].str.contains("\0", regex=False)).tolist()
         if zero:
             raise DataError(f"{places[zero[0]]}: {column} = {table[column][zero[0]]!r}: a zero byte, as no file's name has; correct it")
+    refuse_other_encoding(zip(places, table["path"], strict=True))
     for name in table:
         try:
             "\n".join(table[name]).encode()

@@ -75,7 +75,7 @@ def test_a_timeout_names_shared_memory_that_is_full(monkeypatch: pytest.MonkeyPa
             raise RuntimeError("DataLoader timed out after 300 seconds")
 
     monkeypatch.setattr(loader, "DataLoader", Waiting)
-    with pytest.raises(MachineError, match="timed out after 300 seconds: shared memory is full: a batch needs 4.19 MB"):
+    with pytest.raises(MachineError, match=r"timed out after 300 seconds: shared memory is full: a batch needs 4\.19 MB"):
         list(batches_from(Cubes(), 4, 1, 0))
 
 
