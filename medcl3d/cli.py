@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 import medcl3d
+from medcl3d.encoding import show_any_text, unwritable
 from medcl3d.errors import DataError, UserError
 from medcl3d.key_value import WithOptions
 
@@ -53,9 +54,10 @@ def command(function: Callable[P, None], cls: type[TyperCommand] | None = None) 
         given: dict[str, Any] = {name: at_home(value) for name, value in kwargs.items()}
         try:
             function(*args, **given)
-        except (UserError, KeyboardInterrupt) as error:
+        except (UserError, KeyboardInterrupt, UnicodeEncodeError) as error:
             if os.environ.get("MEDCL3D_DEBUG") == "1":
                 traceback.print_exc()
+            error = unwritable(error) if isinstance(error, UnicodeEncodeError) else error
             say(told(error, given) if isinstance(error, UserError) else "interrupted")
             raise typer.Exit(error.exit_code if isinstance(error, UserError) else INTERRUPTED) from None
 
@@ -321,6 +323,7 @@ def _program(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command (by default the one of this process) and end the process with its exit code."""
+    show_any_text()
     try:
         app(args=None if arguments is None else [*arguments], prog_name="medcl3d")
     except SystemExit as done:

@@ -26,6 +26,9 @@ class SkippedScan(DataError):
     """The policy says to leave this scan out; that is no fault of the collection."""
 
 
+MANY_CHANNELS = 8
+"""Channels beyond which a first axis is taken for planes: the largest sets of sequences in use have fewer."""
+
 MANY_CLASSES = 256
 """Values of a label map beyond which it is asked whether it is one: the finest atlases in use have fewer."""
 
@@ -140,8 +143,16 @@ def _read_once(path: Path, mtime_ns: int) -> tuple[Header, np.ndarray, str]:
 
 
 def num_channels(path: Path, shape: tuple[int, ...], channels: Channels, volume: int | None = None) -> int:
-    """How many channels an image of a file has, by the header's shape. DataError where a fourth axis is a fault."""
-    if len(shape) == 3 or channels == "first" or (channels == "split" and volume is not None):
+    """How many channels an image of a file has, by the header's shape. DataError if a fourth axis is a fault, or is not the channels'."""
+    if len(shape) == 3:
+        return 1
+    if has_channels_first(shape):
+        raise DataError(
+            f"{path}: 4-D, {_x(shape)}: the first axis looks like {shape[0]} channels, and in NIfTI the fourth holds them, so that "
+            f"{shape[3]} planes would be taken for channels; write the file with its first axis last (if it holds {shape[0]} planes of a "
+            "time series, with the planes along the third)"
+        )
+    if channels == "first" or (channels == "split" and volume is not None):
         return 1
     if channels == "error":
         raise DataError(
@@ -151,12 +162,18 @@ def num_channels(path: Path, shape: tuple[int, ...], channels: Channels, volume:
     return shape[3]
 
 
+def has_channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether a fourth axis seems to be a plane's and the first one the channels': the first is short, and shorter than all others."""
+    return len(shape) == 4 and shape[0] <= MANY_CHANNELS and shape[0] < min(shape[1:])
+
+
 def _with_channels(path: Path, raw: np.ndarray, channels: Channels, volume: int | None) -> np.ndarray:
+    count = num_channels(path, raw.shape, channels, volume)
     if raw.ndim == 3:
         return raw[None]
     if channels == "split" and volume is not None:
         return raw[None, ..., volume]
-    return np.moveaxis(raw, -1, 0)[: num_channels(path, raw.shape, channels)]
+    return np.moveaxis(raw, -1, 0)[:count]
 
 
 def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarray:

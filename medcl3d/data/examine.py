@@ -16,14 +16,13 @@ import numpy as np
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.data.content import OF_SOURCE, hash_of_voxels
 from medcl3d.data.grid import turned
-from medcl3d.data.intensity import Kind, unlike_its_kind
+from medcl3d.data.intensity import Kind, like_a_label, unlike_its_kind
 from medcl3d.data.scan import file_state, is_same_file
 from medcl3d.data.stored import verify_stored
 from medcl3d.errors import DataError, MachineError, unforeseen
 
 THUMBNAIL = 56  # pixels along the longer side of a plane
 MAX_PICTURES = 300  # that a page shows: some MB, which a browser still opens at once
-FEW_VALUES = 20
 STRIDE = 7  # of the voxels that percentiles are taken from
 
 
@@ -136,7 +135,7 @@ def _changed(description: Mapping[str, Any]) -> str:
 
 def _found(look: Look) -> Finding:
     image = read_image(look.image, nonfinite=look.nonfinite, channels=look.channels)
-    facts, warnings = _facts(image), [*image.warnings, *_like_a_label(image)]
+    facts, warnings = _facts(image), [*image.warnings, *like_a_label(image.voxels)]
     warnings += unlike_its_kind(image.voxels, look.kind)
     if look.label is not None:
         label = read_label(look.label, image, look.classes)
@@ -160,15 +159,6 @@ def _facts(image: Volume) -> dict[str, Any]:
         "sha256": image.sha256,
         "voxels_sha256": hash_of_voxels(turned(image)[0]),
     }
-
-
-def _like_a_label(image: Volume) -> list[str]:
-    """A warning where an image holds a few whole numbers only: paths of image and label may be swapped."""
-    found = np.unique(image.voxels.ravel()[::STRIDE])
-    if len(found) > FEW_VALUES or (found != np.round(found)).any():
-        return []
-    what = f"holds only {len(found)} whole numbers, {found[0]:g} to {found[-1]:g}: a label map, or a shape, and no picture"
-    return [f"{what}; a table, or source=folder with its label=, says which image a label map belongs to"]
 
 
 def _thumbnail(image: Volume) -> str:

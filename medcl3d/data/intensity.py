@@ -15,6 +15,7 @@ _AIR_HU = -400.0  # between air (-1000) and fat (-100); a scan without voxels be
 _CT = re.compile(r"(?<![a-z])(?:ce|nc|cb|ld|hr)?ct[ap]?(?![a-z0-9])", re.IGNORECASE)
 _PET = re.compile(r"pet|(?<![a-z])pt(?![a-z])", re.IGNORECASE)
 _STRIDE = 7  # of the voxels that values are told by
+_FEW_VALUES = 20
 # A body fills a tenth of its scan at least (less is a hot spot of a PET), and is one piece.
 _MIN_BODY, _MAX_BODY, _MIN_SHARE = 0.1, 0.9, 0.75
 
@@ -38,6 +39,18 @@ def unlike_its_kind(voxels: np.ndarray, kind: Kind) -> list[str]:
             f"{said} do not look like HU, where air has -1000 and water 0: are slope and intercept lost? set intensity where this is no CT"
         ]
     return []
+
+
+def like_a_label(voxels: np.ndarray) -> list[str]:
+    """A warning if ``Float32[C, X, Y, Z]`` holds a few whole numbers only: paths of image and label may be swapped."""
+    values = voxels.reshape(-1)[::_STRIDE]
+    if len(np.unique(values[:: max(1, len(values) // 10_000)])) > _FEW_VALUES:  # nearly all images: sorting all would take seconds
+        return []
+    found = np.unique(values)
+    if len(found) > _FEW_VALUES or (found != np.round(found)).any():
+        return []
+    what = f"holds only {len(found)} whole numbers, {found[0]:g} to {found[-1]:g}: a label map, or a shape, and no picture"
+    return [f"{what}; a table, or source=folder with its label=, says which image a label map belongs to"]
 
 
 @dataclass(frozen=True)

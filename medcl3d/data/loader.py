@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from medcl3d.data.collection import Collection
 from medcl3d.data.in_use import ScansInUse
 from medcl3d.data.raw_batch import RawBatch, RawGroup
+from medcl3d.data.shared_memory import REMEDY, num_bytes, refuse_too_little, shared_memory_now
 from medcl3d.data.store import Store
 from medcl3d.errors import MachineError
 from medcl3d.pairs import PairStrategy
@@ -204,25 +205,34 @@ def view_spacing(collection: Collection, view: ViewSpec) -> Tensor:
 def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) -> Iterator[Any]:
     """Items `start` .. `steps` - 1 in order, prepared ahead by worker processes (0: by this one).
 
-    MachineError where a worker dies, with what is known of the cause.
+    With workers, this process makes the first item, which says how much shared memory they need.
+
+    MachineError if shared memory has too little room for the workers, or one of them dies, with what is known of the cause.
     """
+    first = [dataset[start]] if workers and start < steps else []
+    size = num_bytes(first)
+    refuse_too_little(size, workers)
     loader = DataLoader(
         dataset,
         batch_size=None,
-        sampler=range(start, steps),
+        sampler=range(start + len(first), steps),
         num_workers=workers,
         timeout=WORKER_TIMEOUT_S if workers else 0,
         pin_memory=torch.cuda.is_available(),
     )
     try:
-        yield from loader
+        ahead = iter(loader)  # the workers begin
+        while first:
+            yield first.pop()
+        yield from ahead
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
         said = str(error).splitlines()[0]
+        full = shared_memory_now(size)
         # What ended the worker is either the error itself or the one that it was raised from.
-        if "shared memory" in f"{error} {error.__cause__}":
-            raise MachineError(f"{said}: shared memory is full; in docker use --shm-size=8g, elsewhere train.workers=0") from error
+        if full or "shared memory" in f"{error} {error.__cause__}":
+            raise MachineError(f"{said}: {full or f'shared memory is full; {REMEDY}'}") from error
         raise MachineError(f"{said}; was it out of memory, or killed? Fewer train.workers need less; the same command resumes") from error
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ import pandas as pd
 from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, odd_cells
 from medcl3d.data.notes import naming
 from medcl3d.data.scan_ids import fault_of, made_ids
+from medcl3d.data.walk import not_taken
+from medcl3d.encoding import refuse_other_encoding
 from medcl3d.errors import DataError
 
 if TYPE_CHECKING:
@@ -80,6 +82,11 @@ class Manifest:
             raise DataError(f"{root}: the manifest lists no scan; give a row to each")
         places = [f"{root}/{path}" for path in table["path"]] if places is None else list(places)
         _refuse_unwritable(table, places)
+        root = Path(root)
+        target = root.resolve()
+        for name in PATH_COLUMNS:
+            if name in table and not outside:
+                table[name] = [_below(root, target, text) for text in table[name].tolist()]
         _refuse_empty(table, "path", places)
         found = list(notes)
         if "scan" not in table:
@@ -96,17 +103,17 @@ class Manifest:
         _refuse_ambiguous(table, places)
         first = [c for c in KNOWN_COLUMNS if c in table]
         table = table[first + [c for c in table if c not in first]]
-        return Manifest(table, Path(root), dict(label_names or {}), outside, (*found, *odd_cells(table, places)))
+        return Manifest(table, root, dict(label_names or {}), outside, (*found, *odd_cells(table, places)))
 
     def locate(self, text: str) -> Path:
         """The file that a path of the manifest means. DataError where it leaves the root and may not.
 
         What cannot be reached for another reason is left to whoever reads the file, who knows it.
         """
-        path = Path(text)
-        full = self.root / path
         if self.outside:
-            return full
+            return self.root / text
+        path = Path(_below(self.root, self._target, text))
+        full = self.root / path
         inside = f"{self.root}: path {text!r} of the manifest"
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{inside} leaves the root; move the file there, or set allow_outside")
@@ -121,6 +128,14 @@ class Manifest:
         if not target.is_relative_to(self._target):
             raise DataError(f"{inside} is a link out of the root, to {target}; copy the file, or set allow_outside")
         return full
+
+    def noting(
+        self, files: Iterable[Path], closed: Iterable[OSError] = (), why: Callable[[str], str] = lambda _: "NIfTI files are not taken"
+    ) -> Manifest:
+        """The same manifest with notes on files below the root that are in none of its rows, as `not_taken` has them."""
+        cells = [text for name in PATH_COLUMNS if name in self.table for text in self.table[name].unique() if text]
+        taken = {os.path.normpath(_below(self.root, self._target, text)) for text in cells}
+        return replace(self, notes=(*self.notes, *not_taken(self.root, files, closed, taken=taken, why=why)))
 
     @cached_property
     def _target(self) -> Path:
@@ -147,6 +162,23 @@ class Manifest:
         odd = [words for sign, words in _NOT_EXPANDED if any(sign(path) for path in missing)]
         told = f"{len(missing)} files of the manifest are missing under {self.root.resolve()}: {', '.join(missing[:10])}"
         return f"{told} ({'; '.join(odd)})" if odd else told
+
+
+def _below(root: Path, target: Path, text: str) -> str:
+    """An absolute path, or one with ``..``, as the path below the root that it leads to; any other, or one that leaves the root, as it is.
+
+    target  the root without links. A file that is itself a link keeps its name: `Manifest.locate` decides whether it may be followed.
+    """
+    if not text.startswith(os.sep) and ".." not in text:  # nearly all paths: pathlib would take most of the time of 10,000
+        return text
+    full = root / text
+    if not (Path(text).is_absolute() or ".." in Path(text).parts) or full.name in ("", ".."):
+        return text
+    try:
+        folder = full.parent.resolve()
+    except (OSError, RuntimeError):
+        return text
+    return (folder / full.name).relative_to(target).as_posix() if folder.is_relative_to(target) else text
 
 
 _NOT_EXPANDED: tuple[tuple[Callable[[str], bool], str], ...] = (
@@ -183,6 +215,7 @@ def _refuse_unwritable(table: pd.DataFrame, places: Sequence[str]) -> None:
         zero = np.flatnonzero(table[column].str.contains("\0", regex=False)).tolist()
         if zero:
             raise DataError(f"{places[zero[0]]}: {column} = {table[column][zero[0]]!r}: a zero byte, as no file's name has; correct it")
+    refuse_other_encoding(zip(places, table["path"], strict=True))
     for name in table:
         try:
             "\n".join(table[name]).encode()

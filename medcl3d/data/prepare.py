@@ -103,15 +103,18 @@ def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
 
 def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Prepared:
     missing = manifest.missing()
+    for note in manifest.notes:  # before what may end it: files that lie there under another name explain files that are missing
+        say(note)
     if len(missing) > _allowed(manifest, options):
         raise DataError(f"{manifest.say_missing(missing)}; correct the paths, or raise max_bad_fraction")
     if options.channels == "split":
+        told = len(manifest.notes)
         manifest = one_scan_a_volume(manifest)
+        for note in manifest.notes[told:]:
+            say(note)
     allowed = _allowed(manifest, options)
     unmade = {scan: Outcome(scan, "refused", reason, ()) for scan, reason in manifest.faults.items()}
     tasks = [task for task in _tasks(manifest, options) if task.scan not in unmade]
-    for note in manifest.notes:
-        say(note)
     outcomes: dict[str, Outcome] = unmade
     open_folder(out, origin, {**tasks[0].options(), "store": options.store} if tasks else {}, say)
     if tasks:

@@ -16,7 +16,7 @@ from medcl3d.data.atomic import write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, hash_of, read_image, read_label
 from medcl3d.data.content import hash_of_voxels
 from medcl3d.data.grid import LabelInterpolation, label_on_grid, on_grid, refuse_what_does_not_fit, respaced, turned
-from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normalise, unlike_its_kind
+from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, like_a_label, normalise, unlike_its_kind
 from medcl3d.data.nifti import content_sha256
 from medcl3d.data.nifti_header import doubts_of_spacing
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
@@ -198,6 +198,8 @@ def ready_scan(task: ScanTask) -> ReadyScan:
     stored, scaling = pack(voxels, task.store_as, task.image)
     _refuse_constant(task, stored)
     warnings = [*_of_the_header(image, own_affine), *unlike_its_kind(image.voxels, task.kind)]
+    if task.kind != "none":  # who takes values as they are may mean shapes
+        warnings += like_a_label(image.voxels)
     if task.store_as == "float16" and np.array_equal(np.round(voxels), voxels) and not np.array_equal(stored, voxels):
         warnings.append("whole numbers were rounded by float16; store_as int16 keeps them")
     return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, tuple(warnings))

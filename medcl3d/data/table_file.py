@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pandas as pd
 
 from medcl3d.data.regular_file import read_regular
 from medcl3d.errors import DataError
+
+# sep=; in quotes or not, perhaps with delimiters behind it, as programs fill a row up.
+_DELIMITER = re.compile(r"""\s*["']?sep=(\\t|[^\w"'\\])["']?[,;\t ]*""", re.IGNORECASE)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -21,20 +25,27 @@ def read_table(path: Path) -> pd.DataFrame:
 def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     """The column names of a table; and line of the file -> its cells, without the blanks round them.
 
-    Plain lists, since a data frame for each of many small tables would cost more than reading them. Blank lines are passed over.
+    Plain lists, since a data frame for each of many small tables would cost more than reading them. Blank lines are passed over. A
+    first line ``sep=;``, as Excel writes it, names the delimiter.
     Raises DataError, with the line: no table, another encoding, ragged rows, columns twice or without a name, a quote left open.
     """
     text = _text(path, read_regular(path, "needed is a table"))
-    header = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    header, _, rest = text.partition("\n")
+    line, named = 1, _DELIMITER.fullmatch(header.rstrip("\r"))
+    if named:  # Excel's first line, which says what parts the cells of the others
+        text, line = rest, 2
+        delimiter = "\t" if named[1] == "\\t" else named[1]
+    else:
+        delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    above = line - 1
     rows: dict[int, list[str]] = {}
-    line = 1
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
             if any(cells):
                 rows[line] = cells
-            line = reader.line_num + 1  # a quoted cell may go over several lines: a row is where it begins
+            line = above + reader.line_num + 1  # a quoted cell may go over several lines: a row is where it begins
     except csv.Error as error:
         raise DataError(f"{path}:{line}: {error}; is a quote left open there?") from None
     if not rows:

@@ -9,8 +9,8 @@ MOST = 8  # kinds of warnings, or refused scans, that are told; a report has all
 _NUMBER = re.compile(r"-?\d[\d.]*(e[+-]?\d+)?")
 
 
-def warnings_told(warnings: Iterable[tuple[str, Sequence[str]]], total: int) -> list[str]:
-    """Lines of the warnings of all scans, (scan, its warnings) each; the commonest first, each with the first scan that has it."""
+def warnings_told(warnings: Iterable[tuple[str, Sequence[str]]], total: int, what: str = "scans") -> list[str]:
+    """Lines of the warnings of all scans (or `what`), (scan, its warnings) each; the commonest first, each with the first that has it."""
     kinds: dict[str, tuple[str, str]] = {}
     counts: dict[str, int] = {}
     for scan, texts in warnings:
@@ -18,7 +18,7 @@ def warnings_told(warnings: Iterable[tuple[str, Sequence[str]]], total: int) -> 
             kinds.setdefault(kind, (text, scan))
             counts[kind] = counts.get(kind, 0) + 1
     first = sorted(kinds, key=lambda kind: -counts[kind])
-    lines = [f"warning: {counts[kind]} of {total} scans, as {kinds[kind][1]}: {kinds[kind][0]}" for kind in first[:MOST]]
+    lines = [f"warning: {counts[kind]} of {total} {what}, as {kinds[kind][1]}: {kinds[kind][0]}" for kind in first[:MOST]]
     return [*lines, *_more(len(first) - MOST, "kinds of warnings")]
 
 

@@ -23,6 +23,7 @@ from medcl3d.data.grid import grid_at
 from medcl3d.data.loader import PairDataset, to_grid, view_affine
 from medcl3d.data.packing import AS_STORED, Scaling, unpack
 from medcl3d.data.raw_batch import RawBatch
+from medcl3d.data.shared_memory import num_bytes, refuse_too_little
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError, DataError
 from medcl3d.pairs import PairStrategy, crosses_patients
@@ -186,8 +187,11 @@ def torchio_batches(dataset: PairDataset, workers: int, start: int) -> Iterator[
     loader, also after a resume. Whole scans are read for each sample (by `workers`), which is what TorchIO does.
     """
     per_rank = dataset.per_rank
+    samples = _SamplesOfRun(dataset)
+    if workers and start < dataset.steps:
+        refuse_too_little(num_bytes(samples[start * per_rank]), workers)
     queue = tio.Queue(
-        _SamplesOfRun(dataset),
+        samples,
         max_length=per_rank,
         samples_per_volume=1,
         sampler=PairSampler(dataset.strategy, dataset.scans.collection.patch_size, dataset.scans.collection),

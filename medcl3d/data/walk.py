@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 
-from medcl3d.data.notes import naming
+from medcl3d.data.notes import Counted
 from medcl3d.errors import DataError
 
 VOLUMES = (".nii.gz", ".nii")
 # Scans all the same. A pair of .hdr and .img, or of .mhd and .raw, is one of them.
-CONVERTIBLE = (".mha", ".mhd", ".nrrd", ".nhdr", ".img", ".mgz", ".mgh", ".mnc", ".gipl", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip")
+CONVERTIBLE = (
+    ".mha", ".mhd", ".nrrd", ".nhdr", ".img", ".img.gz", ".mgz", ".mgh", ".mnc", ".gipl", ".npy",
+    ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip",
+)  # fmt: skip
 DICOM = (".dcm", ".dicom", ".ima")
 
 
@@ -57,15 +60,34 @@ def volumes_under(root: Path) -> tuple[list[Path], list[str]]:
 
 def unread(root: Path, files: Iterable[Path], closed: Iterable[OSError] = ()) -> list[str]:
     """Notes on files below `root` that look like scans and are no NIfTI by their names, and on folders that could not be read."""
-    found: dict[str, list[str]] = {}
+    return not_taken(root, (path for path in files if not path.name.endswith(VOLUMES)), closed)
+
+
+def not_taken(
+    root: Path,
+    files: Iterable[Path],
+    closed: Iterable[OSError] = (),
+    *,
+    taken: Container[str] = (),
+    why: Callable[[str], str] = lambda _: "NIfTI files are not taken",
+) -> list[str]:
+    """Notes on what a source found below `root` and did not take: NIfTI files, scans in other formats, folders that cannot be read.
+
+    files   relative to `root`
+    taken   paths of images, label maps and affines that are in the manifest
+    why     a path of a NIfTI file that is not taken -> the reason, which follows the count
+    """
+    volumes, others, folders = Counted(), Counted(), Counted()
     for path in files:
-        if not path.name.endswith(VOLUMES) and (what := _looks_like(root / path)):
-            found.setdefault(what, []).append(str(path))
-    notes = [naming(f"{len(paths)} {what}", paths) for what, paths in sorted(found.items())]
-    causes: dict[str, list[str]] = {}
+        if path.as_posix() in taken:
+            continue
+        if path.name.endswith(VOLUMES):
+            volumes.add(why(path.as_posix()), str(path))
+        elif what := _looks_like(root / path):
+            others.add(what, str(path))
     for error in closed:
-        causes.setdefault(error.strerror or str(error), []).append(os.path.relpath(error.filename or root, root))
-    return notes + [naming(f"{len(paths)} folders cannot be read: {cause}", paths) for cause, paths in sorted(causes.items())]
+        folders.add(f"folders cannot be read: {error.strerror or error}", os.path.relpath(error.filename or root, root))
+    return [*volumes.notes(), *others.notes(), *folders.notes()]
 
 
 def _looks_like(path: Path) -> str:

@@ -63,7 +63,11 @@ def _in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, 
     pending: dict[Future[R], T] = {}
     waiting = iter(items)
     item, none_yet = items[0], True
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    try:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    except OSError as error:  # its locks lie in shared memory
+        raise MachineError(f"{workers} processes cannot be started ({error.strerror}): is /dev/shm full? workers=1 needs none") from None
+    with pool:
         try:
             while True:
                 for item in itertools.islice(waiting, 2 * workers - len(pending)):

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from medcl3d.data.check import SkippedScan, read_image, read_label, verify
 from medcl3d.data.nifti import read_header
+from medcl3d.data.sources.csv import csv
+from medcl3d.data.volumes import one_scan_a_volume
 from medcl3d.errors import DataError
 
 RAMP = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
@@ -264,3 +266,25 @@ def test_real_good_files_pass(real, folder) -> None:
     files = sorted(p for p in (real / folder).rglob("*.nii.gz") if "derivatives" not in p.parts)[::5]
     assert files and not [error for path in files if (error := verify(path))]
     assert all(isinstance(p, Path) for p in files)
+
+
+@pytest.mark.parametrize("channels", ["error", "all", "first", "split"])
+@pytest.mark.parametrize("shape", [(4, 10, 11, 12), (1, 10, 11, 12), (3, 4, 4, 4)])
+def test_channels_that_come_first_are_not_taken_for_planes(write_nifti, tmp_path, shape, channels) -> None:
+    path = write_nifti("a.nii.gz", np.arange(np.prod(shape), dtype=np.int16).reshape(shape))
+    with pytest.raises(
+        DataError, match=rf"the first axis looks like {shape[0]} channels.*write the file with its first axis last"
+    ) as caught:
+        read_image(path, channels=channels)
+    assert "set channels" not in str(caught.value)
+    (tmp_path / "manifest.csv").write_text("path,patient\na.nii.gz,p\n")
+    if channels == "split":
+        assert len(one_scan_a_volume(csv(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("shape", [(10, 11, 12, 4), (9, 10, 11, 12), (4, 4, 12, 12)])
+def test_a_fourth_axis_of_channels_or_times_is_as_before(write_nifti, shape) -> None:
+    path = write_nifti("a.nii.gz", np.arange(np.prod(shape), dtype=np.int16).reshape(shape))
+    assert read_image(path, channels="all").voxels.shape == (shape[3], *shape[:3])
+    with pytest.raises(DataError, match="set channels to all"):
+        read_image(path)

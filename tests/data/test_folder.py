@@ -54,7 +54,7 @@ def test_scans_of_other_formats_are_counted(tree: Path) -> None:
     (tree / "001" / "1_T1.mha").write_bytes(b"x")
     manifest = folder(tree, pattern="{patient}/1_T1.nii.gz")
     assert "1 files *.mha are not read; convert them to .nii.gz (001/1_T1.mha)" in manifest.notes
-    with pytest.raises(DataError, match=r"no file fits.*NIfTI files lie there \(.*1 files \*\.mha are not read"):
+    with pytest.raises(DataError, match=r"no file fits.*14 NIfTI files fit no pattern \(.*1 files \*\.mha are not read"):
         folder(tree, pattern="{patient}.nii.gz")
 
 

@@ -275,3 +275,47 @@ def test_a_workbook_is_called_one(tmp_path) -> None:
     (tmp_path / "a.csv").write_bytes(b"PK\x03\x04" + b"x" * 50)
     with pytest.raises(DataError, match="is a workbook or another zip archive, and no table; save the sheet as CSV"):
         SOURCES.get("csv")(tmp_path / "a.csv")
+
+
+def test_a_path_that_stays_in_the_root_may_be_absolute_or_go_up(tmp_path) -> None:
+    real, other = tmp_path / "real", tmp_path / "other"
+    (real / "sub").mkdir(parents=True)
+    other.mkdir()
+    for place in (*(real / name for name in ("a.nii.gz", "b.nii.gz", "c.nii.gz", "sub/d.nii.gz")), other / "e.nii.gz"):
+        place.write_bytes(b"x")
+    root = tmp_path / "link"
+    root.symlink_to(real)
+    (real / "out").symlink_to(other)
+    paths = [f"{root}/a.nii.gz", f"{real}/b.nii.gz", "sub/../c.nii.gz", "../real/sub/d.nii.gz", f"{other}/e.nii.gz", "out/e.nii.gz"]
+    manifest = write(root, "path,patient\n" + "".join(f"{path},p{at}\n" for at, path in enumerate(paths)))
+    assert manifest.table["path"].tolist() == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "sub/d.nii.gz", *paths[4:]]
+    assert manifest.table["scan"].tolist()[:4] == ["a", "b", "c", "sub_d"]
+    for path in paths[:4]:
+        assert manifest.locate(path).samefile(manifest.locate(manifest.table["path"][paths.index(path)]))
+    for path, fault in ((paths[4], "leaves the root"), (paths[5], "link out of the root"), (f"{root}/out/e.nii.gz", "leaves the root")):
+        with pytest.raises(DataError, match=fault):
+            manifest.locate(path)
+    with pytest.raises(DataError, match=r": also .*manifest.csv:3 has this"):
+        write(root, f"path,patient\na.nii.gz,p\n{real}/a.nii.gz,q\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "delimiter"),
+    [
+        ("sep=;", ";"),
+        ("sep=,", ","),
+        ("sep=\t", "\t"),
+        (r"sep=\t", "\t"),
+        ('"sep=;"', ";"),
+        ("SEP=|", "|"),
+        ('"sep=;";;', ";"),
+        ("sep=;\r", ";"),
+    ],
+)
+def test_the_first_line_of_excel_names_the_delimiter(tmp_path, first, delimiter) -> None:
+    rows = [("path", "patient", "note"), ("a.nii.gz", "p", "x,y;z"), ("b.nii.gz", "q", "")]
+    quoted = [delimiter.join(f'"{cell}"' for cell in row) for row in rows]
+    manifest = write(tmp_path, "\n".join([first, *quoted]) + "\n")
+    assert manifest.table["patient"].tolist() == ["p", "q"] and manifest.table["note"].tolist() == ["x,y;z", ""]
+    with pytest.raises(DataError, match=r"manifest\.csv:4: 1 cells under 3 column names"):
+        write(tmp_path, "\n".join([first, *quoted[:2], "alone"]) + "\n")

@@ -62,10 +62,31 @@ def test_labelled_test_cases_are_the_test_split(raw: Path, write_nifti: Callable
     assert len(Store.open(raw.parent / "out")) == 6
 
 
-def test_cases_may_be_listed(raw: Path) -> None:
-    listed = {"a": {"images": [f"imagesTr/prostate_01_{c:04d}.nii.gz" for c in range(2)], "label": "labelsTr/prostate_01.nii.gz"}}
-    write_dataset(raw, dataset=listed)
-    assert nnunet(raw).table["scan"].tolist() == ["a_0000", "a_0001"]
+def listed(*cases: str) -> dict[str, Any]:
+    """The key `dataset` of some training cases."""
+    return {case: {"images": [f"imagesTr/{case}_{c:04d}.nii.gz" for c in range(2)], "label": f"labelsTr/{case}.nii.gz"} for case in cases}
+
+
+def test_training_cases_may_be_listed_and_the_others_are_counted(raw: Path) -> None:
+    write_dataset(raw, dataset=listed("prostate_01"))
+    manifest = nnunet(raw)
+    cases = manifest.table.drop_duplicates("patient").set_index("patient")
+    assert set(cases.index) == {"prostate_01", "prostate_03"} and set(cases["split"]) == {""}, "an unlabelled test case trains"
+    assert cases.loc["prostate_03", "label"] == ""
+    notes = " ".join(manifest.notes)
+    assert "2 images of imagesTr are not listed in dataset.json and not taken (imagesTr/prostate_02_0000.nii.gz, " in notes
+    assert "1 label maps belong to no image (labelsTr/prostate_02.nii.gz)" in notes
+
+
+def test_labelled_test_cases_beside_a_list_are_the_test_split(raw: Path, write_nifti: Callable[..., Path]) -> None:
+    write_nifti("raw/labelsTs/prostate_03.nii.gz", (RAMP > 50).astype(np.uint8))
+    write_dataset(raw, dataset=listed("prostate_01", "prostate_02"))
+    assert nnunet(raw).table.set_index("patient")["split"].to_dict() == {
+        "prostate_01": "train",
+        "prostate_02": "train",
+        "prostate_03": "test",
+    }
+    assert not [note for note in nnunet(raw).notes if "not taken" in note or "belong to no image" in note]
 
 
 @pytest.mark.parametrize(

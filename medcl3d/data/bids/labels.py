@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcl3d.data.bids.names import OF_A_DERIVATIVE, BidsName, session_of
-from medcl3d.data.notes import naming
+from medcl3d.data.notes import Counted, naming
 from medcl3d.data.table_file import read_rows
 from medcl3d.data.walk import VOLUMES, folders_under
 from medcl3d.errors import ConfigError, DataError
@@ -49,11 +49,12 @@ class Derivative:
     wanted: frozenset[str]
 
 
-def find_derivative(root: Path, derivative: str | None, label: Sequence[str]) -> Derivative | None:
+def find_derivative(root: Path, derivative: str | None, label: Sequence[str], left: Counted) -> Derivative | None:
     """The label maps of `derivatives/` that fit, None where there are none.
 
     derivative  which folder (None: the only one that has some)
     label       pieces of their names
+    left        gets the NIfTI files there that are not among them
 
     Raises ConfigError for a piece that no name has; DataError where several folders have some, or that folder has none.
     """
@@ -62,7 +63,7 @@ def find_derivative(root: Path, derivative: str | None, label: Sequence[str]) ->
             raise ConfigError(f"source bids: label = {list(label)}: {piece!r} tells no label map from another; write dseg, or desc-...")
     suffixes = tuple(piece for piece in label if "-" not in piece) or SUFFIXES
     place, wanted = root / "derivatives", frozenset(label)
-    there = {path.name: _maps(root, path, suffixes) for path in sorted(place.glob("*")) if path.is_dir()}
+    there = {path.name: _maps(root, path, suffixes, left) for path in sorted(place.glob("*")) if path.is_dir()}
     if derivative is not None and not there.get(derivative):
         kinds, names = " or ".join(f"*_{suffix}" for suffix in suffixes), ", ".join(name for name, maps in there.items() if maps)
         raise DataError(f"{place / derivative}: no {kinds} there; there are {names or 'none'}")
@@ -73,20 +74,30 @@ def find_derivative(root: Path, derivative: str | None, label: Sequence[str]) ->
     if not fitting and label:
         kinds = _kinds(one for maps in asked.values() for one in maps)
         raise DataError(f"{place}: no label map has {_listed(wanted)}; there are {kinds or 'none'}")
+    for name, maps in there.items():
+        why = f"do not have {_listed(wanted)} and" if name in asked else "were not asked for and"
+        for one in maps if name not in fitting or wanted else ():
+            if name not in fitting or not wanted <= one.pieces:
+                left.add(f"label maps of {name} {why} are not taken", one.path)
     return next((Derivative(place / name, maps, wanted) for name, maps in fitting.items()), None)
 
 
-def _maps(root: Path, folder: Path, suffixes: Sequence[str]) -> list[LabelMap]:
+def _maps(root: Path, folder: Path, suffixes: Sequence[str], left: Counted) -> list[LabelMap]:
     maps = []
     for subject in sorted(path for path in folder.glob("sub-*") if path.is_dir()):
         for inner, files in folders_under(subject):
             above = [subject.name, *inner.split("/")]
             for file in files:
                 name = BidsName.of(file)
-                if file.endswith(VOLUMES) and file.startswith("sub-") and name.suffix in suffixes:
-                    path = "/".join(part for part in ("derivatives", folder.name, *above, file) if part)
+                if not file.endswith(VOLUMES):
+                    continue
+                path = "/".join(part for part in ("derivatives", folder.name, *above, file) if part)
+                if file.startswith("sub-") and name.suffix in suffixes:
                     session_of(above, name, f"{root}/{path}")
                     maps.append(LabelMap(path, name))
+                else:
+                    kinds = " or ".join(f"*_{suffix}" for suffix in suffixes)
+                    left.add(f"NIfTI files of {folder.name} are no label maps {kinds} and not taken", path)
     return maps
 
 

@@ -17,7 +17,8 @@ from medcl3d.errors import DataError, MachineError
 # All that is ever read of a header.
 NAMES = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "ImageType",
-    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyDate", "SeriesDescription", "SeriesNumber",
+    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyDate", "SeriesDescription", "SeriesNumber",
+    "Manufacturer", "MagneticFieldStrength", "KVP", "ConvolutionKernel", "SliceThickness", "SpacingBetweenSlices", "PixelRepresentation",
     "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
     "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType",
     "AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier",

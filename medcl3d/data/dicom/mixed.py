@@ -45,7 +45,7 @@ def volumes_of(slices: Sequence[Slice], min_slices: int) -> tuple[list[Part], st
         whole = in_order(slices)
     except DataError as error:
         refusal = error
-    varying = [at for at in range(len(MARKS)) if len({one.marks[at] for one in slices}) > 1]
+    varying = [at for at in range(len(MARKS)) if len(_texts(slices, at, without_empty=whole is not None)) > 1]
     for count in range(1, len(varying) + 1):
         for chosen in combinations(varying, count):
             parts = _parts(slices, chosen, min_slices, may_leave_out=whole is None)
@@ -56,6 +56,11 @@ def volumes_of(slices: Sequence[Slice], min_slices: int) -> tuple[list[Part], st
     names = ", ".join(MARKS[at] for at in varying)
     perhaps = f" (its slices differ in {names}, but do not come apart into whole volumes by it)" if names else ""
     raise DataError(f"{refusal}{perhaps}")
+
+
+def _texts(slices: Sequence[Slice], at: int, *, without_empty: bool) -> set[str]:
+    """The texts of a mark. That some files of a regular grid lack it splits nothing."""
+    return {one.marks[at] for one in slices} - ({""} if without_empty else set())
 
 
 def _line(parts: Sequence[Part], chosen: Sequence[int], slices: Sequence[Slice]) -> str:

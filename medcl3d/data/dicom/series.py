@@ -135,8 +135,8 @@ def _values(one: Slice, frames: dict[Path, np.ndarray]) -> np.ndarray:
         if one.header.path not in frames:
             frames.clear()
             frames[one.header.path] = _stored_frames(one)
-        slope, intercept = one.rescale or (1.0, 0.0)
-        return frames[one.header.path][one.frame] * slope + intercept
+        slope, intercept = one.rescale
+        return frames[one.header.path][one.frame] * (1.0 if slope is None else slope) + (intercept or 0.0)
     import SimpleITK as sitk
 
     try:

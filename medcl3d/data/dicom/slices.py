@@ -31,7 +31,7 @@ class Slice:
     orientation  ``Float64[2, 3]`` directions along a row and down a column
     spacing_mm   between columns, between rows
     shape        columns, rows
-    rescale      slope and intercept of the stored values, None where the file has none
+    rescale      slope and intercept of the stored values, each None if the file has none: they then count as 1 and 0
     units        what they come to (RescaleType)
     marks        the texts of `MARKS`
     """
@@ -42,7 +42,7 @@ class Slice:
     orientation: np.ndarray
     spacing_mm: tuple[float, float]
     shape: tuple[int, int]
-    rescale: tuple[float, float] | None
+    rescale: tuple[float | None, float | None]
     units: str
     marks: tuple[str, ...]
 
@@ -116,7 +116,7 @@ def _slice(
     return Slice(header, frame, position, orientation, (columns, rows), shape, rescale, units, marks)
 
 
-def _rescale(header: Header, values: Header) -> tuple[tuple[float, float] | None, str]:
+def _rescale(header: Header, values: Header) -> tuple[tuple[float | None, float | None], str]:
     """Slope, intercept and unit. DataError where they make no values, or a CT that is not in HU."""
     is_ct, units = header.modality == "CT", values.text("RescaleType").upper()
     if is_ct and not (values.text("RescaleSlope") and values.text("RescaleIntercept")):
@@ -125,9 +125,7 @@ def _rescale(header: Header, values: Header) -> tuple[tuple[float, float] | None
         raise DataError(
             f"{header.name}: a CT whose {values.shown('RescaleType')}, so its values are no HU; take the series out of the folder"
         )
-    if not values.text("RescaleSlope"):
-        return None, units
-    slope, intercept = values.number("RescaleSlope"), values.number("RescaleIntercept", 0.0)
+    slope, intercept = (values.number(name) if values.text(name) else None for name in ("RescaleSlope", "RescaleIntercept"))
     if slope == 0:
         raise DataError(f"{header.name}: RescaleSlope is 0, which makes all values one; fetch the originals")
     return (slope, intercept), units

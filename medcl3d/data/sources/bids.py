@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from medcl3d.data.bids.names import BidsName, session_of
 from medcl3d.data.bids.tables import Row, Sidecar, Sidecars, date_of, days_from_first, participants, scans, sessions
 from medcl3d.data.columns import MISSING
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.notes import naming
+from medcl3d.data.notes import Counted
 from medcl3d.data.scan_ids import made_ids
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.walk import VOLUMES, folders_under, unread
@@ -24,6 +23,8 @@ from medcl3d.errors import DataError
 # A fourth axis of time or direction, calibrations, field maps; masks and label maps that lie among the images.
 LEFT_OUT = frozenset(("asl", "bold", "cbv", "dwi", "m0scan", "sbref", "defacemask", *bids_labels.SUFFIXES, "probseg"))
 FIELD_MAPS = "fmap"  # their folder
+BESIDE = ("code", "derivatives", "phenotype", "stimuli")  # what the standard has beside the subjects, and holds no scan to take
+STRAY = "NIfTI files are not named or placed as BIDS has it and not taken"
 PARTS = ("phase", "real", "imag")  # of a complex image
 SIDECAR = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength", "RepetitionTime", "EchoTime", "FlipAngle")
 
@@ -71,7 +72,8 @@ def bids(
             *above, last = file.split("/")
             name = BidsName.of(last)
             if not _is_taken(above, name, modalities):
-                seen.left_out[f"part-{name.entities['part']}_{name.suffix}" if "part" in name.entities else name.suffix] += 1
+                kind = f"part-{name.entities['part']}_{name.suffix}" if "part" in name.entities else name.suffix
+                seen.left_out.add(f"files *_{kind} are not taken", f"{subject.name}/{file}")
                 continue
             path = f"{subject.name}/{file}"
             session = session_of((subject.name, *above), name, f"{root}/{path}")
@@ -83,16 +85,18 @@ def bids(
                 | about.get(file, {})
                 | (beside.of(name, [top, *found.sidecars_above(above)]) if sidecar else {})
             )
+    seen.beside(root)
     told = [*beside.notes(), *seen.notes(root)]
     if not rows:
         raise DataError(f"{root}: no image is left; modalities = {list(modalities or ())}; {'; '.join(told) or 'the folders are empty'}")
-    labels = None if derivative == "none" else bids_labels.find_derivative(root, derivative, label)
+    unasked = Counted()
+    labels = None if derivative == "none" else bids_labels.find_derivative(root, derivative, label, unasked)
     pairs, unpaired = bids_labels.pair(root, labels, names, label_of)
     classes, unnamed = bids_labels.class_names(labels, pairs.values())
     table = pd.DataFrame(rows)
     table["label"] = [pairs.get(path, "") for path in table["path"]]
     table["scan"] = made_ids(table["path"].tolist(), [name.stem for name in names.values()])
-    return Manifest.of(table, root, classes, outside=allow_outside, notes=(*notes, *told, *unpaired, *unnamed))
+    return Manifest.of(table, root, classes, outside=allow_outside, notes=(*notes, *told, *unasked.notes(), *unpaired, *unnamed))
 
 
 def _is_taken(above: Sequence[str], name: BidsName, modalities: Sequence[str] | None) -> bool:
@@ -104,24 +108,28 @@ def _is_taken(above: Sequence[str], name: BidsName, modalities: Sequence[str] | 
 
 @dataclass
 class _Seen:
-    """What is counted over all subjects: files by suffix, files in no place of BIDS, others, folders that cannot be read, odd dates."""
+    """What is counted over all subjects: images by suffix, files in no place of BIDS, odd dates, folders that cannot be read."""
 
-    left_out: Counter[str] = field(default_factory=Counter)
-    strays: list[str] = field(default_factory=list)
+    left_out: Counted = field(default_factory=Counted)
+    odd: Counted = field(default_factory=Counted)
     others: list[Path] = field(default_factory=list)
     closed: list[OSError] = field(default_factory=list)
-    unlisted: list[str] = field(default_factory=list)
-    undated: list[str] = field(default_factory=list)
+
+    def beside(self, root: Path) -> None:
+        """Count what lies beside the folders of the subjects."""
+        for name in sorted(os.listdir(root)):
+            if name.startswith(".") or (name.startswith("sub-") and not name.endswith(VOLUMES)):
+                continue
+            if (root / name).is_dir():
+                if name not in BESIDE:
+                    self.odd.add("folders beside those of the subjects are not read", name)
+            elif name.endswith(VOLUMES):
+                self.odd.add(STRAY, name)
+            else:
+                self.others.append(Path(name))
 
     def notes(self, root: Path) -> list[str]:
-        notes = [f"{count} files *_{suffix} are not taken" for suffix, count in sorted(self.left_out.items())]
-        for names, what in (
-            (self.strays, "NIfTI files are not named or placed as BIDS has it and not taken"),
-            (self.unlisted, "files of ..._scans.tsv are not there"),
-            (self.undated, "acq_time of ..._scans.tsv are no dates and left out"),
-        ):
-            notes += [naming(f"{len(names)} {what}", names)] if names else []
-        return notes + unread(root, self.others, self.closed)
+        return [*self.left_out.notes(), *self.odd.notes(), *unread(root, self.others, self.closed)]
 
 
 @dataclass
@@ -143,7 +151,10 @@ class _Subject:
                 file = f"{inner}/{name}" if inner else name
                 if name.endswith(VOLUMES):
                     is_image = depth < 2 and name.startswith("sub-")
-                    (found.images if is_image else seen.strays).append(file if is_image else f"{folder.name}/{file}")
+                    if is_image:
+                        found.images.append(file)
+                    else:
+                        seen.odd.add(STRAY, f"{folder.name}/{file}")
                 elif name.endswith(".json"):
                     found.sidecars.setdefault(inner, []).append((BidsName.of(name), folder / file))
                 elif name.endswith(("_sessions.tsv", "_scans.tsv")):
@@ -173,7 +184,7 @@ class _Subject:
                 if path in there:
                     about[path] = row
                 elif not os.path.lexists(self.folder / path):
-                    seen.unlisted.append(f"{self.folder.name}/{path}")
+                    seen.odd.add("files of ..._scans.tsv are not there", f"{self.folder.name}/{path}")
         if not any(row.get("session_days") for row in visits.values()):
             for session, days in days_from_first(first).items():
                 visits[session] = {**visits.get(session, {}), "session_days": days}
@@ -185,7 +196,7 @@ class _Subject:
             return
         date = date_of(time)
         if date is None:
-            seen.undated.append(f"{time!r} of {self.folder.name}/{path}")
+            seen.odd.add("acq_time of ..._scans.tsv are no dates and left out", f"{time!r} of {self.folder.name}/{path}")
             return
         *above, name = path.split("/")
         session = session_of((self.folder.name, *above), BidsName.of(name), path)

@@ -9,38 +9,70 @@ import pandas as pd
 
 from medcl3d.data.json_file import label_names, read_json
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.notes import naming
+from medcl3d.data.notes import Counted
 from medcl3d.data.scan_ids import made_ids
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import volumes_under
+from medcl3d.data.walk import VOLUMES, files_under
 from medcl3d.errors import DataError
 
 NEEDED = 'needed are training: [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}] and labels: {"0": "background", "1": "liver"}'
+# By the lists of a file; testing is what MONAI calls the test list.
+SIDES = {"training": "train", "validation": "validation", "test": "test", "testing": "test"}
+
+Pair = tuple[str, str, str]  # image, label, side
 
 
 @SOURCES.register("decathlon")
 def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
-    """Read a folder of the Decathlon. Source: Simpson et al. 2019, arXiv:1902.09063.
+    """Read a folder of the Decathlon, or a list of files in the same form, as MONAI's. Source: Simpson et al. 2019, arXiv:1902.09063.
 
-    The sets carry no patient ids, so each file counts as its own patient: two scans of one person
-    (left and right hippocampus) may then fall on both sides of a split. The `imagesTs` of a set have
-    no labels and join the training side. Images that `dataset.json` does not list are counted.
+    root  the folder with `dataset.json`, or such a file under another name
+
+    Taken are the lists training, validation and test (or testing). Images of validation and test that have labels are those sides of
+    the split; without labels, as in the `imagesTs` of the Decathlon, they join the training side. The sets carry no patient ids, so
+    each file counts as its own patient: two scans of one person (left and right hippocampus) may then fall on both sides of a split.
+    Other lists, and images that no list names, are counted.
 
     Raises DataError where `dataset.json` is absent or not what it should be.
     """
-    path = root / "dataset.json"
+    path, root = (root, root.parent) if root.is_file() else (root / "dataset.json", root)
     content = _read(path)
-    pairs = [_pair(path, "training", number, item) for number, item in enumerate(_list(path, content, "training"))]
-    tests = _list(path, content, "test") if content.get("test") else []
-    pairs += [(_pair(path, "test", number, item)[0], "") for number, item in enumerate(tests)]
+    left = Counted()
+    pairs = _pairs(path, content, left)
     if not pairs:
         raise DataError(f"{path}: training lists no image; {NEEDED}")
-    images = [image for image, _ in pairs]
+    images = [image for image, _, _ in pairs]
     stems = [Path(image).name.removesuffix(".gz").removesuffix(".nii") for image in images]
     columns = {"scan": made_ids(images, stems), "modality": _modality(content.get("modality")), "path": images}
-    table = pd.DataFrame({**columns, "label": [label for _, label in pairs]})
+    table = pd.DataFrame({**columns, "label": [label for _, label, _ in pairs]})
+    if {side for _, _, side in pairs} != {"train"}:
+        table["split"] = [side for _, _, side in pairs]
     names = label_names(path, content.get("labels") or {})
-    return Manifest.of(table, root, names, outside=allow_outside, notes=_unlisted(root, images))
+    closed: list[OSError] = []
+    files = files_under(root, closed.append)
+    manifest = Manifest.of(table, root, names, outside=allow_outside, notes=left.notes())
+    return manifest.noting(files, closed, lambda file: f"{_what(file)} are not listed in {path.name} and not taken")
+
+
+def _what(file: str) -> str:
+    return "label maps" if file.startswith("labels") else "images"
+
+
+def _pairs(path: Path, content: dict[str, Any], left: Counted) -> list[Pair]:
+    """All images of the lists that are known; those of other lists are counted."""
+    pairs: list[Pair] = []
+    for part, side in SIDES.items():
+        for number, item in enumerate(_list(path, content, part) if part == "training" or content.get(part) else []):
+            image, label = _pair(path, part, number, item)
+            pairs.append((image, label, side if label else "train"))
+            for key in sorted(set(item) - {"image", "label"}) if isinstance(item, dict) else ():
+                left.add(f"items of {path.name} have a key {key}, which is not read", image)
+    for part, items in content.items():
+        for item in items if isinstance(items, list) and part not in SIDES else ():
+            named = str(item.get("image")) if isinstance(item, dict) else str(item)
+            if isinstance(item, dict) or named.endswith(VOLUMES):
+                left.add(f"items of the list {part} in {path.name} are not taken; move them to training, validation or test", named)
+    return pairs
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -72,15 +104,3 @@ def _modality(given: Any) -> str:
     """``{"0": "FLAIR", "1": "T1w"}`` -> ``FLAIR+T1w``, since all channels lie in one file."""
     names = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given] if given else []
     return "+".join(str(name) for name in names) or "unknown"
-
-
-def _unlisted(root: Path, images: list[str]) -> list[str]:
-    """What lies beside the listed images and is passed over."""
-    notes, listed = [], set(images)
-    for folder in ("imagesTr", "imagesTs"):
-        if (root / folder).is_dir():
-            volumes, unread = volumes_under(root / folder)
-            others = [f"{folder}/{file}" for file in volumes if f"{folder}/{file}" not in listed]
-            notes += [naming(f"{len(others)} images are not listed in dataset.json and not taken", others)] if others else []
-            notes += unread
-    return notes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from medcl3d.data.atomic import write_json
+from medcl3d.data.dicom.constant import differences, refuse_values_in_part
 from medcl3d.data.dicom.files import PERSON, FoundSeries, find_series, is_taken
 from medcl3d.data.dicom.mixed import Part, volumes_of
 from medcl3d.data.dicom.series import PetUnits, Series, refusing, write_series
@@ -24,7 +24,9 @@ from medcl3d.data.dicom.slices import slices_of
 from medcl3d.data.dicom.tilt import Tilt
 from medcl3d.data.hidden_ids import hider
 from medcl3d.data.manifest import Manifest
+from medcl3d.data.notes import Counted
 from medcl3d.data.sources import SOURCES
+from medcl3d.data.told import warnings_told
 from medcl3d.errors import DataError
 from medcl3d.registry import Count
 
@@ -63,23 +65,26 @@ def dicom(
 
     Slices are ordered by their place along the normal; CT comes in HU. Columns: patient, session (studies by date),
     session_days, frame (FrameOfReferenceUID), study_date, study, series, description, and part where a series was split. One
-    PatientID with another birth date, sex or issuer is another patient, told apart by the folder. Names are never read.
+    PatientID with another birth date, sex or issuer is another patient, told apart by the folder. Names are never read. A field that
+    some files of a series lack does not split it; if values depend on that field (RescaleSlope), the series is refused. Other fields
+    that differ within a series are reported.
 
     A series that is no regular grid (a slice missing or twice, planes that vary), or whose headers are wrong, is refused by name,
     the others are read. Raises DataError where there is no series at all.
     """
     hide = hider(raw) if hash_ids else _open
-    found, counts, notes = find_series(root, hidden=hash_ids)
-    series = [one for one in found if is_taken(one, modalities, min_slices, counts)]
+    found, seen, notes = find_series(root, hidden=hash_ids)
+    series = [one for one in found if is_taken(one, modalities, min_slices, seen)]
     if not series:
-        raise DataError(f"{root}: no DICOM series there; {'; '.join(_lines(counts)) or 'it is empty'}")
-    told = [one.folder for one in series] if patients == "folder" else _tell_patients_apart(series, counts, notes, hide)
+        raise DataError(f"{root}: no DICOM series there; {'; '.join(seen.notes()) or 'it is empty'}")
+    told = [one.folder for one in series] if patients == "folder" else _tell_patients_apart(series, seen, notes, hide)
+    odd: list[tuple[str, list[str]]] = []
     scans: dict[str, Series] = {}
     rows, faults = list[dict[str, str]](), dict[str, str]()
     for row, one in zip(_rows(series, told, hide, hash_ids), series, strict=True):
         try:
             with refusing(one.called, hash_ids):
-                parts = _parts(one, min_slices, mixed, counts, notes)
+                parts = _parts(one, min_slices, mixed, seen, notes)
         except DataError as error:
             rows.append(_named(row, hide(one.key)))
             faults[rows[-1]["scan"]] = str(error)
@@ -87,24 +92,33 @@ def dicom(
         for part, label in zip(parts, _labels(parts, hash_ids), strict=True):
             rows.append(_named({**row, **({"part": label} if label else {})}, hide(f"{one.key}/{label}" if label else one.key)))
             scans[rows[-1]["scan"]] = Series(part.slices, one.called, part.warnings, pet, tilt)
+            differ = differences(part.slices)
+            odd.append(((one.called or "one") + (f" ({label})" if label else ""), [differ] if differ else []))
     made = Manifest.of(_table(rows), root if raw is None else raw)
     if raw is not None:
         for scan, warning in _all_written(raw, dict(zip(made.table["scan"], made.table["path"], strict=True)), scans, faults):
             notes.append(f"{scan}: {warning}")
     unwritten = scans if raw is None else {}
-    return replace(made, notes=(*made.notes, *_lines(counts), *notes), faults=faults, unwritten=unwritten)
+    told = warnings_told(odd, len(odd), "series")
+    return replace(made, notes=(*made.notes, *seen.notes(), *notes, *told), faults=faults, unwritten=unwritten)
 
 
-def _parts(series: FoundSeries, min_slices: int, mixed: Mixed, counts: Counter[str], notes: list[str]) -> list[Part]:
+def _parts(series: FoundSeries, min_slices: int, mixed: Mixed, seen: Counted, notes: list[str]) -> list[Part]:
     """The volumes of a series. DataError where it is none."""
+    if series.fault:
+        raise DataError(series.fault)
     slices = [one for header in series.headers for one in slices_of(header)]
     of_volumes = [one for one in slices if "LOCALIZER" not in one.header.words("ImageType")]
-    counts["localizers were passed over"] += len(slices) - len(of_volumes)
+    for one in slices:
+        if "LOCALIZER" in one.header.words("ImageType"):
+            seen.add("localizers were passed over", one.name)
     parts, note = volumes_of(of_volumes, min_slices)
     if parts[0].marks and mixed == "error":
         raise DataError(f"{note}; set mixed=split, or move them to series of their own")
     if note:
         notes.append(f"{series.called}: {note}" if series.called else f"a series {note}")
+    for part in parts:
+        refuse_values_in_part(part.slices)
     return parts
 
 
@@ -117,7 +131,7 @@ def _labels(parts: Sequence[Part], hash_ids: bool) -> list[str]:
     return [", ".join(f"{name} {text or 'none'}" for name, text in part.marks) for part in parts]
 
 
-def _tell_patients_apart(series: Sequence[FoundSeries], counts: Counter[str], notes: list[str], hide: Callable[[str], str]) -> list[str]:
+def _tell_patients_apart(series: Sequence[FoundSeries], seen: Counted, notes: list[str], hide: Callable[[str], str]) -> list[str]:
     """The patient of each series: its id, with the folder where one id means several people."""
     people: dict[str, set[tuple[str, ...]]] = {}
     for one in series:
@@ -130,7 +144,7 @@ def _tell_patients_apart(series: Sequence[FoundSeries], counts: Counter[str], no
     for one in series:
         name = one.text("PatientID")
         if not name:
-            counts["series have no PatientID, so their first folder counts as the patient"] += 1
+            seen.add("series have no PatientID, so their first folder counts as the patient", one.called)
         patient = f"{name}@{one.folder}" if name in several and name else name or one.folder
         folders.setdefault(patient, set()).add(one.folder)
         told.append(patient)
@@ -147,12 +161,21 @@ def _tell_patients_apart(series: Sequence[FoundSeries], counts: Counter[str], no
 
 def _rows(series: Sequence[FoundSeries], told: Sequence[str], hide: Callable[[str], str], hash_ids: bool) -> list[dict[str, str]]:
     """What is known of each series, in the columns of a manifest."""
+    dates: dict[tuple[str, str], set[str]] = {}
+    for patient, one in zip(told, series, strict=True):
+        dates.setdefault((patient, one.text("StudyInstanceUID")), set()).update({one.text("StudyDate")} - {""})
+
+    def study_of(patient: str, one: FoundSeries) -> tuple[str, str]:
+        uid = one.text("StudyInstanceUID")
+        known = dates[patient, uid] if uid else set()  # a series without a date is of its study's, if that has one
+        return one.text("StudyDate") or (min(known) if len(known) == 1 else ""), uid
+
     studies: dict[str, set[tuple[str, str]]] = {}
     for patient, one in zip(told, series, strict=True):
-        studies.setdefault(patient, set()).add((one.text("StudyDate"), one.text("StudyInstanceUID")))
+        studies.setdefault(patient, set()).add(study_of(patient, one))
     rows = []
     for patient, one in zip(told, series, strict=True):
-        study = one.text("StudyDate"), one.text("StudyInstanceUID")
+        study = study_of(patient, one)
         name, frame = hide(patient), one.text("FrameOfReferenceUID")
         row = {
             "patient": name,
@@ -227,7 +250,3 @@ def _written(path: Path, series: Series) -> list[str]:
 
 def _open(text: str) -> str:
     return text
-
-
-def _lines(counts: Counter[str]) -> list[str]:
-    return [f"{count} {text}" for text, count in counts.items() if count]

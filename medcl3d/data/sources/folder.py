@@ -11,9 +11,8 @@ import pandas as pd
 from medcl3d.data.columns import ask_for_patient, near_columns
 from medcl3d.data.json_file import read_label_names
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.notes import naming
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import VOLUMES, files_under, unread
+from medcl3d.data.walk import files_under, not_taken
 from medcl3d.errors import ConfigError, DataError
 
 RESERVED = ("path", "label", "atlas")  # what a manifest fills with paths
@@ -45,10 +44,9 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
         raise ConfigError(f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {ask_for_patient(near['patient'])}")
     rows: list[dict[str, str]] = []
     labels: dict[tuple[str, ...], str] = {}
-    others: list[str] = []  # of NIfTI
-    rest: list[Path] = []
     closed: list[OSError] = []
-    for file in files_under(root, closed.append):
+    files = list(files_under(root, closed.append))
+    for file in files:
         path = file.as_posix()
         of_label = maps.read(root, path) if maps else None
         of_image = images.read(root, path) if of_label is None else None
@@ -59,26 +57,18 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
             labels[key] = path
         elif of_image is not None:
             rows.append({**of_image, "path": path})
-        elif path.endswith(VOLUMES):
-            others.append(path)
-        else:
-            rest.append(file)
-    notes = unread(root, rest, closed)
-    if not rows:
-        there = "; ".join([naming(f"{len(others)} NIfTI files lie there", others) if others else "no NIfTI file lies there", *notes])
-        raise DataError(f"{root}: no file fits pattern = {pattern!r}; {there}")
-    if maps and not labels:
-        there = naming(f"{len(others)} NIfTI files fit no pattern", others) if others else "all NIfTI files there fit pattern"
-        raise DataError(f"{root}: no file fits label = {label!r}; {there}")
-    used = set()
+
+    def why(path: str) -> str:
+        return "label maps belong to no image" if path in labels.values() else "NIfTI files fit no pattern"
+
+    if not rows or (maps and not labels):
+        field, text = ("pattern", pattern) if not rows else ("label", label)
+        there = "; ".join(not_taken(root, files, closed, taken={row["path"] for row in rows}, why=why))
+        raise DataError(f"{root}: no file fits {field} = {text!r}; {there or 'there is no other NIfTI file'}")
     for row in rows if maps else ():
-        key = tuple(row[name] for name in maps.names)  # type: ignore[union-attr]
-        row["label"] = labels.get(key, "")
-        used.add(key)
-    spare = [path for key, path in labels.items() if key not in used]
-    notes += [naming(f"{len(others)} NIfTI files fit no pattern", others)] if others else []
-    notes += [naming(f"{len(spare)} label maps belong to no image", spare)] if spare else []
-    return Manifest.of(pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside, notes=notes)
+        row["label"] = labels.get(tuple(row[name] for name in maps.names), "")  # type: ignore[union-attr]
+    manifest = Manifest.of(pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside)
+    return manifest.noting(files, closed, why)
 
 
 class _Pattern:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel
@@ -12,7 +14,9 @@ import pandas as pd
 
 from medcl3d.data.atomic import replacing
 from medcl3d.data.manifest import Manifest
+from medcl3d.data.notes import Counted
 from medcl3d.data.sources import SOURCES
+from medcl3d.data.walk import not_taken
 from medcl3d.errors import DataError
 
 PARTS = {"train": "train", "val": "train", "test": "test"}  # the test side stays the test side
@@ -35,6 +39,7 @@ def medmnist(root: Path, raw: Path | None, *, file: str | None = None) -> Manife
     """
     path = _npz(root, file)
     arrays = _arrays(path)
+    left = _left(path, arrays, root)
     is_shape = all(np.isin(arrays[f"{part}_images"], (0, 255)).all() for part in PARTS)
     rows = []
     for part, split in PARTS.items():
@@ -48,7 +53,19 @@ def medmnist(root: Path, raw: Path | None, *, file: str | None = None) -> Manife
     notes = ["each sample counts as a patient of its own, and a voxel as 1 mm: the set says neither"]
     if is_shape:
         notes.append("its voxels take two values: prepare with intensity=none, train with views: shape")
-    return Manifest.of(pd.DataFrame(rows), raw or root, notes=notes)
+    return Manifest.of(pd.DataFrame(rows), raw or root, notes=[*notes, *left])
+
+
+def _left(path: Path, arrays: Mapping[str, np.ndarray], root: Path) -> list[str]:
+    """Notes on arrays of the npz, and on files of the folder, that are not taken."""
+    left = Counted()
+    for name in sorted(set(arrays) - {f"{part}_{of}" for part in PARTS for of in ("images", "labels")}):
+        left.add(f"arrays of {path.name} are not taken", name)
+    files = [Path(name) for name in sorted(os.listdir(root)) if name != path.name] if root.is_dir() else []
+    for file in files:
+        if file.suffix == ".npz":
+            left.add(f"other npz files beside {path.name} are not taken", str(file))
+    return [*left.notes(), *not_taken(root, (file for file in files if file.suffix != ".npz"))]
 
 
 def _npz(root: Path, file: str | None) -> Path:

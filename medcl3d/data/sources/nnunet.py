@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,8 @@ import pandas as pd
 
 from medcl3d.data.json_file import read_json
 from medcl3d.data.manifest import NO_PATIENTS, Manifest
-from medcl3d.data.notes import naming
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import VOLUMES, files_under, volumes_under
+from medcl3d.data.walk import VOLUMES, files_under
 from medcl3d.errors import DataError
 
 LAYOUT = 'an nnU-Net folder holds dataset.json with channel_names {"0": "CT"}, labels {"background": 0} and file_ending, imagesTr, labelsTr'
@@ -25,9 +25,10 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
     """Read a raw dataset of nnU-Net v2. Source: Isensee et al. 2021, nnU-Net, and its dataset_format.md.
 
     Each channel file (``CASE_0000.nii.gz``) is a scan of its own, with its channel's name as modality; the channels of a case
-    share the case's frame and label. Cases count as patients, since the format knows none. Cases of `imagesTs` that have
-    labels in `labelsTs` are the test split; without labels they join the training side. Labels that are regions of several
-    values are taken value by value, each named after the regions it lies in.
+    share the case's frame and label. Cases count as patients, since the format knows none. If `dataset.json` has the key
+    `dataset`, it says which training cases are taken. Cases of `imagesTs` that have labels in `labelsTs` are the test split;
+    without labels they join the training side. Labels that are regions of several values are taken value by value, each named
+    after the regions it lies in. Files that are in no case are counted.
 
     Raises DataError where `dataset.json` is not of this format, a case lacks a channel, or there is no image.
     """
@@ -39,8 +40,12 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
     if ending not in VOLUMES:
         raise DataError(f"{path}: file_ending = {ending!r}: only .nii.gz and .nii are read; convert the images to .nii.gz")
     notes = [NO_PATIENTS, *_label_notes(content, values)]
+    closed: list[OSError] = []
+    files = list(files_under(root, closed.append))
     listed = _listed(path, content)
-    cases = listed or _by_name(root, ending, notes)
+    known = {Path(image).as_posix() for *_, images, _ in listed for image in images.values()}
+    there = [file for file in files if file.as_posix() not in known]
+    cases = [*listed, *(case for side in (("Ts",) if listed else ("Tr", "Ts")) for case in _by_name(root, side, ending, there))]
     is_tested = any(label for side, *_, label in cases if side == "Ts")
     rows = []
     for side, case, images, label in cases:
@@ -56,7 +61,20 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
             rows.append(row | split)
     if not rows:
         raise DataError(f"{root}: no image *_0000{ending} in imagesTr or imagesTs; {LAYOUT}")
-    return Manifest.of(pd.DataFrame(rows), root, _class_names(values), outside=allow_outside, notes=notes)
+    manifest = Manifest.of(pd.DataFrame(rows), root, _class_names(values), outside=allow_outside, notes=notes)
+    return manifest.noting(files, closed, lambda file: _why_not(file, ending, is_listed=bool(listed)))
+
+
+def _why_not(file: str, ending: str, *, is_listed: bool) -> str:
+    """Why a NIfTI file is in no case."""
+    folder, _, name = file.partition("/")
+    if folder in ("labelsTr", "labelsTs"):
+        return "label maps belong to no image"
+    if folder not in ("imagesTr", "imagesTs"):
+        return "NIfTI files lie in no folder of nnU-Net and are not taken"
+    if "/" in name or not name.endswith(ending):
+        return f"images are no *{ending} of {folder} and not taken"
+    return f"images of {folder} are not listed in dataset.json and not taken" if is_listed else f"images of {folder} are not taken"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -124,33 +142,17 @@ def _listed(path: Path, content: dict[str, Any]) -> list[Case]:
     return cases
 
 
-def _by_name(root: Path, ending: str, notes: list[str]) -> list[Case]:
-    """The cases of both folders; what lies there and is none is noted."""
-    cases: list[Case] = []
-    for side in ("Tr", "Ts"):
-        folder = root / f"images{side}"
-        if not folder.is_dir():
+def _by_name(root: Path, side: str, ending: str, files: Sequence[Path]) -> list[Case]:
+    """The cases of a side, by the names of its files."""
+    folder = f"images{side}"
+    found: dict[str, dict[int, str]] = {}
+    for file in files:
+        if file.parent.as_posix() != folder or not file.name.endswith(ending):
             continue
-        volumes, unread = volumes_under(folder)
-        others = [f"{folder.name}/{file}" for file in volumes if not file.name.endswith(ending) or len(file.parts) > 1]
-        notes += [*([naming(f"{len(others)} images are no *{ending} of {folder.name} and not taken", others)] if others else []), *unread]
-        found: dict[str, dict[int, str]] = {}
-        for image in (file.name for file in volumes if f"{folder.name}/{file}" not in others):
-            case, _, number = image.removesuffix(ending).rpartition("_")
-            if not case or len(number) != 4 or not number.isdecimal():
-                raise DataError(f"{folder / image}: a channel's file is named CASE_0000{ending}; rename it")
-            found.setdefault(case, {})[int(number)] = f"{folder.name}/{image}"
-        labels = _labels(root / f"labels{side}", ending)
-        spare = [f"labels{side}/{case}{ending}" for case in sorted(labels - set(found))]
-        notes += [naming(f"{len(spare)} label maps belong to no image", spare)] if spare else []
-        for case, images in found.items():
-            is_labelled = side == "Tr" or case in labels
-            cases.append((side, case, images, f"labels{side}/{case}{ending}" if is_labelled else ""))
-    return cases
-
-
-def _labels(folder: Path, ending: str) -> set[str]:
-    """The cases that have a label map."""
-    if not folder.is_dir():
-        return set()
-    return {file.name.removesuffix(ending) for file in files_under(folder) if len(file.parts) == 1 and file.name.endswith(ending)}
+        case, _, number = file.name.removesuffix(ending).rpartition("_")
+        if not case or len(number) != 4 or not number.isdecimal():
+            raise DataError(f"{root / file}: a channel's file is named CASE_0000{ending}; rename it")
+        found.setdefault(case, {})[int(number)] = file.as_posix()
+    there = {file.as_posix() for file in files}
+    labels = {case: f"labels{side}/{case}{ending}" for case in found}
+    return [(side, case, images, labels[case] if side == "Tr" or labels[case] in there else "") for case, images in found.items()]

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from medcl3d.data import loader
+from medcl3d.data.loader import batches_from
+from medcl3d.data.shared_memory import num_bytes, refuse_too_little
+from medcl3d.errors import MachineError
+
+Room = namedtuple("Room", ["f_bavail", "f_frsize"])
+
+
+class Cubes(Dataset[torch.Tensor]):
+    """Items of 4 MB."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((1 << 20,), float(index))
+
+
+def with_room(monkeypatch: pytest.MonkeyPatch, num_pages: int) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda place: Room(num_pages, 4096))
+
+
+def test_too_little_shared_memory_is_refused_before_workers_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_room(monkeypatch, 16)
+    monkeypatch.setattr(loader, "DataLoader", lambda *_, **__: pytest.fail("workers were started"))
+    said = r"2 workers need 25\.2 MB in /dev/shm, 65\.5 kB are free; in docker use --shm-size=8g, elsewhere train\.workers=0"
+    with pytest.raises(MachineError, match=said) as caught:
+        next(batches_from(Cubes(), 4, 2, 0))
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 4
+
+
+def test_as_much_as_is_needed_is_enough_and_items_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_room(monkeypatch, 4 * 1024)  # of 4 batches: two of one worker, and two beside them
+    assert [int(item[0]) for item in batches_from(Cubes(), 4, 1, 1)] == [1, 2, 3]
+    with_room(monkeypatch, 4 * 1024 - 1)
+    with pytest.raises(MachineError, match="shared memory"):
+        next(batches_from(Cubes(), 4, 1, 1))
+    assert [int(item[0]) for item in batches_from(Cubes(), 4, 0, 1)] == [1, 2, 3], "one process needs none"
+
+
+def test_all_ranks_of_a_machine_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_room(monkeypatch, 4 * 1024)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(MachineError, match="1 workers of 2 ranks need"):
+        refuse_too_little(num_bytes(torch.zeros(1 << 20)), 1)
+
+
+def test_a_system_without_such_a_place_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(place: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "statvfs", absent)
+    refuse_too_little(1 << 40, 8)
+
+
+def test_a_timeout_names_shared_memory_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waiting:
+        def __init__(self, *_: object, **__: object):
+            with_room(monkeypatch, 1)  # another program fills it
+
+        def __iter__(self) -> Waiting:
+            return self
+
+        def __next__(self) -> None:
+            raise RuntimeError("DataLoader timed out after 300 seconds")
+
+    monkeypatch.setattr(loader, "DataLoader", Waiting)
+    with pytest.raises(MachineError, match=r"timed out after 300 seconds: shared memory is full: a batch needs 4\.19 MB"):
+        list(batches_from(Cubes(), 4, 1, 0))
+
+
+SMALL = """
+mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$0" -c '
+import sys, torch
+from medcl3d.data.loader import batches_from
+from medcl3d.errors import MachineError
+from tests.data.test_shared_memory import Cubes
+try:
+    list(batches_from(Cubes(), 4, 2, 0))
+except MachineError as error:
+    print(error)
+    sys.exit(error.exit_code)
+'
+"""
+
+
+@pytest.mark.slow
+def test_a_small_shared_memory_is_refused_at_once() -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets no process have mounts of its own (unshare -m)")
+    root = Path(__file__).parents[2]
+    done = subprocess.run(["unshare", "-m", "sh", "-c", SMALL, sys.executable], capture_output=True, text=True, timeout=120, cwd=root)
+    assert done.returncode == 4 and "shared memory is full or too small" in done.stdout and "Traceback" not in done.stderr
