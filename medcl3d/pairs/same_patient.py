@@ -15,7 +15,7 @@ from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import random_box
 from medcl3d.pairs.matching import matched_crops
-from medcl3d.pairs.sessions import compare_sessions
+from medcl3d.pairs.sessions import ONLY_SESSION, compare_sessions
 from medcl3d.registry import NonNegative
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
@@ -51,7 +51,13 @@ class SamePatient:
         ids = np.flatnonzero(partners)
         what = {"any": "", "only": " in the same session", "never": " in another session"}[self.same_session]
         left_out = Counter({f"its patient has no other scan{what}": len(collection) - len(ids)} if len(ids) < len(collection) else {})
-        return Anchors(ids, left_out).require("same_patient", "choose overlapping_crops, or check the column patient of the manifest")
+        notes: tuple[str, ...] = ()
+        if self.same_session == "only" and set(collection.texts("session")) == {ONLY_SESSION}:
+            notes = (
+                f"same_patient: same_session = only excludes nothing: all scans have the session {ONLY_SESSION}, as those "
+                "of a table without that column have; add the column if a patient was scanned on several days",
+            )
+        return Anchors(ids, left_out, notes).require("same_patient", "choose overlapping_crops, or check the column patient of the manifest")
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:
         """``Int[n]``: the scans that may be drawn together with one."""

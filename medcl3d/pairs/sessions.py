@@ -7,6 +7,9 @@ import pandas as pd
 
 from medcl3d.data.collection import Collection
 
+ONLY_SESSION = "1"
+"""The session of all scans of a table that has no such column."""
+
 
 def compare_sessions(collection: Collection, scan: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``Bool[n]`` twice: which of the scans `rows` are of the session of `scan`, and which are of another.

@@ -109,6 +109,16 @@ def test_sessions_restrict_the_partner(same_session: str, partners: list[int]) -
     assert SamePatient(same_session=same_session).partners(collection, 0).tolist() == partners  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("sessions", "noted"), [(["1"] * 3, True), (["1", "2", "1"], False)])
+def test_a_single_session_of_all_scans_is_noted(sessions: list[str], noted: bool) -> None:
+    collection = make_collection(0, 3)
+    table = collection.table.assign(patient="p", session=sessions)
+    collection = dataclasses.replace(collection, table=table).with_columns({"patient": np.zeros(3, dtype=np.int64)})
+    notes = SamePatient(same_session="only").anchors(collection).notes
+    assert bool(notes) is noted and all("same_session = only excludes nothing" in note for note in notes)
+    assert not SamePatient().anchors(collection).notes
+
+
 def test_a_collection_with_one_scan_a_patient_says_what_would_do() -> None:
     collection = make_collection(0, 4)
     alone = collection.with_columns({"patient": np.arange(4)})
