@@ -53,6 +53,15 @@ def test_blur_is_scipys_away_from_the_border(unit: str, spacing: tuple[float, ..
         np.testing.assert_allclose(changed[i, 0].numpy()[inner], expected[inner], atol=1e-4)
 
 
+def test_an_axis_of_two_voxels_is_blurred_too(crops: torch.Tensor) -> None:
+    pair = crops[:, :, :2]
+    changed, _ = change(only("blur", blur_sigma=(0.5, 0.5)), pair)
+    weight = np.exp(-0.5 / 0.5**2)
+    line = (pair + weight * pair.flip(2)) / (1 + weight)  # along the axis of two alone
+    expected = gaussian_filter(line[0, 0].double().numpy(), (0, 0.5, 0.5), truncate=8)
+    np.testing.assert_allclose(changed[0, 0].numpy()[:, 8:-8, 8:-8], expected[:, 8:-8, 8:-8], atol=1e-4)
+
+
 def test_blur_keeps_a_constant_up_to_the_border() -> None:
     torch.testing.assert_close(change(only("blur"), torch.full((2, 1, *SHAPE), 3.0))[0], torch.full((2, 1, *SHAPE), 3.0))
 
@@ -67,6 +76,11 @@ def test_low_resolution_averages_cells_and_interpolates_between_them(length: int
         down = signal.view(1, 1, 16, 2).mean(-1)
         expected = torch.nn.functional.interpolate(down, size=length, mode="linear", align_corners=False)
         torch.testing.assert_close(signal @ matrix[0].T, expected)
+
+
+def test_the_lowest_resolution_is_the_mean_of_the_axis() -> None:
+    matrix = low_resolution_matrix(torch.tensor([0.1]), 8)[0]
+    torch.testing.assert_close(matrix, torch.full((8, 8), 1 / 8, dtype=torch.float64))
 
 
 def test_low_resolution_takes_fine_detail_and_leaves_coarse(crops: torch.Tensor) -> None:
@@ -115,3 +129,23 @@ def test_cutout_is_one_box_of_the_size_drawn_filled_with_the_mean(crops: torch.T
             assert abs(side - length * share) <= 1
         for before, after in zip(crops[i], changed[i], strict=True):
             torch.testing.assert_close(after[cut], before.mean().expand(int(cut.sum())))
+
+
+def test_cutout_lies_where_it_was_drawn_along_each_axis(crops: torch.Tensor) -> None:
+    changed, p = change(only("cutout"), crops)
+    for i in range(len(crops)):
+        corner, size = p["cutout_corner"][i].tolist(), p["cutout_size"][i].tolist()
+        inside = [[low <= (k + 0.5) / n < low + share for k in range(n)] for n, low, share in zip(SHAPE, corner, size, strict=True)]
+        expected = np.multiply.outer(np.multiply.outer(*map(np.array, inside[:2])), np.array(inside[2]))
+        np.testing.assert_array_equal((changed[i] != crops[i]).any(0).numpy(), expected)
+
+
+def test_cutout_of_half_an_axis_takes_half_its_voxels_and_keeps_the_shape() -> None:
+    ramp = torch.arange(6.0).view(1, 1, 6, 1, 1).expand(1, 1, 6, 6, 6).contiguous()
+    intensity = only("cutout")
+    parameters = {key: torch.as_tensor(value)[None] for key, value in intensity.draw(np.random.default_rng(0)).items()}
+    parameters["intensity"][:, -6:] = torch.tensor([0.25, 0, 0, 0.5, 1, 1])  # voxel centres lie on both of its faces
+    changed = ramp.clone()
+    intensity.apply(changed, parameters, torch.ones(1, 3))
+    assert changed.shape == ramp.shape
+    assert changed[0, 0, :, 0, 0].tolist() == [0, 2.5, 2.5, 2.5, 4, 5]
