@@ -27,13 +27,13 @@ class Intensity:
     Every parameter is drawn independently of the others: uniformly, or log-uniformly if so noted.
 
     blur_probability, blur_sigma, blur_unit   Gaussian, standard deviation between these, in `voxel` or `mm`
-    low_resolution_probability, low_resolution   one factor for all axes, log-uniform: averaged down, interpolated up
+    low_resolution_probability, low_resolution   one factor for all axes, log-uniform: averaged, interpolated
     noise_probability, noise_std              Gaussian, standard deviation from 0 up to this
     contrast_probability, contrast            factors about the view's own mean, log-uniform
     brightness_probability, brightness        shift up to this, either way
     gamma_probability, gamma                  exponents on the view's own range, log-uniform; mean and spread stay
     gamma_inverted                            share of the gammas that act on the negative
-    cutout_probability, cutout_size           box with these shares of each axis, anywhere in the view, takes its mean
+    cutout_probability, cutout_size           box with these shares of the axes, anywhere in the view, takes its mean
     """
 
     blur_probability: float = 0.2

@@ -135,16 +135,17 @@ def test_cutout_lies_where_it_was_drawn_along_each_axis(crops: torch.Tensor) -> 
     changed, p = change(only("cutout"), crops)
     for i in range(len(crops)):
         corner, size = p["cutout_corner"][i].tolist(), p["cutout_size"][i].tolist()
-        inside = [[low <= (k + 0.5) / n < low + share for k in range(n)] for n, low, share in zip(SHAPE, corner, size, strict=True)]
-        expected = np.multiply.outer(np.multiply.outer(*map(np.array, inside[:2])), np.array(inside[2]))
+        centres = np.meshgrid(*((np.arange(n) + 0.5) / n for n in SHAPE), indexing="ij")
+        expected = np.all([(c <= x) & (x < c + s) for x, c, s in zip(centres, corner, size, strict=True)], axis=0)
         np.testing.assert_array_equal((changed[i] != crops[i]).any(0).numpy(), expected)
 
 
 def test_cutout_of_half_an_axis_takes_half_its_voxels_and_keeps_the_shape() -> None:
     ramp = torch.arange(6.0).view(1, 1, 6, 1, 1).expand(1, 1, 6, 6, 6).contiguous()
     intensity = only("cutout")
-    parameters = {key: torch.as_tensor(value)[None] for key, value in intensity.draw(np.random.default_rng(0)).items()}
-    parameters["intensity"][:, -6:] = torch.tensor([0.25, 0, 0, 0.5, 1, 1])  # voxel centres lie on both of its faces
+    drawn = intensity.draw(np.random.default_rng(0))
+    parameters = {key: torch.as_tensor(value)[None] for key, value in drawn.items()}
+    parameters["intensity"][:, -6:] = torch.tensor([0.25, 0, 0, 0.5, 1, 1])  # voxel centres lie on both faces
     changed = ramp.clone()
     intensity.apply(changed, parameters, torch.ones(1, 3))
     assert changed.shape == ramp.shape
