@@ -24,7 +24,9 @@ class Noted:
         return self.values[-1]
 
 
-def intervals(patients: list[str], seed: int = 0, predictions: np.ndarray | None = None) -> tuple[Interval, Noted]:
+def intervals(
+    patients: list[str], seed: int = 0, predictions: np.ndarray | None = None
+) -> tuple[Interval, Noted]:
     noted = Noted()
     values = np.random.default_rng(5).normal(size=len(patients)) if predictions is None else predictions
     found = over_drawn_patients({"mean": noted}, values, np.arange(len(patients)), patients, seed)
@@ -42,8 +44,13 @@ def test_a_fortieth_of_the_draws_lies_beyond_each_limit(seed: int) -> None:
 
 def test_the_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
     values = np.random.default_rng(1).normal(size=400)
-    widths = [np.subtract(*(lambda i: (i.high, i.low))(intervals([f"p{i}" for i in range(400)], s, values)[0])) for s in range(5)]
-    assert np.mean(widths) == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.04)  # 5% and 95% would give 16% less
+    widths = [
+        np.subtract(*(lambda i: (i.high, i.low))(intervals([f"p{i}" for i in range(400)], s, values)[0]))
+        for s in range(5)
+    ]
+    assert np.mean(widths) == pytest.approx(
+        2 * 1.96 * values.std() / 20, rel=0.04
+    )  # 5% and 95% would give 16% less
 
 
 def test_patients_are_drawn_with_replacement_and_bring_all_their_rows() -> None:
@@ -53,7 +60,9 @@ def test_patients_are_drawn_with_replacement_and_bring_all_their_rows() -> None:
     assert interval.n == 3
     assert noted.targets[0].tolist() == list(range(6))
     drawn = np.zeros((RESAMPLES, 3), int)
-    for number, (predictions, targets) in enumerate(zip(noted.predictions[1:], noted.targets[1:], strict=True)):
+    for number, (predictions, targets) in enumerate(
+        zip(noted.predictions[1:], noted.targets[1:], strict=True)
+    ):
         assert predictions.tolist() == (targets * 10).tolist()
         times = [np.bincount(targets, minlength=6)[of] for of in rows.values()]
         assert all(len(set(of)) == 1 for of in times)  # each of a patient's rows as often as the others

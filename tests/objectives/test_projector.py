@@ -32,7 +32,9 @@ def rows(num: int, seed: int, spread: float = 2.0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("momentum", "eps", "num"), [(None, None, 7), (0.4, 0.3, 7), (0.01, 1e-3, 2)])
-def test_batch_norm_is_pytorchs_in_output_gradient_and_running_statistics(momentum: float | None, eps: float | None, num: int) -> None:
+def test_batch_norm_is_pytorchs_in_output_gradient_and_running_statistics(
+    momentum: float | None, eps: float | None, num: int
+) -> None:
     ours, theirs = both(momentum, eps)
     for step in range(3):
         x = rows(num, step, spread=0.05 if step else 2.0)
@@ -83,7 +85,9 @@ def features(num: int = 9) -> torch.Tensor:
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("norm", ["layer", "group", "batch", "none"])
-def test_a_projector_is_linear_norm_and_relu_and_ends_linear_without_bias(norm: HeadNorm, num_layers: int) -> None:
+def test_a_projector_is_linear_norm_and_relu_and_ends_linear_without_bias(
+    norm: HeadNorm, num_layers: int
+) -> None:
     made = projector(norm, num_layers, unit=False)
     linear = [layer for layer in made.modules() if isinstance(layer, nn.Linear)]
     widths = [6, *[16] * (num_layers - 1), 4]

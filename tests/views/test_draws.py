@@ -1,4 +1,4 @@
-"""Distributions of what recipes draw: documented ranges and probabilities, symmetric, and independent of each other.
+"""Distributions of what recipes draw: documented ranges and probabilities, symmetry, independence.
 
 Other view tests compare a view with the parameters that were drawn for it, so they cannot see a wrong draw.
 Seeds are fixed; thresholds are such that a right distribution fails about once in a thousand seeds.
@@ -23,6 +23,7 @@ from medcl3d.views.spatial import named as placed
 
 NUM = 2000
 SHAPE = (24, 28, 32)
+BRIGHTNESS = 0.8
 SPATIAL = {
     "rotation_degrees": 25.0,
     "scale": (0.6, 1.5),
@@ -35,7 +36,7 @@ INTENSITY = {
     "low_resolution": (0.2, 0.9),
     "noise_std": 0.45,
     "contrast": (0.5, 1.6),
-    "brightness": 0.8,
+    "brightness": BRIGHTNESS,
     "gamma": (0.4, 2.5),
     "cutout_size": (0.15, 0.6),
 }
@@ -60,7 +61,9 @@ ALWAYS = dict.fromkeys(PROBABILITIES, 1.0)
 def recipe_of(name: str, fields: dict[str, Any]) -> Any:
     """A recipe with those of the fields that it has."""
     if name == "torchio":
-        return VIEWS.build(Choice("torchio", {"transforms": ({"RandomNoise": {}},), "first": Choice("mri", fields)}))
+        return VIEWS.build(
+            Choice("torchio", {"transforms": ({"RandomNoise": {}},), "first": Choice("mri", fields)})
+        )
     known = {field.name for field in describe(VIEWS, name)}
     return VIEWS.build(Choice(name, {field: value for field, value in fields.items() if field in known}))
 
@@ -78,7 +81,7 @@ def drawn(recipe: Any, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def uniform_shares(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every drawn number through its documented distribution function: uniform in [0, 1] if it is drawn as documented."""
+    """Every drawn number through its documented distribution function, which makes it uniform in [0, 1]."""
 
     def logarithmic(name: str, interval: Any) -> np.ndarray:
         return np.log(p[name] / interval[0]) / np.log(interval[1] / interval[0])
@@ -97,7 +100,7 @@ def uniform_shares(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             shares["gamma"] = logarithmic("gamma", INTENSITY["gamma"])
         shares["blur_sigma"] = straight("blur_sigma", INTENSITY["blur_sigma"])
         shares["noise_std"] = straight("noise_std", (0, INTENSITY["noise_std"]))
-        shares["brightness"] = straight("brightness", (-INTENSITY["brightness"], INTENSITY["brightness"]))  # type: ignore[operator]
+        shares["brightness"] = straight("brightness", (-BRIGHTNESS, BRIGHTNESS))
         shares["cutout_size"] = straight("cutout_size", INTENSITY["cutout_size"])
         shares["cutout_corner"] = p["cutout_corner"] / (1 - p["cutout_size"])
     columns = {name: value.reshape(NUM, -1) for name, value in shares.items()}
@@ -122,14 +125,18 @@ def happened(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def correlations(columns: dict[str, np.ndarray]) -> float:
     """The largest correlation between two columns."""
-    return float(np.abs(np.corrcoef(np.stack(list(columns.values())).astype(float)) - np.eye(len(columns))).max())
+    return float(
+        np.abs(np.corrcoef(np.stack(list(columns.values())).astype(float)) - np.eye(len(columns))).max()
+    )
 
 
 RECIPES = ["mri", "ct", "shape", "torchio"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_number_has_its_documented_range_and_distribution_and_is_independent_of_the_others(name: str) -> None:
+def test_every_number_has_its_documented_range_and_distribution_and_is_independent_of_the_others(
+    name: str,
+) -> None:
     shares = uniform_shares(drawn(recipe_of(name, SPATIAL | INTENSITY | ALWAYS)))
     assert len(shares) == {"mri": 24, "torchio": 24, "ct": 23, "shape": 12}[name]
     for column, share in shares.items():
@@ -152,7 +159,9 @@ def test_every_change_has_its_own_probability_and_happens_whatever_the_others_do
         assert correlations(changes) < 5 / np.sqrt(NUM)
     for column, share in uniform_shares(p).items():
         changed = changes[f"{CHANGE_OF[column.split()[0]]}_probability"]
-        assert stats.kstest(share[changed], "uniform").pvalue > 1e-4, f"{column} depends on the draw of whether it happens"
+        assert stats.kstest(share[changed], "uniform").pvalue > 1e-4, (
+            f"{column} depends on the draw of whether it happens"
+        )
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -176,7 +185,9 @@ def test_the_share_of_gammas_on_the_negative_is_the_one_given() -> None:
     assert set(np.unique(p["gamma_inverted"])) == {0.0, 1.0}
     num = drawn_gamma.sum()
     assert abs(inverted[drawn_gamma].mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / num)
-    assert stats.ks_2samp(p["gamma"][drawn_gamma & inverted], p["gamma"][drawn_gamma & ~inverted]).pvalue > 1e-4
+    assert (
+        stats.ks_2samp(p["gamma"][drawn_gamma & inverted], p["gamma"][drawn_gamma & ~inverted]).pvalue > 1e-4
+    )
 
 
 class Lowest:
@@ -209,11 +220,18 @@ def test_torchio_draws_what_its_first_recipe_draws_and_none_draws_nothing() -> N
     for i in range(20):
         one, other = (recipe.draw(np.random.default_rng(i), SHAPE) for recipe in (alone, first))
         assert all(np.array_equal(one[key], other[key]) for key in one)
-    assert {key: value.item() for key, value in recipe_of("none", {}).draw(np.random.default_rng(0), SHAPE).items()} == {"seed": 0}
+    assert {
+        key: value.item()
+        for key, value in recipe_of("none", {}).draw(np.random.default_rng(0), SHAPE).items()
+    } == {"seed": 0}
 
 
 def test_torchios_own_probability_holds_over_the_seeds_of_views() -> None:
-    recipe = VIEWS.build(Choice("torchio", {"transforms": ({"RandomNoise": {"std": [1, 1], "p": 0.4}},), "first": Choice("none")}))
+    recipe = VIEWS.build(
+        Choice(
+            "torchio", {"transforms": ({"RandomNoise": {"std": [1, 1], "p": 0.4}},), "first": Choice("none")}
+        )
+    )
     num, shape = 100, (4, 4, 4)
     each = [recipe.draw(np.random.default_rng([3, i]), shape) for i in range(num)]
     parameters = {key: torch.stack([torch.as_tensor(one[key]) for one in each]) for key in each[0]}
