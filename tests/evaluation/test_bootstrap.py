@@ -106,6 +106,12 @@ def test_one_patient_has_a_value_and_no_limits() -> None:
     assert len(noted.values) == 1 and interval.mean == noted.values[0]
 
 
+def test_two_patients_have_limits() -> None:
+    interval, noted = intervals(["a", "b"], predictions=np.array([0.0, 1.0]))
+    assert set(noted.values[1:]) == {0.0, 0.5, 1.0}
+    assert (interval.mean, interval.low, interval.high, interval.n) == (0.5, 0.0, 1.0, 2)
+
+
 def test_no_limits_if_no_draw_has_a_value() -> None:
     seen: list[int] = []
 
