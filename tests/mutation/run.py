@@ -73,7 +73,7 @@ def read_list() -> tuple[dict[str, list[str]], dict[str, set[Mutant]]]:
     return listed["tests"], explained
 
 
-def tests_of(file: Path, further: dict[str, list[str]]) -> list[str]:
+def own_tests(file: Path, further: dict[str, list[str]]) -> list[str]:
     """The test files of a source file: the one of its name and those listed, else all of its folder."""
     folder = Path("tests", *file.parts[1:-1])
     own = [str(folder / f"test_{file.stem}.py")]
@@ -112,7 +112,9 @@ def shown(name: str, work: Path) -> Mutant:
 
 def check(file: Path, further: dict[str, list[str]], explained: set[Mutant], workers: int, work: Path) -> bool:
     """Mutate one file and report it; whether every survivor is explained."""
-    states = dict(mutants(file, tests_of(file, further), workers, work))
+    tests = own_tests(file, further)
+    print(f"{file}: with {' '.join(tests)}", flush=True)
+    states = dict(mutants(file, tests, workers, work))
     undecided = [name for name, state in states.items() if state in UNDECIDED]
     survivors = {name: shown(name, work) for name, state in states.items() if state in UNNOTICED}
     unexplained = {name: mutant for name, mutant in survivors.items() if mutant not in explained}

@@ -7,7 +7,7 @@ import ast
 import pytest
 import yaml
 
-from tests.mutation.run import LIST, ROOT, one_line, read_list, tests_of
+from tests.mutation.run import LIST, ROOT, one_line, own_tests, read_list
 
 LISTED = yaml.safe_load(LIST.read_text(encoding="utf-8"))
 
@@ -36,5 +36,5 @@ def test_listed_tests_are_there_and_a_file_without_its_own_has_those_of_its_fold
         assert (ROOT / file).is_file() and all((ROOT / test).is_file() for test in tests), file
     assert all(mutant.was != mutant.becomes for mutants in explained.values() for mutant in mutants)
     boxes = ROOT.joinpath("medcl3d/pairs/boxes.py").relative_to(ROOT)
-    assert tests_of(boxes, {}) == ["tests/pairs/test_boxes.py"]
-    assert tests_of(boxes.with_name("matching.py"), {}) == ["tests/pairs"]
+    assert own_tests(boxes, {}) == ["tests/pairs/test_boxes.py"]
+    assert own_tests(boxes.with_name("matching.py"), {}) == ["tests/pairs"]
