@@ -190,11 +190,14 @@ def test_the_share_of_gammas_on_the_negative_is_the_one_given() -> None:
     )
 
 
-class Lowest:
-    """A generator whose every number is the lowest that there is."""
+class Coarse:
+    """A generator that draws the lowest number there is, or 0.75, with equal probability."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
 
     def random(self, shape: tuple[int, ...]) -> np.ndarray:
-        return np.zeros(shape)
+        return self.rng.choice([0.0, 0.75], shape)
 
     def integers(self, _stop: int) -> int:
         return 0
@@ -202,9 +205,11 @@ class Lowest:
 
 def test_probability_0_means_never_even_for_the_lowest_number() -> None:
     never = dict.fromkeys(PROBABILITIES, 0.0) | {"flip_probability": (0.0, 0.0, 0.0), "gamma_inverted": 0.0}
-    p = recipe_of("mri", SPATIAL | INTENSITY | never).draw(Lowest(), SHAPE)
-    assert p["spatial"].tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
-    assert p["intensity"].tolist() == [1, 1, 1] + [0] * 10
+    recipe = recipe_of("mri", SPATIAL | INTENSITY | never)
+    for seed in range(50):
+        p = recipe.draw(Coarse(seed), SHAPE)
+        assert p["spatial"].tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
+        assert p["intensity"].tolist() == [1, 1, 1] + [0] * 10
 
 
 def test_every_view_has_a_seed_of_its_own_that_an_int64_holds() -> None:
