@@ -22,7 +22,7 @@ SMALL := out_dir=runs/demo_small replicates=1 'vary.num_labelled=[2]' \
 FILES ?= medcl3d/pairs medcl3d/losses medcl3d/objectives medcl3d/evaluation medcl3d/views
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-small test test-slow mutation lint reliability security audit pictures recovery wheel clean
+.PHONY: help setup demo demo-small test test-slow mutation lint reliability security audit pictures measured recovery wheel clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,14 @@ audit: setup ## ask the network for known vulnerabilities of what is installed
 pictures: setup ## draw the pictures of docs/strategies again
 	$(BIN)/medcl3d prepare simulated - --out data/simulated
 	$(BIN)/python docs/strategies/draw.py
+
+# The real sets that the pages of the strategies are measured on.
+SETS ?= ../shared/data
+
+measured: setup ## measure the distances of each strategy's pairs on real scans again
+	for set in ixi40 ms_longitudinal; do test -d data/measured/$$set || \
+		$(BIN)/medcl3d prepare bids $(SETS)/$$set --out data/measured/$$set 'spacing_mm=[4, 4, 4]' || exit 1; done
+	$(FEW_THREADS) $(BIN)/python docs/strategies/measure.py
 
 recovery: setup ## what each strategy keeps and drops of known factors: docs/strategies/recovery.md, an hour or more
 	test -d data/recovery/store || $(BIN)/medcl3d prepare simulated - --out data/recovery num_patients=80 test_fraction=0.4

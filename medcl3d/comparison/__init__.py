@@ -38,7 +38,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from medcl3d.comparison.lock import only_start
     from medcl3d.comparison.plan import plan
     from medcl3d.comparison.rehearse import rehearse
-    from medcl3d.comparison.results import check_metric, moved, progress
+    from medcl3d.comparison.results import check_metrics, moved, progress
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
     from medcl3d.data.room import refuse_unwritable
@@ -67,8 +67,8 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
         for line in rehearse(kept_and_waiting(runs)[1]):
             console.print(line)
         declare(config, *progress(runs, config))
-        has_the_metric = partial(check_metric, metric=config.metric)
-        failed = [outcome for outcome in execute(runs, launcher, console, has_the_metric) if outcome.state == "failed"]
+        has_the_metrics = partial(check_metrics, metrics=[config.metric, *(one.metric for one in config.later)])
+        failed = [outcome for outcome in execute(runs, launcher, console, has_the_metrics) if outcome.state == "failed"]
     if not failed:
         return _report(runs, config, told)
     for outcome in failed:
@@ -108,21 +108,33 @@ class _Told:
 
 def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
     from medcl3d.comparison.analysis import analyse
-    from medcl3d.comparison.declared import CHANGED, declarations, file_beside, standing
+    from medcl3d.comparison.conclusion import conclusion
+    from medcl3d.comparison.declared import CHANGED, MARGIN_CHANGED, declarations, file_beside, standing
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
-    from medcl3d.comparison.results import also_differing, check_provenance, complete_replicates, gather, gather_cases, undefined
+    from medcl3d.comparison.results import (
+        also_differing,
+        check_provenance,
+        complete_replicates,
+        few_training_cases,
+        gather,
+        gather_cases,
+        undefined,
+    )
     from medcl3d.comparison.stages import check_confirmation
-    from medcl3d.data.atomic import write_text
+    from medcl3d.data.atomic import write_json, write_text
 
     check_confirmation(runs, config, str(told.config_path))
     table = gather(runs, config)
     declared = standing(config, declarations(file_beside(runs, config)), list(table.columns))
     notes = [*filter(None, [declared.note]), *undefined(table, config), *also_differing(runs), *check_provenance(runs)]
+    notes += few_training_cases(runs)
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
     cases = gather_cases(runs, config, complete_replicates(table, config))
-    analysis = analyse(table, config, cases, told.kinds, "" if declared.kept else CHANGED)
+    later = [gather_cases(runs, one, complete_replicates(table, one)) for one in config.later]
+    margin_untested = "" if declared.margin_kept else MARGIN_CHANGED
+    analysis = analyse(table, config, cases, told.kinds, "" if declared.kept else CHANGED, later, margin_untested)
     if analysis is None:
         rows = config.report_dir / "results.csv"
         raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")
@@ -130,6 +142,7 @@ def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
     write_report(path, analysis, runs, config, f"Comparison: {told.config_path.stem}", told.command, notes)
     table_of_means = markdown(analysis)
     write_text(config.report_dir / "results.md", table_of_means)
+    write_json(config.report_dir / "conclusion.json", conclusion(analysis))
     told.console.print(table_of_means)
     told.console.print(str(path))
     return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from medcl3d.comparison.plan import cells, in_endpoint
 from medcl3d.comparison.results import complete_replicates
 from medcl3d.config import load
 from medcl3d.errors import ConfigError
+from medcl3d.evaluation.normalised import normalised
 from medcl3d.evaluation.ranks import MIN_ARMS, MIN_DATA_SETS, Ranks, ranks
 from medcl3d.packaged_configs import find_config
 
@@ -25,12 +26,21 @@ class Across:
     """Ranks of the arms that all comparisons have, or why there are none.
 
     values  data set -> arm -> mean at its endpoint, of the comparisons that have a complete replicate
+    scaled  data set -> arm -> the same between its anchors (0 and 1), of the comparisons that declare anchors
+    unscaled  sentences: which data sets have no common scale, and why
     """
 
     values: dict[str, dict[str, float]]
     arms: tuple[str, ...]
     ranks: Ranks | None
     note: str
+    scaled: dict[str, dict[str, float]] = field(default_factory=dict)
+    unscaled: tuple[str, ...] = ()
+
+    @property
+    def mean_scaled(self) -> dict[str, float]:
+        """Arm -> mean over the data sets that have a common scale; empty if none has."""
+        return {arm: float(np.mean([found[arm] for found in self.scaled.values()])) for arm in self.arms} if self.scaled else {}
 
 
 def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
@@ -41,6 +51,7 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
     if not config.across:
         return None
     values = {_label(config): {name: float(np.mean(found)) for name, found in analysis.values.items()}}
+    scales = {_label(config): _scaled(config, values[_label(config)], _high_of(analysis, config))}
     read_by = dict.fromkeys(data_of(config), _label(config))
     waiting: list[str] = []
     for path in config.across:
@@ -57,14 +68,50 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
             waiting.append(str(path))
         else:
             values[_label(other)] = found
+            scales[_label(other)] = _scaled(other, found, _high_anchor(other))
             read_by |= dict.fromkeys(data, _label(other))
     shared = [arm for arm in config.arms if all(arm in found for found in values.values())]
     note = f"{', '.join(waiting)}: no complete replicate yet. " if waiting else ""
+    scaled = {name: found for name, found in scales.items() if not isinstance(found, str)}
+    unscaled = tuple(f"{name} has no common scale: {why}." for name, why in scales.items() if isinstance(why, str))
     if len(values) < MIN_DATA_SETS or len(shared) < MIN_ARMS:
         few = f"{len(values)} data sets and {len(shared)} arms that all have; ranks take {MIN_DATA_SETS} and {MIN_ARMS}."
-        return Across(values, tuple(shared), None, note + few)
+        return Across(values, tuple(shared), None, note + few, scaled, unscaled)
     table = np.array([[found[arm] for arm in shared] for found in values.values()])
-    return Across(values, tuple(shared), ranks(table, config.higher), note)
+    return Across(values, tuple(shared), ranks(table, config.higher), note, scaled, unscaled)
+
+
+def _scaled(config: CompareConfig, values: Mapping[str, float], high: float | None) -> dict[str, float] | str:
+    """Arm -> its mean between the anchors, or why there is no common scale."""
+    anchors = config.anchors
+    if anchors is None:
+        return "its file declares no `anchors`"
+    lacking = [name for name in (anchors.low, anchors.high) if name not in values]
+    if lacking or high is None:
+        return f"there is no arm {lacking[0]!r}, which `anchors` names" if lacking else "its high anchor has no value"
+    found = normalised(values, values[anchors.low], high, config.higher)
+    return found if found is not None else f"the high anchor {anchors.high!r} is not better than the low one {anchors.low!r}"
+
+
+def _high_of(analysis: Analysis, config: CompareConfig) -> float | None:
+    """The mean of the high anchor of this comparison, over the cells that it takes."""
+    if config.anchors is None or config.anchors.high not in config.arms:
+        return None
+    chosen = _at_high(config)
+    found = analysis.arm(config.anchors.high).cells
+    return float(np.mean([found[cell].mean.mean for cell in analysis.cells if in_endpoint(cell, chosen)]))
+
+
+def _high_anchor(config: CompareConfig) -> float | None:
+    """The same of another comparison, from its results.csv."""
+    found = endpoints(_at_high(config)) if config.anchors is not None else None
+    return None if found is None or config.anchors is None else found.get(config.anchors.high)
+
+
+def _at_high(config: CompareConfig) -> CompareConfig:
+    """The comparison with the cells of its high anchor as its endpoint."""
+    chosen = config.anchors.high_endpoint if config.anchors is not None else {}
+    return replace(config, endpoint=chosen) if chosen else config
 
 
 def _label(config: CompareConfig) -> str:

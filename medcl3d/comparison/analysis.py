@@ -14,8 +14,12 @@ from medcl3d.comparison.kinds import Kind, kinds_of
 from medcl3d.comparison.plan import Cell, cells, family_of, in_endpoint
 from medcl3d.comparison.results import complete_replicates
 from medcl3d.evaluation.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
+from medcl3d.evaluation.endpoint_order import in_order
+from medcl3d.evaluation.equivalence import Equivalence, equivalence_p
 from medcl3d.evaluation.labels import labels_needed
+from medcl3d.evaluation.outliers import deviations, far
 from medcl3d.evaluation.power import effect_size, smallest_difference
+from medcl3d.evaluation.rank_stability import RankStability, rank_stability
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST, Interval, holm, wilcoxon_exact
 
 ALPHA = 0.05
@@ -33,7 +37,8 @@ class Numbers:
 class PairedTest:
     """Two-sided p-values of one arm of the declared family against the reference.
 
-    t          of the paired t with the variance of replicates and cases; holm: adjusted over the family
+    t          of the paired t with the variance of replicates and cases; holm: adjusted over the family, and over the
+               endpoints that follow, if some were declared (Holm's procedure is the case of one endpoint)
     wilcoxon   exact, over replicates alone and not adjusted: a check
     """
 
@@ -50,6 +55,7 @@ class ArmNumbers:
     smallest  the difference that a comparison of this size tells from 0 in 80%, at the level that the family leaves
     labels    cell -> how many labels the reference would need, in words
     components  variances of the endpoint's difference
+    equivalence  whether the difference is smaller than the margin, if one was declared; tested for arms of the family only
     """
 
     name: str
@@ -60,6 +66,35 @@ class ArmNumbers:
     smallest: float | None = None
     labels: dict[Cell, str] = field(default_factory=dict)
     components: Components | None = None
+    equivalence: Equivalence | None = None
+
+
+@dataclass(frozen=True)
+class FarReplicate:
+    """A replicate whose value lies far from those of its arm's others; away: in scaled median absolute deviations."""
+
+    arm: str
+    seed: int
+    value: float
+    median: float
+    away: float
+
+
+@dataclass(frozen=True)
+class LaterEndpoint:
+    """An endpoint that is tested after the primary one.
+
+    differences  arm of the family -> its paired difference to the reference
+    adjusted     arm -> p, adjusted over all arms and endpoints; only of arms that were rejected at the endpoint before
+    why_not      why nothing is tested here although the primary endpoint is, "" otherwise
+    """
+
+    metric: str
+    higher: bool
+    cells: tuple[Cell, ...]
+    differences: dict[str, Interval]
+    adjusted: dict[str, float]
+    why_not: str
 
 
 @dataclass(frozen=True)
@@ -71,6 +106,10 @@ class Analysis:
     pairs      (arm, other) -> paired difference of the two at the endpoint, of every two arms: exploratory
     kinds      arm -> what it is: a way to pair, or which control
     untested   why nothing is tested although enough replicates were planned, "" where that is no question
+    margin     the smallest difference that matters, None if none was declared; margin_untested: why no arm is called equivalent
+    order      how stable the order of the arms is, None for fewer than three replicates
+    far        replicates far from their arm's others; without: the same analysis without these replicates, in all arms
+    later      the endpoints that follow the primary one, in their declared order
     """
 
     metric: str
@@ -88,6 +127,12 @@ class Analysis:
     kinds: dict[str, Kind]
     stage: str = "confirm"
     untested: str = ""
+    margin: float | None = None
+    margin_untested: str = ""
+    order: RankStability | None = None
+    far: tuple[FarReplicate, ...] = ()
+    without: Analysis | None = None
+    later: tuple[LaterEndpoint, ...] = ()
 
     def arm(self, name: str) -> ArmNumbers:
         """The arm of that name."""
@@ -121,14 +166,15 @@ class _Values:
 
     def estimate(self, arm: str, chosen: Sequence[Cell], other: str | None = None) -> Estimate:
         """The mean over the cells, or its difference to another arm, with the variance of all that is known to vary."""
-        if self.by_case is None:
-            return over_replicates(self.replicates(arm, chosen) - (self.replicates(other, chosen) if other else 0.0))
+        values = self.table(arm, chosen) - (self.table(other, chosen) if other else 0.0)
+        return over_replicates(values) if self.by_case is None else over_replicates_and_cases(values)
+
+    def table(self, arm: str, chosen: Sequence[Cell]) -> np.ndarray:
+        """``[R, C]``: one number per replicate and test patient; ``[R]`` if patients are not known."""
         known = self.by_case
-
-        def table_of(name: str) -> np.ndarray:
-            return np.array([np.mean([known[name, cell, seed] for cell in chosen], axis=0) for seed in self.seeds])
-
-        return over_replicates_and_cases(table_of(arm) - (table_of(other) if other else 0.0))
+        if known is None:
+            return self.replicates(arm, chosen)
+        return np.array([np.mean([known[arm, cell, seed] for cell in chosen], axis=0) for seed in self.seeds])
 
 
 def analyse(
@@ -137,23 +183,48 @@ def analyse(
     cases: CaseValues | None = None,
     kinds: Mapping[str, Kind] | None = None,
     untested: str = "",
+    later_cases: Sequence[CaseValues] = (),
+    margin_untested: str = "",
 ) -> Analysis | None:
     """Numbers over the replicates that are complete in all arms; None where there is not one.
 
     table: as `gather` makes it, one row a fine-tuning; cases: as `gather_cases` makes them; kinds: of `kinds_of`;
-    untested: a reason for which there is no test, as the rest of a sentence that begins so.
+    untested: a reason for which there is no test, as the rest of a sentence that begins so;
+    later_cases: those of the next endpoints; margin_untested: a reason for which no arm is called equivalent.
     """
     seeds = complete_replicates(table, config)
     if not seeds:
         return None
-    cases = cases or CaseValues()
+    untested = untested or (cases or CaseValues()).untested or _not_complete(len(seeds), config.replicates)
+    given = (table, config, cases or CaseValues(), dict(kinds or kinds_of((), config)), untested, later_cases, margin_untested)
+    found = _over(seeds, *given)
+    flagged = _far(found)
+    kept = [seed for seed in seeds if seed not in {one.seed for one in flagged}]
+    return replace(found, far=flagged, without=_over(kept, *given) if flagged and kept else None)
+
+
+def _over(
+    seeds: Sequence[int],
+    table: pd.DataFrame,
+    config: CompareConfig,
+    cases: CaseValues,
+    kinds: dict[str, Kind],
+    untested: str,
+    later_cases: Sequence[CaseValues],
+    margin_untested: str,
+) -> Analysis:
+    """The numbers of `analyse` over some complete replicates."""
     values = _Values(table, config, cases, seeds)
     grid, reference, family = cells(config), config.reference, family_of(config)
     primary = [cell for cell in grid if in_endpoint(cell, config)]
     differences = {name: values.estimate(name, primary, reference) for name in config.arms if name != reference}
-    untested = untested or cases.untested or _not_complete(len(seeds), config.replicates)
     may_test = len(seeds) >= MIN_REPLICATES_FOR_TEST and config.stage == "confirm" and not untested
-    tests = _tests(values, differences, primary, config) if may_test else {}
+    sequence = _later(table, config, seeds, later_cases)
+    t = {name: float(differences[name].p_value()) for name in family}
+    rows = [[t[name], *(one.p.get(name, 1.0) if one.p else 1.0 for one in sequence)] for name in family]
+    adjusted = dict(zip(family, in_order(rows), strict=True)) if may_test and family else {}
+    tests = {name: PairedTest(t[name], float(p[0]), _wilcoxon(values, name, primary, config)) for name, p in adjusted.items()}
+    equivalent = _equivalence(differences, family, config, may_test and not margin_untested)
 
     def numbers(arm: str, chosen: Sequence[Cell]) -> Numbers:
         difference = None if arm == reference else values.estimate(arm, chosen, reference).interval()
@@ -164,13 +235,19 @@ def analyse(
         if name == reference:
             return ArmNumbers(name, by_cell, numbers(name, primary))
         paired = values.replicates(name, primary) - values.replicates(reference, primary)
-        parts = differences[name].components
         level = ALPHA / len(family) if name in family else ALPHA
-        smallest = smallest_difference(differences[name], level) if len(seeds) > 1 else None
-        return ArmNumbers(name, by_cell, numbers(name, primary), tests.get(name), effect_size(paired), smallest, {}, parts)
+        return ArmNumbers(
+            name,
+            by_cell,
+            numbers(name, primary),
+            tests.get(name),
+            effect_size(paired),
+            smallest=smallest_difference(differences[name], level) if len(seeds) > 1 else None,
+            components=differences[name].components,
+            equivalence=equivalent.get(name),
+        )
 
     arms = [of_arm(name) for name in config.arms]
-    known = dict(kinds or kinds_of((), config))
     pairs = {(a, b): values.estimate(a, primary, b).interval() for a in config.arms for b in config.arms if a != b}
     found = Analysis(
         metric=config.metric,
@@ -185,11 +262,66 @@ def analyse(
         why_not=cases.why_not,
         pairs=pairs,
         values={name: tuple(values.replicates(name, primary).tolist()) for name in config.arms},
-        kinds=known,
+        kinds=kinds,
         stage=config.stage,
         untested=untested,
+        margin=config.margin,
+        margin_untested=margin_untested,
+        order=rank_stability(np.stack([values.table(name, primary) for name in config.arms]), config.higher),
+        later=tuple(one.tested(adjusted, index) for index, one in enumerate(sequence, 1)),
     )
     return replace(found, arms=tuple(_with_labels(found)))
+
+
+def _far(analysis: Analysis) -> tuple[FarReplicate, ...]:
+    """The flagged replicates of all arms at the endpoint, ordered by replicate."""
+    found = []
+    for arm, values in analysis.values.items():
+        median, away = float(np.median(values)), deviations(values)
+        rows = zip(analysis.replicates, values, away, far(values), strict=True)
+        found += [FarReplicate(arm, seed, value, median, float(distance)) for seed, value, distance, is_far in rows if is_far]
+    return tuple(sorted(found, key=lambda one: one.seed))
+
+
+def _equivalence(differences: dict[str, Estimate], family: Sequence[str], config: CompareConfig, may_test: bool) -> dict[str, Equivalence]:
+    """Two one-sided tests of each arm against the reference, adjusted by Holm over the family; of others the interval alone."""
+    if config.margin is None:
+        return {}
+    p = [float(equivalence_p(differences[name], config.margin)) for name in family] if may_test else []
+    adjusted = dict(zip(family, holm(p).tolist(), strict=True)) if may_test else {}
+    return {name: Equivalence(estimate.interval(1 - 2 * ALPHA), adjusted.get(name)) for name, estimate in differences.items()}
+
+
+@dataclass(frozen=True)
+class _Next:
+    """One of the next endpoints before its p-values are adjusted; p is empty if nothing is tested there."""
+
+    config: CompareConfig
+    differences: dict[str, Interval]
+    p: dict[str, float]
+    why_not: str
+
+    def tested(self, adjusted: Mapping[str, np.ndarray], index: int) -> LaterEndpoint:
+        reached = {name: float(p[index]) for name, p in adjusted.items() if self.p and p[index - 1] < ALPHA}
+        chosen = tuple(cell for cell in cells(self.config) if in_endpoint(cell, self.config))
+        return LaterEndpoint(self.config.metric, self.config.higher, chosen, self.differences, reached, self.why_not)
+
+
+def _later(table: pd.DataFrame, config: CompareConfig, seeds: Sequence[int], cases: Sequence[CaseValues]) -> list[_Next]:
+    """The next endpoints in their order, each over the replicates of `seeds` in which it is defined in all arms."""
+    found = []
+    for one, known in zip(config.later, cases or [CaseValues()] * len(config.next_endpoints), strict=True):
+        defined = [seed for seed in seeds if seed in complete_replicates(table, one)]
+        why_not = known.untested or ("" if len(defined) == len(seeds) else f"{one.metric} is not defined in some runs")
+        if not defined:
+            found.append(_Next(one, {}, {}, why_not))
+            continue
+        values = _Values(table, one, known, defined)
+        chosen = [cell for cell in cells(one) if in_endpoint(cell, one)]
+        estimates = {name: values.estimate(name, chosen, config.reference) for name in family_of(config)}
+        p = {} if why_not else {name: float(estimate.p_value()) for name, estimate in estimates.items()}
+        found.append(_Next(one, {name: estimate.interval() for name, estimate in estimates.items()}, p, why_not))
+    return found
 
 
 def _not_complete(complete: int, planned: int) -> str:
@@ -200,11 +332,8 @@ def _not_complete(complete: int, planned: int) -> str:
     return f"{missing} of {planned} planned replicates {'is' if missing == 1 else 'are'} missing, and a look before the end is no test"
 
 
-def _tests(values: _Values, differences: dict[str, Estimate], primary: Sequence[Cell], config: CompareConfig) -> dict[str, PairedTest]:
-    family = family_of(config)
-    t = [float(differences[name].p_value()) for name in family]
-    check = [wilcoxon_exact(values.replicates(name, primary), values.replicates(config.reference, primary)) for name in family]
-    return {name: PairedTest(*row) for name, *row in zip(family, t, holm(t).tolist(), check, strict=True)}
+def _wilcoxon(values: _Values, name: str, primary: Sequence[Cell], config: CompareConfig) -> float:
+    return wilcoxon_exact(values.replicates(name, primary), values.replicates(config.reference, primary))
 
 
 def _with_labels(analysis: Analysis) -> list[ArmNumbers]:

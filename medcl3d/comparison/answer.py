@@ -13,12 +13,14 @@ SAID: dict[Kind, str] = {
     "placebo": " (which knows nothing true of scans)",
     "mae": " (which has no pairs)",
     "scratch": " (not pretrained)",
+    "augmented": " (which chooses no pairs)",
 }
 """What a sentence adds to the name of a control."""
 MOST_NAMED = 5
 """Arms that a sentence names with their numbers; the table has the others."""
 MOST_DECIMALS = 8
 NOT_BY_KNOWING = "what its strategy knows of the scans is not shown to help"
+NOT_BY_CHOICE = "the choice of pairs is not shown to help"
 
 
 def number(value: float, sign: bool = False, digits: int | None = None) -> str:
@@ -93,7 +95,7 @@ def _instead(analysis: Analysis, found: _Found) -> str:
         means = f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)}) does better than {_reference(analysis)}"
         return f"{means}, and it is a placebo: what helps is not what its strategy knows of the scans."
     alike = [arm for arm in analysis.arms if arm.name not in (best.name, name) and not _is_behind(analysis, arm.name, best.name)]
-    kinds = {kind: [arm for arm in alike if analysis.kinds[arm.name] == kind] for kind in ("scratch", "placebo")}
+    kinds = {kind: [arm for arm in alike if analysis.kinds[arm.name] == kind] for kind in ("scratch", "augmented", "placebo")}
     pretrained = analysis.kinds[best.name] != "scratch"
     if pretrained and kinds["scratch"]:
         ahead = f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)} {over}) does better than “{name}”"
@@ -105,7 +107,17 @@ def _instead(analysis: Analysis, found: _Found) -> str:
     means = f"{' and '.join(_number(analysis, arm.name) for arm in (best, *equals))}, against {_number(analysis, name)}"
     level = f"; “{best.name}” is not told from {_names(others)}" if others else ""
     doubt = f"; {_names(kinds['placebo'])} is not told from it, so that {NOT_BY_KNOWING}" if kinds["placebo"] and pretrained else ""
+    doubt += _no_choice(analysis, best, kinds["augmented"])
     return f"{lead}: {over} the mean {analysis.metric} is {means}{level}{doubt}."
+
+
+def _no_choice(analysis: Analysis, best: ArmNumbers, augmented: Sequence[ArmNumbers]) -> str:
+    """What follows if training without a choice of pairs is the best arm or not distinguishable from it."""
+    if analysis.kinds[best.name] == "augmented":
+        return f"; “{best.name}” chooses no pairs, so {NOT_BY_CHOICE}"
+    if augmented and analysis.kinds[best.name] == "pairs":
+        return f"; {_names(augmented)}, without a choice of pairs, is not distinguishable from it, so {NOT_BY_CHOICE}"
+    return ""
 
 
 def _kept(analysis: Analysis, found: _Found) -> str:
@@ -116,13 +128,14 @@ def _kept(analysis: Analysis, found: _Found) -> str:
     if not open_:
         family = "every other arm of the declared family does worse"
         return f"Use {reference}: {family}{', and those outside it by their intervals alone' if found.outside else ''}."
-    controls = {kind: [arm for arm in open_ if analysis.kinds[arm.name] == kind] for kind in ("scratch", "placebo")}
+    controls = {kind: [arm for arm in open_ if analysis.kinds[arm.name] == kind] for kind in ("scratch", "augmented", "placebo")}
     if controls["scratch"]:
         beside = _names([*controls["scratch"], *controls["placebo"]])
         return f"{reference} is not shown to do better than {beside}: nothing here says that its pretraining is worth the cost."
     ahead = any(_is_behind(analysis, name, arm.name) for arm in found.outside)
     alike = f"is {'not shown to do better than' if ahead else 'not told from'} {_names(open_)}"
     doubt = f"; {NOT_BY_KNOWING}, since the placebo lacks it" if controls["placebo"] else ""
+    doubt += _no_choice(analysis, analysis.arm(name), controls["augmented"])
     helps = [arm for arm in (*found.worse, *found.outside_worse) if analysis.kinds[arm.name] == "scratch"]
     if not helps:
         return f"{reference} {alike}{doubt}."
@@ -146,7 +159,25 @@ def _certainty(analysis: Analysis, found: _Found) -> str:
         said.append(f"a claim would need {MIN_REPLICATES_FOR_CLAIM} replicates")
     if found.told and analysis.num_cases is None:
         said.append("this speaks of these test cases only")
-    return "; ".join(said) + "."
+    return "; ".join(said) + "." + _equivalence(analysis)
+
+
+def _equivalence(analysis: Analysis) -> str:
+    """A further sentence: which arms of the family are equivalent to the reference; "" if no margin was declared or tested."""
+    tested = [(arm.name, arm.equivalence) for arm in analysis.arms if arm.equivalence is not None and arm.equivalence.adjusted is not None]
+    if analysis.margin is None or not tested:
+        return ""
+
+    def of(shown: bool) -> str:
+        chosen = [(name, one) for name, one in tested if one.adjusted is not None and (one.adjusted < ALPHA) is shown]
+        words = [f"“{name}” ({with_interval(one.interval, sign=True)}, {p_value(one.adjusted or 0.0)})" for name, one in chosen]
+        return ", ".join(words[:MOST_NAMED]) + (f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else "")
+
+    equal, others = of(True), of(False)
+    to = f"to “{analysis.reference}” within the declared margin of {number(analysis.margin)}"
+    first = f"Equivalent {to}: {equal}" if equal else f"No arm is shown to be equivalent {to}"
+    rest = f"; not shown to be: {others}" if others else ""
+    return f" {first}{rest} (90% intervals, two one-sided tests{', Holm-adjusted' if len(tested) > 1 else ''})."
 
 
 def _seen(analysis: Analysis) -> str:

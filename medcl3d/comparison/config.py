@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config import STRICT
 from medcl3d.errors import ConfigError
 from medcl3d.evaluation.directions import Direction, direction_of
-from medcl3d.registry import Count, Seed
+from medcl3d.registry import Count, Positive, Seed
 
 Command = Literal["pretrain", "finetune", "evaluate"]
 
@@ -44,6 +44,35 @@ class Arm:
 
 
 @dataclass(frozen=True, config=STRICT)
+class NextEndpoint:
+    """An endpoint that is tested after the primary one.
+
+    metric    of this endpoint (default: that of the comparison)
+    endpoint  which cells it averages (dotted key -> value; default all)
+    better    whether higher or lower values are, for a metric that is not one of this package
+    """
+
+    metric: str | None = None
+    endpoint: dict[str, Any] = field(default_factory=dict)
+    better: Direction | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Anchors:
+    """What is 0 and what is 1 on the common scale of tasks.
+
+    low       the arm that is 0: an untrained encoder, or training from scratch
+    high      the arm that is 1: training with all labels
+    high_endpoint  which cells the arm `high` takes (dotted key -> value; default those of the endpoint), so that
+                   scratch with the most labels may be 1 and scratch with few labels 0
+    """
+
+    low: str
+    high: str
+    high_endpoint: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
 class CompareConfig:
     """A comparison of arms.
 
@@ -53,8 +82,15 @@ class CompareConfig:
     endpoint    which cells the primary endpoint takes (dotted key -> value; default all): it is the mean
                 of `metric` over them, one number a replicate and arm
     family      the arms that are tested against the reference, as one family (default: all others); the rest is exploratory
-    controls    arms that are added where there are none of their kind: `scratch`, the `placebo` of every strategy that knows something
-                of the scans, and `mae`, which paints hidden blocks and has no pairs; they are outside the tested family
+    margin      the smallest difference that matters, in units of the metric: arms of the family whose difference is shown to be smaller
+                are called equivalent to the reference (default: not declared, and no arm is called so)
+    next_endpoints  endpoints that are tested after the primary one, in this order; an arm is tested at each only if it was
+                rejected at the one before: `[{endpoint: {num_labelled: 8}}, {metric: hd95_mm}]`
+    anchors     which arms are 0 and 1 on the common scale of tasks, for `across`
+    controls    arms that are added if the file has none of their type: `scratch`; `augmented_views`, which is pretrained with
+                two augmentations of one crop and so without a choice of pairs, one per objective; the `placebo` of every
+                strategy that has signal columns; and `mae`, which reconstructs hidden blocks and has no pairs. They are
+                outside the tested family
     stage       confirm, or screen: picks candidates, so nothing is tested
     screened    the file of the screening that this confirms: its seeds and its test patients are refused here
     across      files of comparisons of the same arms on other data, whose finished results are ranked together with this one's
@@ -78,7 +114,10 @@ class CompareConfig:
     vary: dict[str, Any] = field(default_factory=dict)
     endpoint: dict[str, Any] = field(default_factory=dict)
     family: tuple[str, ...] = ()
-    controls: tuple[Literal["scratch", "placebo", "mae"], ...] = ("scratch", "placebo", "mae")
+    margin: Positive | None = None
+    next_endpoints: tuple[NextEndpoint, ...] = ()
+    anchors: Anchors | None = None
+    controls: tuple[Literal["scratch", "augmented_views", "placebo", "mae"], ...] = ("scratch", "augmented_views", "placebo", "mae")
     stage: Literal["screen", "confirm"] = "confirm"
     screened: Path | None = None
     across: tuple[Path, ...] = ()
@@ -105,6 +144,17 @@ class CompareConfig:
     def higher(self) -> bool:
         """Larger values of the metric are better."""
         return (self.better or direction_of(self.metric)) == "higher"
+
+    @property
+    def later(self) -> tuple[CompareConfig, ...]:
+        """This comparison with each of its next endpoints in the place of the primary one, in their order."""
+
+        def at(one: NextEndpoint) -> CompareConfig:
+            same = one.metric in (None, self.metric)
+            better = one.better or (self.better if same else None)
+            return replace(self, metric=one.metric or self.metric, endpoint=one.endpoint, better=better, next_endpoints=())
+
+        return tuple(map(at, self.next_endpoints))
 
     @property
     def report_dir(self) -> Path:

@@ -1,8 +1,8 @@
-"""The arms that a comparison of pairs is worth nothing without: from scratch, the strategy's placebo, and a task without pairs."""
+"""Control arms of a comparison of pairs: scratch, augmented views, the placebo of each strategy, and MAE."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from medcl3d.comparison.plan import as_overrides, dotted, model_of
 from medcl3d.config import load, plain
 from medcl3d.packaged_configs import find_config
 
+AUGMENTED = "augmented_views"
 BLOCKS = (8, 4, 2, 1)
 """Edges of hidden blocks, in voxels: the largest that divides a patch is taken."""
 
@@ -21,7 +22,8 @@ def with_controls(config: CompareConfig) -> CompareConfig:
     They are outside the tested family, unless that names them; where none is declared, it is the arms that were written down.
     """
     family = config.family or tuple(name for name in config.arms if name != config.reference)
-    more = _placebos(config) if "placebo" in config.controls else {}
+    more = _augmented(config) if "augmented_views" in config.controls else {}
+    more |= _placebos(config) if "placebo" in config.controls else {}
     more |= _mae(config) if "mae" in config.controls else {}
     pretrainings = config.pretrainings | {name: recipe for name, (recipe, _) in more.items()}
     arms = dict(config.arms)
@@ -35,9 +37,43 @@ Controls = dict[str, tuple[Recipe, tuple[str, Arm]]]
 """Pretraining -> its recipe, and the name of its arm and the arm."""
 
 
+def _augmented(config: CompareConfig) -> Controls:
+    """Pretrainings with two augmentations of one crop, all else equal; one for each way in which the others train.
+
+    Such an arm is trained like the others but chooses no pairs, so its difference to them is what the choice adds.
+    """
+    planned = {name: _planned(config, recipe) for name, recipe in config.pretrainings.items()}
+    have = [_rest(fields) for fields in planned.values() if fields.pairs.name == AUGMENTED and not fields.placebo]
+    found: Controls = {}
+    for arm in config.arms.values():
+        fields = planned.get(arm.pretraining or "")
+        if fields is None or arm.pretraining is None or fields.placebo or not _takes_pairs(fields) or _rest(fields) in have:
+            continue
+        have.append(_rest(fields))
+        views = fields.pairs.fields.get("num_views")
+        recipe = config.pretrainings[arm.pretraining]
+        pairs = {AUGMENTED: {} if views in (None, 2) else {"num_views": views}}
+        label = AUGMENTED if not found else f"{AUGMENTED} ({fields.objective.name})"
+        name = _unused(label, config.pretrainings | {name: recipe for name in found})
+        taken = {arm_name for _, (arm_name, _) in found.values()} | set(config.arms)
+        found[name] = (replace(recipe, set={**recipe.set, "pairs": pairs}), (_unused(label, taken), replace(arm, pretraining=name)))
+    return found
+
+
+def _takes_pairs(fields: Any) -> bool:
+    """The objective uses the relation of pairs (MAE does not)."""
+    from medcl3d.objectives import OBJECTIVES
+
+    return bool(OBJECTIVES.get(fields.objective.name).uses)  # type: ignore[attr-defined]
+
+
+def _rest(fields: Any) -> dict[str, Any]:
+    """A pretraining's configuration without its pairs, and with the number of views of a sample."""
+    return {key: value for key, value in _task(fields).items() if key != "pairs"} | {"num_views": fields.pairs.fields.get("num_views") or 2}
+
+
 def _placebos(config: CompareConfig) -> Controls:
     """Of every strategy that knows something of the scans, where the comparison has none for it."""
-    from medcl3d.objectives import OBJECTIVES
     from medcl3d.pairs import PAIRS
 
     planned = {name: _planned(config, recipe) for name, recipe in config.pretrainings.items()}
@@ -47,8 +83,8 @@ def _placebos(config: CompareConfig) -> Controls:
         fields = planned.get(arm.pretraining or "")
         if fields is None or arm.pretraining is None or fields.placebo or _task(fields) in have:
             continue
-        uses = OBJECTIVES.get(fields.objective.name).uses  # type: ignore[attr-defined]
-        if uses and getattr(PAIRS.build(fields.pairs), "informative", ()):
+        signal_columns = getattr(PAIRS.build(fields.pairs), "informative", ())
+        if signal_columns and _takes_pairs(fields):
             have.append(_task(fields))
             recipe, name = config.pretrainings[arm.pretraining], _unused(f"{arm.pretraining} (placebo)", config.pretrainings)
             control = replace(arm, pretraining=name)
@@ -76,5 +112,5 @@ def _task(fields: Any) -> dict[str, Any]:
     return {key: value for key, value in plain(fields).items() if key not in ("placebo", "out_dir", "seed")}
 
 
-def _unused(name: str, taken: Mapping[str, Any]) -> str:
+def _unused(name: str, taken: Container[str]) -> str:
     return name if name not in taken else f"{name} (control)"

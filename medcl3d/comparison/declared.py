@@ -17,6 +17,7 @@ from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 DECLARED = "declared.jsonl"
 CHANGED = "what is tested was changed when results were there (see the notes)"
+MARGIN_CHANGED = "the margin was changed when results were there (see the notes)"
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,35 @@ class Standing:
 
     note   what a reader must know, "" where all was declared before the first result
     kept   nothing was changed after results were there that could have asked for it; else there is no test
+    margin_kept  neither was the margin; else no arm is called equivalent, and the other tests stand
     """
 
     note: str
     kept: bool
+    margin_kept: bool = True
 
 
 def tested_fields(config: CompareConfig) -> dict[str, Any]:
     """All that decides which number is tested, against which."""
+    # What came later than the first files is written only if it is used, so that those files stay as they are.
+    margin = {} if config.margin is None else {"margin": config.margin}
+    order = [{"metric": one.metric, "higher": one.higher, "endpoint": _endpoint(one)} for one in config.later]
     return {
         "metric": config.metric,
         "higher": config.higher,
-        "endpoint": [dict(cell) for cell in cells(config) if in_endpoint(cell, config)],
+        "endpoint": _endpoint(config),
+        **({"next_endpoints": order} if order else {}),
+        **margin,
         "reference": config.reference,
         "family": sorted(family_of(config)),
         "stage": config.stage,
         "first_seed": config.first_seed,
         "replicates": config.replicates,
     }
+
+
+def _endpoint(config: CompareConfig) -> list[dict[str, Any]]:
+    return [dict(cell) for cell in cells(config) if in_endpoint(cell, config)]
 
 
 def declare(config: CompareConfig, finished: int, complete: int) -> None:
@@ -95,10 +107,14 @@ def standing(config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Co
         if row["finished"] == 0:  # nothing could have been seen yet: the later word counts
             first = row
     lines = [line for line in differences(first["what"], what) if not _is_pilots(line, first, rows)]
+    margin = [line for line in lines if line.startswith("margin:")]
+    if margin and len(lines) == len(margin):
+        note = f"No arm is called equivalent: {'; '.join(margin)} was changed after results were there, and other tests stand."
+        return Standing(note, True, margin_kept=False)
     if lines:
         when = next((row for row in rows if row["what"] == what), last)
         seen = f"when {_measurements(when['finished'])} finished" if when["what"] == what else "after the runs"
-        return Standing(f"There is no test: {'; '.join(lines)} was changed {seen}.", False)
+        return Standing(f"There is no test: {'; '.join(lines)} was changed {seen}.", False, margin_kept=not margin)
     if first["finished"]:
         return Standing(f"What is tested was first written down when {_measurements(first['finished'])} finished.", True)
     return Standing("", True)

@@ -14,7 +14,7 @@ from medcl3d.comparison.plan import MODELS, Run, family_of
 from medcl3d.comparison.results import complete_replicates, gather, gather_cases
 from medcl3d.comparison.timing import duration, seconds_to_go
 from medcl3d.evaluation.crossed import Components, expected
-from medcl3d.evaluation.power import smallest_difference
+from medcl3d.evaluation.power import smallest_difference, upper_limit_of_replicates
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 
@@ -52,25 +52,33 @@ def _smallest(runs: Sequence[Run], config: CompareConfig) -> list[str]:
         count = f"{size} replicate{'s' if size > 1 else ''}"
         return [f"{count}: intervals and no test; {MIN_REPLICATES_FOR_TEST} or more are tested, ten or more carry a claim"]
     level = ALPHA / len(family)
-    words = f"the smallest difference that {size} replicates tell from chance in 80%, at level {ALPHA} / {len(family)}"
+    words = f"the smallest difference that {size} replicates tell from chance in about 80%, at level {ALPHA} / {len(family)}"
     pilot = _pilot(runs, config)
     if pilot is None:
         unit = Components(np.ones(()), np.zeros(()), np.zeros(()))
         of_one = smallest_difference(expected(unit, size, None), level)
         return [f"{words}: {of_one:.2f} standard deviations over replicates of the difference (and more where test cases vary, too)"]
-    parts, num_cases, replicates = pilot
-    found = [smallest_difference(expected(part, size, num_cases), level) for part in parts]
-    shown = number(min(found)) if len(found) == 1 else f"{number(min(found))} to {number(max(found))} over the arms"
+    parts, limits, num_cases, replicates = pilot
+
+    def shown(components: Sequence[Components]) -> str:
+        found = [smallest_difference(expected(part, size, num_cases), level) for part in components]
+        return number(min(found)) if len(found) == 1 else f"{number(min(found))} to {number(max(found))} over the arms"
+
     over = "" if num_cases is None else f" and {num_cases} test patients"
-    return [f"{words}: {shown} in {config.metric}, from the variances of the {replicates} replicates{over} that are there"]
+    source = f"from the variances of the {replicates} replicates{over} that are there"
+    cautious = f"{shown(limits)} in {config.metric}, {source}, that of replicates at its upper 80% limit"
+    return [f"{words}: {cautious} (at its estimate, which is below the true variance in most small pilots: {shown(parts)})"]
 
 
-def _pilot(runs: Sequence[Run], config: CompareConfig) -> tuple[list[Components], int | None, int] | None:
+def _pilot(runs: Sequence[Run], config: CompareConfig) -> tuple[list[Components], list[Components], int | None, int] | None:
+    """Components of each arm of the family, the same with the replicate variance at its upper limit, test patients, replicates."""
     table = gather(runs, config)
     seeds = complete_replicates(table, config)
     if len(seeds) < 2:
         return None
     analysis = analyse(table, config, gather_cases(runs, config, seeds))
     assert analysis is not None, "two replicates are complete"
-    parts = [arm.components for arm in analysis.arms if arm.name in analysis.family and arm.components is not None]
-    return parts, analysis.num_cases, len(seeds)
+    known = {arm.name: arm.components for arm in analysis.arms if arm.name in analysis.family and arm.components is not None}
+    reference = np.array(analysis.values[analysis.reference])
+    limits = [upper_limit_of_replicates(analysis.values[name] - reference, part, analysis.num_cases) for name, part in known.items()]
+    return list(known.values()), limits, analysis.num_cases, len(seeds)

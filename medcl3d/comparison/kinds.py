@@ -8,8 +8,15 @@ from typing import Literal
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.plan import Run
 
-Kind = Literal["pairs", "scratch", "placebo", "mae"]
-"""pairs: pretrained by a strategy; scratch: not pretrained; placebo: its strategy knows nothing true; mae: a task without pairs."""
+Kind = Literal["pairs", "scratch", "augmented", "placebo", "mae"]
+"""Type of an arm.
+
+pairs      pretrained with a choice of pairs
+scratch    not pretrained
+augmented  pretrained with two augmentations of one crop: no choice of pairs
+placebo    pretrained with the signal columns of its strategy permuted
+mae        pretrained to reconstruct hidden blocks: no pairs
+"""
 
 
 def kinds_of(runs: Sequence[Run], config: CompareConfig) -> dict[str, Kind]:
@@ -22,6 +29,8 @@ def kinds_of(runs: Sequence[Run], config: CompareConfig) -> dict[str, Kind]:
         fields = planned.get(pretraining, {})
         if "mae" in fields.get("objective", {}):
             return "mae"
-        return "placebo" if fields.get("placebo", False) else "pairs"
+        if fields.get("placebo", False):
+            return "placebo"
+        return "augmented" if "augmented_views" in fields.get("pairs", {}) else "pairs"
 
     return {name: kind(arm.pretraining) for name, arm in config.arms.items()}

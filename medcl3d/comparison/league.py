@@ -8,7 +8,13 @@ from medcl3d.comparison.analysis import Analysis, ArmNumbers, PairedTest
 from medcl3d.comparison.kinds import Kind
 from medcl3d.evaluation.statistics import Interval
 
-WORDS: dict[Kind, str] = {"pairs": "", "scratch": "control: not pretrained", "placebo": "control: placebo", "mae": "control: no pairs"}
+WORDS: dict[Kind, str] = {
+    "pairs": "",
+    "scratch": "control: not pretrained",
+    "augmented": "control: no choice of pairs",
+    "placebo": "control: placebo",
+    "mae": "control: no pairs",
+}
 
 
 @dataclass(frozen=True)

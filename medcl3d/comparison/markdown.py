@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from medcl3d.comparison.analysis import Analysis
-from medcl3d.comparison.answer import answer, with_interval
+from medcl3d.comparison.answer import answer, number, p_value, with_interval
+from medcl3d.comparison.sensitivity import far_replicates
 
 
 def markdown(analysis: Analysis) -> str:
-    """The answer in two sentences, then one table of means and one of paired differences, each with its 95% interval."""
+    """The conclusion, then tables: means and paired differences with 95% intervals, next endpoints, and how stable the order is."""
     heads = [", ".join(f"{key} {value}" for key, value in cell) or "all" for cell in analysis.cells]
     means = [[arm.name, *(with_interval(arm.cells[cell].mean) for cell in analysis.cells)] for arm in analysis.arms]
     differences = []
@@ -18,6 +19,7 @@ def markdown(analysis: Analysis) -> str:
     return "\n".join(
         [
             *answer(analysis),
+            *(far_replicates(analysis) if analysis.far else []),
             "",
             f"Mean {analysis.metric} and its 95% interval over {replicates}:",
             "",
@@ -27,8 +29,34 @@ def markdown(analysis: Analysis) -> str:
             "",
             *_table(["arm", *heads], [row for row in differences if row[0] != analysis.reference]),
             "",
+            *_next_endpoints(analysis),
+            *_order(analysis),
         ]
     )
+
+
+def _next_endpoints(analysis: Analysis) -> list[str]:
+    lines: list[str] = []
+    for place, one in enumerate(analysis.later, 2):
+        rows = []
+        for name, difference in one.differences.items():
+            p = one.adjusted.get(name)
+            rows.append([name, with_interval(difference, sign=True), "not tested" if p is None else p_value(p)])
+        reason = f" (not tested: {one.why_not})" if one.why_not else ""
+        lines += [f"Endpoint {place} of the declared order, {one.metric}{reason}:", "", *_table(["arm", "difference", "p"], rows), ""]
+    return lines
+
+
+def _order(analysis: Analysis) -> list[str]:
+    order = analysis.order
+    if order is None:
+        return []
+    rows = [
+        [arm.name, number(order.best[k], digits=2), number(order.rank[k], digits=1), f"{order.low[k]:.0f} to {order.high[k]:.0f}"]
+        for k, arm in enumerate(analysis.arms)
+    ]
+    head = ["arm", "probability of being best", "mean place", "places, 95%"]
+    return ["The order of the arms under resampling of replicates and cases (exploratory):", "", *_table(head, rows), ""]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -161,6 +161,10 @@ def check_names(config: CompareConfig, name: str) -> None:
         if odd := [n for n in names if not n.isprintable()]:
             raise fail(where, f"{odd[0]!r} holds line breaks or the like; take names of one line")
     vary = dotted(config.vary)
+    anchors = config.anchors
+    for arm_name, where in ((anchors.low, "low"), (anchors.high, "high")) if anchors else ():
+        if arm_name not in config.arms:
+            raise fail(f"anchors.{where}", f"there is no arm {arm_name!r}; name one of {', '.join(config.arms)}")
     if FOLD in vary:
         raise fail(f"vary.{FOLD}", "the pretrainings would stay with one fold; set `folds: 5`, and each fold is pretrained and measured")
     for key, values in vary.items():
@@ -169,11 +173,20 @@ def check_names(config: CompareConfig, name: str) -> None:
             raise fail(f"vary.{key}", f"a list of different numbers or words is needed, not {values!r}")
         if len(set(map(slug, map(str, values)))) < len(values):
             raise fail(f"vary.{key}", f"some of {values!r} would share one folder; give values that differ in letters or digits")
-    for key, value in dotted(config.endpoint).items():
+    chosen = {"endpoint": config.endpoint} | ({"anchors.high_endpoint": anchors.high_endpoint} if anchors else {})
+    for index, one in enumerate(config.later):
+        where = f"next_endpoints.{index}"
+        direction, said = direction_of(one.metric), config.next_endpoints[index].better
+        if direction is None and one.better is None:
+            raise fail(f"{where}.better", f"are higher or lower values of {one.metric!r} better? Say `better: higher` or `better: lower`")
+        if direction is not None and said not in (None, direction):
+            raise fail(f"{where}.better", f"{said} values of {one.metric} are worse; take the line out")
+        chosen[f"{where}.endpoint"] = one.endpoint
+    for where, key, value in ((where, *item) for where, fields in chosen.items() for item in dotted(fields).items()):
         if key not in vary:
-            raise fail(f"endpoint.{key}", f"does not vary; take one of {', '.join(vary) or 'none, since nothing varies'}")
+            raise fail(f"{where}.{key}", f"does not vary; take one of {', '.join(vary) or 'none, since nothing varies'}")
         if value not in vary[key]:
-            raise fail(f"endpoint.{key}", f"{value!r} is not among the values that vary; take one of {vary[key]}, or all by leaving it out")
+            raise fail(f"{where}.{key}", f"{value!r} is not among the values that vary; take one of {vary[key]}, or all by leaving it out")
     for arm_name, arm in config.arms.items():
         if arm.pretraining is not None and arm.pretraining not in config.pretrainings:
             known = ", ".join(config.pretrainings)

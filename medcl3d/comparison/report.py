@@ -12,7 +12,7 @@ import numpy as np
 
 from medcl3d.comparison.across import rank_across
 from medcl3d.comparison.agreement import better, told, verdict
-from medcl3d.comparison.analysis import Analysis
+from medcl3d.comparison.analysis import ALPHA, Analysis
 from medcl3d.comparison.answer import answer, number, numbers, p_value
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.cost import costs
@@ -24,6 +24,7 @@ from medcl3d.comparison.plan import Cell, Run, in_endpoint, slug
 from medcl3d.comparison.portraits import Spread, maps, scores, spreads
 from medcl3d.comparison.repeat import documents, made
 from medcl3d.comparison.results import contrasts
+from medcl3d.comparison.sensitivity import far_replicates
 from medcl3d.comparison.timing import duration, metric_rows
 from medcl3d.comparison.unfinished import Unfinished, count, unfinished
 from medcl3d.data.atomic import write_text
@@ -70,6 +71,10 @@ def write_report(
         "figures": figures,
         "features": {name: picture for name, picture in figures.items() if name.startswith("features_")},
         "across": across,
+        "far": far_replicates(analysis),
+        "order": _order(analysis),
+        "equivalence": _equivalence(analysis),
+        "later": _later(analysis),
         "costs": _costs(used, config),
     }
     folder = path.parent / "figures"
@@ -108,12 +113,14 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
     if known is not None:
         replicates, cases, low, high = known
         said.append(
-            f"Of simulated comparisons of {replicates} replicates and {cases} cases, {low:.0f} to {high:.0f}% of the 95% intervals "
-            "held the truth, depending on what varies most (docs/statistics.md)."
+            f"Of simulated comparisons with normal effects, of {replicates} replicates and {cases} cases, {low:.0f} to {high:.0f}% "
+            "of the 95% intervals held the truth, depending on what varies most; runs that collapse now and then make it less "
+            "(docs/statistics.md)."
         )
     if analysis.tested:
         family = ", ".join(f"“{name}”" for name in analysis.family)
-        said.append(f"Tests: paired t at the endpoint, Holm-adjusted over the declared family ({family}).")
+        over = " and over the endpoints in their declared order" if analysis.later else ""
+        said.append(f"Tests: paired t at the endpoint, Holm-adjusted over the declared family ({family}){over}.")
         said.append("The exact Wilcoxon signed-rank p-values are a check over replicates alone and not adjusted.")
     elif analysis.stage == "screen":
         said.append(screening)
@@ -121,6 +128,9 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
         said.append(f"No test: {analysis.untested}.")
     elif n < MIN_REPLICATES_FOR_TEST:
         said.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
+    if analysis.margin is None and analysis.stage != "screen":
+        undeclared = "The smallest difference that matters (`margin`) was not declared"
+        said.append(f"{undeclared}, so that no arm is called equivalent to the reference: not to be told from it says less.")
     return said
 
 
@@ -170,6 +180,61 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         ],
         "matrices": _matrices(analysis) if len(analysis.arms) > 2 else [],
     }
+
+
+def _order(analysis: Analysis) -> list[dict[str, Any]]:
+    """Arms by their mean rank under resampling, the best first; empty for few replicates."""
+    order = analysis.order
+    if order is None:
+        return []
+    columns = zip(analysis.arms, order.best, order.rank, order.low, order.high, strict=True)
+    rows = [{"name": arm.name, "best": best, "rank": rank, "low": low, "high": high} for arm, best, rank, low, high in columns]
+    return sorted(rows, key=lambda row: float(row["rank"]))  # type: ignore[arg-type]
+
+
+def _equivalence(analysis: Analysis) -> dict[str, Any] | None:
+    """The arms against the declared margin; None if none was declared."""
+    if analysis.margin is None:
+        return None
+    rows = [
+        {
+            "name": arm.name,
+            "interval": arm.equivalence.interval,
+            "p": arm.equivalence.adjusted,
+            "words": _within(analysis, arm.name, arm.equivalence.adjusted),
+        }
+        for arm in analysis.arms
+        if arm.equivalence is not None
+    ]
+    few = len(analysis.replicates) < MIN_REPLICATES_FOR_TEST
+    why_not = analysis.margin_untested or analysis.untested or (f"there are fewer than {MIN_REPLICATES_FOR_TEST} replicates" if few else "")
+    why_not = "this is a screening" if analysis.stage == "screen" else why_not
+    return {"margin": analysis.margin, "rows": rows, "why_not": why_not, "tested": any(row["p"] is not None for row in rows)}
+
+
+def _within(analysis: Analysis, name: str, p: float | None) -> str:
+    if p is None:
+        return "" if name in analysis.family else "exploratory"
+    return "equivalent" if p < ALPHA else "not shown to be equivalent"
+
+
+def _later(analysis: Analysis) -> list[dict[str, Any]]:
+    """The endpoints in their declared order, the primary one first."""
+    family = [arm for arm in analysis.arms if arm.name in analysis.family]
+    first: dict[str, Any] = {
+        "title": f"1. {analysis.metric}, the primary endpoint",
+        "why_not": "",
+        "rows": [(arm.name, arm.endpoint.difference, None if arm.test is None else arm.test.holm) for arm in family],
+    }
+    rest: list[dict[str, Any]] = [
+        {
+            "title": f"{place}. {one.metric}: {'; '.join(map(cell_words, one.cells))}",
+            "why_not": one.why_not,
+            "rows": [(name, difference, one.adjusted.get(name)) for name, difference in one.differences.items()],
+        }
+        for place, one in enumerate(analysis.later, 2)
+    ]
+    return [first, *rest] if rest else []
 
 
 def _labels(text: str | None) -> float | str:

@@ -19,6 +19,7 @@ from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import COMPARED, MODELS, Run, cells
 from medcl3d.config import differences
 from medcl3d.data.fingerprints import parts_read
+from medcl3d.downstream.few_cases import over_runs
 from medcl3d.errors import DataError
 
 MOST_NAMED = 5
@@ -37,6 +38,8 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
             continue
         results = read_json(run.folder / "results.json")
         metrics = means_of(run, results, config.metric)
+        for one in config.later:
+            means_of(run, results, one.metric)
         _check_split(run, results.get("split"), splits)
         scans = len({case["scan"] for case in results.get("cases", [])})
         fold = {} if run.fold is None else {"fold": run.fold}
@@ -57,9 +60,10 @@ def means_of(run: Run, results: Mapping[str, Any], metric: str) -> dict[str, flo
     return {name: float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else math.nan for name, mean in means.items()}
 
 
-def check_metric(run: Run, metric: str) -> None:
-    """DataError where a finished measurement has no such metric."""
-    means_of(run, read_json(run.folder / "results.json"), metric)
+def check_metrics(run: Run, metrics: Sequence[str]) -> None:
+    """DataError if a finished measurement lacks one of the metrics."""
+    for metric in metrics:
+        means_of(run, read_json(run.folder / "results.json"), metric)
 
 
 def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
@@ -70,6 +74,11 @@ def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
     more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
     named = f"{', '.join(folders[:MOST_NAMED])}{more}"
     return [f"{config.metric} is not defined in {named} (say, one class alone was tested), so that their replicates are left out."]
+
+
+def few_training_cases(runs: Sequence[Run]) -> list[str]:
+    """Sentences on classes that few labelled training patients have, as the measurements noted."""
+    return over_runs([read_json(run.folder / "results.json") for run in runs if run.measures and is_done(run)])
 
 
 def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequence[int]) -> CaseValues:

@@ -120,7 +120,7 @@ class Collection:
 
     @cached_property
     def axes(self) -> np.ndarray:
-        """``Float64[n, 3, 3]``: column k is the direction of voxel axis k in the world."""
+        """``Float64[n, 3, 3]``: column k is the direction of voxel axis k in the world; sheared if the scan is."""
         return self.affines[:, :3, :3] / self.spacings[:, None, :]
 
     @cached_property

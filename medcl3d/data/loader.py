@@ -31,7 +31,8 @@ WORKER_TIMEOUT_S = 300
 class Plan:
     """Which anchor each sample of the run starts from: global batches as a function of (seed, epoch).
 
-    companions   which scans stand together in a batch, where a strategy asks for it
+    companions   which samples stand together in a batch, if a strategy asks for it; an epoch then visits each anchor
+                 `samples_per_scan` times
     """
 
     anchors: np.ndarray
@@ -43,7 +44,8 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in one pass; few anchors are visited several times, so that an epoch has a batch."""
-        return max(1, len(self.anchors) // self.samples_per_step)
+        visits = 1 if self.companions is None else self.companions.samples_per_scan
+        return max(1, len(self.anchors) * visits // self.samples_per_step)
 
     def samples(self, step: int) -> tuple[int, np.ndarray]:
         """Epoch of a step, and its anchors ``Int[samples_per_step]``."""
@@ -175,10 +177,14 @@ def _inside(world: Tensor, affines: Tensor, shapes: Tensor) -> Tensor:
 
 
 def to_grid(crop: Tensor, view: ViewSpec) -> Tensor:
-    """A box's voxels ``[C, D, H, W]`` on the grid of its view."""
+    """Resample a box's voxels ``[C, D, H, W]`` to its view's grid: linear, averaged along axes that shrink."""
     if view.out_shape == view.box.size:
         return crop
-    return F.interpolate(crop[None], size=view.out_shape, mode="trilinear", align_corners=False)[0]
+    # Linear samples, enough in each voxel of the view to read all of the box: exact for ramps, unlike a filter.
+    times = [-(-size // length) for size, length in zip(view.box.size, view.out_shape, strict=True)]
+    fine = [length * n for length, n in zip(view.out_shape, times, strict=True)]
+    samples = F.interpolate(crop[None], size=fine, mode="trilinear", align_corners=False)
+    return samples[0] if max(times) == 1 else F.avg_pool3d(samples, times)[0]
 
 
 def view_affine(collection: Collection, view: ViewSpec) -> Tensor:

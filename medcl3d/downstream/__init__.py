@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -31,17 +31,20 @@ class Evaluation:
     metrics   name -> mean over patients with its 95% interval
     cases     one row a thing measured, plain values (None where a number is not defined)
     pictures  name -> ``uint8[H, W, 3]``
+    few       class -> how many labelled training patients have it, of the classes that few have
     """
 
     metrics: dict[str, Interval]
     cases: list[dict[str, Any]]
     pictures: dict[str, np.ndarray]
+    few: dict[str, int] = field(default_factory=dict)
 
 
 class Task(Protocol):
     """What every task of this package provides; its fields are its configuration.
 
     decodes             True where the task needs a decoder
+    classes_in          (may be absent; with class_names) the names of the classes that a labelled scan holds
     each_stratum_first  (may be absent) True where few labelled patients are to hold one of every stratum before two of any
     """
 

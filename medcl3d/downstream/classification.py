@@ -50,6 +50,10 @@ class CropClassification(ABC):
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
         """What is asked of a trained or frozen network: the same in every run."""
 
+    @abstractmethod
+    def classes_in(self, store: Store, scan: int) -> list[str]:
+        """The classes that a labelled scan holds."""
+
     def stratum(self, store: Store, scan: int) -> int:
         """All scans are alike."""
         return 0
@@ -183,6 +187,10 @@ class Classification(CropClassification):
     def has_target(self, store: Store, scan: int) -> bool:
         """Whether the column says something of the scan."""
         return bool(self._values(store)[scan] != "")
+
+    def classes_in(self, store: Store, scan: int) -> list[str]:
+        """The scan's class."""
+        return [self.class_names(store)[self.stratum(store, scan)]]
 
     def stratum(self, store: Store, scan: int) -> int:
         """The index of a scan's class."""

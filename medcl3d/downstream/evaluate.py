@@ -20,6 +20,7 @@ from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.classification import CropClassification
 from medcl3d.downstream.examples import Example, answers, covering_crops
+from medcl3d.downstream.few_cases import few_training_cases, few_words
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.landmarks import Landmarks
@@ -87,6 +88,8 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
             found, sides = measure(config, frozen, split)
             write_json(run.path / "results.json", results_of(found, sides, plain(config)))
             say(metric_lines(found.metrics))
+            for line in few_words(found.few, len(sides["labelled"])):
+                say(f"  note: {line}")
             run.status("done", 0)
     return config.out_dir
 
@@ -143,6 +146,7 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
     metrics: dict[str, Interval] = {}
     cases: list[dict[str, Any]] = []
     sides: dict[str, list[str]] = {"labelled": [], "test": list(split.test)}
+    few: dict[str, int] = {}
     if config.task is not None and (config.linear or config.knn or config.crop_retrieval):
         task = _task(config.task, store)
         scans, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
@@ -152,6 +156,7 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
         patients = store.collection.table["patient"].astype(str).to_numpy()
         known = Labelled(frozen.features(train), task.labels(store, train), tuple(patients[e.scan] for e in train))
         features = frozen.features(test)
+        few = few_training_cases(task, store, [int(row) for row in scans.rows])
         for name, probe in (("linear", config.linear), ("knn", config.knn)):
             if probe is not None:
                 found, rows = task.asked(probe, known, features, test, store, config.seed)
@@ -174,7 +179,7 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
         )
         metrics |= {f"landmarks/{key}": value for key, value in found.items()}
         cases += [{"probe": "landmarks", **row} for row in rows]
-    return Evaluation(metrics, cases, {}), sides
+    return Evaluation(metrics, cases, {}, few), sides
 
 
 def _scans_of_sides(config: EvaluateConfig, store: Store, split: Split) -> tuple[list[int], list[int]]:

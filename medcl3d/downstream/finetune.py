@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.splits import Measured
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation, Task
+from medcl3d.downstream.few_cases import few_training_cases, few_words
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
@@ -147,6 +149,7 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
     say(f"measuring on {len(scans)} scans of {parts.test.collection.table['patient'].nunique()} test patients")
     dtype = autocast_dtype(config.train.precision, device)
     found = parts.task.evaluate(parts.model, parts.store, scans, config.data.patch_size, device, dtype, config.seed)
+    found = replace(found, few=few_training_cases(parts.task, parts.store, [int(scan) for scan in parts.train.rows]))
     for name, image in found.pictures.items():
         run.picture(name, image, config.train.steps)
     weights = {name: tensor.contiguous().cpu() for name, tensor in parts.model.state_dict().items()}
@@ -155,6 +158,8 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
     write_json(run.path / "model.json", sidecar(parts))
     write_json(run.path / "results.json", results(parts, found))
     say(metric_lines(found.metrics))
+    for line in few_words(found.few, len(parts.labelled)):
+        say(f"  note: {line}")
     run.status("done", config.train.steps)
 
 
@@ -172,7 +177,8 @@ def results_of(found: Evaluation, split: dict[str, list[str]], config: Any) -> d
 
     metrics = {name: {"mean": m.mean, "low": number(m.low), "high": number(m.high), "n": m.n} for name, m in found.metrics.items()}
     intervals = "95%, bootstrap over test patients"
-    return {"schema": SCHEMA, "metrics": metrics, "intervals": intervals, "cases": found.cases, "split": split, "config": config}
+    few = {"few_training_cases": found.few} if found.few else {}
+    return {"schema": SCHEMA, "metrics": metrics, "intervals": intervals, **few, "cases": found.cases, "split": split, "config": config}
 
 
 def metric_lines(metrics: Mapping[str, Interval]) -> str:

@@ -130,6 +130,6 @@ def _middles(task: StructureAtCentre, store: Store, scan: int) -> dict[int, np.n
     for structure, flat in enumerate(task.voxels_of(store, scan)):
         if len(flat):
             voxels = np.stack(np.unravel_index(flat, store.collection.shapes[scan]), 1)
-            offset = (voxels - voxels.mean(0)) * store.collection.spacings[scan]
+            offset = (voxels - voxels.mean(0)) @ store.collection.affines[scan, :3, :3].T
             found[structure] = voxels[np.square(offset).sum(1).argmin()]
     return found

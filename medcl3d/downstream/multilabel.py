@@ -88,6 +88,14 @@ class Multilabel:
         """Whether something is known of the scan."""
         return bool(np.isfinite(self.truth(store)[scan]).any())
 
+    def class_names(self, store: Store) -> tuple[str, ...]:
+        """The findings."""
+        return self.targets
+
+    def classes_in(self, store: Store, scan: int) -> list[str]:
+        """The findings that the scan has."""
+        return [name for name, value in zip(self.targets, self.truth(store)[scan], strict=True) if value == 1]
+
     def stratum(self, store: Store, scan: int) -> int:
         """The index of the rarest finding that a scan has, their number where it has none."""
         truth = self.truth(store)

@@ -79,6 +79,11 @@ class Segmentation:
         """Whether the scan has a label map."""
         return store.has_label(scan)
 
+    def classes_in(self, store: Store, scan: int) -> list[str]:
+        """The classes that a labelled scan holds."""
+        there = set(np.unique(store.read_label(scan)).tolist())
+        return [name for value, name in self.class_names(store).items() if value in there]
+
     def stratum(self, store: Store, scan: int) -> int:
         """All scans are alike."""
         return 0
@@ -180,7 +185,7 @@ def cases_of(store: Store, scan: int, predicted: np.ndarray, names: dict[int, st
     truth = class_indices(store.read_label(scan), tuple(names))
     rows = []
     for index, name in enumerate(names.values(), 1):
-        found = overlap_of(predicted == index, truth == index, store.spacing_mm(scan))
+        found = overlap_of(predicted == index, truth == index, store.collection.affines[scan, :3, :3])
         numbers = {key: None if np.isnan(getattr(found, key)) else getattr(found, key) for key in MEASURES}
         rows.append({"scan": str(row["scan"]), "patient": str(row["patient"]), "class": name, **numbers})
     return rows

@@ -61,6 +61,10 @@ class StructureAtCentre(CropClassification):
         """Whether the scan has a label map that holds one of the structures."""
         return store.has_label(scan) and any(len(voxels) for voxels in self.voxels_of(store, scan))
 
+    def classes_in(self, store: Store, scan: int) -> list[str]:
+        """The structures that a labelled scan holds."""
+        return [name for name, voxels in zip(self.class_names(store), self.voxels_of(store, scan), strict=True) if len(voxels)]
+
     def voxels_of(self, store: Store, scan: int) -> list[np.ndarray]:
         """Flat voxel indices of each structure in a scan; read once a process."""
         key = store.root, scan

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medcl3d.evaluation.crossed import Estimate, over_replicates_and_cases
+from medcl3d.evaluation.crossed import Estimate, over_replicates, over_replicates_and_cases
 
 Spread = tuple[float, float, float]
 """Standard deviations of replicate, case and residual."""
@@ -25,6 +25,11 @@ REPLICATES = (2, 3, 4, 5, 6, 10)
 NUM_CASES = 40
 CASES = (2, 5, 10, NUM_CASES)
 REPETITIONS = 4000
+COLLAPSED = 0.1
+"""Share of one arm's runs that collapse, in `with_collapses`."""
+COLLAPSE_REPLICATES = (6, 10, 20)
+FALLS = (0.0, 3.0, 5.0, 10.0, 20.0)
+"""In standard deviations of the other differences."""
 
 MEASURED: dict[tuple[int, int], tuple[float, float]] = {
     (2, 2): (99.0, 99.9),
@@ -105,6 +110,31 @@ def table_of_cases() -> str:
     return _markdown(rows)
 
 
+def with_collapses(num: int, num_replicates: int, fall: float, rng: np.random.Generator, share: float = COLLAPSED) -> np.ndarray:
+    """Differences ``[num, R]`` of standard deviation 1 of which a `share` falls by `fall`; their true mean is 0, falls included."""
+    fell = rng.random((num, num_replicates)) < share
+    return rng.normal(size=(num, num_replicates)) - fall * fell + fall * share
+
+
+def rejected(num_replicates: int, fall: float, repetitions: int = 5 * REPETITIONS) -> tuple[float, float]:
+    """Percent of comparisons without a true difference that a test at 5% calls better, and worse, if runs of one arm collapse."""
+    found = over_replicates(with_collapses(repetitions, num_replicates, fall, np.random.default_rng([num_replicates, int(fall)])))
+    small = found.p_value() < 0.05
+    return 100 * float((small & (found.mean > 0)).mean()), 100 * float((small & (found.mean < 0)).mean())
+
+
+def table_of_collapses() -> str:
+    """The Markdown table of the level of tests if 10% of one arm's runs collapse."""
+    rows = [
+        ["fall of a run that collapses", *(f"{num} replicates" for num in COLLAPSE_REPLICATES)],
+        ["---"] * (len(COLLAPSE_REPLICATES) + 1),
+    ]
+    for fall in FALLS:
+        shares = [rejected(num, fall) for num in COLLAPSE_REPLICATES]
+        rows.append([f"{fall:.0f}", *(f"{better + worse:.1f} ({better:.1f} + {worse:.1f})" for better, worse in shares)])
+    return _markdown(rows)
+
+
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -112,3 +142,4 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 if __name__ == "__main__":
     print(table())
     print(table_of_cases())
+    print(table_of_collapses())

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import ndimage, stats
+from scipy.spatial import cKDTree
 
 from medcl3d.evaluation.statistics import Interval
 
 SURFACE_TOLERANCE_MM = 2.0
 """Surfaces nearer than this are one; it stands in the measure's name."""
 MM3_PER_ML = 1000.0
+ORTHOGONAL = 0.01  # from this cosine between two axes on a scan is sheared, as in the check of a header
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class Overlap:
     volume_error_ml: float
 
 
-def overlap_of(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> Overlap:
+def overlap_of(prediction: np.ndarray, truth: np.ndarray, to_mm: Sequence[float] | np.ndarray) -> Overlap:
     """Dice, surface distances in mm and volume error of two masks ``Bool[D, H, W]``.
+
+    to_mm: mm per voxel ``[3]``, or the matrix ``[3, 3]`` from voxels to mm, of a sheared scan too.
 
     The distance is the larger of the two directed 95th percentiles between surface voxels. A structure that
     only one of the masks holds (missed, or invented) has Dice and surface Dice 0 and, since no distance is defined, the
-    diagonal of the image: a finite worst case, so that a method cannot gain by finding nothing.
+    longest diagonal of the image: a finite worst case, so that a method cannot gain by finding nothing.
     ValueError where the shapes differ. Source: Dice 1945; Huttenlocher et al. 1993; Nikolov et al. 2021 for
     the surface Dice, of surface voxels, not of areas; MONAI's implementations.
     """
@@ -47,20 +51,36 @@ def overlap_of(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[f
     found, there = bool(prediction.any()), bool(truth.any())
     if not found and not there:
         return Overlap(*[float("nan")] * 4)
-    volume_error = abs(int(prediction.sum()) - int(truth.sum())) * float(np.prod(spacing_mm)) / MM3_PER_ML
+    matrix = np.asarray(to_mm, dtype=np.float64)
+    matrix = np.diag(matrix) if matrix.ndim == 1 else matrix
+    voxel_ml = abs(float(np.linalg.det(matrix))) / MM3_PER_ML
+    volume_error = abs(int(prediction.sum()) - int(truth.sum())) * voxel_ml
     if not found or not there:
-        return Overlap(0.0, float(np.linalg.norm(np.array(truth.shape) * np.asarray(spacing_mm))), 0.0, volume_error)
+        diagonals = matrix @ (np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]]) * truth.shape).T
+        return Overlap(0.0, float(np.linalg.norm(diagonals, axis=0).max()), 0.0, volume_error)
     either = prediction | truth
     spans = [np.flatnonzero(either.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]] for axis in range(3)]
     box = tuple(slice(first, last + 1) for first, last in spans)
     y_pred, y = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None].float() for mask in (prediction, truth))
     dice = compute_dice(y_pred, y, include_background=True, ignore_empty=False)
-    spacing = [float(s) for s in spacing_mm]
+    axes = matrix / np.linalg.norm(matrix, axis=0)
+    spacing = np.linalg.norm(matrix, axis=0).tolist()
+    cosines = axes.T @ axes
+    if np.abs(cosines - np.eye(3)).max() > ORTHOGONAL:
+        return Overlap(float(dice), *_of_sheared_surfaces(prediction[box], truth[box], matrix), volume_error)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument that it passes itself
         distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=spacing)
         near = compute_surface_dice(y_pred, y, [SURFACE_TOLERANCE_MM], include_background=True, spacing=spacing)
     return Overlap(float(dice), float(distance), float(near), volume_error)
+
+
+def _of_sheared_surfaces(prediction: np.ndarray, truth: np.ndarray, to_mm: np.ndarray) -> tuple[float, float]:
+    """HD95 in mm and surface Dice at 2 mm, between surface voxels in mm."""
+    surfaces = [np.argwhere(mask & ~ndimage.binary_erosion(mask)) @ to_mm.T for mask in (prediction, truth)]
+    directed = [cKDTree(other).query(one)[0] for one, other in (surfaces, surfaces[::-1])]
+    near = float((np.concatenate(directed) <= SURFACE_TOLERANCE_MM).mean())
+    return float(max(np.quantile(distance, 0.95) for distance in directed)), near
 
 
 def over_patients(values: ArrayLike, patients: Sequence[str], seed: int) -> Interval | None:

@@ -28,12 +28,14 @@ FEWEST_ROWS = 64
 class Tile:
     """How a block of R rows relates to the columns.
 
-    relation  ``[R, C]``
-    columns   ``Int[C]``, which columns it speaks of: to all others P = 0 and M = 1; None: it speaks of all
+    relation    ``[R, C]``
+    columns     ``Int[C]``, which columns it speaks of: to all others P = 0 and M = 1; None: it speaks of all
+    similarity  ``[R, M]`` leaf on which M depends, if the gradient goes through M too; None: M is a constant
     """
 
     relation: Relation
     columns: Tensor | None = None
+    similarity: Tensor | None = None
 
 
 Ask = Callable[[slice, Tensor], Tile]
@@ -120,6 +122,7 @@ def _of_block(similarity: Tensor, tile: Tile, temperature: float, kind: str) -> 
 
     With x = e^(s - top) and r = sum_j P_ij / D_ij, the gradient of a row is (a / mass) r times what a thing weighs in D,
     less P / r: pull and push of one row differ by the factor r alone, so constant columns need no more than their x.
+    If M depends on the similarities, what they change of it is added by autograd on the block.
     """
     e = similarity.div_(temperature)
     positive, negative = (part.to(e.dtype) for part in (tile.relation.positive, tile.relation.negative))
@@ -132,6 +135,7 @@ def _of_block(similarity: Tensor, tile: Tile, temperature: float, kind: str) -> 
     top.masked_fill_(top == -torch.inf, 0.0)
     e.sub_(top).exp_()
     x = e if tile.columns is None else e[:, tile.columns]
+    per_weight = None if tile.similarity is None else x.clone()  # what a unit of M adds to the denominators
     if kind == "own":
         own = (1 - negative).clamp(min=0) * x
         _put(e, tile, x.mul_(negative))
@@ -140,14 +144,23 @@ def _of_block(similarity: Tensor, tile: Tile, temperature: float, kind: str) -> 
         log_d = (positive * of_pairs.log()).sum(1, keepdim=True) + mass * top
         ratio = (positive / of_pairs).sum(1, keepdim=True)
         drawn, anchors = positive * (1 - own / of_pairs), mass > 0
+        if per_weight is not None:
+            per_weight *= ratio - positive / of_pairs * (negative < 1)
     else:
         _put(e, tile, x.mul_(weights))
         d = e.sum(1, keepdim=True)
         log_d, ratio, drawn, anchors = mass * (d.log() + top), mass / d, positive, (mass > 0) & (d != 0)
+        if per_weight is not None:
+            per_weight *= ratio
     ratio, mass = ratio.masked_fill(~anchors, 1.0), mass.masked_fill(~anchors, 1.0)
     weight = mass.clamp(max=1) * anchors
     loss = torch.where(anchors, weight * (log_d - pull) / mass, 0.0)
     _put(e, tile, x.sub_(drawn / ratio))
+    if per_weight is not None:
+        per_weight = per_weight.masked_fill(~anchors, 0.0).to(tile.relation.negative.dtype)
+        assert tile.similarity is not None
+        (through,) = torch.autograd.grad(tile.relation.negative, tile.similarity, per_weight)
+        e += through.to(e.dtype) * temperature / ratio
     return _Block(loss.sum(), weight.sum(), weight * ratio / (mass * temperature), e)
 
 

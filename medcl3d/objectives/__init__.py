@@ -30,6 +30,7 @@ class Objective(Protocol):
     An objective may also have
 
     before_step  ``(step, steps)``: what follows a schedule
+    notes        ``(steps)``: lines to report before training, each a warning if it begins with `warning:`
     gate         ``(relate) -> relate`` of points, from that of the crops they lie in: it compares points
     queue_size   so many vectors of earlier batches are further columns
     after_step   ``(network)``: what follows the network, as a teacher does; after the optimiser's step

@@ -24,7 +24,8 @@ class BarlowTwins(nn.Module):
     redundancy  weight of the correlations between different features
     out_dim     features; more than samples in a batch leave many correlations to chance
 
-    M has no effect. Statistics are those of all ranks. Source: Zbontar et al., ICML 2021, eq. 1.
+    The first view is a global one; its partner may be a local one (`multi_crop`), since nothing is held fixed here: both have a
+    gradient. M has no effect. Statistics are those of all ranks. Source: Zbontar et al., ICML 2021, eq. 1.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})

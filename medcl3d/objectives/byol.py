@@ -14,21 +14,21 @@ from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.partners import draw_partners
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.objectives.teacher import Teacher, momentum_at
+from medcl3d.objectives.teacher import Momentum, Schedule, Teacher
 from medcl3d.registry import Count
 from medcl3d.training.distributed import global_mean
 from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
-
-Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 @OBJECTIVES.register("byol")
 class BYOL(nn.Module):
     """2 - 2 cos between a student's prediction and a teacher's projection of one partner, drawn from P; M has no effect.
 
-    momentum  of the teacher at the start, up to 1 at the end along half a cosine
+    momentum  of the teacher at the start, up to 1 at the end along half a cosine. Default: chosen from the number of steps S,
+              1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that at most 1% of its random start is left at the end
     norm      of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
 
+    The teacher reads global views alone: local views (`multi_crop`) predict and are not predicted.
     Source: Grill et al., NeurIPS 2020, eq. 2, as the mean over views (their sum over the two directions is twice that).
     """
 
@@ -39,34 +39,39 @@ class BYOL(nn.Module):
         self,
         network: Network,
         *,
-        momentum: Momentum = 0.99,
+        momentum: Momentum | None = None,
         norm: HeadNorm = "batch",
         hidden_dim: Count = 512,
         out_dim: Count = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
-        self.dim, self.start, self.momentum = out_dim, momentum, momentum
+        self.dim, self.schedule = out_dim, Schedule(momentum, published=0.996)
+        self.momentum = self.schedule.published
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm, unit=False)
         self.predictor = Projector(out_dim, hidden_dim, out_dim, 2, norm, unit=False)
         self.teacher = Teacher(network, self.projector)
 
     def before_step(self, step: int, steps: int) -> None:
         """The teacher slows down."""
-        self.momentum = momentum_at(step, steps, self.start)
+        self.momentum = self.schedule.at(step, steps)
+
+    def notes(self, steps: int) -> list[str]:
+        """On the teacher's momentum."""
+        return self.schedule.notes("byol", steps)
 
     def after_step(self, network: Network) -> None:
         """The teacher follows."""
         self.teacher.follow(self.momentum, network, self.projector)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """Predictions of all views, and the teacher's projections of them."""
+        """Predictions of all views, and the teacher's projections of the global ones."""
         keys = Keys.cat(group.keys for group in batch.groups)
         online = self.predictor(self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups])))
         teacher, projector = self.teacher.copies
         with torch.no_grad():
-            target = projector(torch.cat([teacher(group.voxels).pooled for group in batch.groups]))
-        return {"online": Rows(online, keys), "target": Rows(target, keys)}
+            target = projector(teacher(batch.main.voxels).pooled)
+        return {"online": Rows(online, keys), "target": Rows(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over anchors, weighted by a_i."""

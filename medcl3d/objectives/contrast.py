@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum
 from medcl3d.objectives.relating import Relating
 from medcl3d.training.diagnostics import Tally, diagnose
 from medcl3d.training.distributed import all_sum, gather, gather_keys, world_size
-from medcl3d.types import Keys, Loss, Relation, Rows
+from medcl3d.types import Keys, Loss, Rows
 
 
 def contrast(
@@ -43,7 +45,8 @@ def contrast(
         tile = ask(block, similarity)
         if only_kept_repel:
             tile = _without_negatives_of_the_batch(tile, column_keys)
-        tally.add(tile, similarity)
+        # A teacher's columns need not hold every view: local views have none.
+        tally.add(tile, similarity, None if targets is None else keys[block].same_thing(column_keys).sum())
         return tile
 
     local = contrastive_sum(z, columns, ask_and_count, temperature, denominator=denominator, decoupled=decoupled)
@@ -62,7 +65,9 @@ def _without_negatives_of_the_batch(tile: Tile, columns: Keys) -> Tile:
     if tile.columns is not None:
         raise ValueError("a tile that speaks of some columns only cannot say of the others that they are left alone")
     kept = columns.linked["support"] >= 0
-    return Tile(Relation(tile.relation.positive, tile.relation.negative * kept, tile.relation.budget))
+    with torch.set_grad_enabled(tile.similarity is not None):
+        negative = tile.relation.negative * kept
+    return replace(tile, relation=replace(tile.relation, negative=negative))
 
 
 def _takes_part(keys: Keys) -> Tensor:

@@ -13,11 +13,10 @@ from medcl3d.encoders.network import Network
 from medcl3d.losses.clusters import cross_entropy_sum, scores_of
 from medcl3d.losses.pairs import koleo
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.byol import Momentum
 from medcl3d.objectives.partners import relate_to_all
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.objectives.teacher import Teacher, momentum_at
+from medcl3d.objectives.teacher import Momentum, Schedule, Teacher
 from medcl3d.registry import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.training.distributed import all_sum, gather, gather_keys, global_mean
 from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
@@ -34,7 +33,9 @@ class DINO(nn.Module):
     center_momentum       of the mean that is taken off the teacher's words, so that no word takes all; 1 leaves it at 0
     koleo                 weight of the spread of the student's global features (0: off)
     freeze_steps          so long the words themselves stay as they were drawn
-    momentum              of the teacher at the start, up to 1 at the end along half a cosine
+    momentum              of the teacher at the start, up to 1 at the end along half a cosine. Default: chosen from the number of
+                          steps S, 1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that at most 1% of its random
+                          start is left at the end
 
     Source: Caron et al., ICCV 2021, eq. 1 to 4 and algorithm 1; koleo: Oquab et al., TMLR 2024.
     """
@@ -55,7 +56,7 @@ class DINO(nn.Module):
         center_momentum: Fraction = 0.9,
         koleo: NonNegative = 0.0,
         freeze_steps: Whole = 0,
-        momentum: Momentum = 0.99,
+        momentum: Momentum | None = None,
         norm: HeadNorm = "batch",
         hidden_dim: Count = 256,
         out_dim: Count = 128,
@@ -66,7 +67,8 @@ class DINO(nn.Module):
         self.student_temperature = student_temperature
         self.temperatures, self.warmup_share = (teacher_temperature_start, teacher_temperature), warmup_share
         self.teacher_temperature, self.freeze_steps, self.frozen = teacher_temperature_start, freeze_steps, freeze_steps > 0
-        self.start = self.momentum = momentum
+        self.schedule = Schedule(momentum, published=0.996)
+        self.momentum = self.schedule.published
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm)
         self.words = nn.Linear(out_dim, num_prototypes, bias=False)
         self.register_buffer("center", torch.zeros(num_prototypes))
@@ -77,7 +79,11 @@ class DINO(nn.Module):
         first, last = self.temperatures
         done = min(1.0, step / max(1.0, self.warmup_share * steps))
         self.teacher_temperature = first + (last - first) * done
-        self.momentum, self.frozen = momentum_at(step, steps, self.start), step < self.freeze_steps
+        self.momentum, self.frozen = self.schedule.at(step, steps), step < self.freeze_steps
+
+    def notes(self, steps: int) -> list[str]:
+        """On the teacher's momentum."""
+        return self.schedule.notes("dino", steps)
 
     def after_step(self, network: Network) -> None:
         """The teacher follows."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medcl3d.losses.contrastive import Ask, Tile
-from medcl3d.pairs import PairStrategy, link, looks_at_features
+from medcl3d.pairs import PairStrategy, learns_through_weights, link, looks_at_features
 from medcl3d.types import Keys, Relate, Relation
 
 
@@ -99,7 +99,14 @@ class Relating(nn.Module):
                 rows, cols = link(self.strategy, rows, cols, z @ columns.T)
         shared = None if self.constant_across is None else _Shared(rows, cols, self.constant_across)
 
+        through = self.strategy is not None and learns_through_weights(self.strategy)
+
         def ask(block: slice, similarity: Tensor) -> Tile:
+            if through:
+                leaf = similarity.detach().clone().requires_grad_()
+                with torch.enable_grad():
+                    relation = self.relate(rows[block], cols, leaf)
+                return Tile(relation, similarity=leaf if relation.negative.requires_grad else None)
             if shared is None or len(similarity) == len(rows):
                 return Tile(self.relate(rows[block], cols, similarity))
             some = shared.columns(block)

@@ -25,6 +25,7 @@ class SimSiam(nn.Module):
 
     norm  of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
 
+    Only projections of global views are predicted: local views (`multi_crop`) predict and are not predicted.
     Source: Chen and He, CVPR 2021, eq. 1 to 4.
     """
 
@@ -46,10 +47,11 @@ class SimSiam(nn.Module):
         self.predictor = Projector(out_dim, max(1, hidden_dim // 4), out_dim, 2, norm, unit=False)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """Projections of all views, held fixed, and predictions from them."""
+        """Predictions of all views, and the projections of the global ones, held fixed."""
         keys = Keys.cat(group.keys for group in batch.groups)
         projected = self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups]))
-        return {"online": Rows(self.predictor(projected), keys), "target": Rows(projected.detach(), keys)}
+        target = projected[: len(batch.main.keys)].detach()
+        return {"online": Rows(self.predictor(projected), keys), "target": Rows(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over anchors, weighted by a_i."""

@@ -24,7 +24,8 @@ class VICReg(nn.Module):
 
     invariance, variance, covariance  weights of the three terms
 
-    M has no effect. Statistics are those of all ranks. Source: Bardes et al., ICLR 2022, eq. 6.
+    The first view is a global one; its partner may be a local one (`multi_crop`), since nothing is held fixed here: both have a
+    gradient. M has no effect. Statistics are those of all ranks. Source: Bardes et al., ICLR 2022, eq. 6.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})

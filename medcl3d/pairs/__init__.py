@@ -40,8 +40,13 @@ class PairStrategy(Protocol):
     constant_across   key columns: two things that share a value of none of them have P = 0 and M = 1 (default: not known). Large
                       batches are related faster with it
     queue_size        so many embeddings of earlier batches are related as further columns (`linked["support"]` is their place)
+    detach_weights    False: the gradient goes through its M too. `relate` then gets whole rows of similarities that
+                      require a gradient
     temperature       what its link divides similarities by: the objective's, or it is refused
     companions        ``(collection) -> Companions | None``: which scans stand together in a batch
+    samples_per_scan  so many samples of each scan stand together in a batch
+    within_scan       fields that only say which samples of one scan repel each other: reported if they cannot have an effect
+    inner_draws_only  True: its parts draw the views, and their relations are not used
     """
 
     informative: ClassVar[tuple[str, ...]]
@@ -91,6 +96,11 @@ def parts_of(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
 def every_part(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
     """A strategy, what it is made of, and what those are made of."""
     return strategy, *(inner for part in parts_of(strategy) for inner in every_part(part))
+
+
+def learns_through_weights(strategy: PairStrategy) -> bool:
+    """Whether the gradient goes through the negative weights of a strategy, or of a part of it."""
+    return any(getattr(part, "detach_weights", True) is False for part in every_part(strategy))
 
 
 def queue_size(strategy: PairStrategy) -> int:

@@ -14,7 +14,7 @@ from medcl3d.errors import ConfigError
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import gap_mm, slab_size, start_range
-from medcl3d.registry import NonNegative, Positive
+from medcl3d.registry import Count, NonNegative, Positive
 from medcl3d.types import Box, Keys, Relation, ViewSpec, related, triple
 
 
@@ -23,12 +23,15 @@ from medcl3d.types import Box, Keys, Relation, ViewSpec, related, triple
 class AdjacentSlices:
     """Positives are slabs of one scan whose centres along `axis` are at most `max_gap_mm` apart.
 
-    axis          0, 1, 2: towards the patient's right, front, head
-    thickness_mm  of a slab, resampled to the patch's voxels along the axis (default: as thick as the patch)
-    max_gap_mm    largest distance of the centres; the two slabs of a sample never coincide
-    ignore_mm     slabs of one scan farther apart than max_gap_mm and up to this are left alone
+    axis              0, 1, 2: towards the patient's right, front, head
+    thickness_mm      of a slab, resampled to the patch's voxels along the axis (default: as thick as the patch)
+    max_gap_mm        largest distance of the centres; the two slabs of a sample never coincide
+    ignore_mm         slabs of one scan farther apart than max_gap_mm and up to this are ignored
+    samples_per_scan  so many samples of each scan share a step, which holds samples_per_step / samples_per_scan scans. With 1,
+                      and no more samples in a step than scans, samples of one scan never meet and `ignore_mm` has no effect
 
-    Both slabs of a sample lie at the same place across the axis.
+    Both slabs of a sample lie at the same place across the axis. Distances and thickness are measured along the axis, as
+    spacing is; on a sheared scan the distance of two planes along their normal is smaller.
     Source: Chaitanya et al., NeurIPS 2020; adjacent slices as positives in 2-D contrastive learning.
     """
 
@@ -36,9 +39,11 @@ class AdjacentSlices:
     thickness_mm: Positive | None = None
     max_gap_mm: Positive = 5.0
     ignore_mm: NonNegative = 20.0
+    samples_per_scan: Count = 1
 
     informative = ("slice",)
     constant_across = ("scan",)
+    within_scan = ("ignore_mm",)
 
     def __post_init__(self) -> None:
         if self.ignore_mm < self.max_gap_mm:

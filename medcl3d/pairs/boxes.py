@@ -40,16 +40,31 @@ def slab_size(collection: Collection, scan: int, axis: int, thickness_mm: float 
     return triple(size)
 
 
+def whole_body_across(collection: Collection, scan: int, axis: int, slab: Box) -> Box:
+    """A slab widened across its axis to the whole body, with the body in its middle.
+
+    Its two sides have the ratio of the patch's sides in voxels, so that resampling to the patch scales both by one
+    factor. One side is as long as the body, the other reaches past the body equally at both ends.
+    """
+    low, stop = collection.body_boxes[scan]
+    patch, across = np.array(collection.patch_size), np.arange(3) != axis
+    factor = ((stop - low) / patch)[across].max()
+    beyond = np.where(across, np.ceil((factor * patch - (stop - low)) / 2 - 1e-9), 0).astype(np.int64)
+    start = np.where(across, low - beyond, slab.start)
+    return Box(triple(start), triple(np.where(across, stop + beyond, slab.stop) - start))
+
+
 def start_at(collection: Collection, scan: int, place_mm: np.ndarray) -> tuple[np.ndarray, float]:
     """The start of the patch whose centre is nearest to a place in world mm, and by how many mm the scan misses it.
 
-    A place that the scan reaches is missed by 0, though the centre is rounded to a voxel.
+    A place that the scan reaches is missed by 0, though the centre is rounded to a voxel. Each voxel index is rounded and
+    clipped by itself: on a sheared scan another start may be nearer by some mm. The miss is in world mm on any scan.
     """
     affine = collection.affines[scan]
     voxel = np.linalg.solve(affine[:3, :3], place_mm - affine[:3, 3])
     wanted = np.round(voxel - (np.array(collection.patch_size) - 1) / 2)
     start = np.clip(wanted, *start_range(collection, scan))
-    return start.astype(np.int64), float(np.linalg.norm((start - wanted) * collection.spacings[scan]))
+    return start.astype(np.int64), float(np.linalg.norm(affine[:3, :3] @ (start - wanted)))
 
 
 def iou(first: Box, second: Box) -> float:
@@ -66,10 +81,12 @@ def iou(first: Box, second: Box) -> float:
 def iou_mm(rows: Keys, cols: Keys) -> Tensor:
     """``Float64[N, M]`` intersection over union of the views' boxes, in the mm of their scan's own axes.
 
-    Boxes of scans that share a frame are compared where their axes agree; otherwise, and across frames,
-    two scans have no common axes and the value is 0.
+    It is the ratio of the volumes in the world on sheared scans too. Boxes of scans that share a frame are compared where
+    their axes agree; otherwise, and across frames, two scans have no common axes and the value is 0.
     """
-    offset = torch.einsum("nmi,nij->nmj", cols.center_mm - rows.center_mm[:, None], rows.axes)
+    # Coordinates along the axes: the inverse, which is the transpose for orthogonal axes only.
+    to_axes = torch.linalg.inv(rows.axes)
+    offset = torch.einsum("nmi,nji->nmj", cols.center_mm - rows.center_mm[:, None], to_axes)
     half_row, half_col = rows.size_mm[:, None] / 2, cols.size_mm / 2
     overlap = torch.minimum(half_row, offset + half_col) - torch.maximum(-half_row, offset - half_col)
     shared = overlap.clamp(min=0).prod(-1)
@@ -86,9 +103,13 @@ def distance_mm(rows: Keys, cols: Keys) -> Tensor:
 
 
 def gap_mm(rows: Keys, cols: Keys, axis: int) -> Tensor:
-    """``Float64[N, M]`` mm between the views' centres along an axis of the row's scan."""
+    """``Float64[N, M]`` mm between the views' centres, measured along an axis of the row's scan.
+
+    Slices k apart have a gap of k times the spacing, wherever they lie in their planes. On a sheared scan the distance of
+    two planes along their normal is smaller.
+    """
     offset = cols.center_mm - rows.center_mm[:, None]
-    return torch.einsum("nmi,ni->nm", offset, rows.axes[:, :, axis]).abs()
+    return torch.einsum("nmi,ni->nm", offset, torch.linalg.inv(rows.axes)[:, axis]).abs()
 
 
 def overlap_offset(size: np.ndarray, room: np.ndarray, target_iou: float, rng: np.random.Generator) -> np.ndarray:

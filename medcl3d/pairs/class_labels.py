@@ -41,6 +41,8 @@ class ClassLabels:
     together: Count = 2
     on_missing: Literal["own_group", "drop", "error"] = "own_group"
 
+    inner_draws_only = True
+
     @property
     def informative(self) -> tuple[str, ...]:
         """The column."""

@@ -14,6 +14,7 @@ from medcl3d.errors import DataError
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.matching import matched_crops
+from medcl3d.pairs.sessions import compare_sessions
 from medcl3d.registry import NonNegative
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
@@ -41,7 +42,7 @@ class CrossModality:
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans whose session has another modality to pair them with. DataError for a modality that is not there."""
-        there = sorted(collection.table["modality"].unique())
+        there = sorted(collection.table["modality"].dropna().unique())
         missing = [name for name in self.modalities or () if name not in there]
         if missing:
             raise DataError(f"cross_modality: modalities: no scan is {', '.join(missing)}; there are {', '.join(there)}")
@@ -65,8 +66,9 @@ class CrossModality:
     def _of_session(self, collection: Collection, scan: int) -> np.ndarray:
         """``Int[n]``: other modalities of a scan's session."""
         rows = collection.sharing(scan, "patient")
-        modality, sessions, named = collection.columns["modality"], collection.texts("session"), self._named(collection, rows)
-        fits = (sessions[rows] == sessions[scan]) & (modality[rows] != modality[scan])
+        modality, named = collection.columns["modality"], self._named(collection, rows)
+        known = (modality[rows] >= 0) & (modality[scan] >= 0)
+        fits = compare_sessions(collection, scan, rows)[0] & known & (modality[rows] != modality[scan])
         return rows[fits & named & named[rows == scan]]
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:

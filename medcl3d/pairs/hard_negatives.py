@@ -24,13 +24,16 @@ from medcl3d.types import Keys, Relation, ViewSpec
 class HardNegatives:
     """M of the inner strategy, weighted by how similar a negative is, and debiased by the share of negatives that are none.
 
-    inner          the strategy whose negatives are weighted
-    concentration  beta: a negative counts by e^(beta s), relative to the anchor's mean; 0: all alike
-    prior          tau: probability that a negative is of the anchor's class
-    temperature    of the objective, which s = similarity / temperature is measured in
+    inner           the strategy whose negatives are weighted
+    concentration   beta: a negative counts by e^(beta s), relative to the anchor's mean; 0: all alike
+    prior           tau: probability that a negative is of the anchor's class
+    temperature     of the objective, which s = similarity / temperature is measured in
+    detach_weights  true: weights and debiasing are constants of the loss; false: the gradient goes through them too, as in
+                    the authors' code
 
     With N negatives and s+ the similarity of the positive, an anchor's negatives sum to
     max(N e^(-1 / temperature), (sum of weighted M e^s - tau N e^(s+)) / (1 - tau)).
+    Both settings of detach_weights have one loss and differ in its gradient.
     Source: Robinson et al., ICLR 2021, eq. 4; the debiasing from Chuang et al., NeurIPS 2020, eq. 7.
     """
 
@@ -38,6 +41,7 @@ class HardNegatives:
     concentration: NonNegative = 1.0
     prior: Annotated[float, Field(ge=0, lt=1)] = 0.0
     temperature: Positive = 0.1
+    detach_weights: bool = True
 
     informs = frozenset({"negative"})
 
@@ -72,25 +76,41 @@ class HardNegatives:
     def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
         """Each row's `log_weight`: what e^(beta s) is multiplied with, debiasing included."""
         rows, cols = link(self.strategies[0], rows, cols, similarity)
-        relation = self.strategies[0].relate(rows, cols, similarity)
-        s = similarity.double() / self.temperature
-        positive, negative = relation.positive.double(), relation.negative.double()
-        number = negative.sum(1)
-        # Weights that average to 1 over the row's negatives; all in logarithms, since e^s may be e^100.
-        log_mean = torch.logsumexp(self.concentration * s + negative.log(), dim=1) - number.log()
-        log_hard = torch.logsumexp((self.concentration + 1) * s + negative.log(), dim=1) - log_mean
-        log_positive = torch.logsumexp(s + positive.log(), dim=1) - positive.sum(1).log()
-        false = torch.exp(log_positive + number.log() - log_hard) * self.prior
-        false = torch.where(positive.sum(1) > 0, false, 0.0).clamp(max=1)
-        log_wanted = torch.maximum(log_hard + torch.log1p(-false) - np.log1p(-self.prior), number.log() - 1 / self.temperature)
-        log_weight = torch.where(number > 0, log_wanted - log_hard - log_mean, 0.0)
+        log_weight = self._log_weight(self.strategies[0].relate(rows, cols, similarity), similarity)
         return replace(rows, linked={**rows.linked, "log_weight": log_weight}), cols
+
+    def _log_weight(self, inner: Relation, similarity: Tensor) -> Tensor:
+        """``Float64[N]`` from whole rows; in logarithms, since e^s may be e^100. Its gradient is finite too."""
+        s = similarity.double() / self.temperature
+        positive, negative = inner.positive.double(), inner.negative.double()
+        known, there = positive.sum(1) > 0, negative.sum(1) > 0
+        # Rows without a positive or a negative count with ones, and are set apart below.
+        positive = torch.where(known[:, None], positive, 1.0)
+        negative = torch.where(there[:, None], negative, 1.0)
+        log_number = negative.sum(1).log()
+        # Weights that average to 1 over the row's negatives.
+        log_mean = torch.logsumexp(self.concentration * s + negative.log(), dim=1) - log_number
+        log_hard = torch.logsumexp((self.concentration + 1) * s + negative.log(), dim=1) - log_mean
+        log_wanted = log_hard
+        if self.prior:
+            log_positive = torch.logsumexp(s + positive.log(), dim=1) - positive.sum(1).log()
+            log_false = log_positive + log_number - log_hard + np.log(self.prior)
+            log_false = torch.where(known, log_false, -torch.inf)
+            some = log_false < 0
+            rest = torch.log1p(-torch.exp(torch.where(some, log_false, -torch.inf)))
+            log_wanted = log_hard + torch.where(some, rest, -torch.inf) - np.log1p(-self.prior)
+        log_wanted = torch.maximum(log_wanted, log_number - 1 / self.temperature)
+        return torch.where(there, log_wanted - log_hard - log_mean, 0.0)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """M times e^(beta s) and the row's weight."""
         inner = self.strategies[0].relate(rows, cols, similarity)
         if similarity is None or "log_weight" not in rows.linked:
             return inner
-        s = similarity.double() / self.temperature
-        weight = torch.exp(self.concentration * s + rows.linked["log_weight"][:, None])
+        if self.detach_weights:
+            similarity = similarity.detach()
+        log_weight = rows.linked["log_weight"]
+        if similarity.requires_grad:
+            log_weight = self._log_weight(inner, similarity)
+        weight = torch.exp(self.concentration * similarity.double() / self.temperature + log_weight[:, None])
         return Relation(inner.positive, (inner.negative * weight).to(inner.negative.dtype), inner.budget)

@@ -13,6 +13,7 @@ from medcl3d.data.collection import Collection
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.matching import matched_crops
+from medcl3d.pairs.sessions import compare_sessions
 from medcl3d.registry import NonNegative, Positive
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
@@ -26,8 +27,11 @@ class Longitudinal:
     max_gap_days        visits farther apart are not drawn together (default: any are)
     jitter_mm           how far from the matched place the second crop may lie, along each axis
 
-    M = 1 - P within the sample; other pairs of the patient are left alone; other patients repel.
-    Source: CL-TCI, and MedAug (Vu et al., MLHC 2021): nearer visits make better positives.
+    Two scans of one patient and modality are two visits if their sessions or their session_days differ; an empty
+    session is unknown and differs from none. A scan without session_days is in no pair.
+    M = 1 - P within the sample; other pairs of the patient are ignored; other patients repel.
+    Source: CL-TCI. That nearer visits make better positives is an assumption: MedAug (Vu et al., MLHC 2021) found
+    positives of the same study best.
     """
 
     time_constant_days: Positive = 365.0
@@ -38,8 +42,9 @@ class Longitudinal:
     constant_across = ("sample", "patient")
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans with another visit of their patient in their modality. DataError where no dates are known."""
-        days = collection.column("session_days") if "session_days" in collection.columns else np.full(len(collection), np.nan)
+        """Scans with another visit of their patient in their modality. DataError if no scan has one."""
+        has_days = "session_days" in collection.columns
+        days = collection.column("session_days") if has_days else np.full(len(collection), np.nan)
         partners = np.array([len(self.partners(collection, scan)) for scan in range(len(collection))])
         no_date, alone = np.isnan(days), (partners == 0) & ~np.isnan(days)
         near = "" if self.max_gap_days is None else f" within {self.max_gap_days:g} days"
@@ -49,7 +54,12 @@ class Longitudinal:
                 f"its patient has no other visit in its modality{near}": int(alone.sum()),
             }
         )
-        remedy = "add the column session_days (days since the patient's first visit), raise max_gap_days, or choose same_patient"
+        if no_date.all():
+            remedy = f"{'fill in' if has_days else 'add'} the column session_days (days since the patient's first visit)"
+        else:
+            remedy = "give the visits of a patient different values of session_days or session"
+            remedy += ", raise max_gap_days" if near else ""
+        remedy += ", or choose same_patient"
         return Anchors(np.flatnonzero(partners), +left_out).require("longitudinal", remedy)
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:
@@ -57,9 +67,13 @@ class Longitudinal:
         if "session_days" not in collection.columns:
             return np.array([], dtype=np.int64)
         rows = collection.sharing(scan, "patient", "modality")
-        days, sessions = collection.columns["session_days"], collection.texts("session")
-        gap = np.abs(days[rows] - days[scan])
-        return rows[(sessions[rows] != sessions[scan]) & (gap <= (self.max_gap_days or np.inf))]
+        # A placebo permutes the days between visits, but not which scans are two visits.
+        days = collection.columns["session_days"]
+        true_days = collection.texts("session_days")[rows].astype(np.float64)
+        other_day = np.abs(true_days - true_days[rows == scan]) > 0
+        other_visit = compare_sessions(collection, scan, rows)[1] | other_day
+        near = np.abs(days[rows] - days[scan]) <= (np.inf if self.max_gap_days is None else self.max_gap_days)
+        return rows[(rows != scan) & other_visit & near]
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the matching one of another visit."""
@@ -67,9 +81,9 @@ class Longitudinal:
         return matched_crops(collection, anchor, other, self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = exp(-days / T) within the sample, the patient's other pairs left alone, the rest repelled."""
+        """P = exp(-days / T) within the sample; the patient's other pairs are ignored, the rest repels."""
         days = (rows.session_days[:, None] - cols.session_days).abs()
-        same_sample = rows.sample[:, None] == cols.sample
-        positive = torch.where(same_sample, torch.exp(-days / self.time_constant_days), 0.0)
         same_patient = rows.patient[:, None] == cols.patient
-        return related(rows, cols, positive, torch.where(same_patient & ~same_sample, 0.0, 1 - positive))
+        drawn = same_patient & (rows.sample[:, None] == cols.sample) & ~days.isnan()
+        positive = torch.where(drawn, torch.exp(-days / self.time_constant_days), 0.0)
+        return related(rows, cols, positive, torch.where(same_patient & ~drawn, 0.0, 1 - positive))

@@ -43,6 +43,8 @@ class MetadataKernel:
     together: Count = 1
     on_missing: Literal["ignore", "own_group", "drop", "error"] = "ignore"
 
+    inner_draws_only = True
+
     @property
     def informative(self) -> tuple[str, ...]:
         """The columns."""

@@ -27,8 +27,9 @@ class MultiCrop:
     min_coverage      share of a local crop's volume that lies inside one of the global crops
     min_iou, max_iou  overlap of the two global crops
 
-    P = 1 within a sample where at least one of the two is global. An objective with a teacher shows it the
-    global views alone; one without relates all views.
+    P = 1 within a sample if at least one of the two is global. What an objective predicts without a gradient (the output
+    of a teacher in byol, moco and dino, codes in swav, fixed projections in simsiam) comes from global views alone; other
+    objectives relate all views.
     Source: SwAV (Caron et al., NeurIPS 2020, section 3.2), DINO (Caron et al., ICCV 2021).
     """
 

@@ -16,7 +16,7 @@ from medcl3d.errors import ConfigError
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import iou, iou_mm, overlap_offset, start_range
-from medcl3d.registry import Fraction
+from medcl3d.registry import Count, Fraction
 from medcl3d.types import Box, Keys, Relation, ViewSpec, related, triple
 
 TRIES = 200
@@ -29,18 +29,24 @@ class OverlappingCrops:
     """Positives are crops of one scan whose IoU, in mm, is at least `min_iou`.
 
     `num_views` crops are drawn with all pairwise IoU in [min_iou, max_iou], uniform within it for a
-    pair, at places uniform inside the body. Other pairs of one scan are left alone (`same_scan:
+    pair, at places uniform inside the body. Other pairs of one scan are ignored (`same_scan:
     ignore`) or repelled (`negative`).
-    Source: crops with overlap as in PGL (Xie et al., 2020) and VoCo (Wu et al., CVPR 2024).
+
+    samples_per_scan  so many samples of each scan share a step, which holds samples_per_step / samples_per_scan scans. With 1,
+                      and no more samples in a step than scans, samples of one scan never meet and `same_scan` has no effect
+
+    Source: crops that overlap as positives, as in PGL (Xie et al., 2020) and LatentCampus.
     """
 
     min_iou: Fraction = 0.3
     max_iou: Fraction = 0.8
     num_views: Annotated[int, Field(ge=2)] = 2
     same_scan: Literal["ignore", "negative"] = "ignore"
+    samples_per_scan: Count = 1
 
     informative = ()
     constant_across = ("scan",)
+    within_scan = ("same_scan",)
 
     def __post_init__(self) -> None:
         if self.min_iou > self.max_iou:

@@ -14,7 +14,7 @@ from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import iou_mm
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.registry import Fraction, NonNegative, Positive
+from medcl3d.registry import Count, Fraction, NonNegative, Positive
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
 
@@ -26,16 +26,20 @@ class PhysicalOverlap:
     gamma             how fast attraction falls with the overlap: 0.5 slower, 2 faster than the IoU; 0: every overlap attracts fully
     kappa             from this IoU on, crops of one scan no longer repel
     min_iou, max_iou  overlap of the two crops of a sample, drawn uniformly
+    samples_per_scan  so many samples of each scan share a step, which holds samples_per_step / samples_per_scan scans. With 1,
+                      and no more samples in a step than scans, soft overlap relates the two crops of a sample only
 
     IoU is in mm. In one scan that is the IoU in voxels too, whatever the spacing, since a scan's grid is one linear map of
     its mm: there is no ablation in voxels to make.
-    Source: our own; the hard form is overlapping_crops.
+    Source: our own; the hard form is overlapping_crops. Nearest to it is VoCo (Wu et al., CVPR 2024), where the similarity
+    of a crop to fixed base crops of its scan predicts how much they overlap.
     """
 
     gamma: NonNegative = 1.0
     kappa: Positive = 0.5
     min_iou: Fraction = 0.1
     max_iou: Fraction = 0.9
+    samples_per_scan: Count = 1
 
     informative = ()
     constant_across = ("scan",)

@@ -15,6 +15,7 @@ from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import random_box
 from medcl3d.pairs.matching import matched_crops
+from medcl3d.pairs.sessions import compare_sessions
 from medcl3d.registry import NonNegative
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
@@ -24,11 +25,14 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 class SamePatient:
     """Positives are crops of different scans of one patient.
 
-    position      matched: both at one place, within `jitter_mm` along each axis; free: each anywhere in the body
-    same_session  whether the second scan may be of the anchor's session: any, only, never
+    position      matched: both at one place, within `jitter_mm` along each axis. P = 1 within the sample only, and the
+                  patient's other crops are ignored, since they lie elsewhere in the body.
+                  free: each anywhere in the body. P = 1 for all crops of the patient
+    same_session  whether the second scan may be of the anchor's session: any, only, never. An empty session is unknown:
+                  such a scan is drawn with `any` alone
 
-    Places are matched in world mm where the scans share a frame, else in body coordinates. Where the second scan
-    does not reach a place, another is drawn, and in the end the nearest it has is taken.
+    Other patients repel. Places are matched in world mm if the scans share a frame, else in body coordinates. If
+    the second scan does not reach a place, another is drawn, and in the end the nearest that it has is taken.
     Source: MICLe (Azizi et al., ICCV 2021), MedAug (Vu et al., MLHC 2021).
     """
 
@@ -54,8 +58,8 @@ class SamePatient:
         rows = collection.sharing(scan, "patient")
         fits = rows != scan
         if self.same_session != "any":
-            session = collection.texts("session")
-            fits &= (session[rows] == session[scan]) == (self.same_session == "only")
+            same, other = compare_sessions(collection, scan, rows)
+            fits &= same if self.same_session == "only" else other
         return rows[fits]
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
@@ -66,5 +70,8 @@ class SamePatient:
         return matched_crops(collection, anchor, other, self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = 1 for the same patient, M = 1 - P."""
-        return related(rows, cols, rows.patient[:, None] == cols.patient)
+        """P = 1 within the sample (matched) or the patient (free); M = 1 for other patients, the rest is ignored."""
+        same_patient = rows.patient[:, None] == cols.patient
+        same_sample = rows.sample[:, None] == cols.sample
+        positive = same_patient if self.position == "free" else same_patient & same_sample
+        return related(rows, cols, positive, ~same_patient)

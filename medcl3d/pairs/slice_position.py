@@ -1,4 +1,4 @@
-"""Slabs at one height of the body, in whatever patient."""
+"""Whole slabs at one height of the body, of any patient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from medcl3d.data.collection import Collection
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors, every_scan
-from medcl3d.pairs.boxes import random_box, slab_size
+from medcl3d.pairs.boxes import random_box, slab_size, whole_body_across
 from medcl3d.registry import Fraction, Positive
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
@@ -23,12 +23,17 @@ class SlicePosition:
     """Positives are slabs, of any patient, whose normalised positions along `axis` differ by less than `threshold`.
 
     axis            0, 1, 2: towards the patient's right, front, head
-    threshold       in shares of the body's extent along the axis
-    num_partitions  instead: positives lie in the same of so many equal parts of the body (GLCL)
-    thickness_mm    of a slab, resampled to the patch's voxels along the axis (default: as thick as the patch)
+    threshold       as a fraction of the body's extent along the axis
+    num_partitions  instead: positives lie in the same of this many equal parts of the body (GLCL)
+    thickness_mm    of a slab, resampled to the patch's voxels along the axis (default: as many voxels of the scan as
+                    the patch has there, not resampled)
     num_views       augmented views of the one slab of a sample: PCL's batches hold two of each slice
 
-    Positions are shares of the body, as published: scans must show the same part of it, or `body_position` suits better.
+    Across the axis a slab holds the whole body, as PCL and GLCL compare whole slices, resampled to the patch. Both
+    axes of the plane are scaled by one factor, so the body keeps its proportions: where it does not fill the patch,
+    the slab reaches past the body, and is filled with the scan's background past the scan.
+    Positions are fractions of the body, as published: scans must show the same part of it, or `body_position` fits
+    better.
     Source: PCL (Zeng et al., MICCAI 2021), GLCL (Chaitanya et al., NeurIPS 2020, section 3.1).
     """
 
@@ -47,7 +52,8 @@ class SlicePosition:
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """One slab of scan `anchor`, `num_views` times."""
         size = slab_size(collection, anchor, self.axis, self.thickness_mm)
-        box = random_box(replace(collection, patch_size=size), anchor, rng)
+        slab = random_box(replace(collection, patch_size=size), anchor, rng)
+        box = whole_body_across(collection, anchor, self.axis, slab)
         return (ViewSpec(anchor, box, shape=collection.patch_size),) * self.num_views
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:

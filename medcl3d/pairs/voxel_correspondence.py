@@ -23,8 +23,12 @@ ROUNDING_MM = 1e-6
 class VoxelCorrespondence:
     """Positives are points of two overlapping crops at the same physical place, within `tolerance_mm`.
 
-    Points of one scan nearer than `ignore_mm` are left alone: neighbours look alike and are no negatives.
+    Points of one scan nearer than `ignore_mm` are ignored: neighbours look alike and are no negatives.
     Between whole views (an objective without points), P = 1 within the sample.
+
+    samples_per_scan  so many samples of each scan share a step, which holds samples_per_step / samples_per_scan scans: points of
+                      one scan are then related across samples too
+
     Source: vox2vec (Goncharov et al., MICCAI 2023), SAM (Yan et al., TMI 2022), DenseCL (Wang et al., CVPR 2021).
     """
 
@@ -33,6 +37,7 @@ class VoxelCorrespondence:
     num_points: Count = 32
     tolerance_mm: NonNegative = 0.0
     ignore_mm: NonNegative = 5.0
+    samples_per_scan: Count = 1
 
     informative = ("position_mm",)
     constant_across = ("sample", "frame")

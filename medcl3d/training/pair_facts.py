@@ -25,6 +25,7 @@ class PairFacts:
 
     what      "views" or "points"
     names     ``sample.view`` (or ``sample.view.point``) of each thing
+    keys      of each thing
     relation  of all things with all, ``[N, N]``
     counts    as they are logged at every step
     spread    title -> a value a pair of views of one sample: IoU, mm between centres (in the body across frames), days
@@ -32,6 +33,7 @@ class PairFacts:
 
     what: str
     names: tuple[str, ...]
+    keys: Keys
     relation: Relation
     counts: dict[str, float]
     spread: dict[str, np.ndarray]
@@ -65,9 +67,8 @@ def facts_of(raw: RawBatch, relating: Relating, recipe: object) -> PairFacts:
     relation = relating.relate(things, things, None)
     columns = ("sample", "view") if what == "views" else ("sample", "view", "point")
     names = tuple(".".join(str(int(getattr(things, column)[i])) for column in columns) for i in range(len(things)))
-    return PairFacts(
-        what, names, relation, {name: float(value) for name, value in counts(relation, total=lambda sums: sums).items()}, spread_of(views)
-    )
+    counted = {name: float(value) for name, value in counts(relation, total=lambda sums: sums).items()}
+    return PairFacts(what, names, things, relation, counted, spread_of(views))
 
 
 def spread_of(keys: Keys) -> dict[str, np.ndarray]:

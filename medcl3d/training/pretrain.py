@@ -26,16 +26,17 @@ from medcl3d.downstream.online_probe import Asked, OnlineProbe
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network, check_patch_size
+from medcl3d.errors import ConfigError
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.relating import Relating, Support
-from medcl3d.pairs import PAIRS, PairStrategy, queue_size, relates_points
+from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_size, relates_points
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.companions import companions_of
+from medcl3d.pairs.companions import Companions, companions_of
 from medcl3d.pairs.placebo import placebo
 from medcl3d.registry import Seed
 from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
-from medcl3d.training.fits_together import check_not_alone, check_together, check_uses, shapes_of_roles
+from medcl3d.training.fits_together import check_not_alone, check_together, check_uses, shapes_of_roles, without_effect
 from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics
 from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.pair_facts import facts_of
@@ -174,6 +175,11 @@ def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Re
     relate: Relate = strategy.relate
     constant_across = getattr(strategy, "constant_across", None)
     if hasattr(objective, "gate") and not relates_points(strategy):
+        if learns_through_weights(strategy):
+            raise ConfigError(
+                "pairs: detach_weights = false: the strategy relates crops, and the objective compares points; "
+                "set detach_weights to true, or choose an inner strategy that relates points"
+            )
         relate = objective.gate(relate)
         constant_across = constant_across and (*constant_across, "sample", "frame")
     size = max(queue_size(strategy), getattr(objective, "queue_size", 0))
@@ -254,18 +260,29 @@ def summary(parts: Pretraining) -> str:
             f"{len(parts.scans.collection)} scans of {patients} patients",
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
             *(f"  {note}" for note in parts.anchors.notes),
-            *few_anchors(config, parts.anchors),
+            *few_anchors(config, parts.anchors, companions_of(parts.strategy, parts.scans.collection)),
+            *(f"  {line}" for line in without_effect(config, parts.strategy, learner.objective, parts.scans.collection, parts.anchors)),
             *short_of_warmup(config.train),
+            *(f"  {note}" for note in objective_notes(learner.objective, config.train.steps)),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
             f"  {flops / 1e9:.2f} GFLOP a crop of {' x '.join(map(str, config.data.patch_size))}, one forward pass",
         ]
     )
 
 
-def few_anchors(config: PretrainConfig, anchors: Anchors) -> list[str]:
-    """A line where a batch holds more samples than there are anchors."""
+def objective_notes(objective: Any, steps: int) -> list[str]:
+    """What an objective reports before a training of so many steps."""
+    return list(objective.notes(steps)) if hasattr(objective, "notes") else []
+
+
+def few_anchors(config: PretrainConfig, anchors: Anchors, companions: Companions | None) -> list[str]:
+    """A line if a batch visits anchors more often than was asked for."""
     samples, num = config.train.samples_per_step, len(anchors.ids)
-    return [f"  {samples} samples a step, but {num} anchors: each is visited more than once in a batch"] if samples > num else []
+    visits = 1 if companions is None else companions.samples_per_scan
+    if samples <= num * visits:
+        return []
+    times = "once" if visits == 1 else f"{visits} times (samples_per_scan)"
+    return [f"  {samples} samples a step, but {num} anchors: each is visited more than {times} in a batch"]
 
 
 def finish(parts: Pretraining, run: RunFolder, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.room import refuse_unwritable
 from medcl3d.errors import ConfigError
 from medcl3d.training.distributed import say
+from medcl3d.training.pair_distances import distances_of
 from medcl3d.training.pair_facts import PairFacts, facts_of
 from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble, summary
@@ -61,7 +62,7 @@ def show_pairs(
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as file:
         file.write(_png(_above(pairs, relation)))
-    say("\n".join(facts.lines()))
+    say("\n".join([*facts.lines(), *distances_of([facts]).lines()]))
     say(str(out))
     if page:
         write_text(out.with_suffix(".html"), _page(parts, facts, pairs, relation, config_path))

@@ -93,7 +93,8 @@ def voxel_map(parameters: Parameters, shape: Triple, spacing_mm: Tensor) -> Tens
     """``Float64[N, 4, 4]`` from view voxel index to crop voxel index, on the parameters' device.
 
     The anatomy is scaled, sheared, rotated (about d, then h, then w) and shifted about the crop's centre in
-    mm, then mirrored. parameters: stacked draws of `Spatial`; spacing_mm: ``[N, 3]``.
+    mm, then mirrored. On a sheared scan this happens along its own axes: a turn is then no rotation of the world, but
+    the recorded map stays exact. parameters: stacked draws of `Spatial`; spacing_mm: ``[N, 3]``.
     """
     p = named(parameters)
     spacing = spacing_mm.to(p["flip"])

@@ -12,7 +12,7 @@ import yaml
 
 from medcl3d.comparison.across import endpoints, rank_across
 from medcl3d.comparison.analysis import analyse
-from medcl3d.comparison.config import Arm, CompareConfig, Recipe
+from medcl3d.comparison.config import Anchors, Arm, CompareConfig, Recipe
 from medcl3d.comparison.figures import rank_line
 from medcl3d.config import plain
 from medcl3d.errors import ConfigError
@@ -105,3 +105,38 @@ def test_what_cannot_be_ranked_together_is_refused(others: list[Path]) -> None:
         rank_across(analysis, config)
     with pytest.raises(ConfigError, match="in two directions"):
         rank_across(analysis, replace(config, across=(others[0],), metric="hd95_mm"))
+
+
+def test_data_sets_are_put_on_a_common_scale(others: list[Path]) -> None:
+    """0 is scratch at 2 labels and 1 is b at 8: a, 0.1 over scratch, is halfway to b."""
+    scale = Anchors(low="scratch", high="b")
+    for file in others[1:]:
+        content = yaml.safe_load(file.read_text())
+        file.write_text(yaml.safe_dump({**content, "anchors": plain(scale)}))
+    config = config_of("here", across=tuple(others), anchors=scale)
+    analysis = analyse(table_of(0.5), config)
+    assert analysis is not None
+    found = rank_across(analysis, config)
+    assert found is not None
+    assert set(found.scaled) == {"runs/here", "runs/set1", "runs/set2", "runs/set3"}
+    assert found.scaled["runs/set2"] == pytest.approx({"scratch": 0, "a": 0.5, "b": 1})
+    assert found.mean_scaled == pytest.approx({"scratch": 0, "a": 0.5, "b": 1})
+    assert found.unscaled == ("runs/set0 has no common scale: its file declares no `anchors`.",)
+
+
+def test_an_anchor_may_be_other_cells_and_may_be_missing(others: list[Path]) -> None:
+    """Scratch with 8 labels is 1 and with 2 it is 0: a difference of 0.06."""
+    content = yaml.safe_load(others[0].read_text())
+    others[0].write_text(yaml.safe_dump({**content, "anchors": {"low": "scratch", "high": "gone"}}))
+    others[1].write_text(yaml.safe_dump({**content, "out_dir": "runs/set1", "anchors": {"low": "b", "high": "a"}}))
+    to_eight = Anchors(low="scratch", high="scratch", high_endpoint={"num_labelled": 8})
+    config = replace(config_of("here", across=tuple(others[:2]), anchors=to_eight), endpoint={"num_labelled": 2})
+    analysis = analyse(table_of(0.5), config)
+    assert analysis is not None
+    found = rank_across(analysis, config)
+    assert found is not None and found.ranks is None
+    assert found.scaled == {"runs/here": pytest.approx({"scratch": 0, "a": 0.1 / 0.06, "b": 0.2 / 0.06})}
+    assert found.unscaled == (
+        "runs/set0 has no common scale: there is no arm 'gone', which `anchors` names.",
+        "runs/set1 has no common scale: the high anchor 'a' is not better than the low one 'b'.",
+    )

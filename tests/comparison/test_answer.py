@@ -14,7 +14,14 @@ from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.kinds import Kind
 from medcl3d.evaluation.statistics import Interval
 
-KINDS: dict[str, Kind] = {"ours": "pairs", "published": "pairs", "placebo": "placebo", "mae": "mae", "scratch": "scratch"}
+KINDS: dict[str, Kind] = {
+    "ours": "pairs",
+    "published": "pairs",
+    "views": "augmented",
+    "placebo": "placebo",
+    "mae": "mae",
+    "scratch": "scratch",
+}
 
 
 def said(gains: dict[str, float], replicates: int = 10, reference: str = "ours", noise: float = 0.005, **fields) -> tuple[str, str]:
@@ -83,6 +90,19 @@ def test_a_placebo_as_good_as_the_winner_holds_the_knowledge_back() -> None:
     seen, _ = said({"scratch": 0, "ours": 0.302, "placebo": 0.3}, reference="scratch")
     assert seen.startswith("Use “ours” rather than “scratch”")
     assert "; “placebo” is not told from it, so that what its strategy knows of the scans is not shown to help." in seen
+
+
+def test_augmented_views_as_good_as_the_winner_hold_the_choice_of_pairs_back() -> None:
+    gains = {"scratch": 0, "ours": 0.302, "views": 0.3}
+    seen, _ = said(gains, reference="scratch")
+    assert seen.startswith("Use “ours” or “views”, whichever costs least, rather than “scratch”")
+    assert "“views”, without a choice of pairs, is not distinguishable from it, so the choice of pairs is not shown to help." in seen
+    seen, _ = said({"scratch": 0, "ours": 0.3, "views": 0.1}, reference="scratch")
+    assert "choice of pairs" not in seen
+    seen, _ = said({"scratch": 0, "ours": 0.1, "views": 0.3}, reference="scratch")
+    assert seen.startswith("Use “views” rather than “scratch”") and "“views” chooses no pairs, so the choice of pairs is not" in seen
+    seen, _ = said({"ours": 0.3, "views": 0.3, "scratch": 0.0})
+    assert "“views”, without a choice of pairs, is not distinguishable from it" in seen
 
 
 def test_better_than_another_strategy_is_not_better_than_scratch() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.controls import with_controls
+from medcl3d.comparison.kinds import kinds_of
 from medcl3d.comparison.plan import check_names, family_of, plan
 from medcl3d.config import parse
 
@@ -29,9 +30,12 @@ def comparison(**fields: Any) -> CompareConfig:
     return with_controls(parse(content | fields, CompareConfig, "test"))
 
 
-def test_scratch_placebo_and_mae_are_there_by_default_and_are_not_tested() -> None:
+DEFAULT = ["scratch", "dense", "overlap", "augmented_views", "augmented_views (simclr)", "dense (placebo)", "mae"]
+
+
+def test_controls_are_there_by_default_and_are_not_tested() -> None:
     config = comparison()
-    assert list(config.arms) == ["scratch", "dense", "overlap", "dense (placebo)", "mae"], "crops that overlap know nothing to permute"
+    assert list(config.arms) == DEFAULT, "crops that overlap have no signal columns to permute"
     assert family_of(config) == ("dense", "overlap")
     check_names(config, "test")
     planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}
@@ -41,9 +45,40 @@ def test_scratch_placebo_and_mae_are_there_by_default_and_are_not_tested() -> No
     assert of_placebo.needs is not None and of_placebo.needs.parts[-2] == "dense_placebo"
 
 
+def test_augmented_views_differ_from_the_compared_arms_in_their_pairs_alone() -> None:
+    config = comparison()
+    planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}
+    for control, arm in (("augmented_views", "dense"), ("augmented_views (simclr)", "overlap")):
+        own = {"pairs", "out_dir"}
+        assert planned[control]["pairs"] == {"augmented_views": {"num_views": 2, "resized_crop": False, "min_volume": 0.3}}
+        assert {k: v for k, v in planned[control].items() if k not in own} == {
+            k: v for k, v in planned[arm].items() if k not in own
+        }
+    assert kinds_of(plan(config), config) == dict(
+        zip(DEFAULT, ["scratch", "pairs", "pairs", "augmented", "augmented", "placebo", "mae"], strict=True)
+    )
+    arm = config.arms["augmented_views"]
+    assert arm.pretraining == "augmented_views" and arm.set == config.arms["dense"].set
+
+
+def test_augmented_views_have_as_many_views_as_the_compared_arm() -> None:
+    three = {**OVERLAP, "set": {"pairs": {"overlapping_crops": {"num_views": 3}}}}
+    config = comparison(pretrainings={"three": three}, arms={"three": {"pretraining": "three"}}, controls=["augmented_views"])
+    assert config.pretrainings["augmented_views"].set["pairs"] == {"augmented_views": {"num_views": 3}}
+
+
+def test_augmented_views_are_not_added_beside_their_own_arm() -> None:
+    views = {**OVERLAP, "set": {"pairs": {"augmented_views": {}}}}
+    arms = {"views": {"pretraining": "views"}, "overlap": {"pretraining": "overlap"}}
+    fields = {"pretrainings": {"views": views, "overlap": OVERLAP}, "arms": arms, "reference": "overlap"}
+    config = comparison(**fields, controls=["augmented_views"])
+    assert list(config.arms) == ["views", "overlap"] and kinds_of(plan(config), config)["views"] == "augmented"
+
+
 def test_what_is_there_is_not_added_again() -> None:
     mae = {"config": str(CONFIGS / "pretrain" / "hippocampus_mae.yaml")}
     config = comparison(
+        controls=["scratch", "placebo", "mae"],
         pretrainings={"dense": DENSE, "shuffled": {**DENSE, "set": {"placebo": True}}, "painted": mae},
         arms={
             "from nothing": {},
@@ -64,7 +99,14 @@ def test_one_placebo_stands_for_all_arms_of_a_pretraining() -> None:
 
 
 @pytest.mark.parametrize(
-    ("controls", "added"), [([], []), (["scratch"], ["scratch"]), (["mae"], ["mae"]), (["placebo"], ["dense (placebo)"])]
+    ("controls", "added"),
+    [
+        ([], []),
+        (["scratch"], ["scratch"]),
+        (["mae"], ["mae"]),
+        (["placebo"], ["dense (placebo)"]),
+        (["augmented_views"], ["augmented_views", "augmented_views (simclr)"]),
+    ],
 )
 def test_controls_are_chosen(controls: list[str], added: list[str]) -> None:
     config = comparison(controls=controls, family=["dense"])

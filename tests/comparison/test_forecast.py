@@ -117,4 +117,8 @@ def test_a_pilot_says_it_in_the_metric(comparison):
             (run.folder / "results.json").write_text(json.dumps(results))
     config, runs = planned(path, "replicates=10")
     line = forecast(runs, config)[-1]
+    assert "tell from chance in about 80%" in line
     assert "in dice, from the variances of the 2 replicates and 9 test patients that are there" in line
+    assert "that of replicates at its upper 80% limit (at its estimate, which is below the true variance in most small pilots: " in line
+    cautious, plain = (float(text.split()[0]) for text in (line.split("0.05 / 2: ")[1], line.split("small pilots: ")[1]))
+    assert cautious > 1.5 * plain > 0

@@ -15,7 +15,7 @@ def test_every_arm_has_a_mean_and_all_but_the_reference_a_difference() -> None:
     assert analysis is not None
     lines = markdown(analysis).splitlines()
     rows = [line for line in lines if line.startswith("| ")]
-    arms = ["arm", "---", "scratch", "a", "b", "arm", "---", "a", "b"]
+    arms = ["arm", "---", "scratch", "a", "b", "arm", "---", "a", "b", "arm", "---", "scratch", "a", "b"]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == arms
     cell = analysis.cells[1]
     assert with_interval(analysis.arm("a").cells[cell].mean) in rows[3]

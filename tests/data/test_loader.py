@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from medcl3d.config import parse
 from medcl3d.data.in_use import DataConfig, scans_in_use
-from medcl3d.data.loader import Plan, batches_from, make_views, view_affine
+from medcl3d.data.loader import Plan, batches_from, make_views, to_grid, view_affine
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError, MachineError
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
@@ -51,6 +51,21 @@ def test_a_resized_view_spans_its_box() -> None:
         assert affine[:3, :3] @ corner + affine[:3, 3] == pytest.approx(collection.world(np.zeros(1, int), np.array([voxel]))[0])
 
 
+@pytest.mark.parametrize("shape", [(5, 16, 6), (4, 3, 6), (10, 8, 6)])
+def test_a_resampled_view_shows_what_lies_at_its_voxels_and_skips_none(shape: tuple[int, int, int]) -> None:
+    collection, box = make_collection(0, 1), Box((2, 3, 4), (10, 8, 6))
+    view = ViewSpec(0, box, shape=shape)
+    world = collection.world(np.zeros(480, int), np.indices(box.size).reshape(3, -1).T + box.start)
+    found = to_grid(torch.from_numpy(world.T.reshape(3, *box.size)), view)
+    affine = view_affine(collection, view)
+    expected = torch.einsum("ij,jdhw->idhw", affine[:3, :3], torch.from_numpy(np.indices(shape)).double()) + affine[:3, 3, None, None, None]
+    inside = (slice(None), *[slice(1, -1)] * 3)  # the border's value is repeated there
+    torch.testing.assert_close(found[inside], expected[inside])
+    fine = torch.from_numpy(np.indices((10, 8, 6)).sum(0) % 2)[None].double()  # 0 and 1 in turn along every axis
+    shrunk = to_grid(fine, ViewSpec(0, box, shape=(2, 8, 2)))
+    torch.testing.assert_close(shrunk, torch.full_like(shrunk, 0.5), atol=0.05, rtol=0)
+
+
 def config_of_points(store: Path, pairs: dict[str, dict[str, object]]) -> dict[str, object]:
     return {
         "data": {"root": str(store), "patch_size": [16, 16, 16]},
@@ -68,11 +83,14 @@ def parts_of(store: Path, **pairs: float) -> Pretraining:
     return assemble(parse(config, PretrainConfig, "test"))
 
 
-def test_points_lie_in_every_view_and_show_the_same_tissue(tiny_store: Path) -> None:
-    """Read without grey-value changes, two views show the same value at one physical point."""
+@pytest.mark.parametrize("lean", [0.0, 0.5])
+def test_points_lie_in_every_view_and_show_the_same_tissue(tiny_store: Path, lean: float) -> None:
+    """Read without grey-value changes, two views show the same value at one physical point, on sheared scans too."""
     parts = parts_of(tiny_store)
     recipe = dataclasses.replace(parts.learner.recipe, intensity=None)
-    raw = dataclasses.replace(parts.dataset(), recipe=recipe)[1]
+    sheared = parts.scans.collection.affines @ (np.eye(4) + lean * np.eye(4)[:, [2]] @ np.eye(4)[[1]]).T
+    scans = dataclasses.replace(parts.scans, collection=dataclasses.replace(parts.scans.collection, affines=sheared))
+    raw = dataclasses.replace(parts.dataset(), recipe=recipe, scans=scans)[1]
     batch = make_views(raw, recipe)
     assert batch.points is not None and batch.points.valid.float().mean() > 0.5
     values = []

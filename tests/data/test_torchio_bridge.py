@@ -26,9 +26,11 @@ def world(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
     return np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) @ affine[:3, :3].T + affine[:3, 3]
 
 
-def test_a_linear_ramp_in_the_world_stays_that_ramp() -> None:
+@pytest.mark.parametrize("lean", [0.0, 1.1])
+def test_a_linear_ramp_in_the_world_stays_that_ramp(lean: float) -> None:
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     affine[:3, 3] = [-20, 5, 60]
+    affine[1, 2] = lean  # mm by which the third axis leans over the second
     slope = np.array([0.3, -0.7, 1.1])
     voxels = (world((20, 16, 12), affine) @ slope).astype(np.float32)[None]
     out, new = resample(voxels, affine, (1.0, 1.0, 1.0), label=False)
@@ -166,6 +168,7 @@ STRATEGIES = [
     {"voxel_correspondence": {"num_points": 8}},
     {"same_patient": {"jitter_mm": 4}},
     {"adjacent_slices": {"thickness_mm": 8}},
+    {"slice_position": {"axis": 1}},
     {"sum": {"parts": ["same_patient", "overlapping_crops"]}},
     {"multi_crop": {"local_size": [8, 8, 8], "num_local": 2}},
 ]

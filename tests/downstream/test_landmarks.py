@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from medcl3d.data.store import Store
 from medcl3d.downstream.examples import Example
-from medcl3d.downstream.landmarks import MEASURES, Landmarks, _first_of_each
+from medcl3d.downstream.landmarks import MEASURES, Landmarks, _first_of_each, _middles
 from medcl3d.errors import DataError
 
 SIZE = (8, 8, 8)
@@ -91,3 +92,14 @@ def test_a_structure_in_one_patient_alone_matches_nothing(ball_store: Store) -> 
 def test_a_patient_is_asked_once_in_each_modality() -> None:
     patient, modality = np.array(["a", "a", "b", "a"]), np.array(["T1", "T1", "T1", "T2"])
     assert _first_of_each([0, 1, 2, 3], patient, modality) == [0, 2, 3]
+
+
+def test_the_middle_is_the_voxel_nearest_to_the_centroid_in_world_mm() -> None:
+    """Of four voxels around a centroid, those on the diagonal against which the scan leans are the nearest."""
+    affine = np.eye(4)
+    affine[1, 2] = 0.5
+    voxels = np.array([[0, 0, 0], [0, 2, 2], [0, 2, 0], [0, 0, 2]])
+    flat = np.ravel_multi_index(voxels.T, (3, 3, 3))
+    collection = SimpleNamespace(affines=affine[None], shapes=np.full((1, 3), 3), spacings=np.linalg.norm(affine[None, :3, :3], axis=1))
+    store, task = SimpleNamespace(has_label=lambda scan: True, collection=collection), SimpleNamespace(voxels_of=lambda store, scan: [flat])
+    assert _middles(task, store, 0)[0].tolist() in ([0, 2, 0], [0, 0, 2])  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from medcl3d.evaluation.crossed import Components, expected, over_replicates, ov
 from medcl3d.evaluation.power import smallest_difference
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST, holm, wilcoxon_exact
 
+PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 REPETITIONS = 1000
 SPREAD = (0.5, 0.8, 1.0)
 
@@ -192,5 +193,5 @@ def test_the_coverage_that_reports_quote_is_what_is_measured():
 
 
 def test_the_page_has_the_tables():
-    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    page = PAGE.read_text()
     assert table() in page and table_of_cases() in page

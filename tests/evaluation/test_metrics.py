@@ -28,17 +28,18 @@ def surface(mask: np.ndarray) -> np.ndarray:
     return np.array(found, dtype=np.float64)
 
 
-def slow_overlap(a: np.ndarray, b: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
+def slow_overlap(a: np.ndarray, b: np.ndarray, to_mm: np.ndarray) -> tuple[float, float, float]:
     """Dice by counting; HD95 and surface Dice at 2 mm by all pairs of surface voxels."""
     dice = 2 * (a & b).sum() / (a.sum() + b.sum())
-    p, q = surface(a) * spacing_mm, surface(b) * spacing_mm
+    p, q = surface(a) @ to_mm.T, surface(b) @ to_mm.T
     distance = np.sqrt(((p[:, None] - q[None]) ** 2).sum(-1))
     nearest = np.concatenate([distance.min(1), distance.min(0)])
     return float(dice), float(max(np.quantile(distance.min(1), 0.95), np.quantile(distance.min(0), 0.95))), float((nearest <= 2).mean())
 
 
+@pytest.mark.parametrize("lean_degrees", [0, 25])
 @pytest.mark.parametrize("seed", range(6))
-def test_overlap_equals_its_slow_definition(seed: int) -> None:
+def test_overlap_equals_its_slow_definition(seed: int, lean_degrees: int) -> None:
     rng = np.random.default_rng(seed)
     shape, spacing = (9, 12, 7), (0.8, 1.5, 4.0)
     grid = np.indices(shape)
@@ -46,11 +47,14 @@ def test_overlap_equals_its_slow_definition(seed: int) -> None:
     for _ in range(2):
         centre, radius = rng.uniform(2, 6, 3), rng.uniform(2, 5)
         masks.append((((grid - centre[:, None, None, None]) ** 2).sum(0) < radius**2) | (rng.random(shape) < 0.01))
-    found = overlap_of(masks[0], masks[1], spacing)
-    dice, distance, near = slow_overlap(masks[0], masks[1], spacing)
+    lean = np.eye(3)
+    lean[1:, 2] = np.sin(np.radians(lean_degrees)), np.cos(np.radians(lean_degrees))
+    to_mm = lean * spacing
+    found = overlap_of(masks[0], masks[1], to_mm if lean_degrees else spacing)
+    dice, distance, near = slow_overlap(masks[0], masks[1], to_mm)
     assert found.dice == pytest.approx(dice, abs=1e-6) and found.hd95_mm == pytest.approx(distance, rel=1e-5)
     assert found.nsd_2mm == pytest.approx(near, abs=1e-6) and 0.1 < near < 0.99
-    volumes = [float(mask.sum()) * 0.8 * 1.5 * 4 / 1000 for mask in masks]
+    volumes = [float(mask.sum()) * 0.8 * 1.5 * 4 * np.cos(np.radians(lean_degrees)) / 1000 for mask in masks]
     assert found.volume_error_ml == pytest.approx(abs(volumes[0] - volumes[1]))
 
 
@@ -68,6 +72,8 @@ def test_missed_invented_and_absent_structures() -> None:
     for prediction, truth in ((empty, full), (full, empty)):
         found = overlap_of(prediction, truth, (2.0, 1.0, 0.5))
         assert found.dice == 0 and found.hd95_mm == pytest.approx(diagonal)
+    leaning = np.array([[2, 0, 0], [0, 1, 0.3], [0, 0, 0.4]])
+    assert overlap_of(full, empty, leaning).hd95_mm == pytest.approx(np.sqrt(6**2 + 5.5**2 + 2**2)), "the longest diagonal"
     neither = overlap_of(empty, empty, (2.0, 1.0, 0.5))
     assert np.isnan(neither.dice) and np.isnan(neither.hd95_mm)
     with pytest.raises(ValueError, match="shape"):

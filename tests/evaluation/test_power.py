@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from medcl3d.evaluation.crossed import over_replicates
+from medcl3d.evaluation.coverage import SPREADS, simulated
+from medcl3d.evaluation.crossed import Components, expected, over_replicates, over_replicates_and_cases
 from medcl3d.evaluation.labels import labels_needed
-from medcl3d.evaluation.power import effect_size, power, smallest_difference
+from medcl3d.evaluation.power import effect_size, power, smallest_difference, upper_limit_of_replicates
 
 
 @pytest.mark.parametrize("num", [3, 6, 10, 30])
@@ -26,6 +29,50 @@ def test_power_against_statsmodels(num, alpha):
 def test_the_smallest_difference_where_nothing_varies_or_is_known():
     assert smallest_difference(over_replicates([1.0, 1.0, 1.0])) == 0
     assert np.isnan(smallest_difference(over_replicates([1.0])))
+
+
+PLANNED = 10
+NUM_CASES = 40
+
+
+DFS = np.array([9.0, 10, 11, 12, 14, 17, 22, 30, 50, 100, 400])
+"""Degrees of freedom between which the smallest difference in standard errors is interpolated."""
+
+
+@pytest.fixture(scope="module")
+def in_errors() -> np.ndarray:
+    one = expected(Components(np.float64(PLANNED), np.float64(0), np.float64(0)), PLANNED, None)
+    return np.array([smallest_difference(replace(one, df=df)) for df in DFS])
+
+
+def real_power(
+    pilot: int, num_cases: int | None, spread: tuple[float, float, float], cautious: bool, in_errors: np.ndarray, num: int = 4000
+) -> np.ndarray:
+    """The real power of ten replicates at the difference that each simulated pilot planned."""
+    values = simulated(num, pilot, num_cases or 1, spread, np.random.default_rng([7, pilot]))
+    means = values.mean(-1)
+    parts = (over_replicates_and_cases(values) if num_cases else over_replicates(means)).components
+    plan = expected(upper_limit_of_replicates(means, parts, num_cases) if cautious else parts, PLANNED, num_cases)
+    planned = plan.error * np.interp(plan.df, DFS, in_errors)
+    truth = expected(Components(*(np.float64(sd**2) for sd in spread)), PLANNED, num_cases)
+    return power(planned, float(truth.error), float(truth.df))
+
+
+@pytest.mark.parametrize("pilot", [2, 3, 5])
+@pytest.mark.parametrize("setting", ["replicates alone", "replicates vary", "both vary", "both vary, small residual"])
+def test_a_planned_difference_has_the_power_that_is_said(pilot: int, setting: str, in_errors: np.ndarray) -> None:
+    """At the upper limit of the variance four of five pilots plan enough; at its estimate most plan too little."""
+    of = (None, (1.0, 0.0, 0.0)) if setting == "replicates alone" else (NUM_CASES, SPREADS[setting])
+    cautious, plain = (real_power(pilot, *of, which, in_errors) for which in (True, False))
+    assert 0.84 < cautious.mean() < 0.92
+    assert 0.16 < (cautious < 0.8).mean() < 0.23
+    assert plain.mean() < 0.74 and (plain < 0.8).mean() > 0.5
+
+
+def test_the_upper_limit_by_hand() -> None:
+    """Of 1 and 3 the variance is 2; its limit with one degree of freedom is 2 / 0.0642; a residual of 4 over 8 cases comes off."""
+    parts = upper_limit_of_replicates([1.0, 3.0], Components(np.float64(2), np.float64(5), np.float64(4)), 8)
+    assert (parts.replicate, parts.case, parts.residual) == pytest.approx((2 / stats.chi2.ppf(0.2, 1) - 0.5, 5, 4))
 
 
 def test_effect_size_by_hand():

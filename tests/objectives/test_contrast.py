@@ -21,6 +21,7 @@ from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs import link, looks_at_features
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.compose import Sum
+from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.registry import Choice
 from medcl3d.types import Keys, Relate, Relation, Rows, related
 
@@ -190,3 +191,25 @@ def test_the_queue_survives_a_step_that_was_not_finite() -> None:
     support.keep(spoilt[:6], keys.matrix()[:6])
     kept, of_kept = support.content()
     assert torch.equal(kept, spoilt[[0, 2, 5]]) and of_kept.view.tolist() == keys.view[[0, 2, 5]].tolist()
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_the_gradient_through_the_weights_of_a_queue_is_the_slope_of_the_loss(detach: bool) -> None:
+    """As MoCo v2 compares: negatives of the batch are taken away from a relation that depends on the similarities."""
+    x, keys = data()
+    fields = {"concentration": 2.0, "temperature": 0.5, "detach_weights": detach}
+    strategy = HardNegatives(inner=Choice("augmented_views"), **fields)  # type: ignore[arg-type]
+    earlier = F.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), dim=1)
+
+    def loss(values: Tensor) -> Tensor:
+        support = Support(8, 5, keys)
+        support.keep(earlier, dataclasses.replace(keys, sample=keys.sample + 100)[:8].matrix())
+        rows = Rows(F.normalize(values, dim=1), keys)
+        relating = Relating(strategy.relate, strategy, support)
+        return contrast(rows, relating, 0.5, "all", False, only_kept_repel=True).value
+
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    slope = (loss(x + 1e-3 * direction) - loss(x - 1e-3 * direction)) / 2e-3
+    assert (abs(float((gradient * direction).sum() - slope)) < 2e-3) is not detach

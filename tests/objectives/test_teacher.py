@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from medcl3d.objectives.teacher import Teacher, momentum_at
-from tests.objectives.small import Step, batch_of
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.teacher import Schedule, Teacher, momentum_at
+from tests.objectives.small import UNET, Step, batch_of, network_of
 
 FOLLOWED = ("byol", "moco", "dino")
 FIXED = {"byol": "target", "simsiam": "target", "moco": "target", "dino": "target", "swav": "large"}
@@ -53,3 +56,69 @@ def test_no_gradient_flows_into_what_is_predicted(name: str, rows: str) -> None:
     model = Step(name)
     embedded = model.objective.embed(model.network, batch_of(range(3)))
     assert embedded["online"].z.requires_grad and not embedded[rows].z.requires_grad
+
+
+SCHEDULES = {
+    "byol": Schedule(None, published=0.996),
+    "dino": Schedule(None, published=0.996),
+    "moco": Schedule(None, published=0.999, rises=False),
+    "moco, rising": Schedule(None, published=0.99),
+}
+
+
+def built(name: str, **fields: Any) -> Any:
+    """An objective with its own defaults."""
+    objective, _, rises = name.partition(", ")
+    rising = {"momentum_rises": True} if rises else {}
+    return OBJECTIVES.get(objective)(network_of(UNET, False), **rising, **fields)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_default_momentum_leaves_a_hundredth_of_the_random_start(name: str) -> None:
+    """Followed step by step by a teacher of one weight, from 1 towards a student at 0."""
+    objective, published = built(name), SCHEDULES[name].published
+    assert objective.schedule == SCHEDULES[name]
+    before = 0.0
+    for steps in (50, 100, 200, 500, 1_000, 5_000, 20_000, 100_000):
+        left = 1.0
+        momenta = []
+        for step in range(steps):
+            objective.before_step(step, steps)
+            momenta.append(objective.momentum)
+            left *= objective.momentum
+        assert left <= 0.01 and left == pytest.approx(objective.schedule.left(steps))
+        assert before <= momenta[0] <= published and momenta == sorted(momenta), "a longer run starts slower, up to the published"
+        assert momenta[0] == published or left > 0.004, "no lower than it takes"
+        before = momenta[0]
+    assert before == published
+
+
+def test_a_teacher_holds_what_the_schedule_says_of_its_start() -> None:
+    student = nn.Linear(3, 3)
+    teacher, schedule = Teacher(student), Schedule(None, published=0.996)
+    with torch.no_grad():
+        teacher.copies[0].weight.fill_(1.0)
+        student.weight.zero_()
+    for step in range(60):
+        teacher.follow(schedule.at(step, 60), student)
+    torch.testing.assert_close(teacher.copies[0].weight, torch.full((3, 3), schedule.left(60)), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_momentum_that_is_given_is_used_to_the_bit(name: str) -> None:
+    """As in run folders that hold the earlier default."""
+    objective = built(name, momentum=0.99)
+    for step in range(200):
+        objective.before_step(step, 200)
+        assert objective.momentum == (0.99 if name == "moco" else momentum_at(step, 200, 0.99))
+
+
+def test_one_that_leaves_much_of_the_start_is_warned_of() -> None:
+    (warning,) = built("byol", momentum=0.99).notes(200)
+    assert warning == (
+        "warning: objective.byol: momentum = 0.99: 36% of the teacher's random start is left in it after train.steps = 200; "
+        "leave momentum out (0.9542 is then chosen), or lower it"
+    )
+    assert built("byol", momentum=0.99).notes(500) == [] and built("byol", momentum=0.95).notes(200) == []
+    assert built("moco", momentum=0.999).notes(1000)[0].startswith("warning: objective.moco: momentum = 0.999: 37%")
+    assert built("dino").notes(200) == ["objective.dino: momentum = 0.9542 at the start, chosen from train.steps = 200"]

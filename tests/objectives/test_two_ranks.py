@@ -1,8 +1,10 @@
-"""Every objective on two ranks and in one process: loss, gradients, and all that it keeps, after each of two steps."""
+"""Every objective on two ranks and in one process, with local views and without: loss, gradients, and all that it keeps, after
+each of two steps."""
 
 from __future__ import annotations
 
 import gc
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from tests.objectives.small import NAMES, Step, batch_of
 
 SAMPLES = 6
 STEPS = 2
+NUM_LOCAL = (0, 2)
 
 
-def two_steps(name: str, samples: range, wrap: Any = lambda model: model) -> dict[str, Any]:
+def two_steps(name: str, samples: range, num_local: int, wrap: Any = lambda model: model) -> dict[str, Any]:
     """What there is after two steps of gradient descent: gradients and losses of both, the state at the end."""
     model = Step(name)
     model.train()
@@ -29,7 +32,7 @@ def two_steps(name: str, samples: range, wrap: Any = lambda model: model) -> dic
         if hasattr(model.objective, "before_step"):
             model.objective.before_step(step, 10)
         optimizer.zero_grad()
-        wrapped(batch_of(samples, seed=step)).backward()
+        wrapped(batch_of(samples, num_local, seed=step)).backward()
         gradients.append({key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None})
         losses.append(model.metrics["loss"])
         optimizer.step()
@@ -43,8 +46,8 @@ def run_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     mine = range(rank * SAMPLES // world, (rank + 1) * SAMPLES // world)
-    for name in NAMES:
-        torch.save(two_steps(name, mine, DistributedDataParallel), f"{folder}/{name}_{rank}.pt")
+    for name, num_local in product(NAMES, NUM_LOCAL):
+        torch.save(two_steps(name, mine, num_local, DistributedDataParallel), f"{folder}/{name}_{num_local}_{rank}.pt")
         gc.collect()
     dist.barrier()
     dist.destroy_process_group()
@@ -57,12 +60,13 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("num_local", NUM_LOCAL)
 @pytest.mark.parametrize("name", NAMES)
-def test_two_ranks_equal_one_process(name: str, ranks: Path) -> None:
-    alone = two_steps(name, range(SAMPLES))
+def test_two_ranks_equal_one_process(name: str, num_local: int, ranks: Path) -> None:
+    alone = two_steps(name, range(SAMPLES), num_local)
     assert len(alone["gradients"][0]) > 4 and any((g != 0).any() for g in alone["gradients"][1].values())
     for rank in range(2):
-        found = torch.load(ranks / f"{name}_{rank}.pt", weights_only=True)
+        found = torch.load(ranks / f"{name}_{num_local}_{rank}.pt", weights_only=True)
         torch.testing.assert_close(found["losses"], alone["losses"], atol=1e-9, rtol=1e-9)
         torch.testing.assert_close(found["gradients"], alone["gradients"], atol=1e-9, rtol=1e-7)
         torch.testing.assert_close(found["state"], alone["state"], atol=1e-9, rtol=1e-7, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Random collections for property tests: anisotropic, oblique, odd shapes, several visits a patient."""
+"""Random collections for property tests: anisotropic, oblique, sheared, odd shapes, several visits a patient."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from scipy.spatial.transform import Rotation
 from medcl3d.data.collection import Collection
 
 
-def make_collection(seed: int, num_scans: int, patch_size: tuple[int, int, int] = (12, 10, 8), smallest: int = 20) -> Collection:
-    """A collection with random geometry; scans are never smaller than `smallest` voxels along an axis."""
-    rng = np.random.default_rng(seed)
+def make_collection(
+    seed: int, num_scans: int, patch_size: tuple[int, int, int] = (12, 10, 8), smallest: int = 20, lean_degrees: float = 0.0
+) -> Collection:
+    """A collection with random geometry; scans are never smaller than `smallest` voxels along an axis.
+
+    lean_degrees: each axis leans over those before it by up to so many degrees (0: axes are orthogonal).
+    """
+    rng, leaning = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     shapes = rng.integers(smallest, smallest + 30, (num_scans, 3))
     affines = np.tile(np.eye(4), (num_scans, 1, 1))
     for i in range(num_scans):
         spacing = rng.uniform(0.4, 6.0, 3)
         turn = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True).as_matrix()
-        affines[i, :3, :3] = turn * spacing
+        lean = np.eye(3) + np.triu(np.tan(np.radians(leaning.uniform(-lean_degrees, lean_degrees, (3, 3)))), 1)
+        affines[i, :3, :3] = turn @ (lean / np.linalg.norm(lean, axis=0)) * spacing
         affines[i, :3, 3] = rng.uniform(-200, 200, 3)
     low = rng.integers(0, shapes // 4 + 1)
     body = np.stack([low, shapes - rng.integers(0, shapes // 4 + 1)], 1)
@@ -41,7 +47,7 @@ def make_collection(seed: int, num_scans: int, patch_size: tuple[int, int, int] 
     return replace(Collection.of(table, shapes, affines, body), patch_size=patch_size)
 
 
-collections = st.builds(make_collection, st.integers(0, 10_000), st.integers(4, 8))
+collections = st.builds(make_collection, st.integers(0, 10_000), st.integers(4, 8), lean_degrees=st.sampled_from([0.0, 30.0]))
 
 
 def visits(collection: Collection) -> Collection:
@@ -54,3 +60,24 @@ def visits(collection: Collection) -> Collection:
 def one_session(collection: Collection) -> Collection:
     """The same scans, a patient's of one session."""
     return replace(collection, table=collection.table.assign(session="0"))
+
+
+def with_gaps(seed: int, num_scans: int) -> Collection:
+    """Scans of a few patients, some with one scan only, among them empty sessions, days and modalities."""
+    collection, rng = make_collection(seed, num_scans), np.random.default_rng(seed)
+
+    def some(*values: object) -> np.ndarray:
+        return rng.choice(np.array(values, dtype=object), num_scans)
+
+    table = collection.table.assign(
+        patient=some("a", "b", "c", "d", "e"),
+        session=some("1", "2", np.nan, ""),
+        session_days=some(0.0, 90.0, 400.0, np.nan).astype(np.float64),
+        modality=some("t1", "t2", np.nan),
+        age=some(40.0, 41.0, 70.0, np.nan).astype(np.float64),
+    )
+    again = Collection.of(table, collection.shapes, collection.affines, collection.body_boxes)
+    return replace(again, patch_size=collection.patch_size)
+
+
+gappy = st.builds(with_gaps, st.integers(0, 10_000), st.integers(6, 16))

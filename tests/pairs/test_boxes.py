@@ -23,11 +23,15 @@ from medcl3d.pairs.boxes import (
     slab_size,
     start_at,
     start_range,
+    whole_body_across,
 )
 from medcl3d.types import Box, Keys, ViewSpec, triple
 
 SPACING = np.array([0.5, 2.0, 3.0])
 TURN = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+LEANING = TURN @ np.array(
+    [[1, 0.6, 0], [0, 0.8, 0], [0, 0, 1.0]]
+)  # the second axis leans over the first, of length 1
 
 
 def collection_of(
@@ -97,6 +101,25 @@ def test_a_slab_is_as_thick_as_asked_in_mm_and_at_least_one_voxel() -> None:
     assert slab_size(collection, 0, 2, None) == (8, 9, 10)
 
 
+def test_a_slab_is_widened_to_the_whole_body_in_the_ratio_of_the_patch() -> None:
+    """A body of 20 x 30 voxels in a patch of 9 x 10: 3 voxels to one, so 27 x 30 about its middle."""
+    collection = collection_of(body=((10, 10, 10), (26, 30, 40)))
+    wide = whole_body_across(collection, 0, 0, Box((12, 13, 14), (3, 9, 10)))
+    assert (wide.start, wide.stop) == ((12, 6, 10), (15, 34, 40))
+    wide = whole_body_across(collection, 0, 1, Box((11, 13, 14), (8, 2, 10)))
+    assert (wide.start, wide.stop) == ((6, 13, 10), (30, 15, 40))
+    wide = whole_body_across(collection, 0, 2, Box((11, 13, 14), (8, 9, 1)))
+    assert (wide.start, wide.stop) == ((9, 10, 14), (27, 30, 15))
+
+
+@pytest.mark.parametrize("patch", range(1, 20))
+def test_the_longer_side_of_a_widened_slab_is_the_body_exactly(patch: int) -> None:
+    for length in range(1, 50):
+        collection = collection_of(body=((5, 5, 5), (6, 5 + length, 6)), patch_size=(1, patch, patch))
+        wide = whole_body_across(collection, 0, 0, Box((5, 5, 5), (1, 1, 1)))
+        assert (wide.start[1], wide.stop[1]) == (5, 5 + length)
+
+
 def test_the_start_at_a_place_puts_the_centre_of_the_patch_there() -> None:
     collection = collection_of()
     wanted = Box((7, 11, 23), (8, 9, 10))
@@ -129,6 +152,15 @@ def test_a_place_that_the_scan_does_not_reach_is_missed_by_mm(
     assert missed == pytest.approx(missed_mm)
 
 
+def test_the_miss_on_a_scan_whose_axes_lean_is_in_world_mm() -> None:
+    """6 voxels past the first axis and 5 before the second: 3 mm and -10 mm along oblique axes."""
+    collection = collection_of(turns=[LEANING])
+    center = np.array([41.5, -1, 27.5])
+    found, missed = start_at(collection, 0, collection.world(np.array([0]), center[None])[0])
+    assert found.tolist() == [32, 0, 23]
+    assert missed == pytest.approx(np.hypot(3 - 0.6 * 10, 0.8 * 10))
+
+
 def test_iou_of_boxes() -> None:
     box = Box((2, 3, 4), (4, 6, 8))
     assert iou(box, box) == 1
@@ -139,8 +171,9 @@ def test_iou_of_boxes() -> None:
     assert iou(box, Box((7, 10, 4), (4, 6, 8))) == 0  # apart along two axes
 
 
-def test_iou_in_mm_is_that_of_the_voxels_in_one_scan() -> None:
-    collection, rng = collection_of(), np.random.default_rng(0)
+@pytest.mark.parametrize("axes", [TURN, LEANING])
+def test_iou_in_mm_is_that_of_the_voxels_in_one_scan(axes: np.ndarray) -> None:
+    collection, rng = collection_of(turns=[axes]), np.random.default_rng(0)
     boxes = [Box(triple(rng.integers(0, 12, 3)), triple(rng.integers(5, 12, 3))) for _ in range(30)]
     keys = keys_of(collection, *((0, box) for box in boxes))
     expected = torch.tensor([[iou(a, b) for b in boxes[:20]] for a in boxes], dtype=torch.float64)
@@ -163,15 +196,20 @@ def test_distances_are_mm_and_infinite_between_frames() -> None:
     places = torch.tensor([[0.0, 0, 0], [3, 4, 12], [3, 4, 12]], dtype=torch.float64)
     found = distance_mm(replace(keys, position_mm=places), replace(keys, position_mm=places))
     assert found.tolist() == [[0, 13, np.inf], [13, 0, np.inf], [np.inf, np.inf, 0]]
-    far = places + 1e6  # differences of large coordinates keep their digits
+
+
+def test_distances_of_many_points_far_from_the_origin_keep_their_digits() -> None:
+    keys = keys_of(collection_of(), *[(0, Box((0, 0, 0), (1, 1, 1)))] * 40)
+    far = torch.full((40, 3), 1e6, dtype=torch.float64)
     near = replace(keys, position_mm=far + torch.tensor([1e-3, 0, 0], dtype=torch.float64))
     close = distance_mm(replace(keys, position_mm=far), near)
-    assert close[0, 0] == pytest.approx(1e-3, rel=1e-4)
+    np.testing.assert_allclose(close, 1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("axes", [TURN, LEANING])
 @pytest.mark.parametrize("axis", range(3))
-def test_the_gap_along_an_axis_is_in_mm_whatever_lies_across(axis: int) -> None:
-    collection = collection_of()
+def test_the_gap_along_an_axis_is_in_mm_whatever_lies_across(axis: int, axes: np.ndarray) -> None:
+    collection = collection_of(turns=[axes])
     shifts = [(0, 0, 0), (4, 5, 6), (-2, 3, 1)]
     keys = keys_of(collection, *((0, Box((10 + a, 10 + b, 10 + c), (8, 9, 10))) for a, b, c in shifts))
     along = np.array(shifts)[:, axis] * SPACING[axis]
@@ -214,9 +252,8 @@ def test_shifts_go_either_way_along_every_axis_and_no_axis_comes_first() -> None
     rng, size = np.random.default_rng(0), np.array([10, 20, 30])
     shifts = np.array([overlap_offset(size, np.array([100, 100, 100]), 0.2, rng) for _ in range(2000)]) / size
     assert np.abs((shifts > 0).mean(0) - 0.5).max() < 4 * 0.5 / np.sqrt(2000)
-    assert (
-        Counter(map(tuple, (shifts > 0).tolist())).most_common()[-1][1] > 2000 / 8 * 0.75
-    )  # signs are independent
+    signs = Counter(map(tuple, (shifts > 0).tolist()))
+    assert len(signs) == 8 and min(signs.values()) > 2000 / 8 * 0.75  # each axis has its own
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert stats.ks_2samp(np.abs(shifts[:, first]), np.abs(shifts[:, second])).pvalue > 1e-3
     # The first of three axes is log-uniform between all of the overlap and none, whichever axis that is.

@@ -40,7 +40,7 @@ def test_a_product_multiplies_and_keeps_what_is_left_alone() -> None:
     patient, overlap = (part.relate(keys, keys, None) for part in strategy.strategies)
     relation = strategy.relate(keys, keys, None)
     torch.testing.assert_close(relation.positive, patient.positive * overlap.positive)
-    alone = (overlap.positive == 0) & (overlap.negative == 0)
+    alone = ((patient.positive == 0) & (patient.negative == 0)) | ((overlap.positive == 0) & (overlap.negative == 0))
     assert (relation.negative[alone] == 0).all() and (relation.negative[~alone] == 1 - relation.positive[~alone]).all()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from medcl3d.config import parse
+from medcl3d.errors import ConfigError
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs import PAIRS, link
@@ -21,6 +24,7 @@ from medcl3d.pairs.compose import Product, Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.nearest_neighbours import NearestNeighbours
 from medcl3d.registry import Choice
+from medcl3d.training.pretrain import PretrainConfig, assemble
 from medcl3d.types import Keys
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
@@ -122,6 +126,87 @@ def test_the_loss_is_that_of_robinson_et_al(beta: float, tau: float, temperature
     assert float(found.loss) == pytest.approx(float(robinson(z, beta, tau, temperature).sum()), rel=1e-5)
 
 
+@pytest.mark.parametrize(("beta", "tau"), [(0.0, 0.0), (1.0, 0.0), (0.5, 0.1), (2.0, 0.05), (1.0, 0.6)])
+@pytest.mark.parametrize("temperature", [0.5, 0.1])
+def test_the_gradient_goes_through_the_weights_as_in_the_authors_code(beta: float, tau: float, temperature: float) -> None:
+    """Value and gradient of the official formula by loops and autograd; without it, the weights are constants."""
+    keys = views(6)
+
+    def of_blocks(detach: bool) -> tuple[Tensor, Tensor]:
+        z = unit(12).requires_grad_()
+        fields: dict[str, Any] = {"concentration": beta, "prior": tau, "temperature": temperature, "detach_weights": detach}
+        strategy = HardNegatives(inner=VIEWS, **fields)
+        ask = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
+        loss = contrastive_sum(z, z, ask, temperature, rows_at_once=5).loss
+        loss.backward()
+        assert z.grad is not None
+        return loss.detach(), z.grad
+
+    z = unit(12).requires_grad_()
+    expected = robinson(z, beta, tau, temperature).sum()
+    expected.backward()
+    assert z.grad is not None
+    (value, through), (same, constant) = of_blocks(False), of_blocks(True)
+    torch.testing.assert_close((value, through), (expected.detach(), z.grad), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(value, same)
+    if beta == 0 == tau:
+        torch.testing.assert_close(through, constant, rtol=1e-5, atol=1e-5)
+    else:
+        assert (through - constant).norm() > 0.01 * constant.norm()
+
+
+@pytest.mark.parametrize(("kind", "decoupled"), [("all", False), ("own", False), ("all", True)])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        HardNegatives(inner=Choice("metadata_kernel", {"columns": {"age": 10.0}}), prior=0.05, detach_weights=False),
+        HardNegatives(inner=Choice("nearest_neighbours", {"k": 2, "queue_size": 6, "inner": VIEWS}), detach_weights=False),
+        Sum(parts=(Choice("hard_negatives", {"inner": VIEWS, "detach_weights": False}), Choice("hard_negatives", {"inner": VIEWS}))),
+    ],
+    ids=["soft positives", "queue", "sum with constant weights"],
+)
+def test_the_gradient_through_the_weights_is_that_of_autograd(strategy: Any, kind: Any, decoupled: bool) -> None:
+    """The whole relation at once under autograd, for every denominator."""
+    keys, earlier = views(4), views(3, 1, first_sample=50)
+    cols = with_support(keys, earlier)
+
+    def leaves() -> tuple[Tensor, Tensor]:
+        return unit(8, seed=3).requires_grad_(), unit(14, seed=4).requires_grad_()
+
+    z, columns = leaves()
+    blocks = contrastive_sum(
+        z, columns, Relating(strategy.relate, strategy).tiles(keys, cols, z, columns), 0.1,
+        denominator=kind, decoupled=decoupled, rows_at_once=3,
+    )  # fmt: skip
+    blocks.loss.backward()
+    z_whole, columns_whole = leaves()
+    similarity = z_whole @ columns_whole.T
+    relation = strategy.relate(*link(strategy, keys, cols, similarity.detach()), similarity)
+    p, m, e = relation.positive.double(), relation.negative.double(), torch.exp(similarity / 0.1)
+    mass = p.sum(1)
+    if kind == "own":
+        d = (1 - m).clamp(min=0) * e + (m * e).sum(1, keepdim=True)
+    else:
+        d = ((m if decoupled else p + m) * e).sum(1, keepdim=True).expand_as(e)
+    rows = mass.clamp(max=1) / mass * (p * (d.log() - similarity / 0.1)).sum(1)
+    whole = rows[mass > 0].sum()
+    whole.backward()
+    torch.testing.assert_close(blocks.loss, whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((z.grad, columns.grad), (z_whole.grad, columns_whole.grad), rtol=1e-4, atol=1e-4)
+
+
+def test_no_gradient_through_the_weights_becomes_nan() -> None:
+    """Rows without a positive or a negative, weights at their floor, in a cold loss too."""
+    keys = views(6)
+    for temperature in (0.1, 0.01):
+        for chosen in (keys, keys[:2], keys[::2]):
+            z = unit(len(chosen)).requires_grad_()
+            strategy = HardNegatives(inner=VIEWS, concentration=2.0, prior=0.7, temperature=temperature, detach_weights=False)
+            loss = contrastive_sum(z, z, Relating(strategy.relate, strategy).tiles(chosen, chosen, z, z), temperature).loss
+            loss.backward()
+            assert z.grad is not None and torch.isfinite(loss) and torch.isfinite(z.grad).all()
+
+
 def test_harder_negatives_repel_more_and_stay_finite_when_cold() -> None:
     z, keys = unit(12), views(6)
     similarity = z @ z.T
@@ -174,3 +259,22 @@ def test_parts_of_a_sum_link_under_their_own_numbers() -> None:
 def test_every_linking_strategy_is_listed_here() -> None:
     linking = {name for name in PAIRS.names() if hasattr(PAIRS.get(name), "link")}
     assert linking == {"nearest_neighbours", "hard_negatives", "sum", "product", "exclude"}
+
+
+def test_points_of_related_crops_refuse_a_gradient_through_the_weights(tiny_store: Path) -> None:
+    config = {
+        "data": {"root": str(tiny_store), "patch_size": [16, 16, 16]},
+        "pairs": {"hard_negatives": {"detach_weights": False}},
+        "views": "mri",
+        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+        "objective": "dense",
+        "train": {"steps": 1, "samples_per_step": 2},
+        "out_dir": "unused",
+    }
+    with pytest.raises(ConfigError, match="detach_weights = false: the strategy relates crops, and the objective compares points"):
+        assemble(parse(config, PretrainConfig, "test"))
+    config["pairs"] = {"hard_negatives": {"detach_weights": False, "inner": "voxel_correspondence"}}
+    parts = assemble(parse(config, PretrainConfig, "test"))
+    parts.learner(parts.dataset()[0]).value.backward()
+    gradients = [p.grad for p in parts.learner.parameters() if p.grad is not None]
+    assert gradients and all(torch.isfinite(g).all() for g in gradients)

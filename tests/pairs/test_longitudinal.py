@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +16,7 @@ from medcl3d.errors import DataError
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.pairs.longitudinal import Longitudinal
 from medcl3d.pairs.placebo import placebo
+from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.types import Relation
 from tests.pairs.collections import make_collection, visits
 from tests.pairs.test_strategies import batch_of_views
@@ -51,7 +53,7 @@ def test_a_sample_is_two_visits_within_the_gap(collection: Collection, seed: int
 
 
 def test_other_modalities_are_no_visits() -> None:
-    with pytest.raises(DataError, match=r"4 left out: its patient has no other visit in its modality\); add the column session_days"):
+    with pytest.raises(DataError, match=r"4 left out: its patient has no other visit in its modality\); give the visits of a patient"):
         Longitudinal().anchors(make_collection(0, 4))
 
 
@@ -64,6 +66,44 @@ def test_a_collection_without_dates_says_so() -> None:
     anchors = Longitudinal().anchors(unknown)
     assert anchors.ids.tolist() == [2, 3]
     assert anchors.left_out == {"it has no session_days": 1, "its patient has no other visit in its modality": 1}
+
+
+@pytest.mark.parametrize("sessions", [None, "", np.nan, "1"])
+def test_visits_are_told_apart_by_their_days(sessions: object) -> None:
+    """Sessions may be empty, absent, or all the one that a manifest without sessions is filled with."""
+    collection = visits(make_collection(0, 6)).with_columns({"patient": np.array([0, 0, 0, 1, 1, 1])})
+    days = np.array([0.0, 90, 90, 0, 0, np.nan])
+    texts = pd.Series(["0", "90", "90", "0", "0", np.nan], dtype=object)  # as a store reads them
+    table = collection.table.assign(session_days=texts, session=pd.Series([sessions] * 6, dtype=object))
+    table = table.drop(columns="session") if sessions is None else table
+    collection = dataclasses.replace(collection, table=table).with_columns({"session_days": days})
+    assert [Longitudinal().partners(collection, scan).tolist() for scan in range(6)] == [[1, 2], [0], [0], [], [], []]
+    assert Longitudinal().anchors(collection).ids.tolist() == [0, 1, 2]
+
+
+def test_sessions_of_one_day_are_two_visits() -> None:
+    collection = visits(make_collection(0, 4))
+    days = np.zeros(4)
+    table = collection.table.assign(session_days=days, session=["1", "2", "", "2"])
+    collection = dataclasses.replace(collection, table=table).with_columns({"session_days": days})
+    assert [Longitudinal().partners(collection, scan).tolist() for scan in range(4)] == [[1], [0], [], []]
+
+
+def test_no_column_is_asked_for_that_is_there() -> None:
+    collection = visits(make_collection(0, 4))
+    table = collection.table.assign(session_days=0.0, session="1")
+    collection = dataclasses.replace(collection, table=table).with_columns({"session_days": np.zeros(4)})
+    with pytest.raises(DataError, match=r"give the visits of a patient different values of session_days or session, or choose"):
+        Longitudinal().anchors(collection)
+    with pytest.raises(DataError, match=r"fill in the column session_days"):
+        Longitudinal().anchors(collection.with_columns({"session_days": np.full(4, np.nan)}))
+
+
+def test_views_without_days_are_ignored_within_a_sample() -> None:
+    collection = visits(make_collection(0, 4)).with_columns({"session_days": np.full(4, np.nan)})
+    keys = batch_of_views(SamePatient(), collection, 0)
+    relation, same_patient = Longitudinal().relate(keys, keys, None), keys.patient[:, None] == keys.patient
+    assert (relation.positive == 0).all() and torch.equal(relation.negative == 1, ~same_patient)
 
 
 def test_a_gap_that_leaves_nothing_is_said() -> None:

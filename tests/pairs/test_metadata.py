@@ -17,6 +17,7 @@ from medcl3d.errors import ConfigError, DataError
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.compose import Product
+from medcl3d.pairs.kernels import similarity_between
 from medcl3d.pairs.metadata_kernel import MetadataKernel
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.tabular_neighbours import TabularNeighbours
@@ -103,6 +104,30 @@ def test_the_more_similar_patient_is_drawn_more_often() -> None:
         strategy = TabularNeighbours(columns={"age": 10.0}, k=2, weighting=weighting)  # type: ignore[arg-type]
         drawn = [strategy.sample(cohort, 0, np.random.default_rng(i))[1].scan for i in range(600)]
         assert set(drawn) == {1, 2} and abs(drawn.count(1) / 600 - expected) < 0.06
+
+
+@given(collection=collections, seed=st.integers(0, 1000), threshold=st.floats(0.1, 1.0))
+def test_from_a_threshold_on_pairs_attract_fully_and_below_it_they_repel(collection: Collection, seed: int, threshold: float) -> None:
+    cohort = one_per_patient(collection).with_columns({"modality": np.zeros(len(collection), dtype=np.int64)})
+    soft = TabularNeighbours(columns={"age": 15.0, "sex": "equal"}, k=2)
+    hard = TabularNeighbours(columns={"age": 15.0, "sex": "equal"}, k=2, threshold=threshold)
+    keys = batch_of_views(soft, cohort, seed)
+    values = similarity_between(cohort, keys.scan.numpy(), keys.scan.numpy(), soft.columns, "mean", "ignore")
+    same = (keys.sample[:, None] == keys.sample) & (keys.scan[:, None] == keys.scan)
+    expected = (torch.from_numpy(values >= threshold) | same) & ~keys.same_thing(keys)
+    relation = hard.relate(keys, keys, None)
+    assert torch.equal(relation.positive, expected.float())
+    assert torch.equal(relation.negative, (~expected & ~keys.same_thing(keys)).float())
+    everyone = np.arange(len(cohort))
+    between = similarity_between(cohort, everyone, everyone, soft.columns, "mean", "ignore") - np.eye(len(cohort))
+    starts = np.flatnonzero((between >= threshold).any(1))
+    if len(starts) == 0:
+        with pytest.raises(DataError, match=r"no other patient has a similarity of threshold = .* lower threshold"):
+            hard.anchors(cohort)
+        return
+    assert hard.anchors(cohort).ids.tolist() == starts.tolist()
+    second = hard.sample(cohort, int(starts[0]), np.random.default_rng(seed))[1].scan
+    assert between[starts[0], second] >= threshold, "what is drawn attracts"
 
 
 def test_neighbours_are_matched_in_the_body_and_cross_patients() -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medcl3d.data.collection import Collection
 from medcl3d.errors import DataError
-from medcl3d.pairs.boxes import start_at
+from medcl3d.pairs.boxes import random_box, start_at
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.same_patient import SamePatient
+from medcl3d.types import ViewSpec
 from tests.pairs.collections import make_collection
+from tests.pairs.test_strategies import batch_of_views
 
 patients = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 6).map(lambda n: 2 * n))
 
@@ -58,6 +62,45 @@ def test_places_are_matched_in_body_coordinates_across_frames(collection: Collec
         assert (np.abs(rest @ collection.axes[second.scan]) <= collection.spacings[second.scan] / 2 + 1e-6).all()
 
 
+@given(collection=patients, seed=st.integers(0, 1000), jitter=st.floats(0, 10))
+def test_matched_positives_lie_in_the_sample_and_the_patients_other_crops_are_ignored(
+    collection: Collection, seed: int, jitter: float
+) -> None:
+    keys = batch_of_views(SamePatient(jitter_mm=jitter), collection, seed)
+    relation = SamePatient(jitter_mm=jitter).relate(keys, keys, None)
+    other = ~keys.same_thing(keys)
+    same_sample = (keys.sample[:, None] == keys.sample) & other
+    same_patient = keys.patient[:, None] == keys.patient
+    assert torch.equal(relation.positive == 1, same_sample) and set(relation.positive.unique().tolist()) <= {0, 1}
+    assert (relation.negative[same_patient] == 0).all() and (relation.negative[~same_patient] == 1).all()
+
+
+@given(collection=patients, seed=st.integers(0, 1000))
+def test_free_positives_are_all_crops_of_the_patient(collection: Collection, seed: int) -> None:
+    strategy = SamePatient(position="free")
+    keys = batch_of_views(strategy, collection, seed)
+    relation, same_patient = strategy.relate(keys, keys, None), keys.patient[:, None] == keys.patient
+    assert torch.equal(relation.positive == 1, same_patient & ~keys.same_thing(keys))
+    assert torch.equal(relation.negative == 1, ~same_patient)
+
+
+def test_what_another_part_of_a_sum_drew_of_two_patients_does_not_attract() -> None:
+    views = [ViewSpec(scan, random_box(make_collection(0, 4), scan, np.random.default_rng(0))) for scan in (0, 2)]
+    keys = make_collection(0, 4).keys(views, np.zeros(2), np.arange(2))
+    relation = SamePatient().relate(keys, keys, None)
+    assert relation.positive.tolist() == [[0, 0], [0, 0]] and relation.negative.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("empty", [np.nan, None, ""])
+@pytest.mark.parametrize(("same_session", "partners"), [("any", [1, 2, 3]), ("only", []), ("never", [])])
+def test_an_empty_session_is_unknown(empty: object, same_session: str, partners: list[int]) -> None:
+    collection = make_collection(0, 4).with_columns({"patient": np.zeros(4, dtype=np.int64)})
+    table = collection.table.assign(patient="p", session=pd.Series([empty, empty, "1", "2"], dtype=object))
+    strategy, collection = SamePatient(same_session=same_session), dataclasses.replace(collection, table=table)  # type: ignore[arg-type]
+    assert strategy.partners(collection, 0).tolist() == partners
+    assert strategy.partners(collection, 2).tolist() == {"any": [0, 1, 3], "only": [], "never": [3]}[same_session]
+
+
 @pytest.mark.parametrize(("same_session", "partners"), [("any", [1, 2]), ("only", [2]), ("never", [1])])
 def test_sessions_restrict_the_partner(same_session: str, partners: list[int]) -> None:
     collection = make_collection(0, 3)
@@ -98,3 +141,13 @@ def test_a_placebo_pairs_scans_of_different_patients() -> None:
     rng = np.random.default_rng(0)
     drawn = [SamePatient().sample(shuffled, int(a), rng) for a in SamePatient().anchors(shuffled).ids]
     assert np.mean([truth[a.scan] == truth[b.scan] for a, b in drawn]) < 0.2
+
+
+def test_a_placebo_attracts_strangers_at_the_matched_place_and_repels_the_patients_own_scans() -> None:
+    collection = one_frame(make_collection(0, 40))
+    shuffled, truth = placebo(collection, SamePatient(), seed=0), torch.from_numpy(collection.columns["patient"])
+    keys = batch_of_views(SamePatient(), shuffled, 0, count=60)
+    relation, own = SamePatient().relate(keys, keys, None), truth[keys.scan]
+    stranger = own[:, None] != own
+    assert float(stranger[relation.positive == 1].double().mean()) > 0.8
+    assert float((relation.negative == 1)[~stranger & (keys.scan[:, None] != keys.scan)].double().mean()) > 0.5

@@ -13,10 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medcl3d.data.collection import Collection
+from medcl3d.errors import DataError
 from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.pairs.compose import Exclude, Product, Sum
+from medcl3d.pairs.cross_modality import CrossModality
+from medcl3d.pairs.hard_negatives import HardNegatives
+from medcl3d.pairs.longitudinal import Longitudinal
+from medcl3d.pairs.placebo import placebo
+from medcl3d.pairs.same_patient import SamePatient
+from medcl3d.pairs.tabular_neighbours import TabularNeighbours
 from medcl3d.registry import Choice
 from medcl3d.types import Keys
-from tests.pairs.collections import collections, one_session, visits
+from tests.pairs.collections import collections, gappy, one_session, visits
 
 STRATEGIES = PAIRS.names()
 
@@ -150,3 +158,35 @@ def test_a_sample_depends_on_its_generator_alone(name: str, collection: Collecti
     anchor = int(strategy.anchors(collection).ids[0])
     first, again = (strategy.sample(collection, anchor, np.random.default_rng(seed)) for _ in range(2))
     assert first == again
+
+
+TWO_SCANS: dict[str, PairStrategy] = {
+    "matched": SamePatient(),
+    "free": SamePatient(position="free"),
+    "only": SamePatient(same_session="only"),
+    "never": SamePatient(same_session="never"),
+    "longitudinal": Longitudinal(),
+    "near": Longitudinal(max_gap_days=100),
+    "cross_modality": CrossModality(across_frames="body"),
+    "tabular": TabularNeighbours(columns={"age": 10.0}, k=1),
+    "sum": Sum(parts=(Choice("same_patient"), Choice("longitudinal"))),
+    "product": Product(parts=(Choice("longitudinal"), Choice("same_patient"))),
+    "exclude": Exclude(inner=Choice("cross_modality", {"across_frames": "body"})),
+    "hard": HardNegatives(inner=Choice("same_patient")),
+}
+
+
+@pytest.mark.parametrize("name", TWO_SCANS)
+@pytest.mark.parametrize("is_placebo", [False, True])
+@given(collection=gappy, seed=st.integers(0, 1000))
+def test_a_sample_of_two_scans_never_pairs_a_scan_with_itself(name: str, is_placebo: bool, collection: Collection, seed: int) -> None:
+    strategy = TWO_SCANS[name]
+    if is_placebo:
+        collection = placebo(collection, strategy, seed)
+    try:
+        anchors = strategy.anchors(collection).ids
+    except DataError:
+        return  # no scan has a partner, and that is said
+    for anchor in anchors.tolist():
+        scans = [view.scan for view in strategy.sample(collection, anchor, np.random.default_rng(seed))]
+        assert len(scans) == 2 and len(set(scans)) == 2 and anchor in scans

@@ -11,22 +11,28 @@ from medcl3d.data.collection import Collection
 
 
 def same_patient_loops(strategy: Any, collection: Collection, scan: int) -> list[int]:
-    """Other scans of the patient, of any session, the same one only, or never that one."""
+    """Other scans of the patient, of any session, known to be of the same one only, or known to be of another."""
     patient, session = collection.columns["patient"], collection.table["session"].tolist()
-    wanted = {"any": (True, False), "only": (True,), "never": (False,)}[strategy.same_session]
     others = [other for other in range(len(collection)) if other != scan and patient[other] == patient[scan]]
-    return [other for other in others if (session[other] == session[scan]) in wanted]
+    if strategy.same_session == "any":
+        return others
+    known = [other for other in others if isinstance(session[other], str) and isinstance(session[scan], str)]
+    return [other for other in known if (session[other] == session[scan]) == (strategy.same_session == "only")]
 
 
 def longitudinal_loops(strategy: Any, collection: Collection, scan: int) -> list[int]:
-    """Other sessions of the patient in the modality, not too many days away."""
-    columns, session = collection.columns, collection.table["session"].tolist()
+    """Other scans of the patient in the modality, of another session or day as the table has it, not too many days away."""
+    columns, session, day = collection.columns, collection.table["session"].tolist(), collection.table["session_days"].tolist()
     most = strategy.max_gap_days or np.inf
     return [
         other
         for other in range(len(collection))
-        if all(columns[name][other] == columns[name][scan] for name in ("patient", "modality"))
-        and session[other] != session[scan]
+        if other != scan
+        and all(columns[name][other] == columns[name][scan] for name in ("patient", "modality"))
+        and (
+            (isinstance(session[other], str) and isinstance(session[scan], str) and session[other] != session[scan])
+            or abs(day[other] - day[scan]) > 0
+        )
         and abs(columns["session_days"][other] - columns["session_days"][scan]) <= most
     ]
 

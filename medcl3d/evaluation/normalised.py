@@ -1,0 +1,16 @@
+"""Scores on a common scale of tasks: 0 for an encoder that was not pretrained, 1 for training with all labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def normalised(values: Mapping[str, float], low: float, high: float, higher: bool = True) -> dict[str, float] | None:
+    """Arm -> (value - low) / (high - low); None unless `high` is better than `low`, since there is then no scale.
+
+    Below 0: worse than the low anchor; above 1: better than the high one. Lower values of a metric may be better.
+    """
+    span = high - low
+    if not (span > 0 if higher else span < 0):
+        return None
+    return {arm: (value - low) / span for arm, value in values.items()}

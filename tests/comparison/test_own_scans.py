@@ -1,0 +1,37 @@
+"""The packaged comparisons for a user's own scans: what they train, and what they say of their figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from medcl3d.comparison.config import CompareConfig
+from medcl3d.comparison.controls import with_controls
+from medcl3d.comparison.plan import plan
+from medcl3d.config import load
+
+ROOT = Path(__file__).parents[2]
+COMPARE = ROOT / "configs" / "compare"
+
+
+@pytest.mark.parametrize("name", ["mine", "mine_unlabelled"])
+def test_points_and_crops_have_a_learning_rate_each_and_a_control_each(name: str) -> None:
+    config = with_controls(load(COMPARE / f"{name}.yaml", (), CompareConfig))
+    assert config.may_differ == ("train.lr",)
+    planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}
+    rates = {pretraining: fields["train"]["lr"] for pretraining, fields in planned.items()}
+    assert rates["dense"] == rates["augmented_views"] == 1e-3
+    assert rates["crops"] == rates["augmented_views (simclr)"] == 5e-4
+
+
+def test_retrieval_is_not_offered_as_a_guide_to_segmentation() -> None:
+    rows = pd.read_csv(ROOT / "docs" / "results" / "small_comparisons.csv")
+    sarcoma = rows[(rows["comparison"] == "sarcoma") & (rows["seed"] == 0)].set_index(["metric", "arm"])["mean"]
+    recall = [f"{sarcoma['retrieval/recall@1', arm]:.2f}" for arm in ("untrained", "same patient")]
+    dice = [f"{sarcoma['dice', arm]:.3f}" for arm in ("scratch", "same patient")]
+    for path in (COMPARE / "mine_unlabelled.yaml", ROOT / "docs" / "comparing.md"):
+        text = " ".join(path.read_text().replace("#", " ").split())
+        assert f"rose from {recall[0]} to {recall[1]}" in text and f"fell from {dice[0]} to {dice[1]}" in text
+    assert "no guide to segmentation" in (ROOT / "README.md").read_text()
