@@ -24,14 +24,16 @@ NAMES = ("low_resolution", "contrast", "gamma", "blur_sigma", "noise_std", "brig
 class Intensity:
     """How a view's grey values differ from its crop's. Each probability belongs to the fields that follow it.
 
+    Every parameter is drawn independently of the others: uniformly, or log-uniformly if so noted.
+
     blur_probability, blur_sigma, blur_unit   Gaussian, standard deviation between these, in `voxel` or `mm`
-    low_resolution_probability, low_resolution   resolution kept along each axis, as a factor: averaged down, interpolated up
-    noise_probability, noise_std              Gaussian, standard deviation up to this
+    low_resolution_probability, low_resolution   one factor for all axes, log-uniform: averaged, interpolated
+    noise_probability, noise_std              Gaussian, standard deviation from 0 up to this
     contrast_probability, contrast            factors about the view's own mean, log-uniform
     brightness_probability, brightness        shift up to this, either way
     gamma_probability, gamma                  exponents on the view's own range, log-uniform; mean and spread stay
     gamma_inverted                            share of the gammas that act on the negative
-    cutout_probability, cutout_size           one box with these shares of each axis takes the view's mean
+    cutout_probability, cutout_size           box with these shares of the axes, anywhere in the view, takes its mean
     """
 
     blur_probability: float = 0.2

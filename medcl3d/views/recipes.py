@@ -121,7 +121,8 @@ def mri(
 ) -> Recipe:
     """Everything: for MR, whose grey values have no unit. Strengths after nnU-Net (Isensee 2021).
 
-    Strengths of grey values are in standard deviations of the scan's body.
+    Strengths of grey values are in standard deviations of the scan's body. Every parameter is drawn independently
+    of the others: uniformly, or log-uniformly if so noted.
 
     flip_probability            for each of the axes right, front, head; [0, 0.5, 0.5] where left and right matter
     affine_probability          that scale, shear, rotation and translation are drawn (together)
@@ -131,11 +132,11 @@ def mri(
     shear_degrees               largest angle by which an axis leans over another
     translation_mm              largest shift along each axis
     blur_probability, blur_sigma, blur_unit     Gaussian blur, standard deviation in `voxel` or `mm`
-    low_resolution_probability, low_resolution  resolution that is kept along each axis, as a factor
+    low_resolution_probability, low_resolution  one factor of resolution for all axes, log-uniform
     noise_probability, noise_std                Gaussian noise of standard deviation 0 to noise_std
     contrast_probability, contrast              factors about the view's mean, log-uniform
     brightness_probability, brightness          shift, up to this either way
-    gamma_probability, gamma                    exponents on the view's own range; mean and spread stay
+    gamma_probability, gamma                    exponents on the view's range, log-uniform; mean and spread stay
     gamma_inverted                              share of the gammas that act on the negative
     cutout_probability, cutout_size             a box with these shares of each axis takes the view's mean
     """

@@ -47,6 +47,8 @@ def log_uniform(share: np.ndarray, interval: tuple[float, float]) -> np.ndarray:
 class Spatial:
     """How a view lies in its crop.
 
+    Every parameter is drawn independently of the others: uniformly, or log-uniformly if so noted.
+
     flip_probability     for each of the axes d, h, w
     affine_probability   of all that follows, drawn together
     rotation_degrees     largest angle about each axis, either way

@@ -53,6 +53,15 @@ def test_blur_is_scipys_away_from_the_border(unit: str, spacing: tuple[float, ..
         np.testing.assert_allclose(changed[i, 0].numpy()[inner], expected[inner], atol=1e-4)
 
 
+def test_an_axis_of_two_voxels_is_blurred_too(crops: torch.Tensor) -> None:
+    pair = crops[:, :, :2]
+    changed, _ = change(only("blur", blur_sigma=(0.5, 0.5)), pair)
+    weight = np.exp(-0.5 / 0.5**2)
+    line = (pair + weight * pair.flip(2)) / (1 + weight)  # along the axis of two alone
+    expected = gaussian_filter(line[0, 0].double().numpy(), (0, 0.5, 0.5), truncate=8)
+    np.testing.assert_allclose(changed[0, 0].numpy()[:, 8:-8, 8:-8], expected[:, 8:-8, 8:-8], atol=1e-4)
+
+
 def test_blur_keeps_a_constant_up_to_the_border() -> None:
     torch.testing.assert_close(change(only("blur"), torch.full((2, 1, *SHAPE), 3.0))[0], torch.full((2, 1, *SHAPE), 3.0))
 
@@ -69,6 +78,11 @@ def test_low_resolution_averages_cells_and_interpolates_between_them(length: int
         torch.testing.assert_close(signal @ matrix[0].T, expected)
 
 
+def test_the_lowest_resolution_is_the_mean_of_the_axis() -> None:
+    matrix = low_resolution_matrix(torch.tensor([0.1]), 8)[0]
+    torch.testing.assert_close(matrix, torch.full((8, 8), 1 / 8, dtype=torch.float64))
+
+
 def test_low_resolution_takes_fine_detail_and_leaves_coarse(crops: torch.Tensor) -> None:
     changed, _ = change(only("low_resolution", low_resolution=(0.5, 0.6)), crops)
     assert (changed.std((1, 2, 3, 4)) < 0.5).all()
@@ -78,6 +92,7 @@ def test_low_resolution_takes_fine_detail_and_leaves_coarse(crops: torch.Tensor)
 
 def test_noise_has_the_spread_that_was_drawn_and_differs_between_samples_and_channels(crops: torch.Tensor) -> None:
     changed, p = change(only("noise"), torch.zeros_like(crops))
+    assert torch.equal(changed, change(only("noise"), torch.zeros_like(crops))[0])  # the seed decides it
     torch.testing.assert_close(changed.std((1, 2, 3, 4)).double(), p["noise_std"], rtol=0.05, atol=0)
     flat = (changed / p["noise_std"].float().view(-1, 1, 1, 1, 1)).flatten(2).flatten(0, 1)
     assert torch.corrcoef(flat).fill_diagonal_(0).abs().max() < 0.06
@@ -115,3 +130,24 @@ def test_cutout_is_one_box_of_the_size_drawn_filled_with_the_mean(crops: torch.T
             assert abs(side - length * share) <= 1
         for before, after in zip(crops[i], changed[i], strict=True):
             torch.testing.assert_close(after[cut], before.mean().expand(int(cut.sum())))
+
+
+def test_cutout_lies_where_it_was_drawn_along_each_axis(crops: torch.Tensor) -> None:
+    changed, p = change(only("cutout"), crops)
+    for i in range(len(crops)):
+        corner, size = p["cutout_corner"][i].tolist(), p["cutout_size"][i].tolist()
+        centres = np.meshgrid(*((np.arange(n) + 0.5) / n for n in SHAPE), indexing="ij")
+        expected = np.all([(c <= x) & (x < c + s) for x, c, s in zip(centres, corner, size, strict=True)], axis=0)
+        np.testing.assert_array_equal((changed[i] != crops[i]).any(0).numpy(), expected)
+
+
+def test_cutout_of_half_an_axis_takes_half_its_voxels_and_keeps_the_shape() -> None:
+    ramp = torch.arange(6.0).view(1, 1, 6, 1, 1).expand(1, 1, 6, 6, 6).contiguous()
+    intensity = only("cutout")
+    drawn = intensity.draw(np.random.default_rng(0))
+    parameters = {key: torch.as_tensor(value)[None] for key, value in drawn.items()}
+    parameters["intensity"][:, -6:] = torch.tensor([0.25, 0, 0, 0.5, 1, 1])  # voxel centres lie on both faces
+    changed = ramp.clone()
+    intensity.apply(changed, parameters, torch.ones(1, 3))
+    assert changed.shape == ramp.shape
+    assert changed[0, 0, :, 0, 0].tolist() == [0, 2.5, 2.5, 2.5, 4, 5]
