@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, odd_cells
-from medcl3d.data.notes import naming
+from medcl3d.data.id_spelling import doubtful_ids, doubtful_names, refuse_cut_numbers, refuse_look_alikes
+from medcl3d.data.missing_text import Places, refuse_missing_ids, without_missing_text
 from medcl3d.data.scan_ids import fault_of, made_ids
 from medcl3d.errors import DataError
 
@@ -63,12 +63,14 @@ class Manifest:
         *,
         outside: bool = False,
         places: Sequence[str] | None = None,
+        cell_places: Sequence[Mapping[str, str]] = (),
         notes: Sequence[str] = (),
     ) -> Manifest:
         """Fill the defaults in and refuse what is ambiguous.
 
-        places  where a user finds each row, as ``scans.csv:7`` (default: by the path of its file)
-        notes   go before those of this function
+        places       where a user finds each row, as ``scans.csv:7`` (default: by the path of its file)
+        cell_places  for each row: column -> where a user finds this cell, if not at the row's place
+        notes        go before those of this function
 
         Raises DataError naming the place.
         """
@@ -79,9 +81,14 @@ class Manifest:
         if not len(table):
             raise DataError(f"{root}: the manifest lists no scan; give a row to each")
         places = [f"{root}/{path}" for path in table["path"]] if places is None else list(places)
+        at = _places_of(places, cell_places)
         _refuse_unwritable(table, places)
         _refuse_empty(table, "path", places)
-        found = list(notes)
+        refuse_missing_ids(table, at)
+        refuse_cut_numbers(table, at)
+        refuse_look_alikes(table, at)
+        table, told = without_missing_text(table, at)
+        found = [*notes, *told]
         if "scan" not in table:
             table["scan"] = made_ids(table["path"].tolist())
         if "patient" not in table:
@@ -91,12 +98,13 @@ class Manifest:
             _refuse_empty(table, name, places)
         for name, default in (("session", "1"), ("modality", "unknown"), ("label", ""), ("split", "")):
             table[name] = table.get(name, default)
-        found += _alike(table["patient"].unique().tolist())
         table["frame"] = table["frame"].where(table["frame"] != "", table["scan"]) if "frame" in table else table["scan"]
-        _refuse_ambiguous(table, places)
+        _refuse_ambiguous(table, at)
+        found += [*doubtful_ids(table, at), *doubtful_names(table, at)]
         first = [c for c in KNOWN_COLUMNS if c in table]
         table = table[first + [c for c in table if c not in first]]
-        return Manifest(table, Path(root), dict(label_names or {}), outside, (*found, *odd_cells(table, places)))
+        odd = [note for name in map(str, table.columns) for note in odd_cells(table[[name]], at(name))]
+        return Manifest(table, Path(root), dict(label_names or {}), outside, (*found, *odd))
 
     def locate(self, text: str) -> Path:
         """The file that a path of the manifest means. DataError where it leaves the root and may not.
@@ -167,14 +175,9 @@ def _is_absent(path: Path) -> bool:
     return False
 
 
-def _alike(patients: Sequence[str]) -> list[str]:
-    """A note on ids that differ in capitals or leading zeros alone: a spreadsheet makes two people of one that way."""
-    found: dict[str, list[str]] = {}
-    for patient in patients:
-        found.setdefault(re.sub(r"(?<![0-9])0+(?=[0-9])", "", patient.casefold()), []).append(patient)
-    pairs = [" and ".join(same[:3]) for same in found.values() if len(same) > 1]
-    told = f"{len(pairs)} patients may be two people or one, by ids that differ in capitals or leading zeros alone"
-    return [naming(told, pairs)] if pairs else []
+def _places_of(rows: Sequence[str], cells: Sequence[Mapping[str, str]]) -> Places:
+    """Column -> the places of its cells."""
+    return lambda column: [of.get(column, row) for row, of in zip(rows, cells, strict=True)] if cells else rows
 
 
 def _refuse_unwritable(table: pd.DataFrame, places: Sequence[str]) -> None:
@@ -198,8 +201,9 @@ def _refuse_empty(table: pd.DataFrame, name: str, places: Sequence[str]) -> None
         raise DataError(f"{places[empty[0]]}: {name} is empty; every scan needs one: fill it in, or delete the row")
 
 
-def _refuse_ambiguous(table: pd.DataFrame, places: Sequence[str]) -> None:
+def _refuse_ambiguous(table: pd.DataFrame, at: Places) -> None:
     """Two scans of one id, one file listed twice, an id that can name no file, text among numbers, an unknown split."""
+    places = at("path")
     for name, what in (("scan", "scan id"), ("path", "file")):
         values = table[name] if name == "scan" else table[name].map(lambda p: str(Path(p)))
         twice = np.flatnonzero(values.duplicated(keep=False)).tolist()
@@ -216,10 +220,10 @@ def _refuse_ambiguous(table: pd.DataFrame, places: Sequence[str]) -> None:
         raise DataError(f"{places[wrong[0]]}: split = {value!r}: is none of train, test, validation; write one of them, or leave it empty")
     for name in map(str, table.columns):
         if name == "session_days":
-            _refuse_text(table[name], (-np.inf, np.inf), "a number of days", places)
+            _refuse_text(table[name], (-np.inf, np.inf), "a number of days", at(name))
         elif name.lower() == "age":
-            _refuse_text(table[name], (0.0, 130.0), "a number of years from 0 to 130", places)
-    _refuse_changing(table, places)
+            _refuse_text(table[name], (0.0, 130.0), "a number of years from 0 to 130", at(name))
+    _refuse_changing(table, at)
 
 
 def _refuse_text(cells: pd.Series, within: tuple[float, float], needed: str, places: Sequence[str]) -> None:
@@ -230,7 +234,7 @@ def _refuse_text(cells: pd.Series, within: tuple[float, float], needed: str, pla
         raise DataError(f"{places[bad[0]]}: {cells.name} = {cells[bad[0]]!r}: {needed} is needed; correct it, or write n/a")
 
 
-def _refuse_changing(table: pd.DataFrame, places: Sequence[str]) -> None:
+def _refuse_changing(table: pd.DataFrame, at: Places) -> None:
     """What cannot change within a patient: two people under one id, or a slip of the pen."""
     for name in map(str, table.columns):
         if name.lower() not in CONSTANT_COLUMNS:
@@ -238,7 +242,7 @@ def _refuse_changing(table: pd.DataFrame, places: Sequence[str]) -> None:
         given = table[~table[name].isin(MISSING)]
         other = given.index[given[name] != given.groupby("patient", sort=False)[name].transform("first")] if len(given) else given.index
         if len(other):
-            patient = given["patient"][other[0]]
+            patient, places = given["patient"][other[0]], at(name)
             rows = given[name][given["patient"] == patient]
             raise DataError(
                 f"{places[other[0]]}: {name} = {rows[other[0]]!r}: is of patient {patient!r}, who has {rows.iloc[0]!r} in "

@@ -145,7 +145,7 @@ def _kinds(manifest: Manifest, options: PrepareOptions) -> list[str]:
         return []
     told = []
     for kind, how in (("ct", "a window in HU"), ("mri", "by the values of the body")):
-        names = [name for name in manifest.table["modality"].unique() if kind_of(name) == kind]
+        names = [name or "no modality" for name in manifest.table["modality"].unique() if kind_of(name) == kind]
         if names:
             told.append(f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} as {kind} ({how})")
     return [f"intensity by the name of the modality: {'; '.join(told)}"]

@@ -264,13 +264,6 @@ def test_reading_a_table_that_is_absent_is_one_line(tmp_path) -> None:
         read_table(tmp_path / "absent.csv")
 
 
-def test_ids_that_a_spreadsheet_may_have_changed_are_asked_about(tmp_path) -> None:
-    alike = write(tmp_path, "patient,path\n7,a.nii.gz\n007,b.nii.gz\nP1,c.nii.gz\np1,d.nii.gz\n70,e.nii.gz\n")
-    assert any("2 patients may be two people or one" in note and "(7 and 007, P1 and p1)" in note for note in alike.notes)
-    others = write(tmp_path, "patient,path\n10,a.nii.gz\n1,b.nii.gz\n100,c.nii.gz\n")
-    assert not any("two people or one" in note for note in others.notes)
-
-
 def test_a_workbook_is_called_one(tmp_path) -> None:
     (tmp_path / "a.csv").write_bytes(b"PK\x03\x04" + b"x" * 50)
     with pytest.raises(DataError, match="is a workbook or another zip archive, and no table; save the sheet as CSV"):
