@@ -11,9 +11,9 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
-from medcl3d.data.columns import KNOWN_COLUMNS, MISSING
+from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PlaceOf
 from medcl3d.data.distinct import changed, distinct, matching
-from medcl3d.data.missing_text import NOT_KNOWN, Places, bare, visible
+from medcl3d.data.missing_text import NOT_KNOWN, bare, visible
 from medcl3d.data.notes import naming
 from medcl3d.errors import DataError
 
@@ -58,7 +58,7 @@ def is_cut_number(text: str) -> bool:
     return bool(matching([text], _CUT_NUMBER))
 
 
-def refuse_cut_numbers(table: pd.DataFrame, places: Places) -> None:
+def refuse_cut_numbers(table: pd.DataFrame, place_of: PlaceOf) -> None:
     """DataError, with the place, for ids of which a spreadsheet kept the first digits only: different ones became one."""
     for name in ("patient", "scan", "session", "frame"):
         cut = matching(distinct(table[name]), _CUT_NUMBER) if name in table else []
@@ -66,19 +66,19 @@ def refuse_cut_numbers(table: pd.DataFrame, places: Places) -> None:
             rows = np.flatnonzero(table[name].isin(cut)).tolist()
             many = f", as in {len(rows)} rows" if len(rows) > 1 else ""
             raise DataError(
-                f"{places(name)[rows[0]]}: {name} = {cut[0]!r}: a spreadsheet or a conversion to a number has cut this id{many}, so that "
+                f"{place_of(rows[0], name)}: {name} = {cut[0]!r}: a spreadsheet or a conversion to a number has cut this id{many}, so that "
                 "different ids became one; export the table again with the column as text"
             )
 
 
-def refuse_look_alikes(table: pd.DataFrame, places: Places) -> None:
+def refuse_look_alikes(table: pd.DataFrame, place_of: PlaceOf) -> None:
     """DataError, with both places, for two ids of one look: they differ in Unicode form, invisible characters or blanks only."""
     for name in ("patient", "scan"):
         values = distinct(table[name]) if name in table else []
         for one, other, *_ in _groups(values, changed(values, _looks)):
             first, second = _first(table[name], one), _first(table[name], other)
             raise DataError(
-                f"{places(name)[second]}: {name} = {other!a}: looks like {one!a} in {places(name)[first]} and is written with other "
+                f"{place_of(second, name)}: {name} = {other!a}: looks like {one!a} in {place_of(first, name)} and is written with other "
                 "characters; write both in the same characters"
             )
 
@@ -89,9 +89,9 @@ def _looks(text: str) -> str:
     return re.sub(r"[^\S\n]+", " ", text)
 
 
-def doubtful_ids(table: pd.DataFrame, places: Places) -> list[str]:
+def doubtful_ids(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     """Notes, with places, on ids that may be one in two spellings, that a spreadsheet may have changed, or that strangers may share."""
-    notes = _in_two_spellings(table, places) + _visits(table, places)
+    notes = _in_two_spellings(table, place_of) + _visits(table, place_of)
     for name in ("patient", "scan"):
         cells, values = table[name], distinct(table[name])
         long = matching(values, r"\d{16,}")
@@ -103,11 +103,11 @@ def doubtful_ids(table: pd.DataFrame, places: Places) -> list[str]:
             (shared, "look like text in place of an id, and have several scans"),
         ):
             if found:
-                notes.append(naming(f"{len(found)} {name} ids {what}", [_with_places(cells, [cell], places(name)) for cell in found]))
+                notes.append(naming(f"{len(found)} {name} ids {what}", [_with_places(cells, [cell], place_of) for cell in found]))
     return notes
 
 
-def _in_two_spellings(table: pd.DataFrame, places: Places) -> list[str]:
+def _in_two_spellings(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     patients, scans = alike(distinct(table["patient"])), alike(distinct(table["scan"]))
     if patients and scans:  # scans named after such patients have been told of with them
         owner = dict(zip(table["scan"], table["patient"], strict=True))
@@ -122,11 +122,11 @@ def _in_two_spellings(table: pd.DataFrame, places: Places) -> list[str]:
     for name, what, found in (("patient", "people", patients), ("scan", "scans", scans)):
         if found:
             text = f"{len(found)} {name}s may be two {what} or one, by ids that differ in spelling alone; write each id in one way"
-            notes.append(naming(text, [_with_places(table[name], same, places(name)) for same in found]))
+            notes.append(naming(text, [_with_places(table[name], same, place_of) for same in found]))
     return notes
 
 
-def _visits(table: pd.DataFrame, places: Places) -> list[str]:
+def _visits(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     """A note on sessions of one patient whose ids differ in spelling alone."""
     twice = alike(distinct(table["session"]))
     if not twice:
@@ -135,13 +135,12 @@ def _visits(table: pd.DataFrame, places: Places) -> list[str]:
     rows = table.loc[table["session"].isin(list(key)), ["patient", "session"]].drop_duplicates()
     groups = rows.groupby(["patient", rows["session"].map(key)], sort=False)
     same = [group.index.tolist() for _, group in groups if len(group) > 1]
-    at = places("session")
-    named = [" and ".join(f"{table['session'][row]} in {at[row]}" for row in group[:3]) for group in same]
+    named = [" and ".join(f"{table['session'][row]} in {place_of(row, 'session')}" for row in group[:3]) for group in same]
     text = f"{len(same)} sessions of a patient may be two or one, by ids that differ in spelling alone; write each id in one way"
     return [naming(text, named)] if same else []
 
 
-def doubtful_names(table: pd.DataFrame, places: Places) -> list[str]:
+def doubtful_names(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     """Notes, with counts and places, on classes (and names in other columns) that may be one, and on a class of what is not known."""
     notes = []
     for name in map(str, table.columns):
@@ -156,7 +155,7 @@ def doubtful_names(table: pd.DataFrame, places: Places) -> list[str]:
             ([[value] for value in unknown], "classes may mean that the class is not known; empty the cells if so"),
         ):
             if found:
-                named = [_counted(table[name], group, places(name)) for group in found]
+                named = [_counted(table[name], group, place_of) for group in found]
                 notes.append(naming(f"column {name}: {len(found)} {what}", named))
     return notes
 
@@ -177,9 +176,10 @@ def _first(cells: pd.Series, cell: str) -> int:
     return int(np.flatnonzero(cells == cell)[0])
 
 
-def _with_places(cells: pd.Series, same: Sequence[str], places: Sequence[str]) -> str:
-    return " and ".join(f"{cell} in {places[_first(cells, cell)]}" for cell in same[:3])
+def _with_places(cells: pd.Series, same: Sequence[str], place_of: PlaceOf) -> str:
+    return " and ".join(f"{cell} in {place_of(_first(cells, cell), str(cells.name))}" for cell in same[:3])
 
 
-def _counted(cells: pd.Series, same: Sequence[str], places: Sequence[str]) -> str:
-    return " and ".join(f"{cell!r} of {(cells == cell).sum()} scans, first in {places[_first(cells, cell)]}" for cell in same[:3])
+def _counted(cells: pd.Series, same: Sequence[str], place_of: PlaceOf) -> str:
+    name = str(cells.name)
+    return " and ".join(f"{cell!r} of {(cells == cell).sum()} scans, first in {place_of(_first(cells, cell), name)}" for cell in same[:3])

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from medcl3d.data.columns import KNOWN_COLUMNS, MISSING
+from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PlaceOf
 from medcl3d.data.distinct import changed, distinct
 from medcl3d.data.notes import naming
 from medcl3d.errors import DataError
-
-Places = Callable[[str], Sequence[str]]  # column -> where a user finds each of its cells
 
 NEEDED = ("path", "scan", "patient")  # every scan has one
 _WITH_A_MEANING = (*KNOWN_COLUMNS, "age", "sex")
@@ -47,7 +44,7 @@ def is_no_id(text: str) -> bool:
     return not text.strip("#") or (is_word and text != _INITIALS)  # ######: a number that did not fit a spreadsheet's column
 
 
-def refuse_missing_ids(table: pd.DataFrame, places: Places) -> None:
+def refuse_missing_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
     """DataError, with the place, for an id or a path that is text for a missing value: many scans would share it."""
     for name in NEEDED:
         if name not in table:
@@ -60,12 +57,12 @@ def refuse_missing_ids(table: pd.DataFrame, places: Places) -> None:
             rows = np.flatnonzero(cells.isin(missing)).tolist()
             many = f", as in {len(rows)} rows, which would share one {name}" if len(rows) > 1 else ""
             raise DataError(
-                f"{places(name)[rows[0]]}: {name} = {cells[rows[0]]!r}: is text for a missing value{many}; give each {name} its own, or "
+                f"{place_of(rows[0], name)}: {name} = {cells[rows[0]]!r}: is text for a missing value{many}; give each {name} its own, or "
                 "leave these scans out"
             )
 
 
-def without_missing_text(table: pd.DataFrame, places: Places) -> tuple[pd.DataFrame, list[str]]:
+def without_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
     """The table with empty cells in place of text for a missing value, in all columns but the needed ones; and a note on each column.
 
     ``n/a`` in metadata stays, as it counts as missing everywhere. In a column of classes ``-`` stays beside ``+``.
@@ -88,7 +85,7 @@ def without_missing_text(table: pd.DataFrame, places: Places) -> tuple[pd.DataFr
         told = np.flatnonzero(is_missing & ~cells.isin(MISSING)).tolist()
         if told:
             text = f"column {name}: {len(told)} of its {len(cells)} cells hold text for a missing value and count as empty"
-            notes.append(naming(text, [f"{cells[row]!r} in {places(name)[row]}" for row in told]))
+            notes.append(naming(text, [f"{cells[row]!r} in {place_of(row, name)}" for row in told]))
     return table, notes
 
 

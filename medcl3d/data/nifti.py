@@ -25,6 +25,7 @@ _MAX_DEFLATE_RATIO = 1032
 
 _FOREIGN = (
     (b"version https://git-lfs", "a Git-LFS pointer, not the file itself; run `git lfs pull`"),
+    (b"/annex/objects/", "a pointer of git-annex, not the file itself; run `datalad get .`"),
     (b"NRRD", "an NRRD file; convert it to NIfTI"),
     (b"ObjectType", "a MetaImage header; convert it to NIfTI"),
     (b"\x89PNG", "a PNG picture"),
@@ -71,8 +72,8 @@ def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
     if found > expected:
         if header.bits:
             raise DataError(
-                f"{path}: the header contradicts itself: {header.dtype.name} voxels, {header.bits} bits a voxel, and {found - expected} bytes "
-                "more than the data type needs; write the file again"
+                f"{path}: the header contradicts itself: {header.dtype.name} voxels, {header.bits} bits a voxel, and {found - expected} "
+                "bytes more than the data type needs; write the file again"
             )
         behind.append(f"{found - expected} bytes follow the voxels and were ignored")
     if behind:

@@ -106,7 +106,8 @@ def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
 def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Prepared:
     missing = manifest.missing()
     if len(missing) > _allowed(manifest, options):
-        raise DataError(f"{manifest.say_missing(missing)}; correct the paths, or raise max_bad_fraction")
+        correct = "" if len(manifest.links(missing)) == len(missing) else "; correct the paths"
+        raise DataError(f"{manifest.say_missing(missing)}{correct}, or raise max_bad_fraction")
     if options.channels == "split":
         manifest = one_scan_a_volume(manifest)
     allowed = _allowed(manifest, options)

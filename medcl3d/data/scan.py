@@ -20,7 +20,7 @@ from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, normali
 from medcl3d.data.nifti import content_sha256
 from medcl3d.data.nifti_header import doubts_of_spacing
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
-from medcl3d.data.regular_file import open_regular
+from medcl3d.data.regular_file import open_regular, why_absent
 from medcl3d.data.scan_ids import file_stem
 from medcl3d.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.pairs.body_coordinates import middle_of_body
@@ -121,7 +121,7 @@ def file_state(path: Path) -> dict[str, Any]:
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: there is no such file" if isinstance(error, FileNotFoundError) else f"{path}: {error.strerror}") from None
+        raise DataError(f"{path}: {why_absent(path) if isinstance(error, FileNotFoundError) else error.strerror}") from None
     return {"path": os.path.abspath(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
