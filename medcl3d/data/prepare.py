@@ -145,7 +145,7 @@ def _kinds(manifest: Manifest, options: PrepareOptions) -> list[str]:
     if options.intensity != "auto":
         return []
     told = []
-    for kind, how in (("ct", "a window in HU"), ("mri", "by the values of the body")):
+    for kind, how in (("ct", "a window in HU"), ("mri", "by the values of the body"), ("none", "values as they are")):
         names = [name or "no modality" for name in manifest.table["modality"].unique() if kind_of(name) == kind]
         if names:
             told.append(f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} as {kind} ({how})")
