@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -17,6 +17,8 @@ from medcl3d.errors import DataError
 ID_COLUMNS = ("scan", "patient", "session", "modality", "frame", "class")
 KNOWN_COLUMNS = (*ID_COLUMNS, "session_days", "path", "label", "atlas", "split")
 PATH_COLUMNS = ("path", "label", "atlas")
+
+PlaceOf = Callable[[int, str], str]  # row, column -> where a user finds the cell, as scans.csv:7
 
 MISSING = ("", "n/a")  # BIDS writes n/a; NA may be the name of a site
 ALSO_MISSING = ("na", "nan", "null", "none", "missing", "unknown", "?", "-", ".")  # by others, where all else is numbers
@@ -98,15 +100,31 @@ def _is_slip(name: str, known: str) -> bool:
     return SequenceMatcher(None, name, known).ratio() > 0.85
 
 
-def odd_cells(table: pd.DataFrame, places: Sequence[str]) -> list[str]:
-    """Notes on columns of metadata in which most cells are numbers and a few are none, so that all would be taken for names.
-
-    places  where a user finds each row
-    """
-    return [note for column in table.columns if column not in KNOWN_COLUMNS for note in _odd_in(column, table[column], places)]
+# How ages beyond a limit are written: BIDS and HIPAA have 89+, others >89 or 90 and over.
+_TOP_CODE = re.compile(r"(?:>=?|\u2265)\s*(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*(?:\+|(?:and|or) (?:over|above|older))", re.IGNORECASE)
+_AGE = re.compile(r"(?:^|[^a-z])age(?:[^a-z]|$)")
 
 
-def _odd_in(name: str, cells: pd.Series, places: Sequence[str]) -> list[str]:
+def without_top_codes(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
+    """The table with the number of a limit, 89, in place of an age beyond it, ``89+``, and a note on each such column."""
+    table, notes = table.copy(), []
+    for name in map(str, table.columns):
+        if not _AGE.search(re.sub("([a-z])([A-Z])", r"\1 \2", name).lower()):
+            continue
+        found = [(row, match) for row, cell in enumerate(table[name].tolist()) if (match := _TOP_CODE.fullmatch(cell))]
+        if found:
+            named = [f"{match[0]!r} in {place_of(row, name)}" for row, match in found]
+            notes.append(naming(f"column {name}: {len(found)} ages beyond a limit count as the limit itself", named))
+            table[name] = table[name].replace({match[0]: match[1] or match[2] for _, match in found})
+    return table, notes
+
+
+def odd_cells(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
+    """Notes on columns of metadata in which most cells are numbers and a few are none, so that all would be taken for names."""
+    return [note for column in table.columns if column not in KNOWN_COLUMNS for note in _odd_in(column, table[column], place_of)]
+
+
+def _odd_in(name: str, cells: pd.Series, place_of: PlaceOf) -> list[str]:
     given = ~cells.isin(MISSING).to_numpy()
     is_number = pd.to_numeric(cells, errors="coerce").notna().to_numpy()
     odd = given & ~is_number
@@ -115,15 +133,15 @@ def _odd_in(name: str, cells: pd.Series, places: Sequence[str]) -> list[str]:
     with_commas = cells.str.fullmatch(r"[+-]?\d+,\d+").to_numpy()
     if with_commas.any() and (is_number | with_commas)[given].all():
         at = np.flatnonzero(with_commas)
-        return [_said(name, len(at), "have a decimal comma", "write a point", cells, at, places)]
+        return [_said(name, len(at), "have a decimal comma", "write a point", cells, at, place_of)]
     if is_number.sum() < 2:
         return []
     wrong = odd & ~cells.str.lower().isin(ALSO_MISSING).to_numpy()
     if wrong.sum() > max(1, (is_number | wrong).sum() // 10):
         return []  # names, some of which are digits
-    return [_said(name, int(odd.sum()), "are no numbers", "correct them, or write n/a", cells, np.flatnonzero(odd), places)]
+    return [_said(name, int(odd.sum()), "are no numbers", "correct them, or write n/a", cells, np.flatnonzero(odd), place_of)]
 
 
-def _said(name: str, num: int, what: str, remedy: str, cells: pd.Series, at: np.ndarray, places: Sequence[str]) -> str:
+def _said(name: str, num: int, what: str, remedy: str, cells: pd.Series, at: np.ndarray, place_of: PlaceOf) -> str:
     text = f"column {name}: {num} of its {len(cells)} cells {what}, so all of them are taken for names; {remedy}"
-    return naming(text, [f"{cells.iloc[row]!r} in {places[row]}" for row in at])
+    return naming(text, [f"{cells.iloc[row]!r} in {place_of(int(row), name)}" for row in at])

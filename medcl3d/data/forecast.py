@@ -21,6 +21,7 @@ from medcl3d.data.notes import without_names
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.place import manifest_at, shared_out
 from medcl3d.data.prepare import look
+from medcl3d.data.regular_file import why_absent
 from medcl3d.data.room import free_bytes, refuse_unwritable
 from medcl3d.data.scan import ScanTask
 from medcl3d.data.store import Store
@@ -115,7 +116,7 @@ def _headers(tasks: Sequence[ScanTask], options: PrepareOptions) -> Iterator[tup
             try:
                 gone = [path for path in files if not path.exists()]
                 if gone:
-                    raise DataError(f"{gone[0]}: there is no such file")
+                    raise DataError(f"{gone[0]}: {why_absent(gone[0])}")
                 yield task, _bytes_of(task, read_header(task.image), options), ""
             except DataError as error:
                 yield task, 0, _nameless(str(error), files) if options.hash_ids else str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ _AIR_HU = -400.0  # between air (-1000) and fat (-100); a scan without voxels be
 # CT by the name of a modality: CT, CTA, CTP, CE-CT, cbct, ct_abdomen, ...; not OCT, and not PET/CT, which may mean either.
 _CT = re.compile(r"(?<![a-z])(?:ce|nc|cb|ld|hr)?ct[ap]?(?![a-z0-9])", re.IGNORECASE)
 _PET = re.compile(r"pet|(?<![a-z])pt(?![a-z])", re.IGNORECASE)
+_SHAPE = "shape"  # the modality of scans that are masks
 _STRIDE = 7  # of the voxels that values are told by
 _FEW_VALUES = 20
 # A body fills a tenth of its scan at least (less is a hot spot of a PET), and is one piece.
@@ -21,13 +23,37 @@ _MIN_BODY, _MAX_BODY, _MIN_SHARE = 0.1, 0.9, 0.75
 
 
 def kind_of(modality: str) -> Kind:
-    """How intensities of a modality are brought to a common range, by its name: a window in HU for CT, else by the scan's own values."""
+    """How intensities of a modality are brought to a common range, by its name.
+
+    ct: a window in HU; none, for shapes: as they are; mri, for all others: by the scan's own values.
+    """
+    if modality.lower() == _SHAPE:
+        return "none"
     names = modality.split("+")  # of several channels
     return "ct" if all(_CT.search(name) and not _PET.search(name) for name in names) else "mri"
 
 
+Levels = tuple[float, float]
+
+
+def two_levels(channel: np.ndarray, kind: Kind) -> Levels | None:
+    """Both values of a channel ``Float32[X, Y, Z]`` that takes two, if its kind means nothing for such: the levels of a mask.
+
+    A mask has no HU, so as CT it counts as one unless a value is negative. As `none` it stays as it is.
+    """
+    low, high = float(channel.min()), float(channel.max())
+    if kind == "none" or low == high or (kind == "ct" and low < 0):
+        return None
+    for values in (channel.reshape(-1)[:: 64 * _STRIDE], channel):  # most scans are seen to be no mask by a few voxels
+        if not ((values == low) | (values == high)).all():
+            return None
+    return low, high
+
+
 def unlike_its_kind(voxels: np.ndarray, kind: Kind) -> list[str]:
-    """A warning where ``Float32[C, X, Y, Z]`` taken as MR looks like CT in HU, or taken as CT does not."""
+    """A warning if ``Float32[C, X, Y, Z]`` taken as MR looks like CT in HU, or taken as CT does not, or if it takes two values."""
+    if any(two_levels(channel, kind) for channel in voxels):
+        return [f"only two values, {voxels.min():g} and {voxels.max():g}: it is a mask, and stored as 0 and 1"]
     values = voxels.reshape(-1)[::_STRIDE]
     low, median, high = (float(v) for v in np.percentile(values, (0.5, 50, 99.5)))
     said = f"values from {low:.4g} to {high:.4g}"
@@ -142,16 +168,27 @@ class Normalisation:
 
 
 def normalise(
-    voxels: np.ndarray, kind: Kind, body: Body, *, percentiles: tuple[float, float], window_hu: tuple[float, float]
+    voxels: np.ndarray,
+    kind: Kind,
+    body: Body,
+    *,
+    percentiles: tuple[float, float],
+    window_hu: tuple[float, float],
+    levels: Sequence[Levels | None] | None = None,
 ) -> tuple[np.ndarray, Normalisation]:
     """Bring ``Float32[C, X, Y, Z]`` to a common range.
+
+    levels  of each channel that took two values before it was resampled, as `two_levels` has them: they come to 0 and 1
 
     mri   clip at percentiles of the body, then zero mean and unit standard deviation within it (Nyul
           and Udupa 1999 show why: the grey values of MR have no unit)
     ct    a window in HU to [-1, 1]
     none  as it is
     """
-    channels = [_channel(channel, kind, body, percentiles, window_hu) for channel in voxels]
+    channels = [
+        _channel(channel, kind, body, percentiles, window_hu) if of is None else (*of, 1 / (of[1] - of[0]), -of[0] / (of[1] - of[0]), 0.0)
+        for channel, of in zip(voxels, levels or [None] * len(voxels), strict=True)
+    ]
     out = np.stack([np.clip(v, low, high) * scale + shift for v, (low, high, scale, shift, _) in zip(voxels, channels, strict=True)])
     low, high, scale, shift, fill = (tuple(float(c[i]) for c in channels) for i in range(5))
     return out.astype(np.float32), Normalisation(kind, low, high, scale, shift, fill)
@@ -175,7 +212,8 @@ def _channel(
     if high <= low:  # resampling has left one value
         return low, high, 1.0, -low, 0.0
     clipped = np.clip(inside, low, high).astype(np.float64)
-    scale = 1.0 / max(float(clipped.std()), 1e-6 * (high - low))
+    # A body of one value has no spread: its distance from the rest is the unit then.
+    scale = 1.0 / (float(clipped.std()) if clipped.std() > 1e-6 * (high - low) else high - low)
     shift = -float(clipped.mean()) * scale
     air = low if body.mask is None else float(np.clip(np.median(channel[~body.mask]), low, high))
     return low, high, scale, shift, air * scale + shift

@@ -175,7 +175,6 @@ def _medmnist() -> Iterator[KnownSet]:
     for short, (holds, modality, num_scans, *checksums) in MEDMNIST.items():
         for side, md5 in zip((28, 64), checksums, strict=True):
             name = short if side == 28 else f"{short}_{side}"
-            options = "intensity=none" if modality == "shape" else ""
             yield KnownSet(
                 name=name,
                 holds=f"MedMNIST 3-D: {holds}; {side} x {side} x {side} voxels, with a class and an official split",
@@ -187,5 +186,5 @@ def _medmnist() -> Iterator[KnownSet]:
                 num_bytes=MEASURED.get(name, num_scans * (side**3 + 100)),
                 exactness="" if name in MEASURED else "at most ",
                 source="Yang et al. 2023, MedMNIST v2, Scientific Data 10:41",
-                prepare=f"medmnist {{root}} --out data/{name} {options}".rstrip(),
+                prepare=f"medmnist {{root}} --out data/{name}",
             )

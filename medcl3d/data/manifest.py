@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,8 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, odd_cells
-from medcl3d.data.notes import naming
+from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, PlaceOf, odd_cells, without_top_codes
+from medcl3d.data.days import days_of_dates
+from medcl3d.data.id_spelling import doubtful_ids, doubtful_names, refuse_cut_numbers, refuse_look_alikes
+from medcl3d.data.missing_text import refuse_missing_ids, without_missing_text
+from medcl3d.data.regular_file import FETCH, is_annexed
 from medcl3d.data.scan_ids import fault_of, made_ids
 from medcl3d.data.walk import not_taken
 from medcl3d.encoding import refuse_other_encoding
@@ -65,12 +67,14 @@ class Manifest:
         *,
         outside: bool = False,
         places: Sequence[str] | None = None,
+        cell_places: Sequence[Mapping[str, str]] = (),
         notes: Sequence[str] = (),
     ) -> Manifest:
         """Fill the defaults in and refuse what is ambiguous.
 
-        places  where a user finds each row, as ``scans.csv:7`` (default: by the path of its file)
-        notes   go before those of this function
+        places       where a user finds each row, as ``scans.csv:7`` (default: by the path of its file)
+        cell_places  for each row: column -> where a user finds this cell, if not at the row's place
+        notes        go before those of this function
 
         Raises DataError naming the place.
         """
@@ -81,29 +85,38 @@ class Manifest:
         if not len(table):
             raise DataError(f"{root}: the manifest lists no scan; give a row to each")
         places = [f"{root}/{path}" for path in table["path"]] if places is None else list(places)
-        _refuse_unwritable(table, places)
+        at = _place_of(places, cell_places)
+        _refuse_unwritable(table, at)
+        refuse_other_encoding(zip(places, table["path"], strict=True))
         root = Path(root)
         target = root.resolve()
         for name in PATH_COLUMNS:
             if name in table and not outside:
                 table[name] = [_below(root, target, text) for text in table[name].tolist()]
-        _refuse_empty(table, "path", places)
-        found = list(notes)
+        _refuse_empty(table, "path", at)
+        refuse_missing_ids(table, at)
+        refuse_cut_numbers(table, at)
+        refuse_look_alikes(table, at)
+        table, told = without_missing_text(table, at)
+        table, top_codes = without_top_codes(table, at)
+        found = [*notes, *told, *top_codes]
         if "scan" not in table:
             table["scan"] = made_ids(table["path"].tolist())
         if "patient" not in table:
             table["patient"] = table["scan"]
             found.append(NO_PATIENTS)
         for name in ("scan", "patient"):
-            _refuse_empty(table, name, places)
+            _refuse_empty(table, name, at)
+        table, dates = days_of_dates(table)
+        found += dates
         for name, default in (("session", "1"), ("modality", "unknown"), ("label", ""), ("split", "")):
             table[name] = table.get(name, default)
-        found += _alike(table["patient"].unique().tolist())
         table["frame"] = table["frame"].where(table["frame"] != "", table["scan"]) if "frame" in table else table["scan"]
-        _refuse_ambiguous(table, places)
+        _refuse_ambiguous(table, at)
+        found += [*doubtful_ids(table, at), *doubtful_names(table, at)]
         first = [c for c in KNOWN_COLUMNS if c in table]
         table = table[first + [c for c in table if c not in first]]
-        return Manifest(table, root, dict(label_names or {}), outside, (*found, *odd_cells(table, places)))
+        return Manifest(table, root, dict(label_names or {}), outside, (*found, *odd_cells(table, at)))
 
     def locate(self, text: str) -> Path:
         """The file that a path of the manifest means. DataError where it leaves the root and may not.
@@ -125,7 +138,7 @@ class Manifest:
             if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
                 raise DataError(f"{inside} is a loop of links") from None
             return full
-        if not target.is_relative_to(self._target):
+        if not target.is_relative_to(self._target) and not (is_annexed(full) and _is_absent(full)):
             raise DataError(f"{inside} is a link out of the root, to {target}; copy the file, or set allow_outside")
         return full
 
@@ -157,10 +170,20 @@ class Manifest:
         paths = pd.concat([table[name] for name in PATH_COLUMNS if name in table])
         return [p for p in paths[paths != ""].unique() if _is_absent(self.locate(p))]
 
+    def links(self, paths: Sequence[str]) -> list[str]:
+        """Those of some paths that are links."""
+        return [path for path in paths if self.locate(path).is_symlink()]
+
     def say_missing(self, missing: Sequence[str]) -> str:
-        """One line: how many files are missing, the first ten, where they were looked for, and what is odd in their names."""
+        """One line: how many files are missing, the first ten, where they were looked for, and what is odd of them."""
         odd = [words for sign, words in _NOT_EXPANDED if any(sign(path) for path in missing)]
-        told = f"{len(missing)} files of the manifest are missing under {self.root.resolve()}: {', '.join(missing[:10])}"
+        links, where, named = self.links(missing), self.root.resolve(), ", ".join(missing[:10])
+        of_annex = any(is_annexed(self.locate(path)) for path in links)
+        remedy = f"{FETCH} in that folder" if of_annex else "fetch the files, or correct the links"
+        if links and len(links) == len(missing):
+            return f"{len(links)} files of the manifest are links whose files are not there, under {where}: {named}; {remedy}"
+        odd += [f"{len(links)} of them are links whose files are not there: {remedy}"] if links else []
+        told = f"{len(missing)} files of the manifest are missing under {where}: {named}"
         return f"{told} ({'; '.join(odd)})" if odd else told
 
 
@@ -199,71 +222,65 @@ def _is_absent(path: Path) -> bool:
     return False
 
 
-def _alike(patients: Sequence[str]) -> list[str]:
-    """A note on ids that differ in capitals or leading zeros alone: a spreadsheet makes two people of one that way."""
-    found: dict[str, list[str]] = {}
-    for patient in patients:
-        found.setdefault(re.sub(r"(?<![0-9])0+(?=[0-9])", "", patient.casefold()), []).append(patient)
-    pairs = [" and ".join(same[:3]) for same in found.values() if len(same) > 1]
-    told = f"{len(pairs)} patients may be two people or one, by ids that differ in capitals or leading zeros alone"
-    return [naming(told, pairs)] if pairs else []
+def _place_of(rows: Sequence[str], cells: Sequence[Mapping[str, str]]) -> PlaceOf:
+    """Row and column -> the place of the cell, else that of the row."""
+    return lambda row, column: cells[row].get(column, rows[row]) if cells else rows[row]
 
 
-def _refuse_unwritable(table: pd.DataFrame, places: Sequence[str]) -> None:
+def _refuse_unwritable(table: pd.DataFrame, at: PlaceOf) -> None:
     """Names of files may be bytes that are no text: found here, and not when the report of all the work is written."""
     for column in (column for column in PATH_COLUMNS if column in table):
         zero = np.flatnonzero(table[column].str.contains("\0", regex=False)).tolist()
         if zero:
-            raise DataError(f"{places[zero[0]]}: {column} = {table[column][zero[0]]!r}: a zero byte, as no file's name has; correct it")
-    refuse_other_encoding(zip(places, table["path"], strict=True))
-    for name in table:
+            raise DataError(f"{at(zero[0], column)}: {column} = {table[column][zero[0]]!r}: a zero byte, as no file's name has; correct it")
+    for name in map(str, table.columns):
         try:
             "\n".join(table[name]).encode()
         except UnicodeEncodeError:
             row, cell = next((row, cell) for row, cell in enumerate(table[name]) if cell != cell.encode(errors="replace").decode())
-            shown, place = (text.encode(errors="backslashreplace").decode() for text in (cell, places[row]))
+            shown, place = (text.encode(errors="backslashreplace").decode() for text in (cell, at(row, name)))
             raise DataError(f"{place}: {name} = {shown!r}: is not UTF-8; rename the file, or write it in whole characters") from None
 
 
-def _refuse_empty(table: pd.DataFrame, name: str, places: Sequence[str]) -> None:
-    empty = np.flatnonzero(table[name] == "")
-    if len(empty):
-        raise DataError(f"{places[empty[0]]}: {name} is empty; every scan needs one: fill it in, or delete the row")
+def _refuse_empty(table: pd.DataFrame, name: str, at: PlaceOf) -> None:
+    empty = np.flatnonzero(table[name] == "").tolist()
+    if empty:
+        raise DataError(f"{at(empty[0], name)}: {name} is empty; every scan needs one: fill it in, or delete the row")
 
 
-def _refuse_ambiguous(table: pd.DataFrame, places: Sequence[str]) -> None:
+def _refuse_ambiguous(table: pd.DataFrame, at: PlaceOf) -> None:
     """Two scans of one id, one file listed twice, an id that can name no file, text among numbers, an unknown split."""
     for name, what in (("scan", "scan id"), ("path", "file")):
         values = table[name] if name == "scan" else table[name].map(lambda p: str(Path(p)))
         twice = np.flatnonzero(values.duplicated(keep=False)).tolist()
         if twice:
             first, *others = (row for row in twice if values[row] == values[twice[0]])
-            also = ", ".join(places[row] for row in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-            raise DataError(f"{places[first]}: {name} = {values[first]!r}: also {also} has this {what}; keep one, or give each its own")
+            also = ", ".join(at(row, name) for row in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            raise DataError(f"{at(first, name)}: {name} = {values[first]!r}: also {also} has this {what}; keep one, or give each its own")
     for row, scan in enumerate(table["scan"]):
         if fault := fault_of(scan):
-            raise DataError(f"{places[row]}: scan = {scan[:40]!r}...: {fault}")
-    wrong = np.flatnonzero(~table["split"].isin(SIDES))
-    if len(wrong):
-        value = table["split"][wrong[0]]
-        raise DataError(f"{places[wrong[0]]}: split = {value!r}: is none of train, test, validation; write one of them, or leave it empty")
+            raise DataError(f"{at(row, 'scan')}: scan = {scan[:40]!r}...: {fault}")
+    wrong = np.flatnonzero(~table["split"].isin(SIDES)).tolist()
+    if wrong:
+        place, value = at(wrong[0], "split"), table["split"][wrong[0]]
+        raise DataError(f"{place}: split = {value!r}: is none of train, test, validation; write one of them, or leave it empty")
     for name in map(str, table.columns):
         if name == "session_days":
-            _refuse_text(table[name], (-np.inf, np.inf), "a number of days", places)
+            _refuse_text(table[name], (-np.inf, np.inf), "a number of days", at)
         elif name.lower() == "age":
-            _refuse_text(table[name], (0.0, 130.0), "a number of years from 0 to 130", places)
-    _refuse_changing(table, places)
+            _refuse_text(table[name], (0.0, 130.0), "a number of years from 0 to 130", at)
+    _refuse_changing(table, at)
 
 
-def _refuse_text(cells: pd.Series, within: tuple[float, float], needed: str, places: Sequence[str]) -> None:
+def _refuse_text(cells: pd.Series, within: tuple[float, float], needed: str, at: PlaceOf) -> None:
     given = ~cells.isin(MISSING)
     numbers = pd.to_numeric(cells.where(given), errors="coerce")
-    bad = np.flatnonzero(given & ~(numbers.between(*within) & np.isfinite(numbers)))
-    if len(bad):
-        raise DataError(f"{places[bad[0]]}: {cells.name} = {cells[bad[0]]!r}: {needed} is needed; correct it, or write n/a")
+    bad = np.flatnonzero(given & ~(numbers.between(*within) & np.isfinite(numbers))).tolist()
+    if bad:
+        raise DataError(f"{at(bad[0], str(cells.name))}: {cells.name} = {cells[bad[0]]!r}: {needed} is needed; correct it, or write n/a")
 
 
-def _refuse_changing(table: pd.DataFrame, places: Sequence[str]) -> None:
+def _refuse_changing(table: pd.DataFrame, at: PlaceOf) -> None:
     """What cannot change within a patient: two people under one id, or a slip of the pen."""
     for name in map(str, table.columns):
         if name.lower() not in CONSTANT_COLUMNS:
@@ -274,6 +291,6 @@ def _refuse_changing(table: pd.DataFrame, places: Sequence[str]) -> None:
             patient = given["patient"][other[0]]
             rows = given[name][given["patient"] == patient]
             raise DataError(
-                f"{places[other[0]]}: {name} = {rows[other[0]]!r}: is of patient {patient!r}, who has {rows.iloc[0]!r} in "
-                f"{places[rows.index[0]]}; correct one, or give two people two ids"
+                f"{at(int(other[0]), name)}: {name} = {rows[other[0]]!r}: is of patient {patient!r}, who has {rows.iloc[0]!r} in "
+                f"{at(int(rows.index[0]), name)}; correct one, or give two people two ids"
             )

@@ -10,6 +10,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ _MAX_DEFLATE_RATIO = 1032
 
 _FOREIGN = (
     (b"version https://git-lfs", "a Git-LFS pointer, not the file itself; run `git lfs pull`"),
+    (b"/annex/objects/", "a pointer of git-annex, not the file itself; run `datalad get .`"),
     (b"NRRD", "an NRRD file; convert it to NIfTI"),
     (b"ObjectType", "a MetaImage header; convert it to NIfTI"),
     (b"\x89PNG", "a PNG picture"),
@@ -43,7 +45,8 @@ def read_header(path: Path) -> Header:
 
 def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
     """Header, voxels as stored (before slope and intercept) and SHA-256 of the uncompressed file. Raises DataError."""
-    chunks = _chunks(path)
+    behind: list[str] = []
+    chunks = _chunks(path, behind)
     head, rest = _first(path, chunks)
     header = parse_header(path, head)
     _is_plausible(path, header)
@@ -67,8 +70,14 @@ def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
         raise _truncated(path, found, expected)
     voxels = np.frombuffer(content, header.dtype, offset=header.offset).reshape(header.shape, order="F")
     if found > expected:
-        extra = f"{found - expected} bytes follow the voxels and were ignored"
-        header = Header(**{**vars(header), "warnings": (*header.warnings, extra)})
+        if header.bits:
+            raise DataError(
+                f"{path}: the header contradicts itself: {header.dtype.name} voxels, {header.bits} bits a voxel, and {found - expected} "
+                "bytes more than the data type needs; write the file again"
+            )
+        behind.append(f"{found - expected} bytes follow the voxels and were ignored")
+    if behind:
+        header = replace(header, warnings=(*header.warnings, *behind))
     return header, voxels, digest.hexdigest()
 
 
@@ -101,8 +110,11 @@ def _is_plausible(path: Path, header: Header) -> None:
         )
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    """The uncompressed content, block by block. Raises DataError for what is no NIfTI, EOFError for a gzip cut short."""
+def _chunks(path: Path, behind: list[str] | None = None) -> Iterator[bytes]:
+    """The uncompressed content, block by block. Raises DataError for what is no NIfTI, EOFError for a gzip cut short.
+
+    behind  gets a warning of bytes behind the gzip stream that are none of it, which are ignored, as gzip itself does
+    """
     with os.fdopen(open_regular(path), "rb") as file:
         first = file.read(_CHUNK)
         _is_nifti_by_name_and_content(path, first)
@@ -122,8 +134,13 @@ def _chunks(path: Path) -> Iterator[bytes]:
                     f"{path}: damaged gzip near byte {where} ({str(error).rpartition(': ')[2]}); fetch the file again"
                 ) from None
             if inflater.eof:
-                block = (inflater.unused_data or next(blocks, b"")).lstrip(b"\0")
-                if not block:
+                block = inflater.unused_data.lstrip(b"\0")  # tapes and some archives pad with zeros
+                while len(block) < 2 and (more := next(blocks, b"")):
+                    block = (block + more).lstrip(b"\0")
+                if not block.startswith(b"\x1f\x8b"):
+                    num = len(block) + sum(map(len, blocks))
+                    if num and behind is not None:
+                        behind.append(f"{num} bytes follow the gzip stream and were ignored")
                     return
                 inflater = zlib.decompressobj(31)
                 continue
@@ -168,6 +185,8 @@ def _first(path: Path, chunks: Iterator[bytes]) -> tuple[bytes, bytes]:
                 break
     except EOFError:
         pass
+    if read.startswith(b"\x1f\x8b"):  # a .nii that is gzip has been refused by then
+        raise DataError(f"{path}: is compressed with gzip twice; decompress it once, with gzip -dc FILE > NEW.nii.gz")
     if len(read) < 348:
         raise DataError(f"{path}: truncated: {len(read)} bytes, and a NIfTI header alone has 348; fetch the file again")
     return read[:540], read

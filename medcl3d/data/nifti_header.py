@@ -15,6 +15,8 @@ from nibabel.spatialimages import HeaderDataError
 from medcl3d.errors import DataError
 
 _MAX_FORM_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
+# How far 1 - b^2 - c^2 - d^2 may lie below 0: rounding to float32 leaves about 1e-7, text of six decimals about 1e-6.
+_ROUNDED = 1e-5
 _UNIT_MM = {1: 1000.0, 3: 0.001}
 # From micro-CT of a mouse to a survey of the whole body: mm a voxel beyond these are a unit that was mixed up more often than a scan.
 _PLAUSIBLE_MM = (0.01, 50.0)
@@ -28,6 +30,7 @@ class Header:
     shape   voxels, trailing axes of length 1 dropped; three axes, or four
     dtype   of the voxels on disk
     affine  ``Float64[4, 4]`` voxel index -> RAS+ mm
+    bits    of a voxel, as `bitpix` has it; 0 if it agrees with `dtype` or is not given
     """
 
     shape: tuple[int, ...]
@@ -37,6 +40,7 @@ class Header:
     inter: float
     offset: int
     warnings: tuple[str, ...] = field(default=())
+    bits: int = 0
 
     @property
     def num_bytes(self) -> int:
@@ -50,11 +54,15 @@ class Header:
 
 
 def size_of_header(head: bytes) -> tuple[int, str] | None:
-    """Bytes of a header and its byte order, by its first four bytes; None where they are no NIfTI's."""
+    """Bytes of a header and its byte order, by its first four bytes, else by its magic; None if it is no NIfTI's."""
     for order in "<>":
         size = struct.unpack(f"{order}i", head[:4])[0] if len(head) >= 4 else 0
         if size in (348, 540):
             return size, order
+    if head[344:348] == b"n+1\0":
+        for order in "<>":
+            if 1 <= struct.unpack(f"{order}h", head[40:42])[0] <= 7:  # the number of axes
+                return 348, order
     return None
 
 
@@ -74,19 +82,26 @@ def parse_header(path: Path, head: bytes) -> Header:
     if magic not in (b"n+1\0", b"n+2\0"):
         raise DataError(f"{path}: is an ANALYZE file or a damaged NIfTI (magic {magic!r}); ANALYZE has no orientation: convert it to NIfTI")
     warnings: list[str] = []
+    if int(header["sizeof_hdr"]) != size:
+        warnings.append(f"the header says that it has {int(header['sizeof_hdr'])} bytes; {size} was taken, by its magic")
     shape = _shape(path, header)
     if min(shape[:3]) == 1:
         warnings.append(
             f"a single plane, {'x'.join(map(str, shape))} voxels: a volume has several; stack the planes of one scan into one file"
         )
     dtype = _dtype(path, header)
+    bits = int(header["bitpix"]) if int(header["bitpix"]) != dtype.itemsize * 8 else 0
+    if bits:
+        warnings.append(f"the header says {dtype.name} voxels and {bits} bits a voxel; the data type was taken")
     slope, inter = _scaling(path, header)
     offset = float(header["vox_offset"])
-    if not math.isfinite(offset) or offset != int(offset) or offset < (352 if size == 348 else 544):
+    if not math.isfinite(offset) or offset < (352 if size == 348 else 544):
         raise DataError(f"{path}: vox_offset is {offset}, which lies in the header")
+    if offset != int(offset):
+        warnings.append(f"vox_offset is {offset}; {int(offset)} was taken")
     with np.errstate(all="ignore"):  # a damaged header overflows; what comes of it is refused
         affine = _affine(path, header, warnings)
-    return Header(shape, dtype, affine, slope, inter, int(offset), tuple(warnings))
+    return Header(shape, dtype, affine, slope, inter, int(offset), tuple(warnings), bits)
 
 
 def _shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, ...]:
@@ -119,8 +134,6 @@ def _dtype(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
         raise DataError(f"{path}: holds complex numbers; convert it to magnitude")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise DataError(f"{path}: data type {dtype} (code {code}) is not supported; convert it to int16 or float32")
-    if int(header["bitpix"]) != dtype.itemsize * 8:
-        raise DataError(f"{path}: the header contradicts itself: data type {dtype.name}, but {int(header['bitpix'])} bits a voxel")
     return dtype
 
 
@@ -135,20 +148,29 @@ def _scaling(path: Path, header: nibabel.Nifti1Header) -> tuple[float, float]:
 
 def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np.ndarray:
     """Voxel index -> mm: the sform, else the qform, as the standard has it."""
-    for name in ("sform_code", "qform_code"):
-        if not 0 <= int(header[name]) <= _MAX_FORM_CODE:
-            raise DataError(f"{path}: {name} is {int(header[name])}, which means nothing: the header is damaged; write the file again")
     sizes = [float(size) for size in header["pixdim"][1:4]]
-    if int(header["sform_code"]) == 0 and min(sizes) < 0:  # it decides, and readers differ on which way it then runs
+    codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
+    valid = {name: 0 < code <= _MAX_FORM_CODE for name, code in codes.items()}
+    odd = [name for name, code in codes.items() if not 0 <= code <= _MAX_FORM_CODE]
+    warnings += [f"{name}_code is {codes[name]}, which means nothing; the {name} was ignored" for name in odd]
+    has_sform, qform = valid["sform"], None
+    if not has_sform and min(sizes) < 0:  # it decides, and readers differ on which way it then runs
         raise DataError(f"{path}: a voxel size is negative, pixdim is {sizes}; write the file again with its true geometry")
     try:
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-        qform = header.get_qform(coded=True)[0]
-    except (ValueError, HeaderDataError) as error:
-        raise DataError(f"{path}: the orientation in the header is impossible ({error}); write the file again") from None
+        qform = _qform(header, warnings) if valid["qform"] else None
+        affine = header.get_sform() if has_sform else header.get_base_affine() if qform is None else qform
+        if odd and not any(valid.values()):  # readers differ on whether such a form counts
+            for form in [header.get_sform() if name == "sform" else _qform(header, []) for name in odd if codes[name] > 0]:
+                if not corner_distance(form, affine, header["dim"][1:4]) < 0.1 * min(sizes):
+                    raise ValueError(f"{odd[0]}_code is {codes[odd[0]]}, which means nothing, and without it there is no orientation")
+    except ValueError as error:
+        if not has_sform:
+            raise DataError(f"{path}: the orientation in the header is impossible ({error}); write the file again") from None
+        warnings.append(f"the qform is impossible ({error}) and was ignored; the sform was taken")
+        affine = header.get_sform()
     unit = int(header["xyzt_units"]) & 7
     to_mm = _UNIT_MM.get(unit, 1.0)
-    affine = affine.copy()
+    affine = np.array(affine, dtype=np.float64)
     affine[:3] *= to_mm
     sizes_mm = np.abs(sizes) * to_mm
     if not np.isfinite(affine).all():
@@ -160,7 +182,6 @@ def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np
         )
     if unit in _UNIT_MM:
         warnings.append(f"the header is in {'metres' if unit == 1 else 'micrometres'}; converted to mm")
-    has_sform = int(header["sform_code"]) > 0
     if not has_sform and qform is None:
         lost = f", and so is the voxel size of 1 mm; {_GIVE_SIZE}" if np.all(sizes_mm == 1) else ""
         warnings.append(f"neither sform nor qform: the orientation is a guess{lost}")
@@ -176,6 +197,29 @@ def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np
     elif has_sform and not np.allclose(sizes_mm, spacing, rtol=0.05):
         warnings.append(f"pixdim says {_mm(sizes_mm)} a voxel and the sform {_mm(spacing)}; the sform was taken")
     warnings.extend(doubts_of_spacing(affine))
+    return affine
+
+
+def _qform(header: nibabel.Nifti1Header, warnings: list[str]) -> np.ndarray:
+    """Voxel index -> mm by quaternion, offset and pixdim. ValueError if that is no affine."""
+    bcd = np.array([float(header[f"quatern_{axis}"]) for axis in "bcd"])
+    sizes, qfac = np.array(header["pixdim"][1:4], dtype=np.float64), float(header["pixdim"][0])
+    left = 1.0 - float(bcd @ bcd)
+    if not left >= -_ROUNDED:
+        raise ValueError(f"the quaternion has the length {math.sqrt(float(bcd @ bcd)):.6g}, beyond 1")
+    if sizes.min() < 0:
+        raise ValueError(f"a voxel size is negative, pixdim is {sizes.tolist()}")
+    if qfac not in (-1.0, 0.0, 1.0):  # the standard: 0 counts as 1
+        if qfac < 0:
+            raise ValueError(f"pixdim[0] is {qfac:g}, neither 1 nor -1")
+        warnings.append(f"pixdim[0] is {qfac:g}, neither 1 nor -1; 1 was taken")
+    a = 0.0 if left < abs(header.quaternion_threshold) else math.sqrt(left)
+    affine = np.eye(4)
+    affine[:3, :3] = nibabel.quaternions.quat2mat((a, *bcd)) * sizes
+    affine[:3, 2] *= -1.0 if qfac == -1.0 else 1.0
+    affine[:3, 3] = [float(header[f"qoffset_{axis}"]) for axis in "xyz"]
+    if not np.isfinite(affine).all():
+        raise ValueError("it holds NaN or infinity")
     return affine
 
 

@@ -32,7 +32,7 @@ class PrepareOptions:
 
     assume_spacing_mm the voxel size, along the file's own axes, of files whose headers have lost it
     spacing_mm        keep, median (of the collection, per axis), or three numbers
-    intensity         mri, ct or none; auto: ct where the modality says CT, else mri
+    intensity         mri, ct or none; auto: ct if the modality says CT, none if it says shape, else mri. Scans of two values become 0 and 1
     percentiles       between which MR intensities are clipped
     window_hu         what CT intensities are clipped to
     nonfinite         NaN and infinity: error, zero (counted), or skip the scan

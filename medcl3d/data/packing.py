@@ -15,8 +15,8 @@ AS_STORED: Scaling = (1.0, 0.0)
 _STEPS = 65535
 
 
-def pack(voxels: np.ndarray, store_as: StoreAs, name: Any) -> tuple[np.ndarray, Scaling]:
-    """``Float32`` voxels in two bytes, and how they come back. DataError, naming the scan, where they do not fit float16.
+def pack(voxels: np.ndarray, store_as: StoreAs, name: Any, remedy: str = "store_as=int16 may") -> tuple[np.ndarray, Scaling]:
+    """``Float32`` voxels in two bytes, and how they come back. DataError, naming the scan and a remedy, if they do not fit float16.
 
     int16 keeps whole numbers within its range as they are; any others are exact to half a step of (max - min) / 65535.
     """
@@ -24,7 +24,7 @@ def pack(voxels: np.ndarray, store_as: StoreAs, name: Any) -> tuple[np.ndarray, 
         with np.errstate(over="ignore"):  # what becomes infinite is refused
             stored = voxels.astype(np.float16)
         if not np.isfinite(stored).all():
-            raise DataError(f"{name}: values up to {np.abs(voxels).max():g} do not fit float16; store_as int16 may, or intensity auto")
+            raise DataError(f"{name}: values up to {np.abs(voxels).max():g} do not fit float16; {remedy}")
         return stored, AS_STORED
     low, high = float(voxels.min()), float(voxels.max())
     if low >= -32768 and high <= 32767 and np.array_equal(np.round(voxels), voxels):

@@ -106,7 +106,8 @@ def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: Pre
     for note in manifest.notes:  # before what may end it: files that lie there under another name explain files that are missing
         say(note)
     if len(missing) > _allowed(manifest, options):
-        raise DataError(f"{manifest.say_missing(missing)}; correct the paths, or raise max_bad_fraction")
+        correct = "" if len(manifest.links(missing)) == len(missing) else "; correct the paths"
+        raise DataError(f"{manifest.say_missing(missing)}{correct}, or raise max_bad_fraction")
     if options.channels == "split":
         told = len(manifest.notes)
         manifest = one_scan_a_volume(manifest)
@@ -145,8 +146,8 @@ def _kinds(manifest: Manifest, options: PrepareOptions) -> list[str]:
     if options.intensity != "auto":
         return []
     told = []
-    for kind, how in (("ct", "a window in HU"), ("mri", "by the values of the body")):
-        names = [name for name in manifest.table["modality"].unique() if kind_of(name) == kind]
+    for kind, how in (("ct", "a window in HU"), ("mri", "by the values of the body"), ("none", "values as they are")):
+        names = [name or "no modality" for name in manifest.table["modality"].unique() if kind_of(name) == kind]
         if names:
             told.append(f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} as {kind} ({how})")
     return [f"intensity by the name of the modality: {'; '.join(told)}"]

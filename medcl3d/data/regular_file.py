@@ -8,6 +8,8 @@ from pathlib import Path
 
 from medcl3d.errors import DataError
 
+FETCH = "fetch the content with `datalad get .`"
+
 
 def open_regular(path: Path, needed: str = "") -> int:
     """A file descriptor; links are followed.
@@ -20,7 +22,7 @@ def open_regular(path: Path, needed: str = "") -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file{remedy}") from None
+        raise DataError(f"{path}: {why_absent(path)}{remedy}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}{remedy}") from None
     mode = os.fstat(descriptor).st_mode
@@ -28,6 +30,18 @@ def open_regular(path: Path, needed: str = "") -> int:
         os.close(descriptor)
         raise DataError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a file{remedy}")
     return descriptor
+
+
+def why_absent(path: Path) -> str:
+    """What to say of a path at which no file can be opened: nothing is there, or a link whose file is not, as in a clone by datalad."""
+    if not path.is_symlink():
+        return "there is no such file"
+    return f"is a link whose file is not there; {FETCH if is_annexed(path) else 'fetch the file, or correct the link'}"
+
+
+def is_annexed(path: Path) -> bool:
+    """Whether a path is a link into an annex, where git-annex and datalad keep the content of large files."""
+    return path.is_symlink() and ".git/annex/objects/" in os.readlink(path).replace(os.sep, "/")
 
 
 def read_regular(path: Path, needed: str = "") -> bytes:

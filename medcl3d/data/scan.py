@@ -16,11 +16,20 @@ from medcl3d.data.atomic import write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, hash_of, read_image, read_label
 from medcl3d.data.content import hash_of_voxels
 from medcl3d.data.grid import LabelInterpolation, label_on_grid, on_grid, refuse_what_does_not_fit, respaced, turned
-from medcl3d.data.intensity import Body, Kind, Normalisation, find_body, like_a_label, normalise, unlike_its_kind
+from medcl3d.data.intensity import (
+    Body,
+    Kind,
+    Normalisation,
+    find_body,
+    like_a_label,
+    normalise,
+    two_levels,
+    unlike_its_kind,
+)
 from medcl3d.data.nifti import content_sha256
 from medcl3d.data.nifti_header import doubts_of_spacing
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
-from medcl3d.data.regular_file import open_regular
+from medcl3d.data.regular_file import open_regular, why_absent
 from medcl3d.data.scan_ids import file_stem
 from medcl3d.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.pairs.body_coordinates import middle_of_body
@@ -121,7 +130,7 @@ def file_state(path: Path) -> dict[str, Any]:
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: there is no such file" if isinstance(error, FileNotFoundError) else f"{path}: {error.strerror}") from None
+        raise DataError(f"{path}: {why_absent(path) if isinstance(error, FileNotFoundError) else error.strerror}") from None
     return {"path": os.path.abspath(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
@@ -190,12 +199,14 @@ def ready_scan(task: ScanTask) -> ReadyScan:
     if task.spacing_mm is not None:
         refuse_what_does_not_fit(task.image, image.voxels.shape, own_affine, task.spacing_mm)
     voxels, affine = on_grid(replace(image, affine=own_affine), task.spacing_mm)
-    body = find_body(voxels, task.kind)
+    levels = [two_levels(channel, task.kind) for channel in image.voxels]
+    body = find_body(voxels, "none" if all(levels) else task.kind)
     window = (slice(None), slice(None), slice(None))
     if task.crop == "body":
         voxels, affine, body, window = _cropped(voxels, affine, body)
-    voxels, normalisation = normalise(voxels, task.kind, body, percentiles=task.percentiles, window_hu=task.window_hu)
-    stored, scaling = pack(voxels, task.store_as, task.image)
+    limits: dict[str, Any] = {"percentiles": task.percentiles, "window_hu": task.window_hu}
+    voxels, normalisation = normalise(voxels, task.kind, body, levels=levels, **limits)
+    stored, scaling = pack(voxels, task.store_as, task.image, "store_as=int16 may" + (", or intensity=mri" if task.kind == "none" else ""))
     _refuse_constant(task, stored)
     warnings = [*_of_the_header(image, own_affine), *unlike_its_kind(image.voxels, task.kind)]
     if task.kind != "none":  # who takes values as they are may mean shapes
@@ -222,7 +233,9 @@ def _refuse_constant(task: ScanTask, stored: np.ndarray) -> None:
             low, high = task.window_hu
             raise DataError(f"{what} in the window from {low:g} to {high:g} HU; set window_hu, or intensity where this is no CT in HU")
         size = "x".join(map(str, stored.shape[1:]))
-        raise DataError(f"{what} in {size} voxels as {task.store_as}; a finer spacing_mm or store_as int16 may keep more")
+        finer = ["a finer spacing_mm"] * (task.spacing_mm is not None) + ["store_as=int16"] * (task.store_as == "float16")
+        remedy = f"{' or '.join(finer)} may keep more" if finer else "leave the scan out"
+        raise DataError(f"{what} in {size} voxels as {task.store_as}; {remedy}")
 
 
 def _cropped(voxels: np.ndarray, affine: np.ndarray, body: Body) -> tuple[np.ndarray, np.ndarray, Body, tuple[slice, slice, slice]]:

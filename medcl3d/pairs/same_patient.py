@@ -57,7 +57,8 @@ class SamePatient:
                 f"same_patient: same_session = only excludes nothing: all scans have the session {ONLY_SESSION}, as those "
                 "of a table without that column have; add the column if a patient was scanned on several days",
             )
-        return Anchors(ids, left_out, notes).require("same_patient", "choose overlapping_crops, or check the column patient of the manifest")
+        remedy = "choose overlapping_crops, or check the column patient of the manifest"
+        return Anchors(ids, left_out, notes).require("same_patient", remedy)
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:
         """``Int[n]``: the scans that may be drawn together with one."""

@@ -12,6 +12,7 @@ import pytest
 
 from medcl3d.benchmarks.collection import make_tree
 from medcl3d.data.bids.tables import sessions
+from medcl3d.data.nifti import read_header
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.bids import bids
@@ -49,7 +50,7 @@ def test_names_and_tables_become_a_manifest(tree: Path) -> None:
     assert (row["session"], row["modality"], row["session_days"], row["score"], row["age"], row["site"]) == (
         "b",
         "FLAIR",
-        "2",
+        "3",
         "2",
         "40",
         "NA",
@@ -61,19 +62,90 @@ def test_names_and_tables_become_a_manifest(tree: Path) -> None:
     assert "1 files *_bold are not taken" in notes and "have no row" in notes and "sub-3" in notes and "have no folder (sub-9)" in notes
 
 
-def test_days_are_whole_days_from_the_first_visit(tree: Path) -> None:
-    """In any order, with and without a zone, and where a date is missing."""
-    times = {"a": "2001-02-27T23:00:00Z", "b": "2000-12-24", "c": "n/a", "d": "2001-02-28T23:00:00.5+01:00"}
+def test_days_are_those_of_the_calendar_from_the_first_visit(tree: Path) -> None:
+    """Whatever the time of day, in any order, with and without a zone, and if a date is missing."""
+    times = {"a": "2001-02-27T09:00:00Z", "b": "2000-12-24 15:00", "c": "n/a", "d": "2001-02-28T23:00:00.5+01:00"}
     rows = "".join(f"ses-{name}\t{time}\n" for name, time in times.items())
     (tree / "sub-3" / "sub-3_sessions.tsv").write_text(f"session_id\tacq_time\n{rows}")
-    assert {name: row["session_days"] for name, row in sessions(tree / "sub-3" / "sub-3_sessions.tsv").items()} == {
+    assert {name: line.row["session_days"] for name, line in sessions(tree / "sub-3" / "sub-3_sessions.tsv").items()} == {
         "a": "65",
         "b": "0",
         "c": "",
         "d": "66",
     }
     (tree / "sub-3" / "sub-3_sessions.tsv").write_text("session_id\tdays\tacq_time\nses-a\t7\tspring\n")
-    assert sessions(tree / "sub-3" / "sub-3_sessions.tsv") == {"a": {"session_days": "7"}}
+    table = tree / "sub-3" / "sub-3_sessions.tsv"
+    assert sessions(table) == {"a": ({"session_days": "7"}, f"{table}:2")}
+
+
+def test_shifted_dates_of_any_century_count(tree: Path) -> None:
+    (tree / "sub-3" / "sub-3_sessions.tsv").write_text("session_id\tacq_time\nses-a\t1605-12-31T23:59:59\nses-b\t1606-01-01T00:00:01\n")
+    assert bids(tree).table.set_index("scan").loc[["sub-3_ses-a_T1w", "sub-3_ses-b_T1w"], "session_days"].tolist() == ["0", "1"]
+
+
+@pytest.mark.parametrize(("age", "read"), [("89+", "89"), ("> 89", "89"), (">=90", "90"), ("90 and over", "90"), ("89.5+", "89.5")])
+def test_an_age_beyond_a_limit_is_the_limit_and_said_with_its_line(tree: Path, age: str, read: str) -> None:
+    (tree / "participants.tsv").write_text(f"participant_id\tage\tage_at_scan\nsub-001\t40\t41\nNA\tn/a\tn/a\nsub-3\t{age}\t{age}\n")
+    manifest = bids(tree)
+    assert manifest.table.set_index("scan").loc["sub-3_ses-a_T1w", ["age", "age_at_scan"]].tolist() == [read, read]
+    for name in ("age", "age_at_scan"):
+        noted = [note for note in manifest.notes if note.startswith(f"column {name}: 4 ages beyond a limit count as the limit itself")]
+        assert len(noted) == 1 and f"{age!r} in {tree}/participants.tsv:4" in noted[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("participants.tsv", "participant_id\tage\nsub-001\t40\n\nsub-3\tabout 40\n", "participants.tsv:4: age = 'about 40'"),
+        ("sub-3/sub-3_sessions.tsv", "session_id\tage\nses-a\t40\nses-b\t430\n", "sub-3_sessions.tsv:3: age = '430'"),
+        ("sub-3/sub-3_sessions.tsv", "session_id\tdays\nses-a\t0\nses-b\tsoon\n", "sub-3_sessions.tsv:3: session_days = 'soon'"),
+        (
+            "sub-3/ses-b/sub-3_ses-b_scans.tsv",
+            "filename\tage\nanat/sub-3_ses-b_T2w.nii.gz\t7\nanat/sub-3_ses-b_T1w.nii.gz\told\n",
+            "sub-3_ses-b_scans.tsv:3: age = 'old'",
+        ),
+        ("participants.tsv", "participant_id\tsex\nsub-001\tF\nsub-3\tM\n", ""),
+    ],
+)
+def test_the_place_of_an_error_is_the_line_of_the_table(tree: Path, file: str, content: str, message: str) -> None:
+    (tree / file).write_text(content)
+    if not message:
+        (tree / "sub-3/sub-3_sessions.tsv").write_text("session_id\tsex\nses-a\tM\nses-b\tF\n")
+        message = "sub-3_sessions.tsv:3: sex = 'F': is of patient 'sub-3', who has 'M' in "
+    with pytest.raises(DataError, match=message) as caught:
+        bids(tree)
+    assert str(caught.value).startswith(str(tree / ("sub-3/sub-3_sessions.tsv" if "sex" in message else file)))
+
+
+def test_a_clone_without_content_is_said_and_counted(tree: Path, tmp_path: Path) -> None:
+    for file in sorted(tree.glob("sub-*/ses-*/anat/*.nii.gz")):
+        file.unlink()
+        file.symlink_to(f"../../../.git/annex/objects/x/SHA256E-s9--{file.name}")
+    with pytest.raises(DataError, match=r"^12 files of the manifest are links whose files are not there, under .*bids: sub-001/") as e:
+        prepare("bids", tree, tmp_path / "out", fields={"derivative": "none"}, options=PrepareOptions(workers=1))
+    assert str(e.value).endswith("; fetch the content with `datalad get .` in that folder, or raise max_bad_fraction")
+    first = tree / "sub-001/ses-a/anat/sub-001_ses-a_FLAIR.nii.gz"
+    with pytest.raises(DataError, match=r"FLAIR\.nii\.gz: is a link whose file is not there; fetch the content with `datalad get \.`"):
+        read_header(first)
+    (tree / "participants.tsv").unlink()
+    (tree / "participants.tsv").symlink_to(".git/annex/objects/y/MD5E-s9--x.tsv")
+    with pytest.raises(DataError, match=r"participants\.tsv: is a link whose file is not there; fetch the content"):
+        bids(tree)
+
+
+def test_an_annex_out_of_the_root_and_files_that_only_point_at_one(tree: Path) -> None:
+    first = tree / "sub-001/ses-a/anat/sub-001_ses-a_T1w.nii.gz"
+    first.unlink()
+    first.symlink_to("../../../../.git/annex/objects/x/SHA256E-s9--a.nii.gz")
+    manifest = bids(tree)
+    (missing,) = manifest.missing()
+    assert manifest.say_missing([missing, "other.nii.gz"]).endswith(
+        "(1 of them are links whose files are not there: fetch the content with `datalad get .` in that folder)"
+    )
+    first.unlink()
+    first.write_text("/annex/objects/SHA256E-s9--a.nii.gz\n")
+    with pytest.raises(DataError, match="is a pointer of git-annex, not the file itself; run `datalad get"):
+        read_header(first)
 
 
 def test_a_link_out_of_the_root_is_refused_and_one_inside_is_not(tree: Path, tmp_path: Path) -> None:
@@ -181,8 +253,9 @@ def test_scans_tsv_says_what_is_known_of_each_image(tree: Path) -> None:
     manifest = bids(tree)
     table = manifest.table.set_index("scan")
     assert table.loc["sub-3_ses-a_T1w", "quality"] == "good" and table.loc["sub-3_ses-a_FLAIR", "quality"] == ""
-    assert table.loc["sub-3_ses-b_T1w", "session_days"] == "2" and "acq_time" not in table, "the table of sessions goes first"
+    assert table.loc["sub-3_ses-b_T1w", "session_days"] == "3" and "acq_time" not in table, "the table of sessions goes first"
     assert "2 files of ..._scans.tsv are not there" in " ".join(manifest.notes) and "'noon' of sub-3/ses-a/anat" in " ".join(manifest.notes)
+    assert f"in {tree}/sub-3/ses-a/sub-3_ses-a_scans.tsv:3" in " ".join(manifest.notes)
     (tree / "sub-3/sub-3_sessions.tsv").unlink()
     assert bids(tree).table.set_index("scan").loc[["sub-3_ses-a_FLAIR", "sub-3_ses-b_T1w"], "session_days"].tolist() == ["0", "10"]
 

@@ -47,7 +47,7 @@ def test_columns_that_are_near_known_ones_are_named() -> None:
 
 
 def odd(cells: list[str]) -> list[str]:
-    return odd_cells(pd.DataFrame({"volume": cells}), [f"scans.csv:{row + 2}" for row in range(len(cells))])
+    return odd_cells(pd.DataFrame({"volume": cells}), lambda row, column: f"scans.csv:{row + 2}")
 
 
 def test_a_slip_among_numbers_is_named_with_its_place() -> None:

@@ -237,6 +237,19 @@ def test_two_people_of_one_id_are_told_apart_and_one_person_in_two_folders_is_on
     assert sorted(dicom(root, tmp_path / "raw", patients="folder").table["patient"]) == ["a", "b", "c", "d", "e"]
 
 
+def test_a_patient_id_that_strangers_share_is_none(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for number, patient in enumerate(("None", "NaN", "1.23457E+11", "1.23457E+11", "007", "7")):
+        write_series(root / f"f{number}", uid=f"1.2.{number}", PatientID=patient)
+    plain = dicom(root, tmp_path / "raw")
+    assert sorted(plain.table["patient"]) == ["007", "7", "f0", "f1", "f2", "f3"]
+    assert any(note.startswith("4 series have text for a missing value, or a cut number, as PatientID") for note in plain.notes)
+    assert any("1 patients may be two people or one" in note and "007 in" in note for note in plain.notes)
+    hashed = dicom(root, tmp_path / "hashed", hash_ids=True)
+    assert hashed.table["patient"].nunique() == 6
+    assert [note.partition(",")[0] for note in hashed.notes if "two people" in note] == ["1 patients may be two people or one"]
+
+
 def test_names_are_never_written_and_ids_are_hashed_on_request(tmp_path: Path) -> None:
     root = tmp_path / "in"
     write_series(root / "DOE_JANE", PatientID="SECRET1", SeriesDescription="for Doe")

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from medcl3d.data.check import read_image
-from medcl3d.data.intensity import Body, find_body, kind_of, normalise, unlike_its_kind
+from medcl3d.data.intensity import Body, find_body, kind_of, normalise, two_levels, unlike_its_kind
 
 WINDOW = {"percentiles": (0.5, 99.5), "window_hu": (-1000.0, 1000.0)}
 
@@ -128,3 +128,38 @@ def test_one_value_throughout_is_no_crash(kind) -> None:
     scan = np.full((1, 3, 3, 3), 5, np.float32)
     out, normalisation = normalise(scan, kind, find_body(scan, kind), **WINDOW)
     assert np.isfinite(out).all() and np.isfinite(normalisation.fill).all()
+
+
+@pytest.mark.parametrize("levels", [(0.0, 255.0), (0.0, 1.0), (3.0, 7.0), (-1.0, 1.0)])
+def test_a_mask_comes_to_0_and_1_whatever_share_of_the_scan_it_fills(levels) -> None:
+    low, high = levels
+    for num in (1, 500, 7999):
+        scan = np.full(8000, low, np.float32)
+        scan[np.random.default_rng(num).permutation(8000)[:num]] = high
+        scan = scan.reshape(1, 20, 20, 20)
+        found = [two_levels(scan[0], "mri")]
+        assert found == [levels] and two_levels(scan[0], "none") is None
+        assert two_levels(scan[0], "ct") == (levels if low >= 0 else None), "a negative value may be HU"
+        out, normalisation = normalise(scan, "mri", find_body(scan, "none"), **WINDOW, levels=found)
+        np.testing.assert_array_equal(out, scan == high)
+        assert normalisation.fill == (0.0,)
+        assert unlike_its_kind(scan, "mri") == [f"only two values, {low:g} and {high:g}: it is a mask, and stored as 0 and 1"]
+
+
+def test_a_third_value_makes_it_a_scan() -> None:
+    scan = np.zeros((20, 20, 20), np.float32)
+    scan[5:15] = 1
+    scan[7, 3, 11] = 0.5
+    assert two_levels(scan, "mri") is None and two_levels(np.full((3, 3, 3), 5.0, np.float32), "mri") is None
+
+
+def test_a_body_of_one_value_does_not_explode() -> None:
+    scan = np.zeros((1, 24, 24, 24), np.float32)
+    scan[:, 6:18, 6:18, 6:18] = 100
+    scan[:, 0, 0, :3] = 50
+    out, _ = normalise(scan, "mri", find_body(scan, "mri"), **WINDOW)
+    assert np.abs(out).max() <= 1
+
+
+def test_a_shape_is_taken_as_it_is_by_its_name() -> None:
+    assert kind_of("shape") == kind_of("Shape") == "none" and kind_of("shapes of T1w") == "mri"

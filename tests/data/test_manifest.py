@@ -264,11 +264,17 @@ def test_reading_a_table_that_is_absent_is_one_line(tmp_path) -> None:
         read_table(tmp_path / "absent.csv")
 
 
-def test_ids_that_a_spreadsheet_may_have_changed_are_asked_about(tmp_path) -> None:
-    alike = write(tmp_path, "patient,path\n7,a.nii.gz\n007,b.nii.gz\nP1,c.nii.gz\np1,d.nii.gz\n70,e.nii.gz\n")
-    assert any("2 patients may be two people or one" in note and "(7 and 007, P1 and p1)" in note for note in alike.notes)
-    others = write(tmp_path, "patient,path\n10,a.nii.gz\n1,b.nii.gz\n100,c.nii.gz\n")
-    assert not any("two people or one" in note for note in others.notes)
+def test_dates_in_the_place_of_days_become_days(tmp_path) -> None:
+    manifest = write(tmp_path, "path,patient,session_days\na,p,2001-01-01T15:00\nb,p,2001-01-08 09:00\nc,q,2002-05-05\nd,q,n/a\n")
+    assert manifest.table["session_days"].tolist() == ["0", "7", "0", ""]
+    assert "column session_days: its dates were turned into days from the first date of each patient" in manifest.notes
+    with pytest.raises(DataError, match=r"manifest\.csv:3: session_days = '7': a number|session_days = '2001-01-01'"):
+        write(tmp_path, "path,patient,session_days\na,p,2001-01-01\nb,p,7\n")
+
+
+def test_ages_beyond_a_limit_are_read_in_any_table(tmp_path) -> None:
+    manifest = write(tmp_path, "path,patient,Age,AgeAtVisit,stage\na,p,89+,>89,3+\nb,q,50,50,1\n")
+    assert manifest.table[["Age", "AgeAtVisit", "stage"]].iloc[0].tolist() == ["89", "89", "3+"]
 
 
 def test_a_workbook_is_called_one(tmp_path) -> None:

@@ -28,7 +28,9 @@ def write(path: Path, change: dict[str, np.ndarray] | None = None, *, shapes: bo
 
 def test_the_official_split_and_the_classes_are_kept(tmp_path: Path) -> None:
     file = write(tmp_path / "toy3d.npz")
-    prepare("medmnist", file, tmp_path / "out", options=PrepareOptions(workers=1, intensity="none"))
+    told: list[str] = []
+    prepare("medmnist", file, tmp_path / "out", options=PrepareOptions(workers=1), say=told.append)
+    assert not [line for line in told if "warning" in line or "intensity=" in line], "nothing is left to set, or to doubt"
     store = Store.open(tmp_path / "out")
     table = store.collection.table
     split = read_split(tmp_path / "out" / "split.json", table["patient"])
@@ -38,7 +40,8 @@ def test_the_official_split_and_the_classes_are_kept(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.read_volume(row)[0], arrays[f"{about['part']}_images"][number] / 255)
         assert about["class"] == str(arrays[f"{about['part']}_labels"][number, 0])
         assert (about["patient"] in split.test) == (about["part"] == "test")
-    again = prepare("medmnist", file, tmp_path / "out", options=PrepareOptions(workers=1, intensity="none"))
+    assert store.intensity()["kind"] == "none"
+    again = prepare("medmnist", file, tmp_path / "out", options=PrepareOptions(workers=1))
     assert again.num_there == sum(SIZES.values()), "the same command finds all of it there"
 
 
@@ -77,3 +80,15 @@ def test_real_adrenal_glands(real: Path, tmp_path: Path) -> None:
     manifest = medmnist(real / "medmnist" / "adrenalmnist3d.npz", tmp_path / "raw")
     assert manifest.table.groupby("part").size().to_dict() == {"test": 298, "train": 1188, "val": 98}
     assert set(manifest.table["class"]) == {"0", "1"} and set(manifest.table["modality"]) == {"shape"}
+
+
+@pytest.mark.parametrize("name", ["adrenalmnist3d", "adrenalmnist3d_64"])
+def test_real_shapes_are_prepared_right_by_default(real: Path, tmp_path: Path, name: str) -> None:
+    with np.load(real / "medmnist" / f"{name}.npz") as archive:
+        some = {key: archive[key][:4] for key in archive.files}
+    np.savez(tmp_path / f"{name}.npz", **some)
+    told: list[str] = []
+    done = prepare("medmnist", tmp_path / f"{name}.npz", tmp_path / "out", options=PrepareOptions(workers=1), say=told.append)
+    assert (done.num_ok, done.num_refused) == (12, 0) and not [line for line in told if line.startswith(("warning", "refused"))]
+    store = Store.open(tmp_path / "out")
+    assert all(np.unique(store.read_volume(scan)).tolist() == [0.0, 1.0] for scan in range(12))

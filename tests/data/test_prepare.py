@@ -654,3 +654,29 @@ def test_a_label_that_is_its_image_is_refused_and_one_of_many_values_is_asked_ab
     report = (tmp_path / "out" / "report.csv").read_text()
     assert "the label holds what its image holds, byte for byte; name the label map itself" in report
     assert "the label holds 1000 different values: an image, or a number for each object?" in report
+
+
+def test_masks_among_the_images_are_stored_as_0_and_1_and_said(tmp_path, write_nifti) -> None:
+    affine = np.diag([1.5, 1.5, 2.0, 1.0])
+    rows, rng = ["scan,patient,modality,path"], np.random.default_rng(0)
+    for name, modality, levels in (("a", "MR", (0, 255)), ("b", "CT", (0, 1)), ("c", "mask", (2, 9))):
+        mask = np.array(levels, np.int16)[(rng.random((12, 12, 12)) < 0.3).astype(int)]
+        write_nifti(f"raw/{name}.nii.gz", mask, affine)
+        rows.append(f"{name},{name},{modality},{name}.nii.gz")
+    (tmp_path / "raw" / "manifest.csv").write_text("\n".join(rows) + "\n")
+    told: list[str] = []
+    prepare("csv", tmp_path / "raw", tmp_path / "out", options=PrepareOptions(workers=1), say=told.append)
+    store = Store.open(tmp_path / "out")
+    assert all(np.unique(store.read_volume(scan)).tolist() == [0.0, 1.0] for scan in range(3))
+    assert any("only two values, 0 and 255: it is a mask, and stored as 0 and 1" in line for line in told)
+    prepare("csv", tmp_path / "raw", tmp_path / "half", options=PrepareOptions(workers=1, spacing_mm=(1.0, 1.0, 1.0)))
+    half = Store.open(tmp_path / "half").read_volume(0)
+    assert half.min() == 0 and half.max() == 1, "resampled, it lies in between"
+
+
+def test_no_remedy_names_what_is_set(tmp_path, write_nifti) -> None:
+    voxels = np.random.default_rng(0).integers(0, 100_000, (12, 12, 12)).astype(np.int32)
+    write_nifti("raw/a.nii.gz", voxels, np.diag([1.5, 1.5, 2.0, 1.0]))
+    (tmp_path / "raw" / "manifest.csv").write_text("path,patient\na.nii.gz,p\n")
+    with pytest.raises(DataError, match=r"do not fit float16; store_as=int16 may, or intensity=mri"):
+        prepare("csv", tmp_path / "raw", tmp_path / "out", options=PrepareOptions(workers=1, intensity="none"))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import Any, NamedTuple
 
 from medcl3d.data.bids.names import BidsName
 from medcl3d.data.columns import MISSING
+from medcl3d.data.days import date_of, days_from_first
 from medcl3d.data.json_file import read_json
 from medcl3d.data.notes import naming
 from medcl3d.data.table_file import read_rows
@@ -23,18 +23,25 @@ Row = dict[str, str]
 Sidecar = tuple[BidsName, Path]
 
 
-def participants(root: Path, subjects: set[str]) -> tuple[dict[str, Row], list[str]]:
+class Line(NamedTuple):
+    """A row of a table, and where it stands, as ``participants.tsv:5``."""
+
+    row: Row
+    place: str
+
+
+def participants(root: Path, subjects: set[str]) -> tuple[dict[str, Line], list[str]]:
     """Subject -> its columns, and notes on what has no partner. DataError."""
     path = root / "participants.tsv"
     if not path.is_symlink() and not path.exists():
         return {}, ["there is no participants.tsv, so scans carry no age, sex or group"]
-    rows: dict[str, Row] = {}
+    rows: dict[str, Line] = {}
     for line, row in _rows(path, "participant_id").items():
         given = row.pop("participant_id")
         subject = given if given.startswith("sub-") else f"sub-{given}"
         if subject in rows:
             raise DataError(f"{path}:{line}: {subject} stands there twice; keep one row")
-        rows[subject] = row
+        rows[subject] = Line(row, f"{path}:{line}")
     notes = []
     for who, what in (
         (subjects - set(rows), "have no row in participants.tsv"),
@@ -45,7 +52,7 @@ def participants(root: Path, subjects: set[str]) -> tuple[dict[str, Row], list[s
     return rows, notes
 
 
-def sessions(path: Path) -> dict[str, Row]:
+def sessions(path: Path) -> dict[str, Line]:
     """Session -> its columns, days from the first visit among them where the table has days or dates. DataError."""
     rows = _rows(path, "session_id")
     days = next((column for column in DAYS if any(column in row for row in rows.values())), None)
@@ -56,33 +63,24 @@ def sessions(path: Path) -> dict[str, Row]:
         dates = {line: _date(row["acq_time"], f"{path}:{line}") for line, row in rows.items() if "acq_time" in row}
         for line, day in days_from_first(dates).items():
             rows[line]["session_days"] = day
-    return {row.pop("session_id").removeprefix("ses-"): {n: v for n, v in row.items() if n != "acq_time"} for row in rows.values()}
+    return {
+        row.pop("session_id").removeprefix("ses-"): Line({n: v for n, v in row.items() if n != "acq_time"}, f"{path}:{line}")
+        for line, row in rows.items()
+    }
 
 
-def scans(path: Path) -> dict[str, Row]:
+def scans(path: Path) -> dict[str, Line]:
     """File, as the table has it relative to its folder -> its columns, acq_time among them. DataError."""
-    return {row.pop("filename").removeprefix("./"): row for row in _rows(path, "filename").values()}
+    return {row.pop("filename").removeprefix("./"): Line(row, f"{path}:{line}") for line, row in _rows(path, "filename").items()}
 
 
-def days_from_first(dates: Mapping[Any, pd.Timestamp | None]) -> dict[Any, str]:
-    """Whole days from the first of some dates; "" where a date is missing."""
-    first = min((date for date in dates.values() if date is not None), default=None)
-    return {key: "" if date is None or first is None else str((date - first).days) for key, date in dates.items()}
-
-
-def date_of(time: str) -> pd.Timestamp | None:
-    """A date as BIDS writes it, None where it is none. Zones are left out: with and without one cannot be compared."""
-    date = pd.to_datetime(time, errors="coerce", format="ISO8601")
-    return None if pd.isna(date) else date.tz_localize(None)
-
-
-def _date(time: str, place: str) -> pd.Timestamp | None:
+def _date(time: str, place: str) -> date | None:
     if time in MISSING:
         return None
-    date = date_of(time)
-    if date is None:
+    found = date_of(time)
+    if found is None:
         raise DataError(f"{place}: acq_time = {time!r}: is no date as 2001-02-28T14:00:00; correct it, or write n/a")
-    return date
+    return found
 
 
 def _rows(path: Path, key: str) -> dict[int, Row]:

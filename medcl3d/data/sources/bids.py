@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
 
 from medcl3d.data.bids import labels as bids_labels
 from medcl3d.data.bids.names import BidsName, session_of
-from medcl3d.data.bids.tables import Row, Sidecar, Sidecars, date_of, days_from_first, participants, scans, sessions
+from medcl3d.data.bids.tables import Line, Row, Sidecar, Sidecars, participants, scans, sessions
 from medcl3d.data.columns import MISSING
+from medcl3d.data.days import date_of, days_from_first
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.notes import Counted
 from medcl3d.data.scan_ids import made_ids
@@ -64,6 +66,7 @@ def bids(
     beside, seen = Sidecars(sidecar), _Seen()
     top = [(BidsName.of(path.name), path) for path in sorted(root.glob("*.json"))] if sidecar else []
     rows: list[Row] = []
+    places: list[Row] = []
     names: dict[str, BidsName] = {}
     for subject in subjects:
         found = _Subject.of(subject, seen)
@@ -78,13 +81,13 @@ def bids(
             path = f"{subject.name}/{file}"
             session = session_of((subject.name, *above), name, f"{root}/{path}")
             names[path] = name
-            rows.append(
-                {"patient": subject.name, "session": session, "modality": name.suffix, "path": path}
-                | people.get(subject.name, {})
-                | visits.get(session, {})
-                | about.get(file, {})
-                | (beside.of(name, [top, *found.sidecars_above(above)]) if sidecar else {})
-            )
+            row, place = {"patient": subject.name, "session": session, "modality": name.suffix, "path": path}, Row()
+            for line in (people.get(subject.name), visits.get(session), about.get(file)):
+                if line is not None:
+                    row |= line.row
+                    place |= dict.fromkeys(line.row, line.place)
+            rows.append(row | (beside.of(name, [top, *found.sidecars_above(above)]) if sidecar else {}))
+            places.append(place)
     seen.beside(root)
     told = [*beside.notes(), *seen.notes(root)]
     if not rows:
@@ -96,7 +99,8 @@ def bids(
     table = pd.DataFrame(rows)
     table["label"] = [pairs.get(path, "") for path in table["path"]]
     table["scan"] = made_ids(table["path"].tolist(), [name.stem for name in names.values()])
-    return Manifest.of(table, root, classes, outside=allow_outside, notes=(*notes, *told, *unasked.notes(), *unpaired, *unnamed))
+    noted = (*notes, *told, *unasked.notes(), *unpaired, *unnamed)
+    return Manifest.of(table, root, classes, outside=allow_outside, cell_places=places, notes=noted)
 
 
 def _is_taken(above: Sequence[str], name: BidsName, modalities: Sequence[str] | None) -> bool:
@@ -167,37 +171,38 @@ class _Subject:
         """Sidecars in the folders of an image, those of the subject's folder first."""
         return [self.sidecars.get("/".join(above[:depth]), []) for depth in range(len(above) + 1)]
 
-    def visits(self, seen: _Seen) -> tuple[dict[str, Row], dict[str, Row]]:
+    def visits(self, seen: _Seen) -> tuple[dict[str, Line], dict[str, Line]]:
         """Session -> its columns; image -> its columns. Dates of scans count where no table of sessions has days."""
-        visits: dict[str, Row] = {}
-        about: dict[str, Row] = {}
-        first: dict[str, pd.Timestamp] = {}
+        visits: dict[str, Line] = {}
+        about: dict[str, Line] = {}
+        first: dict[str, date] = {}
         there = set(self.images)
         for table in self.tables:
             if table.endswith("_sessions.tsv"):
                 visits |= sessions(self.folder / table)
                 continue
             inner = table.rpartition("/")[0]
-            for file, row in scans(self.folder / table).items():
+            for file, line in scans(self.folder / table).items():
                 path = f"{inner}/{file}" if inner else file
-                self._date(path, row.pop("acq_time", ""), first, seen)
+                self._date(path, line.row.pop("acq_time", ""), first, seen, line.place)
                 if path in there:
-                    about[path] = row
+                    about[path] = line
                 elif not os.path.lexists(self.folder / path):
                     seen.odd.add("files of ..._scans.tsv are not there", f"{self.folder.name}/{path}")
-        if not any(row.get("session_days") for row in visits.values()):
+        if not any(line.row.get("session_days") for line in visits.values()):
             for session, days in days_from_first(first).items():
-                visits[session] = {**visits.get(session, {}), "session_days": days}
+                known = visits.get(session, Line({}, str(self.folder)))
+                visits[session] = Line({**known.row, "session_days": days}, known.place)
         return visits, about
 
-    def _date(self, path: str, time: str, first: dict[str, pd.Timestamp], seen: _Seen) -> None:
+    def _date(self, path: str, time: str, first: dict[str, date], seen: _Seen, place: str) -> None:
         """Remember the earliest date of a session."""
         if time in MISSING:
             return
-        date = date_of(time)
-        if date is None:
-            seen.odd.add("acq_time of ..._scans.tsv are no dates and left out", f"{time!r} of {self.folder.name}/{path}")
+        found = date_of(time)
+        if found is None:
+            seen.odd.add("acq_time of ..._scans.tsv are no dates and left out", f"{time!r} of {self.folder.name}/{path} in {place}")
             return
         *above, name = path.split("/")
         session = session_of((self.folder.name, *above), BidsName.of(name), path)
-        first[session] = min(date, first.get(session, date))
+        first[session] = min(found, first.get(session, found))

@@ -23,7 +23,9 @@ from medcl3d.data.dicom.series import PetUnits, Series, refusing, write_series
 from medcl3d.data.dicom.slices import slices_of
 from medcl3d.data.dicom.tilt import Tilt
 from medcl3d.data.hidden_ids import hider
+from medcl3d.data.id_spelling import alike, is_cut_number
 from medcl3d.data.manifest import Manifest
+from medcl3d.data.missing_text import is_no_id
 from medcl3d.data.notes import Counted
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.told import warnings_told
@@ -78,6 +80,8 @@ def dicom(
     if not series:
         raise DataError(f"{root}: no DICOM series there; {'; '.join(seen.notes()) or 'it is empty'}")
     told = [one.folder for one in series] if patients == "folder" else _tell_patients_apart(series, seen, notes, hide)
+    if hash_ids and (same := alike(set(told))):  # hashes show it no more
+        notes.append(f"{len(same)} patients may be two people or one, by ids that differ in spelling alone; write each id in one way")
     odd: list[tuple[str, list[str]]] = []
     scans: dict[str, Series] = {}
     rows, faults = list[dict[str, str]](), dict[str, str]()
@@ -134,17 +138,15 @@ def _labels(parts: Sequence[Part], hash_ids: bool) -> list[str]:
 def _tell_patients_apart(series: Sequence[FoundSeries], seen: Counted, notes: list[str], hide: Callable[[str], str]) -> list[str]:
     """The patient of each series: its id, with the folder where one id means several people."""
     people: dict[str, set[tuple[str, ...]]] = {}
-    for one in series:
-        people.setdefault(one.text("PatientID"), set()).add(tuple(one.text(name) for name in PERSON))
+    ids = [_patient_id(one, seen) for one in series]
+    for name, one in zip(ids, series, strict=True):
+        people.setdefault(name, set()).add(tuple(one.text(name) for name in PERSON))
     several = {
         name for name, known in people.items() if any(a and b and a != b for p in known for q in known for a, b in zip(p, q, strict=True))
     }
     told = []
     folders: dict[str, set[str]] = {}
-    for one in series:
-        name = one.text("PatientID")
-        if not name:
-            seen.add("series have no PatientID, so their first folder counts as the patient", one.called)
+    for name, one in zip(ids, series, strict=True):
         patient = f"{name}@{one.folder}" if name in several and name else name or one.folder
         folders.setdefault(patient, set()).add(one.folder)
         told.append(patient)
@@ -157,6 +159,20 @@ def _tell_patients_apart(series: Sequence[FoundSeries], seen: Counted, notes: li
                 f"patient {hide(patient)} lies in {len(places)} folders ({some}) and counts as one; set patients=folder if they are several"
             )
     return told
+
+
+def _patient_id(series: FoundSeries, seen: Counted) -> str:
+    """A series' PatientID; "" if it has none, or one that many strangers share, which is counted."""
+    name = series.text("PatientID")
+    if not name:
+        seen.add("series have no PatientID, so their first folder counts as the patient", series.called)
+    elif is_no_id(name) or is_cut_number(name):
+        seen.add(
+            "series have text for a missing value, or a cut number, as PatientID, so their first folder counts as the patient",
+            series.called,
+        )
+        return ""
+    return name
 
 
 def _rows(series: Sequence[FoundSeries], told: Sequence[str], hide: Callable[[str], str], hash_ids: bool) -> list[dict[str, str]]:

@@ -31,9 +31,9 @@ def medmnist(root: Path, raw: Path | None, *, file: str | None = None) -> Manife
     file  which npz of the folder (default: the only one)
 
     The official test part is the test split; train and validation parts are the training side, told apart by the column
-    `part`. The label is the column `class`. Shapes (two values, as AdrenalMNIST3D) are written as 0 and 1: prepare them with
-    ``intensity=none`` and train with the recipe `shape`. The sets carry neither patients nor a voxel size: each sample counts as a
-    patient, and a voxel as 1 mm.
+    `part`. The label is the column `class`. Shapes (two values, as AdrenalMNIST3D) are written as 0 and 1 and prepared as they
+    are: train with the recipe `shape`. The sets carry neither patients nor a voxel size: each sample counts as a patient, and a voxel
+    as 1 mm, with the world's origin in the middle of the sample.
 
     Raises DataError where it is no such npz.
     """
@@ -52,7 +52,7 @@ def medmnist(root: Path, raw: Path | None, *, file: str | None = None) -> Manife
             rows.append({"scan": scan, "patient": scan, "modality": "shape" if is_shape else "unknown", "path": f"{scan}.nii.gz"} | about)
     notes = ["each sample counts as a patient of its own, and a voxel as 1 mm: the set says neither"]
     if is_shape:
-        notes.append("its voxels take two values: prepare with intensity=none, train with views: shape")
+        notes.append("its voxels take two values, stored as 0 and 1: train with views: shape")
     return Manifest.of(pd.DataFrame(rows), raw or root, notes=[*notes, *left])
 
 
@@ -98,7 +98,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _write(path: Path, voxels: np.ndarray) -> None:
     """A volume as gzipped NIfTI, the same bytes every time; left alone where it is there already."""
-    content = gzip.compress(nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes(), compresslevel=1, mtime=0)
+    affine = np.eye(4)
+    affine[:3, 3] = [(1 - n) / 2 for n in voxels.shape]  # an origin at a corner is how files look whose voxel size was lost
+    content = gzip.compress(nibabel.Nifti1Image(voxels, affine).to_bytes(), compresslevel=1, mtime=0)
     if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,94 @@
+"""Text that programs write for a missing value: an empty cell in most columns, and never the id of a person or of a scan."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import pandas as pd
+
+from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PlaceOf
+from medcl3d.data.distinct import changed, distinct
+from medcl3d.data.notes import naming
+from medcl3d.errors import DataError
+
+NEEDED = ("path", "scan", "patient")  # every scan has one
+_WITH_A_MEANING = (*KNOWN_COLUMNS, "age", "sex")
+
+# In small letters. The first set has no other meaning in any column; of metadata, "none" and the like may be a value.
+_EXPORTED = r"nan -nan +nan nat <na> n/a #n/a #na null <null> (null) \n 1.#ind -1.#ind 1.#qnan -1.#qnan"
+_SPREADSHEET_ERRORS = "#ref! #name? #value! #div/0! #num! #null! #spill! #calc!"
+_WRITTEN = "none <none> nil n.a. n.a na ? ?? ??? - -- --- \u2013 \u2014 . .. ... (blank)"
+_ANYWHERE = frozenset((*_EXPORTED.split(), *_SPREADSHEET_ERRORS.split(), "#n/a n/a"))
+_IN_KNOWN_COLUMNS = _ANYWHERE.union(_WRITTEN.split())
+NOT_KNOWN = frozenset(
+    ("unknown", "unk", "undefined", "missing", "unassigned", "not known", "not available", "not applicable", "not assigned", "tbd")
+)
+_INITIALS = "na"  # or the name of a site
+
+
+def bare(text: str) -> str:
+    """A text in small letters, without blanks around it and without invisible characters."""
+    return (text if text.isascii() else visible(text)).strip().casefold()
+
+
+def visible(text: str) -> str:
+    """A text without characters that cannot be seen, as zero-width spaces."""
+    return "".join(c for c in text if unicodedata.category(c) != "Cf")
+
+
+def is_no_id(text: str) -> bool:
+    """Whether a text is empty or stands for a missing id, as ``NaN``, ``sub-nan`` or ``unknown``. ``NA`` may be an id."""
+    text = bare(text).removeprefix("sub-")
+    is_word = text in _IN_KNOWN_COLUMNS or text in NOT_KNOWN
+    return not text.strip("#") or (is_word and text != _INITIALS)  # ######: a number that did not fit a spreadsheet's column
+
+
+def refuse_missing_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
+    """DataError, with the place, for an id or a path that is text for a missing value: many scans would share it."""
+    for name in NEEDED:
+        if name not in table:
+            continue
+        cells, values = table[name], distinct(table[name])
+        short = [cell for cell in values if 0 < len(cell) <= 24]
+        missing = [cell for cell in short if is_no_id(cell)]
+        missing += [cell for cell in short if bare(cell) == _INITIALS and (cells == cell).sum() > 1]
+        if missing:
+            rows = np.flatnonzero(cells.isin(missing)).tolist()
+            many = f", as in {len(rows)} rows, which would share one {name}" if len(rows) > 1 else ""
+            raise DataError(
+                f"{place_of(rows[0], name)}: {name} = {cells[rows[0]]!r}: is text for a missing value{many}; give each {name} its own, or "
+                "leave these scans out"
+            )
+
+
+def without_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
+    """The table with empty cells in place of text for a missing value, in all columns but the needed ones; and a note on each column.
+
+    ``n/a`` in metadata stays, as it counts as missing everywhere. In a column of classes ``-`` stays beside ``+``.
+    """
+    table, notes = table.copy(), []
+    for name in map(str, table.columns):
+        if name in NEEDED:
+            continue
+        cells, words = table[name], _IN_KNOWN_COLUMNS if name.lower() in _WITH_A_MEANING else _ANYWHERE
+        values = distinct(cells)
+        missing = [cell for cell, text in zip(values, changed(values, _bare_lines), strict=True) if text in words]
+        if "+" in values:
+            missing = [cell for cell in missing if cell != "-"]
+        if name not in KNOWN_COLUMNS:
+            missing = [cell for cell in missing if cell not in MISSING]
+        if not missing:
+            continue
+        is_missing = cells.isin(missing)
+        table[name] = cells.mask(is_missing, "")
+        told = np.flatnonzero(is_missing & ~cells.isin(MISSING)).tolist()
+        if told:
+            text = f"column {name}: {len(told)} of its {len(cells)} cells hold text for a missing value and count as empty"
+            notes.append(naming(text, [f"{cells[row]!r} in {place_of(row, name)}" for row in told]))
+    return table, notes
+
+
+def _bare_lines(text: str) -> str:
+    """Cells, whose blanks have gone already, as `bare` has them."""
+    return (text if text.isascii() else visible(text)).casefold()
