@@ -1,0 +1,68 @@
+"""Stores and run folders of version 0.1 load, resume and predict as they did.
+
+`tests/frozen/v0_1` holds a simulated cohort of five patients, a pretraining of four steps stopped after the second, a
+fine-tuning, and a scan with the probabilities that it predicted. All were written by version 0.1.0.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medcl3d.data.fingerprints import fingerprints
+from medcl3d.data.store import Store
+from medcl3d.downstream.finetune import finetune
+from medcl3d.downstream.predict import predict
+from medcl3d.training.pretrain import pretrain
+
+FROZEN = Path(__file__).parent / "frozen" / "v0_1"
+
+
+@pytest.fixture
+def frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the frozen folders, as the working directory: their configurations hold relative paths."""
+    shutil.copytree(FROZEN, tmp_path / "v0_1")
+    monkeypatch.chdir(tmp_path / "v0_1")
+    return tmp_path / "v0_1"
+
+
+def test_a_store_opens_with_the_content_that_a_run_noted(frozen: Path) -> None:
+    store = Store.open(frozen / "store")
+    noted = json.loads((frozen / "pretrain" / "provenance.json").read_text())
+    found = fingerprints(store)
+    assert {name: found[name] for name in ("data", "body", "manifest", "split")} == {
+        name: noted[name] for name in ("data", "body", "manifest", "split")
+    }
+
+
+def test_a_pretraining_resumes_to_the_encoder_that_it_had(frozen: Path) -> None:
+    expected = load_file(frozen / "pretrain" / "encoder.safetensors")
+    (frozen / "pretrain" / "encoder.safetensors").unlink()
+    pretrain(frozen / "pre.yaml")
+    found = load_file(frozen / "pretrain" / "encoder.safetensors")
+    assert list(found) == list(expected)
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_an_encoder_is_fine_tuned_to_the_model_that_it_gave(frozen: Path) -> None:
+    finetune(frozen / "fine.yaml", ["out_dir=again"])
+    expected, found = (load_file(frozen / run / "model.safetensors") for run in ("finetune", "again"))
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6)
+    results = [json.loads((frozen / run / "results.json").read_text()) for run in ("finetune", "again")]
+    assert results[1]["metrics"]["dice"]["mean"] == pytest.approx(results[0]["metrics"]["dice"]["mean"], abs=1e-3)
+
+
+def test_a_model_predicts_the_probabilities_that_it_did(frozen: Path) -> None:
+    predict(frozen / "finetune", frozen / "scan.nii.gz", frozen / "labels", probabilities=True)
+    made = frozen / "labels" / "scan_probabilities.nii.gz"
+    expected, found = (nib.load(path).get_fdata() for path in (frozen / "probabilities.nii.gz", made))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
