@@ -86,8 +86,8 @@ class Manifest:
             raise DataError(f"{root}: the manifest lists no scan; give a row to each")
         places = [f"{root}/{path}" for path in table["path"]] if places is None else list(places)
         at = _place_of(places, cell_places)
+        refuse_other_encoding(zip(places, table["path"], strict=True))  # first: under it no name seems to be UTF-8
         _refuse_unwritable(table, at)
-        refuse_other_encoding(zip(places, table["path"], strict=True))
         root = Path(root)
         target = root.resolve()
         for name in PATH_COLUMNS:

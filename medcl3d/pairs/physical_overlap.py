@@ -18,6 +18,9 @@ from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.registry import Count, Fraction, NonNegative, Positive
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
+ROUNDING = 1e-9
+"""An IoU up to this is what rounding leaves of boxes that only touch."""
+
 
 @PAIRS.register("physical_overlap")
 @dataclass(frozen=True, kw_only=True)
@@ -67,5 +70,5 @@ class PhysicalOverlap:
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P and M by the overlap in one scan; P = 0 and M = 1 elsewhere."""
         overlap = torch.where(rows.scan[:, None] == cols.scan, iou_mm(rows, cols), 0.0)
-        positive = torch.where(overlap > 0, overlap**self.gamma, 0.0)
+        positive = torch.where(overlap > ROUNDING, overlap**self.gamma, 0.0)
         return related(rows, cols, positive, 1 - (overlap / self.kappa).clamp(max=1))
