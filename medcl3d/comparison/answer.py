@@ -10,7 +10,7 @@ from medcl3d.comparison.kinds import Kind
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_CLAIM, MIN_REPLICATES_FOR_TEST, Interval
 
 SAID: dict[Kind, str] = {
-    "placebo": " (which knows nothing true of scans)",
+    "placebo": " (a placebo: its signal columns are permuted)",
     "mae": " (which has no pairs)",
     "scratch": " (not pretrained)",
     "augmented": " (which chooses no pairs)",
@@ -19,8 +19,9 @@ SAID: dict[Kind, str] = {
 MOST_NAMED = 5
 """Arms that a sentence names with their numbers; the table has the others."""
 MOST_DECIMALS = 8
-NOT_BY_KNOWING = "what its strategy knows of the scans is not shown to help"
+NOT_BY_KNOWING = "the strategy's signal columns, which a placebo permutes, are not shown to help"
 NOT_BY_CHOICE = "the choice of pairs is not shown to help"
+UNTESTED = "by an interval that was not tested"
 
 
 def number(value: float, sign: bool = False, digits: int | None = None) -> str:
@@ -60,7 +61,7 @@ def answer(analysis: Analysis) -> tuple[str, str]:
     """Two sentences: what to use, or what was seen where nothing is tested; and how certain that is.
 
     What is tested is tested against the reference. Where that is a strategy, it is held against scratch and its placebo by name: to be
-    ahead of scratch says that pretraining helps, to be ahead of the placebo that what the strategy knows of the scans does. What is
+    ahead of scratch says that pretraining helps, to be ahead of the placebo that its signal columns do. What is
     outside the family counts by its interval: it can hold a recommendation back, and is named as untested.
     """
     others = [arm for arm in analysis.arms if arm.name != analysis.reference]
@@ -92,61 +93,84 @@ def _instead(analysis: Analysis, found: _Found) -> str:
     name, over = analysis.reference, f"over {_replicates(analysis)}"
     best = _best(analysis, found.better)
     if analysis.kinds[best.name] == "placebo":
-        means = f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)}) does better than {_reference(analysis)}"
-        return f"{means}, and it is a placebo: what helps is not what its strategy knows of the scans."
+        real = [arm for arm in found.better if analysis.kinds[arm.name] != "placebo"]
+        level = [arm for arm in real if not _is_behind(analysis, arm.name, best.name)]
+        if not level:
+            means = f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)}) does better than {_reference(analysis)}"
+            return f"{means}, and it is a placebo: what helps is not the strategy's signal columns."
+        best = _best(analysis, level)
+    kind = analysis.kinds[best.name]
     alike = [arm for arm in analysis.arms if arm.name not in (best.name, name) and not _is_behind(analysis, arm.name, best.name)]
-    kinds = {kind: [arm for arm in alike if analysis.kinds[arm.name] == kind] for kind in ("scratch", "augmented", "placebo")}
-    pretrained = analysis.kinds[best.name] != "scratch"
-    if pretrained and kinds["scratch"]:
+    controls = _controls(analysis, alike)
+    if kind != "scratch" and controls["scratch"]:
         ahead = f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)} {over}) does better than “{name}”"
-        beside = _names([*kinds["scratch"], *kinds["placebo"]])
-        return f"{ahead}, and is not shown to do better than {beside}: nothing here says that its pretraining is worth the cost."
-    equals = [arm for arm in found.better if arm in alike and arm not in kinds["placebo"]]
-    others = [arm for arm in alike if arm not in (*equals, *kinds["placebo"])]
+        return f"{ahead}, and is not shown to do better than {_beside(controls)}: nothing here says that its pretraining is worth the cost."
+    equals = [arm for arm in found.better if arm in alike and arm not in controls["placebo"]]
+    others = [arm for arm in alike if arm not in equals]
     lead = f"Use {_names([best, *equals])}{', whichever costs least,' if equals else ''} rather than “{name}”"
-    means = f"{' and '.join(_number(analysis, arm.name) for arm in (best, *equals))}, against {_number(analysis, name)}"
-    level = f"; “{best.name}” is not told from {_names(others)}" if others else ""
-    doubt = f"; {_names(kinds['placebo'])} is not told from it, so that {NOT_BY_KNOWING}" if kinds["placebo"] and pretrained else ""
-    doubt += _no_choice(analysis, best, kinds["augmented"])
-    return f"{lead}: {over} the mean {analysis.metric} is {means}{level}{doubt}."
+    means = f"{_listed([_number(analysis, arm.name) for arm in (best, *equals)], 'and')}, against {_number(analysis, name)}"
+    beside = f"; “{best.name}” {_level(analysis, best.name, others)}" if others else ""
+    return f"{lead}: {over} the mean {analysis.metric} is {means}{beside}{_doubt(analysis, best, controls)}."
 
 
-def _no_choice(analysis: Analysis, best: ArmNumbers, augmented: Sequence[ArmNumbers]) -> str:
-    """What follows if training without a choice of pairs is the best arm or not distinguishable from it."""
-    if analysis.kinds[best.name] == "augmented":
-        return f"; “{best.name}” chooses no pairs, so {NOT_BY_CHOICE}"
-    if augmented and analysis.kinds[best.name] == "pairs":
-        return f"; {_names(augmented)}, without a choice of pairs, is not distinguishable from it, so {NOT_BY_CHOICE}"
-    return ""
+def _controls(analysis: Analysis, arms: Sequence[ArmNumbers]) -> dict[Kind, list[ArmNumbers]]:
+    """Type of a control -> those of these arms that have it."""
+    kinds: tuple[Kind, ...] = ("scratch", "augmented", "placebo")
+    return {kind: [arm for arm in arms if analysis.kinds[arm.name] == kind] for kind in kinds}
+
+
+def _beside(controls: dict[Kind, list[ArmNumbers]]) -> str:
+    return _names([arm for arms in controls.values() for arm in arms])
+
+
+def _level(analysis: Analysis, name: str, others: Sequence[ArmNumbers]) -> str:
+    """That an arm is not better than others: those outside the family may even be ahead by their intervals."""
+    ahead = any(_is_behind(analysis, name, arm.name) for arm in others)
+    return f"is not {'shown to do better than' if ahead else 'distinguishable from'} {_names(others)}"
+
+
+def _doubt(analysis: Analysis, best: ArmNumbers, controls: dict[Kind, list[ArmNumbers]]) -> str:
+    """What follows if the best arm chooses no pairs, or is not shown to do better than a placebo or an arm that chooses none."""
+    kind, said = analysis.kinds[best.name], ""
+    if kind == "pairs" and controls["placebo"]:
+        said = f"; {NOT_BY_KNOWING}"
+    without = [best] if kind == "augmented" else controls["augmented"] if kind == "pairs" else []
+    if without:
+        names = _listed([f"“{arm.name}”" for arm in without], "and")
+        said += f"; {names} {'chooses' if len(without) == 1 else 'choose'} no pairs, so {NOT_BY_CHOICE}"
+    return said
 
 
 def _kept(analysis: Analysis, found: _Found) -> str:
     """No arm does better than the reference."""
     name, reference, open_ = analysis.reference, _reference(analysis), found.not_beaten
+    own = analysis.arm(name)
     if analysis.kinds[name] == "scratch":
-        return f"No arm is shown to do better than {reference}: nothing here says that pretraining is worth its cost."
+        ahead = [arm for arm in found.outside if _is_behind(analysis, name, arm.name)]
+        if not ahead:
+            return f"No arm is shown to do better than {reference}: nothing here says that pretraining is worth its cost."
+        names = _listed([f"“{arm.name}”{SAID.get(analysis.kinds[arm.name], '')}" for arm in ahead], "and")
+        hint = f"outside the family {names} {'does' if len(ahead) == 1 else 'do'}, {UNTESTED}"
+        return f"No arm of the declared family is shown to do better than {reference}; {hint}."
     if not open_:
         family = "every other arm of the declared family does worse"
-        return f"Use {reference}: {family}{', and those outside it by their intervals alone' if found.outside else ''}."
-    controls = {kind: [arm for arm in open_ if analysis.kinds[arm.name] == kind] for kind in ("scratch", "augmented", "placebo")}
+        outside = ", and those outside it by their intervals alone" if found.outside else ""
+        return f"Use {reference}: {family}{outside}{_doubt(analysis, own, _controls(analysis, ()))}."
+    controls = _controls(analysis, open_)
     if controls["scratch"]:
-        beside = _names([*controls["scratch"], *controls["placebo"]])
-        return f"{reference} is not shown to do better than {beside}: nothing here says that its pretraining is worth the cost."
-    ahead = any(_is_behind(analysis, name, arm.name) for arm in found.outside)
-    alike = f"is {'not shown to do better than' if ahead else 'not told from'} {_names(open_)}"
-    doubt = f"; {NOT_BY_KNOWING}, since the placebo lacks it" if controls["placebo"] else ""
-    doubt += _no_choice(analysis, analysis.arm(name), controls["augmented"])
+        return f"{reference} is not shown to do better than {_beside(controls)}: nothing here says that its pretraining is worth the cost."
+    alike, doubt = _level(analysis, name, open_), _doubt(analysis, own, controls)
     helps = [arm for arm in (*found.worse, *found.outside_worse) if analysis.kinds[arm.name] == "scratch"]
-    if not helps:
+    if not helps or analysis.kinds[name] == "placebo":
         return f"{reference} {alike}{doubt}."
     choices = [arm for arm in open_ if arm not in controls["placebo"]]
-    lead = f"Use “{name}” or {_names(choices)}, whichever costs least" if choices else f"Use “{name}”"
-    hint = " (by an interval that no test stands behind)" if helps[0] in found.outside_worse else ""
+    lead = f"Use {_names([own, *choices])}{', whichever costs least' if choices else ''}"
+    hint = f" ({UNTESTED})" if helps[0] in found.outside_worse else ""
     return f"{lead}: {reference} does better than {_names(helps)}{hint}, and {alike}{doubt}."
 
 
 def _certainty(analysis: Analysis, found: _Found) -> str:
-    groups = (("better", found.better), ("worse", found.worse), ("not told from it", found.rest))
+    groups = (("better", found.better), ("worse", found.worse), ("not distinguishable from it", found.rest))
     parts = [f"{words} {_list(arms)}" for words, arms in groups if arms]
     family = f"Beside “{analysis.reference}”, by paired t-tests (Holm-adjusted over the {len(analysis.family)} arms of the declared family)"
     if len(analysis.family) == 1:
@@ -235,8 +259,12 @@ def _replicates(analysis: Analysis) -> str:
 
 
 def _names(arms: Sequence[ArmNumbers]) -> str:
-    names = [f"“{arm.name}”" for arm in arms]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    return _listed([f"“{arm.name}”" for arm in arms], "or")
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    """``a``, ``a or b``, ``a, b or c``."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
 def _list(arms: Sequence[ArmNumbers], of_the_first: str = "") -> str:

@@ -95,8 +95,8 @@ class CompareConfig:
                 rejected at the one before: `[{endpoint: {num_labelled: 8}}, {metric: hd95_mm}]`
     anchors     which arms are 0 and 1 on the common scale of tasks, for `across`
     controls    arms that are added if the file has none of their type: `scratch`; `augmented_views`, which is pretrained with
-                two augmentations of one crop and so without a choice of pairs, one per objective; the `placebo` of every
-                strategy that has signal columns; and `mae`, which reconstructs hidden blocks and has no pairs. They are
+                augmentations of one crop and so without a choice of pairs, one for each way in which the arms train; the
+                `placebo` of every strategy that has signal columns; and `mae`, which reconstructs hidden blocks and has no pairs. They are
                 outside the tested family
     stage       confirm, or screen: picks candidates, so nothing is tested
     screened    the file of the screening that this confirms: its seeds and its test patients are refused here

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.plan import dotted, model_of
 from medcl3d.config import load, plain
 from medcl3d.packaged_configs import find_config
 
+if TYPE_CHECKING:
+    from medcl3d.pairs import PairStrategy
+
 AUGMENTED = "augmented_views"
+POINTS = ("num_points", "tolerance_mm", "ignore_mm")
 BLOCKS = (8, 4, 2, 1)
 """Edges of hidden blocks, in voxels: the largest that divides a patch is taken."""
 
@@ -38,26 +42,64 @@ Controls = dict[str, tuple[Recipe, tuple[str, Arm]]]
 
 
 def _augmented(config: CompareConfig) -> Controls:
-    """Pretrainings with two augmentations of one crop, all else equal; one for each way in which the others train.
+    """Pretrainings with augmentations of one crop, all else equal; one for each way in which the others train.
 
     Such an arm is trained like the others but chooses no pairs, so its difference to them is what the choice adds.
+    A control that stands for one of several ways is named after the first arm that trains so.
     """
-    planned = {name: _planned(config, recipe) for name, recipe in config.pretrainings.items()}
+    planned = _used(config)
     have = [_rest(fields) for fields in planned.values() if fields.pairs.name == AUGMENTED and not fields.placebo]
-    found: Controls = {}
-    for arm in config.arms.values():
+    needed: list[tuple[str, Arm, str, Recipe]] = []
+    for arm_name, arm in config.arms.items():
         fields = planned.get(arm.pretraining or "")
         if fields is None or arm.pretraining is None or fields.placebo or not _takes_pairs(fields) or _rest(fields) in have:
             continue
         have.append(_rest(fields))
-        views = fields.pairs.fields.get("num_views")
-        recipe = config.pretrainings[arm.pretraining]
-        pairs = {AUGMENTED: {} if views in (None, 2) else {"num_views": views}}
-        label = AUGMENTED if not found else f"{AUGMENTED} ({fields.objective.name})"
-        name = _unused(label, config.pretrainings | {name: recipe for name in found})
-        taken = {arm_name for _, (arm_name, _) in found.values()} | set(config.arms)
-        found[name] = (replace(recipe, set={**recipe.set, "pairs": pairs}), (_unused(label, taken), replace(arm, pretraining=name)))
+        needed.append((arm_name, arm, arm.pretraining, _with_augmented(config.pretrainings[arm.pretraining], fields)))
+    found: Controls = {}
+    for arm_name, arm, pretraining, recipe in needed:
+        label, of_arm = (AUGMENTED, AUGMENTED) if len(needed) == 1 else (f"{AUGMENTED} ({pretraining})", f"{AUGMENTED} ({arm_name})")
+        name = _unused(label, config.pretrainings)
+        found[name] = (recipe, (of_arm, replace(arm, pretraining=name)))
     return found
+
+
+def _with_augmented(recipe: Recipe, fields: Any) -> Recipe:
+    """The recipe with augmented views in the place of its pairs: as many views and points per sample."""
+    views, points = _num_views(_strategy(fields)), _points(fields)
+    recipe = _replaced(recipe, "pairs", {AUGMENTED: {} if views == 2 else {"num_views": views}})
+    return _replaced(recipe, "objective", {fields.objective.name: {**fields.objective.fields, **points}}) if points else recipe
+
+
+def _replaced(recipe: Recipe, key: str, value: Any) -> Recipe:
+    """The recipe with another choice of `key`; the fields that it sets below `key` belong to what it chose before."""
+    kept = {name: of for name, of in recipe.set.items() if name != key and not name.startswith(f"{key}.")}
+    return replace(recipe, set={**kept, key: value})
+
+
+def _strategy(fields: Any) -> PairStrategy:
+    from medcl3d.pairs import PAIRS
+
+    strategy: PairStrategy = PAIRS.build(fields.pairs)
+    return strategy
+
+
+def _num_views(strategy: PairStrategy) -> int:
+    """Global views in a sample: those of the part that draws them, two if it has no such field."""
+    from medcl3d.pairs import parts_of
+
+    parts = parts_of(strategy)
+    return int(getattr(strategy, "num_views", 2)) if not parts else _num_views(parts[0])
+
+
+def _points(fields: Any) -> dict[str, Any]:
+    """What a strategy that relates points says of them, as fields of the objective, which has its own if no strategy does."""
+    from medcl3d.pairs import every_part, relates_points
+
+    strategy = _strategy(fields)
+    own = {key: value for part in reversed(every_part(strategy)) for key in POINTS if (value := getattr(part, key, None)) is not None}
+    changed = {key: value for key, value in own.items() if fields.objective.fields.get(key, value) != value}
+    return changed if relates_points(strategy) else {}
 
 
 def _takes_pairs(fields: Any) -> bool:
@@ -68,22 +110,22 @@ def _takes_pairs(fields: Any) -> bool:
 
 
 def _rest(fields: Any) -> dict[str, Any]:
-    """A pretraining's configuration without its pairs, and with the number of views of a sample."""
-    return {key: value for key, value in _task(fields).items() if key != "pairs"} | {"num_views": fields.pairs.fields.get("num_views") or 2}
+    """A pretraining's configuration without its pairs, and with the number of views and the points of a sample."""
+    rest = {key: value for key, value in _task(fields).items() if key != "pairs"}
+    objective = {fields.objective.name: {**fields.objective.fields, **_points(fields)}}
+    return rest | {"objective": objective, "num_views": _num_views(_strategy(fields))}
 
 
 def _placebos(config: CompareConfig) -> Controls:
     """Of every strategy that knows something of the scans, where the comparison has none for it."""
-    from medcl3d.pairs import PAIRS
-
-    planned = {name: _planned(config, recipe) for name, recipe in config.pretrainings.items()}
+    planned = _used(config)
     have = [_task(fields) for fields in planned.values() if fields.placebo]
     found: Controls = {}
     for arm_name, arm in config.arms.items():
         fields = planned.get(arm.pretraining or "")
         if fields is None or arm.pretraining is None or fields.placebo or _task(fields) in have:
             continue
-        signal_columns = getattr(PAIRS.build(fields.pairs), "informative", ())
+        signal_columns = getattr(_strategy(fields), "informative", ())
         if signal_columns and _takes_pairs(fields):
             have.append(_task(fields))
             recipe, name = config.pretrainings[arm.pretraining], _unused(f"{arm.pretraining} (placebo)", config.pretrainings)
@@ -94,13 +136,28 @@ def _placebos(config: CompareConfig) -> Controls:
 
 def _mae(config: CompareConfig) -> Controls:
     """Hidden blocks painted in, with crops, network and steps of the first pretraining; none where there is one already."""
-    if not config.pretrainings or any(_planned(config, recipe).objective.name == "mae" for recipe in config.pretrainings.values()):
+    used = _used(config)
+    if not used or any(fields.objective.name == "mae" for fields in used.values()):
         return {}
-    first = next(iter(config.pretrainings.values()))
-    sizes = _planned(config, first).data.patch_size
+    name, fields = next(iter(used.items()))
+    first, sizes = config.pretrainings[name], fields.data.patch_size
+    if (pairs := _without_features(plain(fields)["pairs"])) != plain(fields)["pairs"]:
+        first = _replaced(first, "pairs", pairs)
     block = [next(edge for edge in BLOCKS if size % edge == 0) for size in sizes]
     name = _unused("mae", config.pretrainings)
-    return {name: (replace(first, set={**first.set, "objective": {"mae": {"block": block}}}), ("mae", Arm(name)))}
+    return {name: (_replaced(first, "objective", {"mae": {"block": block}}), ("mae", Arm(name)))}
+
+
+def _without_features(pairs: dict[str, Any]) -> dict[str, Any]:
+    """The strategy inside those that look at embeddings, which MAE has none of to compare."""
+    ((_, fields),) = pairs.items()
+    return _without_features(fields["inner"]) if {"queue_size", "temperature"} & set(fields) else pairs
+
+
+def _used(config: CompareConfig) -> dict[str, Any]:
+    """Pretraining -> its configuration, of those that an arm starts from."""
+    started = {arm.pretraining for arm in config.arms.values()}
+    return {name: _planned(config, recipe) for name, recipe in config.pretrainings.items() if name in started}
 
 
 def _planned(config: CompareConfig, recipe: Recipe) -> Any:

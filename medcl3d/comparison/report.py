@@ -130,7 +130,7 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
         said.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
     if analysis.margin is None and analysis.stage != "screen":
         undeclared = "The smallest difference that matters (`margin`) was not declared"
-        said.append(f"{undeclared}, so that no arm is called equivalent to the reference: not to be told from it says less.")
+        said.append(f"{undeclared}, so no arm is called equivalent to the reference; “not distinguishable” says less.")
     return said
 
 

@@ -18,6 +18,7 @@ KINDS: dict[str, Kind] = {
     "ours": "pairs",
     "published": "pairs",
     "views": "augmented",
+    "more views": "augmented",
     "placebo": "placebo",
     "mae": "mae",
     "scratch": "scratch",
@@ -55,9 +56,9 @@ def test_a_candidate_that_beats_all_is_to_be_used() -> None:
 def test_ahead_of_scratch_and_level_with_the_placebo_is_pretraining_and_not_the_pairs() -> None:
     seen, certainty = said({"ours": 0.1, "published": 0.1, "placebo": 0.1, "scratch": 0})
     assert seen.startswith("Use “ours” or “published”, whichever costs least: “ours” (mean dice")
-    assert "does better than “scratch”, and is not told from “published” or “placebo”" in seen
-    assert "what its strategy knows of the scans is not shown to help" in seen
-    assert "worse “scratch” (" in certainty and "not told from it “published” (" in certainty
+    assert "does better than “scratch”, and is not distinguishable from “published” or “placebo”" in seen
+    assert "the strategy's signal columns, which a placebo permutes, are not shown to help" in seen
+    assert "worse “scratch” (" in certainty and "not distinguishable from it “published” (" in certainty
 
 
 def test_level_with_scratch_is_no_reason_to_pretrain() -> None:
@@ -77,7 +78,7 @@ def test_a_better_arm_is_to_be_used_in_the_place_of_the_reference() -> None:
 
 def test_a_better_placebo_recommends_nothing() -> None:
     seen, _ = said({"scratch": 0, "placebo": 0.3, "published": 0.1}, reference="scratch")
-    assert "it is a placebo: what helps is not what its strategy knows" in seen and "Use" not in seen
+    assert "it is a placebo: what helps is not the strategy's signal columns" in seen and "Use" not in seen
 
 
 def test_winners_that_nothing_tells_apart_are_named_together() -> None:
@@ -89,20 +90,70 @@ def test_winners_that_nothing_tells_apart_are_named_together() -> None:
 def test_a_placebo_as_good_as_the_winner_holds_the_knowledge_back() -> None:
     seen, _ = said({"scratch": 0, "ours": 0.302, "placebo": 0.3}, reference="scratch")
     assert seen.startswith("Use “ours” rather than “scratch”")
-    assert "; “placebo” is not told from it, so that what its strategy knows of the scans is not shown to help." in seen
+    assert "; “ours” is not distinguishable from “placebo”; the strategy's signal columns, which a placebo permutes, are not" in seen
 
 
 def test_augmented_views_as_good_as_the_winner_hold_the_choice_of_pairs_back() -> None:
     gains = {"scratch": 0, "ours": 0.302, "views": 0.3}
     seen, _ = said(gains, reference="scratch")
     assert seen.startswith("Use “ours” or “views”, whichever costs least, rather than “scratch”")
-    assert "“views”, without a choice of pairs, is not distinguishable from it, so the choice of pairs is not shown to help." in seen
+    assert "; “views” chooses no pairs, so the choice of pairs is not shown to help." in seen
     seen, _ = said({"scratch": 0, "ours": 0.3, "views": 0.1}, reference="scratch")
     assert "choice of pairs" not in seen
     seen, _ = said({"scratch": 0, "ours": 0.1, "views": 0.3}, reference="scratch")
     assert seen.startswith("Use “views” rather than “scratch”") and "“views” chooses no pairs, so the choice of pairs is not" in seen
     seen, _ = said({"ours": 0.3, "views": 0.3, "scratch": 0.0})
-    assert "“views”, without a choice of pairs, is not distinguishable from it" in seen
+    assert "is not distinguishable from “views”; “views” chooses no pairs, so the choice of pairs is not" in seen
+
+
+def test_augmented_views_as_the_reference() -> None:
+    no_choice = "; “views” chooses no pairs, so the choice of pairs is not shown to help."
+    seen, _ = said({"views": 0.3, "ours": 0.1, "scratch": 0}, reference="views")
+    assert seen.startswith("Use “views” (mean dice") and seen.endswith(f"does worse{no_choice}")
+    seen, _ = said({"views": 0.3, "ours": 0.3, "published": 0.3, "scratch": 0}, reference="views")
+    assert seen.startswith("Use “views”, “ours” or “published”, whichever costs least: “views” (") and seen.endswith(no_choice)
+    seen, _ = said({"views": 0.1, "ours": 0.3, "scratch": 0}, reference="views")
+    assert seen.startswith("Use “ours” rather than “views”") and "choice of pairs" not in seen
+    seen, _ = said({"views": 0.3, "ours": 0.1, "placebo": 0.3, "scratch": 0}, reference="views")
+    assert "signal columns" not in seen, "augmented views have none"
+
+
+def test_augmented_views_ahead_by_an_interval_are_not_called_indistinguishable() -> None:
+    """Automatic controls are outside the family, so that their interval alone says that they are ahead."""
+    seen, _ = said({"ours": 0.1, "published": 0.05, "views": 0.3, "scratch": 0}, family=("published",))
+    assert "and is not shown to do better than “views”; “views” chooses no pairs, so" in seen and "distinguishable" not in seen
+    seen, _ = said({"ours": 0.1, "published": 0.2, "views": 0.3, "scratch": 0}, family=("published",))
+    assert "; “published” is not shown to do better than “views”; “views” chooses no pairs" in seen and "distinguishable" not in seen
+
+
+def test_controls_outside_the_family_that_do_better_than_scratch_are_named() -> None:
+    seen, _ = said({"scratch": 0, "ours": 0, "views": 0.3}, reference="scratch", family=("ours",))
+    assert seen.startswith("No arm of the declared family is shown to do better than “scratch” (mean dice") and "nothing here" not in seen
+    assert seen.endswith("; outside the family “views” (which chooses no pairs) does, by an interval that was not tested.")
+
+
+def test_a_placebo_that_is_ahead_by_chance_leaves_the_recommendation() -> None:
+    """Which of two equal arms has the larger mean is chance, and the conclusion does not turn on it."""
+    for placebo in (0.297, 0.303):
+        seen, _ = said({"scratch": 0, "ours": 0.3, "placebo": placebo, "views": 0.1}, reference="scratch", noise=0.02)
+        assert seen.startswith("Use “ours” rather than “scratch”") and "“ours” is not distinguishable from “placebo”" in seen
+
+
+def test_scratch_and_augmented_views_that_tie_are_both_named() -> None:
+    gains = {"ours": 0.3, "views": 0.3, "scratch": 0.3, "published": 0.1}
+    for reference in ("ours", "published"):
+        assert "is not shown to do better than “scratch” or “views”: nothing here says" in said(gains, reference=reference)[0]
+
+
+def test_several_arms_are_listed_with_commas() -> None:
+    seen, _ = said({"scratch": 0, "ours": 0.305, "views": 0.3, "more views": 0.3}, reference="scratch")
+    assert "; “views” and “more views” choose no pairs, so the choice of pairs" in seen
+    numbers = seen.split("the mean dice is ")[1].split(", against")[0]
+    assert numbers.count(" and ") == 1 and numbers.count(", ") == 1
+
+
+def test_a_placebo_is_not_recommended() -> None:
+    assert not said({"placebo": 0.3, "ours": 0.3, "scratch": 0}, reference="placebo")[0].startswith("Use")
 
 
 def test_better_than_another_strategy_is_not_better_than_scratch() -> None:
@@ -122,7 +173,7 @@ def test_what_is_outside_the_family_and_worse_supports_by_its_interval_alone() -
     seen, _ = said({"ours": 0.1, "published": 0.0, "scratch": 0.0}, family=("published",))
     assert "and those outside it by their intervals alone" in seen
     seen, _ = said({"ours": 0.1, "published": 0.1, "scratch": 0.0}, family=("published",))
-    assert "does better than “scratch” (by an interval that no test stands behind), and is not told from “published”" in seen
+    assert "does better than “scratch” (by an interval that was not tested), and is not distinguishable from “published”" in seen
     seen, _ = said({"ours": 0.1, "mae": 0.3, "published": 0.0, "scratch": 0.0}, family=("published", "scratch"))
     assert "and is not shown to do better than “mae”" in seen
 
@@ -136,12 +187,12 @@ def test_a_small_difference_is_shown_as_exact_as_its_interval() -> None:
 def test_noise_is_not_told() -> None:
     seen, certainty = said({"scratch": 0, "ours": 0.001, "published": 0}, reference="scratch", noise=0.05)
     assert seen.startswith("No arm is shown to do better than “scratch” (mean dice")
-    assert ": not told from it “ours” (" in certainty and "these test cases only" not in certainty
+    assert ": not distinguishable from it “ours” (" in certainty and "these test cases only" not in certainty
 
 
 def test_only_a_strategy_is_compared() -> None:
     seen, _ = said({"ours": 0.1, "published": 0.1})
-    assert seen.startswith("“ours” (mean dice") and "is not told from “published”" in seen
+    assert seen.startswith("“ours” (mean dice") and "is not distinguishable from “published”" in seen
 
 
 def test_lower_may_be_better() -> None:
@@ -151,7 +202,7 @@ def test_lower_may_be_better() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("placebo", "knows nothing true of scans"), ("mae", "has no pairs"), ("scratch", "not pretrained")]
+    ("name", "words"), [("placebo", "its signal columns are permuted"), ("mae", "has no pairs"), ("scratch", "not pretrained")]
 )
 def test_a_control_that_is_ahead_in_what_is_not_tested_is_called_one(name: str, words: str) -> None:
     seen, certainty = said({"ours": 0, name: 0.2}, 3)

@@ -30,7 +30,7 @@ def comparison(**fields: Any) -> CompareConfig:
     return with_controls(parse(content | fields, CompareConfig, "test"))
 
 
-DEFAULT = ["scratch", "dense", "overlap", "augmented_views", "augmented_views (simclr)", "dense (placebo)", "mae"]
+DEFAULT = ["scratch", "dense", "overlap", "augmented_views (dense)", "augmented_views (overlap)", "dense (placebo)", "mae"]
 
 
 def test_controls_are_there_by_default_and_are_not_tested() -> None:
@@ -48,23 +48,78 @@ def test_controls_are_there_by_default_and_are_not_tested() -> None:
 def test_augmented_views_differ_from_the_compared_arms_in_their_pairs_alone() -> None:
     config = comparison()
     planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}
-    for control, arm in (("augmented_views", "dense"), ("augmented_views (simclr)", "overlap")):
+    for control, arm in (("augmented_views (dense)", "dense"), ("augmented_views (overlap)", "overlap")):
         own = {"pairs", "out_dir"}
         assert planned[control]["pairs"] == {"augmented_views": {"num_views": 2, "resized_crop": False, "min_volume": 0.3}}
-        assert {k: v for k, v in planned[control].items() if k not in own} == {
-            k: v for k, v in planned[arm].items() if k not in own
-        }
+        points = {"dense": {"ignore_mm": 4.0}}.get(arm, {})  # of its pairs, since these relate points
+        ((objective, fields),) = planned[arm]["objective"].items()
+        expected = planned[arm] | {"objective": {objective: fields | points}}
+        assert {k: v for k, v in planned[control].items() if k not in own} == {k: v for k, v in expected.items() if k not in own}
     assert kinds_of(plan(config), config) == dict(
         zip(DEFAULT, ["scratch", "pairs", "pairs", "augmented", "augmented", "placebo", "mae"], strict=True)
     )
-    arm = config.arms["augmented_views"]
-    assert arm.pretraining == "augmented_views" and arm.set == config.arms["dense"].set
+    arm = config.arms["augmented_views (dense)"]
+    assert arm.pretraining == "augmented_views (dense)" and arm.set == config.arms["dense"].set
 
 
-def test_augmented_views_have_as_many_views_as_the_compared_arm() -> None:
-    three = {**OVERLAP, "set": {"pairs": {"overlapping_crops": {"num_views": 3}}}}
+THREE = {"overlapping_crops": {"num_views": 3}}
+
+
+@pytest.mark.parametrize("pairs", [THREE, {"hard_negatives": {"inner": THREE}}, {"product": {"parts": [THREE, "same_patient"]}}])
+def test_augmented_views_have_as_many_views_as_the_compared_arm(pairs: dict[str, Any]) -> None:
+    three = {**OVERLAP, "set": {"pairs": pairs}}
     config = comparison(pretrainings={"three": three}, arms={"three": {"pretraining": "three"}}, controls=["augmented_views"])
     assert config.pretrainings["augmented_views"].set["pairs"] == {"augmented_views": {"num_views": 3}}
+
+
+def test_augmented_views_have_as_many_points_as_the_compared_arm() -> None:
+    """A strategy that relates points says how many; beside augmented views the objective does."""
+    points = {**DENSE, "set": {"pairs": {"voxel_correspondence": {"num_points": 64, "ignore_mm": 9.0}}}}
+    arms = {"points": {"pretraining": "points"}}
+    config = comparison(pretrainings={"points": points}, arms=arms, controls=["scratch", "augmented_views"])
+    objective = {run.name: run.planned["objective"]["dense"] for run in plan(config) if not run.measures}
+    assert objective["augmented_views"] == objective["points"] | {"num_points": 64, "ignore_mm": 9.0}
+
+
+def test_local_crops_are_left_out_of_the_control() -> None:
+    dino = {**OVERLAP, "set": {"pairs": {"multi_crop": {"num_local": 6}}, "objective": {"dino": {}}}}
+    config = comparison(pretrainings={"dino": dino}, arms={"dino": {"pretraining": "dino"}}, controls=["augmented_views"])
+    assert config.pretrainings["augmented_views"].set["pairs"] == {"augmented_views": {}}
+
+
+def test_arms_that_train_in_five_ways_have_five_controls() -> None:
+    rates = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]
+    pretrainings = {f"at {rate}": {**OVERLAP, "set": {"train.lr": rate}} for rate in rates}
+    arms = {name: {"pretraining": name} for name in pretrainings}
+    config = comparison(pretrainings=pretrainings, arms=arms, controls=["scratch", "augmented_views"])
+    planned = {run.name: run.planned["train"]["lr"] for run in plan(config) if not run.measures}
+    assert planned == {f"at {rate}": rate for rate in rates} | {f"augmented_views (at {rate})": rate for rate in rates}
+
+
+def test_a_pretraining_that_no_arm_starts_from_is_no_control() -> None:
+    unused = {"views": {**OVERLAP, "set": {"pairs": {"augmented_views": {}}}}, "shuffled": {**DENSE, "set": {"placebo": True}}}
+    mae = {"painted": {"config": str(CONFIGS / "pretrain" / "hippocampus_mae.yaml")}}
+    assert list(comparison(pretrainings={**mae, **unused, "dense": DENSE, "overlap": OVERLAP}).arms) == DEFAULT
+
+
+def test_fields_below_the_replaced_pairs_go_with_them() -> None:
+    """`pairs.overlapping_crops.min_iou` would make two strategies of one."""
+    fields = {"pairs": {"overlapping_crops": {}}, "pairs.overlapping_crops.min_iou": 0.3}
+    fields |= {"objective": "simclr", "objective.simclr.temperature": 0.2}
+    own = {"own": {**OVERLAP, "set": fields}}
+    config = comparison(pretrainings=own, arms={"own": {"pretraining": "own"}})
+    planned = {run.name: run.planned for run in plan(config) if not run.measures}
+    assert planned["augmented_views"]["objective"]["simclr"]["temperature"] == 0.2
+    assert planned["mae"]["pairs"]["overlapping_crops"]["min_iou"] == 0.3 and list(planned["mae"]["objective"]) == ["mae"]
+
+
+@pytest.mark.parametrize("wrapper", ["hard_negatives", "nearest_neighbours"])
+def test_mae_draws_by_the_strategy_inside_one_that_looks_at_embeddings(wrapper: str) -> None:
+    """MAE has no embeddings to compare, and such a strategy beside it is refused before training."""
+    own = {"own": {**OVERLAP, "set": {"pairs": {wrapper: {"inner": THREE}}}}}
+    config = comparison(pretrainings=own, arms={"own": {"pretraining": "own"}}, controls=["scratch", "mae"])
+    (mae,) = [run.planned for run in plan(config) if run.name == "mae" and not run.measures]
+    assert list(mae["pairs"]) == ["overlapping_crops"] and mae["pairs"]["overlapping_crops"]["num_views"] == 3
 
 
 def test_augmented_views_are_not_added_beside_their_own_arm() -> None:
@@ -105,7 +160,7 @@ def test_one_placebo_stands_for_all_arms_of_a_pretraining() -> None:
         (["scratch"], ["scratch"]),
         (["mae"], ["mae"]),
         (["placebo"], ["dense (placebo)"]),
-        (["augmented_views"], ["augmented_views", "augmented_views (simclr)"]),
+        (["augmented_views"], ["augmented_views (dense)", "augmented_views (overlap)"]),
     ],
 )
 def test_controls_are_chosen(controls: list[str], added: list[str]) -> None:

@@ -22,8 +22,8 @@ def test_points_and_crops_have_a_learning_rate_each_and_a_control_each(name: str
     assert config.may_differ == ("train.lr",)
     planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}
     rates = {pretraining: fields["train"]["lr"] for pretraining, fields in planned.items()}
-    assert rates["dense"] == rates["augmented_views"] == 1e-3
-    assert rates["crops"] == rates["augmented_views (simclr)"] == 5e-4
+    assert rates["dense"] == rates["augmented_views (dense)"] == 1e-3
+    assert rates["crops"] == rates["augmented_views (crops)"] == 5e-4
 
 
 def test_retrieval_is_not_offered_as_a_guide_to_segmentation() -> None:
