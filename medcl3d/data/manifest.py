@@ -107,7 +107,7 @@ class Manifest:
             found.append(NO_PATIENTS)
         for name in ("scan", "patient"):
             _refuse_empty(table, name, at)
-        table, dates = days_of_dates(table)
+        table, dates = days_of_dates(table, at)
         found += dates
         for name, default in (("session", "1"), ("modality", "unknown"), ("label", ""), ("split", "")):
             table[name] = table.get(name, default)

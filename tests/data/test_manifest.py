@@ -268,8 +268,16 @@ def test_dates_in_the_place_of_days_become_days(tmp_path) -> None:
     manifest = write(tmp_path, "path,patient,session_days\na,p,2001-01-01T15:00\nb,p,2001-01-08 09:00\nc,q,2002-05-05\nd,q,n/a\n")
     assert manifest.table["session_days"].tolist() == ["0", "7", "0", ""]
     assert "column session_days: its dates were turned into days from the first date of each patient" in manifest.notes
-    with pytest.raises(DataError, match=r"manifest\.csv:3: session_days = '7': a number|session_days = '2001-01-01'"):
-        write(tmp_path, "path,patient,session_days\na,p,2001-01-01\nb,p,7\n")
+    for other in ("7", "01/02/2001", "20011301"):
+        with pytest.raises(DataError, match=rf"manifest\.csv:3: session_days = '{other}': other cells are dates, and this is none"):
+            write(tmp_path, f"path,patient,session_days\na,p,2001-01-01\nb,p,{other}\n")
+
+
+def test_dates_of_eight_digits_are_no_numbers_of_days(tmp_path) -> None:
+    """As DICOM has them: a day after 31 January is 1 February, and not 70 days later."""
+    manifest = write(tmp_path, "path,patient,session_days\na,p,20010131\nb,p,20010201\nc,q,20020505\n")
+    assert manifest.table["session_days"].tolist() == ["0", "1", "0"] and any("turned into days" in note for note in manifest.notes)
+    assert write(tmp_path, "path,patient,session_days\na,p,44927\nb,p,44928\n").table["session_days"].tolist() == ["44927", "44928"]
 
 
 def test_ages_beyond_a_limit_are_read_in_any_table(tmp_path) -> None:
