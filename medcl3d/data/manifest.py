@@ -208,6 +208,8 @@ _NOT_EXPANDED: tuple[tuple[Callable[[str], bool], str], ...] = (
     (lambda path: path.startswith("~"), "~ is not expanded here: write the folder out"),
     (str.isdigit, "label is the path of a label map: a number is a class, for a column of another name"),
     (lambda path: "\\" in path and os.sep == "/", "folders are separated by /, not by \\"),
+    (lambda path: "://" in path, "URLs are not read: write the path of a file on this machine"),
+    (lambda path: "$" in path, "$ is not expanded here: write the folder out"),
 )
 
 

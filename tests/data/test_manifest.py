@@ -333,3 +333,32 @@ def test_the_first_line_of_excel_names_the_delimiter(tmp_path, first, delimiter)
     assert manifest.table["patient"].tolist() == ["p", "q"] and manifest.table["note"].tolist() == ["x,y;z", ""]
     with pytest.raises(DataError, match=r"manifest\.csv:4: 1 cells under 3 column names"):
         write(tmp_path, "\n".join([first, *quoted[:2], "alone"]) + "\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",path,patient\n0,a.nii.gz,p\n1,b.nii.gz,q\n",  # the index of a data frame, as pandas writes it
+        '"","path","patient"\n"1","a.nii.gz","p"\n"2","b.nii.gz","q"\n',  # and R
+        "path,patient\na.nii.gz,p,,\nb.nii.gz,q,\n",  # delimiters at the end of lines
+        "path|patient\na.nii.gz|p\nb.nii.gz|q\n",
+    ],
+)
+def test_what_other_programs_write_around_a_table_is_taken(tmp_path, text) -> None:
+    table = write(tmp_path, text).table
+    assert table["path"].tolist() == ["a.nii.gz", "b.nii.gz"] and table["patient"].tolist() == ["p", "q"]
+    assert "" not in table.columns
+
+
+def test_a_nameless_column_of_something_else_stays_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"manifest\.csv:1: column 1 has no name"):
+        write(tmp_path, ",path,patient\n7,a.nii.gz,p\n7,b.nii.gz,q\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("file:///data/a.nii.gz", "URLs are not read: write the path"), ("$DATA/a.nii.gz", r"\$ is not expanded here")]
+)
+def test_a_path_that_only_another_program_expands_is_called_that(tmp_path, path, words) -> None:
+    manifest = write(tmp_path, f"path,patient\n{path},p\n")
+    with pytest.raises(DataError, match=words):
+        raise DataError(manifest.say_missing(manifest.missing()))
