@@ -12,6 +12,7 @@ from medcl3d.data.manifest import Manifest
 from medcl3d.data.notes import Counted
 from medcl3d.data.scan_ids import made_ids
 from medcl3d.data.sources import SOURCES
+from medcl3d.data.sources.nnunet import is_numbered
 from medcl3d.data.walk import VOLUMES, files_under
 from medcl3d.errors import DataError
 
@@ -42,6 +43,8 @@ def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
     if not pairs:
         raise DataError(f"{path}: training lists no image; {NEEDED}")
     images = [image for image, _, _ in pairs]
+    if "modality" in content and is_numbered(root, images):
+        raise DataError(f"{path}: its images are there with numbers of channels, as nnU-Net has them; prepare it with the source nnunet")
     stems = [Path(image).name.removesuffix(".gz").removesuffix(".nii") for image in images]
     columns = {"scan": made_ids(images, stems), "modality": _modality(content.get("modality")), "path": images}
     table = pd.DataFrame({**columns, "label": [label for _, label, _ in pairs]})
