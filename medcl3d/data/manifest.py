@@ -252,7 +252,7 @@ def _refuse_empty(table: pd.DataFrame, name: str, at: PlaceOf) -> None:
 
 def _refuse_ambiguous(table: pd.DataFrame, at: PlaceOf) -> None:
     """Two scans of one id, one file listed twice, an id that can name no file, text among numbers, an unknown split."""
-    for name, what in (("scan", "scan id"), ("path", "file")):
+    for name, what in (("path", "file"), ("scan", "scan id")):
         values = table[name] if name == "scan" else table[name].map(lambda p: str(Path(p)))
         twice = np.flatnonzero(values.duplicated(keep=False)).tolist()
         if twice:
