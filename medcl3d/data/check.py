@@ -19,7 +19,7 @@ _HAIR = 1e-3  # of a label from a whole number: what a scale factor or a convers
 _FEWEST_STEPS = 64  # that float32 must leave between the least and the largest value of a scan
 
 Nonfinite = Literal["error", "zero", "skip"]
-Channels = Literal["error", "all", "first", "split"]
+Channels = Literal["error", "all", "fourth", "first", "split"]
 
 
 class SkippedScan(DataError):
@@ -59,13 +59,17 @@ def read_image(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels
     """Read an image and refuse what is not one.
 
     nonfinite  what NaN and infinity mean: a fault, zeros (counted), or a scan to leave out
-    channels   what a fourth axis means: a fault, channels, only its first volume, or (split) `volume`, all of them where none is named
+    channels   what a fourth axis means: a fault, channels (`all` refuses a first axis that looks like them, `fourth` does not), only
+               its first volume, or (split) `volume`, all of them if none is named
 
     Raises DataError with what is wrong; `SkippedScan` where the policy leaves the scan out.
     """
     header, raw, digest = read_nifti(path) if volume is None else _read_once(path, path.stat().st_mtime_ns)
     raw = _with_channels(path, raw, channels, volume)
     voxels, warnings = _scaled(path, raw, header.slope, header.inter), list(header.warnings)
+    if has_channels_first(header.shape):
+        n = header.shape[0]
+        warnings.append(f"the first axis was taken for {n} planes, as channels={channels} has it; if it holds {n} channels, write it last")
     bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
     if bad:
         message = f"{path}: {bad} of {voxels.size} voxels are NaN or infinite"
@@ -146,11 +150,11 @@ def num_channels(path: Path, shape: tuple[int, ...], channels: Channels, volume:
     """How many channels an image of a file has, by the header's shape. DataError if a fourth axis is a fault, or is not the channels'."""
     if len(shape) == 3:
         return 1
-    if has_channels_first(shape):
+    if has_channels_first(shape) and channels in ("error", "all"):
         raise DataError(
             f"{path}: 4-D, {_x(shape)}: the first axis looks like {shape[0]} channels, and in NIfTI the fourth holds them, so that "
-            f"{shape[3]} planes would be taken for channels; write the file with its first axis last (if it holds {shape[0]} planes of a "
-            "time series, with the planes along the third)"
+            f"{shape[3]} planes would be taken for channels; write the file with its first axis last (if that axis holds {shape[0]} "
+            "planes, set channels to split or first if the fourth holds times, to fourth if it holds channels)"
         )
     if channels == "first" or (channels == "split" and volume is not None):
         return 1

@@ -124,13 +124,16 @@ def odd_cells(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     return [note for column in table.columns if column not in KNOWN_COLUMNS for note in _odd_in(column, table[column], place_of)]
 
 
+_WITH_COMMA = r"[+-]?(?:\d+,\d+|\d{1,3}(?:\.\d{3})+,\d+)"  # 70,5 and 1.070,5
+
+
 def _odd_in(name: str, cells: pd.Series, place_of: PlaceOf) -> list[str]:
     given = ~cells.isin(MISSING).to_numpy()
     is_number = pd.to_numeric(cells, errors="coerce").notna().to_numpy()
     odd = given & ~is_number
     if not odd.any():
         return []
-    with_commas = cells.str.fullmatch(r"[+-]?\d+,\d+").to_numpy()
+    with_commas = cells.str.fullmatch(_WITH_COMMA).to_numpy()
     if with_commas.any() and (is_number | with_commas)[given].all():
         at = np.flatnonzero(with_commas)
         return [_said(name, len(at), "have a decimal comma", "write a point", cells, at, place_of)]

@@ -9,10 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from medcl3d.data.columns import MISSING
+from medcl3d.data.columns import MISSING, PlaceOf
+from medcl3d.errors import DataError
 
 _TIME = r"[T ]\s*\d\d?(?::?\d\d)*(?:[.,]\d+)?\s*(?:Z|[+-]\d\d(?::?\d\d)?)?"
 _DATE = re.compile(rf"(\d{{4}})-(\d\d)-(\d\d)(?:{_TIME})?|(\d{{4}})(\d\d)(\d\d)(?:{_TIME})")
+_DIGITS = re.compile(r"((?:19|20)\d\d)(\d\d)(\d\d)")  # a date, as DICOM has it; no visit is 50,000 years after the first
 
 
 def date_of(time: str) -> date | None:
@@ -30,12 +32,21 @@ def days_from_first(dates: Mapping[Any, date | None]) -> dict[Any, str]:
     return {key: "" if one is None or first is None else str((one - first).days) for key, one in dates.items()}
 
 
-def days_of_dates(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The table with days from each patient's first date in `session_days`, if that column holds dates; and a note on it."""
+def days_of_dates(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
+    """The table with days from each patient's first date in `session_days`, if that column holds dates; and a note on it.
+
+    DataError, with the place, for a cell beside dates that is none.
+    """
     cells = table["session_days"].tolist() if "session_days" in table else []
-    dates = [None if cell.isdigit() else date_of(cell) for cell in cells]
-    if not any(dates) or any(one is None and cell not in MISSING for one, cell in zip(dates, cells, strict=True)):
+    dates = [date_of(_DIGITS.sub(r"\1-\2-\3", cell) if len(cell) == 8 else cell) for cell in cells]
+    if not any(dates):
         return table, []
+    for row, (one, cell) in enumerate(zip(dates, cells, strict=True)):
+        if one is None and cell not in MISSING:
+            raise DataError(
+                f"{place_of(row, 'session_days')}: session_days = {cell!r}: other cells are dates, and this is none as 2001-02-28; "
+                "correct it, or write n/a"
+            )
     days: dict[int, str] = {}
     for rows in table.groupby("patient", sort=False).indices.values():
         days |= days_from_first({int(row): dates[row] for row in rows})

@@ -23,6 +23,7 @@ MOST_NAMES = 50  # of a column in which names are compared: beyond, it holds rem
 _CUT_NUMBER = r"[+-]?\d+([.,]\d+)?e\+\d+|[+-]?\d+[.,]\d+e-?\d+"
 _MONTH = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 _DATE = rf"\d{{1,2}}-{_MONTH}(-\d{{2,4}})?|{_MONTH}-\d{{2}}"
+_WHOLE_DATE = r"(19|20)\d\d-\d\d-\d\d( 00:00(:00)?)?|\d{1,2}/\d{1,2}/(\d\d)?\d\d|\d{1,2}\.\d{1,2}\.(19|20)\d\d"
 _PLACEHOLDER = r"(sub-)?(anon[a-z]*|dummy|test|x{2,}|-\d+)"
 _CLASS_PLACEHOLDER = r"-\d+|unclear|uncertain|indeterminate"
 
@@ -30,12 +31,13 @@ _CLASS_PLACEHOLDER = r"-\d+|unclear|uncertain|indeterminate"
 def plain_spelling(text: str) -> str:
     """What an id, or a name, has in common with its other spellings: case, Unicode form, blanks, dashes, zeros, ``1.0`` for ``1``.
 
-    Works line by line.
+    So it has with one in quotes (``="007"``) and with one that BIDS begins with ``sub-``. Works line by line.
     """
     if not text.isascii():
         text = visible(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()))
         text = re.sub("[\u2010-\u2015\u2212]", "-", text)
-    text = re.sub(r"[^\S\n]+", "", text.casefold()).replace("_", "-")
+    text = re.sub(r"[^\S\n]+|[\"'`=]", "", text.casefold()).replace("_", "-")
+    text = re.sub(r"^sub-", "", text, flags=re.MULTILINE)
     text = re.sub(r"^([0-9]+)[.,]0*$", r"\1", text, flags=re.MULTILINE)
     text = re.sub(r"^[0-9]+(\.[0-9]*)?e\+?[0-9]{1,2}$", _written_out, text, flags=re.MULTILINE)
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", text)
@@ -96,9 +98,10 @@ def doubtful_ids(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
         cells, values = table[name], distinct(table[name])
         long = matching(values, r"\d{16,}")
         rounded = long if len(long) > 2 and all(int(text[15:]) == 0 for text in long) else []
+        dates = matching(values, f"{_DATE}|{_WHOLE_DATE}" if name == "patient" else _DATE)
         shared = [cell for cell in matching(values, _PLACEHOLDER) if (cells == cell).sum() > 1]
         for found, what in (
-            (matching(values, _DATE), "look like dates, which a spreadsheet makes of ids as 1-2 or MAR1"),
+            (dates, "look like dates, which a spreadsheet makes of ids as 1-2 or MAR1"),
             (rounded, "have no digits but 0 after the 15th, as a spreadsheet leaves long numbers; different ids may have become one"),
             (shared, "look like text in place of an id, and have several scans"),
         ):

@@ -107,7 +107,7 @@ class Manifest:
             found.append(NO_PATIENTS)
         for name in ("scan", "patient"):
             _refuse_empty(table, name, at)
-        table, dates = days_of_dates(table)
+        table, dates = days_of_dates(table, at)
         found += dates
         for name, default in (("session", "1"), ("modality", "unknown"), ("label", ""), ("split", "")):
             table[name] = table.get(name, default)
@@ -208,6 +208,8 @@ _NOT_EXPANDED: tuple[tuple[Callable[[str], bool], str], ...] = (
     (lambda path: path.startswith("~"), "~ is not expanded here: write the folder out"),
     (str.isdigit, "label is the path of a label map: a number is a class, for a column of another name"),
     (lambda path: "\\" in path and os.sep == "/", "folders are separated by /, not by \\"),
+    (lambda path: "://" in path, "URLs are not read: write the path of a file on this machine"),
+    (lambda path: "$" in path, "$ is not expanded here: write the folder out"),
 )
 
 
@@ -250,7 +252,7 @@ def _refuse_empty(table: pd.DataFrame, name: str, at: PlaceOf) -> None:
 
 def _refuse_ambiguous(table: pd.DataFrame, at: PlaceOf) -> None:
     """Two scans of one id, one file listed twice, an id that can name no file, text among numbers, an unknown split."""
-    for name, what in (("scan", "scan id"), ("path", "file")):
+    for name, what in (("path", "file"), ("scan", "scan id")):
         values = table[name] if name == "scan" else table[name].map(lambda p: str(Path(p)))
         twice = np.flatnonzero(values.duplicated(keep=False)).tolist()
         if twice:

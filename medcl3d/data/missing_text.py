@@ -17,13 +17,15 @@ _WITH_A_MEANING = (*KNOWN_COLUMNS, "age", "sex")
 
 # In small letters. The first set has no other meaning in any column; of metadata, "none" and the like may be a value.
 _EXPORTED = r"nan -nan +nan nat <na> n/a #n/a #na null <null> (null) \n 1.#ind -1.#ind 1.#qnan -1.#qnan"
-_SPREADSHEET_ERRORS = "#ref! #name? #value! #div/0! #num! #null! #spill! #calc!"
+# Those of other languages too: #NV and #WERT! of German, #N/D and #VALOR! of Spanish, ...
+_SPREADSHEET_ERRORS = "#ref! #name? #value! #div/0! #num! #null! #spill! #calc! #nv #wert! #bezug! #zahl! #n/d #valor! #valeur!"
 _WRITTEN = "none <none> nil n.a. n.a na ? ?? ??? - -- --- \u2013 \u2014 . .. ... (blank)"
 _ANYWHERE = frozenset((*_EXPORTED.split(), *_SPREADSHEET_ERRORS.split(), "#n/a n/a"))
 _IN_KNOWN_COLUMNS = _ANYWHERE.union(_WRITTEN.split())
-NOT_KNOWN = frozenset(
-    ("unknown", "unk", "undefined", "missing", "unassigned", "not known", "not available", "not applicable", "not assigned", "tbd")
-)
+NOT_KNOWN = frozenset((
+    "unknown", "unk", "undefined", "missing", "unassigned", "not known", "not available", "not applicable", "not assigned", "tbd",
+    "not recorded", "not reported", "n.d.",
+))  # fmt: skip
 _INITIALS = "na"  # or the name of a site
 
 
@@ -38,10 +40,11 @@ def visible(text: str) -> str:
 
 
 def is_no_id(text: str) -> bool:
-    """Whether a text is empty or stands for a missing id, as ``NaN``, ``sub-nan`` or ``unknown``. ``NA`` may be an id."""
+    """Whether a text is empty or stands for a missing id, as ``NaN``, ``sub-nan``, ``unknown`` or ``_``. ``NA`` may be an id."""
     text = bare(text).removeprefix("sub-")
     is_word = text in _IN_KNOWN_COLUMNS or text in NOT_KNOWN
-    return not text.strip("#") or (is_word and text != _INITIALS)  # ######: a number that did not fit a spreadsheet's column
+    has_sign = any(character.isalnum() for character in text)  # not ######, a number that did not fit a spreadsheet's column
+    return not has_sign or (is_word and text != _INITIALS)
 
 
 def refuse_missing_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:

@@ -94,6 +94,8 @@ def content_sha256(path: Path) -> str:
 
 def _truncated(path: Path, found: int, expected: int) -> DataError:
     on_disk = path.stat().st_size
+    if found >= expected:
+        return DataError(f"{path}: truncated: the gzip stream ends before its checksum ({on_disk} bytes on disk); fetch the file again")
     return DataError(
         f"{path}: truncated: the header asks for {expected} bytes, {found} are there ({on_disk} bytes on disk); fetch the file again"
     )

@@ -93,7 +93,7 @@ def parse_header(path: Path, head: bytes) -> Header:
     bits = int(header["bitpix"]) if int(header["bitpix"]) != dtype.itemsize * 8 else 0
     if bits:
         warnings.append(f"the header says {dtype.name} voxels and {bits} bits a voxel; the data type was taken")
-    slope, inter = _scaling(path, header)
+    slope, inter = _scaling(path, header, warnings)
     offset = float(header["vox_offset"])
     if not math.isfinite(offset) or offset < (352 if size == 348 else 544):
         raise DataError(f"{path}: vox_offset is {offset}, which lies in the header")
@@ -137,9 +137,12 @@ def _dtype(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
     return dtype
 
 
-def _scaling(path: Path, header: nibabel.Nifti1Header) -> tuple[float, float]:
+def _scaling(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> tuple[float, float]:
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0:  # NIfTI-1: no scaling
+        return 1.0, 0.0
+    if math.isnan(slope) and math.isnan(inter):  # nibabel keeps a scaling that is not set as this pair
+        warnings.append("scl_slope and scl_inter are NaN: not set; the values were taken as they are stored")
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(inter)):
         raise DataError(f"{path}: scl_slope is {slope}, scl_inter {inter}: the intensities are undefined; write the file again")

@@ -36,7 +36,8 @@ class PrepareOptions:
     percentiles       between which MR intensities are clipped
     window_hu         what CT intensities are clipped to
     nonfinite         NaN and infinity: error, zero (counted), or skip the scan
-    channels          a fourth axis: error, all (channels), first (volume), or split (each volume is a scan of the same patient and frame)
+    channels          a fourth axis: error, all (channels), fourth (channels, even if the first axis looks like them), first (volume),
+                      or split (each volume is a scan of the same patient and frame)
     crop              none, or body: what lies outside the body's box is not stored
     label_interpolation  of label maps where scans are resampled: nearest, or linear (the class with the largest interpolated share)
     store_as          float16, or int16 with a scale a scan: finer, and whole numbers stay whole

@@ -36,7 +36,7 @@ def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
         text, line = rest, 2
         delimiter = "\t" if named[1] == "\\t" else named[1]
     else:
-        delimiter = max(",;\t", key=header.count)
+        delimiter = max(",;\t|", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     above = line - 1
     rows: dict[int, list[str]] = {}
@@ -71,11 +71,14 @@ def _checked(path: Path, rows: dict[int, list[str]]) -> tuple[list[str], dict[in
     head, names = next(iter(rows.items()))
     del rows[head]
     for line, cells in rows.items():
+        while len(cells) > len(names) and not cells[-1]:  # delimiters at the end of the line
+            cells.pop()
         if len(cells) != len(names):
-            raise DataError(
-                f"{path}:{line}: {len(cells)} cells under {len(names)} column names; quote cells that hold the delimiter, close quotes"
-            )
+            remedy = "quote cells that hold the delimiter, close quotes" if len(cells) > len(names) else "write the missing delimiters"
+            raise DataError(f"{path}:{line}: {len(cells)} cells under {len(names)} column names; {remedy}")
     spare = [place for place, name in enumerate(names) if not name and not any(cells[place] for cells in rows.values())]
+    if not names[0] and [cells[0] for cells in rows.values()] in ([str(n + first) for n in range(len(rows))] for first in (0, 1)):
+        spare.insert(0, 0)  # the index of a data frame, as pandas and R write it
     for place in reversed(spare):  # a delimiter at the end of each line
         del names[place]
         for cells in rows.values():

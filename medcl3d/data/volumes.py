@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from medcl3d.data.check import has_channels_first
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import read_header
 from medcl3d.errors import DataError
@@ -45,7 +44,6 @@ def _num_volumes(manifest: Manifest, row: Mapping[Any, str]) -> int:
     if row["scan"] in manifest.faults:
         return 1
     try:
-        shape = read_header(manifest.locate(row["path"])).shape
-        return 1 if has_channels_first(shape) else (*shape, 1)[3]  # that one is refused when it is read
+        return (*read_header(manifest.locate(row["path"])).shape, 1)[3]
     except DataError:
         return 1

@@ -78,6 +78,24 @@ def test_days_are_those_of_the_calendar_from_the_first_visit(tree: Path) -> None
     assert sessions(table) == {"a": ({"session_days": "7"}, f"{table}:2")}
 
 
+def test_rows_of_sessions_that_no_image_has_are_counted(tree: Path) -> None:
+    """ses-01 in the table is not ses-1 of a folder: its days would vanish without a word."""
+    table = tree / "sub-3" / "sub-3_sessions.tsv"
+    table.write_text("session_id\tdays\nses-a\t0\nses-B\t7\n")
+    assert f"1 sessions of ..._sessions.tsv have no image that is taken (B in {table}:3)" in bids(tree).notes
+
+
+def test_label_maps_that_lie_in_no_folder_of_a_derivative_are_counted(tree: Path, write_nifti: Callable[..., Path]) -> None:
+    paths = ["derivatives/sub-3/anat/sub-3_dseg.nii.gz", "derivatives/masks/all/sub-3_dseg.nii.gz"]
+    before = bids(tree).table["label"].tolist()
+    for path in paths:
+        write_nifti(f"{tree.name}/{path}", np.zeros((4, 4, 4), np.uint8))
+    manifest = bids(tree)
+    told = [note for note in manifest.notes if "under derivatives are not in a folder NAME/sub-ID and not taken" in note]
+    assert len(told) == 1 and told[0].startswith("2 NIfTI files") and all(path in told[0] for path in paths)
+    assert manifest.table["label"].tolist() == before
+
+
 def test_shifted_dates_of_any_century_count(tree: Path) -> None:
     (tree / "sub-3" / "sub-3_sessions.tsv").write_text("session_id\tacq_time\nses-a\t1605-12-31T23:59:59\nses-b\t1606-01-01T00:00:01\n")
     assert bids(tree).table.set_index("scan").loc[["sub-3_ses-a_T1w", "sub-3_ses-b_T1w"], "session_days"].tolist() == ["0", "1"]

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from medcl3d.data.check import SkippedScan, read_image, read_label, verify
 from medcl3d.data.nifti import read_header
+from medcl3d.data.options import PrepareOptions
+from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.csv import csv
 from medcl3d.data.volumes import one_scan_a_volume
 from medcl3d.errors import DataError
@@ -268,18 +270,33 @@ def test_real_good_files_pass(real, folder) -> None:
     assert all(isinstance(p, Path) for p in files)
 
 
-@pytest.mark.parametrize("channels", ["error", "all", "first", "split"])
+@pytest.mark.parametrize("channels", ["error", "all"])
 @pytest.mark.parametrize("shape", [(4, 10, 11, 12), (1, 10, 11, 12), (3, 4, 4, 4)])
-def test_channels_that_come_first_are_not_taken_for_planes(write_nifti, tmp_path, shape, channels) -> None:
+def test_channels_that_come_first_are_not_taken_for_planes(write_nifti, shape, channels) -> None:
     path = write_nifti("a.nii.gz", np.arange(np.prod(shape), dtype=np.int16).reshape(shape))
     with pytest.raises(
         DataError, match=rf"the first axis looks like {shape[0]} channels.*write the file with its first axis last"
     ) as caught:
         read_image(path, channels=channels)
-    assert "set channels" not in str(caught.value)
+    assert "set channels to all" not in str(caught.value)
+    assert f"if that axis holds {shape[0]} planes, set channels to split or first" in str(caught.value)
+
+
+def test_few_planes_in_front_can_be_said(write_nifti, tmp_path) -> None:
+    """5 sagittal planes at 20 times: a shape like that of 5 channels in front, so the option decides, and a warning says how."""
+    voxels = np.random.default_rng(0).integers(0, 999, (5, 16, 17, 20)).astype(np.int16)
+    path = write_nifti("a.nii.gz", voxels)
+    told = "the first axis was taken for 5 planes, as channels="
+    first, fourth, third_time = (
+        read_image(path, channels=channels, volume=volume) for channels, volume in (("first", None), ("fourth", None), ("split", 3))
+    )
+    np.testing.assert_array_equal(first.voxels, voxels[None, ..., 0])
+    np.testing.assert_array_equal(fourth.voxels, np.moveaxis(voxels, -1, 0))
+    np.testing.assert_array_equal(third_time.voxels, voxels[None, ..., 3])
+    assert all(any(told in one for one in image.warnings) for image in (first, fourth, third_time))
     (tmp_path / "manifest.csv").write_text("path,patient\na.nii.gz,p\n")
-    if channels == "split":
-        assert len(one_scan_a_volume(csv(tmp_path))) == 1
+    assert len(one_scan_a_volume(csv(tmp_path))) == 20
+    assert prepare("csv", tmp_path, tmp_path / "o", options=PrepareOptions(channels="split", workers=1)).num_ok == 20
 
 
 @pytest.mark.parametrize("shape", [(10, 11, 12, 4), (9, 10, 11, 12), (4, 4, 12, 12)])

@@ -57,6 +57,7 @@ def test_a_slip_among_numbers_is_named_with_its_place() -> None:
     ]
     assert "'NaN' in scans.csv:3, 'NaN' in scans.csv:4" in odd(["1", "NaN", "NaN", "2", "NaN"])[0]
     assert "2 of its 2 cells have a decimal comma" in odd(["1,5", "2,0"])[0]
+    assert "2 of its 2 cells have a decimal comma" in odd(["1.070,5", "70,0"])[0]
 
 
 @pytest.mark.parametrize(

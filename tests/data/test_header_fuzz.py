@@ -214,6 +214,7 @@ def put(**fields: float) -> Callable[[nibabel.Nifti1Header], None]:
         (put(quatern_b=np.nan), "the qform is impossible"),
         (put(qform_code=77), "qform_code is 77, which means nothing"),
         (put(sform_code=77), "sform_code is 77, which means nothing"),
+        (put(scl_slope=np.nan, scl_inter=np.nan), "scl_slope and scl_inter are NaN: not set; the values were taken as they are stored"),
         (put(bitpix=0), ""),
         (put(bitpix=8), "the header says int16 voxels and 8 bits a voxel; the data type was taken"),
         (put(vox_offset=352.5), "vox_offset is 352.5; 352 was taken"),
@@ -264,6 +265,14 @@ def test_a_second_gzip_stream_after_padding_is_read(tmp_path: Path) -> None:
     content, clean = gzip.decompress(path.read_bytes()), read_image(path)
     path.write_bytes(gzip.compress(content[:400]) + bytes(2 << 20) + gzip.compress(content[400:]))
     assert read_image(path).sha256 == clean.sha256
+
+
+def test_a_gzip_stream_without_its_checksum_is_said(tmp_path: Path) -> None:
+    path = spoilt(tmp_path / "a.nii.gz", put())
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError, match="the gzip stream ends before its checksum") as caught:
+        read_image(path)
+    assert "asks for" not in str(caught.value)
 
 
 def test_gzip_around_gzip_is_said(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ SAME = [
     ("12", "\uff11\uff12"),
     ("straße", "STRASSE"),
     ("P02", "p2"),
+    ('="007"', "7"),
+    ("'007", "7"),
+    ("sub-01", "1"),
 ]
 
 
@@ -79,6 +82,8 @@ def test_ids_cut_by_a_spreadsheet_are_refused(tmp_path: Path, column: str, text:
 def test_what_else_a_spreadsheet_does_is_told(tmp_path: Path) -> None:
     dates = write(tmp_path, "patient,path\n02-Jan,a.nii\nMar-01,b.nii\n1-2,c.nii\n").notes
     assert len(dates) == 1 and dates[0].startswith("2 patient ids look like dates")
+    dates = write(tmp_path, "patient,path\n2024-02-01 00:00:00,a.nii\n2/1/2024,b.nii\n01.02.2024,c.nii\n1.2.30,d.nii\n").notes
+    assert len(dates) == 1 and dates[0].startswith("3 patient ids look like dates")
     long = [f"12345678901234{i}00" for i in range(4)]
     told = write(tmp_path, "patient,path\n" + "".join(f"{one},{i}.nii\n" for i, one in enumerate(long))).notes
     assert len(told) == 1 and "4 patient ids have no digits but 0 after the 15th" in told[0]

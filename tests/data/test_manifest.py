@@ -268,8 +268,16 @@ def test_dates_in_the_place_of_days_become_days(tmp_path) -> None:
     manifest = write(tmp_path, "path,patient,session_days\na,p,2001-01-01T15:00\nb,p,2001-01-08 09:00\nc,q,2002-05-05\nd,q,n/a\n")
     assert manifest.table["session_days"].tolist() == ["0", "7", "0", ""]
     assert "column session_days: its dates were turned into days from the first date of each patient" in manifest.notes
-    with pytest.raises(DataError, match=r"manifest\.csv:3: session_days = '7': a number|session_days = '2001-01-01'"):
-        write(tmp_path, "path,patient,session_days\na,p,2001-01-01\nb,p,7\n")
+    for other in ("7", "01/02/2001", "20011301"):
+        with pytest.raises(DataError, match=rf"manifest\.csv:3: session_days = '{other}': other cells are dates, and this is none"):
+            write(tmp_path, f"path,patient,session_days\na,p,2001-01-01\nb,p,{other}\n")
+
+
+def test_dates_of_eight_digits_are_no_numbers_of_days(tmp_path) -> None:
+    """As DICOM has them: a day after 31 January is 1 February, and not 70 days later."""
+    manifest = write(tmp_path, "path,patient,session_days\na,p,20010131\nb,p,20010201\nc,q,20020505\n")
+    assert manifest.table["session_days"].tolist() == ["0", "1", "0"] and any("turned into days" in note for note in manifest.notes)
+    assert write(tmp_path, "path,patient,session_days\na,p,44927\nb,p,44928\n").table["session_days"].tolist() == ["44927", "44928"]
 
 
 def test_ages_beyond_a_limit_are_read_in_any_table(tmp_path) -> None:
@@ -325,3 +333,32 @@ def test_the_first_line_of_excel_names_the_delimiter(tmp_path, first, delimiter)
     assert manifest.table["patient"].tolist() == ["p", "q"] and manifest.table["note"].tolist() == ["x,y;z", ""]
     with pytest.raises(DataError, match=r"manifest\.csv:4: 1 cells under 3 column names"):
         write(tmp_path, "\n".join([first, *quoted[:2], "alone"]) + "\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",path,patient\n0,a.nii.gz,p\n1,b.nii.gz,q\n",  # the index of a data frame, as pandas writes it
+        '"","path","patient"\n"1","a.nii.gz","p"\n"2","b.nii.gz","q"\n',  # and R
+        "path,patient\na.nii.gz,p,,\nb.nii.gz,q,\n",  # delimiters at the end of lines
+        "path|patient\na.nii.gz|p\nb.nii.gz|q\n",
+    ],
+)
+def test_what_other_programs_write_around_a_table_is_taken(tmp_path, text) -> None:
+    table = write(tmp_path, text).table
+    assert table["path"].tolist() == ["a.nii.gz", "b.nii.gz"] and table["patient"].tolist() == ["p", "q"]
+    assert "" not in table.columns
+
+
+def test_a_nameless_column_of_something_else_stays_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"manifest\.csv:1: column 1 has no name"):
+        write(tmp_path, ",path,patient\n7,a.nii.gz,p\n7,b.nii.gz,q\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("file:///data/a.nii.gz", "URLs are not read: write the path"), ("$DATA/a.nii.gz", r"\$ is not expanded here")]
+)
+def test_a_path_that_only_another_program_expands_is_called_that(tmp_path, path, words) -> None:
+    manifest = write(tmp_path, f"path,patient\n{path},p\n")
+    with pytest.raises(DataError, match=words):
+        raise DataError(manifest.say_missing(manifest.missing()))

@@ -16,6 +16,7 @@ from medcl3d.errors import DataError
 NUMBERS = ["-1.#IND", "1.#QNAN", "1.#IND", "-1.#QNAN", "NaN", "-NaN", "nan", "-nan"]
 PANDAS = [*NUMBERS, "#N/A", "N/A", "n/a", "<NA>", "#NA", "#N/A N/A", "NULL", "null", "None"]
 OTHERS = ["NaT", "none", "-", "?", "--", ".", "(null)", "\\N", "#REF!", "#NAME?", "#######", "unknown", "Missing", "\u200b", "na\u200bn"]
+OTHERS += ["_", "[]", "#WERT!", "#N/D", "n.d."]
 
 
 def write(tmp_path: Path, text: str) -> Manifest:

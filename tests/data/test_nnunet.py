@@ -10,6 +10,7 @@ import pytest
 
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
+from medcl3d.data.sources.decathlon import decathlon
 from medcl3d.data.sources.nnunet import nnunet
 from medcl3d.data.store import Store
 from medcl3d.errors import DataError
@@ -93,7 +94,12 @@ def test_labelled_test_cases_beside_a_list_are_the_test_split(raw: Path, write_n
     ("changed", "message"),
     [
         ({"channel_names": None}, "channel_names"),
-        ({"channel_names": None, "modality": {"0": "MRI"}}, "source decathlon"),
+        ({"channel_names": None, "modality": {"0": "MRI"}}, r"case prostate_01 has the channels \[0, 1\], channel_names \[0\]"),
+        ({"channel_names": None, "modality": {"0": "MRI"}, "training": [{"image": "imagesTr/x.nii.gz"}]}, "source decathlon"),
+        (
+            {"channel_names": None, "modality": {"0": "MRI"}, "training": [{"image": "imagesTr/prostate_01.nii.gz"}]},
+            r"training\[0\]: needed are image and label",
+        ),
         ({"channel_names": {"0": "T2"}}, r"case prostate_01 has the channels \[0, 1\], channel_names \[0\]"),
         ({"file_ending": ".mha"}, "'.mha': only .nii.gz and .nii are read; convert"),
         ({"labels": {"PZ": "one"}}, "not nnU-Net's layout"),
@@ -112,6 +118,23 @@ def test_another_layout_is_refused(raw: Path, changed: dict[str, Any], message: 
     with pytest.raises(DataError, match=message) as caught:
         nnunet(raw)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_version_1_is_read_as_version_2_is(raw: Path, listed: bool) -> None:
+    """Its `dataset.json` names cases, its files have numbers of channels: the source decathlon says so, and sends it here."""
+    expected = nnunet(raw)
+    cases = [{"image": f"./imagesTr/prostate_{n}.nii.gz", "label": f"./labelsTr/prostate_{n}.nii.gz"} for n in ("01", "02")]
+    of_version_1 = {"modality": {"0": "T2", "1": "ADC"}, "labels": {"0": "background", "1": "PZ"}, "training": cases}
+    if not listed:
+        del of_version_1["training"]
+    write_dataset(raw, **(dict.fromkeys(DATASET, None) | of_version_1))
+    made = nnunet(raw)
+    assert made.table.equals(expected.table) and made.label_names == expected.label_names and made.missing() == []
+    assert made.notes == expected.notes
+    if listed:
+        with pytest.raises(DataError, match="prepare it with the source nnunet"):
+            decathlon(raw)
 
 
 def test_a_channel_is_known_by_its_number_and_not_by_its_place(raw: Path) -> None:

@@ -84,20 +84,21 @@ def find_derivative(root: Path, derivative: str | None, label: Sequence[str], le
 
 def _maps(root: Path, folder: Path, suffixes: Sequence[str], left: Counted) -> list[LabelMap]:
     maps = []
-    for subject in sorted(path for path in folder.glob("sub-*") if path.is_dir()):
-        for inner, files in folders_under(subject):
-            above = [subject.name, *inner.split("/")]
-            for file in files:
-                name = BidsName.of(file)
-                if not file.endswith(VOLUMES):
-                    continue
-                path = "/".join(part for part in ("derivatives", folder.name, *above, file) if part)
-                if file.startswith("sub-") and name.suffix in suffixes:
-                    session_of(above, name, f"{root}/{path}")
-                    maps.append(LabelMap(path, name))
-                else:
-                    kinds = " or ".join(f"*_{suffix}" for suffix in suffixes)
-                    left.add(f"NIfTI files of {folder.name} are no label maps {kinds} and not taken", path)
+    for inner, files in folders_under(folder):
+        above = inner.split("/")
+        for file in files:
+            name = BidsName.of(file)
+            if not file.endswith(VOLUMES):
+                continue
+            path = "/".join(part for part in ("derivatives", folder.name, *above, file) if part)
+            if not above[0].startswith("sub-"):
+                left.add("NIfTI files under derivatives are not in a folder NAME/sub-ID and not taken", path)
+            elif file.startswith("sub-") and name.suffix in suffixes:
+                session_of(above, name, f"{root}/{path}")
+                maps.append(LabelMap(path, name))
+            else:
+                kinds = " or ".join(f"*_{suffix}" for suffix in suffixes)
+                left.add(f"NIfTI files of {folder.name} are no label maps {kinds} and not taken", path)
     return maps
 
 

@@ -71,6 +71,7 @@ def bids(
     for subject in subjects:
         found = _Subject.of(subject, seen)
         visits, about = found.visits(seen)
+        with_images: set[str] = set()
         for file in found.images:
             *above, last = file.split("/")
             name = BidsName.of(last)
@@ -81,6 +82,7 @@ def bids(
             path = f"{subject.name}/{file}"
             session = session_of((subject.name, *above), name, f"{root}/{path}")
             names[path] = name
+            with_images.add(session)
             row, place = {"patient": subject.name, "session": session, "modality": name.suffix, "path": path}, Row()
             for line in (people.get(subject.name), visits.get(session), about.get(file)):
                 if line is not None:
@@ -88,6 +90,9 @@ def bids(
                     place |= dict.fromkeys(line.row, line.place)
             rows.append(row | (beside.of(name, [top, *found.sidecars_above(above)]) if sidecar else {}))
             places.append(place)
+        for session, line in visits.items():
+            if session not in with_images and "_sessions.tsv:" in line.place:
+                seen.odd.add("sessions of ..._sessions.tsv have no image that is taken", f"{session} in {line.place}")
     seen.beside(root)
     told = [*beside.notes(), *seen.notes(root)]
     if not rows:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from medcl3d.data.columns import ask_for_patient, near_columns
 from medcl3d.data.json_file import label_names, read_json
-from medcl3d.data.manifest import Manifest
+from medcl3d.data.manifest import NO_PATIENTS, Manifest
 from medcl3d.data.notes import Counted
 from medcl3d.data.scan_ids import made_ids
 from medcl3d.data.sources import SOURCES
+from medcl3d.data.sources.nnunet import is_numbered
 from medcl3d.data.walk import VOLUMES, files_under
 from medcl3d.errors import DataError
 
@@ -19,7 +21,10 @@ NEEDED = 'needed are training: [{"image": "imagesTr/a.nii.gz", "label": "labelsT
 # By the lists of a file; testing is what MONAI calls the test list.
 SIDES = {"training": "train", "validation": "validation", "test": "test", "testing": "test"}
 
-Pair = tuple[str, str, str]  # image, label, side
+# What an item may say beside its image and label.
+COLUMNS = ("patient", "session", "session_days", "modality", "frame", "class")
+
+Row = dict[str, str]
 
 
 @SOURCES.register("decathlon")
@@ -29,28 +34,36 @@ def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
     root  the folder with `dataset.json`, or such a file under another name
 
     Taken are the lists training, validation and test (or testing). Images of validation and test that have labels are those sides of
-    the split; without labels, as in the `imagesTs` of the Decathlon, they join the training side. The sets carry no patient ids, so
-    each file counts as its own patient: two scans of one person (left and right hippocampus) may then fall on both sides of a split.
-    Other lists, and images that no list names, are counted.
+    the split; without labels, as in the `imagesTs` of the Decathlon, they join the training side. An item may have more columns:
+    patient, session, session_days, modality, frame, class. Without patient ids, as in the Decathlon, each item counts as its own
+    patient: two scans of one person (left and right hippocampus) may then fall on both sides of a split. An item of several images
+    becomes one scan per image, of one patient and frame. A number as label is read as the class. Other lists, other keys and images
+    that no list names are counted.
 
-    Raises DataError where `dataset.json` is absent or not what it should be.
+    Raises DataError if `dataset.json` is absent or not what it should be.
     """
     path, root = (root, root.parent) if root.is_file() else (root / "dataset.json", root)
     content = _read(path)
     left = Counted()
-    pairs = _pairs(path, content, left)
-    if not pairs:
+    rows, places = _rows(path, content, left)
+    if not rows:
         raise DataError(f"{path}: training lists no image; {NEEDED}")
-    images = [image for image, _, _ in pairs]
+    images = [row["path"] for row in rows]
+    if "modality" in content and is_numbered(root, images):
+        raise DataError(f"{path}: its images are there with numbers of channels, as nnU-Net has them; prepare it with the source nnunet")
     stems = [Path(image).name.removesuffix(".gz").removesuffix(".nii") for image in images]
-    columns = {"scan": made_ids(images, stems), "modality": _modality(content.get("modality")), "path": images}
-    table = pd.DataFrame({**columns, "label": [label for _, label, _ in pairs]})
-    if {side for _, _, side in pairs} != {"train"}:
-        table["split"] = [side for _, _, side in pairs]
+    scans, notes = made_ids(images, stems), left.notes()
+    if len(set(places)) < len(places):  # items of several images
+        notes += [] if any("patient" in row for row in rows) else [NO_PATIENTS]
+        first = dict(zip(reversed(places), reversed(scans), strict=True))
+        rows = [{"patient": first[place], "frame": first[place], **row} for row, place in zip(rows, places, strict=True)]
+    table = pd.DataFrame([{"scan": scan, **row} for scan, row in zip(scans, rows, strict=True)]).fillna("")
+    if set(table["split"]) == {"train"}:
+        del table["split"]
     names = label_names(path, content.get("labels") or {})
     closed: list[OSError] = []
     files = files_under(root, closed.append)
-    manifest = Manifest.of(table, root, names, outside=allow_outside, notes=left.notes())
+    manifest = Manifest.of(table, root, names, outside=allow_outside, places=places, notes=notes)
     return manifest.noting(files, closed, lambda file: f"{_what(file)} are not listed in {path.name} and not taken")
 
 
@@ -58,21 +71,23 @@ def _what(file: str) -> str:
     return "label maps" if file.startswith("labels") else "images"
 
 
-def _pairs(path: Path, content: dict[str, Any], left: Counted) -> list[Pair]:
-    """All images of the lists that are known; those of other lists are counted."""
-    pairs: list[Pair] = []
+def _rows(path: Path, content: dict[str, Any], left: Counted) -> tuple[list[Row], list[str]]:
+    """All images of the lists that are known, and where each stands, as ``dataset.json: training[3]``; other lists are counted."""
+    rows: list[Row] = []
+    places: list[str] = []
+    modality = content.get("modality")
     for part, side in SIDES.items():
         for number, item in enumerate(_list(path, content, part) if part == "training" or content.get(part) else []):
-            image, label = _pair(path, part, number, item)
-            pairs.append((image, label, side if label else "train"))
-            for key in sorted(set(item) - {"image", "label"}) if isinstance(item, dict) else ():
-                left.add(f"items of {path.name} have a key {key}, which is not read", image)
+            images, about = _item(path, f"{part}[{number}]", {"image": item} if isinstance(item, str) else item, left)
+            for image, name in zip(images, _modalities(modality, len(images)), strict=True):
+                rows.append({"path": image, "modality": name, "split": side if about["label"] or "class" in about else "train", **about})
+                places.append(f"{path}: {part}[{number}]")
     for part, items in content.items():
         for item in items if isinstance(items, list) and part not in SIDES else ():
             named = str(item.get("image")) if isinstance(item, dict) else str(item)
             if isinstance(item, dict) or named.endswith(VOLUMES):
                 left.add(f"items of the list {part} in {path.name} are not taken; move them to training, validation or test", named)
-    return pairs
+    return rows, places
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -90,17 +105,30 @@ def _list(path: Path, content: dict[str, Any], name: str) -> list[Any]:
     return list(content[name])
 
 
-def _pair(path: Path, part: str, number: int, item: Any) -> tuple[str, str]:
-    """Paths of an image and its label, "" for none; test images are often listed by their paths alone."""
-    if isinstance(item, str):
-        item = {"image": item}
-    image, label = (item.get("image"), item.get("label") or "") if isinstance(item, dict) else (None, "")
-    if not isinstance(image, str) or not image or not isinstance(label, str):
-        raise DataError(f"{path}: not the Decathlon's layout: {part}[{number}] names no image and label; {NEEDED}")
-    return str(Path(image)), str(Path(label)) if label else ""
+def _item(path: Path, spot: str, item: Any, left: Counted) -> tuple[list[str], Row]:
+    """Paths of an item's images, and its other columns: the label "" if there is none. DataError."""
+    image, label = (item.get("image"), item.get("label")) if isinstance(item, dict) else (None, None)
+    images: list[Any] = image if isinstance(image, list) else [image]
+    is_class = isinstance(label, (int, float)) and not isinstance(label, bool)
+    if not images or not all(isinstance(one, str) and one for one in images) or not (label is None or is_class or isinstance(label, str)):
+        raise DataError(f"{path}: not the Decathlon's layout: {spot} names no image and label; {NEEDED}")
+    about = {"label": str(Path(label)) if isinstance(label, str) and label else ""}
+    if is_class:
+        about["class"] = str(label)
+        left.add(f"items of {path.name} have a number as label, which is read as their class", images[0])
+    near = near_columns(list(item))
+    if "patient" in near:
+        raise DataError(f"{path}: {spot}: key {near['patient']!r}: {ask_for_patient(near['patient'])}")
+    for key in sorted(set(item) - {"image", "label"}):
+        if key in COLUMNS and isinstance(item[key], (str, int, float)):
+            about[key] = str(item[key])
+        elif item[key] is not None:
+            left.add(f"items of {path.name} have a key {key}, which is not read", images[0])
+    return [str(Path(one)) for one in images], about
 
 
-def _modality(given: Any) -> str:
-    """``{"0": "FLAIR", "1": "T1w"}`` -> ``FLAIR+T1w``, since all channels lie in one file."""
+def _modalities(given: Any, count: int) -> list[str]:
+    """Of some images: ``{"0": "FLAIR", "1": "T1w"}`` names one each, or is ``FLAIR+T1w`` if all channels lie in one file."""
     names = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given] if given else []
-    return "+".join(str(name) for name in names) or "unknown"
+    words = [str(name) for name in names]
+    return words if len(words) == count else ["+".join(words) or "unknown"] * count

@@ -1,7 +1,8 @@
-"""nnU-Net's raw format, version 2: a `dataset.json`, and a file a channel."""
+"""nnU-Net's raw format, versions 2 and 1: a `dataset.json`, and one file per channel."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,18 +23,19 @@ Case = tuple[str, str, dict[int, str], str]  # side, name, channel -> image, lab
 
 @SOURCES.register("nnunet")
 def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
-    """Read a raw dataset of nnU-Net v2. Source: Isensee et al. 2021, nnU-Net, and its dataset_format.md.
+    """Read a raw dataset of nnU-Net v2, or of v1. Source: Isensee et al. 2021, nnU-Net, and its dataset_format.md.
 
     Each channel file (``CASE_0000.nii.gz``) is a scan of its own, with its channel's name as modality; the channels of a case
     share the case's frame and label. Cases count as patients, since the format knows none. If `dataset.json` has the key
     `dataset`, it says which training cases are taken. Cases of `imagesTs` that have labels in `labelsTs` are the test split;
     without labels they join the training side. Labels that are regions of several values are taken value by value, each named
-    after the regions it lies in. Files that are in no case are counted.
+    after the regions it lies in. In `dataset.json` of v1, `modality` holds the channels and `training` the cases, as ``CASE.nii.gz``. Files
+    that are in no case are counted.
 
     Raises DataError where `dataset.json` is not of this format, a case lacks a channel, or there is no image.
     """
     path = root / "dataset.json"
-    content = _read(path)
+    content = _as_version_2(path, _read(path))
     channels = _channels(path, content)
     values = {name: _values(path, name, value) for name, value in _object(path, content, "labels").items()}
     ending = content.get("file_ending")
@@ -81,9 +83,40 @@ def _read(path: Path) -> dict[str, Any]:
     content = read_json(path, LAYOUT)
     if not isinstance(content, dict):
         raise DataError(f"{path}: a JSON object is needed; {LAYOUT}")
-    if "channel_names" not in content and "modality" in content:
-        raise DataError(f"{path}: is of the Decathlon (and nnU-Net v1); prepare it with the source decathlon")
     return content
+
+
+def _as_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """What `dataset.json` of version 1 says, in the terms of version 2. DataError if it is the Decathlon's: no file has a number."""
+    if "channel_names" in content or "modality" not in content:
+        return content
+    channels, labels, listed = (content.get(name) for name in ("modality", "labels", "training"))
+    images = [item.get("image") for item in listed or () if isinstance(item, dict)] if isinstance(listed, list) else []
+    if not (is_numbered(path.parent, images) if images else any(path.parent.glob("imagesTr/*_0000.nii.gz"))):
+        raise DataError(f"{path}: is of the Decathlon; prepare it with the source decathlon")
+    if isinstance(labels, dict) and all(value.isdecimal() for value in labels):  # 1: liver
+        labels = {name: int(value) for value, name in labels.items()}
+    made = {"channel_names": channels, "labels": labels, "file_ending": ".nii.gz"}
+    if not isinstance(listed, list) or not isinstance(channels, dict):
+        return made
+    cases = {}
+    for number, item in enumerate(listed):
+        image, label = (item.get("image"), item.get("label")) if isinstance(item, dict) else (None, None)
+        if not isinstance(image, str) or not isinstance(label, str):
+            raise DataError(f"{path}: training[{number}]: needed are image and label, each a path")
+        case = Path(image).name.removesuffix(".nii.gz")
+        cases[case] = {"images": [_numbered(image, channel) for channel in range(len(channels))], "label": str(Path(label))}
+    return {**made, "dataset": cases}
+
+
+def is_numbered(root: Path, images: Sequence[Any]) -> bool:
+    """Whether the first image of a list is there as ``CASE_0000.nii.gz`` only, as nnU-Net v1 has it, and the Decathlon not."""
+    first = next((image for image in images if isinstance(image, str)), "")
+    return not os.path.lexists(root / first) and os.path.lexists(root / _numbered(first, 0))
+
+
+def _numbered(image: str, channel: int) -> str:
+    return f"{Path(image).as_posix().removesuffix('.nii.gz')}_{channel:04d}.nii.gz"
 
 
 def _object(path: Path, content: dict[str, Any], name: str) -> dict[str, Any]:
