@@ -188,13 +188,16 @@ def test_two_denominators_at_once_are_refused_by_both_names(name: str, call: Cal
 def test_values_of_numpy_and_names_alone_are_taken_as_in_yaml() -> None:
     strategy = OverlappingCrops(min_iou=0, num_views=np.int64(3))  # type: ignore[arg-type]
     assert (strategy.min_iou, strategy.num_views, type(strategy.num_views)) == (0.0, 3, int)
-    filled = Choice("overlapping_crops", {"min_iou": 0.3, "max_iou": 0.8, "num_views": 2, "same_scan": "ignore"})
+    filled = Choice(
+        "overlapping_crops",
+        {"min_iou": 0.3, "max_iou": 0.8, "num_views": 2, "same_scan": "ignore", "samples_per_scan": 1},
+    )
     assert HardNegatives(inner="overlapping_crops").inner == HardNegatives(inner=Choice("overlapping_crops")).inner == filled
 
 
 def test_classes_and_functions_stay_what_they_were() -> None:
     fields = list(inspect.signature(OverlappingCrops).parameters)
-    assert fields == ["min_iou", "max_iou", "num_views", "same_scan"]
+    assert fields == ["min_iou", "max_iou", "num_views", "same_scan", "samples_per_scan"]
     assert list(inspect.signature(ResNet3d).parameters)[:3] == ["in_channels", "depth", "norm"]
     assert mri.__name__ == "mri" and "blur_unit" in get_type_hints(mri)
     strategy = ClassLabels(column="age")
