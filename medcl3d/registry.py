@@ -72,7 +72,7 @@ class Registry:
         return keep
 
     def _validating(self, name: str, constructor: T) -> T:
-        """The same class or function; what it is called with by keyword is validated first, and its defaults filled in."""
+        """The same class or function, which validates its keyword-only arguments before it runs, and fills in defaults."""
         is_class = inspect.isclass(constructor)
         function: Callable[..., Any] = constructor.__init__ if is_class else constructor  # type: ignore[misc]
         parameters = inspect.signature(constructor).parameters.values()
@@ -141,6 +141,6 @@ class Registry:
 
 
 def registry_of(package: str) -> Registry | None:
-    """The registry of a package, None where it has none."""
+    """The registry of a package, None if it has none."""
     values = vars(importlib.import_module(package)).values()
     return next((value for value in values if isinstance(value, Registry) and value.package == package), None)

@@ -14,7 +14,7 @@ from medcl3d.registry import CHOICE_OF, Registry, registry_of
 from medcl3d.yaml_tree import Place, Tree, Wrong
 
 Schema = Mapping[str, Any]
-FIELDS_OF = "x-fields-of"  # in a JSON Schema: where the fields stand that lie below this one in free form, as ``module:name``
+FIELDS_OF = "x-fields-of"  # in a JSON Schema: ``module:name`` of what defines the free-form fields below this one
 EMPTY = ("", "~")
 
 
@@ -22,8 +22,8 @@ def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
     """The value of one field.
 
     Text for a field of words or a path is taken as it stands, ``cohort #2`` and ``2024`` too, or without the quotes around it;
-    ``null`` is None where the field may be. For any other field it is YAML. What is no YAML, or has a comment that YAML would
-    drop, stays text: types are checked after.
+    ``null`` is None if the field may be None. For any other field the text is read as YAML. Text that is not YAML, or that has a
+    comment which YAML would drop, stays text: types are validated later.
 
     where: keys from the root; schemas: JSON Schemas of what may hold the field, none if that is not known.
     """
@@ -40,7 +40,7 @@ def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
 
 
 def types_at(schema: Schema, where: Place) -> list[Schema]:
-    """The forms that a JSON Schema allows for a field, [] where it does not know the field."""
+    """The forms that a JSON Schema allows for a field, [] if it does not know the field."""
     node = schema
     elsewhere: list[Schema] = []
     for depth, key in enumerate(where):
@@ -61,7 +61,7 @@ def _types_of_choice(registry: Registry | None, where: Place) -> list[Schema]:
 
 
 def _schemas(place: str) -> list[Schema]:
-    """Of a configuration; of all that is registered, where the place is a registry."""
+    """The JSON Schema of a configuration, or those of all that a registry holds."""
     module, name = place.split(":")
     found = getattr(importlib.import_module(module), name)
     adapters = [found.schema(one) for one in found.names()] if isinstance(found, Registry) else [TypeAdapter(found)]

@@ -162,7 +162,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Relation:
-    """How rows and columns relate: attracted, repelled, left alone.
+    """How rows and columns relate: attracted, repelled, ignored.
 
     positive  ``Float[N, M]`` in [0, 1], attraction P
     negative  ``Float[N, M]`` >= 0, repulsion M

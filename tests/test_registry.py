@@ -188,7 +188,10 @@ def test_two_denominators_at_once_are_refused_by_both_names(name: str, call: Cal
 def test_values_of_numpy_and_names_alone_are_taken_as_in_yaml() -> None:
     strategy = OverlappingCrops(min_iou=0, num_views=np.int64(3))  # type: ignore[arg-type]
     assert (strategy.min_iou, strategy.num_views, type(strategy.num_views)) == (0.0, 3, int)
-    filled = Choice("overlapping_crops", {"min_iou": 0.3, "max_iou": 0.8, "num_views": 2, "same_scan": "ignore", "samples_per_scan": 1})
+    filled = Choice(
+        "overlapping_crops",
+        {"min_iou": 0.3, "max_iou": 0.8, "num_views": 2, "same_scan": "ignore", "samples_per_scan": 1},
+    )
     assert HardNegatives(inner="overlapping_crops").inner == HardNegatives(inner=Choice("overlapping_crops")).inner == filled
 
 

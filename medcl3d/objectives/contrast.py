@@ -63,7 +63,7 @@ def contrast(
 def _without_negatives_of_the_batch(tile: Tile, columns: Keys) -> Tile:
     """M = 0 for what is in no support set."""
     if tile.columns is not None:
-        raise ValueError("a tile that speaks of some columns only cannot say of the others that they are left alone")
+        raise ValueError("a tile that speaks of some columns only cannot say of the others that they are ignored")
     kept = columns.linked["support"] >= 0
     with torch.set_grad_enabled(tile.similarity is not None):
         negative = tile.relation.negative * kept

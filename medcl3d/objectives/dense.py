@@ -29,7 +29,7 @@ class Dense(nn.Module):
 
     Points lie in the intersection of a sample's views. Where the strategy does not relate points itself,
     the relation of the crops is gated: P = P_crop x [same point, or within `tolerance_mm` in one frame], and
-    what is nearer than `ignore_mm` in one frame is left alone. A strategy that relates points brings its own
+    what is nearer than `ignore_mm` in one frame is ignored. A strategy that relates points brings its own
     `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect. `norm` of the head: points of one view differ
     enough for `layer`, which fits `train.grad_cache`. `denominator` and `decoupled` as in `simclr`.
     Source: vox2vec (Goncharov et al., MICCAI 2023), DenseCL (Wang et al., CVPR 2021).

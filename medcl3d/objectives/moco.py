@@ -30,9 +30,9 @@ class MoCo(nn.Module):
     momentum_rises  up to 1 at the end along half a cosine, as in v3
 
     The teacher reads global views alone, so that local views (`multi_crop`) are neither targets nor in the queue.
-    What is in the queue is related by the strategy as anything else: a scan of the anchor's patient there may attract, or be left
-    alone. Source: He et al., CVPR 2020; v2: Chen et al. 2020, arXiv 2003.04297; v3: Chen et al., ICCV 2021, eq. 1 (ours is not
-    scaled by 2 T).
+    What is in the queue is related by the strategy as anything else: a scan of the anchor's patient there may attract, or be
+    ignored. Source: He et al., CVPR 2020; v2: Chen et al. 2020, arXiv 2003.04297; v3: Chen et al., ICCV 2021, eq. 1 (ours is
+    not scaled by 2 T).
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})

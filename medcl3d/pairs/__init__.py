@@ -1,7 +1,7 @@
 """Which views belong together: one strategy a file.
 
 A strategy answers two questions and never touches a voxel: which views are drawn together (`sample`, over
-the collection), and which things of a batch attract, repel or are left alone (`relate`, over their keys).
+the collection), and which items of a batch attract, repel or are ignored (`relate`, over their keys).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PairStrategy(Protocol):
     link              ``(rows, cols, similarity) -> (rows, cols)``, once a step: what needs features, as columns of `linked`. It costs
                       the memory of all similarities, which a batch is otherwise spared
     passes_link_on    True: its link does nothing but call those of its parts
-    constant_across   key columns: two things that share a value of none of them have P = 0 and M = 1 (default: not known). Large
+    constant_across   key columns: two items that share a value in none of them have P = 0 and M = 1 (default: not known). Large
                       batches are related faster with it
     queue_size        so many embeddings of earlier batches are related as further columns (`linked["support"]` is their place)
     detach_weights    False: the gradient goes through its M too. `relate` then gets whole rows of similarities that

@@ -97,7 +97,7 @@ class AdjacentSlices:
         return Box(triple(start), box.size)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = 1 within the gap in one scan, left alone up to ignore_mm, the rest repelled."""
+        """P = 1 within the gap in one scan, ignored up to ignore_mm, the rest repelled."""
         same_scan = rows.scan[:, None] == cols.scan
         gap = gap_mm(rows, cols, self.axis)
         positive = same_scan & (gap <= self.max_gap_mm + 1e-6)

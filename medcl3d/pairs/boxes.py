@@ -14,16 +14,16 @@ def start_range(collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarr
     """First and last start of a patch in a scan, ``Int[3]`` each.
 
     A patch lies inside the scan with its centre inside the body; along an axis on which the scan is
-    smaller than the patch, the patch contains the scan.
+    smaller than the patch, the patch contains the scan. There is one at least: the centre of an even patch lies between
+    two voxels, half a voxel from the middle of a body of one voxel.
     """
     size, shape = np.array(collection.patch_size), collection.shapes[scan]
     low, high = np.minimum(0, shape - size), np.maximum(0, shape - size)
     body_low, body_stop = collection.body_boxes[scan]
     middle = (size - 1) / 2
-    return (
-        np.clip(np.ceil(body_low - middle), low, high).astype(np.int64),
-        np.clip(np.floor(body_stop - 1 - middle), low, high).astype(np.int64),
-    )
+    first = np.ceil(body_low - middle)
+    last = np.maximum(first, np.floor(body_stop - 1 - middle))
+    return np.clip(first, low, high).astype(np.int64), np.clip(last, low, high).astype(np.int64)
 
 
 def random_box(collection: Collection, scan: int, rng: np.random.Generator) -> Box:

@@ -116,7 +116,7 @@ class Sum:
 @PAIRS.register("product")
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """The first part draws; P = product of P, M = 1 - P, and what any part leaves alone is left alone.
+    """The first part draws; P = product of P, M = 1 - P, and pairs that any part ignores are ignored.
 
     parts  strategies, each as `name` or `name: {field: value}`
     """

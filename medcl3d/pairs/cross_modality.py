@@ -57,7 +57,11 @@ class CrossModality:
                 "its session's other modalities have another frame": int((named & anywhere).sum()) - len(ids),
             }
         )
-        remedy = "set across_frames: body, add the column frame to scans that share world mm, or choose same_patient"
+        if (named & anywhere).any():
+            remedy = "set across_frames: body, add the column frame to scans that share world mm"
+        else:
+            remedy = "check the columns session and modality of the manifest"
+        remedy += ", or choose same_patient"
         return Anchors(ids, +left_out).require("cross_modality", remedy)
 
     def _named(self, collection: Collection, scans: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ class MultiCrop:
                 return Box(triple(start), self.local_size)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = 1 within the sample but between two local views, which are left alone; other samples repel."""
+        """P = 1 within the sample; two local views of it are ignored; other samples repel."""
         same_sample = rows.sample[:, None] == cols.sample
         both_local = (rows.view[:, None] >= NUM_GLOBAL) & (cols.view >= NUM_GLOBAL)
         return related(rows, cols, same_sample & ~both_local, ~same_sample)

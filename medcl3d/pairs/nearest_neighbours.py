@@ -20,9 +20,9 @@ from medcl3d.types import Keys, Relation, ViewSpec
 @PAIRS.register("nearest_neighbours")
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbours:
-    """P = 1 with the `k` things of a support queue nearest to the other views of the sample; the rest of the queue is left alone.
+    """P = 1 with the `k` items of the embedding queue nearest to the other views of the sample; the rest of it is ignored.
 
-    k           neighbours a thing
+    k           neighbours of each item
     queue_size  so many embeddings of earlier batches are kept, with their keys
     inner       the strategy that draws the views, and relates those of one batch
 

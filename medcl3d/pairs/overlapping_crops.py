@@ -105,7 +105,7 @@ class OverlappingCrops:
         return [Box(triple(start), origin.size), Box(triple(start + offset), origin.size)]
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = 1 where IoU >= min_iou; the scan's other pairs left alone or repelled; the rest repelled."""
+        """P = 1 if IoU >= min_iou; other pairs of the scan are ignored or repel; other scans repel."""
         same_scan = rows.scan[:, None] == cols.scan
         positive = same_scan & (iou_mm(rows, cols) >= self.min_iou - ROUNDING)
         repelled = ~positive if self.same_scan == "negative" else ~same_scan

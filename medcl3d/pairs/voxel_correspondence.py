@@ -60,7 +60,7 @@ class VoxelCorrespondence:
         return self._crops.sample(collection, anchor, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """Points: P = 1 within tolerance_mm, left alone up to ignore_mm. Views: P = 1 within the sample."""
+        """Points: P = 1 within tolerance_mm, ignored up to ignore_mm. Views: P = 1 within the sample."""
         same_sample = rows.sample[:, None] == cols.sample
         if bool((rows.point < 0).all()):
             return related(rows, cols, same_sample)
@@ -68,7 +68,7 @@ class VoxelCorrespondence:
 
 
 def relate_points(rows: Keys, cols: Keys, tolerance_mm: float, ignore_mm: float) -> Relation:
-    """P = 1 for the same point of a sample and within `tolerance_mm` in one frame; left alone nearer than `ignore_mm`."""
+    """P = 1 for the same point of a sample and within `tolerance_mm` in one frame; nearer than `ignore_mm`, ignored."""
     same_point = (rows.sample[:, None] == cols.sample) & (rows.point[:, None] == cols.point)
     distance = distance_mm(rows, cols)
     positive = same_point | (distance <= tolerance_mm + ROUNDING_MM)

@@ -81,6 +81,14 @@ def test_a_patch_lies_inside_the_scan_or_contains_it() -> None:
     assert low.tolist() == high.tolist() == [32, 41, 55]
 
 
+def test_a_body_of_one_voxel_has_a_patch_too() -> None:
+    """An even patch has its middle between two voxels, so that none lies within a body as thin as one slice."""
+    low, high = start_range(collection_of(body=((12, 13, 14), (13, 14, 15))), 0)
+    assert low.tolist() == high.tolist() == [9, 9, 10]  # centres 12.5, 13 and 14.5
+    one_slice = collection_of(shape=(40, 50, 1))
+    assert random_box(one_slice, 0, np.random.default_rng(0)).start[2] in range(-9, 1)
+
+
 def test_a_random_box_lies_anywhere_in_the_body_with_the_same_probability() -> None:
     collection = collection_of(body=((12, 13, 14), (20, 30, 40)))
     rng = np.random.default_rng(0)

@@ -64,7 +64,8 @@ def test_an_unknown_modality_is_named() -> None:
 
 
 def test_other_sessions_do_not_pair() -> None:
-    with pytest.raises(DataError, match="4 left out: its session has no other modality"):
+    """The remedy is not `across_frames`, which would change nothing."""
+    with pytest.raises(DataError, match=r"4 left out: its session has no other modality\); check the columns session and modality"):
         CrossModality(across_frames="body").anchors(make_collection(0, 4))
 
 
