@@ -115,6 +115,20 @@ def test_what_differs_within_a_series_is_one_line_with_counts(tmp_path: Path) ->
     assert "SliceThickness" not in lines[0], "3.0 is 3"
 
 
+def test_whatever_else_differs_within_a_volume_is_reported(tmp_path: Path) -> None:
+    """Kinds of image and acquisitions that do not tell volumes apart, and signs of the stored values; not what counts the files."""
+
+    def change(n: int) -> dict[str, Any]:
+        kind = ["ORIGINAL" if n < 6 else "DERIVED", "PRIMARY"]
+        return {"ImageType": kind, "PixelRepresentation": 1 if n < 3 else 0, "AcquisitionNumber": n + 1}
+
+    manifest = dicom(write_series(tmp_path / "in", TWELVE, change=change), tmp_path / "raw")
+    the_only(manifest)
+    lines = [note for note in manifest.notes if "differ in" in note]
+    assert len(lines) == 1 and "ImageType (ORIGINAL\\PRIMARY in 6, DERIVED\\PRIMARY in 6)" in lines[0]
+    assert "PixelRepresentation (0 in 9, 1 in 3)" in lines[0] and "AcquisitionNumber" not in lines[0]
+
+
 def test_two_people_under_one_uid_are_two_series_and_said(tmp_path: Path) -> None:
     for patient in ("p1", "p2"):
         write_series(tmp_path / "in" / patient, PatientID=patient)

@@ -15,7 +15,16 @@ TEXTS = (
     "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription", "SeriesDate", "SeriesTime", "Manufacturer", "ConvolutionKernel",
     "RescaleType", "Units",
 )  # fmt: skip
-NUMBERS = ("SeriesNumber", "PatientWeight", "MagneticFieldStrength", "KVP", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
+NUMBERS = (
+    "SeriesNumber",
+    "PixelRepresentation",
+    "PatientWeight",
+    "MagneticFieldStrength",
+    "KVP",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+)
 SHOWN = 3  # values of a field, files
 LONGEST = 40  # characters of a value
 
@@ -52,9 +61,9 @@ def differences(slices: Sequence[Slice]) -> str:
     if files[0].header.modality != "PT":  # of a PET, each slice has a scale of its own
         for at, name in enumerate(("RescaleSlope", "RescaleIntercept")):
             texts[name] = ["" if one.rescale[at] is None else f"{one.rescale[at]:.10g}" for one in files]
-    for at, name in enumerate(MARKS):  # they may differ within a volume, as numbers of acquisitions do
+    for at, name in enumerate(MARKS):
         marks = [one.marks[at] for one in files]
-        texts |= {name: marks} if "" in marks and len(set(marks)) == 2 else {}
+        texts |= {name: marks} if len(set(marks)) < len(marks) else {}  # else it counts the files, as numbers of acquisitions may
     hidden = files[0].header.called is not None
     told = [f"{name} ({_counted(values, hidden=hidden)})" for name, values in texts.items() if len(set(values)) > 1]
     return f"its {len(files)} files differ in {', '.join(told)}" if told else ""
