@@ -11,7 +11,7 @@ import pandas as pd
 from medcl3d.comparison.case_values import CaseValues, Key
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.kinds import Kind, kinds_of
-from medcl3d.comparison.plan import Cell, cells, family_of, in_endpoint
+from medcl3d.comparison.plan import Cell, cell_words, cells, family_of, in_endpoint
 from medcl3d.comparison.results import complete_replicates
 from medcl3d.evaluation.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
 from medcl3d.evaluation.endpoint_order import in_order
@@ -95,6 +95,12 @@ class LaterEndpoint:
     differences: dict[str, Interval]
     adjusted: dict[str, float]
     why_not: str
+
+    @property
+    def words(self) -> str:
+        """Metric, direction and cells."""
+        cells = "; ".join(map(cell_words, self.cells))
+        return f"{self.metric} ({'higher' if self.higher else 'lower'} is better): {cells}"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.answer import answer, number, p_value, with_interval
+from medcl3d.comparison.plan import cell_words
 from medcl3d.comparison.sensitivity import far_replicates
 
 
 def markdown(analysis: Analysis) -> str:
     """The conclusion, then tables: means and paired differences with 95% intervals, next endpoints, and how stable the order is."""
-    heads = [", ".join(f"{key} {value}" for key, value in cell) or "all" for cell in analysis.cells]
+    heads = [cell_words(cell) for cell in analysis.cells]
     means = [[arm.name, *(with_interval(arm.cells[cell].mean) for cell in analysis.cells)] for arm in analysis.arms]
     differences = []
     for arm in analysis.arms:
@@ -42,8 +43,8 @@ def _next_endpoints(analysis: Analysis) -> list[str]:
         for name, difference in one.differences.items():
             p = one.adjusted.get(name)
             rows.append([name, with_interval(difference, sign=True), "not tested" if p is None else p_value(p)])
-        reason = f" (not tested: {one.why_not})" if one.why_not else ""
-        lines += [f"Endpoint {place} of the declared order, {one.metric}{reason}:", "", *_table(["arm", "difference", "p"], rows), ""]
+        reason = f" Not tested: {one.why_not}." if one.why_not else ""
+        lines += [f"Endpoint {place} of the declared order, {one.words}.{reason}", "", *_table(["arm", "difference", "p"], rows), ""]
     return lines
 
 

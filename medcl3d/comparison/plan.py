@@ -124,6 +124,11 @@ def cells(config: CompareConfig) -> list[Cell]:
     return [tuple(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
 
 
+def cell_words(cell: Cell) -> str:
+    """A cell as a heading."""
+    return ", ".join(f"{key} {value}" for key, value in cell) or "all"
+
+
 def in_endpoint(cell: Cell, config: CompareConfig) -> bool:
     """The primary endpoint averages over this cell."""
     wanted = dotted(config.endpoint)

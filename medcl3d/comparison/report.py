@@ -20,7 +20,7 @@ from medcl3d.comparison.figures import Curve, Picture, difference_dots, feature_
 from medcl3d.comparison.gallery import cases, pairing
 from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.league import league
-from medcl3d.comparison.plan import Cell, Run, in_endpoint, slug
+from medcl3d.comparison.plan import Cell, Run, cell_words, in_endpoint, slug
 from medcl3d.comparison.portraits import Spread, maps, scores, spreads
 from medcl3d.comparison.repeat import documents, made
 from medcl3d.comparison.results import contrasts
@@ -72,6 +72,7 @@ def write_report(
         "features": {name: picture for name, picture in figures.items() if name.startswith("features_")},
         "across": across,
         "far": far_replicates(analysis),
+        "any_far": bool(analysis.far),
         "order": _order(analysis),
         "equivalence": _equivalence(analysis),
         "later": _later(analysis),
@@ -87,11 +88,6 @@ def write_report(
 def svg_uri(svg: str) -> str:
     """SVG text as a data URI."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
-def cell_words(cell: Cell) -> str:
-    """A cell as a heading."""
-    return ", ".join(f"{key} {value}" for key, value in cell) or "all"
 
 
 def measured_side(runs: Sequence[Run]) -> str:
@@ -145,7 +141,9 @@ def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig, side
     seen, certainty = answer(analysis)
     scans = {case["scan"] for run in runs if run.measures for case in read_json(run.folder / "results.json").get("cases", [])}
     primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
-    over = "" if len(primary) == 1 else f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
+    over = f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
+    if len(primary) == 1:
+        over = f", with {cell_words(primary[0])}" if primary[0] else ""
     direction = "higher" if analysis.higher else "lower"
     chosen = " Choices are made on validation patients, so that test patients stay untouched." if side == "validation" else ""
     return {
@@ -220,7 +218,7 @@ def _within(analysis: Analysis, name: str, p: float | None) -> str:
 
 def _later(analysis: Analysis) -> list[dict[str, Any]]:
     """The endpoints in their declared order, the primary one first."""
-    family = [arm for arm in analysis.arms if arm.name in analysis.family]
+    family = [analysis.arm(name) for name in analysis.family]
     first: dict[str, Any] = {
         "title": f"1. {analysis.metric}, the primary endpoint",
         "why_not": "",
@@ -228,7 +226,7 @@ def _later(analysis: Analysis) -> list[dict[str, Any]]:
     }
     rest: list[dict[str, Any]] = [
         {
-            "title": f"{place}. {one.metric}: {'; '.join(map(cell_words, one.cells))}",
+            "title": f"{place}. {one.words}",
             "why_not": one.why_not,
             "rows": [(name, difference, one.adjusted.get(name)) for name, difference in one.differences.items()],
         }

@@ -23,9 +23,10 @@ def far_replicates(analysis: Analysis) -> list[str]:
         return [f"No replicate is far from the others of its arm at the endpoint (none is {rule(n)})."]
     by_seed = {seed: list(of) for seed, of in groupby(analysis.far, key=lambda one: one.seed)}
     flagged = "; ".join(f"replicate {seed} in {_in_arms(analysis, of)}" for seed, of in by_seed.items())
-    said = [f"Far from the others of their arm at the endpoint ({rule(n)}): {flagged}. The conclusion above keeps them."]
-    seeds = ", ".join(map(str, by_seed))
-    without = f"Without replicate{'s' if len(by_seed) > 1 else ''} {seeds}, in all arms"
+    several = len(by_seed) > 1
+    kept = f"The conclusion keeps {'them' if several else 'it'}."
+    said = [f"Far from the others of their arm at the endpoint ({rule(n)}): {flagged}. {kept}"]
+    without = f"Without replicate{'s' if several else ''} {', '.join(map(str, by_seed))}, in all arms"
     if analysis.without is None:
         return [*said, f"{without} nothing is left."]
     return [*said, f"{without}, the conclusion would be: {' '.join(answer(analysis.without))}"]

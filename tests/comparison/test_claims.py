@@ -105,6 +105,20 @@ def test_arms_outside_the_family_are_not_called_equivalent() -> None:
 SIX = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "pretrainings": {}, "replicates": 6, "jobs": 2}
 
 
+def test_a_far_replicate_is_named_beside_the_conclusion_and_one_cell_in_the_endpoint(comparison: Callable[..., Path]) -> None:
+    path = comparison(**SIX, endpoint={"num_labelled": 8})
+    text = compare(path).read_text()
+    assert "one number a replicate and arm, with num_labelled 8." in text and "<strong>Note.</strong> Far from" not in text
+    results = Path("runs/finetune/scratch/num_labelled=8/seed_3/results.json")
+    found = json.loads(results.read_text())
+    for one in (found["metrics"]["dice"], *found["cases"]):
+        one |= {key: one[key] - 2 for key in ("mean", "dice") if key in one}
+    results.write_text(json.dumps(found))
+    text = compare(path).read_text()
+    first, table = text.index("<strong>Note.</strong> Far from the others of their arm"), text.index("The arms at the primary endpoint")
+    assert first < table < text.index("Without replicates that are far from the others") and "replicate 3 in “scratch”" in text
+
+
 def test_a_margin_is_declared_and_one_that_came_after_the_runs_shows_nothing(comparison: Callable[..., Path]) -> None:
     path = comparison(**SIX, margin=0.2)
     text = compare(path).read_text()
@@ -157,7 +171,8 @@ def test_an_arm_is_tested_at_an_endpoint_only_after_the_one_before() -> None:
     b, a = found.arm("b").test, found.arm("a").test
     assert a is not None and b is not None and b.holm == pytest.approx(holm([a.t, b.t])[1])
     lines = markdown(found)
-    assert "Endpoint 2 of the declared order, hd95_mm:" in lines and "| b | " in lines and "not tested |" in lines
+    assert "Endpoint 2 of the declared order, hd95_mm (lower is better): num_labelled 2; num_labelled 8." in lines
+    assert "| b | " in lines and "not tested |" in lines
 
 
 def test_a_later_endpoint_that_fails_keeps_its_share() -> None:
@@ -184,7 +199,8 @@ def test_a_later_endpoint_that_is_not_defined_tests_nothing() -> None:
 def test_the_order_is_declared_and_reported(comparison: Callable[..., Path]) -> None:
     path = comparison(**SIX, next_endpoints=[{"endpoint": {"num_labelled": 8}}, {"metric": "hd95_mm"}])
     text = compare(path).read_text()
-    assert "The endpoints in their declared order" in text and "2. dice: num_labelled 8" in text and "3. hd95_mm" in text
+    assert "The endpoints in their declared order" in text
+    assert "2. dice (higher is better): num_labelled 8" in text and "3. hd95_mm (lower is better)" in text
     what = declarations(Path("runs/declared.jsonl"))[0]["what"]["next_endpoints"]
     assert [(one["metric"], one["higher"], len(one["endpoint"])) for one in what] == [("dice", True, 1), ("hd95_mm", False, 2)]
     text = compare(path, ["next_endpoints=[{metric: hd95_mm}]"]).read_text()
@@ -222,7 +238,7 @@ def test_a_collapsed_replicate_is_flagged_and_kept() -> None:
     assert found.without.replicates == tuple(seed for seed in range(10) if seed != 7) and found.without.tested
     words = " ".join(far_replicates(found))
     assert "more than 7 scaled median absolute deviations from the median of its arm" in words
-    assert "replicate 7 in “scratch” (0.356, median 0.7" in words and "The conclusion above keeps them." in words
+    assert "replicate 7 in “scratch” (0.356, median 0.7" in words and "The conclusion keeps it." in words
     assert answer(found)[0].startswith("No arm is shown to do better") and answer(found.without)[0] in words
     assert answer(found.without)[0].startswith("Use “a”")
     assert words in " ".join(markdown(found).splitlines())
