@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from medcl3d.errors import DataError, UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from medcl3d.comparison.config import CompareConfig, Prepare
@@ -136,8 +137,7 @@ def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
     margin_untested = "" if declared.margin_kept else MARGIN_CHANGED
     analysis = analyse(table, config, cases, told.kinds, "" if declared.kept else CHANGED, later, margin_untested)
     if analysis is None:
-        rows = config.report_dir / "results.csv"
-        raise DataError(f"no replicate is complete in all arms and cells; {rows} has the {len(table)} fine-tunings that are")
+        raise DataError(_incomplete(table, config, told.kinds))
     path = config.report_dir / "report.html"
     write_report(path, analysis, runs, config, f"Comparison: {told.config_path.stem}", told.command, notes)
     table_of_means = markdown(analysis)
@@ -146,3 +146,14 @@ def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
     told.console.print(table_of_means)
     told.console.print(str(path))
     return path
+
+
+def _incomplete(table: pd.DataFrame, config: CompareConfig, kinds: Mapping[str, Kind]) -> str:
+    """Why there is no report, and what would do if only controls were not run: those of an older version, say."""
+    measured = set(table["arm"]) if len(table) else set()
+    without = [name for name in config.arms if name not in measured]
+    named = f" (nothing is measured of {', '.join(map(repr, without))})" if measured and without else ""
+    only_controls = bool(named) and all(kinds[name] != "pairs" for name in without)
+    remedy = "; run the comparison without --from to add them, or name the controls that were run: `controls: [scratch]`"
+    rows = f"{config.report_dir / 'results.csv'} has the {len(table)} measurements that are"
+    return f"no replicate is complete in all arms and cells{named}; {rows}{remedy if only_controls else ''}"

@@ -16,7 +16,8 @@ def markdown(analysis: Analysis) -> str:
     for arm in analysis.arms:
         cells = [arm.cells[cell].difference for cell in analysis.cells]
         differences.append([arm.name, *(with_interval(cell, sign=True) for cell in cells if cell is not None)])
-    replicates = f"{len(analysis.replicates)} replicates" + (f" and {analysis.num_cases} patients" if analysis.num_cases else "")
+    n = len(analysis.replicates)
+    replicates = f"{n} replicate{'s' if n > 1 else ''}" + (f" and {analysis.num_cases} patients" if analysis.num_cases else "")
     return "\n".join(
         [
             *answer(analysis),

@@ -97,6 +97,16 @@ def test_the_report_is_the_same_twice(compared):
     assert Path("runs/report.html").read_text() == first
 
 
+def test_runs_without_a_control_that_came_later_say_what_to_do(comparison):
+    Path("views.yaml").write_text("{pairs: {augmented_views: {}}, objective: {simclr: {}}, train: {steps: 5}, out_dir: x}")
+    compare(comparison(replicates=1))
+    arms = {"scratch": {}, "simclr": {"pretraining": "simclr", "set": {"gain": 0.05}}, "views": {"pretraining": "views"}}
+    pretrainings = {"simclr": {"config": "simclr.yaml"}, "views": {"config": "views.yaml"}}
+    path = comparison(out_dir="again", pretrainings=pretrainings, arms=arms, replicates=1)
+    with pytest.raises(UserError, match=r"nothing is measured of 'views'\); again/results.csv has .*name the controls that were run"):
+        compare(path, from_runs=[Path("runs")])
+
+
 def test_what_the_runs_left_is_shown_and_escaped(comparison, tmp_path):
     path = comparison(arms={"scratch": {}, "<script>alert(1)</script>": {"pretraining": "dense"}})
     compare(path, ["replicates=1"])
