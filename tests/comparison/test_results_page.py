@@ -1,0 +1,59 @@
+"""Tables of docs/results.md that are computed from committed rows: each figure is made again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from medcl3d.evaluation.statistics import mean_interval
+
+DOCS = Path(__file__).parents[2] / "docs"
+PROBE, RECALL, MAP = "linear/balanced_accuracy", "crop_retrieval/recall@1", "crop_retrieval/average_precision"
+
+
+def cells_of(section: str, first: str) -> dict[str, list[str]]:
+    """Name of a row -> its other cells, of the table of a section whose heading row begins with `first`."""
+    text = (DOCS / "results.md").read_text(encoding="utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
+    lines = text[text.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in rows}
+
+
+def by_seed(file: str, measure: str) -> pd.DataFrame:
+    """One row per arm, one column per seed: the mean over the label counts."""
+    return pd.read_csv(DOCS / "results" / file).groupby(["arm", "seed"])[measure].mean().unstack()
+
+
+def figures(cell: str) -> list[float]:
+    return [float(text) for text in re.findall(r"[+-]?\d+\.\d+", cell.replace("\N{MINUS SIGN}", "-"))]
+
+
+def assert_shows(cell: str, values: pd.Series) -> None:
+    interval = mean_interval(values.to_numpy())
+    assert figures(cell) == pytest.approx([interval.mean, interval.low, interval.high], abs=6e-4)
+
+
+def test_the_structures_of_the_brain() -> None:
+    table = cells_of("Brain: which pairs teach a frozen encoder what lies at the centre of a crop?", "arm")
+    values = {measure: by_seed("ixi_structures.csv", measure) for measure in (PROBE, RECALL, MAP)}
+    assert set(table) == set(values[PROBE].index)
+    for arm, (probe, to_crops, to_views, recall, average_precision) in table.items():
+        for cell, measure in ((probe, PROBE), (recall, RECALL), (average_precision, MAP)):
+            assert_shows(cell, values[measure].loc[arm])
+        for cell, other in ((to_crops, "overlapping_crops"), (to_views, "augmented_views")):
+            assert bool(cell) is (arm != other)
+            if cell:
+                assert_shows(cell, values[PROBE].loc[arm] - values[PROBE].loc[other])
+
+
+def test_the_budgets_of_the_brain() -> None:
+    table = cells_of("Brain: does a longer pretraining of overlapping crops help?", "measure")
+    measures = (PROBE, "knn/balanced_accuracy", RECALL, MAP)
+    arms = ("untrained", "overlapping_crops, 200 steps", "overlapping_crops, 3000 steps")
+    for measure, (*means, difference) in zip(measures, table.values(), strict=True):
+        values = by_seed("ixi_budget.csv", measure)
+        assert [float(mean) for mean in means] == pytest.approx([values.loc[arm].mean() for arm in arms], abs=6e-4)
+        assert_shows(difference, values.loc[arms[2]] - values.loc[arms[1]])
