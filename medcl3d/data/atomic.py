@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, synced, then renamed."""
+"""Atomic writes: to a temporary file in the same folder, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from medcl3d.errors import MachineError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` when the block ends well, and leaves no trace when it does not.
+    """A binary file that replaces `path` if the block succeeds, and is removed if it raises.
 
-    Raises MachineError where the disk is full or the folder cannot be written.
+    Raises MachineError if the disk is full or the folder cannot be written.
     """
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".part")
+        descriptor, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".part"
+        )
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -30,7 +32,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise MachineError(f"{path}: cannot write: {error.strerror or error}; free some space or choose another folder") from error
+        reason = error.strerror or error
+        raise MachineError(
+            f"{path}: cannot write: {reason}; free some space or choose another folder"
+        ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -43,11 +48,11 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, atomically."""
+    """Write UTF-8 text atomically."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, atomically. NaN is a ValueError, since it is not JSON."""
+    """Write JSON atomically. ValueError for NaN, which is not valid JSON."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

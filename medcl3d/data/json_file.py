@@ -1,4 +1,4 @@
-"""JSON from somebody's disk: what a lenient parser lets pass in silence is refused, with the line."""
+"""Untrusted JSON files: errors that a lenient parser ignores are reported with the line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CLASSES = 'needed is an object like {"1": "liver", "2": "spleen"}'
 def read_json(path: Path, needed: str, *, numbers_as_text: bool = False) -> Any:
     """The content of a JSON file.
 
-    needed           what the file should be, for the message where there is none
-    numbers_as_text  numbers as they are written, since an id like 1e3 is no 1000.0
+    needed           the expected content, for the message if the file is missing
+    numbers_as_text  keep numbers as text, since an id like 1e3 is not 1000.0
 
-    Raises DataError: absent, no file, truncated, a key twice, NaN, half a character.
+    Raises DataError: missing, not a file, truncated, duplicate keys, NaN, lone surrogates.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -40,41 +40,43 @@ def read_json(path: Path, needed: str, *, numbers_as_text: bool = False) -> Any:
         text = raw.decode("utf-8-sig")
         content = json.loads(text, object_pairs_hook=once, parse_constant=refuse, **as_written)
         if re.search(r"\\u[dD][89a-fA-F]", text):
-            _refuse_half_characters(content)
+            _refuse_lone_surrogates(content)
         return content
     except json.JSONDecodeError as error:
         end = "; is the file cut short?" if error.pos >= len(text.rstrip()) else "; correct it there"
         raise DataError(f"{path}:{error.lineno}: cannot be read as JSON: {error.msg}{end}") from None
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: cannot be read as JSON: the text is not UTF-8; save it as UTF-8") from None
+        raise DataError(
+            f"{path}:{line}: cannot be read as JSON: the text is not UTF-8; save it as UTF-8"
+        ) from None
     except RecursionError:
-        raise DataError(f"{path}: cannot be read as JSON: it is nested without end; {needed}") from None
+        raise DataError(f"{path}: cannot be read as JSON: it is nested too deeply; {needed}") from None
     except ValueError as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from None
 
 
-def _refuse_half_characters(content: Any) -> None:
-    """Text that no file can hold: it would only be found when a report of it is written."""
+def _refuse_lone_surrogates(content: Any) -> None:
+    """Refuse text that cannot be written to a file, before a report fails to write it."""
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        raise ValueError(f"{half} is half a character (a lone surrogate); write the whole one") from None
+        surrogate = f"\\u{ord(error.object[error.start]):04x}"
+        raise ValueError(f"{surrogate} is half a character (a lone surrogate); write the whole one") from None
 
 
 def read_label_names(path: Path) -> dict[int, str]:
-    """Class -> name out of a `labels.json` as ``{"1": "liver"}``; {} where there is no such file."""
+    """Class -> name from a `labels.json` like ``{"1": "liver"}``; {} if the file does not exist."""
     return label_names(path, read_json(path, CLASSES)) if os.path.lexists(path) else {}
 
 
 def label_names(path: Path, content: Any) -> dict[int, str]:
-    """Class -> name out of what a JSON file says of them; what is not 0 by another name is background. DataError."""
+    """Class -> name from the content of a JSON file; 0 is background unless the file names it. DataError."""
     if not isinstance(content, dict):
-        raise DataError(f"{path}: the classes are no object; {CLASSES}")
+        raise DataError(f"{path}: the classes are not an object; {CLASSES}")
     names: dict[int, str] = {}
     for value, name in content.items():
         if not re.fullmatch(r"\d{1,9}", value) or isinstance(name, (dict, list)):
-            raise DataError(f"{path}: {value!r}: {name!r}: is no class and its name; {CLASSES}")
+            raise DataError(f"{path}: {value!r}: {name!r}: is not a class and its name; {CLASSES}")
         names[int(value)] = str(name)
     return {0: "background", **names} if names else {}

@@ -1,4 +1,4 @@
-"""A table from somebody's disk, CSV or TSV, as text: ``001`` and ``NA`` stay what they are."""
+"""Read untrusted CSV and TSV tables as text: ``001`` and ``NA`` are not converted."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import pandas as pd
 from medcl3d.data.regular_file import read_regular
 from medcl3d.errors import DataError
 
-# sep=; in quotes or not, perhaps with delimiters behind it, as programs fill a row up.
+# sep=; with or without quotes, possibly followed by delimiters, since some programs pad rows.
 _DELIMITER = re.compile(r"""\s*["']?sep=(\\t|[^\w"'\\])["']?[,;\t ]*""", re.IGNORECASE)
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table as text. Raises DataError as `read_rows` does."""
+    """Read a table as text. Raises DataError like `read_rows`."""
     names, rows = read_rows(path)
     return pd.DataFrame(list(rows.values()), columns=names, dtype=str)
 
 
 def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
-    """The column names of a table; and line of the file -> its cells, without the blanks round them.
+    """The column names of a table, and line number -> stripped cells.
 
-    Plain lists, since a data frame for each of many small tables would cost more than reading them. Blank lines are passed over. A
-    first line ``sep=;``, as Excel writes it, names the delimiter.
-    Raises DataError, with the line: no table, another encoding, ragged rows, columns twice or without a name, a quote left open.
+    Plain lists, since data frames for many small tables would cost more than reading them. Blank lines are
+    skipped. A first line ``sep=;``, as Excel writes it, sets the delimiter. Raises DataError, with the line:
+    not a table, another encoding, ragged rows, duplicate or unnamed columns, an open quote.
     """
     text = _text(path, read_regular(path, "needed is a table"))
     header, _, rest = text.partition("\n")
     line, named = 1, _DELIMITER.fullmatch(header.rstrip("\r"))
-    if named:  # Excel's first line, which says what parts the cells of the others
+    if named:  # Excel's first line, which sets the delimiter of the others
         text, line = rest, 2
         delimiter = "\t" if named[1] == "\\t" else named[1]
     else:
@@ -45,7 +45,7 @@ def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
             cells = [cell.strip() for cell in row]
             if any(cells):
                 rows[line] = cells
-            line = above + reader.line_num + 1  # a quoted cell may go over several lines: a row is where it begins
+            line = above + reader.line_num + 1  # a quoted cell may span several lines; the first one counts
     except csv.Error as error:
         raise DataError(f"{path}:{line}: {error}; is a quote left open there?") from None
     if not rows:
@@ -55,11 +55,12 @@ def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
 
 def _text(path: Path, raw: bytes) -> str:
     if raw.startswith(b"PK\x03\x04"):
-        raise DataError(f"{path}: is a workbook or another zip archive, and no table; save the sheet as CSV")
+        raise DataError(f"{path}: is a workbook or another zip archive, not a table; save the sheet as CSV")
     try:
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if "\0" in text:
-            raise DataError(f"{path}:{1 + text.partition(chr(0))[0].count(chr(10))}: a zero byte (UTF-16?); save the table as UTF-8")
+            line = 1 + text.partition("\0")[0].count("\n")
+            raise DataError(f"{path}:{line}: a zero byte (UTF-16?); save the table as UTF-8")
         return text
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
@@ -67,22 +68,29 @@ def _text(path: Path, raw: bytes) -> str:
 
 
 def _checked(path: Path, rows: dict[int, list[str]]) -> tuple[list[str], dict[int, list[str]]]:
-    """The first row as names, all others as long as it is."""
+    """The first row as names, and all other rows with the same length."""
     head, names = next(iter(rows.items()))
     del rows[head]
     for line, cells in rows.items():
         while len(cells) > len(names) and not cells[-1]:  # delimiters at the end of the line
             cells.pop()
         if len(cells) != len(names):
-            remedy = "quote cells that hold the delimiter, close quotes" if len(cells) > len(names) else "write the missing delimiters"
+            is_long = len(cells) > len(names)
+            remedy = (
+                "quote cells that contain the delimiter, close quotes"
+                if is_long
+                else "add the missing delimiters"
+            )
             raise DataError(f"{path}:{line}: {len(cells)} cells under {len(names)} column names; {remedy}")
-    spare = [place for place, name in enumerate(names) if not name and not any(cells[place] for cells in rows.values())]
-    if not names[0] and [cells[0] for cells in rows.values()] in ([str(n + first) for n in range(len(rows))] for first in (0, 1)):
+    # Columns without a name and without values: a delimiter at the end of each line.
+    spare = [i for i, name in enumerate(names) if not name and not any(cells[i] for cells in rows.values())]
+    indices = [[str(n + first) for n in range(len(rows))] for first in (0, 1)]
+    if not names[0] and [cells[0] for cells in rows.values()] in indices:
         spare.insert(0, 0)  # the index of a data frame, as pandas and R write it
-    for place in reversed(spare):  # a delimiter at the end of each line
-        del names[place]
+    for i in reversed(spare):
+        del names[i]
         for cells in rows.values():
-            del cells[place]
+            del cells[i]
     if "" in names:
         raise DataError(f"{path}:{head}: column {names.index('') + 1} has no name; give it one, or delete it")
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -1,4 +1,4 @@
-"""All files below a folder, in an order that does not depend on the disk, each folder once; and what among them is not read."""
+"""List files under a folder in a reproducible order, each folder once, and report scans that are not read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medcl3d.data.notes import Counted
 from medcl3d.errors import DataError
 
 VOLUMES = (".nii.gz", ".nii")
-# Scans all the same. A pair of .hdr and .img, or of .mhd and .raw, is one of them.
+# Other formats of scans. A pair of .hdr and .img, or of .mhd and .raw, counts once.
 CONVERTIBLE = (
     ".mha", ".mhd", ".nrrd", ".nhdr", ".img", ".img.gz", ".mgz", ".mgh", ".mnc", ".gipl", ".npy",
     ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip",
@@ -20,21 +20,25 @@ DICOM = (".dcm", ".dicom", ".ima")
 
 
 def files_under(root: Path, closed: Callable[[OSError], object] | None = None) -> Iterator[Path]:
-    """Paths relative to `root`, sorted. Links to folders are followed once, so that a loop of them ends; hidden files are passed over.
+    """Paths relative to `root`, sorted.
 
-    closed  is told of folders that cannot be read, as `os.walk` does
+    Each folder is visited once, so that loops of links end; hidden files are skipped.
 
-    Raises DataError where `root` is no folder.
+    closed  called with the error of each unreadable folder, like `onerror` of `os.walk`
+
+    Raises DataError if `root` is not a folder.
     """
     for folder, names in folders_under(root, closed):
-        inside = Path(folder)
-        yield from (inside / name for name in names)
+        parent = Path(folder)
+        yield from (parent / name for name in names)
 
 
-def folders_under(root: Path, closed: Callable[[OSError], object] | None = None) -> Iterator[tuple[str, list[str]]]:
-    """The folders below `root` as ``a/b`` ("" for itself) with the names of their files, as `files_under` has them and cheaper.
+def folders_under(
+    root: Path, closed: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """The folders under `root` as ``a/b`` ("" for itself) with their file names: `files_under`, but faster.
 
-    What `medcl3d prepare` wrote below it is passed over: files and links there were made of those that lie around it.
+    Output folders of `medcl3d prepare` are skipped, since their files and links were made from the others.
     """
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder")
@@ -51,7 +55,7 @@ def folders_under(root: Path, closed: Callable[[OSError], object] | None = None)
 
 
 def volumes_under(root: Path) -> tuple[list[Path], list[str]]:
-    """The NIfTI files below a folder, as `files_under` gives them, and notes on what looks like a scan and is not among them."""
+    """The NIfTI files under a folder, from `files_under`, and notes on scans in other formats."""
     closed: list[OSError] = []
     files = list(files_under(root, closed.append))
     volumes = [path for path in files if path.name.endswith(VOLUMES)]
@@ -59,7 +63,7 @@ def volumes_under(root: Path) -> tuple[list[Path], list[str]]:
 
 
 def unread(root: Path, files: Iterable[Path], closed: Iterable[OSError] = ()) -> list[str]:
-    """Notes on files below `root` that look like scans and are no NIfTI by their names, and on folders that could not be read."""
+    """Notes on files under `root` that look like scans but are not named NIfTI, and on unreadable folders."""
     return not_taken(root, (path for path in files if not path.name.endswith(VOLUMES)), closed)
 
 
@@ -69,13 +73,13 @@ def not_taken(
     closed: Iterable[OSError] = (),
     *,
     taken: Container[str] = (),
-    why: Callable[[str], str] = lambda _: "NIfTI files are not taken",
+    why: Callable[[str], str] = lambda _: "NIfTI files are not used",
 ) -> list[str]:
-    """Notes on what a source found below `root` and did not take: NIfTI files, scans in other formats, folders that cannot be read.
+    """Notes on files under `root` that a source does not use: NIfTI files, other formats, unreadable folders.
 
     files   relative to `root`
-    taken   paths of images, label maps and affines that are in the manifest
-    why     a path of a NIfTI file that is not taken -> the reason, which follows the count
+    taken   paths of images, label maps and affines in the manifest
+    why     path of an unused NIfTI file -> the reason, which follows the count
     """
     volumes, others, folders = Counted(), Counted(), Counted()
     for path in files:
@@ -83,15 +87,18 @@ def not_taken(
             continue
         if path.name.endswith(VOLUMES):
             volumes.add(why(path.as_posix()), str(path))
-        elif what := _looks_like(root / path):
-            others.add(what, str(path))
+        elif problem := _other_format(root / path):
+            others.add(problem, str(path))
     for error in closed:
-        folders.add(f"folders cannot be read: {error.strerror or error}", os.path.relpath(error.filename or root, root))
+        folders.add(
+            f"folders cannot be read: {error.strerror or error}",
+            os.path.relpath(error.filename or root, root),
+        )
     return [*volumes.notes(), *others.notes(), *folders.notes()]
 
 
-def _looks_like(path: Path) -> str:
-    """What a file seems to be, and what would do; "" for what seems to be no scan."""
+def _other_format(path: Path) -> str:
+    """The format of a scan that is not read, and the remedy; "" if the file does not look like a scan."""
     name = path.name.lower()
     for ending in VOLUMES:
         if name.endswith(ending):
@@ -107,7 +114,7 @@ def _looks_like(path: Path) -> str:
 
 
 def _is_dicom(path: Path) -> bool:
-    """By the mark after its preamble: slices often have no ending, or a UID in its place."""
+    """Whether a file has the DICOM prefix; slices often have no suffix, or part of a UID in its place."""
     try:
         if not path.is_file():
             return False

@@ -143,11 +143,11 @@ def test_a_clone_without_content_is_said_and_counted(tree: Path, tmp_path: Path)
         prepare("bids", tree, tmp_path / "out", fields={"derivative": "none"}, options=PrepareOptions(workers=1))
     assert str(e.value).endswith("; fetch the content with `datalad get .` in that folder, or raise max_bad_fraction")
     first = tree / "sub-001/ses-a/anat/sub-001_ses-a_FLAIR.nii.gz"
-    with pytest.raises(DataError, match=r"FLAIR\.nii\.gz: is a link whose file is not there; fetch the content with `datalad get \.`"):
+    with pytest.raises(DataError, match=r"FLAIR\.nii\.gz: is a link to a missing file; fetch the content with `datalad get \.`"):
         read_header(first)
     (tree / "participants.tsv").unlink()
     (tree / "participants.tsv").symlink_to(".git/annex/objects/y/MD5E-s9--x.tsv")
-    with pytest.raises(DataError, match=r"participants\.tsv: is a link whose file is not there; fetch the content"):
+    with pytest.raises(DataError, match=r"participants\.tsv: is a link to a missing file; fetch the content"):
         bids(tree)
 
 

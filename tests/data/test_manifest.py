@@ -103,7 +103,7 @@ def test_a_table_may_be_tsv_or_json_with_numbers_as_they_are_written(tmp_path) -
         (JSON.replace('"age": null', '"scan": "c"'), "['scan'] occur twice"),
         (JSON.replace("null", "[1]"), "age of object 2 is a list"),
         ('{"path": "a.nii.gz"}', "a list of objects"),
-        ("[" * 100_000, "nested without end"),
+        ("[" * 100_000, "nested too deeply"),
         (JSON.replace("a.nii.gz", "\\ud800"), "\\ud800 is half a character"),
         (JSON.replace("a.nii.gz", "\\u0000"), "object 1: path = '\\x00': a zero byte"),
         (JSON.replace('"age": 40.50', '"age": 430'), "manifest.json: object 1: age = '430'"),
@@ -223,7 +223,7 @@ def test_the_decathlon_is_read_with_its_classes(real) -> None:
         ('{"training": {}}', "layout: training is no list"),
         ('{"training": []}', "lists no image"),
         ('{"training": [{"image": "a"}], "test": {"a": 1}}', "layout: test is no list"),
-        ('{"training": [{"image": "a"}], "labels": ["bg"]}', "classes are no object"),
+        ('{"training": [{"image": "a"}], "labels": ["bg"]}', "classes are not an object"),
         ('{"channel_names": {"0": "CT"}}', "source nnunet"),
         ("[]", "object"),
     ],
@@ -287,7 +287,7 @@ def test_ages_beyond_a_limit_are_read_in_any_table(tmp_path) -> None:
 
 def test_a_workbook_is_called_one(tmp_path) -> None:
     (tmp_path / "a.csv").write_bytes(b"PK\x03\x04" + b"x" * 50)
-    with pytest.raises(DataError, match="is a workbook or another zip archive, and no table; save the sheet as CSV"):
+    with pytest.raises(DataError, match="is a workbook or another zip archive, not a table; save the sheet as CSV"):
         SOURCES.get("csv")(tmp_path / "a.csv")
 
 

@@ -14,10 +14,20 @@ RAMP = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 
 @pytest.fixture
 def tree(tmp_path: Path, write_nifti: Callable[..., Path]) -> Path:
-    """One scan that is read, and one of each kind that is not."""
+    """One scan that is read, and one of each format that is not."""
     write_nifti("tree/b/good.nii.gz", RAMP)
     write_nifti("tree/UP.nii.gz", RAMP).rename(tmp_path / "tree" / "UP.NII.GZ")
-    for name in ("a/x.mha", "a/y.nrrd", "p.img", "p.hdr", "z.MGZ", "series/slice.dcm", "notes.txt", "Makefile", ".hidden.mha"):
+    for name in (
+        "a/x.mha",
+        "a/y.nrrd",
+        "p.img",
+        "p.hdr",
+        "z.MGZ",
+        "series/slice.dcm",
+        "notes.txt",
+        "Makefile",
+        ".hidden.mha",
+    ):
         (tmp_path / "tree" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "tree" / name).write_bytes(b"text")
     (tmp_path / "tree" / "series" / "CT.1.2.840.583").write_bytes(bytes(128) + b"DICM")
@@ -25,7 +35,7 @@ def tree(tmp_path: Path, write_nifti: Callable[..., Path]) -> Path:
     return tmp_path / "tree"
 
 
-def test_what_looks_like_a_scan_and_is_not_read_is_counted_and_named(tree: Path) -> None:
+def test_scans_that_are_not_read_are_counted_and_named(tree: Path) -> None:
     volumes, notes = volumes_under(tree)
     assert volumes == [Path("b/good.nii.gz")]
     assert sorted(notes) == [
@@ -34,11 +44,12 @@ def test_what_looks_like_a_scan_and_is_not_read_is_counted_and_named(tree: Path)
         "1 files *.mgz are not read; convert them to .nii.gz (z.MGZ)",
         "1 files *.mha are not read; convert them to .nii.gz (a/x.mha)",
         "1 files *.nrrd are not read; convert them to .nii.gz (a/y.nrrd)",
-        "2 DICOM files are not read; prepare them with the source dicom (series/CT.1.2.840.583, series/slice.dcm)",
+        "2 DICOM files are not read; prepare them with the source dicom (series/CT.1.2.840.583, "
+        "series/slice.dcm)",
     ]
 
 
-def test_a_folder_that_may_not_be_read_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.scandir
 
     def closed(folder: str):
