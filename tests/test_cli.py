@@ -302,11 +302,11 @@ def test_check_sees_a_place_that_cannot_be_written_and_a_warmup_that_never_ends(
     (tmp_path / "file").touch()
     done = medcl3d("pretrain", config, "--check", f"out_dir={tmp_path / 'file'}", "train.warmup_steps=10")
     assert done.exit_code == 4 and done.stderr == (
-        f"medcl3d: command line: out_dir = {tmp_path / 'file'}: {tmp_path / 'file'} is no folder; choose another place\n"
+        f"medcl3d: command line: out_dir = {tmp_path / 'file'}: {tmp_path / 'file'} is not a folder; choose another path\n"
     )
     assert "train.warmup_steps = 10 are more than train.steps = 2" in done.stdout
     done = medcl3d("pretrain", config, "--check", "out_dir=/proc/run")
-    assert done.exit_code == 4 and "nothing can be written in /proc" in done.stderr
+    assert done.exit_code == 4 and "cannot write in /proc" in done.stderr
     done = medcl3d("show_pairs", config, "--check", "--out", tmp_path / "a.png")
     assert done.exit_code == 0 and not (tmp_path / "a.png").exists(), done.output
     assert medcl3d("show_pairs", config, "--check", "--out", "/proc/a.png").exit_code == 4

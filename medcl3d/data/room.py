@@ -1,4 +1,4 @@
-"""Whether a folder can be written and how much room its disk has, found out before anything is, and with nothing left there."""
+"""Check disk space and write access before a run, without leaving files behind."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from medcl3d.errors import MachineError
 
 
 def refuse_unwritable(path: Path, name: str, *, is_file: bool = False) -> None:
-    """MachineError where a folder (or that of a file) is not there and cannot be made, or nothing can be written into it.
+    """MachineError if a folder (or a file's folder) cannot be created or written.
 
-    name: what chose it
+    name: the field or option with this path
     """
-    there = nearest_folder(path.parent if is_file else path)
-    told = f"{name} = {path}"
-    if not there.is_dir():
-        raise MachineError(f"{told}: {there} is no folder; choose another place")
+    folder = nearest_folder(path.parent if is_file else path)
+    setting = f"{name} = {path}"
+    if not folder.is_dir():
+        raise MachineError(f"{setting}: {folder} is not a folder; choose another path")
     try:
-        with tempfile.TemporaryDirectory(prefix=".medcl3d-", dir=there):  # what a file system allows, only a try tells
+        with tempfile.TemporaryDirectory(
+            prefix=".medcl3d-", dir=folder
+        ):  # only an attempt shows whether it is allowed
             pass
     except OSError as error:
-        raise MachineError(f"{told}: nothing can be written in {there} ({error.strerror}); choose another place") from None
+        raise MachineError(
+            f"{setting}: cannot write in {folder} ({error.strerror}); choose another path"
+        ) from None
 
 
 def free_bytes(folder: Path) -> int:
-    """Of the disk on which a folder lies, or will lie."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(nearest_folder(folder)).free
 
 
 def nearest_folder(path: Path) -> Path:
-    """The nearest folder above a path, or itself, that is there (or what lies there in the place of a folder)."""
+    """The path itself or its nearest parent that exists (it may not be a folder)."""
     path = path.absolute()
-    return next(place for place in (path, *path.parents) if os.path.lexists(place))
+    return next(parent for parent in (path, *path.parents) if os.path.lexists(parent))

@@ -1,4 +1,4 @@
-"""Many scans at once: processes that take one each, a bar that shows it, an early stop where too many are bad."""
+"""Process scans in parallel, with a progress bar and an early stop if too many are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 
 def run_tasks(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int) -> dict[str, Outcome]:
-    """All outcomes by scan; fewer where too many were refused, since then it stops."""
+    """Outcomes by scan; stops early, with fewer outcomes, if more than `allowed` are refused."""
     outcomes: dict[str, Outcome] = {}
     refused = 0
     with bar("preparing scans", len(tasks)) as advance:
@@ -39,7 +39,7 @@ def run_tasks(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int
 
 @contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on a terminal; what it yields moves it on by one, with a new title."""
+    """A progress bar on a terminal; calling the result advances it by one and sets the title."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -49,24 +49,35 @@ def bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda text: progress.update(task, advance=1, description=text)
 
 
-def each(function: Callable[[T], R], items: Sequence[T], workers: int, name_of: Callable[[T], str]) -> Iterator[R]:
-    """Results as they come, from as many processes (0: as there are processors, up to 8). MachineError where one was killed."""
+def each(
+    function: Callable[[T], R], items: Sequence[T], workers: int, name_of: Callable[[T], str]
+) -> Iterator[R]:
+    """Results in order of completion, from `workers` processes (0: one per processor, up to 8).
+
+    MachineError if a process was killed; `name_of` names an item in its message.
+    """
     workers = min(workers or min(8, os.cpu_count() or 1), len(items))
     if workers <= 1:
         return map(function, items)
     return _in_processes(function, items, workers, name_of)
 
 
-def _in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, name_of: Callable[[T], str]) -> Iterator[R]:
-    """At most two items a worker are under way, which bounds the memory."""
-    context = multiprocessing.get_context("spawn")  # torch and the progress bar run threads, which fork would tear
+def _in_processes(
+    function: Callable[[T], R], items: Sequence[T], workers: int, name_of: Callable[[T], str]
+) -> Iterator[R]:
+    """Like `each`; at most two items per worker are in progress, which bounds the memory."""
+    # Fork is unsafe with the threads of torch and the progress bar.
+    context = multiprocessing.get_context("spawn")
     pending: dict[Future[R], T] = {}
     waiting = iter(items)
     item, none_yet = items[0], True
     try:
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
-    except OSError as error:  # its locks lie in shared memory
-        raise MachineError(f"{workers} processes cannot be started ({error.strerror}): is /dev/shm full? workers=1 needs none") from None
+    except OSError as error:  # its locks are in shared memory
+        raise MachineError(
+            f"{workers} processes cannot be started ({error.strerror}): "
+            "is /dev/shm full? workers=1 does not need it"
+        ) from None
     with pool:
         try:
             while True:
@@ -80,15 +91,21 @@ def _in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, 
                     none_yet = False
                     yield result
         except BrokenProcessPool:
-            # A spawned process imports the script that started it, and ends at once where that starts processes itself.
-            unguarded = ', or put what your own script does below `if __name__ == "__main__":`' if none_yet else ""
-            raise MachineError(f"a worker was killed, perhaps for memory, near {name_of(item)}; use fewer workers{unguarded}") from None
+            # A spawned process imports the script that started it, and exits if that starts processes at
+            # import.
+            guard = (
+                ', or put the code of your own script below `if __name__ == "__main__":`' if none_yet else ""
+            )
+            raise MachineError(
+                f"a worker was killed, perhaps for lack of memory, near {name_of(item)}; "
+                f"use fewer workers{guard}"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed ends too, instead of waiting for tasks for ever."""
+    """Exit a worker if its parent was killed, instead of waiting for tasks for ever."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

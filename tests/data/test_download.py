@@ -354,5 +354,5 @@ def test_check_says_what_would_be_fetched_without_a_connection(server: Served, t
     monkeypatch.setattr("medcl3d.data.unpack.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(MachineError, match="1 kB are free"):
         forecast(known, tmp_path / "elsewhere", said.append)
-    with pytest.raises(MachineError, match="nothing can be written in /proc"):
+    with pytest.raises(MachineError, match="cannot write in /proc"):
         forecast(known, Path("/proc/sets"), said.append)

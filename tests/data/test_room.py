@@ -1,4 +1,4 @@
-"""Whether a place can be written is known before anything is, and nothing is left there."""
+"""Write access and disk space are checked before a run, without leaving files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from medcl3d.data.room import free_bytes, refuse_unwritable
 from medcl3d.errors import MachineError
 
 
-def test_a_folder_that_can_be_made_is_not_made(tmp_path: Path) -> None:
+def test_a_folder_that_could_be_created_is_not_created(tmp_path: Path) -> None:
     refuse_unwritable(tmp_path / "deep" / "deeper", "out_dir")
     refuse_unwritable(tmp_path, "out_dir")
     assert free_bytes(tmp_path / "deep") > 0 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("below", ["", "inner/most"])
-def test_a_place_that_cannot_be_written_is_named_with_what_chose_it(tmp_path: Path, below: str) -> None:
+def test_an_unwritable_path_is_reported_with_its_option(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link"):
-        with pytest.raises(MachineError, match=re.escape(f"out_dir = {tmp_path / name / below}: {tmp_path / name} is no folder")):
+        with pytest.raises(
+            MachineError,
+            match=re.escape(f"out_dir = {tmp_path / name / below}: {tmp_path / name} is not a folder"),
+        ):
             refuse_unwritable(tmp_path / name / below, "out_dir")
-    with pytest.raises(MachineError, match="nothing can be written in /proc"):
+    with pytest.raises(MachineError, match="cannot write in /proc"):
         refuse_unwritable(Path("/proc") / "x" / below, "--out")

@@ -31,11 +31,13 @@ def _is_running(pid: int) -> bool:
         return False
 
 
-def test_a_worker_ends_with_its_parent(tmp_path) -> None:
+def test_a_worker_exits_with_its_parent(tmp_path) -> None:
     script = tmp_path / "main.py"
     script.write_text(CODE)
     root = str(Path(__file__).parents[2])
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root})
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}
+    )
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     assert _is_running(worker)
@@ -47,7 +49,7 @@ def test_a_worker_ends_with_its_parent(tmp_path) -> None:
     assert not _is_running(worker)
 
 
-def test_it_stops_early_where_too_many_are_bad(cohort, tmp_path) -> None:
+def test_it_stops_early_if_too_many_scans_are_refused(cohort, tmp_path) -> None:
     for i in range(2):
         (cohort / f"images/{i}.nii.gz").write_bytes(b"<html>")
     with pytest.raises(DataError, match="HTML"):
@@ -56,10 +58,15 @@ def test_it_stops_early_where_too_many_are_bad(cohort, tmp_path) -> None:
     assert report.count("not tried") == 4 and report.count("refused") == 2
 
 
-def test_a_script_without_its_guard_is_told_of_it(tmp_path) -> None:
+def test_a_script_without_a_main_guard_is_reported(tmp_path) -> None:
     script = tmp_path / "main.py"
     script.write_text("from medcl3d.data.workers import each\nprint(list(each(abs, [1, 2, 3], 2, str)))\n")
     root = str(Path(__file__).parents[2])
-    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root})
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}
+    )
     assert ended.returncode != 0
-    assert 'use fewer workers, or put what your own script does below `if __name__ == "__main__":`' in ended.stderr
+    assert (
+        'use fewer workers, or put the code of your own script below `if __name__ == "__main__":`'
+        in ended.stderr
+    )

@@ -428,7 +428,7 @@ def test_an_output_that_cannot_be_is_refused_at_once(run: Path, ball_root: Path,
     assert done.exit_code == 2 and "labels are written as NIfTI" in done.stderr and not (tmp_path / "z.mha").exists()
     (tmp_path / "file").touch()
     done = medcl3d("predict", run, scan, "--out", tmp_path / "file")
-    assert done.exit_code == 4 and "is no folder; choose another place" in done.stderr
+    assert done.exit_code == 4 and "is not a folder; choose another path" in done.stderr
     (tmp_path / "v1.img").mkdir()
     assert medcl3d("predict", run, scan, "--out", tmp_path / "v1.img").exit_code == 0, "a folder may be called as it likes"
 
