@@ -1,4 +1,4 @@
-"""The collection: the manifest with the geometry of what is stored, which is all that strategies see."""
+"""The collection: the manifest and the geometry of the stored scans, the only input of pair strategies."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from medcl3d.types import Keys, Triple, ViewSpec
 
 @dataclass(frozen=True)
 class Collection:
-    """What strategies see of the scans: who, when, where and how large; never a voxel.
+    """Metadata and geometry of the scans (patients, dates, positions, sizes), without voxels.
 
-    table        the manifest, one row a scan; a scan's id is its row number
+    table        the manifest, one row per scan; a scan's id is its row number
     shapes       ``Int[n, 3]`` voxels
     affines      ``Float64[n, 4, 4]`` voxel index -> world mm
-    body_boxes   ``Int[n, 2, 3]`` first and last-plus-one voxel of the body (the whole scan where there is no mask)
-    columns      what a placebo may permute: integer codes (-1: none) for ids, floats for numbers
+    body_boxes   ``Int[n, 2, 3]`` first and last-plus-one voxel of the body (the whole scan if there is no
+                 mask)
+    columns      the columns that a placebo may permute: integer codes (-1: none) for ids, floats for numbers
     patch_size   voxels of a view's grid
     from_world   ``Float64[n, 4, 4]`` world mm -> body mm (default: from the middle of the body's box)
-    body_shift   ``Float64[n, 3]`` where a placebo says that things lie elsewhere in the body
-    slice_seed   where a placebo says that slices lie elsewhere in their scan
+    body_shift   ``Float64[n, 3]`` shift of body coordinates by a placebo
+    slice_seed   seed of a placebo's slice positions
     """
 
     table: pd.DataFrame
@@ -46,9 +47,13 @@ class Collection:
 
     @staticmethod
     def of(
-        table: pd.DataFrame, shapes: np.ndarray, affines: np.ndarray, body_boxes: np.ndarray, from_world: np.ndarray | None = None
+        table: pd.DataFrame,
+        shapes: np.ndarray,
+        affines: np.ndarray,
+        body_boxes: np.ndarray,
+        from_world: np.ndarray | None = None,
     ) -> Collection:
-        """Code the manifest's columns and put them beside the geometry."""
+        """A collection from a manifest, whose columns are encoded as numbers, and the scans' geometry."""
         columns: dict[str, np.ndarray] = {}
         for name in table.columns:
             if name in ("scan", "session", "split", *PATH_COLUMNS):
@@ -58,14 +63,16 @@ class Collection:
                 columns[name] = numbers.to_numpy(np.float64)
             else:
                 codes = pd.factorize(table[name], sort=True)[0]
-                columns[name] = codes.astype(np.int64) if name in ID_COLUMNS else np.where(codes < 0, np.nan, codes).astype(np.float64)
+                values = codes if name in ID_COLUMNS else np.where(codes < 0, np.nan, codes)
+                columns[name] = values.astype(np.int64 if name in ID_COLUMNS else np.float64)
         table = table.reset_index(drop=True)
-        return Collection(table, np.asarray(shapes), np.asarray(affines), np.asarray(body_boxes), columns, from_world=from_world)
+        geometry = np.asarray(shapes), np.asarray(affines), np.asarray(body_boxes)
+        return Collection(table, *geometry, columns, from_world=from_world)
 
     def column(self, name: str, scans: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """A column of the manifest as ``Float64[n]``, of all scans or of some: numbers, or codes of ids and categories.
+        """A column of the manifest as ``Float64[n]`` for `scans` (default: all).
 
-        NaN where missing. DataError where there is no such column.
+        Numbers, or codes of ids and categories; NaN if missing. DataError if the column does not exist.
         """
         if name not in self.columns:
             raise DataError(f"the manifest has no column {name!r}; there are {', '.join(self.columns)}")
@@ -73,7 +80,7 @@ class Collection:
         return np.where(values < 0, np.nan, values) if name in ID_COLUMNS else values
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Collection:
-        """The same collection with some of its scans. Codes stay as they were."""
+        """The collection restricted to some scans. Codes do not change."""
         index = np.asarray(rows, dtype=np.int64)
         return replace(
             self,
@@ -95,7 +102,7 @@ class Collection:
         return {}
 
     def texts(self, name: str) -> np.ndarray:
-        """A column of the table as it was written, ``Object[n]``, NaN where missing: what no placebo permutes."""
+        """A column of the table as text, ``Object[n]``, NaN if missing; placebos do not permute it."""
         if name not in self._texts:
             self._texts[name] = self.table[name].to_numpy(dtype=object)
         return self._texts[name]
@@ -105,9 +112,12 @@ class Collection:
         return {}
 
     def sharing(self, scan: int, *names: str) -> np.ndarray:
-        """``Int[n]``: the scans, in order and itself among them, whose ids in all of these columns are those of a scan."""
-        if names not in self._groups:  # sorted once: to compare each scan with all others is quadratic in their number
-            group = np.unique(np.stack([self.columns[name] for name in names], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+        """``Int[n]``: the scans with the same ids as `scan` in all these columns, with itself, in order."""
+        if (
+            names not in self._groups
+        ):  # sorted once; comparing each scan with all others is quadratic in their number
+            ids = np.stack([self.columns[name] for name in names], axis=1)
+            group = np.unique(ids, axis=0, return_inverse=True)[1].reshape(-1)
             ends = np.cumsum(np.bincount(group))
             self._groups[names] = group, np.split(np.argsort(group, kind="stable"), ends[:-1])
         group, rows = self._groups[names]
@@ -120,49 +130,53 @@ class Collection:
 
     @cached_property
     def axes(self) -> np.ndarray:
-        """``Float64[n, 3, 3]``: column k is the direction of voxel axis k in the world; sheared if the scan is."""
+        """``Float64[n, 3, 3]``: column k is the world direction of voxel axis k; sheared if the scan is."""
         return self.affines[:, :3, :3] / self.spacings[:, None, :]
 
     @cached_property
     def body(self) -> BodyCoordinates:
-        """Where things lie in the body."""
-        found = self.from_world
-        if found is None:
-            found = np.array([middle_of_body(a, box) for a, box in zip(self.affines, self.body_boxes, strict=True)]).reshape(-1, 4, 4)
-        coordinates = BodyCoordinates.of(found, self.affines, self.body_boxes)
+        """The body coordinates of the scans."""
+        from_world = self.from_world
+        if from_world is None:
+            boxes = zip(self.affines, self.body_boxes, strict=True)
+            from_world = np.array([middle_of_body(affine, box) for affine, box in boxes]).reshape(-1, 4, 4)
+        coordinates = BodyCoordinates.of(from_world, self.affines, self.body_boxes)
         return coordinates if self.body_shift is None else replace(coordinates, shift=self.body_shift)
 
     def world(self, scans: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-        """World mm of voxel coordinates (fractions allowed, a voxel's centre is at its index): ``[N, 3]`` -> ``[N, 3]``."""
+        """World mm of voxel coordinates (a voxel's centre is at its index): ``[N, 3]`` -> ``[N, 3]``."""
         affines = self.affines[scans]
         return np.einsum("nij,nj->ni", affines[:, :3, :3], voxels) + affines[:, :3, 3]
 
     def matched(self, scan: int, other: int, voxel: np.ndarray) -> np.ndarray:
-        """World mm in `other` of the place that `voxel` has in `scan`, ``Float64[3]``.
+        """The corresponding point in `other` of `voxel` in `scan`, ``Float64[3]`` world mm.
 
-        In one frame that is the same point of the world; else the same position in body coordinates.
+        In a shared frame it is the same world point; otherwise the same position in body coordinates.
         """
-        place: np.ndarray = self.world(np.array([scan]), voxel[None])[0]
+        point: np.ndarray = self.world(np.array([scan]), voxel[None])[0]
         if self.share_frame(scan, other):
-            return place
+            return point
         from_world = self.body.from_world[scan]
-        return self.body.to_world(other, from_world[:3, :3] @ place + from_world[:3, 3])
+        return self.body.to_world(other, from_world[:3, :3] @ point + from_world[:3, 3])
 
     def share_frame(self, scan: int, other: int) -> bool:
-        """Whether two scans have one world."""
+        """Whether two scans share world millimetres."""
         frame = self.columns.get("frame")
         return scan == other or (frame is not None and bool(frame[scan] == frame[other]))
 
     def fraction(self, scans: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-        """Voxel coordinates as shares of the body's extent along the scan's axes: ``[N, 3]`` -> ``Float64[N, 3]``."""
+        """Normalised positions of voxel coordinates: 0 to 1 over the body's box along the scan's axes.
+
+        ``[N, 3]`` -> ``Float64[N, 3]``
+        """
         low, stop = self.body_boxes[scans, 0], self.body_boxes[scans, 1]
-        share: np.ndarray = (voxels - low + 0.5) / (stop - low)
-        return share if self.body_shift is None else np.mod(share + self.body_shift[scans], 1.0)
+        position: np.ndarray = (voxels - low + 0.5) / (stop - low)
+        return position if self.body_shift is None else np.mod(position + self.body_shift[scans], 1.0)
 
     def keys(self, views: Sequence[ViewSpec], sample: np.ndarray, view: np.ndarray) -> Keys:
-        """The keys of some views, one row a view.
+        """The keys of views, one row per view.
 
-        sample, view: ``Int[N]``, the run-wide sample each view belongs to and its number there.
+        sample, view: ``Int[N]``, the run-wide sample of each view and its number within the sample.
         """
         scans = np.array([v.scan for v in views], dtype=np.int64)
         boxes = [v.told or v.box for v in views]
@@ -170,13 +184,19 @@ class Collection:
         middle = np.array([box.center for box in boxes])
         center = self.world(scans, middle)
         count = len(views)
-        own = ("patient", "modality", "frame", "session_days", "class")
+        separate = ("patient", "modality", "frame", "session_days", "class")  # keys, not metadata
 
         def ids(name: str, default: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(self.columns[name][scans] if name in self.columns else default)
 
         none = np.full(count, -1, dtype=np.int64)
-        days = self.columns["session_days"][scans] if "session_days" in self.columns else np.full(count, np.nan)
+        has_days = "session_days" in self.columns
+        days = self.columns["session_days"][scans] if has_days else np.full(count, np.nan)
+        metadata = {
+            name: torch.from_numpy(values[scans])
+            for name, values in self.columns.items()
+            if name not in separate
+        }
         return Keys(
             sample=torch.from_numpy(np.asarray(sample, dtype=np.int64)),
             view=torch.from_numpy(np.asarray(view, dtype=np.int64)),
@@ -193,5 +213,5 @@ class Collection:
             fraction=torch.from_numpy(self.fraction(scans, middle)),
             point=torch.from_numpy(none.copy()),
             position_mm=torch.full((count, 3), torch.nan, dtype=torch.float64),
-            metadata={name: torch.from_numpy(values[scans]) for name, values in self.columns.items() if name not in own},
+            metadata=metadata,
         )

@@ -1,4 +1,4 @@
-"""Which scans of a store a run may look at, by its configuration and the split."""
+"""Scan selection: the scans of a store that a run may use, by its configuration and the split."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from medcl3d.registry import Size, Whole
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
-    """Which scans, and in what pieces.
+    """Which scans to use, and the patch size.
 
-    root                  what `prepare` wrote
+    root                  output folder of `prepare`
     patch_size            voxels of a view
-    smaller_than_patch    what happens to scans smaller than a patch along some axis: `error`, `pad`
-                          (with the scan's own background; points are never drawn there) or `skip`
+    smaller_than_patch    how to treat scans smaller than a patch along some axis: `error`, `pad` (with the
+                          scan's own background; points are never drawn there) or `skip`
     modalities            only scans of these (default: all)
-    fold                  which fold tests, 0 to K - 1, where the scans were prepared with folds=K (default: train and test of split.json)
+    fold                  the test fold, 0 to K - 1, if the scans were prepared with folds=K (default: train
+                          and test of split.json)
     """
 
     root: Path
@@ -40,7 +41,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ScansInUse:
-    """The scans that a run may look at, and what was left out."""
+    """The scans that a run may use, and the number left out per reason."""
 
     collection: Collection
     rows: np.ndarray
@@ -48,9 +49,9 @@ class ScansInUse:
 
 
 def scans_in_use(store: Store, config: DataConfig, patients: Sequence[str] | None = None) -> ScansInUse:
-    """The collection restricted to some patients, to the modalities asked for and to what a patch fits in.
+    """The collection restricted to `patients`, the configured modalities and scans that a patch fits into.
 
-    DataError where nothing is left, or where a scan is smaller than the patch and the configuration does not say what to do.
+    DataError if no scan is left, or if a scan is smaller than the patch and smaller_than_patch is `error`.
     """
     collection = replace(store.collection, patch_size=config.patch_size)
     left_out: Counter[str] = Counter()
@@ -63,32 +64,41 @@ def scans_in_use(store: Store, config: DataConfig, patients: Sequence[str] | Non
         keep &= ~mask
 
     if patients is not None:
-        leave_out(~collection.table["patient"].isin(patients).to_numpy(), "patient is not in this part of the split")
+        leave_out(
+            ~collection.table["patient"].isin(patients).to_numpy(), "patient is not in this part of the split"
+        )
     if config.modalities is not None:
-        leave_out(~collection.table["modality"].isin(config.modalities).to_numpy(), f"modality is none of {', '.join(config.modalities)}")
+        other = ~collection.table["modality"].isin(config.modalities).to_numpy()
+        leave_out(other, f"modality is not in {', '.join(config.modalities)}")
     small = keep & (collection.shapes < np.array(config.patch_size)).any(1)
     if config.smaller_than_patch == "skip":
         leave_out(small, f"smaller than the patch {config.patch_size}")
     elif config.smaller_than_patch == "error" and small.any():
         first = ", ".join(
-            f"{collection.table['scan'].iloc[i]} {tuple(int(n) for n in collection.shapes[i])}" for i in np.flatnonzero(small)[:3]
+            f"{collection.table['scan'].iloc[i]} {tuple(int(n) for n in collection.shapes[i])}"
+            for i in np.flatnonzero(small)[:3]
         )
         smallest = tuple(int(n) for n in collection.shapes[keep].min(0))
         raise DataError(
-            f"{config.root}: {int(small.sum())} of {int(keep.sum())} scans are smaller than data.patch_size = {config.patch_size} "
-            f"(first: {first}); set data.smaller_than_patch to pad or skip, or lower the patch to at most {smallest}"
+            f"{config.root}: {int(small.sum())} of {int(keep.sum())} scans are smaller than data.patch_size "
+            f"= {config.patch_size} (first: {first}); set data.smaller_than_patch to pad or skip, or lower "
+            f"the patch to at most {smallest}"
         )
     if not keep.any():
-        raise DataError(f"{config.root}: no scan is left to use ({'; '.join(f'{n}: {reason}' for reason, n in left_out.items())})")
+        reasons = "; ".join(f"{n}: {reason}" for reason, n in left_out.items())
+        raise DataError(f"{config.root}: no scan is left to use ({reasons})")
     rows = np.flatnonzero(keep)
     return ScansInUse(collection.take(rows), rows, left_out)
 
 
 def pretraining_scans(store: Store, config: DataConfig) -> ScansInUse:
-    """The scans of the patients in the training part of the split: a test patient never enters pretraining."""
+    """The scans of the training patients; test patients never enter pretraining."""
     return scans_in_use(store, config, split_of(store, config).train)
 
 
 def split_of(store: Store, config: DataConfig) -> Split:
-    """Who trains and who tests: of split.json, or of one of its folds. ConfigError, DataError where it does not fit."""
+    """The split of split.json, or of one of its folds.
+
+    ConfigError, DataError if it does not fit the store.
+    """
     return read_split(config.root / "split.json", store.collection.table["patient"]).of_fold(config.fold)

@@ -1,4 +1,4 @@
-"""Samples as they come from the disk: crops that are not augmented yet, with what their augmentation will be."""
+"""Raw batches: crops before augmentation, with the parameters of their augmentation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from medcl3d.types import Keys, Points, ViewSpec
 
 @dataclass(frozen=True)
 class RawGroup:
-    """The views of one role as they come from the disk, with what their augmentation will be.
+    """The raw views of one role, with the parameters of their augmentation.
 
     crops       ``Float[N, C, D, H, W]``
     affine      ``Float64[N, 4, 4]`` crop voxel index -> world mm
     spacing_mm  ``Float[N, 3]``
     parameters  of the view recipe, stacked
-    views       what was drawn, for pictures
+    views       the drawn views, for pictures
     """
 
     role: str
@@ -46,13 +46,14 @@ class RawGroup:
 
     @staticmethod
     def cat(parts: Sequence[RawGroup]) -> RawGroup:
-        """The views of several samples, one after the other."""
+        """Concatenate the views of several samples."""
+        names = parts[0].parameters
         return RawGroup(
             parts[0].role,
             crops=torch.cat([part.crops for part in parts]),
             affine=torch.cat([part.affine for part in parts]),
             spacing_mm=torch.cat([part.spacing_mm for part in parts]),
-            parameters={key: torch.cat([part.parameters[key] for part in parts]) for key in parts[0].parameters},
+            parameters={name: torch.cat([part.parameters[name] for part in parts]) for name in names},
             keys=Keys.cat(part.keys for part in parts),
             views=tuple(view for part in parts for view in part.views),
         )
@@ -60,7 +61,7 @@ class RawGroup:
 
 @dataclass(frozen=True)
 class RawBatch:
-    """One rank's samples of a step: the global views first, then those of other roles."""
+    """The samples of one rank for one step: the global views first, then those of other roles."""
 
     groups: tuple[RawGroup, ...]
     points: Points | None = None
@@ -83,21 +84,31 @@ class RawBatch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
-        return RawBatch(tuple(group.map(move) for group in self.groups), self.points and self.points.map(move))
+        return RawBatch(
+            tuple(group.map(move) for group in self.groups), self.points and self.points.map(move)
+        )
 
     def chunks(self, samples: int) -> Iterator[RawBatch]:
-        """Its samples in order, so many at a time; the last ones may be fewer. Nothing is copied."""
+        """Split into batches of `samples` samples, in order; the last may have fewer. Nothing is copied."""
         ids = torch.unique_consecutive(self.main.keys.sample)
         for start in range(0, len(ids), samples):
             first, last = ids[start], ids[start : start + samples][-1]
             # Rows are sorted by sample in every group.
-            ends = ((int((g.keys.sample < first).sum()), int((g.keys.sample <= last).sum())) for g in self.groups)
+            ends = (
+                (int((g.keys.sample < first).sum()), int((g.keys.sample <= last).sum())) for g in self.groups
+            )
             groups = tuple(group[a:b] for group, (a, b) in zip(self.groups, ends, strict=True))
-            yield RawBatch(groups, self.points and self.points.map(lambda tensor, a=start: tensor[a : a + samples]))  # type: ignore[misc]
+
+            def chunk(tensor: Tensor, start: int = start) -> Tensor:
+                return tensor[start : start + samples]
+
+            yield RawBatch(groups, self.points and self.points.map(chunk))
 
     @staticmethod
     def cat(samples: Sequence[RawBatch]) -> RawBatch:
-        """Several samples as one batch; each has the same roles."""
+        """Concatenate samples with the same roles into one batch."""
         groups = zip(*(sample.groups for sample in samples), strict=True)
         points = [sample.points for sample in samples if sample.points is not None]
-        return RawBatch(tuple(RawGroup.cat(parts) for parts in groups), Points.cat(points) if points else None)
+        return RawBatch(
+            tuple(RawGroup.cat(parts) for parts in groups), Points.cat(points) if points else None
+        )
