@@ -126,7 +126,7 @@ def labelled_test_cases_test_and_what_is_not_listed_is_counted(folder: Path) -> 
 @case("12")
 def label_maps_among_scans_are_warned_of(folder: Path) -> None:
     done = medcl3d("prepare", "folder", folder / "br", "--out", folder / "o", "pattern={patient}/*_{modality}.nii.gz", "workers=1")
-    assert done.exit_code == 0 and re.search("6 of 18 scans.*a label map, or a shape, and no picture", done.output)
+    assert done.exit_code == 0 and re.search("6 of 18 scans.*a label map or a shape, not an image", done.output)
 
 
 @case("13")

@@ -1,4 +1,4 @@
-"""An array in one file, of which a part can be read alone: .npy as a memory map, or .b2nd compressed by blosc2."""
+"""Array files that can be read in part: .npy memory maps, or .b2nd files compressed by blosc2."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from medcl3d.errors import DataError, MachineError
 
 Container = Literal["npy", "blosc2"]
 SUFFIXES: dict[Container, str] = {"npy": ".npy", "blosc2": ".b2nd"}
-AGAIN = "delete it and run the same prepare command again"
+PREPARE_AGAIN = "delete it and run the same prepare command again"
 
-# What is decompressed at once, and what is compressed as one piece, in voxels along each spatial axis. After nnU-Net 2.6
-# (nnunet_dataset.py, comp_blosc2_params): a block fits the 32 KiB of a core's first cache, 24^3 voxels of 2 bytes have 27 KiB,
-# and a chunk the 1.4 MB of the last, 72^3 have 0.7 MB. Blocks of 16 compress less, of 32 cost crops of 32^3 a quarter more.
+# Block (decompressed at once) and chunk (compressed as one piece), in voxels along each spatial axis. After
+# nnU-Net 2.6 (nnunet_dataset.py, comp_blosc2_params): a block fits the 32 KiB L1 cache of a core (24^3 voxels
+# of 2 bytes have 27 KiB), a chunk the 1.4 MB of the last cache level (72^3 voxels have 0.7 MB). Blocks of 16
+# compress less; with blocks of 32, crops of 32^3 take a quarter longer.
 _BLOCK, _CHUNK = 24, 72
-# LZ4HC at level 5 is what nnU-Net has come to; ZSTD takes 10 to 25 percent less on the disk and twice the time of a crop.
+# LZ4HC at level 5 is nnU-Net's choice; ZSTD needs 10 to 25 percent less disk space and twice the time per
+# crop.
 _LEVEL = 5
 
 
 class Stored(Protocol):
-    """What can be sliced as a NumPy array; a slice of it is a NumPy array."""
+    """An array whose slices are NumPy arrays."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -37,7 +39,10 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class _Compressed:
-    """A blosc2 array in a memory map, both open as long as this lives. DataError where a slice cannot be decompressed."""
+    """A blosc2 array in a memory map; both stay open with this object.
+
+    DataError if a slice cannot be decompressed.
+    """
 
     path: Path
     frame: mmap.mmap
@@ -55,11 +60,14 @@ class _Compressed:
         try:
             return self.array[key]
         except RuntimeError as error:
-            raise DataError(f"{self.path}: cannot be decompressed ({error}); {AGAIN}") from None
+            raise DataError(f"{self.path}: cannot be decompressed ({error}); {PREPARE_AGAIN}") from None
 
 
 def write_array(path: Path, values: np.ndarray) -> tuple[str, int]:
-    """Write an array, atomically, as the suffix says. Returns the hash of its values, whatever the container, and the file's bytes."""
+    """Write an array atomically; the suffix decides the format.
+
+    Returns the SHA-256 of the values, which does not depend on the format, and the size of the file in bytes.
+    """
     values = np.ascontiguousarray(values)
     with replacing(path) as file:
         if path.suffix == SUFFIXES["npy"]:
@@ -71,40 +79,48 @@ def write_array(path: Path, values: np.ndarray) -> tuple[str, int]:
 
 
 def _compressed(values: np.ndarray, path: Path) -> bytes:
-    """Channels apart; one thread, since scans are prepared beside each other."""
+    """Compress each channel separately, in one thread, since several scans are prepared in parallel."""
     blosc2 = import_blosc2(path)
-    chunks, blocks = ((1,) * (values.ndim - 3) + tuple(min(most, n) for n in values.shape[-3:]) for most in (_CHUNK, _BLOCK))
-    how = {"codec": blosc2.Codec.LZ4HC, "clevel": _LEVEL, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
-    array = blosc2.asarray(values, chunks=chunks, blocks=blocks, cparams=how)
+    channels, size = (1,) * (values.ndim - 3), values.shape[-3:]
+    chunks, blocks = (channels + tuple(min(limit, n) for n in size) for limit in (_CHUNK, _BLOCK))
+    cparams = {
+        "codec": blosc2.Codec.LZ4HC,
+        "clevel": _LEVEL,
+        "filters": [blosc2.Filter.SHUFFLE],
+        "nthreads": 1,
+    }
+    array = blosc2.asarray(values, chunks=chunks, blocks=blocks, cparams=cparams)
     return array.to_cframe()
 
 
 def open_array(path: Path) -> Stored:
-    """Open the file of an array. DataError where it is none; MachineError where it needs blosc2, which is missing."""
+    """Open an array file. DataError if it is not one; MachineError if it needs blosc2, which is missing."""
     try:
         if path.suffix == SUFFIXES["npy"]:
-            # A plain array over the map: indexing np.memmap itself costs a Python call a slice.
+            # A plain array over the map: indexing np.memmap itself costs a Python call per slice.
             return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
         blosc2 = import_blosc2(path)
         with path.open("rb") as file:
             frame = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        # Not blosc2.open: it follows what a file says of other files and of expressions, and copies each block out of its own
-        # map. Arrays made in this way decompress on the thread that reads.
+        # Not blosc2.open: it follows references in a file to other files and evaluates expressions, and it
+        # copies each block out of its own map. Arrays opened in this way decompress on the thread that reads.
         return _Compressed(path, frame, blosc2.ndarray_from_cframe(frame))
     except MachineError:
         raise
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); run the same prepare command again") from None
-    except Exception as error:  # blosc2 raises what the bytes make it raise
-        raise DataError(f"{path}: cannot be read ({error}); {AGAIN}") from None
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot be read ({reason}); run the same prepare command again") from None
+    except Exception as error:  # which error blosc2 raises depends on the bytes
+        raise DataError(f"{path}: cannot be read ({error}); {PREPARE_AGAIN}") from None
 
 
 def import_blosc2(where: Any) -> Any:
-    """The package, which not everyone has. MachineError, naming what needs it."""
+    """Import the optional package blosc2. MachineError, beginning with `where`, if it is not installed."""
     try:
         import blosc2
     except ImportError:
         raise MachineError(
-            f"{where}: blosc2 is not installed, and needed here; pip install 'medcl3d[blosc2]' (Python 3.11 or later)"
+            f"{where}: needs blosc2, which is not installed; "
+            "pip install 'medcl3d[blosc2]' (Python 3.11 or later)"
         ) from None
     return blosc2

@@ -1,4 +1,4 @@
-"""`medcl3d check`: every file of a collection, or of a store and its sources, is what it says."""
+"""`medcl3d check`: validate every file of a collection, or of a store and its sources."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from medcl3d.data.atomic import replacing, write_text
-from medcl3d.data.content import groups_of_one_content
+from medcl3d.data.content import duplicate_groups
 from medcl3d.data.dicom.examine import examine_series, with_series
-from medcl3d.data.examine import MAX_PICTURES, Finding, Look, StoredLook, examine, examine_stored
+from medcl3d.data.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
 from medcl3d.data.finish import refuse_report_over
 from medcl3d.data.intensity import kind_of
 from medcl3d.data.manifest import Manifest
@@ -24,7 +24,7 @@ from medcl3d.data.place import CheckOptions, manifest_at, shared_out
 from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
-from medcl3d.data.told import reasons_told, warnings_told
+from medcl3d.data.told import first_reasons, warnings_told
 from medcl3d.data.workers import bar, each
 from medcl3d.errors import DataError, MachineError
 from medcl3d.registry import Choice
@@ -37,7 +37,7 @@ FACTS = ("shape", "spacing_mm", "channels", "min", "p0.5", "median", "p99.5", "m
 
 @dataclass(frozen=True)
 class Checked:
-    """A collection and what was found of each scan, in the manifest's order."""
+    """A collection and the finding for each scan, in the manifest's order."""
 
     target: Path
     table: pd.DataFrame
@@ -52,14 +52,15 @@ def audit(
     given: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Finding]:
-    """Check a prepared folder (its sources are unchanged, its voxels whole), or a collection as a source reads it.
+    """Validate a prepared folder (sources unchanged, voxels intact), or a collection as a source reads it.
 
     target  a store, a table, or a folder; a plain folder of NIfTI files is a collection too
-    report  FILE.csv for a row a scan; a folder for that, a page with pictures, and what makes the next check fast
+    report  FILE.csv for one row per scan; a folder for that file, a page with pictures, and a cache for the
+            next check
     given   `source`, fields of the source, fields of `CheckOptions`
 
-    Raises ConfigError, and DataError, after the report is written, where more is wrong than `max_bad_fraction` allows, or one
-    patient or one content stands on both sides of the split.
+    Raises ConfigError. Raises DataError, after the report is written, if more scans fail than
+    `max_bad_fraction` allows, or if a patient or the same content is on both sides of the split.
     """
     target = Path(target)
     if not target.exists():
@@ -71,24 +72,28 @@ def audit(
         _write(report, checked)
     leaks = _leaks(checked)
     total, bad = len(checked.findings), [f.fault for f in checked.findings if f.fault]
-    for line in (*checked.notes, *_twins(checked), *warnings_told(((f.scan, f.warnings) for f in checked.findings), total)):
+    warnings = warnings_told(((f.scan, f.warnings) for f in checked.findings), total)
+    for line in (*checked.notes, *_duplicates(checked), *warnings):
         say(line)
     if leaks:
         raise DataError(f"{target}: {leaks[0]}; leave each on one side")
     where = f" (all in {report})" if report else ""
     if len(bad) > options.max_bad_fraction * total:
-        for line in reasons_told(bad[1:]):  # the first ends it
+        for line in first_reasons(bad[1:]):  # the first is in the error
             say(line)
-        raise DataError(f"{len(bad)} of {total} scans of {target} are not what they say: {bad[0]}{where}")
-    for line in reasons_told(bad):
+        raise DataError(f"{len(bad)} of {total} scans of {target} are invalid: {bad[0]}{where}")
+    for line in first_reasons(bad):
         say(line)
-    right, warned = total - len(bad), sum(bool(f.warnings) for f in checked.findings)
-    say(f"{right} scans of {target} are what they say, {warned} with warnings{where}")
+    valid, warned = total - len(bad), sum(bool(f.warnings) for f in checked.findings)
+    say(f"{valid} scans of {target} are valid, {warned} with warnings{where}")
     return list(checked.findings)
 
 
 def _opened(report: Path) -> Path | None:
-    """The folder of a report that is one, there to be written to: found before the work and not after. ConfigError, MachineError."""
+    """Create the report's folder before the check starts; None if the report is a file.
+
+    ConfigError, MachineError.
+    """
     is_file = report.suffix == ".csv"
     refuse_report_over(report)
     refuse_unwritable(report, "--report", is_file=is_file)
@@ -101,32 +106,33 @@ def _opened(report: Path) -> Path | None:
 def _of_source(target: Path, choice: Choice, options: CheckOptions, folder: Path | None) -> Checked:
     manifest = manifest_at(target, choice)
     num_pictures = 0 if folder is None else MAX_PICTURES
-    of_files = [_look(manifest, row, options, at < num_pictures) for at, row in enumerate(manifest.table.to_dict("records"))]
-    looks = with_series(of_files, manifest.unwritten)
-    look_at: Callable[[Any], Finding] = examine_series if manifest.unwritten else examine
-    states = {look.scan: look.state() for look in looks}
-    found = _remembered(folder, states)
-    new, num_known = [look for look in looks if look.scan not in found], len(found)
+    rows = enumerate(manifest.table.to_dict("records"))
+    of_files = [_task(manifest, row, options, number < num_pictures) for number, row in rows]
+    tasks = with_series(of_files, manifest.unwritten)
+    check_scan: Callable[[Any], Finding] = examine_series if manifest.unwritten else examine
+    states = {task.scan: task.state() for task in tasks}
+    found = _read_cache(folder, states)
+    new, num_cached = [task for task in tasks if task.scan not in found], len(found)
     with bar("checking scans", len(new)) as advance:
-        for finding in each(look_at, new, options.workers, lambda look: str(look.image)):
+        for finding in each(check_scan, new, options.workers, lambda task: str(task.image)):
             found[finding.scan] = finding
             advance("checking scans")
     if folder is not None:
-        _remember(folder, states, found)
-    known = [f"{num_known} scans are as they were at the last check"] if num_known else []
-    notes = (*manifest.notes, *_without_label(manifest.table), *known)
-    return Checked(target, manifest.table, tuple(found[look.scan] for look in looks), notes)
+        _write_cache(folder, states, found)
+    cached = [f"{num_cached} scans are unchanged since the last check"] if num_cached else []
+    notes = (*manifest.notes, *_without_label(manifest.table), *cached)
+    return Checked(target, manifest.table, tuple(found[task.scan] for task in tasks), notes)
 
 
 def _without_label(table: pd.DataFrame) -> list[str]:
-    """Which images lack a label map, where others have one; alone, an image is no less a scan."""
-    bare = table["scan"][table["label"] == ""].tolist()
-    if not bare or len(bare) == len(table):
+    """A note on images without a label map, if other images have one."""
+    unlabelled = table["scan"][table["label"] == ""].tolist()
+    if not unlabelled or len(unlabelled) == len(table):
         return []
-    return [f"{len(bare)} of {len(table)} scans have no label map, as {bare[0]}"]
+    return [f"{len(unlabelled)} of {len(table)} scans have no label map, as {unlabelled[0]}"]
 
 
-def _look(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, picture: bool) -> Look:
+def _task(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, picture: bool) -> Look:
     fault, image, label = manifest.faults.get(row["scan"], ""), manifest.root, None
     try:
         image = manifest.locate(row["path"])
@@ -134,19 +140,20 @@ def _look(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, pic
     except DataError as error:
         fault = str(error)
     classes, policy = tuple(sorted(manifest.label_names)), (options.nonfinite, options.channels)
-    return Look(row["scan"], row["patient"], image, label, classes, *policy, fault, kind_of(row["modality"]), picture)
+    kind = kind_of(row["modality"])
+    return Look(row["scan"], row["patient"], image, label, classes, *policy, fault, kind, picture)
 
 
-def _remember(folder: Path, states: Mapping[str, str], found: Mapping[str, Finding]) -> None:
-    """A line a scan, so that neither writing nor reading holds the whole in memory twice."""
+def _write_cache(folder: Path, states: Mapping[str, str], found: Mapping[str, Finding]) -> None:
+    """One line per scan, so that neither writing nor reading holds the whole cache in memory twice."""
     with replacing(folder / CACHE) as file:
         file.write(json.dumps({"schema": SCHEMA}).encode() + b"\n")
         for scan, state in states.items():
             file.write(json.dumps([scan, state, vars(found[scan])]).encode() + b"\n")
 
 
-def _remembered(folder: Path | None, states: Mapping[str, str]) -> dict[str, Finding]:
-    """What an earlier check of the same report found of scans that are as they were; {} where there is none, or of another version."""
+def _read_cache(folder: Path | None, states: Mapping[str, str]) -> dict[str, Finding]:
+    """Findings of an earlier check for unchanged scans; {} if none, or of another version."""
     found: dict[str, Finding] = {}
     try:
         with open(folder / CACHE if folder else os.devnull, encoding="utf-8") as lines:
@@ -164,50 +171,58 @@ def _of_store(target: Path, options: CheckOptions) -> Checked:
     store = Store.open(target)
     patients = store.collection.table["patient"]
     read_split(target / "split.json", patients)
-    looks = [
-        StoredLook(target, str(patients.iloc[scan]), about, tuple(store.spacing_mm(scan).round(4).tolist()))
+    tasks = [
+        StoredCheckTask(
+            target, str(patients.iloc[scan]), about, tuple(store.spacing_mm(scan).round(4).tolist())
+        )
         for scan, about in enumerate(store.scans)
     ]
-    # A process takes seconds to start and reads a gigabyte in as many.
+    # Starting a process takes seconds, in which one process reads a gigabyte.
     is_small = sum(about["stored_bytes"] for about in store.scans) < SMALL_BYTES
     workers = options.workers or (1 if is_small else 0)
     found: dict[str, Finding] = {}
-    with bar("checking stored scans", len(looks)) as advance:
-        for finding in each(examine_stored, looks, workers, lambda look: str(look.about["scan"])):
+    with bar("checking stored scans", len(tasks)) as advance:
+        for finding in each(check_stored_scan, tasks, workers, lambda task: str(task.about["scan"])):
             found[finding.scan] = finding
             advance("checking stored scans")
-    return Checked(target, store.collection.table.fillna(""), tuple(found[look.about["scan"]] for look in looks), _sources_gone(store))
+    findings = tuple(found[task.about["scan"]] for task in tasks)
+    return Checked(target, store.collection.table.fillna(""), findings, _missing_sources(store))
 
 
-def _sources_gone(store: Store) -> tuple[str, ...]:
-    """Of how many scans it cannot be told whether their files changed."""
-    gone = [about["source"]["path"] for about in store.scans if not Path(about["source"]["path"]).exists()]
-    if not gone:
+def _missing_sources(store: Store) -> tuple[str, ...]:
+    """A note on scans whose source files are missing, so that changes cannot be detected."""
+    missing = [about["source"]["path"] for about in store.scans if not Path(about["source"]["path"]).exists()]
+    if not missing:
         return ()
-    return (f"the source files of {len(gone)} of {len(store)} scans are not there, as {gone[0]}; whether they changed was not checked",)
+    count = f"{len(missing)} of {len(store)}"
+    return (
+        f"the source files of {count} scans are missing, as {missing[0]}; "
+        "whether they changed was not checked",
+    )
 
 
-def _same(checked: Checked) -> list[list[int]]:
-    """Rows that hold one content, two or more each."""
-    return [same for _, same in groups_of_one_content([finding.facts for finding in checked.findings])]
+def _duplicate_rows(checked: Checked) -> list[list[int]]:
+    """Groups of two or more rows with the same content."""
+    return [rows for _, rows in duplicate_groups([finding.facts for finding in checked.findings])]
 
 
-def _twins(checked: Checked) -> list[str]:
-    named = [", ".join(f"{checked.findings[row].scan} of {checked.findings[row].patient}" for row in same) for same in _same(checked)]
-    return [f"the same content: {scans}" for scans in named]
+def _duplicates(checked: Checked) -> list[str]:
+    groups = [[checked.findings[row] for row in rows] for rows in _duplicate_rows(checked)]
+    return [f"the same content: {', '.join(f'{f.scan} of {f.patient}' for f in group)}" for group in groups]
 
 
 def _leaks(checked: Checked) -> list[str]:
-    """What stands on both sides of the manifest's split: patients, contents."""
+    """Patients and contents on both sides of the manifest's split."""
     table = checked.table
     if "split" not in table:
         return []
     sides = table[table["split"] != ""].groupby("patient")["split"].nunique()
     both = sorted(sides.index[sides > 1])
     lines = [f"{len(both)} patients are in train and in test: {', '.join(both[:10])}"] if both else []
-    for same in _same(checked):
-        if len({table["split"].iloc[row] for row in same} - {""}) > 1:
-            lines.append(f"one content is in train and in test: {', '.join(checked.findings[row].scan for row in same)}")
+    for rows in _duplicate_rows(checked):
+        if len({table["split"].iloc[row] for row in rows} - {""}) > 1:
+            scans = ", ".join(checked.findings[row].scan for row in rows)
+            lines.append(f"the same content is in train and in test: {scans}")
     return lines
 
 
@@ -215,17 +230,24 @@ def _write(report: Path, checked: Checked) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("scan", "patient", "fault", "warnings", *FACTS))
-    writer.writerows(
-        (f.scan, f.patient, f.fault, "; ".join(f.warnings), *(_cell(f.facts.get(name, "")) for name in FACTS)) for f in checked.findings
-    )
+    for f in checked.findings:
+        facts = [_cell(f.facts.get(name, "")) for name in FACTS]
+        writer.writerow((f.scan, f.patient, f.fault, "; ".join(f.warnings), *facts))
     if report.suffix == ".csv":
         write_text(report, text.getvalue())
         return
-    from medcl3d.data.check_page import page_of
+    from medcl3d.data.check_page import render_page
 
     write_text(report / "report.csv", text.getvalue())
-    write_text(report / "report.html", page_of(checked.target, checked.table, checked.findings, (*_leaks(checked), *_twins(checked))))
+    duplicates = (*_leaks(checked), *_duplicates(checked))
+    write_text(
+        report / "report.html", render_page(checked.target, checked.table, checked.findings, duplicates)
+    )
 
 
 def _cell(value: Any) -> str:
-    return "x".join(f"{v:g}" for v in value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+    return (
+        "x".join(f"{v:g}" for v in value)
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else str(value)
+    )

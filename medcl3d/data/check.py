@@ -1,4 +1,4 @@
-"""Every file is what it says: content checks on top of the byte level, for images and for labels."""
+"""Content checks of images and label maps, after the checks of the bytes."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from typing import Literal
 import numpy as np
 
 from medcl3d.data.nifti import read_nifti
-from medcl3d.data.nifti_header import Header, corner_distance, doubts_of_spacing
+from medcl3d.data.nifti_header import Header, corner_distance, spacing_warnings
 from medcl3d.errors import DataError
 
-_HAIR = 1e-3  # of a label from a whole number: what a scale factor or a conversion leaves, and no interpolation
-_FEWEST_STEPS = 64  # that float32 must leave between the least and the largest value of a scan
+_TOLERANCE = 1e-3  # of a label value: a scale factor or a conversion stays below it, interpolation does not
+_MIN_STEPS = 64  # of float32 between the smallest and the largest value of a scan
 
 Nonfinite = Literal["error", "zero", "skip"]
 Channels = Literal["error", "all", "fourth", "first", "split"]
 
 
 class SkippedScan(DataError):
-    """The policy says to leave this scan out; that is no fault of the collection."""
+    """A scan that the policy excludes; not a fault of the collection."""
 
 
 MANY_CHANNELS = 8
-"""Channels beyond which a first axis is taken for planes: the largest sets of sequences in use have fewer."""
+"""A longer first axis is taken for planes: the largest sets of sequences in use have fewer channels."""
 
 MANY_CLASSES = 256
-"""Values of a label map beyond which it is asked whether it is one: the finest atlases in use have fewer."""
+"""More different values in a label map give a warning: the finest atlases in use have fewer."""
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume that has been found good, still on its own grid.
+    """A validated volume on its own grid.
 
     voxels         ``[C, X, Y, Z]``: float32 for an image, int16 for a label
     affine         ``Float64[4, 4]`` voxel index -> RAS+ mm
     num_nonfinite  NaN and infinite voxels that the policy set to zero
-    sha256         of the uncompressed file, and of which volume of it where there are several (`hash_of`)
+    sha256         of the uncompressed file, and of the volume's number if the file has several
+                   (`volume_hash`)
     """
 
     voxels: np.ndarray
@@ -55,84 +56,106 @@ class Volume:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 
-def read_image(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error", volume: int | None = None) -> Volume:
-    """Read an image and refuse what is not one.
+def read_image(
+    path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error", volume: int | None = None
+) -> Volume:
+    """Read and validate an image.
 
-    nonfinite  what NaN and infinity mean: a fault, zeros (counted), or a scan to leave out
-    channels   what a fourth axis means: a fault, channels (`all` refuses a first axis that looks like them, `fourth` does not), only
-               its first volume, or (split) `volume`, all of them if none is named
+    nonfinite  how to treat NaN and infinity: error, zero (replace and count), or skip the scan
+    channels   how to treat a fourth axis: error; channels (`all` refuses a first axis that looks like
+               channels, `fourth` does not); `first` volume only; or `split`: only `volume`, or all if that is
+               None
 
-    Raises DataError with what is wrong; `SkippedScan` where the policy leaves the scan out.
+    Raises DataError with the fault; `SkippedScan` if the policy excludes the scan.
     """
     header, raw, digest = read_nifti(path) if volume is None else _read_once(path, path.stat().st_mtime_ns)
     raw = _with_channels(path, raw, channels, volume)
     voxels, warnings = _scaled(path, raw, header.slope, header.inter), list(header.warnings)
     if has_channels_first(header.shape):
         n = header.shape[0]
-        warnings.append(f"the first axis was taken for {n} planes, as channels={channels} has it; if it holds {n} channels, write it last")
+        warnings.append(
+            f"channels={channels}: the first axis was taken for {n} planes; "
+            f"if it holds {n} channels, write it last"
+        )
     bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
     if bad:
         message = f"{path}: {bad} of {voxels.size} voxels are NaN or infinite"
         if nonfinite == "error":
             raise DataError(f"{message}; repair the file, or set nonfinite to zero or skip")
         if nonfinite == "skip":
-            raise SkippedScan(f"{message}; left out, as nonfinite: skip says")
+            raise SkippedScan(f"{message}; skipped because of nonfinite: skip")
         voxels = np.nan_to_num(voxels, nan=0.0, posinf=0.0, neginf=0.0)
         warnings.append(f"{bad} NaN or infinite voxels set to 0")
     for channel, values in enumerate(voxels):
         if values.min() == values.max():
-            raise DataError(f"{path}: constant: every voxel of channel {channel} is {values.flat[0]:g}; it holds no picture")
-    return Volume(voxels, header.affine, bad, hash_of(digest, volume), tuple(warnings))
+            raise DataError(
+                f"{path}: constant: every voxel of channel {channel} is {values.flat[0]:g}; "
+                "it contains no image"
+            )
+    return Volume(voxels, header.affine, bad, volume_hash(digest, volume), tuple(warnings))
 
 
-def hash_of(file_sha256: str, volume: int | None) -> str:
-    """What a volume of a file is known by: the hash of the file, and with it the volume's number where it is one of several."""
+def volume_hash(file_sha256: str, volume: int | None) -> str:
+    """The hash of a file, combined with the number of the volume if the file has several."""
     return file_sha256 if volume is None else hashlib.sha256(f"{file_sha256} {volume}".encode()).hexdigest()
 
 
 def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volume:
-    """Read the segmentation of an image and refuse one that cannot be its own.
+    """Read and validate the segmentation of an image.
 
-    classes: the declared classes; empty where none were declared. The label takes the image's affine,
-    from which it may differ by a tenth of a voxel.
+    classes: the declared classes; empty if none are declared. The label takes the image's affine,
+    from which its own may differ by a tenth of a voxel.
 
-    Raises DataError: the image itself, another grid, values that are no integers, undeclared classes.
+    Raises DataError: same bytes as the image, different grid, non-integer values, undeclared classes.
     """
     header, raw, digest = read_nifti(path)
     if digest == image.sha256:
-        raise DataError(f"{path}: the label holds what its image holds, byte for byte; name the label map itself")
-    shape, own = raw.shape, image.voxels.shape[1:]
-    if shape != own:
-        raise DataError(f"{path}: a label of {_x(shape)} voxels cannot belong to an image of {_x(own)}; pair it with its own image")
-    distance = corner_distance(header.affine, image.affine, own)
+        raise DataError(
+            f"{path}: the label is identical to its image, byte for byte; name the label map itself"
+        )
+    shape, expected = raw.shape, image.voxels.shape[1:]
+    if shape != expected:
+        raise DataError(
+            f"{path}: a label of {_x(shape)} voxels cannot belong to an image of {_x(expected)}; pair it "
+            "with its own image"
+        )
+    distance = corner_distance(header.affine, image.affine, expected)
     if distance > 0.1 * image.spacing_mm.min():
         raise DataError(
-            f"{path}: the label lies up to {distance:.3g} mm from its image, whose voxels it has; "
+            f"{path}: the label is up to {distance:.3g} mm from its image, whose shape it has; "
             "write it with its image's affine, or pair it with its own image"
         )
     values = _scaled(path, raw, header.slope, header.inter)
     if not np.isfinite(values).all():
-        raise DataError(f"{path}: the label holds NaN or infinity")
+        raise DataError(f"{path}: the label contains NaN or infinity")
     found = np.unique(values)
-    away = np.abs(found - np.round(found))
-    if away.max() > _HAIR:
-        raise DataError(f"{path}: a label needs whole numbers, found {found[away > _HAIR][0]:.9g}; was it resampled linearly?")
-    noise = [f"label values up to {away.max():.1g} beside whole numbers were rounded"] if away.any() else []
+    error = np.abs(found - np.round(found))
+    if error.max() > _TOLERANCE:
+        wrong = found[error > _TOLERANCE][0]
+        raise DataError(f"{path}: a label needs whole numbers, found {wrong:.9g}; was it resampled linearly?")
+    noise = [f"label values up to {error.max():.1g} from whole numbers were rounded"] if error.any() else []
     values, found = (np.round(values), np.unique(np.round(found))) if noise else (values, found)
     if found[0] < 0 or found[-1] > np.iinfo(np.int16).max:
-        raise DataError(f"{path}: label values {found[0]:g} to {found[-1]:g}; 0 to {np.iinfo(np.int16).max} are possible")
+        most = np.iinfo(np.int16).max
+        raise DataError(
+            f"{path}: label values from {found[0]:g} to {found[-1]:g}; only 0 to {most} are supported"
+        )
     unknown = [int(v) for v in found if classes and int(v) not in classes]
     if unknown:
         raise DataError(f"{path}: classes {unknown[:10]} are not declared; declared are {sorted(classes)}")
-    known = {*image.warnings, *doubts_of_spacing(header.affine)}  # its affine is the image's
-    warnings = [*(w for w in header.warnings if w not in known), *noise, *(["the label is empty"] if found[-1] == 0 else [])]
+    known = {*image.warnings, *spacing_warnings(header.affine)}  # its affine is the image's
+    warnings = [*(w for w in header.warnings if w not in known), *noise]
+    if found[-1] == 0:
+        warnings.append("the label is empty")
     if len(found) > MANY_CLASSES:
-        warnings.append(f"the label holds {len(found)} different values: an image, or a number for each object?")
+        warnings.append(
+            f"the label has {len(found)} different values: is it an image, or one number per object?"
+        )
     return Volume(values.astype(np.int16)[None], image.affine, 0, digest, tuple(warnings))
 
 
 def verify(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error") -> DataError | None:
-    """What is wrong with an image file, or None."""
+    """Validate an image file; the error, or None."""
     try:
         read_image(path, nonfinite=nonfinite, channels=channels)
     except DataError as error:
@@ -142,32 +165,36 @@ def verify(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "
 
 @lru_cache(maxsize=1)
 def _read_once(path: Path, mtime_ns: int) -> tuple[Header, np.ndarray, str]:
-    """A file of several volumes, which are asked for one after the other: kept until the next one."""
+    """Keep the last file, since the volumes of one file are read one after the other."""
     return read_nifti(path)
 
 
 def num_channels(path: Path, shape: tuple[int, ...], channels: Channels, volume: int | None = None) -> int:
-    """How many channels an image of a file has, by the header's shape. DataError if a fourth axis is a fault, or is not the channels'."""
+    """The number of channels of an image, from the header's shape.
+
+    DataError if `channels` does not allow a fourth axis, or if the first axis looks like the channels.
+    """
     if len(shape) == 3:
         return 1
     if has_channels_first(shape) and channels in ("error", "all"):
         raise DataError(
-            f"{path}: 4-D, {_x(shape)}: the first axis looks like {shape[0]} channels, and in NIfTI the fourth holds them, so that "
-            f"{shape[3]} planes would be taken for channels; write the file with its first axis last (if that axis holds {shape[0]} "
-            "planes, set channels to split or first if the fourth holds times, to fourth if it holds channels)"
+            f"{path}: 4-D, {_x(shape)}: the first axis looks like {shape[0]} channels, but in NIfTI the "
+            f"fourth axis holds them, so that {shape[3]} planes would be taken for channels; write the file "
+            f"with its first axis last (if that axis holds {shape[0]} planes, set channels to split or first "
+            "if the fourth holds times, to fourth if it holds channels)"
         )
     if channels == "first" or (channels == "split" and volume is not None):
         return 1
     if channels == "error":
         raise DataError(
-            f"{path}: 4-D, {_x(shape)}: set channels to all where the fourth axis holds channels, "
-            "to first for its first volume, or to split (a time series) for one scan a volume"
+            f"{path}: 4-D, {_x(shape)}: set channels to all if the fourth axis holds channels, "
+            "to first for its first volume, or to split (a time series) for one scan per volume"
         )
     return shape[3]
 
 
 def has_channels_first(shape: tuple[int, ...]) -> bool:
-    """Whether a fourth axis seems to be a plane's and the first one the channels': the first is short, and shorter than all others."""
+    """Whether the first axis of a 4-D shape looks like channels: short, and shorter than all others."""
     return len(shape) == 4 and shape[0] <= MANY_CHANNELS and shape[0] < min(shape[1:])
 
 
@@ -181,7 +208,7 @@ def _with_channels(path: Path, raw: np.ndarray, channels: Channels, volume: int 
 
 
 def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarray:
-    """Voxels as float32. DataError where a value is beyond its range and would become infinite, or where it leaves no picture."""
+    """Voxels as float32. DataError if a value exceeds its range, or if float32 cannot resolve the values."""
     if (slope, inter) != (1.0, 0.0):
         raw = raw.astype(np.float64) * slope + inter
     if raw.dtype.itemsize >= 4 and raw.dtype != np.float32:
@@ -191,9 +218,10 @@ def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarr
         if largest > float(np.finfo(np.float32).max):
             raise DataError(f"{path}: values up to {largest:g} do not fit float32; rescale the file")
         step = float(np.spacing(np.float32(largest)))
-        if high > low and high - low < _FEWEST_STEPS * step and (raw.dtype.kind == "f" or step > 1):
+        if high > low and high - low < _MIN_STEPS * step and (raw.dtype.kind == "f" or step > 1):
             raise DataError(
-                f"{path}: values from {low:.12g} to {high:.12g} are too far from 0 for float32 to tell them apart; subtract their offset"
+                f"{path}: values from {low:.12g} to {high:.12g} are too far from 0 for float32 to "
+                "distinguish; subtract their offset"
             )
     return np.ascontiguousarray(raw, dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""The page of a check: what is wrong, how the scans are spread, and a picture of each, in one HTML file."""
+"""The HTML page of a check: faults, warnings, distributions, and a picture of each scan, in one file."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ import pandas as pd
 from medcl3d.data.columns import MISSING, PATH_COLUMNS
 from medcl3d.data.examine import MAX_PICTURES, Finding
 
-MAX_ROWS = 1000  # of a list: report.csv has all
+MAX_ROWS = 1000  # per list; report.csv has all
 NUM_BINS = 20
 
 
 @dataclass(frozen=True)
 class Bar:
-    """How many scans fall between two values; `share` of the fullest bar."""
+    """The number of scans in a bin; `share` is relative to the fullest bin."""
 
     text: str
     count: int
     share: float
 
 
-def page_of(target: Path, table: pd.DataFrame, findings: Sequence[Finding], twins: Sequence[str]) -> str:
-    """The page as text, without anything that it would have to load."""
+def render_page(
+    target: Path, table: pd.DataFrame, findings: Sequence[Finding], duplicates: Sequence[str]
+) -> str:
+    """The page as text; it loads no other files."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("medcl3d.data"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("medcl3d.data"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("check.html.j2").render(
         target=str(target),
@@ -37,7 +43,7 @@ def page_of(target: Path, table: pd.DataFrame, findings: Sequence[Finding], twin
         num_patients=table["patient"].nunique(),
         bad=[f for f in findings if f.fault],
         warned=[f for f in findings if f.warnings],
-        twins=twins,
+        duplicates=duplicates,
         histograms=_histograms(table, findings),
         missing=_missing(table),
         pictures=[f for f in findings if f.thumbnail],
@@ -53,18 +59,23 @@ def _histograms(table: pd.DataFrame, findings: Sequence[Finding]) -> list[tuple[
         columns.append((f"voxel size along the file's {name}, mm", [f["spacing_mm"][axis] for f in facts]))
     for axis, name in enumerate("XYZ"):
         columns.append((f"voxels along the file's {name}", [f["shape"][axis] for f in facts]))
-    columns += [(f"intensity, {name}", [f[name] for f in facts if name in f]) for name in ("p0.5", "median", "p99.5")]
+    columns += [
+        (f"intensity, {name}", [f[name] for f in facts if name in f]) for name in ("p0.5", "median", "p99.5")
+    ]
     if "session" in table:
-        columns.append(("sessions of a patient", table.groupby("patient")["session"].nunique().tolist()))
-    columns.append(("scans of a patient", table.groupby("patient").size().tolist()))
+        columns.append(("sessions per patient", table.groupby("patient")["session"].nunique().tolist()))
+    columns.append(("scans per patient", table.groupby("patient").size().tolist()))
     return [(name, bars(values)) for name, values in columns if values]
 
 
 def bars(values: Sequence[float]) -> list[Bar]:
-    """A bar a value where there are few, else `NUM_BINS` of one width; the extremes stay visible as the ends of the range."""
+    """One bar per value if there are few, else `NUM_BINS` bins of equal width from minimum to maximum."""
     found, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     if len(found) <= NUM_BINS:
-        return [Bar(f"{value:g}", int(count), count / counts.max()) for value, count in zip(found, counts, strict=True)]
+        return [
+            Bar(f"{value:g}", int(count), count / counts.max())
+            for value, count in zip(found, counts, strict=True)
+        ]
     counts, edges = np.histogram(values, NUM_BINS)
     pairs = zip(edges, edges[1:], counts, strict=False)
     return [Bar(f"{low:.4g} to {high:.4g}", int(count), count / counts.max()) for low, high, count in pairs]

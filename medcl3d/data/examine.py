@@ -1,4 +1,4 @@
-"""One scan looked at, as a file or in a store: whether it is what it says, and the few numbers and the picture that tell it from others."""
+"""Check one scan, as a file or in a store: validity, summary numbers, and a thumbnail."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Any
 import numpy as np
 
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
-from medcl3d.data.content import OF_SOURCE, hash_of_voxels
-from medcl3d.data.grid import turned
-from medcl3d.data.intensity import Kind, like_a_label, unlike_its_kind
+from medcl3d.data.content import OF_SOURCE, hash_voxels
+from medcl3d.data.grid import to_ras
+from medcl3d.data.intensity import Kind, kind_warnings, label_warnings
 from medcl3d.data.scan import file_state, is_same_file
 from medcl3d.data.stored import verify_stored
 from medcl3d.errors import DataError, MachineError, unforeseen
 
 THUMBNAIL = 56  # pixels along the longer side of a plane
-MAX_PICTURES = 300  # that a page shows: some MB, which a browser still opens at once
-STRIDE = 7  # of the voxels that percentiles are taken from
+MAX_PICTURES = 300  # per page: some MB, which a browser still opens quickly
+STRIDE = 7  # between the voxels that percentiles are computed from
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is to be looked at: a row of a manifest, its files found, or a fault that is known already.
+    """A scan to check: a row of a manifest with its files, or with a fault that is already known.
 
-    kind     as what its intensities would be taken
-    picture  whether it is to be drawn, which takes longer than reading a small scan
+    kind     how its intensities would be normalised
+    picture  whether to draw a thumbnail, which takes longer than reading a small scan
     """
 
     scan: str
@@ -46,24 +46,26 @@ class Look:
     picture: bool = False
 
     def state(self) -> str:
-        """What a finding depends on: size and time of the files, and the options.
+        """The inputs of a finding: size and time of the files, and the options.
 
-        No hash of the content decides where only the time differs: to hash a file is to inflate it to its end, which is most of
-        what looking again costs (three quarters for a CT of 1.4 million voxels, a third for a crop in which all costs 2 ms).
+        If only the time differs, the content is not hashed to decide: that decompresses the whole file, which
+        is most of the cost of another check (three quarters for a CT of 1.4 million voxels, a third for a
+        crop that takes 2 ms).
         """
         files = [file for file in (self.image, self.label) if file is not None]
-        stats = [file.stat() if os.path.exists(file) else None for file in files]  # not Path's, which raises where it may not look
+        # os.path.exists, since Path.exists raises if a folder is not accessible.
+        stats = [file.stat() if os.path.exists(file) else None for file in files]
         sizes = [None if s is None else [s.st_size, s.st_mtime_ns] for s in stats]
-        about = [str(self.image), str(self.label or ""), self.classes, self.nonfinite, self.channels, self.kind, self.picture, sizes]
-        return json.dumps(about)
+        options = [self.classes, self.nonfinite, self.channels, self.kind, self.picture]
+        return json.dumps([str(self.image), str(self.label or ""), *options, sizes])
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one scan, or of a stored one: an empty fault means that all is well.
+    """The result of checking a scan; an empty fault means that it is valid.
 
-    facts      spacing_mm, shape, intensities, hashes of the content; {} where the file could not be read
-    thumbnail  PNG of the three middle planes as base64, "" where there is none
+    facts      spacing_mm, shape, intensities, hashes of the content; {} if the file could not be read
+    thumbnail  PNG of the three middle planes as base64; "" if none
     """
 
     scan: str
@@ -74,26 +76,26 @@ class Finding:
     thumbnail: str = ""
 
 
-def examine(look: Look) -> Finding:
-    """Read a scan and its label. What is wrong with them is a finding, not an exception."""
-    fault, skipped = look.fault, ""
+def examine(task: Look) -> Finding:
+    """Read and validate a scan and its label. Faults are returned, not raised."""
+    fault, skipped = task.fault, ""
     if not fault:
         try:
-            return _found(look)
+            return _finding(task)
         except SkippedScan as error:
             skipped = str(error)
         except DataError as error:
             fault = str(error)
         except MemoryError:
-            fault = f"{look.image}: not enough memory for this scan; use fewer workers"
+            fault = f"{task.image}: not enough memory for this scan; use fewer workers"
         except Exception as error:
-            fault = unforeseen(look.image, error)
-    return Finding(look.scan, fault, (skipped,) if skipped else (), look.patient)
+            fault = unforeseen(task.image, error)
+    return Finding(task.scan, fault, (skipped,) if skipped else (), task.patient)
 
 
 @dataclass(frozen=True)
-class StoredLook:
-    """What is to be looked at of a store: a scan, by its description `about`."""
+class StoredCheckTask:
+    """A stored scan to check; `about` is its description."""
 
     root: Path
     patient: str
@@ -101,31 +103,35 @@ class StoredLook:
     spacing_mm: tuple[float, ...]
 
 
-def examine_stored(look: StoredLook) -> Finding:
-    """Hold the voxels of a stored scan against their hashes, and its source files against what they were."""
-    about, fault = look.about, ""
-    facts = {"shape": about["shape"][1:], "channels": about["shape"][0], "spacing_mm": look.spacing_mm}
+def check_stored_scan(task: StoredCheckTask) -> Finding:
+    """Compare a stored scan with its hashes, and its source files with those it was prepared from."""
+    about, fault = task.about, ""
+    facts = {"shape": about["shape"][1:], "channels": about["shape"][0], "spacing_mm": task.spacing_mm}
     facts |= {name: about[name] for name in OF_SOURCE if name in about}
     try:
-        verify_stored(look.root, about)
+        verify_stored(task.root, about)
         fault = _changed(about)
     except DataError as error:
         fault = str(error)
     except MachineError:
         raise
     except Exception as error:
-        fault = unforeseen(look.root / about["scan"], error)
-    return Finding(about["scan"], fault, () if fault else tuple(about["warnings"]), look.patient, facts)
+        fault = unforeseen(task.root / about["scan"], error)
+    return Finding(about["scan"], fault, () if fault else tuple(about["warnings"]), task.patient, facts)
 
 
 def _changed(description: Mapping[str, Any]) -> str:
-    """What became of the source files since; a store may travel without them, so a missing one is no fault."""
+    """The fault of a source file that changed since; "" if none did.
+
+    Missing files are allowed: stores can be copied alone.
+    """
     for name in ("source", "label_source"):
         source = description[name]
         if source and Path(source["path"]).exists():
             try:
                 now = file_state(Path(source["path"]))
-                is_same = all(now[of] == source[of] for of in ("bytes", "mtime_ns")) or is_same_file(description, name, now)
+                is_same = all(now[key] == source[key] for key in ("bytes", "mtime_ns"))
+                is_same = is_same or is_same_file(description, name, now)
             except DataError as error:
                 return f"{error} (it changed after preparing)"
             if not is_same:
@@ -133,15 +139,17 @@ def _changed(description: Mapping[str, Any]) -> str:
     return ""
 
 
-def _found(look: Look) -> Finding:
-    image = read_image(look.image, nonfinite=look.nonfinite, channels=look.channels)
-    facts, warnings = _facts(image), [*image.warnings, *like_a_label(image.voxels)]
-    warnings += unlike_its_kind(image.voxels, look.kind)
-    if look.label is not None:
-        label = read_label(look.label, image, look.classes)
+def _finding(task: Look) -> Finding:
+    image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels)
+    facts, warnings = _facts(image), [*image.warnings, *label_warnings(image.voxels)]
+    warnings += kind_warnings(image.voxels, task.kind)
+    if task.label is not None:
+        label = read_label(task.label, image, task.classes)
         warnings += label.warnings
         facts["classes"] = [int(value) for value in np.unique(label.voxels)]
-    return Finding(look.scan, "", tuple(warnings), look.patient, facts, _thumbnail(image) if look.picture else "")
+    return Finding(
+        task.scan, "", tuple(warnings), task.patient, facts, _thumbnail(image) if task.picture else ""
+    )
 
 
 def _facts(image: Volume) -> dict[str, Any]:
@@ -157,12 +165,12 @@ def _facts(image: Volume) -> dict[str, Any]:
         "p99.5": high,
         "max": float(image.voxels.max()),
         "sha256": image.sha256,
-        "voxels_sha256": hash_of_voxels(turned(image)[0]),
+        "voxels_sha256": hash_voxels(to_ras(image)[0]),
     }
 
 
 def _thumbnail(image: Volume) -> str:
-    """The middle planes of the first channel, dark to bright between robust extremes, physical proportions."""
+    """The middle planes of the first channel: grey values between robust extremes, physical proportions."""
     from matplotlib.image import imsave
     from skimage.transform import resize
 

@@ -1,4 +1,4 @@
-"""What a run read, as hashes, part by part: whoever goes on with it, or compares it, knows what of it is no longer the same."""
+"""Hashes of a run's input data, one per part, so that resuming and comparing runs can name what changed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from medcl3d.data.splits import read_split
 if TYPE_CHECKING:
     from medcl3d.data.store import Store
 
-# Read by strategies and tasks without being named in a configuration: that they come or go is a change.
+# Read by strategies and tasks without being named in a configuration: adding or removing one is a change.
 ALWAYS_READ = (*ID_COLUMNS, "session_days")
 
 
 def fingerprints(store: Store) -> dict[str, Any]:
-    """What a run that reads a store depends on, but for its configuration.
+    """Hashes of the inputs of a run that reads a store, besides its configuration.
 
     data      `Store.fingerprint`: ids, voxels, labels, geometry
-    body      where the body lies in each scan, and in the atlas that the manifest names
+    body      the body's position in each scan, and in the atlas that the manifest names
     manifest  column -> hash of its values, in the order of the scans
-    split     who trains, tests and validates, and the folds
+    split     the training, test and validation patients, and the folds
 
-    Columns of paths are left out: a file may move, and what it holds is in `data` and `body`. So is `split`, of which split.json is
-    what counts. They are hashed apart, so that a change can be named, and so that a new column of metadata leaves alone what
-    could not have read it. It all stays in the run folder, and out of what is shared with weights: of a short column, as the
-    sex of ten patients, all values can be tried.
+    Path columns are excluded: files may move, and their content is in `data` and `body`. So is the column
+    `split`, since split.json decides. Each column has its own hash, so that a change can be named, and so
+    that a new metadata column does not affect runs that could not have read it. The hashes stay in the run
+    folder and are never shared with weights: the values of a short column, such as the sex of ten patients,
+    can be found by trying all of them.
     """
     collection, table = store.collection, store.collection.table
     body = hashlib.sha256(np.ascontiguousarray(collection.body_boxes, dtype="<i8").data)
@@ -42,31 +43,39 @@ def fingerprints(store: Store) -> dict[str, Any]:
     return {
         "data": store.fingerprint(),
         "body": body.hexdigest(),
-        "manifest": {name: _hash(_values(table.get(name, missing), is_id=name in ID_COLUMNS)) for name in names},
+        "manifest": {
+            name: _hash(_values(table.get(name, missing), is_id=name in ID_COLUMNS)) for name in names
+        },
         "split": _hash([split.train, split.test, split.validation, split.folds]),
     }
 
 
 def parts_read(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The hashes in a provenance.json: each part in words -> its hash. Runs of before parts were hashed apart have the first alone."""
+    """The hashes in a provenance.json: description of the part -> its hash.
+
+    Older runs have only the first.
+    """
     found = {"voxels, labels or geometry": provenance.get("data")}
-    for key, words in (("body", "where the body lies"), ("split", "split.json")):
+    for key, name in (("body", "the position of the body"), ("split", "split.json")):
         if key in provenance:
-            found[words] = provenance[key]
-    return found | {f"the column {name} of manifest.csv": digest for name, digest in provenance.get("manifest", {}).items()}
+            found[name] = provenance[key]
+    return found | {
+        f"the column {name} of manifest.csv": digest
+        for name, digest in provenance.get("manifest", {}).items()
+    }
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what two provenances differ that have it both, in words."""
+    """Descriptions of the parts that differ, among those that both provenances have."""
     then = parts_read(before)
-    return [words for words, digest in parts_read(now).items() if words in then and then[words] != digest]
+    return [name for name, digest in parts_read(now).items() if name in then and then[name] != digest]
 
 
 def _values(column: pd.Series, is_id: bool) -> list[Any]:
-    """Numbers as numbers, so that 72 and 72.0 are one age; ids and the rest as they are written; None where missing."""
+    """Numbers as numbers, so that 72 and 72.0 are the same age; ids and others as text; None if missing."""
     numbers = column if is_id else pd.to_numeric(column, errors="coerce")
-    told = column if is_id or (numbers.isna() & column.notna()).any() else numbers.astype(np.float64)
-    return told.astype(object).where(told.notna(), None).tolist()
+    values = column if is_id or (numbers.isna() & column.notna()).any() else numbers.astype(np.float64)
+    return values.astype(object).where(values.notna(), None).tolist()
 
 
 def _hash(content: Any) -> str:

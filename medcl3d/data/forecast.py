@@ -1,4 +1,4 @@
-"""`medcl3d prepare --check` and `medcl3d check --check`: what would be done and what stands in the way, with nothing written."""
+"""Dry runs of `medcl3d prepare` and `medcl3d check`: report work and obstacles without writing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medcl3d.data.nifti_header import Header
 from medcl3d.data.notes import without_names
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.place import manifest_at, shared_out
-from medcl3d.data.prepare import look
+from medcl3d.data.prepare import plan_preparation
 from medcl3d.data.regular_file import why_absent
 from medcl3d.data.room import free_bytes, refuse_unwritable
 from medcl3d.data.scan import ScanTask
@@ -30,25 +30,28 @@ from medcl3d.data.workers import bar
 from medcl3d.errors import DataError, MachineError
 
 Say = Callable[[str], None]
-BYTES_A_VOXEL = 2  # of a stored image, and of a stored label map
-SHOWN = 10  # faults
-NO_FILE = "its source could not make a file of it"
+BYTES_PER_VOXEL = 2  # of a stored image, and of a stored label map
+MAX_FAULTS = 10  # reported
+NO_SOURCE_FILE = "the source could not convert it to a file"
 
 
-def forecast(source: str, root: Path | None, out: Path, given: Mapping[str, Any], options: PrepareOptions, say: Say) -> None:
-    """Say what a preparation would do, by the manifest and the headers; what is wrong with voxels, `medcl3d check` finds.
+def forecast(
+    source: str, root: Path | None, out: Path, given: Mapping[str, Any], options: PrepareOptions, say: Say
+) -> None:
+    """Report what a preparation would do, from the manifest and the headers; voxels are not validated.
 
-    DataError where more scans are bad than may be, or the split does not hold; MachineError where the disk is too small or
-    cannot be written.
+    DataError if more scans fail than `max_bad_fraction` allows, or if the split is invalid; MachineError if
+    the disk is too small or cannot be written.
     """
     if options.store == "blosc2":
         import_blosc2("store=blosc2")
     refuse_foreign(out, root)
-    manifest, tasks = look(source, root, given, options)
-    if options.hash_ids and "hash_ids" not in given:  # a source with such a field hides names itself
-        manifest = replace(manifest, notes=tuple(map(without_names, manifest.notes)), faults=dict.fromkeys(manifest.faults, NO_FILE))
-    _say_collection(manifest, tasks, say)
-    _say_options(options, say)
+    manifest, tasks = plan_preparation(source, root, given, options)
+    if options.hash_ids and "hash_ids" not in given:  # a source with this field redacts names itself
+        notes = tuple(map(without_names, manifest.notes))
+        manifest = replace(manifest, notes=notes, faults=dict.fromkeys(manifest.faults, NO_SOURCE_FILE))
+    _report_collection(manifest, tasks, say)
+    _report_options(options, say)
     missing = [] if tasks is None else manifest.missing()
     faults, num_bytes = dict(manifest.faults), 0
     for task, size, fault in _headers([task for task in tasks or () if task.scan not in faults], options):
@@ -56,23 +59,32 @@ def forecast(source: str, root: Path | None, out: Path, given: Mapping[str, Any]
         if fault:
             faults[task.scan] = fault
     if missing:
-        say(f"{len(missing)} files of the manifest are missing" if options.hash_ids else manifest.say_missing(missing))
-    for fault in [*faults.values()][:SHOWN]:
+        count = f"{len(missing)} files of the manifest are missing"
+        say(count if options.hash_ids else manifest.say_missing(missing))
+    for fault in [*faults.values()][:MAX_FAULTS]:
         say(fault)
     allowed = max(1, int(options.max_bad_fraction * len(manifest)))
     if len(faults) > allowed:
-        raise DataError(f"{len(faults)} of {len(manifest)} scans would be refused, {allowed} may be: {next(iter(faults.values()))}")
+        first = next(iter(faults.values()))
+        raise DataError(f"{len(faults)} of {len(manifest)} scans would be refused, {allowed} may be: {first}")
     split, moves = split_of(manifest.table[~manifest.table["scan"].isin(list(faults))], options, out)
     for line in moves:
         say(line)
     say("patients: " + ", ".join(f"{len(patients)} {side}" for side, patients in split.parts.items()))
     refuse_unwritable(out, "--out")
-    _check_room(out, _bytes_under(root) if tasks is None else num_bytes, options, is_exact=tasks is not None, say=say)
-    say(f"{len(manifest) - len(faults)} scans would be prepared in {out}, {len(faults)} refused; nothing was written")
+    num_bytes = _bytes_under(root) if tasks is None else num_bytes
+    _check_disk_space(out, num_bytes, options, is_exact=tasks is not None, say=say)
+    say(
+        f"{len(manifest) - len(faults)} scans would be prepared in {out}, {len(faults)} refused; "
+        "nothing was written"
+    )
 
 
 def forecast_check(target: Path, report: Path | None, given: Mapping[str, Any], say: Say) -> None:
-    """Say what `medcl3d check` would read. ConfigError, DataError as there; MachineError where the report cannot be written."""
+    """Report what `medcl3d check` would read.
+
+    The same errors; MachineError if the report cannot be written.
+    """
     if not target.exists():
         raise DataError(f"{target}: there is no such file or folder")
     choice, _ = shared_out(target, dict(given))
@@ -81,81 +93,98 @@ def forecast_check(target: Path, report: Path | None, given: Mapping[str, Any], 
         refuse_unwritable(report, "--report", is_file=report.suffix == ".csv")
     if choice is None:
         store = Store.open(target)
-        say(f"{len(store.scans)} scans of the store {target} would be held against their hashes and their sources; nothing was read")
+        say(
+            f"{len(store.scans)} scans of the store {target} would be compared with their hashes and their "
+            "sources; no scan was read"
+        )
         return
     manifest = manifest_at(target, choice)
-    _say_collection(manifest, None, say)
+    _report_collection(manifest, None, say)
     missing = manifest.missing()
     if missing:
         say(manifest.say_missing(missing))
-    say(f"{len(manifest)} scans would be read; nothing was")
+    say(f"{len(manifest)} scans would be read; no scan was read")
 
 
-def _say_collection(manifest: Manifest, tasks: Sequence[ScanTask] | None, say: Say) -> None:
+def _report_collection(manifest: Manifest, tasks: Sequence[ScanTask] | None, say: Say) -> None:
     table = manifest.table
     for note in manifest.notes:
         say(note)
     labelled = int((table["label"] != "").sum())
     say(f"{len(table)} scans of {table['patient'].nunique()} patients, {labelled} with a label map")
     kinds = {task.scan: f" as {task.kind}" for task in tasks or ()}
-    counts = Counter(f"{modality}{kinds.get(scan, '')}" for scan, modality in zip(table["scan"], table["modality"], strict=True))
+    modalities = zip(table["scan"], table["modality"], strict=True)
+    counts = Counter(f"{modality}{kinds.get(scan, '')}" for scan, modality in modalities)
     say("modalities: " + ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())))
 
 
-def _say_options(options: PrepareOptions, say: Say) -> None:
-    plain = asdict(PrepareOptions())
-    changed = [f"{name}={value}" for name, value in asdict(options).items() if value != plain[name]]
-    say(f"options: {', '.join(changed) or 'all as they are by default'}")
+def _report_options(options: PrepareOptions, say: Say) -> None:
+    defaults = asdict(PrepareOptions())
+    changed = [f"{name}={value}" for name, value in asdict(options).items() if value != defaults[name]]
+    say(f"options: {', '.join(changed) or 'defaults'}")
 
 
 def _headers(tasks: Sequence[ScanTask], options: PrepareOptions) -> Iterator[tuple[ScanTask, int, str]]:
-    """Of each scan: the bytes that it takes in a store which is neither compressed nor cropped, and why it would be refused, or ""."""
+    """For each scan, its bytes in a store without compression or cropping, and why it is refused, or ""."""
     with bar("reading headers", len(tasks)) as advance:
         for task in tasks:
             files = [path for path in (task.image, task.label, task.atlas) if path is not None]
             try:
-                gone = [path for path in files if not path.exists()]
-                if gone:
-                    raise DataError(f"{gone[0]}: {why_absent(gone[0])}")
-                yield task, _bytes_of(task, read_header(task.image), options), ""
+                missing = [path for path in files if not path.exists()]
+                if missing:
+                    raise DataError(f"{missing[0]}: {why_absent(missing[0])}")
+                yield task, _stored_bytes(task, read_header(task.image), options), ""
             except DataError as error:
-                yield task, 0, _nameless(str(error), files) if options.hash_ids else str(error)
+                yield task, 0, _redacted(str(error), files) if options.hash_ids else str(error)
             advance("reading headers")
 
 
-def _nameless(text: str, files: Sequence[Path]) -> str:
+def _redacted(text: str, files: Sequence[Path]) -> str:
     for path in files:
         text = text.replace(str(path), "a file")
     return text
 
 
-def _bytes_of(task: ScanTask, header: Header, options: PrepareOptions) -> int:
+def _stored_bytes(task: ScanTask, header: Header, options: PrepareOptions) -> int:
     size = np.array(header.shape[:3], dtype=float)
     if task.spacing_mm is not None:
-        # Per axis of the file and not of the world: their product is the same.
-        size = np.ceil(size * np.array(task.assume_spacing_mm or header.spacing_mm) / np.array(task.spacing_mm))
+        # Along the axes of the file, not of the world; the product is the same.
+        size = np.ceil(
+            size * np.array(task.assume_spacing_mm or header.spacing_mm) / np.array(task.spacing_mm)
+        )
     channels = num_channels(task.image, header.shape, options.channels, task.volume)
-    return int(size.prod()) * BYTES_A_VOXEL * (channels + (task.label is not None))
+    return int(size.prod()) * BYTES_PER_VOXEL * (channels + (task.label is not None))
 
 
 def _bytes_under(root: Path | None) -> int:
-    """Of all files that a source would read, for one whose scans are no files yet: their voxels take about as much."""
+    """Bytes of all files under `root`, an estimate of the voxels of a source that does not read NIfTI."""
     if root is None or not root.exists():
         return 0
-    return sum((root / path).stat().st_size for path in files_under(root)) if root.is_dir() else root.stat().st_size
+    if not root.is_dir():
+        return root.stat().st_size
+    return sum((root / path).stat().st_size for path in files_under(root))
 
 
-def _check_room(out: Path, num_bytes: int, options: PrepareOptions, *, is_exact: bool, say: Say) -> None:
-    """Hold what a store takes against the room on the disk."""
-    there = _bytes_under(out / "store") if (out / "store").is_dir() else 0
-    if there:
-        say(f"{out}: holds {as_size(there)} of scans already; those that are unchanged are not prepared again")
+def _check_disk_space(
+    out: Path, num_bytes: int, options: PrepareOptions, *, is_exact: bool, say: Say
+) -> None:
+    """Compare the size of the store with the free disk space."""
+    present = _bytes_under(out / "store") if (out / "store").is_dir() else 0
+    if present:
+        say(f"{out}: already contains {as_size(present)} of scans; unchanged scans are not prepared again")
     free = free_bytes(out)
     if not is_exact:
-        size = f"the source holds {as_size(num_bytes)}, of which files in {out / 'raw'} and the store each take about as much; "
-        say(f"{size if num_bytes else ''}{as_size(free)} are free")
+        raw = f"files in {out / 'raw'} and the store take about as much each"
+        size = f"the source has {as_size(num_bytes)}; {raw}; " if num_bytes else ""
+        say(f"{size}{as_size(free)} are free")
         return
     smaller = options.crop != "none" or options.store != "npy"
-    say(f"the store would take {'at most' if smaller else 'about'} {as_size(num_bytes)}, {as_size(free)} are free")
-    if num_bytes - there > free and not smaller:
-        raise MachineError(f"{out}: {as_size(num_bytes)} are needed, {as_size(free)} are free; free some, or choose another place")
+    say(
+        f"the store would take {'at most' if smaller else 'about'} {as_size(num_bytes)}, "
+        f"{as_size(free)} are free"
+    )
+    if num_bytes - present > free and not smaller:
+        raise MachineError(
+            f"{out}: {as_size(num_bytes)} are needed, {as_size(free)} are free; "
+            "free disk space, or choose another folder"
+        )

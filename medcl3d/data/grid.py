@@ -1,4 +1,4 @@
-"""The grid of a scan: turned to RAS+, and at another voxel size, which is known before memory is asked for."""
+"""Grids of scans: reorientation to RAS+ and resampling, with the size computed before memory is allocated."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from medcl3d.errors import DataError
 
 LabelInterpolation = Literal["nearest", "linear"]
 
-_COPIES = 4  # of the voxels as float32 that are held at once: read, resampled, clipped, stacked
+_COPIES = 4  # float32 copies of the voxels in memory at once: read, resampled, clipped, stacked
 
 
-def grid_at(shape: Sequence[int], affine: np.ndarray, spacing_mm: Sequence[float]) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Voxels and affine ``Float64[4, 4]`` of a grid of another spacing around the same centre, along the same axes.
+def grid_at(
+    shape: Sequence[int], affine: np.ndarray, spacing_mm: Sequence[float]
+) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape and affine ``Float64[4, 4]`` of a grid with another spacing, the same centre and the same axes.
 
-    It is as large as fits into the old one, as TorchIO has it, so that nothing is made up beyond it. A single plane stays one, and
-    what is thinner than a new voxel becomes one.
+    It is the largest that fits into the old grid, as in TorchIO, so that nothing is extrapolated. A single
+    plane remains one, and an axis shorter than a new voxel becomes one voxel.
     """
     old, new_mm = np.asarray(shape[:3]), np.asarray(spacing_mm, dtype=np.float64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -39,23 +41,28 @@ def grid_at(shape: Sequence[int], affine: np.ndarray, spacing_mm: Sequence[float
     return (int(x), int(y), int(z)), made
 
 
-def refuse_what_does_not_fit(path: Path, shape: Sequence[int], affine: np.ndarray, spacing_mm: tuple[float, float, float]) -> None:
-    """DataError where a scan ``[C, X, Y, Z]`` at a spacing (along RAS+) needs more memory than this machine has for one process."""
+def refuse_too_large(
+    path: Path, shape: Sequence[int], affine: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> None:
+    """DataError if a scan ``[C, X, Y, Z]`` at a spacing (along RAS+) exceeds the memory of one process."""
     order = np.argsort(io_orientation(affine)[:, 0])
     size, _ = grid_at([shape[1 + axis] for axis in order], affine[:, [*order, 3]], spacing_mm)
-    needed, there = _COPIES * 4 * shape[0] * size[0] * size[1] * size[2], memory_bytes()
-    if needed > there:
+    needed, available = _COPIES * 4 * shape[0] * size[0] * size[1] * size[2], memory_bytes()
+    if needed > available:
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         raise DataError(
-            f"{path}: voxels of {' x '.join(f'{mm:.3g}' for mm in spacing)} mm: at spacing_mm {list(spacing_mm)} there would be "
-            f"{'x'.join(map(str, size))}, which take {_gb(needed)} where {_gb(there)} are; correct the header, set "
-            "assume_spacing_mm, or choose a coarser spacing_mm"
+            f"{path}: voxels of {' x '.join(f'{mm:.3g}' for mm in spacing)} mm: at spacing_mm "
+            f"{list(spacing_mm)} there would be {'x'.join(map(str, size))}, which take {_gb(needed)} of "
+            f"{_gb(available)}; correct the header, set assume_spacing_mm, or choose a coarser spacing_mm"
         )
 
 
 def memory_bytes() -> int:
-    """What one process here can have at most: the machine's memory, or less where a limit is set."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), resource.getrlimit(resource.RLIMIT_AS)[0]]
+    """The most memory that one process can have: the machine's memory, or a lower limit if one is set."""
+    limits = [
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        resource.getrlimit(resource.RLIMIT_AS)[0],
+    ]
     with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limit for limit in limits if limit not in (resource.RLIM_INFINITY, -1))
@@ -66,15 +73,17 @@ def _gb(size: int) -> str:
 
 
 def respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """The affine of the same voxels and directions with another voxel size along each axis of the file."""
+    """The affine with another voxel size along each axis of the file; directions do not change."""
     affine = volume.affine.copy()
     affine[:3, :3] *= np.array(spacing_mm) / volume.spacing_mm
     return affine
 
 
-def on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, nearest: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """``[C, D, H, W]`` with axes nearest to RAS+, at the spacing asked for."""
-    voxels, affine = turned(volume)
+def resampled(
+    volume: Volume, spacing_mm: tuple[float, float, float] | None, *, nearest: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels ``[C, D, H, W]`` with axes closest to RAS+ at `spacing_mm` (None: its own), and their affine."""
+    voxels, affine = to_ras(volume)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing_mm is None or np.allclose(spacing, spacing_mm, rtol=1e-3):
         return voxels, affine
@@ -83,26 +92,29 @@ def on_grid(volume: Volume, spacing_mm: tuple[float, float, float] | None, *, ne
     return resample(voxels, affine, spacing_mm, label=nearest)
 
 
-def turned(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """``[C, D, H, W]`` with axes nearest to RAS+, and its affine; no value is changed."""
+def to_ras(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels ``[C, D, H, W]`` with axes closest to RAS+, and their affine; values do not change."""
     image = nibabel.Nifti1Image(np.moveaxis(volume.voxels, 0, -1), volume.affine)
     canonical = nibabel.as_closest_canonical(image)
     voxels = np.ascontiguousarray(np.moveaxis(np.asarray(canonical.dataobj), -1, 0))
     return voxels, np.asarray(canonical.affine, dtype=np.float64)
 
 
-def label_on_grid(label: Volume, spacing_mm: tuple[float, float, float] | None, interpolation: LabelInterpolation) -> np.ndarray:
-    """``Int16[D, H, W]``: the nearest voxel's class, or (linear) the class that the interpolated shares of all make the largest."""
+def resampled_label(
+    label: Volume, spacing_mm: tuple[float, float, float] | None, interpolation: LabelInterpolation
+) -> np.ndarray:
+    """``Int16[D, H, W]``: the class of the nearest voxel, or (linear) of the largest interpolated share."""
     if interpolation == "nearest" or spacing_mm is None:
-        return on_grid(label, spacing_mm, nearest=True)[0][0]
+        return resampled(label, spacing_mm, nearest=True)[0][0]
 
     def share(value: int) -> np.ndarray:
-        return on_grid(replace(label, voxels=(label.voxels == value).astype(np.float32)), spacing_mm)[0][0]
+        mask = (label.voxels == value).astype(np.float32)
+        return resampled(replace(label, voxels=mask), spacing_mm)[0][0]
 
     first, *others = np.unique(label.voxels)
     best = share(first)
     chosen = np.full(best.shape, first, dtype=np.int16)
-    for value in others:  # one class at a time: all at once would not fit for a hundred of them
+    for value in others:  # one class at a time, since a hundred at once would not fit into memory
         found = share(value)
         chosen[found > best] = value
         best = np.maximum(best, found)

@@ -1,7 +1,7 @@
-"""A NIfTI file, byte by byte: what it really is, whether all of it is there, and what its header says.
+"""Read NIfTI files from their bytes: file type, completeness, header and voxels.
 
-Everything is decompressed once, to the end, so that the gzip checksum is compared; nothing is
-allocated before the header's claim has been held against the size of the file.
+The whole file is decompressed once, so that the gzip checksum is verified; memory is allocated only after
+the size in the header has been compared with the size of the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from medcl3d.data.regular_file import open_regular
 from medcl3d.errors import DataError
 
 _CHUNK = 1 << 20
-# Deflate cannot do better than 1032:1 (zlib, technical details).
+# Deflate compresses at most 1032:1 (zlib, technical details).
 _MAX_DEFLATE_RATIO = 1032
 
 _FOREIGN = (
@@ -39,17 +39,20 @@ _FOREIGN = (
 
 
 def read_header(path: Path) -> Header:
-    """The header of a NIfTI file, without reading its voxels. Raises DataError."""
+    """Read the header of a NIfTI file, without its voxels. Raises DataError."""
     return parse_header(path, _first(path, _chunks(path))[0])
 
 
 def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
-    """Header, voxels as stored (before slope and intercept) and SHA-256 of the uncompressed file. Raises DataError."""
-    behind: list[str] = []
-    chunks = _chunks(path, behind)
+    """Header, voxels as stored (before slope and intercept) and SHA-256 of the uncompressed file.
+
+    Raises DataError.
+    """
+    notes: list[str] = []
+    chunks = _chunks(path, notes)
     head, rest = _first(path, chunks)
     header = parse_header(path, head)
-    _is_plausible(path, header)
+    _refuse_implausible(path, header)
     expected = header.num_bytes
     content, found, digest = bytearray(expected), 0, hashlib.sha256()
 
@@ -72,17 +75,20 @@ def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
     if found > expected:
         if header.bits:
             raise DataError(
-                f"{path}: the header contradicts itself: {header.dtype.name} voxels, {header.bits} bits a voxel, and {found - expected} "
-                "bytes more than the data type needs; write the file again"
+                f"{path}: the header contradicts itself: {header.dtype.name} voxels, {header.bits} bits per "
+                f"voxel, and {found - expected} bytes more than the data type needs; write the file again"
             )
-        behind.append(f"{found - expected} bytes follow the voxels and were ignored")
-    if behind:
-        header = replace(header, warnings=(*header.warnings, *behind))
+        notes.append(f"{found - expected} bytes follow the voxels and were ignored")
+    if notes:
+        header = replace(header, warnings=(*header.warnings, *notes))
     return header, voxels, digest.hexdigest()
 
 
 def content_sha256(path: Path) -> str:
-    """SHA-256 of the uncompressed file, as `read_nifti` gives it, without holding the file in memory. Raises DataError."""
+    """SHA-256 of the uncompressed file, as from `read_nifti`, without holding the file in memory.
+
+    Raises DataError.
+    """
     digest = hashlib.sha256()
     try:
         for block in _chunks(path):
@@ -95,31 +101,37 @@ def content_sha256(path: Path) -> str:
 def _truncated(path: Path, found: int, expected: int) -> DataError:
     on_disk = path.stat().st_size
     if found >= expected:
-        return DataError(f"{path}: truncated: the gzip stream ends before its checksum ({on_disk} bytes on disk); fetch the file again")
+        return DataError(
+            f"{path}: truncated: the gzip stream ends before its checksum ({on_disk} bytes on disk); "
+            "fetch the file again"
+        )
     return DataError(
-        f"{path}: truncated: the header asks for {expected} bytes, {found} are there ({on_disk} bytes on disk); fetch the file again"
+        f"{path}: truncated: the header requires {expected} bytes, the file has {found} ({on_disk} bytes on "
+        "disk); fetch the file again"
     )
 
 
-def _is_plausible(path: Path, header: Header) -> None:
+def _refuse_implausible(path: Path, header: Header) -> None:
     size = path.stat().st_size
     limit = size * _MAX_DEFLATE_RATIO if path.name.endswith(".gz") else size
     if header.num_bytes > limit:
         shape = "x".join(map(str, header.shape))
         raise DataError(
-            f"{path}: truncated, or the header is wrong: it asks for {header.num_bytes} bytes ({shape} {header.dtype.name} voxels), "
-            f"and a file of {size} bytes cannot hold them; fetch the file again"
+            f"{path}: truncated, or the header is wrong: it requires {header.num_bytes} bytes ({shape} "
+            f"{header.dtype.name} voxels), and a file of {size} bytes cannot hold them; fetch the file again"
         )
 
 
-def _chunks(path: Path, behind: list[str] | None = None) -> Iterator[bytes]:
-    """The uncompressed content, block by block. Raises DataError for what is no NIfTI, EOFError for a gzip cut short.
+def _chunks(path: Path, notes: list[str] | None = None) -> Iterator[bytes]:
+    """The uncompressed content, block by block.
 
-    behind  gets a warning of bytes behind the gzip stream that are none of it, which are ignored, as gzip itself does
+    Raises DataError if not NIfTI, EOFError for a truncated gzip stream.
+
+    notes  receives a warning of trailing bytes after the gzip stream, which are ignored, as gzip itself does
     """
     with os.fdopen(open_regular(path), "rb") as file:
         first = file.read(_CHUNK)
-        _is_nifti_by_name_and_content(path, first)
+        _refuse_other_formats(path, first)
         blocks = iter(lambda: file.read(_CHUNK), b"")
         if path.name.endswith(".nii"):
             yield first
@@ -133,7 +145,8 @@ def _chunks(path: Path, behind: list[str] | None = None) -> Iterator[bytes]:
             except zlib.error as error:
                 where = file.tell() - len(block)
                 raise DataError(
-                    f"{path}: damaged gzip near byte {where} ({str(error).rpartition(': ')[2]}); fetch the file again"
+                    f"{path}: damaged gzip near byte {where} ({str(error).rpartition(': ')[2]}); "
+                    "fetch the file again"
                 ) from None
             if inflater.eof:
                 block = inflater.unused_data.lstrip(b"\0")  # tapes and some archives pad with zeros
@@ -141,8 +154,8 @@ def _chunks(path: Path, behind: list[str] | None = None) -> Iterator[bytes]:
                     block = (block + more).lstrip(b"\0")
                 if not block.startswith(b"\x1f\x8b"):
                     num = len(block) + sum(map(len, blocks))
-                    if num and behind is not None:
-                        behind.append(f"{num} bytes follow the gzip stream and were ignored")
+                    if num and notes is not None:
+                        notes.append(f"{num} bytes follow the gzip stream and were ignored")
                     return
                 inflater = zlib.decompressobj(31)
                 continue
@@ -154,11 +167,14 @@ def _chunks(path: Path, behind: list[str] | None = None) -> Iterator[bytes]:
                 raise EOFError
 
 
-def _is_nifti_by_name_and_content(path: Path, first: bytes) -> None:
+def _refuse_other_formats(path: Path, first: bytes) -> None:
+    """DataError unless the name and the first bytes are those of a NIfTI file."""
     if not first:
         raise DataError(f"{path}: the file is empty (0 bytes); fetch it again")
     if path.suffix == ".npz":
-        raise DataError(f"{path}: is a NumPy archive; where it is one of MedMNIST's, prepare its folder with the source medmnist")
+        raise DataError(
+            f"{path}: is a NumPy archive; if it is from MedMNIST, prepare its folder with the source medmnist"
+        )
     for magic, what in _FOREIGN:
         if first.startswith(magic):
             raise DataError(f"{path}: is {what}")
@@ -168,17 +184,21 @@ def _is_nifti_by_name_and_content(path: Path, first: bytes) -> None:
         raise DataError(f"{path}: is an HTML or XML page, perhaps of a failed download; fetch the file again")
     is_gzip = first[:2] == b"\x1f\x8b"
     if path.name.endswith(".nii.gz") and not is_gzip:
-        what = "an uncompressed NIfTI file; rename it to .nii" if size_of_header(first) else "no gzip file; fetch it again"
+        is_nifti = size_of_header(first) is not None
+        what = (
+            "an uncompressed NIfTI file; rename it to .nii" if is_nifti else "not a gzip file; fetch it again"
+        )
         raise DataError(f"{path}: is named .nii.gz but is {what}")
     if path.name.endswith(".nii") and is_gzip:
         raise DataError(f"{path}: is named .nii but is gzip-compressed; rename it to .nii.gz")
     if not path.name.endswith((".nii", ".nii.gz")):
-        would = "rename it so, in small letters" if path.name.lower().endswith((".nii", ".nii.gz")) else "convert it to NIfTI"
-        raise DataError(f"{path}: is not named .nii or .nii.gz; {would}")
+        is_upper_case = path.name.lower().endswith((".nii", ".nii.gz"))
+        remedy = "rename it with a lower-case suffix" if is_upper_case else "convert it to NIfTI"
+        raise DataError(f"{path}: is not named .nii or .nii.gz; {remedy}")
 
 
 def _first(path: Path, chunks: Iterator[bytes]) -> tuple[bytes, bytes]:
-    """Enough bytes for a header, and all that has been read so far."""
+    """Enough bytes for a header, and all bytes read so far."""
     read = b""
     try:
         for block in chunks:
@@ -187,8 +207,12 @@ def _first(path: Path, chunks: Iterator[bytes]) -> tuple[bytes, bytes]:
                 break
     except EOFError:
         pass
-    if read.startswith(b"\x1f\x8b"):  # a .nii that is gzip has been refused by then
-        raise DataError(f"{path}: is compressed with gzip twice; decompress it once, with gzip -dc FILE > NEW.nii.gz")
+    if read.startswith(b"\x1f\x8b"):  # a gzip file named .nii has already been refused
+        raise DataError(
+            f"{path}: is compressed with gzip twice; decompress it once, with gzip -dc FILE > NEW.nii.gz"
+        )
     if len(read) < 348:
-        raise DataError(f"{path}: truncated: {len(read)} bytes, and a NIfTI header alone has 348; fetch the file again")
+        raise DataError(
+            f"{path}: truncated: {len(read)} bytes, but a NIfTI header has 348; fetch the file again"
+        )
     return read[:540], read

@@ -1,4 +1,4 @@
-"""What the header of a NIfTI file says, refused where that is impossible, and what is doubtful of it."""
+"""Parse NIfTI headers: impossible values are errors, implausible values warnings."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from nibabel.spatialimages import HeaderDataError
 from medcl3d.errors import DataError
 
 _MAX_FORM_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
-# How far 1 - b^2 - c^2 - d^2 may lie below 0: rounding to float32 leaves about 1e-7, text of six decimals about 1e-6.
-_ROUNDED = 1e-5
+# How far 1 - b^2 - c^2 - d^2 may be below 0: rounding to float32 leaves about 1e-7, text with six decimals
+# about 1e-6.
+_ROUNDING = 1e-5
 _UNIT_MM = {1: 1000.0, 3: 0.001}
-# From micro-CT of a mouse to a survey of the whole body: mm a voxel beyond these are a unit that was mixed up more often than a scan.
+# From micro-CT of a mouse to a whole-body survey; sizes in mm beyond these are more often a wrong unit than a
+# scan.
 _PLAUSIBLE_MM = (0.01, 50.0)
-_GIVE_SIZE = "where it is known, prepare with assume_spacing_mm"
+_GIVE_SIZE = "if it is known, prepare with assume_spacing_mm"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a header says, after it has been found possible.
+    """The validated content of a header.
 
-    shape   voxels, trailing axes of length 1 dropped; three axes, or four
+    shape   voxels, trailing axes of length 1 dropped; three or four axes
     dtype   of the voxels on disk
     affine  ``Float64[4, 4]`` voxel index -> RAS+ mm
-    bits    of a voxel, as `bitpix` has it; 0 if it agrees with `dtype` or is not given
+    bits    per voxel according to `bitpix`; 0 if it agrees with `dtype` or is not given
     """
 
     shape: tuple[int, ...]
@@ -54,7 +56,7 @@ class Header:
 
 
 def size_of_header(head: bytes) -> tuple[int, str] | None:
-    """Bytes of a header and its byte order, by its first four bytes, else by its magic; None if it is no NIfTI's."""
+    """Bytes of a header and its byte order, by its first four bytes, else by its magic; None if not NIfTI."""
     for order in "<>":
         size = struct.unpack(f"{order}i", head[:4])[0] if len(head) >= 4 else 0
         if size in (348, 540):
@@ -67,10 +69,10 @@ def size_of_header(head: bytes) -> tuple[int, str] | None:
 
 
 def parse_header(path: Path, head: bytes) -> Header:
-    """A header from its bytes. DataError where it is none, or says what cannot be."""
+    """Parse a header. DataError if it is not NIfTI, or if its values are impossible."""
     found = size_of_header(head)
     if found is None:
-        raise DataError(f"{path}: the content is no NIfTI: its first bytes are {head[:4]!r}")
+        raise DataError(f"{path}: the content is not NIfTI: its first bytes are {head[:4]!r}")
     size, order = found
     kind = nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header
     if len(head) < size:
@@ -80,26 +82,32 @@ def parse_header(path: Path, head: bytes) -> Header:
     if magic in (b"ni1\0", b"ni2\0"):
         raise DataError(f"{path}: is half of a .hdr/.img pair; convert it to one .nii.gz")
     if magic not in (b"n+1\0", b"n+2\0"):
-        raise DataError(f"{path}: is an ANALYZE file or a damaged NIfTI (magic {magic!r}); ANALYZE has no orientation: convert it to NIfTI")
+        raise DataError(
+            f"{path}: is an ANALYZE file or a damaged NIfTI (magic {magic!r}); ANALYZE has no orientation: "
+            "convert it to NIfTI"
+        )
     warnings: list[str] = []
     if int(header["sizeof_hdr"]) != size:
-        warnings.append(f"the header says that it has {int(header['sizeof_hdr'])} bytes; {size} was taken, by its magic")
+        warnings.append(f"sizeof_hdr is {int(header['sizeof_hdr'])}; {size} was used, from the magic")
     shape = _shape(path, header)
     if min(shape[:3]) == 1:
         warnings.append(
-            f"a single plane, {'x'.join(map(str, shape))} voxels: a volume has several; stack the planes of one scan into one file"
+            f"a single plane, {'x'.join(map(str, shape))} voxels: a volume has several; "
+            "stack the planes of one scan into one file"
         )
     dtype = _dtype(path, header)
     bits = int(header["bitpix"]) if int(header["bitpix"]) != dtype.itemsize * 8 else 0
     if bits:
-        warnings.append(f"the header says {dtype.name} voxels and {bits} bits a voxel; the data type was taken")
+        warnings.append(
+            f"the header has {dtype.name} voxels but {bits} bits per voxel; the data type was used"
+        )
     slope, inter = _scaling(path, header, warnings)
     offset = float(header["vox_offset"])
     if not math.isfinite(offset) or offset < (352 if size == 348 else 544):
-        raise DataError(f"{path}: vox_offset is {offset}, which lies in the header")
+        raise DataError(f"{path}: vox_offset is {offset}, which is inside the header")
     if offset != int(offset):
-        warnings.append(f"vox_offset is {offset}; {int(offset)} was taken")
-    with np.errstate(all="ignore"):  # a damaged header overflows; what comes of it is refused
+        warnings.append(f"vox_offset is {offset}; {int(offset)} was used")
+    with np.errstate(all="ignore"):  # values of a damaged header overflow and are refused
         affine = _affine(path, header, warnings)
     return Header(shape, dtype, affine, slope, inter, int(offset), tuple(warnings), bits)
 
@@ -107,10 +115,10 @@ def parse_header(path: Path, head: bytes) -> Header:
 def _shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, ...]:
     dims = [int(n) for n in header["dim"]]
     if not 1 <= dims[0] <= 7:
-        raise DataError(f"{path}: the header says {dims[0]} axes; NIfTI has 1 to 7")
+        raise DataError(f"{path}: the header has {dims[0]} axes; NIfTI has 1 to 7")
     shape = dims[1 : dims[0] + 1]
     if min(shape) < 1:
-        raise DataError(f"{path}: the header says {shape} voxels; every axis needs at least one")
+        raise DataError(f"{path}: the header has {shape} voxels; every axis needs at least one")
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     if len(shape) == 5 and shape[3] == 1:
@@ -118,7 +126,10 @@ def _shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, ...]:
     if len(shape) < 3:
         raise DataError(f"{path}: has {len(shape)} axes; a volume has three: stack the slices into one file")
     if len(shape) > 4:
-        raise DataError(f"{path}: has {len(shape)} axes {tuple(shape)}; write one 3-D file, or channels as the fourth axis")
+        raise DataError(
+            f"{path}: has {len(shape)} axes {tuple(shape)}; "
+            "write one 3-D file, or channels as the fourth axis"
+        )
     return tuple(shape)
 
 
@@ -129,11 +140,15 @@ def _dtype(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
     except (HeaderDataError, KeyError):
         raise DataError(f"{path}: the header's data type {code} does not exist") from None
     if dtype.fields is not None:
-        raise DataError(f"{path}: holds RGB colours, not intensities; convert it to one grey value a voxel")
+        raise DataError(
+            f"{path}: contains RGB colours, not intensities; convert it to one grey value per voxel"
+        )
     if dtype.kind == "c":
-        raise DataError(f"{path}: holds complex numbers; convert it to magnitude")
+        raise DataError(f"{path}: contains complex numbers; convert it to magnitude")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise DataError(f"{path}: data type {dtype} (code {code}) is not supported; convert it to int16 or float32")
+        raise DataError(
+            f"{path}: data type {dtype} (code {code}) is not supported; convert it to int16 or float32"
+        )
     return dtype
 
 
@@ -141,35 +156,49 @@ def _scaling(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> t
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0:  # NIfTI-1: no scaling
         return 1.0, 0.0
-    if math.isnan(slope) and math.isnan(inter):  # nibabel keeps a scaling that is not set as this pair
-        warnings.append("scl_slope and scl_inter are NaN: not set; the values were taken as they are stored")
+    if math.isnan(slope) and math.isnan(inter):  # nibabel writes this pair if the scaling is not set
+        warnings.append("scl_slope and scl_inter are NaN: not set; the values were used as stored")
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(inter)):
-        raise DataError(f"{path}: scl_slope is {slope}, scl_inter {inter}: the intensities are undefined; write the file again")
+        raise DataError(
+            f"{path}: scl_slope is {slope}, scl_inter {inter}: the intensities are undefined; "
+            "write the file again"
+        )
     return slope, inter
 
 
 def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np.ndarray:
-    """Voxel index -> mm: the sform, else the qform, as the standard has it."""
+    """Voxel index -> mm: the sform, else the qform, as the standard defines."""
     sizes = [float(size) for size in header["pixdim"][1:4]]
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
     valid = {name: 0 < code <= _MAX_FORM_CODE for name, code in codes.items()}
     odd = [name for name, code in codes.items() if not 0 <= code <= _MAX_FORM_CODE]
-    warnings += [f"{name}_code is {codes[name]}, which means nothing; the {name} was ignored" for name in odd]
+    warnings += [
+        f"{name}_code is {codes[name]}, which is not defined; the {name} was ignored" for name in odd
+    ]
     has_sform, qform = valid["sform"], None
-    if not has_sform and min(sizes) < 0:  # it decides, and readers differ on which way it then runs
-        raise DataError(f"{path}: a voxel size is negative, pixdim is {sizes}; write the file again with its true geometry")
+    if not has_sform and min(sizes) < 0:  # readers differ on the direction of such an axis
+        raise DataError(
+            f"{path}: a voxel size is negative, pixdim is {sizes}; "
+            "write the file again with its true geometry"
+        )
     try:
         qform = _qform(header, warnings) if valid["qform"] else None
         affine = header.get_sform() if has_sform else header.get_base_affine() if qform is None else qform
-        if odd and not any(valid.values()):  # readers differ on whether such a form counts
-            for form in [header.get_sform() if name == "sform" else _qform(header, []) for name in odd if codes[name] > 0]:
+        if odd and not any(valid.values()):  # readers differ on whether they use such a form
+            used = [name for name in odd if codes[name] > 0]
+            for form in [header.get_sform() if name == "sform" else _qform(header, []) for name in used]:
                 if not corner_distance(form, affine, header["dim"][1:4]) < 0.1 * min(sizes):
-                    raise ValueError(f"{odd[0]}_code is {codes[odd[0]]}, which means nothing, and without it there is no orientation")
+                    raise ValueError(
+                        f"{odd[0]}_code is {codes[odd[0]]}, which is not defined, "
+                        "and without it there is no orientation"
+                    )
     except ValueError as error:
         if not has_sform:
-            raise DataError(f"{path}: the orientation in the header is impossible ({error}); write the file again") from None
-        warnings.append(f"the qform is impossible ({error}) and was ignored; the sform was taken")
+            raise DataError(
+                f"{path}: the orientation in the header is impossible ({error}); write the file again"
+            ) from None
+        warnings.append(f"the qform is impossible ({error}) and was ignored; the sform was used")
         affine = header.get_sform()
     unit = int(header["xyzt_units"]) & 7
     to_mm = _UNIT_MM.get(unit, 1.0)
@@ -177,11 +206,14 @@ def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np
     affine[:3] *= to_mm
     sizes_mm = np.abs(sizes) * to_mm
     if not np.isfinite(affine).all():
-        raise DataError(f"{path}: the affine holds NaN or infinity; write the file again with its true geometry")
+        raise DataError(
+            f"{path}: the affine contains NaN or infinity; write the file again with its true geometry"
+        )
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / np.where(spacing > 0, spacing, 1))) < 1e-3:
         raise DataError(
-            f"{path}: the affine is singular (spacing {spacing.round(4).tolist()} mm); write the file again with its true geometry"
+            f"{path}: the affine is singular (spacing {spacing.round(4).tolist()} mm); "
+            "write the file again with its true geometry"
         )
     if unit in _UNIT_MM:
         warnings.append(f"the header is in {'metres' if unit == 1 else 'micrometres'}; converted to mm")
@@ -196,55 +228,64 @@ def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np
         qform[:3] *= to_mm
         apart = corner_distance(qform, affine, header["dim"][1:4])
     if apart > 0.5 * spacing.min():
-        warnings.append(f"qform and sform differ; the sform was taken (they put a corner {apart:.3g} mm apart)")
+        warnings.append(
+            f"qform and sform differ; the sform was used (corners differ by up to {apart:.3g} mm)"
+        )
     elif has_sform and not np.allclose(sizes_mm, spacing, rtol=0.05):
-        warnings.append(f"pixdim says {_mm(sizes_mm)} a voxel and the sform {_mm(spacing)}; the sform was taken")
-    warnings.extend(doubts_of_spacing(affine))
+        warnings.append(
+            f"pixdim has voxels of {_mm(sizes_mm)}, the sform of {_mm(spacing)}; the sform was used"
+        )
+    warnings.extend(spacing_warnings(affine))
     return affine
 
 
 def _qform(header: nibabel.Nifti1Header, warnings: list[str]) -> np.ndarray:
-    """Voxel index -> mm by quaternion, offset and pixdim. ValueError if that is no affine."""
+    """Voxel index -> mm by quaternion, offset and pixdim. ValueError if they are not an affine."""
     bcd = np.array([float(header[f"quatern_{axis}"]) for axis in "bcd"])
     sizes, qfac = np.array(header["pixdim"][1:4], dtype=np.float64), float(header["pixdim"][0])
     left = 1.0 - float(bcd @ bcd)
-    if not left >= -_ROUNDED:
+    if not left >= -_ROUNDING:
         raise ValueError(f"the quaternion has the length {math.sqrt(float(bcd @ bcd)):.6g}, beyond 1")
     if sizes.min() < 0:
         raise ValueError(f"a voxel size is negative, pixdim is {sizes.tolist()}")
-    if qfac not in (-1.0, 0.0, 1.0):  # the standard: 0 counts as 1
+    if qfac not in (-1.0, 0.0, 1.0):  # in the standard, 0 means 1
         if qfac < 0:
             raise ValueError(f"pixdim[0] is {qfac:g}, neither 1 nor -1")
-        warnings.append(f"pixdim[0] is {qfac:g}, neither 1 nor -1; 1 was taken")
+        warnings.append(f"pixdim[0] is {qfac:g}, neither 1 nor -1; 1 was used")
     a = 0.0 if left < abs(header.quaternion_threshold) else math.sqrt(left)
     affine = np.eye(4)
     affine[:3, :3] = nibabel.quaternions.quat2mat((a, *bcd)) * sizes
     affine[:3, 2] *= -1.0 if qfac == -1.0 else 1.0
     affine[:3, 3] = [float(header[f"qoffset_{axis}"]) for axis in "xyz"]
     if not np.isfinite(affine).all():
-        raise ValueError("it holds NaN or infinity")
+        raise ValueError("it contains NaN or infinity")
     return affine
 
 
-def doubts_of_spacing(affine: np.ndarray) -> list[str]:
-    """Warnings of an affine ``Float64[4, 4]`` that says nothing, or what few scans have."""
+def spacing_warnings(affine: np.ndarray) -> list[str]:
+    """Warnings on an affine ``Float64[4, 4]`` that is the identity, or has an unusual spacing."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    doubts = []
+    warnings = []
     if np.allclose(np.abs(affine), np.eye(4), atol=1e-6):
-        doubts.append(f"the affine says nothing (voxels of 1 mm, origin 0): the voxel size looks lost; {_GIVE_SIZE}")
+        warnings.append(
+            f"the affine is the identity (1 mm voxels, origin 0): the voxel size may be lost; {_GIVE_SIZE}"
+        )
     low, high = _PLAUSIBLE_MM
     if spacing.min() < low or spacing.max() > high:
-        doubts.append(
-            f"{_mm(spacing)} a voxel: no scan is like that; is it another unit? where the size is known, prepare with assume_spacing_mm"
+        warnings.append(
+            f"implausible voxels of {_mm(spacing)}: is the unit wrong? "
+            "if the size is known, prepare with assume_spacing_mm"
         )
     elif spacing.max() > 3 * spacing.min():
         to = np.maximum(spacing, spacing.max() / 3)
-        doubts.append(f"strongly anisotropic: {_mm(spacing)}; a spacing to use: {_mm(to).removesuffix(' mm')}")
-    return doubts
+        warnings.append(
+            f"strongly anisotropic: {_mm(spacing)}; a spacing to use: {_mm(to).removesuffix(' mm')}"
+        )
+    return warnings
 
 
 def corner_distance(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> float:
-    """How far apart two affines put the corners of a grid, in mm."""
+    """The largest distance in mm between the corners of a grid under two affines."""
     x, y, z = (int(n) - 1 for n in shape)
     corners = np.array([[i, j, k, 1] for i in (0, x) for j in (0, y) for k in (0, z)], dtype=np.float64)
     return float(np.linalg.norm(corners @ (a - b).T, axis=1).max())

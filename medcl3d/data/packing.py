@@ -1,4 +1,4 @@
-"""Voxels in two bytes each: as float16, or as int16 with a scale a scan, which has 30 times as many steps over a narrow range."""
+"""Pack voxels into two bytes: float16, or int16 with a scale per scan (30 times the steps)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ AS_STORED: Scaling = (1.0, 0.0)
 _STEPS = 65535
 
 
-def pack(voxels: np.ndarray, store_as: StoreAs, name: Any, remedy: str = "store_as=int16 may") -> tuple[np.ndarray, Scaling]:
-    """``Float32`` voxels in two bytes, and how they come back. DataError, naming the scan and a remedy, if they do not fit float16.
+def pack(
+    voxels: np.ndarray, store_as: StoreAs, name: Any, remedy: str = "use store_as=int16"
+) -> tuple[np.ndarray, Scaling]:
+    """Pack ``Float32`` voxels into two bytes each; also returns the scaling that `unpack` needs.
 
-    int16 keeps whole numbers within its range as they are; any others are exact to half a step of (max - min) / 65535.
+    int16 keeps whole numbers within its range; other values are exact to half a step of (max - min) / 65535.
+    DataError, with the scan's `name` and the `remedy`, if the values do not fit float16.
     """
     if store_as == "float16":
-        with np.errstate(over="ignore"):  # what becomes infinite is refused
+        with np.errstate(over="ignore"):  # values that become infinite are refused below
             stored = voxels.astype(np.float16)
         if not np.isfinite(stored).all():
             raise DataError(f"{name}: values up to {np.abs(voxels).max():g} do not fit float16; {remedy}")
@@ -35,14 +38,14 @@ def pack(voxels: np.ndarray, store_as: StoreAs, name: Any, remedy: str = "store_
 
 
 def unpack(stored: np.ndarray, scaling: Scaling) -> np.ndarray:
-    """``Float32`` voxels, in memory of their own."""
+    """``Float32`` voxels, as a copy."""
     voxels = stored.astype(np.float32)
     scale(voxels, scaling)
     return voxels
 
 
 def scale(voxels: np.ndarray, scaling: Scaling) -> None:
-    """Bring ``Float32`` voxels that were stored back, in place."""
+    """Apply the scaling of stored voxels to their ``Float32`` copy, in place."""
     if scaling != AS_STORED:
         voxels *= np.float32(scaling[0])
         voxels += np.float32(scaling[1])

@@ -1,4 +1,4 @@
-"""From a source to a store: every scan checked, brought to one form, written once, and reported."""
+"""Prepare a store from a source: validate, normalise, write and report every scan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from medcl3d.config import parse_choice
 from medcl3d.data.array_file import import_blosc2
-from medcl3d.data.finish import Prepared, clear_leftovers, finish, open_folder, refuse_foreign, write_report
+from medcl3d.data.finish import Prepared, finish, open_folder, refuse_foreign, remove_partial_files, write_report
 from medcl3d.data.hidden_ids import hidden
 from medcl3d.data.intensity import kind_of
 from medcl3d.data.manifest import Manifest
@@ -35,14 +35,14 @@ def prepare(
     options: PrepareOptions | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
-    """Prepare a collection: `out` gets manifest.csv, report.csv, split.json and store/.
+    """Prepare a collection: write manifest.csv, report.csv, split.json, prepared.json and store/ into `out`.
 
-    source  name of a source, its `fields` beside it
-    root    where its files lie; None for `simulated`, which then writes them to ``out/raw``
-    say     gets lines for a person
+    source  name of a source; `fields` are its options
+    root    folder of its files; None for `simulated`, which then writes them to ``out/raw``
+    say     receives lines of text for the user
 
-    The same command again does what is missing or changed. Raises ConfigError, MachineError, and
-    DataError where more files are bad than `max_bad_fraction` allows (the report is written before).
+    Running it again prepares what is missing or changed. Raises ConfigError, MachineError, and DataError if
+    more scans fail than `max_bad_fraction` allows (after the report is written).
     """
     from filelock import FileLock, Timeout
 
@@ -51,37 +51,51 @@ def prepare(
     if options.store == "blosc2":
         import_blosc2("store=blosc2")
     if root is None and source != "simulated":
-        raise ConfigError(f"source {source}: ROOT is missing; only simulated makes its own files")
+        raise ConfigError(f"source {source}: ROOT is missing; only simulated generates its own files")
     try:
         refuse_foreign(out, root)
         (out / "store").mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
-            clear_leftovers(out)
+            remove_partial_files(out)
             manifest: Manifest = SOURCES.build(choice, *_folders(source, root, out / "raw"))
             read = manifest.root if root is None or manifest.root != out / "raw" else Path(root)
-            origin: dict[str, Any] = {"name": choice.name, "fields": json.loads(json.dumps(choice.fields)), "root": str(read.resolve())}
-            if options.hash_ids and "hash_ids" not in choice.fields:  # a source with such a field hides ids as it reads them
+            source_fields = json.loads(json.dumps(choice.fields))
+            origin: dict[str, Any] = {
+                "name": choice.name,
+                "fields": source_fields,
+                "root": str(read.resolve()),
+            }
+            if (
+                options.hash_ids and "hash_ids" not in choice.fields
+            ):  # a source with this field pseudonymises itself
                 manifest, origin["fields"]["hash_ids"] = hidden(manifest, out / "raw"), True
             return _prepare(manifest, origin, out, options, say)
     except Timeout:
-        raise MachineError(f"{out}: another process is preparing this folder; wait for it, or choose another") from None
+        raise MachineError(
+            f"{out}: another process is preparing this folder; wait for it, or choose another"
+        ) from None
     except OSError as error:
-        place, why = Path(str(error.filename or out)), error.strerror or error
-        if not place.absolute().is_relative_to(out.absolute()):
-            raise DataError(f"{place}: cannot be read: {why}") from None
-        raise MachineError(f"{place}: {why}; choose a folder that can be written") from None
+        path, reason = Path(str(error.filename or out)), error.strerror or error
+        if not path.absolute().is_relative_to(out.absolute()):
+            raise DataError(f"{path}: cannot be read: {reason}") from None
+        raise MachineError(f"{path}: {reason}; choose a folder that can be written") from None
 
 
-def look(source: str, root: Path | None, fields: Mapping[str, Any], options: PrepareOptions) -> tuple[Manifest, list[ScanTask] | None]:
-    """What a preparation would start from, with nothing written: the manifest, and the tasks (None: their files are yet to be written)."""
+def plan_preparation(
+    source: str, root: Path | None, fields: Mapping[str, Any], options: PrepareOptions
+) -> tuple[Manifest, list[ScanTask] | None]:
+    """The manifest and the tasks of a preparation; writes nothing.
+
+    Tasks are None if their files do not exist yet.
+    """
     choice = _choice(source, fields)
     if root is None and source != "simulated":
-        raise ConfigError(f"source {source}: ROOT is missing; only simulated makes its own files")
-    writes = source == "simulated" or len(_folders(source, root, Path())) > 1
-    places = (None if source == "simulated" else root, None)[: len(_folders(source, root, Path()))]
+        raise ConfigError(f"source {source}: ROOT is missing; only simulated generates its own files")
+    writes_scans = source == "simulated" or len(_folders(source, root, Path())) > 1
+    folders = (None if source == "simulated" else root, None)[: len(_folders(source, root, Path()))]
     try:
-        manifest: Manifest = SOURCES.build(choice, *places)
-        if writes:
+        manifest: Manifest = SOURCES.build(choice, *folders)
+        if writes_scans:
             return manifest, None
         manifest = one_scan_a_volume(manifest) if options.channels == "split" else manifest
         return manifest, _tasks(manifest, options)
@@ -90,9 +104,11 @@ def look(source: str, root: Path | None, fields: Mapping[str, Any], options: Pre
 
 
 def _folders(source: str, root: Path | None, raw: Path) -> tuple[Path, ...]:
-    """What a source is called with: the folder it reads, and for one that writes its scans the folder for them."""
-    places = [p for p in signature(SOURCES.get(source)).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    return (raw if root is None else Path(root), raw)[: len(places)]
+    """The positional arguments of a source: the folder to read, and a folder for scans that it writes."""
+    arguments = [
+        p for p in signature(SOURCES.get(source)).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    return (raw if root is None else Path(root), raw)[: len(arguments)]
 
 
 def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
@@ -101,27 +117,31 @@ def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
     return parse_choice(SOURCES, source, fields, f"source {source}")
 
 
-def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: PrepareOptions, say: Callable[[str], None]) -> Prepared:
+def _prepare(
+    manifest: Manifest, origin: dict[str, Any], out: Path, options: PrepareOptions, say: Callable[[str], None]
+) -> Prepared:
     missing = manifest.missing()
-    for note in manifest.notes:  # before what may end it: files that lie there under another name explain files that are missing
+    for note in (
+        manifest.notes
+    ):  # before a possible error: notes on files that were not read may explain missing files
         say(note)
     if len(missing) > _allowed(manifest, options):
         correct = "" if len(manifest.links(missing)) == len(missing) else "; correct the paths"
         raise DataError(f"{manifest.say_missing(missing)}{correct}, or raise max_bad_fraction")
     if options.channels == "split":
-        told = len(manifest.notes)
+        num_notes = len(manifest.notes)
         manifest = one_scan_a_volume(manifest)
-        for note in manifest.notes[told:]:
+        for note in manifest.notes[num_notes:]:
             say(note)
     allowed = _allowed(manifest, options)
-    unmade = {scan: Outcome(scan, "refused", reason, ()) for scan, reason in manifest.faults.items()}
-    tasks = [task for task in _tasks(manifest, options) if task.scan not in unmade]
-    outcomes: dict[str, Outcome] = unmade
+    refused = {scan: Outcome(scan, "refused", reason, ()) for scan, reason in manifest.faults.items()}
+    tasks = [task for task in _tasks(manifest, options) if task.scan not in refused]
+    outcomes: dict[str, Outcome] = refused
     open_folder(out, origin, {**tasks[0].options(), "store": options.store} if tasks else {}, say)
     if tasks:
         for note in _kinds(manifest, options):
             say(note)
-        outcomes = {**unmade, **run_tasks(tasks, out / "store", options.workers, allowed - len(unmade))}
+        outcomes = {**refused, **run_tasks(tasks, out / "store", options.workers, allowed - len(refused))}
     write_report(out / "report.csv", manifest, outcomes)
     bad = [o for o in outcomes.values() if o.status == "refused"]
     if len(bad) > allowed:
@@ -137,29 +157,38 @@ def _prepare(manifest: Manifest, origin: dict[str, Any], out: Path, options: Pre
 
 
 def _allowed(manifest: Manifest, options: PrepareOptions) -> int:
-    """How many scans may be refused."""
+    """The number of scans that may be refused."""
     return max(1, int(options.max_bad_fraction * len(manifest)))
 
 
 def _kinds(manifest: Manifest, options: PrepareOptions) -> list[str]:
-    """As what the intensities of each modality are taken, where its name decides."""
+    """A note on the normalisation of each modality, if it follows from the modality's name."""
     if options.intensity != "auto":
         return []
-    told = []
-    for kind, how in (("ct", "a window in HU"), ("mri", "by the values of the body"), ("none", "values as they are")):
-        names = [name or "no modality" for name in manifest.table["modality"].unique() if kind_of(name) == kind]
+    parts = []
+    for kind, how in (
+        ("ct", "a window in HU"),
+        ("mri", "by the values of the body"),
+        ("none", "values unchanged"),
+    ):
+        names = [
+            name or "no modality" for name in manifest.table["modality"].unique() if kind_of(name) == kind
+        ]
         if names:
-            told.append(f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} as {kind} ({how})")
-    return [f"intensity by the name of the modality: {'; '.join(told)}"]
+            parts.append(f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} as {kind} ({how})")
+    return [f"intensity by the name of the modality: {'; '.join(parts)}"]
 
 
 def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
     table = manifest.table
     images = [manifest.locate(p) for p in table["path"]]
     atlases = table["atlas"] if "atlas" in table else [""] * len(table)
-    volumes = map(int, table[VOLUME]) if options.channels == "split" and VOLUME in table else [None] * len(table)
+    has_volumes = options.channels == "split" and VOLUME in table
+    volumes = map(int, table[VOLUME]) if has_volumes else [None] * len(table)
     spacing = None if isinstance(options.spacing_mm, str) else options.spacing_mm
-    if options.spacing_mm == "median" and options.assume_spacing_mm is None:  # assumed: all files have one
+    if (
+        options.spacing_mm == "median" and options.assume_spacing_mm is None
+    ):  # an assumed spacing is the same for all
         spacing = _median_spacing(images)
     return [
         ScanTask(
@@ -188,7 +217,7 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
 
 
 def _median_spacing(images: Sequence[Path]) -> tuple[float, float, float]:
-    """Per RAS axis, over the scans whose headers are good; the others are refused later."""
+    """The median spacing per RAS axis of the scans with valid headers; the others are refused later."""
     from nibabel.orientations import io_orientation
 
     found = []
@@ -200,6 +229,8 @@ def _median_spacing(images: Sequence[Path]) -> tuple[float, float, float]:
         axis = io_orientation(header.affine)[:, 0].astype(int)
         found.append(header.spacing_mm[np.argsort(axis)])
     if not found:
-        raise DataError(f"{images[0].parent}: no file there has a readable header, so there is no median spacing")
+        raise DataError(
+            f"{images[0].parent}: no file has a readable header, so that there is no median spacing"
+        )
     x, y, z = np.median(found, axis=0).round(4).tolist()
     return x, y, z

@@ -1,4 +1,4 @@
-"""One scan on its way into the store: checked, turned to RAS+, resampled, normalised, written."""
+"""Prepare one scan: validate, reorient to RAS+, resample, normalise, write."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import numpy as np
 
 from medcl3d.data.array_file import SUFFIXES, Container, write_array
 from medcl3d.data.atomic import write_json
-from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, hash_of, read_image, read_label
-from medcl3d.data.content import hash_of_voxels
-from medcl3d.data.grid import LabelInterpolation, label_on_grid, on_grid, refuse_what_does_not_fit, respaced, turned
+from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label, volume_hash
+from medcl3d.data.content import hash_voxels
+from medcl3d.data.grid import LabelInterpolation, refuse_too_large, resampled, resampled_label, respaced, to_ras
 from medcl3d.data.intensity import (
     Body,
     Kind,
     Normalisation,
     find_body,
-    like_a_label,
+    kind_warnings,
+    label_warnings,
+    mask_levels,
     normalise,
-    two_levels,
-    unlike_its_kind,
 )
 from medcl3d.data.nifti import content_sha256
-from medcl3d.data.nifti_header import doubts_of_spacing
+from medcl3d.data.nifti_header import spacing_warnings
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
 from medcl3d.data.regular_file import open_regular, why_absent
 from medcl3d.data.scan_ids import file_stem
@@ -35,14 +35,15 @@ from medcl3d.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.pairs.body_coordinates import middle_of_body
 
 SCHEMA = 2
-CONTENT = {"source": "sha256", "label_source": "label_source_sha256"}  # where a description keeps the hash of which file
+# File -> key of its hash in a description.
+CONTENT = {"source": "sha256", "label_source": "label_source_sha256"}
 
 Crop = Literal["none", "body"]
 
 
 @dataclass(frozen=True)
 class ScanTask:
-    """All that a worker needs to prepare one scan; `volume` says which one of a file of several it is."""
+    """The inputs and options to prepare one scan; `volume` is its number in a file of several volumes."""
 
     scan: str
     image: Path
@@ -64,24 +65,30 @@ class ScanTask:
 
     @staticmethod
     def like(options: Mapping[str, Any], scan: str, image: Path) -> ScanTask:
-        """A scan to be prepared as others were: with the options that the store (or a model's sidecar) names. ConfigError."""
-        fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        """A task with the options of a store (or a model's sidecar).
+
+        ConfigError if this version lacks one.
+        """
+        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        fields: dict[str, Any] = tuples
         try:
             return ScanTask(scan=scan, image=image, label=None, atlas=None, **fields)
         except TypeError as error:
-            raise ConfigError(f"{scan}: cannot be prepared as the training scans were ({error}); update medcl3d") from None
+            raise ConfigError(
+                f"{scan}: cannot be prepared like the training scans ({error}); update medcl3d"
+            ) from None
 
     def options(self) -> dict[str, Any]:
-        """What the stored voxels depend on, beside the files."""
-        wanted = asdict(self)
+        """The options that determine the stored voxels, besides the files."""
+        options = asdict(self)
         for name in ("scan", "image", "label", "atlas", "store", "volume"):
-            del wanted[name]
-        return json.loads(json.dumps(wanted))
+            del options[name]
+        return json.loads(json.dumps(options))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a scan: ok, refused or skipped, and why."""
+    """The result of preparing a scan: ok, refused or skipped, and why; `was_there`: it was stored before."""
 
     scan: str
     status: str
@@ -91,89 +98,111 @@ class Outcome:
 
 
 def stored_names(scan: str, store: Container = "npy") -> tuple[str, str, str]:
-    """File names of a scan's voxels, label and description; an id may hold any character."""
+    """File names of a scan's voxels, label and description; an id may contain any character."""
     name = file_stem(scan)
     return f"{name}{SUFFIXES[store]}", f"{name}.label{SUFFIXES[store]}", f"{name}.json"
 
 
 def prepare_scan(task: ScanTask, store: Path) -> Outcome:
-    """Prepare one scan, unless it is there already. What is wrong with its files is an outcome, not an exception."""
+    """Prepare one scan, unless it is already stored.
+
+    Faults of its files are returned as an outcome, not raised.
+    """
     try:
-        wanted = _identity(task)
-        there = _described(task, store)
-        if there is not None and all(there.get(name) == value or is_same_file(there, name, value) for name, value in wanted.items()):
-            if {name: there.get(name) for name in wanted} != wanted:  # remembered, so that nothing is read for it next time
-                write_json(store / stored_names(task.scan)[2], {**there, **wanted})
-            return Outcome(task.scan, "ok", "", tuple(there["warnings"]), was_there=True)
-        return Outcome(task.scan, "ok", "", _prepare(task, store, wanted))
+        identity = _identity(task)
+        stored = _described(task, store)
+        if stored is not None and _is_current(stored, identity):
+            if {
+                name: stored.get(name) for name in identity
+            } != identity:  # so that no file is hashed next time
+                write_json(store / stored_names(task.scan)[2], {**stored, **identity})
+            return Outcome(task.scan, "ok", "", tuple(stored["warnings"]), was_there=True)
+        return Outcome(task.scan, "ok", "", _prepare(task, store, identity))
     except SkippedScan as error:
         status, reason = "skipped", str(error)
     except DataError as error:
         status, reason = "refused", str(error)
     except MemoryError:
-        status, reason = "refused", f"{task.image}: not enough memory for this scan; use fewer workers, or a coarser spacing_mm"
+        remedy = "use fewer workers, or a coarser spacing_mm"
+        status, reason = "refused", f"{task.image}: not enough memory for this scan; {remedy}"
     except Exception as error:
-        if isinstance(error, UserError) or _lies_in(store, error):  # of the machine: a full disk refuses all other scans too
+        if isinstance(error, UserError) or _is_in_store(
+            store, error
+        ):  # a full disk affects all other scans too
             raise
         status, reason = "refused", unforeseen(task.image, error)
     (store / stored_names(task.scan)[2]).unlink(missing_ok=True)
     return Outcome(task.scan, status, reason, ())
 
 
-def _lies_in(store: Path, error: Exception) -> bool:
-    """Whether the file that the system complains of is one of the store, and none of the scan."""
-    return isinstance(error, OSError) and error.filename is not None and Path(str(error.filename)).is_relative_to(store)
+def _is_current(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether a stored scan was prepared from the same content with the same options."""
+    return all(
+        stored.get(name) == value or is_same_file(stored, name, value) for name, value in identity.items()
+    )
+
+
+def _is_in_store(store: Path, error: Exception) -> bool:
+    """Whether an OSError names a file in the store, not one of the scan's."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return False
+    return Path(str(error.filename)).is_relative_to(store)
 
 
 def file_state(path: Path) -> dict[str, Any]:
-    """Place, size and time of a file. DataError where there is none."""
+    """Path, size and time of a file. DataError if it does not exist."""
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: {why_absent(path) if isinstance(error, FileNotFoundError) else error.strerror}") from None
+        reason = why_absent(path) if isinstance(error, FileNotFoundError) else error.strerror
+        raise DataError(f"{path}: {reason}") from None
     return {"path": os.path.abspath(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def is_same_file(description: Mapping[str, Any], name: str, now: Any) -> bool:
-    """Whether a file that was moved, copied or touched since holds what a description was made of: then its content decides.
+    """Whether a file that was moved, copied or touched has the same content as the one in a description.
 
     name  source, or label_source
-    now   what `file_state` says of the file
+    now   `file_state` of the file
     """
     before, digest = description.get(name), description.get(CONTENT.get(name, ""))
     if not (before and digest and now):
         return False
     volume = description.get("volume") if name == "source" else None
-    return bool(before["bytes"] == now["bytes"] and hash_of(content_sha256(Path(now["path"])), volume) == digest)
+    return bool(
+        before["bytes"] == now["bytes"] and volume_hash(content_sha256(Path(now["path"])), volume) == digest
+    )
 
 
 def _identity(task: ScanTask) -> dict[str, Any]:
-    """Size and time of the files, the options, and how it is stored: what makes a stored scan still the right one."""
+    """Size and time of the files, the options and the container; a stored scan is current if none changed."""
     files = {"source": task.image, "label_source": task.label, "atlas_source": task.atlas}
     found = {name: file_state(path) if path else None for name, path in files.items()}
-    return {"schema": SCHEMA, "scan": task.scan, **found, "volume": task.volume, "options": task.options(), "store": task.store}
+    how = {"volume": task.volume, "options": task.options(), "store": task.store}
+    return {"schema": SCHEMA, "scan": task.scan, **found, **how}
 
 
 def _described(task: ScanTask, store: Path) -> dict[str, Any] | None:
-    """The description of a stored scan whose files are whole, or None."""
+    """The description of a stored scan, or None if its files are missing or incomplete."""
     image, label, description = (store / name for name in stored_names(task.scan, task.store))
     try:
         found = json.loads(description.read_text())
-        whole = image.stat().st_size == found["stored_bytes"] and (task.label is None or label.stat().st_size == found["label_bytes"])
+        is_whole = image.stat().st_size == found["stored_bytes"]
+        is_whole = is_whole and (task.label is None or label.stat().st_size == found["label_bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return {"store": "npy", **found} if whole else None  # before there was blosc2, nothing was said of it
+    return {"store": "npy", **found} if is_whole else None  # older descriptions do not name the container
 
 
 @dataclass(frozen=True)
 class ReadyScan:
-    """A scan as a store holds it.
+    """A scan in the form of the store.
 
     image       the volume of the file, on its own grid
-    own_affine  ``Float64[4, 4]`` index of that grid -> RAS+ mm, with the voxel size that is assumed, if one is
-    stored      ``[C, D, H, W]`` turned, resampled, cropped, normalised and packed; `voxels` unpacks them
+    own_affine  ``Float64[4, 4]`` index of that grid -> RAS+ mm, with the assumed voxel size, if any
+    stored      ``[C, D, H, W]`` reoriented, resampled, cropped, normalised and packed; `voxels` unpacks them
     affine      ``Float64[4, 4]`` index of `stored` -> RAS+ mm
-    window      the part of the turned and resampled volume that is stored
+    window      the part of the reoriented and resampled volume that is stored
     """
 
     image: Volume
@@ -188,65 +217,84 @@ class ReadyScan:
 
     @property
     def voxels(self) -> np.ndarray:
-        """``Float32[C, D, H, W]``, what a network sees."""
+        """``Float32[C, D, H, W]``, the input of a network."""
         return unpack(self.stored, self.scaling)
 
 
 def ready_scan(task: ScanTask) -> ReadyScan:
-    """Check and bring one scan to the form of the store, without writing it. DataError, SkippedScan."""
+    """Validate one scan and convert it to the form of the store, without writing it.
+
+    DataError, SkippedScan.
+    """
     image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels, volume=task.volume)
     own_affine = image.affine if task.assume_spacing_mm is None else respaced(image, task.assume_spacing_mm)
     if task.spacing_mm is not None:
-        refuse_what_does_not_fit(task.image, image.voxels.shape, own_affine, task.spacing_mm)
-    voxels, affine = on_grid(replace(image, affine=own_affine), task.spacing_mm)
-    levels = [two_levels(channel, task.kind) for channel in image.voxels]
+        refuse_too_large(task.image, image.voxels.shape, own_affine, task.spacing_mm)
+    voxels, affine = resampled(replace(image, affine=own_affine), task.spacing_mm)
+    levels = [mask_levels(channel, task.kind) for channel in image.voxels]
     body = find_body(voxels, "none" if all(levels) else task.kind)
     window = (slice(None), slice(None), slice(None))
     if task.crop == "body":
         voxels, affine, body, window = _cropped(voxels, affine, body)
     limits: dict[str, Any] = {"percentiles": task.percentiles, "window_hu": task.window_hu}
     voxels, normalisation = normalise(voxels, task.kind, body, levels=levels, **limits)
-    stored, scaling = pack(voxels, task.store_as, task.image, "store_as=int16 may" + (", or intensity=mri" if task.kind == "none" else ""))
+    remedy = "use store_as=int16" + (" or intensity=mri" if task.kind == "none" else "")
+    stored, scaling = pack(voxels, task.store_as, task.image, remedy)
     _refuse_constant(task, stored)
-    warnings = [*_of_the_header(image, own_affine), *unlike_its_kind(image.voxels, task.kind)]
-    if task.kind != "none":  # who takes values as they are may mean shapes
-        warnings += like_a_label(image.voxels)
-    if task.store_as == "float16" and np.array_equal(np.round(voxels), voxels) and not np.array_equal(stored, voxels):
+    warnings = [*_header_warnings(image, own_affine), *kind_warnings(image.voxels, task.kind)]
+    if task.kind != "none":  # unchanged values may be shapes
+        warnings += label_warnings(image.voxels)
+    if (
+        task.store_as == "float16"
+        and np.array_equal(np.round(voxels), voxels)
+        and not np.array_equal(stored, voxels)
+    ):
         warnings.append("whole numbers were rounded by float16; store_as int16 keeps them")
     return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, tuple(warnings))
 
 
-def _of_the_header(image: Volume, own_affine: np.ndarray) -> list[str]:
-    """What was doubtful of a file; of its voxel size only where none is assumed in its place."""
+def _header_warnings(image: Volume, own_affine: np.ndarray) -> list[str]:
+    """Warnings of a file; those of its voxel size only if no other is assumed."""
     if own_affine is image.affine:
         return list(image.warnings)
-    settled = doubts_of_spacing(image.affine)
-    return [*(warning for warning in image.warnings if warning not in settled), *doubts_of_spacing(own_affine)]
+    settled = spacing_warnings(image.affine)
+    return [*(warning for warning in image.warnings if warning not in settled), *spacing_warnings(own_affine)]
 
 
 def _refuse_constant(task: ScanTask, stored: np.ndarray) -> None:
-    """DataError where a channel ``[C, D, H, W]`` held a picture, and what would be stored of it holds none."""
+    """DataError if a channel of ``[C, D, H, W]`` became constant in preparation."""
     bits = stored.reshape(len(stored), -1).view(np.uint16)
     for channel in np.flatnonzero((bits == bits[:, :1]).all(axis=1)):
-        what = f"{task.image}: no picture is left: every voxel of channel {channel} comes to one value"
+        what = f"{task.image}: no image is left: every voxel of channel {channel} has the same value"
         if task.kind == "ct":
             low, high = task.window_hu
-            raise DataError(f"{what} in the window from {low:g} to {high:g} HU; set window_hu, or intensity where this is no CT in HU")
+            raise DataError(
+                f"{what} in the window from {low:g} to {high:g} HU; "
+                "set window_hu, or intensity if this is not CT in HU"
+            )
         size = "x".join(map(str, stored.shape[1:]))
-        finer = ["a finer spacing_mm"] * (task.spacing_mm is not None) + ["store_as=int16"] * (task.store_as == "float16")
-        remedy = f"{' or '.join(finer)} may keep more" if finer else "leave the scan out"
+        finer = ["a finer spacing_mm"] if task.spacing_mm is not None else []
+        finer += ["store_as=int16"] if task.store_as == "float16" else []
+        remedy = f"try {' or '.join(finer)}" if finer else "leave the scan out"
         raise DataError(f"{what} in {size} voxels as {task.store_as}; {remedy}")
 
 
-def _cropped(voxels: np.ndarray, affine: np.ndarray, body: Body) -> tuple[np.ndarray, np.ndarray, Body, tuple[slice, slice, slice]]:
-    """All of it within the body's box."""
+def _cropped(
+    voxels: np.ndarray, affine: np.ndarray, body: Body
+) -> tuple[np.ndarray, np.ndarray, Body, tuple[slice, slice, slice]]:
+    """Crop voxels, affine and body mask to the body's box; also returns the box as slices."""
     start, stop = body.box
     d, h, w = (slice(a, b) for a, b in zip(start, stop, strict=True))
     moved = affine.copy()
     moved[:3, 3] = affine[:3, :3] @ np.array(start) + affine[:3, 3]
     size = tuple(b - a for a, b in zip(start, stop, strict=True))
     mask = None if body.mask is None else body.mask[d, h, w]
-    return np.ascontiguousarray(voxels[:, d, h, w]), moved, Body(((0, 0, 0), size), body.method, mask), (d, h, w)
+    return (
+        np.ascontiguousarray(voxels[:, d, h, w]),
+        moved,
+        Body(((0, 0, 0), size), body.method, mask),
+        (d, h, w),
+    )
 
 
 def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str, ...]:
@@ -254,11 +302,11 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     image, body = ready.image, ready.body
     label = read_label(task.label, image, task.classes) if task.label else None
     names = [store / name for name in stored_names(task.scan, task.store)]
-    names[2].unlink(missing_ok=True)  # from here until the end the scan counts as absent
+    names[2].unlink(missing_ok=True)  # the scan counts as missing until the new description is written
     description: dict[str, Any] = {
         **identity,
         "sha256": image.sha256,
-        "voxels_sha256": hash_of_voxels(turned(image)[0]),
+        "voxels_sha256": hash_voxels(to_ras(image)[0]),
         "shape": list(ready.stored.shape),
         "scaling": ready.scaling,
         "affine": ready.affine.tolist(),
@@ -278,11 +326,15 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     description["stored_sha256"], description["stored_bytes"] = write_array(names[0], ready.stored)
     if label is not None:
         description[CONTENT["label_source"]] = label.sha256
-        whole = label_on_grid(replace(label, affine=ready.own_affine), task.spacing_mm, task.label_interpolation)
+        whole = resampled_label(
+            replace(label, affine=ready.own_affine), task.spacing_mm, task.label_interpolation
+        )
         classes = np.ascontiguousarray(whole[ready.window])
         lost = int(np.count_nonzero(whole) - np.count_nonzero(classes))
         if lost:
-            description["warnings"].append(f"{lost} labelled voxels lie outside the body and were cropped off")
+            description["warnings"].append(
+                f"{lost} labelled voxels are outside the body and were cropped off"
+            )
         description["label_sha256"], description["label_bytes"] = write_array(names[1], classes)
         values, counts = np.unique(classes, return_counts=True)
         description["class_voxels"] = {str(v): int(n) for v, n in zip(values, counts, strict=True)}
@@ -291,13 +343,16 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
 
 
 def _from_world(task: ScanTask, affine: np.ndarray, body_box: Any) -> list[list[float]]:
-    """World mm -> body mm: into the atlas where the manifest names an affine, else from the middle of the body."""
+    """World mm -> body mm: to the atlas if the manifest names an affine, else from the middle of the body."""
     from_world = middle_of_body(affine, np.array(body_box)) if task.atlas is None else read_affine(task.atlas)
     return from_world.tolist()
 
 
 def read_affine(path: Path) -> np.ndarray:
-    """``Float64[4, 4]`` from four lines of four numbers. DataError where it is none that maps mm to mm."""
+    """``Float64[4, 4]`` from four lines of four numbers.
+
+    DataError if it is not an invertible affine from mm to mm.
+    """
     what = "an affine from world mm to atlas mm (both RAS+) is four lines of four numbers, the last 0 0 0 1"
     try:
         with os.fdopen(open_regular(path), encoding="utf-8") as text:
@@ -305,7 +360,7 @@ def read_affine(path: Path) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}; {what}") from None
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], [0, 0, 0, 1]):
-        raise DataError(f"{path}: holds {affine.shape} numbers; {what}")
+        raise DataError(f"{path}: contains {affine.shape} numbers; {what}")
     if abs(np.linalg.det(affine[:3, :3])) < 1e-3:
         raise DataError(f"{path}: the affine is singular: it maps the body onto a plane; {what}")
     return affine

@@ -1,4 +1,4 @@
-"""The store: prepared scans in files of which a crop is read alone, so that it costs no more than its own voxels."""
+"""The store: prepared scans in files from which single crops can be read at the cost of their own voxels."""
 
 from __future__ import annotations
 
@@ -18,21 +18,30 @@ from medcl3d.data.array_file import Stored, import_blosc2
 from medcl3d.data.collection import Collection
 from medcl3d.data.packing import AS_STORED, Scaling, scale, unpack
 from medcl3d.data.scan import SCHEMA, stored_names
-from medcl3d.data.stored import open_stored, path_of, verify_stored
+from medcl3d.data.stored import open_stored, stored_path, verify_stored
 from medcl3d.data.table_file import read_table
 from medcl3d.errors import DataError
 from medcl3d.types import Box, triple
 
-# Of a scan's description: what the collection has as arrays, and what nobody asks a store of many scans for.
-NOT_KEPT = ("affine", "class_voxels", "source_spacing_mm", "source_shape", "source_affine", "num_nonfinite", "atlas_source")
+# Entries of a description that are not kept in memory: the collection has them as arrays, or no user of a
+# store needs them.
+NOT_KEPT = (
+    "affine",
+    "class_voxels",
+    "source_spacing_mm",
+    "source_shape",
+    "source_affine",
+    "num_nonfinite",
+    "atlas_source",
+)
 
 
 @dataclass(frozen=True)
 class Store:
-    """What `prepare` wrote.
+    """The output of `prepare`.
 
-    root         the folder given to `prepare` as its output
-    collection   one row a scan; a scan's id is its row
+    root         the output folder of `prepare`
+    collection   one row per scan; a scan's id is its row
     num_channels of every scan
     label_names  class -> name
     scans        the description of each scan: shape, body, normalisation, source, hashes
@@ -43,23 +52,36 @@ class Store:
     num_channels: int
     label_names: dict[int, str]
     scans: tuple[dict[str, Any], ...]
-    _maps: OrderedDict[tuple[int, bool], Stored] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _maps: OrderedDict[tuple[int, bool], Stored] = field(
+        default_factory=OrderedDict, repr=False, compare=False
+    )
 
     @staticmethod
     def open(root: Path) -> Store:
-        """Open the output of `prepare`. Raises DataError where it is absent, unfinished, or of two kinds."""
+        """Open the output of `prepare`.
+
+        Raises DataError if it is missing, unfinished, or has mixed options.
+        """
         root = Path(root)
-        summary = _read_json(root / "prepared.json", f"{root}: holds no finished store; run `medcl3d prepare SOURCE ROOT --out {root}`")
+        message = f"{root}: contains no finished store; run `medcl3d prepare SOURCE ROOT --out {root}`"
+        summary = _read_json(root / "prepared.json", message)
         if summary.get("schema") != SCHEMA:
-            raise DataError(f"{root}: the store has schema {summary.get('schema')!r}, this version reads {SCHEMA}; prepare it again")
+            found = summary.get("schema")
+            raise DataError(
+                f"{root}: the store has schema {found!r}, this version reads {SCHEMA}; prepare it again"
+            )
         table = read_table(root / "manifest.csv")
         again = "run the same `medcl3d prepare` command again"
         scans, affines, from_world, shared = [], [], [], dict[str, dict[str, Any]]()
         for scan in table["scan"]:
             path = root / "store" / stored_names(scan)[2]
-            found = _read_json(path, f"{path}: the description of scan {scan!r} is missing or damaged; {again}")
-            if _but_kind(found["options"]) != _but_kind(summary["options"]):
-                raise DataError(f"{path}: scan {scan!r} was prepared with other options than the rest; {again}")
+            found = _read_json(
+                path, f"{path}: the description of scan {scan!r} is missing or damaged; {again}"
+            )
+            if _without_kind(found["options"]) != _without_kind(summary["options"]):
+                raise DataError(
+                    f"{path}: scan {scan!r} was prepared with other options than the other scans; {again}"
+                )
             affines.append(np.array(found["affine"], dtype=np.float64))
             from_world.append(np.array(found["body"].pop("from_world"), dtype=np.float64))
             found["options"] = shared.setdefault(found["options"]["kind"], found["options"])
@@ -83,7 +105,7 @@ class Store:
         return {**self.__dict__, "_maps": OrderedDict()}  # a worker opens its own maps
 
     def read_crop(self, scan: int, box: Box) -> np.ndarray:
-        """The box of a scan as ``Float32[C, D, H, W]``; past the border stands the scan's own value of empty space."""
+        """A box of a scan as ``Float32[C, D, H, W]``, padded with the scan's own value of empty space."""
         values = self._map(scan, is_label=False)
         fill = np.asarray(self.scans[scan]["normalisation"]["fill"], dtype=np.float32)
         crop = np.empty((self.num_channels, *box.size), dtype=np.float32)
@@ -101,7 +123,7 @@ class Store:
         return unpack(self._map(scan, is_label=False)[...], self.scaling(scan))
 
     def scaling(self, scan: int) -> Scaling:
-        """How stored voxels come back: times the first, plus the second."""
+        """Factor and offset of the stored voxels: value = stored * factor + offset."""
         factor, offset = self.scans[scan].get("scaling", AS_STORED)
         return float(factor), float(offset)
 
@@ -110,7 +132,7 @@ class Store:
         return "label_sha256" in self.scans[scan]
 
     def read_label(self, scan: int, box: Box | None = None) -> np.ndarray:
-        """The segmentation (or a box of it) as ``Int16[D, H, W]``; past the border stands background, 0.
+        """The segmentation (or a box of it) as ``Int16[D, H, W]``, padded with background, 0.
 
         Raises DataError for a scan without one.
         """
@@ -130,18 +152,20 @@ class Store:
         return self.collection.spacings[scan]
 
     def intensity(self) -> dict[str, Any]:
-        """How intensities were prepared; `kind` names all kinds where modalities differ, as in ct+mri."""
-        return {**self.scans[0]["options"], "kind": "+".join(sorted({scan["options"]["kind"] for scan in self.scans}))}
+        """The preparation options; `kind` joins all kinds if modalities differ, as in ct+mri."""
+        kinds = sorted({scan["options"]["kind"] for scan in self.scans})
+        return {**self.scans[0]["options"], "kind": "+".join(kinds)}
 
     def fingerprint(self) -> str:
-        """A hash of all that is stored: ids, voxels, labels, geometry."""
+        """A hash of everything stored: ids, voxels, labels, geometry."""
         digest = hashlib.sha256()
         for s, affine in zip(self.scans, self.collection.affines, strict=True):
-            digest.update(json.dumps([s["scan"], s["shape"], affine.tolist(), s["stored_sha256"], s.get("label_sha256")]).encode())
+            content = [s["scan"], s["shape"], affine.tolist(), s["stored_sha256"], s.get("label_sha256")]
+            digest.update(json.dumps(content).encode())
         return digest.hexdigest()
 
     def verify(self, scan: int) -> None:
-        """Read all of a scan's stored voxels and hold them against their hashes. Raises DataError."""
+        """Read all stored voxels of a scan and compare them with their hashes. Raises DataError."""
         verify_stored(self.root, self.scans[scan])
 
     def _name(self, scan: int) -> str:
@@ -149,7 +173,7 @@ class Store:
 
     def path(self, scan: int, *, is_label: bool = False) -> Path:
         """The file of a scan's voxels, or of its segmentation."""
-        return path_of(self.root, self.scans[scan], is_label=is_label)
+        return stored_path(self.root, self.scans[scan], is_label=is_label)
 
     def _map(self, scan: int, *, is_label: bool) -> Stored:
         key = (scan, is_label)
@@ -163,20 +187,20 @@ class Store:
         return values
 
 
-def _but_kind(options: dict[str, Any]) -> dict[str, Any]:
-    """The kind of intensity follows a scan's modality; all else is one for a store."""
+def _without_kind(options: dict[str, Any]) -> dict[str, Any]:
+    """The options without `kind`, which follows the modality; all others are the same for the whole store."""
     return {name: value for name, value in options.items() if name != "kind"}
 
 
 @cache
 def _max_open() -> int:
-    """Files that a process may keep open as memory maps: each holds a file descriptor, and others need some too."""
+    """The number of memory maps to keep open per process: half of the file descriptors, at most 4096."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 4096 if allowed == resource.RLIM_INFINITY else max(16, min(4096, allowed // 2))
 
 
 def _overlap(box: Box, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...] | None]:
-    """The part of the box inside a scan, as slices of the scan and of the box; None where there is none."""
+    """The part of the box inside a scan, as slices of the scan and of the box; None if there is none."""
     if min(box.size) < 1:
         raise ValueError(f"a box needs at least one voxel along every axis, got {box.size}")
     low = [max(0, a) for a in triple(box.start)]
@@ -189,7 +213,10 @@ def _overlap(box: Box, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple
 
 def _read_json(path: Path, message: str) -> dict[str, Any]:
     try:
-        # Without interning, each of many files brings its own copy of every name.
-        return json.loads(path.read_text(), object_pairs_hook=lambda pairs: {sys.intern(name): value for name, value in pairs})
+        # Interned, so that the names in many files do not take memory once per file.
+        return json.loads(
+            path.read_text(),
+            object_pairs_hook=lambda pairs: {sys.intern(name): value for name, value in pairs},
+        )
     except (OSError, ValueError):
         raise DataError(message) from None

@@ -42,7 +42,7 @@ def finished(tmp_path: Path) -> Finished:
     ("other", "words"),
     [
         ({"data": "x"}, "voxels, labels or geometry"),
-        ({"body": "x"}, "where the body lies"),
+        ({"body": "x"}, "the position of the body"),
         ({"manifest": {"age": "x", "sex": "2"}}, "the column age of manifest.csv"),
         ({"split": "x", "manifest": {"age": "1", "sex": "x"}}, "split.json, the column sex of manifest.csv"),
     ],

@@ -47,7 +47,7 @@ def colours(header: object) -> None:
         (set_field("dim", [3, 60, 5, 4, 1, 1, 1, 1]), "truncated"),
         (set_field("datatype", 77), "data type 77 does not exist"),
         (set_field("datatype", 32), "complex"),
-        (set_field("datatype", 2), "16 bits a voxel"),
+        (set_field("datatype", 2), "16 bits per voxel"),
         (colours, "RGB"),
         (set_field("srow_x", [np.nan, 0, 0, 0]), "NaN"),
         (singular, "singular"),
@@ -58,13 +58,13 @@ def colours(header: object) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_a_spoilt_header_is_refused_with_its_own_fault(write_nifti, change, fault, name) -> None:
+def test_a_damaged_header_is_refused_with_its_fault(write_nifti, change, fault, name) -> None:
     path = write_nifti(name, RAMP, change=change)
     error = verify(path)
     assert error is not None and fault in str(error) and str(path) in str(error)
 
 
-def test_a_good_file_is_read_with_its_scaling_and_geometry(write_nifti) -> None:
+def test_a_valid_file_is_read_with_its_scaling_and_geometry(write_nifti) -> None:
     affine = np.array([[0, 0, 2.0, 5], [-1, 0, 0, 6], [0, 1.5, 0, 7], [0, 0, 0, 1]])
 
     def scaled(header: object) -> None:
@@ -76,7 +76,7 @@ def test_a_good_file_is_read_with_its_scaling_and_geometry(write_nifti) -> None:
     np.testing.assert_allclose(volume.spacing_mm, [1, 1.5, 2])
 
 
-def test_every_cut_of_a_compressed_file_is_refused(write_nifti, tmp_path) -> None:
+def test_every_truncation_of_a_compressed_file_is_refused(write_nifti, tmp_path) -> None:
     content = write_nifti("a.nii.gz", RAMP).read_bytes()
     for length in (1, 10, 60, len(content) // 2, len(content) - 8, len(content) - 1):
         cut = tmp_path / "cut.nii.gz"
@@ -84,16 +84,20 @@ def test_every_cut_of_a_compressed_file_is_refused(write_nifti, tmp_path) -> Non
         assert "truncated" in str(verify(cut)) or "gzip" in str(verify(cut)), length
 
 
-def test_truncation_says_the_bytes(write_nifti, tmp_path) -> None:
+def test_the_error_of_a_truncated_file_has_its_sizes(write_nifti, tmp_path) -> None:
     content = write_nifti("a.nii", RAMP).read_bytes()
     cut = tmp_path / "cut.nii"
     cut.write_bytes(content[:-100])
-    assert f"asks for {len(content)} bytes" in str(verify(cut)) and f"a file of {len(content) - 100} bytes" in str(verify(cut))
+    assert f"requires {len(content)} bytes" in str(
+        verify(cut)
+    ) and f"a file of {len(content) - 100} bytes" in str(verify(cut))
 
 
 def test_a_flipped_bit_in_a_compressed_file_never_passes(write_nifti, tmp_path) -> None:
-    content = write_nifti("a.nii.gz", np.random.default_rng(0).integers(0, 1000, (9, 9, 9)).astype(np.int16)).read_bytes()
-    # The first ten bytes hold the time and the system, which say nothing of the content.
+    content = write_nifti(
+        "a.nii.gz", np.random.default_rng(0).integers(0, 1000, (9, 9, 9)).astype(np.int16)
+    ).read_bytes()
+    # The first ten bytes are the time and the system, which do not affect the content.
     for position in range(10, len(content), 37):
         spoilt = bytearray(content)
         spoilt[position] ^= 16
@@ -104,7 +108,7 @@ def test_a_flipped_bit_in_a_compressed_file_never_passes(write_nifti, tmp_path) 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6))
-def test_no_header_makes_it_crash(tmp_path, changes) -> None:
+def test_no_header_causes_a_crash(tmp_path, changes) -> None:
     content = bytearray(nibabel.Nifti1Image(RAMP, np.eye(4)).to_bytes())
     for position, value in changes:
         content[position] = value
@@ -122,14 +126,14 @@ def test_no_header_makes_it_crash(tmp_path, changes) -> None:
         ("a.nii.gz", b"NRRD0004\n" + b"\0" * 600, "NRRD"),
         ("a.nii", b"\0" * 128 + b"DICM" + b"\0" * 600, "DICOM"),
         ("a.nii", gzip.compress(b"x" * 600, mtime=0), "rename it to .nii.gz"),
-        ("a.nii.gz", gzip.compress(b"x" * 600, mtime=0), "no NIfTI"),
+        ("a.nii.gz", gzip.compress(b"x" * 600, mtime=0), "not NIfTI"),
         ("a.npy", b"\x93NUMPY", "NumPy"),
         ("a.npz", b"PK\x03\x04", "prepare its folder with the source medmnist"),
-        ("a.NII.GZ", gzip.compress(b"x" * 600, mtime=0), "rename it so, in small letters"),
+        ("a.NII.GZ", gzip.compress(b"x" * 600, mtime=0), "rename it with a lower-case suffix"),
         ("a.img", b"\0" * 600, "convert it to NIfTI"),
     ],
 )
-def test_what_is_no_nifti_is_called_by_its_name(tmp_path, name, content, fault) -> None:
+def test_other_formats_are_named_in_the_error(tmp_path, name, content, fault) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     assert fault in str(verify(path))
@@ -166,44 +170,60 @@ def test_constant_and_overflowing_volumes_are_refused(write_nifti) -> None:
     assert verify(write_nifti("f.nii.gz", (RAMP % 2).astype(np.int64) + 2**22)) is None
 
 
-def test_a_fourth_axis_needs_a_word(write_nifti) -> None:
+def test_a_fourth_axis_needs_the_option_channels(write_nifti) -> None:
     four = np.stack([RAMP, RAMP + 1], axis=-1)
     path = write_nifti("a.nii.gz", four)
     assert "channels to all" in str(verify(path))
     np.testing.assert_array_equal(read_image(path, channels="all").voxels, np.moveaxis(four, -1, 0))
     np.testing.assert_array_equal(read_image(path, channels="first").voxels, RAMP[None])
-    assert read_image(write_nifti("b.nii.gz", RAMP[..., None])).voxels.shape == (1, 6, 5, 4)  # a trailing 1 is no channel
+    # A trailing axis of 1 is not a channel axis.
+    assert read_image(write_nifti("b.nii.gz", RAMP[..., None])).voxels.shape == (1, 6, 5, 4)
 
 
-def test_doubtful_geometry_is_warned_of(write_nifti) -> None:
+def test_implausible_geometry_gives_a_warning(write_nifti) -> None:
     sheared = np.eye(4)
     sheared[0, 1] = 0.3
     assert "not orthogonal" in " ".join(read_header(write_nifti("a.nii", RAMP, sheared)).warnings)
-    assert "a spacing to use: 2, 2, 6" in " ".join(read_header(write_nifti("b.nii", RAMP, np.diag([1, 1, 6.0, 1]))).warnings)
+    assert "a spacing to use: 2, 2, 6" in " ".join(
+        read_header(write_nifti("b.nii", RAMP, np.diag([1, 1, 6.0, 1]))).warnings
+    )
 
     def differ(header: object) -> None:
         header["qform_code"], header["sform_code"] = 1, 1  # type: ignore[index]
         header["pixdim"][1:4] = 2  # type: ignore[index]
 
-    assert "qform and sform differ" in " ".join(read_header(write_nifti("c.nii", RAMP, change=differ)).warnings)
-    assert "a single plane, 6x5x1 voxels" in " ".join(read_header(write_nifti("d.nii", RAMP[..., :1])).warnings)
+    assert "qform and sform differ" in " ".join(
+        read_header(write_nifti("c.nii", RAMP, change=differ)).warnings
+    )
+    assert "a single plane, 6x5x1 voxels" in " ".join(
+        read_header(write_nifti("d.nii", RAMP[..., :1])).warnings
+    )
 
 
 @pytest.mark.parametrize(
     ("affine", "header", "warnings"),
     [
         (np.diag([1, 1, 2.0, 1]), {}, []),
-        (np.eye(4), {}, ["the affine says nothing"]),
-        (np.diag([-1.0, -1, 1, 1]), {}, ["the affine says nothing"]),
-        (np.diag([1e-3, 1e-3, 2e-3, 1]), {}, ["0.001, 0.001, 0.002 mm a voxel: no scan is like that"]),
-        (np.diag([1e-3, 1e-3, 2e-3, 1]), {"xyzt_units": 1}, ["in metres"]),  # the qform is in metres as well as the sform
-        (np.diag([1, 1, 2.0, 1]), {"qoffset_y": 7}, ["they put a corner 7 mm apart"]),
-        (np.diag([1, 1, 2.0, 1]), {"qform_code": 0, "pixdim": [1, 1, 1, 1, 0, 0, 0, 0]}, ["pixdim says 1, 1, 1 mm a voxel and the sform"]),
-        (np.eye(4), {"qform_code": 0, "sform_code": 0}, ["the orientation is a guess, and so is the voxel size of 1 mm"]),
+        (np.eye(4), {}, ["the affine is the identity"]),
+        (np.diag([-1.0, -1, 1, 1]), {}, ["the affine is the identity"]),
+        (np.diag([1e-3, 1e-3, 2e-3, 1]), {}, ["implausible voxels of 0.001, 0.001, 0.002 mm"]),
+        # The qform is in metres as well as the sform.
+        (np.diag([1e-3, 1e-3, 2e-3, 1]), {"xyzt_units": 1}, ["in metres"]),
+        (np.diag([1, 1, 2.0, 1]), {"qoffset_y": 7}, ["corners differ by up to 7 mm"]),
+        (
+            np.diag([1, 1, 2.0, 1]),
+            {"qform_code": 0, "pixdim": [1, 1, 1, 1, 0, 0, 0, 0]},
+            ["pixdim has voxels of 1, 1, 1 mm, the sform of"],
+        ),
+        (
+            np.eye(4),
+            {"qform_code": 0, "sform_code": 0},
+            ["the orientation is a guess, and so is the voxel size of 1 mm"],
+        ),
         (np.diag([1, 1, 2.0, 1]), {"qform_code": 0, "sform_code": 0}, ["the orientation is a guess"]),
     ],
 )
-def test_a_header_is_warned_of_for_what_it_lacks_and_for_nothing_else(write_nifti, affine, header, warnings) -> None:
+def test_a_header_gives_exactly_the_expected_warnings(write_nifti, affine, header, warnings) -> None:
     def change(raw: object) -> None:
         raw["qform_code"] = 1  # type: ignore[index]
         raw["pixdim"][1:4] = np.abs(np.diag(affine)[:3])  # type: ignore[index]
@@ -214,7 +234,9 @@ def test_a_header_is_warned_of_for_what_it_lacks_and_for_nothing_else(write_nift
             raw[name] = value  # type: ignore[index]
 
     found = read_header(write_nifti("a.nii", RAMP, affine, change)).warnings
-    assert len(found) == len(warnings) and all(text in said for text, said in zip(warnings, found, strict=True)), found
+    assert len(found) == len(warnings) and all(
+        text in one for text, one in zip(warnings, found, strict=True)
+    ), found
 
 
 def test_a_label_must_belong_to_its_image(write_nifti) -> None:
@@ -236,10 +258,12 @@ def test_a_label_must_belong_to_its_image(write_nifti) -> None:
         read_label(write_nifti("near.nii.gz", good * np.float32(1.00100005)), image)
     noisy = read_label(write_nifti("noisy.nii.gz", good * np.float32(1 + 1e-6)), image, (0, 1))
     np.testing.assert_array_equal(noisy.voxels[0], good)
-    assert noisy.warnings == ("label values up to 1e-06 beside whole numbers were rounded",), "its image has told of the affine"
-    hair = np.eye(4)
-    hair[0, 3] = 0.01
-    label = read_label(write_nifti("good.nii.gz", good, hair), image, (0, 1))
+    assert noisy.warnings == ("label values up to 1e-06 from whole numbers were rounded",), (
+        "the image has the warning of the affine"
+    )
+    nearly = np.eye(4)
+    nearly[0, 3] = 0.01
+    label = read_label(write_nifti("good.nii.gz", good, nearly), image, (0, 1))
     np.testing.assert_array_equal(label.voxels[0], good)
     np.testing.assert_array_equal(label.affine, image.affine)
 
@@ -250,10 +274,10 @@ def test_a_label_must_belong_to_its_image(write_nifti) -> None:
         ("empty_0_bytes.nii.gz", "the file is empty"),
         ("git_lfs_pointer.nii.gz", "Git-LFS pointer"),
         ("rgb_dtype.nii.gz", "RGB"),
-        ("truncated_half_of_hippocampus_001.nii.gz", "truncated: the header asks for 62827 bytes"),
+        ("truncated_half_of_hippocampus_001.nii.gz", "truncated: the header requires 62827 bytes"),
     ],
 )
-def test_real_bad_files_are_refused_with_their_true_fault(real, name, fault) -> None:
+def test_real_bad_files_are_refused_with_their_fault(real, name, fault) -> None:
     assert fault in str(verify(real / "bad_input" / name))
 
 
@@ -263,8 +287,11 @@ def test_a_real_label_of_another_organ_is_refused(real) -> None:
         read_label(real / "bad_input" / "label_without_image_hippocampus_281.nii.gz", image)
 
 
-@pytest.mark.parametrize("folder", ["hippocampus/imagesTr", "ixi40", "sarcoma/images", "sunnybrook/images", "ms_longitudinal", "ct/images"])
-def test_real_good_files_pass(real, folder) -> None:
+@pytest.mark.parametrize(
+    "folder",
+    ["hippocampus/imagesTr", "ixi40", "sarcoma/images", "sunnybrook/images", "ms_longitudinal", "ct/images"],
+)
+def test_real_valid_files_pass(real, folder) -> None:
     files = sorted(p for p in (real / folder).rglob("*.nii.gz") if "derivatives" not in p.parts)[::5]
     assert files and not [error for path in files if (error := verify(path))]
     assert all(isinstance(p, Path) for p in files)
@@ -272,35 +299,40 @@ def test_real_good_files_pass(real, folder) -> None:
 
 @pytest.mark.parametrize("channels", ["error", "all"])
 @pytest.mark.parametrize("shape", [(4, 10, 11, 12), (1, 10, 11, 12), (3, 4, 4, 4)])
-def test_channels_that_come_first_are_not_taken_for_planes(write_nifti, shape, channels) -> None:
+def test_channels_on_the_first_axis_are_not_taken_for_planes(write_nifti, shape, channels) -> None:
     path = write_nifti("a.nii.gz", np.arange(np.prod(shape), dtype=np.int16).reshape(shape))
     with pytest.raises(
-        DataError, match=rf"the first axis looks like {shape[0]} channels.*write the file with its first axis last"
+        DataError,
+        match=rf"the first axis looks like {shape[0]} channels.*write the file with its first axis last",
     ) as caught:
         read_image(path, channels=channels)
     assert "set channels to all" not in str(caught.value)
     assert f"if that axis holds {shape[0]} planes, set channels to split or first" in str(caught.value)
 
 
-def test_few_planes_in_front_can_be_said(write_nifti, tmp_path) -> None:
-    """5 sagittal planes at 20 times: a shape like that of 5 channels in front, so the option decides, and a warning says how."""
+def test_an_option_declares_few_planes_on_the_first_axis(write_nifti, tmp_path) -> None:
+    """5 sagittal planes at 20 times look like 5 channels first; the option decides, with a warning."""
     voxels = np.random.default_rng(0).integers(0, 999, (5, 16, 17, 20)).astype(np.int16)
     path = write_nifti("a.nii.gz", voxels)
-    told = "the first axis was taken for 5 planes, as channels="
+    warning = ": the first axis was taken for 5 planes"
     first, fourth, third_time = (
-        read_image(path, channels=channels, volume=volume) for channels, volume in (("first", None), ("fourth", None), ("split", 3))
+        read_image(path, channels=channels, volume=volume)
+        for channels, volume in (("first", None), ("fourth", None), ("split", 3))
     )
     np.testing.assert_array_equal(first.voxels, voxels[None, ..., 0])
     np.testing.assert_array_equal(fourth.voxels, np.moveaxis(voxels, -1, 0))
     np.testing.assert_array_equal(third_time.voxels, voxels[None, ..., 3])
-    assert all(any(told in one for one in image.warnings) for image in (first, fourth, third_time))
+    assert all(any(warning in one for one in image.warnings) for image in (first, fourth, third_time))
     (tmp_path / "manifest.csv").write_text("path,patient\na.nii.gz,p\n")
     assert len(one_scan_a_volume(csv(tmp_path))) == 20
-    assert prepare("csv", tmp_path, tmp_path / "o", options=PrepareOptions(channels="split", workers=1)).num_ok == 20
+    assert (
+        prepare("csv", tmp_path, tmp_path / "o", options=PrepareOptions(channels="split", workers=1)).num_ok
+        == 20
+    )
 
 
 @pytest.mark.parametrize("shape", [(10, 11, 12, 4), (9, 10, 11, 12), (4, 4, 12, 12)])
-def test_a_fourth_axis_of_channels_or_times_is_as_before(write_nifti, shape) -> None:
+def test_a_fourth_axis_of_channels_or_times_is_accepted(write_nifti, shape) -> None:
     path = write_nifti("a.nii.gz", np.arange(np.prod(shape), dtype=np.int16).reshape(shape))
     assert read_image(path, channels="all").voxels.shape == (shape[3], *shape[:3])
     with pytest.raises(DataError, match="set channels to all"):

@@ -1,4 +1,4 @@
-"""A scan is known again: by its file, by its values, by what is stored, each in spite of what it is meant to overlook."""
+"""Content hashes identify copies of a scan by file, values and stored voxels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medcl3d.data.audit import audit
-from medcl3d.data.content import DIGITS, HASHES, contents, groups_of_one_content, known_again
+from medcl3d.data.content import DIGITS, HASHES, contents, duplicate_groups, known_again
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.store import Store
@@ -23,9 +23,11 @@ ONE = PrepareOptions(workers=1)
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, -1, 0, 20], [0, 0, 2, -10], [0, 0, 0, 1]])
 
 
-def write(path: Path, voxels: np.ndarray, affine: np.ndarray = AFFINE, words: str = "", level: int = 9) -> None:
+def write(
+    path: Path, voxels: np.ndarray, affine: np.ndarray = AFFINE, text: str = "", level: int = 9
+) -> None:
     image = nibabel.Nifti1Image(voxels, affine)
-    image.header["descrip"] = words
+    image.header["descrip"] = text
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=level, mtime=0))
 
@@ -43,22 +45,24 @@ def voxels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 900, (9, 10, 11)).astype(np.int16)
 
 
-def zipped_again(path: Path, voxels: np.ndarray) -> None:
+def recompressed(path: Path, voxels: np.ndarray) -> None:
     write(path, voxels, level=1)
 
 
 def anonymised(path: Path, voxels: np.ndarray) -> None:
-    write(path, voxels, words="gone")
+    write(path, voxels, text="gone")
 
 
 def of_another_type(path: Path, voxels: np.ndarray) -> None:
     write(path, voxels.astype(">f8"))
 
 
-def turned(path: Path, voxels: np.ndarray) -> None:
-    """Axes in another order and direction, with the affine that says so."""
+def reoriented(path: Path, voxels: np.ndarray) -> None:
+    """Axes in another order and direction, with the corresponding affine."""
     image = nibabel.Nifti1Image(voxels, AFFINE)
-    other = nibabel.orientations.ornt_transform(nibabel.io_orientation(AFFINE), nibabel.orientations.axcodes2ornt("SPR"))
+    other = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(AFFINE), nibabel.orientations.axcodes2ornt("SPR")
+    )
     moved = image.as_reoriented(other)
     write(path, np.asarray(moved.dataobj), moved.affine)
 
@@ -68,10 +72,10 @@ def moved_in_space(path: Path, voxels: np.ndarray) -> None:
 
 
 COPIES: dict[str, tuple[Callable[[Path, np.ndarray], None], set[str]]] = {
-    "zipped again": (zipped_again, {"sha256", "voxels_sha256", "stored_sha256"}),
+    "recompressed": (recompressed, {"sha256", "voxels_sha256", "stored_sha256"}),
     "anonymised": (anonymised, {"voxels_sha256", "stored_sha256"}),
     "of another type": (of_another_type, {"voxels_sha256", "stored_sha256"}),
-    "turned": (turned, {"voxels_sha256", "stored_sha256"}),
+    "reoriented": (reoriented, {"voxels_sha256", "stored_sha256"}),
     "moved in space": (moved_in_space, {"voxels_sha256", "stored_sha256"}),
 }
 
@@ -83,33 +87,47 @@ def test_which_hash_survives_which_copy(name: str, voxels: np.ndarray, tmp_path:
     change(tmp_path / "two/a.nii.gz", voxels)
     one, two = prepared(tmp_path / "one"), prepared(tmp_path / "two")
     assert {hash for hash in HASHES if one[hash] == two[hash]} == same
-    otherwise = prepared(tmp_path / "two", PrepareOptions(workers=1, spacing_mm=(2, 2, 2), intensity="none", store_as="int16"))
-    assert {hash for hash in HASHES if one[hash] == otherwise[hash]} == same - {"stored_sha256"}, "by other options"
+    otherwise = prepared(
+        tmp_path / "two", PrepareOptions(workers=1, spacing_mm=(2, 2, 2), intensity="none", store_as="int16")
+    )
+    assert {hash for hash in HASHES if one[hash] == otherwise[hash]} == same - {"stored_sha256"}, (
+        "by other options"
+    )
 
 
-def test_another_value_is_another_content(voxels: np.ndarray, tmp_path: Path) -> None:
+def test_a_different_value_is_different_content(voxels: np.ndarray, tmp_path: Path) -> None:
     write(tmp_path / "one/a.nii.gz", voxels)
     voxels[4, 4, 4] += 1
     write(tmp_path / "two/a.nii.gz", voxels)
-    write(tmp_path / "three/a.nii.gz", voxels[::-1])  # mirrored, and nothing that says so: left is right
+    # Mirrored without its affine: left and right are swapped.
+    write(tmp_path / "three/a.nii.gz", voxels[::-1])
     found = [prepared(tmp_path / name) for name in ("one", "two", "three")]
     assert all(len({about[hash] for about in found}) == 3 for hash in HASHES)
     assert known_again(found[1:], contents(found[:1])) == {}
 
 
-def test_scans_of_before_are_known_by_what_they_have() -> None:
+def test_older_scans_are_identified_by_the_hashes_that_they_have() -> None:
     new = {"scan": "new", "sha256": "1" * 64, "voxels_sha256": "2" * 64, "stored_sha256": "3" * 64}
     old = {"scan": "old", "sha256": "4" * 64, "stored_sha256": "3" * 64}
     other = {"scan": "other", "sha256": "5" * 64, "stored_sha256": "6" * 64}
-    assert contents([new, old]) == [" ".join(digit * DIGITS for digit in "123"), " ".join(digit * DIGITS for digit in "43")]
+    assert contents([new, old]) == [
+        " ".join(digit * DIGITS for digit in "123"),
+        " ".join(digit * DIGITS for digit in "43"),
+    ]
     assert known_again([old, other], contents([new])) == {"old": "the same stored volume"}
     assert known_again([new, other], contents([old])) == {"new": "the same stored volume"}
     assert known_again([old, other], []) == {}
-    assert groups_of_one_content([new, other, old]) == [], "a phantom in two scales may be stored as one"
-    assert groups_of_one_content([new, other, {**new, "scan": "twin"}]) == [("the same file", [0, 2])], "said once"
+    assert duplicate_groups([new, other, old]) == [], (
+        "a phantom in two scales may have the same stored voxels"
+    )
+    assert duplicate_groups([new, other, {**new, "scan": "twin"}]) == [("the same file", [0, 2])], (
+        "reported once"
+    )
 
 
-def test_a_store_of_before_values_were_hashed_opens_and_is_not_prepared_again(cohort: Path, tmp_path: Path) -> None:
+def test_an_older_store_without_voxel_hashes_opens_and_is_not_prepared_again(
+    cohort: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     prepare("csv", cohort, out, options=ONE)
     before = Store.open(out).fingerprint()
@@ -124,18 +142,22 @@ def test_a_store_of_before_values_were_hashed_opens_and_is_not_prepared_again(co
 
 def test_one_volume_under_another_header_is_refused_on_two_sides(cohort: Path, tmp_path: Path) -> None:
     image = nibabel.load(cohort / "images/0.nii.gz")
-    write(cohort / "images/4.nii.gz", np.asarray(image.dataobj), image.affine, words="anonymised")
+    write(cohort / "images/4.nii.gz", np.asarray(image.dataobj), image.affine, text="anonymised")
     (cohort / "labels/4.nii.gz").write_bytes((cohort / "labels/0.nii.gz").read_bytes())
     table = (cohort / "manifest.csv").read_text().splitlines()
-    for split, words in ((("train",) * 6, ""), (("train",) * 4 + ("test",) * 2, "is in train and in test")):
+    for split, fault in ((("train",) * 6, ""), (("train",) * 4 + ("test",) * 2, "is in train and in test")):
         rows = [f"{table[0]},split", *(f"{row},{side}" for row, side in zip(table[1:], split, strict=True))]
         (cohort / "manifest.csv").write_text("\n".join(rows) + "\n")
-        if words:
-            with pytest.raises(DataError, match=f"the same volume in another file {words}: 000 of 000, 004 of 002"):
+        if fault:
+            with pytest.raises(
+                DataError, match=f"the same volume in another file {fault}: 000 of 000, 004 of 002"
+            ):
                 prepare("csv", cohort, tmp_path / "out", options=ONE)
         else:
             found = prepare("csv", cohort, tmp_path / "out", options=ONE)
-            assert "the same volume in another file under two patients: 000 of 000, 004 of 002" in found.warnings
+            assert (
+                "the same volume in another file under two patients: 000 of 000, 004 of 002" in found.warnings
+            )
             said: list[str] = []
             audit(tmp_path / "out", say=said.append)
             assert "the same content: 000 of 000, 004 of 002" in said

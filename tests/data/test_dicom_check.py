@@ -59,11 +59,11 @@ def test_what_did_not_change_is_not_decoded_again(tmp_path: Path, scratch: Path)
     audit(tmp_path / "in", report=report, given=given(), say=lines.append)
     assert "thumbnail" in (report / "checked.jsonl").read_text() and not any("as they were" in line for line in lines)
     audit(tmp_path / "in", report=report, given=given(), say=lines.append)
-    assert "2 scans are as they were at the last check" in lines
+    assert "2 scans are unchanged since the last check" in lines
     path = next((tmp_path / "in" / "p0").iterdir())
     spoil(path, "RescaleIntercept", "DS", b"-200")
     (finding, _) = audit(tmp_path / "in", report=report, given=given(), say=lines.append)
-    assert "1 scans are as they were at the last check" in lines and finding.facts["min"] < -100
+    assert "1 scans are unchanged since the last check" in lines and finding.facts["min"] < -100
     assert not list(scratch.iterdir())
 
 
@@ -73,7 +73,7 @@ def test_a_check_under_hashed_ids_tells_no_names(tmp_path: Path, scratch: Path) 
     findings = audit(tmp_path / "in", given=given(hash_ids=True))
     assert "DOE" not in json.dumps([vars(finding) for finding in findings]) and all(finding.fault for finding in findings)
     assert not list((tmp_path / "in").rglob(".hash_key"))
-    with pytest.raises(DataError, match=r"2 of 2 scans of .* are not what they say"):
+    with pytest.raises(DataError, match=r"2 of 2 scans of .* are invalid"):
         audit(tmp_path / "in", given=given(max_bad_fraction=0.5))
 
 

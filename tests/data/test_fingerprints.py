@@ -1,4 +1,4 @@
-"""What a run read is hashed part by part, so that a change of a cell, of a side or of a voxel is told as what it is."""
+"""Fingerprints name the part of the data that changed: a column, the split, voxels or the body."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
 def appended(name: str, value: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         head, *rows = (root / "manifest.csv").read_text().splitlines()
-        (root / "manifest.csv").write_text("\n".join([f"{head},{name}", *(f"{row},{value}" for row in rows)]) + "\n")
+        (root / "manifest.csv").write_text(
+            "\n".join([f"{head},{name}", *(f"{row},{value}" for row in rows)]) + "\n"
+        )
 
     return change
 
@@ -52,12 +54,21 @@ def with_folds(root: Path) -> None:
 
 
 def described(**fields: Any) -> Callable[[Path], None]:
-    """What the description of a scan says."""
+    """Change fields of a scan's description."""
 
     def change(root: Path) -> None:
         path = root / "store" / "003.json"
         about = json.loads(path.read_text())
-        path.write_text(json.dumps({**about, **{name: {**about[name], **v} if isinstance(v, dict) else v for name, v in fields.items()}}))
+        path.write_text(
+            json.dumps(
+                {
+                    **about,
+                    **{
+                        name: {**about[name], **v} if isinstance(v, dict) else v for name, v in fields.items()
+                    },
+                }
+            )
+        )
 
     return change
 
@@ -69,38 +80,43 @@ CHANGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a patient": (rewritten("001,000,", "001,001,"), ["the column patient of manifest.csv"]),
     "a class": (appended("class", "sick"), ["the column class of manifest.csv"]),
     "days between visits": (appended("session_days", "7"), ["the column session_days of manifest.csv"]),
-    "who tests": (swapped_sides, ["split.json"]),
+    "test patients": (swapped_sides, ["split.json"]),
     "folds": (with_folds, ["split.json"]),
     "voxels": (described(stored_sha256="0" * 64), ["voxels, labels or geometry"]),
-    "the atlas": (described(body={"from_world": [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]}), ["where the body lies"]),
-    "the body": (described(body={"box": [[1, 1, 1], [5, 5, 5]]}), ["where the body lies"]),
+    "the atlas": (
+        described(body={"from_world": [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]}),
+        ["the position of the body"],
+    ),
+    "the body": (described(body={"box": [[1, 1, 1], [5, 5, 5]]}), ["the position of the body"]),
     "nothing": (lambda _: None, []),
-    "an age written otherwise": (rewritten(",EU,42", ",EU,42.0"), []),
-    "where a file lies": (rewritten("images/3", "moved/3"), []),
-    "a column that nobody can have read": (appended("scanner", "A"), []),
+    "an age written differently": (rewritten(",EU,42", ",EU,42.0"), []),
+    "the path of a file": (rewritten("images/3", "moved/3"), []),
+    "a new column": (appended("scanner", "A"), []),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_change_is_told_as_what_it_is(what: str, root: Path) -> None:
-    change, words = CHANGES[what]
+def test_a_change_is_named(what: str, root: Path) -> None:
+    change, parts = CHANGES[what]
     before, stored = fingerprints(Store.open(root)), Store.open(root).fingerprint()
     change(root)
     now = fingerprints(Store.open(root))
-    assert changed(before, now) == changed(now, before) == words
-    assert (now["data"] == before["data"] == stored) == ("voxels, labels or geometry" not in words)
+    assert changed(before, now) == changed(now, before) == parts
+    assert (now["data"] == before["data"] == stored) == ("voxels, labels or geometry" not in parts)
 
 
-def test_a_folder_that_moved_is_the_same_and_so_is_one_that_is_prepared_again(root: Path, cohort: Path, tmp_path: Path) -> None:
+def test_moving_or_preparing_again_does_not_change_fingerprints(
+    root: Path, cohort: Path, tmp_path: Path
+) -> None:
     before = fingerprints(Store.open(root))
     shutil.move(root, tmp_path / "elsewhere")
     assert fingerprints(Store.open(tmp_path / "elsewhere")) == before
     prepare("csv", cohort, tmp_path / "again", options=PrepareOptions(workers=1))
     assert fingerprints(Store.open(tmp_path / "again")) == before
-    assert {*ALWAYS_READ, "age", "site"} == set(before["manifest"]), "no paths, and no side of the split"
+    assert {*ALWAYS_READ, "age", "site"} == set(before["manifest"]), "neither paths nor the side of the split"
 
 
-def test_a_run_of_before_parts_were_hashed_is_held_against_its_voxels_alone(root: Path) -> None:
+def test_an_older_run_is_compared_by_its_voxels_only(root: Path) -> None:
     now = fingerprints(Store.open(root))
     assert changed({"data": now["data"]}, now) == [] == changed(now, {"data": now["data"]})
     assert changed({"data": "other"}, now) == ["voxels, labels or geometry"] == changed({}, now)

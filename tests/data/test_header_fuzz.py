@@ -1,6 +1,6 @@
-"""Ten thousand spoilt headers: each file is read as nibabel reads it, or refused by name; nothing crashes, nothing is zeros in silence.
+"""Ten thousand damaged headers: each file is read as nibabel reads it, or refused, without silent zeros.
 
-And the other way round: what nibabel and SimpleITK both read to the same voxels and affine is read, but for what `REFUSED` lists.
+Conversely, files that nibabel and SimpleITK read to the same voxels and affine are read, except `REFUSED`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FLOATS = (0.0, -0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 1e-40, 1e30, 352.5, 100
 
 
 def template(rng: np.random.Generator) -> bytes:
-    """A good file: of several types, with or without scaling, sform, qform."""
+    """A valid file: of several types, with or without scaling, sform, qform."""
     dtype = rng.choice([np.uint8, np.int16, np.int32, np.float32, np.float64])
     affine = np.diag([*rng.uniform(0.5, 4, 3) * rng.choice([-1, 1], 3), 1.0])
     affine[:3, 3] = rng.normal(0, 50, 3)
@@ -43,7 +43,7 @@ def template(rng: np.random.Generator) -> bytes:
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """One to four bytes, fields or lengths spoilt."""
+    """Change one to four bytes, fields or lengths."""
     spoilt = bytearray(content)
     for _ in range(int(rng.integers(1, 5))):
         way = rng.integers(4)
@@ -66,13 +66,13 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(spoilt)
 
 
-def behind(rng: np.random.Generator) -> bytes:
-    """What may follow a gzip stream: mostly nothing, else padding, or bytes of something else."""
+def trailing(rng: np.random.Generator) -> bytes:
+    """Bytes after a gzip stream: mostly none, else padding or other bytes."""
     return b"" if rng.random() < 0.8 else bytes(int(rng.integers(1, 2000))) + rng.bytes(int(rng.integers(20)))
 
 
 def as_nibabel_reads(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled voxels and affine in mm, out of the independent reader."""
+    """Scaled voxels and affine in mm, from an independent reader."""
     image = nibabel.load(path)
     voxels = np.asarray(image.dataobj, dtype=np.float64)
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
@@ -86,7 +86,7 @@ def as_nibabel_reads(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_simpleitk_reads(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The same out of a second independent reader, in RAS+. RuntimeError if it refuses the file."""
+    """The same from a second independent reader, in RAS+. RuntimeError if it refuses the file."""
     quiet, before = os.open(os.devnull, os.O_WRONLY), os.dup(2)
     os.dup2(quiet, 2)  # its library writes there
     try:
@@ -109,34 +109,34 @@ def as_simpleitk_reads(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return voxels, affine
 
 
-# What is refused although both read it to the same, by the message -> why.
+# Refused although both readers agree: message -> reason.
 REFUSED = {
-    r"scl_slope is .*the intensities are undefined": "both drop a slope that is NaN or infinite, and with it the units of the voxels",
-    r"the affine is singular": "a voxel size of 0, for which both take 1 mm",
-    r"the affine holds NaN or infinity": "no place in millimetres: every geometry of pairs would be NaN",
-    r"voxels are NaN or infinite": "the field nonfinite says what to do with them",
-    r"constant: every voxel": "it holds no picture to learn from",
-    r"do not fit float32|too far from 0 for float32": "it cannot be stored without becoming infinite or constant",
-    r"bits a voxel, and \d+ bytes more than the data type needs": "data type and bitpix differ, and the length is not the data type's",
-    r"holds RGB colours|complex numbers|data type .* is not supported": "not one grey value a voxel",
-    r"has \d axes": "fewer than three axes, or more than channels on top of three: which are space is a guess",
-    r"truncated": "readers differ in what they put for the rest; one reads a part without a word",
+    r"scl_slope is .*the intensities are undefined": "both ignore such a slope, and so the unit",
+    r"the affine is singular": "a voxel size of 0, which both replace by 1 mm",
+    r"the affine contains NaN or infinity": "no position in mm: the geometry of all pairs would be NaN",
+    r"voxels are NaN or infinite": "the option nonfinite decides",
+    r"constant: every voxel": "it contains no image",
+    r"do not fit float32|too far from 0 for float32": "it would become infinite or constant",
+    r"bits per voxel, and \d+ bytes more than the data type needs": "data type, bitpix and length differ",
+    r"contains RGB colours|complex numbers|data type .* is not supported": "not one grey value per voxel",
+    r"has \d axes": "too few or too many axes: the spatial axes are unknown",
+    r"truncated": "readers differ in how they fill the rest; one silently reads a part",
 }
 
 
 def refusal_without_reason(path: Path, error: DataError) -> str:
-    """ "" if a refusal has a reason; else what both other readers agree on."""
-    if any(re.search(words, str(error)) for words in REFUSED):
+    """ "" if a refusal is justified, else the result on which both readers agree."""
+    if any(re.search(message, str(error)) for message in REFUSED):
         return ""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             (voxels, affine), (theirs, their_affine) = as_nibabel_reads(path), as_simpleitk_reads(path)
-    except Exception:  # whatever a reader raises: it does not read it
+    except Exception:  # any exception means that a reader refuses the file
         return ""
     same = voxels.shape == theirs.shape and np.allclose(voxels, theirs, equal_nan=True)
-    is_place = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9
-    if same and is_place and np.allclose(affine, their_affine, rtol=1e-4, atol=1e-3, equal_nan=True):
+    is_valid = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9
+    if same and is_valid and np.allclose(affine, their_affine, rtol=1e-4, atol=1e-3, equal_nan=True):
         return f"nibabel and SimpleITK read {voxels.shape} voxels at {affine.tolist()}: {error}"
     return ""
 
@@ -144,14 +144,17 @@ def refusal_without_reason(path: Path, error: DataError) -> str:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("num_files", [200, pytest.param(NUM_FILES // 2, marks=pytest.mark.slow)])
-def test_a_spoilt_header_is_refused_or_read_right(tmp_path: Path, compressed: bool, num_files: int) -> None:
+def test_a_damaged_header_is_refused_or_read_correctly(
+    tmp_path: Path, compressed: bool, num_files: int
+) -> None:
     rng = np.random.default_rng(20 + compressed)
     refused, read = 0, 0
     path, plain = tmp_path / ("a.nii.gz" if compressed else "a.nii"), tmp_path / "plain.nii"
     for number in range(num_files):
         content = mutated(template(rng), rng)
-        path.write_bytes(gzip.compress(content, 1, mtime=0) + behind(rng) if compressed else content)
-        plain.write_bytes(content)  # nibabel reads 1024 bytes to find out what it is, and stumbles over what follows a short stream
+        path.write_bytes(gzip.compress(content, 1, mtime=0) + trailing(rng) if compressed else content)
+        # nibabel reads 1024 bytes to detect the format, and fails on bytes after a short stream.
+        plain.write_bytes(content)
         try:
             found = read_image(path, channels="all")
         except DataError as error:
@@ -162,12 +165,12 @@ def test_a_spoilt_header_is_refused_or_read_right(tmp_path: Path, compressed: bo
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                (voxels, affine), least = as_nibabel_reads(plain), 0.0
-            except ValueError:  # a quaternion a little longer than 1 is rounding for SimpleITK and for us
-                (voxels, affine), least = as_simpleitk_reads(plain), 1e-4
+                (voxels, affine), atol = as_nibabel_reads(plain), 0.0
+            except ValueError:  # SimpleITK and medcl3d accept a quaternion slightly longer than 1 as rounding
+                (voxels, affine), atol = as_simpleitk_reads(plain), 1e-4
         theirs = voxels if voxels.ndim == 4 else voxels[..., None]
         np.testing.assert_allclose(np.moveaxis(found.voxels, 0, -1), theirs, rtol=1e-6, err_msg=str(number))
-        np.testing.assert_allclose(found.affine, affine, rtol=1e-6, atol=least, err_msg=str(number))
+        np.testing.assert_allclose(found.affine, affine, rtol=1e-6, atol=atol, err_msg=str(number))
         assert np.isfinite(found.voxels).all() and found.voxels.min() < found.voxels.max()
         read += 1
     assert refused + read == num_files and min(refused, read) > num_files // 10
@@ -177,8 +180,8 @@ def test_a_spoilt_header_is_refused_or_read_right(tmp_path: Path, compressed: bo
 AFFINE = np.array([[1.1, 0, 0, -10], [0, 1.2, 0, -12], [0, 0, 1.3, -9], [0, 0, 0, 1.0]])
 
 
-def spoilt(path: Path, change: Callable[[nibabel.Nifti1Header], None]) -> Path:
-    """A good file whose header was changed afterwards."""
+def changed(path: Path, change: Callable[[nibabel.Nifti1Header], None]) -> Path:
+    """A valid file with a changed header."""
     content = bytearray(nibabel.Nifti1Image(RAMP, AFFINE).to_bytes())
     header = nibabel.Nifti1Header(bytes(content[:348]), check=False)
     header["qform_code"] = header["sform_code"] = 1
@@ -192,7 +195,7 @@ def spoilt(path: Path, change: Callable[[nibabel.Nifti1Header], None]) -> Path:
 
 
 def put(**fields: float) -> Callable[[nibabel.Nifti1Header], None]:
-    """A change of some fields; ``qfac`` is the first of pixdim."""
+    """A change of fields; ``qfac`` is the first of pixdim."""
 
     def change(header: nibabel.Nifti1Header) -> None:
         for name, value in fields.items():
@@ -209,20 +212,26 @@ def put(**fields: float) -> Callable[[nibabel.Nifti1Header], None]:
     [
         (put(qfac=0), ""),
         (put(qfac=0, sform_code=0), ""),
-        (put(qfac=5, sform_code=0), "pixdim[0] is 5, neither 1 nor -1; 1 was taken"),
-        (put(quatern_b=0.8, quatern_c=0.8), "the qform is impossible (the quaternion has the length 1.13137, beyond 1) and was ignored"),
+        (put(qfac=5, sform_code=0), "pixdim[0] is 5, neither 1 nor -1; 1 was used"),
+        (
+            put(quatern_b=0.8, quatern_c=0.8),
+            "the qform is impossible (the quaternion has the length 1.13137, beyond 1) and was ignored",
+        ),
         (put(quatern_b=np.nan), "the qform is impossible"),
-        (put(qform_code=77), "qform_code is 77, which means nothing"),
-        (put(sform_code=77), "sform_code is 77, which means nothing"),
-        (put(scl_slope=np.nan, scl_inter=np.nan), "scl_slope and scl_inter are NaN: not set; the values were taken as they are stored"),
+        (put(qform_code=77), "qform_code is 77, which is not defined"),
+        (put(sform_code=77), "sform_code is 77, which is not defined"),
+        (
+            put(scl_slope=np.nan, scl_inter=np.nan),
+            "scl_slope and scl_inter are NaN: not set; the values were used as stored",
+        ),
         (put(bitpix=0), ""),
-        (put(bitpix=8), "the header says int16 voxels and 8 bits a voxel; the data type was taken"),
-        (put(vox_offset=352.5), "vox_offset is 352.5; 352 was taken"),
-        (put(sizeof_hdr=0), "the header says that it has 0 bytes; 348 was taken, by its magic"),
+        (put(bitpix=8), "the header has int16 voxels but 8 bits per voxel; the data type was used"),
+        (put(vox_offset=352.5), "vox_offset is 352.5; 352 was used"),
+        (put(sizeof_hdr=0), "sizeof_hdr is 0; 348 was used, from the magic"),
     ],
 )
-def test_what_other_readers_take_is_read(tmp_path: Path, change: Callable, warning: str) -> None:
-    path = spoilt(tmp_path / "a.nii", change)
+def test_headers_that_other_readers_accept_are_read(tmp_path: Path, change: Callable, warning: str) -> None:
+    path = changed(tmp_path / "a.nii", change)
     found = read_image(path)
     for voxels, affine in (as_nibabel_reads(path), as_simpleitk_reads(path)):
         np.testing.assert_array_equal(found.voxels[0], voxels)
@@ -231,52 +240,62 @@ def test_what_other_readers_take_is_read(tmp_path: Path, change: Callable, warni
 
 
 @pytest.mark.parametrize("sform_code", [0, 1])
-def test_a_quaternion_a_little_longer_than_one_is_rounding(tmp_path: Path, sform_code: int) -> None:
-    """nibabel reads it by the sform only, SimpleITK by the quaternion too."""
-    turned = np.diag([-1.0, 1.0, 1.0, 1.0]) @ AFFINE
+def test_a_quaternion_slightly_longer_than_one_is_accepted_as_rounding(
+    tmp_path: Path, sform_code: int
+) -> None:
+    """nibabel reads such a file only with the sform, SimpleITK also with the quaternion."""
+    flipped = np.diag([-1.0, 1.0, 1.0, 1.0]) @ AFFINE
 
     def change(header: nibabel.Nifti1Header) -> None:
         put(sform_code=sform_code, quatern_c=0.7071072, quatern_d=0.7071072)(header)
-        header.set_sform(turned, code=sform_code)
+        header.set_sform(flipped, code=sform_code)
 
-    path = spoilt(tmp_path / "a.nii", change)
+    path = changed(tmp_path / "a.nii", change)
     header = read_header(path)
-    expected = turned if sform_code else as_simpleitk_reads(path)[1]
+    expected = flipped if sform_code else as_simpleitk_reads(path)[1]
     np.testing.assert_allclose(header.affine, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("behind", [bytes(3), bytes(3 << 20), b"garbage", bytes(3 << 20) + b"garbage", b"\x1f", bytes(10) + b"\x1fx"])
-def test_bytes_behind_the_gzip_stream_are_ignored_and_said(tmp_path: Path, behind: bytes) -> None:
+@pytest.mark.parametrize(
+    "trailing_bytes",
+    [bytes(3), bytes(3 << 20), b"garbage", bytes(3 << 20) + b"garbage", b"\x1f", bytes(10) + b"\x1fx"],
+)
+def test_bytes_after_the_gzip_stream_are_ignored_with_a_warning(
+    tmp_path: Path, trailing_bytes: bytes
+) -> None:
     path = tmp_path / "a.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 999, (12, 11, 10)).astype(np.int16), AFFINE), path)
+    nibabel.save(
+        nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 999, (12, 11, 10)).astype(np.int16), AFFINE),
+        path,
+    )
     clean = read_image(path)
-    path.write_bytes(path.read_bytes() + behind)
+    path.write_bytes(path.read_bytes() + trailing_bytes)
     found = read_image(path)
     for voxels, affine in (as_nibabel_reads(path), as_simpleitk_reads(path)):
         np.testing.assert_array_equal(found.voxels[0], voxels)
         np.testing.assert_allclose(found.affine, affine, atol=1e-5)
-    rest = len(behind.lstrip(b"\0"))
+    rest = len(trailing_bytes.lstrip(b"\0"))
     assert found.warnings == ((f"{rest} bytes follow the gzip stream and were ignored",) if rest else ())
     assert found.sha256 == clean.sha256
 
 
 def test_a_second_gzip_stream_after_padding_is_read(tmp_path: Path) -> None:
-    path = spoilt(tmp_path / "a.nii.gz", put())
+    path = changed(tmp_path / "a.nii.gz", put())
     content, clean = gzip.decompress(path.read_bytes()), read_image(path)
     path.write_bytes(gzip.compress(content[:400]) + bytes(2 << 20) + gzip.compress(content[400:]))
     assert read_image(path).sha256 == clean.sha256
 
 
-def test_a_gzip_stream_without_its_checksum_is_said(tmp_path: Path) -> None:
-    path = spoilt(tmp_path / "a.nii.gz", put())
+def test_a_gzip_stream_without_its_checksum_is_refused(tmp_path: Path) -> None:
+    path = changed(tmp_path / "a.nii.gz", put())
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DataError, match="the gzip stream ends before its checksum") as caught:
         read_image(path)
-    assert "asks for" not in str(caught.value)
+    assert "requires" not in str(caught.value)
 
 
-def test_gzip_around_gzip_is_said(tmp_path: Path) -> None:
-    path = spoilt(tmp_path / "a.nii.gz", put())
+def test_a_file_compressed_twice_is_refused(tmp_path: Path) -> None:
+    path = changed(tmp_path / "a.nii.gz", put())
     path.write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(DataError, match="is compressed with gzip twice; decompress it once"):
         read_image(path)
@@ -284,7 +303,10 @@ def test_gzip_around_gzip_is_said(tmp_path: Path) -> None:
         read_header(path)
 
 
-def test_a_data_type_that_leaves_bytes_and_bitpix_behind_is_refused(tmp_path: Path) -> None:
-    path = spoilt(tmp_path / "a.nii", put(datatype=2))  # uint8 out of int16: half of the bytes, each a wrong voxel
-    with pytest.raises(DataError, match="uint8 voxels, 16 bits a voxel, and 120 bytes more than the data type needs"):
+def test_a_data_type_that_contradicts_bitpix_and_the_file_size_is_refused(tmp_path: Path) -> None:
+    # uint8 instead of int16: half of the bytes, and wrong voxels.
+    path = changed(tmp_path / "a.nii", put(datatype=2))
+    with pytest.raises(
+        DataError, match="uint8 voxels, 16 bits per voxel, and 120 bytes more than the data type needs"
+    ):
         read_image(path)

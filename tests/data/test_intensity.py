@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from medcl3d.data.check import read_image
-from medcl3d.data.intensity import Body, find_body, kind_of, normalise, two_levels, unlike_its_kind
+from medcl3d.data.intensity import Body, find_body, kind_of, kind_warnings, mask_levels, normalise
 
 WINDOW = {"percentiles": (0.5, 99.5), "window_hu": (-1000.0, 1000.0)}
 
@@ -16,7 +16,9 @@ def head(gain: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     radius = np.linalg.norm(index, axis=-1)
     scan = np.where(radius < 13, 100.0, 0.0) - np.where(radius < 4, 95, 0)
     rng = np.random.default_rng(seed)
-    return (gain * np.hypot(scan + rng.normal(0, 4, scan.shape), rng.normal(0, 4, scan.shape)))[None].astype(np.float32), radius < 13
+    return (gain * np.hypot(scan + rng.normal(0, 4, scan.shape), rng.normal(0, 4, scan.shape)))[None].astype(
+        np.float32
+    ), radius < 13
 
 
 @pytest.mark.parametrize("gain", [1e-3, 1.0, 1e5])
@@ -51,7 +53,8 @@ def test_mr_of_any_unit_comes_to_the_same_range() -> None:
         out, normalisation = normalise(scan, "mri", body, **WINDOW)
         inside = out[0][body.mask]
         assert abs(inside.mean()) < 1e-3 and abs(inside.std() - 1) < 1e-3
-        assert abs(normalisation.fill[0] - np.median(out[0][~body.mask])) < 0.3  # what stands past the border looks like air
+        # The value outside the scan is that of air.
+        assert abs(normalisation.fill[0] - np.median(out[0][~body.mask])) < 0.3
         results.append(out)
     np.testing.assert_allclose(results[0], results[2], atol=1e-3)
 
@@ -94,66 +97,83 @@ def test_a_modality_is_ct_by_its_name(modality) -> None:
     assert kind_of(modality) == "ct"
 
 
-@pytest.mark.parametrize("modality", ["OCT", "octa", "T1w", "CT1", "PET", "PET/CT", "CT_PET", "CT+MR", "contrast", "unknown", ""])
-def test_and_another_is_not(modality) -> None:
+@pytest.mark.parametrize(
+    "modality", ["OCT", "octa", "T1w", "CT1", "PET", "PET/CT", "CT_PET", "CT+MR", "contrast", "unknown", ""]
+)
+def test_other_modalities_are_not_ct(modality) -> None:
     assert kind_of(modality) == "mri"
 
 
-def test_what_is_unlike_its_kind_is_said() -> None:
+def test_values_unlike_the_kind_give_a_warning() -> None:
     rng = np.random.default_rng(0)
-    tissue = np.where(rng.random((1, 20, 20, 20)) < 0.3, -1000, rng.normal(40, 60, (1, 20, 20, 20))).astype(np.float32)
-    assert unlike_its_kind(tissue, "ct") == [] and unlike_its_kind(tissue, "none") == []
-    assert "look like CT in HU" in unlike_its_kind(tissue, "mri")[0]
-    for wrong in (tissue + 1024, (tissue + 1000) / 1000, (tissue - tissue.mean()) / tissue.std(), tissue - 10000):
-        assert "do not look like HU" in unlike_its_kind(wrong, "ct")[0]
-        assert unlike_its_kind(wrong, "mri") == []
+    tissue = np.where(rng.random((1, 20, 20, 20)) < 0.3, -1000, rng.normal(40, 60, (1, 20, 20, 20))).astype(
+        np.float32
+    )
+    assert kind_warnings(tissue, "ct") == [] and kind_warnings(tissue, "none") == []
+    assert "look like CT in HU" in kind_warnings(tissue, "mri")[0]
+    for wrong in (
+        tissue + 1024,
+        (tissue + 1000) / 1000,
+        (tissue - tissue.mean()) / tissue.std(),
+        tissue - 10000,
+    ):
+        assert "do not look like HU" in kind_warnings(wrong, "ct")[0]
+        assert kind_warnings(wrong, "mri") == []
 
 
-def test_real_scans_are_like_their_kind(real) -> None:
-    for folder, glob in (("ixi40", "sub-*/anat/*.nii.gz"), ("sarcoma/images", "*_CT.nii.gz"), ("sarcoma/images", "*_PET.nii.gz")):
+def test_real_scans_match_their_kind(real) -> None:
+    for folder, glob in (
+        ("ixi40", "sub-*/anat/*.nii.gz"),
+        ("sarcoma/images", "*_CT.nii.gz"),
+        ("sarcoma/images", "*_PET.nii.gz"),
+    ):
         for path in sorted((real / folder).glob(glob))[::8]:
             voxels, is_ct = read_image(path).voxels, "_CT" in path.name
-            assert unlike_its_kind(voxels, "ct" if is_ct else "mri") == []
-            assert unlike_its_kind(voxels, "mri" if is_ct else "ct") != [], path.name
+            assert kind_warnings(voxels, "ct" if is_ct else "mri") == []
+            assert kind_warnings(voxels, "mri" if is_ct else "ct") != [], path.name
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_scan_of_three_planes_is_not_taken_for_a_colour_picture() -> None:
+def test_a_scan_of_three_planes_is_not_taken_for_a_colour_image() -> None:
     scan, _ = head()
     find_body(scan[..., 20:23], "mri")
 
 
 @pytest.mark.parametrize("kind", ["mri", "ct", "none"])
-def test_one_value_throughout_is_no_crash(kind) -> None:
+def test_a_constant_scan_does_not_crash(kind) -> None:
     scan = np.full((1, 3, 3, 3), 5, np.float32)
     out, normalisation = normalise(scan, kind, find_body(scan, kind), **WINDOW)
     assert np.isfinite(out).all() and np.isfinite(normalisation.fill).all()
 
 
 @pytest.mark.parametrize("levels", [(0.0, 255.0), (0.0, 1.0), (3.0, 7.0), (-1.0, 1.0)])
-def test_a_mask_comes_to_0_and_1_whatever_share_of_the_scan_it_fills(levels) -> None:
+def test_a_mask_becomes_0_and_1_for_any_size(levels) -> None:
     low, high = levels
     for num in (1, 500, 7999):
         scan = np.full(8000, low, np.float32)
         scan[np.random.default_rng(num).permutation(8000)[:num]] = high
         scan = scan.reshape(1, 20, 20, 20)
-        found = [two_levels(scan[0], "mri")]
-        assert found == [levels] and two_levels(scan[0], "none") is None
-        assert two_levels(scan[0], "ct") == (levels if low >= 0 else None), "a negative value may be HU"
+        found = [mask_levels(scan[0], "mri")]
+        assert found == [levels] and mask_levels(scan[0], "none") is None
+        assert mask_levels(scan[0], "ct") == (levels if low >= 0 else None), "a negative value may be HU"
         out, normalisation = normalise(scan, "mri", find_body(scan, "none"), **WINDOW, levels=found)
         np.testing.assert_array_equal(out, scan == high)
         assert normalisation.fill == (0.0,)
-        assert unlike_its_kind(scan, "mri") == [f"only two values, {low:g} and {high:g}: it is a mask, and stored as 0 and 1"]
+        assert kind_warnings(scan, "mri") == [
+            f"only two values, {low:g} and {high:g}: it is a mask, and stored as 0 and 1"
+        ]
 
 
-def test_a_third_value_makes_it_a_scan() -> None:
+def test_a_third_value_makes_it_an_image() -> None:
     scan = np.zeros((20, 20, 20), np.float32)
     scan[5:15] = 1
     scan[7, 3, 11] = 0.5
-    assert two_levels(scan, "mri") is None and two_levels(np.full((3, 3, 3), 5.0, np.float32), "mri") is None
+    assert (
+        mask_levels(scan, "mri") is None and mask_levels(np.full((3, 3, 3), 5.0, np.float32), "mri") is None
+    )
 
 
-def test_a_body_of_one_value_does_not_explode() -> None:
+def test_a_body_of_one_value_stays_finite() -> None:
     scan = np.zeros((1, 24, 24, 24), np.float32)
     scan[:, 6:18, 6:18, 6:18] = 100
     scan[:, 0, 0, :3] = 50
@@ -161,5 +181,5 @@ def test_a_body_of_one_value_does_not_explode() -> None:
     assert np.abs(out).max() <= 1
 
 
-def test_a_shape_is_taken_as_it_is_by_its_name() -> None:
+def test_the_modality_shape_keeps_its_values() -> None:
     assert kind_of("shape") == kind_of("Shape") == "none" and kind_of("shapes of T1w") == "mri"

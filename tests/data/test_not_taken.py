@@ -195,5 +195,5 @@ def test_a_label_map_among_the_images_is_warned_of_by_prepare_as_by_check(tmp_pa
     said: list[str] = []
     fields = {"pattern": "{patient}/{modality}.nii.gz"}
     prepare("folder", tmp_path / "in", tmp_path / "out", fields=fields, options=PrepareOptions(workers=1), say=said.append)
-    lines = [line for line in said if "a label map, or a shape, and no picture" in line]
-    assert len(lines) == 1 and lines[0].startswith("warning: 3 of 6 scans, as p0_seg: holds only 4 whole numbers, 0 to 3")
+    lines = [line for line in said if "a label map or a shape, not an image" in line]
+    assert len(lines) == 1 and lines[0].startswith("warning: 3 of 6 scans, as p0_seg: contains only 4 whole numbers, 0 to 3")

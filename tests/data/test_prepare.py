@@ -28,8 +28,10 @@ from medcl3d.errors import ConfigError, DataError, MachineError
 ONE = PrepareOptions(workers=1)
 
 
-def blob_scan(affine: np.ndarray, shape: tuple[int, int, int], world_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A round bright landmark of 5 mm at a place in the world, on any grid; and its label."""
+def blob_scan(
+    affine: np.ndarray, shape: tuple[int, int, int], world_mm: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A bright sphere of 5 mm at a world position, on any grid, and its label."""
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     world = index @ affine[:3, :3].T + affine[:3, 3]
     distance = np.linalg.norm(world - world_mm, axis=-1)
@@ -42,7 +44,7 @@ def centroid_mm(weights: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("spacing", ["keep", (2.0, 1.5, 2.5)])
-def test_a_landmark_stays_where_it_is_in_the_world(tmp_path, write_nifti, spacing) -> None:
+def test_a_landmark_keeps_its_world_position(tmp_path, write_nifti, spacing) -> None:
     landmark = np.array([12.0, -7.0, 20.0])
     tilt = np.radians(9)
     tilted = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
@@ -62,7 +64,12 @@ def test_a_landmark_stays_where_it_is_in_the_world(tmp_path, write_nifti, spacin
         write_nifti(f"{name}_label.nii.gz", label, affine)
         rows.append(f"{name},{name},{name}.nii.gz,{name}_label.nii.gz")
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
-    prepare("csv", tmp_path, tmp_path / "out", options=PrepareOptions(workers=1, spacing_mm=spacing, intensity="none"))
+    prepare(
+        "csv",
+        tmp_path,
+        tmp_path / "out",
+        options=PrepareOptions(workers=1, spacing_mm=spacing, intensity="none"),
+    )
     store = Store.open(tmp_path / "out")
     for scan, name in enumerate(grids):
         affine = store.collection.affines[scan]
@@ -70,74 +77,82 @@ def test_a_landmark_stays_where_it_is_in_the_world(tmp_path, write_nifti, spacin
         if spacing != "keep":
             np.testing.assert_allclose(store.collection.spacings[scan], spacing, rtol=1e-4)
         weights = store.read_volume(scan)[0].astype(float)
-        np.testing.assert_allclose(centroid_mm(np.where(weights > 5, weights, 0), affine), landmark, atol=0.15, err_msg=name)
-        # Nearest neighbours may move a label by half a voxel of its file.
-        np.testing.assert_allclose(centroid_mm(store.read_label(scan).astype(float), affine), landmark, atol=0.55, err_msg=name)
+        np.testing.assert_allclose(
+            centroid_mm(np.where(weights > 5, weights, 0), affine), landmark, atol=0.15, err_msg=name
+        )
+        # Nearest-neighbour resampling may move a label by half a voxel of its file.
+        np.testing.assert_allclose(
+            centroid_mm(store.read_label(scan).astype(float), affine), landmark, atol=0.55, err_msg=name
+        )
         volume_mm3 = store.read_label(scan).sum() * abs(np.linalg.det(affine[:3, :3]))
         assert abs(volume_mm3 / (4 / 3 * np.pi * 6**3) - 1) < 0.15, name
 
 
-def test_kept_scans_lose_nothing(cohort, tmp_path) -> None:
+def test_unresampled_scans_keep_their_values(cohort, tmp_path) -> None:
     prepare("csv", cohort, tmp_path / "out", options=PrepareOptions(workers=1, intensity="none"))
     store = Store.open(tmp_path / "out")
     original = np.asarray(nibabel.load(cohort / "images/1.nii.gz").dataobj)
-    np.testing.assert_array_equal(store.read_volume(1)[0], original[::-1, ::-1].astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(
+        store.read_volume(1)[0], original[::-1, ::-1].astype(np.float16).astype(np.float32)
+    )
 
 
-def test_the_median_spacing_is_that_of_the_body_axes_and_not_of_the_files(tmp_path, write_nifti) -> None:
+def test_the_median_spacing_is_along_ras_axes_not_file_axes(tmp_path, write_nifti) -> None:
     rng = np.random.default_rng(0)
-    turned = np.array([[0, 0, 3.0, 0], [1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])  # 3, 1, 2 mm along right, front, head
-    for i, affine in enumerate([turned, turned, np.diag([9.0, 9, 9, 1])]):
+    # 3, 1, 2 mm along right, front, head.
+    permuted = np.array([[0, 0, 3.0, 0], [1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])
+    for i, affine in enumerate([permuted, permuted, np.diag([9.0, 9, 9, 1])]):
         write_nifti(f"{i}.nii.gz", rng.normal(size=(9, 8, 7)).astype(np.float32), affine)
-    (tmp_path / "manifest.csv").write_text("scan,patient,path\n" + "".join(f"{i},{i},{i}.nii.gz\n" for i in range(3)))
+    (tmp_path / "manifest.csv").write_text(
+        "scan,patient,path\n" + "".join(f"{i},{i},{i}.nii.gz\n" for i in range(3))
+    )
     prepare("csv", tmp_path, tmp_path / "out", options=PrepareOptions(workers=1, spacing_mm="median"))
     np.testing.assert_allclose(Store.open(tmp_path / "out").collection.spacings, [[3, 1, 2]] * 3, rtol=1e-4)
 
 
-def test_it_goes_on_after_being_killed(cohort, tmp_path, container) -> None:
-    """SIGKILL after the second scan: whole scans stay, the rest is made, nothing differs from an unbroken run."""
+def test_it_resumes_after_being_killed(cohort, tmp_path, container) -> None:
+    """SIGKILL after the second scan; resuming prepares the others, and equals an uninterrupted run."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from medcl3d.data import scan, workers; from medcl3d.data.prepare import *\n"
-        "done, real = [], scan.prepare_scan\n"
-        "def slow(task, store):\n"
-        "    if len(done) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    done.append(1); return real(task, store)\n"
-        "workers.prepare_scan = slow\n"
-        "prepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), options=PrepareOptions(workers=1, store=sys.argv[3]))"
+        "import os, signal, sys; from pathlib import Path; from medcl3d.data import scan, workers; from "
+        "medcl3d.data.prepare import *\ndone, real = [], scan.prepare_scan\ndef slow(task, store):\n    if "
+        "len(done) == 2: os.kill(os.getpid(), signal.SIGKILL)\n    done.append(1); return real(task, "
+        "store)\nworkers.prepare_scan = slow\nprepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), "
+        "options=PrepareOptions(workers=1, store=sys.argv[3]))"
     )
     out, options = tmp_path / "out", PrepareOptions(workers=1, store=container)
     ended = subprocess.run(
-        [sys.executable, "-c", code, str(cohort), str(out), container], cwd=Path(__file__).parents[2], capture_output=True
+        [sys.executable, "-c", code, str(cohort), str(out), container],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert len(list((out / "store").glob("*.json"))) == 2
     with pytest.raises(DataError, match="no finished store"):
         Store.open(out)
-    (out / "store" / f"001{SUFFIXES[container]}").write_bytes(b"half")  # as if it had been cut off
+    (out / "store" / f"001{SUFFIXES[container]}").write_bytes(b"half")  # a truncated file
     again = prepare("csv", cohort, out, options=options)
     assert (again.num_ok, again.num_there) == (6, 1)
-    prepare("csv", cohort, tmp_path / "unbroken", options=ONE)
-    assert Store.open(out).fingerprint() == Store.open(tmp_path / "unbroken").fingerprint()
+    prepare("csv", cohort, tmp_path / "uninterrupted", options=ONE)
+    assert Store.open(out).fingerprint() == Store.open(tmp_path / "uninterrupted").fingerprint()
     assert prepare("csv", cohort, out, options=options).num_there == 6
 
 
-def test_a_kill_while_voxels_are_written_leaves_no_file_that_is_half_there(cohort, tmp_path, container) -> None:
-    """SIGKILL when the bytes of the third file are out and not yet under their name; then the other kind, which leaves one kind."""
+def test_a_kill_while_voxels_are_written_leaves_no_partial_file(cohort, tmp_path, container) -> None:
+    """SIGKILL between writing and renaming the third file; then the other container replaces the first."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from medcl3d.data.prepare import *\n"
-        "real = os.fsync\n"
-        "def end(descriptor):\n"
-        "    name = os.readlink(f'/proc/self/fd/{descriptor}')\n"
-        "    if '/store/.001.' in name and 'json' not in name: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    real(descriptor)\n"
-        "os.fsync = end\n"
-        "prepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), options=PrepareOptions(workers=1, store=sys.argv[3]))"
+        "import os, signal, sys; from pathlib import Path; from medcl3d.data.prepare import *\nreal = "
+        "os.fsync\ndef end(descriptor):\n    name = os.readlink(f'/proc/self/fd/{descriptor}')\n    if "
+        "'/store/.001.' in name and 'json' not in name: os.kill(os.getpid(), signal.SIGKILL)\n    "
+        "real(descriptor)\nos.fsync = end\nprepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), "
+        "options=PrepareOptions(workers=1, store=sys.argv[3]))"
     )
     if not Path("/proc/self/fd").is_dir():
-        pytest.skip("this system does not list the files that a process has open")
+        pytest.skip("this system does not list the open files of a process")
     out = tmp_path / "out"
     ended = subprocess.run(
-        [sys.executable, "-c", code, str(cohort), str(out), container], cwd=Path(__file__).parents[2], capture_output=True
+        [sys.executable, "-c", code, str(cohort), str(out), container],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     names = {path.name for path in (out / "store").iterdir()}
@@ -147,13 +162,15 @@ def test_a_kill_while_voxels_are_written_leaves_no_file_that_is_half_there(cohor
         (out / folder).mkdir(exist_ok=True)
         (out / folder / ".x.part").write_bytes(b"half")
     assert prepare("csv", cohort, out, options=PrepareOptions(workers=1, store=container)).num_ok == 6
-    assert not list(out.rglob("*.part")), "nobody else writes there, so all of them are of killed processes"
+    assert not list(out.rglob("*.part")), (
+        "the lock is held, so that all partial files are of killed processes"
+    )
     other = next(kind for kind in SUFFIXES if kind != container)
     assert prepare("csv", cohort, out, options=PrepareOptions(workers=1, store=other)).num_there == 0
     assert {path.suffix for path in (out / "store").iterdir()} == {SUFFIXES[other], ".json"}
 
 
-def test_another_kind_of_files_is_prepared_again_and_replaces_the_first(cohort, tmp_path) -> None:
+def test_another_container_is_prepared_again_and_replaces_the_first(cohort, tmp_path) -> None:
     pytest.importorskip("blosc2")
     out, before = tmp_path / "out", ""
     for kind in ("npy", "blosc2", "npy"):
@@ -161,7 +178,8 @@ def test_another_kind_of_files_is_prepared_again_and_replaces_the_first(cohort, 
         options = PrepareOptions(workers=1, store=kind)  # type: ignore[arg-type]
         assert prepare("csv", cohort, out, options=options, say=said.append).num_there == 0
         assert (f"{out}: other store than before; all scans are prepared again" in said) == bool(before)
-        assert {path.suffix for path in (out / "store").iterdir()} == {SUFFIXES[kind], ".json"}  # type: ignore[index]
+        suffix = SUFFIXES[kind]  # type: ignore[index]
+        assert {path.suffix for path in (out / "store").iterdir()} == {suffix, ".json"}
         assert len(list((out / "store").iterdir())) == 6 + 5 + 6
         assert prepare("csv", cohort, out, options=options).num_there == 6
         before = before or Store.open(out).fingerprint()
@@ -169,8 +187,8 @@ def test_another_kind_of_files_is_prepared_again_and_replaces_the_first(cohort, 
     assert len(audit(out)) == 6
 
 
-def test_a_store_of_before_there_were_two_kinds_is_still_there(cohort, tmp_path) -> None:
-    """What names no kind holds .npy, and is not prepared again."""
+def test_an_older_store_without_a_container_entry_is_not_prepared_again(cohort, tmp_path) -> None:
+    """Without an entry the container is .npy."""
     out = tmp_path / "out"
     prepare("csv", cohort, out, options=ONE)
     for path in (*(out / "store").glob("*.json"), out / "preparing.json"):
@@ -183,7 +201,7 @@ def test_a_store_of_before_there_were_two_kinds_is_still_there(cohort, tmp_path)
     assert not any("other" in line for line in said)
 
 
-def test_a_store_of_before_a_field_of_its_source_was_known_is_still_there(cohort, tmp_path) -> None:
+def test_an_older_store_without_a_new_field_of_its_source_is_not_prepared_again(cohort, tmp_path) -> None:
     out = tmp_path / "out"
     prepare("csv", cohort, out, options=ONE)
     about = json.loads((out / "preparing.json").read_text())
@@ -197,10 +215,10 @@ def test_a_store_of_before_a_field_of_its_source_was_known_is_still_there(cohort
 
 
 def _change_a_voxel(path: Path) -> None:
-    """Another content in as many bytes, at another time: the mildest change that there is."""
+    """Change the content and the time, but not the size."""
     size, content = path.stat().st_size, bytearray(gzip.decompress(path.read_bytes()))
     for at in range(352, len(content)):
-        content[at] ^= 1  # the last bit of a number stays a number
+        content[at] ^= 1  # flip the lowest bit
         packed = gzip.compress(content, mtime=0)
         if len(packed) == size:
             path.write_bytes(packed)
@@ -210,15 +228,17 @@ def _change_a_voxel(path: Path) -> None:
     raise AssertionError("no change of one bit keeps the size")
 
 
-def test_a_file_that_was_touched_is_the_same_file_and_one_of_another_content_is_not(cohort, tmp_path, monkeypatch) -> None:
-    """By its hash: a collection that was copied to another disk has new times, and nothing of it changed."""
+def test_a_touched_file_is_unchanged_and_other_content_is_a_change(cohort, tmp_path, monkeypatch) -> None:
+    """The hash decides, since copying a collection to another disk changes the times only."""
     out = tmp_path / "out"
     prepare("csv", cohort, out, options=ONE)
     for path in (cohort / "images/3.nii.gz", cohort / "labels/1.nii.gz"):
         os.utime(path, (0, 0))
     audit(out)
     assert prepare("csv", cohort, out, options=ONE).num_there == 6
-    monkeypatch.setattr("medcl3d.data.scan.content_sha256", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr(
+        "medcl3d.data.scan.content_sha256", lambda path: pytest.fail(f"{path} was read again")
+    )
     audit(out)
     assert prepare("csv", cohort, out, options=ONE).num_there == 6
     monkeypatch.undo()
@@ -227,7 +247,7 @@ def test_a_file_that_was_touched_is_the_same_file_and_one_of_another_content_is_
         audit(out)
 
 
-def test_where_one_stands_does_not_matter_to_what_is_there(cohort, tmp_path, monkeypatch) -> None:
+def test_the_working_directory_does_not_matter(cohort, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(cohort.parent)
     prepare("csv", Path(cohort.name), tmp_path / "out", options=ONE)
     monkeypatch.chdir(cohort)
@@ -237,7 +257,7 @@ def test_where_one_stands_does_not_matter_to_what_is_there(cohort, tmp_path, mon
         audit(tmp_path / "out")
 
 
-def test_only_what_changed_is_done_again(cohort, tmp_path) -> None:
+def test_only_changed_scans_are_prepared_again(cohort, tmp_path) -> None:
     out = tmp_path / "out"
     prepare("csv", cohort, out, options=ONE)
     before = Store.open(out).fingerprint()
@@ -249,19 +269,21 @@ def test_only_what_changed_is_done_again(cohort, tmp_path) -> None:
     audit(out)
     before = Store.open(out).fingerprint()
     said: list[str] = []
-    changed = prepare("csv", cohort, out, options=PrepareOptions(workers=1, spacing_mm=(2.0, 2.0, 2.0)), say=said.append)
+    changed = prepare(
+        "csv", cohort, out, options=PrepareOptions(workers=1, spacing_mm=(2.0, 2.0, 2.0)), say=said.append
+    )
     assert changed.num_there == 0 and any("other spacing_mm than before" in line for line in said)
     assert Store.open(out).fingerprint() != before
 
 
-def test_workers_make_no_difference(cohort, tmp_path) -> None:
+def test_results_do_not_depend_on_the_number_of_workers(cohort, tmp_path) -> None:
     for workers in (1, 2):
         prepare("csv", cohort, tmp_path / str(workers), options=PrepareOptions(workers=workers))
     assert Store.open(tmp_path / "1").fingerprint() == Store.open(tmp_path / "2").fingerprint()
     assert (tmp_path / "1/manifest.csv").read_bytes() == (tmp_path / "2/manifest.csv").read_bytes()
 
 
-def test_one_bad_file_is_reported_and_two_stop(cohort, tmp_path) -> None:
+def test_one_bad_file_is_reported_and_two_are_an_error(cohort, tmp_path) -> None:
     out = tmp_path / "out"
     (cohort / "images/2.nii.gz").write_bytes(b"")
     result = prepare("csv", cohort, out, options=ONE)
@@ -276,8 +298,10 @@ def test_one_bad_file_is_reported_and_two_stop(cohort, tmp_path) -> None:
     assert prepare("csv", cohort, out, options=PrepareOptions(workers=1, max_bad_fraction=0.5)).num_ok == 4
 
 
-def _one_odd(folder: Path, write_nifti: Callable[..., Path], voxels: np.ndarray, affine: np.ndarray, **header: object) -> Path:
-    """Three scans, of which the second is odd."""
+def _one_odd(
+    folder: Path, write_nifti: Callable[..., Path], voxels: np.ndarray, affine: np.ndarray, **header: object
+) -> Path:
+    """Three scans, of which the second is unusual."""
     rng = np.random.default_rng(0)
     usual = np.diag([1.0, 1, 1.5, 1])
     write_nifti("in/a.nii.gz", rng.normal(100, 20, (12, 12, 12)).astype(np.float32), usual)
@@ -288,7 +312,9 @@ def _one_odd(folder: Path, write_nifti: Callable[..., Path], voxels: np.ndarray,
             raw[name] = value  # type: ignore[index]
 
     write_nifti("in/b.nii.gz", voxels, affine, change)
-    (folder / "in/manifest.csv").write_text("scan,patient,path\n" + "".join(f"{s},{s},{s}.nii.gz\n" for s in "abc"))
+    (folder / "in/manifest.csv").write_text(
+        "scan,patient,path\n" + "".join(f"{s},{s},{s}.nii.gz\n" for s in "abc")
+    )
     return folder / "in"
 
 
@@ -308,47 +334,61 @@ def test_a_thin_scan_is_prepared_like_any_other(tmp_path, write_nifti, planes) -
     [
         (np.diag([1.0, 1, 1.5, 1]), {"xyzt_units": 1}, "voxels of 1e+03 x 1e+03 x 1.5e+03 mm"),
         (np.diag([1e6, 1e6, 1e6, 1]), {}, "there would be"),
-        (np.diag([1e-6, 1e-6, 1e-6, 1]), {}, "no picture is left: every voxel of channel 0 comes to one value in 1x1x1 voxels"),
+        (
+            np.diag([1e-6, 1e-6, 1e-6, 1]),
+            {},
+            "no image is left: every voxel of channel 0 has the same value in 1x1x1 voxels",
+        ),
     ],
 )
-def test_an_impossible_scan_is_refused_and_the_others_are_done(tmp_path, write_nifti, affine, header, reason) -> None:
+def test_an_impossible_scan_is_refused_and_the_others_are_prepared(
+    tmp_path, write_nifti, affine, header, reason
+) -> None:
     root, said = _one_odd(tmp_path, write_nifti, NOISE, affine, **header), list[str]()
     for spacing in ((2.0, 2.0, 2.0), "median"):
         options = PrepareOptions(workers=1, spacing_mm=spacing)  # type: ignore[arg-type]
         result = prepare("csv", root, tmp_path / "out", options=options, say=said.append)
         assert (result.num_ok, result.num_refused) == (2, 1)
-        told = next(line for line in said if line.startswith("refused: "))
-        assert f"{root / 'b.nii.gz'}: " in told and reason in told
+        refusal = next(line for line in said if line.startswith("refused: "))
+        assert f"{root / 'b.nii.gz'}: " in refusal and reason in refusal
         assert said[-1].endswith(f"1 refused (all in {tmp_path / 'out/report.csv'})")
 
 
-def test_what_nobody_foresaw_of_one_scan_is_no_end_of_the_others(cohort, tmp_path, monkeypatch) -> None:
+def test_an_unforeseen_exception_refuses_one_scan_only(cohort, tmp_path, monkeypatch) -> None:
     import medcl3d.data.scan as module
 
     ready = module.ready_scan
 
-    def stumble(task: ScanTask) -> ReadyScan:
+    def fail_once(task: ScanTask) -> ReadyScan:
         if task.scan == "002":
             raise IndexError("index 3 is out\nof bounds")
         return ready(task)
 
-    monkeypatch.setattr(module, "ready_scan", stumble)
+    monkeypatch.setattr(module, "ready_scan", fail_once)
     result = prepare("csv", cohort, tmp_path / "out", options=ONE)
     assert (result.num_ok, result.num_refused) == (5, 1)
-    assert "images/2.nii.gz: cannot be used: IndexError: index 3 is out of bounds; look at" in (tmp_path / "out/report.csv").read_text()
+    assert (
+        "images/2.nii.gz: cannot be used: IndexError: index 3 is out of bounds; look at"
+        in (tmp_path / "out/report.csv").read_text()
+    )
 
     store = tmp_path / "full/store"
-    for error in (MachineError("out: cannot write: no space left"), PermissionError(13, "Permission denied", str(store / "000.json"))):
+    for error in (
+        MachineError("out: cannot write: no space left"),
+        PermissionError(13, "Permission denied", str(store / "000.json")),
+    ):
 
         def fail(*_: object, error: Exception = error) -> None:
             raise error
 
         monkeypatch.setattr(module, "ready_scan", fail)
-        with pytest.raises(MachineError, match=r"no space left|full/store/000\.json: Permission denied; choose a folder"):
+        with pytest.raises(
+            MachineError, match=r"no space left|full/store/000\.json: Permission denied; choose a folder"
+        ):
             prepare("csv", cohort, tmp_path / "full", options=ONE)
 
 
-def test_what_is_left_out_is_named(cohort, tmp_path, write_nifti) -> None:
+def test_refused_and_skipped_scans_are_named(cohort, tmp_path, write_nifti) -> None:
     voxels = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
     voxels[0, 0, 0] = np.nan
     write_nifti("raw/images/4.nii.gz", voxels)
@@ -359,13 +399,16 @@ def test_what_is_left_out_is_named(cohort, tmp_path, write_nifti) -> None:
     assert (result.num_ok, result.num_refused, result.num_skipped) == (4, 1, 1)
     assert said[-3] == f"refused: {cohort}/images/2.nii.gz: the file is empty (0 bytes); fetch it again"
     assert said[-2].startswith(f"skipped: {cohort}/images/4.nii.gz: 1 of 504 voxels")
-    assert said[-1] == f"4 scans of 3 patients in {out} (0 were there), 1 refused, 1 skipped (all in {out}/report.csv)"
+    done = f"4 scans of 3 patients in {out} (0 already prepared), 1 refused, 1 skipped"
+    assert said[-1] == f"{done} (all in {out}/report.csv)"
     (cohort / "manifest.csv").write_text("scan,patient,path\na,a,images/2.nii.gz\n")
-    with pytest.raises(DataError, match=r"no scan is left: .*2\.nii\.gz: the file is empty .*1 in .*report\.csv"):
+    with pytest.raises(
+        DataError, match=r"no scan is left: .*2\.nii\.gz: the file is empty .*1 in .*report\.csv"
+    ):
         prepare("csv", cohort, tmp_path / "none", options=ONE)
 
 
-def test_what_a_source_cannot_read_is_no_fault_of_the_folder_that_is_written(cohort, tmp_path, monkeypatch) -> None:
+def test_an_unreadable_source_is_not_an_error_of_the_output_folder(cohort, tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
     for place, error in ((cohort / "a", DataError), (out / "raw/b", MachineError)):
 
@@ -377,7 +420,7 @@ def test_what_a_source_cannot_read_is_no_fault_of_the_folder_that_is_written(coh
             prepare("csv", cohort, out, options=ONE)
 
 
-def test_the_kind_of_intensity_of_each_modality_is_said(cohort, tmp_path) -> None:
+def test_the_normalisation_of_each_modality_is_reported(cohort, tmp_path) -> None:
     table = pd.read_csv(cohort / "manifest.csv", dtype=str, keep_default_na=False)
     table["modality"] = ["CTA", "FLAIR", "T1", "ct_abdomen", "T1", "PET"]
     table.to_csv(cohort / "manifest.csv", index=False)
@@ -385,30 +428,41 @@ def test_the_kind_of_intensity_of_each_modality_is_said(cohort, tmp_path) -> Non
     prepare("csv", cohort, tmp_path / "out", options=ONE, say=said.append)
     names = "CTA, ct_abdomen as ct (a window in HU); FLAIR, T1, PET as mri (by the values of the body)"
     assert f"intensity by the name of the modality: {names}" in said
-    assert any(line.startswith("warning: 2 of 6 scans, as 000: values from") and "do not look like HU" in line for line in said)
+    assert any(
+        line.startswith("warning: 2 of 6 scans, as 000: values from") and "do not look like HU" in line
+        for line in said
+    )
     said.clear()
-    prepare("csv", cohort, tmp_path / "none", options=PrepareOptions(workers=1, intensity="none"), say=said.append)
+    prepare(
+        "csv", cohort, tmp_path / "none", options=PrepareOptions(workers=1, intensity="none"), say=said.append
+    )
     assert not any("modality" in line for line in said)
 
 
-def test_a_voxel_size_that_is_lost_is_said_once_and_given(tmp_path, write_nifti) -> None:
+def test_a_lost_voxel_size_is_one_warning_and_can_be_given(tmp_path, write_nifti) -> None:
     rng = np.random.default_rng(0)
     for i in range(9):
         write_nifti(f"{i}.nii.gz", rng.normal(size=(9, 8, 7)).astype(np.float32))
-    (tmp_path / "manifest.csv").write_text("scan,patient,path\n" + "".join(f"{i},{i},{i}.nii.gz\n" for i in range(9)))
+    (tmp_path / "manifest.csv").write_text(
+        "scan,patient,path\n" + "".join(f"{i},{i},{i}.nii.gz\n" for i in range(9))
+    )
     said: list[str] = []
     prepare("csv", tmp_path, tmp_path / "out", options=ONE, say=said.append)
-    told = [line for line in said if "warning" in line]
-    assert len(told) == 1 and told[0].startswith("warning: 9 of 9 scans, as 0: the affine says nothing")
+    reported = [line for line in said if "warning" in line]
+    assert len(reported) == 1 and reported[0].startswith(
+        "warning: 9 of 9 scans, as 0: the affine is the identity"
+    )
     said.clear()
     options = PrepareOptions(workers=1, assume_spacing_mm=(1.0, 1.0, 9.0))
     prepare("csv", tmp_path, tmp_path / "out", options=options, say=said.append)
-    told = [line for line in said if "warning" in line]
-    assert told == ["warning: 9 of 9 scans, as 0: strongly anisotropic: 1, 1, 9 mm; a spacing to use: 3, 3, 9"]
+    reported = [line for line in said if "warning" in line]
+    assert reported == [
+        "warning: 9 of 9 scans, as 0: strongly anisotropic: 1, 1, 9 mm; a spacing to use: 3, 3, 9"
+    ]
 
 
 @pytest.mark.parametrize("store_as", ["float16", "int16"])
-def test_each_volume_of_a_file_may_be_a_scan(tmp_path, write_nifti, store_as, monkeypatch) -> None:
+def test_each_volume_of_a_file_can_be_a_scan(tmp_path, write_nifti, store_as, monkeypatch) -> None:
     rng = np.random.default_rng(0)
     affine = np.diag([1.0, 1, 2, 1])
     series = rng.integers(0, 1000, (9, 8, 7, 12)).astype(np.int16)
@@ -428,29 +482,33 @@ def test_each_volume_of_a_file_may_be_a_scan(tmp_path, write_nifti, store_as, mo
     result = prepare("csv", tmp_path, tmp_path / "out", options=options, say=said.append)
     assert (result.num_ok, result.num_refused, result.warnings) == (13, 1, ())
     assert "1 files of several volumes became 12 scans, one a volume" in said
-    assert len([path for path in reads if path.name == "four.nii.gz"]) == 1, "once, not once a volume"
+    assert len([path for path in reads if path.name == "four.nii.gz"]) == 1, "once, not once per volume"
     store = Store.open(tmp_path / "out")
     table = store.collection.table
     assert table["scan"].tolist() == [*(f"f_v{n:02d}" for n in range(12)), "t"]
-    assert set(table["patient"][:12]) == {"p"} and set(table["frame"][:12]) == {"f"} and set(table["session_days"][:12]) == {"30"}
+    assert (
+        set(table["patient"][:12]) == {"p"}
+        and set(table["frame"][:12]) == {"f"}
+        and set(table["session_days"][:12]) == {"30"}
+    )
     np.testing.assert_array_equal(store.collection.columns["volume_of_file"], [*range(12), 0])
     for n in range(12):
         np.testing.assert_allclose(store.read_volume(n)[0], series[..., n])
         np.testing.assert_array_equal(store.read_label(n), series[..., 0] > 500)
     said.clear()
     audit(tmp_path / "out", say=said.append)
-    assert not any("same content" in line for line in said), "they are volumes of one file, and no copies"
+    assert not any("same content" in line for line in said), "they are volumes of one file, not copies"
     os.utime(tmp_path / "four.nii.gz", (0, 0))
     assert prepare("csv", tmp_path, tmp_path / "out", options=options).num_there == 13
     assert len(audit(tmp_path, given={"workers": 1, "channels": "split", "max_bad_fraction": 0.5})) == 3
 
 
-def test_a_volume_cannot_take_the_id_of_a_scan(tmp_path, write_nifti) -> None:
+def test_a_volume_cannot_have_the_id_of_another_scan(tmp_path, write_nifti) -> None:
     write_nifti("a.nii.gz", np.random.default_rng(0).normal(size=(5, 5, 5, 2)).astype(np.float32))
     (tmp_path / "b.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes())
     (tmp_path / "manifest.csv").write_text("scan,patient,path\na,a,a.nii.gz\na_v1,b,b.nii.gz\n")
     options = PrepareOptions(workers=1, channels="split")
-    with pytest.raises(DataError, match="a_v0 of a, a_v1_v0 of b"):  # which are one content under two patients
+    with pytest.raises(DataError, match="a_v0 of a, a_v1_v0 of b"):  # the same content under two patients
         prepare("csv", tmp_path, tmp_path / "out", options=options)
     (tmp_path / "b.nii.gz").unlink()
     write_nifti("b.nii.gz", np.random.default_rng(1).normal(size=(5, 5, 5)).astype(np.float32))
@@ -458,10 +516,12 @@ def test_a_volume_cannot_take_the_id_of_a_scan(tmp_path, write_nifti) -> None:
         prepare("csv", tmp_path, tmp_path / "out", options=options)
 
 
-def test_missing_files_stop_before_any_work(cohort, tmp_path) -> None:
+def test_missing_files_are_an_error_before_any_work(cohort, tmp_path) -> None:
     for i in range(3):
         (cohort / f"images/{i}.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"3 files of the manifest are missing under .*raw: images/0\.nii\.gz"):
+    with pytest.raises(
+        DataError, match=r"3 files of the manifest are missing under .*raw: images/0\.nii\.gz"
+    ):
         prepare("csv", cohort, tmp_path / "out", options=ONE)
     assert not list((tmp_path / "out/store").iterdir())
 
@@ -471,12 +531,22 @@ def test_real_bad_pairs_are_refused(real, tmp_path) -> None:
     rows = [
         ("no_label", "image_without_label_hippocampus_118.nii.gz", "gone.nii.gz", "no such file"),
         ("no_image", "gone2.nii.gz", "label_without_image_hippocampus_010.nii.gz", "no such file"),
-        ("wrong_organ", "../hippocampus/imagesTr/hippocampus_001.nii.gz", "label_without_image_hippocampus_281.nii.gz", "512x512x94"),
+        (
+            "wrong_organ",
+            "../hippocampus/imagesTr/hippocampus_001.nii.gz",
+            "label_without_image_hippocampus_281.nii.gz",
+            "512x512x94",
+        ),
         ("empty", "empty_0_bytes.nii.gz", "", "empty"),
         ("pointer", "git_lfs_pointer.nii.gz", "", "Git-LFS"),
         ("colour", "rgb_dtype.nii.gz", "", "RGB"),
         ("cut", "truncated_half_of_hippocampus_001.nii.gz", "", "truncated"),
-        ("good", "../hippocampus/imagesTr/hippocampus_004.nii.gz", "../hippocampus/labelsTr/hippocampus_004.nii.gz", ""),
+        (
+            "good",
+            "../hippocampus/imagesTr/hippocampus_004.nii.gz",
+            "../hippocampus/labelsTr/hippocampus_004.nii.gz",
+            "",
+        ),
     ]
     lines = [f"{scan},{scan},{bad / image},{bad / label if label else ''}" for scan, image, label, _ in rows]
     (tmp_path / "manifest.csv").write_text("\n".join(["scan,patient,path,label", *lines]))
@@ -497,7 +567,9 @@ def test_the_same_content_under_two_patients(cohort, tmp_path) -> None:
     result = prepare("csv", cohort, tmp_path / "out", options=ONE)
     assert result.warnings == ("the same file under two patients: 000 of 000, 002 of 001",)
     table.drop(columns="split").to_csv(cohort / "manifest.csv", index=False)
-    with pytest.raises(DataError, match=r"the same file is in fold \d and in fold \d: 000 of 000, 002 of 001"):
+    with pytest.raises(
+        DataError, match=r"the same file is in fold \d and in fold \d: 000 of 000, 002 of 001"
+    ):
         prepare("csv", cohort, tmp_path / "folds", options=PrepareOptions(workers=1, folds=3))
     table["split"] = ["train"] * 2 + ["test"] * 2 + ["train"] * 2
     table.to_csv(cohort / "manifest.csv", index=False)
@@ -505,7 +577,7 @@ def test_the_same_content_under_two_patients(cohort, tmp_path) -> None:
         prepare("csv", cohort, tmp_path / "out", options=ONE)
 
 
-def test_a_folder_holds_one_collection_and_has_one_writer(cohort, tmp_path, write_nifti) -> None:
+def test_a_folder_has_one_collection_and_one_writer(cohort, tmp_path, write_nifti) -> None:
     out = tmp_path / "out"
     prepare("csv", cohort, out, options=ONE)
     other = tmp_path / "other"
@@ -516,7 +588,10 @@ def test_a_folder_holds_one_collection_and_has_one_writer(cohort, tmp_path, writ
         prepare("csv", other, out, options=ONE)
     from filelock import FileLock
 
-    code = "import sys, time; from filelock import FileLock; a = FileLock(sys.argv[1]); a.acquire(); print(1, flush=True); time.sleep(60)"
+    code = (
+        "import sys, time; from filelock import FileLock; a = FileLock(sys.argv[1]); a.acquire(); "
+        "print(1, flush=True); time.sleep(60)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", code, str(out / ".lock")], stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None and holder.stdout.readline()
@@ -529,7 +604,7 @@ def test_a_folder_holds_one_collection_and_has_one_writer(cohort, tmp_path, writ
         pass
 
 
-def test_wrong_requests_are_configuration_errors(cohort, tmp_path) -> None:
+def test_invalid_arguments_are_configuration_errors(cohort, tmp_path) -> None:
     for source, root, fields, fault in (
         ("nifty", cohort, {}, "source 'nifty' is unknown; there are bids, csv"),
         ("csv", None, {}, "ROOT is missing"),
@@ -537,7 +612,13 @@ def test_wrong_requests_are_configuration_errors(cohort, tmp_path) -> None:
     ):
         with pytest.raises(ConfigError, match=fault):
             prepare(source, root, tmp_path / "out", fields=fields)
-    for wrong in ({"percentiles": (50, 50)}, {"spacing_mm": (0, 1, 1)}, {"spacing_mm": "finest"}, {"test_fraction": 1.5}, {"colour": 1}):
+    for wrong in (
+        {"percentiles": (50, 50)},
+        {"spacing_mm": (0, 1, 1)},
+        {"spacing_mm": "finest"},
+        {"test_fraction": 1.5},
+        {"colour": 1},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             PrepareOptions(**wrong)  # type: ignore[arg-type]
 
@@ -556,9 +637,12 @@ def test_scans_of_different_channels_are_not_mixed(tmp_path, write_nifti) -> Non
 
 
 def test_the_decathlon_of_real_crops(real, tmp_path) -> None:
-    """Maxima from 112 to 1.7e6 come to one range, geometry and labels stay; splits are by patient."""
+    """Maxima from 112 to 1.7e6 are normalised, geometry and labels are kept, splits are by patient."""
     source = json.loads((real / "hippocampus/dataset.json").read_text())
-    raw = {Path(item["image"]).name: nibabel.load(real / "hippocampus" / item["image"]) for item in source["training"][::20]}
+    raw = {
+        Path(item["image"]).name: nibabel.load(real / "hippocampus" / item["image"])
+        for item in source["training"][::20]
+    }
     source["training"] = source["training"][::20]
     (tmp_path / "raw").mkdir()
     for folder in ("imagesTr", "labelsTr"):
@@ -569,14 +653,19 @@ def test_the_decathlon_of_real_crops(real, tmp_path) -> None:
     assert store.label_names[1] == "Anterior"
     for scan, image in enumerate(raw.values()):
         volume = store.read_volume(scan)[0]
-        assert volume.shape == image.shape and abs(volume.mean()) < 0.02 and abs(volume.std() - 1) < 0.02 and np.abs(volume).max() < 8
+        assert (
+            volume.shape == image.shape
+            and abs(volume.mean()) < 0.02
+            and abs(volume.std() - 1) < 0.02
+            and np.abs(volume).max() < 8
+        )
         assert np.corrcoef(volume.ravel(), np.asarray(image.dataobj).ravel())[0, 1] > 0.9
         assert set(np.unique(store.read_label(scan))) <= {0, 1, 2}
     split = json.loads((tmp_path / "out/split.json").read_text())
     assert len(split["test"]) == 2 and len(split["train"]) == 8
 
 
-def test_two_hundred_real_scans_come_to_one_range(real, tmp_path) -> None:
+def test_two_hundred_real_scans_are_normalised(real, tmp_path) -> None:
     prepare("decathlon", real / "hippocampus", tmp_path / "out", options=ONE)
     store = Store.open(tmp_path / "out")
     assert len(store) == 200
@@ -584,35 +673,46 @@ def test_two_hundred_real_scans_come_to_one_range(real, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.csv", "report.csv", "split.json", "store/mine.npy"])
-def test_files_of_something_else_are_not_written_over(cohort, tmp_path, name) -> None:
+def test_files_of_other_programs_are_not_overwritten(cohort, tmp_path, name) -> None:
     theirs = tmp_path / "out" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("mine")
     for check in (True, False):
-        with pytest.raises(ConfigError, match=rf"--out .*out: holds {name.split('/')[0]} of something else, which would be written over"):
+        found = name.split("/")[0]
+        message = rf"--out .*out: contains {found} of another program, which would be overwritten"
+        with pytest.raises(ConfigError, match=message):
             if check:
                 forecast("csv", cohort, tmp_path / "out", {}, ONE, print)
             else:
                 prepare("csv", cohort, tmp_path / "out", options=ONE)
-    assert theirs.read_text() == "mine" and [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [theirs]
-    with pytest.raises(ConfigError, match=r"holds manifest\.csv of something else"):
+    assert theirs.read_text() == "mine" and [
+        path for path in (tmp_path / "out").rglob("*") if path.is_file()
+    ] == [theirs]
+    with pytest.raises(ConfigError, match=r"contains manifest\.csv of another program"):
         prepare("csv", cohort, cohort, options=ONE)
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_what_is_made_of_a_source_lies_beside_it(cohort, tmp_path, check) -> None:
+def test_converted_files_are_not_written_into_the_source(cohort, tmp_path, check) -> None:
     (tmp_path / "out").mkdir()
     moved = cohort.rename(tmp_path / "out" / "raw")
-    with pytest.raises(ConfigError, match=r"would write into .*/out/raw, where the source lies; choose a folder beside it"):
-        forecast("csv", moved, tmp_path / "out", {}, ONE, print) if check else prepare("csv", moved, tmp_path / "out", options=ONE)
+    with pytest.raises(
+        ConfigError,
+        match=r"would write into .*/out/raw, which contains the source; choose a folder beside it",
+    ):
+        forecast("csv", moved, tmp_path / "out", {}, ONE, print) if check else prepare(
+            "csv", moved, tmp_path / "out", options=ONE
+        )
     assert not list(tmp_path.rglob("preparing.json"))
 
 
-def test_who_leaves_takes_what_is_stored_along_and_moves_nobody(cohort, tmp_path) -> None:
-    """Six patients of one scan each, of whom one after the other leaves: some draws among the rest are other draws, and none counts."""
-    out, said, drawn_anew = tmp_path / "out", [], 0
+def test_removed_scans_are_deleted_and_other_patients_keep_their_side(cohort, tmp_path) -> None:
+    """Remove one of six patients at a time: a new draw would move others, and is not used."""
+    out, said, num_other_draws = tmp_path / "out", [], 0
     manifest = cohort / "manifest.csv"
-    whole = pd.read_csv(manifest, dtype=str, keep_default_na=False).assign(patient=lambda table: table["scan"])
+    whole = pd.read_csv(manifest, dtype=str, keep_default_na=False).assign(
+        patient=lambda table: table["scan"]
+    )
     whole.to_csv(manifest, index=False)
     prepare("csv", cohort, out, options=ONE)
     before = read_split(out / "split.json", whole["patient"])
@@ -620,43 +720,58 @@ def test_who_leaves_takes_what_is_stored_along_and_moves_nobody(cohort, tmp_path
         whole[whole["scan"] != leaving].to_csv(manifest, index=False)
         said.clear()
         prepare("csv", cohort, out, options=ONE, say=said.append)
-        assert "1 scans are not in the collection any more, or are refused now: what was stored of them was removed" in said
+        assert (
+            "1 scans are no longer in the collection, or are refused now: their stored files were removed"
+            in said
+        )
         table = Store.open(out).collection.table
-        assert {path.name.split(".")[0] for path in (out / "store").iterdir()} == set(table["scan"]) == set(whole["scan"]) - {leaving}
+        assert (
+            {path.name.split(".")[0] for path in (out / "store").iterdir()}
+            == set(table["scan"])
+            == set(whole["scan"]) - {leaving}
+        )
         assert read_split(out / "split.json", table["patient"]).test == before.test
-        drawn_anew += make_split(table.assign(split=""), test_fraction=ONE.test_fraction, seed=ONE.seed).test != before.test
+        num_other_draws += (
+            make_split(table.assign(split=""), test_fraction=ONE.test_fraction, seed=ONE.seed).test
+            != before.test
+        )
         whole.to_csv(manifest, index=False)
         prepare("csv", cohort, out, options=ONE)
-    assert drawn_anew
+    assert num_other_draws
 
 
-def test_who_is_moved_to_another_side_is_named(cohort, tmp_path) -> None:
+def test_patients_whose_side_changes_are_named(cohort, tmp_path) -> None:
     out, said = tmp_path / "out", []
     prepare("csv", cohort, out, options=ONE)
     first = json.loads((out / "split.json").read_text())
     prepare("csv", cohort, out, options=replace(ONE, test_fraction=0.7), say=said.append)
-    assert any("patients are on another side of the split than before (" in line and "from train to test" in line for line in said)
+    assert any(
+        "patients are on another side of the split than before (" in line and "from train to test" in line
+        for line in said
+    )
     second = json.loads((out / "split.json").read_text())
     by_hand = {**second, "train": second["test"], "test": second["train"]}
     (out / "split.json").write_text(json.dumps(by_hand))
     prepare("csv", cohort, out, options=replace(ONE, test_fraction=0.7))
-    assert json.loads((out / "split.json").read_text()) == by_hand, "what somebody wrote there stays"
+    assert json.loads((out / "split.json").read_text()) == by_hand, "a split that was edited by hand is kept"
     prepare("csv", cohort, out, options=ONE)
     assert json.loads((out / "split.json").read_text()) == first
 
 
-def test_a_label_that_is_its_image_is_refused_and_one_of_many_values_is_asked_about(tmp_path, write_nifti) -> None:
+def test_a_label_equal_to_its_image_is_refused_and_many_values_give_a_warning(tmp_path, write_nifti) -> None:
     values = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
     for name, array in (("a", values), ("b", values + 1), ("c", values + 2), ("b_label", values)):
         write_nifti(f"{name}.nii.gz", array)
-    (tmp_path / "manifest.csv").write_text("path,label\na.nii.gz,a.nii.gz\nb.nii.gz,b_label.nii.gz\nc.nii.gz,\n")
+    (tmp_path / "manifest.csv").write_text(
+        "path,label\na.nii.gz,a.nii.gz\nb.nii.gz,b_label.nii.gz\nc.nii.gz,\n"
+    )
     prepare("csv", tmp_path, tmp_path / "out", options=ONE)
     report = (tmp_path / "out" / "report.csv").read_text()
-    assert "the label holds what its image holds, byte for byte; name the label map itself" in report
-    assert "the label holds 1000 different values: an image, or a number for each object?" in report
+    assert "the label is identical to its image, byte for byte; name the label map itself" in report
+    assert "the label has 1000 different values: is it an image, or one number per object?" in report
 
 
-def test_masks_among_the_images_are_stored_as_0_and_1_and_said(tmp_path, write_nifti) -> None:
+def test_masks_among_the_images_are_stored_as_0_and_1_with_a_warning(tmp_path, write_nifti) -> None:
     affine = np.diag([1.5, 1.5, 2.0, 1.0])
     rows, rng = ["scan,patient,modality,path"], np.random.default_rng(0)
     for name, modality, levels in (("a", "MR", (0, 255)), ("b", "CT", (0, 1)), ("c", "mask", (2, 9))):
@@ -664,19 +779,26 @@ def test_masks_among_the_images_are_stored_as_0_and_1_and_said(tmp_path, write_n
         write_nifti(f"raw/{name}.nii.gz", mask, affine)
         rows.append(f"{name},{name},{modality},{name}.nii.gz")
     (tmp_path / "raw" / "manifest.csv").write_text("\n".join(rows) + "\n")
-    told: list[str] = []
-    prepare("csv", tmp_path / "raw", tmp_path / "out", options=PrepareOptions(workers=1), say=told.append)
+    said: list[str] = []
+    prepare("csv", tmp_path / "raw", tmp_path / "out", options=PrepareOptions(workers=1), say=said.append)
     store = Store.open(tmp_path / "out")
     assert all(np.unique(store.read_volume(scan)).tolist() == [0.0, 1.0] for scan in range(3))
-    assert any("only two values, 0 and 255: it is a mask, and stored as 0 and 1" in line for line in told)
-    prepare("csv", tmp_path / "raw", tmp_path / "half", options=PrepareOptions(workers=1, spacing_mm=(1.0, 1.0, 1.0)))
+    assert any("only two values, 0 and 255: it is a mask, and stored as 0 and 1" in line for line in said)
+    prepare(
+        "csv",
+        tmp_path / "raw",
+        tmp_path / "half",
+        options=PrepareOptions(workers=1, spacing_mm=(1.0, 1.0, 1.0)),
+    )
     half = Store.open(tmp_path / "half").read_volume(0)
-    assert half.min() == 0 and half.max() == 1, "resampled, it lies in between"
+    assert half.min() == 0 and half.max() == 1, "resampled values are between 0 and 1"
 
 
-def test_no_remedy_names_what_is_set(tmp_path, write_nifti) -> None:
+def test_the_remedy_does_not_name_the_present_setting(tmp_path, write_nifti) -> None:
     voxels = np.random.default_rng(0).integers(0, 100_000, (12, 12, 12)).astype(np.int32)
     write_nifti("raw/a.nii.gz", voxels, np.diag([1.5, 1.5, 2.0, 1.0]))
     (tmp_path / "raw" / "manifest.csv").write_text("path,patient\na.nii.gz,p\n")
-    with pytest.raises(DataError, match=r"do not fit float16; store_as=int16 may, or intensity=mri"):
-        prepare("csv", tmp_path / "raw", tmp_path / "out", options=PrepareOptions(workers=1, intensity="none"))
+    with pytest.raises(DataError, match=r"do not fit float16; use store_as=int16 or intensity=mri"):
+        prepare(
+            "csv", tmp_path / "raw", tmp_path / "out", options=PrepareOptions(workers=1, intensity="none")
+        )

@@ -25,7 +25,8 @@ from medcl3d.types import Box
 
 @pytest.fixture
 def store(cohort: Path, tmp_path: Path, container: str) -> Store:
-    prepare("csv", cohort, tmp_path / "out", options=PrepareOptions(workers=1, store=container))  # type: ignore[arg-type]
+    options = PrepareOptions(workers=1, store=container)  # type: ignore[arg-type]
+    prepare("csv", cohort, tmp_path / "out", options=options)
     return Store.open(tmp_path / "out")
 
 
@@ -48,7 +49,7 @@ def test_a_box_is_a_slice_of_the_padded_volume(store, scan, start, size) -> None
         np.testing.assert_array_equal(store.read_label(scan, Box(start, size)), label[where])
 
 
-def test_a_crop_is_its_own_memory(store) -> None:
+def test_a_crop_is_a_copy(store) -> None:
     before = store.read_volume(0).copy()
     for values in (store.read_crop(0, Box((0, 0, 0), (4, 4, 4))), store.read_volume(0), store.read_label(0)):
         values[:] = 7
@@ -70,38 +71,44 @@ def _read(store: Store) -> np.ndarray:
     return store.read_crop(2, Box((1, 2, 3), (4, 4, 4)))
 
 
-def test_it_travels_into_other_processes(store) -> None:
-    here = _read(store)  # a map is open now, and must not travel
+def test_a_store_is_pickled_into_other_processes(store) -> None:
+    here = _read(store)  # opens a memory map, which must not be pickled
     assert len(pickle.dumps(store)) < 40_000
     for method in ("fork", "spawn"):
         with ProcessPoolExecutor(1, mp_context=get_context(method)) as pool:
             np.testing.assert_array_equal(pool.submit(_read, store).result(), here)
 
 
-def test_the_fingerprint_is_of_the_content(store, cohort, tmp_path) -> None:
+def test_the_fingerprint_depends_on_the_content_only(store, cohort, tmp_path) -> None:
     shutil.copytree(store.root, tmp_path / "moved")
     assert Store.open(tmp_path / "moved").fingerprint() == store.fingerprint()
     prepare("csv", cohort, tmp_path / "same", options=PrepareOptions(workers=1))
-    assert Store.open(tmp_path / "same").fingerprint() == store.fingerprint(), "whichever files hold it"
+    assert Store.open(tmp_path / "same").fingerprint() == store.fingerprint(), "for any container"
     prepare("csv", cohort, tmp_path / "other", options=PrepareOptions(workers=1, percentiles=(5, 95)))
     assert Store.open(tmp_path / "other").fingerprint() != store.fingerprint()
 
 
-def test_damage_is_found(store) -> None:
+def test_damage_is_detected(store) -> None:
     path = store.path(1)
     content = path.read_bytes()
     changed = np.array(store._map(1, is_label=False)[...])
     changed[0, 3, 3, 3] += 1
     write_array(path, changed)
-    with pytest.raises(DataError, match=rf"{path.name}: the voxels changed .*delete it and run the same prepare command again"):
+    with pytest.raises(
+        DataError,
+        match=rf"{path.name}: the voxels changed .*delete it and run the same prepare command again",
+    ):
         Store.open(store.root).verify(1)
     write_array(path, changed.astype(np.float32))
-    with pytest.raises(DataError, match=rf"{path.name}: holds float32 .* says float16"):
+    with pytest.raises(DataError, match=rf"{path.name}: contains float32 .* has float16"):
         Store.open(store.root).read_volume(1)
     path.write_bytes(content)
     Store.open(store.root).verify(1)
     path.unlink()
-    with pytest.raises(DataError, match=rf"{path.name}: cannot be read .No such file or directory.; run the same prepare command again"):
+    with pytest.raises(
+        DataError,
+        match=rf"{path.name}: cannot be read .No such file or directory.; run the same prepare command again",
+    ):
         Store.open(store.root).read_volume(1)
     (store.root / "store" / "002.json").unlink()
     with pytest.raises(DataError, match="description of scan '002'"):
@@ -109,22 +116,29 @@ def test_damage_is_found(store) -> None:
 
 
 @pytest.mark.parametrize("is_label", [False, True])
-def test_a_cut_file_is_never_read(store, is_label) -> None:
+def test_a_truncated_file_is_never_read(store, is_label) -> None:
     path = store.path(1, is_label=is_label)
-    content, told = path.read_bytes(), rf"{path.name}: cannot be read .*; delete it and run the same prepare command again"
+    content, message = (
+        path.read_bytes(),
+        rf"{path.name}: cannot be read .*; delete it and run the same prepare command again",
+    )
     for size in (0, 1, 15, 60, 127, 200, len(content) // 2, len(content) - 60, len(content) - 1):
         path.write_bytes(content[:size])
-        cut = Store.open(store.root)
-        with pytest.raises(DataError, match=told) as error:
-            cut.read_label(1) if is_label else cut.read_crop(1, Box((2, 2, 2), (4, 4, 4)))
+        truncated = Store.open(store.root)
+        with pytest.raises(DataError, match=message) as error:
+            truncated.read_label(1) if is_label else truncated.read_crop(1, Box((2, 2, 2), (4, 4, 4)))
         assert "\n" not in str(error.value)
 
 
-def test_flipped_bytes_are_found_and_take_nothing_down(store) -> None:
-    """Whichever byte it is: an error of ours in one line, or voxels that are all right."""
+def test_flipped_bits_are_detected_without_a_crash(store) -> None:
+    """For any byte: a DataError in one line, or correct voxels."""
     path, rng, found = store.path(1), random.Random(0), 0
     content, whole = path.read_bytes(), store.read_volume(1)
-    for place in (*range(0, 280), *(rng.randrange(280, len(content)) for _ in range(120)), *range(len(content) - 80, len(content))):
+    for place in (
+        *range(0, 280),
+        *(rng.randrange(280, len(content)) for _ in range(120)),
+        *range(len(content) - 80, len(content)),
+    ):
         spoilt = bytearray(content)
         spoilt[place] ^= 1 << rng.randrange(8)
         path.write_bytes(spoilt)
@@ -134,15 +148,19 @@ def test_flipped_bytes_are_found_and_take_nothing_down(store) -> None:
             np.testing.assert_array_equal(opened.read_volume(1), whole)
         except DataError as error:
             found += 1
-            assert str(path) in str(error) and "run the same prepare command again" in str(error) and "\n" not in str(error)
+            assert (
+                str(path) in str(error)
+                and "run the same prepare command again" in str(error)
+                and "\n" not in str(error)
+            )
     assert found > 120
 
 
-def test_files_that_are_open_are_counted(store, monkeypatch) -> None:
-    """Six scans with their labels, three files at once; none stays open once the store is gone."""
+def test_the_number_of_open_files_is_limited(store, monkeypatch) -> None:
+    """Six scans with their labels, at most three open files; none stays open after the store is deleted."""
     open_files = Path("/proc/self/fd")
     if not open_files.is_dir():
-        pytest.skip("this system does not list the files that a process has open")
+        pytest.skip("this system does not list the open files of a process")
 
     def of_store() -> int:
         return sum(str(store.root) in str(path.resolve()) for path in open_files.iterdir())
@@ -159,13 +177,13 @@ def test_files_that_are_open_are_counted(store, monkeypatch) -> None:
     assert of_store() == 0
 
 
-def test_an_absent_store_is_one_line(tmp_path) -> None:
-    with pytest.raises(DataError, match="holds no finished store"):
+def test_the_error_of_a_missing_store_is_one_line(tmp_path) -> None:
+    with pytest.raises(DataError, match="contains no finished store"):
         Store.open(tmp_path)
 
 
-def test_a_crop_costs_a_slice_and_not_the_scan(store, tmp_path) -> None:
-    """The time of a small crop does not grow with the scan: 2 MB and 268 MB differ by less than a factor of ten."""
+def test_the_time_of_a_crop_does_not_depend_on_the_scan(store, tmp_path) -> None:
+    """A small crop of scans of 2 MB and 268 MB: the times differ by less than a factor of ten."""
     times = []
     for n in (64, 512):
         values = np.zeros((1, n, n, n), dtype=np.float16)
@@ -186,16 +204,19 @@ def _seconds(store: Store, box: Box) -> float:
 
 
 @pytest.mark.parametrize("kind", ["mri", "none"])
-def test_int16_keeps_more_than_float16_and_is_read_the_same_way_everywhere(cohort: Path, tmp_path: Path, kind: str) -> None:
+def test_int16_is_more_precise_than_float16_and_all_readers_agree(
+    cohort: Path, tmp_path: Path, kind: str
+) -> None:
     import torchio as tio
 
     from medcl3d.data.scan import ScanTask, ready_scan
     from medcl3d.data.torchio_bridge import subject_of
 
     stores = {}
-    for way in ("float16", "int16"):
-        prepare("csv", cohort, tmp_path / way, options=PrepareOptions(workers=1, store_as=way, intensity=kind))  # type: ignore[arg-type]
-        stores[way] = Store.open(tmp_path / way)
+    for store_as in ("float16", "int16"):
+        options = PrepareOptions(workers=1, store_as=store_as, intensity=kind)  # type: ignore[arg-type]
+        prepare("csv", cohort, tmp_path / store_as, options=options)
+        stores[store_as] = Store.open(tmp_path / store_as)
     fine, coarse = stores["int16"], stores["float16"]
     wide = fine.read_volume(1)
     assert np.abs(wide - coarse.read_volume(1)).max() <= np.abs(wide).max() * 2.0**-11 + 1e-3
@@ -210,22 +231,26 @@ def test_int16_keeps_more_than_float16_and_is_read_the_same_way_everywhere(cohor
     fine.verify(1)
 
 
-def test_whole_numbers_stay_whole_in_int16_and_rounding_is_said(tmp_path: Path, write_nifti) -> None:
+def test_int16_keeps_whole_numbers_and_rounding_gives_a_warning(tmp_path: Path, write_nifti) -> None:
     voxels = np.random.default_rng(0).integers(-3000, 3000, (6, 7, 8)).astype(np.int16)
     write_nifti("raw/a.nii.gz", voxels)
     (tmp_path / "raw/manifest.csv").write_text("scan,patient,path\na,a,a.nii.gz\n")
-    for way, is_exact in (("int16", True), ("float16", False)):
-        prepare("csv", tmp_path / "raw", tmp_path / way, options=PrepareOptions(workers=1, store_as=way, intensity="none"))  # type: ignore[arg-type]
-        assert np.array_equal(Store.open(tmp_path / way).read_volume(0)[0], voxels) == is_exact
-        assert ("rounded by float16" in (tmp_path / way / "report.csv").read_text()) != is_exact
+    for store_as, is_exact in (("int16", True), ("float16", False)):
+        options = PrepareOptions(workers=1, store_as=store_as, intensity="none")  # type: ignore[arg-type]
+        prepare("csv", tmp_path / "raw", tmp_path / store_as, options=options)
+        assert np.array_equal(Store.open(tmp_path / store_as).read_volume(0)[0], voxels) == is_exact
+        assert ("rounded by float16" in (tmp_path / store_as / "report.csv").read_text()) != is_exact
 
 
-def test_real_scans_are_the_same_in_both_kinds_of_files(shared_data: Path, tmp_path: Path) -> None:
-    """CT of 3 mm and slabs with many classes: crops and labels to the bit, in fewer bytes."""
+def test_real_scans_are_equal_in_both_containers(shared_data: Path, tmp_path: Path) -> None:
+    """CT of 3 mm and slabs with many classes: crops and labels are bitwise equal, in fewer bytes."""
     pytest.importorskip("blosc2")
     names = ("abdomen_ct", "abdomen_ct_slab", "abdomen_mr_slab", "spleen_ct")
     folder = shared_data / "ct"
-    rows = [f"{n},{n},{'MR' if '_mr_' in n else 'CT'},{folder}/images/{n}.nii.gz,{folder}/labels/{n}.nii.gz" for n in names]
+    rows = [
+        f"{n},{n},{'MR' if '_mr_' in n else 'CT'},{folder}/images/{n}.nii.gz,{folder}/labels/{n}.nii.gz"
+        for n in names
+    ]
     (tmp_path / "manifest.csv").write_text("\n".join(["scan,patient,modality,path,label", *rows]))
     stores = {}
     for kind in ("npy", "blosc2"):
@@ -247,19 +272,23 @@ def test_real_scans_are_the_same_in_both_kinds_of_files(shared_data: Path, tmp_p
     assert packed.fingerprint() == plain.fingerprint()
 
 
-def test_a_missing_package_is_named_before_anything_is_done(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_before_any_work(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("blosc2")
     options, out = PrepareOptions(workers=1, store="blosc2"), tmp_path / "out"
     prepare("csv", cohort, out, options=options)
     monkeypatch.setitem(sys.modules, "blosc2", None)
-    with pytest.raises(MachineError, match=r"out: blosc2 is not installed, .*pip install 'medcl3d\[blosc2\]'"):
+    with pytest.raises(
+        MachineError, match=r"out: needs blosc2, which is not installed; pip install 'medcl3d\[blosc2\]'"
+    ):
         Store.open(out)
-    with pytest.raises(MachineError, match=r"store=blosc2: blosc2 is not installed"):
+    with pytest.raises(MachineError, match=r"store=blosc2: needs blosc2, which is not installed"):
         prepare("csv", cohort, tmp_path / "new", options=options)
     assert not (tmp_path / "new").exists()
 
 
-def test_the_reader_decompresses_on_its_own_thread(cohort: Path, tmp_path: Path) -> None:
+def test_reading_starts_no_threads(cohort: Path, tmp_path: Path) -> None:
     pytest.importorskip("blosc2")
     threads = Path("/proc/self/task")
     if not threads.is_dir():

@@ -1,6 +1,6 @@
-"""The faults that users meet, each built in a folder of its own and met through the command line.
+"""Faults of user input, each built in its own folder and triggered through the command line.
 
-`tests/test_faults.py` asserts what every row says; `docs/reliability.py` runs the same rows and writes them as a table.
+`tests/test_faults.py` asserts every row; `docs/reliability.py` runs the same rows and writes them as a table.
 """
 
 from tests.faults.configuration import CONFIGURATION

@@ -1,4 +1,4 @@
-"""What goes wrong, made in a folder: each function here is called with it and with a prepared store."""
+"""Builders of faults; each is called with an empty folder and a prepared store."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ RAMP = np.arange(8 * 9 * 10, dtype=np.int16).reshape(8, 9, 10)
 
 
 def nifti(path: Path, voxels: np.ndarray = RAMP, affine: np.ndarray | None = None, **header: Any) -> Path:
-    """A volume as NIfTI; header fields may be spoilt."""
-    content = bytearray(nibabel.Nifti1Image(voxels, np.diag([1.0, 1, 1.2, 1]) if affine is None else affine, dtype=voxels.dtype).to_bytes())
-    spoilt = nibabel.Nifti1Header(bytes(content[:348]), check=False)
+    """A volume as NIfTI, with optional changes of header fields."""
+    content = bytearray(
+        nibabel.Nifti1Image(
+            voxels, np.diag([1.0, 1, 1.2, 1]) if affine is None else affine, dtype=voxels.dtype
+        ).to_bytes()
+    )
+    changed = nibabel.Nifti1Header(bytes(content[:348]), check=False)
     for name, value in header.items():
-        spoilt[name] = value
-    content[:348] = spoilt.binaryblock
+        changed[name] = value
+    content[:348] = changed.binaryblock
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(bytes(content), mtime=0) if path.name.endswith(".gz") else bytes(content))
     return path
@@ -36,8 +40,13 @@ def table(folder: Path, text: str | bytes, name: str = "manifest.csv") -> Path:
     return folder / name
 
 
-def good(folder: Path, rows: Sequence[str] = ("a,p", "b,q", "c,r"), head: str = "scan,patient", tail: Sequence[str] = ()) -> None:
-    """Good scans, each of its own content, and a manifest of them."""
+def good(
+    folder: Path,
+    rows: Sequence[str] = ("a,p", "b,q", "c,r"),
+    head: str = "scan,patient",
+    tail: Sequence[str] = (),
+) -> None:
+    """Valid scans with different content, and their manifest."""
     for number, row in enumerate(rows):
         nifti(folder / f"{row.split(',')[0]}.nii.gz", RAMP + number)
     lines = [f"{head},path", *(f"{row},{row.split(',')[0]}.nii.gz" for row in rows), *tail]
@@ -50,24 +59,26 @@ def one_bad(make: Callable[[Path], object], folder: Path, _: Path, name: str = "
     table(folder, f"scan,patient,path\nbad,p,{name}\n")
 
 
-def bad(voxels: np.ndarray = RAMP, affine: np.ndarray | None = None, name: str = "bad.nii.gz", **header: Any) -> Callable[..., None]:
-    """One scan with spoilt voxels, affine or header."""
+def bad(
+    voxels: np.ndarray = RAMP, affine: np.ndarray | None = None, name: str = "bad.nii.gz", **header: Any
+) -> Callable[..., None]:
+    """One scan with invalid voxels, affine or header."""
     return partial(one_bad, lambda path: nifti(path, voxels, affine, **header), name=name)
 
 
-def told(modality: str, voxels: np.ndarray, folder: Path, _: Path) -> None:
+def of_modality(modality: str, voxels: np.ndarray, folder: Path, _: Path) -> None:
     """One scan of a modality."""
     nifti(folder / "bad.nii.gz", voxels)
     table(folder, f"scan,patient,modality,path\nbad,p,{modality},bad.nii.gz\n")
 
 
 def content(data: bytes, name: str = "bad.nii.gz") -> Callable[..., None]:
-    """One scan whose file holds these bytes."""
+    """One scan whose file has these bytes."""
     return partial(one_bad, lambda path: path.write_bytes(data), name=name)
 
 
 def manifest(text: str | bytes, name: str = "manifest.csv") -> Callable[..., None]:
-    """A manifest beside one good scan, a.nii.gz."""
+    """A manifest and one valid scan, a.nii.gz."""
 
     def build(folder: Path, _: Path) -> None:
         nifti(folder / "a.nii.gz")
@@ -84,20 +95,24 @@ def cut(path: Path) -> None:
 
 def flipped(path: Path) -> None:
     """A file with one wrong bit."""
-    whole = bytearray(nifti(path, np.random.default_rng(0).integers(0, 999, (9, 9, 9)).astype(np.int16)).read_bytes())
+    whole = bytearray(
+        nifti(path, np.random.default_rng(0).integers(0, 999, (9, 9, 9)).astype(np.int16)).read_bytes()
+    )
     whole[len(whole) // 2] ^= 4
     path.write_bytes(whole)
 
 
 def with_nan() -> np.ndarray:
-    """A ramp with two voxels that are no numbers."""
+    """A ramp with a NaN and an infinite voxel."""
     voxels = RAMP.astype(np.float32)
     voxels[0, 0, 0], voxels[1, 1, 1] = np.nan, np.inf
     return voxels
 
 
-def labelled(label: np.ndarray, affine: np.ndarray | None = None, names: str = '{"0": "air", "1": "liver"}') -> Callable[..., None]:
-    """A good image with this label."""
+def labelled(
+    label: np.ndarray, affine: np.ndarray | None = None, names: str = '{"0": "air", "1": "liver"}'
+) -> Callable[..., None]:
+    """A valid image with this label."""
 
     def build(folder: Path, _: Path) -> None:
         nifti(folder / "a.nii.gz")
@@ -109,7 +124,7 @@ def labelled(label: np.ndarray, affine: np.ndarray | None = None, names: str = '
 
 
 def prepared_then(change: Callable[[Path], object]) -> Callable[..., None]:
-    """A store that was prepared here, and what happened to it after."""
+    """A store that is prepared here and changed afterwards."""
 
     def build(folder: Path, _: Path) -> None:
         from medcl3d.data.options import PrepareOptions
@@ -125,7 +140,7 @@ def prepared_then(change: Callable[[Path], object]) -> Callable[..., None]:
 def config(
     change: Callable[[dict[str, Any]], object] = lambda _: None, store: Callable[[Path], object] | None = None
 ) -> Callable[..., None]:
-    """A good configuration of a small pretraining, and what is wrong with it; `store` changes a copy of the store."""
+    """A valid configuration of a small pretraining, with a change; `store` changes a copy of the store."""
 
     def build(folder: Path, tiny: Path) -> None:
         root = tiny
@@ -149,7 +164,7 @@ def config(
 
 
 def appended(text: str) -> Callable[..., None]:
-    """A good configuration with more text at its end."""
+    """A valid configuration with more text at its end."""
 
     def build(folder: Path, tiny: Path) -> None:
         config()(folder, tiny)
@@ -160,12 +175,12 @@ def appended(text: str) -> Callable[..., None]:
 
 
 def text_of(text: str) -> Callable[..., None]:
-    """A configuration that is only this text."""
+    """A configuration with only this text."""
     return lambda folder, _: (folder / "c.yaml").write_text(text)
 
 
 def put(*where: str, value: Any) -> Callable[..., None]:
-    """A good configuration with one field changed."""
+    """A valid configuration with one field changed."""
 
     def change(given: dict[str, Any]) -> None:
         for key in where[:-1]:
@@ -176,7 +191,7 @@ def put(*where: str, value: Any) -> Callable[..., None]:
 
 
 def pretrained(seen: Callable[[dict[str, Any], Path], dict[str, Any]]) -> Callable[..., None]:
-    """A fine-tuning from an encoder that has seen what `seen` makes of a split and a store."""
+    """A fine-tuning from an encoder whose pretraining data are `seen` of the split and the store."""
 
     def build(folder: Path, tiny: Path) -> None:
         split = json.loads((tiny / "split.json").read_text())
@@ -197,12 +212,12 @@ def pretrained(seen: Callable[[dict[str, Any], Path], dict[str, Any]]) -> Callab
 
 
 def all_patients(split: dict[str, Any], _: Path) -> dict[str, Any]:
-    """Both sides."""
+    """The patients of both sides."""
     return {"pretraining_patients": [*split["train"], *split["test"]]}
 
 
 def all_scans_of_others(_: dict[str, Any], tiny: Path) -> dict[str, Any]:
-    """The same scans, in another folder under ids of its own."""
+    """The same scans under other ids."""
     from medcl3d.data.content import contents
     from medcl3d.data.store import Store
 
@@ -215,7 +230,7 @@ def edited(name: str, edit: Callable[[str], str]) -> Callable[[Path], object]:
 
 
 def outside(folder: Path, _: Path, path: str) -> None:
-    """A manifest in a folder of its own, whose path leads out of it."""
+    """A manifest in its own folder, with a path that leads out of it."""
     nifti(folder / "secret.nii.gz")
     (folder / "in").mkdir()
     (folder / "in" / "link.nii.gz").symlink_to(folder / "secret.nii.gz")
@@ -223,27 +238,31 @@ def outside(folder: Path, _: Path, path: str) -> None:
 
 
 def special(make: Callable[[Path], object]) -> Callable[..., None]:
-    """Something that is no file, under a file's name."""
+    """A pipe, folder or other object in place of a file."""
     return partial(one_bad, make)
 
 
 def copies(splits: Sequence[str] = ("", "")) -> Callable[..., None]:
-    """The same content under two patients, and a third scan."""
+    """The same content under two patients, and two other scans."""
 
     def build(folder: Path, _: Path) -> None:
-        good(folder, [f"a,p,{splits[0]}", f"b,q,{splits[1]}", f"c,r,{splits[0]}", f"d,s,{splits[1]}"], "scan,patient,split")
+        good(
+            folder,
+            [f"a,p,{splits[0]}", f"b,q,{splits[1]}", f"c,r,{splits[0]}", f"d,s,{splits[1]}"],
+            "scan,patient,split",
+        )
         shutil.copy(folder / "a.nii.gz", folder / "b.nii.gz")
 
     return build
 
 
 def wild(folder: Path, _: Path) -> None:
-    """Two scans of one picture, one of them with values a million times as large and a voxel far above them."""
+    """Two scans of the same image, one with values a million times as large and one extreme voxel."""
     rng = np.random.default_rng(0)
-    picture = rng.normal(100, 20, (12, 12, 12)).astype(np.float32)
-    larger = picture * 1e6
+    image = rng.normal(100, 20, (12, 12, 12)).astype(np.float32)
+    larger = image * 1e6
     larger[3, 3, 3] = 1e12
-    nifti(folder / "a.nii.gz", picture)
+    nifti(folder / "a.nii.gz", image)
     nifti(folder / "b.nii.gz", larger)
     table(folder, "scan,patient,path\na,p,a.nii.gz\nb,q,b.nii.gz\n")
 
@@ -260,7 +279,7 @@ def dicom_series(**fields: Any) -> Callable[..., None]:
 
 
 def shifted(mm: float, at: int = 3) -> Callable[[int], dict[str, Any]]:
-    """Slices from `at` on lie elsewhere."""
+    """Slices from number `at` on are shifted."""
     return lambda n: {"ImagePositionPatient": [10.0, 20.0, 30.0 + 3 * n + (mm if n >= at else 0)]}
 
 
@@ -271,8 +290,13 @@ def two_series(folder: Path, _: Path) -> None:
     write_series(folder / "in", uid="1.2.1")
     write_series(folder / "in", VOXELS + 1, uid="1.2.2", PatientID="008")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom says that it should not be written
-        write_slice(folder / "in" / "DICOMDIR", VOXELS[0], sop_class="1.2.840.10008.1.3.10", ReferencedFileID=["..", "SECRET"])
+        warnings.simplefilter("ignore")  # pydicom warns about writing it
+        write_slice(
+            folder / "in" / "DICOMDIR",
+            VOXELS[0],
+            sop_class="1.2.840.10008.1.3.10",
+            ReferencedFileID=["..", "SECRET"],
+        )
 
 
 def slice_twice(folder: Path, _: Path) -> None:
@@ -282,7 +306,7 @@ def slice_twice(folder: Path, _: Path) -> None:
 
 
 def two_acquisitions(folder: Path, _: Path) -> None:
-    """Ten slices under one UID: five places, each of two acquisitions."""
+    """Ten slices under one UID: five positions, each of two acquisitions."""
     import numpy as np
 
     from tests.data.dicoms import VOXELS, write_series
@@ -294,17 +318,28 @@ def two_acquisitions(folder: Path, _: Path) -> None:
 
 
 def dose_in_mbq(folder: Path, _: Path) -> None:
-    """A PET with all that an SUV needs, but for the unit of the dose."""
+    """A PET with everything that an SUV needs, except the correct unit of the dose."""
     from tests.data.dicoms import item, write_series
 
     tracer = item(RadionuclideTotalDose=370, RadionuclideHalfLife=6586.2, RadiopharmaceuticalStartTime="0900")
-    times = {"SeriesDate": "20200131", "SeriesTime": "1000", "AcquisitionDate": "20200131", "AcquisitionTime": "1000"}
-    about = {"Modality": "PT", "Units": "BQML", "CorrectedImage": ["ATTN", "DECY"], "DecayCorrection": "START", "PatientWeight": 80}
+    times = {
+        "SeriesDate": "20200131",
+        "SeriesTime": "1000",
+        "AcquisitionDate": "20200131",
+        "AcquisitionTime": "1000",
+    }
+    about = {
+        "Modality": "PT",
+        "Units": "BQML",
+        "CorrectedImage": ["ATTN", "DECY"],
+        "DecayCorrection": "START",
+        "PatientWeight": 80,
+    }
     write_series(folder / "in", RadiopharmaceuticalInformationSequence=[tracer], **about, **times)
 
 
 def no_number(folder: Path, _: Path) -> None:
-    """Two series, one of which has a file with a text where a number belongs."""
+    """Two series, one of which has text in place of a number."""
     from tests.data.dicoms import spoil, write_series
 
     write_series(folder / "in" / "good", uid="1.2.1")
@@ -312,7 +347,7 @@ def no_number(folder: Path, _: Path) -> None:
 
 
 def unknown_codec(folder: Path, _: Path) -> None:
-    """A series that is packed in a way that no reader knows."""
+    """A series with an unsupported transfer syntax."""
     import pydicom
 
     dicom_series()(folder, _)
@@ -325,23 +360,28 @@ def unknown_codec(folder: Path, _: Path) -> None:
 
 
 def cells(column: str, value: Callable[[int], str]) -> Callable[[Path], object]:
-    """A column of a store's manifest, filled anew."""
+    """Replace a column of a store's manifest."""
 
     def edit(text: str) -> str:
         head, *rows = text.splitlines()
         at = head.split(",").index(column)
-        made = [",".join([*row[:at], value(i), *row[at + 1 :]]) for i, row in enumerate(line.split(",") for line in rows)]
-        return "\n".join([head, *made]) + "\n"
+        edited_rows = [
+            ",".join([*row[:at], value(i), *row[at + 1 :]])
+            for i, row in enumerate(line.split(",") for line in rows)
+        ]
+        return "\n".join([head, *edited_rows]) + "\n"
 
     return edited("manifest.csv", edit)
 
 
 def lonely(root: Path) -> None:
-    """A store in which every scan is of another patient."""
+    """A store in which every scan has its own patient."""
     cells("patient", lambda i: f"p{i}")(root)
     num = len((root / "manifest.csv").read_text().splitlines()) - 1
     patients = [f"p{i}" for i in range(num)]
-    (root / "split.json").write_text(json.dumps({"schema": 1, "seed": 0, "train": patients[1:], "test": patients[:1]}))
+    (root / "split.json").write_text(
+        json.dumps({"schema": 1, "seed": 0, "train": patients[1:], "test": patients[:1]})
+    )
 
 
 def both_sides(text: str) -> str:

@@ -1,4 +1,4 @@
-"""One row of the matrix of faults, and how it is met."""
+"""One row of the table of faults, and how to trigger it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ CHECK_DICOM = ("check", "in", "source=dicom", "workers=1")
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong.
+    """A fault of user input and the expected message.
 
-    number   in the list of faults that medcl3d survives
-    what     in a few words
-    build    makes it in a folder; gets the folder and a prepared store
-    command  what is typed there
-    says     texts that must stand in what the user is told: where, what, what would do
-    code     how the command ends
-    told     where it is told: stderr, or a file
+    number   in the list of faults that medcl3d handles
+    what     short description
+    build    creates it; called with an empty folder and a prepared store
+    command  run in the folder
+    says     texts that the message must contain: place, problem, remedy
+    code     exit code of the command
+    told     where the message is: the output, or also a file
     """
 
     number: int
@@ -41,12 +41,12 @@ class Fault:
 
     @property
     def name(self) -> str:
-        """For pytest."""
+        """The name of the test case."""
         return f"{self.number}-{self.what.replace(' ', '_')}"
 
 
 def meet(fault: Fault, folder: Path, tiny: Path) -> tuple[int, str]:
-    """Build a fault in an empty folder, run its command there, and return the exit code and all that was told."""
+    """Build a fault in an empty folder and run its command there; returns the exit code and the messages."""
     from medcl3d.cli import main
 
     fault.build(folder, tiny)
@@ -60,5 +60,5 @@ def meet(fault: Fault, folder: Path, tiny: Path) -> tuple[int, str]:
         code = end.code
     finally:
         os.chdir(here)
-    told = output.getvalue()
-    return int(code or 0), told if fault.told == "output" else told + (folder / fault.told).read_text()
+    text = output.getvalue()
+    return int(code or 0), text if fault.told == "output" else text + (folder / fault.told).read_text()

@@ -167,7 +167,7 @@ MANIFESTS = [
         "one content on both sides",
         copies(("train", "test")),
         PREPARE,
-        ["the same file is in train and in test: a of p, b of q", "give both scans one patient"],
+        ["the same file is in train and in test: a of p, b of q", "give both scans the same patient"],
         3,
     ),
     Fault(

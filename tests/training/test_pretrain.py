@@ -171,7 +171,7 @@ def test_a_run_leaves_what_a_reader_needs(tiny_store: Path, tmp_path: Path) -> N
     ("changes", "code", "message"),
     [
         (["train.stpes=3"], 2, r"train.stpes = 3: unknown key; did you mean 'steps'"),
-        (["data.root=nowhere"], 3, r"nowhere: holds no finished store; run `medcl3d prepare"),
+        (["data.root=nowhere"], 3, r"nowhere: contains no finished store; run `medcl3d prepare"),
         (
             ["data.smaller_than_patch=error", "data.patch_size=[160,160,160]"],
             3,
