@@ -100,7 +100,7 @@ def refuse_foreign(out: Path, root: Path | None) -> None:
     ]
     if found:
         raise ConfigError(
-            f"--out {out}: contains {', '.join(found)} of another program, which would be overwritten; "
+            f"--out {out}: contains {', '.join(found)} that `medcl3d prepare` did not write; "
             "choose an empty folder"
         )
 

@@ -177,8 +177,8 @@ def test_the_source_of_a_folder_is_detected_or_given(
     with pytest.raises(DataError, match=r"classes .* are not declared"):
         audit(tmp_path / "raw", given={"workers": 1})
     assert [f.patient for f in audit(tmp_path / "mine", given={"workers": 1})] == ["p1_T1"]
-    told = {"source": "folder", "pattern": "{patient}/{modality}.nii.gz", "workers": 1}
-    assert [f.patient for f in audit(tmp_path / "mine", given=told)] == ["p1"]
+    as_folder = {"source": "folder", "pattern": "{patient}/{modality}.nii.gz", "workers": 1}
+    assert [f.patient for f in audit(tmp_path / "mine", given=as_folder)] == ["p1"]
     assert len(audit(tmp_path / "mine/p1/T1.nii.gz", given={"workers": 1})) == 1
     for given, message in (
         ({"patern": "x"}, "patern: unknown option"),

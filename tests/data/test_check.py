@@ -99,10 +99,10 @@ def test_a_flipped_bit_in_a_compressed_file_never_passes(write_nifti, tmp_path) 
     ).read_bytes()
     # The first ten bytes are the time and the system, which do not affect the content.
     for position in range(10, len(content), 37):
-        spoilt = bytearray(content)
-        spoilt[position] ^= 16
-        path = tmp_path / "spoilt.nii.gz"
-        path.write_bytes(spoilt)
+        damaged = bytearray(content)
+        damaged[position] ^= 16
+        path = tmp_path / "damaged.nii.gz"
+        path.write_bytes(damaged)
         assert verify(path) is not None, position
 
 

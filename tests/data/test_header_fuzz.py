@@ -44,15 +44,15 @@ def template(rng: np.random.Generator) -> bytes:
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     """Change one to four bytes, fields or lengths."""
-    spoilt = bytearray(content)
+    damaged = bytearray(content)
     for _ in range(int(rng.integers(1, 5))):
         way = rng.integers(4)
         if way == 0:
-            spoilt[int(rng.integers(min(352, len(spoilt))))] = int(rng.integers(256))
+            damaged[int(rng.integers(min(352, len(damaged))))] = int(rng.integers(256))
         elif way == 1:
-            position = int(rng.integers(min(352, len(spoilt))))
-            spoilt[position] ^= 1 << int(rng.integers(8))
-        elif way == 2 and len(spoilt) >= 348:
+            position = int(rng.integers(min(352, len(damaged))))
+            damaged[position] ^= 1 << int(rng.integers(8))
+        elif way == 2 and len(damaged) >= 348:
             name = str(rng.choice(list(FIELDS)))
             dtype, offset = FIELDS[name][:2]
             base, count = dtype.base, int(np.prod(dtype.shape or (1,)))
@@ -60,10 +60,10 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
                 at = offset + base.itemsize * int(rng.integers(count))
                 value = rng.choice(FLOATS if base.kind == "f" else SPECIAL)
                 with np.errstate(all="ignore"):
-                    spoilt[at : at + base.itemsize] = np.array([value]).astype(base).tobytes()
+                    damaged[at : at + base.itemsize] = np.array([value]).astype(base).tobytes()
         elif rng.random() < 0.2:
-            del spoilt[int(rng.integers(len(spoilt))) :]
-    return bytes(spoilt)
+            del damaged[int(rng.integers(len(damaged))) :]
+    return bytes(damaged)
 
 
 def trailing(rng: np.random.Generator) -> bytes:

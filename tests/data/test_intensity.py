@@ -11,18 +11,17 @@ WINDOW = {"percentiles": (0.5, 99.5), "window_hu": (-1000.0, 1000.0)}
 
 
 def head(gain: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy ball with a hole in it, in air; and the ball."""
+    """A noisy ball with a hole, in air, and the mask of the ball."""
     index = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"), -1) - np.array([20, 18, 22])
     radius = np.linalg.norm(index, axis=-1)
     scan = np.where(radius < 13, 100.0, 0.0) - np.where(radius < 4, 95, 0)
     rng = np.random.default_rng(seed)
-    return (gain * np.hypot(scan + rng.normal(0, 4, scan.shape), rng.normal(0, 4, scan.shape)))[None].astype(
-        np.float32
-    ), radius < 13
+    noisy = gain * np.hypot(scan + rng.normal(0, 4, scan.shape), rng.normal(0, 4, scan.shape))
+    return noisy[None].astype(np.float32), radius < 13
 
 
 @pytest.mark.parametrize("gain", [1e-3, 1.0, 1e5])
-def test_a_body_in_air_is_found_whatever_the_unit(gain) -> None:
+def test_a_body_in_air_is_found_in_any_unit(gain) -> None:
     scan, truth = head(gain)
     body = find_body(scan, "mri")
     assert body.mask is not None and "Otsu" in body.method
@@ -30,7 +29,7 @@ def test_a_body_in_air_is_found_whatever_the_unit(gain) -> None:
     np.testing.assert_allclose(body.box, ((8, 6, 10), (33, 31, 35)), atol=1)
 
 
-def test_a_crop_inside_the_body_counts_as_body_throughout() -> None:
+def test_a_crop_inside_the_body_is_all_body() -> None:
     rng = np.random.default_rng(0)
     tissue = ndimage.gaussian_filter(rng.normal(size=(30, 40, 32)), 2)
     body = find_body((100 + 30 * tissue / tissue.std())[None].astype(np.float32), "mri")
@@ -45,7 +44,7 @@ def test_real_brains_have_a_body_and_hippocampus_crops_have_none(real) -> None:
         assert find_body(read_image(path).voxels, "mri").method == "whole scan", path.name
 
 
-def test_mr_of_any_unit_comes_to_the_same_range() -> None:
+def test_mr_of_any_unit_is_normalised_to_the_same_range() -> None:
     results = []
     for gain in (0.01, 1.0, 3e4):
         scan, _ = head(gain)
@@ -59,13 +58,13 @@ def test_mr_of_any_unit_comes_to_the_same_range() -> None:
     np.testing.assert_allclose(results[0], results[2], atol=1e-3)
 
 
-def test_a_few_wild_voxels_change_little() -> None:
+def test_a_few_extreme_voxels_change_little() -> None:
     scan, _ = head()
-    wild = scan.copy()
-    wild[0, 20, 20, :3] = 1e7
-    plain, spoilt = (normalise(s, "mri", find_body(s, "mri"), **WINDOW)[0] for s in (scan, wild))
-    assert np.abs(plain - spoilt)[0][scan[0] != wild[0]].max() < 10
-    assert np.median(np.abs(plain - spoilt)) < 0.05
+    extreme = scan.copy()
+    extreme[0, 20, 20, :3] = 1e7
+    plain, with_extreme = (normalise(s, "mri", find_body(s, "mri"), **WINDOW)[0] for s in (scan, extreme))
+    assert np.abs(plain - with_extreme)[0][scan[0] != extreme[0]].max() < 10
+    assert np.median(np.abs(plain - with_extreme)) < 0.05
 
 
 def test_ct_is_a_window() -> None:
@@ -84,7 +83,7 @@ def test_none_changes_nothing() -> None:
     assert body.method == "whole scan"
 
 
-def test_channels_are_normalised_one_by_one() -> None:
+def test_channels_are_normalised_separately() -> None:
     scan, _ = head()
     two = np.concatenate([scan, 500 - 3 * scan])
     out, normalisation = normalise(two, "mri", find_body(scan, "mri"), **WINDOW)

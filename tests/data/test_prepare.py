@@ -673,13 +673,13 @@ def test_two_hundred_real_scans_are_normalised(real, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.csv", "report.csv", "split.json", "store/mine.npy"])
-def test_files_of_other_programs_are_not_overwritten(cohort, tmp_path, name) -> None:
+def test_foreign_files_are_not_overwritten(cohort, tmp_path, name) -> None:
     theirs = tmp_path / "out" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("mine")
     for check in (True, False):
         found = name.split("/")[0]
-        message = rf"--out .*out: contains {found} of another program, which would be overwritten"
+        message = rf"--out .*out: contains {found} that `medcl3d prepare` did not write; choose an empty"
         with pytest.raises(ConfigError, match=message):
             if check:
                 forecast("csv", cohort, tmp_path / "out", {}, ONE, print)
@@ -688,7 +688,7 @@ def test_files_of_other_programs_are_not_overwritten(cohort, tmp_path, name) -> 
     assert theirs.read_text() == "mine" and [
         path for path in (tmp_path / "out").rglob("*") if path.is_file()
     ] == [theirs]
-    with pytest.raises(ConfigError, match=r"contains manifest\.csv of another program"):
+    with pytest.raises(ConfigError, match=r"contains manifest\.csv that `medcl3d prepare` did not write"):
         prepare("csv", cohort, cohort, options=ONE)
 
 

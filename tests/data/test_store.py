@@ -139,9 +139,9 @@ def test_flipped_bits_are_detected_without_a_crash(store) -> None:
         *(rng.randrange(280, len(content)) for _ in range(120)),
         *range(len(content) - 80, len(content)),
     ):
-        spoilt = bytearray(content)
-        spoilt[place] ^= 1 << rng.randrange(8)
-        path.write_bytes(spoilt)
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
         try:
             opened = Store.open(store.root)
             opened.verify(1)

@@ -18,7 +18,8 @@ import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
 from medcl3d.data.workers import _end_with_parent
 if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent)
     print(pool.submit(os.getpid).result(), flush=True)
     time.sleep(60)
 """

@@ -256,7 +256,7 @@ def copies(splits: Sequence[str] = ("", "")) -> Callable[..., None]:
     return build
 
 
-def wild(folder: Path, _: Path) -> None:
+def extreme_voxel(folder: Path, _: Path) -> None:
     """Two scans of the same image, one with values a million times as large and one extreme voxel."""
     rng = np.random.default_rng(0)
     image = rng.normal(100, 20, (12, 12, 12)).astype(np.float32)

@@ -15,6 +15,7 @@ from tests.faults.build import (
     dicom_series,
     dose_in_mbq,
     edited,
+    extreme_voxel,
     flipped,
     good,
     labelled,
@@ -29,7 +30,6 @@ from tests.faults.build import (
     two_acquisitions,
     two_series,
     unknown_codec,
-    wild,
     with_nan,
 )
 from tests.faults.fault import CHECK, CHECK_DICOM, DICOM, PREPARE, PRETRAIN, Fault
@@ -439,7 +439,7 @@ VOLUMES = [
         ["contains no finished store", "medcl3d prepare"],
         3,
     ),
-    Fault(40, "maxima from 170 to 1e12", wild, PREPARE, ["2 scans of 2 patients", "0 refused"], 0),
+    Fault(40, "maxima from 170 to 1e12", extreme_voxel, PREPARE, ["2 scans of 2 patients", "0 refused"], 0),
     Fault(
         40,
         "CT that is not in HU",
