@@ -22,7 +22,7 @@ SMALL := out_dir=runs/demo_small replicates=1 'vary.num_labelled=[2]' \
 FILES ?= medcl3d/evaluation/bootstrap.py medcl3d/pairs/boxes.py medcl3d/views/intensity.py medcl3d/objectives/projector.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-small test test-slow mutation lint reliability security audit pictures measured recovery wheel clean
+.PHONY: help setup demo demo-small test test-slow mutation lint language reliability security audit pictures measured recovery wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ mutation: setup ## list mutations in FILES that no test detects; minutes per fil
 lint: setup ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+language: setup ## list phrases that tests/language.yaml replaces
+	$(BIN)/python tests/language.py
 
 reliability: setup ## cause every fault once and write the table of docs/reliability.md
 	$(FEW_THREADS) $(BIN)/python docs/reliability.py

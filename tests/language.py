@@ -2,10 +2,10 @@
 
     python tests/language.py [PATH...]
 
-Checks the prose of files and folders: Markdown without code and quotations, docstrings, comments and string literals
-of Python (only docstrings in tests/), comments of YAML, Makefile, TOML, cfg, Docker and shell files, and the text of
-HTML templates. language.yaml lists the phrases, and exemptions with a reason. Prints `file:line: "phrase": use "..."`
-for each hit, then the number of hits per package. Exit code 1 if there is any.
+Checks the prose of files and folders: Markdown without code and quotations, docstrings, comments and string
+literals of Python (only docstrings in tests/), comments of YAML, Makefile, TOML, cfg, Docker and shell files,
+and the text of HTML templates. language.yaml lists the phrases, and exemptions with a reason. Prints
+`file:line: "phrase": use "..."` for each hit, then their number per package. Exit code 1 if there is any.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_name("language.yaml")
 DEFAULT = (
-    "README.md SECURITY.md CONTRIBUTING.md docs medcl3d benchmarks tools tests configs docker .ci Makefile setup.cfg pyproject.toml"
+    *("README.md", "SECURITY.md", "CONTRIBUTING.md", "docs", "medcl3d", "benchmarks", "tools", "tests"),
+    *("configs", "docker", ".ci", "Makefile", "setup.cfg", "pyproject.toml"),
 )
 CODE = "\N{OBJECT REPLACEMENT CHARACTER}"  # replaces each character of code, so that offsets remain valid
-REGEX = re.compile(r"\\[bBdDsSwW(\[.|]|\(\?|\[\^")  # string literals that contain these are regular expressions
+REGEX = re.compile(r"\\[bBdDsSwW(\[.|]|\(\?|\[\^")  # matches literals that are regular expressions
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,9 @@ def numbered(text: str, first: int = 1) -> Prose:
 
 
 def markdown(text: str) -> Iterator[Prose]:
-    """Text without code blocks, quotations, HTML comments and addresses."""
-    for pattern in (r"^ *```.*?^ *```[^\n]*$", r"^>[^\n]*$", r"<!--.*?-->"):
+    """Text without code blocks, quotations, tables of messages, HTML comments and addresses."""
+    table, comment = r"<!-- table -->.*?<!-- end of table -->", r"<!--.*?-->"
+    for pattern in (r"^ *```.*?^ *```[^\n]*$", r"^>[^\n]*$", table, comment):
         text = mask(pattern, text, re.DOTALL | re.MULTILINE)
     yield numbered(mask(r"(?<=\])\([^)\s]*\)|https?://\S+", inline_code(text)))
 
@@ -127,12 +130,13 @@ def docstrings(tree: ast.AST) -> dict[int, ast.Constant]:
     """The docstrings of a module, its classes and functions, by `id`."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     first = [node.body[0] for node in ast.walk(tree) if isinstance(node, kinds) and node.body]
-    constants = [each.value for each in first if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)]
+    values = [statement.value for statement in first if isinstance(statement, ast.Expr)]
+    constants = [value for value in values if isinstance(value, ast.Constant)]
     return {id(constant): constant for constant in constants if isinstance(constant.value, str)}
 
 
 def literals(tree: ast.AST, skip: Iterable[int]) -> Iterator[tuple[str, ast.expr]]:
-    """String literals of several words that are not regular expressions; fields of f-strings count as code."""
+    """String literals of several words, without regular expressions; fields of f-strings become code."""
     inside = set(skip)
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
@@ -162,7 +166,8 @@ def python(text: str, *, only_docstrings: bool = False) -> Iterator[Prose]:
             comments.append((*token.start, token.string.lstrip("#:! ")))
     yield from joined(comments)
     for literal, node in literals(tree, known):
-        yield Prose(inline_code(literal), line_in(source, literal, node.lineno, node.end_lineno or node.lineno))
+        last = node.end_lineno or node.lineno
+        yield Prose(inline_code(literal), line_in(source, literal, node.lineno, last))
 
 
 def line_in(source: Sequence[str], literal: str, first: int, last: int) -> Callable[[int], int]:
@@ -209,16 +214,16 @@ def template(text: str) -> Iterator[Prose]:
 
 def prose_of(path: Path) -> Iterator[Prose]:
     """The prose of a file, by its name; none of a file of another type."""
+    text = partial(path.read_text, encoding="utf-8")
+    has_hashes = path.suffix in (".yaml", ".toml", ".cfg") or path.name.startswith(("Makefile", "Dockerfile"))
     if path.name.endswith((".md", ".md.in")):
-        yield from markdown(path.read_text(encoding="utf-8"))
+        yield from markdown(text())
     elif path.suffix == ".py":
-        yield from python(path.read_text(encoding="utf-8"), only_docstrings=relative(path).startswith("tests/"))
+        yield from python(text(), only_docstrings=relative(path).startswith("tests/"))
     elif path.suffix == ".j2":
-        yield from template(path.read_text(encoding="utf-8"))
-    elif path.name.startswith(("Makefile", "Dockerfile")) or path.suffix in (".yaml", ".toml", ".cfg"):
-        yield from hashes(path.read_text(encoding="utf-8"))
-    elif path.parent.name == ".ci":
-        yield from hashes(path.read_text(encoding="utf-8"))
+        yield from template(text())
+    elif has_hashes or path.parent.name == ".ci":
+        yield from hashes(text())
 
 
 def relative(path: Path) -> str:
@@ -237,15 +242,17 @@ def files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def find(path: Path, rules: Sequence[Rule]) -> Iterator[Hit]:
-    """Hits of a file, sorted by line."""
-    hits = []
+    """Hits of a file, sorted by line; of those that overlap the first, or the longest."""
+    hits: list[Hit] = []
     for prose in prose_of(path):
-        for rule in rules:
-            for found in rule.regex.finditer(prose.text):
-                phrase = " ".join(found[0].replace(CODE, "").split())
-                line = prose.line(found.start())
-                hits.append(Hit(relative(path), line, phrase, rule.use, prose.text, found.start()))
-    yield from sorted(hits, key=lambda hit: (hit.line, hit.start))
+        spans = [(found.span(), rule) for rule in rules for found in rule.regex.finditer(prose.text)]
+        end = 0
+        for span, rule in sorted(spans, key=lambda each: (each[0][0], -each[0][1])):
+            if span[0] >= end:
+                phrase = " ".join(prose.text[slice(*span)].replace(CODE, "").split())
+                hits.append(Hit(relative(path), prose.line(span[0]), phrase, rule.use, prose.text, span[0]))
+                end = span[1]
+    yield from sorted(hits, key=lambda hit: hit.line)
 
 
 def package(path: str) -> str:
@@ -257,10 +264,10 @@ def package(path: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Print hits and unused exemptions; 1 if there is any."""
     rules, exemptions = read_list()
-    paths = [Path(argument) for argument in arguments] or [path for name in DEFAULT.split() if (path := ROOT / name).exists()]
+    default = [ROOT / name for name in DEFAULT if (ROOT / name).exists()]
     used: set[Exemption] = set()
     counts: Counter[str] = Counter()
-    for path in files(paths):
+    for path in files(map(Path, arguments) if arguments else default):
         for hit in find(path, rules):
             covering = [exemption for exemption in exemptions if exemption.covers(hit)]
             used.update(covering)
