@@ -109,8 +109,8 @@ def mask(pattern: str, text: str, flags: int = 0) -> str:
 
 
 def inline_code(text: str) -> str:
-    """Mask `code` and ``code``, across a line break too."""
-    return mask(r"(?<!`)(`+)(?!`)[^`]+?(?<!`)\1(?!`)", text)
+    """Mask `code` and ``code``, across a line break too, within one paragraph."""
+    return mask(r"(?<!`)(`+)(?!`)(?:(?!\n\s*\n)[^`])+?(?<!`)\1(?!`)", text)
 
 
 def numbered(text: str, first: int = 1) -> Prose:
@@ -156,7 +156,7 @@ def python(text: str, *, only_docstrings: bool = False) -> Iterator[Prose]:
     tree = ast.parse(text)
     known, source = docstrings(tree), text.splitlines()
     for node in known.values():
-        doc = mask(r"^ *(>>>|\.\.\. |\$ |python |medcl3d |make |torchrun )[^\n]*$", node.value, re.MULTILINE)
+        doc = mask(r"^( *(>>>|\.\.\. |\$ )| {4,}(python|medcl3d|make|torchrun) )[^\n]*$", node.value, re.MULTILINE)
         yield numbered(inline_code(doc), node.lineno)
     if only_docstrings:
         return

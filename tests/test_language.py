@@ -24,6 +24,7 @@ PROSE = {
 CODE = {
     "inline.md": "Use `{}` here.\n",
     "block.md": "```\n{}\n```\n",
+    "command.py": '"""Title.\n\n    medcl3d list {}\n"""\n',
     "link.md": "[text](page.md#{0})\n",
     "quotation.md": "> {}\n",
     "inline.py": '"""Use `{0}` or ``{0}``."""\n',
@@ -66,6 +67,11 @@ def test_line_is_that_of_the_phrase(tmp_path: Path) -> None:
     text = "One.\n\n```\ntold\n```\n\nThe reason\nstands\nhere; each is told\napart.\n"
     (tmp_path / "a.md").write_text(text)
     assert [hit.line for hit in find(tmp_path / "a.md", RULES)] == [8, 9]
+
+
+def test_a_backtick_alone_hides_no_other_paragraph(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("A ` alone.\n\nThe header is spoilt.\n\nAnother ` alone.\n")
+    assert [hit.line for hit in find(tmp_path / "a.md", RULES)] == [3]
 
 
 def test_exemption_covers_its_text_in_its_files(tmp_path: Path) -> None:
