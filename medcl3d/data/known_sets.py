@@ -1,4 +1,4 @@
-"""Public sets by name: what each holds, under which licence, and how to know that it came whole."""
+"""Public data sets by name: content, licence, size and checksum."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from medcl3d.errors import ConfigError
 
-# Name in the archive of the Decathlon -> what it shows, modality, scans with and without labels, bytes of the tar file, options of prepare.
-# Counts are of the released files, which for hippocampus and lung are fewer than the papers say. Bytes: as pages about the sets say.
+# Name in the archive of the Decathlon -> content, modality, scans with and without labels, bytes of the tar file,
+# options of prepare. Counts are of the released files, which are fewer than in the papers for hippocampus and lung.
+# Bytes are from web pages about the sets.
 DECATHLON = {
     "Task01_BrainTumour": ("gliomas and oedema", "MR: FLAIR, T1, T1 with Gd, T2", 484, 266, 7_608_266_240, "channels=all"),
     "Task02_Heart": ("left atrium", "MR", 20, 10, 455_721_472, ""),
@@ -27,11 +28,11 @@ DECATHLON = {
     "Task10_Colon": ("primary cancers of the colon", "CT", 126, 64, 6_200_000_000, ""),
 }
 
-# Contrast -> scans, bytes of the tar file. IXI-DTI is left out: its volumes are directions of one diffusion series, no scans to pair.
+# Contrast -> scans, bytes of the tar file. Without IXI-DTI: its volumes are directions of one diffusion series.
 IXI = {"T1": (581, 4_840_816_640), "T2": (578, 3_853_445_120), "PD": (578, 4_068_966_400), "MRA": (570, 12_400_000_000)}
 
-# Name -> what it shows, modality, samples, MD5 of the file of 28 voxels a side and of that of 64.
-# From `medmnist/info.py` of MedMNIST 3.0 (record 10519652 at Zenodo); the package itself asks for torchvision.
+# Name -> content, modality, samples, MD5 of the files of 28 and of 64 voxels per side.
+# From `medmnist/info.py` of MedMNIST 3.0 (record 10519652 at Zenodo); the package itself requires torchvision.
 MEDMNIST = {
     "organmnist3d": ("11 organs", "CT", 1742, "a0c5a1ff56af4f155c46d46fbb45a2fe", "58a2205adf14a9d0a189cb06dc78bf10"),
     "nodulemnist3d": ("lung nodules", "CT", 1633, "8755a7e9e05a4d9ce80a24c3e7a256f3", "c47c5b7d457bf6332200d2ea6d64ecd8"),
@@ -45,11 +46,11 @@ MEASURED = {"adrenalmnist3d": 276_833, "adrenalmnist3d_64": 1_880_591}  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class KnownSet:
-    """One file that can be fetched, and what is known of it.
+    """A public set: one file to download.
 
-    name       of the set: the file without its suffix, and the folder that an archive becomes
+    name       of the set: the file without its suffix, and the folder of an unpacked archive
     num_bytes  of the file; `exactness` is "", "about " or "at most "
-    prepare    what follows `medcl3d prepare`, with {root} for the place where it lies
+    prepare    arguments of `medcl3d prepare`, with {root} for the path of the set
     """
 
     name: str
@@ -66,29 +67,29 @@ class KnownSet:
 
     @property
     def file(self) -> str:
-        """Name of the file that is fetched."""
+        """Name of the downloaded file."""
         return PurePosixPath(urlsplit(self.url).path).name
 
     @property
     def is_archive(self) -> bool:
-        """Whether the file is unpacked."""
+        """Whether the file is a tar archive."""
         return self.file.endswith(".tar")
 
     @property
     def size(self) -> str:
-        """Of the file, for people."""
+        """Size of the file with a unit."""
         return f"{self.exactness}{as_size(self.num_bytes)}"
 
     def place(self, out: Path) -> Path:
-        """Where the set lies, ready for `prepare`, once it was fetched into a folder."""
+        """Path of the set for `prepare`, after a download into `out`."""
         return out / (self.name if self.is_archive else self.file)
 
     def prepare_command(self, out: Path) -> str:
-        """The command that makes a store of it."""
+        """The command that prepares it as a store."""
         return f"medcl3d prepare {self.prepare.replace('{root}', shlex.quote(str(self.place(out))))}"
 
     def about(self) -> str:
-        """All that is known, in lines."""
+        """A description in several lines."""
         unpacked = ", and about as much again unpacked" if self.is_archive else ""
         rows = {
             "modality": self.modality,
@@ -111,17 +112,17 @@ def known_sets() -> dict[str, KnownSet]:
 
 
 def find_set(name: str) -> KnownSet:
-    """The set of that name. ConfigError where there is none."""
+    """The set of that name. ConfigError if it is unknown."""
     names = sorted(known_sets())
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"{name}: not one of the sets; {hint}there are {', '.join(names)}")
+        raise ConfigError(f"{name}: not one of the sets; {hint}known sets: {', '.join(names)}")
     return known_sets()[name]
 
 
 def as_size(num_bytes: int) -> str:
-    """Bytes in the unit that fits, three digits."""
+    """Bytes in a suitable unit, three digits."""
     size, unit = float(num_bytes), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):
         if size < 1000:
@@ -131,7 +132,7 @@ def as_size(num_bytes: int) -> str:
 
 
 def _decathlon() -> Iterator[KnownSet]:
-    """The ten tasks; MONAI knows where they lie and their MD5."""
+    """The ten tasks; URLs and MD5 are from MONAI."""
     from monai.apps import DecathlonDataset
 
     for name, (holds, modality, labelled, unlabelled, num_bytes, options) in DECATHLON.items():
@@ -151,7 +152,7 @@ def _decathlon() -> Iterator[KnownSet]:
 
 
 def _ixi() -> Iterator[KnownSet]:
-    """Healthy adults from three hospitals; TorchIO knows where they lie and their MD5."""
+    """Healthy adults from three hospitals; URLs and MD5 are from TorchIO."""
     from torchio.datasets import IXI as KNOWN
 
     for contrast, (num_scans, num_bytes) in IXI.items():
@@ -171,7 +172,7 @@ def _ixi() -> Iterator[KnownSet]:
 
 
 def _medmnist() -> Iterator[KnownSet]:
-    """The six 3-D sets, in two sizes; an npz is never larger than its voxels, a byte each, and some labels."""
+    """The six 3-D sets in two sizes; an npz has at most one byte per voxel, and the labels."""
     for short, (holds, modality, num_scans, *checksums) in MEDMNIST.items():
         for side, md5 in zip((28, 64), checksums, strict=True):
             name = short if side == 28 else f"{short}_{side}"

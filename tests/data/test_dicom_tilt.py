@@ -20,7 +20,7 @@ def phantom(lps: np.ndarray) -> np.ndarray:
 
 
 def tilted(folder: Path, degrees: float, **fields: Any) -> tuple[Path, np.ndarray]:
-    """Planes that lean by an angle about the left-right axis while the table moves straight on; where each voxel lies."""
+    """Planes tilted about the left-right axis, with a straight table; and the position of each voxel."""
     angle = np.radians(degrees)
     rows, columns = np.array([1.0, 0, 0]), np.array([0, np.cos(angle), -np.sin(angle)])
     number, row, column = np.meshgrid(*(np.arange(n) for n in SIZE), indexing="ij")
@@ -45,7 +45,7 @@ def points_of(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 8.0, 17.5])
-def test_a_ball_under_a_tilted_gantry_comes_out_where_it_was(tmp_path: Path, degrees: float) -> None:
+def test_a_ball_under_a_tilted_gantry_keeps_its_position(tmp_path: Path, degrees: float) -> None:
     folder, lps = tilted(tmp_path / "in", degrees)
     manifest = dicom(folder, tmp_path / "raw", tilt="resample")
     voxels, affine = the_only(manifest)
@@ -57,14 +57,14 @@ def test_a_ball_under_a_tilted_gantry_comes_out_where_it_was(tmp_path: Path, deg
     np.testing.assert_allclose((points * mass[..., None]).sum((0, 1, 2)) / mass.sum(), CENTRE, atol=0.002)
     inside = np.linalg.norm(points - CENTRE, axis=-1) < 9  # linear interpolation flattens the top a little
     assert np.abs(voxels - phantom(points))[inside].max() < 17
-    assert voxels.min() == AIR and voxels.shape[1] > SIZE[1], "all slices are held"
+    assert voxels.min() == AIR and voxels.shape[1] > SIZE[1], "the grid contains all slices"
     before = phantom(lps) - AIR
     assert mass.sum() == pytest.approx(before.sum(), rel=1e-3), "nothing is lost"
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 17.5])
-def test_upright_voxels_are_those_of_simpleitk(tmp_path: Path, degrees: float) -> None:
-    """SimpleITK knows no oblique grids: the slices as a straight image, and the shear as a transform."""
+def test_upright_voxels_equal_those_of_simpleitk(tmp_path: Path, degrees: float) -> None:
+    """SimpleITK has no sheared grids: the slices are an orthogonal image, and the shear a transform."""
     import SimpleITK as sitk
 
     folder, lps = tilted(tmp_path / "in", degrees)
@@ -88,13 +88,13 @@ def test_upright_voxels_are_those_of_simpleitk(tmp_path: Path, degrees: float) -
     assert outside.mean() > 0.1 and (voxels[outside] == AIR).all()
 
 
-def test_a_tilt_is_refused_unless_asked_for_and_where_no_gantry_tilts(tmp_path: Path) -> None:
+def test_a_tilt_is_refused_by_default_and_for_other_modalities(tmp_path: Path) -> None:
     folder, _ = tilted(tmp_path / "in", 17.5)
     assert "the gantry is tilted (17.5 degrees); set tilt=resample" in fault_of(dicom(folder, tmp_path / "raw"))
     magnet, _ = tilted(tmp_path / "mr", 17.5, Modality="MR")
-    assert "this is no CT" in fault_of(dicom(magnet, tmp_path / "raw", tilt="resample"))
+    assert "only a CT has a gantry tilt" in fault_of(dicom(magnet, tmp_path / "raw", tilt="resample"))
 
 
-def test_a_slice_off_the_line_of_the_others_is_no_tilt(tmp_path: Path) -> None:
+def test_a_slice_off_the_line_of_the_others_is_not_a_tilt(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "in", change=lambda n: {"ImagePositionPatient": [10.0, 20.0 + 4 * (n == 2), 30.0 + 3 * n]})
-    assert "lies 4.0 mm off the line of the others" in fault_of(dicom(folder, tmp_path / "raw", tilt="resample"))
+    assert "is 4.0 mm off the line of the others" in fault_of(dicom(folder, tmp_path / "raw", tilt="resample"))

@@ -1,4 +1,4 @@
-"""Every source names what it finds and does not take: each file that holds a scan is a row of the manifest, or counted in a note."""
+"""Every source reports skipped files: each file with a scan is in a row of the manifest or in a note."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medcl3d.errors import DataError
 Write = Callable[..., Path]
 RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)
 SCANS = (".nii.gz", ".nii", ".mha", ".npz", ".dcm")
-WITHOUT_FILES = ("simulated",)  # sources that find nothing
+WITHOUT_FILES = ("simulated",)  # sources that read no files
 
 
 def _csv(root: Path, write: Write) -> dict[str, Any]:
@@ -124,12 +124,12 @@ def read(source: str, root: Path, fields: dict[str, Any]) -> Manifest:
     return SOURCES.get(source)(*places, **checked)
 
 
-def test_every_source_has_a_collection_here() -> None:
+def test_every_source_has_a_maker() -> None:
     assert set(MAKERS) == set(SOURCES.names()) - set(WITHOUT_FILES)
 
 
 @pytest.mark.parametrize("source", sorted(MAKERS))
-def test_each_file_that_holds_a_scan_is_taken_or_counted(source: str, tmp_path: Path, write_nifti: Write) -> None:
+def test_each_file_with_a_scan_is_read_or_counted(source: str, tmp_path: Path, write_nifti: Write) -> None:
     root = tmp_path / "in"
     root.mkdir()
     manifest = read(source, root, MAKERS[source](root, write_nifti))
@@ -137,27 +137,27 @@ def test_each_file_that_holds_a_scan_is_taken_or_counted(source: str, tmp_path: 
     taken = {Path(cell).as_posix() for name in ("path", "label") if name in manifest.table for cell in manifest.table[name] if cell}
     left = files - taken
     if source == "dicom":
-        left -= {file for file in left if file.startswith("a/")}  # the slices of the series that is taken
+        left -= {file for file in left if file.startswith("a/")}  # the slices of the series that is read
     if source == "medmnist":
         left -= {"set.npz"}
-    assert left, "the collection has something to count"
+    assert left, "the collection has skipped files"
     counted = [note for note in manifest.notes if re.match(r"\d+ ", note)]
     named = " ".join(counted)
     for file in left:
-        # Of a DICOM series, its folder and number are named.
+        # Notes name the folder and number of a DICOM series.
         assert file in named or f"{root / Path(file).parent}: series" in named, (file, counted)
 
 
-def test_a_source_may_count_without_names() -> None:
-    for hidden in (False, True):
-        seen = Counted(hidden=hidden)
+def test_notes_can_omit_names() -> None:
+    for redact in (False, True):
+        seen = Counted(redact=redact)
         for name in ("a", "b", "c", "d"):
             seen.add("files are odd", name)
-        assert seen.notes() == (["4 files are odd"] if hidden else ["4 files are odd (a, b, c and 1 more)"])
+        assert seen.notes() == (["4 files are odd"] if redact else ["4 files are odd (a, b, c and 1 more)"])
         assert without_names(seen.notes()[0]) == "4 files are odd"
 
 
-def test_labelled_test_and_validation_images_of_a_list_are_those_sides(tmp_path: Path, write_nifti: Write) -> None:
+def test_labelled_test_and_validation_images_are_those_sides(tmp_path: Path, write_nifti: Write) -> None:
     root = tmp_path / "in"
     root.mkdir()
     manifest = read("decathlon", root, _decathlon(root, write_nifti))
@@ -170,13 +170,13 @@ def test_labelled_test_and_validation_images_of_a_list_are_those_sides(tmp_path:
     }
     assert manifest.table.set_index("scan").loc["d", "label"] == "labelsTs/d.nii.gz"
     notes = " ".join(manifest.notes)
-    assert "1 items of the list holdout in dataset.json are not taken" in notes and "imagesTs/f.nii.gz" in notes
+    assert "1 items of the list holdout in dataset.json are skipped" in notes and "imagesTs/f.nii.gz" in notes
     assert "1 items of dataset.json have a key fold, which is not read" in notes
     (root / "dataset.json").rename(root / "list_0.json")
     assert len(SOURCES.get("decathlon")(root / "list_0.json")) == 5
 
 
-def test_files_that_are_not_listed_are_said_before_files_that_are_missing(tmp_path: Path, write_nifti: Write) -> None:
+def test_unlisted_files_are_reported_before_missing_files(tmp_path: Path, write_nifti: Write) -> None:
     for name in "abc":
         write_nifti(f"in/imagesTr/{name}_0000.nii.gz", RAMP)
     listed = [{"image": f"imagesTr/{name}.nii.gz", "label": ""} for name in "abc"]
@@ -184,10 +184,10 @@ def test_files_that_are_not_listed_are_said_before_files_that_are_missing(tmp_pa
     said: list[str] = []
     with pytest.raises(DataError, match=r"3 files of the manifest are missing.*imagesTr/a\.nii\.gz"):
         prepare("decathlon", tmp_path / "in", tmp_path / "out", options=PrepareOptions(workers=1), say=said.append)
-    assert any("3 images are not listed in dataset.json and not taken (imagesTr/a_0000.nii.gz" in line for line in said)
+    assert any("3 images are not listed in dataset.json and are skipped (imagesTr/a_0000.nii.gz" in line for line in said)
 
 
-def test_a_label_map_among_the_images_is_warned_of_by_prepare_as_by_check(tmp_path: Path, write_nifti: Write) -> None:
+def test_prepare_warns_of_label_maps_among_the_images(tmp_path: Path, write_nifti: Write) -> None:
     rng = np.random.default_rng(0)
     for patient in range(3):
         write_nifti(f"in/p{patient}/t1.nii.gz", rng.normal(100, 20, (8, 8, 8)).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Options beside a source: whose they are, and what is said where they are wrong."""
+"""Options of `prepare`: separated between source and preparation, and errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from medcl3d.data.options import prepare_options
 from medcl3d.errors import ConfigError
 
 
-def test_options_are_shared_out_between_source_and_preparation() -> None:
+def test_options_are_separated_between_source_and_preparation() -> None:
     given = prepare_options(
         "simulated", read_options(["num_patients=6", "shape=[32,32,32]", "seed=3", "workers=2", "spacing_mm=[2,2,4.5]"])
     )
@@ -36,7 +36,7 @@ def test_options_are_shared_out_between_source_and_preparation() -> None:
         ("bids", ["modalities=T1w"], "prepare bids: modalities = 'T1w': it takes: list of words or null; write [T1w]"),
     ],
 )
-def test_a_wrong_option_is_named(source: str, options: list[str], message: str) -> None:
+def test_an_invalid_option_is_named(source: str, options: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         prepare_options(source, read_options(options))
     assert message in str(error.value)
