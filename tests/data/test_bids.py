@@ -205,7 +205,7 @@ def test_indexing_is_linear_in_the_number_of_scans(tmp_path: Path) -> None:
         make_tree(root, num)
     _, few, many = (calls_to_index(root) for root in made.values())  # the first also imports
     assert many < 6 * few, "linear: four times the scans take four times the work"
-    assert (many - few) / 300 < 600, "a scan costs some hundred calls"
+    assert (many - few) / 300 < 600, "at most 600 calls per scan"
 
 
 @pytest.mark.slow

@@ -110,8 +110,8 @@ def test_an_invalid_value_refuses_only_its_series(tmp_path: Path, keyword: str, 
     write_series(tmp_path / "in" / "good", uid="1.2.1")
     spoil(write_series(tmp_path / "in" / "bad", SeriesNumber=4) / "IM4_129", keyword, vr, value)
     manifest = dicom(tmp_path / "in", tmp_path / "raw")
-    told = fault_of(manifest)
-    assert fault in told and "in/bad: series 4 (1.2.9): IM4_129: " in told
+    message = fault_of(manifest)
+    assert fault in message and "in/bad: series 4 (1.2.9): IM4_129: " in message
     good = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
     assert good["series"].tolist() == ["1.2.1"] and manifest.locate(good["path"].iloc[0]).exists()
     hidden = dicom(tmp_path / "in", tmp_path / "hidden", hash_ids=True)

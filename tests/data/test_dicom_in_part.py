@@ -143,7 +143,7 @@ def test_files_that_may_be_of_two_people_are_refused(tmp_path: Path) -> None:
         return {"PatientSex": ("M", "F", None)[n // 4]}
 
     fault = fault_of(dicom(write_series(tmp_path / "in", TWELVE, change=sex), tmp_path / "raw"))
-    assert "PatientSex has several values and is missing in 4 of 12 files, so their patient is unknown" in fault
+    assert "PatientSex has several values and is missing in 4 of 12 files, so their series is unknown" in fault
 
 
 def test_a_series_without_a_date_has_the_session_of_its_study(tmp_path: Path) -> None:

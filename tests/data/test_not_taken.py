@@ -181,10 +181,10 @@ def test_unlisted_files_are_reported_before_missing_files(tmp_path: Path, write_
         write_nifti(f"in/imagesTr/{name}_0000.nii.gz", RAMP)
     listed = [{"image": f"imagesTr/{name}.nii.gz", "label": ""} for name in "abc"]
     (tmp_path / "in/dataset.json").write_text(json.dumps({"training": listed, "labels": {}}))
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(DataError, match=r"3 files of the manifest are missing.*imagesTr/a\.nii\.gz"):
-        prepare("decathlon", tmp_path / "in", tmp_path / "out", options=PrepareOptions(workers=1), say=said.append)
-    assert any("3 images are not listed in dataset.json and are skipped (imagesTr/a_0000.nii.gz" in line for line in said)
+        prepare("decathlon", tmp_path / "in", tmp_path / "out", options=PrepareOptions(workers=1), say=messages.append)
+    assert any("3 images are not listed in dataset.json and are skipped (imagesTr/a_0000.nii.gz" in line for line in messages)
 
 
 def test_prepare_warns_of_label_maps_among_the_images(tmp_path: Path, write_nifti: Write) -> None:
@@ -192,8 +192,8 @@ def test_prepare_warns_of_label_maps_among_the_images(tmp_path: Path, write_nift
     for patient in range(3):
         write_nifti(f"in/p{patient}/t1.nii.gz", rng.normal(100, 20, (8, 8, 8)).astype(np.float32))
         write_nifti(f"in/p{patient}/seg.nii.gz", rng.integers(0, 4, (8, 8, 8)).astype(np.uint8))
-    said: list[str] = []
+    messages: list[str] = []
     fields = {"pattern": "{patient}/{modality}.nii.gz"}
-    prepare("folder", tmp_path / "in", tmp_path / "out", fields=fields, options=PrepareOptions(workers=1), say=said.append)
-    lines = [line for line in said if "a label map, or a shape, and no picture" in line]
+    prepare("folder", tmp_path / "in", tmp_path / "out", fields=fields, options=PrepareOptions(workers=1), say=messages.append)
+    lines = [line for line in messages if "a label map, or a shape, and no picture" in line]
     assert len(lines) == 1 and lines[0].startswith("warning: 3 of 6 scans, as p0_seg: holds only 4 whole numbers, 0 to 3")

@@ -163,7 +163,7 @@ def _contradiction(headers: Sequence[Header]) -> str:
     if not several and not headers[0].text("SeriesInstanceUID") and len([text for text in texts["SeriesNumber"] if text]) > 1:
         several = ["SeriesNumber"]
     lacking = [f"{name} has several values and is missing in {texts[name]['']} of {len(headers)} files" for name in several]
-    remedy = "so their patient is unknown; complete the headers, or move the files to separate folders"
+    remedy = "so their series is unknown; complete the headers, or move the files to separate folders"
     return f"{' and '.join(lacking)}, {remedy}" if lacking else ""
 
 

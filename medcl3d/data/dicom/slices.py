@@ -60,7 +60,7 @@ class Slice:
 
 
 def slices_of(header: Header) -> list[Slice]:
-    """The slices of a file. DataError for missing geometry, colours, or units that contradict the modality."""
+    """The slices of a file. DataError for missing geometry, colours, or units that do not fit the modality."""
     kind = header.text("PhotometricInterpretation") or "MONOCHROME2"
     if header.number("SamplesPerPixel", 1) != 1 or kind != "MONOCHROME2":
         what = header.shown("PhotometricInterpretation")

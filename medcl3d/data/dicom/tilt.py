@@ -17,7 +17,7 @@ AIR = -1000.0  # HU
 
 
 def tilt_of(slices: Sequence[Slice]) -> float:
-    """Degrees between the slice step and the normal; 0 if all in all it shifts by less than half a pixel."""
+    """Degrees between the slice step and the normal; 0 if the total shift is below half a pixel."""
     step, normal = step_of(slices), np.cross(*slices[0].orientation)
     along = float(step @ normal)
     sideways = float(np.linalg.norm(step - along * normal))
