@@ -21,7 +21,8 @@ PATH_COLUMNS = ("path", "label", "atlas")
 PlaceOf = Callable[[int, str], str]  # row, column -> the place of the cell, as scans.csv:7
 
 MISSING = ("", "n/a")  # BIDS writes n/a; NA may be the name of a site
-ALSO_MISSING = ("na", "nan", "null", "none", "missing", "unknown", "?", "-", ".")  # written by other programs in numeric columns
+# Written by other programs in numeric columns.
+ALSO_MISSING = ("na", "nan", "null", "none", "missing", "unknown", "?", "-", ".")
 
 # Common names of these columns, in the form of `_plain`.
 SYNONYMS = {
@@ -61,13 +62,21 @@ def meant_columns(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[s
     near = near_columns(list(table.columns))
     if "path" not in table:
         hint = f"rename {near['path']!r} to path" if "path" in near else "name the column of image files path"
-        raise DataError(f"{where}: the column path is missing; {hint} (found: {', '.join(table.columns) or 'none'})")
+        raise DataError(
+            f"{where}: the column path is missing; {hint} (found: {', '.join(table.columns) or 'none'})"
+        )
     if "patient" in near:
         raise DataError(f"{where}: column {near['patient']!r}: {ask_for_patient(near['patient'])}")
-    notes += [f"column {column!r} counts as metadata; rename it to {name} if it means that" for name, column in near.items()]
+    notes += [
+        f"column {column!r} counts as metadata; rename it to {name} if it means that"
+        for name, column in near.items()
+    ]
     for column in table.columns if "label" not in table and "label" not in near else ():
         if column not in KNOWN_COLUMNS and table[column].str.endswith(VOLUMES).any():
-            notes.append(f"column {column!r} contains file paths and counts as metadata; rename it to label if these are segmentations")
+            notes.append(
+                f"column {column!r} contains file paths and counts as metadata; rename it to label if these "
+                "are segmentations"
+            )
     return table, notes
 
 
@@ -115,14 +124,21 @@ def without_top_codes(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFr
         found = [(row, match) for row, cell in enumerate(table[name].tolist()) if (match := _TOP_CODE.fullmatch(cell))]
         if found:
             named = [f"{match[0]!r} in {place_of(row, name)}" for row, match in found]
-            notes.append(naming(f"column {name}: {len(found)} ages above a limit were replaced by the limit", named))
+            notes.append(
+                naming(f"column {name}: {len(found)} ages above a limit were replaced by the limit", named)
+            )
             table[name] = table[name].replace({match[0]: match[1] or match[2] for _, match in found})
     return table, notes
 
 
 def odd_cells(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     """Notes on metadata columns with a few non-numeric cells among numbers, which are read as categories."""
-    return [note for column in table.columns if column not in KNOWN_COLUMNS for note in _non_numeric(column, table[column], place_of)]
+    return [
+        note
+        for column in table.columns
+        if column not in KNOWN_COLUMNS
+        for note in _non_numeric(column, table[column], place_of)
+    ]
 
 
 _WITH_COMMA = r"[+-]?(?:\d+,\d+|\d{1,3}(?:\.\d{3})+,\d+)"  # 70,5 and 1.070,5
@@ -143,9 +159,22 @@ def _non_numeric(name: str, cells: pd.Series, place_of: PlaceOf) -> list[str]:
     wrong = odd & ~cells.str.lower().isin(ALSO_MISSING).to_numpy()
     if wrong.sum() > max(1, (is_number | wrong).sum() // 10):
         return []  # categories, some of which are digits
-    return [_note(name, int(odd.sum()), "are not numbers", "correct them, or write n/a", cells, np.flatnonzero(odd), place_of)]
+    return [
+        _note(
+            name,
+            int(odd.sum()),
+            "are not numbers",
+            "correct them, or write n/a",
+            cells,
+            np.flatnonzero(odd),
+            place_of,
+        )
+    ]
 
 
-def _note(name: str, num: int, what: str, remedy: str, cells: pd.Series, at: np.ndarray, place_of: PlaceOf) -> str:
-    text = f"column {name}: {num} of its {len(cells)} cells {what}, so the column is read as categories; {remedy}"
+def _note(
+    name: str, num: int, what: str, remedy: str, cells: pd.Series, at: np.ndarray, place_of: PlaceOf
+) -> str:
+    count = f"{num} of its {len(cells)} cells"
+    text = f"column {name}: {count} {what}, so the column is read as categories; {remedy}"
     return naming(text, [f"{cells.iloc[row]!r} in {place_of(int(row), name)}" for row in at])

@@ -54,9 +54,13 @@ def download(known: KnownSet, out: Path, say: Callable[[str], None]) -> Path:
                     say(f"{file}: is no longer needed")
                 say(f"{place}: {known.num_scans} scans, MD5 verified")
     except Timeout:
-        raise MachineError(f"{file}: another process is downloading it; wait for it, or choose another folder") from None
+        raise MachineError(
+            f"{file}: another process is downloading it; wait for it, or choose another folder"
+        ) from None
     except OSError as error:
-        raise MachineError(f"{error.filename or out}: {error.strerror or error}; choose a writable folder") from None
+        raise MachineError(
+            f"{error.filename or out}: {error.strerror or error}; choose a writable folder"
+        ) from None
     say(known.prepare_command(out))
     return place
 
@@ -109,8 +113,8 @@ def _obtain(known: KnownSet, file: Path) -> None:
         raise DataError(f"{file}: {mismatch}; delete the file and download it again")
     part.unlink()
     raise DataError(
-        f"{known.url}: {mismatch}; the file was deleted. Run the command again; if that fails, the file was changed in "
-        "transit, or the set is no longer the version that medcl3d lists"
+        f"{known.url}: {mismatch}; the file was deleted. Run the command again; if that fails, the file was "
+        "changed in transit, or the set is no longer the version that medcl3d lists"
     )
 
 
@@ -126,15 +130,17 @@ def _fetch(known: KnownSet, part: Path, file: Path) -> None:
                 reason = f"answers {error.code} {error.reason}"
             except (URLError, HTTPException, OSError) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                    raise MachineError(f"{part}: the disk is full; free some space and run the command again to resume") from None
+                    raise MachineError(
+                        f"{part}: the disk is full; free some space and run the command again to resume"
+                    ) from None
                 reason = f"cannot be reached ({getattr(error, 'reason', None) or error or type(error).__name__})"
             if total == _size(part):
                 return
             if _size(part) <= most_bytes:
                 have = f"{_size(part)} bytes were kept. Run" if _size(part) else "run"
                 raise MachineError(
-                    f"{known.url}: {reason}; {have} the command again to resume, or download the file by other means, "
-                    f"put it at {file.absolute()}, and run the command again"
+                    f"{known.url}: {reason}; {have} the command again to resume, or download the file by "
+                    f"other means, put it at {file.absolute()}, and run the command again"
                 )
             most_bytes = _size(part)
 

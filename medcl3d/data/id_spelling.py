@@ -69,8 +69,9 @@ def refuse_cut_numbers(table: pd.DataFrame, place_of: PlaceOf) -> None:
             rows = np.flatnonzero(table[name].isin(cut)).tolist()
             many = f", as in {len(rows)} rows" if len(rows) > 1 else ""
             raise DataError(
-                f"{place_of(rows[0], name)}: {name} = {cut[0]!r}: a spreadsheet or a conversion to a number has truncated this "
-                f"id{many}, so different ids became equal; export the table again with the column as text"
+                f"{place_of(rows[0], name)}: {name} = {cut[0]!r}: a spreadsheet or a conversion to a number "
+                f"has truncated this id{many}, so different ids became equal; export the table again with "
+                "the column as text"
             )
 
 
@@ -81,8 +82,8 @@ def refuse_look_alikes(table: pd.DataFrame, place_of: PlaceOf) -> None:
         for one, other, *_ in _groups(values, changed(values, _looks)):
             first, second = _first(table[name], one), _first(table[name], other)
             raise DataError(
-                f"{place_of(second, name)}: {name} = {other!a}: looks like {one!a} in {place_of(first, name)} but has other "
-                "characters; use the same characters in both"
+                f"{place_of(second, name)}: {name} = {other!a}: looks like {one!a} in "
+                f"{place_of(first, name)} but has other characters; use the same characters in both"
             )
 
 
@@ -103,7 +104,10 @@ def doubtful_ids(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
         shared = [cell for cell in matching(values, _PLACEHOLDER) if (cells == cell).sum() > 1]
         for found, what in (
             (dates, "look like dates; a spreadsheet converts ids such as 1-2 or MAR1"),
-            (rounded, "have only zeros after the 15th digit, as in numbers rounded by a spreadsheet; different ids may have become equal"),
+            (
+                rounded,
+                "have only zeros after the 15th digit, as if rounded by a spreadsheet, and may have become equal",
+            ),
             (shared, "look like placeholders and have several scans"),
         ):
             if found:
@@ -125,7 +129,8 @@ def _spelling_notes(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     notes = []
     for name, what, found in (("patient", "person", patients), ("scan", "scan", scans)):
         if found:
-            text = f"{len(found)} groups of {name} ids differ only in spelling and may be one {what}; use one spelling per id"
+            count = f"{len(found)} groups of {name} ids"
+            text = f"{count} differ only in spelling and may be one {what}; use one spelling per id"
             notes.append(naming(text, [_with_places(table[name], same, place_of) for same in found]))
     return notes
 
@@ -140,7 +145,8 @@ def _visits(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     groups = rows.groupby(["patient", rows["session"].map(key)], sort=False)
     same = [group.index.tolist() for _, group in groups if len(group) > 1]
     named = [" and ".join(f"{table['session'][row]} in {place_of(row, 'session')}" for row in group[:3]) for group in same]
-    text = f"{len(same)} groups of session ids of a patient differ only in spelling and may be one session; use one spelling per id"
+    count = f"{len(same)} groups of session ids of a patient"
+    text = f"{count} differ only in spelling and may be one session; use one spelling per id"
     return [naming(text, named)] if same else []
 
 
@@ -156,7 +162,10 @@ def doubtful_names(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
         unknown = [value for value in values if bare(value) in NOT_KNOWN] + matching(values, _CLASS_PLACEHOLDER) if name == "class" else []
         for found, what in (
             (same, "names have several spellings and count as different; use one spelling per name"),
-            ([[value] for value in unknown], "classes may mean that the class is unknown; if so, empty the cells"),
+            (
+                [[value] for value in unknown],
+                "classes may mean that the class is unknown; if so, empty the cells",
+            ),
         ):
             if found:
                 named = [_counted(table[name], group, place_of) for group in found]

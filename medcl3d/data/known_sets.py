@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from medcl3d.errors import ConfigError
 
-# Name in the archive of the Decathlon -> content, modality, scans with and without labels, bytes of the tar file,
-# options of prepare. Counts are of the released files, which are fewer than in the papers for hippocampus and lung.
-# Bytes are from web pages about the sets.
+# Name in the archive of the Decathlon -> content, modality, scans with and without labels, bytes of the tar
+# file, options of prepare. Counts are of the released files, which are fewer than in the papers for hippocampus
+# and lung. Bytes are from web pages about the sets.
 DECATHLON = {
     "Task01_BrainTumour": ("gliomas and oedema", "MR: FLAIR, T1, T1 with Gd, T2", 484, 266, 7_608_266_240, "channels=all"),
     "Task02_Heart": ("left atrium", "MR", 20, 10, 455_721_472, ""),
@@ -28,11 +28,11 @@ DECATHLON = {
     "Task10_Colon": ("primary cancers of the colon", "CT", 126, 64, 6_200_000_000, ""),
 }
 
-# Contrast -> scans, bytes of the tar file. Without IXI-DTI: its volumes are directions of one diffusion series.
+# Contrast -> scans, bytes of the tar file. Without IXI-DTI: its volumes are directions of one series.
 IXI = {"T1": (581, 4_840_816_640), "T2": (578, 3_853_445_120), "PD": (578, 4_068_966_400), "MRA": (570, 12_400_000_000)}
 
 # Name -> content, modality, samples, MD5 of the files of 28 and of 64 voxels per side.
-# From `medmnist/info.py` of MedMNIST 3.0 (record 10519652 at Zenodo); the package itself requires torchvision.
+# From `medmnist/info.py` of MedMNIST 3.0 (record 10519652 at Zenodo); the package requires torchvision.
 MEDMNIST = {
     "organmnist3d": ("11 organs", "CT", 1742, "a0c5a1ff56af4f155c46d46fbb45a2fe", "58a2205adf14a9d0a189cb06dc78bf10"),
     "nodulemnist3d": ("lung nodules", "CT", 1633, "8755a7e9e05a4d9ce80a24c3e7a256f3", "c47c5b7d457bf6332200d2ea6d64ecd8"),

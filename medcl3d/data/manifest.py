@@ -30,8 +30,8 @@ CONSTANT_COLUMNS = ("sex",)  # per patient
 SIDES = ("", "train", "test", "validation")
 
 NO_PATIENTS = (
-    "no patient ids, so each scan counts as its own patient; two scans of one person may be on both sides of the split "
-    "(a column `patient` in a csv manifest prevents this)"
+    "no patient ids, so each scan counts as its own patient; two scans of one person may be on both sides "
+    "of the split (a column `patient` in a csv manifest prevents this)"
 )
 
 
@@ -86,7 +86,8 @@ class Manifest:
             raise DataError(f"{root}: the manifest lists no scan; write one row per scan")
         places = [f"{root}/{path}" for path in table["path"]] if places is None else list(places)
         at = _place_of(places, cell_places)
-        refuse_other_encoding(zip(places, table["path"], strict=True))  # first: under another encoding no name seems to be UTF-8
+        # First: under another encoding no name seems to be UTF-8.
+        refuse_other_encoding(zip(places, table["path"], strict=True))
         _refuse_unwritable(table, at)
         root = Path(root)
         target = root.resolve()
@@ -151,7 +152,9 @@ class Manifest:
         """The same manifest with notes on files below the root that are in none of its rows."""
         cells = [text for name in PATH_COLUMNS if name in self.table for text in self.table[name].unique() if text]
         taken = {os.path.normpath(_below(self.root, self._target, text)) for text in cells}
-        return replace(self, notes=(*self.notes, *not_taken(self.root, files, unreadable, taken=taken, why=why)))
+        return replace(
+            self, notes=(*self.notes, *not_taken(self.root, files, unreadable, taken=taken, why=why))
+        )
 
     @cached_property
     def _target(self) -> Path:
@@ -184,7 +187,8 @@ class Manifest:
         of_annex = any(is_annexed(self.locate(path)) for path in links)
         remedy = f"{FETCH} in that folder" if of_annex else "fetch the files, or correct the links"
         if links and len(links) == len(missing):
-            return f"{len(links)} files of the manifest are links to missing files, under {where}: {named}; {remedy}"
+            count = f"{len(links)} files of the manifest"
+            return f"{count} are links to missing files, under {where}: {named}; {remedy}"
         hints += [f"{len(links)} of them are links to missing files: {remedy}"] if links else []
         line = f"{len(missing)} files of the manifest are missing under {where}: {named}"
         return f"{line} ({'; '.join(hints)})" if hints else line
@@ -196,7 +200,8 @@ def _below(root: Path, target: Path, text: str) -> str:
     target  the root with links resolved. A file that is itself a link keeps its name: `Manifest.locate`
             decides whether it may be followed.
     """
-    if not text.startswith(os.sep) and ".." not in text:  # fast path: pathlib would dominate the time of 10,000 paths
+    # Fast path: pathlib would dominate the time of 10,000 paths.
+    if not text.startswith(os.sep) and ".." not in text:
         return text
     full = root / text
     if not (Path(text).is_absolute() or ".." in Path(text).parts) or full.name in ("", ".."):
@@ -239,20 +244,31 @@ def _refuse_unwritable(table: pd.DataFrame, at: PlaceOf) -> None:
         zero = np.flatnonzero(table[column].str.contains("\0", regex=False)).tolist()
         if zero:
             value = table[column][zero[0]]
-            raise DataError(f"{at(zero[0], column)}: {column} = {value!r}: a zero byte, which file names cannot have; correct it")
+            raise DataError(
+                f"{at(zero[0], column)}: {column} = {value!r}: a zero byte, which file names cannot have; "
+                "correct it"
+            )
     for name in map(str, table.columns):
         try:
             "\n".join(table[name]).encode()
         except UnicodeEncodeError:
-            row, cell = next((row, cell) for row, cell in enumerate(table[name]) if cell != cell.encode(errors="replace").decode())
+            row, cell = next(
+                (row, cell)
+                for row, cell in enumerate(table[name])
+                if cell != cell.encode(errors="replace").decode()
+            )
             shown, place = (text.encode(errors="backslashreplace").decode() for text in (cell, at(row, name)))
-            raise DataError(f"{place}: {name} = {shown!r}: is not UTF-8; rename the file, or correct its encoding") from None
+            raise DataError(
+                f"{place}: {name} = {shown!r}: is not UTF-8; rename the file, or correct its encoding"
+            ) from None
 
 
 def _refuse_empty(table: pd.DataFrame, name: str, at: PlaceOf) -> None:
     empty = np.flatnonzero(table[name] == "").tolist()
     if empty:
-        raise DataError(f"{at(empty[0], name)}: {name} is empty; each scan needs one: fill it in, or delete the row")
+        raise DataError(
+            f"{at(empty[0], name)}: {name} is empty; each scan needs one: fill it in, or delete the row"
+        )
 
 
 def _refuse_ambiguous(table: pd.DataFrame, at: PlaceOf) -> None:
@@ -264,14 +280,19 @@ def _refuse_ambiguous(table: pd.DataFrame, at: PlaceOf) -> None:
             first, *others = (row for row in duplicates if values[row] == values[duplicates[0]])
             also = ", ".join(at(row, name) for row in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
             remedy = f"keep one row, or change one {what}"
-            raise DataError(f"{at(first, name)}: {name} = {values[first]!r}: also {also} has this {what}; {remedy}")
+            raise DataError(
+                f"{at(first, name)}: {name} = {values[first]!r}: also {also} has this {what}; {remedy}"
+            )
     for row, scan in enumerate(table["scan"]):
         if fault := fault_of(scan):
             raise DataError(f"{at(row, 'scan')}: scan = {scan[:40]!r}...: {fault}")
     wrong = np.flatnonzero(~table["split"].isin(SIDES)).tolist()
     if wrong:
         place, value = at(wrong[0], "split"), table["split"][wrong[0]]
-        raise DataError(f"{place}: split = {value!r}: is not one of train, test, validation; write one of them, or leave it empty")
+        raise DataError(
+            f"{place}: split = {value!r}: is not one of train, test, validation; write one of them, or leave "
+            "it empty"
+        )
     for name in map(str, table.columns):
         if name == "session_days":
             _refuse_text(table[name], (-np.inf, np.inf), "a number of days", at)
@@ -299,6 +320,6 @@ def _refuse_changing(table: pd.DataFrame, at: PlaceOf) -> None:
             patient = given["patient"][other[0]]
             rows = given[name][given["patient"] == patient]
             raise DataError(
-                f"{at(int(other[0]), name)}: {name} = {rows[other[0]]!r}: patient {patient!r} has {rows.iloc[0]!r} in "
-                f"{at(int(rows.index[0]), name)}; correct one, or use two patient ids"
+                f"{at(int(other[0]), name)}: {name} = {rows[other[0]]!r}: patient {patient!r} has "
+                f"{rows.iloc[0]!r} in {at(int(rows.index[0]), name)}; correct one, or use two patient ids"
             )

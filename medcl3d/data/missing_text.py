@@ -15,7 +15,7 @@ from medcl3d.errors import DataError
 NEEDED = ("path", "scan", "patient")  # required per scan
 _WITH_A_MEANING = (*KNOWN_COLUMNS, "age", "sex")
 
-# In lower case. The first set has no other meaning in any column; "none" and the like may be a value of metadata.
+# In lower case. The first set always means missing; "none" and the like may be a value of metadata.
 _EXPORTED = r"nan -nan +nan nat <na> n/a #n/a #na null <null> (null) \n 1.#ind -1.#ind 1.#qnan -1.#qnan"
 # Also in other languages: #NV and #WERT! in German, #N/D and #VALOR! in Spanish, ...
 _SPREADSHEET_ERRORS = "#ref! #name? #value! #div/0! #num! #null! #spill! #calc! #nv #wert! #bezug! #zahl! #n/d #valor! #valeur!"
@@ -43,7 +43,8 @@ def is_no_id(text: str) -> bool:
     """Whether a text is empty or means a missing id: ``NaN``, ``sub-nan`` or ``_``. ``NA`` may be an id."""
     text = bare(text).removeprefix("sub-")
     is_word = text in _IN_KNOWN_COLUMNS or text in NOT_KNOWN
-    has_sign = any(character.isalnum() for character in text)  # not ######, a number wider than the spreadsheet's column
+    # Not ######, a number wider than the spreadsheet's column.
+    has_sign = any(character.isalnum() for character in text)
     return not has_sign or (is_word and text != _INITIALS)
 
 
@@ -60,8 +61,8 @@ def refuse_missing_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
             rows = np.flatnonzero(cells.isin(missing)).tolist()
             many = f", as in {len(rows)} rows, which would share one {name}" if len(rows) > 1 else ""
             raise DataError(
-                f"{place_of(rows[0], name)}: {name} = {cells[rows[0]]!r}: is text for a missing value{many}; write the {name} of each "
-                "scan, or delete the rows"
+                f"{place_of(rows[0], name)}: {name} = {cells[rows[0]]!r}: is text for a missing value{many}; "
+                f"write the {name} of each scan, or delete the rows"
             )
 
 
@@ -88,7 +89,8 @@ def without_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.Dat
         table[name] = cells.mask(is_missing, "")
         reported = np.flatnonzero(is_missing & ~cells.isin(MISSING)).tolist()
         if reported:
-            text = f"column {name}: {len(reported)} of its {len(cells)} cells contain text for a missing value and are read as empty"
+            count = f"{len(reported)} of its {len(cells)} cells"
+            text = f"column {name}: {count} contain text for a missing value and are read as empty"
             notes.append(naming(text, [f"{cells[row]!r} in {place_of(row, name)}" for row in reported]))
     return table, notes
 

@@ -134,7 +134,9 @@ def _fill_fraction(distance: np.ndarray, softness_mm: float) -> np.ndarray:
     return np.clip(0.5 - distance / softness_mm, 0, 1)
 
 
-def render(patient: Patient, points: np.ndarray, years: float, modality: str, softness_mm: float) -> tuple[np.ndarray, np.ndarray]:
+def render(
+    patient: Patient, points: np.ndarray, years: float, modality: str, softness_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Grey values and labels at points ``[X, Y, Z, 3]`` in patient mm, `years` after the first visit."""
     tissue, fat, bright, dark = _GREY[modality]
     x = patient.straightened(points)
@@ -178,7 +180,8 @@ def take_scan(
 ) -> tuple[nibabel.Nifti1Image, nibabel.Nifti1Image]:
     """One scan (int16) and its labels (uint8), with the scanner's field of view, effects and orientation."""
     scanner = _SCANNERS[patient.site % len(_SCANNERS)]
-    pose = np.random.default_rng([patient.seed, patient.number, 1, visit])  # one pose per visit: its scans share a frame
+    # One pose per visit: its scans share a frame.
+    pose = np.random.default_rng([patient.seed, patient.number, 1, visit])
     rng = np.random.default_rng([patient.seed, patient.number, 2, visit, MODALITIES.index(modality)])
     strength = patient.difficulty
     spacing = FIELD_OF_VIEW_MM / np.array(shape) * scanner.coarser

@@ -21,7 +21,12 @@ from medcl3d.errors import ConfigError, DataError
 from medcl3d.registry import Choice, Fraction
 from medcl3d.typed_text import Schema
 
-SOURCE_OF_FILE = (("dataset.json", "decathlon"), ("manifest.csv", "csv"), ("manifest.tsv", "csv"), ("manifest.json", "csv"))
+SOURCE_OF_FILE = (
+    ("dataset.json", "decathlon"),
+    ("manifest.csv", "csv"),
+    ("manifest.tsv", "csv"),
+    ("manifest.json", "csv"),
+)
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -92,8 +97,11 @@ def manifest_at(target: Path, choice: Choice) -> Manifest:
     """The collection, as its source reads it; nothing is written. ConfigError, DataError."""
     if choice.name != "files":
         if choice.name in ("medmnist", "simulated"):
-            raise ConfigError(f"check: source {choice.name} writes new files; prepare it, and check the output")
-        folders = (target, None) if choice.name == "dicom" else (target,)  # None: its series are validated but not written
+            raise ConfigError(
+                f"check: source {choice.name} writes new files; prepare it, and check the output"
+            )
+        # None: its series are validated but not written.
+        folders = (target, None) if choice.name == "dicom" else (target,)
         made: Manifest = SOURCES.build(choice, *folders)
         return made
     if target.is_file():
@@ -101,6 +109,9 @@ def manifest_at(target: Path, choice: Choice) -> Manifest:
     volumes, unread = volumes_under(target)
     if not volumes:
         others = "".join(f"; {note}" for note in unread)
-        raise DataError(f"{target}: not a store, without a manifest or NIfTI files{others}; use source=dicom for DICOM files")
+        raise DataError(
+            f"{target}: not a store, without a manifest or NIfTI files{others}; use source=dicom for DICOM "
+            "files"
+        )
     found = Manifest.of(pd.DataFrame({"path": [path.as_posix() for path in volumes]}), target, outside=bool(choice.fields["allow_outside"]))
     return replace(found, notes=(*found.notes, *unread))

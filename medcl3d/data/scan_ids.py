@@ -27,7 +27,8 @@ def fault_of(scan: str) -> str:
     num_bytes = len(file_stem(scan))
     if num_bytes <= MAX_BYTES:
         return ""
-    return f"takes {num_bytes} bytes in a file name, at most {MAX_BYTES} are allowed (letters outside a to z take 6 or more); shorten it"
+    limit = f"at most {MAX_BYTES} are allowed (letters outside a to z take 6 or more)"
+    return f"takes {num_bytes} bytes in a file name, {limit}; shorten it"
 
 
 def made_ids(paths: Sequence[str], names: Sequence[str] | None = None) -> list[str]:

@@ -38,9 +38,13 @@ def unpack(archive: Path, place: Path, md5: str) -> None:
         write_json(whole / STAMP, {"md5": md5, "sizes": sizes})
         os.replace(whole, place)
     except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"{archive}: cannot be unpacked ({error}); download it again; if that fails too, do not use it") from None
+        raise DataError(
+            f"{archive}: cannot be unpacked ({error}); download it again; if that fails too, do not use it"
+        ) from None
     except OSError as error:
-        raise MachineError(f"{place}: cannot unpack: {error.strerror or error}; free some space or choose another folder") from None
+        raise MachineError(
+            f"{place}: cannot unpack: {error.strerror or error}; free some space or choose another folder"
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -57,7 +61,10 @@ def is_unpacked(place: Path, md5: str) -> bool:
         raise DataError(f"{place}: was unpacked from another file, of MD5 {stamp['md5']}; {remedy}")
     wrong = [name for name, size in stamp["sizes"].items() if not (place / name).is_file() or (place / name).stat().st_size != size]
     if wrong:
-        raise DataError(f"{place}: {len(wrong)} of {len(stamp['sizes'])} files are missing or truncated, first {wrong[0]}; {remedy}")
+        raise DataError(
+            f"{place}: {len(wrong)} of {len(stamp['sizes'])} files are missing or truncated, first "
+            f"{wrong[0]}; {remedy}"
+        )
     return True
 
 
@@ -73,7 +80,10 @@ def _validated(archive: Path, member: tarfile.TarInfo, folder: Path) -> tarfile.
     """The member as it may be written. DataError for paths outside the folder, links, devices and pipes."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{archive}: {member.name!r} would be outside the folder; nothing was unpacked, do not use this file")
+        raise DataError(
+            f"{archive}: {member.name!r} would be outside the folder; nothing was unpacked, do not use this "
+            "file"
+        )
     if not (member.isfile() or member.isdir()):
         kind = "a link" if member.issym() or member.islnk() else "a device or a pipe"
         raise DataError(f"{archive}: {member.name!r} is {kind}; nothing was unpacked, do not use this file")

@@ -35,10 +35,16 @@ def one_scan_a_volume(manifest: Manifest) -> Manifest:
     repeated = table["scan"][table["scan"].duplicated()]
     if len(repeated):
         scan = repeated.iloc[0]
-        raise DataError(f"{manifest.root}: the scan id {scan!r} is used for a volume and for another scan; rename the other scan")
+        raise DataError(
+            f"{manifest.root}: the scan id {scan!r} is used for a volume and for another scan; rename the "
+            "other scan"
+        )
     if VOLUME in manifest.table:
-        raise DataError(f"{manifest.root}: the column {VOLUME} is reserved for volumes of 4-D files; rename yours")
-    note = f"{num_files} files of several volumes became {len(table) - len(manifest) + num_files} scans, one per volume"
+        raise DataError(
+            f"{manifest.root}: the column {VOLUME} is reserved for volumes of 4-D files; rename yours"
+        )
+    num_scans = len(table) - len(manifest) + num_files
+    note = f"{num_files} files of several volumes became {num_scans} scans, one per volume"
     return replace(manifest, table=table, notes=(*manifest.notes, note))
 
 

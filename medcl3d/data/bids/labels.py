@@ -49,7 +49,9 @@ class Derivative:
     wanted: frozenset[str]
 
 
-def find_derivative(root: Path, derivative: str | None, label: Sequence[str], skipped: Counted) -> Derivative | None:
+def find_derivative(
+    root: Path, derivative: str | None, label: Sequence[str], skipped: Counted
+) -> Derivative | None:
     """The label maps of `derivatives/` that match, None if there are none.
 
     derivative  its folder (None: the only one with label maps)
@@ -61,18 +63,35 @@ def find_derivative(root: Path, derivative: str | None, label: Sequence[str], sk
     """
     for piece in label:
         if "-" in piece and piece.split("-", 1)[0] not in OF_A_DERIVATIVE:
-            raise ConfigError(f"source bids: label = {list(label)}: {piece!r} does not distinguish label maps; write dseg, or desc-...")
+            raise ConfigError(
+                f"source bids: label = {list(label)}: {piece!r} does not distinguish label maps; write dseg, "
+                "or desc-..."
+            )
     suffixes = tuple(piece for piece in label if "-" not in piece) or SUFFIXES
     derivatives, wanted = root / "derivatives", frozenset(label)
-    maps_of = {path.name: _maps(root, path, suffixes, skipped) for path in sorted(derivatives.glob("*")) if path.is_dir()}
+    maps_of = {
+        path.name: _maps(root, path, suffixes, skipped)
+        for path in sorted(derivatives.glob("*"))
+        if path.is_dir()
+    }
     if derivative is not None and not maps_of.get(derivative):
-        kinds, names = " or ".join(f"*_{suffix}" for suffix in suffixes), ", ".join(name for name, maps in maps_of.items() if maps)
+        kinds, names = (
+            " or ".join(f"*_{suffix}" for suffix in suffixes),
+            ", ".join(name for name, maps in maps_of.items() if maps),
+        )
         raise DataError(f"{derivatives / derivative}: no {kinds} files; found in: {names or 'none'}")
     requested = {name: maps for name, maps in maps_of.items() if maps and derivative in (None, name)}
-    fitting = {name: fit for name, maps in requested.items() if (fit := tuple(one for one in maps if wanted <= one.pieces))}
+    fitting = {
+        name: fit
+        for name, maps in requested.items()
+        if (fit := tuple(one for one in maps if wanted <= one.pieces))
+    }
     if len(fitting) > 1:
         names = ", ".join(fitting)
-        raise DataError(f"{derivatives}: labels are in {names}; choose one with derivative=NAME, or none with derivative=none")
+        raise DataError(
+            f"{derivatives}: labels are in {names}; choose one with derivative=NAME, or none with "
+            "derivative=none"
+        )
     if not fitting and label:
         kinds = _kinds(one for maps in requested.values() for one in maps)
         raise DataError(f"{derivatives}: no label map has {_listed(wanted)}; found: {kinds or 'none'}")
@@ -94,7 +113,9 @@ def _maps(root: Path, folder: Path, suffixes: Sequence[str], skipped: Counted) -
                 continue
             path = "/".join(part for part in ("derivatives", folder.name, *above, file) if part)
             if not above[0].startswith("sub-"):
-                skipped.add("NIfTI files under derivatives are not in a folder NAME/sub-ID and are skipped", path)
+                skipped.add(
+                    "NIfTI files under derivatives are not in a folder NAME/sub-ID and are skipped", path
+                )
             elif file.startswith("sub-") and name.suffix in suffixes:
                 session_of(above, name, f"{root}/{path}")
                 maps.append(LabelMap(path, name))
@@ -129,8 +150,8 @@ def pair(root: Path, found: Derivative | None, images: Mapping[str, BidsName], l
         chosen = exact if len(exact) == 1 else fitting
         if len(chosen) > 1:
             raise DataError(
-                f"{root / path}: has {len(chosen)} label maps in {found.folder.name}: {_kinds(chosen)}; choose one with "
-                "label=[...], or none with derivative=none"
+                f"{root / path}: has {len(chosen)} label maps in {found.folder.name}: {_kinds(chosen)}; "
+                "choose one with label=[...], or none with derivative=none"
             )
         used |= {one.path for one in fitting}
         if chosen:
@@ -167,7 +188,10 @@ def class_names(found: Derivative | None, used: Iterable[str]) -> tuple[dict[int
         needed = {frozenset((k, v) for k, v in one.name.entities.items() if k in ("desc", "seg", "atlas", "label")) for one in maps}
         tables = {path: name for path, name in tables.items() if {frozenset(name.entities.items())} == needed}
         if len(tables) != 1:
-            return {}, [f"no table *dseg.tsv of {found.folder.name} matches the names of the label maps, so classes have no names"]
+            return {}, [
+                f"no table *dseg.tsv of {found.folder.name} matches the names of the label maps, so classes "
+                "have no names"
+            ]
     return {number: name for path in tables for number, name in _classes(path).items()}, []
 
 

@@ -17,7 +17,8 @@ from medcl3d.data.table_file import read_rows
 from medcl3d.errors import DataError
 
 DAYS = ("days_since_first", "session_days", "days")
-OF_NAMES = ("scan", "patient", "session", "modality", "path", "label", "atlas")  # columns filled from file names
+# Columns filled from file names.
+OF_NAMES = ("scan", "patient", "session", "modality", "path", "label", "atlas")
 
 Row = dict[str, str]
 Sidecar = tuple[BidsName, Path]
@@ -79,7 +80,9 @@ def _date(time: str, place: str) -> date | None:
         return None
     found = date_of(time)
     if found is None:
-        raise DataError(f"{place}: acq_time = {time!r}: is not a date, as 2001-02-28T14:00:00; correct it, or write n/a")
+        raise DataError(
+            f"{place}: acq_time = {time!r}: is not a date, as 2001-02-28T14:00:00; correct it, or write n/a"
+        )
     return found
 
 
@@ -128,7 +131,11 @@ class Sidecars:
 
     def notes(self) -> list[str]:
         """Notes on unreadable sidecars."""
-        return [naming(f"{len(self._damaged)} sidecars cannot be read as JSON and are ignored", self._damaged)] if self._damaged else []
+        return (
+            [naming(f"{len(self._damaged)} sidecars cannot be read as JSON and are ignored", self._damaged)]
+            if self._damaged
+            else []
+        )
 
 
 def _text(value: Any) -> str:

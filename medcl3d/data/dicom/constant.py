@@ -37,8 +37,8 @@ def refuse_values_in_part(slices: Sequence[Slice]) -> None:
         if missing and any(value not in (None, default) for value in given):
             some = f"{', '.join(missing[:SHOWN])}{', ...' if len(missing) > SHOWN else ''}"
             raise DataError(
-                f"{name} is missing in {len(missing)} of {len(slices)} slices ({some}) and given in the others, so their values "
-                "cannot be compared; fetch the originals"
+                f"{name} is missing in {len(missing)} of {len(slices)} slices ({some}) and given in the "
+                "others, so their values cannot be compared; fetch the originals"
             )
 
 
@@ -63,9 +63,14 @@ def differences(slices: Sequence[Slice]) -> str:
             texts[name] = ["" if one.rescale[at] is None else f"{one.rescale[at]:.10g}" for one in files]
     for at, name in enumerate(MARKS):
         marks = [one.marks[at] for one in files]
-        texts |= {name: marks} if len(set(marks)) < len(marks) else {}  # else it numbers the files, as AcquisitionNumber may
+        # Else it numbers the files, as AcquisitionNumber may.
+        texts |= {name: marks} if len(set(marks)) < len(marks) else {}
     redact = files[0].header.called is not None
-    lines = [f"{name} ({_counted(values, redact=redact)})" for name, values in texts.items() if len(set(values)) > 1]
+    lines = [
+        f"{name} ({_counted(values, redact=redact)})"
+        for name, values in texts.items()
+        if len(set(values)) > 1
+    ]
     return f"its {len(files)} files differ in {', '.join(lines)}" if lines else ""
 
 

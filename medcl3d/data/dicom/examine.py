@@ -43,7 +43,8 @@ def examine_series(look: Look | SeriesLook) -> Finding:
     """Decode and validate a series, or validate a file. Faults are findings, not exceptions."""
     if isinstance(look, Look):
         return examine(look)
-    with TemporaryDirectory(prefix="medcl3d-") as folder:  # temporary file, so that all scans are validated in the same way
+    # Temporary file, so that all scans are validated in the same way.
+    with TemporaryDirectory(prefix="medcl3d-") as folder:
         image = Path(folder) / "series.nii.gz"
         try:
             warnings = write_series(look.series, image)

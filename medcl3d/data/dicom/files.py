@@ -86,17 +86,29 @@ def find_series(root: Path, *, redact: bool) -> tuple[list[FoundSeries], Counted
         parts = _grouped(files, ("Modality", *WHOSE))
         if len(parts) > 1:
             name = "" if redact else f"{uid} in {root / files[0][0].parent}"
-            counts.add("SeriesInstanceUIDs have several patients or modalities and were split into series by these", name)
+            counts.add(
+                "SeriesInstanceUIDs have several patients or modalities and were split into series by these",
+                name,
+            )
         for part in parts:
             _add(found, uid, part, root, counts, redact=redact)
     for folder, files in of_folder.items():
         for part in _grouped(files, ("Modality", "SeriesNumber", *WHOSE)) if files else ():
-            _add(found, f"{folder}/{_first(part, 'Modality')}/{_first(part, 'SeriesNumber')}", part, root, counts, redact=redact)
+            _add(
+                found,
+                f"{folder}/{_first(part, 'Modality')}/{_first(part, 'SeriesNumber')}",
+                part,
+                root,
+                counts,
+                redact=redact,
+            )
     notes += [] if redact else unread(root, (), unreadable)
     return [found[key] for key in sorted(found)], counts, notes
 
 
-def _adopt(files: Files, neighbours: Mapping[str, set[str]], of_uid: Mapping[str, Files], counts: Counted) -> None:
+def _adopt(
+    files: Files, neighbours: Mapping[str, set[str]], of_uid: Mapping[str, Files], counts: Counted
+) -> None:
     """Move files without a UID to the only series in their folder with their number, if no field contradicts.
 
     Some de-identifiers remove the UID from a few files of a series; these files are not a separate volume.
@@ -108,7 +120,7 @@ def _adopt(files: Files, neighbours: Mapping[str, set[str]], of_uid: Mapping[str
         if len(uids) == 1 and all(_agree(header, one, ("Modality", *WHOSE)) for _, one in of_uid[min(uids)]):
             of_uid[min(uids)].append((path, header))
             files.remove((path, header))
-            reason = "files have no SeriesInstanceUID and were assigned to the series with their number in their folder"
+            reason = "files have no SeriesInstanceUID and were assigned to the series of their number and folder"
             counts.add(reason, str(path))
 
 
@@ -127,8 +139,13 @@ def _grouped(files: Files, names: Sequence[str]) -> list[Files]:
         kinds.setdefault(tuple(_text(header, name) for name in names), []).append((path, header))
     groups: list[list[Files]] = []
     for kind in kinds.values():
-        neighbours = [group for group in groups if any(_agree(kind[0][1], other[0][1], names) for other in group)]
-        groups = [*(group for group in groups if group not in neighbours), [kind, *(other for group in neighbours for other in group)]]
+        neighbours = [
+            group for group in groups if any(_agree(kind[0][1], other[0][1], names) for other in group)
+        ]
+        groups = [
+            *(group for group in groups if group not in neighbours),
+            [kind, *(other for group in neighbours for other in group)],
+        ]
     order = {path: at for at, (path, _) in enumerate(files)}
     merged = [sorted((file for kind in group for file in kind), key=lambda file: order[file[0]]) for group in groups]
     return sorted(merged, key=lambda group: order[group[0][0]])
@@ -138,7 +155,9 @@ def _first(files: Files, name: str) -> str:
     return next(filter(None, (header.text(name) for _, header in files)), "")
 
 
-def _add(found: dict[str, FoundSeries], base: str, files: Files, root: Path, counts: Counted, *, redact: bool) -> None:
+def _add(
+    found: dict[str, FoundSeries], base: str, files: Files, root: Path, counts: Counted, *, redact: bool
+) -> None:
     """Add a series of files. A modality that only some of them have is that of all."""
     path, first = files[0]
     called = "" if redact else f"{(root / path).parent}: series {_number(first)}"

@@ -119,7 +119,9 @@ def read_header(path: Path, called: str | None = None) -> Header | None:
     try:
         from pydicom import dcmread
     except ImportError:
-        raise MachineError("DICOM needs pydicom, which is not installed; pip install 'medcl3d[dicom]'") from None
+        raise MachineError(
+            "DICOM needs pydicom, which is not installed; pip install 'medcl3d[dicom]'"
+        ) from None
     try:
         if not path.is_file() or not _begins_as_dicom(path):  # a pipe would block
             return None

@@ -69,7 +69,8 @@ def _line(parts: Sequence[Part], chosen: Sequence[int], slices: Sequence[Slice])
     others = sum(tuple(_plain(one.marks[at]) for at in chosen) not in kept for one in slices)
     rest = f"; {others} other slices were skipped" if others else ""
     volumes = f"{len(parts)} volumes" if len(parts) > 1 else "one volume and others"
-    return f"holds {volumes} under one SeriesInstanceUID, split by {' and '.join(MARKS[at] for at in chosen)}{rest}"
+    marks = " and ".join(MARKS[at] for at in chosen)
+    return f"holds {volumes} under one SeriesInstanceUID, split by {marks}{rest}"
 
 
 def _plain(text: str) -> str:

@@ -26,7 +26,8 @@ def in_order(slices: Sequence[Slice]) -> tuple[list[Slice], tuple[str, ...]]:
     normal = np.cross(*first.orientation)
     ordered = sorted(slices, key=lambda s: (float(s.position @ normal), s.uid, s.name))
     kept, duplicates = [ordered[0]], []
-    is_unique = len({one.uid for one in slices}) > 1  # after faulty anonymisation, all instances may share a UID
+    # After faulty anonymisation, all instances may share a UID.
+    is_unique = len({one.uid for one in slices}) > 1
     for one in ordered[1:]:
         if is_unique and _is_same(one, kept[-1]):
             duplicates.append(one.name)
@@ -50,12 +51,16 @@ def _refuse_varying(slices: Sequence[Slice]) -> None:
     if len(other):
         one = slices[other[0]]
         raise DataError(
-            f"{first.name} has {_grid(first)} and {one.name} {_grid(one)}: not one volume; move them to separate series"
+            f"{first.name} has {_grid(first)} and {one.name} {_grid(one)}: not one volume; move them to "
+            "separate series"
         )
     turned = np.abs(np.array([one.orientation for one in slices]) - first.orientation).max(axis=(1, 2)) > 1e-3
     if turned.any():
         one = slices[int(turned.argmax())]
-        raise DataError(f"the orientation varies: {first.name} and {one.name} are in different planes; move them to separate series")
+        raise DataError(
+            f"the orientation varies: {first.name} and {one.name} are in different planes; move them to "
+            "separate series"
+        )
 
 
 def _grid(one: Slice) -> str:
@@ -69,12 +74,20 @@ def _refuse_uneven(slices: Sequence[Slice], normal: np.ndarray) -> None:
     for at, gap in enumerate(gaps):
         pair = f"{slices[at].name} and {slices[at + 1].name}"
         if gap < 1e-3:
-            raise DataError(f"{pair} have one position: a time series, several echoes, or a copy; move them to separate series")
+            raise DataError(
+                f"{pair} have one position: a time series, several echoes, or a copy; move them to separate "
+                "series"
+            )
         if gap > 1.5 * usual:
             missing = max(1, round(gap / usual) - 1)
-            alternative = ", or move them to separate series if they are two acquisitions" if missing >= FEW_MISSING else ""
+            alternative = (
+                ", or move them to separate series if they are two acquisitions"
+                if missing >= FEW_MISSING
+                else ""
+            )
             raise DataError(
-                f"{missing} slices are missing between {pair}: {gap:g} mm, elsewhere {usual:g} mm; fetch the series again{alternative}"
+                f"{missing} slices are missing between {pair}: {gap:g} mm, elsewhere {usual:g} mm; fetch the "
+                f"series again{alternative}"
             )
     uneven = int(np.abs(gaps - usual).argmax())
     if abs(gaps[uneven] - usual) > max(GAP_TOLERANCE * usual, 0.01):
@@ -83,7 +96,10 @@ def _refuse_uneven(slices: Sequence[Slice], normal: np.ndarray) -> None:
     line = positions[0] + np.linspace(0, 1, len(slices))[:, None] * (positions[-1] - positions[0])
     off = np.linalg.norm((positions - line) - np.outer((positions - line) @ normal, normal), axis=1)
     if off.max() > LATERAL_TOLERANCE * min(slices[0].spacing_mm):
-        raise DataError(f"{slices[int(off.argmax())].name} is {off.max():.1f} mm off the line of the others; fetch the series again")
+        raise DataError(
+            f"{slices[int(off.argmax())].name} is {off.max():.1f} mm off the line of the others; fetch the "
+            "series again"
+        )
 
 
 def affine_of(slices: Sequence[Slice]) -> np.ndarray:

@@ -146,10 +146,14 @@ def _values(one: Slice, frames: dict[Path, np.ndarray]) -> np.ndarray:
         values: np.ndarray = sitk.GetArrayFromImage(sitk.ReadImage(str(one.header.path), sitk.sitkFloat64))
     except RuntimeError as error:
         raise DataError(
-            f"{one.name}: the voxels cannot be decoded{_why(one, error)}: an unknown codec, or a truncated file; fetch it again"
+            f"{one.name}: the voxels cannot be decoded{_why(one, error)}: an unknown codec, or a truncated "
+            "file; fetch it again"
         ) from None
     if values.size != one.shape[0] * one.shape[1]:
-        raise DataError(f"{one.name}: {values.size} voxels, but {one.shape[0]}x{one.shape[1]} by the header; fetch it again")
+        raise DataError(
+            f"{one.name}: {values.size} voxels, but {one.shape[0]}x{one.shape[1]} by the header; fetch it "
+            "again"
+        )
     return values.reshape(one.shape[1], one.shape[0])
 
 
@@ -160,7 +164,8 @@ def _stored_frames(one: Slice) -> np.ndarray:
         stored: np.ndarray = dcmread(one.header.path, force=True, specific_tags=list(PIXELS)).pixel_array
     except Exception as error:
         raise DataError(
-            f"{one.name}: the frames cannot be decoded{_why(one, error)}; convert it to one uncompressed file per slice"
+            f"{one.name}: the frames cannot be decoded{_why(one, error)}; convert it to one uncompressed "
+            "file per slice"
         ) from None
     return stored if stored.ndim == 3 else stored[None]
 

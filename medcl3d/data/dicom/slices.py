@@ -60,22 +60,31 @@ class Slice:
 
 
 def slices_of(header: Header) -> list[Slice]:
-    """The slices of a file. DataError for missing geometry, colours, or units that do not fit the modality."""
+    """The slices of a file. DataError for missing geometry, colours, or invalid units."""
     kind = header.text("PhotometricInterpretation") or "MONOCHROME2"
     if header.number("SamplesPerPixel", 1) != 1 or kind != "MONOCHROME2":
         what = header.shown("PhotometricInterpretation")
-        raise DataError(f"{header.name}: {what}, not grey values that grow with intensity; convert it to MONOCHROME2")
+        raise DataError(
+            f"{header.name}: {what}, not grey values that grow with intensity; convert it to MONOCHROME2"
+        )
     shape = int(header.number("Columns")), int(header.number("Rows"))
     if min(shape) < 1:
-        raise DataError(f"{header.name}: {shape[0]} columns and {shape[1]} rows are not an image; fetch the file again")
+        raise DataError(
+            f"{header.name}: {shape[0]} columns and {shape[1]} rows are not an image; fetch the file again"
+        )
     num_frames = int(header.number("NumberOfFrames", 1))
     frames = header.items.get("PerFrameFunctionalGroupsSequence")
     if frames is None:
         if num_frames > 1:
-            raise DataError(f"{header.name}: has several frames without positions; convert it to one file per slice")
+            raise DataError(
+                f"{header.name}: has several frames without positions; convert it to one file per slice"
+            )
         return [_slice(header, None, header, header, header, header, shape, tuple(header.text(mark) for mark in MARKS))]
     if len(frames) != num_frames:
-        raise DataError(f"{header.name}: NumberOfFrames is {num_frames}, but {len(frames)} have a position; fetch the file again")
+        raise DataError(
+            f"{header.name}: NumberOfFrames is {num_frames}, but {len(frames)} have a position; fetch the "
+            "file again"
+        )
     shared = header.first("SharedFunctionalGroupsSequence")
     found = []
     for number, frame in enumerate(frames):
@@ -83,9 +92,17 @@ def slices_of(header: Header) -> list[Slice]:
         def part(name: str, frame: Header = frame) -> Header:
             return frame.first(name) if frame.items.get(name) else shared.first(name)
 
-        geometry = part("PlanePositionSequence"), part("PlaneOrientationSequence"), part("PixelMeasuresSequence")
+        geometry = (
+            part("PlanePositionSequence"),
+            part("PlaneOrientationSequence"),
+            part("PixelMeasuresSequence"),
+        )
         values = part("PixelValueTransformationSequence")
-        found.append(_slice(header, number, *geometry, values, shape, tuple(_mark(name, part, header) for name in MARKS)))
+        found.append(
+            _slice(
+                header, number, *geometry, values, shape, tuple(_mark(name, part, header) for name in MARKS)
+            )
+        )
     return found
 
 
@@ -112,7 +129,10 @@ def _slice(
         raise DataError(f"{header.name}: {pixels.shown('PixelSpacing')}, which is impossible; fetch the file again")
     lengths = np.linalg.norm(orientation, axis=1)
     if not np.allclose(lengths, 1, atol=1e-3) or abs(orientation[0] @ orientation[1]) > 1e-3:
-        raise DataError(f"{header.name}: ImageOrientationPatient {orientation.ravel().tolist()} is not a pair of orthogonal directions")
+        raise DataError(
+            f"{header.name}: ImageOrientationPatient {orientation.ravel().tolist()} is not a pair of "
+            "orthogonal directions"
+        )
     rescale, units = _rescale(header, values)
     return Slice(header, frame, position, orientation, (columns, rows), shape, rescale, units, marks)
 
@@ -121,10 +141,14 @@ def _rescale(header: Header, values: Header) -> tuple[tuple[float | None, float 
     """Slope, intercept and unit. DataError if the slope is 0, or for CT that is not in HU."""
     is_ct, units = header.modality == "CT", values.text("RescaleType").upper()
     if is_ct and not (values.text("RescaleSlope") and values.text("RescaleIntercept")):
-        raise DataError(f"{header.name}: a CT without RescaleSlope and RescaleIntercept, so its values are not HU; fetch the originals")
+        raise DataError(
+            f"{header.name}: a CT without RescaleSlope and RescaleIntercept, so its values are not HU; fetch "
+            "the originals"
+        )
     if is_ct and units not in HU:
         raise DataError(
-            f"{header.name}: a CT whose {values.shown('RescaleType')}, so its values are not HU; remove the series from the folder"
+            f"{header.name}: a CT whose {values.shown('RescaleType')}, so its values are not HU; remove the "
+            "series from the folder"
         )
     slope, intercept = (values.number(name) if values.text(name) else None for name in ("RescaleSlope", "RescaleIntercept"))
     if slope == 0:

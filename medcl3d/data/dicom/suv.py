@@ -10,11 +10,13 @@ from medcl3d.data.dicom.header import Header
 from medcl3d.errors import DataError
 
 DOSE = "RadiopharmaceuticalInformationSequence"
-LOWEST_DOSE, HIGHEST_DOSE = 1e6, 1e10  # Bq: from a child's dose to 270 mCi; numbers in MBq, kBq or mCi are below
+# Bq: from a child's dose to 270 mCi; numbers in MBq, kBq or mCi are below.
+LOWEST_DOSE, HIGHEST_DOSE = 1e6, 1e10
 LOWEST_WEIGHT, HIGHEST_WEIGHT = 1.0, 500.0  # kg
 # Of the brightest voxel. Some scanned tissue has an SUV of about 1, and no bladder reaches 1000.
 LOWEST_MAXIMUM, HIGHEST_MAXIMUM = 0.2, 1000.0
-# Half-life in s, accurate to 1 %, and codes: SNOMED CT and the older SRT. Source of the codes: DICOM PS3.16, CID 4020.
+# Half-life in s, accurate to 1 %, and codes: SNOMED CT and the older SRT.
+# Source of the codes: DICOM PS3.16, CID 4020.
 NUCLIDES: dict[str, tuple[float, tuple[str, ...]]] = {
     "C-11": (1221.8, ("40565003", "C-105A1")),
     "N-13": (597.9, ("21576001", "C-107A1")),
@@ -61,25 +63,34 @@ def suv_factor(headers: Sequence[Header]) -> float:
         raise _refused(f"PatientWeight is {weight:g} kg")
     dose, half_life = injection.number("RadionuclideTotalDose", 0.0), _half_life(injection)
     if not LOWEST_DOSE <= dose <= HIGHEST_DOSE:
-        raise _refused(f"RadionuclideTotalDose is {dose:g} Bq, outside {LOWEST_DOSE:g} to {HIGHEST_DOSE:g}, perhaps in MBq or mCi")
+        raise _refused(
+            f"RadionuclideTotalDose is {dose:g} Bq, outside {LOWEST_DOSE:g} to {HIGHEST_DOSE:g}, perhaps in "
+            "MBq or mCi"
+        )
     if header.text("DecayCorrection") == "ADMIN":
         return weight * 1000 / dose
     if header.text("DecayCorrection") != "START":
         raise _refused(f"{header.shown('DecayCorrection')}, START or ADMIN is needed")
     elapsed = _elapsed_s(headers, injection, half_life)
     if not 0 < elapsed < MOST_HALF_LIVES * half_life:
-        raise _refused(f"the scan starts {elapsed:.0f} s after the injection, the half-life is {half_life:g} s")
+        raise _refused(
+            f"the scan starts {elapsed:.0f} s after the injection, the half-life is {half_life:g} s"
+        )
     return weight * 1000 / (dose * 2 ** (-elapsed / half_life))
 
 
 def refuse_impossible(maximum: float) -> None:
     """DataError if the SUV of the brightest voxel is implausible."""
     if not LOWEST_MAXIMUM <= maximum <= HIGHEST_MAXIMUM:
-        raise _refused(f"its maximum would be {maximum:.3g}, outside {LOWEST_MAXIMUM:g} to {HIGHEST_MAXIMUM:g}")
+        raise _refused(
+            f"its maximum would be {maximum:.3g}, outside {LOWEST_MAXIMUM:g} to {HIGHEST_MAXIMUM:g}"
+        )
 
 
 def _refused(what: str) -> DataError:
-    return DataError(f"the SUV cannot be computed: {what}; correct the headers, or read the stored values with pet=raw")
+    return DataError(
+        f"the SUV cannot be computed: {what}; correct the headers, or read the stored values with pet=raw"
+    )
 
 
 def _half_life(injection: Header) -> float:
@@ -87,7 +98,10 @@ def _half_life(injection: Header) -> float:
     half_life = injection.number("RadionuclideHalfLife", 0.0)
     near = {name for name, (known, _) in NUCLIDES.items() if abs(half_life / known - 1) <= HALF_LIFE_TOLERANCE}
     if not near:
-        raise _refused(f"RadionuclideHalfLife is {half_life:g} s, which matches no PET nuclide (F-18: {NUCLIDES['F-18'][0]:g} s)")
+        raise _refused(
+            f"RadionuclideHalfLife is {half_life:g} s, which matches no PET nuclide (F-18: "
+            f"{NUCLIDES['F-18'][0]:g} s)"
+        )
     code = injection.first("RadionuclideCodeSequence").text("CodeValue")
     named = {name for name, (_, codes) in NUCLIDES.items() if code in codes}
     if named - near:
@@ -99,7 +113,10 @@ def _elapsed_s(headers: Sequence[Header], injection: Header, half_life: float) -
     """Seconds from the injection to the start of the series, to which the values are decay-corrected."""
     header, given = headers[0], injection.text("RadiopharmaceuticalStartDateTime")
     if not given and MOST_HALF_LIVES * half_life > 24 * 3600:
-        raise _refused("RadiopharmaceuticalStartDateTime is missing, and with this half-life the injection may be on another day")
+        raise _refused(
+            "RadiopharmaceuticalStartDateTime is missing, and with this half-life the injection may be on "
+            "another day"
+        )
     try:
         start = read_time(header.text("SeriesDate"), header.text("SeriesTime"))
         acquired = min(read_time(one.text("AcquisitionDate"), one.text("AcquisitionTime")) for one in headers)
@@ -111,7 +128,9 @@ def _elapsed_s(headers: Sequence[Header], injection: Header, half_life: float) -
     except ValueError:
         raise _refused("the times of injection, series or acquisition are missing or wrong") from None
     if (start - acquired).total_seconds() > 1:  # one of the two may lack fractions of a second
-        raise _refused("SeriesTime is later than the first AcquisitionTime, so the time of decay correction is unknown")
+        raise _refused(
+            "SeriesTime is later than the first AcquisitionTime, so the time of decay correction is unknown"
+        )
     return (start - injected).total_seconds()
 
 

@@ -30,9 +30,14 @@ def refuse_tilted(slices: Sequence[Slice], *, resampled: bool) -> None:
     """DataError if tilted slices are not resampled, or if the modality is not CT."""
     angle = tilt_of(slices)
     if angle and slices[0].header.modality != "CT":
-        raise DataError(f"each slice is shifted sideways from the one before ({angle:.1f} degrees), and only a CT has a gantry tilt")
+        raise DataError(
+            f"each slice is shifted sideways from the one before ({angle:.1f} degrees), and only a CT has a "
+            "gantry tilt"
+        )
     if angle and not resampled:
-        raise DataError(f"the gantry is tilted ({angle:.1f} degrees); set tilt=resample, or resample the series upright")
+        raise DataError(
+            f"the gantry is tilted ({angle:.1f} degrees); set tilt=resample, or resample the series upright"
+        )
 
 
 def upright(voxels: np.ndarray, slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:

@@ -66,7 +66,10 @@ def bids(
     """
     subjects = sorted(path for path in root.glob("sub-*") if path.is_dir())
     if not subjects:
-        raise DataError(f"{root}: no folder sub-*; a BIDS root holds dataset_description.json, participants.tsv and sub-*/")
+        raise DataError(
+            f"{root}: no folder sub-*; a BIDS root holds dataset_description.json, participants.tsv and "
+            "sub-*/"
+        )
     people, notes = participants(root, {path.name for path in subjects})
     sidecars, skips = Sidecars(sidecar), _Skipped()
     top = [(BidsName.of(path.name), path) for path in sorted(root.glob("*.json"))] if sidecar else []

@@ -42,7 +42,10 @@ def csv(root: Path, *, manifest: str | None = None, allow_outside: bool = False)
     table, notes = meant_columns(table, f"{path}:1" if path.suffix.lower() != ".json" else str(path))
     names = read_label_names(path.parent / "labels.json")
     made = Manifest.of(table, path.parent, names, outside=allow_outside, places=places, notes=notes)
-    return made.with_skipped(_siblings(made), why=lambda _: f"NIfTI files beside the listed ones are not in {path.name} and are skipped")
+    return made.with_skipped(
+        _siblings(made),
+        why=lambda _: f"NIfTI files beside the listed ones are not in {path.name} and are skipped",
+    )
 
 
 def _siblings(manifest: Manifest) -> list[Path]:
@@ -66,7 +69,9 @@ def _table(root: Path, manifest: str | None) -> Path:
     if len(there) > 1:
         raise DataError(f"{root}: {' and '.join(there)} both exist; choose one with manifest=NAME")
     if not there:
-        raise DataError(f"{root}: none of {', '.join(USUAL)} exists; give the table itself as ROOT, or manifest=NAME")
+        raise DataError(
+            f"{root}: none of {', '.join(USUAL)} exists; give the table itself as ROOT, or manifest=NAME"
+        )
     return root / there[0]
 
 

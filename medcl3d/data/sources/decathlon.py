@@ -70,7 +70,9 @@ def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
     unreadable: list[OSError] = []
     files = files_under(root, unreadable.append)
     manifest = Manifest.of(table, root, names, outside=allow_outside, places=places, notes=notes)
-    return manifest.with_skipped(files, unreadable, lambda file: f"{_kind(file)} are not listed in {path.name} and are skipped")
+    return manifest.with_skipped(
+        files, unreadable, lambda file: f"{_kind(file)} are not listed in {path.name} and are skipped"
+    )
 
 
 def _kind(file: str) -> str:
@@ -84,7 +86,9 @@ def _rows(path: Path, content: dict[str, Any], skipped: Counted) -> tuple[list[R
     modality = content.get("modality")
     for part, side in SIDES.items():
         for number, item in enumerate(_list(path, content, part) if part == "training" or content.get(part) else []):
-            images, about = _item(path, f"{part}[{number}]", {"image": item} if isinstance(item, str) else item, skipped)
+            images, about = _item(
+                path, f"{part}[{number}]", {"image": item} if isinstance(item, str) else item, skipped
+            )
             for image, name in zip(images, _modalities(modality, len(images)), strict=True):
                 rows.append({"path": image, "modality": name, "split": side if about["label"] or "class" in about else "train", **about})
                 places.append(f"{path}: {part}[{number}]")
@@ -92,7 +96,8 @@ def _rows(path: Path, content: dict[str, Any], skipped: Counted) -> tuple[list[R
         for item in items if isinstance(items, list) and part not in SIDES else ():
             named = str(item.get("image")) if isinstance(item, dict) else str(item)
             if isinstance(item, dict) or named.endswith(VOLUMES):
-                reason = f"items of the list {part} in {path.name} are skipped; move them to training, validation or test"
+                remedy = "move them to training, validation or test"
+                reason = f"items of the list {part} in {path.name} are skipped; {remedy}"
                 skipped.add(reason, named)
     return rows, places
 

@@ -81,9 +81,16 @@ def dicom(
     series = [one for one in found if is_taken(one, modalities, min_slices, skipped)]
     if not series:
         raise DataError(f"{root}: no DICOM series; {'; '.join(skipped.notes()) or 'the folder is empty'}")
-    owners = [one.folder for one in series] if patients == "folder" else _patients_of(series, skipped, notes, hash_id)
+    owners = (
+        [one.folder for one in series]
+        if patients == "folder"
+        else _patients_of(series, skipped, notes, hash_id)
+    )
     if hash_ids and (same := alike(set(owners))):  # hashes no longer show it
-        notes.append(f"{len(same)} groups of patient ids differ only in spelling and may be one person; use one spelling per id")
+        notes.append(
+            f"{len(same)} groups of patient ids differ only in spelling and may be one person; use one "
+            "spelling per id"
+        )
     differing: list[tuple[str, list[str]]] = []
     scans: dict[str, Series] = {}
     rows, faults = list[dict[str, str]](), dict[str, str]()
@@ -96,13 +103,22 @@ def dicom(
             faults[rows[-1]["scan"]] = str(error)
             continue
         for part, label in zip(parts, _labels(parts, hash_ids), strict=True):
-            rows.append(_with_id({**row, **({"part": label} if label else {})}, hash_id(f"{one.key}/{label}" if label else one.key)))
+            rows.append(
+                _with_id(
+                    {**row, **({"part": label} if label else {})},
+                    hash_id(f"{one.key}/{label}" if label else one.key),
+                )
+            )
             scans[rows[-1]["scan"]] = Series(part.slices, one.called, part.warnings, pet, tilt)
             differ = differences(part.slices)
-            differing.append(((one.called or "one") + (f" ({label})" if label else ""), [differ] if differ else []))
+            differing.append(
+                ((one.called or "one") + (f" ({label})" if label else ""), [differ] if differ else [])
+            )
     made = Manifest.of(_table(rows), root if raw is None else raw)
     if raw is not None:
-        for scan, warning in _write_all(raw, dict(zip(made.table["scan"], made.table["path"], strict=True)), scans, faults):
+        for scan, warning in _write_all(
+            raw, dict(zip(made.table["scan"], made.table["path"], strict=True)), scans, faults
+        ):
             notes.append(f"{scan}: {warning}")
     unwritten = scans if raw is None else {}
     summary = warnings_told(differing, len(differing), "series")
@@ -110,7 +126,9 @@ def dicom(
     return replace(made, notes=tuple(notes), faults=faults, unwritten=unwritten)
 
 
-def _parts(series: FoundSeries, min_slices: int, mixed: Mixed, skipped: Counted, notes: list[str]) -> list[Part]:
+def _parts(
+    series: FoundSeries, min_slices: int, mixed: Mixed, skipped: Counted, notes: list[str]
+) -> list[Part]:
     """The volumes of a series. DataError if it has none."""
     if series.fault:
         raise DataError(series.fault)
@@ -157,7 +175,8 @@ def _patients_of(
         patients.append(patient)
     for name in sorted(shared - {""}):
         notes.append(
-            f"PatientID {hash_id(name)} is shared by several people (birth date, sex or issuer differ); distinguished by their folders"
+            f"PatientID {hash_id(name)} is shared by several people (birth date, sex or issuer differ); "
+            "distinguished by their folders"
         )
     for patient, places in folders.items():
         if len(places) > 1:
@@ -176,14 +195,16 @@ def _patient_id(series: FoundSeries, skipped: Counted) -> str:
         skipped.add("series have no PatientID; their first folder counts as the patient", series.called)
     elif is_no_id(name) or is_cut_number(name):
         skipped.add(
-            "series have text for a missing value, or a truncated number, as PatientID; their first folder counts as the patient",
+            "series have a placeholder or a truncated number as PatientID; their first folder counts as the patient",
             series.called,
         )
         return ""
     return name
 
 
-def _rows(series: Sequence[FoundSeries], patients: Sequence[str], hash_id: Callable[[str], str], hash_ids: bool) -> list[dict[str, str]]:
+def _rows(
+    series: Sequence[FoundSeries], patients: Sequence[str], hash_id: Callable[[str], str], hash_ids: bool
+) -> list[dict[str, str]]:
     """The manifest's row of each series."""
     dates: dict[tuple[str, str], set[str]] = {}
     for patient, one in zip(patients, series, strict=True):
@@ -206,7 +227,8 @@ def _rows(series: Sequence[FoundSeries], patients: Sequence[str], hash_id: Calla
             "session": str(1 + sorted(studies[patient]).index(study)),
             "session_days": _days(study[0], [date for date, _ in studies[patient]]),
             "modality": one.modality,
-            "frame": f"{name}/{hash_id(frame)}" if frame else "",  # per patient: a copied UID must not join two patients
+            # Per patient: a copied UID must not join two patients.
+            "frame": f"{name}/{hash_id(frame)}" if frame else "",
             "study": hash_id(study[1]),
             "series": hash_id(one.text("SeriesInstanceUID")),
         }
@@ -241,7 +263,9 @@ def _days(date: str, dates: Sequence[str]) -> str:
         return ""
 
 
-def _write_all(raw: Path, paths: Mapping[str, str], scans: Mapping[str, Series], faults: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _write_all(
+    raw: Path, paths: Mapping[str, str], scans: Mapping[str, Series], faults: dict[str, str]
+) -> Iterator[tuple[str, str]]:
     """Write all series. Yields each scan's warnings, and adds unreadable series to `faults`."""
     console = Console(stderr=True)
     for scan, one in track(scans.items(), "reading series", console=console, disable=not console.is_terminal):

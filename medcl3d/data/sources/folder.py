@@ -39,9 +39,14 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     maps = _Pattern("label", label) if label else None
     unknown = sorted(set(maps.names) - set(images.names)) if maps else []
     if unknown:
-        raise ConfigError(f"source folder: label = {label!r}: {{{unknown[0]}}} is not in pattern = {pattern!r}; add it there")
+        raise ConfigError(
+            f"source folder: label = {label!r}: {{{unknown[0]}}} is not in pattern = {pattern!r}; add it "
+            "there"
+        )
     if label == pattern:
-        raise ConfigError(f"source folder: label = {label!r}: is also the pattern of the images; write a different pattern")
+        raise ConfigError(
+            f"source folder: label = {label!r}: is also the pattern of the images; write a different pattern"
+        )
     near = near_columns(images.names)
     if "patient" in near:
         raise ConfigError(f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {ask_for_patient(near['patient'])}")
@@ -56,7 +61,10 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
         if of_label is not None:
             key = tuple(of_label.values())
             if key in labels:
-                raise DataError(f"{root / path}: {labels[key]} is a label of the same images; use more names in braces in label")
+                raise DataError(
+                    f"{root / path}: {labels[key]} is a label of the same images; use more names in braces "
+                    "in label"
+                )
             labels[key] = path
         elif of_image is not None:
             rows.append({**of_image, "path": path})
@@ -67,7 +75,9 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     if not rows or (maps and not labels):
         field, text = ("pattern", pattern) if not rows else ("label", label)
         others = "; ".join(not_taken(root, files, unreadable, taken={row["path"] for row in rows}, why=why))
-        raise DataError(f"{root}: no file matches {field} = {text!r}; {others or 'the root has no other NIfTI file'}")
+        raise DataError(
+            f"{root}: no file matches {field} = {text!r}; {others or 'the root has no other NIfTI file'}"
+        )
     for row in rows if maps else ():
         row["label"] = labels.get(tuple(row[name] for name in maps.names), "")  # type: ignore[union-attr]
     manifest = Manifest.of(pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside)
@@ -83,13 +93,21 @@ class _Pattern:
             raise ConfigError(f"source folder: {field} = {text!r}: leaves the root; write a path below it")
         parts = re.split(r"(\{[A-Za-z_]\w*\}|\*\*/|\*)", text)
         if any(c in part for part in parts[::2] for c in "{}"):
-            raise ConfigError(f"source folder: {field} = {text!r}: a name in braces has letters, digits and _, as {{patient}}")
+            raise ConfigError(
+                f"source folder: {field} = {text!r}: a name in braces has letters, digits and _, as "
+                "{patient}"
+            )
         self.names = list(dict.fromkeys(part[1:-1] for part in parts[1::2] if part.startswith("{")))
         wrong = [name for name in self.names if name in RESERVED]
         if wrong:
-            raise ConfigError(f"source folder: {field} = {text!r}: {{{wrong[0]}}} is a column of paths; choose another name")
+            raise ConfigError(
+                f"source folder: {field} = {text!r}: {{{wrong[0]}}} is a column of paths; choose another name"
+            )
         if not self.names and field == "pattern":
-            raise ConfigError(f"source folder: {field} = {text!r}: has no name in braces; write {{patient}} in place of the patient's id")
+            raise ConfigError(
+                f"source folder: {field} = {text!r}: has no name in braces; write {{patient}} in place of "
+                "the patient's id"
+            )
         self._lazy, self._greedy = (re.compile(_expression(parts, more)) for more in ("?", ""))
 
     def read(self, root: Path, path: str) -> dict[str, str] | None:
@@ -99,8 +117,8 @@ class _Pattern:
             return None
         if lazy.groupdict() != greedy.groupdict():
             raise DataError(
-                f"{root / path}: matches {self.field} = {self.text!r} in two ways, {lazy.groupdict()} and {greedy.groupdict()}; "
-                "make the pattern more specific"
+                f"{root / path}: matches {self.field} = {self.text!r} in two ways, {lazy.groupdict()} and "
+                f"{greedy.groupdict()}; make the pattern more specific"
             )
         return {name: lazy[name] for name in self.names}
 

@@ -51,7 +51,10 @@ def medmnist(root: Path, raw: Path | None, *, file: str | None = None) -> Manife
                 _write(raw / f"{scan}.nii.gz", (image > 0).astype(np.uint8) if is_shape else image)
             about = {"class": "+".join(str(int(value)) for value in np.ravel(label)), "split": split, "part": part}
             rows.append({"scan": scan, "patient": scan, "modality": "shape" if is_shape else "unknown", "path": f"{scan}.nii.gz"} | about)
-    notes = ["each sample counts as its own patient, and a voxel as 1 mm: the set has neither patient ids nor voxel sizes"]
+    notes = [
+        "each sample counts as its own patient, and a voxel as 1 mm: the set has neither patient ids nor "
+        "voxel sizes"
+    ]
     if is_shape:
         notes.append("the voxels have two values, stored as 0 and 1: train with views: shape")
     return Manifest.of(pd.DataFrame(rows), raw or root, notes=[*notes, *skipped])
@@ -75,7 +78,9 @@ def _npz(root: Path, file: str | None) -> Path:
     found = sorted(root.glob("*.npz")) if file is None else [root / file]
     if len(found) != 1 or not found[0].is_file():
         names = ", ".join(path.name for path in sorted(root.glob("*.npz"))) or "none"
-        raise DataError(f"{root}: one npz is needed, found: {names}; give the file itself as ROOT, or file=NAME")
+        raise DataError(
+            f"{root}: one npz is needed, found: {names}; give the file itself as ROOT, or file=NAME"
+        )
     return found[0]
 
 
@@ -89,7 +94,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     for part in PARTS:
         images, labels = arrays.get(f"{part}_images"), arrays.get(f"{part}_labels")
         if images is None or labels is None:
-            raise DataError(f"{path}: {part}_images or {part}_labels is missing; the file has {', '.join(arrays)}")
+            raise DataError(
+                f"{path}: {part}_images or {part}_labels is missing; the file has {', '.join(arrays)}"
+            )
         if images.ndim != 4 or images.dtype != np.uint8:
             raise DataError(f"{path}: {part}_images is {images.dtype}{list(images.shape)}; uint8 [N, D, H, W] is needed (a 3-D set)")
         if len(images) != len(labels):
@@ -100,7 +107,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 def _write(path: Path, voxels: np.ndarray) -> None:
     """Write a volume as gzipped NIfTI, with the same bytes every time; an identical file is kept."""
     affine = np.eye(4)
-    affine[:3, 3] = [(1 - n) / 2 for n in voxels.shape]  # origin at the centre: at a corner it would look like a lost voxel size
+    # Origin at the centre: at a corner it would look like a lost voxel size.
+    affine[:3, 3] = [(1 - n) / 2 for n in voxels.shape]
     content = gzip.compress(nibabel.Nifti1Image(voxels, affine).to_bytes(), compresslevel=1, mtime=0)
     if path.exists() and path.read_bytes() == content:
         return

@@ -17,7 +17,8 @@ from medcl3d.data.walk import VOLUMES, files_under
 from medcl3d.errors import DataError
 
 LAYOUT = (
-    'an nnU-Net folder holds dataset.json with channel_names {"0": "CT"}, labels {"background": 0} and file_ending, '
+    'an nnU-Net folder holds dataset.json with channel_names {"0": "CT"}, labels {"background": 0} and '
+    'file_ending, '
     "imagesTr, labelsTr"
 )
 
@@ -53,14 +54,21 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
     listed = _listed(path, content)
     known = {Path(image).as_posix() for *_, images, _ in listed for image in images.values()}
     unlisted = [file for file in files if file.as_posix() not in known]
-    cases = [*listed, *(case for side in (("Ts",) if listed else ("Tr", "Ts")) for case in _by_name(root, side, ending, unlisted))]
+    cases = [
+        *listed,
+        *(
+            case
+            for side in (("Ts",) if listed else ("Tr", "Ts"))
+            for case in _by_name(root, side, ending, unlisted)
+        ),
+    ]
     is_tested = any(label for side, *_, label in cases if side == "Ts")
     rows = []
     for side, case, images, label in cases:
         if set(images) != set(channels):
             raise DataError(
-                f"{root / f'images{side}'}: case {case} has the channels {sorted(images)}, channel_names {sorted(channels)}; "
-                "rename files, or correct channel_names"
+                f"{root / f'images{side}'}: case {case} has the channels {sorted(images)}, channel_names "
+                f"{sorted(channels)}; rename files, or correct channel_names"
             )
         split = {"split": "test" if side == "Ts" and label else "train"} if is_tested else {}
         for number, image in sorted(images.items()):
@@ -70,7 +78,9 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
     if not rows:
         raise DataError(f"{root}: no image *_0000{ending} in imagesTr or imagesTs; {LAYOUT}")
     manifest = Manifest.of(pd.DataFrame(rows), root, _class_names(values), outside=allow_outside, notes=notes)
-    return manifest.with_skipped(files, unreadable, lambda file: _reason(file, ending, is_listed=bool(listed)))
+    return manifest.with_skipped(
+        files, unreadable, lambda file: _reason(file, ending, is_listed=bool(listed))
+    )
 
 
 def _reason(file: str, ending: str, *, is_listed: bool) -> str:
@@ -136,7 +146,9 @@ def _channels(path: Path, content: dict[str, Any]) -> dict[int, str]:
     given = _object(path, content, "channel_names")
     wrong = [number for number in given if not number.isdecimal()]
     if wrong:
-        raise DataError(f"{path}: not nnU-Net's layout: channel_names: {wrong[0]!r} is not a number; {LAYOUT}")
+        raise DataError(
+            f"{path}: not nnU-Net's layout: channel_names: {wrong[0]!r} is not a number; {LAYOUT}"
+        )
     return {int(number): str(name) for number, name in given.items()}
 
 
@@ -144,7 +156,10 @@ def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
     """The values of a label in the label maps: one, or those of a region."""
     values = value if isinstance(value, list) else [value]
     if not values or any(isinstance(v, bool) or not str(v).isdecimal() for v in values):
-        raise DataError(f"{path}: not nnU-Net's layout: labels: {name} = {value!r}: an integer or a list of integers is needed")
+        raise DataError(
+            f"{path}: not nnU-Net's layout: labels: {name} = {value!r}: an integer or a list of integers is "
+            "needed"
+        )
     return tuple(int(v) for v in values)
 
 
@@ -161,7 +176,10 @@ def _label_notes(content: dict[str, Any], values: dict[str, tuple[int, ...]]) ->
     regions = [name for name, of in values.items() if len(of) > 1]
     if regions:
         names = ", ".join(f"{value} {name}" for value, name in _class_names(values).items())
-        notes.append(f"labels {', '.join(regions)} are regions of several values; the label maps keep single values, named {names}")
+        notes.append(
+            f"labels {', '.join(regions)} are regions of several values; the label maps keep single values, "
+            f"named {names}"
+        )
     if "ignore" in values:
         value = content["labels"]["ignore"]
         notes.append(f"label {value} means ignore; leave it out of task.segmentation.classes: its voxels then count as background")
@@ -172,7 +190,9 @@ def _listed(path: Path, content: dict[str, Any]) -> list[Case]:
     """The training cases that `dataset.json` lists, if any; a case's images are in channel order."""
     given = content.get("dataset") or {}
     if not isinstance(given, dict):
-        raise DataError(f"{path}: dataset: an object of cases, or none, is needed; remove it to read all of imagesTr")
+        raise DataError(
+            f"{path}: dataset: an object of cases, or none, is needed; remove it to read all of imagesTr"
+        )
     cases: list[Case] = []
     for case, files in given.items():
         images, label = (files.get("images"), files.get("label")) if isinstance(files, dict) else (None, None)
@@ -195,4 +215,7 @@ def _by_name(root: Path, side: str, ending: str, files: Sequence[Path]) -> list[
         found.setdefault(case, {})[int(number)] = file.as_posix()
     existing = {file.as_posix() for file in files}
     labels = {case: f"labels{side}/{case}{ending}" for case in found}
-    return [(side, case, images, labels[case] if side == "Tr" or labels[case] in existing else "") for case, images in found.items()]
+    return [
+        (side, case, images, labels[case] if side == "Tr" or labels[case] in existing else "")
+        for case, images in found.items()
+    ]

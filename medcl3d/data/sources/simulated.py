@@ -51,7 +51,9 @@ def simulated(
     another cohort or other files.
     """
     if min(shape) < 16:
-        raise ConfigError(f"simulated: shape = {shape}: at least 16 voxels per axis are needed, or the structures vanish")
+        raise ConfigError(
+            f"simulated: shape = {shape}: at least 16 voxels per axis are needed, or the structures vanish"
+        )
     fields = dict(
         num_patients=num_patients,
         shape=list(shape),
@@ -83,7 +85,11 @@ def simulated(
         write_json(root / "labels.json", LABELS)
         write_json(root / "simulated.json", {"version": 1, "fields": fields, "complete": True})
     manifest = read_csv(root)
-    note = f"an existing cohort was read from {root}" if exists else f"the cohort was simulated and written to {root}"
+    note = (
+        f"an existing cohort was read from {root}"
+        if exists
+        else f"the cohort was simulated and written to {root}"
+    )
     return replace(manifest, notes=(*manifest.notes, note))
 
 
@@ -94,7 +100,8 @@ def _is_complete(root: Path, fields: dict[str, Any]) -> bool:
         others = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith(".")) if root.is_dir() else []
         if others or (root.exists() and not root.is_dir()):
             raise ConfigError(
-                f"{root}: contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort; choose an empty folder, or write - instead"
+                f"{root}: contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort; choose an "
+                "empty folder, or write - instead"
             )
         return False
     found = read_json(path, f"delete {root}")
@@ -102,7 +109,8 @@ def _is_complete(root: Path, fields: dict[str, Any]) -> bool:
         raise DataError(f"{path}: is damaged; delete {root}")
     if found.get("fields") != fields:
         raise ConfigError(
-            f"{root}: holds a cohort with {found.get('fields')}, not with {fields}; choose another folder, or delete this one"
+            f"{root}: holds a cohort with {found.get('fields')}, not with {fields}; choose another folder, "
+            "or delete this one"
         )
     return bool(found["complete"])
 
