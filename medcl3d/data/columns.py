@@ -26,9 +26,10 @@ ALSO_MISSING = ("na", "nan", "null", "none", "missing", "unknown", "?", "-", "."
 
 # Common names of these columns, in the form of `_plain`.
 SYNONYMS = {
-    "path": "file filename filepath fname image imagefile imagefilename imagepath img imgpath nifti niftifile niftipath scanpath",
-    "patient": "mrn participant participantid patientid patientname patientno patientnumber person personid pid ptid "
-    "sub subid subj subject subjectid subjectno subjid",
+    "path": "file filename filepath fname image imagefile imagefilename imagepath img imgpath nifti niftifile "
+    "niftipath scanpath",
+    "patient": "mrn participant participantid patientid patientname patientno patientnumber person personid pid "
+    "ptid sub subid subj subject subjectid subjectno subjid",
     "scan": "imageid scanid seriesid",
     "session": "ses sesid sessionid timepoint tp visit visitid",
     "session_days": "days dayssincebaseline dayssincefirst",
@@ -55,7 +56,10 @@ def meant_columns(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[s
     for name in KNOWN_COLUMNS:
         same = [column for column in table.columns if meant[column] == name]
         if len(same) > 1:
-            raise DataError(f"{where}: columns {' and '.join(map(repr, same))} both mean {name}; keep one, or rename the other")
+            raise DataError(
+                f"{where}: columns {' and '.join(map(repr, same))} both mean {name}; keep one, or rename the "
+                "other"
+            )
     renamed = {column: name for column, name in meant.items() if column != name}
     table = table.rename(columns=renamed)
     notes = [f"columns {', '.join(renamed)} are read as {', '.join(renamed.values())}"] if renamed else []
@@ -96,7 +100,9 @@ def near_columns(names: Sequence[str]) -> dict[str, str]:
         if known in names:
             continue
         others = SYNONYMS.get(known, "").split()
-        found = [name for name in free if _plain(name) in others] or [name for name in free if _is_slip(_plain(name), known)]
+        found = [name for name in free if _plain(name) in others] or [
+            name for name in free if _is_slip(_plain(name), known)
+        ]
         if found:
             near[known] = found[0]
     return near
@@ -111,7 +117,10 @@ def _is_slip(name: str, known: str) -> bool:
 
 
 # Notations of ages above a limit: 89+ in BIDS and HIPAA, elsewhere >89 or 90 and over.
-_TOP_CODE = re.compile(r"(?:>=?|\u2265)\s*(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*(?:\+|(?:and|or) (?:over|above|older))", re.IGNORECASE)
+_TOP_CODE = re.compile(
+    r"(?:>=?|\u2265)\s*(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*(?:\+|(?:and|or) (?:over|above|older))",
+    re.IGNORECASE,
+)
 _AGE = re.compile(r"(?:^|[^a-z])age(?:[^a-z]|$)")
 
 
@@ -121,7 +130,11 @@ def without_top_codes(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFr
     for name in map(str, table.columns):
         if not _AGE.search(re.sub("([a-z])([A-Z])", r"\1 \2", name).lower()):
             continue
-        found = [(row, match) for row, cell in enumerate(table[name].tolist()) if (match := _TOP_CODE.fullmatch(cell))]
+        found = [
+            (row, match)
+            for row, cell in enumerate(table[name].tolist())
+            if (match := _TOP_CODE.fullmatch(cell))
+        ]
         if found:
             named = [f"{match[0]!r} in {place_of(row, name)}" for row, match in found]
             notes.append(

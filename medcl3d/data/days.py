@@ -29,7 +29,9 @@ def date_of(time: str) -> date | None:
 def days_from_first(dates: Mapping[Any, date | None]) -> dict[Any, str]:
     """Calendar days from the first of the given dates; "" if a date is missing."""
     first = min((one for one in dates.values() if one is not None), default=None)
-    return {key: "" if one is None or first is None else str((one - first).days) for key, one in dates.items()}
+    return {
+        key: "" if one is None or first is None else str((one - first).days) for key, one in dates.items()
+    }
 
 
 def days_of_dates(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:

@@ -133,7 +133,9 @@ def _fetch(known: KnownSet, part: Path, file: Path) -> None:
                     raise MachineError(
                         f"{part}: the disk is full; free some space and run the command again to resume"
                     ) from None
-                reason = f"cannot be reached ({getattr(error, 'reason', None) or error or type(error).__name__})"
+                reason = (
+                    f"cannot be reached ({getattr(error, 'reason', None) or error or type(error).__name__})"
+                )
             if total == _size(part):
                 return
             if _size(part) <= most_bytes:
@@ -187,7 +189,13 @@ def _md5(path: Path) -> str:
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Progressed]:
     """A progress bar of bytes on a terminal; yields a function of the number of bytes so far."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total)
         yield lambda have: progress.update(task, completed=have)

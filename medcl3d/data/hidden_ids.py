@@ -54,7 +54,8 @@ def hidden(manifest: Manifest, raw: Path) -> Manifest:
         if name in table:
             files = [manifest.locate(text) if text else None for text in table[name]]
             table[name] = [
-                _link(raw, scan if name == "path" else f"{scan}.{name}", file) for scan, file in zip(table["scan"], files, strict=True)
+                _link(raw, scan if name == "path" else f"{scan}.{name}", file)
+                for scan, file in zip(table["scan"], files, strict=True)
             ]
     notes = tuple(without_names(note) for note in manifest.notes)
     faults = {hash_id(scan): "its source could not make a file of it" for scan in manifest.faults}
@@ -63,10 +64,20 @@ def hidden(manifest: Manifest, raw: Path) -> Manifest:
 
 def _numbered(table: pd.DataFrame) -> list[str]:
     """Sessions of each patient as 1, 2, ..., sorted by days, else by name: names are often dates."""
-    days = pd.to_numeric(table["session_days"], errors="coerce") if "session_days" in table else pd.Series(0.0, table.index)
-    ordered = table.assign(_days=days).sort_values(["_days", "session"], kind="stable").drop_duplicates(["patient", "session"])
+    days = (
+        pd.to_numeric(table["session_days"], errors="coerce")
+        if "session_days" in table
+        else pd.Series(0.0, table.index)
+    )
+    ordered = (
+        table.assign(_days=days)
+        .sort_values(["_days", "session"], kind="stable")
+        .drop_duplicates(["patient", "session"])
+    )
     number = ordered.groupby("patient", sort=False).cumcount() + 1
-    numbers = dict(zip(zip(ordered["patient"], ordered["session"], strict=True), number.astype(str), strict=True))
+    numbers = dict(
+        zip(zip(ordered["patient"], ordered["session"], strict=True), number.astype(str), strict=True)
+    )
     return [numbers[visit] for visit in zip(table["patient"], table["session"], strict=True)]
 
 

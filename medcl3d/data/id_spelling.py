@@ -23,7 +23,9 @@ MOST_NAMES = 50  # distinct names of a column that are compared; more are free t
 _CUT_NUMBER = r"[+-]?\d+([.,]\d+)?e\+\d+|[+-]?\d+[.,]\d+e-?\d+"
 _MONTH = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 _DATE = rf"\d{{1,2}}-{_MONTH}(-\d{{2,4}})?|{_MONTH}-\d{{2}}"
-_WHOLE_DATE = r"(19|20)\d\d-\d\d-\d\d( 00:00(:00)?)?|\d{1,2}/\d{1,2}/(\d\d)?\d\d|\d{1,2}\.\d{1,2}\.(19|20)\d\d"
+_WHOLE_DATE = (
+    r"(19|20)\d\d-\d\d-\d\d( 00:00(:00)?)?|\d{1,2}/\d{1,2}/(\d\d)?\d\d|\d{1,2}\.\d{1,2}\.(19|20)\d\d"
+)
 _PLACEHOLDER = r"(sub-)?(anon[a-z]*|dummy|test|x{2,}|-\d+)"
 _CLASS_PLACEHOLDER = r"-\d+|unclear|uncertain|indeterminate"
 
@@ -106,12 +108,17 @@ def doubtful_ids(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
             (dates, "look like dates; a spreadsheet converts ids such as 1-2 or MAR1"),
             (
                 rounded,
-                "have only zeros after the 15th digit, as if rounded by a spreadsheet, and may have become equal",
+                "have only zeros after the 15th digit, as if rounded in a spreadsheet; they may be wrong",
             ),
             (shared, "look like placeholders and have several scans"),
         ):
             if found:
-                notes.append(naming(f"{len(found)} {name} ids {what}", [_with_places(cells, [cell], place_of) for cell in found]))
+                notes.append(
+                    naming(
+                        f"{len(found)} {name} ids {what}",
+                        [_with_places(cells, [cell], place_of) for cell in found],
+                    )
+                )
     return notes
 
 
@@ -144,7 +151,10 @@ def _visits(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     rows = table.loc[table["session"].isin(list(key)), ["patient", "session"]].drop_duplicates()
     groups = rows.groupby(["patient", rows["session"].map(key)], sort=False)
     same = [group.index.tolist() for _, group in groups if len(group) > 1]
-    named = [" and ".join(f"{table['session'][row]} in {place_of(row, 'session')}" for row in group[:3]) for group in same]
+    named = [
+        " and ".join(f"{table['session'][row]} in {place_of(row, 'session')}" for row in group[:3])
+        for group in same
+    ]
     count = f"{len(same)} groups of session ids of a patient"
     text = f"{count} differ only in spelling and may be one session; use one spelling per id"
     return [naming(text, named)] if same else []
@@ -156,10 +166,16 @@ def doubtful_names(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     for name in map(str, table.columns):
         values = [] if name in KNOWN_COLUMNS and name not in ("class", "modality") else distinct(table[name])
         values = [cell for cell in values if cell not in MISSING] if len(values) <= MOST_NAMES else []
-        if not values or (name not in KNOWN_COLUMNS and pd.to_numeric(pd.Series(values), errors="coerce").notna().all()):
+        if not values or (
+            name not in KNOWN_COLUMNS and pd.to_numeric(pd.Series(values), errors="coerce").notna().all()
+        ):
             continue
         same = alike(values)
-        unknown = [value for value in values if bare(value) in NOT_KNOWN] + matching(values, _CLASS_PLACEHOLDER) if name == "class" else []
+        unknown = (
+            [value for value in values if bare(value) in NOT_KNOWN] + matching(values, _CLASS_PLACEHOLDER)
+            if name == "class"
+            else []
+        )
         for found, what in (
             (same, "names have several spellings and count as different; use one spelling per name"),
             (
@@ -195,4 +211,7 @@ def _with_places(cells: pd.Series, same: Sequence[str], place_of: PlaceOf) -> st
 
 def _counted(cells: pd.Series, same: Sequence[str], place_of: PlaceOf) -> str:
     name = str(cells.name)
-    return " and ".join(f"{cell!r} of {(cells == cell).sum()} scans, first in {place_of(_first(cells, cell), name)}" for cell in same[:3])
+    return " and ".join(
+        f"{cell!r} of {(cells == cell).sum()} scans, first in {place_of(_first(cells, cell), name)}"
+        for cell in same[:3]
+    )

@@ -79,7 +79,9 @@ class Manifest:
         Raises DataError naming the place.
         """
         table = table.reset_index(drop=True)
-        table = table.astype(object).where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
+        table = (
+            table.astype(object).where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
+        )
         if "path" not in table:
             raise DataError(f"{root}: the manifest has no column 'path'; it has {list(table.columns)}")
         if not len(table):
@@ -112,7 +114,9 @@ class Manifest:
         found += dates
         for name, default in (("session", "1"), ("modality", "unknown"), ("label", ""), ("split", "")):
             table[name] = table.get(name, default)
-        table["frame"] = table["frame"].where(table["frame"] != "", table["scan"]) if "frame" in table else table["scan"]
+        table["frame"] = (
+            table["frame"].where(table["frame"] != "", table["scan"]) if "frame" in table else table["scan"]
+        )
         _refuse_ambiguous(table, at)
         found += [*doubtful_ids(table, at), *doubtful_names(table, at)]
         first = [c for c in KNOWN_COLUMNS if c in table]
@@ -140,7 +144,9 @@ class Manifest:
                 raise DataError(f"{inside} is a loop of links") from None
             return full
         if not target.is_relative_to(self._target) and not (is_annexed(full) and _is_absent(full)):
-            raise DataError(f"{inside} is a link out of the root, to {target}; copy the file, or set allow_outside")
+            raise DataError(
+                f"{inside} is a link out of the root, to {target}; copy the file, or set allow_outside"
+            )
         return full
 
     def with_skipped(
@@ -150,7 +156,9 @@ class Manifest:
         why: Callable[[str], str] = lambda _: "NIfTI files are skipped",
     ) -> Manifest:
         """The same manifest with notes on files below the root that are in none of its rows."""
-        cells = [text for name in PATH_COLUMNS if name in self.table for text in self.table[name].unique() if text]
+        cells = [
+            text for name in PATH_COLUMNS if name in self.table for text in self.table[name].unique() if text
+        ]
         taken = {os.path.normpath(_below(self.root, self._target, text)) for text in cells}
         return replace(
             self, notes=(*self.notes, *not_taken(self.root, files, unreadable, taken=taken, why=why))
@@ -278,7 +286,9 @@ def _refuse_ambiguous(table: pd.DataFrame, at: PlaceOf) -> None:
         duplicates = np.flatnonzero(values.duplicated(keep=False)).tolist()
         if duplicates:
             first, *others = (row for row in duplicates if values[row] == values[duplicates[0]])
-            also = ", ".join(at(row, name) for row in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            also = ", ".join(at(row, name) for row in others[:3]) + (
+                f" and {len(others) - 3} more" if len(others) > 3 else ""
+            )
             remedy = f"keep one row, or change one {what}"
             raise DataError(
                 f"{at(first, name)}: {name} = {values[first]!r}: also {also} has this {what}; {remedy}"
@@ -306,7 +316,10 @@ def _refuse_text(cells: pd.Series, within: tuple[float, float], needed: str, at:
     numbers = pd.to_numeric(cells.where(given), errors="coerce")
     bad = np.flatnonzero(given & ~(numbers.between(*within) & np.isfinite(numbers))).tolist()
     if bad:
-        raise DataError(f"{at(bad[0], str(cells.name))}: {cells.name} = {cells[bad[0]]!r}: {needed} is needed; correct it, or write n/a")
+        raise DataError(
+            f"{at(bad[0], str(cells.name))}: {cells.name} = {cells[bad[0]]!r}: {needed} is needed; correct "
+            "it, or write n/a"
+        )
 
 
 def _refuse_changing(table: pd.DataFrame, at: PlaceOf) -> None:
@@ -315,7 +328,11 @@ def _refuse_changing(table: pd.DataFrame, at: PlaceOf) -> None:
         if name.lower() not in CONSTANT_COLUMNS:
             continue
         given = table[~table[name].isin(MISSING)]
-        other = given.index[given[name] != given.groupby("patient", sort=False)[name].transform("first")] if len(given) else given.index
+        other = (
+            given.index[given[name] != given.groupby("patient", sort=False)[name].transform("first")]
+            if len(given)
+            else given.index
+        )
         if len(other):
             patient = given["patient"][other[0]]
             rows = given[name][given["patient"] == patient]

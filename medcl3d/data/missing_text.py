@@ -18,13 +18,15 @@ _WITH_A_MEANING = (*KNOWN_COLUMNS, "age", "sex")
 # In lower case. The first set always means missing; "none" and the like may be a value of metadata.
 _EXPORTED = r"nan -nan +nan nat <na> n/a #n/a #na null <null> (null) \n 1.#ind -1.#ind 1.#qnan -1.#qnan"
 # Also in other languages: #NV and #WERT! in German, #N/D and #VALOR! in Spanish, ...
-_SPREADSHEET_ERRORS = "#ref! #name? #value! #div/0! #num! #null! #spill! #calc! #nv #wert! #bezug! #zahl! #n/d #valor! #valeur!"
+_SPREADSHEET_ERRORS = (
+    "#ref! #name? #value! #div/0! #num! #null! #spill! #calc! #nv #wert! #bezug! #zahl! #n/d #valor! #valeur!"
+)
 _WRITTEN = "none <none> nil n.a. n.a na ? ?? ??? - -- --- \u2013 \u2014 . .. ... (blank)"
 _ANYWHERE = frozenset((*_EXPORTED.split(), *_SPREADSHEET_ERRORS.split(), "#n/a n/a"))
 _IN_KNOWN_COLUMNS = _ANYWHERE.union(_WRITTEN.split())
 NOT_KNOWN = frozenset((
-    "unknown", "unk", "undefined", "missing", "unassigned", "not known", "not available", "not applicable", "not assigned", "tbd",
-    "not recorded", "not reported", "n.d.",
+    "unknown", "unk", "undefined", "missing", "unassigned", "not known", "not available", "not applicable",
+    "not assigned", "tbd", "not recorded", "not reported", "n.d.",
 ))  # fmt: skip
 _INITIALS = "na"  # may be an id or the name of a site
 
@@ -78,7 +80,9 @@ def without_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.Dat
             continue
         cells, words = table[name], _IN_KNOWN_COLUMNS if name.lower() in _WITH_A_MEANING else _ANYWHERE
         values = distinct(cells)
-        missing = [cell for cell, text in zip(values, changed(values, _bare_lines), strict=True) if text in words]
+        missing = [
+            cell for cell, text in zip(values, changed(values, _bare_lines), strict=True) if text in words
+        ]
         if "+" in values:
             missing = [cell for cell in missing if cell != "-"]
         if name not in KNOWN_COLUMNS:

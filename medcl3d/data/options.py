@@ -108,7 +108,9 @@ def prepare_options(source: str, given: Mapping[str, Any]) -> ParsedOptions:
     for key in given:
         if key not in own and key not in common:
             listed = f"of {source}: {', '.join(own) or 'none'}; of any source: {', '.join(common)}"
-            raise ConfigError(f"prepare {source}: {key}: unknown option{did_you_mean(key, [*own, *common])}; {listed}")
+            raise ConfigError(
+                f"prepare {source}: {key}: unknown option{did_you_mean(key, [*own, *common])}; {listed}"
+            )
     fields = parse_choice(SOURCES, source, {k: v for k, v in given.items() if k in own}, f"prepare {source}")
     options = parse({k: v for k, v in given.items() if k in common}, PrepareOptions, f"prepare {source}")
     return ParsedOptions(fields.fields, options)

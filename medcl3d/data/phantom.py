@@ -59,14 +59,23 @@ class Patient:
 
         size = 1.04 if self.sex == "M" else 0.96
         self.body = np.array([46.0, 54.0, 50.0]) * size * np.exp(vary(0.04, 3))
-        self.lobes = [(np.array([side * 20.0, 6, 6]) + vary(2.5, 3), np.array([9.0, 14, 10]) * np.exp(vary(0.12, 3))) for side in (-1, 1)]
+        self.lobes = [
+            (np.array([side * 20.0, 6, 6]) + vary(2.5, 3), np.array([9.0, 14, 10]) * np.exp(vary(0.12, 3)))
+            for side in (-1, 1)
+        ]
         # The known factor: tube radius 4 mm at 20 years, 8 mm at 80, with little noise.
         self.ventricle_mm = 4.0 + 4.0 * (self.age - 20) / 60 + float(rng.normal(0, 0.35))
         self.growth_mm_a_year = float(rng.uniform(0.2, 0.8))
         self.ventricle_place = np.array([0.0, 4, 14]) + vary(2.0, 3)
-        self.gland = (np.array([0.0, -28, -8]) + vary(3.0, 3), np.array([15.0, 10, 10]) * np.exp(vary(0.12, 3)))
+        self.gland = (
+            np.array([0.0, -28, -8]) + vary(3.0, 3),
+            np.array([15.0, 10, 10]) * np.exp(vary(0.12, 3)),
+        )
         self.duct_bend = vary(4.0, 3)
-        self.lesion = (self.lobes[int(rng.integers(2))][0] + rng.normal(0, 2.5, 3), float(rng.uniform(3.5, 5.0)))
+        self.lesion = (
+            self.lobes[int(rng.integers(2))][0] + rng.normal(0, 2.5, 3),
+            float(rng.uniform(3.5, 5.0)),
+        )
         self.warp = (rng.normal(0, 1, (6, 3)) * 0.04, rng.uniform(0, 2 * np.pi, 6), vary(1.3, (6, 3)))
         self.distractors = self._distractors(rng)
         self.texture = _smooth_field(rng, 40, 0.8), _smooth_field(rng, 40, 2.2)
@@ -95,7 +104,10 @@ class Patient:
     def straightened(self, world: np.ndarray) -> np.ndarray:
         """Patient points ``[..., 3]`` (mm) before the patient's smooth warp."""
         waves, phases, amplitudes = self.warp
-        return world + (np.sin(world @ waves.T.astype(np.float32) + phases.astype(np.float32)) @ amplitudes.astype(np.float32))
+        return world + (
+            np.sin(world @ waves.T.astype(np.float32) + phases.astype(np.float32))
+            @ amplitudes.astype(np.float32)
+        )
 
 
 def _smooth_field(rng: np.random.Generator, size: int, sigma: float) -> np.ndarray:
@@ -114,7 +126,9 @@ def _sample(field: np.ndarray, points: np.ndarray, spacing_mm: float) -> np.ndar
 def _ellipsoid(powers: np.ndarray, center: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """Approximate signed distance in mm, negative inside; `powers` ``[..., 6]`` are x squared and x."""
     curvature = 1 / np.square(radii)
-    form = powers @ np.concatenate([curvature, -2 * center * curvature]).astype(np.float32) + np.float32(center**2 @ curvature)
+    form = powers @ np.concatenate([curvature, -2 * center * curvature]).astype(np.float32) + np.float32(
+        center**2 @ curvature
+    )
     return (np.sqrt(np.maximum(form, 0)) - 1) * float(radii.min())
 
 
@@ -165,7 +179,9 @@ def render(
         paint(lobe, bright)
         labels[lobe < 0] = number
     angle = np.linspace(-2.4, 2.4, 40)
-    arch = patient.ventricle_place + np.stack([15 * np.sin(angle) * 0.6, 10 * np.cos(angle), 11 * np.cos(angle / 2) - 8], axis=1)
+    arch = patient.ventricle_place + np.stack(
+        [15 * np.sin(angle) * 0.6, 10 * np.cos(angle), 11 * np.cos(angle / 2) - 8], axis=1
+    )
     ventricle = _tube(x, arch, patient.ventricle_mm + patient.growth_mm_a_year * years)
     paint(ventricle, dark)
     labels[ventricle < 0] = 3
@@ -196,7 +212,12 @@ def take_scan(
     grey, labels = render(patient, points, years, modality, float(spacing.mean()))
     place = (2 * grid / (size - 1) - 1).astype(np.float32)
     bias = np.exp(
-        strength * scanner.bias * (place @ rng.normal(0, 0.7, 3).astype(np.float32) + (place**2) @ rng.normal(0, 0.5, 3).astype(np.float32))
+        strength
+        * scanner.bias
+        * (
+            place @ rng.normal(0, 0.7, 3).astype(np.float32)
+            + (place**2) @ rng.normal(0, 0.5, 3).astype(np.float32)
+        )
     )
     grey = 100 * (np.maximum(grey, 0) / 100) ** scanner.gamma * bias
     noise = rng.normal(0, scanner.noise * strength, (2, *size)).astype(np.float32)
@@ -206,7 +227,9 @@ def take_scan(
     turned = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(scanner.orientation))
     out = []
     for array in (values, labels):
-        image = nibabel.Nifti1Image(nibabel.apply_orientation(array, turned), affine @ inv_ornt_aff(turned, array.shape))
+        image = nibabel.Nifti1Image(
+            nibabel.apply_orientation(array, turned), affine @ inv_ornt_aff(turned, array.shape)
+        )
         image.header.set_xyzt_units("mm")
         out.append(image)
     return out[0], out[1]

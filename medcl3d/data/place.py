@@ -70,7 +70,10 @@ def shared_out(target: Path, given: dict[str, Any]) -> tuple[Choice | None, Chec
         own = [spec.name for spec in describe(SOURCES, str(name))]
         unknown = [key for key in given if key not in own]
         if unknown:
-            raise ConfigError(f"check: {unknown[0]}: unknown option; of {name}: {', '.join(own)}; of any: source, {', '.join(known)}")
+            raise ConfigError(
+                f"check: {unknown[0]}: unknown option; of {name}: {', '.join(own)}; of any: source, "
+                f"{', '.join(known)}"
+            )
     return parse({"source": {str(name): given}}, _SourceChoice, "check").source, options
 
 
@@ -88,7 +91,9 @@ def detect_source(target: Path) -> str:
         return "csv" if target.suffix.lower() in (".csv", ".tsv", ".json") else "files"
     for file, name in SOURCE_OF_FILE:
         if (target / file).exists():
-            is_nnunet = name == "decathlon" and '"channel_names"' in (target / file).read_text(encoding="utf-8", errors="replace")
+            is_nnunet = name == "decathlon" and '"channel_names"' in (target / file).read_text(
+                encoding="utf-8", errors="replace"
+            )
             return "nnunet" if is_nnunet else name
     return "bids" if any(target.glob("sub-*")) else "files"
 
@@ -113,5 +118,9 @@ def manifest_at(target: Path, choice: Choice) -> Manifest:
             f"{target}: not a store, without a manifest or NIfTI files{others}; use source=dicom for DICOM "
             "files"
         )
-    found = Manifest.of(pd.DataFrame({"path": [path.as_posix() for path in volumes]}), target, outside=bool(choice.fields["allow_outside"]))
+    found = Manifest.of(
+        pd.DataFrame({"path": [path.as_posix() for path in volumes]}),
+        target,
+        outside=bool(choice.fields["allow_outside"]),
+    )
     return replace(found, notes=(*found.notes, *unread))

@@ -38,8 +38,13 @@ def made_ids(paths: Sequence[str], names: Sequence[str] | None = None) -> list[s
     """
     of_paths = [_of_path(path) for path in paths]
     first = list(names) if names is not None else of_paths
-    made = [path if count > 1 else name for name, path, count in zip(first, of_paths, _counts(first), strict=True)]
-    made = [f"{name}-{_mark(path)}" if count > 1 else name for name, path, count in zip(made, paths, _counts(made), strict=True)]
+    made = [
+        path if count > 1 else name for name, path, count in zip(first, of_paths, _counts(first), strict=True)
+    ]
+    made = [
+        f"{name}-{_mark(path)}" if count > 1 else name
+        for name, path, count in zip(made, paths, _counts(made), strict=True)
+    ]
     return [_short(name, path) for name, path in zip(made, paths, strict=True)]
 
 

@@ -34,7 +34,11 @@ def unpack(archive: Path, place: Path, md5: str) -> None:
             require_space(place.parent, {"to unpack": sum(member.size for member in members)})
             tar.extractall(partial, members, filter="data")
         whole = partial / place.name if (partial / place.name).is_dir() else partial
-        sizes = {path.relative_to(whole).as_posix(): path.stat().st_size for path in sorted(whole.rglob("*")) if path.is_file()}
+        sizes = {
+            path.relative_to(whole).as_posix(): path.stat().st_size
+            for path in sorted(whole.rglob("*"))
+            if path.is_file()
+        }
         write_json(whole / STAMP, {"md5": md5, "sizes": sizes})
         os.replace(whole, place)
     except (tarfile.TarError, EOFError) as error:
@@ -59,7 +63,11 @@ def is_unpacked(place: Path, md5: str) -> bool:
     stamp = read_json(place / STAMP, remedy)
     if stamp["md5"] != md5:
         raise DataError(f"{place}: was unpacked from another file, of MD5 {stamp['md5']}; {remedy}")
-    wrong = [name for name, size in stamp["sizes"].items() if not (place / name).is_file() or (place / name).stat().st_size != size]
+    wrong = [
+        name
+        for name, size in stamp["sizes"].items()
+        if not (place / name).is_file() or (place / name).stat().st_size != size
+    ]
     if wrong:
         raise DataError(
             f"{place}: {len(wrong)} of {len(stamp['sizes'])} files are missing or truncated, first "
@@ -73,7 +81,10 @@ def require_space(folder: Path, needed: dict[str, int]) -> None:
     free = shutil.disk_usage(folder).free
     if free < sum(needed.values()):
         parts = " and ".join(f"{as_size(size)} {what}" for what, size in needed.items() if size)
-        raise MachineError(f"{folder}: {as_size(free)} are free, {parts} are needed; free some space or choose another folder")
+        raise MachineError(
+            f"{folder}: {as_size(free)} are free, {parts} are needed; free some space or choose another "
+            "folder"
+        )
 
 
 def _validated(archive: Path, member: tarfile.TarInfo, folder: Path) -> tarfile.TarInfo:

@@ -28,7 +28,10 @@ def one_scan_a_volume(manifest: Manifest) -> Manifest:
         count = _num_volumes(manifest, row)
         num_files += count > 1
         digits = len(str(count - 1))
-        rows += [{**row, "scan": f"{row['scan']}_v{n:0{digits}}" if count > 1 else row["scan"], VOLUME: str(n)} for n in range(count)]
+        rows += [
+            {**row, "scan": f"{row['scan']}_v{n:0{digits}}" if count > 1 else row["scan"], VOLUME: str(n)}
+            for n in range(count)
+        ]
     if not num_files:
         return manifest
     table = pd.DataFrame(rows)

@@ -244,7 +244,7 @@ def test_placeholder_patient_ids_are_replaced_by_folders(tmp_path: Path) -> None
         write_series(root / f"f{number}", uid=f"1.2.{number}", PatientID=patient)
     plain = dicom(root, tmp_path / "raw")
     assert sorted(plain.table["patient"]) == ["007", "7", "f0", "f1", "f2", "f3"]
-    assert any(note.startswith("4 series have a placeholder or a truncated number as PatientID") for note in plain.notes)
+    assert any(note.startswith("4 series have a placeholder or truncated number as PatientID") for note in plain.notes)
     assert any("1 groups of patient ids differ only in spelling" in note and "007 in" in note for note in plain.notes)
     hashed = dicom(root, tmp_path / "hashed", hash_ids=True)
     assert hashed.table["patient"].nunique() == 6

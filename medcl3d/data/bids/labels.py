@@ -26,7 +26,9 @@ class LabelMap:
     @property
     def pieces(self) -> frozenset[str]:
         """The pieces of the name that distinguish it from other label maps of its scan."""
-        return frozenset((*(f"{k}-{v}" for k, v in self.name.entities.items() if k in OF_A_DERIVATIVE), self.name.suffix))
+        return frozenset(
+            (*(f"{k}-{v}" for k, v in self.name.entities.items() if k in OF_A_DERIVATIVE), self.name.suffix)
+        )
 
     def extra_pieces(self, wanted: frozenset[str]) -> frozenset[str]:
         """Pieces of the name that were not requested, without the space, which only gives the grid."""
@@ -125,7 +127,9 @@ def _maps(root: Path, folder: Path, suffixes: Sequence[str], skipped: Counted) -
     return maps
 
 
-def pair(root: Path, found: Derivative | None, images: Mapping[str, BidsName], label_of: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def pair(
+    root: Path, found: Derivative | None, images: Mapping[str, BidsName], label_of: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
     """Path of an image -> path of its label map; and notes on label maps without an image.
 
     images    path -> name, of all selected images
@@ -145,7 +149,9 @@ def pair(root: Path, found: Derivative | None, images: Mapping[str, BidsName], l
     used = set[str]()
     for path, name in images.items():
         plain = name.suffix in label_of if label_of else len(siblings[name.scan]) == 1
-        fitting = [one for one in of_scan.get(name.scan, ()) if one.of == name.suffix or (one.of is None and plain)]
+        fitting = [
+            one for one in of_scan.get(name.scan, ()) if one.of == name.suffix or (one.of is None and plain)
+        ]
         exact = [one for one in fitting if found.wanted and not one.extra_pieces(found.wanted)]
         chosen = exact if len(exact) == 1 else fitting
         if len(chosen) > 1:
@@ -159,7 +165,9 @@ def pair(root: Path, found: Derivative | None, images: Mapping[str, BidsName], l
     return pairs, _unpaired(found, [one for one in found.maps if one.path not in used], siblings)
 
 
-def _unpaired(found: Derivative, maps: Sequence[LabelMap], siblings: Mapping[tuple[str, ...], set[str]]) -> list[str]:
+def _unpaired(
+    found: Derivative, maps: Sequence[LabelMap], siblings: Mapping[tuple[str, ...], set[str]]
+) -> list[str]:
     """Why label maps have no selected image."""
     reasons: dict[str, list[str]] = {}
     for one in maps:
@@ -171,7 +179,10 @@ def _unpaired(found: Derivative, maps: Sequence[LabelMap], siblings: Mapping[tup
         else:
             why = "have no image"
         reasons.setdefault(why, []).append(one.path)
-    return [naming(f"{len(paths)} label maps of {found.folder.name} {why}", paths) for why, paths in sorted(reasons.items())]
+    return [
+        naming(f"{len(paths)} label maps of {found.folder.name} {why}", paths)
+        for why, paths in sorted(reasons.items())
+    ]
 
 
 def class_names(found: Derivative | None, used: Iterable[str]) -> tuple[dict[int, str], list[str]]:
@@ -185,7 +196,10 @@ def class_names(found: Derivative | None, used: Iterable[str]) -> tuple[dict[int
         return {}, []
     tables = {path: BidsName.of(path.name) for path in sorted(found.folder.glob("*dseg.tsv"))}
     if len(tables) > 1:
-        needed = {frozenset((k, v) for k, v in one.name.entities.items() if k in ("desc", "seg", "atlas", "label")) for one in maps}
+        needed = {
+            frozenset((k, v) for k, v in one.name.entities.items() if k in ("desc", "seg", "atlas", "label"))
+            for one in maps
+        }
         tables = {path: name for path, name in tables.items() if {frozenset(name.entities.items())} == needed}
         if len(tables) != 1:
             return {}, [

@@ -10,7 +10,9 @@ from functools import cached_property
 from medcl3d.errors import DataError
 
 # Entities that identify a label map or a resampled image of a scan, not the scan.
-OF_A_DERIVATIVE = frozenset(("atlas", "cohort", "den", "desc", "hemi", "label", "res", "scale", "seg", "space"))
+OF_A_DERIVATIVE = frozenset(
+    ("atlas", "cohort", "den", "desc", "hemi", "label", "res", "scale", "seg", "space")
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class BidsName:
     @cached_property
     def scan(self) -> tuple[str, ...]:
         """The entities that identify the scan of the file."""
-        return tuple(sorted(f"{key}-{value}" for key, value in self.entities.items() if key not in OF_A_DERIVATIVE))
+        return tuple(
+            sorted(f"{key}-{value}" for key, value in self.entities.items() if key not in OF_A_DERIVATIVE)
+        )
 
 
 def session_of(folders: Sequence[str], name: BidsName, file: str) -> str:

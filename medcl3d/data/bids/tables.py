@@ -61,18 +61,25 @@ def sessions(path: Path) -> dict[str, Line]:
         for row in rows.values():
             row["session_days"] = row.pop(days)
     else:
-        dates = {line: _date(row["acq_time"], f"{path}:{line}") for line, row in rows.items() if "acq_time" in row}
+        dates = {
+            line: _date(row["acq_time"], f"{path}:{line}") for line, row in rows.items() if "acq_time" in row
+        }
         for line, day in days_from_first(dates).items():
             rows[line]["session_days"] = day
     return {
-        row.pop("session_id").removeprefix("ses-"): Line({n: v for n, v in row.items() if n != "acq_time"}, f"{path}:{line}")
+        row.pop("session_id").removeprefix("ses-"): Line(
+            {n: v for n, v in row.items() if n != "acq_time"}, f"{path}:{line}"
+        )
         for line, row in rows.items()
     }
 
 
 def scans(path: Path) -> dict[str, Line]:
     """File, relative to the folder of the table -> its columns, with acq_time. DataError."""
-    return {row.pop("filename").removeprefix("./"): Line(row, f"{path}:{line}") for line, row in _rows(path, "filename").items()}
+    return {
+        row.pop("filename").removeprefix("./"): Line(row, f"{path}:{line}")
+        for line, row in _rows(path, "filename").items()
+    }
 
 
 def _date(time: str, place: str) -> date | None:
@@ -92,7 +99,9 @@ def _rows(path: Path, key: str) -> dict[int, Row]:
     if key not in names:
         raise DataError(f"{path}:1: the column {key} is missing, found: {names}")
     return {
-        line: {name: cell for name, cell in zip(names, row, strict=True) if name not in OF_NAMES or name == key}
+        line: {
+            name: cell for name, cell in zip(names, row, strict=True) if name not in OF_NAMES or name == key
+        }
         for line, row in rows.items()
     }
 
@@ -112,7 +121,11 @@ class Sidecars:
         """The values for one image, as text, from all sidecars that apply to it; the furthest level first."""
         found: Row = {}
         for level in levels:
-            near = [(of, path) for of, path in level if of.suffix == name.suffix and of.entities.items() <= name.entities.items()]
+            near = [
+                (of, path)
+                for of, path in level
+                if of.suffix == name.suffix and of.entities.items() <= name.entities.items()
+            ]
             for _, path in sorted(near, key=lambda one: len(one[0].entities)):
                 found |= self._values(path)
         return found

@@ -11,9 +11,9 @@ from medcl3d.errors import DataError
 # The standard's defaults of missing fields.
 DEFAULTS = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0, "PixelRepresentation": 0.0}
 TEXTS = (
-    "Modality", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyInstanceUID", "StudyDate",
-    "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription", "SeriesDate", "SeriesTime", "Manufacturer", "ConvolutionKernel",
-    "RescaleType", "Units",
+    "Modality", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge",
+    "StudyInstanceUID", "StudyDate", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription",
+    "SeriesDate", "SeriesTime", "Manufacturer", "ConvolutionKernel", "RescaleType", "Units",
 )  # fmt: skip
 NUMBERS = (
     "SeriesNumber",

@@ -120,7 +120,9 @@ def _adopt(
         if len(uids) == 1 and all(_agree(header, one, ("Modality", *WHOSE)) for _, one in of_uid[min(uids)]):
             of_uid[min(uids)].append((path, header))
             files.remove((path, header))
-            reason = "files have no SeriesInstanceUID and were assigned to the series of their number and folder"
+            reason = (
+                "files have no SeriesInstanceUID and were assigned to the series of their number and folder"
+            )
             counts.add(reason, str(path))
 
 
@@ -147,7 +149,9 @@ def _grouped(files: Files, names: Sequence[str]) -> list[Files]:
             [kind, *(other for group in neighbours for other in group)],
         ]
     order = {path: at for at, (path, _) in enumerate(files)}
-    merged = [sorted((file for kind in group for file in kind), key=lambda file: order[file[0]]) for group in groups]
+    merged = [
+        sorted((file for kind in group for file in kind), key=lambda file: order[file[0]]) for group in groups
+    ]
     return sorted(merged, key=lambda group: order[group[0][0]])
 
 
@@ -177,11 +181,21 @@ def _add(
 
 def _contradiction(headers: Sequence[Header]) -> str:
     """Fields with several values in a group that only files without these fields connect."""
-    texts = {name: Counter(_text(header, name) for header in headers) for name in ("Modality", *WHOSE, "SeriesNumber")}
+    texts = {
+        name: Counter(_text(header, name) for header in headers)
+        for name in ("Modality", *WHOSE, "SeriesNumber")
+    }
     several = [name for name in ("Modality", *WHOSE) if len([text for text in texts[name] if text]) > 1]
-    if not several and not headers[0].text("SeriesInstanceUID") and len([text for text in texts["SeriesNumber"] if text]) > 1:
+    if (
+        not several
+        and not headers[0].text("SeriesInstanceUID")
+        and len([text for text in texts["SeriesNumber"] if text]) > 1
+    ):
         several = ["SeriesNumber"]
-    lacking = [f"{name} has several values and is missing in {texts[name]['']} of {len(headers)} files" for name in several]
+    lacking = [
+        f"{name} has several values and is missing in {texts[name]['']} of {len(headers)} files"
+        for name in several
+    ]
     remedy = "so their series is unknown; complete the headers, or move the files to separate folders"
     return f"{' and '.join(lacking)}, {remedy}" if lacking else ""
 

@@ -16,14 +16,14 @@ from medcl3d.errors import DataError, MachineError
 
 # The only fields that are read.
 NAMES = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "ImageType",
-    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyDate", "SeriesDescription", "SeriesNumber",
-    "Manufacturer", "MagneticFieldStrength", "KVP", "ConvolutionKernel", "SliceThickness", "SpacingBetweenSlices", "PixelRepresentation",
-    "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
-    "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType",
-    "AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier",
-    "Units", "SUVType", "DecayCorrection", "CorrectedImage", "PatientWeight",
-    "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
+    "Modality", "ImageType", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge",
+    "StudyDate", "SeriesDescription", "SeriesNumber", "Manufacturer", "MagneticFieldStrength", "KVP",
+    "ConvolutionKernel", "SliceThickness", "SpacingBetweenSlices", "PixelRepresentation", "NumberOfFrames",
+    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient",
+    "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType", "AcquisitionNumber",
+    "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "Units", "SUVType", "DecayCorrection",
+    "CorrectedImage", "PatientWeight", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
 )  # fmt: skip
 # Fields of sequence items, which hold the tracer dose and the frames of a file.
 OF_A_FRAME: Mapping[str, tuple[str, ...]] = {
@@ -39,7 +39,12 @@ OF_A_FRAME: Mapping[str, tuple[str, ...]] = {
 }
 SEQUENCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "RadiopharmaceuticalInformationSequence": {
-        "": ("RadionuclideTotalDose", "RadionuclideHalfLife", "RadiopharmaceuticalStartTime", "RadiopharmaceuticalStartDateTime"),
+        "": (
+            "RadionuclideTotalDose",
+            "RadionuclideHalfLife",
+            "RadiopharmaceuticalStartTime",
+            "RadiopharmaceuticalStartDateTime",
+        ),
         "RadionuclideCodeSequence": ("CodeValue",),
     },
     "SharedFunctionalGroupsSequence": OF_A_FRAME,
@@ -134,15 +139,23 @@ def read_header(path: Path, called: str | None = None) -> Header | None:
             items = {name: _items(dataset, name, path, called) for name in SEQUENCES if name in dataset}
     except Exception as error:  # pydicom raises any exception on damaged bytes
         message = (
-            f"{path}: is a damaged DICOM file ({type(error).__name__}: {error})" if called is None else f"{called} is a damaged DICOM file"
+            f"{path}: is a damaged DICOM file ({type(error).__name__}: {error})"
+            if called is None
+            else f"{called} is a damaged DICOM file"
         )
         raise DataError(f"{message}; fetch it again") from None
-    return None if DIRECTORY in (texts.get("SOPClassUID"), texts["MediaStorageSOPClassUID"]) else Header(path, called, texts, items)
+    return (
+        None
+        if DIRECTORY in (texts.get("SOPClassUID"), texts["MediaStorageSOPClassUID"])
+        else Header(path, called, texts, items)
+    )
 
 
 def has_voxels(header: Header) -> bool:
     """Whether a header describes slices in space; reports, contours and secondary captures do not."""
-    return "Rows" in header.texts and ("ImagePositionPatient" in header.texts or "PerFrameFunctionalGroupsSequence" in header.items)
+    return "Rows" in header.texts and (
+        "ImagePositionPatient" in header.texts or "PerFrameFunctionalGroupsSequence" in header.items
+    )
 
 
 def _begins_as_dicom(path: Path) -> bool:
@@ -162,7 +175,9 @@ def _text(dataset: Any, name: str) -> str:
     except Exception:  # invalid numbers or lengths: kept as text, and refused if needed
         value = dataset.get_item(name).value
     values = value if not isinstance(value, str | bytes) and hasattr(value, "__iter__") else [value]
-    text = "\\".join("" if v is None else v.decode("latin-1") if isinstance(v, bytes) else str(v) for v in values)
+    text = "\\".join(
+        "" if v is None else v.decode("latin-1") if isinstance(v, bytes) else str(v) for v in values
+    )
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text).strip()
 
 
@@ -170,7 +185,10 @@ def _items(dataset: Any, sequence: str, path: Path, called: str | None) -> tuple
     parts = SEQUENCES[sequence]
 
     def inner(item: Any, name: str) -> tuple[Header, ...]:
-        return tuple(Header(path, called, {of: _text(one, of) for of in parts[name] if of in one}) for one in item[name].value or ())
+        return tuple(
+            Header(path, called, {of: _text(one, of) for of in parts[name] if of in one})
+            for one in item[name].value or ()
+        )
 
     return tuple(
         Header(

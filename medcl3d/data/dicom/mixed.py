@@ -77,13 +77,17 @@ def _plain(text: str) -> str:
     return text.replace("\\", "/")
 
 
-def _parts(slices: Sequence[Slice], chosen: Sequence[int], min_slices: int, *, may_leave_out: bool) -> list[Part]:
+def _parts(
+    slices: Sequence[Slice], chosen: Sequence[int], min_slices: int, *, may_leave_out: bool
+) -> list[Part]:
     """The volumes by some marks, or [] if the marks do not separate volumes."""
     groups: dict[tuple[str, ...], list[Slice]] = {}
     for one in slices:
         groups.setdefault(tuple(one.marks[at] for at in chosen), []).append(one)
     num_small = sum(len(group) for group in groups.values() if len(group) < min_slices)
-    if num_small > (MOST_LEFT_OUT * len(slices) if may_leave_out else 0) or _continue_each_other(list(groups.values())):
+    if num_small > (MOST_LEFT_OUT * len(slices) if may_leave_out else 0) or _continue_each_other(
+        list(groups.values())
+    ):
         return []
     parts = []
     for texts in sorted(groups, key=lambda texts: [_as_number(text) for text in texts]):
@@ -112,7 +116,9 @@ def _continue_each_other(groups: Sequence[Sequence[Slice]]) -> bool:
         normal = np.cross(*group[0].orientation)
         depths = np.sort([one.position @ normal for one in group])
         gap = float(np.median(np.diff(depths))) if len(depths) > 1 else 0.0
-        blocks.setdefault(tuple(np.round(normal, 2) + 0.0), []).append((float(depths[0]), float(depths[-1]), gap))
+        blocks.setdefault(tuple(np.round(normal, 2) + 0.0), []).append(
+            (float(depths[0]), float(depths[-1]), gap)
+        )
     for parallel in blocks.values():
         usual = max(gap for _, _, gap in parallel)
         end = -np.inf

@@ -41,13 +41,20 @@ def in_order(slices: Sequence[Slice]) -> tuple[list[Slice], tuple[str, ...]]:
 
 
 def _is_same(one: Slice, other: Slice) -> bool:
-    return one.uid == other.uid and one.marks == other.marks and np.allclose(one.position, other.position, atol=1e-3)
+    return (
+        one.uid == other.uid
+        and one.marks == other.marks
+        and np.allclose(one.position, other.position, atol=1e-3)
+    )
 
 
 def _refuse_varying(slices: Sequence[Slice]) -> None:
     first = slices[0]
     grids = np.array([[*one.shape, *one.spacing_mm] for one in slices])
-    other = np.flatnonzero((grids[:, :2] != grids[0, :2]).any(axis=1) | (np.abs(grids[:, 2:] / grids[0, 2:] - 1) > 1e-3).any(axis=1))
+    other = np.flatnonzero(
+        (grids[:, :2] != grids[0, :2]).any(axis=1)
+        | (np.abs(grids[:, 2:] / grids[0, 2:] - 1) > 1e-3).any(axis=1)
+    )
     if len(other):
         one = slices[other[0]]
         raise DataError(
@@ -92,7 +99,10 @@ def _refuse_uneven(slices: Sequence[Slice], normal: np.ndarray) -> None:
     uneven = int(np.abs(gaps - usual).argmax())
     if abs(gaps[uneven] - usual) > max(GAP_TOLERANCE * usual, 0.01):
         pair = f"{slices[uneven].name} and {slices[uneven + 1].name}"
-        raise DataError(f"the slices are unevenly spaced: {gaps[uneven]:g} mm between {pair}, elsewhere {usual:g} mm; resample the series")
+        raise DataError(
+            f"the slices are unevenly spaced: {gaps[uneven]:g} mm between {pair}, elsewhere {usual:g} mm; "
+            "resample the series"
+        )
     line = positions[0] + np.linspace(0, 1, len(slices))[:, None] * (positions[-1] - positions[0])
     off = np.linalg.norm((positions - line) - np.outer((positions - line) @ normal, normal), axis=1)
     if off.max() > LATERAL_TOLERANCE * min(slices[0].spacing_mm):

@@ -24,8 +24,9 @@ from medcl3d.errors import DataError, UserError
 
 PetUnits = Literal["suv", "raw"]
 PIXELS = (
-    "PixelData", "FloatPixelData", "DoubleFloatPixelData", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration",
-    "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PixelData", "FloatPixelData", "DoubleFloatPixelData", "Rows", "Columns", "NumberOfFrames",
+    "SamplesPerPixel", "PlanarConfiguration", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation",
 )  # fmt: skip
 
 
@@ -117,7 +118,9 @@ def read_series(series: Series) -> SeriesVolume:
     affine = affine_of(slices)
     if angle := tilt_of(slices):
         voxels, affine = upright(voxels, slices)
-        warnings.append(f"the gantry was tilted by {angle:.1f} degrees: resampled upright, {AIR:g} HU outside")
+        warnings.append(
+            f"the gantry was tilted by {angle:.1f} degrees: resampled upright, {AIR:g} HU outside"
+        )
     if voxels.min() >= -32768 and voxels.max() <= 32767 and np.array_equal(np.round(voxels), voxels):
         voxels = voxels.astype(np.int16)
     return SeriesVolume(voxels, affine, tuple(warnings))

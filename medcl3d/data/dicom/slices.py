@@ -55,7 +55,11 @@ class Slice:
     @property
     def uid(self) -> str:
         """UID of the instance, and number of the frame; the path if the file has no UID."""
-        uid = self.header.text("SOPInstanceUID") or self.header.text("MediaStorageSOPInstanceUID") or str(self.header.path)
+        uid = (
+            self.header.text("SOPInstanceUID")
+            or self.header.text("MediaStorageSOPInstanceUID")
+            or str(self.header.path)
+        )
         return uid if self.frame is None else f"{uid}/{self.frame}"
 
 
@@ -79,7 +83,18 @@ def slices_of(header: Header) -> list[Slice]:
             raise DataError(
                 f"{header.name}: has several frames without positions; convert it to one file per slice"
             )
-        return [_slice(header, None, header, header, header, header, shape, tuple(header.text(mark) for mark in MARKS))]
+        return [
+            _slice(
+                header,
+                None,
+                header,
+                header,
+                header,
+                header,
+                shape,
+                tuple(header.text(mark) for mark in MARKS),
+            )
+        ]
     if len(frames) != num_frames:
         raise DataError(
             f"{header.name}: NumberOfFrames is {num_frames}, but {len(frames)} have a position; fetch the "
@@ -126,7 +141,9 @@ def _slice(
     orientation = plane.numbers("ImageOrientationPatient", 6).reshape(2, 3)
     rows, columns = pixels.numbers("PixelSpacing", 2).tolist()
     if not (rows > 0 and columns > 0):
-        raise DataError(f"{header.name}: {pixels.shown('PixelSpacing')}, which is impossible; fetch the file again")
+        raise DataError(
+            f"{header.name}: {pixels.shown('PixelSpacing')}, which is impossible; fetch the file again"
+        )
     lengths = np.linalg.norm(orientation, axis=1)
     if not np.allclose(lengths, 1, atol=1e-3) or abs(orientation[0] @ orientation[1]) > 1e-3:
         raise DataError(
@@ -150,7 +167,9 @@ def _rescale(header: Header, values: Header) -> tuple[tuple[float | None, float 
             f"{header.name}: a CT whose {values.shown('RescaleType')}, so its values are not HU; remove the "
             "series from the folder"
         )
-    slope, intercept = (values.number(name) if values.text(name) else None for name in ("RescaleSlope", "RescaleIntercept"))
+    slope, intercept = (
+        values.number(name) if values.text(name) else None for name in ("RescaleSlope", "RescaleIntercept")
+    )
     if slope == 0:
         raise DataError(f"{header.name}: RescaleSlope is 0, so all values are equal; fetch the originals")
     return (slope, intercept), units

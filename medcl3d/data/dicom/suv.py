@@ -35,7 +35,15 @@ NUCLIDES: dict[str, tuple[float, tuple[str, ...]]] = {
 }
 HALF_LIFE_TOLERANCE = 0.03  # headers are rounded, and some use older tables
 MOST_HALF_LIVES = 10  # between injection and scan: then about a thousandth is left
-CONSTANT = ("Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "SeriesDate", "SeriesTime")
+CONSTANT = (
+    "Units",
+    "SUVType",
+    "CorrectedImage",
+    "DecayCorrection",
+    "PatientWeight",
+    "SeriesDate",
+    "SeriesTime",
+)
 
 
 def suv_factor(headers: Sequence[Header]) -> float:
@@ -56,7 +64,10 @@ def suv_factor(headers: Sequence[Header]) -> float:
     lacking = [name for name in ("ATTN", "DECY") if name not in header.words("CorrectedImage")]
     if lacking:
         raise _refused(f"CorrectedImage lacks {' and '.join(lacking)}")
-    if len({repr(sorted(one.first(DOSE).texts.items())) for one in headers}) > 1 or len(header.items.get(DOSE, ())) > 1:
+    if (
+        len({repr(sorted(one.first(DOSE).texts.items())) for one in headers}) > 1
+        or len(header.items.get(DOSE, ())) > 1
+    ):
         raise _refused("the series has several injections")
     weight, injection = header.number("PatientWeight", 0.0), header.first(DOSE)
     if not LOWEST_WEIGHT <= weight <= HIGHEST_WEIGHT:
@@ -96,7 +107,9 @@ def _refused(what: str) -> DataError:
 def _half_life(injection: Header) -> float:
     """Half-life in s, validated against the known nuclides and the named one."""
     half_life = injection.number("RadionuclideHalfLife", 0.0)
-    near = {name for name, (known, _) in NUCLIDES.items() if abs(half_life / known - 1) <= HALF_LIFE_TOLERANCE}
+    near = {
+        name for name, (known, _) in NUCLIDES.items() if abs(half_life / known - 1) <= HALF_LIFE_TOLERANCE
+    }
     if not near:
         raise _refused(
             f"RadionuclideHalfLife is {half_life:g} s, which matches no PET nuclide (F-18: "
@@ -140,4 +153,12 @@ def read_time(date: str, time: str) -> datetime:
     if not parts or not re.fullmatch(r"\d{8}", date):
         raise ValueError(f"{date} {time}")
     hour, minute, second = (int(part or 0) for part in parts.groups()[:3])
-    return datetime(int(date[:4]), int(date[4:6]), int(date[6:]), hour, minute, second, int((parts[4] or "").ljust(6, "0")))
+    return datetime(
+        int(date[:4]),
+        int(date[4:6]),
+        int(date[6:]),
+        hour,
+        minute,
+        second,
+        int((parts[4] or "").ljust(6, "0")),
+    )

@@ -50,7 +50,8 @@ def upright(voxels: np.ndarray, slices: Sequence[Slice]) -> tuple[np.ndarray, np
     """
     first, step = slices[0], step_of(slices)
     normal = np.cross(*first.orientation)
-    moves = np.outer(np.arange(len(slices)), first.orientation @ step / first.spacing_mm)  # of each slice, in columns and rows
+    # Of each slice, in columns and rows.
+    moves = np.outer(np.arange(len(slices)), first.orientation @ step / first.spacing_mm)
     start = np.floor(moves.min(axis=0))
     moves = moves - start
     size = np.array(voxels.shape[:2]) + np.ceil(moves.max(axis=0)).astype(int)

@@ -23,13 +23,22 @@ from medcl3d.data.walk import VOLUMES, folders_under, unread
 from medcl3d.errors import DataError
 
 # Series over time or direction, calibrations, field maps; masks and label maps in the folders of images.
-LEFT_OUT = frozenset(("asl", "bold", "cbv", "dwi", "m0scan", "sbref", "defacemask", *bids_labels.SUFFIXES, "probseg"))
+LEFT_OUT = frozenset(
+    ("asl", "bold", "cbv", "dwi", "m0scan", "sbref", "defacemask", *bids_labels.SUFFIXES, "probseg")
+)
 FIELD_MAPS = "fmap"  # their folder
 # Folders of the standard beside the subjects, without scans to read.
 BESIDE = ("code", "derivatives", "phenotype", "stimuli")
 STRAY = "NIfTI files do not follow the BIDS names and folders and are skipped"
 PARTS = ("phase", "real", "imag")  # of a complex image
-SIDECAR = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength", "RepetitionTime", "EchoTime", "FlipAngle")
+SIDECAR = (
+    "Manufacturer",
+    "ManufacturersModelName",
+    "MagneticFieldStrength",
+    "RepetitionTime",
+    "EchoTime",
+    "FlipAngle",
+)
 
 
 @SOURCES.register("bids")
@@ -84,14 +93,19 @@ def bids(
             *above, last = file.split("/")
             name = BidsName.of(last)
             if not _is_selected(above, name, modalities):
-                kind = f"part-{name.entities['part']}_{name.suffix}" if "part" in name.entities else name.suffix
+                kind = (
+                    f"part-{name.entities['part']}_{name.suffix}" if "part" in name.entities else name.suffix
+                )
                 skips.left_out.add(f"files *_{kind} are skipped", f"{subject.name}/{file}")
                 continue
             path = f"{subject.name}/{file}"
             session = session_of((subject.name, *above), name, f"{root}/{path}")
             names[path] = name
             with_images.add(session)
-            row, place = {"patient": subject.name, "session": session, "modality": name.suffix, "path": path}, Row()
+            row, place = (
+                {"patient": subject.name, "session": session, "modality": name.suffix, "path": path},
+                Row(),
+            )
             for line in (people.get(subject.name), visits.get(session), about.get(file)):
                 if line is not None:
                     row |= line.row

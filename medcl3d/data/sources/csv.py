@@ -55,7 +55,11 @@ def _siblings(manifest: Manifest) -> list[Path]:
     found: list[Path] = []
     for folder in folders:
         with suppress(OSError):  # absent or unreadable: its files are then reported as missing
-            found += [folder / name for name in sorted(os.listdir(manifest.root / folder)) if not name.startswith(".")]
+            found += [
+                folder / name
+                for name in sorted(os.listdir(manifest.root / folder))
+                if not name.startswith(".")
+            ]
     return found
 
 
@@ -92,8 +96,12 @@ def _objects(path: Path) -> tuple[pd.DataFrame, list[str]]:
     for number, row in enumerate(content, start=1):
         for name, value in row.items():
             if isinstance(value, (dict, list)):
-                raise DataError(f"{path}: {name} of object {number} is a {type(value).__name__}; write text or a number")
-    table = pd.DataFrame([{name: _text(value) for name, value in row.items()} for row in content], dtype=object).fillna("")
+                raise DataError(
+                    f"{path}: {name} of object {number} is a {type(value).__name__}; write text or a number"
+                )
+    table = pd.DataFrame(
+        [{name: _text(value) for name, value in row.items()} for row in content], dtype=object
+    ).fillna("")
     return table, [f"{path}: object {number}" for number in range(1, len(content) + 1)]
 
 

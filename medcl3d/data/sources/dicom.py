@@ -152,7 +152,10 @@ def _labels(parts: Sequence[Part], hash_ids: bool) -> list[str]:
     if not parts[0].marks:
         return [""]
     if hash_ids:
-        return [f"{number} of {len(parts)} by {' and '.join(name for name, _ in part.marks)}" for number, part in enumerate(parts, start=1)]
+        return [
+            f"{number} of {len(parts)} by {' and '.join(name for name, _ in part.marks)}"
+            for number, part in enumerate(parts, start=1)
+        ]
     return [", ".join(f"{name} {text or 'none'}" for name, text in part.marks) for part in parts]
 
 
@@ -165,7 +168,9 @@ def _patients_of(
     for name, one in zip(ids, series, strict=True):
         people.setdefault(name, set()).add(tuple(one.text(name) for name in PERSON))
     shared = {
-        name for name, known in people.items() if any(a and b and a != b for p in known for q in known for a, b in zip(p, q, strict=True))
+        name
+        for name, known in people.items()
+        if any(a and b and a != b for p in known for q in known for a, b in zip(p, q, strict=True))
     }
     patients = []
     folders: dict[str, set[str]] = {}
@@ -195,7 +200,7 @@ def _patient_id(series: FoundSeries, skipped: Counted) -> str:
         skipped.add("series have no PatientID; their first folder counts as the patient", series.called)
     elif is_no_id(name) or is_cut_number(name):
         skipped.add(
-            "series have a placeholder or a truncated number as PatientID; their first folder counts as the patient",
+            "series have a placeholder or truncated number as PatientID; their first folder counts as the patient",
             series.called,
         )
         return ""
@@ -208,7 +213,9 @@ def _rows(
     """The manifest's row of each series."""
     dates: dict[tuple[str, str], set[str]] = {}
     for patient, one in zip(patients, series, strict=True):
-        dates.setdefault((patient, one.text("StudyInstanceUID")), set()).update({one.text("StudyDate")} - {""})
+        dates.setdefault((patient, one.text("StudyInstanceUID")), set()).update(
+            {one.text("StudyDate")} - {""}
+        )
 
     def study_of(patient: str, one: FoundSeries) -> tuple[str, str]:
         uid = one.text("StudyInstanceUID")

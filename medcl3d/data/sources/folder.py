@@ -49,7 +49,9 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
         )
     near = near_columns(images.names)
     if "patient" in near:
-        raise ConfigError(f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {ask_for_patient(near['patient'])}")
+        raise ConfigError(
+            f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {ask_for_patient(near['patient'])}"
+        )
     rows: list[dict[str, str]] = []
     labels: dict[tuple[str, ...], str] = {}
     unreadable: list[OSError] = []
@@ -80,7 +82,9 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
         )
     for row in rows if maps else ():
         row["label"] = labels.get(tuple(row[name] for name in maps.names), "")  # type: ignore[union-attr]
-    manifest = Manifest.of(pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside)
+    manifest = Manifest.of(
+        pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside
+    )
     return manifest.with_skipped(files, unreadable, why)
 
 

@@ -49,8 +49,20 @@ def medmnist(root: Path, raw: Path | None, *, file: str | None = None) -> Manife
             scan = f"{path.stem}_{part}_{number:05d}"
             if raw is not None:
                 _write(raw / f"{scan}.nii.gz", (image > 0).astype(np.uint8) if is_shape else image)
-            about = {"class": "+".join(str(int(value)) for value in np.ravel(label)), "split": split, "part": part}
-            rows.append({"scan": scan, "patient": scan, "modality": "shape" if is_shape else "unknown", "path": f"{scan}.nii.gz"} | about)
+            about = {
+                "class": "+".join(str(int(value)) for value in np.ravel(label)),
+                "split": split,
+                "part": part,
+            }
+            rows.append(
+                {
+                    "scan": scan,
+                    "patient": scan,
+                    "modality": "shape" if is_shape else "unknown",
+                    "path": f"{scan}.nii.gz",
+                }
+                | about
+            )
     notes = [
         "each sample counts as its own patient, and a voxel as 1 mm: the set has neither patient ids nor "
         "voxel sizes"
@@ -90,7 +102,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as npz ({str(error).splitlines()[0]}); fetch it again") from None
+        raise DataError(
+            f"{path}: cannot be read as npz ({str(error).splitlines()[0]}); fetch it again"
+        ) from None
     for part in PARTS:
         images, labels = arrays.get(f"{part}_images"), arrays.get(f"{part}_labels")
         if images is None or labels is None:
@@ -98,7 +112,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: {part}_images or {part}_labels is missing; the file has {', '.join(arrays)}"
             )
         if images.ndim != 4 or images.dtype != np.uint8:
-            raise DataError(f"{path}: {part}_images is {images.dtype}{list(images.shape)}; uint8 [N, D, H, W] is needed (a 3-D set)")
+            raise DataError(
+                f"{path}: {part}_images is {images.dtype}{list(images.shape)}; uint8 [N, D, H, W] is needed "
+                "(a 3-D set)"
+            )
         if len(images) != len(labels):
             raise DataError(f"{path}: {len(images)} {part}_images and {len(labels)} {part}_labels")
     return arrays

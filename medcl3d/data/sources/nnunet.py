@@ -47,7 +47,9 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
     values = {name: _values(path, name, value) for name, value in _object(path, content, "labels").items()}
     ending = content.get("file_ending")
     if ending not in VOLUMES:
-        raise DataError(f"{path}: file_ending = {ending!r}: only .nii.gz and .nii are read; convert the images to .nii.gz")
+        raise DataError(
+            f"{path}: file_ending = {ending!r}: only .nii.gz and .nii are read; convert the images to .nii.gz"
+        )
     notes = [NO_PATIENTS, *_label_notes(content, values)]
     unreadable: list[OSError] = []
     files = list(files_under(root, unreadable.append))
@@ -73,7 +75,14 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
         split = {"split": "test" if side == "Ts" and label else "train"} if is_tested else {}
         for number, image in sorted(images.items()):
             scan = case if len(channels) == 1 else f"{case}_{number:04d}"
-            row = {"scan": scan, "patient": case, "modality": channels[number], "frame": case, "path": image, "label": label}
+            row = {
+                "scan": scan,
+                "patient": case,
+                "modality": channels[number],
+                "frame": case,
+                "path": image,
+                "label": label,
+            }
             rows.append(row | split)
     if not rows:
         raise DataError(f"{root}: no image *_0000{ending} in imagesTr or imagesTs; {LAYOUT}")
@@ -108,7 +117,11 @@ def _as_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     if "channel_names" in content or "modality" not in content:
         return content
     channels, labels, listed = (content.get(name) for name in ("modality", "labels", "training"))
-    images = [item.get("image") for item in listed or () if isinstance(item, dict)] if isinstance(listed, list) else []
+    images = (
+        [item.get("image") for item in listed or () if isinstance(item, dict)]
+        if isinstance(listed, list)
+        else []
+    )
     if not (is_numbered(path.parent, images) if images else any(path.parent.glob("imagesTr/*_0000.nii.gz"))):
         raise DataError(f"{path}: is a Decathlon file; use the source decathlon")
     if isinstance(labels, dict) and all(value.isdecimal() for value in labels):  # 1: liver
@@ -122,7 +135,10 @@ def _as_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(image, str) or not isinstance(label, str):
             raise DataError(f"{path}: training[{number}]: image and label are needed, each a path")
         case = Path(image).name.removesuffix(".nii.gz")
-        cases[case] = {"images": [_numbered(image, channel) for channel in range(len(channels))], "label": str(Path(label))}
+        cases[case] = {
+            "images": [_numbered(image, channel) for channel in range(len(channels))],
+            "label": str(Path(label)),
+        }
     return {**made, "dataset": cases}
 
 
@@ -166,9 +182,18 @@ def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
 def _class_names(values: dict[str, tuple[int, ...]]) -> dict[int, str]:
     """Class -> name. A value without its own label is named after its regions."""
     names = {0: "background"} | {of[0]: name for name, of in values.items() if len(of) == 1}
-    regions = {v: "+".join(name for name, of in values.items() if v in of) for of in values.values() for v in of if v not in names}
+    regions = {
+        v: "+".join(name for name, of in values.items() if v in of)
+        for of in values.values()
+        for v in of
+        if v not in names
+    }
     counts = Counter([*names.values(), *regions.values()])
-    return dict(sorted((names | {v: name if counts[name] == 1 else f"{name} {v}" for v, name in regions.items()}).items()))
+    return dict(
+        sorted(
+            (names | {v: name if counts[name] == 1 else f"{name} {v}" for v, name in regions.items()}).items()
+        )
+    )
 
 
 def _label_notes(content: dict[str, Any], values: dict[str, tuple[int, ...]]) -> list[str]:
@@ -182,7 +207,10 @@ def _label_notes(content: dict[str, Any], values: dict[str, tuple[int, ...]]) ->
         )
     if "ignore" in values:
         value = content["labels"]["ignore"]
-        notes.append(f"label {value} means ignore; leave it out of task.segmentation.classes: its voxels then count as background")
+        notes.append(
+            f"label {value} means ignore; leave it out of task.segmentation.classes: its voxels then count "
+            "as background"
+        )
     return notes
 
 
@@ -196,7 +224,11 @@ def _listed(path: Path, content: dict[str, Any]) -> list[Case]:
     cases: list[Case] = []
     for case, files in given.items():
         images, label = (files.get("images"), files.get("label")) if isinstance(files, dict) else (None, None)
-        if not isinstance(images, list) or not images or not all(isinstance(text, str) for text in (*images, label)):
+        if (
+            not isinstance(images, list)
+            or not images
+            or not all(isinstance(text, str) for text in (*images, label))
+        ):
             raise DataError(f"{path}: dataset.{case}: images: [...] and label are needed, each a path")
         cases.append(("Tr", case, dict(enumerate(images)), str(label)))
     return cases

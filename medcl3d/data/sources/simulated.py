@@ -66,7 +66,11 @@ def simulated(
     )
     people = (Patient(number, seed, difficulty, lesion_fraction, num_sites) for number in range(num_patients))
     if root is None:
-        planned = [row for patient in people for row in _write_patient(None, patient, shape, max_visits, num_modalities)]
+        planned = [
+            row
+            for patient in people
+            for row in _write_patient(None, patient, shape, max_visits, num_modalities)
+        ]
         return Manifest.of(pd.DataFrame(planned), Path("raw"), LABELS)
     exists = _is_complete(root, fields)
     if not exists:
@@ -97,7 +101,11 @@ def _is_complete(root: Path, fields: dict[str, Any]) -> bool:
     """Whether `root` holds this cohort, complete. ConfigError or DataError if it holds anything else."""
     path = root / "simulated.json"
     if not path.exists():
-        others = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith(".")) if root.is_dir() else []
+        others = (
+            sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+            if root.is_dir()
+            else []
+        )
         if others or (root.exists() and not root.is_dir()):
             raise ConfigError(
                 f"{root}: contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort; choose an "
@@ -120,7 +128,9 @@ def _write_patient(
 ) -> list[dict[str, Any]]:
     """Write all scans of a patient (root None: nothing); returns their rows of the manifest."""
     rng = np.random.default_rng([patient.seed, patient.number, 3])
-    days = np.concatenate([[0], np.cumsum(rng.integers(150, 700, int(rng.integers(1, max_visits + 1)) - 1))]).astype(int)
+    days = np.concatenate(
+        [[0], np.cumsum(rng.integers(150, 700, int(rng.integers(1, max_visits + 1)) - 1))]
+    ).astype(int)
     rows = []
     for visit, day in enumerate(days, start=1):
         years = float(day) / 365.25
@@ -128,7 +138,9 @@ def _write_patient(
             scan = f"{patient.name}_{visit}_{modality}"
             paths = f"images/{scan}.nii.gz", f"labels/{scan}.nii.gz"
             if root is not None:
-                for path, volume in zip(paths, take_scan(patient, shape, visit, years, modality), strict=True):
+                for path, volume in zip(
+                    paths, take_scan(patient, shape, visit, years, modality), strict=True
+                ):
                     with replacing(root / path) as file:
                         file.write(gzip.compress(volume.to_bytes(), compresslevel=1, mtime=0))
             rows.append(
