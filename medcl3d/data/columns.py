@@ -26,10 +26,10 @@ ALSO_MISSING = ("na", "nan", "null", "none", "missing", "unknown", "?", "-", "."
 
 # Common names of these columns, in the form of `_plain`.
 SYNONYMS = {
-    "path": "file filename filepath fname image imagefile imagefilename imagepath img imgpath nifti niftifile "
-    "niftipath scanpath",
-    "patient": "mrn participant participantid patientid patientname patientno patientnumber person personid pid "
-    "ptid sub subid subj subject subjectid subjectno subjid",
+    "path": "file filename filepath fname image imagefile imagefilename imagepath img imgpath nifti "
+    "niftifile niftipath scanpath",
+    "patient": "mrn participant participantid patientid patientname patientno patientnumber person personid "
+    "pid ptid sub subid subj subject subjectid subjectno subjid",
     "scan": "imageid scanid seriesid",
     "session": "ses sesid sessionid timepoint tp visit visitid",
     "session_days": "days dayssincebaseline dayssincefirst",

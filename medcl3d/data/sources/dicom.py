@@ -197,10 +197,10 @@ def _patient_id(series: FoundSeries, skipped: Counted) -> str:
     """A series' PatientID; "" if it is empty or a placeholder. Both cases are counted."""
     name = series.text("PatientID")
     if not name:
-        skipped.add("series have no PatientID; their first folder counts as the patient", series.called)
+        skipped.add("series have no PatientID; their first folder is the patient", series.called)
     elif is_no_id(name) or is_cut_number(name):
         skipped.add(
-            "series have a placeholder or truncated number as PatientID; their first folder counts as the patient",
+            "series have a placeholder or truncated number as PatientID; their first folder is the patient",
             series.called,
         )
         return ""
