@@ -43,7 +43,11 @@ def write_slice(path: Path, pixels: np.ndarray, sop_class: str = CT, **fields: A
 
 
 def write_series(
-    folder: Path, voxels: np.ndarray = VOXELS, uid: str = "1.2.9", change: Callable[[int], dict[str, Any]] | None = None, **fields: Any
+    folder: Path,
+    voxels: np.ndarray = VOXELS,
+    uid: str = "1.2.9",
+    change: Callable[[int], dict[str, Any]] | None = None,
+    **fields: Any,
 ) -> Path:
     """Write a CT of slices 3 mm apart, with unordered file names; `change` gives fields per slice."""
     for number, pixels in enumerate(voxels):
@@ -110,7 +114,9 @@ def write_frames(path: Path, voxels: np.ndarray, frames: list[Any], **fields: An
         "PatientID": "007",
         "NumberOfFrames": len(voxels),
         "PerFrameFunctionalGroupsSequence": frames,
-        "SharedFunctionalGroupsSequence": [item(PlaneOrientationSequence=plane, PixelMeasuresSequence=pixels)],
+        "SharedFunctionalGroupsSequence": [
+            item(PlaneOrientationSequence=plane, PixelMeasuresSequence=pixels)
+        ],
     }
     write_slice(path, voxels, sop_class=ENHANCED_MR, **{**about, **fields})
 

@@ -47,17 +47,23 @@ def test_series_are_validated_and_temporary_files_are_removed(tmp_path: Path, sc
     assert f"{root}/p4: series 1.2.4: IM4_124: RescaleSlope is 'abc'" in faults[2]
     report = pd.read_csv(tmp_path / "report.csv", keep_default_na=False)
     good = report[report["fault"] == ""]
-    assert good["shape"].tolist() == ["6x7x5"] * 2 and (good["min"].astype(float) == NOISE.min() * 2 - 100).all()
+    assert (
+        good["shape"].tolist() == ["6x7x5"] * 2 and (good["min"].astype(float) == NOISE.min() * 2 - 100).all()
+    )
     assert "duplicate slices, one copy skipped" in " ".join(good["warnings"])
     assert any(line.startswith("the same content: ") for line in lines)
 
 
 def test_unchanged_series_are_not_decoded_again(tmp_path: Path, scratch: Path) -> None:
     for number in range(2):
-        write_series(tmp_path / "in" / f"p{number}", NOISE + number, uid=f"1.2.{number}", PatientID=f"{number}")
+        write_series(
+            tmp_path / "in" / f"p{number}", NOISE + number, uid=f"1.2.{number}", PatientID=f"{number}"
+        )
     report, lines = tmp_path / "report", list[str]()
     audit(tmp_path / "in", report=report, given=given(), say=lines.append)
-    assert "thumbnail" in (report / "checked.jsonl").read_text() and not any("as they were" in line for line in lines)
+    assert "thumbnail" in (report / "checked.jsonl").read_text() and not any(
+        "as they were" in line for line in lines
+    )
     audit(tmp_path / "in", report=report, given=given(), say=lines.append)
     assert "2 scans are as they were at the last check" in lines
     path = next((tmp_path / "in" / "p0").iterdir())
@@ -68,10 +74,18 @@ def test_unchanged_series_are_not_decoded_again(tmp_path: Path, scratch: Path) -
 
 
 def test_a_check_with_hashed_ids_has_no_names(tmp_path: Path, scratch: Path) -> None:
-    write_series(tmp_path / "in" / "DOE", np.full_like(VOXELS, 7), uid="1.2.3", PatientID="DOE", SeriesDescription="DOE")
+    write_series(
+        tmp_path / "in" / "DOE",
+        np.full_like(VOXELS, 7),
+        uid="1.2.3",
+        PatientID="DOE",
+        SeriesDescription="DOE",
+    )
     write_series(tmp_path / "in" / "DOE2", NOISE, uid="1.2.4", PatientID="DOE2", change=shifted(3, 3))
     findings = audit(tmp_path / "in", given=given(hash_ids=True))
-    assert "DOE" not in json.dumps([vars(finding) for finding in findings]) and all(finding.fault for finding in findings)
+    assert "DOE" not in json.dumps([vars(finding) for finding in findings]) and all(
+        finding.fault for finding in findings
+    )
     assert not list((tmp_path / "in").rglob(".hash_key"))
     with pytest.raises(DataError, match=r"2 of 2 scans of .* are not what they say"):
         audit(tmp_path / "in", given=given(max_bad_fraction=0.5))

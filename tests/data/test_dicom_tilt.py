@@ -25,9 +25,19 @@ def tilted(folder: Path, degrees: float, **fields: Any) -> tuple[Path, np.ndarra
     rows, columns = np.array([1.0, 0, 0]), np.array([0, np.cos(angle), -np.sin(angle)])
     number, row, column = np.meshgrid(*(np.arange(n) for n in SIZE), indexing="ij")
     start, step = np.array([0.0, 24.0, 26.0 + 16 * np.sin(angle)]), np.array([0, 0, GAP_MM])
-    lps = start + number[..., None] * step + row[..., None] * PIXEL_MM[0] * columns + column[..., None] * PIXEL_MM[1] * rows
+    lps = (
+        start
+        + number[..., None] * step
+        + row[..., None] * PIXEL_MM[0] * columns
+        + column[..., None] * PIXEL_MM[1] * rows
+    )
     voxels = np.round(phantom(lps)).astype(np.int16)
-    about: dict[str, Any] = {"PixelSpacing": list(PIXEL_MM), "RescaleSlope": 1, "RescaleIntercept": 0, **fields}
+    about: dict[str, Any] = {
+        "PixelSpacing": list(PIXEL_MM),
+        "RescaleSlope": 1,
+        "RescaleIntercept": 0,
+        **fields,
+    }
     write_series(
         folder,
         voxels,
@@ -49,7 +59,9 @@ def test_a_ball_under_a_tilted_gantry_keeps_its_position(tmp_path: Path, degrees
     folder, lps = tilted(tmp_path / "in", degrees)
     manifest = dicom(folder, tmp_path / "raw", tilt="resample")
     voxels, affine = the_only(manifest)
-    assert f"tilted by {abs(degrees):.1f} degrees: resampled upright, -1000 HU outside" in " ".join(manifest.notes)
+    assert f"tilted by {abs(degrees):.1f} degrees: resampled upright, -1000 HU outside" in " ".join(
+        manifest.notes
+    )
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     np.testing.assert_allclose(affine[:3, :3].T @ affine[:3, :3], np.diag(spacing**2), atol=1e-6)
     np.testing.assert_allclose(spacing, [0.9, 1.1, GAP_MM * np.cos(np.radians(degrees))], rtol=1e-5)
@@ -70,7 +82,9 @@ def test_upright_voxels_equal_those_of_simpleitk(tmp_path: Path, degrees: float)
     folder, lps = tilted(tmp_path / "in", degrees)
     voxels, affine = the_only(dicom(folder, tmp_path / "raw", tilt="resample"))
     straight = sitk.GetImageFromArray(np.round(phantom(lps)).astype(np.float64))
-    basis = np.stack([lps[0, 0, 1] - lps[0, 0, 0], lps[0, 1, 0] - lps[0, 0, 0], lps[1, 0, 0] - lps[0, 0, 0]], axis=1)
+    basis = np.stack(
+        [lps[0, 0, 1] - lps[0, 0, 0], lps[0, 1, 0] - lps[0, 0, 0], lps[1, 0, 0] - lps[0, 0, 0]], axis=1
+    )
     grid = sitk.Image([int(n) for n in voxels.shape], sitk.sitkFloat64)
     flip = np.diag([-1.0, -1, 1])
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -79,7 +93,9 @@ def test_upright_voxels_equal_those_of_simpleitk(tmp_path: Path, degrees: float)
     grid.SetDirection((flip @ affine[:3, :3] / spacing).ravel().tolist())
     to_index = np.linalg.inv(basis)
     shear = sitk.AffineTransform(to_index.ravel().tolist(), (-to_index @ lps[0, 0, 0]).tolist())
-    theirs = sitk.GetArrayFromImage(sitk.Resample(straight, grid, shear, sitk.sitkLinear, AIR)).transpose(2, 1, 0)
+    theirs = sitk.GetArrayFromImage(sitk.Resample(straight, grid, shear, sitk.sitkLinear, AIR)).transpose(
+        2, 1, 0
+    )
     index = (points_of(voxels, affine) - lps[0, 0, 0]) @ to_index.T
     inside = ((index[..., :2] > 1e-3) & (index[..., :2] < np.array([SIZE[2], SIZE[1]]) - 1 - 1e-3)).all(-1)
     assert inside.mean() > 0.6
@@ -90,11 +106,17 @@ def test_upright_voxels_equal_those_of_simpleitk(tmp_path: Path, degrees: float)
 
 def test_a_tilt_is_refused_by_default_and_for_other_modalities(tmp_path: Path) -> None:
     folder, _ = tilted(tmp_path / "in", 17.5)
-    assert "the gantry is tilted (17.5 degrees); set tilt=resample" in fault_of(dicom(folder, tmp_path / "raw"))
+    assert "the gantry is tilted (17.5 degrees); set tilt=resample" in fault_of(
+        dicom(folder, tmp_path / "raw")
+    )
     magnet, _ = tilted(tmp_path / "mr", 17.5, Modality="MR")
     assert "only a CT has a gantry tilt" in fault_of(dicom(magnet, tmp_path / "raw", tilt="resample"))
 
 
 def test_a_slice_off_the_line_of_the_others_is_not_a_tilt(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "in", change=lambda n: {"ImagePositionPatient": [10.0, 20.0 + 4 * (n == 2), 30.0 + 3 * n]})
-    assert "is 4.0 mm off the line of the others" in fault_of(dicom(folder, tmp_path / "raw", tilt="resample"))
+    folder = write_series(
+        tmp_path / "in", change=lambda n: {"ImagePositionPatient": [10.0, 20.0 + 4 * (n == 2), 30.0 + 3 * n]}
+    )
+    assert "is 4.0 mm off the line of the others" in fault_of(
+        dicom(folder, tmp_path / "raw", tilt="resample")
+    )

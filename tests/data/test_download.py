@@ -59,7 +59,9 @@ def server() -> Iterator[Served]:
                 return
             self.send_response(206 if start else 200)
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(served.content) - 1}/{len(served.content)}")
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(served.content) - 1}/{len(served.content)}"
+                )
             self.send_header("Content-Length", str(len(served.content) - start))
             self.end_headers()
             end = start + served.cuts.pop(0) if served.cuts else None
@@ -79,21 +81,42 @@ def offered(server: Served, content: bytes, like: str = "Task04_Hippocampus") ->
     """A set of the table, with the content of the server."""
     server.content = content
     known = find_set(like)
-    return replace(known, url=f"{server.url}/{known.file}", md5=hashlib.md5(content).hexdigest(), num_bytes=len(content))
+    return replace(
+        known, url=f"{server.url}/{known.file}", md5=hashlib.md5(content).hexdigest(), num_bytes=len(content)
+    )
 
 
 def archive(*adds: Add) -> bytes:
     """A tar file in the Decathlon's layout: four labelled images, one unlabelled; and additions."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        images = [{"image": f"./imagesTr/a_{i}.nii.gz", "label": f"./labelsTr/a_{i}.nii.gz"} for i in range(4)]
-        about = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "organ"}, "training": images, "test": ["./imagesTs/b.nii.gz"]}
+        images = [
+            {"image": f"./imagesTr/a_{i}.nii.gz", "label": f"./labelsTr/a_{i}.nii.gz"} for i in range(4)
+        ]
+        about = {
+            "modality": {"0": "MRI"},
+            "labels": {"0": "background", "1": "organ"},
+            "training": images,
+            "test": ["./imagesTs/b.nii.gz"],
+        }
         put(tar, "Task04_Hippocampus/dataset.json", json.dumps(about).encode())
         rng = np.random.default_rng(0)
         for i in range(4):
-            put(tar, f"Task04_Hippocampus/imagesTr/a_{i}.nii.gz", volume(rng.normal(100, 20, (12, 12, 12)).astype(np.float32)))
-            put(tar, f"Task04_Hippocampus/labelsTr/a_{i}.nii.gz", volume(rng.integers(0, 2, (12, 12, 12), dtype=np.uint8)))
-        put(tar, "Task04_Hippocampus/imagesTs/b.nii.gz", volume(rng.normal(100, 20, (12, 12, 12)).astype(np.float32)))
+            put(
+                tar,
+                f"Task04_Hippocampus/imagesTr/a_{i}.nii.gz",
+                volume(rng.normal(100, 20, (12, 12, 12)).astype(np.float32)),
+            )
+            put(
+                tar,
+                f"Task04_Hippocampus/labelsTr/a_{i}.nii.gz",
+                volume(rng.integers(0, 2, (12, 12, 12), dtype=np.uint8)),
+            )
+        put(
+            tar,
+            "Task04_Hippocampus/imagesTs/b.nii.gz",
+            volume(rng.normal(100, 20, (12, 12, 12)).astype(np.float32)),
+        )
         put(tar, "./._Task04_Hippocampus", b"resource fork of macOS")
         for add in adds:
             add(tar)
@@ -166,7 +189,9 @@ def test_a_server_without_ranges_starts_again(server: Served, tmp_path: Path) ->
     assert server.requests == ["", "bytes=5000-"] and (tmp_path / known.file).read_bytes() == server.content
 
 
-def test_a_server_that_always_interrupts_ends_the_download_and_bytes_are_kept(server: Served, tmp_path: Path) -> None:
+def test_a_server_that_always_interrupts_ends_the_download_and_bytes_are_kept(
+    server: Served, tmp_path: Path
+) -> None:
     known = offered(server, archive())
     server.ranges, server.cuts = False, [5000] * 50
     with pytest.raises(MachineError, match=r"the connection was interrupted; 5000 bytes were kept") as error:
@@ -177,7 +202,9 @@ def test_a_server_that_always_interrupts_ends_the_download_and_bytes_are_kept(se
 
 def test_wrong_content_is_deleted_and_not_unpacked(server: Served, tmp_path: Path) -> None:
     known = replace(offered(server, archive()), md5="0" * 32)
-    with pytest.raises(DataError, match=r"checksum mismatch: expected MD5 0{32}, got [0-9a-f]{32} of \d+ bytes"):
+    with pytest.raises(
+        DataError, match=r"checksum mismatch: expected MD5 0{32}, got [0-9a-f]{32} of \d+ bytes"
+    ):
         download(known, tmp_path, quiet)
     assert names_in(tmp_path) == set()
 
@@ -200,7 +227,11 @@ def test_without_a_network_the_error_has_a_remedy_and_a_manual_download_is_used(
     monkeypatch.setitem(known_sets(), known.name, replace(known, url=unreachable))
     done = medcl3d("download", known.name, "--out", tmp_path / "sets")
     assert done.exit_code == 4 and len(done.stderr.splitlines()) == 1
-    assert unreachable in done.stderr and "refused" in done.stderr and f"put it at {tmp_path / 'sets' / known.file}" in done.stderr
+    assert (
+        unreachable in done.stderr
+        and "refused" in done.stderr
+        and f"put it at {tmp_path / 'sets' / known.file}" in done.stderr
+    )
     (tmp_path / "sets" / known.file).write_bytes(server.content)
     done = medcl3d("download", known.name, "--out", tmp_path / "sets")
     assert done.exit_code == 0, done.output
@@ -221,17 +252,29 @@ def test_http_errors_are_reported(server: Served, tmp_path: Path) -> None:
         (lambda tar: put(tar, "../evil", b"x"), "would be outside the folder"),
         (lambda tar: put(tar, "/medcl3d_evil", b"x"), "would be outside the folder"),
         (lambda tar: put(tar, "out", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "is a link"),
-        (lambda tar: put(tar, "within", type=tarfile.SYMTYPE, linkname="Task04_Hippocampus/dataset.json"), "is a link"),
-        (lambda tar: put(tar, "hard", type=tarfile.LNKTYPE, linkname="Task04_Hippocampus/dataset.json"), "is a link"),
+        (
+            lambda tar: put(tar, "within", type=tarfile.SYMTYPE, linkname="Task04_Hippocampus/dataset.json"),
+            "is a link",
+        ),
+        (
+            lambda tar: put(tar, "hard", type=tarfile.LNKTYPE, linkname="Task04_Hippocampus/dataset.json"),
+            "is a link",
+        ),
         (lambda tar: put(tar, "pipe", type=tarfile.FIFOTYPE), "is a device or a pipe"),
         (lambda tar: put(tar, "device", type=tarfile.CHRTYPE), "is a device or a pipe"),
     ],
 )
-def test_a_hostile_archive_is_refused_before_anything_is_written(server: Served, tmp_path: Path, add: Add, message: str) -> None:
+def test_a_hostile_archive_is_refused_before_anything_is_written(
+    server: Served, tmp_path: Path, add: Add, message: str
+) -> None:
     known, out = offered(server, archive(add)), tmp_path / "deep" / "sets"
     with pytest.raises(DataError, match=message):
         download(known, out, quiet)
-    assert names_in(out) == {known.file} and list(tmp_path.rglob("evil")) == [] and not Path("/medcl3d_evil").exists()
+    assert (
+        names_in(out) == {known.file}
+        and list(tmp_path.rglob("evil")) == []
+        and not Path("/medcl3d_evil").exists()
+    )
 
 
 def test_a_file_that_is_not_an_archive_is_refused(server: Served, tmp_path: Path) -> None:
@@ -254,7 +297,9 @@ def test_a_folder_of_unknown_origin_or_incomplete_is_refused(server: Served, tmp
 
 def test_too_little_disk_space_is_refused_before_the_download(server: Served, tmp_path: Path) -> None:
     known = replace(offered(server, archive()), num_bytes=10**18)
-    with pytest.raises(MachineError, match=r"are free, 1e\+06 TB to download and 1e\+06 TB to unpack are needed"):
+    with pytest.raises(
+        MachineError, match=r"are free, 1e\+06 TB to download and 1e\+06 TB to unpack are needed"
+    ):
         download(known, tmp_path, quiet)
     assert server.requests == [] and names_in(tmp_path) == set()
 
@@ -267,7 +312,9 @@ def test_a_concurrent_download_is_refused(server: Served, tmp_path: Path) -> Non
         download(known, tmp_path, quiet)
 
 
-def test_a_downloaded_decathlon_is_prepared(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_downloaded_decathlon_is_prepared(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     known = offered(server, archive())
     monkeypatch.setitem(known_sets(), known.name, known)
@@ -278,7 +325,9 @@ def test_a_downloaded_decathlon_is_prepared(server: Served, tmp_path: Path, monk
     assert done.exit_code == 0 and "5 scans of 5 patients" in done.stdout, done.output
 
 
-def test_a_downloaded_medmnist_is_prepared(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_downloaded_medmnist_is_prepared(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     content = write(tmp_path / "toy.npz").read_bytes()
     known = offered(server, content, "adrenalmnist3d")
@@ -292,7 +341,9 @@ def test_a_downloaded_medmnist_is_prepared(server: Served, tmp_path: Path, monke
     assert done.exit_code == 0 and "10 scans of 10 patients" in done.stdout, done.output
 
 
-def test_a_downloaded_ixi_is_prepared(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_downloaded_ixi_is_prepared(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its archive has no top folder."""
     monkeypatch.chdir(tmp_path)
     out, rng = io.BytesIO(), np.random.default_rng(0)
@@ -321,7 +372,11 @@ def test_the_table_matches_real_files(server: Served, tmp_path: Path, shared_dat
 @pytest.mark.parametrize("name", sorted(known_sets()))
 def test_every_set_has_complete_metadata(name: str) -> None:
     known = find_set(name)
-    assert known.url.startswith("https://") and re.fullmatch("[0-9a-f]{32}", known.md5) and known.file.startswith(name)
+    assert (
+        known.url.startswith("https://")
+        and re.fullmatch("[0-9a-f]{32}", known.md5)
+        and known.file.startswith(name)
+    )
     assert known.licence.startswith("CC BY") and known.num_scans > 0 and known.num_bytes > 100_000
     _, command, source, root, *words = shlex.split(known.prepare_command(Path("some where")))
     assert command == "prepare" and root == str(known.place(Path("some where")))
@@ -337,12 +392,16 @@ def test_the_table_has_all_sets() -> None:
     assert len({known.md5 for known in known_sets().values()}) == len(known_sets()) == 10 + 4 + 12
 
 
-def test_the_dry_run_reports_the_download_without_a_connection(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dry_run_reports_the_download_without_a_connection(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = offered(server, archive())
     lines: list[str] = []
     forecast(known, tmp_path / "sets", lines.append)
     size = table.as_size(len(server.content))
-    assert any(f"{size} to download and {size} to unpack" in line for line in lines) and any("medcl3d prepare" in line for line in lines)
+    assert any(f"{size} to download and {size} to unpack" in line for line in lines) and any(
+        "medcl3d prepare" in line for line in lines
+    )
     assert not server.requests and not list(tmp_path.iterdir())
     (tmp_path / f"{known.file}.part").write_bytes(server.content[:1000])
     forecast(known, tmp_path, lines.append)

@@ -16,7 +16,10 @@ from medcl3d.data.sources.folder import folder
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError, DataError
 
-PATTERN = {"pattern": "{patient}/{session}/{modality}.nii.gz", "label": "{patient}/{session}/{modality}_SECRETseg.nii.gz"}
+PATTERN = {
+    "pattern": "{patient}/{session}/{modality}.nii.gz",
+    "label": "{patient}/{session}/{modality}_SECRETseg.nii.gz",
+}
 HIDE = PrepareOptions(workers=1, test_fraction=0.5, hash_ids=True)
 
 
@@ -42,19 +45,32 @@ def test_only_the_raw_folder_of_a_store_identifies_people(tree: Path, tmp_path: 
     assert "SECRET" not in " ".join(lines) and "1 NIfTI files match no pattern" in lines
     store = Store.open(tmp_path / "out")
     table = store.collection.table
-    assert table.groupby("patient")["session"].agg(sorted).tolist() == [["1", "2"]] * 2 and table["scan"].is_unique
+    assert (
+        table.groupby("patient")["session"].agg(sorted).tolist() == [["1", "2"]] * 2
+        and table["scan"].is_unique
+    )
     first = table[table["session"] == "1"]["scan"]
-    assert all("20200131" in os.readlink(tmp_path / "out" / "raw" / f"{scan}.nii.gz") for scan in first), "sorted by name"
+    assert all("20200131" in os.readlink(tmp_path / "out" / "raw" / f"{scan}.nii.gz") for scan in first), (
+        "sorted by name"
+    )
     assert sum(store.has_label(scan) for scan in range(4)) == 1
     assert (tmp_path / "out" / "raw" / ".hash_key").stat().st_mode & 0o777 == 0o600
     audit(tmp_path / "out")
     again = prepare("folder", tree, tmp_path / "out", fields=PATTERN, options=HIDE)
     assert again.num_there == 4
     with pytest.raises(ConfigError, match="choose another folder"):
-        prepare("folder", tree, tmp_path / "out", fields=PATTERN, options=PrepareOptions(workers=1, test_fraction=0.5))
+        prepare(
+            "folder",
+            tree,
+            tmp_path / "out",
+            fields=PATTERN,
+            options=PrepareOptions(workers=1, test_fraction=0.5),
+        )
 
 
-def test_a_changed_source_file_is_detected_through_its_link(tree: Path, tmp_path: Path, write_nifti: Callable[..., Path]) -> None:
+def test_a_changed_source_file_is_detected_through_its_link(
+    tree: Path, tmp_path: Path, write_nifti: Callable[..., Path]
+) -> None:
     prepare("folder", tree, tmp_path / "out", fields=PATTERN, options=HIDE)
     write_nifti("tree/SECRET1/20200131/T1.nii.gz", np.arange(6 * 7 * 8, dtype=np.float32).reshape(6, 7, 8))
     with pytest.raises(DataError, match=r"changed after preparing") as caught:

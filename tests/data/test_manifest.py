@@ -21,7 +21,10 @@ def write(tmp_path: Path, text: str | bytes) -> Manifest:
     return SOURCES.get("csv")(tmp_path)
 
 
-@pytest.mark.parametrize("text", [ROWS, "\ufeff" + ROWS, ROWS.replace(",", ";"), ROWS.replace(",", "\t"), ROWS.replace("\n", "\r\n")])
+@pytest.mark.parametrize(
+    "text",
+    [ROWS, "\ufeff" + ROWS, ROWS.replace(",", ";"), ROWS.replace(",", "\t"), ROWS.replace("\n", "\r\n")],
+)
 def test_ids_stay_text_in_tables_of_any_program(tmp_path, text) -> None:
     table = write(tmp_path, text).table
     assert table["scan"].tolist() == ["001", "010"]
@@ -43,16 +46,25 @@ def test_ids_stay_text_in_tables_of_any_program(tmp_path, text) -> None:
         ("scan,scan,path\na,p,a.nii.gz\n", "manifest.csv:1: columns ['scan'] occur twice; keep one"),
         ("scan,patient,path,\na,p,a.nii.gz,x\n", "manifest.csv:1: column 4 has no name"),
         ("scan,patient,path,age\n\n\na,p,a.nii.gz,4\n\nb,q,b.nii.gz,old\n", "manifest.csv:6: age = 'old'"),
-        ('scan,patient,path,note,age\na,p,a.nii.gz,"two\nlines",4\nb,q,b.nii.gz,x,old\n', "manifest.csv:4: age = 'old'"),
+        (
+            'scan,patient,path,note,age\na,p,a.nii.gz,"two\nlines",4\nb,q,b.nii.gz,x,old\n',
+            "manifest.csv:4: age = 'old'",
+        ),
         ("scan,patient,path,Age\na,p,a.nii.gz,430\n", "manifest.csv:2: Age = '430'"),
-        ("scan,patient,path\n" + "患" * 60 + ",p,a.nii.gz\n", "takes 540 bytes in a file name, at most 200 are allowed"),
+        (
+            "scan,patient,path\n" + "患" * 60 + ",p,a.nii.gz\n",
+            "takes 540 bytes in a file name, at most 200 are allowed",
+        ),
         ("scan,patient,path\na,p," + "x" * 140_000 + "\n", "manifest.csv:2: field larger than field limit"),
         ("scan,patient,path\na,p,a.nii.gz\n".encode("utf-16-le"), "manifest.csv:1: a zero byte"),
         ("path,subject_id\na.nii.gz,p\n", "manifest.csv:1: column 'subject_id': may be the patient id"),
         ("scan,patient,path\na,p\n", "manifest.csv:2: 2 cells under 3"),
         ("scan,patient,path,split\na,p,a.nii.gz,val\n", "manifest.csv:2: split = 'val': is not one of train"),
         ("scan,patient,path,age\na,p,a.nii.gz,430\n", "manifest.csv:2: age = '430': a number of years"),
-        ("scan,patient,path,session_days\na,p,a.nii.gz,soon\n", "manifest.csv:2: session_days = 'soon': a number of days"),
+        (
+            "scan,patient,path,session_days\na,p,a.nii.gz,soon\n",
+            "manifest.csv:2: session_days = 'soon': a number of days",
+        ),
         ("scan,patient,path\na,Müller,a.nii.gz\n".encode("latin-1"), "manifest.csv:2: the text is not UTF-8"),
     ],
 )
@@ -78,16 +90,28 @@ def test_cells_are_stripped_and_empty_columns_removed(tmp_path) -> None:
 
 def test_a_typing_error_among_numbers_is_reported_with_its_line(tmp_path) -> None:
     notes = write(tmp_path, "path,patient,volume\na.nii,p,12.5\n\nb.nii,q,13.l\nc.nii,r,9\n").notes
-    assert len(notes) == 1 and notes[0].startswith("column volume: 1 of its 3 cells") and "'13.l' in" in notes[0] and ":4)" in notes[0]
+    assert (
+        len(notes) == 1
+        and notes[0].startswith("column volume: 1 of its 3 cells")
+        and "'13.l' in" in notes[0]
+        and ":4)" in notes[0]
+    )
 
 
-JSON = '[{"scan": "001", "patient": 7, "path": "a.nii.gz", "age": 40.50}, {"scan": "b", "patient": 1e3, "path": "b.nii.gz", "age": null}]'
+JSON = (
+    '[{"scan": "001", "patient": 7, "path": "a.nii.gz", "age": 40.50}, '
+    '{"scan": "b", "patient": 1e3, "path": "b.nii.gz", "age": null}]'
+)
 
 
 def test_a_table_may_be_tsv_or_json_with_numbers_as_written(tmp_path) -> None:
     (tmp_path / "manifest.json").write_text(JSON)
     table = SOURCES.get("csv")(tmp_path).table
-    assert table["scan"].tolist() == ["001", "b"] and table["patient"].tolist() == ["7", "1e3"] and table["age"].tolist() == ["40.50", ""]
+    assert (
+        table["scan"].tolist() == ["001", "b"]
+        and table["patient"].tolist() == ["7", "1e3"]
+        and table["age"].tolist() == ["40.50", ""]
+    )
     assert SOURCES.get("csv")(tmp_path / "manifest.json").table.equals(table)
     (tmp_path / "manifest.tsv").write_text(ROWS.replace(",", "\t"))
     with pytest.raises(DataError, match=r"manifest\.tsv and manifest\.json both exist"):
@@ -125,7 +149,12 @@ def test_paths_stay_inside_the_root_unless_allowed(tmp_path) -> None:
     (tmp_path / "root" / "loop.nii.gz").symlink_to(tmp_path / "root" / "loop.nii.gz")
     text = "scan,patient,path\na,p,a.nii.gz\n"
     manifest = write(tmp_path / "root", text)
-    for path, fault in (("../secret.nii.gz", "leaves"), ("/etc/hostname", "leaves"), ("link.nii.gz", "link out"), ("loop.nii.gz", "")):
+    for path, fault in (
+        ("../secret.nii.gz", "leaves"),
+        ("/etc/hostname", "leaves"),
+        ("link.nii.gz", "link out"),
+        ("loop.nii.gz", ""),
+    ):
         with pytest.raises(DataError, match=fault) if path != "loop.nii.gz" else _no_error():
             manifest.locate(path)
     allowed = SOURCES.get("csv")(tmp_path / "root", allow_outside=True)
@@ -168,7 +197,9 @@ def test_unreachable_files_are_not_reported_as_missing(tmp_path, monkeypatch) ->
     assert manifest.locate("locked/a.nii.gz") == tmp_path / "locked/a.nii.gz"
     with pytest.raises(DataError, match="cannot be read: File name too long"):
         read_header(manifest.locate(long))
-    assert manifest.missing() == ["locked/a.nii.gz", "absent.nii.gz"], "these do not exist; the long name has another cause"
+    assert manifest.missing() == ["locked/a.nii.gz", "absent.nii.gz"], (
+        "these do not exist; the long name has another cause"
+    )
 
 
 def test_a_file_name_that_is_not_utf_8_is_refused_early(tmp_path) -> None:
@@ -237,12 +268,23 @@ def test_a_damaged_decathlon_is_refused(tmp_path, text, fault) -> None:
 
 @pytest.mark.parametrize(
     ("modality", "read"),
-    [({"0": "FLAIR", "1": "T1w"}, "FLAIR+T1w"), (["MRI"], "MRI"), ("CT", "CT"), (None, "unknown"), ({}, "unknown")],
+    [
+        ({"0": "FLAIR", "1": "T1w"}, "FLAIR+T1w"),
+        (["MRI"], "MRI"),
+        ("CT", "CT"),
+        (None, "unknown"),
+        ({}, "unknown"),
+    ],
 )
 def test_modalities_of_a_decathlon_have_several_forms(tmp_path, write_nifti, modality, read) -> None:
     for file in ("imagesTr/a", "imagesTr/spare", "imagesTs/a"):
         write_nifti(f"{file}.nii.gz", np.zeros((2, 2, 2), np.uint8))
-    about = {"modality": modality, "labels": {"1": "x"}, "training": [{"image": "./imagesTr/a.nii.gz"}], "test": ["./imagesTs/a.nii.gz"]}
+    about = {
+        "modality": modality,
+        "labels": {"1": "x"},
+        "training": [{"image": "./imagesTr/a.nii.gz"}],
+        "test": ["./imagesTs/a.nii.gz"],
+    }
     (tmp_path / "dataset.json").write_text(json.dumps(about))
     manifest = SOURCES.get("decathlon")(tmp_path)
     assert set(manifest.table["modality"]) == {read} and manifest.label_names == {0: "background", 1: "x"}
@@ -265,19 +307,32 @@ def test_an_absent_table_is_refused_in_one_line(tmp_path) -> None:
 
 
 def test_dates_in_session_days_become_days(tmp_path) -> None:
-    manifest = write(tmp_path, "path,patient,session_days\na,p,2001-01-01T15:00\nb,p,2001-01-08 09:00\nc,q,2002-05-05\nd,q,n/a\n")
+    manifest = write(
+        tmp_path,
+        "path,patient,session_days\na,p,2001-01-01T15:00\nb,p,2001-01-08 09:00\nc,q,2002-05-05\nd,q,n/a\n",
+    )
     assert manifest.table["session_days"].tolist() == ["0", "7", "0", ""]
-    assert "column session_days: dates were converted to days from the first date of each patient" in manifest.notes
+    assert (
+        "column session_days: dates were converted to days from the first date of each patient"
+        in manifest.notes
+    )
     for other in ("7", "01/02/2001", "20011301"):
-        with pytest.raises(DataError, match=rf"manifest\.csv:3: session_days = '{other}': not a date as 2001-02-28, unlike other cells"):
+        with pytest.raises(
+            DataError,
+            match=rf"manifest\.csv:3: session_days = '{other}': not a date as 2001-02-28, unlike other cells",
+        ):
             write(tmp_path, f"path,patient,session_days\na,p,2001-01-01\nb,p,{other}\n")
 
 
 def test_dates_of_eight_digits_are_not_read_as_days(tmp_path) -> None:
     """As in DICOM: the day after 31 January is 1 February, not 70 days later."""
     manifest = write(tmp_path, "path,patient,session_days\na,p,20010131\nb,p,20010201\nc,q,20020505\n")
-    assert manifest.table["session_days"].tolist() == ["0", "1", "0"] and any("converted to days" in note for note in manifest.notes)
-    assert write(tmp_path, "path,patient,session_days\na,p,44927\nb,p,44928\n").table["session_days"].tolist() == ["44927", "44928"]
+    assert manifest.table["session_days"].tolist() == ["0", "1", "0"] and any(
+        "converted to days" in note for note in manifest.notes
+    )
+    assert write(tmp_path, "path,patient,session_days\na,p,44927\nb,p,44928\n").table[
+        "session_days"
+    ].tolist() == ["44927", "44928"]
 
 
 def test_ages_above_a_limit_are_read_in_any_table(tmp_path) -> None:
@@ -287,7 +342,9 @@ def test_ages_above_a_limit_are_read_in_any_table(tmp_path) -> None:
 
 def test_a_workbook_is_refused_by_name(tmp_path) -> None:
     (tmp_path / "a.csv").write_bytes(b"PK\x03\x04" + b"x" * 50)
-    with pytest.raises(DataError, match="is a workbook or another zip archive, and no table; save the sheet as CSV"):
+    with pytest.raises(
+        DataError, match="is a workbook or another zip archive, and no table; save the sheet as CSV"
+    ):
         SOURCES.get("csv")(tmp_path / "a.csv")
 
 
@@ -295,18 +352,32 @@ def test_absolute_and_parent_paths_within_the_root_are_accepted(tmp_path) -> Non
     real, other = tmp_path / "real", tmp_path / "other"
     (real / "sub").mkdir(parents=True)
     other.mkdir()
-    for place in (*(real / name for name in ("a.nii.gz", "b.nii.gz", "c.nii.gz", "sub/d.nii.gz")), other / "e.nii.gz"):
+    for place in (
+        *(real / name for name in ("a.nii.gz", "b.nii.gz", "c.nii.gz", "sub/d.nii.gz")),
+        other / "e.nii.gz",
+    ):
         place.write_bytes(b"x")
     root = tmp_path / "link"
     root.symlink_to(real)
     (real / "out").symlink_to(other)
-    paths = [f"{root}/a.nii.gz", f"{real}/b.nii.gz", "sub/../c.nii.gz", "../real/sub/d.nii.gz", f"{other}/e.nii.gz", "out/e.nii.gz"]
+    paths = [
+        f"{root}/a.nii.gz",
+        f"{real}/b.nii.gz",
+        "sub/../c.nii.gz",
+        "../real/sub/d.nii.gz",
+        f"{other}/e.nii.gz",
+        "out/e.nii.gz",
+    ]
     manifest = write(root, "path,patient\n" + "".join(f"{path},p{at}\n" for at, path in enumerate(paths)))
     assert manifest.table["path"].tolist() == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "sub/d.nii.gz", *paths[4:]]
     assert manifest.table["scan"].tolist()[:4] == ["a", "b", "c", "sub_d"]
     for path in paths[:4]:
         assert manifest.locate(path).samefile(manifest.locate(manifest.table["path"][paths.index(path)]))
-    for path, fault in ((paths[4], "leaves the root"), (paths[5], "link out of the root"), (f"{root}/out/e.nii.gz", "leaves the root")):
+    for path, fault in (
+        (paths[4], "leaves the root"),
+        (paths[5], "link out of the root"),
+        (f"{root}/out/e.nii.gz", "leaves the root"),
+    ):
         with pytest.raises(DataError, match=fault):
             manifest.locate(path)
     with pytest.raises(DataError, match=r": also .*manifest.csv:3 has this"):
@@ -330,7 +401,10 @@ def test_the_sep_line_of_excel_sets_the_delimiter(tmp_path, first, delimiter) ->
     rows = [("path", "patient", "note"), ("a.nii.gz", "p", "x,y;z"), ("b.nii.gz", "q", "")]
     quoted = [delimiter.join(f'"{cell}"' for cell in row) for row in rows]
     manifest = write(tmp_path, "\n".join([first, *quoted]) + "\n")
-    assert manifest.table["patient"].tolist() == ["p", "q"] and manifest.table["note"].tolist() == ["x,y;z", ""]
+    assert manifest.table["patient"].tolist() == ["p", "q"] and manifest.table["note"].tolist() == [
+        "x,y;z",
+        "",
+    ]
     with pytest.raises(DataError, match=r"manifest\.csv:4: 1 cells under 3 column names"):
         write(tmp_path, "\n".join([first, *quoted[:2], "alone"]) + "\n")
 
@@ -356,7 +430,11 @@ def test_another_column_without_a_name_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "words"), [("file:///data/a.nii.gz", "URLs are not read: write the path"), ("$DATA/a.nii.gz", r"\$ is not expanded")]
+    ("path", "words"),
+    [
+        ("file:///data/a.nii.gz", "URLs are not read: write the path"),
+        ("$DATA/a.nii.gz", r"\$ is not expanded"),
+    ],
 )
 def test_unexpanded_paths_have_a_hint(tmp_path, path, words) -> None:
     manifest = write(tmp_path, f"path,patient\n{path},p\n")

@@ -16,7 +16,12 @@ from medcl3d.data.store import Store
 from medcl3d.errors import DataError
 
 RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)
-DATASET = {"channel_names": {"0": "T2", "1": "ADC"}, "labels": {"background": 0, "PZ": 1}, "numTraining": 2, "file_ending": ".nii.gz"}
+DATASET = {
+    "channel_names": {"0": "T2", "1": "ADC"},
+    "labels": {"background": 0, "PZ": 1},
+    "numTraining": 2,
+    "file_ending": ".nii.gz",
+}
 
 
 def write_dataset(root: Path, **changed: Any) -> None:
@@ -65,21 +70,35 @@ def test_labelled_test_cases_are_the_test_split(raw: Path, write_nifti: Callable
 
 def listed(*cases: str) -> dict[str, Any]:
     """The key `dataset` of some training cases."""
-    return {case: {"images": [f"imagesTr/{case}_{c:04d}.nii.gz" for c in range(2)], "label": f"labelsTr/{case}.nii.gz"} for case in cases}
+    return {
+        case: {
+            "images": [f"imagesTr/{case}_{c:04d}.nii.gz" for c in range(2)],
+            "label": f"labelsTr/{case}.nii.gz",
+        }
+        for case in cases
+    }
 
 
 def test_listed_training_cases_are_read_and_the_others_counted(raw: Path) -> None:
     write_dataset(raw, dataset=listed("prostate_01"))
     manifest = nnunet(raw)
     cases = manifest.table.drop_duplicates("patient").set_index("patient")
-    assert set(cases.index) == {"prostate_01", "prostate_03"} and set(cases["split"]) == {""}, "an unlabelled test case trains"
+    assert set(cases.index) == {"prostate_01", "prostate_03"} and set(cases["split"]) == {""}, (
+        "an unlabelled test case trains"
+    )
     assert cases.loc["prostate_03", "label"] == ""
     notes = " ".join(manifest.notes)
-    assert "2 images of imagesTr are not listed in dataset.json and are skipped (imagesTr/prostate_02_0000.nii.gz, " in notes
+    assert (
+        "2 images of imagesTr are not listed in dataset.json and are skipped "
+        "(imagesTr/prostate_02_0000.nii.gz, "
+        in notes
+    )
     assert "1 label maps have no image (labelsTr/prostate_02.nii.gz)" in notes
 
 
-def test_labelled_test_cases_with_a_training_list_are_the_test_split(raw: Path, write_nifti: Callable[..., Path]) -> None:
+def test_labelled_test_cases_with_a_training_list_are_the_test_split(
+    raw: Path, write_nifti: Callable[..., Path]
+) -> None:
     write_nifti("raw/labelsTs/prostate_03.nii.gz", (RAMP > 50).astype(np.uint8))
     write_dataset(raw, dataset=listed("prostate_01", "prostate_02"))
     assert nnunet(raw).table.set_index("patient")["split"].to_dict() == {
@@ -94,23 +113,42 @@ def test_labelled_test_cases_with_a_training_list_are_the_test_split(raw: Path, 
     ("changed", "message"),
     [
         ({"channel_names": None}, "channel_names"),
-        ({"channel_names": None, "modality": {"0": "MRI"}}, r"case prostate_01 has the channels \[0, 1\], channel_names \[0\]"),
-        ({"channel_names": None, "modality": {"0": "MRI"}, "training": [{"image": "imagesTr/x.nii.gz"}]}, "source decathlon"),
         (
-            {"channel_names": None, "modality": {"0": "MRI"}, "training": [{"image": "imagesTr/prostate_01.nii.gz"}]},
+            {"channel_names": None, "modality": {"0": "MRI"}},
+            r"case prostate_01 has the channels \[0, 1\], channel_names \[0\]",
+        ),
+        (
+            {"channel_names": None, "modality": {"0": "MRI"}, "training": [{"image": "imagesTr/x.nii.gz"}]},
+            "source decathlon",
+        ),
+        (
+            {
+                "channel_names": None,
+                "modality": {"0": "MRI"},
+                "training": [{"image": "imagesTr/prostate_01.nii.gz"}],
+            },
             r"training\[0\]: image and label are needed",
         ),
         ({"channel_names": {"0": "T2"}}, r"case prostate_01 has the channels \[0, 1\], channel_names \[0\]"),
         ({"file_ending": ".mha"}, "'.mha': only .nii.gz and .nii are read; convert"),
         ({"labels": {"PZ": "one"}}, "not nnU-Net's layout"),
         ({"dataset": {"a": {"images": []}}}, r"dataset\.a: images: \[\.\.\.\] and label are needed"),
-        ({"dataset": {"a": {"images": "imagesTr/a", "label": "b"}}}, r"dataset\.a: images: \[\.\.\.\] and label are needed"),
+        (
+            {"dataset": {"a": {"images": "imagesTr/a", "label": "b"}}},
+            r"dataset\.a: images: \[\.\.\.\] and label are needed",
+        ),
         ({"dataset": {"a": None}}, r"dataset\.a: images: \[\.\.\.\] and label are needed"),
         ({"dataset": ["a"]}, "dataset: an object of cases, or none, is needed"),
-        ({"labels": {"background": 0, "PZ": 1.5}}, "labels: PZ = 1.5: an integer or a list of integers is needed"),
+        (
+            {"labels": {"background": 0, "PZ": 1.5}},
+            "labels: PZ = 1.5: an integer or a list of integers is needed",
+        ),
         ({"labels": ["background", "PZ"]}, "labels is not an object"),
         ({"channel_names": ["T2", "ADC"]}, "channel_names is not an object"),
-        ({"channel_names": {"0": "T2", "2": "ADC"}}, r"case prostate_01 has the channels \[0, 1\], channel_names \[0, 2\]"),
+        (
+            {"channel_names": {"0": "T2", "2": "ADC"}},
+            r"case prostate_01 has the channels \[0, 1\], channel_names \[0, 2\]",
+        ),
     ],
 )
 def test_another_layout_is_refused(raw: Path, changed: dict[str, Any], message: str) -> None:
@@ -124,13 +162,24 @@ def test_another_layout_is_refused(raw: Path, changed: dict[str, Any], message: 
 def test_version_1_is_read_like_version_2(raw: Path, listed: bool) -> None:
     """Its `dataset.json` lists cases, its files have channel numbers: decathlon refers to nnunet."""
     expected = nnunet(raw)
-    cases = [{"image": f"./imagesTr/prostate_{n}.nii.gz", "label": f"./labelsTr/prostate_{n}.nii.gz"} for n in ("01", "02")]
-    of_version_1 = {"modality": {"0": "T2", "1": "ADC"}, "labels": {"0": "background", "1": "PZ"}, "training": cases}
+    cases = [
+        {"image": f"./imagesTr/prostate_{n}.nii.gz", "label": f"./labelsTr/prostate_{n}.nii.gz"}
+        for n in ("01", "02")
+    ]
+    of_version_1 = {
+        "modality": {"0": "T2", "1": "ADC"},
+        "labels": {"0": "background", "1": "PZ"},
+        "training": cases,
+    }
     if not listed:
         del of_version_1["training"]
     write_dataset(raw, **(dict.fromkeys(DATASET, None) | of_version_1))
     made = nnunet(raw)
-    assert made.table.equals(expected.table) and made.label_names == expected.label_names and made.missing() == []
+    assert (
+        made.table.equals(expected.table)
+        and made.label_names == expected.label_names
+        and made.missing() == []
+    )
     assert made.notes == expected.notes
     if listed:
         with pytest.raises(DataError, match="use the source nnunet"):
@@ -140,7 +189,9 @@ def test_version_1_is_read_like_version_2(raw: Path, listed: bool) -> None:
 def test_channels_are_identified_by_number_not_by_order(raw: Path) -> None:
     for case in ("01", "02"):
         (raw / f"imagesTr/prostate_{case}_0001.nii.gz").rename(raw / f"imagesTr/prostate_{case}_0002.nii.gz")
-    with pytest.raises(DataError, match=r"prostate_01 has the channels \[0, 2\], channel_names \[0, 1\]; rename files"):
+    with pytest.raises(
+        DataError, match=r"prostate_01 has the channels \[0, 2\], channel_names \[0, 1\]; rename files"
+    ):
         nnunet(raw)
 
 
@@ -156,7 +207,11 @@ def test_regions_are_prepared_value_by_value(raw: Path, write_nifti: Callable[..
     """BraTS in nnU-Net's format: each region contains the next."""
     for case in ("01", "02"):
         write_nifti(f"raw/labelsTr/prostate_{case}.nii.gz", (RAMP % 4).astype(np.uint8))
-    write_dataset(raw, labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}, regions_class_order=[1, 2, 3])
+    write_dataset(
+        raw,
+        labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]},
+        regions_class_order=[1, 2, 3],
+    )
     manifest = nnunet(raw)
     assert manifest.label_names == {0: "background", 1: "whole", 2: "whole+core", 3: "enhancing"}
     assert any("labels whole, core are regions" in note and "2 whole+core" in note for note in manifest.notes)
@@ -173,8 +228,13 @@ def test_skipped_files_are_counted(raw: Path, write_nifti: Callable[..., Path]) 
     (raw / "imagesTr" / "prostate_10_0000.mha").write_bytes(b"x")
     (raw / "imagesTr" / "._prostate_01_0000.nii.gz").write_bytes(b"resource fork of macOS")
     notes = " ".join(nnunet(raw).notes)
-    assert "1 images are not *.nii.gz files of imagesTr and are skipped (imagesTr/prostate_09_0000.nii)" in notes
-    assert "1 label maps have no image (labelsTr/prostate_09.nii.gz)" in notes and "1 files *.mha are not read" in notes
+    assert (
+        "1 images are not *.nii.gz files of imagesTr and are skipped (imagesTr/prostate_09_0000.nii)" in notes
+    )
+    assert (
+        "1 label maps have no image (labelsTr/prostate_09.nii.gz)" in notes
+        and "1 files *.mha are not read" in notes
+    )
 
 
 def test_a_file_without_a_channel_number_is_refused(raw: Path, write_nifti: Callable[..., Path]) -> None:
@@ -188,11 +248,19 @@ def test_the_hippocampus_set_in_nnunet_format(real: Path, tmp_path: Path) -> Non
     for name in ("imagesTr", "labelsTr"):
         (root / name).mkdir(parents=True)
     for case in ("hippocampus_001", "hippocampus_004", "hippocampus_006"):
-        (root / "imagesTr" / f"{case}_0000.nii.gz").symlink_to(real / "hippocampus/imagesTr" / f"{case}.nii.gz")
+        (root / "imagesTr" / f"{case}_0000.nii.gz").symlink_to(
+            real / "hippocampus/imagesTr" / f"{case}.nii.gz"
+        )
         (root / "labelsTr" / f"{case}.nii.gz").symlink_to(real / "hippocampus/labelsTr" / f"{case}.nii.gz")
     write_dataset(root, channel_names={"0": "MRI"}, labels={"background": 0, "Anterior": 1, "Posterior": 2})
-    prepare("nnunet", root, tmp_path / "out", fields={"allow_outside": True}, options=PrepareOptions(workers=1))
+    prepare(
+        "nnunet", root, tmp_path / "out", fields={"allow_outside": True}, options=PrepareOptions(workers=1)
+    )
     store = Store.open(tmp_path / "out")
     assert store.label_names == {0: "background", 1: "Anterior", 2: "Posterior"}
-    assert store.collection.table["scan"].tolist() == ["hippocampus_001", "hippocampus_004", "hippocampus_006"]
+    assert store.collection.table["scan"].tolist() == [
+        "hippocampus_001",
+        "hippocampus_004",
+        "hippocampus_006",
+    ]
     assert all(set(np.unique(store.read_label(scan))) == {0, 1, 2} for scan in range(3))

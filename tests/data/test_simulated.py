@@ -38,7 +38,9 @@ def volumes_mm3(manifest: Manifest, structure: int) -> np.ndarray:
     found = []
     for row in manifest.table.to_dict("records"):
         image = load(manifest, row, "label")
-        found.append((np.asarray(image.dataobj) == structure).sum() * abs(np.linalg.det(image.affine[:3, :3])))
+        found.append(
+            (np.asarray(image.dataobj) == structure).sum() * abs(np.linalg.det(image.affine[:3, :3]))
+        )
     return np.array(found)
 
 
@@ -51,7 +53,10 @@ def test_one_seed_gives_the_same_bytes_and_another_does_not(tmp_path) -> None:
 def test_an_existing_cohort_is_read_and_another_is_refused(tmp_path) -> None:
     made = simulated(tmp_path, num_patients=2, shape=(20, 20, 20))
     before = content(tmp_path)
-    assert simulated(tmp_path, num_patients=2, shape=(20, 20, 20)).table.equals(made.table) and content(tmp_path) == before
+    assert (
+        simulated(tmp_path, num_patients=2, shape=(20, 20, 20)).table.equals(made.table)
+        and content(tmp_path) == before
+    )
     with pytest.raises(ConfigError, match="holds a cohort with"):
         simulated(tmp_path, num_patients=3, shape=(20, 20, 20))
     with pytest.raises(ConfigError, match="16 voxels"):
@@ -60,8 +65,13 @@ def test_an_existing_cohort_is_read_and_another_is_refused(tmp_path) -> None:
 
 def test_the_folder_of_a_cohort_is_reported_and_other_folders_are_refused(tmp_path) -> None:
     fields = {"num_patients": 2, "shape": (16, 16, 16)}
-    assert f"the cohort was simulated and written to {tmp_path / 'new'}" in simulated(tmp_path / "new", **fields).notes
-    assert f"an existing cohort was read from {tmp_path / 'new'}" in simulated(tmp_path / "new", **fields).notes
+    assert (
+        f"the cohort was simulated and written to {tmp_path / 'new'}"
+        in simulated(tmp_path / "new", **fields).notes
+    )
+    assert (
+        f"an existing cohort was read from {tmp_path / 'new'}" in simulated(tmp_path / "new", **fields).notes
+    )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "scan.nii.gz").write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"mine: contains scan\.nii\.gz, not a simulated cohort"):
@@ -71,10 +81,15 @@ def test_the_folder_of_a_cohort_is_reported_and_other_folders_are_refused(tmp_pa
 def test_the_manifest_has_the_factors(cohort) -> None:
     table = cohort.table
     assert cohort.label_names == LABELS and len(LABELS) >= 5
-    assert set(table["modality"]) == {"T1", "T2"} and table["site"].nunique() == 3 and set(table["sex"]) == {"F", "M"}
+    assert (
+        set(table["modality"]) == {"T1", "T2"}
+        and table["site"].nunique() == 3
+        and set(table["sex"]) == {"F", "M"}
+    )
     visits = table.groupby("patient")["session"].nunique()
     assert visits.min() == 1 and visits.max() == 2
-    assert (table.groupby("frame")["modality"].nunique() == 2).all()  # the two modalities of a visit share a frame
+    # The two modalities of a visit share a frame.
+    assert (table.groupby("frame")["modality"].nunique() == 2).all()
     assert (table.groupby("patient")[["sex", "site", "class"]].nunique() == 1).all(axis=None)
     assert (table[table["session"] == "1"]["session_days"] == "0").all()
 
@@ -87,7 +102,9 @@ def test_age_correlates_with_the_ventricle_and_not_the_gland(cohort) -> None:
 
 
 def test_the_ventricle_grows_over_time(cohort) -> None:
-    table = cohort.table[cohort.table["modality"] == "T1"].assign(volume=volumes_mm3(cohort, 3)[cohort.table["modality"] == "T1"])
+    table = cohort.table[cohort.table["modality"] == "T1"].assign(
+        volume=volumes_mm3(cohort, 3)[cohort.table["modality"] == "T1"]
+    )
     pairs = table.pivot(index="patient", columns="session", values="volume").dropna()
     assert len(pairs) >= 3 and (pairs["2"] > pairs["1"]).all()
 
@@ -142,12 +159,16 @@ def test_neither_grey_values_nor_positions_alone_give_the_segmentation(tmp_path)
         np.add.at(by_grey, (np.digitize(store.read_volume(scan)[0].ravel(), bins), labels), 1)
         np.add.at(by_position, (*positions(scan), labels), 1)
     for counts, limit in ((by_grey, 0.2), (by_position, 0.4)):
-        # Also with balanced classes: otherwise the background would always win, and the failure would show nothing.
+        # Also with balanced classes: otherwise the background would always win.
         for weight in (np.ones(num), (1 / counts.reshape(-1, num).sum(0)) ** 0.5):
             guesses = (counts * weight).argmax(-1)
             scores = []
             for scan in test:
-                key = (np.digitize(store.read_volume(scan)[0].ravel(), bins),) if counts is by_grey else positions(scan)
+                key = (
+                    (np.digitize(store.read_volume(scan)[0].ravel(), bins),)
+                    if counts is by_grey
+                    else positions(scan)
+                )
                 guess, truth = guesses[key], store.read_label(scan).ravel()
                 scores.append(np.mean([dice(truth == n, guess == n) for n in range(1, num)]))
             assert np.mean(scores) < limit
@@ -168,5 +189,7 @@ def test_the_body_is_found_in_every_scan(tmp_path) -> None:
 
 def test_a_patient_is_the_same_in_any_cohort() -> None:
     few, many = (Patient(1, 0, 1.0, 0.4, 3) for _ in range(2))
-    for a, b in zip(take_scan(few, (20, 20, 20), 1, 0.0, "T1"), take_scan(many, (20, 20, 20), 1, 0.0, "T1"), strict=True):
+    for a, b in zip(
+        take_scan(few, (20, 20, 20), 1, 0.0, "T1"), take_scan(many, (20, 20, 20), 1, 0.0, "T1"), strict=True
+    ):
         np.testing.assert_array_equal(np.asarray(a.dataobj), np.asarray(b.dataobj))
