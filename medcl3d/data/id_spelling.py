@@ -108,7 +108,7 @@ def doubtful_ids(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
             (dates, "look like dates; a spreadsheet converts ids such as 1-2 or MAR1"),
             (
                 rounded,
-                "have only zeros after the 15th digit (spreadsheet rounding); different ids may now be equal",
+                "have only zeros after the 15th digit, as spreadsheets round; different ids may now be equal",
             ),
             (shared, "look like placeholders and have several scans"),
         ):
