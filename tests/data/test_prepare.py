@@ -454,7 +454,7 @@ def test_a_volume_cannot_take_the_id_of_a_scan(tmp_path, write_nifti) -> None:
         prepare("csv", tmp_path, tmp_path / "out", options=options)
     (tmp_path / "b.nii.gz").unlink()
     write_nifti("b.nii.gz", np.random.default_rng(1).normal(size=(5, 5, 5)).astype(np.float32))
-    with pytest.raises(DataError, match="scan id 'a_v1' is that of a volume and of another scan"):
+    with pytest.raises(DataError, match="scan id 'a_v1' is used for a volume and for another scan"):
         prepare("csv", tmp_path, tmp_path / "out", options=options)
 
 
