@@ -66,7 +66,7 @@ def download(known: KnownSet, out: Path, say: Callable[[str], None]) -> Path:
 
 
 def forecast(known: KnownSet, out: Path, say: Callable[[str], None]) -> None:
-    """Dry run: report what `download` would do, without a connection and without writing anything.
+    """Dry run: report the steps of `download`, without a connection and without writing anything.
 
     MachineError if the disk is too small or not writable; DataError if something else is at the path of the
     set.

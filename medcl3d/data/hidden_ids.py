@@ -23,7 +23,7 @@ ENDINGS = (".nii.gz", ".nii", ".gz")  # needed by readers; no other piece of the
 def hider(raw: Path | None) -> Callable[[str], str]:
     """Text -> its hash under a key, since short ids could be found by trial without one; "" stays "".
 
-    raw  folder of the key, drawn once per collection (None: drawn anew and not kept)
+    raw  folder of the key, drawn once per collection (None: drawn again and not kept)
     """
     key = secrets.token_hex(32).encode() if raw is None else _kept_key(raw)
     return lambda text: hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:12] if text else ""

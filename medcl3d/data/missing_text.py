@@ -15,7 +15,7 @@ from medcl3d.errors import DataError
 NEEDED = ("path", "scan", "patient")  # required per scan
 _WITH_A_MEANING = (*KNOWN_COLUMNS, "age", "sex")
 
-# In lower case. The first set always means missing; "none" and the like may be a value of metadata.
+# In lower case. The first set always means missing; "none" and similar may be a value of metadata.
 _EXPORTED = r"nan -nan +nan nat <na> n/a #n/a #na null <null> (null) \n 1.#ind -1.#ind 1.#qnan -1.#qnan"
 # Also in other languages: #NV and #WERT! in German, #N/D and #VALOR! in Spanish, ...
 _SPREADSHEET_ERRORS = (

@@ -28,7 +28,7 @@ def csv(root: Path, *, manifest: str | None = None, allow_outside: bool = False)
     (scans that share world millimetres), label (path of the segmentation), atlas (path of four lines of four
     numbers: an affine from the scan's world mm to an atlas's), class, split. All others are metadata. Known
     names may be written in capitals or with blanks, as ``Patient`` or ``Session Days``, which is reported;
-    ``subject_id`` and the like are refused if patient is missing. A `labels.json` beside the table,
+    ``subject_id`` and similar names are refused if patient is missing. A `labels.json` beside the table,
     ``{"1": "name"}``, declares the classes of the segmentations; 0 is background. Scans in the folders of the
     listed files that are not listed themselves are counted.
 
