@@ -163,7 +163,7 @@ def test_a_folder_says_what_it_is_or_is_told(tmp_path: Path, write_nifti: Callab
         with pytest.raises(ConfigError, match=message):
             audit(tmp_path / "mine", given=given)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no NIfTI file lies there; say source=dicom"):
+    with pytest.raises(DataError, match="not a store, without a manifest or NIfTI files; use source=dicom"):
         audit(tmp_path / "empty")
     with pytest.raises(DataError, match="no such file"):
         audit(tmp_path / "nowhere")

@@ -99,7 +99,7 @@ def test_sources_that_write_their_scans_write_none(here: Path) -> None:
     assert f"{num} scans of 5 patients, {num} with a label map" in done.output and f"{num} scans would be prepared" in done.output
     write_npz(here / "set.npz")
     done = checked(here, "prepare", "medmnist", "set.npz", "--out", "new")
-    assert done.exit_code == 0 and "each sample counts as a patient" in done.output, done.output
+    assert done.exit_code == 0 and "each sample counts as its own patient" in done.output, done.output
 
 
 def test_series_are_read_for_their_faults_and_not_written(here: Path) -> None:

@@ -150,7 +150,7 @@ VOLUMES = [
     Fault(29, "5-D", bad(np.stack([FOUR, FOUR, FOUR], axis=-1)), CHECK, ["bad.nii.gz", "has 5 axes", "write one 3-D file"], 3),
     Fault(29, "2-D", bad(RAMP[0]), CHECK, ["bad.nii.gz", "has 2 axes", "stack the slices"], 3),
     Fault(29, "a single plane", bad(RAMP[..., :1]), CHECK, ["a single plane, 8x9x1 voxels", "stack the planes"], 0),
-    Fault(29, "4-D split", bad(FOUR), (*PREPARE, "channels=split"), ["1 files of several volumes became 2 scans, one a volume"], 0),
+    Fault(29, "4-D split", bad(FOUR), (*PREPARE, "channels=split"), ["1 files of several volumes became 2 scans, one per volume"], 0),
     Fault(
         30,
         "strong anisotropy",
@@ -203,7 +203,7 @@ VOLUMES = [
     Fault(37, "DICOM slice missing", dicom_series(change=shifted(3)), DICOM, ["1 slices are missing between"], 3, "out/report.csv"),
     Fault(37, "two series in a folder, DICOMDIR with ..", two_series, DICOM, ["007", "008"], 0, "out/manifest.csv"),
     Fault(37, "DICOM codec unknown", unknown_codec, DICOM, ["cannot be decoded"], 3, "out/report.csv"),
-    Fault(37, "DICOM slice twice", slice_twice, DICOM, ["the same slice twice, once left out"], 0),
+    Fault(37, "DICOM slice twice", slice_twice, DICOM, ["duplicate slices, one copy skipped"], 0),
     Fault(
         37,
         "DICOM orientation varies",
@@ -226,7 +226,7 @@ VOLUMES = [
         "CT that is not in HU",
         dicom_series(RescaleType="MGML"),
         CHECK_DICOM,
-        ["in: series 1.2.9", "RescaleType is 'MGML'", "its values are no HU", "take the series out"],
+        ["in: series 1.2.9", "RescaleType is 'MGML'", "its values are not HU", "remove the series"],
         3,
     ),
     Fault(
@@ -234,7 +234,7 @@ VOLUMES = [
         "PET dose in MBq",
         dose_in_mbq,
         CHECK_DICOM,
-        ["no SUV can be told", "RadionuclideTotalDose is 370 Bq", "is it in MBq or mCi?", "pet=raw"],
+        ["the SUV cannot be computed", "RadionuclideTotalDose is 370 Bq", "perhaps in MBq or mCi", "pet=raw"],
         3,
     ),
     Fault(
@@ -250,7 +250,7 @@ VOLUMES = [
         "DICOM two acquisitions under one UID",
         two_acquisitions,
         DICOM,
-        ["in: series 1.2.9: holds 2 volumes under one SeriesInstanceUID, told apart by AcquisitionNumber", "2 scans of 1 patients"],
+        ["in: series 1.2.9: holds 2 volumes under one SeriesInstanceUID, split by AcquisitionNumber", "2 scans of 1 patients"],
         0,
     ),
     Fault(
