@@ -1,4 +1,4 @@
-"""Meet every fault of `tests/faults` once and write what was told into the table of `reliability.md`: make reliability."""
+"""Cause every fault of `tests/faults` once and write the messages into reliability.md: make reliability."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 
 
+def message(output: str, first: str, folder: Path, store: Path) -> str:
+    """Line of the output with `first`, else the last, with paths shortened and escaped for a table."""
+    line = next((line for line in output.splitlines() if first in line), output.strip().rpartition("\n")[2])
+    line = line.removeprefix("medcl3d: ").replace(f"{folder}/", "").replace(f"{folder}", "FOLDER")
+    line = line.replace(f"{store}", "STORE").replace("|", "\\|")
+    line = line if len(line) <= 300 else f"{line[:297]}..."
+    return line.replace("<", "&lt;")
+
+
 def main() -> None:
-    """Write the table; exit code 1 where a fault ends otherwise than its row says."""
-    lines, wrong = ["| fault | what | exit | what is told |", "|---:|---|---:|---|"], 0
+    """Write the table; exit code 1 if the outcome of a fault differs from its row."""
+    lines, wrong = ["| fault | what | exit | message |", "|---:|---|---:|---|"], 0
     with tempfile.TemporaryDirectory() as temporary:
         given = prepare_options("simulated", {"num_patients": 6, "shape": [32, 32, 32], "workers": 1})
         tiny = Path(temporary) / "store"
@@ -28,17 +37,15 @@ def main() -> None:
         for number, fault in enumerate(FAULTS):
             folder = Path(temporary) / str(number)
             folder.mkdir()
-            code, told = meet(fault, folder, tiny)
-            is_right = code == fault.code and all(text in told for text in fault.says) and "Traceback" not in told
-            wrong += not is_right
-            said = next((line for line in told.splitlines() if fault.says[0] in line), told.strip().rpartition("\n")[2])
-            said = said.removeprefix("medcl3d: ").replace(f"{folder}/", "").replace(f"{folder}", "FOLDER")
-            said = said.replace(f"{tiny}", "STORE").replace("|", "\\|")
-            said = said if len(said) <= 300 else f"{said[:297]}..."
-            lines.append(f"| {fault.number} | {fault.what} | {code} | {'' if is_right else '**WRONG** '}{said.replace('<', '&lt;')} |")
+            code, output = meet(fault, folder, tiny)
+            has_texts = all(text in output for text in fault.says) and "Traceback" not in output
+            is_expected = code == fault.code and has_texts
+            wrong += not is_expected
+            cell = f"{'' if is_expected else '**WRONG** '}{message(output, fault.says[0], folder, tiny)}"
+            lines.append(f"| {fault.number} | {fault.what} | {code} | {cell} |")
     head, _, rest = PAGE.read_text().partition(BEGIN)
     numbers = len({fault.number for fault in FAULTS})
-    count = f"{len(FAULTS) - wrong} of {len(FAULTS)} rows, of {numbers} faults, end as they should.\n\n"
+    count = f"{len(FAULTS) - wrong} of {len(FAULTS)} rows, of {numbers} faults, end as expected.\n\n"
     PAGE.write_text(head + BEGIN + count + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
     print(count.strip())
     raise SystemExit(wrong > 0)

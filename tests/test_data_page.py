@@ -1,4 +1,4 @@
-"""The commands of docs/data.md are ones that the program takes, and the page names every source."""
+"""The commands of docs/data.md are valid, and the page names every source."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def test_every_source_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_command_is_understood(line: str) -> None:
+def test_command_is_valid(line: str) -> None:
     program, command, *words = shlex.split(line)
     assert program == "medcl3d" and command in COMMANDS
     if command == "prepare":
         prepare_options(words[0], read_options([word for word in words if "=" in word]))
-    said = medcl3d(command, "--help").output
+    help_text = medcl3d(command, "--help").output
     for option in (word for word in words if word.startswith("--")):
-        assert option in re.sub(r"\x1b\[[0-9;]*m", "", said)
+        assert option in re.sub(r"\x1b\[[0-9;]*m", "", help_text)

@@ -1,7 +1,7 @@
-"""Stores and run folders of version 0.1 load, resume and predict as they did.
+"""Stores and run folders of version 0.1 load, resume and predict with the same results.
 
-`tests/frozen/v0_1` holds a simulated cohort of five patients, a pretraining of four steps stopped after the second, a
-fine-tuning, and a scan with the probabilities that it predicted. All were written by version 0.1.0.
+`tests/frozen/v0_1` holds a simulated cohort of five patients, a pretraining of four steps stopped after the
+second, a fine-tuning, and a scan with the predicted probabilities. All were written by version 0.1.0.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "v0_1"
 
 
-def test_a_store_opens_with_the_content_that_a_run_noted(frozen: Path) -> None:
+def test_store_has_the_fingerprints_recorded_by_the_run(frozen: Path) -> None:
     store = Store.open(frozen / "store")
-    noted = json.loads((frozen / "pretrain" / "provenance.json").read_text())
+    recorded = json.loads((frozen / "pretrain" / "provenance.json").read_text())
     found = fingerprints(store)
     assert {name: found[name] for name in ("data", "body", "manifest", "split")} == {
-        name: noted[name] for name in ("data", "body", "manifest", "split")
+        name: recorded[name] for name in ("data", "body", "manifest", "split")
     }
 
 
-def test_a_pretraining_resumes_to_the_encoder_that_it_had(frozen: Path) -> None:
+def test_pretraining_resumes_to_the_same_encoder(frozen: Path) -> None:
     expected = load_file(frozen / "pretrain" / "encoder.safetensors")
     (frozen / "pretrain" / "encoder.safetensors").unlink()
     pretrain(frozen / "pre.yaml")
@@ -52,7 +52,7 @@ def test_a_pretraining_resumes_to_the_encoder_that_it_had(frozen: Path) -> None:
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6)
 
 
-def test_an_encoder_is_fine_tuned_to_the_model_that_it_gave(frozen: Path) -> None:
+def test_finetuning_gives_the_same_model(frozen: Path) -> None:
     finetune(frozen / "fine.yaml", ["out_dir=again"])
     expected, found = (load_file(frozen / run / "model.safetensors") for run in ("finetune", "again"))
     for name, weight in expected.items():
@@ -61,7 +61,7 @@ def test_an_encoder_is_fine_tuned_to_the_model_that_it_gave(frozen: Path) -> Non
     assert results[1]["metrics"]["dice"]["mean"] == pytest.approx(results[0]["metrics"]["dice"]["mean"], abs=1e-3)
 
 
-def test_a_model_predicts_the_probabilities_that_it_did(frozen: Path) -> None:
+def test_model_predicts_the_same_probabilities(frozen: Path) -> None:
     predict(frozen / "finetune", frozen / "scan.nii.gz", frozen / "labels", probabilities=True)
     made = frozen / "labels" / "scan_probabilities.nii.gz"
     expected, found = (nib.load(path).get_fdata() for path in (frozen / "probabilities.nii.gz", made))

@@ -1,4 +1,4 @@
-"""What medcl3d requires: all that it imports, and what its users know it is built on, at work."""
+"""medcl3d requires every package that it imports, and calls functions of the libraries in LIBRARIES."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ import yaml
 from medcl3d.cli import main
 
 ROOT = Path(__file__).parents[1]
-DISTRIBUTION = {"yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "SimpleITK": "simpleitk"}
-EXTRAS = ("blosc2", "dicom", "slurm")  # what only one command needs; where it is missing, that command says what to install
-ORACLES = {"lightly"}  # measured beside ours where it is installed, and never needed
-NAMED = ("torch", "monai", "nibabel", "torchio", "einops", "tensorboard", "scikit-image", "pyyaml")
+DISTRIBUTION = {
+    "yaml": "pyyaml",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "SimpleITK": "simpleitk",
+    "pydantic_core": "pydantic",
+}
+EXTRAS = ("blosc2", "dicom", "slurm")  # each for one command, which reports how to install it
+ORACLES = {"lightly"}  # compared with our code if installed, never required
+LIBRARIES = ("torch", "monai", "nibabel", "torchio", "einops", "tensorboard", "scikit-image", "pyyaml")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def named(requirements: str) -> set[str]:
 
 
 def imported() -> Iterator[tuple[Path, str]]:
-    """Every outside package that a file of medcl3d imports, anywhere in it, by its distribution's name."""
+    """Path and distribution name of every external import in medcl3d, at any depth of a file."""
     for path in (ROOT / "medcl3d").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = (
@@ -59,37 +65,42 @@ def imported() -> Iterator[tuple[Path, str]]:
                     yield path, "tensorboard"
 
 
-def test_every_import_is_required_and_what_users_know_is_used(setup: configparser.RawConfigParser) -> None:
-    needs = required(setup)
-    offered = needs.union(*(named(setup["options.extras_require"][extra]) for extra in EXTRAS), ORACLES)
-    missing = {f"{path.relative_to(ROOT)}: {name}" for path, name in imported() if name.replace("pydantic-core", "pydantic") not in offered}
+def test_every_import_is_required_and_every_library_is_imported(setup: configparser.RawConfigParser) -> None:
+    requirements = required(setup)
+    extras = (named(setup["options.extras_require"][extra]) for extra in EXTRAS)
+    installable = requirements.union(*extras, ORACLES)
+    missing = {f"{path.relative_to(ROOT)}: {name}" for path, name in imported() if name not in installable}
     assert not missing
-    assert needs >= set(NAMED)
-    assert set(NAMED) <= {name for _, name in imported()}
+    assert requirements >= set(LIBRARIES)
+    assert set(LIBRARIES) <= {name for _, name in imported()}
 
 
 @contextmanager
-def called_by_us(seen: set[str]) -> Iterator[None]:
-    """Note the packages of which a function of medcl3d, not an import, calls a function; tensorboard is called through torch."""
+def packages_called(seen: set[str]) -> Iterator[None]:
+    """Record the packages whose functions medcl3d calls, without imports; tensorboard through torch."""
 
-    def note(frame: FrameType, event: str, _: Any) -> None:
+    def record(frame: FrameType, event: str, _: Any) -> None:
         caller = frame.f_back
-        if event != "call" or caller is None or frame.f_code.co_name == "<module>" or caller.f_code.co_name == "<module>":
+        if event != "call" or caller is None:
+            return
+        if "<module>" in (frame.f_code.co_name, caller.f_code.co_name):
             return
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        asked_by = str(caller.f_globals.get("__name__", ""))
-        if asked_by.startswith("medcl3d.") or (package == "tensorboard" and asked_by.startswith("torch.utils.tensorboard")):
+        calling_module = str(caller.f_globals.get("__name__", ""))
+        if calling_module.startswith("medcl3d.") or (
+            package == "tensorboard" and calling_module.startswith("torch.utils.tensorboard")
+        ):
             seen.add(DISTRIBUTION.get(package, package))
 
     before: Callable[..., Any] | None = sys.getprofile()
-    sys.setprofile(note)
+    sys.setprofile(record)
     try:
         yield
     finally:
         sys.setprofile(before)
 
 
-def test_a_run_makes_each_of_them_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_calls_every_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = {
         "data": {"root": "store", "patch_size": [16, 16, 16]},
@@ -103,9 +114,9 @@ def test_a_run_makes_each_of_them_work(tmp_path: Path, monkeypatch: pytest.Monke
     }
     Path("c.yaml").write_text(yaml.safe_dump(config))
     seen: set[str] = set()
-    with called_by_us(seen):
+    with packages_called(seen):
         for command in ("prepare simulated - --out store num_patients=3 shape=[24,24,24] workers=1", "pretrain c.yaml"):
-            with pytest.raises(SystemExit) as over:
+            with pytest.raises(SystemExit) as end:
                 main(command.split())
-            assert over.value.code == 0
-    assert seen >= set(NAMED), set(NAMED) - seen
+            assert end.value.code == 0
+    assert seen >= set(LIBRARIES), set(LIBRARIES) - seen

@@ -1,4 +1,4 @@
-"""What the README tells a new user to type works, in a small form."""
+"""The commands of the README work, with small settings."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SMALL = {
 
 
 def commands() -> list[str]:
-    """The lines of all code blocks that are no YAML, continued lines joined, comments off."""
+    """Lines of all code blocks that are not YAML, with continued lines joined and comments removed."""
     blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.split("  #")[0].split(" # ")[0].strip() for line in lines if line.strip()]
 
 
-def test_files_and_commands_that_are_named_exist() -> None:
+def test_named_files_and_commands_exist() -> None:
     for line in commands():
         words = shlex.split(line)
         if words[0] == "medcl3d":
@@ -53,7 +53,7 @@ def small(command: str, folder: Path) -> list[str]:
 
 
 def test_own_scans_in_five_lines(tmp_path: Path) -> None:
-    """A table of paths and nothing else but labels, as the README asks for."""
+    """A table with only paths and labels is enough, as in the README."""
     manifest = simulated(tmp_path / "raw", num_patients=6, max_visits=1, num_modalities=1, shape=(32, 32, 32), seed=0)
     with (tmp_path / "my_scans.csv").open("w", newline="") as file:
         writer = csv.writer(file)

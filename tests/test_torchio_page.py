@@ -1,4 +1,4 @@
-"""The code of the page for TorchIO users runs as it stands there."""
+"""The code of the page for TorchIO users runs unchanged."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def test_yaml_is_a_configuration(block: str, tmp_path: Path) -> None:
     load(tmp_path / "a.yaml", (), PretrainConfig)
 
 
-def test_commands_name_files_and_fields_that_exist() -> None:
+def test_command_names_existing_files_and_fields() -> None:
     _, _, config, *overrides = blocks("")[0].split()
     assert load(ROOT / config, overrides, PretrainConfig).loader == "torchio"

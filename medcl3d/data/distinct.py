@@ -1,4 +1,4 @@
-"""The distinct cells of a column, and which of them match a pattern, in few calls however many cells there are."""
+"""Distinct cells of a column, and pattern matches among them, with few calls for any number of cells."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pandas as pd
 
 
 def distinct(cells: pd.Series) -> list[str]:
-    """The distinct cells, in the order of their first places."""
+    """The distinct cells, in order of first appearance."""
     return list(dict.fromkeys(cells.to_numpy(dtype=object).tolist()))
 
 
 def changed(texts: Sequence[str], change: Callable[[str], str]) -> list[str]:
-    """Texts changed by a function that works line by line, and is called once with all of them."""
+    """Texts changed by a function that works line by line, called once on all of them."""
     lines = change("\n".join(texts)).split("\n")
     return lines if len(lines) == len(texts) else [change(text.replace("\n", " ")) for text in texts]
 
 
 def matching(texts: Sequence[str], pattern: str) -> list[str]:
-    """Those of some texts that a pattern matches as a whole, in any case of letters."""
+    """The texts that a pattern matches as a whole, ignoring case."""
     whole = re.compile(f"^(?:{pattern})$", re.IGNORECASE | re.MULTILINE)
     return [text for text in texts if whole.fullmatch(text)] if whole.search("\n".join(texts)) else []

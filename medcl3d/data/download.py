@@ -1,4 +1,4 @@
-"""Fetch a well-known set: resumed where it was cut, checked before anything is unpacked, left alone where it is there."""
+"""Download a public set: resumed after an interruption, verified before unpacking, skipped if it exists."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from medcl3d.errors import DataError, MachineError
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT_S = 60.0  # without a byte
-ALL_THERE = 416  # HTTP: nothing lies behind what was asked for
+ALL_THERE = 416  # HTTP: the requested range is after the end
 
-Moved = Callable[[int], None]
+Progressed = Callable[[int], None]
 
 
 def download(known: KnownSet, out: Path, say: Callable[[str], None]) -> Path:
-    """Fetch a set into a folder and unpack it there. Returns where it lies, ready for `prepare`.
+    """Download a set into a folder and unpack it there. Returns its path for `prepare`.
 
-    A file that was put there by hand is taken once its MD5 is right. MONAI's `download_url` starts from nothing after every cut.
+    A manually downloaded file is used if its MD5 matches. MONAI's `download_url` restarts from zero after an
+    interruption.
 
-    Raises MachineError where the network, the disk or another process is in the way; DataError where what came, or what lies
-    there, is not the set.
+    Raises MachineError for errors of the network or disk, or if another process downloads it; DataError if
+    the file or an existing folder is not the set.
     """
     say(f"{known.name}: {known.size}, licence {known.licence}, from {known.url}")
     say(f"  cite {known.source}")
@@ -45,54 +46,59 @@ def download(known: KnownSet, out: Path, say: Callable[[str], None]) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / f".{known.file}.lock", timeout=0):
             if known.is_archive and is_unpacked(place, known.md5):
-                say(f"{place}: is there already, {known.num_scans} scans")
+                say(f"{place}: exists already, {known.num_scans} scans")
             else:
-                _bring(known, file)
+                _obtain(known, file)
                 if known.is_archive:
                     unpack(file, place, known.md5)
                     say(f"{file}: is no longer needed")
-                say(f"{place}: {known.num_scans} scans, MD5 as it should be")
+                say(f"{place}: {known.num_scans} scans, MD5 verified")
     except Timeout:
-        raise MachineError(f"{file}: another process is fetching it; wait for it, or choose another folder") from None
+        raise MachineError(
+            f"{file}: another process is downloading it; wait for it, or choose another folder"
+        ) from None
     except OSError as error:
-        raise MachineError(f"{error.filename or out}: {error.strerror or error}; choose a folder that can be written") from None
+        raise MachineError(
+            f"{error.filename or out}: {error.strerror or error}; choose a writable folder"
+        ) from None
     say(known.prepare_command(out))
     return place
 
 
 def forecast(known: KnownSet, out: Path, say: Callable[[str], None]) -> None:
-    """Say what `download` would fetch and what would be left to do, without a connection and with nothing written.
+    """Dry run: report the steps of `download`, without a connection and without writing anything.
 
-    MachineError where the disk is too small or cannot be written; DataError where something else lies where the set would.
+    MachineError if the disk is too small or not writable; DataError if something else is at the path of the
+    set.
     """
     say(f"{known.name}: {known.size}, licence {known.licence}, from {known.url}")
     file, place = out / known.file, known.place(out)
     if known.is_archive and is_unpacked(place, known.md5):
-        say(f"{place}: is there already, {known.num_scans} scans; nothing would be fetched")
+        say(f"{place}: exists already, {known.num_scans} scans; nothing would be downloaded")
         return
     refuse_unwritable(out, "--out")
     if file.exists():
-        say(f"{file}: lies there with {as_size(_size(file))}; its MD5 would be checked, and nothing be fetched")
+        say(f"{file}: exists with {as_size(_size(file))}; its MD5 would be verified, and nothing downloaded")
     else:
         needed = _needed(known, file)
         require_space(nearest_folder(out), needed)
-        told = " and ".join(f"{as_size(size)} {what}" for what, size in needed.items() if size)
-        say(f"{told}; {as_size(free_bytes(out))} are free")
+        sizes = " and ".join(f"{as_size(size)} {what}" for what, size in needed.items() if size)
+        say(f"{sizes}; {as_size(free_bytes(out))} are free")
     say(f"then: {known.prepare_command(out)}")
 
 
 def _needed(known: KnownSet, file: Path) -> dict[str, int]:
-    """Bytes on the disk, and what for."""
+    """Bytes of disk space by purpose."""
     left = max(0, known.num_bytes - _size(_part_of(file)))
-    return {"to fetch": left, "to unpack": known.num_bytes if known.is_archive else 0}
+    return {"to download": left, "to unpack": known.num_bytes if known.is_archive else 0}
 
 
 def _part_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.part")
 
 
-def _bring(known: KnownSet, file: Path) -> None:
-    """The file, with the right MD5, from the network where it does not lie there yet."""
+def _obtain(known: KnownSet, file: Path) -> None:
+    """The file with the right MD5; downloaded unless it exists."""
     part = _part_of(file)
     found = file if file.exists() else part
     if found == part:
@@ -102,47 +108,51 @@ def _bring(known: KnownSet, file: Path) -> None:
     if md5 == known.md5:
         os.replace(found, file)
         return
-    told = f"MD5 {md5} of {_size(found)} bytes, {known.md5} is needed"
+    mismatch = f"checksum mismatch: expected MD5 {known.md5}, got {md5} of {_size(found)} bytes"
     if found == file:
-        raise DataError(f"{file}: is not the set, or not whole: {told}; delete it, and the same command fetches it")
+        raise DataError(f"{file}: {mismatch}; delete the file and download it again")
     part.unlink()
     raise DataError(
-        f"{known.url}: what came is not the set: {told}; it was deleted. Run the same command again; "
-        "where that does not help, something on the way changes it, or the set is no longer the one that medcl3d knows"
+        f"{known.url}: {mismatch}; the file was deleted. Run the command again; if that fails, the file was "
+        "changed in transit, or the set is no longer the version that medcl3d lists"
     )
 
 
 def _fetch(known: KnownSet, part: Path, file: Path) -> None:
-    """Make the partial file whole, in as many tries as bring something. MachineError where one brings nothing."""
-    furthest = _size(part)
+    """Complete the partial file, with retries as long as each adds bytes. MachineError if one adds none."""
+    most_bytes = _size(part)
     with _bar(known.file, known.num_bytes) as show:
         while True:
-            whole = -1
+            total = -1
             try:
-                whole, reason = _go_on(known.url, part, show), "the connection was cut"
+                total, reason = _append(known.url, part, show), "the connection was interrupted"
             except HTTPError as error:
                 reason = f"answers {error.code} {error.reason}"
             except (URLError, HTTPException, OSError) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                    raise MachineError(f"{part}: the disk is full; free some space, and the same command goes on") from None
-                reason = f"cannot be reached ({getattr(error, 'reason', None) or error or type(error).__name__})"
-            if whole == _size(part):
-                return
-            if _size(part) <= furthest:
-                have = f"{_size(part)} bytes are there. Run" if _size(part) else "run"
-                raise MachineError(
-                    f"{known.url}: {reason}; {have} the same command again, or fetch the file by other means, "
-                    f"put it at {file.absolute()}, and the same command goes on"
+                    raise MachineError(
+                        f"{part}: the disk is full; free some space and run the command again to resume"
+                    ) from None
+                reason = (
+                    f"cannot be reached ({getattr(error, 'reason', None) or error or type(error).__name__})"
                 )
-            furthest = _size(part)
+            if total == _size(part):
+                return
+            if _size(part) <= most_bytes:
+                have = f"{_size(part)} bytes were kept. Run" if _size(part) else "run"
+                raise MachineError(
+                    f"{known.url}: {reason}; {have} the command again to resume, or download the file by "
+                    f"other means, put it at {file.absolute()}, and run the command again"
+                )
+            most_bytes = _size(part)
 
 
-def _go_on(url: str, part: Path, show: Moved) -> int:
-    """Append to the partial file what comes. Returns how many bytes the whole has; where the server does not say, what came."""
+def _append(url: str, part: Path, show: Progressed) -> int:
+    """Append the response to the partial file. Returns the total number of bytes, or those received."""
     have = _size(part)
     headers = {"User-Agent": f"medcl3d/{medcl3d.__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
-        # The address is of the table of known sets, and none of a user's.
+        # The URL is from the table of known sets, not from a user.
         answer = urlopen(Request(url, headers=headers), timeout=TIMEOUT_S)  # nosec B310
     except HTTPError as error:
         if error.code == ALL_THERE and have:
@@ -150,16 +160,16 @@ def _go_on(url: str, part: Path, show: Moved) -> int:
         raise
     with answer:
         if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            have = 0  # the server knows no ranges: from the start
+            have = 0  # no range support: from the start
         length = answer.headers.get("Content-Length")
-        whole = None if length is None else have + int(length)
+        total = None if length is None else have + int(length)
         with part.open("ab" if have else "wb") as file:
             show(have)
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
                 have += len(chunk)
                 show(have)
-    return have if whole is None else whole
+    return have if total is None else total
 
 
 def _size(path: Path) -> int:
@@ -167,7 +177,7 @@ def _size(path: Path) -> int:
 
 
 def _md5(path: Path) -> str:
-    digest, have = hashlib.md5(usedforsecurity=False), 0  # what the sets publish: it tells damage, no forgery
+    digest, have = hashlib.md5(usedforsecurity=False), 0  # published by the sets; detects damage, not forgery
     with _bar(f"checking {path.name}", _size(path)) as show, path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
@@ -177,9 +187,15 @@ def _md5(path: Path) -> str:
 
 
 @contextmanager
-def _bar(title: str, total: int) -> Iterator[Moved]:
-    """A bar of bytes on a terminal; what it yields is told how many there are by now."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+def _bar(title: str, total: int) -> Iterator[Progressed]:
+    """A progress bar of bytes on a terminal; yields a function of the number of bytes so far."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total)
         yield lambda have: progress.update(task, completed=have)

@@ -1,4 +1,4 @@
-"""Text that programs write for a missing value: an empty cell in most columns, and never the id of a person or of a scan."""
+"""Text for missing values: an empty cell in most columns, and never the id of a patient or scan."""
 
 from __future__ import annotations
 
@@ -12,43 +12,46 @@ from medcl3d.data.distinct import changed, distinct
 from medcl3d.data.notes import naming
 from medcl3d.errors import DataError
 
-NEEDED = ("path", "scan", "patient")  # every scan has one
+NEEDED = ("path", "scan", "patient")  # required per scan
 _WITH_A_MEANING = (*KNOWN_COLUMNS, "age", "sex")
 
-# In small letters. The first set has no other meaning in any column; of metadata, "none" and the like may be a value.
+# In lower case. The first set always means missing; "none" and similar may be a value of metadata.
 _EXPORTED = r"nan -nan +nan nat <na> n/a #n/a #na null <null> (null) \n 1.#ind -1.#ind 1.#qnan -1.#qnan"
-# Those of other languages too: #NV and #WERT! of German, #N/D and #VALOR! of Spanish, ...
-_SPREADSHEET_ERRORS = "#ref! #name? #value! #div/0! #num! #null! #spill! #calc! #nv #wert! #bezug! #zahl! #n/d #valor! #valeur!"
+# Also in other languages: #NV and #WERT! in German, #N/D and #VALOR! in Spanish, ...
+_SPREADSHEET_ERRORS = (
+    "#ref! #name? #value! #div/0! #num! #null! #spill! #calc! #nv #wert! #bezug! #zahl! #n/d #valor! #valeur!"
+)
 _WRITTEN = "none <none> nil n.a. n.a na ? ?? ??? - -- --- \u2013 \u2014 . .. ... (blank)"
 _ANYWHERE = frozenset((*_EXPORTED.split(), *_SPREADSHEET_ERRORS.split(), "#n/a n/a"))
 _IN_KNOWN_COLUMNS = _ANYWHERE.union(_WRITTEN.split())
 NOT_KNOWN = frozenset((
-    "unknown", "unk", "undefined", "missing", "unassigned", "not known", "not available", "not applicable", "not assigned", "tbd",
-    "not recorded", "not reported", "n.d.",
+    "unknown", "unk", "undefined", "missing", "unassigned", "not known", "not available", "not applicable",
+    "not assigned", "tbd", "not recorded", "not reported", "n.d.",
 ))  # fmt: skip
-_INITIALS = "na"  # or the name of a site
+_INITIALS = "na"  # may be an id or the name of a site
 
 
 def bare(text: str) -> str:
-    """A text in small letters, without blanks around it and without invisible characters."""
+    """A text in lower case, without surrounding blanks and invisible characters."""
     return (text if text.isascii() else visible(text)).strip().casefold()
 
 
 def visible(text: str) -> str:
-    """A text without characters that cannot be seen, as zero-width spaces."""
+    """A text without invisible characters, as zero-width spaces."""
     return "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 
 def is_no_id(text: str) -> bool:
-    """Whether a text is empty or stands for a missing id, as ``NaN``, ``sub-nan``, ``unknown`` or ``_``. ``NA`` may be an id."""
+    """Whether a text is empty or means a missing id: ``NaN``, ``sub-nan`` or ``_``. ``NA`` may be an id."""
     text = bare(text).removeprefix("sub-")
     is_word = text in _IN_KNOWN_COLUMNS or text in NOT_KNOWN
-    has_sign = any(character.isalnum() for character in text)  # not ######, a number that did not fit a spreadsheet's column
+    # Not ######, a number wider than the spreadsheet's column.
+    has_sign = any(character.isalnum() for character in text)
     return not has_sign or (is_word and text != _INITIALS)
 
 
 def refuse_missing_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
-    """DataError, with the place, for an id or a path that is text for a missing value: many scans would share it."""
+    """DataError, with the place, for an id or path that is text for a missing value."""
     for name in NEEDED:
         if name not in table:
             continue
@@ -60,15 +63,16 @@ def refuse_missing_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
             rows = np.flatnonzero(cells.isin(missing)).tolist()
             many = f", as in {len(rows)} rows, which would share one {name}" if len(rows) > 1 else ""
             raise DataError(
-                f"{place_of(rows[0], name)}: {name} = {cells[rows[0]]!r}: is text for a missing value{many}; give each {name} its own, or "
-                "leave these scans out"
+                f"{place_of(rows[0], name)}: {name} = {cells[rows[0]]!r}: is text for a missing value{many}; "
+                f"write the {name} of each scan, or delete the rows"
             )
 
 
 def without_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
-    """The table with empty cells in place of text for a missing value, in all columns but the needed ones; and a note on each column.
+    """Empty the cells of text for missing values in all columns but the required ones; and a note per column.
 
-    ``n/a`` in metadata stays, as it counts as missing everywhere. In a column of classes ``-`` stays beside ``+``.
+    ``n/a`` in metadata is kept, since it counts as missing everywhere. ``-`` is kept in a column that has
+    ``+``.
     """
     table, notes = table.copy(), []
     for name in map(str, table.columns):
@@ -76,7 +80,9 @@ def without_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.Dat
             continue
         cells, words = table[name], _IN_KNOWN_COLUMNS if name.lower() in _WITH_A_MEANING else _ANYWHERE
         values = distinct(cells)
-        missing = [cell for cell, text in zip(values, changed(values, _bare_lines), strict=True) if text in words]
+        missing = [
+            cell for cell, text in zip(values, changed(values, _bare_lines), strict=True) if text in words
+        ]
         if "+" in values:
             missing = [cell for cell in missing if cell != "-"]
         if name not in KNOWN_COLUMNS:
@@ -85,13 +91,14 @@ def without_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.Dat
             continue
         is_missing = cells.isin(missing)
         table[name] = cells.mask(is_missing, "")
-        told = np.flatnonzero(is_missing & ~cells.isin(MISSING)).tolist()
-        if told:
-            text = f"column {name}: {len(told)} of its {len(cells)} cells hold text for a missing value and count as empty"
-            notes.append(naming(text, [f"{cells[row]!r} in {place_of(row, name)}" for row in told]))
+        reported = np.flatnonzero(is_missing & ~cells.isin(MISSING)).tolist()
+        if reported:
+            count = f"{len(reported)} of its {len(cells)} cells"
+            text = f"column {name}: {count} contain text for a missing value and are read as empty"
+            notes.append(naming(text, [f"{cells[row]!r} in {place_of(row, name)}" for row in reported]))
     return table, notes
 
 
 def _bare_lines(text: str) -> str:
-    """Cells, whose blanks have gone already, as `bare` has them."""
+    """Stripped cells, one per line, in the form of `bare`."""
     return (text if text.isascii() else visible(text)).casefold()

@@ -1,4 +1,4 @@
-"""What a user has to know of a collection, a line each: what is named of the disk stands last, so that it can be taken off."""
+"""Notes on a collection, one line each; names of files and people are at the end and can be removed."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ SHOWN = 3
 
 
 def naming(text: str, names: Sequence[str]) -> str:
-    """A note with some of the names that it is about, in brackets at its end, where `without_names` finds them."""
+    """A note with the first names that it concerns, in brackets at its end for `without_names`."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{text} ({', '.join(names[:SHOWN])}{more})"
 
 
 def without_names(note: str) -> str:
-    """A note without what `naming` put to its end."""
+    """A note without the names that `naming` added."""
     return note.partition(" (")[0]
 
 
 class Counted:
-    """What a source found and did not take (or took with a doubt): one note per reason, with the count and the first names.
+    """Skipped or doubtful items of a source: one note per reason, with the count and the first names.
 
-    hidden  the notes have counts only
+    redact  the notes have counts only
     """
 
-    def __init__(self, *, hidden: bool = False) -> None:
-        self._hidden = hidden
+    def __init__(self, *, redact: bool = False) -> None:
+        self._redact = redact
         self._names: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: str) -> None:
-        """Count one more item. The reason follows the count, as in ``files are no DICOM images``."""
+        """Count one item. The reason follows the count, as in ``files are not DICOM images``."""
         self._names.setdefault(reason, []).append(name)
 
     def notes(self) -> list[str]:
-        """One line per reason, in the order in which the reasons came up."""
+        """One line per reason, in order of appearance."""
         found = ((f"{len(names)} {reason}", names) for reason, names in self._names.items())
-        return [text if self._hidden else naming(text, names) for text, names in found]
+        return [text if self._redact else naming(text, names) for text, names in found]

@@ -1,4 +1,4 @@
-"""How scans are prepared; and which of the options given beside a source are its own."""
+"""Options of `prepare`, separated into those of the source and those of the preparation."""
 
 from __future__ import annotations
 
@@ -28,27 +28,32 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 @validated(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class PrepareOptions:
-    """How scans are brought to one form.
+    """How scans are prepared.
 
     assume_spacing_mm the voxel size, along the file's own axes, of files whose headers have lost it
     spacing_mm        keep, median (of the collection, per axis), or three numbers
-    intensity         mri, ct or none; auto: ct if the modality says CT, none if it says shape, else mri. Scans of two values become 0 and 1
-    percentiles       between which MR intensities are clipped
-    window_hu         what CT intensities are clipped to
+    intensity         mri, ct or none; auto: ct if the modality is CT, none if it is shape, else mri. Scans of
+                      two values become 0 and 1
+    percentiles       range to which MR intensities are clipped
+    window_hu         range to which CT intensities are clipped
     nonfinite         NaN and infinity: error, zero (counted), or skip the scan
-    channels          a fourth axis: error, all (channels), fourth (channels, even if the first axis looks like them), first (volume),
-                      or split (each volume is a scan of the same patient and frame)
-    crop              none, or body: what lies outside the body's box is not stored
-    label_interpolation  of label maps where scans are resampled: nearest, or linear (the class with the largest interpolated share)
-    store_as          float16, or int16 with a scale a scan: finer, and whole numbers stay whole
-    store             npy, read as memory maps; or blosc2, compressed: a half to a third on the disk, and crops cost more processor time
-    test_fraction     of the patients, where the manifest has no split
-    validation_fraction  of the patients too: they train nothing, and choices are made on them (`measured_on: validation`)
-    folds             2 or more: the patients are dealt out to as many folds, in the place of test_fraction (`data.fold: 0` tests the first)
-    max_bad_fraction  of the scans that may be refused before it stops; one may be in any case
-    hash_ids          scans, patients, frames and names of files as keyed hashes, sessions numbered; the key and links to the files lie in
-                      DIR/raw, which is not to be shared; other columns stay as they are
-    workers           processes; 0: as many as there are processors, up to 8
+    channels          a fourth axis: error, all (channels), fourth (channels, even if the first axis looks
+                      like them), first (volume), or split (each volume is a scan of the same patient and
+                      frame)
+    crop              none, or body: voxels outside the body's box are not stored
+    label_interpolation  for resampled label maps: nearest, or linear (the class with the largest interpolated
+                         share)
+    store_as          float16, or int16 with one scale per scan: finer, and integers stay exact
+    store             npy, read as memory maps; or blosc2, compressed: a third to a half of the disk space,
+                      but more processor time per crop
+    test_fraction     of the patients, if the manifest has no split
+    validation_fraction  of the patients: not used for training, but for choices (`measured_on: validation`)
+    folds             2 or more: patients are divided into that many folds instead of test_fraction
+                      (`data.fold: 0` tests the first)
+    max_bad_fraction  of the scans that may be refused before it stops; one is always allowed
+    hash_ids          scans, patients, frames and file names as keyed hashes, sessions numbered; the key and
+                      links to the files are in DIR/raw, which must not be shared; other columns are unchanged
+    workers           processes; 0: one per processor, up to 8
     """
 
     assume_spacing_mm: tuple[Positive, Positive, Positive] | None = None
@@ -78,32 +83,34 @@ class PrepareOptions:
 
 
 def option_schemas(source: str, common: type = PrepareOptions) -> list[Schema]:
-    """JSON Schemas of what may be given beside a source: its own fields, if there is such a source, and those of `common`."""
+    """JSON Schemas of the options of a source, if it exists, and of `common`."""
     own = [SOURCES.schema(source)] if source in SOURCES.names() else []
     return [adapter.json_schema() for adapter in (*own, TypeAdapter(common))]
 
 
 @dataclass(frozen=True)
-class Given:
-    """The fields of the source, defaults filled in, and the options of the preparation."""
+class ParsedOptions:
+    """The fields of the source, with defaults, and the options of the preparation."""
 
     fields: Mapping[str, Any]
     options: PrepareOptions
 
 
-def prepare_options(source: str, given: Mapping[str, Any]) -> Given:
-    """Check and share out what was given; `seed`, where the source has one too, goes to both.
+def prepare_options(source: str, given: Mapping[str, Any]) -> ParsedOptions:
+    """Validate and separate options; `seed` goes to both if the source has it too.
 
     ConfigError: unknown source, key or value.
     """
     if source not in SOURCES.names():
-        parse_choice(SOURCES, source, {}, "prepare")  # says which sources there are
+        parse_choice(SOURCES, source, {}, "prepare")  # raises with the list of sources
     own = [spec.name for spec in describe(SOURCES, source)]
     common = [f.name for f in dataclasses.fields(PrepareOptions)]
     for key in given:
         if key not in own and key not in common:
             listed = f"of {source}: {', '.join(own) or 'none'}; of any source: {', '.join(common)}"
-            raise ConfigError(f"prepare {source}: {key}: unknown option{did_you_mean(key, [*own, *common])}; {listed}")
+            raise ConfigError(
+                f"prepare {source}: {key}: unknown option{did_you_mean(key, [*own, *common])}; {listed}"
+            )
     fields = parse_choice(SOURCES, source, {k: v for k, v in given.items() if k in own}, f"prepare {source}")
     options = parse({k: v for k, v in given.items() if k in common}, PrepareOptions, f"prepare {source}")
-    return Given(fields.fields, options)
+    return ParsedOptions(fields.fields, options)

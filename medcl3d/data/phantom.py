@@ -1,8 +1,8 @@
-"""A patient whose truth is known, and the scanner that takes its picture.
+"""A simulated patient with known ground truth, and a simulated scanner.
 
-The segmentation cannot be had from grey values alone: the two lobes, the duct and the bright
-distractors share one intensity, the ventricle shares its own with the dark distractors and the
-lesion, and the gland differs from its surroundings by texture only.
+Grey values alone do not determine the segmentation: the two lobes, the duct and the bright distractors share
+one intensity, the ventricle shares one with the dark distractors and the lesion, and the gland differs from
+its surroundings only in texture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GREY = {"T1": (100.0, 150.0, 140.0, 45.0), "T2": (100.0, 80.0, 70.0, 165.0)}
 
 @dataclass(frozen=True)
 class Scanner:
-    """What a site does to its scans: it is the same for all of its patients."""
+    """Image effects of a site, constant for all of its patients."""
 
     bias: float
     noise: float
@@ -34,7 +34,7 @@ class Scanner:
     tilt_degrees: float
 
 
-# Three makes; a fourth site and further ones repeat them with another gain.
+# Three models; further sites repeat them with another gain.
 _SCANNERS = (
     Scanner(0.15, 4.0, 1.0, 1.0, (1.0, 1.0, 1.0), "RAS", 0.0),
     Scanner(0.35, 7.0, 12.0, 0.85, (1.0, 1.0, 1.5), "LPS", 0.0),
@@ -43,7 +43,7 @@ _SCANNERS = (
 
 
 class Patient:
-    """All that stays with a patient: shape, texture, place of every structure, age, sex, site, lesion."""
+    """Constant properties of a patient: shape, texture, structures, age, sex, site, lesion."""
 
     def __init__(self, number: int, seed: int, difficulty: float, lesion_fraction: float, num_sites: int):
         rng = np.random.default_rng([seed, number, 0])
@@ -59,20 +59,29 @@ class Patient:
 
         size = 1.04 if self.sex == "M" else 0.96
         self.body = np.array([46.0, 54.0, 50.0]) * size * np.exp(vary(0.04, 3))
-        self.lobes = [(np.array([side * 20.0, 6, 6]) + vary(2.5, 3), np.array([9.0, 14, 10]) * np.exp(vary(0.12, 3))) for side in (-1, 1)]
-        # The known factor: 4 mm of tube at 20 years, 8 mm at 80, and little else.
+        self.lobes = [
+            (np.array([side * 20.0, 6, 6]) + vary(2.5, 3), np.array([9.0, 14, 10]) * np.exp(vary(0.12, 3)))
+            for side in (-1, 1)
+        ]
+        # The known factor: tube radius 4 mm at 20 years, 8 mm at 80, with little noise.
         self.ventricle_mm = 4.0 + 4.0 * (self.age - 20) / 60 + float(rng.normal(0, 0.35))
         self.growth_mm_a_year = float(rng.uniform(0.2, 0.8))
         self.ventricle_place = np.array([0.0, 4, 14]) + vary(2.0, 3)
-        self.gland = (np.array([0.0, -28, -8]) + vary(3.0, 3), np.array([15.0, 10, 10]) * np.exp(vary(0.12, 3)))
+        self.gland = (
+            np.array([0.0, -28, -8]) + vary(3.0, 3),
+            np.array([15.0, 10, 10]) * np.exp(vary(0.12, 3)),
+        )
         self.duct_bend = vary(4.0, 3)
-        self.lesion = (self.lobes[int(rng.integers(2))][0] + rng.normal(0, 2.5, 3), float(rng.uniform(3.5, 5.0)))
+        self.lesion = (
+            self.lobes[int(rng.integers(2))][0] + rng.normal(0, 2.5, 3),
+            float(rng.uniform(3.5, 5.0)),
+        )
         self.warp = (rng.normal(0, 1, (6, 3)) * 0.04, rng.uniform(0, 2 * np.pi, 6), vary(1.3, (6, 3)))
         self.distractors = self._distractors(rng)
         self.texture = _smooth_field(rng, 40, 0.8), _smooth_field(rng, 40, 2.2)
 
     def _distractors(self, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, bool]]:
-        """Ellipsoids of the lobes' and the ventricle's grey value where no structure is: place, radii, bright."""
+        """Ellipsoids with the grey values of structures, away from them: centre, radii, bright."""
         taken = [center for center, _ in self.lobes] + [self.gland[0], self.ventricle_place]
         found: list[tuple[np.ndarray, np.ndarray, bool]] = []
         while len(found) < 7:
@@ -86,16 +95,19 @@ class Patient:
 
     @cached_property
     def duct(self) -> np.ndarray:
-        """``Float[20, 3]`` the duct's course, from the gland to the right lobe."""
+        """``Float[20, 3]`` points of the duct, from the gland to the right lobe."""
         t = np.linspace(0, 1, 20)[:, None]
         start, end = self.gland[0] + [0, 0, 9], self.lobes[1][0] - [0, 11, 4]
         middle = (start + end) / 2 + [9, 0, -9] + self.duct_bend
         return (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
 
     def straightened(self, world: np.ndarray) -> np.ndarray:
-        """Where the patient's places ``[..., 3]`` (mm) lie before the patient's own smooth warp."""
+        """Patient points ``[..., 3]`` (mm) before the patient's smooth warp."""
         waves, phases, amplitudes = self.warp
-        return world + (np.sin(world @ waves.T.astype(np.float32) + phases.astype(np.float32)) @ amplitudes.astype(np.float32))
+        return world + (
+            np.sin(world @ waves.T.astype(np.float32) + phases.astype(np.float32))
+            @ amplitudes.astype(np.float32)
+        )
 
 
 def _smooth_field(rng: np.random.Generator, size: int, sigma: float) -> np.ndarray:
@@ -105,55 +117,59 @@ def _smooth_field(rng: np.random.Generator, size: int, sigma: float) -> np.ndarr
     return (field / field.std()).astype(np.float32)
 
 
-def _sample(field: np.ndarray, places: np.ndarray, spacing_mm: float) -> np.ndarray:
+def _sample(field: np.ndarray, points: np.ndarray, spacing_mm: float) -> np.ndarray:
     from scipy.ndimage import map_coordinates
 
-    return map_coordinates(field, np.moveaxis(places, -1, 0) / spacing_mm, order=1, mode="grid-wrap")
+    return map_coordinates(field, np.moveaxis(points, -1, 0) / spacing_mm, order=1, mode="grid-wrap")
 
 
 def _ellipsoid(powers: np.ndarray, center: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Signed distance to an ellipsoid, about mm, negative inside; `powers` ``[..., 6]`` are x squared and x."""
+    """Approximate signed distance in mm, negative inside; `powers` ``[..., 6]`` are x squared and x."""
     curvature = 1 / np.square(radii)
-    form = powers @ np.concatenate([curvature, -2 * center * curvature]).astype(np.float32) + np.float32(center**2 @ curvature)
+    form = powers @ np.concatenate([curvature, -2 * center * curvature]).astype(np.float32) + np.float32(
+        center**2 @ curvature
+    )
     return (np.sqrt(np.maximum(form, 0)) - 1) * float(radii.min())
 
 
-def _tube(places: np.ndarray, course: np.ndarray, radius: float) -> np.ndarray:
-    """Signed distance to a tube round a line of points, cut off 4 mm outside."""
+def _tube(points: np.ndarray, course: np.ndarray, radius: float) -> np.ndarray:
+    """Signed distance to a tube around a line of points, clipped at 4 mm outside."""
     from scipy.spatial import cKDTree
 
     reach = radius + 4.0
-    near = np.all((places > course.min(0) - reach) & (places < course.max(0) + reach), axis=-1)
-    distance = np.full(places.shape[:-1], 4.0, dtype=np.float32)
-    distance[near] = np.minimum(cKDTree(course).query(places[near])[0], reach) - radius
+    near = np.all((points > course.min(0) - reach) & (points < course.max(0) + reach), axis=-1)
+    distance = np.full(points.shape[:-1], 4.0, dtype=np.float32)
+    distance[near] = np.minimum(cKDTree(course).query(points[near])[0], reach) - radius
     return distance
 
 
-def _occupied(distance: np.ndarray, softness_mm: float) -> np.ndarray:
-    """Which part of a voxel a structure fills, from its signed distance."""
+def _fill_fraction(distance: np.ndarray, softness_mm: float) -> np.ndarray:
+    """Fraction of a voxel filled by a structure, from its signed distance."""
     return np.clip(0.5 - distance / softness_mm, 0, 1)
 
 
-def render(patient: Patient, places: np.ndarray, years: float, modality: str, softness_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Grey values and labels of a patient at some places ``[X, Y, Z, 3]`` in patient mm, `years` after the first visit."""
+def render(
+    patient: Patient, points: np.ndarray, years: float, modality: str, softness_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Grey values and labels at points ``[X, Y, Z, 3]`` in patient mm, `years` after the first visit."""
     tissue, fat, bright, dark = _GREY[modality]
-    x = patient.straightened(places)
+    x = patient.straightened(points)
     fine, coarse = (_sample(f, x, mm) for f, mm in zip(patient.texture, (2.5, 3.5), strict=True))
     powers = np.concatenate([np.square(x), x], axis=-1)
     body = _ellipsoid(powers, np.zeros(3), patient.body)
     grey = tissue * (1 + 0.05 * coarse)
-    grey += _occupied(-(body + 5), softness_mm) * (fat - tissue)
+    grey += _fill_fraction(-(body + 5), softness_mm) * (fat - tissue)
 
     def paint(distance: np.ndarray, value: float) -> None:
         nonlocal grey
-        part = _occupied(distance, softness_mm)
+        part = _fill_fraction(distance, softness_mm)
         grey = grey + part * (value * (1 + 0.05 * coarse) - grey)
 
     for center, radii, is_bright in patient.distractors:
         paint(_ellipsoid(powers, center, radii), bright if is_bright else dark)
-    labels = np.zeros(places.shape[:3], dtype=np.uint8)
+    labels = np.zeros(points.shape[:3], dtype=np.uint8)
     gland = _ellipsoid(powers, *patient.gland)
-    grey = grey + _occupied(gland, softness_mm) * (tissue * (1 + 0.16 * fine) - grey)
+    grey = grey + _fill_fraction(gland, softness_mm) * (tissue * (1 + 0.16 * fine) - grey)
     labels[gland < 0] = 4
     duct = _tube(x, patient.duct, 3.6)
     paint(duct, bright)
@@ -163,22 +179,25 @@ def render(patient: Patient, places: np.ndarray, years: float, modality: str, so
         paint(lobe, bright)
         labels[lobe < 0] = number
     angle = np.linspace(-2.4, 2.4, 40)
-    arch = patient.ventricle_place + np.stack([15 * np.sin(angle) * 0.6, 10 * np.cos(angle), 11 * np.cos(angle / 2) - 8], axis=1)
+    arch = patient.ventricle_place + np.stack(
+        [15 * np.sin(angle) * 0.6, 10 * np.cos(angle), 11 * np.cos(angle / 2) - 8], axis=1
+    )
     ventricle = _tube(x, arch, patient.ventricle_mm + patient.growth_mm_a_year * years)
     paint(ventricle, dark)
     labels[ventricle < 0] = 3
     if patient.has_lesion:
         paint(_ellipsoid(powers, patient.lesion[0], np.full(3, patient.lesion[1])), dark)
     labels[body > 0] = 0
-    return grey * _occupied(body, softness_mm), labels
+    return grey * _fill_fraction(body, softness_mm), labels
 
 
 def take_scan(
     patient: Patient, shape: tuple[int, int, int], visit: int, years: float, modality: str
 ) -> tuple[nibabel.Nifti1Image, nibabel.Nifti1Image]:
-    """One scan (int16) and its labels (uint8), seen through the scanner's field of view and faults, on its axes."""
+    """One scan (int16) and its labels (uint8), with the scanner's field of view, effects and orientation."""
     scanner = _SCANNERS[patient.site % len(_SCANNERS)]
-    pose = np.random.default_rng([patient.seed, patient.number, 1, visit])  # one pose a visit: its scans share a frame
+    # One pose per visit: its scans share a frame.
+    pose = np.random.default_rng([patient.seed, patient.number, 1, visit])
     rng = np.random.default_rng([patient.seed, patient.number, 2, visit, MODALITIES.index(modality)])
     strength = patient.difficulty
     spacing = FIELD_OF_VIEW_MM / np.array(shape) * scanner.coarser
@@ -189,11 +208,16 @@ def take_scan(
     turn, shift = _rotation(np.radians(pose.normal(0, 4 * strength, 3))), pose.normal(0, 4 * strength, 3)
     grid = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in size), indexing="ij"), axis=-1)
     to_patient = turn.T @ affine[:3, :3]
-    places = grid @ to_patient.T.astype(np.float32) + (turn.T @ (affine[:3, 3] - shift)).astype(np.float32)
-    grey, labels = render(patient, places, years, modality, float(spacing.mean()))
+    points = grid @ to_patient.T.astype(np.float32) + (turn.T @ (affine[:3, 3] - shift)).astype(np.float32)
+    grey, labels = render(patient, points, years, modality, float(spacing.mean()))
     place = (2 * grid / (size - 1) - 1).astype(np.float32)
     bias = np.exp(
-        strength * scanner.bias * (place @ rng.normal(0, 0.7, 3).astype(np.float32) + (place**2) @ rng.normal(0, 0.5, 3).astype(np.float32))
+        strength
+        * scanner.bias
+        * (
+            place @ rng.normal(0, 0.7, 3).astype(np.float32)
+            + (place**2) @ rng.normal(0, 0.5, 3).astype(np.float32)
+        )
     )
     grey = 100 * (np.maximum(grey, 0) / 100) ** scanner.gamma * bias
     noise = rng.normal(0, scanner.noise * strength, (2, *size)).astype(np.float32)
@@ -203,7 +227,9 @@ def take_scan(
     turned = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(scanner.orientation))
     out = []
     for array in (values, labels):
-        image = nibabel.Nifti1Image(nibabel.apply_orientation(array, turned), affine @ inv_ornt_aff(turned, array.shape))
+        image = nibabel.Nifti1Image(
+            nibabel.apply_orientation(array, turned), affine @ inv_ornt_aff(turned, array.shape)
+        )
         image.header.set_xyzt_units("mm")
         out.append(image)
     return out[0], out[1]

@@ -1,4 +1,4 @@
-"""What lies at a place that is to be checked: a store, a collection that some source reads, or files that say nothing of themselves."""
+"""Source detection for `check`: a store, a collection that a source reads, or plain NIfTI files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,21 @@ from medcl3d.errors import ConfigError, DataError
 from medcl3d.registry import Choice, Fraction
 from medcl3d.typed_text import Schema
 
-OF_A_FOLDER = (("dataset.json", "decathlon"), ("manifest.csv", "csv"), ("manifest.tsv", "csv"), ("manifest.json", "csv"))
+SOURCE_OF_FILE = (
+    ("dataset.json", "decathlon"),
+    ("manifest.csv", "csv"),
+    ("manifest.tsv", "csv"),
+    ("manifest.json", "csv"),
+)
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
 class CheckOptions:
-    """How strict a check is.
+    """How strict validation is.
 
     nonfinite, channels  as in `prepare`
-    max_bad_fraction     of the scans that may have a fault before the exit code says so
-    workers              processes; 0: as many as there are processors, up to 8
+    max_bad_fraction     of the scans that may have a fault before the exit code is not 0
+    workers              processes; 0: one per processor, up to 8
     """
 
     nonfinite: Nonfinite = "error"
@@ -40,67 +45,82 @@ class CheckOptions:
 
 
 @validated(frozen=True, config=STRICT)
-class _Chosen:
+class _SourceChoice:
     source: choice_of(SOURCES)  # type: ignore[valid-type]
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
 class _FilesOptions:
-    """Of a folder that says nothing of itself: whether links in it may lead out of it."""
+    """Options of a folder of plain files: whether links may lead out of it."""
 
     allow_outside: bool = False
 
 
 def shared_out(target: Path, given: dict[str, Any]) -> tuple[Choice | None, CheckOptions]:
-    """The source (None: a store) with its fields, and the options. ConfigError for a key that neither knows."""
+    """The source (None: a store) with its fields, and the options. ConfigError for an unknown key."""
     known = list(CheckOptions.__dataclass_fields__)
     options = parse({k: given.pop(k) for k in known if k in given}, CheckOptions, "check")
-    name = given.pop("source", None) or source_of(target)
+    name = given.pop("source", None) or detect_source(target)
     if name in ("", "files"):
         unknown = [key for key in given if name == "" or key != "allow_outside"]
         if unknown:
-            raise ConfigError(f"check: {unknown[0]}: unknown option; say which source it is of, as source=folder")
+            raise ConfigError(f"check: {unknown[0]}: unknown option; choose its source, as source=folder")
         return (None if name == "" else Choice("files", vars(parse(given, _FilesOptions, "check")))), options
     if name in SOURCES.names():
         own = [spec.name for spec in describe(SOURCES, str(name))]
         unknown = [key for key in given if key not in own]
         if unknown:
-            raise ConfigError(f"check: {unknown[0]}: unknown option; of {name}: {', '.join(own)}; of any: source, {', '.join(known)}")
-    return parse({"source": {str(name): given}}, _Chosen, "check").source, options
+            raise ConfigError(
+                f"check: {unknown[0]}: unknown option; of {name}: {', '.join(own)}; of any: source, "
+                f"{', '.join(known)}"
+            )
+    return parse({"source": {str(name): given}}, _SourceChoice, "check").source, options
 
 
 def schemas_at(target: Path, options: Sequence[str]) -> list[Schema]:
-    """JSON Schemas of what may be given beside `target`: by its source, which options may name as ``source=NAME``."""
+    """JSON Schemas of the options for `target`, by its source, which options may name as ``source=NAME``."""
     named = [text.removeprefix("source=") for text in options if text.startswith("source=")]
-    return option_schemas(named[-1] if named else source_of(target), CheckOptions)
+    return option_schemas(named[-1] if named else detect_source(target), CheckOptions)
 
 
-def source_of(target: Path) -> str:
-    """By what lies there: "" for a store, "files" for a folder that says nothing of itself."""
+def detect_source(target: Path) -> str:
+    """The source of a path: "" for a store, "files" for a folder of plain files."""
     if (target / "prepared.json").exists():
         return ""
     if target.is_file():
         return "csv" if target.suffix.lower() in (".csv", ".tsv", ".json") else "files"
-    for file, name in OF_A_FOLDER:
+    for file, name in SOURCE_OF_FILE:
         if (target / file).exists():
-            is_nnunet = name == "decathlon" and '"channel_names"' in (target / file).read_text(encoding="utf-8", errors="replace")
+            is_nnunet = name == "decathlon" and '"channel_names"' in (target / file).read_text(
+                encoding="utf-8", errors="replace"
+            )
             return "nnunet" if is_nnunet else name
     return "bids" if any(target.glob("sub-*")) else "files"
 
 
 def manifest_at(target: Path, choice: Choice) -> Manifest:
-    """The collection that lies there, as its source reads it; nothing is written. ConfigError, DataError."""
+    """The collection, as its source reads it; nothing is written. ConfigError, DataError."""
     if choice.name != "files":
         if choice.name in ("medmnist", "simulated"):
-            raise ConfigError(f"check: source {choice.name} writes its scans anew; prepare it, and check what that wrote")
-        folders = (target, None) if choice.name == "dicom" else (target,)  # None: its series are looked at, and none is written
+            raise ConfigError(
+                f"check: source {choice.name} writes new files; prepare it, and check the output"
+            )
+        # None: its series are validated but not written.
+        folders = (target, None) if choice.name == "dicom" else (target,)
         made: Manifest = SOURCES.build(choice, *folders)
         return made
     if target.is_file():
         return Manifest.of(pd.DataFrame({"path": [target.name]}), target.parent)
     volumes, unread = volumes_under(target)
     if not volumes:
-        there = "".join(f"; {note}" for note in unread)
-        raise DataError(f"{target}: neither a store nor a manifest, and no NIfTI file lies there{there}; say source=dicom where DICOM does")
-    found = Manifest.of(pd.DataFrame({"path": [path.as_posix() for path in volumes]}), target, outside=bool(choice.fields["allow_outside"]))
+        others = "".join(f"; {note}" for note in unread)
+        raise DataError(
+            f"{target}: not a store, without a manifest or NIfTI files{others}; use source=dicom for DICOM "
+            "files"
+        )
+    found = Manifest.of(
+        pd.DataFrame({"path": [path.as_posix() for path in volumes]}),
+        target,
+        outside=bool(choice.fields["allow_outside"]),
+    )
     return replace(found, notes=(*found.notes, *unread))

@@ -1,4 +1,4 @@
-"""A file of several volumes, as of a time series, as several scans."""
+"""4-D files, as of a time series, as several scans."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from medcl3d.data.manifest import Manifest
 from medcl3d.data.nifti import read_header
 from medcl3d.errors import DataError
 
-VOLUME = "volume_of_file"  # column of the manifest: which one along the fourth axis, from 0
+VOLUME = "volume_of_file"  # column of the manifest: index along the fourth axis, from 0
 
 
 def one_scan_a_volume(manifest: Manifest) -> Manifest:
-    """Each volume of a 4-D file as a scan of its own: patient, session, frame, label and metadata are those of the file.
+    """Split 4-D files into one scan per volume, with patient, session, frame, label and metadata of the file.
 
-    Ids get a suffix, ``scan_v00``, and the column `volume_of_file` says which volume it is. Only headers are read; a file whose
-    header is damaged stays one scan, which is refused when it is read. Raises DataError where an id is taken already.
+    Ids get a suffix, ``scan_v00``, and the column `volume_of_file` has the index of the volume. Only headers
+    are read; a file with a damaged header stays one scan, which is refused when it is read. Raises DataError
+    if an id exists already.
     """
     rows: list[dict[Any, Any]] = []
     num_files = 0
@@ -27,16 +28,26 @@ def one_scan_a_volume(manifest: Manifest) -> Manifest:
         count = _num_volumes(manifest, row)
         num_files += count > 1
         digits = len(str(count - 1))
-        rows += [{**row, "scan": f"{row['scan']}_v{n:0{digits}}" if count > 1 else row["scan"], VOLUME: str(n)} for n in range(count)]
+        rows += [
+            {**row, "scan": f"{row['scan']}_v{n:0{digits}}" if count > 1 else row["scan"], VOLUME: str(n)}
+            for n in range(count)
+        ]
     if not num_files:
         return manifest
     table = pd.DataFrame(rows)
-    twice = table["scan"][table["scan"].duplicated()]
-    if len(twice):
-        raise DataError(f"{manifest.root}: the scan id {twice.iloc[0]!r} is that of a volume and of another scan; rename that one")
+    repeated = table["scan"][table["scan"].duplicated()]
+    if len(repeated):
+        scan = repeated.iloc[0]
+        raise DataError(
+            f"{manifest.root}: the scan id {scan!r} is used for a volume and for another scan; rename the "
+            "other scan"
+        )
     if VOLUME in manifest.table:
-        raise DataError(f"{manifest.root}: the column {VOLUME} says which volume of a 4-D file a scan is; give yours another name")
-    note = f"{num_files} files of several volumes became {len(table) - len(manifest) + num_files} scans, one a volume"
+        raise DataError(
+            f"{manifest.root}: the column {VOLUME} is reserved for volumes of 4-D files; rename yours"
+        )
+    num_scans = len(table) - len(manifest) + num_files
+    note = f"{num_files} files of several volumes became {num_scans} scans, one per volume"
     return replace(manifest, table=table, notes=(*manifest.notes, note))
 
 

@@ -80,7 +80,7 @@ def _series(
         say(f"{error}; the NIfTI files are taken alone")  # a scout or a report beside the volumes is no fault of theirs
         return [], []
     for note in manifest.notes:
-        if not note.startswith(f"{num_volumes + num_others} files are no DICOM images"):  # those that were told already
+        if not note.startswith(f"{num_volumes + num_others} files are not DICOM images"):  # those that were told already
             say(note)
     rows = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
     return [(path, manifest.locate(path)) for path in rows["path"]], list(manifest.faults.values())

@@ -34,4 +34,4 @@ def test_retrieval_is_not_offered_as_a_guide_to_segmentation() -> None:
     for path in (COMPARE / "mine_unlabelled.yaml", ROOT / "docs" / "comparing.md"):
         text = " ".join(path.read_text().replace("#", " ").split())
         assert f"rose from {recall[0]} to {recall[1]}" in text and f"fell from {dice[0]} to {dice[1]}" in text
-    assert "no guide to segmentation" in (ROOT / "README.md").read_text()
+    assert "not a guide to segmentation" in (ROOT / "README.md").read_text()

@@ -21,7 +21,7 @@ def real() -> Path:
 
 @pytest.fixture(params=["npy", "blosc2"])
 def container(request: pytest.FixtureRequest) -> str:
-    """Each kind of files that a store may consist of."""
+    """Each file format of a store."""
     if request.param == "blosc2":
         pytest.importorskip("blosc2")
     return request.param
@@ -29,9 +29,11 @@ def container(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def write_nifti(tmp_path: Path) -> Callable[..., Path]:
-    """Write an array as a NIfTI file under tmp_path; `change` may spoil the header."""
+    """Write an array as a NIfTI file under tmp_path; `change` may damage the header."""
 
-    def write(name: str, array: np.ndarray, affine: np.ndarray | None = None, change: Callable | None = None) -> Path:
+    def write(
+        name: str, array: np.ndarray, affine: np.ndarray | None = None, change: Callable | None = None
+    ) -> Path:
         image = nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine, dtype=array.dtype)
         content = bytearray(image.to_bytes())
         if change is not None:
@@ -48,7 +50,7 @@ def write_nifti(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def cohort(tmp_path: Path, write_nifti: Callable[..., Path]) -> Path:
-    """A manifest of six scans of three patients: flipped axes, anisotropic, one without a label."""
+    """A manifest of six scans of three patients: flipped axes, anisotropic, one scan without a label."""
     rng = np.random.default_rng(0)
     rows = ["scan,patient,modality,path,label,site,age"]
     for i in range(6):
@@ -59,7 +61,8 @@ def cohort(tmp_path: Path, write_nifti: Callable[..., Path]) -> Path:
         write_nifti(f"raw/images/{i}.nii.gz", voxels, affine)
         write_nifti(f"raw/labels/{i}.nii.gz", label, affine)
         rows.append(
-            f"00{i},{i // 2:03d},MR,images/{i}.nii.gz,{f'labels/{i}.nii.gz' if i != 5 else ''},{'NA' if i < 2 else 'EU'},{40 + i // 2}"
+            f"00{i},{i // 2:03d},MR,images/{i}.nii.gz,"
+            f"{f'labels/{i}.nii.gz' if i != 5 else ''},{'NA' if i < 2 else 'EU'},{40 + i // 2}"
         )
     (tmp_path / "raw" / "manifest.csv").write_text("\n".join(rows) + "\n")
     return tmp_path / "raw"

@@ -1,4 +1,4 @@
-"""Small DICOM series for tests, with what a scanner writes into them; any field may be changed."""
+"""Small DICOM series for tests, with the fields that scanners write; any field may be changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOXELS = np.arange(5 * 7 * 6, dtype=np.int16).reshape(5, 7, 6)
 
 
 def write_slice(path: Path, pixels: np.ndarray, sop_class: str = CT, **fields: Any) -> None:
-    """One image file; a field that is None is left out."""
+    """Write one image file; fields with value None are omitted."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
@@ -43,9 +43,13 @@ def write_slice(path: Path, pixels: np.ndarray, sop_class: str = CT, **fields: A
 
 
 def write_series(
-    folder: Path, voxels: np.ndarray = VOXELS, uid: str = "1.2.9", change: Callable[[int], dict[str, Any]] | None = None, **fields: Any
+    folder: Path,
+    voxels: np.ndarray = VOXELS,
+    uid: str = "1.2.9",
+    change: Callable[[int], dict[str, Any]] | None = None,
+    **fields: Any,
 ) -> Path:
-    """A CT of slices 3 mm apart, in files whose names say nothing of their order; `change` gives a slice fields of its own."""
+    """Write a CT of slices 3 mm apart, with unordered file names; `change` gives fields per slice."""
     for number, pixels in enumerate(voxels):
         own = {
             "SOPInstanceUID": f"{uid}.{number + 1}",
@@ -69,7 +73,7 @@ def write_series(
 
 
 def spoil(path: Path, keyword: str, vr: str, value: bytes) -> None:
-    """Give a field bytes that its type does not allow, as a careless program writes them."""
+    """Give a field bytes that its type does not allow."""
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 
@@ -80,7 +84,7 @@ def spoil(path: Path, keyword: str, vr: str, value: bytes) -> None:
 
 
 def without_preamble(path: Path, *, implicit: bool) -> None:
-    """A file as old archives export it: it begins with its first field."""
+    """Rewrite a file without the preamble, as in old archives."""
     from pydicom.filebase import DicomFileLike
     from pydicom.filewriter import write_dataset
 
@@ -101,7 +105,7 @@ def item(**fields: Any) -> Any:
 
 
 def write_frames(path: Path, voxels: np.ndarray, frames: list[Any], **fields: Any) -> None:
-    """An enhanced MR: all slices in one file, each with an item of its own."""
+    """Write an enhanced MR: all slices in one file, each with its own item."""
     plane, pixels = [item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])], [item(PixelSpacing=[2, 1.5])]
     about = {
         "SeriesInstanceUID": "1.2.9",
@@ -110,7 +114,9 @@ def write_frames(path: Path, voxels: np.ndarray, frames: list[Any], **fields: An
         "PatientID": "007",
         "NumberOfFrames": len(voxels),
         "PerFrameFunctionalGroupsSequence": frames,
-        "SharedFunctionalGroupsSequence": [item(PlaneOrientationSequence=plane, PixelMeasuresSequence=pixels)],
+        "SharedFunctionalGroupsSequence": [
+            item(PlaneOrientationSequence=plane, PixelMeasuresSequence=pixels)
+        ],
     }
     write_slice(path, voxels, sop_class=ENHANCED_MR, **{**about, **fields})
 
@@ -123,12 +129,12 @@ def the_only(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fault_of(manifest: Manifest) -> str:
-    """What is wrong with the only series that is refused."""
+    """The fault of the only refused series."""
     (fault,) = manifest.faults.values()
     assert "\n" not in fault
     return fault
 
 
 def shifted(at: int, mm: float) -> Callable[[int], dict[str, Any]]:
-    """Slices from `at` on lie elsewhere."""
+    """Slices from `at` on are shifted by `mm`."""
     return lambda n: {"ImagePositionPatient": [10.0, 20.0, 30.0 + 3 * n + (mm if n >= at else 0)]}

@@ -190,7 +190,7 @@ def test_the_source_of_a_folder_is_detected_or_given(
         with pytest.raises(ConfigError, match=message):
             audit(tmp_path / "mine", given=given)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no NIfTI file lies there; say source=dicom"):
+    with pytest.raises(DataError, match="not a store, without a manifest or NIfTI files; use source=dicom"):
         audit(tmp_path / "empty")
     with pytest.raises(DataError, match="no such file"):
         audit(tmp_path / "nowhere")

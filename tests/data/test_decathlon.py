@@ -1,4 +1,4 @@
-"""Lists of files as MONAI has them: more than one image per item, columns beside image and label, classes as labels."""
+"""MONAI file lists: several images per item, columns besides image and label, classes as labels."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ def read(tmp_path: Path, training: list[Any], **others: Any) -> Manifest:
 
 
 def test_an_item_of_several_images_is_one_patient_in_one_frame(tmp_path: Path) -> None:
-    """As the lists of BraTS are: a file per contrast, and one label map."""
-    training = [{"image": [f"{case}/t1.nii.gz", f"{case}/t2.nii.gz"], "label": f"{case}/seg.nii.gz"} for case in "ab"]
+    """As in file lists of BraTS: one file per contrast, and one label map."""
+    training = [
+        {"image": [f"{case}/t1.nii.gz", f"{case}/t2.nii.gz"], "label": f"{case}/seg.nii.gz"} for case in "ab"
+    ]
     manifest = read(tmp_path, training, modality={"0": "T1", "1": "T2"})
     table = manifest.table
     assert table["path"].tolist() == ["a/t1.nii.gz", "a/t2.nii.gz", "b/t1.nii.gz", "b/t2.nii.gz"]
@@ -31,13 +33,18 @@ def test_an_item_of_several_images_is_one_patient_in_one_frame(tmp_path: Path) -
     assert any("no patient ids" in note for note in manifest.notes)
 
 
-def test_items_say_whose_they_are(tmp_path: Path) -> None:
+def test_items_may_have_patient_ids(tmp_path: Path) -> None:
     training = [{"image": f"{n}.nii.gz", "patient": n // 2, "class": "yes", "fold": 0} for n in range(4)]
     manifest = read(tmp_path, training)
-    assert manifest.table["patient"].tolist() == ["0", "0", "1", "1"] and manifest.table["class"].tolist() == ["yes"] * 4
+    assert (
+        manifest.table["patient"].tolist() == ["0", "0", "1", "1"]
+        and manifest.table["class"].tolist() == ["yes"] * 4
+    )
     assert not any("no patient ids" in note for note in manifest.notes)
     assert any("4 items of list.json have a key fold, which is not read" in note for note in manifest.notes)
-    with pytest.raises(DataError, match=r"list\.json: training\[0\]: key 'subject_id': does it say whose a scan is"):
+    with pytest.raises(
+        DataError, match=r"list\.json: training\[0\]: key 'subject_id': may be the patient id"
+    ):
         read(tmp_path, [{"image": "a.nii.gz", "subject_id": "p"}])
     with pytest.raises(DataError, match=r"list\.json: training\[1\]: patient is empty"):
         read(tmp_path, [{"image": "a.nii.gz", "patient": "p"}, {"image": "b.nii.gz"}])
@@ -48,9 +55,15 @@ def test_a_number_as_label_is_the_class(tmp_path: Path) -> None:
     manifest = read(tmp_path, items[:2], validation=items[2:])
     assert manifest.table["class"].tolist() == ["0", "1", "0", "1"] and set(manifest.table["label"]) == {""}
     assert manifest.table["split"].tolist() == ["train", "train", "validation", "validation"]
-    assert any("4 items of list.json have a number as label, which is read as their class" in note for note in manifest.notes)
+    assert any(
+        "4 items of list.json have a number as label, which is read as the class" in note
+        for note in manifest.notes
+    )
 
 
-def test_a_file_in_two_lists_is_named_with_both_places(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"training\[0\]: path = 'a\.nii\.gz': also .*list\.json: validation\[0\] has this file"):
+def test_a_file_in_two_lists_is_refused_with_both_places(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"training\[0\]: path = 'a\.nii\.gz': also .*list\.json: validation\[0\] has this file",
+    ):
         read(tmp_path, [{"image": "a.nii.gz"}], validation=["./a.nii.gz"])

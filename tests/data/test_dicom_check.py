@@ -18,7 +18,7 @@ NOISE = np.random.default_rng(0).integers(0, 1000, (5, 7, 6)).astype(np.int16)
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go."""
+    """The folder for temporary files."""
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     return tmp_path / "scratch"
@@ -28,7 +28,7 @@ def given(**fields: object) -> dict[str, object]:
     return {"source": "dicom", "workers": 1, "max_bad_fraction": 1.0, **fields}
 
 
-def test_series_are_checked_one_by_one_and_nothing_is_left_behind(tmp_path: Path, scratch: Path) -> None:
+def test_series_are_validated_and_temporary_files_are_removed(tmp_path: Path, scratch: Path) -> None:
     root = tmp_path / "in"
     write_series(root / "p1", NOISE, uid="1.2.1", SeriesNumber=1)
     write_series(root / "p2" / "gap", VOXELS, uid="1.2.2", SeriesNumber=7, change=shifted(3, 3))
@@ -47,17 +47,23 @@ def test_series_are_checked_one_by_one_and_nothing_is_left_behind(tmp_path: Path
     assert f"{root}/p4: series 1.2.4: IM4_124: RescaleSlope is 'abc'" in faults[2]
     report = pd.read_csv(tmp_path / "report.csv", keep_default_na=False)
     good = report[report["fault"] == ""]
-    assert good["shape"].tolist() == ["6x7x5"] * 2 and (good["min"].astype(float) == NOISE.min() * 2 - 100).all()
-    assert "the same slice twice, once left out" in " ".join(good["warnings"])
+    assert (
+        good["shape"].tolist() == ["6x7x5"] * 2 and (good["min"].astype(float) == NOISE.min() * 2 - 100).all()
+    )
+    assert "duplicate slices, one copy skipped" in " ".join(good["warnings"])
     assert any(line.startswith("the same content: ") for line in lines)
 
 
-def test_what_did_not_change_is_not_decoded_again(tmp_path: Path, scratch: Path) -> None:
+def test_unchanged_series_are_not_decoded_again(tmp_path: Path, scratch: Path) -> None:
     for number in range(2):
-        write_series(tmp_path / "in" / f"p{number}", NOISE + number, uid=f"1.2.{number}", PatientID=f"{number}")
+        write_series(
+            tmp_path / "in" / f"p{number}", NOISE + number, uid=f"1.2.{number}", PatientID=f"{number}"
+        )
     report, lines = tmp_path / "report", list[str]()
     audit(tmp_path / "in", report=report, given=given(), say=lines.append)
-    assert "thumbnail" in (report / "checked.jsonl").read_text() and not any("as they were" in line for line in lines)
+    assert "thumbnail" in (report / "checked.jsonl").read_text() and not any(
+        "as they were" in line for line in lines
+    )
     audit(tmp_path / "in", report=report, given=given(), say=lines.append)
     assert "2 scans are unchanged since the last check" in lines
     path = next((tmp_path / "in" / "p0").iterdir())
@@ -67,16 +73,24 @@ def test_what_did_not_change_is_not_decoded_again(tmp_path: Path, scratch: Path)
     assert not list(scratch.iterdir())
 
 
-def test_a_check_under_hashed_ids_tells_no_names(tmp_path: Path, scratch: Path) -> None:
-    write_series(tmp_path / "in" / "DOE", np.full_like(VOXELS, 7), uid="1.2.3", PatientID="DOE", SeriesDescription="DOE")
+def test_a_check_with_hashed_ids_has_no_names(tmp_path: Path, scratch: Path) -> None:
+    write_series(
+        tmp_path / "in" / "DOE",
+        np.full_like(VOXELS, 7),
+        uid="1.2.3",
+        PatientID="DOE",
+        SeriesDescription="DOE",
+    )
     write_series(tmp_path / "in" / "DOE2", NOISE, uid="1.2.4", PatientID="DOE2", change=shifted(3, 3))
     findings = audit(tmp_path / "in", given=given(hash_ids=True))
-    assert "DOE" not in json.dumps([vars(finding) for finding in findings]) and all(finding.fault for finding in findings)
+    assert "DOE" not in json.dumps([vars(finding) for finding in findings]) and all(
+        finding.fault for finding in findings
+    )
     assert not list((tmp_path / "in").rglob(".hash_key"))
     with pytest.raises(DataError, match=r"2 of 2 scans of .* are invalid"):
         audit(tmp_path / "in", given=given(max_bad_fraction=0.5))
 
 
-def test_a_real_series_is_what_it_says(real: Path, scratch: Path) -> None:
+def test_a_real_series_is_valid(real: Path, scratch: Path) -> None:
     (finding,) = audit(real / "ct" / "dicom_series", given=given())
     assert not finding.fault and finding.facts["shape"] == [512, 512, 20] and finding.facts["min"] >= -1024

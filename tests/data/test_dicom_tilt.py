@@ -20,14 +20,24 @@ def phantom(lps: np.ndarray) -> np.ndarray:
 
 
 def tilted(folder: Path, degrees: float, **fields: Any) -> tuple[Path, np.ndarray]:
-    """Planes that lean by an angle about the left-right axis while the table moves straight on; where each voxel lies."""
+    """Planes tilted about the left-right axis, with a straight table; and the position of each voxel."""
     angle = np.radians(degrees)
     rows, columns = np.array([1.0, 0, 0]), np.array([0, np.cos(angle), -np.sin(angle)])
     number, row, column = np.meshgrid(*(np.arange(n) for n in SIZE), indexing="ij")
     start, step = np.array([0.0, 24.0, 26.0 + 16 * np.sin(angle)]), np.array([0, 0, GAP_MM])
-    lps = start + number[..., None] * step + row[..., None] * PIXEL_MM[0] * columns + column[..., None] * PIXEL_MM[1] * rows
+    lps = (
+        start
+        + number[..., None] * step
+        + row[..., None] * PIXEL_MM[0] * columns
+        + column[..., None] * PIXEL_MM[1] * rows
+    )
     voxels = np.round(phantom(lps)).astype(np.int16)
-    about: dict[str, Any] = {"PixelSpacing": list(PIXEL_MM), "RescaleSlope": 1, "RescaleIntercept": 0, **fields}
+    about: dict[str, Any] = {
+        "PixelSpacing": list(PIXEL_MM),
+        "RescaleSlope": 1,
+        "RescaleIntercept": 0,
+        **fields,
+    }
     write_series(
         folder,
         voxels,
@@ -45,11 +55,13 @@ def points_of(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 8.0, 17.5])
-def test_a_ball_under_a_tilted_gantry_comes_out_where_it_was(tmp_path: Path, degrees: float) -> None:
+def test_a_ball_under_a_tilted_gantry_keeps_its_position(tmp_path: Path, degrees: float) -> None:
     folder, lps = tilted(tmp_path / "in", degrees)
     manifest = dicom(folder, tmp_path / "raw", tilt="resample")
     voxels, affine = the_only(manifest)
-    assert f"tilted by {abs(degrees):.1f} degrees: resampled upright, -1000 HU outside" in " ".join(manifest.notes)
+    assert f"tilted by {abs(degrees):.1f} degrees: resampled upright, -1000 HU outside" in " ".join(
+        manifest.notes
+    )
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     np.testing.assert_allclose(affine[:3, :3].T @ affine[:3, :3], np.diag(spacing**2), atol=1e-6)
     np.testing.assert_allclose(spacing, [0.9, 1.1, GAP_MM * np.cos(np.radians(degrees))], rtol=1e-5)
@@ -57,20 +69,22 @@ def test_a_ball_under_a_tilted_gantry_comes_out_where_it_was(tmp_path: Path, deg
     np.testing.assert_allclose((points * mass[..., None]).sum((0, 1, 2)) / mass.sum(), CENTRE, atol=0.002)
     inside = np.linalg.norm(points - CENTRE, axis=-1) < 9  # linear interpolation flattens the top a little
     assert np.abs(voxels - phantom(points))[inside].max() < 17
-    assert voxels.min() == AIR and voxels.shape[1] > SIZE[1], "all slices are held"
+    assert voxels.min() == AIR and voxels.shape[1] > SIZE[1], "the grid contains all slices"
     before = phantom(lps) - AIR
     assert mass.sum() == pytest.approx(before.sum(), rel=1e-3), "nothing is lost"
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 17.5])
-def test_upright_voxels_are_those_of_simpleitk(tmp_path: Path, degrees: float) -> None:
-    """SimpleITK knows no oblique grids: the slices as a straight image, and the shear as a transform."""
+def test_upright_voxels_equal_those_of_simpleitk(tmp_path: Path, degrees: float) -> None:
+    """SimpleITK has no sheared grids: the slices are an orthogonal image, and the shear a transform."""
     import SimpleITK as sitk
 
     folder, lps = tilted(tmp_path / "in", degrees)
     voxels, affine = the_only(dicom(folder, tmp_path / "raw", tilt="resample"))
     straight = sitk.GetImageFromArray(np.round(phantom(lps)).astype(np.float64))
-    basis = np.stack([lps[0, 0, 1] - lps[0, 0, 0], lps[0, 1, 0] - lps[0, 0, 0], lps[1, 0, 0] - lps[0, 0, 0]], axis=1)
+    basis = np.stack(
+        [lps[0, 0, 1] - lps[0, 0, 0], lps[0, 1, 0] - lps[0, 0, 0], lps[1, 0, 0] - lps[0, 0, 0]], axis=1
+    )
     grid = sitk.Image([int(n) for n in voxels.shape], sitk.sitkFloat64)
     flip = np.diag([-1.0, -1, 1])
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -79,7 +93,9 @@ def test_upright_voxels_are_those_of_simpleitk(tmp_path: Path, degrees: float) -
     grid.SetDirection((flip @ affine[:3, :3] / spacing).ravel().tolist())
     to_index = np.linalg.inv(basis)
     shear = sitk.AffineTransform(to_index.ravel().tolist(), (-to_index @ lps[0, 0, 0]).tolist())
-    theirs = sitk.GetArrayFromImage(sitk.Resample(straight, grid, shear, sitk.sitkLinear, AIR)).transpose(2, 1, 0)
+    theirs = sitk.GetArrayFromImage(sitk.Resample(straight, grid, shear, sitk.sitkLinear, AIR)).transpose(
+        2, 1, 0
+    )
     index = (points_of(voxels, affine) - lps[0, 0, 0]) @ to_index.T
     inside = ((index[..., :2] > 1e-3) & (index[..., :2] < np.array([SIZE[2], SIZE[1]]) - 1 - 1e-3)).all(-1)
     assert inside.mean() > 0.6
@@ -88,13 +104,19 @@ def test_upright_voxels_are_those_of_simpleitk(tmp_path: Path, degrees: float) -
     assert outside.mean() > 0.1 and (voxels[outside] == AIR).all()
 
 
-def test_a_tilt_is_refused_unless_asked_for_and_where_no_gantry_tilts(tmp_path: Path) -> None:
+def test_a_tilt_is_refused_by_default_and_for_other_modalities(tmp_path: Path) -> None:
     folder, _ = tilted(tmp_path / "in", 17.5)
-    assert "the gantry is tilted (17.5 degrees); set tilt=resample" in fault_of(dicom(folder, tmp_path / "raw"))
+    assert "the gantry is tilted (17.5 degrees); set tilt=resample" in fault_of(
+        dicom(folder, tmp_path / "raw")
+    )
     magnet, _ = tilted(tmp_path / "mr", 17.5, Modality="MR")
-    assert "this is no CT" in fault_of(dicom(magnet, tmp_path / "raw", tilt="resample"))
+    assert "only a CT has a gantry tilt" in fault_of(dicom(magnet, tmp_path / "raw", tilt="resample"))
 
 
-def test_a_slice_off_the_line_of_the_others_is_no_tilt(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "in", change=lambda n: {"ImagePositionPatient": [10.0, 20.0 + 4 * (n == 2), 30.0 + 3 * n]})
-    assert "lies 4.0 mm off the line of the others" in fault_of(dicom(folder, tmp_path / "raw", tilt="resample"))
+def test_a_slice_off_the_line_of_the_others_is_not_a_tilt(tmp_path: Path) -> None:
+    folder = write_series(
+        tmp_path / "in", change=lambda n: {"ImagePositionPatient": [10.0, 20.0 + 4 * (n == 2), 30.0 + 3 * n]}
+    )
+    assert "is 4.0 mm off the line of the others" in fault_of(
+        dicom(folder, tmp_path / "raw", tilt="resample")
+    )

@@ -1,4 +1,4 @@
-"""One person in two spellings, and ids that a spreadsheet changed."""
+"""Different spellings of one id, and ids changed by a spreadsheet."""
 
 from __future__ import annotations
 
@@ -36,38 +36,57 @@ SAME = [
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
-def test_one_person_in_two_spellings_is_told_with_both_lines(tmp_path: Path, one: str, other: str) -> None:
+def test_two_spellings_of_an_id_are_reported_with_both_lines(tmp_path: Path, one: str, other: str) -> None:
     notes = write(tmp_path, f"patient,path\n{one},a.nii\nx,b.nii\n{other},c.nii\n").notes
     at = tmp_path / "m.csv"
     assert notes == (
-        "1 patients may be two people or one, by ids that differ in spelling alone; write each id in one way "
+        "1 groups of patient ids differ only in spelling and may be one person; use one spelling per id "
         f"({one} in {at}:2 and {other} in {at}:4)",
     )
 
 
 @pytest.mark.parametrize(
-    "ids", [("10", "1", "100"), ("1.1", "1.10"), ("1.5", "15"), ("1-2", "12"), ("P1", "Q1"), ("a", "ab"), ("1e3", "3")]
+    "ids",
+    [
+        ("10", "1", "100"),
+        ("1.1", "1.10"),
+        ("1.5", "15"),
+        ("1-2", "12"),
+        ("P1", "Q1"),
+        ("a", "ab"),
+        ("1e3", "3"),
+    ],
 )
-def test_different_ids_are_no_spellings(tmp_path: Path, ids: tuple[str, ...]) -> None:
-    assert write(tmp_path, "patient,path\n" + "".join(f"{one},{i}.nii\n" for i, one in enumerate(ids))).notes == ()
+def test_different_ids_are_not_grouped(tmp_path: Path, ids: tuple[str, ...]) -> None:
+    assert (
+        write(tmp_path, "patient,path\n" + "".join(f"{one},{i}.nii\n" for i, one in enumerate(ids))).notes
+        == ()
+    )
 
 
-@pytest.mark.parametrize(("one", "other"), [("Mu\u0308ller", "M\xfcller"), ("P1", "P\u200b1"), ("P 1", "P\xa01"), ("P 1", "P  1")])
-def test_what_looks_alike_is_refused(tmp_path: Path, one: str, other: str) -> None:
-    with pytest.raises(DataError, match=r"m\.csv:4: patient = '.*': looks like '.*' in .*m\.csv:2 and is written with other") as caught:
+@pytest.mark.parametrize(
+    ("one", "other"), [("Mu\u0308ller", "M\xfcller"), ("P1", "P\u200b1"), ("P 1", "P\xa01"), ("P 1", "P  1")]
+)
+def test_ids_that_look_equal_are_refused(tmp_path: Path, one: str, other: str) -> None:
+    with pytest.raises(
+        DataError, match=r"m\.csv:4: patient = '.*': looks like '.*' in .*m\.csv:2 but has other characters"
+    ) as caught:
         write(tmp_path, f"patient,path\n{one},a.nii\nx,b.nii\n{other},c.nii\n")
     assert ascii(one) in str(caught.value) and ascii(other) in str(caught.value)
 
 
-def test_scans_and_sessions_too(tmp_path: Path) -> None:
-    told = "\n".join(write(tmp_path, "scan,patient,session,path\nA1,p,01,a.nii\na1,p,1,b.nii\nb,q,1,c.nii\n").notes)
+def test_spellings_of_scan_and_session_ids_are_reported(tmp_path: Path) -> None:
+    notes = "\n".join(
+        write(tmp_path, "scan,patient,session,path\nA1,p,01,a.nii\na1,p,1,b.nii\nb,q,1,c.nii\n").notes
+    )
     at = tmp_path / "m.csv"
-    assert f"1 scans may be two scans or one, by ids that differ in spelling alone; write each id in one way (A1 in {at}:2 and a1" in told
+    text = "differ only in spelling and may be one"
+    assert f"1 groups of scan ids {text} scan; use one spelling per id (A1 in {at}:2 and a1" in notes
     assert (
-        f"1 sessions of a patient may be two or one, by ids that differ in spelling alone; write each id in one way (01 in {at}:2" in told
+        f"1 groups of session ids of a patient {text} session; use one spelling per id (01 in {at}:2" in notes
     )
     named_after = write(tmp_path, "scan,patient,session,path\nP1,P1,1,a.nii\np1,p1,2,b.nii\n").notes
-    assert len(named_after) == 1, "scans that are called as their patients are told of once"
+    assert len(named_after) == 1, "scans named after their patients are reported once"
 
 
 @pytest.mark.parametrize("column", ["patient", "scan", "session", "frame"])
@@ -75,26 +94,41 @@ def test_scans_and_sessions_too(tmp_path: Path) -> None:
 def test_ids_cut_by_a_spreadsheet_are_refused(tmp_path: Path, column: str, text: str) -> None:
     other = "" if column == "scan" else ",scan"
     rows = f"a.nii,{text}{other and ',a'}\nb.nii,{'x' if column == 'scan' else text}{other and ',b'}\n"
-    with pytest.raises(DataError, match=rf"m\.csv:2: {column} = '.*': a spreadsheet or a conversion to a number has cut this id.* as text"):
+    cause = "a spreadsheet or a conversion to a number has truncated this id"
+    fault = rf"m\.csv:2: {column} = '.*': {cause}.* as text"
+    with pytest.raises(DataError, match=fault):
         write(tmp_path, f"path,{column}{other}\n{rows}")
 
 
-def test_what_else_a_spreadsheet_does_is_told(tmp_path: Path) -> None:
+def test_other_spreadsheet_changes_are_reported(tmp_path: Path) -> None:
     dates = write(tmp_path, "patient,path\n02-Jan,a.nii\nMar-01,b.nii\n1-2,c.nii\n").notes
     assert len(dates) == 1 and dates[0].startswith("2 patient ids look like dates")
-    dates = write(tmp_path, "patient,path\n2024-02-01 00:00:00,a.nii\n2/1/2024,b.nii\n01.02.2024,c.nii\n1.2.30,d.nii\n").notes
+    dates = write(
+        tmp_path, "patient,path\n2024-02-01 00:00:00,a.nii\n2/1/2024,b.nii\n01.02.2024,c.nii\n1.2.30,d.nii\n"
+    ).notes
     assert len(dates) == 1 and dates[0].startswith("3 patient ids look like dates")
     long = [f"12345678901234{i}00" for i in range(4)]
-    told = write(tmp_path, "patient,path\n" + "".join(f"{one},{i}.nii\n" for i, one in enumerate(long))).notes
-    assert len(told) == 1 and "4 patient ids have no digits but 0 after the 15th" in told[0]
-    assert write(tmp_path, "patient,path\n" + "".join(f"{one[:-1]}7,{i}.nii\n" for i, one in enumerate(long))).notes == ()
+    notes = write(
+        tmp_path, "patient,path\n" + "".join(f"{one},{i}.nii\n" for i, one in enumerate(long))
+    ).notes
+    assert len(notes) == 1 and "4 patient ids have only zeros after the 15th digit" in notes[0]
+    assert (
+        write(
+            tmp_path, "patient,path\n" + "".join(f"{one[:-1]}7,{i}.nii\n" for i, one in enumerate(long))
+        ).notes
+        == ()
+    )
 
 
-def test_a_place_of_an_id_that_many_scans_have_is_told(tmp_path: Path) -> None:
-    notes = write(tmp_path, "patient,path\nAnonymous,a.nii\nanonymous,b.nii\nanonymous,c.nii\n-9,d.nii\n-9,e.nii\n").notes
-    assert any(note.startswith("2 patient ids look like text in place of an id") for note in notes)
+def test_placeholders_of_several_scans_are_reported(tmp_path: Path) -> None:
+    notes = write(
+        tmp_path, "patient,path\nAnonymous,a.nii\nanonymous,b.nii\nanonymous,c.nii\n-9,d.nii\n-9,e.nii\n"
+    ).notes
+    assert any(
+        note.startswith("2 patient ids look like placeholders and have several scans") for note in notes
+    )
 
 
-def test_spelling_is_what_is_left_without_it() -> None:
+def test_the_plain_spelling_is_the_same_for_variants() -> None:
     assert plain_spelling("ID 007_A") == plain_spelling("id7-a") == "id7-a"
     assert plain_spelling("1e+3") == plain_spelling("1000.0") == "1000" and plain_spelling("1.25") == "1.25"

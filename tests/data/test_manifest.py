@@ -21,13 +21,16 @@ def write(tmp_path: Path, text: str | bytes) -> Manifest:
     return SOURCES.get("csv")(tmp_path)
 
 
-@pytest.mark.parametrize("text", [ROWS, "\ufeff" + ROWS, ROWS.replace(",", ";"), ROWS.replace(",", "\t"), ROWS.replace("\n", "\r\n")])
-def test_ids_survive_as_text_whatever_program_wrote_the_table(tmp_path, text) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [ROWS, "\ufeff" + ROWS, ROWS.replace(",", ";"), ROWS.replace(",", "\t"), ROWS.replace("\n", "\r\n")],
+)
+def test_ids_stay_text_in_tables_of_any_program(tmp_path, text) -> None:
     table = write(tmp_path, text).table
     assert table["scan"].tolist() == ["001", "010"]
     assert table["patient"].tolist() == ["007", "7"]
     assert table["site"].tolist() == ["NA", "1e3"]
-    assert table["frame"].tolist() == ["001", "010"]  # a scan has its own millimetres unless said otherwise
+    assert table["frame"].tolist() == ["001", "010"]  # by default each scan is its own frame
     assert table["session"].tolist() == ["1", "1"]
 
 
@@ -43,54 +46,75 @@ def test_ids_survive_as_text_whatever_program_wrote_the_table(tmp_path, text) ->
         ("scan,scan,path\na,p,a.nii.gz\n", "manifest.csv:1: columns ['scan'] occur twice; keep one"),
         ("scan,patient,path,\na,p,a.nii.gz,x\n", "manifest.csv:1: column 4 has no name"),
         ("scan,patient,path,age\n\n\na,p,a.nii.gz,4\n\nb,q,b.nii.gz,old\n", "manifest.csv:6: age = 'old'"),
-        ('scan,patient,path,note,age\na,p,a.nii.gz,"two\nlines",4\nb,q,b.nii.gz,x,old\n', "manifest.csv:4: age = 'old'"),
+        (
+            'scan,patient,path,note,age\na,p,a.nii.gz,"two\nlines",4\nb,q,b.nii.gz,x,old\n',
+            "manifest.csv:4: age = 'old'",
+        ),
         ("scan,patient,path,Age\na,p,a.nii.gz,430\n", "manifest.csv:2: Age = '430'"),
-        ("scan,patient,path\n" + "患" * 60 + ",p,a.nii.gz\n", "takes 540 bytes as a file's name and 200 may be"),
+        (
+            "scan,patient,path\n" + "患" * 60 + ",p,a.nii.gz\n",
+            "takes 540 bytes in a file name, at most 200 are allowed",
+        ),
         ("scan,patient,path\na,p," + "x" * 140_000 + "\n", "manifest.csv:2: field larger than field limit"),
         ("scan,patient,path\na,p,a.nii.gz\n".encode("utf-16-le"), "manifest.csv:1: a zero byte"),
-        ("path,subject_id\na.nii.gz,p\n", "manifest.csv:1: column 'subject_id': does it say whose a scan is"),
+        ("path,subject_id\na.nii.gz,p\n", "manifest.csv:1: column 'subject_id': may be the patient id"),
         ("scan,patient,path\na,p\n", "manifest.csv:2: 2 cells under 3"),
-        ("scan,patient,path,split\na,p,a.nii.gz,val\n", "manifest.csv:2: split = 'val': is none of train"),
+        ("scan,patient,path,split\na,p,a.nii.gz,val\n", "manifest.csv:2: split = 'val': is not one of train"),
         ("scan,patient,path,age\na,p,a.nii.gz,430\n", "manifest.csv:2: age = '430': a number of years"),
-        ("scan,patient,path,session_days\na,p,a.nii.gz,soon\n", "manifest.csv:2: session_days = 'soon': a number of days"),
+        (
+            "scan,patient,path,session_days\na,p,a.nii.gz,soon\n",
+            "manifest.csv:2: session_days = 'soon': a number of days",
+        ),
         ("scan,patient,path\na,Müller,a.nii.gz\n".encode("latin-1"), "manifest.csv:2: the text is not UTF-8"),
     ],
 )
-def test_an_ambiguous_table_is_refused_with_the_row(tmp_path, text, fault) -> None:
+def test_an_ambiguous_table_is_refused_with_its_line(tmp_path, text, fault) -> None:
     with pytest.raises(DataError) as caught:
         write(tmp_path, text)
     assert fault in str(caught.value)
 
 
-def test_paths_alone_are_enough_and_what_that_means_is_said(tmp_path) -> None:
+def test_a_table_of_paths_is_read_with_a_warning(tmp_path) -> None:
     manifest = write(tmp_path, "path\n./one/t1.nii.gz\ntwo/t1.nii.gz\n")
     assert manifest.table["scan"].tolist() == ["one_t1", "two_t1"] == manifest.table["patient"].tolist()
     assert "no patient ids" in manifest.notes[0]
     assert not write(tmp_path, "path,patient\na.nii.gz,p\n").notes
     twins = write(tmp_path, "path\na.nii\na.nii.gz\nx/y_z.nii\nx_y/z.nii\n").table["scan"]
-    assert twins.is_unique, "ids that are made up are no reason to refuse a folder"
+    assert twins.is_unique, "default ids are unique"
 
 
-def test_cells_lose_their_blanks_and_columns_without_content_go(tmp_path) -> None:
+def test_cells_are_stripped_and_empty_columns_removed(tmp_path) -> None:
     table = write(tmp_path, "scan , Patient,path,,\n a,p , a.nii.gz,,\n").table
     assert table.loc[0, ["scan", "patient", "path"]].tolist() == ["a", "p", "a.nii.gz"] and "" not in table
 
 
-def test_a_slip_among_numbers_is_said_with_its_line(tmp_path) -> None:
+def test_a_typing_error_among_numbers_is_reported_with_its_line(tmp_path) -> None:
     notes = write(tmp_path, "path,patient,volume\na.nii,p,12.5\n\nb.nii,q,13.l\nc.nii,r,9\n").notes
-    assert len(notes) == 1 and notes[0].startswith("column volume: 1 of its 3 cells") and "'13.l' in" in notes[0] and ":4)" in notes[0]
+    assert (
+        len(notes) == 1
+        and notes[0].startswith("column volume: 1 of its 3 cells")
+        and "'13.l' in" in notes[0]
+        and ":4)" in notes[0]
+    )
 
 
-JSON = '[{"scan": "001", "patient": 7, "path": "a.nii.gz", "age": 40.50}, {"scan": "b", "patient": 1e3, "path": "b.nii.gz", "age": null}]'
+JSON = (
+    '[{"scan": "001", "patient": 7, "path": "a.nii.gz", "age": 40.50}, '
+    '{"scan": "b", "patient": 1e3, "path": "b.nii.gz", "age": null}]'
+)
 
 
-def test_a_table_may_be_tsv_or_json_with_numbers_as_they_are_written(tmp_path) -> None:
+def test_a_table_may_be_tsv_or_json_with_numbers_as_written(tmp_path) -> None:
     (tmp_path / "manifest.json").write_text(JSON)
     table = SOURCES.get("csv")(tmp_path).table
-    assert table["scan"].tolist() == ["001", "b"] and table["patient"].tolist() == ["7", "1e3"] and table["age"].tolist() == ["40.50", ""]
+    assert (
+        table["scan"].tolist() == ["001", "b"]
+        and table["patient"].tolist() == ["7", "1e3"]
+        and table["age"].tolist() == ["40.50", ""]
+    )
     assert SOURCES.get("csv")(tmp_path / "manifest.json").table.equals(table)
     (tmp_path / "manifest.tsv").write_text(ROWS.replace(",", "\t"))
-    with pytest.raises(DataError, match=r"manifest\.tsv and manifest\.json are both there"):
+    with pytest.raises(DataError, match=r"manifest\.tsv and manifest\.json both exist"):
         SOURCES.get("csv")(tmp_path)
     assert SOURCES.get("csv")(tmp_path, manifest="manifest.tsv").table["scan"].tolist() == ["001", "010"]
 
@@ -107,7 +131,7 @@ def test_a_table_may_be_tsv_or_json_with_numbers_as_they_are_written(tmp_path) -
         (JSON.replace("a.nii.gz", "\\ud800"), "\\ud800 is half a character"),
         (JSON.replace("a.nii.gz", "\\u0000"), "object 1: path = '\\x00': a zero byte"),
         (JSON.replace('"age": 40.50', '"age": 430'), "manifest.json: object 1: age = '430'"),
-        ("[]", "needed is a list of objects"),
+        ("[]", "a list of objects is needed"),
         ("[{}]", "the column path is missing"),
     ],
 )
@@ -125,7 +149,12 @@ def test_paths_stay_inside_the_root_unless_allowed(tmp_path) -> None:
     (tmp_path / "root" / "loop.nii.gz").symlink_to(tmp_path / "root" / "loop.nii.gz")
     text = "scan,patient,path\na,p,a.nii.gz\n"
     manifest = write(tmp_path / "root", text)
-    for path, fault in (("../secret.nii.gz", "leaves"), ("/etc/hostname", "leaves"), ("link.nii.gz", "link out"), ("loop.nii.gz", "")):
+    for path, fault in (
+        ("../secret.nii.gz", "leaves"),
+        ("/etc/hostname", "leaves"),
+        ("link.nii.gz", "link out"),
+        ("loop.nii.gz", ""),
+    ):
         with pytest.raises(DataError, match=fault) if path != "loop.nii.gz" else _no_error():
             manifest.locate(path)
     allowed = SOURCES.get("csv")(tmp_path / "root", allow_outside=True)
@@ -133,13 +162,13 @@ def test_paths_stay_inside_the_root_unless_allowed(tmp_path) -> None:
 
 
 def _no_error():
-    # Python 3.13 resolves a loop without a word; reading it is refused later, by check.
+    # Python 3.13 resolves a loop without an error; check refuses the file later.
     import contextlib
 
     return contextlib.suppress(DataError)
 
 
-def test_nothing_that_is_no_file_blocks(tmp_path) -> None:
+def test_pipes_and_devices_do_not_block(tmp_path) -> None:
     for name in ("manifest.csv", "labels.json"):
         os.mkfifo(tmp_path / name)
         with pytest.raises(DataError, match=f"{name}: is a pipe or a device, not a file"):
@@ -154,7 +183,7 @@ def test_nothing_that_is_no_file_blocks(tmp_path) -> None:
         SOURCES.get("csv")(tmp_path / "absent.csv")
 
 
-def test_what_cannot_be_reached_is_left_to_whoever_reads_it(tmp_path, monkeypatch) -> None:
+def test_unreachable_files_are_not_reported_as_missing(tmp_path, monkeypatch) -> None:
     long = "x" * 300 + ".nii.gz"
     manifest = write(tmp_path, f"path,patient\n{long},p\nlocked/a.nii.gz,q\nabsent.nii.gz,r\n")
     real = Path.lstat
@@ -168,17 +197,19 @@ def test_what_cannot_be_reached_is_left_to_whoever_reads_it(tmp_path, monkeypatc
     assert manifest.locate("locked/a.nii.gz") == tmp_path / "locked/a.nii.gz"
     with pytest.raises(DataError, match="cannot be read: File name too long"):
         read_header(manifest.locate(long))
-    assert manifest.missing() == ["locked/a.nii.gz", "absent.nii.gz"], "the first is not there; the long one has another cause"
+    assert manifest.missing() == ["locked/a.nii.gz", "absent.nii.gz"], (
+        "these do not exist; the long name has another cause"
+    )
 
 
-def test_a_name_that_is_no_text_is_found_before_any_work(tmp_path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_refused_early(tmp_path) -> None:
     (tmp_path / os.fsdecode(b"M\xfcller.nii.gz")).write_bytes(b"x")
     with pytest.raises(DataError, match=r"is not UTF-8; rename the file") as caught:
         SOURCES.get("folder")(tmp_path, pattern="{patient}.nii.gz")
     str(caught.value).encode()
 
 
-def test_background_need_not_be_declared(tmp_path) -> None:
+def test_background_is_declared_by_default(tmp_path) -> None:
     (tmp_path / "labels.json").write_text('{"1": "liver", "2": "spleen"}')
     assert write(tmp_path, ROWS).label_names == {0: "background", 1: "liver", 2: "spleen"}
     (tmp_path / "labels.json").write_text('{"0": "air", "1": "liver"}')
@@ -197,9 +228,9 @@ def test_missing_files_are_counted_with_the_first_ten_and_the_root(tmp_path) -> 
     assert "images/9.nii.gz" in line and "images/10.nii.gz" not in line
     assert line.endswith("images/9.nii.gz")
     home = write(tmp_path, "path\n~/a.nii.gz\n")
-    assert home.say_missing(home.missing()).endswith("~/a.nii.gz (~ is not expanded here: write the folder out)")
+    assert home.say_missing(home.missing()).endswith("~/a.nii.gz (~ is not expanded: write the full path)")
     number = write(tmp_path, "path,label\na.nii.gz,1\n")
-    assert "a number is a class, for a column of another name" in number.say_missing(["1"])
+    assert "write numbers in the column class" in number.say_missing(["1"])
     windows = write(tmp_path, "path\nscans\\a.nii.gz\n")
     assert "folders are separated by /" in windows.say_missing(windows.missing())
 
@@ -220,9 +251,9 @@ def test_the_decathlon_is_read_with_its_classes(real) -> None:
         ('{"training": [{"label": "a"}]}', r"layout: training\[0\]"),
         ('{"training": [{"image": 5}]}', r"layout: training\[0\]"),
         ('{"training": [{"image": "a"}, null]}', r"layout: training\[1\]"),
-        ('{"training": {}}', "layout: training is no list"),
+        ('{"training": {}}', "layout: training is not a list"),
         ('{"training": []}', "lists no image"),
-        ('{"training": [{"image": "a"}], "test": {"a": 1}}', "layout: test is no list"),
+        ('{"training": [{"image": "a"}], "test": {"a": 1}}', "layout: test is not a list"),
         ('{"training": [{"image": "a"}], "labels": ["bg"]}', "classes are not an object"),
         ('{"channel_names": {"0": "CT"}}', "source nnunet"),
         ("[]", "object"),
@@ -237,17 +268,28 @@ def test_a_damaged_decathlon_is_refused(tmp_path, text, fault) -> None:
 
 @pytest.mark.parametrize(
     ("modality", "read"),
-    [({"0": "FLAIR", "1": "T1w"}, "FLAIR+T1w"), (["MRI"], "MRI"), ("CT", "CT"), (None, "unknown"), ({}, "unknown")],
+    [
+        ({"0": "FLAIR", "1": "T1w"}, "FLAIR+T1w"),
+        (["MRI"], "MRI"),
+        ("CT", "CT"),
+        (None, "unknown"),
+        ({}, "unknown"),
+    ],
 )
-def test_a_decathlon_may_say_its_modality_in_several_ways(tmp_path, write_nifti, modality, read) -> None:
+def test_modalities_of_a_decathlon_have_several_forms(tmp_path, write_nifti, modality, read) -> None:
     for file in ("imagesTr/a", "imagesTr/spare", "imagesTs/a"):
         write_nifti(f"{file}.nii.gz", np.zeros((2, 2, 2), np.uint8))
-    about = {"modality": modality, "labels": {"1": "x"}, "training": [{"image": "./imagesTr/a.nii.gz"}], "test": ["./imagesTs/a.nii.gz"]}
+    about = {
+        "modality": modality,
+        "labels": {"1": "x"},
+        "training": [{"image": "./imagesTr/a.nii.gz"}],
+        "test": ["./imagesTs/a.nii.gz"],
+    }
     (tmp_path / "dataset.json").write_text(json.dumps(about))
     manifest = SOURCES.get("decathlon")(tmp_path)
     assert set(manifest.table["modality"]) == {read} and manifest.label_names == {0: "background", 1: "x"}
     assert manifest.table["scan"].tolist() == ["imagesTr_a", "imagesTs_a"]
-    assert "1 images are not listed in dataset.json and not taken (imagesTr/spare.nii.gz)" in manifest.notes
+    assert "1 images are not listed in dataset.json and are skipped (imagesTr/spare.nii.gz)" in manifest.notes
 
 
 @pytest.mark.parametrize(("folder", "num"), [("sarcoma", 120), ("sunnybrook", 90)])
@@ -259,54 +301,83 @@ def test_real_tables_are_read(real, folder, num) -> None:
         assert frames["STS_001_CT"] == frames["STS_001_PET"] != frames["STS_001_MR"]
 
 
-def test_reading_a_table_that_is_absent_is_one_line(tmp_path) -> None:
+def test_an_absent_table_is_refused_in_one_line(tmp_path) -> None:
     with pytest.raises(DataError, match="there is no such file"):
         read_table(tmp_path / "absent.csv")
 
 
-def test_dates_in_the_place_of_days_become_days(tmp_path) -> None:
-    manifest = write(tmp_path, "path,patient,session_days\na,p,2001-01-01T15:00\nb,p,2001-01-08 09:00\nc,q,2002-05-05\nd,q,n/a\n")
+def test_dates_in_session_days_become_days(tmp_path) -> None:
+    manifest = write(
+        tmp_path,
+        "path,patient,session_days\na,p,2001-01-01T15:00\nb,p,2001-01-08 09:00\nc,q,2002-05-05\nd,q,n/a\n",
+    )
     assert manifest.table["session_days"].tolist() == ["0", "7", "0", ""]
-    assert "column session_days: its dates were turned into days from the first date of each patient" in manifest.notes
+    assert (
+        "column session_days: dates were converted to days from the first date of each patient"
+        in manifest.notes
+    )
     for other in ("7", "01/02/2001", "20011301"):
-        with pytest.raises(DataError, match=rf"manifest\.csv:3: session_days = '{other}': other cells are dates, and this is none"):
+        with pytest.raises(
+            DataError,
+            match=rf"manifest\.csv:3: session_days = '{other}': not a date as 2001-02-28, unlike other cells",
+        ):
             write(tmp_path, f"path,patient,session_days\na,p,2001-01-01\nb,p,{other}\n")
 
 
-def test_dates_of_eight_digits_are_no_numbers_of_days(tmp_path) -> None:
-    """As DICOM has them: a day after 31 January is 1 February, and not 70 days later."""
+def test_dates_of_eight_digits_are_not_read_as_days(tmp_path) -> None:
+    """As in DICOM: the day after 31 January is 1 February, not 70 days later."""
     manifest = write(tmp_path, "path,patient,session_days\na,p,20010131\nb,p,20010201\nc,q,20020505\n")
-    assert manifest.table["session_days"].tolist() == ["0", "1", "0"] and any("turned into days" in note for note in manifest.notes)
-    assert write(tmp_path, "path,patient,session_days\na,p,44927\nb,p,44928\n").table["session_days"].tolist() == ["44927", "44928"]
+    assert manifest.table["session_days"].tolist() == ["0", "1", "0"] and any(
+        "converted to days" in note for note in manifest.notes
+    )
+    assert write(tmp_path, "path,patient,session_days\na,p,44927\nb,p,44928\n").table[
+        "session_days"
+    ].tolist() == ["44927", "44928"]
 
 
-def test_ages_beyond_a_limit_are_read_in_any_table(tmp_path) -> None:
+def test_ages_above_a_limit_are_read_in_any_table(tmp_path) -> None:
     manifest = write(tmp_path, "path,patient,Age,AgeAtVisit,stage\na,p,89+,>89,3+\nb,q,50,50,1\n")
     assert manifest.table[["Age", "AgeAtVisit", "stage"]].iloc[0].tolist() == ["89", "89", "3+"]
 
 
-def test_a_workbook_is_called_one(tmp_path) -> None:
+def test_a_workbook_is_refused_by_name(tmp_path) -> None:
     (tmp_path / "a.csv").write_bytes(b"PK\x03\x04" + b"x" * 50)
-    with pytest.raises(DataError, match="is a workbook or another zip archive, not a table; save the sheet as CSV"):
+    with pytest.raises(
+        DataError, match="is a workbook or another zip archive, not a table; save the sheet as CSV"
+    ):
         SOURCES.get("csv")(tmp_path / "a.csv")
 
 
-def test_a_path_that_stays_in_the_root_may_be_absolute_or_go_up(tmp_path) -> None:
+def test_absolute_and_parent_paths_within_the_root_are_accepted(tmp_path) -> None:
     real, other = tmp_path / "real", tmp_path / "other"
     (real / "sub").mkdir(parents=True)
     other.mkdir()
-    for place in (*(real / name for name in ("a.nii.gz", "b.nii.gz", "c.nii.gz", "sub/d.nii.gz")), other / "e.nii.gz"):
+    for place in (
+        *(real / name for name in ("a.nii.gz", "b.nii.gz", "c.nii.gz", "sub/d.nii.gz")),
+        other / "e.nii.gz",
+    ):
         place.write_bytes(b"x")
     root = tmp_path / "link"
     root.symlink_to(real)
     (real / "out").symlink_to(other)
-    paths = [f"{root}/a.nii.gz", f"{real}/b.nii.gz", "sub/../c.nii.gz", "../real/sub/d.nii.gz", f"{other}/e.nii.gz", "out/e.nii.gz"]
+    paths = [
+        f"{root}/a.nii.gz",
+        f"{real}/b.nii.gz",
+        "sub/../c.nii.gz",
+        "../real/sub/d.nii.gz",
+        f"{other}/e.nii.gz",
+        "out/e.nii.gz",
+    ]
     manifest = write(root, "path,patient\n" + "".join(f"{path},p{at}\n" for at, path in enumerate(paths)))
     assert manifest.table["path"].tolist() == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "sub/d.nii.gz", *paths[4:]]
     assert manifest.table["scan"].tolist()[:4] == ["a", "b", "c", "sub_d"]
     for path in paths[:4]:
         assert manifest.locate(path).samefile(manifest.locate(manifest.table["path"][paths.index(path)]))
-    for path, fault in ((paths[4], "leaves the root"), (paths[5], "link out of the root"), (f"{root}/out/e.nii.gz", "leaves the root")):
+    for path, fault in (
+        (paths[4], "leaves the root"),
+        (paths[5], "link out of the root"),
+        (f"{root}/out/e.nii.gz", "leaves the root"),
+    ):
         with pytest.raises(DataError, match=fault):
             manifest.locate(path)
     with pytest.raises(DataError, match=r": also .*manifest.csv:3 has this"):
@@ -326,11 +397,14 @@ def test_a_path_that_stays_in_the_root_may_be_absolute_or_go_up(tmp_path) -> Non
         ("sep=;\r", ";"),
     ],
 )
-def test_the_first_line_of_excel_names_the_delimiter(tmp_path, first, delimiter) -> None:
+def test_the_sep_line_of_excel_sets_the_delimiter(tmp_path, first, delimiter) -> None:
     rows = [("path", "patient", "note"), ("a.nii.gz", "p", "x,y;z"), ("b.nii.gz", "q", "")]
     quoted = [delimiter.join(f'"{cell}"' for cell in row) for row in rows]
     manifest = write(tmp_path, "\n".join([first, *quoted]) + "\n")
-    assert manifest.table["patient"].tolist() == ["p", "q"] and manifest.table["note"].tolist() == ["x,y;z", ""]
+    assert manifest.table["patient"].tolist() == ["p", "q"] and manifest.table["note"].tolist() == [
+        "x,y;z",
+        "",
+    ]
     with pytest.raises(DataError, match=r"manifest\.csv:4: 1 cells under 3 column names"):
         write(tmp_path, "\n".join([first, *quoted[:2], "alone"]) + "\n")
 
@@ -338,27 +412,31 @@ def test_the_first_line_of_excel_names_the_delimiter(tmp_path, first, delimiter)
 @pytest.mark.parametrize(
     "text",
     [
-        ",path,patient\n0,a.nii.gz,p\n1,b.nii.gz,q\n",  # the index of a data frame, as pandas writes it
-        '"","path","patient"\n"1","a.nii.gz","p"\n"2","b.nii.gz","q"\n',  # and R
+        ",path,patient\n0,a.nii.gz,p\n1,b.nii.gz,q\n",  # the index of a data frame, written by pandas
+        '"","path","patient"\n"1","a.nii.gz","p"\n"2","b.nii.gz","q"\n',  # and by R
         "path,patient\na.nii.gz,p,,\nb.nii.gz,q,\n",  # delimiters at the end of lines
         "path|patient\na.nii.gz|p\nb.nii.gz|q\n",
     ],
 )
-def test_what_other_programs_write_around_a_table_is_taken(tmp_path, text) -> None:
+def test_additions_of_other_programs_are_read(tmp_path, text) -> None:
     table = write(tmp_path, text).table
     assert table["path"].tolist() == ["a.nii.gz", "b.nii.gz"] and table["patient"].tolist() == ["p", "q"]
     assert "" not in table.columns
 
 
-def test_a_nameless_column_of_something_else_stays_refused(tmp_path) -> None:
+def test_another_column_without_a_name_is_refused(tmp_path) -> None:
     with pytest.raises(DataError, match=r"manifest\.csv:1: column 1 has no name"):
         write(tmp_path, ",path,patient\n7,a.nii.gz,p\n7,b.nii.gz,q\n")
 
 
 @pytest.mark.parametrize(
-    ("path", "words"), [("file:///data/a.nii.gz", "URLs are not read: write the path"), ("$DATA/a.nii.gz", r"\$ is not expanded here")]
+    ("path", "words"),
+    [
+        ("file:///data/a.nii.gz", "URLs are not read: write the path"),
+        ("$DATA/a.nii.gz", r"\$ is not expanded"),
+    ],
 )
-def test_a_path_that_only_another_program_expands_is_called_that(tmp_path, path, words) -> None:
+def test_unexpanded_paths_have_a_hint(tmp_path, path, words) -> None:
     manifest = write(tmp_path, f"path,patient\n{path},p\n")
     with pytest.raises(DataError, match=words):
         raise DataError(manifest.say_missing(manifest.missing()))

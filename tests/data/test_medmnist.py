@@ -28,29 +28,35 @@ def write(path: Path, change: dict[str, np.ndarray] | None = None, *, shapes: bo
 
 def test_the_official_split_and_the_classes_are_kept(tmp_path: Path) -> None:
     file = write(tmp_path / "toy3d.npz")
-    told: list[str] = []
-    prepare("medmnist", file, tmp_path / "out", options=PrepareOptions(workers=1), say=told.append)
-    assert not [line for line in told if "warning" in line or "intensity=" in line], "nothing is left to set, or to doubt"
+    lines: list[str] = []
+    prepare("medmnist", file, tmp_path / "out", options=PrepareOptions(workers=1), say=lines.append)
+    assert not [line for line in lines if "warning" in line or "intensity=" in line], (
+        "no option to set, and no warning"
+    )
     store = Store.open(tmp_path / "out")
     table = store.collection.table
     split = read_split(tmp_path / "out" / "split.json", table["patient"])
     arrays = np.load(file)
     for row, about in table.iterrows():
         number = int(about["scan"][-5:])
-        np.testing.assert_array_equal(store.read_volume(row)[0], arrays[f"{about['part']}_images"][number] / 255)
+        np.testing.assert_array_equal(
+            store.read_volume(row)[0], arrays[f"{about['part']}_images"][number] / 255
+        )
         assert about["class"] == str(arrays[f"{about['part']}_labels"][number, 0])
         assert (about["patient"] in split.test) == (about["part"] == "test")
     assert store.intensity()["kind"] == "none"
     again = prepare("medmnist", file, tmp_path / "out", options=PrepareOptions(workers=1))
-    assert again.num_there == sum(SIZES.values()), "the same command finds all of it there"
+    assert again.num_there == sum(SIZES.values()), "the command resumes with all scans prepared"
 
 
 def test_grey_values_stay_grey(tmp_path: Path) -> None:
     file = write(tmp_path / "grey3d.npz", shapes=False)
     manifest = medmnist(tmp_path, tmp_path / "raw")
-    assert set(manifest.table["modality"]) == {"unknown"} and not any("two values" in note for note in manifest.notes)
+    assert set(manifest.table["modality"]) == {"unknown"} and not any(
+        "two values" in note for note in manifest.notes
+    )
     write(tmp_path / "other3d.npz")
-    with pytest.raises(DataError, match=r"which npz\? there are grey3d.npz, other3d.npz"):
+    with pytest.raises(DataError, match=r"one npz is needed, found: grey3d\.npz, other3d\.npz"):
         medmnist(tmp_path, tmp_path / "raw")
     assert len(medmnist(tmp_path, tmp_path / "raw", file=file.name)) == 10
 
@@ -63,7 +69,9 @@ def test_grey_values_stay_grey(tmp_path: Path) -> None:
         ({"train_images": np.zeros((5, 8, 8), np.uint8)}, "a 3-D set"),
     ],
 )
-def test_one_line_for_another_kind_of_file(tmp_path: Path, change: dict[str, np.ndarray], message: str) -> None:
+def test_another_file_is_refused_in_one_line(
+    tmp_path: Path, change: dict[str, np.ndarray], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         medmnist(write(tmp_path / "toy.npz", change), tmp_path / "raw")
 
@@ -83,12 +91,20 @@ def test_real_adrenal_glands(real: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["adrenalmnist3d", "adrenalmnist3d_64"])
-def test_real_shapes_are_prepared_right_by_default(real: Path, tmp_path: Path, name: str) -> None:
+def test_real_shapes_are_prepared_correctly_by_default(real: Path, tmp_path: Path, name: str) -> None:
     with np.load(real / "medmnist" / f"{name}.npz") as archive:
         some = {key: archive[key][:4] for key in archive.files}
     np.savez(tmp_path / f"{name}.npz", **some)
-    told: list[str] = []
-    done = prepare("medmnist", tmp_path / f"{name}.npz", tmp_path / "out", options=PrepareOptions(workers=1), say=told.append)
-    assert (done.num_ok, done.num_refused) == (12, 0) and not [line for line in told if line.startswith(("warning", "refused"))]
+    lines: list[str] = []
+    done = prepare(
+        "medmnist",
+        tmp_path / f"{name}.npz",
+        tmp_path / "out",
+        options=PrepareOptions(workers=1),
+        say=lines.append,
+    )
+    assert (done.num_ok, done.num_refused) == (12, 0) and not [
+        line for line in lines if line.startswith(("warning", "refused"))
+    ]
     store = Store.open(tmp_path / "out")
     assert all(np.unique(store.read_volume(scan)).tolist() == [0.0, 1.0] for scan in range(12))

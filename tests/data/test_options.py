@@ -1,4 +1,4 @@
-"""Options beside a source: whose they are, and what is said where they are wrong."""
+"""Options of `prepare`: separated between source and preparation, and errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from medcl3d.data.options import prepare_options
 from medcl3d.errors import ConfigError
 
 
-def test_options_are_shared_out_between_source_and_preparation() -> None:
+def test_options_are_separated_between_source_and_preparation() -> None:
     given = prepare_options(
-        "simulated", read_options(["num_patients=6", "shape=[32,32,32]", "seed=3", "workers=2", "spacing_mm=[2,2,4.5]"])
+        "simulated",
+        read_options(["num_patients=6", "shape=[32,32,32]", "seed=3", "workers=2", "spacing_mm=[2,2,4.5]"]),
     )
     assert given.fields["num_patients"] == 6 and tuple(given.fields["shape"]) == (32, 32, 32)
     assert given.fields["seed"] == given.options.seed == 3
@@ -26,17 +27,33 @@ def test_options_are_shared_out_between_source_and_preparation() -> None:
         ("simulated", ["workers=-1"], "workers = -1: input should be greater than or equal to 0"),
         ("simulated", ["num_patients=many"], "num_patients = 'many'"),
         ("simulated", ["num_patients"], "write key.path=value"),
-        ("simulated", ["seed=4294967296"], "prepare simulated: seed = 4294967296: input should be less than or equal to 4294967295"),
-        ("bids", ["spacing_mm=2"], "prepare bids: spacing_mm = 2: it takes: keep or median or 3 numbers > 0; write [2, 2, 2]"),
+        (
+            "simulated",
+            ["seed=4294967296"],
+            "prepare simulated: seed = 4294967296: input should be less than or equal to 4294967295",
+        ),
+        (
+            "bids",
+            ["spacing_mm=2"],
+            "prepare bids: spacing_mm = 2: it takes: keep or median or 3 numbers > 0; write [2, 2, 2]",
+        ),
         ("bids", ["spacing_mm=medain"], "spacing_mm = 'medain': it takes: keep or median or 3 numbers > 0"),
         ("bids", ["spacing_mm=[2,2,nan]"], "spacing_mm.2 = 'nan': input should be a valid number"),
         ("bids", ["spacing_mm=[2,2,.nan]"], "spacing_mm.2 = nan: not a finite number"),
         ("bids", ["spacing_mm=[2,2]"], "spacing_mm.2: an item is missing"),
-        ("bids", ["percentiles=[99,1]"], "prepare bids: percentiles: the first, 99.0, must be below the second, 1.0"),
-        ("bids", ["modalities=T1w"], "prepare bids: modalities = 'T1w': it takes: list of words or null; write [T1w]"),
+        (
+            "bids",
+            ["percentiles=[99,1]"],
+            "prepare bids: percentiles: the first, 99.0, must be below the second, 1.0",
+        ),
+        (
+            "bids",
+            ["modalities=T1w"],
+            "prepare bids: modalities = 'T1w': it takes: list of words or null; write [T1w]",
+        ),
     ],
 )
-def test_a_wrong_option_is_named(source: str, options: list[str], message: str) -> None:
+def test_an_invalid_option_is_named(source: str, options: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         prepare_options(source, read_options(options))
     assert message in str(error.value)

@@ -481,7 +481,7 @@ def test_each_volume_of_a_file_can_be_a_scan(tmp_path, write_nifti, store_as, mo
     said: list[str] = []
     result = prepare("csv", tmp_path, tmp_path / "out", options=options, say=said.append)
     assert (result.num_ok, result.num_refused, result.warnings) == (13, 1, ())
-    assert "1 files of several volumes became 12 scans, one a volume" in said
+    assert "1 files of several volumes became 12 scans, one per volume" in said
     assert len([path for path in reads if path.name == "four.nii.gz"]) == 1, "once, not once per volume"
     store = Store.open(tmp_path / "out")
     table = store.collection.table
@@ -512,7 +512,7 @@ def test_a_volume_cannot_have_the_id_of_another_scan(tmp_path, write_nifti) -> N
         prepare("csv", tmp_path, tmp_path / "out", options=options)
     (tmp_path / "b.nii.gz").unlink()
     write_nifti("b.nii.gz", np.random.default_rng(1).normal(size=(5, 5, 5)).astype(np.float32))
-    with pytest.raises(DataError, match="scan id 'a_v1' is that of a volume and of another scan"):
+    with pytest.raises(DataError, match="scan id 'a_v1' is used for a volume and for another scan"):
         prepare("csv", tmp_path, tmp_path / "out", options=options)
 
 

@@ -1,4 +1,4 @@
-"""The csv source on collections as they are: frames, modalities, a voxel size that was lost."""
+"""The csv source on real collections: frames, modalities, a lost voxel size."""
 
 from __future__ import annotations
 
@@ -32,24 +32,38 @@ def test_ct_and_pet_share_a_frame_and_mr_has_its_own(real: Path, tmp_path: Path)
         row = {modality: int(scan) for modality, scan in zip(scans["modality"], scans.index, strict=True)}
         assert frame[row["CT"]] == frame[row["PET"]] != frame[row["MR"]]
         middle = [np.argwhere(store.read_label(row[m]) > 0).mean(0) for m in ("CT", "PET")]
-        ct, pet = (store.collection.world(np.array([row[m]]), v[None])[0] for m, v in zip(("CT", "PET"), middle, strict=True))
-        assert np.linalg.norm(ct - pet) < 4, "in one frame the tumour has one place"
-        assert store.scans[row["CT"]]["options"]["kind"] == "ct" and store.scans[row["PET"]]["options"]["kind"] == "mri"
+        ct, pet = (
+            store.collection.world(np.array([row[m]]), v[None])[0]
+            for m, v in zip(("CT", "PET"), middle, strict=True)
+        )
+        assert np.linalg.norm(ct - pet) < 4, "in one frame the tumour has one position"
+        assert (
+            store.scans[row["CT"]]["options"]["kind"] == "ct"
+            and store.scans[row["PET"]]["options"]["kind"] == "mri"
+        )
     assert store.intensity()["kind"] == "ct+mri" and "lung_metastasis" in store.collection.columns
 
 
-def test_a_lost_voxel_size_can_be_said(real: Path, tmp_path: Path) -> None:
+def test_a_lost_voxel_size_can_be_given(real: Path, tmp_path: Path) -> None:
     root = head(real / "sunnybrook", tmp_path / "sunnybrook", 4)
     options = PrepareOptions(workers=1, assume_spacing_mm=(2.6, 2.6, 9.0), test_fraction=0.5)
     prepare("csv", root, tmp_path / "out", fields={"allow_outside": True}, options=options)
     store = Store.open(tmp_path / "out")
     np.testing.assert_allclose(store.collection.spacings, [[2.6, 2.6, 9.0]] * 4)
-    assert set(store.collection.table["phase"]) == {"ED", "ES"} and all(store.has_label(scan) for scan in range(4))
+    assert set(store.collection.table["phase"]) == {"ED", "ES"} and all(
+        store.has_label(scan) for scan in range(4)
+    )
 
 
 @pytest.mark.parametrize("spacing", ["keep", "median", (1.0, 1.0, 1.0)])
-def test_what_is_assumed_goes_before_what_is_asked_for(cohort: Path, tmp_path: Path, spacing: object) -> None:
-    options = PrepareOptions(workers=1, assume_spacing_mm=(2.0, 2.0, 4.0), spacing_mm=spacing)  # type: ignore[arg-type]
+def test_the_assumed_spacing_is_applied_before_resampling(
+    cohort: Path, tmp_path: Path, spacing: object
+) -> None:
+    options = PrepareOptions(
+        workers=1,
+        assume_spacing_mm=(2.0, 2.0, 4.0),
+        spacing_mm=spacing,  # type: ignore[arg-type]
+    )
     prepare("csv", cohort, tmp_path / "out", options=options)
     store = Store.open(tmp_path / "out")
     expected = [1, 1, 1] if isinstance(spacing, tuple) else [2, 2, 4]

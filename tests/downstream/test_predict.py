@@ -353,7 +353,7 @@ def test_nifti_and_dicom_of_one_folder_are_both_segmented_and_the_rest_is_named(
     names = sorted(path.name for path in (tmp_path / "labels").iterdir())
     assert len(names) == 2 and "a.nii.gz" in names, names
     assert "3 files are neither NIfTI nor DICOM and were passed over: b.mha, c.nrrd, notes.txt" in done.stderr
-    assert "fewer than 3 slices were passed over" in done.stderr and "are no DICOM images" not in done.stderr
+    assert "fewer than 3 slices were skipped" in done.stderr and "are not DICOM images" not in done.stderr
     shutil.rmtree(tmp_path / "in" / "series")
     done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "again")
     assert done.exit_code == 0 and "the NIfTI files are taken alone" in done.stderr, done.output

@@ -56,7 +56,10 @@ MANIFESTS = [
         "ids that mean missing",
         lambda f, _: good(f, ["a,NaN", "b,NaN", "c,p"]),
         PREPARE,
-        ["manifest.csv:2: patient = 'NaN': is text for a missing value, as in 2 rows", "give each patient its own"],
+        [
+            "manifest.csv:2: patient = 'NaN': is text for a missing value, as in 2 rows",
+            "write the patient of each scan",
+        ],
         3,
     ),
     Fault(
@@ -64,15 +67,15 @@ MANIFESTS = [
         "ids cut by a spreadsheet",
         lambda f, _: good(f, ["a,1.23457E+11", "b,1.23457E+11", "c,p"]),
         PREPARE,
-        ["manifest.csv:2: patient = '1.23457E+11'", "different ids became one", "as text"],
+        ["manifest.csv:2: patient = '1.23457E+11'", "different ids became equal", "as text"],
         3,
     ),
     Fault(
         14,
-        "one person in two spellings",
+        "one patient id in two spellings",
         lambda f, _: good(f, ["a,7", "b,007", "c,p"]),
         PREPARE,
-        ["1 patients may be two people or one", "7 in manifest.csv:2 and 007 in manifest.csv:3"],
+        ["1 groups of patient ids differ only in spelling", "7 in manifest.csv:2 and 007 in manifest.csv:3"],
         0,
     ),
     Fault(
@@ -142,7 +145,14 @@ MANIFESTS = [
     ),
     Fault(18, "loop of links", special(lambda p: p.symlink_to(p)), CHECK, ["bad.nii.gz", "links"], 3),
     Fault(18, "pipe", special(os.mkfifo), CHECK, ["bad.nii.gz", "is a pipe or a device", "not a file"], 3),
-    Fault(18, "pipe for a table", lambda f, _: os.mkfifo(f / "manifest.csv"), ("check", "."), ["manifest.csv: is a pipe or a device"], 3),
+    Fault(
+        18,
+        "pipe for a table",
+        lambda f, _: os.mkfifo(f / "manifest.csv"),
+        ("check", "."),
+        ["manifest.csv: is a pipe or a device"],
+        3,
+    ),
     Fault(
         18,
         "pipe for the classes",
@@ -161,7 +171,14 @@ MANIFESTS = [
         3,
         "out/report.csv",
     ),
-    Fault(19, "one content, two patients", copies(), PREPARE, ["the same file under two patients: a of p, b of q"], 0),
+    Fault(
+        19,
+        "one content, two patients",
+        copies(),
+        PREPARE,
+        ["the same file under two patients: a of p, b of q"],
+        0,
+    ),
     Fault(
         19,
         "one content on both sides",

@@ -81,7 +81,7 @@ METADATA = [
         "slip among numbers",
         lambda f, _: good(f, ["a,p,12.5", "b,q,13.l", "c,r,9"], "scan,patient,volume"),
         PREPARE,
-        ["column volume: 1 of its 3 cells are no numbers", "correct them, or write n/a", "'13.l' in", "manifest.csv:3"],
+        ["column volume: 1 of its 3 cells are not numbers", "correct them, or write n/a", "'13.l' in", "manifest.csv:3"],
         0,
     ),
     Fault(
@@ -97,7 +97,7 @@ METADATA = [
         "one patient, two sexes",
         lambda f, _: good(f, ["a,p,F", "b,q,M", "c,p,M"], "scan,patient,sex"),
         PREPARE,
-        ["manifest.csv:4: sex = 'M': is of patient 'p', who has 'F' in", "manifest.csv:2", "correct one"],
+        ["manifest.csv:4: sex = 'M': patient 'p' has 'F' in", "manifest.csv:2", "correct one"],
         3,
     ),
     Fault(
@@ -113,7 +113,7 @@ METADATA = [
         "patients under another name",
         lambda f, _: good(f, ["a,p", "b,p", "c,q"], "scan,subject_id"),
         PREPARE,
-        ["manifest.csv:1: column 'subject_id'", "could stand on both sides of the split", "rename subject_id to patient"],
+        ["manifest.csv:1: column 'subject_id'", "could be on both sides of the split", "rename subject_id to patient"],
         3,
     ),
     Fault(

@@ -212,7 +212,7 @@ VOLUMES = [
         "4-D split",
         bad(FOUR),
         (*PREPARE, "channels=split"),
-        ["1 files of several volumes became 2 scans, one a volume"],
+        ["1 files of several volumes became 2 scans, one per volume"],
         0,
     ),
     Fault(
@@ -316,7 +316,7 @@ VOLUMES = [
         "out/manifest.csv",
     ),
     Fault(37, "DICOM codec unknown", unknown_codec, DICOM, ["cannot be decoded"], 3, "out/report.csv"),
-    Fault(37, "DICOM slice twice", slice_twice, DICOM, ["the same slice twice, once left out"], 0),
+    Fault(37, "DICOM slice twice", slice_twice, DICOM, ["duplicate slices, one copy skipped"], 0),
     Fault(
         37,
         "DICOM orientation varies",
@@ -343,7 +343,7 @@ VOLUMES = [
         "CT that is not in HU",
         dicom_series(RescaleType="MGML"),
         CHECK_DICOM,
-        ["in: series 1.2.9", "RescaleType is 'MGML'", "its values are no HU", "take the series out"],
+        ["in: series 1.2.9", "RescaleType is 'MGML'", "its values are not HU", "remove the series"],
         3,
     ),
     Fault(
@@ -351,7 +351,7 @@ VOLUMES = [
         "PET dose in MBq",
         dose_in_mbq,
         CHECK_DICOM,
-        ["no SUV can be told", "RadionuclideTotalDose is 370 Bq", "is it in MBq or mCi?", "pet=raw"],
+        ["the SUV cannot be computed", "RadionuclideTotalDose is 370 Bq", "perhaps in MBq or mCi", "pet=raw"],
         3,
     ),
     Fault(

@@ -26,7 +26,7 @@ RESNET = {"resnet3d": {"depth": 10, "width": 0.25, "stem_kernel": 3}}
 UNET = {"unet3d": {"channels": [4, 8, 16], "strides": [1, 2, 2]}}
 RUNS: dict[str, dict[str, Any]] = {
     "unet3d_simclr": {"pairs": "overlapping_crops", "encoder": UNET, "objective": {"simclr": HEAD}},
-    "resnet3d_byol_two_ranks": {"pairs": "multi_crop", "encoder": RESNET, "objective": "byol", "ranks": 2, "patch": 32},
+    "unet3d_byol_two_ranks": {"pairs": "multi_crop", "encoder": UNET, "objective": "byol", "ranks": 2, "patch": 32},
     "swin3d_vicreg": {
         "pairs": {"same_patient": {}},
         "encoder": {"swin3d": {"feature_size": 12, "num_layers": [1, 1, 1, 1], "window_size": [4, 4, 4]}},

@@ -1,1 +1,1 @@
-"""BIDS: names of files, tables and sidecars beside them, label maps of derivatives."""
+"""BIDS: file names, tables and sidecars, label maps of derivatives."""

@@ -1,4 +1,4 @@
-"""Names of files as BIDS has them, taken apart: ``sub-01_ses-2_acq-x_T1w.nii.gz``."""
+"""Parsed BIDS file names: ``sub-01_ses-2_acq-x_T1w.nii.gz``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from functools import cached_property
 
 from medcl3d.errors import DataError
 
-# Entities that say which label map or which resampled image of a scan something is, and not of which scan.
-OF_A_DERIVATIVE = frozenset(("atlas", "cohort", "den", "desc", "hemi", "label", "res", "scale", "seg", "space"))
+# Entities that identify a label map or a resampled image of a scan, not the scan.
+OF_A_DERIVATIVE = frozenset(
+    ("atlas", "cohort", "den", "desc", "hemi", "label", "res", "scale", "seg", "space")
+)
 
 
 @dataclass(frozen=True)
 class BidsName:
-    """Of one file.
+    """The parsed name of one file.
 
     stem      the name without its ending
     entities  key -> value: sub -> 01
-    suffixes  the pieces that are no pair; BIDS has one at the end, others write T1w_dseg
+    suffixes  the pieces that are not key-value pairs; BIDS has one at the end, some programs write T1w_dseg
     """
 
     stem: str
@@ -28,7 +30,7 @@ class BidsName:
 
     @staticmethod
     def of(file: str) -> BidsName:
-        """Take the name of a file apart."""
+        """Parse a file name."""
         stem = re.sub(r"\.(nii|nii\.gz|json|tsv)$", "", file)
         parts = [part.split("-", 1) for part in stem.split("_")]
         suffixes = tuple(part[0] for part in parts if len(part) == 1)
@@ -36,21 +38,23 @@ class BidsName:
 
     @property
     def suffix(self) -> str:
-        """What kind of file it is, as T1w or dseg."""
+        """The kind of file, as T1w or dseg."""
         return self.suffixes[-1] if self.suffixes else "unknown"
 
     @cached_property
     def scan(self) -> tuple[str, ...]:
-        """The entities that say which scan it is, or is of."""
-        return tuple(sorted(f"{key}-{value}" for key, value in self.entities.items() if key not in OF_A_DERIVATIVE))
+        """The entities that identify the scan of the file."""
+        return tuple(
+            sorted(f"{key}-{value}" for key, value in self.entities.items() if key not in OF_A_DERIVATIVE)
+        )
 
 
 def session_of(folders: Sequence[str], name: BidsName, file: str) -> str:
-    """The session by a file's name and the folders that it lies in, the subject's first; "1" where neither says it.
+    """The session from a file's name and its folders, the subject's first; "1" if neither has one.
 
     file  its path, for messages
 
-    Raises DataError where the name says another subject or session than the folders: whose a scan is cannot be guessed.
+    Raises DataError if the name has another subject or session than the folders.
     """
     session = name.entities.get("ses", "1")
     for key, folder in zip(("sub", "ses"), folders, strict=False):
@@ -58,7 +62,7 @@ def session_of(folders: Sequence[str], name: BidsName, file: str) -> str:
             continue
         value = name.entities.get(key)
         if value is not None and folder != f"{key}-{value}":
-            raise DataError(f"{file}: {key}-{value} in the folder {folder}: whose is it? rename the file, or move it")
+            raise DataError(f"{file}: {key}-{value} in the folder {folder}; rename the file, or move it")
         if key == "ses":
             session = folder.removeprefix("ses-")
     return session

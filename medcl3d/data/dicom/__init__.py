@@ -1,1 +1,1 @@
-"""DICOM series: from headers to slices in order, and to a volume in RAS+ millimetres."""
+"""DICOM series: from headers to sorted slices and to a volume in RAS+ millimetres."""

@@ -1,4 +1,4 @@
-"""A DICOM series looked at as the NIfTI file that it becomes, which is there only meanwhile."""
+"""Validation of a DICOM series as the NIfTI file that it becomes; the file is temporary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medcl3d.errors import DataError, UserError, unforeseen
 
 @dataclass(frozen=True)
 class SeriesLook:
-    """What is to be looked at: a scan of a manifest, and the series in the place of its file."""
+    """A scan of a manifest to validate, with the series that replaces its file."""
 
     look: Look
     series: Series
@@ -26,30 +26,31 @@ class SeriesLook:
 
     @property
     def image(self) -> str:
-        """What a message calls it."""
+        """Its name in messages."""
         return self.series.called or self.look.scan
 
     def state(self) -> str:
-        """What a finding depends on: the options, and size and time of the files."""
+        """Everything that a finding depends on: the options, and size and time of the files."""
         return f"{self.look.state()} {self.series.pet} {self.series.tilt} {self.series.state()}"
 
 
 def with_series(looks: Sequence[Look], series: Mapping[str, Series]) -> list[Look | SeriesLook]:
-    """What is to be looked at, with the series of the scans that are some."""
+    """The scans to validate, with the series of those that have one."""
     return [SeriesLook(look, series[look.scan]) if look.scan in series else look for look in looks]
 
 
 def examine_series(look: Look | SeriesLook) -> Finding:
-    """Decode a series and look at it, or at a file. What is wrong is a finding, not an exception."""
+    """Decode and validate a series, or validate a file. Faults are findings, not exceptions."""
     if isinstance(look, Look):
         return examine(look)
-    with TemporaryDirectory(prefix="medcl3d-") as folder:  # on the disk for a moment, so that scans are checked in one way
+    # Temporary file, so that all scans are validated in the same way.
+    with TemporaryDirectory(prefix="medcl3d-") as folder:
         image = Path(folder) / "series.nii.gz"
         try:
             warnings = write_series(look.series, image)
         except DataError as error:
             return examine(replace(look.look, fault=str(error)))
-        except UserError:  # of the machine, not of the series
+        except UserError:  # an error of the environment, not of the series
             raise
         except Exception as error:
             return examine(replace(look.look, fault=unforeseen(look.image, error)))

@@ -1,4 +1,4 @@
-"""The header of a DICOM file as plain text, under a fixed list of names: a patient's name is not among them."""
+"""The header of a DICOM file as plain text, for a fixed list of fields without patient names."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import numpy as np
 
 from medcl3d.errors import DataError, MachineError
 
-# All that is ever read of a header.
+# The only fields that are read.
 NAMES = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "ImageType",
-    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyDate", "SeriesDescription", "SeriesNumber",
-    "Manufacturer", "MagneticFieldStrength", "KVP", "ConvolutionKernel", "SliceThickness", "SpacingBetweenSlices", "PixelRepresentation",
-    "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
-    "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType",
-    "AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier",
-    "Units", "SUVType", "DecayCorrection", "CorrectedImage", "PatientWeight",
-    "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
+    "Modality", "ImageType", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge",
+    "StudyDate", "SeriesDescription", "SeriesNumber", "Manufacturer", "MagneticFieldStrength", "KVP",
+    "ConvolutionKernel", "SliceThickness", "SpacingBetweenSlices", "PixelRepresentation", "NumberOfFrames",
+    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient",
+    "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType", "AcquisitionNumber",
+    "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "Units", "SUVType", "DecayCorrection",
+    "CorrectedImage", "PatientWeight", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
 )  # fmt: skip
-# And of the items of sequences, which hold the dose of a tracer and the frames of a file.
+# Fields of sequence items, which hold the tracer dose and the frames of a file.
 OF_A_FRAME: Mapping[str, tuple[str, ...]] = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
@@ -39,22 +39,27 @@ OF_A_FRAME: Mapping[str, tuple[str, ...]] = {
 }
 SEQUENCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "RadiopharmaceuticalInformationSequence": {
-        "": ("RadionuclideTotalDose", "RadionuclideHalfLife", "RadiopharmaceuticalStartTime", "RadiopharmaceuticalStartDateTime"),
+        "": (
+            "RadionuclideTotalDose",
+            "RadionuclideHalfLife",
+            "RadiopharmaceuticalStartTime",
+            "RadiopharmaceuticalStartDateTime",
+        ),
         "RadionuclideCodeSequence": ("CodeValue",),
     },
     "SharedFunctionalGroupsSequence": OF_A_FRAME,
     "PerFrameFunctionalGroupsSequence": OF_A_FRAME,
 }
-DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR: what it points to is found by walking the folder, wherever it points
+DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR: its files are found by walking the folder
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is read of a file, or of an item in it. Nothing is converted before it is asked for, and then the file is named.
+    """The header of a file, or of an item in it. Values are converted on access; errors name the file.
 
     path    the file
-    called  what messages call it where they may show neither its name nor a value; None: they may
-    texts   name -> text, values parted by backslashes as in the file; a name that is not there is not in the file
+    called  its name in messages, if these must show neither file names nor values; None: they may
+    texts   name -> text, values separated by backslashes as in the file; absent fields are not in it
     items   sequence -> its items
     """
 
@@ -65,17 +70,17 @@ class Header:
 
     @property
     def name(self) -> str:
-        """What a message calls the file."""
+        """The file's name in messages."""
         return self.path.name if self.called is None else self.called
 
     @property
     def modality(self) -> str:
-        """A code, as CT; unknown where it is none."""
+        """A code, as CT; unknown if the text is not a code."""
         text = self.text("Modality").upper()
         return text if re.fullmatch("[A-Z0-9_ ]{1,16}", text) else "unknown"
 
     def text(self, name: str) -> str:
-        """The text of a field, "" where it is empty or absent."""
+        """The text of a field, "" if it is empty or absent."""
         return self.texts.get(name, "")
 
     def words(self, name: str) -> list[str]:
@@ -89,7 +94,7 @@ class Header:
         return f"{name} is {self.text(name)!r}" if self.called is None else f"{name} is wrong"
 
     def numbers(self, name: str, count: int) -> np.ndarray:
-        """``Float64[count]``. DataError where it is anything but that many finite numbers."""
+        """``Float64[count]``. DataError unless the field has that many finite numbers."""
         try:
             found = [float(word) for word in self.words(name)]
         except ValueError:
@@ -100,51 +105,61 @@ class Header:
         return np.array(found)
 
     def number(self, name: str, default: float | None = None) -> float:
-        """One finite number; the default where it is empty or absent. DataError."""
+        """One finite number; the default if the field is empty or absent. DataError."""
         return default if default is not None and not self.text(name) else float(self.numbers(name, 1)[0])
 
     def first(self, sequence: str) -> Header:
-        """The first item of a sequence, an empty one where there is none."""
-        held = self.items.get(sequence)
-        return held[0] if held else Header(self.path, self.called)
+        """The first item of a sequence, an empty one if it has none."""
+        items = self.items.get(sequence)
+        return items[0] if items else Header(self.path, self.called)
 
 
 def read_header(path: Path, called: str | None = None) -> Header | None:
-    """The header of a DICOM file, or None where it is none (or a DICOMDIR). A file that lacks the preamble is read too.
+    """The header of a DICOM file, with or without the preamble; None for other files and for a DICOMDIR.
 
     called  as in `Header`
 
-    DataError where it is damaged; MachineError without pydicom.
+    DataError if the file is damaged; MachineError without pydicom.
     """
     try:
         from pydicom import dcmread
     except ImportError:
-        raise MachineError("pydicom is not installed, and DICOM needs it; pip install 'medcl3d[dicom]'") from None
+        raise MachineError(
+            "DICOM needs pydicom, which is not installed; pip install 'medcl3d[dicom]'"
+        ) from None
     try:
         if not path.is_file() or not _begins_as_dicom(path):  # a pipe would block
             return None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they show values, and what is wrong with one that is needed is told below
+            warnings.simplefilter("ignore")  # they show values; invalid needed values are reported later
             dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=[*NAMES, *SEQUENCES])
             texts = {name: _text(dataset, name) for name in NAMES if name in dataset}
             for name in ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID"):
                 texts[name] = str(dataset.file_meta.get(name) or "")
             items = {name: _items(dataset, name, path, called) for name in SEQUENCES if name in dataset}
-    except Exception as error:  # pydicom raises what the bytes make it raise
-        told = (
-            f"{path}: is a damaged DICOM file ({type(error).__name__}: {error})" if called is None else f"{called} is a damaged DICOM file"
+    except Exception as error:  # pydicom raises any exception on damaged bytes
+        message = (
+            f"{path}: is a damaged DICOM file ({type(error).__name__}: {error})"
+            if called is None
+            else f"{called} is a damaged DICOM file"
         )
-        raise DataError(f"{told}; fetch it again") from None
-    return None if DIRECTORY in (texts.get("SOPClassUID"), texts["MediaStorageSOPClassUID"]) else Header(path, called, texts, items)
+        raise DataError(f"{message}; fetch it again") from None
+    return (
+        None
+        if DIRECTORY in (texts.get("SOPClassUID"), texts["MediaStorageSOPClassUID"])
+        else Header(path, called, texts, items)
+    )
 
 
 def has_voxels(header: Header) -> bool:
-    """Whether a header is that of slices in space: reports, contours and secondary captures are not."""
-    return "Rows" in header.texts and ("ImagePositionPatient" in header.texts or "PerFrameFunctionalGroupsSequence" in header.items)
+    """Whether a header describes slices in space; reports, contours and secondary captures do not."""
+    return "Rows" in header.texts and (
+        "ImagePositionPatient" in header.texts or "PerFrameFunctionalGroupsSequence" in header.items
+    )
 
 
 def _begins_as_dicom(path: Path) -> bool:
-    """By its preamble, or, as old archives export it, by a first element of group 2 or 8 (little endian) of a likely length."""
+    """Whether a file has the preamble or begins with a likely element of group 2 or 8 (little endian)."""
     with open(path, "rb") as file:
         start = file.read(132)
     if start[128:] == b"DICM":
@@ -157,10 +172,12 @@ def _begins_as_dicom(path: Path) -> bool:
 def _text(dataset: Any, name: str) -> str:
     try:
         value = dataset[name].value
-    except Exception:  # a text that is no number, a length that is none: kept as it stands, and refused where it is needed
+    except Exception:  # invalid numbers or lengths: kept as text, and refused if needed
         value = dataset.get_item(name).value
     values = value if not isinstance(value, str | bytes) and hasattr(value, "__iter__") else [value]
-    text = "\\".join("" if v is None else v.decode("latin-1") if isinstance(v, bytes) else str(v) for v in values)
+    text = "\\".join(
+        "" if v is None else v.decode("latin-1") if isinstance(v, bytes) else str(v) for v in values
+    )
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text).strip()
 
 
@@ -168,7 +185,10 @@ def _items(dataset: Any, sequence: str, path: Path, called: str | None) -> tuple
     parts = SEQUENCES[sequence]
 
     def inner(item: Any, name: str) -> tuple[Header, ...]:
-        return tuple(Header(path, called, {of: _text(one, of) for of in parts[name] if of in one}) for one in item[name].value or ())
+        return tuple(
+            Header(path, called, {of: _text(one, of) for of in parts[name] if of in one})
+            for one in item[name].value or ()
+        )
 
     return tuple(
         Header(

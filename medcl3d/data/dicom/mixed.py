@@ -1,4 +1,4 @@
-"""Several volumes under one SeriesInstanceUID: echoes, times, acquisitions, told apart where the headers make it plain."""
+"""Several volumes under one SeriesInstanceUID: echoes, times, acquisitions, split by unambiguous headers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from medcl3d.data.dicom.order import in_order
 from medcl3d.data.dicom.slices import MARKS, Slice
 from medcl3d.errors import DataError
 
-# Two blocks of slices nearer than this many gaps are parts of one volume, or of one that lacks slices.
+# Blocks of slices closer than this many gaps may be one volume with missing slices.
 FEWEST_GAPS = 3.0
-MOST_LEFT_OUT = 0.25  # of the slices, in volumes too small to be one
+MOST_LEFT_OUT = 0.25  # share of slices in groups too small for a volume
 
 
 @dataclass(frozen=True)
 class Part:
     """A volume of a series.
 
-    marks     fields that tell it from the others of its series, with their text; () where it is the whole series
+    marks     fields that distinguish it from the others of its series, with their text; () for a whole series
     slices    in order
-    warnings  what one should know of them
+    warnings  warnings on the slices
     """
 
     marks: tuple[tuple[str, str], ...]
@@ -32,13 +32,14 @@ class Part:
 
 
 def volumes_of(slices: Sequence[Slice], min_slices: int) -> tuple[list[Part], str]:
-    """The volumes of a series, and where they are several a line on it.
+    """The volumes of a series, and a note if there are several.
 
-    The whole, where that is a regular grid and its slices are not of several by turns. Else by the fewest of `MARKS` by which each
-    part is a regular grid of `min_slices` or more. What is fewer, as scouts are, is left out and said where it is few. Parts
-    that continue each other are not told apart: they may be one volume that lacks slices.
+    A series that is a regular grid and does not alternate between volumes is one volume. Otherwise it is
+    split by the fewest of `MARKS` for which each part is a regular grid of at least `min_slices` slices. A
+    few remaining slices, as of scouts, are skipped and counted. Parts that continue each other are not split:
+    they may be one volume with missing slices.
 
-    DataError, naming files, where the slices are neither one volume nor several.
+    DataError, naming files, if the slices are neither one volume nor several.
     """
     whole, refusal = None, None
     try:
@@ -54,34 +55,39 @@ def volumes_of(slices: Sequence[Slice], min_slices: int) -> tuple[list[Part], st
     if whole is not None:
         return [Part((), tuple(whole[0]), whole[1])], ""
     names = ", ".join(MARKS[at] for at in varying)
-    perhaps = f" (its slices differ in {names}, but do not come apart into whole volumes by it)" if names else ""
-    raise DataError(f"{refusal}{perhaps}")
+    hint = f" (its slices differ in {names}, which does not split them into whole volumes)" if names else ""
+    raise DataError(f"{refusal}{hint}")
 
 
 def _texts(slices: Sequence[Slice], at: int, *, without_empty: bool) -> set[str]:
-    """The texts of a mark. That some files of a regular grid lack it splits nothing."""
+    """The texts of a mark. Files of a regular grid without the mark do not split it."""
     return {one.marks[at] for one in slices} - ({""} if without_empty else set())
 
 
 def _line(parts: Sequence[Part], chosen: Sequence[int], slices: Sequence[Slice]) -> str:
     kept = {tuple(text for _, text in part.marks) for part in parts}
     others = sum(tuple(_plain(one.marks[at]) for at in chosen) not in kept for one in slices)
-    beside = f"; {others} slices of others were passed over" if others else ""
+    rest = f"; {others} other slices were skipped" if others else ""
     volumes = f"{len(parts)} volumes" if len(parts) > 1 else "one volume and others"
-    return f"holds {volumes} under one SeriesInstanceUID, told apart by {' and '.join(MARKS[at] for at in chosen)}{beside}"
+    marks = " and ".join(MARKS[at] for at in chosen)
+    return f"holds {volumes} under one SeriesInstanceUID, split by {marks}{rest}"
 
 
 def _plain(text: str) -> str:
     return text.replace("\\", "/")
 
 
-def _parts(slices: Sequence[Slice], chosen: Sequence[int], min_slices: int, *, may_leave_out: bool) -> list[Part]:
-    """The volumes by some marks, or [] where those do not tell volumes apart."""
+def _parts(
+    slices: Sequence[Slice], chosen: Sequence[int], min_slices: int, *, may_leave_out: bool
+) -> list[Part]:
+    """The volumes by some marks, or [] if the marks do not separate volumes."""
     groups: dict[tuple[str, ...], list[Slice]] = {}
     for one in slices:
         groups.setdefault(tuple(one.marks[at] for at in chosen), []).append(one)
     num_small = sum(len(group) for group in groups.values() if len(group) < min_slices)
-    if num_small > (MOST_LEFT_OUT * len(slices) if may_leave_out else 0) or _continue_each_other(list(groups.values())):
+    if num_small > (MOST_LEFT_OUT * len(slices) if may_leave_out else 0) or _continue_each_other(
+        list(groups.values())
+    ):
         return []
     parts = []
     for texts in sorted(groups, key=lambda texts: [_as_number(text) for text in texts]):
@@ -96,7 +102,7 @@ def _parts(slices: Sequence[Slice], chosen: Sequence[int], min_slices: int, *, m
 
 
 def _as_number(text: str) -> tuple[float, str]:
-    """What to sort by: 2 before 10, texts in their order."""
+    """Sort key: 2 before 10, texts alphabetically."""
     try:
         return float(text), text
     except ValueError:
@@ -104,13 +110,15 @@ def _as_number(text: str) -> tuple[float, str]:
 
 
 def _continue_each_other(groups: Sequence[Sequence[Slice]]) -> bool:
-    """Whether blocks of parallel slices lie beside each other without a clear gap, so that they may be one volume."""
+    """Whether parallel blocks of slices adjoin without a clear gap, so that they may be one volume."""
     blocks: dict[tuple[float, ...], list[tuple[float, float, float]]] = {}
     for group in groups:
         normal = np.cross(*group[0].orientation)
         depths = np.sort([one.position @ normal for one in group])
         gap = float(np.median(np.diff(depths))) if len(depths) > 1 else 0.0
-        blocks.setdefault(tuple(np.round(normal, 2) + 0.0), []).append((float(depths[0]), float(depths[-1]), gap))
+        blocks.setdefault(tuple(np.round(normal, 2) + 0.0), []).append(
+            (float(depths[0]), float(depths[-1]), gap)
+        )
     for parallel in blocks.values():
         usual = max(gap for _, _, gap in parallel)
         end = -np.inf

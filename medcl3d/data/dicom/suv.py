@@ -1,4 +1,4 @@
-"""The standardised uptake of a PET, told only where everything that it depends on is there and can be right."""
+"""The standardised uptake value (SUV) of PET, computed only from present and plausible fields."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from medcl3d.data.dicom.header import Header
 from medcl3d.errors import DataError
 
 DOSE = "RadiopharmaceuticalInformationSequence"
-LOWEST_DOSE, HIGHEST_DOSE = 1e6, 1e10  # Bq: from a child's to 270 mCi; MBq, kBq and mCi lie below
+# Bq: from a child's dose to 270 mCi; numbers in MBq, kBq or mCi are below.
+LOWEST_DOSE, HIGHEST_DOSE = 1e6, 1e10
 LOWEST_WEIGHT, HIGHEST_WEIGHT = 1.0, 500.0  # kg
-# Of the brightest voxel. Some tissue of whatever is scanned takes up about its share (1), and no bladder concentrates a thousandfold.
+# Of the brightest voxel. Some scanned tissue has an SUV of about 1, and no bladder reaches 1000.
 LOWEST_MAXIMUM, HIGHEST_MAXIMUM = 0.2, 1000.0
-# Half-life in s, to a percent, then its codes: SNOMED CT and the older SRT. Source of the codes: DICOM PS3.16, CID 4020.
+# Half-life in s, accurate to 1 %, and codes: SNOMED CT and the older SRT.
+# Source of the codes: DICOM PS3.16, CID 4020.
 NUCLIDES: dict[str, tuple[float, tuple[str, ...]]] = {
     "C-11": (1221.8, ("40565003", "C-105A1")),
     "N-13": (597.9, ("21576001", "C-107A1")),
@@ -31,13 +33,21 @@ NUCLIDES: dict[str, tuple[float, tuple[str, ...]]] = {
     "Zr-89": (282280.0, ("63360001", "C-168A4")),
     "I-124": (360800.0, ("40937006", "C-114A5")),
 }
-HALF_LIFE_TOLERANCE = 0.03  # headers round, and some take older tables
-MOST_HALF_LIVES = 10  # between injection and scan: a thousandth is left then
-CONSTANT = ("Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "SeriesDate", "SeriesTime")
+HALF_LIFE_TOLERANCE = 0.03  # headers are rounded, and some use older tables
+MOST_HALF_LIVES = 10  # between injection and scan: then about a thousandth is left
+CONSTANT = (
+    "Units",
+    "SUVType",
+    "CorrectedImage",
+    "DecayCorrection",
+    "PatientWeight",
+    "SeriesDate",
+    "SeriesTime",
+)
 
 
 def suv_factor(headers: Sequence[Header]) -> float:
-    """What PET values, rescaled, are multiplied with to be SUV by body weight (g/ml). DataError names the first thing that is wrong.
+    """Factor from rescaled PET values to SUV by body weight (g/ml). DataError names the first invalid field.
 
     headers  of all files of the series
 
@@ -54,40 +64,57 @@ def suv_factor(headers: Sequence[Header]) -> float:
     lacking = [name for name in ("ATTN", "DECY") if name not in header.words("CorrectedImage")]
     if lacking:
         raise _refused(f"CorrectedImage lacks {' and '.join(lacking)}")
-    if len({repr(sorted(one.first(DOSE).texts.items())) for one in headers}) > 1 or len(header.items.get(DOSE, ())) > 1:
-        raise _refused("there are several injections")
+    if (
+        len({repr(sorted(one.first(DOSE).texts.items())) for one in headers}) > 1
+        or len(header.items.get(DOSE, ())) > 1
+    ):
+        raise _refused("the series has several injections")
     weight, injection = header.number("PatientWeight", 0.0), header.first(DOSE)
     if not LOWEST_WEIGHT <= weight <= HIGHEST_WEIGHT:
         raise _refused(f"PatientWeight is {weight:g} kg")
     dose, half_life = injection.number("RadionuclideTotalDose", 0.0), _half_life(injection)
     if not LOWEST_DOSE <= dose <= HIGHEST_DOSE:
-        raise _refused(f"RadionuclideTotalDose is {dose:g} Bq, {LOWEST_DOSE:g} to {HIGHEST_DOSE:g} can be; is it in MBq or mCi?")
+        raise _refused(
+            f"RadionuclideTotalDose is {dose:g} Bq, outside {LOWEST_DOSE:g} to {HIGHEST_DOSE:g}, perhaps in "
+            "MBq or mCi"
+        )
     if header.text("DecayCorrection") == "ADMIN":
         return weight * 1000 / dose
     if header.text("DecayCorrection") != "START":
         raise _refused(f"{header.shown('DecayCorrection')}, START or ADMIN is needed")
-    waited = _seconds_waited(headers, injection, half_life)
-    if not 0 < waited < MOST_HALF_LIVES * half_life:
-        raise _refused(f"the scan starts {waited:.0f} s after the injection, the half-life is {half_life:g} s")
-    return weight * 1000 / (dose * 2 ** (-waited / half_life))
+    elapsed = _elapsed_s(headers, injection, half_life)
+    if not 0 < elapsed < MOST_HALF_LIVES * half_life:
+        raise _refused(
+            f"the scan starts {elapsed:.0f} s after the injection, the half-life is {half_life:g} s"
+        )
+    return weight * 1000 / (dose * 2 ** (-elapsed / half_life))
 
 
 def refuse_impossible(maximum: float) -> None:
-    """DataError where the brightest voxel has an SUV that no body has."""
+    """DataError if the SUV of the brightest voxel is implausible."""
     if not LOWEST_MAXIMUM <= maximum <= HIGHEST_MAXIMUM:
-        raise _refused(f"its maximum would be {maximum:.3g}, {LOWEST_MAXIMUM:g} to {HIGHEST_MAXIMUM:g} can be")
+        raise _refused(
+            f"its maximum would be {maximum:.3g}, outside {LOWEST_MAXIMUM:g} to {HIGHEST_MAXIMUM:g}"
+        )
 
 
 def _refused(what: str) -> DataError:
-    return DataError(f"no SUV can be told: {what}; correct the headers, or take the stored values with pet=raw")
+    return DataError(
+        f"the SUV cannot be computed: {what}; correct the headers, or read the stored values with pet=raw"
+    )
 
 
 def _half_life(injection: Header) -> float:
-    """Of a nuclide that is known, and of the one that is named."""
+    """Half-life in s, validated against the known nuclides and the named one."""
     half_life = injection.number("RadionuclideHalfLife", 0.0)
-    near = {name for name, (known, _) in NUCLIDES.items() if abs(half_life / known - 1) <= HALF_LIFE_TOLERANCE}
+    near = {
+        name for name, (known, _) in NUCLIDES.items() if abs(half_life / known - 1) <= HALF_LIFE_TOLERANCE
+    }
     if not near:
-        raise _refused(f"RadionuclideHalfLife is {half_life:g} s, which is that of no PET nuclide (F-18: {NUCLIDES['F-18'][0]:g} s)")
+        raise _refused(
+            f"RadionuclideHalfLife is {half_life:g} s, which matches no PET nuclide (F-18: "
+            f"{NUCLIDES['F-18'][0]:g} s)"
+        )
     code = injection.first("RadionuclideCodeSequence").text("CodeValue")
     named = {name for name, (_, codes) in NUCLIDES.items() if code in codes}
     if named - near:
@@ -95,11 +122,14 @@ def _half_life(injection: Header) -> float:
     return half_life
 
 
-def _seconds_waited(headers: Sequence[Header], injection: Header, half_life: float) -> float:
-    """From the injection to the start of the series, to which it is corrected."""
+def _elapsed_s(headers: Sequence[Header], injection: Header, half_life: float) -> float:
+    """Seconds from the injection to the start of the series, to which the values are decay-corrected."""
     header, given = headers[0], injection.text("RadiopharmaceuticalStartDateTime")
     if not given and MOST_HALF_LIVES * half_life > 24 * 3600:
-        raise _refused("RadiopharmaceuticalStartDateTime is missing, and with this half-life the injection may be of another day")
+        raise _refused(
+            "RadiopharmaceuticalStartDateTime is missing, and with this half-life the injection may be on "
+            "another day"
+        )
     try:
         start = read_time(header.text("SeriesDate"), header.text("SeriesTime"))
         acquired = min(read_time(one.text("AcquisitionDate"), one.text("AcquisitionTime")) for one in headers)
@@ -110,8 +140,10 @@ def _seconds_waited(headers: Sequence[Header], injection: Header, half_life: flo
             injected -= timedelta(days=injected > start)  # injected before midnight
     except ValueError:
         raise _refused("the times of injection, series or acquisition are missing or wrong") from None
-    if (start - acquired).total_seconds() > 1:  # one of the two may lack its fractions
-        raise _refused("SeriesTime is later than the first AcquisitionTime, so nobody says to when it is corrected")
+    if (start - acquired).total_seconds() > 1:  # one of the two may lack fractions of a second
+        raise _refused(
+            "SeriesTime is later than the first AcquisitionTime, so the time of decay correction is unknown"
+        )
     return (start - injected).total_seconds()
 
 
@@ -121,4 +153,12 @@ def read_time(date: str, time: str) -> datetime:
     if not parts or not re.fullmatch(r"\d{8}", date):
         raise ValueError(f"{date} {time}")
     hour, minute, second = (int(part or 0) for part in parts.groups()[:3])
-    return datetime(int(date[:4]), int(date[4:6]), int(date[6:]), hour, minute, second, int((parts[4] or "").ljust(6, "0")))
+    return datetime(
+        int(date[:4]),
+        int(date[4:6]),
+        int(date[6:]),
+        hour,
+        minute,
+        second,
+        int((parts[4] or "").ljust(6, "0")),
+    )

@@ -1,4 +1,4 @@
-"""A CT whose gantry was tilted: its planes are no right angle to the way from one to the next."""
+"""CT with a tilted gantry: the planes are not perpendicular to the step between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AIR = -1000.0  # HU
 
 
 def tilt_of(slices: Sequence[Slice]) -> float:
-    """Degrees between the way from slice to slice and their normal, 0 where all in all they move less than half a pixel sideways."""
+    """Degrees between the slice step and the normal; 0 if the total shift is below half a pixel."""
     step, normal = step_of(slices), np.cross(*slices[0].orientation)
     along = float(step @ normal)
     sideways = float(np.linalg.norm(step - along * normal))
@@ -27,31 +27,38 @@ def tilt_of(slices: Sequence[Slice]) -> float:
 
 
 def refuse_tilted(slices: Sequence[Slice], *, resampled: bool) -> None:
-    """DataError where slices are tilted and are not to be resampled, or where no gantry tilts."""
+    """DataError if tilted slices are not resampled, or if the modality is not CT."""
     angle = tilt_of(slices)
     if angle and slices[0].header.modality != "CT":
-        raise DataError(f"each slice lies sideways of the one before ({angle:.1f} degrees), and this is no CT, whose gantry tilts")
+        raise DataError(
+            f"each slice is shifted sideways from the one before ({angle:.1f} degrees), and only a CT has a "
+            "gantry tilt"
+        )
     if angle and not resampled:
-        raise DataError(f"the gantry is tilted ({angle:.1f} degrees); set tilt=resample, or resample the series upright yourself")
+        raise DataError(
+            f"the gantry is tilted ({angle:.1f} degrees); set tilt=resample, or resample the series upright"
+        )
 
 
 def upright(voxels: np.ndarray, slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
-    """Tilted slices on a grid of right angles that holds them all, air where none of them was.
+    """Tilted slices on an orthogonal grid that contains all of them, filled with air outside.
 
     voxels  ``Float32[X, Y, Z]`` of the slices in order, HU
 
-    Returns ``Float32[X', Y', Z]`` and its affine to RAS+ mm. Each slice stays in its plane and is moved there, with linear interpolation.
+    Returns ``Float32[X', Y', Z]`` and its affine to RAS+ mm. Each slice is shifted within its plane by linear
+    interpolation.
     """
     first, step = slices[0], step_of(slices)
     normal = np.cross(*first.orientation)
-    moves = np.outer(np.arange(len(slices)), first.orientation @ step / first.spacing_mm)  # of each slice, in columns and rows
+    # Of each slice, in columns and rows.
+    moves = np.outer(np.arange(len(slices)), first.orientation @ step / first.spacing_mm)
     start = np.floor(moves.min(axis=0))
     moves = moves - start
     size = np.array(voxels.shape[:2]) + np.ceil(moves.max(axis=0)).astype(int)
     made = np.empty((*size, len(slices)), dtype=np.float32, order="F")
     for number, (along, down) in enumerate(moves.tolist()):
-        plane = _moved(voxels[..., number], along, int(size[0]))
-        made[..., number] = _moved(plane.T, down, int(size[1])).T
+        plane = _shifted(voxels[..., number], along, int(size[0]))
+        made[..., number] = _shifted(plane.T, down, int(size[1])).T
     affine = np.eye(4)
     affine[:3, :2] = (first.orientation * np.array(first.spacing_mm)[:, None]).T
     affine[:3, 2] = normal * (step @ normal)
@@ -59,8 +66,8 @@ def upright(voxels: np.ndarray, slices: Sequence[Slice]) -> tuple[np.ndarray, np
     return made, LPS_TO_RAS @ affine
 
 
-def _moved(plane: np.ndarray, by: float, size: int) -> np.ndarray:
-    """A plane moved along its first axis, which grows to `size`, by a number of voxels that need not be whole."""
+def _shifted(plane: np.ndarray, by: float, size: int) -> np.ndarray:
+    """A plane shifted along its first axis, which grows to `size`, by a number of voxels or a fraction."""
     whole = math.floor(by)
     share = by - whole
     near = np.full((size, plane.shape[1]), AIR)

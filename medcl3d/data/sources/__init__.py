@@ -1,7 +1,8 @@
-"""Where scans come from: one origin a file.
+"""Readers of scan collections, one module per source.
 
-A source is a function of the folder it reads; one whose scans are no files yet takes a second folder and writes them there.
-Where that is None (``prepare --check``), it writes nothing, and the manifest is of the files that it would write.
+A source is a function of the folder that it reads. A source whose scans are not NIfTI files yet takes a
+second folder and writes them there. If that folder is None (``prepare --check``), it writes nothing, and the
+manifest lists the files that it would write.
 """
 
 from medcl3d.registry import Registry

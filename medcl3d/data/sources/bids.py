@@ -1,4 +1,4 @@
-"""BIDS: subjects, sessions and modalities in the names of files, tables and sidecars beside them, labels under derivatives."""
+"""BIDS: identity from file names, metadata from tables and sidecars, labels from derivatives."""
 
 from __future__ import annotations
 
@@ -22,13 +22,23 @@ from medcl3d.data.sources import SOURCES
 from medcl3d.data.walk import VOLUMES, folders_under, unread
 from medcl3d.errors import DataError
 
-# A fourth axis of time or direction, calibrations, field maps; masks and label maps that lie among the images.
-LEFT_OUT = frozenset(("asl", "bold", "cbv", "dwi", "m0scan", "sbref", "defacemask", *bids_labels.SUFFIXES, "probseg"))
+# Series over time or direction, calibrations, field maps; masks and label maps in the folders of images.
+LEFT_OUT = frozenset(
+    ("asl", "bold", "cbv", "dwi", "m0scan", "sbref", "defacemask", *bids_labels.SUFFIXES, "probseg")
+)
 FIELD_MAPS = "fmap"  # their folder
-BESIDE = ("code", "derivatives", "phenotype", "stimuli")  # what the standard has beside the subjects, and holds no scan to take
-STRAY = "NIfTI files are not named or placed as BIDS has it and not taken"
+# Folders of the standard beside the subjects, without scans to read.
+BESIDE = ("code", "derivatives", "phenotype", "stimuli")
+STRAY = "NIfTI files do not follow the BIDS names and folders and are skipped"
 PARTS = ("phase", "real", "imag")  # of a complex image
-SIDECAR = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength", "RepetitionTime", "EchoTime", "FlipAngle")
+SIDECAR = (
+    "Manufacturer",
+    "ManufacturersModelName",
+    "MagneticFieldStrength",
+    "RepetitionTime",
+    "EchoTime",
+    "FlipAngle",
+)
 
 
 @SOURCES.register("bids")
@@ -44,71 +54,84 @@ def bids(
 ) -> Manifest:
     """Read a BIDS dataset of 3-D images: ``sub-ID/[ses-ID/]anat/..._SUFFIX.nii.gz``.
 
-    modalities  suffixes to take, as T1w or FLAIR (default: all but series in time or direction, field maps, phases and masks)
-    derivative  the folder of `derivatives/` whose ..._dseg or ..._mask files are the labels (default: the only one there is), or none
-    label       pieces of the label maps' names, where there are several of an image: [dseg], or [desc-brain, mask]
-    label_of    suffixes of the images that label maps belong to whose names do not say it (default: the only image of that name)
-    sidecar     what to take from the JSON files of the images, those of the folders above included; [] reads none
+    modalities  suffixes to read, as T1w or FLAIR (default: all except series over time or direction, field
+                maps, phase images and masks)
+    derivative  folder of `derivatives/` whose ..._dseg or ..._mask files are the labels (default: the only
+                one), or none
+    label       pieces of the names of the label maps, if an image has several: [dseg], or [desc-brain, mask]
+    label_of    suffixes of the images of label maps whose names do not give it (default: the only image of
+                that name)
+    sidecar     fields to read from the JSON files of the images and of the folders above; [] reads none
 
-    The columns of participants.tsv become metadata; those of sub-ID_sessions.tsv and ..._scans.tsv too, with days from the first
-    visit out of a column days_since_first or the dates of acq_time, which themselves are not kept. A label map in the space of
-    another image (``space-FLAIR``) is that image's. BIDS does not say which scans share world
-    millimetres, so each scan is a frame of its own; a csv manifest can say more.
+    The columns of participants.tsv become metadata, and so do those of sub-ID_sessions.tsv and ..._scans.tsv.
+    Days from the first visit come from a column days_since_first or from the dates of acq_time; the dates
+    themselves are dropped. A label map in the space of another image (``space-FLAIR``) belongs to that image.
+    BIDS does not define which scans share world millimetres, so each scan is its own frame; a csv manifest
+    can define frames.
     Source: Gorgolewski et al. 2016, The Brain Imaging Data Structure.
 
-    Raises DataError where there is no subject, no image, more than one derivative or label map to choose from, or a file of one
-    subject or session in a folder of another. What lies there and is not taken is counted.
+    Raises DataError if there is no subject or image, if several derivatives or label maps fit, or if a file
+    of one subject or session is in a folder of another. Skipped files are counted.
     """
     subjects = sorted(path for path in root.glob("sub-*") if path.is_dir())
     if not subjects:
-        raise DataError(f"{root}: no folder sub-* there; a BIDS root holds dataset_description.json, participants.tsv and sub-*/")
+        raise DataError(
+            f"{root}: no folder sub-*; a BIDS root holds dataset_description.json, participants.tsv and "
+            "sub-*/"
+        )
     people, notes = participants(root, {path.name for path in subjects})
-    beside, seen = Sidecars(sidecar), _Seen()
+    sidecars, skips = Sidecars(sidecar), _Skipped()
     top = [(BidsName.of(path.name), path) for path in sorted(root.glob("*.json"))] if sidecar else []
     rows: list[Row] = []
     places: list[Row] = []
     names: dict[str, BidsName] = {}
     for subject in subjects:
-        found = _Subject.of(subject, seen)
-        visits, about = found.visits(seen)
+        found = _Subject.of(subject, skips)
+        visits, about = found.visits(skips)
         with_images: set[str] = set()
         for file in found.images:
             *above, last = file.split("/")
             name = BidsName.of(last)
-            if not _is_taken(above, name, modalities):
-                kind = f"part-{name.entities['part']}_{name.suffix}" if "part" in name.entities else name.suffix
-                seen.left_out.add(f"files *_{kind} are not taken", f"{subject.name}/{file}")
+            if not _is_selected(above, name, modalities):
+                kind = (
+                    f"part-{name.entities['part']}_{name.suffix}" if "part" in name.entities else name.suffix
+                )
+                skips.left_out.add(f"files *_{kind} are skipped", f"{subject.name}/{file}")
                 continue
             path = f"{subject.name}/{file}"
             session = session_of((subject.name, *above), name, f"{root}/{path}")
             names[path] = name
             with_images.add(session)
-            row, place = {"patient": subject.name, "session": session, "modality": name.suffix, "path": path}, Row()
+            row, place = (
+                {"patient": subject.name, "session": session, "modality": name.suffix, "path": path},
+                Row(),
+            )
             for line in (people.get(subject.name), visits.get(session), about.get(file)):
                 if line is not None:
                     row |= line.row
                     place |= dict.fromkeys(line.row, line.place)
-            rows.append(row | (beside.of(name, [top, *found.sidecars_above(above)]) if sidecar else {}))
+            rows.append(row | (sidecars.of(name, [top, *found.sidecars_above(above)]) if sidecar else {}))
             places.append(place)
         for session, line in visits.items():
             if session not in with_images and "_sessions.tsv:" in line.place:
-                seen.odd.add("sessions of ..._sessions.tsv have no image that is taken", f"{session} in {line.place}")
-    seen.beside(root)
-    told = [*beside.notes(), *seen.notes(root)]
+                skips.odd.add("sessions of ..._sessions.tsv have no image", f"{session} in {line.place}")
+    skips.count_strays(root)
+    skipped = [*sidecars.notes(), *skips.notes(root)]
     if not rows:
-        raise DataError(f"{root}: no image is left; modalities = {list(modalities or ())}; {'; '.join(told) or 'the folders are empty'}")
-    unasked = Counted()
-    labels = None if derivative == "none" else bids_labels.find_derivative(root, derivative, label, unasked)
+        why = "; ".join(skipped) or "the folders are empty"
+        raise DataError(f"{root}: no image to read; modalities = {list(modalities or ())}; {why}")
+    unused = Counted()
+    labels = None if derivative == "none" else bids_labels.find_derivative(root, derivative, label, unused)
     pairs, unpaired = bids_labels.pair(root, labels, names, label_of)
     classes, unnamed = bids_labels.class_names(labels, pairs.values())
     table = pd.DataFrame(rows)
     table["label"] = [pairs.get(path, "") for path in table["path"]]
     table["scan"] = made_ids(table["path"].tolist(), [name.stem for name in names.values()])
-    noted = (*notes, *told, *unasked.notes(), *unpaired, *unnamed)
+    noted = (*notes, *skipped, *unused.notes(), *unpaired, *unnamed)
     return Manifest.of(table, root, classes, outside=allow_outside, cell_places=places, notes=noted)
 
 
-def _is_taken(above: Sequence[str], name: BidsName, modalities: Sequence[str] | None) -> bool:
+def _is_selected(above: Sequence[str], name: BidsName, modalities: Sequence[str] | None) -> bool:
     if modalities is not None:
         return name.suffix in modalities
     is_part = name.entities.get("part") in PARTS
@@ -116,16 +139,16 @@ def _is_taken(above: Sequence[str], name: BidsName, modalities: Sequence[str] | 
 
 
 @dataclass
-class _Seen:
-    """What is counted over all subjects: images by suffix, files in no place of BIDS, odd dates, folders that cannot be read."""
+class _Skipped:
+    """Skipped images by suffix, misplaced files, invalid dates and unreadable folders of all subjects."""
 
     left_out: Counted = field(default_factory=Counted)
     odd: Counted = field(default_factory=Counted)
     others: list[Path] = field(default_factory=list)
-    closed: list[OSError] = field(default_factory=list)
+    unreadable: list[OSError] = field(default_factory=list)
 
-    def beside(self, root: Path) -> None:
-        """Count what lies beside the folders of the subjects."""
+    def count_strays(self, root: Path) -> None:
+        """Count files and folders beside the subjects' folders."""
         for name in sorted(os.listdir(root)):
             if name.startswith(".") or (name.startswith("sub-") and not name.endswith(VOLUMES)):
                 continue
@@ -138,7 +161,7 @@ class _Seen:
                 self.others.append(Path(name))
 
     def notes(self, root: Path) -> list[str]:
-        return [*self.left_out.notes(), *self.odd.notes(), *unread(root, self.others, self.closed)]
+        return [*self.left_out.notes(), *self.odd.notes(), *unread(root, self.others, self.unreadable)]
 
 
 @dataclass
@@ -151,10 +174,10 @@ class _Subject:
     sidecars: dict[str, list[Sidecar]] = field(default_factory=dict)
 
     @staticmethod
-    def of(folder: Path, seen: _Seen) -> _Subject:
-        """Look through the folder once: images lie in it, in a session's folder, or one below either."""
+    def of(folder: Path, skips: _Skipped) -> _Subject:
+        """List the folder once. Images are in it, in a session's folder, or one level below either."""
         found = _Subject(folder)
-        for inner, names in folders_under(folder, seen.closed.append):
+        for inner, names in folders_under(folder, skips.unreadable.append):
             depth = len(inner.split("/")) - inner.startswith("ses-")
             for name in names:
                 file = f"{inner}/{name}" if inner else name
@@ -163,21 +186,24 @@ class _Subject:
                     if is_image:
                         found.images.append(file)
                     else:
-                        seen.odd.add(STRAY, f"{folder.name}/{file}")
+                        skips.odd.add(STRAY, f"{folder.name}/{file}")
                 elif name.endswith(".json"):
                     found.sidecars.setdefault(inner, []).append((BidsName.of(name), folder / file))
                 elif name.endswith(("_sessions.tsv", "_scans.tsv")):
                     found.tables.append(file)
                 elif not name.endswith((".tsv", ".bval", ".bvec")):
-                    seen.others.append(Path(folder.name) / file)
+                    skips.others.append(Path(folder.name) / file)
         return found
 
     def sidecars_above(self, above: Sequence[str]) -> list[list[Sidecar]]:
-        """Sidecars in the folders of an image, those of the subject's folder first."""
+        """Sidecars in the folders above an image, those of the subject's folder first."""
         return [self.sidecars.get("/".join(above[:depth]), []) for depth in range(len(above) + 1)]
 
-    def visits(self, seen: _Seen) -> tuple[dict[str, Line], dict[str, Line]]:
-        """Session -> its columns; image -> its columns. Dates of scans count where no table of sessions has days."""
+    def visits(self, skips: _Skipped) -> tuple[dict[str, Line], dict[str, Line]]:
+        """Session -> its columns; image -> its columns.
+
+        Dates of scans are used if no table of sessions has days.
+        """
         visits: dict[str, Line] = {}
         about: dict[str, Line] = {}
         first: dict[str, date] = {}
@@ -189,24 +215,25 @@ class _Subject:
             inner = table.rpartition("/")[0]
             for file, line in scans(self.folder / table).items():
                 path = f"{inner}/{file}" if inner else file
-                self._date(path, line.row.pop("acq_time", ""), first, seen, line.place)
+                self._date(path, line.row.pop("acq_time", ""), first, skips, line.place)
                 if path in there:
                     about[path] = line
                 elif not os.path.lexists(self.folder / path):
-                    seen.odd.add("files of ..._scans.tsv are not there", f"{self.folder.name}/{path}")
+                    skips.odd.add("files of ..._scans.tsv are missing", f"{self.folder.name}/{path}")
         if not any(line.row.get("session_days") for line in visits.values()):
             for session, days in days_from_first(first).items():
                 known = visits.get(session, Line({}, str(self.folder)))
                 visits[session] = Line({**known.row, "session_days": days}, known.place)
         return visits, about
 
-    def _date(self, path: str, time: str, first: dict[str, date], seen: _Seen, place: str) -> None:
-        """Remember the earliest date of a session."""
+    def _date(self, path: str, time: str, first: dict[str, date], skips: _Skipped, place: str) -> None:
+        """Record the earliest date of a session."""
         if time in MISSING:
             return
         found = date_of(time)
         if found is None:
-            seen.odd.add("acq_time of ..._scans.tsv are no dates and left out", f"{time!r} of {self.folder.name}/{path} in {place}")
+            where = f"{time!r} of {self.folder.name}/{path} in {place}"
+            skips.odd.add("acq_time of ..._scans.tsv are not dates and are ignored", where)
             return
         *above, name = path.split("/")
         session = session_of((self.folder.name, *above), BidsName.of(name), path)

@@ -1,4 +1,4 @@
-"""DICOM as it lies on a disk: folders of slices, told apart by their headers, written out as one NIfTI file a series."""
+"""Raw DICOM: slices grouped into series by their headers, written as one NIfTI file per series."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from medcl3d.errors import DataError
 from medcl3d.registry import Count
 
 SCHEMA = 2
-LONGEST = 90  # bytes of a file's name that the patient's id may take
+LONGEST = 90  # bytes of the patient's id in a file name
 Mixed = Literal["split", "error"]
 
 
@@ -50,75 +50,96 @@ def dicom(
     patients: Literal["header", "folder"] = "header",
     hash_ids: bool = False,
 ) -> Manifest:
-    """Read all DICOM series below a folder, whatever its files are called. Needs the extra `dicom`.
+    """Read all DICOM series below a folder, for any file names. Needs the extra `dicom`.
 
-    root        the folder; series are told apart by SeriesInstanceUID (by folder where that is empty), DICOMDIR is not needed
-    raw         where each series is written as a NIfTI file (`prepare` chooses it); done once, again where slices changed. None:
-                nothing is written, and the manifest holds the series as `unwritten`
-    modalities  CT, MR, PET, ... to take (default: all that have voxels in space)
-    min_slices  series of fewer are passed over, as scouts are
-    pet         suv (by body weight; refused where headers do not allow it), or raw (as stored)
-    tilt        of a CT whose gantry was tilted: error, or resample (upright, linearly, air outside)
-    mixed       several volumes under one UID: split (by ImageType, echo, time, stack or AcquisitionNumber, where that leaves whole
-                volumes), or error
-    patients    whose a series is: header (PatientID, else the first folder below the root), or folder
-    hash_ids    patients and UIDs as keyed hashes, without dates, descriptions and names of files; the key stays in
-                `raw`/.hash_key: whoever deletes it makes the ids irreversible
+    root        the folder; series are distinguished by SeriesInstanceUID (by folder if it is empty), DICOMDIR
+                is not needed
+    raw         folder for one NIfTI file per series (`prepare` chooses it); written once, and again if slices
+                changed. None: nothing is written, and the manifest holds the series as `unwritten`
+    modalities  CT, MR, PET, ... to read (default: all that have voxels in space)
+    min_slices  series with fewer slices, as scouts, are skipped
+    pet         suv (by body weight; refused if the headers do not allow it), or raw (stored values)
+    tilt        for CT with a tilted gantry: error, or resample (upright, linear, air outside)
+    mixed       several volumes under one UID: split (by ImageType, echo, time, stack or AcquisitionNumber, if
+                that leaves whole volumes), or error
+    patients    patient of a series: header (PatientID, else the first folder below the root), or folder
+    hash_ids    patients and UIDs as keyed hashes, without dates, descriptions and file names; the key stays
+                in `raw`/.hash_key, and deleting it makes the ids irreversible
 
-    Slices are ordered by their place along the normal; CT comes in HU. Columns: patient, session (studies by date),
-    session_days, frame (FrameOfReferenceUID), study_date, study, series, description, and part where a series was split. One
-    PatientID with another birth date, sex or issuer is another patient, told apart by the folder. Names are never read. A field that
-    some files of a series lack does not split it; if values depend on that field (RescaleSlope), the series is refused. Other fields
-    that differ within a series are reported.
+    Slices are sorted by their position along the normal; CT is in HU. Columns: patient, session (studies by
+    date), session_days, frame (FrameOfReferenceUID), study_date, study, series, description, and part if a
+    series was split. One PatientID with another birth date, sex or issuer is another patient, distinguished
+    by the folder. Names are never read. A field that some files of a series lack does not split it; if values
+    depend on that field (RescaleSlope), the series is refused. Other fields that differ within a series are
+    reported.
 
-    A series that is no regular grid (a slice missing or twice, planes that vary), or whose headers are wrong, is refused by name,
-    the others are read. Raises DataError where there is no series at all.
+    A series that is not a regular grid (a slice missing or duplicated, planes that vary) or has wrong headers
+    is refused, and the others are read. Raises DataError if there is no series at all.
     """
-    hide = hider(raw) if hash_ids else _open
-    found, seen, notes = find_series(root, hidden=hash_ids)
-    series = [one for one in found if is_taken(one, modalities, min_slices, seen)]
+    hash_id = hider(raw) if hash_ids else _unchanged
+    found, skipped, notes = find_series(root, redact=hash_ids)
+    series = [one for one in found if is_taken(one, modalities, min_slices, skipped)]
     if not series:
-        raise DataError(f"{root}: no DICOM series there; {'; '.join(seen.notes()) or 'it is empty'}")
-    told = [one.folder for one in series] if patients == "folder" else _tell_patients_apart(series, seen, notes, hide)
-    if hash_ids and (same := alike(set(told))):  # hashes show it no more
-        notes.append(f"{len(same)} patients may be two people or one, by ids that differ in spelling alone; write each id in one way")
-    odd: list[tuple[str, list[str]]] = []
+        raise DataError(f"{root}: no DICOM series; {'; '.join(skipped.notes()) or 'the folder is empty'}")
+    owners = (
+        [one.folder for one in series]
+        if patients == "folder"
+        else _patients_of(series, skipped, notes, hash_id)
+    )
+    if hash_ids and (same := alike(set(owners))):  # hashes no longer show it
+        notes.append(
+            f"{len(same)} groups of patient ids differ only in spelling and may be one person; use one "
+            "spelling per id"
+        )
+    differing: list[tuple[str, list[str]]] = []
     scans: dict[str, Series] = {}
     rows, faults = list[dict[str, str]](), dict[str, str]()
-    for row, one in zip(_rows(series, told, hide, hash_ids), series, strict=True):
+    for row, one in zip(_rows(series, owners, hash_id, hash_ids), series, strict=True):
         try:
             with refusing(one.called, hash_ids):
-                parts = _parts(one, min_slices, mixed, seen, notes)
+                parts = _parts(one, min_slices, mixed, skipped, notes)
         except DataError as error:
-            rows.append(_named(row, hide(one.key)))
+            rows.append(_with_id(row, hash_id(one.key)))
             faults[rows[-1]["scan"]] = str(error)
             continue
         for part, label in zip(parts, _labels(parts, hash_ids), strict=True):
-            rows.append(_named({**row, **({"part": label} if label else {})}, hide(f"{one.key}/{label}" if label else one.key)))
+            rows.append(
+                _with_id(
+                    {**row, **({"part": label} if label else {})},
+                    hash_id(f"{one.key}/{label}" if label else one.key),
+                )
+            )
             scans[rows[-1]["scan"]] = Series(part.slices, one.called, part.warnings, pet, tilt)
             differ = differences(part.slices)
-            odd.append(((one.called or "one") + (f" ({label})" if label else ""), [differ] if differ else []))
+            differing.append(
+                ((one.called or "one") + (f" ({label})" if label else ""), [differ] if differ else [])
+            )
     made = Manifest.of(_table(rows), root if raw is None else raw)
     if raw is not None:
-        for scan, warning in _all_written(raw, dict(zip(made.table["scan"], made.table["path"], strict=True)), scans, faults):
+        for scan, warning in _write_all(
+            raw, dict(zip(made.table["scan"], made.table["path"], strict=True)), scans, faults
+        ):
             notes.append(f"{scan}: {warning}")
     unwritten = scans if raw is None else {}
-    told = warnings_told(odd, len(odd), "series")
-    return replace(made, notes=(*made.notes, *seen.notes(), *notes, *told), faults=faults, unwritten=unwritten)
+    summary = warnings_told(differing, len(differing), "series")
+    notes = [*made.notes, *skipped.notes(), *notes, *summary]
+    return replace(made, notes=tuple(notes), faults=faults, unwritten=unwritten)
 
 
-def _parts(series: FoundSeries, min_slices: int, mixed: Mixed, seen: Counted, notes: list[str]) -> list[Part]:
-    """The volumes of a series. DataError where it is none."""
+def _parts(
+    series: FoundSeries, min_slices: int, mixed: Mixed, skipped: Counted, notes: list[str]
+) -> list[Part]:
+    """The volumes of a series. DataError if it has none."""
     if series.fault:
         raise DataError(series.fault)
     slices = [one for header in series.headers for one in slices_of(header)]
     of_volumes = [one for one in slices if "LOCALIZER" not in one.header.words("ImageType")]
     for one in slices:
         if "LOCALIZER" in one.header.words("ImageType"):
-            seen.add("localizers were passed over", one.name)
+            skipped.add("localizers were skipped", one.name)
     parts, note = volumes_of(of_volumes, min_slices)
     if parts[0].marks and mixed == "error":
-        raise DataError(f"{note}; set mixed=split, or move them to series of their own")
+        raise DataError(f"{note}; set mixed=split, or move each volume to its own series")
     if note:
         notes.append(f"{series.called}: {note}" if series.called else f"a series {note}")
     for part in parts:
@@ -127,80 +148,96 @@ def _parts(series: FoundSeries, min_slices: int, mixed: Mixed, seen: Counted, no
 
 
 def _labels(parts: Sequence[Part], hash_ids: bool) -> list[str]:
-    """What to call each volume of a series, "" where it is the whole; under `hash_ids` without a text of the file."""
+    """Label of each volume of a series, "" if it is whole; with `hash_ids`, without text from the file."""
     if not parts[0].marks:
         return [""]
     if hash_ids:
-        return [f"{number} of {len(parts)} by {' and '.join(name for name, _ in part.marks)}" for number, part in enumerate(parts, start=1)]
+        return [
+            f"{number} of {len(parts)} by {' and '.join(name for name, _ in part.marks)}"
+            for number, part in enumerate(parts, start=1)
+        ]
     return [", ".join(f"{name} {text or 'none'}" for name, text in part.marks) for part in parts]
 
 
-def _tell_patients_apart(series: Sequence[FoundSeries], seen: Counted, notes: list[str], hide: Callable[[str], str]) -> list[str]:
-    """The patient of each series: its id, with the folder where one id means several people."""
+def _patients_of(
+    series: Sequence[FoundSeries], skipped: Counted, notes: list[str], hash_id: Callable[[str], str]
+) -> list[str]:
+    """The patient of each series: its id, with the folder if several people share one id."""
     people: dict[str, set[tuple[str, ...]]] = {}
-    ids = [_patient_id(one, seen) for one in series]
+    ids = [_patient_id(one, skipped) for one in series]
     for name, one in zip(ids, series, strict=True):
         people.setdefault(name, set()).add(tuple(one.text(name) for name in PERSON))
-    several = {
-        name for name, known in people.items() if any(a and b and a != b for p in known for q in known for a, b in zip(p, q, strict=True))
+    shared = {
+        name
+        for name, known in people.items()
+        if any(a and b and a != b for p in known for q in known for a, b in zip(p, q, strict=True))
     }
-    told = []
+    patients = []
     folders: dict[str, set[str]] = {}
     for name, one in zip(ids, series, strict=True):
-        patient = f"{name}@{one.folder}" if name in several and name else name or one.folder
+        patient = f"{name}@{one.folder}" if name in shared and name else name or one.folder
         folders.setdefault(patient, set()).add(one.folder)
-        told.append(patient)
-    for name in sorted(several - {""}):
-        notes.append(f"PatientID {hide(name)} is claimed by several people (birth date, sex or issuer differ); told apart by their folders")
+        patients.append(patient)
+    for name in sorted(shared - {""}):
+        notes.append(
+            f"PatientID {hash_id(name)} is shared by several people (birth date, sex or issuer differ); "
+            "distinguished by their folders"
+        )
     for patient, places in folders.items():
         if len(places) > 1:
-            some = ", ".join(hide(place) for place in sorted(places)[:3])
+            some = ", ".join(hash_id(place) for place in sorted(places)[:3])
             notes.append(
-                f"patient {hide(patient)} lies in {len(places)} folders ({some}) and counts as one; set patients=folder if they are several"
+                f"patient {hash_id(patient)} is in {len(places)} folders ({some}) and counts as one; "
+                "set patients=folder if each folder is another patient"
             )
-    return told
+    return patients
 
 
-def _patient_id(series: FoundSeries, seen: Counted) -> str:
-    """A series' PatientID; "" if it has none, or one that many strangers share, which is counted."""
+def _patient_id(series: FoundSeries, skipped: Counted) -> str:
+    """A series' PatientID; "" if it is empty or a placeholder. Both cases are counted."""
     name = series.text("PatientID")
     if not name:
-        seen.add("series have no PatientID, so their first folder counts as the patient", series.called)
+        skipped.add("series have no PatientID; their first folder is the patient", series.called)
     elif is_no_id(name) or is_cut_number(name):
-        seen.add(
-            "series have text for a missing value, or a cut number, as PatientID, so their first folder counts as the patient",
+        skipped.add(
+            "series have a placeholder or truncated number as PatientID; their first folder is the patient",
             series.called,
         )
         return ""
     return name
 
 
-def _rows(series: Sequence[FoundSeries], told: Sequence[str], hide: Callable[[str], str], hash_ids: bool) -> list[dict[str, str]]:
-    """What is known of each series, in the columns of a manifest."""
+def _rows(
+    series: Sequence[FoundSeries], patients: Sequence[str], hash_id: Callable[[str], str], hash_ids: bool
+) -> list[dict[str, str]]:
+    """The manifest's row of each series."""
     dates: dict[tuple[str, str], set[str]] = {}
-    for patient, one in zip(told, series, strict=True):
-        dates.setdefault((patient, one.text("StudyInstanceUID")), set()).update({one.text("StudyDate")} - {""})
+    for patient, one in zip(patients, series, strict=True):
+        dates.setdefault((patient, one.text("StudyInstanceUID")), set()).update(
+            {one.text("StudyDate")} - {""}
+        )
 
     def study_of(patient: str, one: FoundSeries) -> tuple[str, str]:
         uid = one.text("StudyInstanceUID")
-        known = dates[patient, uid] if uid else set()  # a series without a date is of its study's, if that has one
+        known = dates[patient, uid] if uid else set()  # a series without a date takes that of its study
         return one.text("StudyDate") or (min(known) if len(known) == 1 else ""), uid
 
     studies: dict[str, set[tuple[str, str]]] = {}
-    for patient, one in zip(told, series, strict=True):
+    for patient, one in zip(patients, series, strict=True):
         studies.setdefault(patient, set()).add(study_of(patient, one))
     rows = []
-    for patient, one in zip(told, series, strict=True):
+    for patient, one in zip(patients, series, strict=True):
         study = study_of(patient, one)
-        name, frame = hide(patient), one.text("FrameOfReferenceUID")
+        name, frame = hash_id(patient), one.text("FrameOfReferenceUID")
         row = {
             "patient": name,
             "session": str(1 + sorted(studies[patient]).index(study)),
             "session_days": _days(study[0], [date for date, _ in studies[patient]]),
             "modality": one.modality,
-            "frame": f"{name}/{hide(frame)}" if frame else "",  # within a patient: a copied UID joins nobody else
-            "study": hide(study[1]),
-            "series": hide(one.text("SeriesInstanceUID")),
+            # Per patient: a copied UID must not join two patients.
+            "frame": f"{name}/{hash_id(frame)}" if frame else "",
+            "study": hash_id(study[1]),
+            "series": hash_id(one.text("SeriesInstanceUID")),
         }
         if not hash_ids:
             row |= {"study_date": study[0], "description": one.text("SeriesDescription")}
@@ -208,8 +245,8 @@ def _rows(series: Sequence[FoundSeries], told: Sequence[str], hide: Callable[[st
     return rows
 
 
-def _named(row: dict[str, str], key: str) -> dict[str, str]:
-    """A row with an id, and the name of a file, that no other series has."""
+def _with_id(row: dict[str, str], key: str) -> dict[str, str]:
+    """A row with a scan id and a file name that are unique to the series."""
     patient = row["patient"]
     if len(quote(patient)) > LONGEST:
         patient = hashlib.sha256(patient.encode()).hexdigest()[:12]
@@ -225,7 +262,7 @@ def _table(rows: Sequence[dict[str, str]]) -> pd.DataFrame:
 
 
 def _days(date: str, dates: Sequence[str]) -> str:
-    """Days from the first of a patient's studies, "" where a date is missing or wrong."""
+    """Days from the first of a patient's studies, "" if a date is missing or invalid."""
     try:
         times = [datetime.strptime(text, "%Y%m%d") for text in dates]
         return str((datetime.strptime(date, "%Y%m%d") - min(times)).days)
@@ -233,23 +270,25 @@ def _days(date: str, dates: Sequence[str]) -> str:
         return ""
 
 
-def _all_written(raw: Path, paths: Mapping[str, str], scans: Mapping[str, Series], faults: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Write all series; yields the warnings of each scan, and puts those that cannot be read among the faults."""
+def _write_all(
+    raw: Path, paths: Mapping[str, str], scans: Mapping[str, Series], faults: dict[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Write all series. Yields each scan's warnings, and adds unreadable series to `faults`."""
     console = Console(stderr=True)
     for scan, one in track(scans.items(), "reading series", console=console, disable=not console.is_terminal):
         try:
-            yield from ((scan, warning) for warning in _written(raw / paths[scan], one))
+            yield from ((scan, warning) for warning in _write(raw / paths[scan], one))
         except DataError as error:
             faults[scan] = str(error)
 
 
-def _written(path: Path, series: Series) -> list[str]:
-    """Write a series, unless it is there from the same slices; its warnings. DataError where it is no volume."""
-    made_of = {"schema": SCHEMA, "pet": series.pet, "tilt": series.tilt, "slices": series.state()}
+def _write(path: Path, series: Series) -> list[str]:
+    """Write a series unless a file of the same slices exists; returns its warnings. DataError."""
+    state = {"schema": SCHEMA, "pet": series.pet, "tilt": series.tilt, "slices": series.state()}
     beside = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
     try:
         known = json.loads(beside.read_text())
-        if path.exists() and {name: known.get(name) for name in made_of} == made_of:
+        if path.exists() and {name: known.get(name) for name in state} == state:
             return list(known["warnings"])
     except (OSError, ValueError, KeyError, AttributeError):
         pass
@@ -260,9 +299,9 @@ def _written(path: Path, series: Series) -> list[str]:
         path.unlink(missing_ok=True)
         beside.unlink(missing_ok=True)
         raise
-    write_json(beside, {**made_of, "warnings": warnings})
+    write_json(beside, {**state, "warnings": warnings})
     return list(warnings)
 
 
-def _open(text: str) -> str:
+def _unchanged(text: str) -> str:
     return text

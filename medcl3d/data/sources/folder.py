@@ -1,4 +1,4 @@
-"""Folders and file names that say which scan is whose: a pattern with names in braces."""
+"""Scans identified by folder and file names: a pattern with names in braces."""
 
 from __future__ import annotations
 
@@ -15,37 +15,47 @@ from medcl3d.data.sources import SOURCES
 from medcl3d.data.walk import files_under, not_taken
 from medcl3d.errors import ConfigError, DataError
 
-RESERVED = ("path", "label", "atlas")  # what a manifest fills with paths
+RESERVED = ("path", "label", "atlas")  # columns that hold paths
 
 
 @SOURCES.register("folder")
 def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside: bool = False) -> Manifest:
-    """Read scans whose paths say whose they are, as ``{patient}/{session}_{modality}.nii.gz``.
+    """Read scans identified by their paths, as ``{patient}/{session}_{modality}.nii.gz``.
 
-    pattern  of an image's path below the root; a name in braces stands for a piece of one folder's or file's name and becomes a
-             column (patient, session, modality, frame, class, ...), ``*`` for any piece, ``**/`` for any folders
-    label    of a label map's path; its names in braces are some of those of `pattern`, and say to which images it belongs
+    pattern  of an image's path below the root; a name in braces matches a piece of one folder or file name
+             and becomes a column (patient, session, modality, frame, class, ...), ``*`` matches any piece,
+             ``**/`` any folders
+    label    of a label map's path; its names in braces are a subset of those of `pattern` and select its
+             images
 
-    Without ``{patient}`` each scan counts as a patient of its own, which is said aloud. Files that fit neither pattern are
-    counted, as are files that look like scans of another format. A `labels.json` in the root, ``{"1": "name"}``, declares the
-    classes; 0 is background.
+    Without ``{patient}`` each scan counts as its own patient, with a warning. Files that match neither
+    pattern are counted, as are files that look like scans of another format. A `labels.json` in the root,
+    ``{"1": "name"}``, declares the classes; 0 is background.
 
-    Raises ConfigError for a pattern that cannot be read; DataError where nothing fits it, or one path fits it in two ways.
+    Raises ConfigError for an invalid pattern; DataError if no file matches, or if one path matches in two
+    ways.
     """
     images = _Pattern("pattern", pattern)
     maps = _Pattern("label", label) if label else None
     unknown = sorted(set(maps.names) - set(images.names)) if maps else []
     if unknown:
-        raise ConfigError(f"source folder: label = {label!r}: {{{unknown[0]}}} is not in pattern = {pattern!r}, so no image has it")
+        raise ConfigError(
+            f"source folder: label = {label!r}: {{{unknown[0]}}} is not in pattern = {pattern!r}; add it "
+            "there"
+        )
     if label == pattern:
-        raise ConfigError(f"source folder: label = {label!r}: is the pattern of the images, too; write what tells the two apart")
+        raise ConfigError(
+            f"source folder: label = {label!r}: is also the pattern of the images; write a different pattern"
+        )
     near = near_columns(images.names)
     if "patient" in near:
-        raise ConfigError(f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {ask_for_patient(near['patient'])}")
+        raise ConfigError(
+            f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {ask_for_patient(near['patient'])}"
+        )
     rows: list[dict[str, str]] = []
     labels: dict[tuple[str, ...], str] = {}
-    closed: list[OSError] = []
-    files = list(files_under(root, closed.append))
+    unreadable: list[OSError] = []
+    files = list(files_under(root, unreadable.append))
     for file in files:
         path = file.as_posix()
         of_label = maps.read(root, path) if maps else None
@@ -53,26 +63,33 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
         if of_label is not None:
             key = tuple(of_label.values())
             if key in labels:
-                raise DataError(f"{root / path}: {labels[key]} is a label of the same images; put more names in braces into label")
+                raise DataError(
+                    f"{root / path}: {labels[key]} is a label of the same images; use more names in braces "
+                    "in label"
+                )
             labels[key] = path
         elif of_image is not None:
             rows.append({**of_image, "path": path})
 
     def why(path: str) -> str:
-        return "label maps belong to no image" if path in labels.values() else "NIfTI files fit no pattern"
+        return "label maps have no image" if path in labels.values() else "NIfTI files match no pattern"
 
     if not rows or (maps and not labels):
         field, text = ("pattern", pattern) if not rows else ("label", label)
-        there = "; ".join(not_taken(root, files, closed, taken={row["path"] for row in rows}, why=why))
-        raise DataError(f"{root}: no file fits {field} = {text!r}; {there or 'there is no other NIfTI file'}")
+        others = "; ".join(not_taken(root, files, unreadable, taken={row["path"] for row in rows}, why=why))
+        raise DataError(
+            f"{root}: no file matches {field} = {text!r}; {others or 'the root has no other NIfTI file'}"
+        )
     for row in rows if maps else ():
         row["label"] = labels.get(tuple(row[name] for name in maps.names), "")  # type: ignore[union-attr]
-    manifest = Manifest.of(pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside)
-    return manifest.noting(files, closed, why)
+    manifest = Manifest.of(
+        pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside
+    )
+    return manifest.with_skipped(files, unreadable, why)
 
 
 class _Pattern:
-    """A path with names in braces, as two regular expressions: one takes as little for each name as it can, one as much."""
+    """A path with names in braces, as a lazy and a greedy regular expression."""
 
     def __init__(self, field: str, text: str):
         self.field, self.text = field, text
@@ -80,24 +97,32 @@ class _Pattern:
             raise ConfigError(f"source folder: {field} = {text!r}: leaves the root; write a path below it")
         parts = re.split(r"(\{[A-Za-z_]\w*\}|\*\*/|\*)", text)
         if any(c in part for part in parts[::2] for c in "{}"):
-            raise ConfigError(f"source folder: {field} = {text!r}: a name in braces is letters, digits and _, as {{patient}}")
+            raise ConfigError(
+                f"source folder: {field} = {text!r}: a name in braces has letters, digits and _, as "
+                "{patient}"
+            )
         self.names = list(dict.fromkeys(part[1:-1] for part in parts[1::2] if part.startswith("{")))
         wrong = [name for name in self.names if name in RESERVED]
         if wrong:
-            raise ConfigError(f"source folder: {field} = {text!r}: {{{wrong[0]}}} is a path, not a piece of one; choose another name")
+            raise ConfigError(
+                f"source folder: {field} = {text!r}: {{{wrong[0]}}} is a column of paths; choose another name"
+            )
         if not self.names and field == "pattern":
-            raise ConfigError(f"source folder: {field} = {text!r}: names nothing; write {{patient}} where the patient's id stands")
+            raise ConfigError(
+                f"source folder: {field} = {text!r}: has no name in braces; write {{patient}} in place of "
+                "the patient's id"
+            )
         self._lazy, self._greedy = (re.compile(_expression(parts, more)) for more in ("?", ""))
 
     def read(self, root: Path, path: str) -> dict[str, str] | None:
-        """What stands for each name in a path, None where the path does not fit. DataError where it fits in two ways."""
+        """Name -> its text in a path, None if it does not match. DataError if it matches in two ways."""
         lazy, greedy = self._lazy.fullmatch(path), self._greedy.fullmatch(path)
         if lazy is None or greedy is None:
             return None
         if lazy.groupdict() != greedy.groupdict():
             raise DataError(
-                f"{root / path}: fits {self.field} = {self.text!r} in two ways, {lazy.groupdict()} and {greedy.groupdict()}; "
-                "put more of the path into it"
+                f"{root / path}: matches {self.field} = {self.text!r} in two ways, {lazy.groupdict()} and "
+                f"{greedy.groupdict()}; make the pattern more specific"
             )
         return {name: lazy[name] for name in self.names}
 

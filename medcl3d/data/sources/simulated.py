@@ -1,8 +1,7 @@
-"""A cohort whose truth is known: anatomy, patients, visits, modalities, scanners, written as NIfTI.
+"""A simulated cohort with known ground truth: patients, visits, modalities, scanners, written as NIfTI.
 
-What is known of each scan stands in the manifest: the shape belongs to the patient, `age` to the
-size of the ventricle, `session_days` to its growth, `class` to a lesion, `site` to everything the
-scanner does.
+The manifest holds the known factors of each scan: the shape depends on the patient, the size of the ventricle
+on `age`, its growth on `session_days`, the lesion on `class`, and all scanner effects on `site`.
 """
 
 from __future__ import annotations
@@ -41,18 +40,20 @@ def simulated(
     difficulty: Annotated[float, Field(ge=0, le=3, allow_inf_nan=False)] = 1.0,
     seed: Seed = 0,
 ) -> Manifest:
-    """Write a cohort into `root` (None: nowhere), unless it is there, and read it like any table of files.
+    """Write a cohort into `root` (None: nowhere) unless it exists, and read it like any table of files.
 
     shape           voxels over 128 mm in each direction, on the finest scanner
     max_visits      each patient has 1 to max_visits
     num_modalities  1: T1; 2: T1 and T2 of each visit, in one frame
-    difficulty      multiplies scanner effects and the variety of shapes
+    difficulty      multiplies scanner effects and the variation of shapes
 
-    The same fields give the same bytes (on one kind of processor). Raises ConfigError where `root` holds another cohort, or
-    anything else.
+    The same fields give the same bytes (on the same processor type). Raises ConfigError if `root` holds
+    another cohort or other files.
     """
     if min(shape) < 16:
-        raise ConfigError(f"simulated: shape = {shape}: 16 voxels along each axis at least, or the structures vanish")
+        raise ConfigError(
+            f"simulated: shape = {shape}: at least 16 voxels per axis are needed, or the structures vanish"
+        )
     fields = dict(
         num_patients=num_patients,
         shape=list(shape),
@@ -65,10 +66,14 @@ def simulated(
     )
     people = (Patient(number, seed, difficulty, lesion_fraction, num_sites) for number in range(num_patients))
     if root is None:
-        planned = [row for patient in people for row in _write_patient(None, patient, shape, max_visits, num_modalities)]
+        planned = [
+            row
+            for patient in people
+            for row in _write_patient(None, patient, shape, max_visits, num_modalities)
+        ]
         return Manifest.of(pd.DataFrame(planned), Path("raw"), LABELS)
-    is_there = _is_there(root, fields)
-    if not is_there:
+    exists = _is_complete(root, fields)
+    if not exists:
         root.mkdir(parents=True, exist_ok=True)
         write_json(root / "simulated.json", {"version": 1, "fields": fields, "complete": False})
         for name in ("images", "labels"):
@@ -84,18 +89,27 @@ def simulated(
         write_json(root / "labels.json", LABELS)
         write_json(root / "simulated.json", {"version": 1, "fields": fields, "complete": True})
     manifest = read_csv(root)
-    said = f"the cohort {'of before lies in' if is_there else 'was drawn and written to'} {root}"
-    return replace(manifest, notes=(*manifest.notes, said))
+    note = (
+        f"an existing cohort was read from {root}"
+        if exists
+        else f"the cohort was simulated and written to {root}"
+    )
+    return replace(manifest, notes=(*manifest.notes, note))
 
 
-def _is_there(root: Path, fields: dict[str, Any]) -> bool:
+def _is_complete(root: Path, fields: dict[str, Any]) -> bool:
+    """Whether `root` holds this cohort, complete. ConfigError or DataError if it holds anything else."""
     path = root / "simulated.json"
     if not path.exists():
-        others = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith(".")) if root.is_dir() else []
+        others = (
+            sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+            if root.is_dir()
+            else []
+        )
         if others or (root.exists() and not root.is_dir()):
             raise ConfigError(
-                f"{root}: holds {', '.join(others[:3]) or 'a file'}, which no simulation wrote; a cohort is written there: choose an empty "
-                "folder, or - in its place"
+                f"{root}: contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort; choose an "
+                "empty folder, or write - instead"
             )
         return False
     found = read_json(path, f"delete {root}")
@@ -103,7 +117,8 @@ def _is_there(root: Path, fields: dict[str, Any]) -> bool:
         raise DataError(f"{path}: is damaged; delete {root}")
     if found.get("fields") != fields:
         raise ConfigError(
-            f"{root}: holds a cohort with {found.get('fields')}, asked is {fields}; choose another folder, or delete that one"
+            f"{root}: holds a cohort with {found.get('fields')}, not with {fields}; choose another folder, "
+            "or delete this one"
         )
     return bool(found["complete"])
 
@@ -111,9 +126,11 @@ def _is_there(root: Path, fields: dict[str, Any]) -> bool:
 def _write_patient(
     root: Path | None, patient: Patient, shape: tuple[int, int, int], max_visits: int, num_modalities: int
 ) -> list[dict[str, Any]]:
-    """All scans of a patient as files, and their rows of the manifest."""
+    """Write all scans of a patient (root None: nothing); returns their rows of the manifest."""
     rng = np.random.default_rng([patient.seed, patient.number, 3])
-    days = np.concatenate([[0], np.cumsum(rng.integers(150, 700, int(rng.integers(1, max_visits + 1)) - 1))]).astype(int)
+    days = np.concatenate(
+        [[0], np.cumsum(rng.integers(150, 700, int(rng.integers(1, max_visits + 1)) - 1))]
+    ).astype(int)
     rows = []
     for visit, day in enumerate(days, start=1):
         years = float(day) / 365.25
@@ -121,7 +138,9 @@ def _write_patient(
             scan = f"{patient.name}_{visit}_{modality}"
             paths = f"images/{scan}.nii.gz", f"labels/{scan}.nii.gz"
             if root is not None:
-                for path, volume in zip(paths, take_scan(patient, shape, visit, years, modality), strict=True):
+                for path, volume in zip(
+                    paths, take_scan(patient, shape, visit, years, modality), strict=True
+                ):
                     with replacing(root / path) as file:
                         file.write(gzip.compress(volume.to_bytes(), compresslevel=1, mtime=0))
             rows.append(
