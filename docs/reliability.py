@@ -38,10 +38,10 @@ def main() -> None:
             folder = Path(temporary) / str(number)
             folder.mkdir()
             code, output = meet(fault, folder, tiny)
-            has_texts = all(text in output for text in fault.says) and "Traceback" not in output
+            has_texts = all(text in output for text in fault.texts) and "Traceback" not in output
             is_expected = code == fault.code and has_texts
             wrong += not is_expected
-            cell = f"{'' if is_expected else '**WRONG** '}{message(output, fault.says[0], folder, tiny)}"
+            cell = f"{'' if is_expected else '**WRONG** '}{message(output, fault.texts[0], folder, tiny)}"
             lines.append(f"| {fault.number} | {fault.what} | {code} | {cell} |")
     head, _, rest = PAGE.read_text().partition(BEGIN)
     numbers = len({fault.number for fault in FAULTS})

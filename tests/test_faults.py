@@ -16,7 +16,7 @@ def test_a_fault_is_told_with_its_place_and_remedy(fault: Fault, tmp_path: Path,
         pytest.importorskip("pydicom")
     code, told = meet(fault, tmp_path, tiny_store)
     assert code == fault.code, told
-    for text in fault.says:
+    for text in fault.texts:
         assert text in told, told
     for text in (*fault.without, "Traceback"):
         assert text not in told, told

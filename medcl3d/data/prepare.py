@@ -12,7 +12,14 @@ import numpy as np
 
 from medcl3d.config import parse_choice
 from medcl3d.data.array_file import import_blosc2
-from medcl3d.data.finish import Prepared, finish, open_folder, refuse_foreign, remove_partial_files, write_report
+from medcl3d.data.finish import (
+    Prepared,
+    finish,
+    open_folder,
+    refuse_foreign,
+    remove_partial_files,
+    write_report,
+)
 from medcl3d.data.hidden_ids import hidden
 from medcl3d.data.intensity import kind_of
 from medcl3d.data.manifest import Manifest
@@ -39,10 +46,10 @@ def prepare(
 
     source  name of a source; `fields` are its options
     root    folder of its files; None for `simulated`, which then writes them to ``out/raw``
-    say     receives lines of text for the user
 
-    Running it again prepares what is missing or changed. Raises ConfigError, MachineError, and DataError if
-    more scans fail than `max_bad_fraction` allows (after the report is written).
+    Messages for the user go to `say`. Running it again prepares what is missing or changed. Raises
+    ConfigError, MachineError, and DataError if more scans fail than `max_bad_fraction` allows (after the
+    report is written).
     """
     from filelock import FileLock, Timeout
 

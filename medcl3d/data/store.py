@@ -60,7 +60,7 @@ class Store:
     def open(root: Path) -> Store:
         """Open the output of `prepare`.
 
-        Raises DataError if it is missing, unfinished, or has mixed options.
+        Raises DataError if it is missing, incomplete, or has mixed options.
         """
         root = Path(root)
         message = f"{root}: contains no finished store; run `medcl3d prepare SOURCE ROOT --out {root}`"

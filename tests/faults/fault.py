@@ -25,18 +25,18 @@ class Fault:
     what     short description
     build    creates it; called with an empty folder and a prepared store
     command  run in the folder
-    says     texts that the message must contain: place, problem, remedy
+    texts    that the message must contain: place, problem, remedy
     code     exit code of the command
-    told     where the message is: the output, or also a file
+    source   of the message: the output, or also a file
     """
 
     number: int
     what: str
     build: Callable[[Path, Path], object]
     command: Sequence[str]
-    says: Sequence[str]
+    texts: Sequence[str]
     code: int
-    told: str = "output"
+    source: str = "output"
     without: Sequence[str] = ()
 
     @property
@@ -61,4 +61,4 @@ def meet(fault: Fault, folder: Path, tiny: Path) -> tuple[int, str]:
     finally:
         os.chdir(here)
     text = output.getvalue()
-    return int(code or 0), text if fault.told == "output" else text + (folder / fault.told).read_text()
+    return int(code or 0), text if fault.source == "output" else text + (folder / fault.source).read_text()

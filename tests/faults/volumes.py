@@ -368,7 +368,7 @@ VOLUMES = [
         two_acquisitions,
         DICOM,
         [
-            "in: series 1.2.9: holds 2 volumes under one SeriesInstanceUID, told apart by AcquisitionNumber",
+            "in: series 1.2.9: holds 2 volumes under one SeriesInstanceUID, split by AcquisitionNumber",
             "2 scans of 1 patients",
         ],
         0,
