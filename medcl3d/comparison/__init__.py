@@ -1,4 +1,4 @@
-"""Comparing arms: plan the runs, run them, read what they found, say what may be said of it."""
+"""Comparisons of arms: plan runs, execute them, analyse the results, write a report."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = False, from_runs: Sequence[Path] | None = None) -> Path:
-    """Run a comparison, or what is missing of it, and report. Returns the path of the report.
+    """Run a comparison, or its missing runs, and write the report. Returns the path of the report.
 
-    check: say what would run and check every configuration, run nothing. from_runs: folders that hold
-    finished runs of this comparison, to be reported without running any.
-    ConfigError, DataError; Stopped on Ctrl-C; UserError after the report where runs failed.
+    check: print the plan and validate every configuration, but run nothing. from_runs: folders with
+    finished runs of this comparison, for a report without starting any run.
+    ConfigError, DataError; Stopped on Ctrl-C; UserError after the report if runs failed.
     """
     from rich.console import Console
 
@@ -48,12 +48,12 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     config = with_controls(load(config_path, overrides, CompareConfig))
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
-    told = _Told(
+    context = _ReportContext(
         kinds_of(runs, config), config_path, shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]), console
     )
     if from_runs:
         refuse_unwritable(config.report_dir, "out_dir")
-        return _report(moved(runs, config, from_runs), config, told)
+        return _report(moved(runs, config, from_runs), config, context)
     for line in forecast(runs, config):
         console.print(line)
     if check:
@@ -71,14 +71,17 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
         has_the_metrics = partial(check_metrics, metrics=[config.metric, *(one.metric for one in config.later)])
         failed = [outcome for outcome in execute(runs, launcher, console, has_the_metrics) if outcome.state == "failed"]
     if not failed:
-        return _report(runs, config, told)
+        return _report(runs, config, context)
     for outcome in failed:
         console.print(f"failed: {outcome.run}: {outcome.reason} (in {outcome.run.folder})")
     try:
-        where = f"{_report(runs, config, told)} has the replicates that are complete"
+        where = f"{_report(runs, config, context)} has the complete replicates"
     except DataError as error:
-        where = f"there is no report: {error}"
-    raise UserError(f"{len(failed)} of {len(runs)} runs failed; {where}. Mend the cause: the same command runs only what is missing")
+        where = f"no report was written: {error}"
+    raise UserError(
+        f"{len(failed)} of {len(runs)} runs failed; {where}. "
+        "Fix the cause and run the same command again: it runs only what is missing"
+    )
 
 
 def _launcher(config: CompareConfig) -> Launcher:
@@ -89,7 +92,7 @@ def _launcher(config: CompareConfig) -> Launcher:
 
 
 def _prepare(wanted: Prepare, console: Console) -> None:
-    """Make the data; where it is there, this checks that it is what the comparison asks for."""
+    """Prepare the data; if it exists, check that it matches the comparison's fields."""
     from medcl3d.data.options import prepare_options
     from medcl3d.data.prepare import prepare
 
@@ -98,8 +101,11 @@ def _prepare(wanted: Prepare, console: Console) -> None:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What a report needs beside runs and configuration: what each arm is (of all planned runs), the file, the command, a console."""
+class _ReportContext:
+    """Inputs of a report besides runs and configuration.
+
+    The arm types (by all planned runs), the configuration file, the command line, and the console.
+    """
 
     kinds: dict[str, Kind]
     config_path: Path
@@ -107,7 +113,7 @@ class _Told:
     console: Console
 
 
-def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
+def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext) -> Path:
     from medcl3d.comparison.analysis import analyse
     from medcl3d.comparison.conclusion import conclusion
     from medcl3d.comparison.declared import CHANGED, MARGIN_CHANGED, declarations, file_beside, standing
@@ -125,7 +131,7 @@ def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.data.atomic import write_json, write_text
 
-    check_confirmation(runs, config, str(told.config_path))
+    check_confirmation(runs, config, str(context.config_path))
     table = gather(runs, config)
     declared = standing(config, declarations(file_beside(runs, config)), list(table.columns))
     notes = [*filter(None, [declared.note]), *undefined(table, config), *also_differing(runs), *check_provenance(runs)]
@@ -135,25 +141,25 @@ def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
     cases = gather_cases(runs, config, complete_replicates(table, config))
     later = [gather_cases(runs, one, complete_replicates(table, one)) for one in config.later]
     margin_untested = "" if declared.margin_kept else MARGIN_CHANGED
-    analysis = analyse(table, config, cases, told.kinds, "" if declared.kept else CHANGED, later, margin_untested)
+    analysis = analyse(table, config, cases, context.kinds, "" if declared.kept else CHANGED, later, margin_untested)
     if analysis is None:
-        raise DataError(_incomplete(table, config, told.kinds))
+        raise DataError(_incomplete(table, config, context.kinds))
     path = config.report_dir / "report.html"
-    write_report(path, analysis, runs, config, f"Comparison: {told.config_path.stem}", told.command, notes)
+    write_report(path, analysis, runs, config, f"Comparison: {context.config_path.stem}", context.command, notes)
     table_of_means = markdown(analysis)
     write_text(config.report_dir / "results.md", table_of_means)
     write_json(config.report_dir / "conclusion.json", conclusion(analysis))
-    told.console.print(table_of_means)
-    told.console.print(str(path))
+    context.console.print(table_of_means)
+    context.console.print(str(path))
     return path
 
 
 def _incomplete(table: pd.DataFrame, config: CompareConfig, kinds: Mapping[str, Kind]) -> str:
-    """Why there is no report, and what would do if only controls were not run: those of an older version, say."""
+    """The reason for which no report is written, with a remedy if only controls were not run."""
     measured = set(table["arm"]) if len(table) else set()
     without = [name for name in config.arms if name not in measured]
-    named = f" (nothing is measured of {', '.join(map(repr, without))})" if measured and without else ""
+    named = f" (no measurement of {', '.join(map(repr, without))})" if measured and without else ""
     only_controls = bool(named) and all(kinds[name] != "pairs" for name in without)
     remedy = "; run the comparison without --from to add them, or name the controls that were run: `controls: [scratch]`"
-    rows = f"{config.report_dir / 'results.csv'} has the {len(table)} measurements that are"
+    rows = f"{config.report_dir / 'results.csv'} has the {len(table)} measurements that exist"
     return f"no replicate is complete in all arms and cells{named}; {rows}{remedy if only_controls else ''}"

@@ -1,4 +1,4 @@
-"""The conclusion of a comparison as plain values: what `conclusion.json` holds beside the report."""
+"""The conclusion of a comparison as plain values: the content of `conclusion.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMA = 1
 
 
 def conclusion(analysis: Analysis) -> dict[str, Any]:
-    """Sentences and the numbers at the endpoint that they rest on; None for what is not known."""
+    """The conclusion's sentences and their numbers at the endpoint; None for unknown values."""
     return {
         "schema": SCHEMA,
         "conclusion": list(answer(analysis)),

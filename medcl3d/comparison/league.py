@@ -1,4 +1,4 @@
-"""The league table of a comparison: its arms at the primary endpoint, best first, with controls marked as such."""
+"""The ranking table of a comparison: arms at the primary endpoint, best first, with controls marked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One arm's line. place: 1 for the best mean, shared by equal ones; words: what it is, where it is more than a way to pair."""
+    """One row per arm. place: 1 for the best mean, shared by equal ones; words: reference or type of control, or ""."""
 
     place: int
     name: str
@@ -34,10 +34,10 @@ class Row:
 
 @dataclass(frozen=True)
 class League:
-    """Rows, best first, and which columns have something in them.
+    """Rows, best first, and which columns are not empty.
 
-    effects   some arm has a standardised difference (it takes three replicates)
-    tested    some arm is tested: only then are there roles, p-values, and the smallest difference that the test would see
+    effects   some arm has a standardised difference (needs three replicates)
+    tested    some arm is tested: only then does the table have roles, p-values and the smallest detectable difference
     """
 
     rows: tuple[Row, ...]
@@ -46,7 +46,7 @@ class League:
 
 
 def league(analysis: Analysis) -> League:
-    """All arms by their mean at the endpoint."""
+    """All arms ordered by their mean at the endpoint."""
     means = {arm.name: arm.endpoint.mean.mean * (1 if analysis.higher else -1) for arm in analysis.arms}
     rows = [_row(analysis, arm, 1 + sum(other > means[arm.name] for other in means.values())) for arm in analysis.arms]
     ordered = tuple(sorted(rows, key=lambda row: row.place))

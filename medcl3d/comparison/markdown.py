@@ -1,4 +1,4 @@
-"""The numbers of a comparison as a Markdown table: for a terminal, and for a page of results."""
+"""The numbers of a comparison as Markdown tables, for a terminal and for a page of results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from medcl3d.comparison.sensitivity import far_replicates
 
 
 def markdown(analysis: Analysis) -> str:
-    """The conclusion, then tables: means and paired differences with 95% intervals, next endpoints, and how stable the order is."""
+    """The conclusion, then tables: means and paired differences with 95% intervals, next endpoints, stability of the order."""
     heads = [cell_words(cell) for cell in analysis.cells]
     means = [[arm.name, *(with_interval(arm.cells[cell].mean) for cell in analysis.cells)] for arm in analysis.arms]
     differences = []
@@ -57,7 +57,7 @@ def _order(analysis: Analysis) -> list[str]:
         [arm.name, number(order.best[k], digits=2), number(order.rank[k], digits=1), f"{order.low[k]:.0f} to {order.high[k]:.0f}"]
         for k, arm in enumerate(analysis.arms)
     ]
-    head = ["arm", "probability of being best", "mean place", "places, 95%"]
+    head = ["arm", "probability of being best", "mean rank", "ranks, 95%"]
     return ["The order of the arms under resampling of replicates and cases (exploratory):", "", *_table(head, rows), ""]
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML file on a comparison: the answer, its certainty, the numbers, pictures, and what repeats it."""
+"""The report of a comparison, one self-contained HTML file: conclusion, numbers, pictures, reproducibility section."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from medcl3d.evaluation.label_free import BETTER
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 NUM_CASES = 3
-"""How many of the best and of the worst cases are shown."""
+"""Number of best and of worst cases that are shown."""
 MOST_COLUMNS = 6
-"""Of arms beside arms: as many as fit a sheet of paper; more go into a table below."""
+"""Columns of a table of arms against arms, as many as fit on a page; more arms need further tables."""
 
 
 def write_report(
@@ -43,7 +43,7 @@ def write_report(
 ) -> None:
     """Write the report of finished `runs` to `path`, atomically, and its figures as SVG files to `figures` beside it.
 
-    command: what repeats the comparison; notes: what a reader must know beside the numbers.
+    command: the command that repeats the comparison; notes: warnings shown before the numbers.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("medcl3d.comparison"), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
@@ -91,33 +91,33 @@ def svg_uri(svg: str) -> str:
 
 
 def measured_side(runs: Sequence[Run]) -> str:
-    """Whose patients the runs were measured on: test, or validation while choices are still made."""
+    """The patients on which the runs were measured: test, or validation in a screening."""
     return " and ".join(sorted({str(run.planned.get("measured_on", "test")) for run in runs if run.measures}))
 
 
 def tests(analysis: Analysis, side: str = "test") -> list[str]:
-    """What the intervals are of, how well they cover, what is tested and what is not: sentences for readers."""
+    """Sentences on the intervals, their coverage, and the tests."""
     n = len(analysis.replicates)
-    screening = "No test: this is a screening, which picks candidates; a claim needs new seeds and untouched test cases."
+    screening = "No test: this is a screening, which only selects candidates; a claim needs new seeds and untouched test cases."
     if n == 1:
         return ["One replicate has no interval and no test.", *([screening] if analysis.stage == "screen" else [])]
-    varies = "An interval speaks of new replicates and of new patients: its variance is that of a crossed two-way model"
-    alone = f"An interval speaks of new replicates on these {side} cases only, not of other cases"
+    varies = "Intervals are for new replicates and new patients: the variance is that of a crossed two-way model"
+    alone = f"Intervals are for new replicates on these {side} cases only, not for other cases"
     patients = f"({n} replicates x {analysis.num_cases} {side} patients)"
     said = [f"{varies} {patients}." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
     known = covered(n, analysis.num_cases or 0)
     if known is not None:
         replicates, cases, low, high = known
         said.append(
-            f"Of simulated comparisons with normal effects, of {replicates} replicates and {cases} cases, {low:.0f} to {high:.0f}% "
-            "of the 95% intervals held the truth, depending on what varies most; runs that collapse now and then make it less "
-            "(docs/statistics.md)."
+            f"In simulated comparisons with normal effects, {replicates} replicates and {cases} cases, {low:.0f} to {high:.0f}% "
+            "of the 95% intervals covered the true difference, depending on what varies most; occasional collapsed runs reduce "
+            "the coverage (docs/statistics.md)."
         )
     if analysis.tested:
         family = ", ".join(f"“{name}”" for name in analysis.family)
         over = " and over the endpoints in their declared order" if analysis.later else ""
-        said.append(f"Tests: paired t at the endpoint, Holm-adjusted over the declared family ({family}){over}.")
-        said.append("The exact Wilcoxon signed-rank p-values are a check over replicates alone and not adjusted.")
+        said.append(f"Tests: paired t-tests at the endpoint, Holm-adjusted over the declared family ({family}){over}.")
+        said.append("The exact Wilcoxon signed-rank p-values are a check over replicates only and are not adjusted.")
     elif analysis.stage == "screen":
         said.append(screening)
     elif analysis.untested:
@@ -126,15 +126,15 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
         said.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
     if analysis.margin is None and analysis.stage != "screen":
         undeclared = "The smallest difference that matters (`margin`) was not declared"
-        said.append(f"{undeclared}, so no arm is called equivalent to the reference; “not distinguishable” says less.")
+        said.append(f"{undeclared}, so no arm is called equivalent to the reference; “not distinguishable” does not mean equivalent.")
     return said
 
 
 def _incomplete(analysis: Analysis, missing: Sequence[Unfinished]) -> list[str]:
     left = analysis.planned - len(analysis.replicates)
     words = f"{analysis.planned} replicates were planned; {left} {'is' if left == 1 else 'are'} not complete in all arms"
-    said = [f"{words} and left out of every number here."] if left else []
-    return [*said, f"Runs that are not done: {count(missing)}. Each is named with its reason at the end."] if missing else said
+    said = [f"{words} and excluded from all numbers."] if left else []
+    return [*said, f"Incomplete runs: {count(missing)}. They are listed with reasons at the end."] if missing else said
 
 
 def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig, side: str) -> dict[str, Any]:
@@ -145,15 +145,15 @@ def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig, side
     if len(primary) == 1:
         over = f", with {cell_words(primary[0])}" if primary[0] else ""
     direction = "higher" if analysis.higher else "lower"
-    chosen = " Choices are made on validation patients, so that test patients stay untouched." if side == "validation" else ""
+    chosen = " A screening measures on validation patients, so test patients stay untouched." if side == "validation" else ""
     return {
         "seen": seen,
         "certainty": certainty,
         "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all {len(analysis.arms)} arms; "
-        f"{len(scans)} {side} cases. A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms"
-        + (f", in each of {config.folds} folds; its number is the mean over them." if config.folds else ".")
+        f"{len(scans)} {side} cases. A replicate is a new pretraining, a new label selection and a new fine-tuning, with one seed "
+        "for all arms" + (f", in each of {config.folds} folds; its value is the mean over them." if config.folds else ".")
         + chosen,
-        "endpoint": f"Declared endpoint: {analysis.metric} ({direction} is better), one number a replicate and arm{over}.",
+        "endpoint": f"Declared endpoint: {analysis.metric} ({direction} is better), one number per replicate and arm{over}.",
         "tests": tests(analysis, side),
     }
 
@@ -181,7 +181,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
 
 
 def _order(analysis: Analysis) -> list[dict[str, Any]]:
-    """Arms by their mean rank under resampling, the best first; empty for few replicates."""
+    """Arms by their mean rank under resampling, best first; empty for few replicates."""
     order = analysis.order
     if order is None:
         return []
@@ -191,7 +191,7 @@ def _order(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def _equivalence(analysis: Analysis) -> dict[str, Any] | None:
-    """The arms against the declared margin; None if none was declared."""
+    """Equivalence of the arms within the declared margin; None if none was declared."""
     if analysis.margin is None:
         return None
     rows = [
@@ -236,13 +236,13 @@ def _later(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def _labels(text: str | None) -> float | str:
-    """A number of labels in words as a number to sort by: "more than 8" is more than 8."""
+    """A number of labels as a sort key: "more than 8" sorts after 8."""
     beyond = {"more": 0.5, "fewer": -0.5}
     return "" if not text else float(text.split()[-1]) + beyond.get(text.split()[0], 0.0)
 
 
 def _matrices(analysis: Analysis) -> list[dict[str, Any]]:
-    """Every arm minus every arm, in tables of about as many columns each."""
+    """Differences of all pairs of arms, in tables with about equal numbers of columns."""
     names = [arm.name for arm in analysis.arms]
     blocks = [list(block) for block in np.array_split(names, -(-len(names) // MOST_COLUMNS))]
     return [
@@ -308,11 +308,11 @@ def _cases(analysis: Analysis, runs: Sequence[Run], side: str) -> dict[str, Any]
     means = case_means(runs, analysis.metric)
     order = sorted(means, key=lambda scan: (float(np.mean(list(means[scan].values()))), scan), reverse=analysis.higher)
     shown = order if len(order) <= 2 * NUM_CASES else [*order[:NUM_CASES], *order[-NUM_CASES:]]
-    words = f"Mean {analysis.metric} of a {side} scan over classes, cells and replicates, ordered by the mean over arms, best first"
+    words = f"Mean {analysis.metric} per {side} scan over classes, cells and replicates, ordered by the mean over arms, best first"
     left = len(order) - len(shown)
     return {
         "side": side,
-        "case_words": words + (f"; {left} scans between are left out." if left else "."),
+        "case_words": words + (f"; {left} scans in between are not shown." if left else "."),
         "case_names": shown,
         "cases": [{"name": arm.name, "numbers": [means[scan][arm.name] for scan in shown]} for arm in analysis.arms],
         "case_pictures": cases(analysis, runs, side),

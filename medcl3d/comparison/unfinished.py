@@ -1,4 +1,4 @@
-"""Runs of a plan that a report has nothing of: which failed, stopped or were never started, and why."""
+"""Incomplete runs of a plan: failed, stopped or not started, with reasons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDER = ("failed", "stopped", "running", "not started", "not found")
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run, how it stands (one of `ORDER`), and why."""
+    """A run, its state (one of `ORDER`), and the reason."""
 
     run: Run
     state: str
@@ -25,16 +25,16 @@ class Unfinished:
 
 
 def unfinished(runs: Sequence[Run], config: CompareConfig) -> list[Unfinished]:
-    """Every run that is not done, those that failed first; of runs that lie elsewhere, measurements that are not there are named too.
+    """Every run that is not done, failed ones first; for moved runs also the measurements that are missing.
 
-    A pretraining that is gone, and from which all that should has started, left what was asked of it and is not named.
+    A deleted pretraining is left out if no incomplete run needs it.
     """
     waiting = [one for run in runs if (one := _state(run)) is not None]
-    asked_for = {one.run.needs for one in waiting}
-    found = [one for one in waiting if one.run.measures or one.run.folder in asked_for or one.state != "not started"]
+    needed = {one.run.needs for one in waiting}
+    found = [one for one in waiting if one.run.measures or one.run.folder in needed or one.state != "not started"]
     if any(run.elsewhere for run in runs):
-        there = {(run.command, run.name, run.cell, run.seed, run.fold) for run in runs}
-        absent = [run for run in plan(config) if run.measures and (run.command, run.name, run.cell, run.seed, run.fold) not in there]
+        given = {(run.command, run.name, run.cell, run.seed, run.fold) for run in runs}
+        absent = [run for run in plan(config) if run.measures and (run.command, run.name, run.cell, run.seed, run.fold) not in given]
         found += [Unfinished(run, "not found", "no folder of --from holds it") for run in absent]
     return sorted(found, key=lambda one: ORDER.index(one.state))
 
@@ -45,12 +45,12 @@ def _state(run: Run) -> Unfinished | None:
     if state == "done":
         return None
     if state == "stopped":
-        return Unfinished(run, "stopped", f"at step {status.get('step', 0)}; the same command goes on from there")
+        return Unfinished(run, "stopped", f"at step {status.get('step', 0)}; the same command resumes it")
     if not run.elsewhere and held(run.folder):
-        return Unfinished(run, "running", "a process is at it")
+        return Unfinished(run, "running", "a process is executing it")
     if state is None and not log.is_file():
         return Unfinished(run, "not started", _waits(run))
-    # A run that was killed had no time to note why: its log ends with what it did last.
+    # A killed run could not record a reason: its log has the last output.
     return Unfinished(run, "failed", reason if state == "failed" and reason else last_line(log))
 
 
@@ -60,6 +60,6 @@ def _waits(run: Run) -> str:
 
 
 def count(found: Sequence[Unfinished]) -> str:
-    """``2 failed, 1 not started``; empty where all are done."""
+    """``2 failed, 1 not started``; empty if all are done."""
     of = Counter(one.state for one in found)
     return ", ".join(f"{of[state]} {state}" for state in ORDER if of[state])
