@@ -1,4 +1,4 @@
-"""Comparisons with pictures, made of numbers and not of runs: four arms and ten replicates, and a screening of ten arms."""
+"""Simulated comparisons with pictures: four arms with ten replicates, and a screening of ten arms."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ SCREENING = {
     "replicates": 3,
     "reference": "scratch",
 }
-"""As ours of the hippocampus; the last replicate misses runs."""
+"""As in the hippocampus comparison; the last replicate lacks runs."""
 GAINS = {
     "overlapping crops": 0.015, "same point, encoder": 0.04, "same point, all": 0.05,
     "slice_position": 0.02, "body_position": 0.04, "mae": -0.01,
 }  # fmt: skip
-"""Arm -> how much better than the others it is."""
+"""Arm -> gain in the metric."""
 FAILED = "DataError: the scan <b>17</b> is broken"
 
 
@@ -122,7 +122,7 @@ def _run(run: Run, rng: np.random.Generator, of_case: np.ndarray) -> None:
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run.folder / "pictures").mkdir()
     for name in ("cases",) if run.measures else ("pairs", "relation"):
-        # As large as real ones, and small as files; the same views for all that draws by one rule.
+        # As many pixels as real pictures, in small files; strategies that draw by one rule share their views.
         tint = sum(map(ord, str(run.planned.get("pairs") if name == "pairs" else run))) % 256
         image = np.full((544, 1485, 3), tint, dtype=np.uint8)
         imsave(run.folder / "pictures" / f"{name}.png", image, check_contrast=False)

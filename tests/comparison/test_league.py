@@ -1,4 +1,4 @@
-"""The league table: places, what is marked, and columns that have something in them."""
+"""The ranking table: ranks, marks of controls, and columns that are not empty."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def table(replicates: int, stage: str = "confirm", metric: str = "dice", family:
     return league(analysis)
 
 
-def test_the_best_is_first_and_places_go_by_the_direction() -> None:
+def test_the_best_is_first_and_ranks_follow_the_direction() -> None:
     assert [(row.place, row.name) for row in table(1).rows] == [(1, "ours"), (2, "ours (placebo)"), (2, "mae"), (4, "scratch")]
     assert table(1, metric="hd95_mm").rows[0].name == "scratch"
 
 
-def test_controls_are_marked_in_words() -> None:
+def test_controls_are_marked() -> None:
     words = {row.name: row.words for row in table(2).rows}
     assert words == {
         "ours": "", "ours (placebo)": "control: placebo", "mae": "control: no pairs", "scratch": "reference, control: not pretrained",
     }  # fmt: skip
 
 
-def test_columns_are_there_only_where_they_hold_something() -> None:
+def test_empty_columns_are_left_out() -> None:
     two, screening, tested = table(2), table(8, stage="screen"), table(8)
-    assert (two.effects, two.tested) == (False, False), "of two replicates there is no standardised difference"
-    assert (screening.effects, screening.tested) == (True, False), "a screening tests nothing, so that no test could see anything"
+    assert (two.effects, two.tested) == (False, False), "two replicates have no standardised difference"
+    assert (screening.effects, screening.tested) == (True, False), "a screening tests nothing, so it has no detectable difference"
     assert (tested.effects, tested.tested) == (True, True)
     assert {row.name: row.role for row in tested.rows} == {
         "ours": "tested", "ours (placebo)": "exploratory", "mae": "exploratory", "scratch": "",

@@ -1,4 +1,4 @@
-"""Two starts of one comparison, and kills at any moment: nothing runs twice, and what was done stays."""
+"""Two starts of one comparison, and kills at any moment: no run is executed twice, and finished runs are kept."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ except Exception as error:
 
 
 def start(*overrides: str) -> subprocess.Popen[str]:
-    """A comparison as a process of its own, in the folder of the test."""
+    """A comparison in a separate process, in the folder of the test."""
     code = START.format(here=str(HERE), fake=str(HERE / "fake_runs.py"))
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     return subprocess.Popen(
@@ -52,7 +52,7 @@ def starts(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_two_starts_at_once_run_nothing_twice(comparison):
+def test_two_simultaneous_starts_execute_each_run_once(comparison):
     comparison(arms={"scratch": {"set": {"seconds": 0.3}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.3}}})
     both = [start(*SMALL), start(*SMALL)]
     said = [process.communicate(timeout=100) for process in both]
@@ -64,7 +64,7 @@ def test_two_starts_at_once_run_nothing_twice(comparison):
     assert Path("runs/report.html").is_file()
 
 
-def test_a_second_start_is_refused_and_the_lock_goes_with_its_holder(comparison):
+def test_a_second_start_is_refused_and_the_lock_ends_with_its_holder(comparison):
     path = comparison()
     with only_start(Path("runs")), pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait for it"):
         compare(path, SMALL)
@@ -74,7 +74,7 @@ def test_a_second_start_is_refused_and_the_lock_goes_with_its_holder(comparison)
 
 @pytest.mark.slow
 def test_a_kill_loses_at_most_what_was_running(comparison):
-    """SIGKILL to the comparison at several moments: what was done is not done again, what runs is waited for, not doubled."""
+    """SIGKILL to the comparison at several moments: finished runs are kept, and running ones are waited for."""
     comparison(arms={"scratch": {"set": {"seconds": 0.4}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.4}}})
     done: set[str] = set()
     for moment in (0.3, 0.9, 1.4):
@@ -95,7 +95,7 @@ def test_a_kill_loses_at_most_what_was_running(comparison):
     assert len(starts(Path("runs"))) == 6
 
 
-def test_a_run_that_another_process_is_at_is_waited_for(comparison):
+def test_a_run_of_another_process_is_waited_for(comparison):
     path = comparison(arms={"scratch": {}})
     config = load(path, SMALL, CompareConfig)
     (run,) = plan(config)
@@ -112,5 +112,5 @@ def test_a_run_that_another_process_is_at_is_waited_for(comparison):
     assert not held(run.folder)
 
 
-def test_a_launcher_takes_as_many_as_it_runs():
+def test_a_local_launcher_accepts_as_many_runs_as_it_executes_at_once():
     assert LocalLauncher(3).takes == 3

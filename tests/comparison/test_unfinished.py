@@ -1,4 +1,4 @@
-"""Runs that are not done are named with how they stand and why."""
+"""Incomplete runs are listed with their state and reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run_of(folder: Path, name: str, log: str | None = None, needs: Path | None =
     return run
 
 
-def test_every_state_has_its_words(tmp_path: Path) -> None:
+def test_every_state_has_a_reason(tmp_path: Path) -> None:
     pretraining = run_of(tmp_path, "p", "x\nmedcl3d: no scans\n", command="pretrain")
     runs = [
         run_of(tmp_path, "never", needs=pretraining.folder),
@@ -44,15 +44,15 @@ def test_every_state_has_its_words(tmp_path: Path) -> None:
         "noted": ("failed", "DataError: scan 17 is broken"),
         "killed": ("failed", "step 4"),
         "p": ("failed", "medcl3d: no scans"),
-        "stopped": ("stopped", "at step 7; the same command goes on from there"),
-        "going": ("running", "a process is at it"),
+        "stopped": ("stopped", "at step 7; the same command resumes it"),
+        "going": ("running", "a process is executing it"),
         "never": ("not started", "its pretraining is not done"),
     }
     assert [one.state for one in found] == ["failed"] * 3 + ["stopped", "running", "not started"]
     assert count(found) == "3 failed, 1 stopped, 1 running, 1 not started" and count([]) == ""
 
 
-def test_a_pretraining_that_left_what_was_asked_of_it_is_not_missed(tmp_path: Path) -> None:
+def test_a_deleted_pretraining_that_nothing_needs_is_left_out(tmp_path: Path) -> None:
     gone = Run("pretrain", "p", (), 0, Path("x.yaml"), (), tmp_path / "p", None, {})
     measured = run_of(tmp_path, "a", needs=gone.folder, state="done")
     assert unfinished([gone, measured], CONFIG) == []
