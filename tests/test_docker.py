@@ -1,4 +1,4 @@
-"""The container files, as far as they can be checked without an engine: parsed, linted, and their wheel built."""
+"""The container files without a container engine: parsed, linted, and their wheel built."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ KNOWN = {"FROM", "WORKDIR", "COPY", "RUN", "ARG", "ENV", "USER", "ENTRYPOINT", "
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
-    """Instruction and arguments of each line, continued lines joined, comments left out."""
+    """Instruction and arguments of each line, with continued lines joined and without comments."""
     lines = [line for line in (ROOT / name).read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines())]
 
 
 def copied(name: str) -> Iterator[str]:
-    """What is copied from the checkout."""
+    """Paths that are copied from the checkout."""
     for word, rest in instructions(name):
         if word == "COPY" and not rest.startswith("--from"):
             yield from rest.split()[:-1]
 
 
 def ignored(path: str) -> bool:
-    """Whether .dockerignore keeps a top-level path out; the last line that matches decides."""
+    """Whether .dockerignore excludes a top-level path; the last matching line decides."""
     out = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line and not line.startswith("#") and line.removeprefix("!") in ("*", path):
@@ -42,7 +42,7 @@ def ignored(path: str) -> bool:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_image_is_what_its_users_expect(name: str) -> None:
+def test_entry_point_and_user_of_the_image(name: str) -> None:
     parsed = instructions(name)
     assert {word for word, _ in parsed} <= KNOWN
     last = dict(parsed)
@@ -68,13 +68,13 @@ def test_stages_and_sources_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_torch_is_the_one_of_the_makefile(name: str) -> None:
+def test_torch_has_the_version_of_the_makefile(name: str) -> None:
     pinned = re.search(r"^TORCH \?= (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert pinned is not None and ("ARG", f"TORCH={pinned[1]}") in instructions(name)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_the_shell_runs_is_shell(name: str) -> None:
+def test_shell_commands_are_valid(name: str) -> None:
     for word, rest in instructions(name):
         if word == "RUN":
             done = subprocess.run(["sh", "-n", "-c", rest], capture_output=True, text=True)
@@ -82,16 +82,16 @@ def test_what_the_shell_runs_is_shell(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_hadolint_has_nothing_to_say(name: str) -> None:
+def test_hadolint_finds_no_problem(name: str) -> None:
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if hadolint is None:
-        pytest.skip("hadolint has no package for this machine")
+        pytest.skip("hadolint is not available for this machine")
     done = subprocess.run([hadolint, str(ROOT / name)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow
-def test_the_wheel_is_whole_from_what_is_copied(tmp_path: Path) -> None:
+def test_the_wheel_is_complete_from_the_copied_paths(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for path in copied(FILES[0]):

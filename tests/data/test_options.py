@@ -27,13 +27,13 @@ def test_options_are_shared_out_between_source_and_preparation() -> None:
         ("simulated", ["num_patients=many"], "num_patients = 'many'"),
         ("simulated", ["num_patients"], "write key.path=value"),
         ("simulated", ["seed=4294967296"], "prepare simulated: seed = 4294967296: input should be less than or equal to 4294967295"),
-        ("bids", ["spacing_mm=2"], "prepare bids: spacing_mm = 2: it takes: keep or median or 3 numbers > 0; write [2, 2, 2]"),
-        ("bids", ["spacing_mm=medain"], "spacing_mm = 'medain': it takes: keep or median or 3 numbers > 0"),
+        ("bids", ["spacing_mm=2"], "prepare bids: spacing_mm = 2: expected: keep or median or 3 numbers > 0; write [2, 2, 2]"),
+        ("bids", ["spacing_mm=medain"], "spacing_mm = 'medain': expected: keep or median or 3 numbers > 0"),
         ("bids", ["spacing_mm=[2,2,nan]"], "spacing_mm.2 = 'nan': input should be a valid number"),
         ("bids", ["spacing_mm=[2,2,.nan]"], "spacing_mm.2 = nan: not a finite number"),
         ("bids", ["spacing_mm=[2,2]"], "spacing_mm.2: an item is missing"),
         ("bids", ["percentiles=[99,1]"], "prepare bids: percentiles: the first, 99.0, must be below the second, 1.0"),
-        ("bids", ["modalities=T1w"], "prepare bids: modalities = 'T1w': it takes: list of words or null; write [T1w]"),
+        ("bids", ["modalities=T1w"], "prepare bids: modalities = 'T1w': expected: list of words or null; write [T1w]"),
     ],
 )
 def test_a_wrong_option_is_named(source: str, options: list[str], message: str) -> None:
