@@ -42,7 +42,7 @@ class Outer:
     seed: Whole = 0
 
 
-GOOD = "data:\n  root: here\n  patch_size: [4, 5, 6]\nthing:\n  cube: {edge: 2}\nlr: 1e-4\n"
+GOOD = "data:\n  root: here\n  patch_size: [4, 5, 6]\nshape:\n  cube: {edge: 2}\nlr: 1e-4\n"
 
 
 # Ten aliases of ten aliases of ...: two hundred bytes that would expand to ten thousand million values.
