@@ -75,7 +75,7 @@ def test_an_interval_of_a_rank_correlation_stays_in_its_bounds(num, correlation)
 
 def test_four_encoders_are_too_few_to_show_an_order():
     assert rank_interval(1.0, 4).low < 0
-    with pytest.raises(ValueError, match="4 or more"):
+    with pytest.raises(ValueError, match="at least 4 are needed"):
         rank_interval(1.0, 3)
 
 

@@ -165,7 +165,7 @@ def test_only_the_declared_family_is_tested_and_adjusted():
     assert b.test is None and b.endpoint.difference.known
     assert analyse(table, config_of(), cases).arm("a").test.holm == pytest.approx(2 * a.test.t)
     certainty = answer(analyse(table, config_of(family=("b",)), cases))[1]
-    assert certainty.startswith("Beside “scratch”, by a paired t-test: not distinguishable from it “b” (")
+    assert certainty.startswith("Compared with “scratch” by a paired t-test: not distinguishable from it “b” (")
     assert "; outside the family, by intervals only, which are not tests: “a” (+0.0" in certainty and "], the best mean)" in certainty
 
 

@@ -43,7 +43,7 @@ def test_identical_pictures_are_shown_once_and_arms_without_pairs_have_none(tmp_
     assert [one.caption for one in found.related] == ["“ours”", "“other”", "“placebo” (placebo)"]
     assert all("mae" not in one.alt for one in (*found.drawn, *found.related))
     assert [note.split(":")[0] for note in found.notes] == ["“placebo”", "“mae”"]
-    assert "permuted among them" in found.notes[0] and "no pairs and no picture" in found.notes[1]
+    assert "permuted among the scans" in found.notes[0] and "no pairs and no picture" in found.notes[1]
 
 
 def test_pictures_of_cases_name_their_arm(tmp_path: Path, analysis: Analysis) -> None:

@@ -88,7 +88,7 @@ def test_maps_have_one_picture_per_colouring_with_one_legend() -> None:
     pictures = feature_maps([Map(name, places, known) for name in ("one", "two", "three")])
     assert set(pictures) == {"patient", "age"}
     assert pictures["patient"].light.count('id="legend_1"') == 1 and "legend_2" not in pictures["patient"].light
-    assert "coloured by patient, of one, two, three" in pictures["patient"].alt
+    assert "coloured by patient, for one, two, three" in pictures["patient"].alt
     assert COLOURS["light"][0].lower() in pictures["patient"].light and COLOURS["dark"][0].lower() in pictures["patient"].dark
 
 
