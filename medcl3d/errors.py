@@ -31,7 +31,7 @@ class MachineError(UserError):
 
 
 class Stopped(UserError):
-    """The run was told to stop; it saved its state, and the same command resumes it."""
+    """The run was stopped; it saved its state, and the same command resumes it."""
 
     exit_code = 75
 

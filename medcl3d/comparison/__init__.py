@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from medcl3d.comparison.config import CompareConfig, Prepare
     from medcl3d.comparison.execute import Launcher
-    from medcl3d.comparison.kinds import Kind
+    from medcl3d.comparison.kinds import ArmType
     from medcl3d.comparison.plan import Run
 
 
@@ -32,13 +32,13 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
 
     from medcl3d.comparison.config import CompareConfig
     from medcl3d.comparison.controls import with_controls
-    from medcl3d.comparison.declared import declare
+    from medcl3d.comparison.declared import preregister
     from medcl3d.comparison.execute import execute, kept_and_waiting
-    from medcl3d.comparison.forecast import forecast
-    from medcl3d.comparison.kinds import kinds_of
-    from medcl3d.comparison.lock import only_start
+    from medcl3d.comparison.forecast import plan_summary
+    from medcl3d.comparison.kinds import arm_types_of
+    from medcl3d.comparison.lock import exclusive_start
     from medcl3d.comparison.plan import plan
-    from medcl3d.comparison.rehearse import rehearse
+    from medcl3d.comparison.rehearse import dry_run
     from medcl3d.comparison.results import check_metrics, moved, progress
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
@@ -49,25 +49,25 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
     context = _ReportContext(
-        kinds_of(runs, config), config_path, shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]), console
+        arm_types_of(runs, config), config_path, shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]), console
     )
     if from_runs:
         refuse_unwritable(config.report_dir, "out_dir")
         return _report(moved(runs, config, from_runs), config, context)
-    for line in forecast(runs, config):
+    for line in plan_summary(runs, config):
         console.print(line)
     if check:
         refuse_unwritable(config.out_dir, "out_dir")
-        for line in rehearse(runs):
+        for line in dry_run(runs):
             console.print(line)
         return config.report_dir / "report.html"
     launcher = _launcher(config)
-    with only_start(config.out_dir):
+    with exclusive_start(config.out_dir):
         if config.prepare is not None:
             _prepare(config.prepare, console)
-        for line in rehearse(kept_and_waiting(runs)[1]):
+        for line in dry_run(kept_and_waiting(runs)[1]):
             console.print(line)
-        declare(config, *progress(runs, config))
+        preregister(config, *progress(runs, config))
         has_the_metrics = partial(check_metrics, metrics=[config.metric, *(one.metric for one in config.later)])
         failed = [outcome for outcome in execute(runs, launcher, console, has_the_metrics) if outcome.state == "failed"]
     if not failed:
@@ -107,7 +107,7 @@ class _ReportContext:
     The arm types (by all planned runs), the configuration file, the command line, and the console.
     """
 
-    kinds: dict[str, Kind]
+    arm_types: dict[str, ArmType]
     config_path: Path
     command: str
     console: Console
@@ -116,7 +116,7 @@ class _ReportContext:
 def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext) -> Path:
     from medcl3d.comparison.analysis import analyse
     from medcl3d.comparison.conclusion import conclusion
-    from medcl3d.comparison.declared import CHANGED, MARGIN_CHANGED, declarations, file_beside, standing
+    from medcl3d.comparison.declared import CHANGED, MARGIN_CHANGED, check_preregistration, file_beside, preregistrations
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
     from medcl3d.comparison.results import (
@@ -133,7 +133,7 @@ def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext)
 
     check_confirmation(runs, config, str(context.config_path))
     table = gather(runs, config)
-    declared = standing(config, declarations(file_beside(runs, config)), list(table.columns))
+    declared = check_preregistration(config, preregistrations(file_beside(runs, config)), list(table.columns))
     notes = [*filter(None, [declared.note]), *undefined(table, config), *also_differing(runs), *check_provenance(runs)]
     notes += few_training_cases(runs)
     config.out_dir.mkdir(parents=True, exist_ok=True)
@@ -141,9 +141,9 @@ def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext)
     cases = gather_cases(runs, config, complete_replicates(table, config))
     later = [gather_cases(runs, one, complete_replicates(table, one)) for one in config.later]
     margin_untested = "" if declared.margin_kept else MARGIN_CHANGED
-    analysis = analyse(table, config, cases, context.kinds, "" if declared.kept else CHANGED, later, margin_untested)
+    analysis = analyse(table, config, cases, context.arm_types, "" if declared.kept else CHANGED, later, margin_untested)
     if analysis is None:
-        raise DataError(_incomplete(table, config, context.kinds))
+        raise DataError(_incomplete(table, config, context.arm_types))
     path = config.report_dir / "report.html"
     write_report(path, analysis, runs, config, f"Comparison: {context.config_path.stem}", context.command, notes)
     table_of_means = markdown(analysis)
@@ -154,12 +154,12 @@ def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext)
     return path
 
 
-def _incomplete(table: pd.DataFrame, config: CompareConfig, kinds: Mapping[str, Kind]) -> str:
+def _incomplete(table: pd.DataFrame, config: CompareConfig, arm_types: Mapping[str, ArmType]) -> str:
     """The reason for which no report is written, with a remedy if only controls were not run."""
     measured = set(table["arm"]) if len(table) else set()
     without = [name for name in config.arms if name not in measured]
     named = f" (no measurement of {', '.join(map(repr, without))})" if measured and without else ""
-    only_controls = bool(named) and all(kinds[name] != "pairs" for name in without)
+    only_controls = bool(named) and all(arm_types[name] != "pairs" for name in without)
     remedy = "; run the comparison without --from to add them, or name the controls that were run: `controls: [scratch]`"
     rows = f"{config.report_dir / 'results.csv'} has the {len(table)} measurements that exist"
     return f"no replicate is complete in all arms and cells{named}; {rows}{remedy if only_controls else ''}"

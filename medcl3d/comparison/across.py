@@ -22,7 +22,7 @@ from medcl3d.packaged_configs import find_config
 
 
 @dataclass(frozen=True)
-class Across:
+class CrossDatasetRanking:
     """Ranks of the arms that all comparisons share, or the reason for which nothing is ranked.
 
     values  data set -> arm -> mean at its endpoint, for comparisons with a complete replicate
@@ -43,7 +43,7 @@ class Across:
         return {arm: float(np.mean([found[arm] for found in self.scaled.values()])) for arm in self.arms} if self.scaled else {}
 
 
-def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
+def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRanking | None:
     """Rank the arms over this comparison and those listed in `across`; None if it lists none.
 
     ConfigError if one of them has the opposite direction of better, is a screening, or read the data of another.
@@ -82,9 +82,9 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
             f"{len(values)} data sets and {len(shared)} shared arms; "
             f"ranks need at least {MIN_DATA_SETS} and {MIN_ARMS}."
         )
-        return Across(values, tuple(shared), None, note + few, scaled, unscaled)
+        return CrossDatasetRanking(values, tuple(shared), None, note + few, scaled, unscaled)
     table = np.array([[found[arm] for arm in shared] for found in values.values()])
-    return Across(values, tuple(shared), ranks(table, config.higher), note, scaled, unscaled)
+    return CrossDatasetRanking(values, tuple(shared), ranks(table, config.higher), note, scaled, unscaled)
 
 
 def _scaled(config: CompareConfig, values: Mapping[str, float], high: float | None) -> dict[str, float] | str:

@@ -32,14 +32,14 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Told:
+class ScoreAgreement:
     """Agreement of all scores. order: pretrainings, best at the endpoint first; by_score: score -> agreement."""
 
     order: tuple[str, ...]
     by_score: dict[str, Agreement]
 
 
-def told(found: Scores, config: CompareConfig, endpoint: Mapping[str, Sequence[float]], higher: bool) -> Told | None:
+def score_agreement(found: Scores, config: CompareConfig, endpoint: Mapping[str, Sequence[float]], higher: bool) -> ScoreAgreement | None:
     """Compare every score with the endpoint of the first arm that starts from each encoder; None for too few encoders.
 
     endpoint: arm -> one number per replicate, in the order of the seeds.
@@ -50,7 +50,7 @@ def told(found: Scores, config: CompareConfig, endpoint: Mapping[str, Sequence[f
             arm_of.setdefault(arm.pretraining, name)
     gains = {encoder: (1 if higher else -1) * np.asarray(endpoint[arm], dtype=float) for encoder, arm in arm_of.items()}
     by_score = {score: one for score in BETTER if (one := _agreement(score, found, gains)) is not None}
-    return Told(tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean())), by_score) if by_score else None
+    return ScoreAgreement(tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean())), by_score) if by_score else None
 
 
 def _agreement(score: str, found: Scores, gains: Mapping[str, np.ndarray]) -> Agreement | None:
@@ -90,7 +90,7 @@ def rank_interval(correlation: float, num: int, confidence: float = 0.95) -> Int
     return Interval(correlation, min(low, correlation), max(high, correlation), num)
 
 
-def verdict(found: Told, metric: str) -> list[str]:
+def verdict(found: ScoreAgreement, metric: str) -> list[str]:
     """Sentences: which scores select the best encoder, and which are shown to order the encoders."""
     best, count = found.order[0], len(found.order)
     right = [score for score, one in found.by_score.items() if one.pick == best]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from medcl3d.comparison.case_values import CaseValues, Key
 from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.kinds import Kind, kinds_of
+from medcl3d.comparison.kinds import ArmType, arm_types_of
 from medcl3d.comparison.plan import Cell, cell_words, cells, family_of, in_endpoint
 from medcl3d.comparison.results import complete_replicates
 from medcl3d.evaluation.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
@@ -110,7 +110,7 @@ class Analysis:
     num_cases  test patients in the variance, None if only replicates vary in it; why_not: the reason in that case
     values     arm -> the endpoint, one number per replicate
     pairs      (arm, other) -> paired difference of the two at the endpoint, for all pairs of arms: exploratory
-    kinds      arm -> its type: a pair strategy or a control
+    arm_types  arm -> its type: a pair strategy or a control
     untested   reason for which nothing is tested although enough replicates were planned, "" otherwise
     margin     the smallest difference that matters, None if none was declared
     margin_untested  reason for which no arm is called equivalent, "" otherwise
@@ -131,7 +131,7 @@ class Analysis:
     why_not: str
     pairs: dict[tuple[str, str], Interval]
     values: dict[str, tuple[float, ...]]
-    kinds: dict[str, Kind]
+    arm_types: dict[str, ArmType]
     stage: str = "confirm"
     untested: str = ""
     margin: float | None = None
@@ -148,7 +148,7 @@ class Analysis:
     @property
     def baseline(self) -> str:
         """The arm whose labels are counted: the one without pretraining, or the reference if all are pretrained."""
-        return next((name for name, kind in self.kinds.items() if kind == "scratch"), self.reference)
+        return next((name for name, kind in self.arm_types.items() if kind == "scratch"), self.reference)
 
     @property
     def tested(self) -> bool:
@@ -188,14 +188,14 @@ def analyse(
     table: pd.DataFrame,
     config: CompareConfig,
     cases: CaseValues | None = None,
-    kinds: Mapping[str, Kind] | None = None,
+    arm_types: Mapping[str, ArmType] | None = None,
     untested: str = "",
     later_cases: Sequence[CaseValues] = (),
     margin_untested: str = "",
 ) -> Analysis | None:
     """Analyse the replicates that are complete in all arms; None if none is.
 
-    table: from `gather`, one row per measurement; cases: from `gather_cases`; kinds: from `kinds_of`;
+    table: from `gather`, one row per measurement; cases: from `gather_cases`; arm_types: from `arm_types_of`;
     untested: reason for which there is no test, as the end of a sentence ("No test: ...");
     later_cases: cases of the next endpoints; margin_untested: reason for which no arm is called equivalent.
     """
@@ -203,7 +203,7 @@ def analyse(
     if not seeds:
         return None
     untested = untested or (cases or CaseValues()).untested or _not_complete(len(seeds), config.replicates)
-    given = (table, config, cases or CaseValues(), dict(kinds or kinds_of((), config)), untested, later_cases, margin_untested)
+    given = (table, config, cases or CaseValues(), dict(arm_types or arm_types_of((), config)), untested, later_cases, margin_untested)
     found = _over(seeds, *given)
     flagged = _far(found)
     kept = [seed for seed in seeds if seed not in {one.seed for one in flagged}]
@@ -215,7 +215,7 @@ def _over(
     table: pd.DataFrame,
     config: CompareConfig,
     cases: CaseValues,
-    kinds: dict[str, Kind],
+    arm_types: dict[str, ArmType],
     untested: str,
     later_cases: Sequence[CaseValues],
     margin_untested: str,
@@ -269,7 +269,7 @@ def _over(
         why_not=cases.why_not,
         pairs=pairs,
         values={name: tuple(values.replicates(name, primary).tolist()) for name in config.arms},
-        kinds=kinds,
+        arm_types=arm_types,
         stage=config.stage,
         untested=untested,
         margin=config.margin,

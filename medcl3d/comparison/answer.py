@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from medcl3d.comparison.analysis import ALPHA, Analysis, ArmNumbers
-from medcl3d.comparison.kinds import Kind
+from medcl3d.comparison.kinds import ArmType
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_CLAIM, MIN_REPLICATES_FOR_TEST, Interval
 
-SAID: dict[Kind, str] = {
+CONTROL_NOTES: dict[ArmType, str] = {
     "placebo": " (a placebo: its signal columns are permuted)",
     "mae": " (which has no pairs)",
     "scratch": " (not pretrained)",
@@ -58,7 +58,7 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def answer(analysis: Analysis) -> tuple[str, str]:
+def conclusion_sentences(analysis: Analysis) -> tuple[str, str]:
     """Two sentences: the recommendation (the observed means if nothing is tested), and its certainty.
 
     All tests are against the reference. If the reference is a strategy, it is compared with scratch and its placebo by
@@ -93,14 +93,14 @@ def _instead(analysis: Analysis, found: _Found) -> str:
     """If arms do better than the reference: the best of them, and those not distinguishable from it."""
     name, over = analysis.reference, f"over {_replicates(analysis)}"
     best = _best(analysis, found.better)
-    if analysis.kinds[best.name] == "placebo":
-        real = [arm for arm in found.better if analysis.kinds[arm.name] != "placebo"]
+    if analysis.arm_types[best.name] == "placebo":
+        real = [arm for arm in found.better if analysis.arm_types[arm.name] != "placebo"]
         level = [arm for arm in real if not _is_behind(analysis, arm.name, best.name)]
         if not level:
             means = f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)}) does better than {_reference(analysis)}"
             return f"{means}, and it is a placebo: what helps is not the strategy's signal columns."
         best = _best(analysis, level)
-    kind = analysis.kinds[best.name]
+    kind = analysis.arm_types[best.name]
     alike = [arm for arm in analysis.arms if arm.name not in (best.name, name) and not _is_behind(analysis, arm.name, best.name)]
     controls = _controls(analysis, alike)
     if kind != "scratch" and controls["scratch"]:
@@ -114,13 +114,13 @@ def _instead(analysis: Analysis, found: _Found) -> str:
     return f"{lead}: {over} the mean {analysis.metric} is {means}{beside}{_doubt(analysis, best, controls)}."
 
 
-def _controls(analysis: Analysis, arms: Sequence[ArmNumbers]) -> dict[Kind, list[ArmNumbers]]:
+def _controls(analysis: Analysis, arms: Sequence[ArmNumbers]) -> dict[ArmType, list[ArmNumbers]]:
     """Type of a control -> those of these arms that have it."""
-    kinds: tuple[Kind, ...] = ("scratch", "augmented", "placebo")
-    return {kind: [arm for arm in arms if analysis.kinds[arm.name] == kind] for kind in kinds}
+    arm_types: tuple[ArmType, ...] = ("scratch", "augmented", "placebo")
+    return {kind: [arm for arm in arms if analysis.arm_types[arm.name] == kind] for kind in arm_types}
 
 
-def _beside(controls: dict[Kind, list[ArmNumbers]]) -> str:
+def _beside(controls: dict[ArmType, list[ArmNumbers]]) -> str:
     return _names([arm for arms in controls.values() for arm in arms])
 
 
@@ -130,27 +130,27 @@ def _level(analysis: Analysis, name: str, others: Sequence[ArmNumbers]) -> str:
     return f"is not {'shown to do better than' if ahead else 'distinguishable from'} {_names(others)}"
 
 
-def _doubt(analysis: Analysis, best: ArmNumbers, controls: dict[Kind, list[ArmNumbers]]) -> str:
+def _doubt(analysis: Analysis, best: ArmNumbers, controls: dict[ArmType, list[ArmNumbers]]) -> str:
     """Caveats if the best arm chooses no pairs, or is not shown to do better than a placebo or an arm without pairs."""
-    kind, said = analysis.kinds[best.name], ""
+    kind, sentences = analysis.arm_types[best.name], ""
     if kind == "pairs" and controls["placebo"]:
-        said = f"; {NOT_BY_SIGNAL}"
+        sentences = f"; {NOT_BY_SIGNAL}"
     without = [best] if kind == "augmented" else controls["augmented"] if kind == "pairs" else []
     if without:
         names = _listed([f"“{arm.name}”" for arm in without], "and")
-        said += f"; {names} {'chooses' if len(without) == 1 else 'choose'} no pairs, so {NOT_BY_CHOICE}"
-    return said
+        sentences += f"; {names} {'chooses' if len(without) == 1 else 'choose'} no pairs, so {NOT_BY_CHOICE}"
+    return sentences
 
 
 def _kept(analysis: Analysis, found: _Found) -> str:
     """The recommendation if no arm does better than the reference."""
     name, reference, open_ = analysis.reference, _reference(analysis), found.not_beaten
     own = analysis.arm(name)
-    if analysis.kinds[name] == "scratch":
+    if analysis.arm_types[name] == "scratch":
         ahead = [arm for arm in found.outside if _is_behind(analysis, name, arm.name)]
         if not ahead:
             return f"No arm is shown to do better than {reference}: {NO_EVIDENCE.format('pretraining')}."
-        names = _listed([f"“{arm.name}”{SAID.get(analysis.kinds[arm.name], '')}" for arm in ahead], "and")
+        names = _listed([f"“{arm.name}”{CONTROL_NOTES.get(analysis.arm_types[arm.name], '')}" for arm in ahead], "and")
         hint = f"outside the family {names} {'does' if len(ahead) == 1 else 'do'}, {UNTESTED}"
         return f"No arm of the declared family is shown to do better than {reference}; {hint}."
     if not open_:
@@ -162,8 +162,8 @@ def _kept(analysis: Analysis, found: _Found) -> str:
         weak = f"{reference} is not shown to do better than {_beside(controls)}"
         return f"{weak}: {NO_EVIDENCE.format('its pretraining')}."
     alike, doubt = _level(analysis, name, open_), _doubt(analysis, own, controls)
-    helps = [arm for arm in (*found.worse, *found.outside_worse) if analysis.kinds[arm.name] == "scratch"]
-    if not helps or analysis.kinds[name] == "placebo":
+    helps = [arm for arm in (*found.worse, *found.outside_worse) if analysis.arm_types[arm.name] == "scratch"]
+    if not helps or analysis.arm_types[name] == "placebo":
         return f"{reference} {alike}{doubt}."
     choices = [arm for arm in open_ if arm not in controls["placebo"]]
     lead = f"Use {_names([own, *choices])}{', whichever costs least' if choices else ''}"
@@ -178,16 +178,16 @@ def _certainty(analysis: Analysis, found: _Found) -> str:
     family = f"Compared with “{analysis.reference}” by paired t-tests ({adjusted})"
     if len(analysis.family) == 1:
         family = f"Compared with “{analysis.reference}” by a paired t-test"
-    said = [f"{family}: {'; '.join(parts)}"]
+    sentences = [f"{family}: {'; '.join(parts)}"]
     if found.outside:
         best = _best(analysis, analysis.arms) in found.outside
         outside = _list(found.outside, ", the best mean" if best else "")
-        said.append(f"outside the family, by intervals only, which are not tests: {outside}")
+        sentences.append(f"outside the family, by intervals only, which are not tests: {outside}")
     if found.significant and len(analysis.replicates) < MIN_REPLICATES_FOR_CLAIM:
-        said.append(f"a claim needs {MIN_REPLICATES_FOR_CLAIM} replicates")
+        sentences.append(f"a claim needs {MIN_REPLICATES_FOR_CLAIM} replicates")
     if found.significant and analysis.num_cases is None:
-        said.append("this holds for these test cases only")
-    return "; ".join(said) + "." + _equivalence(analysis)
+        sentences.append("this holds for these test cases only")
+    return "; ".join(sentences) + "." + _equivalence(analysis)
 
 
 def _equivalence(analysis: Analysis) -> str:
@@ -215,7 +215,7 @@ def _seen(analysis: Analysis) -> str:
     if best.name == reference:
         return f"{over} no arm does better than the reference “{reference}” (mean {analysis.metric} {_number(analysis, reference)})."
     means = f"{_number(analysis, best.name)}, against {_number(analysis, reference)} of “{reference}”"
-    return f"{over} “{best.name}”{SAID.get(analysis.kinds[best.name], '')} has the best mean {analysis.metric}: {means}."
+    return f"{over} “{best.name}”{CONTROL_NOTES.get(analysis.arm_types[best.name], '')} has the best mean {analysis.metric}: {means}."
 
 
 def _untested(analysis: Analysis, arm: ArmNumbers) -> str:

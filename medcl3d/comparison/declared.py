@@ -21,7 +21,7 @@ MARGIN_CHANGED = "the margin was changed after results existed (see the notes)"
 
 
 @dataclass(frozen=True)
-class Standing:
+class PreregistrationCheck:
     """Comparison of the current tests with the preregistered ones.
 
     note   a note for readers, "" if everything was preregistered before the first result
@@ -57,13 +57,13 @@ def _endpoint(config: CompareConfig) -> list[dict[str, Any]]:
     return [dict(cell) for cell in cells(config) if in_endpoint(cell, config)]
 
 
-def declare(config: CompareConfig, finished: int, complete: int) -> None:
+def preregister(config: CompareConfig, finished: int, complete: int) -> None:
     """Append the current tests to the comparison's declarations if they differ from the last one.
 
     finished, complete  number of finished measurements and of complete replicates now: results that may have been seen
     """
     path, what = config.report_dir / DECLARED, tested_fields(config)
-    before = declarations(path)
+    before = preregistrations(path)
     if before and before[-1]["what"] == what:
         return
     row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "finished": finished, "complete": complete, "what": what}
@@ -71,7 +71,7 @@ def declare(config: CompareConfig, finished: int, complete: int) -> None:
     write_text(path, "".join(json.dumps(one) + "\n" for one in [*before, row]))
 
 
-def declarations(path: Path) -> list[dict[str, Any]]:
+def preregistrations(path: Path) -> list[dict[str, Any]]:
     """The declarations of a file in their order; empty if it is absent. Damaged rows are skipped."""
     found: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
@@ -85,11 +85,11 @@ def declarations(path: Path) -> list[dict[str, Any]]:
 
 def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
     """The declarations file of these runs: beside them, also if they were moved."""
-    out_dir = next((run.elsewhere for run in runs if run.elsewhere is not None), config.out_dir)
+    out_dir = next((run.moved_to for run in runs if run.moved_to is not None), config.out_dir)
     return out_dir / config.report_dir.relative_to(config.out_dir) / DECLARED
 
 
-def standing(config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Collection[str]) -> Standing:
+def check_preregistration(config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Collection[str]) -> PreregistrationCheck:
     """Compare the current tests with the declarations in the file; measured: the metrics that the runs have.
 
     A declaration of a metric that no run has is ignored as a mistake, since none of its results can have been seen.
@@ -97,10 +97,10 @@ def standing(config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Co
     decides whether the rest is worth its time.
     """
     if config.stage == "screen":
-        return Standing("", True)
+        return PreregistrationCheck("", True)
     rows = [row for row in rows if row["what"].get("metric") in measured]
     if not rows:
-        return Standing("The tests were not preregistered: declared.jsonl does not exist.", True)
+        return PreregistrationCheck("The tests were not preregistered: declared.jsonl does not exist.", True)
     what = tested_fields(config)
     first, last = rows[0], rows[-1]
     for row in rows:
@@ -110,14 +110,14 @@ def standing(config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Co
     margin = [line for line in lines if line.startswith("margin:")]
     if margin and len(lines) == len(margin):
         note = f"No arm is called equivalent: {'; '.join(margin)} was changed after results existed; other tests remain valid."
-        return Standing(note, True, margin_kept=False)
+        return PreregistrationCheck(note, True, margin_kept=False)
     if lines:
         when = next((row for row in rows if row["what"] == what), last)
         seen = f"when {_measurements(when['finished'])} finished" if when["what"] == what else "after the runs"
-        return Standing(f"No test: {'; '.join(lines)} was changed {seen}.", False, margin_kept=not margin)
+        return PreregistrationCheck(f"No test: {'; '.join(lines)} was changed {seen}.", False, margin_kept=not margin)
     if first["finished"]:
-        return Standing(f"The tests were preregistered when {_measurements(first['finished'])} already finished.", True)
-    return Standing("", True)
+        return PreregistrationCheck(f"The tests were preregistered when {_measurements(first['finished'])} already finished.", True)
+    return PreregistrationCheck("", True)
 
 
 def _measurements(count: int) -> str:

@@ -21,14 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from medcl3d.comparison.launch import INPUTS, LOG, Child, encoder_hash, read_json
 from medcl3d.comparison.plan import Run, model_of
-from medcl3d.comparison.timing import TimesTold
+from medcl3d.comparison.timing import TimeEstimates
 from medcl3d.config import differences
 from medcl3d.errors import ConfigError, DataError, Stopped, UserError
 from medcl3d.training.logs import FREE_FIELDS, with_defaults
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 120.0
-"""Seconds that a run may take to save its state after it is told to stop."""
+"""Seconds that a run may take to save its state after a stop request."""
 STOPPED = 75
 MOST_STARTS = 50
 """Starts of one run on a cluster that stops its jobs; more count as a failure."""
@@ -89,16 +89,16 @@ def _refuse_another(run: Run, config_file: Path) -> None:
         found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{config_file}: is damaged ({' '.join(str(error).split())}); delete its folder to run it again") from None
-    free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.elsewhere else ()))
+    free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.moved_to else ()))
 
     def changed(old: Any) -> list[str]:
         return [line for line in differences(old, run.planned) if not line.startswith(free)]
 
     # Filling in defaults takes longer than comparing, and most runs have all fields.
     lines = changed(found) and changed(with_defaults(found, model_of(run.command), config_file))
-    if run.elsewhere is not None and run.needs is not None:
+    if run.moved_to is not None and run.needs is not None:
         # The encoder was moved too, but its path below out_dir must be the planned one: otherwise this is another arm's run.
-        inside = run.needs.relative_to(run.elsewhere).parts
+        inside = run.needs.relative_to(run.moved_to).parts
         if Path(str(found.get("init"))).parts[-len(inside) :] != inside:
             lines = [*lines, f"init: {found.get('init')!r} -> {run.planned['init']!r}"]
     if lines:
@@ -137,7 +137,7 @@ def step_of(run: Run) -> int:
 
 
 def _stop(children: Sequence[Child]) -> None:
-    """Tell all to save and stop; kill the remaining ones after the grace time, or at a second Ctrl-C."""
+    """Signal all to save and stop; kill the remaining ones after the grace time, or at a second Ctrl-C."""
     for child in children:
         child.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
@@ -224,7 +224,7 @@ class _Grid:
         self.over = {run.folder: "done" for run in kept}
         self.children: list[Child] = []
         self._starts: Counter[Path] = Counter()
-        self._times = TimesTold()
+        self._times = TimeEstimates()
         self._waiting_for: set[Path] = set()
 
     def start(self, launcher: Launcher) -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.plan import Cell
-from medcl3d.comparison.portraits import NONE, OTHER, Map, shown_columns
+from medcl3d.comparison.portraits import NONE, OTHER, EmbeddingMap, shown_columns
 from medcl3d.evaluation.ranks import Ranks
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish, and lighter ones for a dark page.
@@ -67,7 +67,7 @@ def _draw(width: float, height: float, alt: str, paint: Callable[[Figure, str], 
     return Picture(render("light"), render("dark"), alt, width)
 
 
-def _look(number: int, theme: str) -> dict[str, Any]:
+def _style(number: int, theme: str) -> dict[str, Any]:
     """Marker and colour of an arm, a unique combination for the first 49."""
     count = len(MARKERS)
     return {"marker": MARKERS[(number + number // count) % count], "color": COLOURS[theme][number % count]}
@@ -103,8 +103,8 @@ def metric_curve(analysis: Analysis) -> Picture | None:
                 x = [i + apart * (number - (len(analysis.arms) - 1) / 2) for i in range(len(values))]
                 bars = [[c.mean - c.low for c in chosen], [c.high - c.mean for c in chosen]]  # an unknown interval is NaN: no bar
                 line = "--" if arm.name == analysis.reference else "-"
-                look = {"linestyle": line, "markersize": 5, **_look(number, theme)}
-                ax.errorbar(x, [c.mean for c in chosen], yerr=bars, label=arm.name, capsize=3, **look)
+                style = {"linestyle": line, "markersize": 5, **_style(number, theme)}
+                ax.errorbar(x, [c.mean for c in chosen], yerr=bars, label=arm.name, capsize=3, **style)
             ax.set_xticks(range(len(values)), [str(v) for v in values])
             ax.set_xlabel(key)
             ax.set_title(_named(panel))
@@ -132,7 +132,7 @@ def difference_dots(analysis: Analysis) -> Picture | None:
             assert d is not None
             number = [a.name for a in analysis.arms].index(arm.name)
             bars = [[d.mean - d.low], [d.high - d.mean]] if d.known else None
-            ax.errorbar([d.mean], [row], xerr=bars, capsize=4, linestyle="none", **_look(number, theme))
+            ax.errorbar([d.mean], [row], xerr=bars, capsize=4, linestyle="none", **_style(number, theme))
             # The name is above its line: a margin for the longest name would be too wide on a narrow screen.
             ax.text(0, row - 0.22, arm.name, transform=ax.get_yaxis_transform(), va="bottom", ha="left")
         ax.set_yticks([])
@@ -172,14 +172,14 @@ def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
     return _draw(0.3 + 3.4 * columns, 0.2 + 2.2 * rows, f"Training loss over steps of {', '.join(panels)}", paint)
 
 
-def feature_maps(maps: Sequence[Map]) -> dict[str, Picture]:
+def feature_maps(maps: Sequence[EmbeddingMap]) -> dict[str, Picture]:
     """Embedding maps: crops as dots, one panel per encoder, one picture per column of colours."""
     shown = [(one, shown_columns(one)) for one in maps]
     names = dict.fromkeys(name for _, columns in shown for name in columns)
     return {name: _coloured(name, [(one, columns[name]) for one, columns in shown if name in columns]) for name in names}
 
 
-def _coloured(name: str, panels: Sequence[tuple[Map, np.ndarray]]) -> Picture:
+def _coloured(name: str, panels: Sequence[tuple[EmbeddingMap, np.ndarray]]) -> Picture:
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
 
@@ -214,17 +214,17 @@ def _dots_of_numbers(figure: Figure, axes: Sequence[Axes], places: Columns, valu
 
 def _dots_of_names(figure: Figure, axes: Sequence[Axes], places: Columns, values: Columns, name: str, theme: str) -> None:
     names = sorted(set(np.concatenate(values).tolist()) - {OTHER, NONE})
-    looks: dict[str, dict[str, Any]] = {
+    styles: dict[str, dict[str, Any]] = {
         NONE: {"facecolors": "none", "edgecolors": FAINT[theme], "linewidths": 0.6, "s": 12},
         OTHER: {"facecolors": FAINT[theme], "linewidths": 0, "s": 12},
         **{one: {"facecolors": COLOURS[theme][k % len(COLOURS[theme])], "linewidths": 0, "s": 20} for k, one in enumerate(names)},
     }
     found: dict[str, Any] = {}
     for ax, at, what in zip(axes, places, values, strict=False):
-        for one, look in looks.items():
+        for one, style in styles.items():
             rows = at[what == one]
             if len(rows):
-                found[one] = ax.scatter(rows[:, 0], rows[:, 1], **look)
+                found[one] = ax.scatter(rows[:, 0], rows[:, 1], **style)
     order = [one for one in (*names, OTHER, NONE) if one in found]
     # One legend above all panels: inside a panel it would hide dots.
     figure.legend([found[one] for one in order], order, title=name, loc="outside upper center", ncols=min(4, len(order)), fontsize=10)

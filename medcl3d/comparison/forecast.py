@@ -18,7 +18,7 @@ from medcl3d.evaluation.power import smallest_difference, upper_limit_of_replica
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 
-def forecast(runs: Sequence[Run], config: CompareConfig) -> list[str]:
+def plan_summary(runs: Sequence[Run], config: CompareConfig) -> list[str]:
     """Lines that summarise the plan. ConfigError, DataError if existing run folders belong to another comparison."""
     done, _ = kept_and_waiting(runs)
     finished = {run.folder for run in done}

@@ -8,7 +8,7 @@ from typing import Literal
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.plan import Run
 
-Kind = Literal["pairs", "scratch", "augmented", "placebo", "mae"]
+ArmType = Literal["pairs", "scratch", "augmented", "placebo", "mae"]
 """Type of an arm.
 
 pairs      pretrained with a choice of pairs
@@ -19,11 +19,11 @@ mae        pretrained to reconstruct masked blocks: no pairs
 """
 
 
-def kinds_of(runs: Sequence[Run], config: CompareConfig) -> dict[str, Kind]:
+def arm_types_of(runs: Sequence[Run], config: CompareConfig) -> dict[str, ArmType]:
     """Arm -> its type, from the planned pretrainings; an arm whose pretraining is not among `runs` counts as `pairs`."""
     planned = {run.name: run.planned for run in runs if not run.measures}
 
-    def kind(pretraining: str | None) -> Kind:
+    def kind(pretraining: str | None) -> ArmType:
         if pretraining is None:
             return "scratch"
         fields = planned.get(pretraining, {})

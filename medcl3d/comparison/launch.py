@@ -38,7 +38,7 @@ class Child(Protocol):
         """The exit code, negative for a signal; None while it runs."""
 
     def terminate(self) -> None:
-        """Tell it to save and stop."""
+        """Signal it to save and stop."""
 
     def kill(self) -> None:
         """End it at once."""
@@ -85,7 +85,7 @@ def start_process(command: Sequence[str], folder: Path, settings: Mapping[str, s
     # The process inherits a lock that is released when it ends: other processes see it even if this one is killed.
     with (folder / LOG).open("ab") as log, (folder / STARTED).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # A new session: Ctrl-C reaches this process only, which then tells each run once to save and stop.
+        # A new session: Ctrl-C reaches this process only, which then signals each run once to save and stop.
         return subprocess.Popen(
             [sys.executable, *command],
             stdin=subprocess.DEVNULL,
@@ -97,7 +97,7 @@ def start_process(command: Sequence[str], folder: Path, settings: Mapping[str, s
         )
 
 
-def note_cost(folder: Path, seconds: float, peak_memory_mib: float) -> None:
+def record_cost(folder: Path, seconds: float, peak_memory_mib: float) -> None:
     """Add the cost of one start of the run to cost.json: seconds add up over resumptions, memory is the maximum."""
     before = read_json(folder / COST)
     total = round(before.get("seconds", 0.0) + seconds, 1)
@@ -135,5 +135,5 @@ class Measured:
                 return None
             self.process.returncode = os.waitstatus_to_exitcode(status)
             per_mib = KIB_PER_MIB * (1024 if sys.platform == "darwin" else 1)
-            note_cost(self.folder, time.monotonic() - self.started, usage.ru_maxrss / per_mib)
+            record_cost(self.folder, time.monotonic() - self.started, usage.ru_maxrss / per_mib)
         return self.process.returncode

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medcl3d.comparison.analysis import Analysis, ArmNumbers, PairedTest
-from medcl3d.comparison.kinds import Kind
+from medcl3d.comparison.kinds import ArmType
 from medcl3d.evaluation.statistics import Interval
 
-WORDS: dict[Kind, str] = {
+WORDS: dict[ArmType, str] = {
     "pairs": "",
     "scratch": "control: not pretrained",
     "augmented": "control: no choice of pairs",
@@ -33,7 +33,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class League:
+class RankingTable:
     """Rows, best first, and which columns are not empty.
 
     effects   some arm has a standardised difference (needs three replicates)
@@ -45,17 +45,17 @@ class League:
     tested: bool
 
 
-def league(analysis: Analysis) -> League:
+def ranking_table(analysis: Analysis) -> RankingTable:
     """All arms ordered by their mean at the endpoint."""
     means = {arm.name: arm.endpoint.mean.mean * (1 if analysis.higher else -1) for arm in analysis.arms}
     rows = [_row(analysis, arm, 1 + sum(other > means[arm.name] for other in means.values())) for arm in analysis.arms]
     ordered = tuple(sorted(rows, key=lambda row: row.place))
-    return League(ordered, any(row.effect is not None for row in rows), analysis.tested)
+    return RankingTable(ordered, any(row.effect is not None for row in rows), analysis.tested)
 
 
 def _row(analysis: Analysis, arm: ArmNumbers, place: int) -> Row:
     is_reference = arm.name == analysis.reference
-    words = ", ".join(filter(None, ["reference" if is_reference else "", WORDS[analysis.kinds[arm.name]]]))
+    words = ", ".join(filter(None, ["reference" if is_reference else "", WORDS[analysis.arm_types[arm.name]]]))
     role = "" if is_reference else "tested" if arm.test is not None else "exploratory"
     smallest = None if arm.test is None else arm.smallest
     return Row(place, arm.name, words, arm.endpoint.mean, arm.endpoint.difference, role, arm.effect, smallest, arm.test)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from medcl3d.comparison.launch import Child, Measured, command_of, prepare_folder, start_process
-from medcl3d.comparison.lock import held
+from medcl3d.comparison.lock import is_locked
 from medcl3d.comparison.plan import Run
 
 
@@ -53,4 +53,4 @@ class LocalLauncher:
 
     def busy(self, run: Run) -> bool:
         """Whether another process is executing this run."""
-        return held(run.folder)
+        return is_locked(run.folder)

@@ -18,7 +18,7 @@ LOCK, HOLDER = ".compare.lock", ".compare.json"
 
 
 @contextmanager
-def only_start(folder: Path) -> Iterator[None]:
+def exclusive_start(folder: Path) -> Iterator[None]:
     """Lock a comparison's folder. ConfigError, with the holder, if another start has locked it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def only_start(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether a process is running in this run folder: of a comparison that was killed, or started by hand."""
     return any(_taken(folder / name) for name in (STARTED, ".lock"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medcl3d.comparison.analysis import Analysis
-from medcl3d.comparison.answer import answer, number, p_value, with_interval
+from medcl3d.comparison.answer import conclusion_sentences, number, p_value, with_interval
 from medcl3d.comparison.plan import cell_words
 from medcl3d.comparison.sensitivity import far_replicates
 
@@ -20,7 +20,7 @@ def markdown(analysis: Analysis) -> str:
     replicates = f"{n} replicate{'s' if n > 1 else ''}" + (f" and {analysis.num_cases} patients" if analysis.num_cases else "")
     return "\n".join(
         [
-            *answer(analysis),
+            *conclusion_sentences(analysis),
             *(far_replicates(analysis) if analysis.far else []),
             "",
             f"Mean {analysis.metric} and its 95% interval over {replicates}:",

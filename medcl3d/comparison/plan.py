@@ -44,7 +44,7 @@ class Run:
     planned    its resolved configuration
     needs      the folder of the pretraining that it starts from
     fold       the fold of the split that tests, None without folds
-    elsewhere  the out_dir that holds the folder, if it is not the planned one; None otherwise
+    moved_to   the out_dir of the folder, if it was moved from the planned one
     """
 
     command: Command
@@ -57,7 +57,7 @@ class Run:
     needs: Path | None
     planned: Mapping[str, Any]
     fold: int | None = None
-    elsewhere: Path | None = None
+    moved_to: Path | None = None
 
     @property
     def measures(self) -> bool:
@@ -65,7 +65,7 @@ class Run:
         return self.command != "pretrain"
 
     @property
-    def shown(self) -> bool:
+    def represents_replicate(self) -> bool:
         """Whether the run represents its replicate in pictures and configurations: the first fold does."""
         return not self.fold
 
@@ -262,7 +262,7 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
             folder = config.out_dir / measured_by / slug(arm_name) / slug("_".join(f"{k}={v}" for k, v in cell) or "all") / last
             needs = at[arm.pretraining] if arm.pretraining else None
             runs.append(_run(measured_by, arm_name, cell, seed, fold, measurement, (measurement.set, dict(cell), arm.set), folder, needs))
-    check_fair(runs, config, name)
+    check_comparable(runs, config, name)
     if config.stage == "confirm" and any(run.planned.get("measured_on") == "validation" for run in runs):
         raise ConfigError(
             f"{name}: stage: a confirmation measures on test patients, not on validation patients; set `stage: screen`"
@@ -277,19 +277,19 @@ def free_fields(command: Command, config: CompareConfig) -> list[str]:
     return ["out_dir", "init", *(k for arm in config.arms.values() for k in dotted(arm.set))]
 
 
-def unfair(a: Run, b: Run, free: Iterable[str]) -> list[str]:
+def unexpected_differences(a: Run, b: Run, free: Iterable[str]) -> list[str]:
     """Differences of two runs other than the fields in which they may differ, one line per field."""
     free = tuple(free)
     lines = differences(a.planned, b.planned)
     return [line for line in lines if not any(line.startswith((f"{key}:", f"{key}.")) for key in free)]
 
 
-def check_fair(runs: Sequence[Run], config: CompareConfig, name: str = "comparison") -> None:
+def check_comparable(runs: Sequence[Run], config: CompareConfig, name: str = "comparison") -> None:
     """ConfigError unless runs of one command, cell, replicate and fold differ only in what is compared."""
     first: dict[tuple[str, Cell, int, int | None], Run] = {}
     for run in runs:
         other = first.setdefault((run.command, run.cell, run.seed, run.fold), run)
-        lines = unfair(other, run, free_fields(run.command, config))
+        lines = unexpected_differences(other, run, free_fields(run.command, config))
         if lines:
             raise ConfigError(
                 f"{name}: {other.command} {other.name!r} and {run.name!r} differ in more than what is compared: {'; '.join(lines)}. "

@@ -67,7 +67,7 @@ def spreads(found: Scores) -> dict[str, dict[str, Spread]]:
 
 
 @dataclass(frozen=True)
-class Map:
+class EmbeddingMap:
     """One encoder's crops in the plane ``[N, 2]``, and their columns: name -> ``[N]`` text, in the same order."""
 
     encoder: str
@@ -75,18 +75,18 @@ class Map:
     known: dict[str, np.ndarray]
 
 
-def maps(runs: Sequence[Run]) -> list[Map]:
+def embedding_maps(runs: Sequence[Run]) -> list[EmbeddingMap]:
     """A map of each pretraining of the first replicate with finite features, by t-SNE (van der Maaten and Hinton, JMLR 2008)."""
     found = []
     for run in runs:
         file = run.folder / FEATURES
-        if run.measures or not run.shown or run.seed != runs[0].seed or not file.is_file():
+        if run.measures or not run.represents_replicate or run.seed != runs[0].seed or not file.is_file():
             continue
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         features = arrays.pop("features").astype(float)
         if len(features) >= FEWEST_CROPS and np.isfinite(features).all():
-            found.append(Map(run.name, _plane(features), {name: values for name, values in arrays.items() if name != "scan"}))
+            found.append(EmbeddingMap(run.name, _plane(features), {name: values for name, values in arrays.items() if name != "scan"}))
     return found
 
 
@@ -101,7 +101,7 @@ def _plane(features: np.ndarray) -> np.ndarray:
     return places
 
 
-def shown_columns(some: Map) -> dict[str, np.ndarray]:
+def shown_columns(some: EmbeddingMap) -> dict[str, np.ndarray]:
     """Columns that colour a map: numbers if there are many values; otherwise the most frequent names, with `OTHER` and `NONE`.
 
     Columns that do not distinguish at least two groups are left out: with one crop per patient, all dots would be "other".

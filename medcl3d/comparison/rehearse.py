@@ -14,7 +14,7 @@ MOST_NAMED = 5
 """Failures that one message names."""
 
 
-def rehearse(runs: Sequence[Run]) -> list[str]:
+def dry_run(runs: Sequence[Run]) -> list[str]:
     """Assemble one run of each arm and cell, those of the first replicate among `runs`, if their data is prepared.
 
     An encoder that does not exist yet is left out. Returns lines on data that is not prepared yet; ConfigError, with

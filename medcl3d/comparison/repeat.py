@@ -26,19 +26,19 @@ UNKNOWN = "not recorded"
 
 
 @dataclass(frozen=True)
-class Made:
+class ProvenanceEntry:
     """One provenance entry: its name, and each value with the number of runs that recorded it, most frequent first."""
 
     name: str
     values: tuple[tuple[str, int], ...]
 
 
-def made(runs: Sequence[Run]) -> list[Made]:
+def provenance_entries(runs: Sequence[Run]) -> list[ProvenanceEntry]:
     """Provenance entries of all these runs: commits, versions and data, then others such as the device."""
     found = [read_json(run.folder / "provenance.json") for run in runs]
     others = sorted({key for provenance in found for key in provenance} - {*NAMES, *LEFT_OUT})
     counts = {key: Counter(_words(key, provenance) for provenance in found) for key in (*NAMES, *others)}
-    return [Made(NAMES.get(key, key), tuple(of.most_common())) for key, of in counts.items() if set(of) != {UNKNOWN}]
+    return [ProvenanceEntry(NAMES.get(key, key), tuple(of.most_common())) for key, of in counts.items() if set(of) != {UNKNOWN}]
 
 
 def _words(key: str, provenance: Mapping[str, Any]) -> str:
@@ -63,7 +63,7 @@ def documents(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) ->
     """The comparison's configuration, and the configuration and command of every run of the first replicate and cell."""
     found = [Document("The comparison", _yaml(plain(config)))]
     for run in runs:
-        if run.shown and run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
+        if run.represents_replicate and run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
             text = f"{shlex.join(['python', *command_of(run)])}\n\n{_yaml(dict(run.planned))}"
             found.append(Document(f"{run}: its command and its full configuration", text))
     return found

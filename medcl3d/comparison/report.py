@@ -11,22 +11,22 @@ import jinja2
 import numpy as np
 
 from medcl3d.comparison.across import rank_across
-from medcl3d.comparison.agreement import better, told, verdict
+from medcl3d.comparison.agreement import better, score_agreement, verdict
 from medcl3d.comparison.analysis import ALPHA, Analysis
-from medcl3d.comparison.answer import answer, number, numbers, p_value
+from medcl3d.comparison.answer import conclusion_sentences, number, numbers, p_value
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.cost import costs
 from medcl3d.comparison.figures import Curve, Picture, difference_dots, feature_maps, loss_panels, metric_curve, rank_line
 from medcl3d.comparison.gallery import cases, pairing
 from medcl3d.comparison.launch import read_json
-from medcl3d.comparison.league import league
+from medcl3d.comparison.league import ranking_table
 from medcl3d.comparison.plan import Cell, Run, cell_words, in_endpoint, slug
-from medcl3d.comparison.portraits import Spread, maps, scores, spreads
-from medcl3d.comparison.repeat import documents, made
+from medcl3d.comparison.portraits import Spread, embedding_maps, scores, spreads
+from medcl3d.comparison.repeat import documents, provenance_entries
 from medcl3d.comparison.results import contrasts
 from medcl3d.comparison.sensitivity import far_replicates
 from medcl3d.comparison.timing import duration, metric_rows
-from medcl3d.comparison.unfinished import Unfinished, count, unfinished
+from medcl3d.comparison.unfinished import IncompleteRun, count, incomplete_runs
 from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.coverage import covered
 from medcl3d.evaluation.label_free import BETTER
@@ -41,7 +41,7 @@ MOST_COLUMNS = 6
 def write_report(
     path: Path, analysis: Analysis, runs: Sequence[Run], config: CompareConfig, title: str, command: str, notes: Sequence[str]
 ) -> None:
-    """Write the report of finished `runs` to `path`, atomically, and its figures as SVG files to `figures` beside it.
+    """Write the report of finished `runs` to `path`, atomically, and its figures as SVG files to a folder `figures`.
 
     command: the command that repeats the comparison; notes: warnings shown before the numbers.
     """
@@ -50,7 +50,7 @@ def write_report(
     )
     environment.globals.update(number=number, numbers=numbers, data_uri=svg_uri, p_text=p_value)
     used = [run for run in runs if run.seed in analysis.replicates]
-    side, missing = measured_side(used), unfinished(runs, config)
+    side, missing = measured_side(used), incomplete_runs(runs, config)
     across = rank_across(analysis, config)
     figures = _figures(analysis, used)
     if across is not None and across.ranks is not None:
@@ -104,11 +104,11 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
     varies = "Intervals are for new replicates and new patients: the variance is that of a crossed two-way model"
     alone = f"Intervals are for new replicates on these {side} cases only, not for other cases"
     patients = f"({n} replicates x {analysis.num_cases} {side} patients)"
-    said = [f"{varies} {patients}." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
+    sentences = [f"{varies} {patients}." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
     known = covered(n, analysis.num_cases or 0)
     if known is not None:
         replicates, cases, low, high = known
-        said.append(
+        sentences.append(
             f"In simulated comparisons with normal effects, {replicates} replicates and {cases} cases, {low:.0f} to {high:.0f}% "
             "of the 95% intervals covered the true difference, depending on what varies most; occasional collapsed runs reduce "
             "the coverage (docs/statistics.md)."
@@ -116,29 +116,29 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
     if analysis.tested:
         family = ", ".join(f"“{name}”" for name in analysis.family)
         over = " and over the endpoints in their declared order" if analysis.later else ""
-        said.append(f"Tests: paired t-tests at the endpoint, Holm-adjusted over the declared family ({family}){over}.")
-        said.append("The exact Wilcoxon signed-rank p-values are a check over replicates only and are not adjusted.")
+        sentences.append(f"Tests: paired t-tests at the endpoint, Holm-adjusted over the declared family ({family}){over}.")
+        sentences.append("The exact Wilcoxon signed-rank p-values are a check over replicates only and are not adjusted.")
     elif analysis.stage == "screen":
-        said.append(screening)
+        sentences.append(screening)
     elif analysis.untested:
-        said.append(f"No test: {analysis.untested}.")
+        sentences.append(f"No test: {analysis.untested}.")
     elif n < MIN_REPLICATES_FOR_TEST:
-        said.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
+        sentences.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
     if analysis.margin is None and analysis.stage != "screen":
         undeclared = "The smallest difference that matters (`margin`) was not declared"
-        said.append(f"{undeclared}, so no arm is called equivalent to the reference; “not distinguishable” does not mean equivalent.")
-    return said
+        sentences.append(f"{undeclared}, so no arm is called equivalent to the reference; “not distinguishable” does not mean equivalent.")
+    return sentences
 
 
-def _incomplete(analysis: Analysis, missing: Sequence[Unfinished]) -> list[str]:
+def _incomplete(analysis: Analysis, missing: Sequence[IncompleteRun]) -> list[str]:
     left = analysis.planned - len(analysis.replicates)
     words = f"{analysis.planned} replicates were planned; {left} {'is' if left == 1 else 'are'} not complete in all arms"
-    said = [f"{words} and excluded from all numbers."] if left else []
-    return [*said, f"Incomplete runs: {count(missing)}. They are listed with reasons at the end."] if missing else said
+    sentences = [f"{words} and excluded from all numbers."] if left else []
+    return [*sentences, f"Incomplete runs: {count(missing)}. They are listed with reasons at the end."] if missing else sentences
 
 
 def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig, side: str) -> dict[str, Any]:
-    seen, certainty = answer(analysis)
+    seen, certainty = conclusion_sentences(analysis)
     scans = {case["scan"] for run in runs if run.measures for case in read_json(run.folder / "results.json").get("cases", [])}
     primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
     over = f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
@@ -168,7 +168,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "baseline": analysis.baseline,
         "arm_names": [arm.name for arm in analysis.arms],
         "cells": [cell_words(cell) for cell in analysis.cells],
-        "league": league(analysis),
+        "ranking": ranking_table(analysis),
         "table": [{"name": arm.name, "means": [arm.cells[cell].mean for cell in analysis.cells]} for arm in analysis.arms],
         "paired": [{"name": arm.name, "differences": [arm.cells[c].difference for c in analysis.cells], "n": n} for arm in others],
         "labels": [
@@ -257,7 +257,7 @@ def _figures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Picture]:
         "differences": difference_dots(analysis),
         "losses_pretraining": _losses([run for run in runs if not run.measures], analysis.cells[-1]),
         "losses_measuring": _losses([run for run in runs if run.measures], analysis.cells[-1]),
-        **{f"features_{slug(name)}": picture for name, picture in feature_maps(maps(runs)).items()},
+        **{f"features_{slug(name)}": picture for name, picture in feature_maps(embedding_maps(runs)).items()},
     }
     return {name: picture for name, picture in found.items() if picture is not None}
 
@@ -279,7 +279,7 @@ def _costs(runs: Sequence[Run], config: CompareConfig) -> list[dict[str, Any]]:
 
 def _without_labels(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
     found = scores(runs)
-    agreed = told(found, config, analysis.values, analysis.higher)
+    agreed = score_agreement(found, config, analysis.values, analysis.higher)
 
     def shown(score: str, spread: Spread | None) -> dict[str, Any] | None:
         return None if spread is None else {"spread": spread, "better": better(score, spread.mean)}
@@ -335,8 +335,8 @@ def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
 def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
     return {
         "seeds": ", ".join(map(str, analysis.replicates)),
-        "made": made(runs),
+        "provenance": provenance_entries(runs),
         "num_runs": len(runs),
-        "elsewhere": any(run.elsewhere for run in runs),
+        "moved": any(run.moved_to for run in runs),
         "documents": documents(analysis, runs, config),
     }

@@ -128,7 +128,7 @@ def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Differences of each pretraining and each arm of one replicate from the first, one line per field."""
     rows: list[dict[str, Any]] = []
     for command in MODELS:
-        same = [run for run in runs if run.command == command and run.seed == runs[0].seed and run.shown]
+        same = [run for run in runs if run.command == command and run.seed == runs[0].seed and run.represents_replicate]
         same = [run for run in same if run.cell == same[0].cell]
         for run in same[1:]:
             lines = [line for line in differences(same[0].planned, run.planned) if not line.startswith("out_dir:")]
@@ -159,7 +159,7 @@ def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> 
         for place in places:
             root = Path(*place.resolve().parts[: -len(inside)])
             needs = None if run.needs is None else root / run.needs.relative_to(config.out_dir)
-            found.append(replace(run, folder=place, needs=needs, elsewhere=root))
+            found.append(replace(run, folder=place, needs=needs, moved_to=root))
     if not found:
         raise DataError(
             f"no run of this comparison is in {', '.join(map(str, roots))}; give run folders, or folders of them, "
@@ -195,8 +195,8 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
         if more := sorted(set[str].union(*sets) - set[str].intersection(*sets)):
             listed = ", ".join(more)
             notes.append(f"Some runs of {command} found columns in {root} that others did not find, and did not use: {listed}.")
-    kinds_of = (("versions", "package versions"), ("python", "versions of Python"), ("commit", "commits of medcl3d"), ("device", "devices"))
-    for key, words in kinds_of:
+    recorded = (("versions", "package versions"), ("python", "versions of Python"), ("commit", "commits of medcl3d"), ("device", "devices"))
+    for key, words in recorded:
         kinds = {json.dumps(provenance[key], sort_keys=True) for provenance in found if key in provenance}
         if len(kinds) > 1:
             notes.append(f"The runs used {len(kinds)} different {words}; see each run's provenance.json.")

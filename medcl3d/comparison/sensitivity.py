@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from medcl3d.comparison.analysis import Analysis, FarReplicate
-from medcl3d.comparison.answer import answer, number
+from medcl3d.comparison.answer import conclusion_sentences, number
 from medcl3d.evaluation.outliers import MIN_REPLICATES, limit
 
 
@@ -25,11 +25,11 @@ def far_replicates(analysis: Analysis) -> list[str]:
     flagged = "; ".join(f"replicate {seed} in {_in_arms(analysis, of)}" for seed, of in by_seed.items())
     several = len(by_seed) > 1
     kept = f"The conclusion includes {'them' if several else 'it'}."
-    said = [f"Far from the others of their arm at the endpoint ({rule(n)}): {flagged}. {kept}"]
+    sentences = [f"Far from the others of their arm at the endpoint ({rule(n)}): {flagged}. {kept}"]
     without = f"Without replicate{'s' if several else ''} {', '.join(map(str, by_seed))}, in all arms"
     if analysis.without is None:
-        return [*said, f"{without}, no replicate remains."]
-    return [*said, f"{without}, the conclusion would be: {' '.join(answer(analysis.without))}"]
+        return [*sentences, f"{without}, no replicate remains."]
+    return [*sentences, f"{without}, the conclusion would be: {' '.join(conclusion_sentences(analysis.without))}"]
 
 
 def _in_arms(analysis: Analysis, of: list[FarReplicate]) -> str:

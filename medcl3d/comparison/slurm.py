@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl3d.comparison.launch import LOG, Child, Measured, command_of, prepare_folder, start_process
-from medcl3d.comparison.lock import held
+from medcl3d.comparison.lock import is_locked
 from medcl3d.comparison.plan import Run
 from medcl3d.data.atomic import write_text
 from medcl3d.errors import ConfigError, MachineError
@@ -145,4 +145,4 @@ class SlurmLauncher:
 
     def busy(self, run: Run) -> bool:
         """Whether a process or a job of another start is executing this run, or is queued."""
-        return held(run.folder) or is_queued(run.folder)
+        return is_locked(run.folder) or is_queued(run.folder)

@@ -73,14 +73,14 @@ def _seconds(each: Mapping[str, float], runs: Sequence[Run]) -> float:
     return sum(each[run.name] * run.size for run in runs)
 
 
-class TimesTold:
+class TimeEstimates:
     """Time estimates reported so far: after the first timed steps, after the first finished run, and if one was wrong."""
 
     def __init__(self) -> None:
         self._reported: dict[str, tuple[int, float]] = {}  # command -> runs done at the last check, reported seconds of all
 
     def lines(self, runs: Sequence[Run], done: Sequence[Run], left: Sequence[Run], at_once: int) -> list[str]:
-        """What is new, a line a command; `left` are the runs that go on or wait."""
+        """New estimates, one line per command; left: running and waiting runs."""
         found = []
         for command in dict.fromkeys(run.command for run in left):
             num_done = sum(run.command == command for run in done)

@@ -13,7 +13,7 @@ from skimage.io import imsave
 
 from medcl3d.comparison import compare
 from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.launch import INPUTS, encoder_hash, note_cost
+from medcl3d.comparison.launch import INPUTS, encoder_hash, record_cost
 from medcl3d.comparison.plan import MODELS, Run, plan
 from medcl3d.config import load, plain
 from medcl3d.data.atomic import write_json
@@ -115,7 +115,7 @@ def _run(run: Run, rng: np.random.Generator, of_case: np.ndarray) -> None:
     provenance = {"data": "5f2d" * 16, "versions": {"torch": "2.13.0"}, "python": "3.11", "commit": commit, "device": "a processor"}
     write_json(run.folder / "provenance.json", provenance)
     write_json(run.folder / "status.json", {"state": "done", "step": run.steps})
-    note_cost(run.folder, run.steps * 0.8 * rng.uniform(0.9, 1.1), 900 + 100 * rng.uniform())
+    record_cost(run.folder, run.steps * 0.8 * rng.uniform(0.9, 1.1), 900 + 100 * rng.uniform())
     steps = np.arange(10, run.steps + 1, 10)
     losses = 0.4 + 3 / np.sqrt(steps) + rng.normal(0, 0.02, len(steps))
     rows = [{"step": int(s), "loss": float(v), "samples_per_s": 5.0} for s, v in zip(steps, losses, strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medcl3d.comparison.agreement import better, rank_interval, told, verdict
+from medcl3d.comparison.agreement import better, rank_interval, score_agreement, verdict
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 
 NAMES = ("a", "b", "c", "d")
@@ -28,25 +28,25 @@ ENDPOINT |= {"a, all": (9.0, 9.0, 9.0), "scratch": (0.0, 0.0, 0.0)}  # neither i
 
 
 def test_a_score_that_orders_encoders_as_the_endpoint_does_agrees():
-    agreement = told(found_of(lambda k, seed: 10.0 * k + seed), CONFIG, ENDPOINT, higher=True)
+    agreement = score_agreement(found_of(lambda k, seed: 10.0 * k + seed), CONFIG, ENDPOINT, higher=True)
     assert agreement is not None and agreement.order == ("d", "c", "b", "a")
     assert set(agreement.by_score) == {"rankme"}, "alignment is equal for all, and three encoders are too few"
     one = agreement.by_score["rankme"]
     assert one.correlation.mean == pytest.approx((1 + 1 - 1) / 3) and one.correlation.n == 4
     assert (one.pick, one.place) == ("d", 1)
-    lower = told(found_of(lambda k, seed: 10.0 * k + seed), CONFIG, ENDPOINT, higher=False)
+    lower = score_agreement(found_of(lambda k, seed: 10.0 * k + seed), CONFIG, ENDPOINT, higher=False)
     assert lower is not None and lower.by_score["rankme"].correlation.mean == pytest.approx(-1 / 3)
     assert (lower.by_score["rankme"].pick, lower.by_score["rankme"].place) == ("d", 4)
 
 
 def test_too_few_encoders_have_no_agreement():
     found = {name: values for name, values in found_of(lambda k, seed: float(k)).items() if name != "d"}
-    assert told(found, CONFIG, ENDPOINT, higher=True) is None
+    assert score_agreement(found, CONFIG, ENDPOINT, higher=True) is None
 
 
 def test_the_sentences_name_scores_that_select_the_best():
-    right = told(found_of(lambda k, seed: float(k)), CONFIG, ENDPOINT, higher=True)
-    wrong = told(found_of(lambda k, seed: float(-k)), CONFIG, ENDPOINT, higher=True)
+    right = score_agreement(found_of(lambda k, seed: float(k)), CONFIG, ENDPOINT, higher=True)
+    wrong = score_agreement(found_of(lambda k, seed: float(-k)), CONFIG, ENDPOINT, higher=True)
     assert right is not None and wrong is not None
     assert verdict(right, "dice")[0].startswith(
         "rankme (1 of 1 scores) would have selected the encoder with the best mean dice, “d”; a random choice does so in one of 4"
@@ -60,7 +60,7 @@ def test_a_score_whose_interval_is_above_0_is_named():
     arms = {"scratch": Arm(), **{f"arm {name}": Arm(pretraining=name) for name in names}}
     config = CompareConfig(out_dir=Path("runs"), arms=arms, reference="scratch", finetune=Recipe(config=Path("f.yaml")))
     found = {name: {0: {"rankme": float(k)}} for k, name in enumerate(names)}
-    agreement = told(found, config, {f"arm {name}": (float(k),) for k, name in enumerate(names)}, higher=True)
+    agreement = score_agreement(found, config, {f"arm {name}": (float(k),) for k, name in enumerate(names)}, higher=True)
     assert agreement is not None and "rankme ordered the encoders as dice did" in verdict(agreement, "dice")[1]
 
 
@@ -85,13 +85,13 @@ def test_four_encoders_are_too_few_to_show_an_order():
 def test_the_interval_covers_the_true_correlation_at_its_level(num, rho, replicates):
     """Score and endpoint of encoders correlate, each with noise per replicate; the tolerance is 3 standard errors."""
     rng, tries, noise = np.random.default_rng(0), 600, 0.3
-    held = 0
+    covered = 0
     for _ in range(tries):
         effects = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], size=num)
         seen = [effects + noise * rng.normal(size=(num, 2)) for _ in range(replicates)]
         interval = rank_interval(float(np.mean([stats.spearmanr(*one.T).statistic for one in seen])), num)
-        held += interval.low <= 6 / np.pi * np.arcsin(rho / (1 + noise**2) / 2) <= interval.high
-    assert held / tries > 0.95 - 3 * np.sqrt(0.95 * 0.05 / tries)
+        covered += interval.low <= 6 / np.pi * np.arcsin(rho / (1 + noise**2) / 2) <= interval.high
+    assert covered / tries > 0.95 - 3 * np.sqrt(0.95 * 0.05 / tries)
 
 
 @pytest.mark.parametrize(

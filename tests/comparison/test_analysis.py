@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from medcl3d.comparison.analysis import analyse
-from medcl3d.comparison.answer import answer, with_interval
+from medcl3d.comparison.answer import conclusion_sentences, with_interval
 from medcl3d.comparison.case_values import collect
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.plan import cells
@@ -94,25 +94,25 @@ def test_an_incomplete_comparison_is_not_tested():
     early = analyse(table[table["seed"] < 7], config_of())
     assert not early.tested and analyse(table, config_of()).tested
     reason = "No test, since 3 of 10 planned replicates are missing, and only a complete comparison is tested: the"
-    assert answer(early)[1].startswith(reason)
+    assert conclusion_sentences(early)[1].startswith(reason)
 
 
 def test_too_few_cases_are_not_tested():
     config, table, cases = crossed(10, num_cases=4)
     analysis = analyse(table, config, cases)
     assert not analysis.tested and analysis.arm("a").endpoint.difference.known
-    assert "since there are only 4 test patients, and intervals of so few cover too little" in answer(analysis)[1]
+    assert "since there are only 4 test patients, and intervals of so few cover too little" in conclusion_sentences(analysis)[1]
 
 
 @pytest.mark.parametrize("n", [2, 5])
 def test_under_six_replicates_there_is_no_test(n):
     config = config_of()
     analysis = analyse(table_of(config, n, {"a": 0.3}), config)
-    seen, certainty = answer(analysis)
+    seen, certainty = conclusion_sentences(analysis)
     assert all(arm.test is None for arm in analysis.arms)
     assert certainty.startswith("No test")
     assert "excludes 0, which suggests a difference but is not a test" in certainty
-    assert answer(analyse(table_of(config, n, {}, noise=0.1), config))[1].endswith("its 95% interval contains 0.")
+    assert conclusion_sentences(analyse(table_of(config, n, {}, noise=0.1), config))[1].endswith("its 95% interval contains 0.")
     assert "p =" not in seen + certainty
 
 
@@ -120,7 +120,7 @@ def test_one_replicate_does_not_rank_arms():
     config = config_of()
     analysis = analyse(table_of(config, 1, {"a": 0.3}), config)
     assert not analysis.arm("a").endpoint.mean.known
-    assert "so the arms are not ranked" in answer(analysis)[1]
+    assert "so the arms are not ranked" in conclusion_sentences(analysis)[1]
 
 
 def test_numbers_are_written_with_their_interval():
@@ -154,7 +154,7 @@ def test_cases_enter_the_variance_of_everything():
         assert both.arm(name).test.wilcoxon == alone.arm(name).test.wilcoxon
     d = np.array([[np.mean([cases.of_run[a, c, s] for c in cells(config)], axis=0) for s in range(10)] for a in ("a", "scratch")])
     assert both.arm("a").test.t == pytest.approx(float(over_replicates_and_cases(d[0] - d[1]).p_value()))
-    assert "these test cases only" in answer(analyse(table_of(config, 10, {"a": 0.3}), config))[1]
+    assert "these test cases only" in conclusion_sentences(analyse(table_of(config, 10, {"a": 0.3}), config))[1]
 
 
 def test_only_the_declared_family_is_tested_and_adjusted():
@@ -164,7 +164,7 @@ def test_only_the_declared_family_is_tested_and_adjusted():
     assert a.test.holm == a.test.t
     assert b.test is None and b.endpoint.difference.known
     assert analyse(table, config_of(), cases).arm("a").test.holm == pytest.approx(2 * a.test.t)
-    certainty = answer(analyse(table, config_of(family=("b",)), cases))[1]
+    certainty = conclusion_sentences(analyse(table, config_of(family=("b",)), cases))[1]
     assert certainty.startswith("Compared with “scratch” by a paired t-test: not distinguishable from it “b” (")
     assert "; outside the family, by intervals only, which are not tests: “a” (+0.0" in certainty and "], the best mean)" in certainty
 
@@ -173,7 +173,7 @@ def test_a_screening_tests_nothing():
     config, table, cases = crossed(10, stage="screen", gain=0.5)
     analysis = analyse(table, config, cases)
     assert not analysis.tested
-    assert "screening" in answer(analysis)[1]
+    assert "screening" in conclusion_sentences(analysis)[1]
 
 
 def test_pairs_of_arms_are_paired_differences():

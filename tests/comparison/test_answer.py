@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from medcl3d.comparison.analysis import analyse
-from medcl3d.comparison.answer import answer, number, with_interval
+from medcl3d.comparison.answer import conclusion_sentences, number, with_interval
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
-from medcl3d.comparison.kinds import Kind
+from medcl3d.comparison.kinds import ArmType
 from medcl3d.evaluation.statistics import Interval
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, ArmType] = {
     "ours": "pairs",
     "published": "pairs",
     "views": "augmented",
@@ -37,9 +37,9 @@ def said(gains: dict[str, float], replicates: int = 10, reference: str = "ours",
     for seed in range(replicates):
         shared = rng.normal(0.8, 0.1)
         rows += [{"arm": arm, "seed": seed, metric: shared + gain + rng.normal(0, noise)} for arm, gain in gains.items()]
-    analysis = analyse(pd.DataFrame(rows), config, kinds={name: KINDS[name] for name in gains})
+    analysis = analyse(pd.DataFrame(rows), config, arm_types={name: KINDS[name] for name in gains})
     assert analysis is not None
-    return answer(analysis)
+    return conclusion_sentences(analysis)
 
 
 def test_a_candidate_better_than_all_others_is_recommended() -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from medcl3d.comparison import compare
 from medcl3d.comparison.analysis import Analysis, analyse
-from medcl3d.comparison.answer import answer
+from medcl3d.comparison.answer import conclusion_sentences
 from medcl3d.comparison.conclusion import conclusion
 from medcl3d.comparison.config import Arm, CompareConfig, NextEndpoint, Recipe
-from medcl3d.comparison.declared import declarations, declare, standing
+from medcl3d.comparison.declared import check_preregistration, preregister, preregistrations
 from medcl3d.comparison.declared import tested_fields as what_is_tested
 from medcl3d.comparison.markdown import markdown
 from medcl3d.comparison.plan import plan
@@ -56,7 +56,7 @@ def test_the_hippocampus_confirmation_is_equivalent_within_a_hundredth() -> None
         assert equivalence is not None and equivalence.adjusted is not None
         assert -0.01 < equivalence.interval.low < equivalence.interval.high < 0.01 and equivalence.adjusted < 0.05
         assert difference.low < found.arm("scratch").equivalence.interval.low  # type: ignore[union-attr]
-    certainty = answer(found)[1]
+    certainty = conclusion_sentences(found)[1]
     assert "Equivalent to “body_position” within the declared margin of 0.010: " in certainty
     assert f"“scratch” (+0.000 [{MINUS}0.003, +0.004], p < 0.001)" in certainty
     assert certainty.endswith("(90% intervals, two one-sided tests, Holm-adjusted).")
@@ -67,19 +67,20 @@ def test_a_narrow_margin_is_not_met_by_all_arms_and_holm_adjusts() -> None:
     equivalent = {name: found.arm(name).equivalence for name in found.family}
     adjusted = {name: one.adjusted for name, one in equivalent.items() if one is not None and one.adjusted is not None}
     assert adjusted["slice_position"] > 0.05 > adjusted["body_position (placebo)"]
-    assert "; not shown to be equivalent: “slice_position” (" in answer(found)[1]
+    assert "; not shown to be equivalent: “slice_position” (" in conclusion_sentences(found)[1]
     single = hippocampus(margin=0.005, family=("slice_position",)).arm("slice_position").equivalence
     assert single is not None and adjusted["slice_position"] == pytest.approx(single.adjusted)  # the largest p is not multiplied
     wide = hippocampus(margin=0.0001)
     none = "No arm is shown to be equivalent to “body_position” within the declared margin of 0.00010"
-    assert f"{none}; not shown to be equivalent:" in answer(wide)[1]
+    assert f"{none}; not shown to be equivalent:" in conclusion_sentences(wide)[1]
 
 
 def test_a_margin_adds_sentences_and_changes_no_number() -> None:
     without, with_one = hippocampus(), hippocampus(margin=0.01)
     assert any("(`margin`) was not declared" in sentence for sentence in sentences(without))
     assert not any("`margin`" in sentence for sentence in sentences(with_one))
-    assert answer(without)[0] == answer(with_one)[0] and answer(with_one)[1].startswith(answer(without)[1])
+    (seen, certainty), (seen_with_one, certainty_with_one) = conclusion_sentences(without), conclusion_sentences(with_one)
+    assert seen == seen_with_one and certainty_with_one.startswith(certainty)
     assert all(arm.equivalence is None for arm in without.arms)
     for arm in without.arms:
         other = with_one.arm(arm.name)
@@ -93,14 +94,14 @@ def test_few_replicates_and_screenings_have_intervals_and_no_equivalence_test(fi
     assert found is not None
     equivalence = found.arm("a").equivalence
     assert equivalence is not None and equivalence.interval.known and equivalence.adjusted is None
-    assert "quivalent" not in " ".join(answer(found))
+    assert "quivalent" not in " ".join(conclusion_sentences(found))
 
 
 def test_arms_outside_the_family_are_not_called_equivalent() -> None:
     config = config_of(margin=0.5, family=("a",))
     found = analyse(table_of(config, 10, {}), config)
     assert found is not None
-    assert found.arm("b").equivalence.adjusted is None and "“b”" not in answer(found)[1].split("Equivalent")[1]  # type: ignore[union-attr]
+    assert found.arm("b").equivalence.adjusted is None and "“b”" not in conclusion_sentences(found)[1].split("Equivalent")[1]  # type: ignore[union-attr]
 
 
 SIX = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "pretrainings": {}, "replicates": 6, "jobs": 2}
@@ -124,7 +125,7 @@ def test_a_margin_is_preregistered_and_a_later_one_is_not_tested(comparison: Cal
     path = comparison(**SIX, margin=0.2)
     text = compare(path).read_text()
     assert "Equivalent to “scratch” within the declared margin of 0.200: “gain” (" in text
-    assert declarations(Path("runs/declared.jsonl"))[0]["what"]["margin"] == 0.2
+    assert preregistrations(Path("runs/declared.jsonl"))[0]["what"]["margin"] == 0.2
     text = compare(path, ["margin=0.3"]).read_text()
     assert "No arm is called equivalent: margin: 0.2 -&gt; 0.3 was changed after results existed" in text
     assert "No conclusion, since the margin was changed after results existed" in text
@@ -136,15 +137,15 @@ def test_a_margin_is_preregistered_and_a_later_one_is_not_tested(comparison: Cal
 def test_older_declarations_stay_valid(comparison: Callable[..., Path]) -> None:
     config = load(comparison(**SIX), [], CompareConfig)
     assert not {"margin", "next_endpoints"} & set(what_is_tested(config))
-    declare(config, 0, 0)
+    preregister(config, 0, 0)
     added = replace(config, margin=0.01)
-    declare(added, 24, 6)
-    rows = declarations(config.report_dir / "declared.jsonl")
-    found = standing(added, rows, ["dice"])
+    preregister(added, 24, 6)
+    rows = preregistrations(config.report_dir / "declared.jsonl")
+    found = check_preregistration(added, rows, ["dice"])
     assert (found.kept, found.margin_kept) == (True, False)
-    both = standing(replace(added, reference="gain"), rows, ["dice"])
+    both = check_preregistration(replace(added, reference="gain"), rows, ["dice"])
     assert (both.kept, both.margin_kept) == (False, False)
-    assert standing(config, rows, ["dice"]).note == "", "the first declaration again"
+    assert check_preregistration(config, rows, ["dice"]).note == "", "the first declaration again"
 
 
 def two_metrics(gains: dict[str, float], later: dict[str, float], n: int = 10) -> pd.DataFrame:
@@ -202,7 +203,7 @@ def test_the_order_is_declared_and_reported(comparison: Callable[..., Path]) -> 
     text = compare(path).read_text()
     assert "The endpoints in their declared order" in text
     assert "2. dice (higher is better): num_labelled 8" in text and "3. hd95_mm (lower is better)" in text
-    what = declarations(Path("runs/declared.jsonl"))[0]["what"]["next_endpoints"]
+    what = preregistrations(Path("runs/declared.jsonl"))[0]["what"]["next_endpoints"]
     assert [(one["metric"], one["higher"], len(one["endpoint"])) for one in what] == [("dice", True, 1), ("hd95_mm", False, 2)]
     text = compare(path, ["next_endpoints=[{metric: hd95_mm}]"]).read_text()
     assert "No test: next_endpoints" in text
@@ -240,8 +241,8 @@ def test_a_collapsed_replicate_is_flagged_and_kept() -> None:
     words = " ".join(far_replicates(found))
     assert "more than 7 scaled median absolute deviations from the median of its arm" in words
     assert "replicate 7 in “scratch” (0.356, median 0.7" in words and "The conclusion includes it." in words
-    assert answer(found)[0].startswith("No arm is shown to do better") and answer(found.without)[0] in words
-    assert answer(found.without)[0].startswith("Use “a”")
+    assert conclusion_sentences(found)[0].startswith("No arm is shown to do better") and conclusion_sentences(found.without)[0] in words
+    assert conclusion_sentences(found.without)[0].startswith("Use “a”")
     assert words in " ".join(markdown(found).splitlines())
 
 

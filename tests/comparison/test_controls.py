@@ -9,7 +9,7 @@ import pytest
 
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.controls import with_controls
-from medcl3d.comparison.kinds import kinds_of
+from medcl3d.comparison.kinds import arm_types_of
 from medcl3d.comparison.plan import check_names, family_of, plan
 from medcl3d.config import parse
 
@@ -55,7 +55,7 @@ def test_augmented_views_differ_from_the_compared_arms_in_their_pairs_alone() ->
         ((objective, fields),) = planned[arm]["objective"].items()
         expected = planned[arm] | {"objective": {objective: fields | points}}
         assert {k: v for k, v in planned[control].items() if k not in own} == {k: v for k, v in expected.items() if k not in own}
-    assert kinds_of(plan(config), config) == dict(
+    assert arm_types_of(plan(config), config) == dict(
         zip(DEFAULT, ["scratch", "pairs", "pairs", "augmented", "augmented", "placebo", "mae"], strict=True)
     )
     arm = config.arms["augmented_views (dense)"]
@@ -127,7 +127,7 @@ def test_augmented_views_are_not_added_beside_their_own_arm() -> None:
     arms = {"views": {"pretraining": "views"}, "overlap": {"pretraining": "overlap"}}
     fields = {"pretrainings": {"views": views, "overlap": OVERLAP}, "arms": arms, "reference": "overlap"}
     config = comparison(**fields, controls=["augmented_views"])
-    assert list(config.arms) == ["views", "overlap"] and kinds_of(plan(config), config)["views"] == "augmented"
+    assert list(config.arms) == ["views", "overlap"] and arm_types_of(plan(config), config)["views"] == "augmented"
 
 
 def test_existing_controls_are_not_added_again() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from medcl3d.comparison import compare
 from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.declared import DECLARED, declarations, declare, standing
+from medcl3d.comparison.declared import DECLARED, check_preregistration, preregister, preregistrations
 from medcl3d.config import load
 from medcl3d.errors import ConfigError, DataError
 
@@ -24,7 +24,7 @@ def test_preregistered_endpoints_are_tested_and_changed_ones_are_not(comparison:
     path = comparison(**SIX, endpoint={"num_labelled": 2})
     text = compare(path).read_text()
     assert "p (Holm)" in text and "preregistered" not in text
-    rows = declarations(Path("runs") / DECLARED)
+    rows = preregistrations(Path("runs") / DECLARED)
     assert [(row["finished"], row["complete"]) for row in rows] == [(0, 0)]
     assert rows[0]["what"]["endpoint"] == [{"num_labelled": 2}] and rows[0]["what"]["replicates"] == 6
     assert "p (Holm)" in compare(path, ["jobs=1"]).read_text()
@@ -51,18 +51,18 @@ def config(comparison: Callable[..., Path]) -> CompareConfig:
 
 @pytest.mark.parametrize(("complete", "kept"), [(3, True), (6, False)])
 def test_a_pilot_may_be_made_longer_and_a_tested_comparison_may_not(config: CompareConfig, complete: int, kept: bool) -> None:
-    declare(replace(config, replicates=complete), 0, 0)
-    declare(config := replace(config, replicates=10), complete * 4, complete)
-    found = standing(config, declarations(config.report_dir / DECLARED), MEASURED)
+    preregister(replace(config, replicates=complete), 0, 0)
+    preregister(config := replace(config, replicates=10), complete * 4, complete)
+    found = check_preregistration(config, preregistrations(config.report_dir / DECLARED), MEASURED)
     assert found.kept is kept
     assert ("replicates: 6 -> 10 was changed when 24 measurements" in found.note) is not kept
 
 
 def test_a_change_before_any_result_is_allowed(config: CompareConfig) -> None:
-    declare(replace(config, metric="hd95_mm"), 0, 0)
-    declare(config, 0, 0)
-    rows = declarations(config.report_dir / DECLARED)
-    assert len(rows) == 2 and standing(config, rows, MEASURED).kept and not standing(config, rows, MEASURED).note
+    preregister(replace(config, metric="hd95_mm"), 0, 0)
+    preregister(config, 0, 0)
+    rows = preregistrations(config.report_dir / DECLARED)
+    assert len(rows) == 2 and check_preregistration(config, rows, MEASURED).kept and not check_preregistration(config, rows, MEASURED).note
 
 
 def test_a_misspelt_metric_ends_the_execution_at_the_first_result_and_can_be_corrected(comparison: Callable[..., Path]) -> None:
@@ -93,16 +93,16 @@ def test_a_value_that_is_not_defined_is_named_and_its_replicate_left_out(compari
 
 
 def test_runs_before_the_preregistration_are_noted(config: CompareConfig) -> None:
-    declare(config, 5, 1)
-    found = standing(config, declarations(config.report_dir / DECLARED), MEASURED)
+    preregister(config, 5, 1)
+    found = check_preregistration(config, preregistrations(config.report_dir / DECLARED), MEASURED)
     assert found.kept and found.note == "The tests were preregistered when 5 measurements were already finished."
 
 
 def test_spoilt_rows_are_left_out(config: CompareConfig) -> None:
-    declare(config, 0, 0)
+    preregister(config, 0, 0)
     file = config.report_dir / DECLARED
     file.write_text('{"cut\n[]\n' + file.read_text() + json.dumps({"what": 3, "finished": 0, "complete": 0}) + "\n")
-    assert len(declarations(file)) == 1
+    assert len(preregistrations(file)) == 1
 
 
 def test_validation_patients_cannot_confirm(comparison: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.execute import execute
-from medcl3d.comparison.forecast import forecast
-from medcl3d.comparison.launch import COST, note_cost, read_json
+from medcl3d.comparison.forecast import plan_summary
+from medcl3d.comparison.launch import COST, read_json, record_cost
 from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.plan import plan
 from medcl3d.comparison.timing import duration, samples_per_s, seconds_to_go
@@ -35,20 +35,20 @@ def log(run, rates) -> None:
 def test_time_is_unknown_until_something_was_timed(comparison):
     config, runs = planned(comparison(), *SMALL)
     assert seconds_to_go("pretrain", runs, []) is None
-    assert "time estimate after the first steps" in forecast(runs, config)[0]
+    assert "time estimate after the first steps" in plan_summary(runs, config)[0]
     log(runs[0], [1.0, 4.0, 4.0, 6.0])
     assert samples_per_s(runs[0]) == 4.0  # the first row is warm-up, and the last is truncated
     assert runs[0].size == 20
     assert seconds_to_go("pretrain", runs, []) == pytest.approx(2 * 20 / 4)
     assert seconds_to_go("finetune", runs, []) is None
-    assert "; about 10 s" in forecast(runs, config)[0]
+    assert "; about 10 s" in plan_summary(runs, config)[0]
 
 
 def test_finished_runs_give_better_estimates_than_steps(comparison):
     _, runs = planned(comparison(), *SMALL)
     log(runs[0], [4.0, 4.0])
-    note_cost(runs[0].folder, 30.0, 100.0)
-    note_cost(runs[0].folder, 10.0, 50.0)
+    record_cost(runs[0].folder, 30.0, 100.0)
+    record_cost(runs[0].folder, 10.0, 50.0)
     assert read_json(runs[0].folder / COST) == {"seconds": 40.0, "peak_memory_mib": 100.0}
     assert seconds_to_go("pretrain", runs, runs[:1]) == pytest.approx(40.0)
 
@@ -59,9 +59,9 @@ def test_each_pretraining_is_timed_by_its_own_runs(comparison):
     of = {name: [run for run in runs if run.command == "pretrain" and run.name == name] for name in ("dense", "simclr")}
     for run in (of["dense"][0], of["simclr"][0]):
         run.folder.mkdir(parents=True)
-    note_cost(of["dense"][0].folder, 10.0, 100.0)
+    record_cost(of["dense"][0].folder, 10.0, 100.0)
     assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(5 * 10), "a pretraining without runs uses the mean of all"
-    note_cost(of["simclr"][0].folder, 120.0, 100.0)
+    record_cost(of["simclr"][0].folder, 120.0, 100.0)
     assert seconds_to_go("pretrain", runs, [of["dense"][0], of["simclr"][0]]) == pytest.approx(2 * 10 + 2 * 120)
     log(of["simclr"][1], [1.0, of["simclr"][1].size / 60])
     assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(2 * 10 + 3 * 60), "steps of a running run"
@@ -100,7 +100,7 @@ def test_durations_are_readable():
 )
 def test_the_smallest_difference_before_any_run(comparison, overrides, words):
     config, runs = planned(comparison(), *overrides)
-    assert words in forecast(runs, config)[-1]
+    assert words in plan_summary(runs, config)[-1]
 
 
 def test_a_pilot_gives_the_smallest_difference_in_the_metric(comparison):
@@ -116,7 +116,7 @@ def test_a_pilot_gives_the_smallest_difference_in_the_metric(comparison):
             results["metrics"]["dice"]["mean"] = float(np.mean([case["dice"] for case in results["cases"]]))
             (run.folder / "results.json").write_text(json.dumps(results))
     config, runs = planned(path, "replicates=10")
-    line = forecast(runs, config)[-1]
+    line = plan_summary(runs, config)[-1]
     assert "10 replicates detect with about 80% power" in line
     assert "in dice, from the variances of the 2 complete replicates and 9 test patients" in line
     limit = "with the replicate variance at its upper 80% limit"

@@ -10,10 +10,10 @@ import pytest
 from medcl3d.comparison.analysis import Analysis, analyse
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.gallery import cases, pairing
-from medcl3d.comparison.kinds import Kind
+from medcl3d.comparison.kinds import ArmType
 from medcl3d.comparison.plan import Run
 
-KINDS: dict[str, Kind] = {"ours": "pairs", "other": "pairs", "placebo": "placebo", "mae": "mae"}
+KINDS: dict[str, ArmType] = {"ours": "pairs", "other": "pairs", "placebo": "placebo", "mae": "mae"}
 CONFIG = CompareConfig(
     out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms={f"arm {name}": Arm(name) for name in KINDS}, reference="arm ours"
 )  # fmt: skip
@@ -22,7 +22,7 @@ CONFIG = CompareConfig(
 @pytest.fixture
 def analysis() -> Analysis:
     rows = [{"arm": arm, "seed": 0, "dice": 0.5} for arm in CONFIG.arms]
-    found = analyse(pd.DataFrame(rows), CONFIG, kinds={f"arm {name}": kind for name, kind in KINDS.items()})
+    found = analyse(pd.DataFrame(rows), CONFIG, arm_types={f"arm {name}": kind for name, kind in KINDS.items()})
     assert found is not None
     return found
 

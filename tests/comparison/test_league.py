@@ -8,14 +8,14 @@ import pandas as pd
 
 from medcl3d.comparison.analysis import Analysis, analyse
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
-from medcl3d.comparison.kinds import Kind
-from medcl3d.comparison.league import League, league
+from medcl3d.comparison.kinds import ArmType
+from medcl3d.comparison.league import RankingTable, ranking_table
 
-KINDS: dict[str, Kind] = {"scratch": "scratch", "ours": "pairs", "ours (placebo)": "placebo", "mae": "mae"}
+KINDS: dict[str, ArmType] = {"scratch": "scratch", "ours": "pairs", "ours (placebo)": "placebo", "mae": "mae"}
 MEANS = {"scratch": 0.5, "ours": 0.8, "ours (placebo)": 0.6, "mae": 0.6}
 
 
-def table(replicates: int, stage: str = "confirm", metric: str = "dice", family: tuple[str, ...] = ("ours",)) -> League:
+def table(replicates: int, stage: str = "confirm", metric: str = "dice", family: tuple[str, ...] = ("ours",)) -> RankingTable:
     arms = {name: Arm(pretraining=None if kind == "scratch" else name) for name, kind in KINDS.items()}
     config = CompareConfig(
         out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms=arms, reference="scratch", metric=metric,
@@ -26,9 +26,9 @@ def table(replicates: int, stage: str = "confirm", metric: str = "dice", family:
         for seed in range(replicates)
         for arm, mean in MEANS.items()
     ]
-    analysis = analyse(pd.DataFrame(rows), config, kinds=KINDS)
+    analysis = analyse(pd.DataFrame(rows), config, arm_types=KINDS)
     assert isinstance(analysis, Analysis)
-    return league(analysis)
+    return ranking_table(analysis)
 
 
 def test_the_best_is_first_and_ranks_follow_the_direction() -> None:

@@ -16,7 +16,7 @@ from filelock import FileLock
 from medcl3d.comparison import compare
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.local import LocalLauncher
-from medcl3d.comparison.lock import held, only_start
+from medcl3d.comparison.lock import exclusive_start, is_locked
 from medcl3d.comparison.plan import plan
 from medcl3d.config import load
 from medcl3d.errors import ConfigError
@@ -66,9 +66,9 @@ def test_two_simultaneous_starts_execute_each_run_once(comparison):
 
 def test_a_second_start_is_refused_and_the_lock_ends_with_its_holder(comparison):
     path = comparison()
-    with only_start(Path("runs")), pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait for it"):
+    with exclusive_start(Path("runs")), pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait for it"):
         compare(path, SMALL)
-    with only_start(Path("runs")):
+    with exclusive_start(Path("runs")):
         pass
 
 
@@ -102,14 +102,14 @@ def test_a_run_of_another_process_is_waited_for(comparison):
     run.folder.mkdir(parents=True)
     lock = FileLock(run.folder / ".lock", thread_local=False)
     lock.acquire()
-    assert held(run.folder)
+    assert is_locked(run.folder)
     threading.Timer(0.6, lock.release).start()
     began = time.monotonic()
     _, outcomes, said = go(path, *SMALL)
     assert time.monotonic() - began > 0.5
     assert "waiting for finetune scratch" in said
     assert outcomes[0].state == "done"
-    assert not held(run.folder)
+    assert not is_locked(run.folder)
 
 
 def test_a_local_launcher_accepts_as_many_runs_as_it_executes_at_once():

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.plan import check_fair, dotted, free_fields, plan, slug, unfair
+from medcl3d.comparison.plan import check_comparable, dotted, free_fields, plan, slug, unexpected_differences
 from medcl3d.config import load
 from medcl3d.errors import ConfigError
 
@@ -88,7 +88,7 @@ def test_a_run_changed_by_hand_is_refused(comparison):
     last = runs[-1]
     changed = replace(last, planned={**last.planned, "train": {**last.planned["train"], "steps": 99}})
     with pytest.raises(ConfigError, match=r"train.steps: 3 -> 99"):
-        check_fair([*runs[:-1], changed], config)
+        check_comparable([*runs[:-1], changed], config)
 
 
 def test_free_fields_are_whole_names():
@@ -96,7 +96,7 @@ def test_free_fields_are_whole_names():
     run = type("Run", (), {})
     a, b = run(), run()
     a.planned, b.planned = {"pairs": {"a": {}}, "pairs_per_batch": 1}, {"pairs": {"b": {}}, "pairs_per_batch": 2}
-    assert unfair(a, b, ["pairs"]) == ["pairs_per_batch: 1 -> 2"]
+    assert unexpected_differences(a, b, ["pairs"]) == ["pairs_per_batch: 1 -> 2"]
 
 
 @pytest.mark.parametrize(

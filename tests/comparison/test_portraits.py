@@ -9,7 +9,7 @@ import pytest
 
 from medcl3d.comparison.figures import COLOURS, feature_maps
 from medcl3d.comparison.plan import Run
-from medcl3d.comparison.portraits import Map, Spread, maps, scores, shown_columns, spread, spreads
+from medcl3d.comparison.portraits import EmbeddingMap, Spread, embedding_maps, scores, shown_columns, spread, spreads
 from medcl3d.data.atomic import write_json
 from medcl3d.training.portrait import FEATURES, SCORES
 from tests.comparison.large_comparison import written
@@ -55,15 +55,15 @@ def test_a_collapsed_encoder_is_one_dot_and_one_with_undefined_features_has_no_m
         run.folder.mkdir()
         group = (np.arange(40) % 2).astype(str)
         np.savez(run.folder / FEATURES, features=np.full((40, 6), value, dtype=np.float32), scan=group, group=group)
-    found = maps(runs)
+    found = embedding_maps(runs)
     assert [one.encoder for one in found] == ["zero", "constant"]
     assert all((one.places == 0).all() for one in found)
-    assert set(feature_maps(found)) == {"group"} and not feature_maps(maps(runs[2:]))
+    assert set(feature_maps(found)) == {"group"} and not feature_maps(embedding_maps(runs[2:]))
 
 
 def shown(**known: list[str]) -> dict[str, np.ndarray]:
     count = len(next(iter(known.values())))
-    return shown_columns(Map("e", np.zeros((count, 2)), {name: np.array(values) for name, values in known.items()}))
+    return shown_columns(EmbeddingMap("e", np.zeros((count, 2)), {name: np.array(values) for name, values in known.items()}))
 
 
 def test_maps_are_coloured_by_columns_that_differ() -> None:
@@ -85,7 +85,7 @@ def test_patients_with_few_crops_are_not_coloured() -> None:
 def test_maps_have_one_picture_per_colouring_with_one_legend() -> None:
     known = {"patient": np.array(["a", "b"] * 20), "age": np.array([str(k) for k in range(40)])}
     places = np.random.default_rng(0).normal(size=(40, 2))
-    pictures = feature_maps([Map(name, places, known) for name in ("one", "two", "three")])
+    pictures = feature_maps([EmbeddingMap(name, places, known) for name in ("one", "two", "three")])
     assert set(pictures) == {"patient", "age"}
     assert pictures["patient"].light.count('id="legend_1"') == 1 and "legend_2" not in pictures["patient"].light
     assert "coloured by patient, for one, two, three" in pictures["patient"].alt
@@ -98,7 +98,7 @@ def test_crops_with_similar_features_are_close_on_a_map(tmp_path: Path) -> None:
     features = rng.normal(size=(40, 6)) + 12 * group[:, None]
     run = Run("pretrain", "e", (), 0, Path("x.yaml"), (), tmp_path, None, {})
     np.savez(tmp_path / FEATURES, features=features.astype(np.float32), scan=np.array(["s"] * 40), group=group.astype(str))
-    (one,) = maps([run])
+    (one,) = embedding_maps([run])
     distance = np.linalg.norm(one.places[:, None] - one.places, axis=2)
     np.fill_diagonal(distance, np.inf)
     assert (group[distance.argmin(1)] == group).all() and set(one.known) == {"group"}

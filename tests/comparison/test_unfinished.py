@@ -9,7 +9,7 @@ from filelock import FileLock
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.launch import LOG, STARTED
 from medcl3d.comparison.plan import Run
-from medcl3d.comparison.unfinished import count, unfinished
+from medcl3d.comparison.unfinished import count, incomplete_runs
 from medcl3d.data.atomic import write_json
 
 CONFIG = CompareConfig(out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms={"a": Arm()}, reference="a")
@@ -38,7 +38,7 @@ def test_every_state_has_a_reason(tmp_path: Path) -> None:
     ]
     (tmp_path / "going" / STARTED).touch()
     with FileLock(tmp_path / "going" / STARTED):
-        found = unfinished(runs, CONFIG)
+        found = incomplete_runs(runs, CONFIG)
     said = {one.run.name: (one.state, one.reason) for one in found}
     assert said == {
         "noted": ("failed", "DataError: scan 17 is broken"),
@@ -55,6 +55,6 @@ def test_every_state_has_a_reason(tmp_path: Path) -> None:
 def test_a_deleted_pretraining_that_nothing_needs_is_left_out(tmp_path: Path) -> None:
     gone = Run("pretrain", "p", (), 0, Path("x.yaml"), (), tmp_path / "p", None, {})
     measured = run_of(tmp_path, "a", needs=gone.folder, state="done")
-    assert unfinished([gone, measured], CONFIG) == []
+    assert incomplete_runs([gone, measured], CONFIG) == []
     left = run_of(tmp_path, "b", needs=gone.folder)
-    assert [one.run.name for one in unfinished([gone, measured, left], CONFIG)] == ["p", "b"]
+    assert [one.run.name for one in incomplete_runs([gone, measured, left], CONFIG)] == ["p", "b"]
