@@ -220,7 +220,7 @@ def test_runs_on_other_data_are_not_compared(compared):
 
 def test_other_differences_of_arms_are_noted(compared):
     text = Path("runs/report.html").read_text()
-    assert "Besides pairs, objective and placebo, the arms' runs differ in gain, transfer, which may explain differences." in text
+    assert "Besides pairs, objective and placebo, the arms&#39; runs differ in gain, transfer, which may explain differences." in text
     compare(compared, ["arms={scratch: {}, dense: {pretraining: dense}}", "out_dir=plain", "replicates=1"])
     assert "may explain differences" not in Path("plain/report.html").read_text()
 
