@@ -131,7 +131,7 @@ def data_of(config: CompareConfig) -> set[str]:
 
 
 def endpoints(config: CompareConfig) -> dict[str, float] | None:
-    """Arm -> mean at the endpoint over the complete replicates of a comparison's results.csv; None where there is none."""
+    """Arm -> mean at the endpoint over the complete replicates of a comparison's results.csv; None if there is none."""
     file = config.report_dir / "results.csv"
     if not file.is_file():
         return None

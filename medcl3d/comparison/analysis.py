@@ -35,7 +35,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two-sided p-values of one arm of the declared family against the reference.
+    """Two-sided p-values of one arm of the preregistered family against the reference.
 
     t          paired t-test with the variance of replicates and cases; holm: adjusted over the family, and over the
                endpoints that follow, if some were declared (Holm's procedure is the case of one endpoint)
@@ -116,7 +116,7 @@ class Analysis:
     margin_untested  reason for which no arm is called equivalent, "" otherwise
     order      stability of the arms' order, None for fewer than three replicates
     far        replicates far from their arm's others; without: the same analysis without these replicates, in all arms
-    later      the endpoints that follow the primary one, in their declared order
+    later      the endpoints that follow the primary one, in their preregistered order
     """
 
     metric: str

@@ -152,9 +152,9 @@ def _kept(analysis: Analysis, found: _Found) -> str:
             return f"No arm is shown to do better than {reference}: {NO_EVIDENCE.format('pretraining')}."
         names = _listed([f"“{arm.name}”{CONTROL_NOTES.get(analysis.arm_types[arm.name], '')}" for arm in ahead], "and")
         hint = f"outside the family {names} {'does' if len(ahead) == 1 else 'do'}, {UNTESTED}"
-        return f"No arm of the declared family is shown to do better than {reference}; {hint}."
+        return f"No arm of the preregistered family is shown to do better than {reference}; {hint}."
     if not open_:
-        family = "every other arm of the declared family does worse"
+        family = "every other arm of the preregistered family does worse"
         outside = ", and so do the arms outside it, by their intervals alone" if found.outside else ""
         return f"Use {reference}: {family}{outside}{_doubt(analysis, own, _controls(analysis, ()))}."
     controls = _controls(analysis, open_)
@@ -174,7 +174,7 @@ def _kept(analysis: Analysis, found: _Found) -> str:
 def _certainty(analysis: Analysis, found: _Found) -> str:
     groups = (("better", found.better), ("worse", found.worse), ("not distinguishable from it", found.rest))
     parts = [f"{words} {_list(arms)}" for words, arms in groups if arms]
-    adjusted = f"Holm-adjusted over the {len(analysis.family)} arms of the declared family"
+    adjusted = f"Holm-adjusted over the {len(analysis.family)} arms of the preregistered family"
     family = f"Compared with “{analysis.reference}” by paired t-tests ({adjusted})"
     if len(analysis.family) == 1:
         family = f"Compared with “{analysis.reference}” by a paired t-test"
@@ -202,7 +202,7 @@ def _equivalence(analysis: Analysis) -> str:
         return ", ".join(words[:MOST_NAMED]) + (f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else "")
 
     equal, others = of(True), of(False)
-    to = f"to “{analysis.reference}” within the declared margin of {number(analysis.margin)}"
+    to = f"to “{analysis.reference}” within the preregistered margin of {number(analysis.margin)}"
     first = f"Equivalent {to}: {equal}" if equal else f"No arm is shown to be equivalent {to}"
     rest = f"; not shown to be equivalent: {others}" if others else ""
     return f" {first}{rest} (90% intervals, two one-sided tests{', Holm-adjusted' if len(tested) > 1 else ''})."

@@ -45,7 +45,7 @@ def _next_endpoints(analysis: Analysis) -> list[str]:
             p = one.adjusted.get(name)
             rows.append([name, with_interval(difference, sign=True), "not tested" if p is None else p_value(p)])
         reason = f" Not tested: {one.why_not}." if one.why_not else ""
-        lines += [f"Endpoint {place} of the declared order, {one.words}.{reason}", "", *_table(["arm", "difference", "p"], rows), ""]
+        lines += [f"Endpoint {place} of the preregistered order, {one.words}.{reason}", "", *_table(["arm", "difference", "p"], rows), ""]
     return lines
 
 

@@ -141,7 +141,7 @@ def family_of(config: CompareConfig) -> tuple[str, ...]:
 
 
 def check_names(config: CompareConfig, name: str) -> None:
-    """ConfigError if the comparison's own fields do not fit together; `name` is its file in messages."""
+    """ConfigError if the comparison's own fields are not compatible; `name` is its file in messages."""
 
     def fail(where: str, message: str) -> ConfigError:
         return ConfigError(f"{name}: {where}: {message}")

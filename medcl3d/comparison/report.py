@@ -115,8 +115,8 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
         )
     if analysis.tested:
         family = ", ".join(f"“{name}”" for name in analysis.family)
-        over = " and over the endpoints in their declared order" if analysis.later else ""
-        sentences.append(f"Tests: paired t-tests at the endpoint, Holm-adjusted over the declared family ({family}){over}.")
+        over = " and over the endpoints in their preregistered order" if analysis.later else ""
+        sentences.append(f"Tests: paired t-tests at the endpoint, Holm-adjusted over the preregistered family ({family}){over}.")
         sentences.append("The exact Wilcoxon signed-rank p-values are a check over replicates only and are not adjusted.")
     elif analysis.stage == "screen":
         sentences.append(screening)
@@ -153,7 +153,7 @@ def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig, side
         f"{len(scans)} {side} cases. A replicate is a new pretraining, a new label selection and a new fine-tuning, with one seed "
         "for all arms" + (f", in each of {config.folds} folds; its value is the mean over them." if config.folds else ".")
         + chosen,
-        "endpoint": f"Declared endpoint: {analysis.metric} ({direction} is better), one number per replicate and arm{over}.",
+        "endpoint": f"Preregistered endpoint: {analysis.metric} ({direction} is better), one number per replicate and arm{over}.",
         "tests": tests(analysis, side),
     }
 
@@ -191,7 +191,7 @@ def _order(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def _equivalence(analysis: Analysis) -> dict[str, Any] | None:
-    """Equivalence of the arms within the declared margin; None if none was declared."""
+    """Equivalence of the arms within the preregistered margin; None if none was declared."""
     if analysis.margin is None:
         return None
     rows = [
@@ -217,7 +217,7 @@ def _within(analysis: Analysis, name: str, p: float | None) -> str:
 
 
 def _later(analysis: Analysis) -> list[dict[str, Any]]:
-    """The endpoints in their declared order, the primary one first."""
+    """The endpoints in their preregistered order, the primary one first."""
     family = [analysis.arm(name) for name in analysis.family]
     first: dict[str, Any] = {
         "title": f"1. {analysis.metric}, the primary endpoint",

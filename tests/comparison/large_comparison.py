@@ -79,7 +79,7 @@ FAILED = "DataError: the scan <b>17</b> is broken"
 def written(folder: Path, content: dict[str, Any] = CONFIG) -> Path:
     """Write the runs below `folder` and report on them; returns the report's path.
 
-    Of the screening's last replicate, one fine-tuning failed and the others are not there.
+    Of the screening's last replicate, one fine-tuning failed and the others do not exist.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -57,7 +57,7 @@ def test_the_hippocampus_confirmation_is_equivalent_within_a_hundredth() -> None
         assert -0.01 < equivalence.interval.low < equivalence.interval.high < 0.01 and equivalence.adjusted < 0.05
         assert difference.low < found.arm("scratch").equivalence.interval.low  # type: ignore[union-attr]
     certainty = conclusion_sentences(found)[1]
-    assert "Equivalent to “body_position” within the declared margin of 0.010: " in certainty
+    assert "Equivalent to “body_position” within the preregistered margin of 0.010: " in certainty
     assert f"“scratch” (+0.000 [{MINUS}0.003, +0.004], p < 0.001)" in certainty
     assert certainty.endswith("(90% intervals, two one-sided tests, Holm-adjusted).")
 
@@ -71,7 +71,7 @@ def test_a_narrow_margin_is_not_met_by_all_arms_and_holm_adjusts() -> None:
     single = hippocampus(margin=0.005, family=("slice_position",)).arm("slice_position").equivalence
     assert single is not None and adjusted["slice_position"] == pytest.approx(single.adjusted)  # the largest p is not multiplied
     wide = hippocampus(margin=0.0001)
-    none = "No arm is shown to be equivalent to “body_position” within the declared margin of 0.00010"
+    none = "No arm is shown to be equivalent to “body_position” within the preregistered margin of 0.00010"
     assert f"{none}; not shown to be equivalent:" in conclusion_sentences(wide)[1]
 
 
@@ -124,12 +124,12 @@ def test_a_far_replicate_is_named_beside_the_conclusion_and_one_cell_in_the_endp
 def test_a_margin_is_preregistered_and_a_later_one_is_not_tested(comparison: Callable[..., Path]) -> None:
     path = comparison(**SIX, margin=0.2)
     text = compare(path).read_text()
-    assert "Equivalent to “scratch” within the declared margin of 0.200: “gain” (" in text
+    assert "Equivalent to “scratch” within the preregistered margin of 0.200: “gain” (" in text
     assert preregistrations(Path("runs/declared.jsonl"))[0]["what"]["margin"] == 0.2
     text = compare(path, ["margin=0.3"]).read_text()
     assert "No arm is called equivalent: margin: 0.2 -&gt; 0.3 was changed after results existed" in text
     assert "No conclusion, since the margin was changed after results existed" in text
-    assert "p (Holm)" in text and "Equivalent to “scratch” within the declared" not in text, "other tests remain valid"
+    assert "p (Holm)" in text and "Equivalent to “scratch” within the preregistered" not in text, "other tests remain valid"
     text = compare(comparison(**SIX)).read_text()
     assert "p (Holm)" in text and "(`margin`) was not declared" in text
 
@@ -173,7 +173,7 @@ def test_an_arm_is_tested_at_an_endpoint_only_after_the_one_before() -> None:
     b, a = found.arm("b").test, found.arm("a").test
     assert a is not None and b is not None and b.holm == pytest.approx(holm([a.t, b.t])[1])
     lines = markdown(found)
-    assert "Endpoint 2 of the declared order, hd95_mm (lower is better): num_labelled 2; num_labelled 8." in lines
+    assert "Endpoint 2 of the preregistered order, hd95_mm (lower is better): num_labelled 2; num_labelled 8." in lines
     assert "| b | " in lines and "not tested |" in lines
 
 
@@ -201,7 +201,7 @@ def test_a_later_endpoint_that_is_not_defined_tests_nothing() -> None:
 def test_the_order_is_declared_and_reported(comparison: Callable[..., Path]) -> None:
     path = comparison(**SIX, next_endpoints=[{"endpoint": {"num_labelled": 8}}, {"metric": "hd95_mm"}])
     text = compare(path).read_text()
-    assert "The endpoints in their declared order" in text
+    assert "The endpoints in their preregistered order" in text
     assert "2. dice (higher is better): num_labelled 8" in text and "3. hd95_mm (lower is better)" in text
     what = preregistrations(Path("runs/declared.jsonl"))[0]["what"]["next_endpoints"]
     assert [(one["metric"], one["higher"], len(one["endpoint"])) for one in what] == [("dice", True, 1), ("hd95_mm", False, 2)]
