@@ -97,7 +97,7 @@ def test_a_screening_is_not_ranked(others: list[Path]) -> None:
         rank_across(analysis, config)
 
 
-def test_what_cannot_be_ranked_together_is_refused(others: list[Path]) -> None:
+def test_incompatible_comparisons_are_not_ranked(others: list[Path]) -> None:
     config = config_of("here", across=(others[0], others[0]))
     analysis = analyse(table_of(0.5), config)
     assert analysis is not None

@@ -107,7 +107,7 @@ def test_arms_outside_the_family_are_not_called_equivalent() -> None:
 SIX = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "pretrainings": {}, "replicates": 6, "jobs": 2}
 
 
-def test_a_far_replicate_is_named_beside_the_conclusion_and_one_cell_in_the_endpoint(comparison: Callable[..., Path]) -> None:
+def test_a_far_replicate_is_noted_before_the_numbers(comparison: Callable[..., Path]) -> None:
     path = comparison(**SIX, endpoint={"num_labelled": 8})
     text = compare(path).read_text()
     assert "one number per replicate and arm, with num_labelled 8." in text and "<strong>Note.</strong> Far from" not in text

@@ -96,7 +96,7 @@ def test_arms_that_train_in_five_ways_have_five_controls() -> None:
     assert planned == {f"at {rate}": rate for rate in rates} | {f"augmented_views (at {rate})": rate for rate in rates}
 
 
-def test_a_pretraining_that_no_arm_starts_from_is_no_control() -> None:
+def test_an_unused_pretraining_is_not_a_control() -> None:
     unused = {"views": {**OVERLAP, "set": {"pairs": {"augmented_views": {}}}}, "shuffled": {**DENSE, "set": {"placebo": True}}}
     mae = {"painted": {"config": str(CONFIGS / "pretrain" / "hippocampus_mae.yaml")}}
     assert list(comparison(pretrainings={**mae, **unused, "dense": DENSE, "overlap": OVERLAP}).arms) == DEFAULT
@@ -122,7 +122,7 @@ def test_mae_draws_by_the_inner_strategy_of_one_that_needs_embeddings(wrapper: s
     assert list(mae["pairs"]) == ["overlapping_crops"] and mae["pairs"]["overlapping_crops"]["num_views"] == 3
 
 
-def test_augmented_views_are_not_added_beside_their_own_arm() -> None:
+def test_augmented_views_are_not_added_if_they_are_an_arm() -> None:
     views = {**OVERLAP, "set": {"pairs": {"augmented_views": {}}}}
     arms = {"views": {"pretraining": "views"}, "overlap": {"pretraining": "overlap"}}
     fields = {"pretrainings": {"views": views, "overlap": OVERLAP}, "arms": arms, "reference": "overlap"}

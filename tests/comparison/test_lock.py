@@ -73,7 +73,7 @@ def test_a_second_start_is_refused_and_the_lock_ends_with_its_holder(comparison)
 
 
 @pytest.mark.slow
-def test_a_kill_loses_at_most_what_was_running(comparison):
+def test_a_kill_loses_only_running_runs(comparison):
     """SIGKILL to the comparison at several moments: finished runs are kept, and running ones are waited for."""
     comparison(arms={"scratch": {"set": {"seconds": 0.4}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.4}}})
     done: set[str] = set()
