@@ -1,4 +1,4 @@
-"""What there is to choose from, for people and for editors."""
+"""Lists, descriptions and JSON Schemas of all components and configurations."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ CONFIGS = {
 
 
 def names_of(kind: str) -> list[str]:
-    """The names of all things of one kind. ConfigError for an unknown kind."""
+    """All names of one kind. ConfigError for an unknown kind."""
     if kind == "sets":
         return sorted(known_sets())
     return packaged_names() if kind == "configs" else _registry(kind).names()
 
 
 def explain(kind: str, name: str) -> str:
-    """What one thing is, with its fields, types and defaults. ConfigError for an unknown kind or name."""
+    """Description of one component with its fields, types and defaults. ConfigError for an unknown kind or name."""
     if kind == "sets":
         return find_set(name).about()
     _known(name, names_of(kind), kind)
@@ -66,7 +66,7 @@ def schema_of(kind: str) -> str:
 
 
 def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
-    """The schema with each choice of a registered thing spelled out, once, in `definitions` (choices may nest)."""
+    """The schema with every choice of a component expanded once in `definitions` (choices may nest)."""
     if isinstance(node, list):
         return [_resolve(item, definitions) for item in node]
     if not isinstance(node, dict):
@@ -75,7 +75,7 @@ def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
         return {key: _resolve(value, definitions) for key, value in node.items()}
     package = node[CHOICE_OF]
     if package not in definitions:
-        definitions[package] = {}  # what a choice within itself finds
+        definitions[package] = {}  # ends the recursion of nested choices
         registry = registry_of(package)
         assert registry is not None, package
         definitions[package] |= {"oneOf": [form for name in registry.names() for form in _forms(registry, name, definitions)]}
@@ -86,15 +86,15 @@ def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _forms(registry: Registry, name: str, definitions: dict[str, Any]) -> list[dict[str, Any]]:
-    """How one thing may be written: ``{name: {field: value}}``, and ``name`` alone where no field is required."""
+    """The forms of one choice: ``{name: {field: value}}``, and ``name`` alone if no field is required."""
     prefix = f"{registry.package}.{name}."
     fields = registry.schema(name).json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
     for key, inner in fields.pop("$defs", {}).items():
         definitions[prefix + key] = _resolve(inner, definitions)
-    said = (inspect.getdoc(registry.get(name)) or name).partition("\n")[0]
-    fields = {**_resolve(fields, definitions), "description": said}
+    description = (inspect.getdoc(registry.get(name)) or name).partition("\n")[0]
+    fields = {**_resolve(fields, definitions), "description": description}
     whole = {"type": "object", "properties": {name: fields}, "required": [name], "additionalProperties": False}
-    return [whole] if fields.get("required") else [whole, {"const": name, "description": said}]
+    return [whole] if fields.get("required") else [whole, {"const": name, "description": description}]
 
 
 def _load(place: str) -> Any:
@@ -107,7 +107,7 @@ def _known(name: str, known: Iterable[str], what: str) -> None:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"{name}: not one of the {what}; {hint}there are {', '.join(names)}")
+        raise ConfigError(f"{name}: not one of the {what}; {hint}choose from {', '.join(names)}")
 
 
 def _registry(kind: str) -> Registry:

@@ -1,4 +1,4 @@
-"""The commands. Each imports what it runs when it runs, so that ``--help`` answers at once."""
+"""Command line. Each command imports its code when it runs, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ P = ParamSpec("P")
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells report
 OVERRIDES_HELP = (
-    "Fields to set, each `key.path=value`, as in `train.steps=100`. Text and paths are taken as they are typed, without quotes around "
-    "them; other values are YAML, as `[1, 2]`. `null` is none, for a field that may be."
+    "Fields to set, each as `key.path=value`, for example `train.steps=100`. Text and paths are used as typed, without quotes; "
+    "other values are YAML, for example `[1, 2]`. `null` clears an optional field."
 )
 
-Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a packaged one, as in `pretrain/mine`.")]
+CONFIG_HELP = "A YAML file, or the name of a packaged configuration, for example `pretrain/mine`."
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP, show_default=False)]
-Check = Annotated[bool, typer.Option("--check", help="Check the configuration and the data; run nothing.")]
+Check = Annotated[bool, typer.Option("--check", help="Dry run: validate the configuration and the data; run nothing.")]
 
 app = typer.Typer(
-    help="Contrastive pretraining on 3-D medical scans that compares ways to define pairs.",
+    help="Contrastive pretraining on 3-D medical scans, and comparison of pair strategies.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,14 +43,14 @@ app = typer.Typer(
 
 
 def say(message: str) -> None:
-    """One line on stderr in the name of the program."""
+    """Print one line to stderr, with the name of the program."""
     print(f"medcl3d: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def command(function: Callable[P, None], cls: type[TyperCommand] | None = None) -> Callable[P, None]:
-    """Make a command of a function: a user's mistake ends it with one line and its exit code."""
+    """Register a function as a command: a UserError ends it with one line and its exit code."""
 
-    @app.command(name=function.__name__.rstrip("_"), cls=cls)  # typer itself would make show_pairs show-pairs
+    @app.command(name=function.__name__.rstrip("_"), cls=cls)  # typer's default for show_pairs would be show-pairs
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         given: dict[str, Any] = {name: at_home(value) for name, value in kwargs.items()}
@@ -58,7 +60,7 @@ def command(function: Callable[P, None], cls: type[TyperCommand] | None = None) 
             if os.environ.get("MEDCL3D_DEBUG") == "1":
                 traceback.print_exc()
             error = unwritable(error) if isinstance(error, UnicodeEncodeError) else error
-            say(told(error, given) if isinstance(error, UserError) else "interrupted")
+            say(message_of(error, given) if isinstance(error, UserError) else "interrupted")
             raise typer.Exit(error.exit_code if isinstance(error, UserError) else INTERRUPTED) from None
 
     return run
@@ -68,12 +70,12 @@ command_with_pairs = functools.partial(command, cls=WithOptions)
 
 
 def at_home(value: Any) -> Any:
-    """A path that begins with ~/ as the one in the home folder: of ``--out=~/x`` and of quoted paths a shell makes no such thing."""
+    """Expand a path that begins with ~/, since shells do not expand ``--out=~/x`` or quoted paths."""
     return value.expanduser() if isinstance(value, Path) and value.parts[:1] == ("~",) else value
 
 
-def told(error: UserError, given: dict[str, Any]) -> str:
-    """An error in words; where it is about a field of the command's configuration, with the file and the line."""
+def message_of(error: UserError, given: dict[str, Any]) -> str:
+    """The message of an error, with file and line if it is about a field of the command's configuration."""
     if "config" not in given:
         return str(error)
     from medcl3d.config import with_line
@@ -87,7 +89,7 @@ def told(error: UserError, given: dict[str, Any]) -> str:
 
 
 def config_path(name: str) -> Path:
-    """The file that `name` means, said aloud where it is a packaged one. ConfigError where there is none."""
+    """The configuration file for `name`; a packaged one is reported on stderr. ConfigError if there is none."""
     from medcl3d.packaged_configs import find_config
 
     path = find_config(name)
@@ -98,13 +100,13 @@ def config_path(name: str) -> Path:
 
 @command
 def download(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A public set; `medcl3d list sets` names them.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the file and the folder that it becomes go.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A public data set; `medcl3d list sets` lists them.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the downloaded file and its content.")],
     check: Annotated[
-        bool, typer.Option("--check", help="Say what would be fetched, and whether there is room; open no connection.")
+        bool, typer.Option("--check", help="Dry run: report the download and check the disk space; open no connection.")
     ] = False,
 ) -> None:
-    """Fetch a public set, check it and unpack it; the same command again goes on where it stopped."""
+    """Download a public data set, verify and unpack it. The same command resumes."""
     from medcl3d.data.download import download as run
     from medcl3d.data.download import forecast
     from medcl3d.data.known_sets import find_set
@@ -114,32 +116,32 @@ def download(
 
 @command_with_pairs
 def prepare(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Where the scans come from; `medcl3d list sources` names them.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Type of the source; `medcl3d list sources` lists them.")],
     root: Annotated[
-        str, typer.Argument(metavar="ROOT", help="The folder or file that the source reads; - where there is none (simulated).")
+        str, typer.Argument(metavar="ROOT", help="The folder or file that the source reads; - for a source without one (simulated).")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the manifest, the report, the split and the store go.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the manifest, the report, the split and the store.")],
     options: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="Fields of the source (`medcl3d list sources NAME`) or of the preparation, as in `spacing_mm=[2,2,2]`, `workers=2`.",
+            help="Fields of the source (`medcl3d list sources NAME`) or of the preparation, for example `spacing_mm=[2,2,2]`, `workers=2`.",
             show_default=False,
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Read the source and the headers, say what would be prepared; write nothing.")
+        bool, typer.Option("--check", help="Dry run: read the source and the headers, report what would be prepared; write nothing.")
     ] = False,
 ) -> None:
-    """Check scans and write them as a store that trains fast; the same command again goes on where it stopped."""
+    """Validate scans and write them to a store for fast training. The same command resumes."""
     from medcl3d.config import read_options
     from medcl3d.data.options import option_schemas, prepare_options
 
-    if source == "simulated" and "=" in root and not Path(root).exists():  # it needs no ROOT: the first option may stand in its place
+    if source == "simulated" and "=" in root and not Path(root).exists():  # ROOT is optional: the first option may replace it
         root, options = "-", [root, *(options or [])]
     given = prepare_options(source, read_options(options or [], option_schemas(source)))
     if "=" in root and not at_home(Path(root)).exists():
-        raise DataError(f"{root}: there is no such file or folder; give ROOT, which {source} reads, before any KEY=VALUE")
+        raise DataError(f"{root}: no such file or folder; give ROOT, which {source} reads, before any KEY=VALUE")
     place = None if root == "-" else at_home(Path(root))
     if check:
         from medcl3d.data.forecast import forecast
@@ -153,12 +155,12 @@ def prepare(
 
 @command_with_pairs
 def check(
-    target: Annotated[Path, typer.Argument(metavar="PATH", help="What `prepare` wrote, a table, or a folder as it lies on a disk.")],
+    target: Annotated[Path, typer.Argument(metavar="PATH", help="A prepared store, a table, or a folder of raw scans.")],
     options: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="`source=NAME` and its fields where PATH does not say what it is, `max_bad_fraction=0.01`, `workers=2`, "
+            help="`source=NAME` and its fields if the source of PATH is not detected, `max_bad_fraction=0.01`, `workers=2`, "
             "`nonfinite=zero`, `channels=all`.",
             show_default=False,
         ),
@@ -168,18 +170,18 @@ def check(
         typer.Option(
             "--report",
             metavar="PATH",
-            help="FILE.csv for a row a scan; a folder for that, a page with pictures, and a faster next time.",
+            help="FILE.csv for one row per scan; a folder for the same, a page with pictures, and a cache for later checks.",
             show_default=False,
         ),
     ] = None,
-    only_say: Annotated[bool, typer.Option("--check", help="Say what would be read; read nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--check", help="Dry run: report what would be read; read nothing.")] = False,
 ) -> None:
-    """Check that every file is what it says; exit code 3, with the first fault, where more are not than may be."""
+    """Validate every file. Exit code 3, with the first fault, if more files fail than `max_bad_fraction` allows."""
     from medcl3d.config import read_options
     from medcl3d.data.place import schemas_at
 
     given = read_options(options or [], schemas_at(target, options or []))
-    if only_say:
+    if dry_run:
         from medcl3d.data.forecast import forecast_check
 
         forecast_check(target, report, given, say=print)
@@ -191,7 +193,7 @@ def check(
 
 @command
 def pretrain(config: Config, overrides: Overrides = None, check: Check = False) -> None:
-    """Pretrain an encoder; the same command again resumes. Runs under torchrun too."""
+    """Pretrain an encoder. The same command resumes. Also runs under torchrun."""
     path = config_path(config)
     from medcl3d.training.pretrain import pretrain as run
 
@@ -209,7 +211,7 @@ def finetune(config: Config, overrides: Overrides = None, check: Check = False) 
 
 @command
 def evaluate(config: Config, overrides: Overrides = None, check: Check = False) -> None:
-    """Ask a frozen encoder what it knows: linear probe, nearest neighbours, retrieval."""
+    """Evaluate a frozen encoder: linear probe, nearest neighbours, retrieval."""
     path = config_path(config)
     from medcl3d.downstream.evaluate import evaluate as run
 
@@ -218,18 +220,20 @@ def evaluate(config: Config, overrides: Overrides = None, check: Check = False) 
 
 @command
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished fine-tuning for segmentation.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a finished fine-tuning for segmentation.")],
     target: Annotated[Path, typer.Argument(metavar="INPUT", help="A NIfTI file, or a folder of NIfTI files and DICOM series.")],
-    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A file .nii.gz for one scan, else a folder.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A .nii.gz file for one scan, otherwise a folder.")],
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write NAME_probabilities.nii.gz.")] = False,
     intensity: Annotated[
         str | None,
-        typer.Option("--intensity", metavar="KIND", help="mri, ct or none, where the run learnt from several.", show_default=False),
+        typer.Option("--intensity", metavar="KIND", help="mri, ct or none; required if the run has several.", show_default=False),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Read the run and the headers, say what would be written; write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Dry run: read the run and the headers, report what would be written; write nothing.")
+    ] = False,
 ) -> None:
-    """Segment new scans; labels lie on each scan's own grid. The same command again goes on where one was stopped."""
+    """Segment new scans, with labels on each scan's own grid. The same command resumes."""
     from medcl3d.downstream.predict import predict as run_
 
     run_(run, target, out, probabilities=probabilities, intensity=intensity, force=force, check=check, say=say)
@@ -240,19 +244,19 @@ def compare(
     config: Config,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help=f"{OVERRIDES_HELP} After `--from`, further runs.", show_default=False),
+        typer.Argument(metavar="KEY=VALUE", help=f"{OVERRIDES_HELP} After `--from`, also further run folders.", show_default=False),
     ] = None,
     check: Check = False,
     from_runs: Annotated[
         list[Path] | None,
-        typer.Option("--from", metavar="RUN", help="Report on finished runs and start none; run folders, or folders of them."),
+        typer.Option("--from", metavar="RUN", help="Report on finished runs without starting any; a run folder, or a folder of them."),
     ] = None,
 ) -> None:
-    """Run a whole comparison, or what is missing of it, and write its report."""
+    """Run a comparison, or its missing runs, and write the report."""
     path = config_path(config)
     from medcl3d.comparison import compare as run
 
-    # `--from runs/*`: the shell makes the second and further folders plain arguments.
+    # `--from runs/*`: the shell passes the second and further folders as plain arguments.
     more = [text for text in overrides or [] if from_runs and ("=" not in text or Path(text).exists())]
     run(path, [text for text in overrides or [] if text not in more], check, [*(from_runs or []), *map(Path, more)] or None)
 
@@ -261,11 +265,11 @@ def compare(
 def show_pairs(
     config: Config,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="Where the picture goes.")] = Path("pairs.png"),
-    html: Annotated[bool, typer.Option("--html", help="Also write a page beside it, FILE.html, which needs no other file.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="File of the picture.")] = Path("pairs.png"),
+    html: Annotated[bool, typer.Option("--html", help="Also write FILE.html, a self-contained page.")] = False,
     check: Check = False,
 ) -> None:
-    """Draw what a pair strategy draws: boxes on the scans, views, and the relation of a batch as a matrix, with counts."""
+    """Show the pairs of a strategy: crops on the scans, views, and the relation matrix of a batch, with counts."""
     path = config_path(config)
     from medcl3d.training.show_pairs import show_pairs as run
 
@@ -274,12 +278,12 @@ def show_pairs(
 
 @command
 def benchmark(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all by default.", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Benchmarks to run; default all.", show_default=False)] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="A .md or .json file to write the figures to.", show_default=False)
+        Path | None, typer.Option("--out", metavar="FILE", help="A .md or .json file for the figures.", show_default=False)
     ] = None,
 ) -> None:
-    """Measure time and memory of the hot paths on this machine."""
+    """Measure time and memory of performance-critical code on this machine."""
     from medcl3d.benchmarks import benchmark as run
 
     run(names or [], out)
@@ -289,10 +293,10 @@ def benchmark(
 def list_(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="pairs, views, encoders, objectives, sources, tasks, sets or configs.")],
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One of them: its fields, defaults and source.", show_default=False)
+        str | None, typer.Argument(metavar="NAME", help="A name, to show its fields, defaults and source.", show_default=False)
     ] = None,
 ) -> None:
-    """Name what there is of a kind, or explain one."""
+    """List the names of a kind, or describe one."""
     from medcl3d.catalogue import explain, names_of
 
     print("\n".join(names_of(kind)) if name is None else explain(kind, name))
@@ -318,19 +322,19 @@ def _version(wanted: bool) -> None:
 def _program(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    """Contrastive pretraining on 3-D medical scans that compares ways to define pairs."""
+    """Contrastive pretraining on 3-D medical scans, and comparison of pair strategies."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command (by default the one of this process) and end the process with its exit code."""
+    """Run one command (by default from sys.argv) and end the process with its exit code."""
     show_any_text()
     try:
         app(args=None if arguments is None else [*arguments], prog_name="medcl3d")
     except SystemExit as done:
         if "RANK" not in os.environ or not isinstance(done.code, int):
             raise
-        # A rank has written all it has to. While the interpreter is taken down, a thread of the process group that still
-        # asks for it aborts the process now and then, and torchrun then calls a finished run failed.
+        # A rank has written its output. During interpreter shutdown, a thread of the process group that still needs the
+        # interpreter occasionally aborts the process, and torchrun then reports a finished run as failed.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(done.code)

@@ -1,4 +1,4 @@
-"""Pydantic's complaints in the words of a person who wants to mend the file."""
+"""Messages for pydantic's validation errors: problem and remedy in the terms of the YAML file."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$",
 
 
 def problems(error: ValidationError, tree: Any, adapter: TypeAdapter[Any]) -> list[Wrong]:
-    """All that is wrong with a tree, the most telling first: keys that are none, values that are wrong, keys that are missing.
+    """All problems of a tree, ordered: unknown keys, wrong values, missing keys.
 
-    A key that is nearly a missing one explains both. Where a value may have several forms, the one that it comes closest to counts.
+    An unknown key that is close to a missing one explains both. For a value with several forms, the closest form counts.
     """
     schema = adapter.json_schema()
     found = list(_by_field(error, tree))
-    lacking = {where for where, entries in found if entries[0]["type"] in MISSING}
+    missing = {where for where, entries in found if entries[0]["type"] in MISSING}
     ranked: list[tuple[int, Wrong]] = []
     explained = set()
     for where, entries in found:
         kind = entries[0]["type"]
         if kind in UNKNOWN:
             siblings = list(_node(schema, where[:-1]).get("properties", {}))
-            near = nearest(str(where[-1]), [str(other[-1]) for other in lacking if other[:-1] == where[:-1]])
+            near = nearest(str(where[-1]), [str(other[-1]) for other in missing if other[:-1] == where[:-1]])
             explained.add((*where[:-1], near))
             hint = did_you_mean(str(where[-1]), [near] if near else siblings)
-            listed = f" (known here: {', '.join(siblings)})" if siblings else ""
+            listed = f" (known keys: {', '.join(siblings)})" if siblings else ""
             ranked.append((0, Wrong(where, _value_at(tree, where), f"unknown key{hint}{listed}")))
         elif kind not in MISSING:
             ranked.append((1, _wrong(where, entries, tree, schema)))
-    ranked += [(2, _wrong(where, entries, tree, schema)) for where, entries in found if where in lacking - explained]
+    ranked += [(2, _wrong(where, entries, tree, schema)) for where, entries in found if where in missing - explained]
     return [wrong for _, wrong in sorted(ranked, key=lambda entry: entry[0])]
 
 
 def _by_field(error: ValidationError, tree: Any) -> Iterator[tuple[Place, list[Mapping[str, Any]]]]:
-    """The complaints of each place. Of a value with several forms: those about what lies deepest in it, for there it fits up to that."""
+    """The errors of each place. For a value with several forms: the deepest ones, since that form fits best."""
     groups: dict[Place, list[tuple[Place, Mapping[str, Any]]]] = {}
     for number, entry in enumerate(error.errors()):
         where, field = _place(entry, tree)
@@ -58,7 +58,7 @@ def _by_field(error: ValidationError, tree: Any) -> Iterator[tuple[Place, list[M
 
 
 def _place(entry: Mapping[str, Any], tree: Any) -> tuple[Place, Place | None]:
-    """Where it is wrong, and the field that may have several forms, if it is one: what names a form stands nowhere in the file."""
+    """The place of an error, and the field with several forms, if any (the name of a form is not in the file)."""
     where: list[Any] = []
     field = None
     for number, key in enumerate(entry["loc"], start=1):
@@ -79,22 +79,22 @@ def _wrong(where: Place, entries: Sequence[Mapping[str, Any]], tree: Any, schema
     if kind in MISSING:
         return Wrong(where, None, "an item is missing; add it" if isinstance(where[-1], int) else "the key is missing; add it")
     value = _value_at(tree, where)
-    if kind == "value_error":  # fields that do not fit each other
+    if kind == "value_error":  # inconsistent fields
         return Wrong(where, None, str(cause))
     if len(entries) > 1 or kind in ("tuple_type", "list_type", "too_long", "too_short"):
         node = _node(schema, where)
-        return Wrong(where, value, f"it takes: {type_words(node)}{_as_list(value, node)}")
+        return Wrong(where, value, f"expected: {type_words(node)}{_as_list(value, node)}")
     message = str(entry["msg"])
     message = message[0].lower() + message[1:]
     if isinstance(value, str) and _LOOKS_LIKE_ANOTHER_TYPE.match(value):
-        message += f"; {value!r} is text here: quote it where text is meant, write true/false or a plain number otherwise"
+        message += f"; {value!r} is text here: quote it for text, or write true/false or a plain number"
     if isinstance(value, str) and " #" in value:
-        message += f"; take away {value[value.index(' #') + 1 :]!r}, which is part of the value here and no comment"
+        message += f"; remove {value[value.index(' #') + 1 :]!r}, which is part of the value here, not a comment"
     return Wrong(where, value, message)
 
 
 def _as_list(value: Any, node: Mapping[str, Any]) -> str:
-    """How one value is written where a list is meant; "" where it is no plain value, or none for the list."""
+    """The spelling of a single value as a list, if a list is expected and the value fits; "" otherwise."""
     array: Mapping[str, Any] = next((form for form in node.get("anyOf", [node]) if form.get("type") == "array"), {})
     items = array.get("prefixItems") or [array.get("items", {})]
     fits = isinstance(value, PYTHON.get(items[0].get("type"), ())) and not isinstance(value, bool)
@@ -102,7 +102,7 @@ def _as_list(value: Any, node: Mapping[str, Any]) -> str:
 
 
 def type_words(spec: Mapping[str, Any]) -> str:
-    """What a JSON Schema allows, in words."""
+    """The type in a JSON Schema as text."""
     if "enum" in spec or "const" in spec:
         return " or ".join(str(v) for v in spec.get("enum", [spec.get("const")]))
     if "anyOf" in spec:
@@ -128,25 +128,25 @@ def _plural(words: str) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The one of some names that is meant, perhaps; "" where none is near."""
+    """The most similar of some names; "" if none is similar."""
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), "")
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The end of a message about a name that is none."""
+    """The end of a message about an unknown name."""
     near = nearest(name, known)
     return f"; did you mean {near!r}?" if near else ""
 
 
 def require_one_of(field: str, value: object, words: Any) -> None:
-    """ConfigError unless a value is one of those of a `Literal`: for functions that no configuration stands before."""
+    """ConfigError unless a value is one of a `Literal`'s, for functions that are not called through a configuration."""
     known = [str(word) for word in get_args(words)]
     if value not in get_args(words):
-        raise ConfigError(f"{field} = {value!r}: no such choice{did_you_mean(str(value), known)}; there are {', '.join(known)}")
+        raise ConfigError(f"{field} = {value!r}: no such choice{did_you_mean(str(value), known)}; choose from {', '.join(known)}")
 
 
 def _node(schema: Mapping[str, Any], where: Place) -> Mapping[str, Any]:
-    """What a JSON Schema says of a place, {} where it says nothing."""
+    """The part of a JSON Schema for a place, {} if there is none."""
     node: Mapping[str, Any] = resolved(schema, schema)
     for key in where:
         node = next((inner for form in node.get("anyOf", [node]) if (inner := below(resolved(form, schema), key))), {})
@@ -156,7 +156,7 @@ def _node(schema: Mapping[str, Any], where: Place) -> Mapping[str, Any]:
 
 
 def below(node: Mapping[str, Any], key: Any) -> Mapping[str, Any]:
-    """What a JSON Schema says of one key or position, {} where it says nothing."""
+    """The part of a JSON Schema for one key or position, {} if there is none."""
     if isinstance(key, int):
         items = node.get("prefixItems", [])
         found = items[key] if key < len(items) else node.get("items")
@@ -166,7 +166,7 @@ def below(node: Mapping[str, Any], key: Any) -> Mapping[str, Any]:
 
 
 def resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a reference stands for, or the node itself."""
+    """The target of a reference, or the node itself."""
     while "$ref" in node:
         node = schema["$defs"][str(node["$ref"]).rsplit("/", 1)[-1]]
     return node

@@ -1,7 +1,7 @@
-"""A YAML file becomes a frozen dataclass, or one line says which line of it is wrong and what would do.
+"""Parsing of YAML files into frozen dataclasses, with one-line errors that name the line and a remedy.
 
-A file says everything and runs nothing. Types are strict, unknown keys are refused with the nearest known one, and
-what names a registered thing is checked against that thing's own fields.
+A file is a complete configuration and executes no code. Types are strict, unknown keys are refused with the nearest
+known one, and a component's fields are validated against its own schema.
 """
 
 from __future__ import annotations
@@ -27,34 +27,33 @@ from medcl3d.yaml_tree import COMMAND_LINE, Place, Tree, Wrong
 T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 MAX_BYTES = 1_000_000
-MAX_ALSO = 3  # further mistakes told in one message
+MAX_ALSO = 3  # further mistakes in one message
 
 
 def choice_of(registry: Registry) -> Any:
-    """The type of a configuration field that names one thing of a registry: ``name`` or ``{name: {field: value}}``."""
-    # A default is checked too: that fills in its fields, so that `config.yaml` says them.
+    """The type of a field that chooses one component of a registry: ``name`` or ``{name: {field: value}}``."""
+    # A default is validated too: that fills in its fields, so that `config.yaml` has them.
     return Annotated[part_of(registry), Field(validate_default=True)]
 
 
 def part_of(registry: Registry) -> Any:
-    """The same within a list, or for a field without a default."""
+    """The type of such a choice within a list, or of a field without a default."""
     return Annotated[Choice, PlainValidator(lambda value: _choice(registry, plain(value))), registry]
 
 
 def _choice(registry: Registry, value: Any) -> Choice:
-    """Check what a configuration says of one registered thing; Wrong with a path below the value."""
+    """Validate the configuration of one component; Wrong with a path below the value."""
     if isinstance(value, str):
         value = {value: {}}
     if not isinstance(value, Mapping) or len(value) != 1:
-        raise Wrong(
-            (), value, f"one {registry.kind} is needed, as `name` or `name: {{field: value}}`; there are {', '.join(registry.names())}"
-        )
+        known = ", ".join(registry.names())
+        raise Wrong((), value, f"one {registry.kind} is required, as `name` or `name: {{field: value}}`; choose from {known}")
     ((name, given),) = value.items()
     if name not in registry.names():
         raise Wrong(
             (name,),
             given,
-            f"no {registry.kind} has this name{did_you_mean(name, registry.names())}; there are {', '.join(registry.names())}",
+            f"no {registry.kind} has this name{did_you_mean(name, registry.names())}; choose from {', '.join(registry.names())}",
         )
     fields = registry.schema(name)
     try:
@@ -67,7 +66,7 @@ def _choice(registry: Registry, value: Any) -> Choice:
 
 @dataclasses.dataclass(frozen=True)
 class FieldSpec:
-    """One field of a registered thing, for people."""
+    """Description of one field of a component."""
 
     name: str
     type: str
@@ -75,7 +74,7 @@ class FieldSpec:
 
 
 def describe(registry: Registry, name: str) -> list[FieldSpec]:
-    """The fields of a registered thing: name, type in words, default."""
+    """The fields of a component: name, type as text, default."""
     properties = registry.schema(name).json_schema().get("properties", {})
     return [FieldSpec(key, type_words(spec), spec.get("default", "required")) for key, spec in properties.items()]
 
@@ -84,7 +83,7 @@ def load(path: str | Path, overrides: Sequence[str] | Mapping[str, Any], model: 
     """Read a configuration.
 
     path: a YAML file; overrides: ``key.path=value`` each, or values by their ``key.path``; model: a pydantic dataclass with `STRICT`.
-    ConfigError: one line ``file:line: key = value: what is wrong; what would do``.
+    ConfigError: one line ``file:line: key = value: problem; remedy``.
     """
     path = Path(path)
     try:
@@ -94,14 +93,14 @@ def load(path: str | Path, overrides: Sequence[str] | Mapping[str, Any], model: 
         mark = error.problem_mark or error.context_mark
         place = f"{mark.line + 1}:{mark.column + 1}" if mark else "1"
         raise ConfigError(f"{path}:{place}: not YAML: {error.problem}; indent with spaces and quote special characters") from None
-    except yaml.YAMLError as error:  # the reader's own, of characters, has no line
+    except yaml.YAMLError as error:  # ReaderError, for invalid characters, has no line
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}; save it as plain UTF-8 text") from None
     except Wrong as wrong:
         place = f"{path}:{wrong.line}" if wrong.line else str(path)
         raise ConfigError(f"{place}: {_key(wrong.where, wrong.value)}{wrong.message}") from None
     if not isinstance(tree.value, dict):
         what = "empty" if tree.value is None else f"a {type(tree.value).__name__}"
-        raise ConfigError(f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. Complete files lie in configs/")
+        raise ConfigError(f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. See configs/ for complete files")
     adapter = TypeAdapter(model)
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
@@ -114,7 +113,7 @@ def load(path: str | Path, overrides: Sequence[str] | Mapping[str, Any], model: 
 
 
 def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
-    """Set ``key.path=value`` in a tree, read by the types that `schemas` give. ConfigError says why it is no override."""
+    """Set ``key.path=value`` in a tree, parsed by the types in `schemas`. ConfigError if it is not an override."""
     path, equals, value = text.partition("=")
     where = tuple(path.split("."))
     if not equals or not all(where):
@@ -130,27 +129,27 @@ def _set(tree: Tree, path: str, value: Any, shown: Any) -> None:
 
 
 def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
-    """Check a configuration that is already in memory; `name` stands for the file in errors."""
+    """Validate a configuration in memory; `name` is the file in messages."""
     return _validate(_in_memory(tree), TypeAdapter(model), name)
 
 
 def parse_choice(registry: Registry, chosen: str, fields: Mapping[str, Any], name: str) -> Choice:
-    """A registered thing with its fields, defaults filled in. ConfigError: unknown, or a field is wrong; `name` as in `parse`."""
+    """A component with its fields, defaults filled in. ConfigError: unknown, or a wrong field; `name` as in `parse`."""
     if chosen not in registry.names():
-        listed = f"there are {', '.join(registry.names())}"
-        raise ConfigError(f"{name}: no {registry.kind} is called {chosen!r}{did_you_mean(chosen, registry.names())}; {listed}")
+        listed = f"choose from {', '.join(registry.names())}"
+        raise ConfigError(f"{name}: no {registry.kind} is named {chosen!r}{did_you_mean(chosen, registry.names())}; {listed}")
     return Choice(chosen, parse_fields(registry, chosen, fields, name))
 
 
 def parse_fields(registry: Registry, chosen: str, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The fields of a registered thing, defaults filled in. ConfigError: a field is wrong; `name` as in `parse`."""
+    """The fields of a component, defaults filled in. ConfigError: a wrong field; `name` as in `parse`."""
     values: dict[str, Any] = {}
     for field, value in fields.items():
         try:
             values[field] = plain(value)
         except PydanticSerializationError:
             kind = type(value).__name__
-            raise ConfigError(f"{name}: {field}: an object of type {kind} is no value of a field; give numbers, text or lists") from None
+            raise ConfigError(f"{name}: {field}: an object of type {kind} is not a field value; use numbers, text or lists") from None
     parsed = _validate(_in_memory(values), registry.schema(chosen), name)
     return {field: getattr(parsed, field) for field in type(parsed).model_fields}
 
@@ -160,7 +159,7 @@ def _in_memory(values: Mapping[str, Any]) -> Tree:
 
 
 def read_options(texts: Sequence[str], schemas: Sequence[Schema] = ()) -> dict[str, Any]:
-    """``key.path=value`` each, as plain nested values, read as in `override`. ConfigError names what is no override."""
+    """Parse ``key.path=value`` texts into nested values, as in `override`. ConfigError if one is not an override."""
     tree = Tree("{}")
     for text in texts:
         override(tree, text, schemas)
@@ -171,54 +170,54 @@ def _validate(tree: Tree, schema: TypeAdapter[T], name: str) -> T:
     tree.value = _at_home(tree.value)
     wrong = list(_infinite(tree.value))
     try:
-        # JSON is the form in which strict types still take a list for a tuple and text for a path.
+        # In JSON mode, strict types still accept a list for a tuple and text for a path.
         parsed = schema.validate_json(json.dumps(tree.value), strict=True)
     except ValidationError as error:
         known = {one.where for one in wrong}
         wrong += [one for one in problems(error, tree.value, schema) if one.where not in known]
     if not wrong:
         return parsed
-    first, *others = (_told(tree, one, name) for one in wrong)
+    first, *others = (_located(tree, one, name) for one in wrong)
     also = "".join(f"; also {text}" for text in others[:MAX_ALSO])
     raise ConfigError(f"{first}{also}" + (f"; and {len(others) - MAX_ALSO} more" if len(others) > MAX_ALSO else ""))
 
 
-def _told(tree: Tree, wrong: Wrong, name: str) -> str:
-    """``file:line: key = value: what is wrong``."""
+def _located(tree: Tree, wrong: Wrong, name: str) -> str:
+    """``file:line: key = value: problem``."""
     where, text = wrong.where, f"{_key(wrong.where, wrong.value)}{wrong.message}"
-    if wrong.value is None and where:  # fields that must fit each other: the message begins with one of them
+    if wrong.value is None and where:  # inconsistent fields: the message begins with one of them
         below = tree.place(".".join(map(str, (*where, wrong.message))))
         if below is not None and len(below) > len(where):
             where, text = below, ".".join(map(str, (*where, wrong.message)))
     elif not where and (below := tree.place(wrong.message)):
         where = below
-    return f"{_stands(tree, where, name)}{text}"
+    return f"{_line_prefix(tree, where, name)}{text}"
 
 
-def _stands(tree: Tree, where: Place, name: str) -> str:
+def _line_prefix(tree: Tree, where: Place, name: str) -> str:
     line = tree.line(where)
     return f"{line if line == COMMAND_LINE else f'{name}:{line}' if line else name}: "
 
 
 def with_line(message: str, path: Path, overrides: Sequence[str]) -> str:
-    """What a room says of a configuration that it was given, with the file and the line before it.
+    """A component's message about its configuration, prefixed with file and line.
 
-    A room knows keys and no files: its message begins with a key (``data.patch_size = ...``, ``multi_crop: local_size = ...``), or
-    with what stands there (a path). Where it begins with neither, it is left as it is.
+    Components have no access to the file: their messages begin with a key (``data.patch_size = ...``,
+    ``multi_crop: local_size = ...``) or with its value (a path). A message that begins with neither is returned unchanged.
     """
     try:
         tree = Tree(_read(path))
         for text in overrides:
             override(tree, text)
-    except (ConfigError, Wrong, yaml.YAMLError, AttributeError):  # `load` has said so
+    except (ConfigError, Wrong, yaml.YAMLError, AttributeError):  # `load` has reported it
         return message
-    said = message.removeprefix(f"{path}: ")
-    where = tree.place(said)
-    return message if where is None else f"{_stands(tree, where, str(path))}{said}"
+    text = message.removeprefix(f"{path}: ")
+    where = tree.place(text)
+    return message if where is None else f"{_line_prefix(tree, where, str(path))}{text}"
 
 
 def _at_home(value: Any) -> Any:
-    """The same values, with text that begins with ``~/`` as the path in the home folder that it means to any shell."""
+    """The same values, with text that begins with ``~/`` expanded to a path in the home folder."""
     if isinstance(value, str) and value.startswith("~/"):
         return str(Path(value).expanduser())
     if isinstance(value, dict):
@@ -238,11 +237,11 @@ def _read(path: Path) -> str:
     if not path.is_file():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
         raise ConfigError(
-            f"{path}: there is no such file{near}; a minimal one starts with `data: {{root: data/mine}}`, complete ones lie in configs/"
+            f"{path}: no such file{near}; a minimal one starts with `data: {{root: data/mine}}`; see configs/ for complete files"
         )
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise ConfigError(f"{path}: {size} bytes, more than a configuration has ({MAX_BYTES}); is it the right file?")
+        raise ConfigError(f"{path}: {size} bytes, more than the limit of a configuration ({MAX_BYTES}); check that it is the right file")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -262,7 +261,7 @@ def _short(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A configuration as dicts, lists, numbers and text: what `config.yaml` of a run holds."""
+    """A configuration as dicts, lists, numbers and text, as in `config.yaml` of a run."""
     if isinstance(value, Choice):
         return {value.name: plain(dict(value.fields))}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -275,14 +274,14 @@ def plain(value: Any) -> Any:
 
 
 def _of_array(value: Any) -> Any:
-    """Numbers of NumPy and torch as Python's. PydanticSerializationError for any other object."""
+    """Numbers of NumPy and torch as Python numbers. PydanticSerializationError for any other object."""
     if not hasattr(value, "tolist"):
-        raise PydanticSerializationError(f"a {type(value).__name__} is no plain value")
+        raise PydanticSerializationError(f"a {type(value).__name__} is not a plain value")
     return value.tolist()
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """What changed between two plain configurations, a line a field."""
+    """Differences of two plain configurations, one line per field."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(k for k in new if k not in old)]
         return [line for k in keys for line in differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))]

@@ -1,4 +1,4 @@
-"""What a user can get wrong, as exceptions that end a command with one line and a stable exit code."""
+"""Errors of users: exceptions that end a command with one line and a stable exit code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import traceback
 
 
 class UserError(Exception):
-    """A mistake that has a remedy. The message says what is wrong, where, and what would do."""
+    """A mistake with a remedy. The message has the place, the problem and the remedy."""
 
     exit_code = 1
 
@@ -19,26 +19,26 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A scan, a manifest, a split or a store is not what it says."""
+    """A scan, a manifest, a split or a store is invalid."""
 
     exit_code = 3
 
 
 class MachineError(UserError):
-    """The machine lacks something: memory, disk, a device, a package."""
+    """The machine lacks memory, disk space, a device or a package."""
 
     exit_code = 4
 
 
 class Stopped(UserError):
-    """The run was asked to stop; it saved its state and the same command resumes it."""
+    """The run was stopped; it saved its state, and the same command resumes it."""
 
     exit_code = 75
 
 
 def unforeseen(where: object, error: Exception) -> str:
-    """What to say of an exception that nobody expected of one scan among many, which must not end the work on the others."""
+    """The message for an unexpected exception of one scan among many, which must not end the processing of the others."""
     if os.environ.get("MEDCL3D_DEBUG") == "1":
         traceback.print_exception(error)
-    said = " ".join(str(error).split())
-    return f"{where}: cannot be used: {type(error).__name__}: {said}; look at the file, and report it where the file is good"
+    text = " ".join(str(error).split())
+    return f"{where}: cannot be used: {type(error).__name__}: {text}; inspect the file, and report a bug if it is valid"

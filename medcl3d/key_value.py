@@ -1,4 +1,4 @@
-"""Fields as they are typed: ``KEY=VALUE``, or as an option of that name."""
+"""Fields on the command line: ``KEY=VALUE``, or an option of that name."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typer.core import TyperCommand
 
 
 class WithOptions(TyperCommand):
-    """A command whose ``KEY=VALUE`` may be written as an option too: ``--store blosc2`` and ``--store=blosc2`` are ``store=blosc2``."""
+    """A command that accepts ``KEY=VALUE`` as an option too: ``--store blosc2`` or ``--store=blosc2`` for ``store=blosc2``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Turn options that the command itself does not have into pairs, behind all that has a place of its own."""
+        """Convert options that the command does not define into pairs, after the other arguments."""
         own = [name for parameter in self.get_params(ctx) for name in (*parameter.opts, *parameter.secondary_opts)]
         return super().parse_args(ctx, as_pairs(args, own))
 
 
 def as_pairs(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Arguments with ``--key value`` as ``key=value`` at their end; what is, or is nearly, an option of the command stays."""
+    """Move ``--key value`` to the end as ``key=value``; options of the command, and names similar to them, stay."""
     kept: list[str] = []
     pairs: list[str] = []
     left = list(arguments)
@@ -34,5 +34,5 @@ def as_pairs(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
         elif equals or (left and not left[0].startswith("--") and "=" not in left[0]):
             pairs.append(f"{name[2:].replace('-', '_')}={value if equals else left.pop(0)}")
         else:
-            raise typer.BadParameter(f"no option {name}; a field is written {name[2:].replace('-', '_')}=VALUE")
+            raise typer.BadParameter(f"no option {name}; write a field as {name[2:].replace('-', '_')}=VALUE")
     return [*kept, *pairs]

@@ -1,4 +1,4 @@
-"""The configurations that travel with the package: complete files, found by name from anywhere."""
+"""Packaged configurations: complete files, found by name from any folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from medcl3d.errors import ConfigError
 
 
 def packaged_root() -> Path | None:
-    """``medcl3d/configs`` of an installed package, or ``configs`` of the checkout that this file lies in."""
+    """``medcl3d/configs`` of an installed package, or ``configs`` of the checkout."""
     package = Path(__file__).parent
     return next((root for root in (package / "configs", package.parent / "configs") if root.is_dir()), None)
 
@@ -21,9 +21,9 @@ def packaged_names() -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """The file `name`, else the packaged configuration of that name (``configs/`` and ``.yaml`` may be left out).
+    """The file `name`, otherwise the packaged configuration of that name (``configs/`` and ``.yaml`` are optional).
 
-    ConfigError: there is neither; the message lists near names.
+    ConfigError: neither exists; the message lists similar names.
     """
     if Path(name).exists():
         return Path(name)
@@ -33,5 +33,5 @@ def find_config(name: str) -> Path:
     if root and wanted in names:
         return root / f"{wanted}.yaml"
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or [n for n in names if Path(n).name == Path(wanted).name]
-    packaged = f"near it: {', '.join(near)}" if near else "`medcl3d list configs` names the packaged ones"
-    raise ConfigError(f"{name}: there is no such file, and no packaged configuration of that name; {packaged}")
+    packaged = f"similar names: {', '.join(near)}" if near else "`medcl3d list configs` lists the packaged ones"
+    raise ConfigError(f"{name}: no such file, and no packaged configuration of that name; {packaged}")

@@ -1,8 +1,8 @@
-"""Name -> constructor. What is registered is found by importing the modules of one package.
+"""Registries: name -> constructor. Components are found by importing the modules of one package.
 
-A thing to register is a dataclass or a function whose keyword-only parameters are its configuration
-schema: types and ranges are pydantic's, so that one decorator is all a new file needs. Other
-packages add their own through an entry point of the group named like the package.
+A component is a dataclass or a function whose keyword-only parameters are its configuration schema,
+with pydantic types and ranges, so that a new file needs only one decorator. Other packages add
+components through an entry point of the group named like the package.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what scikit-learn takes; torch and NumPy take more
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # the range of scikit-learn; torch and NumPy accept more
 Size = tuple[Count, Count, Count]
 
-CHOICE_OF = "x-choice-of"  # in a JSON Schema: the package whose registered things may stand here
+CHOICE_OF = "x-choice-of"  # in a JSON Schema: the package whose components are allowed here
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a configuration says of one registered thing: its name and its fields, defaults filled in."""
+    """The configuration of one component: its name and its fields, defaults filled in."""
 
     name: str
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def as_plain(self) -> dict[str, Any]:
-        """The form in which it stands in a YAML file."""
+        """The same as in a YAML file."""
         return {self.name: dict(self.fields)}
 
 
 class Registry:
-    """The things of one kind, by name."""
+    """The components of one kind, by name."""
 
     def __init__(self, kind: str, package: str):
         self.kind = kind
@@ -55,9 +55,9 @@ class Registry:
         self._searched = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: make a constructor known as `name`. A name taken by another constructor is a ValueError.
+        """Decorator: register a constructor as `name`. ValueError if another constructor has the name.
 
-        From then on the constructor validates its keyword-only arguments by `schema`: a wrong one is a ConfigError, as in YAML.
+        The registered constructor validates its keyword-only arguments by `schema`: a wrong one is a ConfigError, as in YAML.
         """
 
         def keep(constructor: T) -> T:
@@ -72,7 +72,7 @@ class Registry:
         return keep
 
     def _validating(self, name: str, constructor: T) -> T:
-        """The same class or function, which validates its keyword-only arguments before it runs, and fills in defaults."""
+        """The same class or function with validation of its keyword-only arguments and defaults filled in."""
         is_class = inspect.isclass(constructor)
         function: Callable[..., Any] = constructor.__init__ if is_class else constructor  # type: ignore[misc]
         parameters = inspect.signature(constructor).parameters.values()
@@ -106,7 +106,7 @@ class Registry:
         return sorted(self._constructors)
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The constructor of that name. KeyError where there is none."""
+        """The constructor of that name. KeyError if there is none."""
         if name not in self._constructors:
             self._search()
         return self._constructors[name]
@@ -132,11 +132,11 @@ class Registry:
         return TypeAdapter(model)
 
     def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
-        """What pydantic writes for a field that names a thing of this registry; `medcl3d schema` spells it out."""
+        """The JSON Schema of a field that chooses a component of this registry; `medcl3d schema` expands it."""
         return {CHOICE_OF: self.package}
 
     def build(self, choice: Choice, *args: Any) -> Any:
-        """Construct what a configuration chose; `args` are the constructor's positional parameters."""
+        """Construct the chosen component; `args` are the constructor's positional parameters."""
         return self.get(choice.name)(*args, **choice.fields)
 
 

@@ -1,4 +1,4 @@
-"""Text from a command line as a value: the type of its field says whether it is read as it stands or as YAML."""
+"""Values from command-line text: the type of the field decides whether the text is used unchanged or parsed as YAML."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from medcl3d.registry import CHOICE_OF, Registry, registry_of
 from medcl3d.yaml_tree import Place, Tree, Wrong
 
 Schema = Mapping[str, Any]
-FIELDS_OF = "x-fields-of"  # in a JSON Schema: ``module:name`` of what defines the free-form fields below this one
+FIELDS_OF = "x-fields-of"  # in a JSON Schema: ``module:name`` of the definitions of the free-form fields below this one
 EMPTY = ("", "~")
 
 
 def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
     """The value of one field.
 
-    Text for a field of words or a path is taken as it stands, ``cohort #2`` and ``2024`` too, or without the quotes around it;
-    ``null`` is None if the field may be None. For any other field the text is read as YAML. Text that is not YAML, or that has a
-    comment which YAML would drop, stays text: types are validated later.
+    For a text or path field, text is used unchanged, also ``cohort #2`` and ``2024``, except for quotes around it;
+    ``null`` is None if the field is optional. For any other field the text is parsed as YAML. Text that is not YAML, or
+    that has a comment which YAML would drop, remains text: types are validated later.
 
-    where: keys from the root; schemas: JSON Schemas of what may hold the field, none if that is not known.
+    where: keys from the root; schemas: JSON Schemas that may define the field, empty if unknown.
     """
     types = [form for schema in schemas for form in types_at(schema, where)]
     try:
@@ -40,7 +40,7 @@ def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
 
 
 def types_at(schema: Schema, where: Place) -> list[Schema]:
-    """The forms that a JSON Schema allows for a field, [] if it does not know the field."""
+    """The forms that a JSON Schema allows for a field, [] if it does not define the field."""
     node = schema
     elsewhere: list[Schema] = []
     for depth, key in enumerate(where):
@@ -61,7 +61,7 @@ def _types_of_choice(registry: Registry | None, where: Place) -> list[Schema]:
 
 
 def _schemas(place: str) -> list[Schema]:
-    """The JSON Schema of a configuration, or those of all that a registry holds."""
+    """The JSON Schema of a configuration, or those of all components of a registry."""
     module, name = place.split(":")
     found = getattr(importlib.import_module(module), name)
     adapters = [found.schema(one) for one in found.names()] if isinstance(found, Registry) else [TypeAdapter(found)]

@@ -1,7 +1,7 @@
-"""A YAML file as plain values with the line of each, read so that nothing turns into something else in silence.
+"""YAML as plain values with the line of each, without silent conversions.
 
-By the core schema of YAML 1.2, ``1e-4`` is a number, and ``no``, ``010`` and ``12:30`` are text (PyYAML alone reads
-text, False, 8 and 750). Tags, duplicate keys, recursive aliases and files that unfold without end are refused.
+In the core schema of YAML 1.2, ``1e-4`` is a number, and ``no``, ``010`` and ``12:30`` are text (PyYAML alone reads
+text, False, 8 and 750). Tags, duplicate keys, recursive aliases and files that expand without limit are refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-Place = tuple[Any, ...]  # where a value stands: keys and list positions from the root
+Place = tuple[Any, ...]  # path of a value: keys and list positions from the root
 
 COMMAND_LINE = "command line"
 MAX_DEPTH = 20
@@ -22,9 +22,9 @@ FLOAT = r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|
 
 
 class Wrong(ValueError):
-    """Something wrong at one place of a tree: where, the value there (None: not worth showing), what, and its line if known.
+    """A problem at one place of a tree: place, value (None: not shown), message, and line if known.
 
-    A ValueError, so that a validator may raise it: pydantic then says in which field, and goes on with the others.
+    A ValueError, so that a validator may raise it: pydantic then adds the field and continues with the others.
     """
 
     def __init__(self, where: Place, value: Any, message: str, line: int | None = None):
@@ -39,7 +39,7 @@ class CoreLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """One node with all below it; nesting is counted here, since this recursion is the first to overflow."""
+        """Compose one node with its children, with a limit on nesting, since this recursion is the first to overflow."""
         if self.depth > MAX_DEPTH:
             raise Wrong((), None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", self.line + 1)
         self.depth += 1
@@ -49,10 +49,10 @@ class CoreLoader(yaml.SafeLoader):
 
 
 class CommentlessLoader(CoreLoader):
-    """The same for text without comments: a yaml.YAMLError where YAML would drop what follows a ``#``."""
+    """CoreLoader for text without comments: yaml.YAMLError if YAML would drop text after a ``#``."""
 
     def scan_to_next_token(self) -> None:
-        """Skip spaces, and look at what was skipped."""
+        """Skip spaces, and refuse a comment among them."""
         start = self.pointer
         super().scan_to_next_token()
         if "#" in self.buffer[start : self.pointer]:
@@ -75,7 +75,7 @@ for _name, _pattern, _first in (
     CoreLoader.add_implicit_resolver(TAG + _name, re.compile(_pattern), _first)
 
 
-_ENDS = re.compile(r": | = | with |\.\w+ = ")  # what follows a key in a message; the last one where a field below it has its default
+_ENDS = re.compile(r": | = | with |\.\w+ = ")  # after a key in a message; the last one for a field below it with its default
 
 
 def _begins_with(message: str, key: str) -> bool:
@@ -83,7 +83,7 @@ def _begins_with(message: str, key: str) -> bool:
 
 
 def _places(value: Any, where: Place = ()) -> Iterator[Place]:
-    """Every place of a tree, and plain text as one below its own: `simclr` is short for {simclr: {}}."""
+    """Every place of a tree; plain text also counts as a key below its place: `simclr` is short for {simclr: {}}."""
     if where:
         yield where
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -94,7 +94,7 @@ def _places(value: Any, where: Place = ()) -> Iterator[Place]:
 
 
 class Tree:
-    """The plain values of a YAML text and the line of each. Wrong, yaml.YAMLError where it is none."""
+    """The plain values of a YAML text and the line of each. Wrong or yaml.YAMLError if the text is invalid."""
 
     def __init__(self, text: str, comments: bool = True):
         self.lines: dict[Place, str] = {}
@@ -104,7 +104,7 @@ class Tree:
 
     @classmethod
     def of(cls, value: Any) -> Tree:
-        """Plain values that stand in no file."""
+        """A tree of values that are not from a file."""
         tree = cls.__new__(cls)
         tree.value, tree.lines = value, {(): ""}
         return tree
@@ -118,7 +118,7 @@ class Tree:
         if len(above) > MAX_DEPTH:  # through aliases
             raise Wrong(where, None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", line)
         if self._count > MAX_VALUES:
-            raise Wrong(where, None, f"unfolds to more than {MAX_VALUES} values; write fewer aliases", line)
+            raise Wrong(where, None, f"expands to more than {MAX_VALUES} values; use fewer aliases", line)
         kind = node.tag.removeprefix(TAG)
         below = (*above, id(node))
         if isinstance(node, yaml.MappingNode) and kind == "map":
@@ -131,7 +131,7 @@ class Tree:
             except ValueError:
                 digits = len(node.value)
                 raise Wrong(where, None, f"a number of {digits} digits; write a shorter one, or quote it for text", line) from None
-        raise Wrong(where, node.tag, "tags are refused, a configuration runs nothing; write a plain value", line)
+        raise Wrong(where, node.tag, "tags are refused, since a configuration executes no code; write a plain value", line)
 
     def _mapping(self, node: yaml.MappingNode, where: Place, below: tuple[int, ...]) -> dict[str, Any]:
         plain: dict[str, Any] = {}
@@ -139,21 +139,21 @@ class Tree:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in plain:
                 before = self.lines[(*where, key)]
-                raise Wrong((*where, key), None, f"the key stands twice, in lines {before} and {line}; keep one", line)
+                raise Wrong((*where, key), None, f"duplicate key, in lines {before} and {line}; keep one", line)
             self.lines[(*where, key)] = str(line)
             plain[key] = self._plain(value_node, (*where, key), below)
         return plain
 
     def line(self, where: Place) -> str:
-        """The line of the nearest thing that stands in the file, or "command line"."""
+        """The line of a place, or of its nearest parent in the file, or "command line"."""
         while where and where not in self.lines:
             where = where[:-1]
         return self.lines.get(where, "1")
 
     def place(self, message: str) -> Place | None:
-        """The place whose key, or whose plain value, a message begins with, as ``data.patch_size = ...`` or ``simclr: ...``.
+        """The place whose key or plain value is the beginning of a message, as ``data.patch_size = ...`` or ``simclr: ...``.
 
-        A key may lack what stands above it, and be followed by one below it: ``multi_crop: local_size = ...``.
+        The key may lack its parents, and may be followed by a key below it: ``multi_crop: local_size = ...``.
         """
         places = list(_places(self.value))
         heads = [(".".join(map(str, place[above:])), place) for place in places for above in range(len(place))]
@@ -167,7 +167,7 @@ class Tree:
         return max(named, key=len, default=found)
 
     def set(self, where: Place, value: Any) -> None:
-        """Put a value at a place, as from the command line. Wrong where the way there leads through a plain value."""
+        """Set a value from the command line at a place. Wrong if a parent is a plain value."""
         target = self.value
         for depth, key in enumerate(where[:-1]):
             inner = target.get(key)

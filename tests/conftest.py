@@ -1,4 +1,4 @@
-"""What all tests share: small data, one thread a process, the same examples every time."""
+"""Common fixtures and settings: small data, one thread per process, deterministic examples."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 
 hypothesis.settings.register_profile("fast", deadline=None, derandomize=True, max_examples=40)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)  # other examples every time
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)  # new examples in every run
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_configure() -> None:
-    """Small volumes are slower on two threads than on one."""
+    """Use one thread, which is faster than two for small volumes."""
     import torch
 
     torch.set_num_threads(1)
@@ -24,16 +24,16 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real scans that lie beside the checkout."""
+    """Folder of real scans beside the checkout."""
     root = Path(__file__).parents[2] / "shared" / "data"
     if not root.is_dir():
-        pytest.skip(f"the real scans are not there: {root}")
+        pytest.skip(f"the folder of real scans is missing: {root}")
     return root
 
 
 @pytest.fixture(scope="session")
 def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared simulated cohort: 6 patients, up to 2 visits, 2 modalities, 32^3 voxels. Read it, write elsewhere."""
+    """A prepared simulated cohort: 6 patients, up to 2 visits, 2 modalities, 32^3 voxels. Read-only."""
     from medcl3d.data.options import prepare_options
     from medcl3d.data.prepare import prepare
 

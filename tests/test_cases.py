@@ -1,4 +1,4 @@
-"""Inputs that real collections contain: scripts beside the checkout write them, and each command ends as its script says."""
+"""Inputs as in real collections: scripts beside the checkout write them, and each command ends as documented there."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def dry_run(folder: Path, root: Path, pairs: str = "overlapping_crops: {}", *ove
 
 
 @case("01")
-def nan_is_no_patient(folder: Path) -> None:
+def nan_is_not_a_patient(folder: Path) -> None:
     done = prepare_table(folder)
     output = done.output
     if done.exit_code == 0:
@@ -93,7 +93,7 @@ def missing_classes_are_missing_or_noted(folder: Path) -> None:
 
 
 @case("07")
-def a_number_sign_is_of_the_path(folder: Path) -> None:
+def a_path_may_contain_a_number_sign(folder: Path) -> None:
     for table, out in (("m.csv", "cohort"), ("m2.csv", "cohort #2")):
         assert medcl3d("prepare", "csv", folder / table, "--out", folder / out, "workers=1").exit_code == 0
     shutil.rmtree(folder / "cohort")
@@ -115,7 +115,7 @@ def a_series_that_lacks_a_tag_in_part_is_one_volume(folder: Path) -> None:
 
 
 @case("10")
-def labelled_test_cases_test_and_what_is_not_listed_is_counted(folder: Path) -> None:
+def labelled_test_cases_test_and_unlisted_images_are_counted(folder: Path) -> None:
     done = medcl3d("prepare", "nnunet", folder / "nn", "--out", folder / "o", "workers=1")
     assert done.exit_code == 0, done.output
     split = json.loads((folder / "o" / "split.json").read_text())
@@ -124,13 +124,13 @@ def labelled_test_cases_test_and_what_is_not_listed_is_counted(folder: Path) -> 
 
 
 @case("12")
-def label_maps_among_scans_are_warned_of(folder: Path) -> None:
+def label_maps_among_scans_trigger_a_warning(folder: Path) -> None:
     done = medcl3d("prepare", "folder", folder / "br", "--out", folder / "o", "pattern={patient}/*_{modality}.nii.gz", "workers=1")
     assert done.exit_code == 0 and re.search("6 of 18 scans.*a label map or a shape, not an image", done.output)
 
 
 @case("13")
-def the_age_of_the_standard_is_taken(folder: Path) -> None:
+def the_age_of_the_standard_is_accepted(folder: Path) -> None:
     done = medcl3d("prepare", "bids", folder / "b", "--out", folder / "o", "workers=1")
     assert done.exit_code == 0, done.output
     ages = Store.open(folder / "o").collection.table.set_index("patient")["age"]
@@ -138,15 +138,15 @@ def the_age_of_the_standard_is_taken(folder: Path) -> None:
 
 
 @case("15")
-def a_good_sform_counts_beside_a_rounded_qform(folder: Path) -> None:
+def a_valid_sform_precedes_a_rounded_qform(folder: Path) -> None:
     done = medcl3d("check", folder / "m.csv", "max_bad_fraction=1", "workers=1")
     assert done.exit_code == 0 and "3 scans of" in done.output and "impossible" not in done.output
 
 
 @case("16")
-def a_small_shared_memory_is_said_at_once(folder: Path) -> None:
+def a_small_shared_memory_is_reported_immediately(folder: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
-        pytest.skip("this machine lets no process have mounts of its own (unshare -m)")
+        pytest.skip("this machine does not allow private mounts (unshare -m)")
     fields = ("num_patients=4", "shape=[32,32,32]", "workers=1")
     assert medcl3d("prepare", "simulated", "-", "--out", folder / "o", *fields).exit_code == 0
     config = folder / "any.yaml"
@@ -160,7 +160,7 @@ def a_small_shared_memory_is_said_at_once(folder: Path) -> None:
 
 
 @case("18")
-def the_first_line_of_excel_is_passed_over(folder: Path) -> None:
+def the_separator_line_of_excel_is_skipped(folder: Path) -> None:
     done = prepare_table(folder)
     assert (done.exit_code == 0 and "12 scans of 12 patients" in done.output) or (done.exit_code == 3 and "sep=" in done.output)
 
@@ -176,16 +176,16 @@ def a_number_may_be_a_path(folder: Path) -> None:
 
 
 @case("20")
-def links_without_content_are_to_be_fetched(folder: Path) -> None:
+def links_without_content_are_answered_with_datalad_get(folder: Path) -> None:
     done = medcl3d("prepare", "bids", folder / "b", "--out", folder / "o", "workers=1")
     assert done.exit_code == 3 and "datalad get" in done.output
 
 
 @pytest.mark.skipif(not SCRIPTS, reason="the scripts are not beside the checkout (../shared/cases)")
 @pytest.mark.parametrize("script", SCRIPTS or [None], ids=[path.stem for path in SCRIPTS] or ["none"])
-def test_a_case_ends_as_its_script_says(script: Path, tmp_path: Path) -> None:
+def test_a_case_ends_as_documented_in_its_script(script: Path, tmp_path: Path) -> None:
     number = script.stem[:2]
-    assert number in CHECKS, f"{script.name} has no check here; write what its docstring expects"
+    assert number in CHECKS, f"{script.name} has no check here; write one from its docstring"
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, capture_output=True, env=environment)
     CHECKS[number](tmp_path)

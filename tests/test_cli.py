@@ -1,4 +1,4 @@
-"""The commands as a user types them: what they answer, where they point, how they end."""
+"""The commands as a user types them: output, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def medcl3d(*arguments: object) -> Result:
 
 
 def seconds(*code: str, times: int) -> float:
-    """The best of some times, so that a busy machine does not decide."""
+    """The shortest of several times, since the machine may be busy."""
     best = float("inf")
     for _ in range(times):
         start = time.perf_counter()
@@ -54,17 +54,17 @@ def seconds(*code: str, times: int) -> float:
 
 @pytest.mark.parametrize(("arguments", "code"), [(["list", "pairs"], 0), (["check", "no such place"], 3)])
 @pytest.mark.parametrize("rank", [False, True])
-def test_a_rank_leaves_with_its_words_and_code_and_takes_no_interpreter_down(arguments: list[str], code: int, rank: bool) -> None:
-    program = f"import atexit; from medcl3d.cli import main; atexit.register(print, 'taken down'); main({arguments!r})"
+def test_a_rank_exits_with_its_output_and_code_and_without_interpreter_shutdown(arguments: list[str], code: int, rank: bool) -> None:
+    program = f"import atexit; from medcl3d.cli import main; atexit.register(print, 'interpreter shut down'); main({arguments!r})"
     environment = {key: value for key, value in os.environ.items() if key != "RANK"} | ({"RANK": "0"} if rank else {})
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert "overlapping_crops" in done.stdout if code == 0 else "no such place" in done.stderr
-    assert ("taken down" in done.stdout) is not rank
+    assert ("interpreter shut down" in done.stdout) is not rank
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_says_what_a_command_takes(command: str) -> None:
+def test_help_describes_every_command(command: str) -> None:
     done = medcl3d(*command.split(), "--help")
     assert done.exit_code == 0
     assert all(name in done.output for name in ([command] if command else COMMANDS))
@@ -78,7 +78,7 @@ def test_help_imports_nothing_heavy(command: str) -> None:
     assert not set(HEAVY) & set(loaded)
 
 
-def test_help_takes_a_fraction_of_what_torch_takes_to_import() -> None:
+def test_help_is_faster_than_the_import_of_torch() -> None:
     assert seconds("-m", "medcl3d", "--help", times=3) < 0.5 * seconds("-c", "import torch", times=1)
 
 
@@ -90,7 +90,7 @@ def test_an_unknown_command_is_refused_with_the_nearest() -> None:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tuple[Any, ...]]]:
-    """What the function behind `pretrain` and `compare` was called with, instead of running it."""
+    """Arguments of the functions behind `pretrain` and `compare`, which are replaced."""
     calls: list[tuple[Any, ...]] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("medcl3d.training.pretrain.pretrain", lambda *arguments: calls.append(arguments))
@@ -98,7 +98,7 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tup
     yield calls
 
 
-def test_options_may_stand_before_and_after_overrides(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
+def test_options_may_precede_and_follow_overrides(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
     config = tmp_path / "a.yaml"
     config.touch()
     assert medcl3d("pretrain", config, "--check", "train.steps=1", "seed=2").exit_code == 0
@@ -106,7 +106,7 @@ def test_options_may_stand_before_and_after_overrides(called: list[tuple[Any, ..
     assert called == [(config, ["train.steps=1", "seed=2"], True), (config, ["train.lr=-1"], False)]
 
 
-def test_compare_takes_what_a_shell_makes_of_a_star(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
+def test_compare_accepts_an_expanded_glob(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
     config = tmp_path / "a.yaml"
     config.touch()
     assert medcl3d("compare", config, "jobs=2", "--from", "runs/a", "runs/b", "runs/c").exit_code == 0
@@ -115,13 +115,13 @@ def test_compare_takes_what_a_shell_makes_of_a_star(called: list[tuple[Any, ...]
     (tmp_path / "num_labelled=2").mkdir()
     assert medcl3d("compare", config, "jobs=2", "--from", "runs/a", "num_labelled=2").exit_code == 0
     assert called[2] == (config, ["jobs=2"], False, [Path("runs/a"), Path("num_labelled=2")]), "a folder with = in its name"
-    assert called[1] == (config, ["runs/b"], False, None), "without --from it is a wrong override, for the configuration to refuse"
+    assert called[1] == (config, ["runs/b"], False, None), "without --from it is a wrong override, which the configuration refuses"
 
 
 @pytest.mark.parametrize(
     "name", ["pretrain/simulated_overlap", "pretrain/simulated_overlap.yaml", "configs/pretrain/simulated_overlap.yaml"]
 )
-def test_a_packaged_configuration_is_found_by_name_and_said_aloud(called: list[tuple[Any, ...]], name: str) -> None:
+def test_a_packaged_configuration_is_found_by_name_and_reported(called: list[tuple[Any, ...]], name: str) -> None:
     done = medcl3d("pretrain", name)
     assert done.exit_code == 0
     (path, _, _) = called[0]
@@ -129,7 +129,7 @@ def test_a_packaged_configuration_is_found_by_name_and_said_aloud(called: list[t
     assert str(path) in done.stderr and "packaged" in done.stderr
 
 
-def test_a_file_here_goes_before_a_packaged_one(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
+def test_a_local_file_precedes_a_packaged_one(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
     own = tmp_path / "configs/pretrain/simulated_overlap.yaml"
     own.parent.mkdir(parents=True)
     own.touch()
@@ -137,10 +137,10 @@ def test_a_file_here_goes_before_a_packaged_one(called: list[tuple[Any, ...]], t
     assert called[0][0] == Path("configs/pretrain/simulated_overlap.yaml") and done.stderr == ""
 
 
-def test_a_missing_configuration_is_answered_with_near_names() -> None:
+def test_a_missing_configuration_is_answered_with_similar_names() -> None:
     done = medcl3d("pretrain", "pretrain/simulated_overlaps")
     assert done.exit_code == 2
-    assert "near it: pretrain/simulated_overlap" in done.stderr
+    assert "similar names: pretrain/simulated_overlap" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -149,11 +149,11 @@ def test_a_mistake_ends_with_one_line_and_its_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[UserError], code: int
 ) -> None:
     def fail(*_: object) -> None:
-        raise error("the file\nis wrong; mend it")
+        raise error("the file\nis wrong; fix it")
 
     monkeypatch.setattr("medcl3d.training.pretrain.pretrain", fail)
     done = medcl3d("pretrain", tmp_path)
-    assert (done.exit_code, done.stderr, done.stdout) == (code, "medcl3d: the file is wrong; mend it\n", "")
+    assert (done.exit_code, done.stderr, done.stdout) == (code, "medcl3d: the file is wrong; fix it\n", "")
     monkeypatch.setenv("MEDCL3D_DEBUG", "1")
     assert "Traceback" in medcl3d("pretrain", tmp_path).stderr
 
@@ -168,7 +168,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "sets", "configs"])
-def test_list_names_and_explains_everything_there_is(kind: str) -> None:
+def test_list_names_and_describes_all_components(kind: str) -> None:
     names = medcl3d("list", kind).stdout.split()
     assert names
     for name in names:
@@ -177,9 +177,9 @@ def test_list_names_and_explains_everything_there_is(kind: str) -> None:
 
 
 def test_list_shows_fields_with_types_and_defaults() -> None:
-    said = medcl3d("list", "pairs", "overlapping_crops").stdout
-    assert "Source:" in said
-    assert any(line.split() == ["min_iou", "number", ">=", "0", "<=", "1,", "default", "0.3"] for line in said.splitlines())
+    output = medcl3d("list", "pairs", "overlapping_crops").stdout
+    assert "Source:" in output
+    assert any(line.split() == ["min_iou", "number", ">=", "0", "<=", "1,", "default", "0.3"] for line in output.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_schema_is_complete(kind: str) -> None:
     assert "x-choice-of" not in json.dumps(schema)
 
 
-def test_schema_spells_out_what_may_be_chosen() -> None:
+def test_schema_expands_choices() -> None:
     schema = json.loads(medcl3d("schema", "pretrain").stdout)
     assert schema["properties"]["pairs"]["$ref"] == "#/$defs/medcl3d.pairs"
     forms = schema["$defs"]["medcl3d.pairs"]["oneOf"]
@@ -225,7 +225,7 @@ def test_show_pairs_draws_a_picture(tiny_store: Path, tmp_path: Path) -> None:
     assert medcl3d("show_pairs", ROOT / "configs/pretrain/simulated_overlap.yaml", "--out", tmp_path / "a.jpg").exit_code == 2
 
 
-def test_check_passes_a_store_and_names_what_changed_in_it(tiny_store: Path, tmp_path: Path) -> None:
+def test_check_accepts_a_store_and_names_a_changed_file(tiny_store: Path, tmp_path: Path) -> None:
     assert medcl3d("check", tiny_store).exit_code == 0
     copy = tmp_path / "store"
     shutil.copytree(tiny_store, copy)
@@ -244,7 +244,7 @@ def test_check_passes_a_store_and_names_what_changed_in_it(tiny_store: Path, tmp
         ("csv . --out o --store blosc2", "csv . --out o store=blosc2"),
         ("--store=blosc2 csv . --out=o", "csv . --out=o store=blosc2"),
         ("csv --spacing-mm [2,2,2] . crop=body", "csv . crop=body spacing_mm=[2,2,2]"),
-        ("csv . --chek --out o", "csv . --chek --out o"),  # nearly one of the command's own, which typer names
+        ("csv . --chek --out o", "csv . --chek --out o"),  # similar to an option of the command, which typer names
         ("csv . --fold -1 -h", "csv . -h fold=-1"),
         ("csv . -- --store", "csv . -- --store"),
     ],
@@ -253,14 +253,14 @@ def test_a_field_may_be_written_as_an_option(typed: str, meant: str) -> None:
     assert as_pairs(typed.split(), ["--out", "--check", "--help", "-h"]) == meant.split()
 
 
-def test_an_option_without_a_value_is_answered_with_how_a_field_is_written(tmp_path: Path) -> None:
+def test_an_option_without_a_value_is_answered_with_the_form_of_a_field(tmp_path: Path) -> None:
     done = medcl3d("prepare", "dicom", tmp_path, "--out", tmp_path / "o", "--hash-ids")
     assert done.exit_code == 2 and "hash_ids=VALUE" in " ".join(done.output.split())
     done = medcl3d("prepare", "csv", tmp_path, "--out", tmp_path / "o", "--store", "zip")
     assert done.exit_code == 2 and "store = 'zip'" in done.stderr
 
 
-def test_what_needs_no_root_takes_an_option_in_its_place(tmp_path: Path) -> None:
+def test_root_may_be_omitted_for_simulated_scans(tmp_path: Path) -> None:
     for root in ((), ("-",)):
         done = medcl3d("prepare", "simulated", *root, "num_patients=2", "--out", tmp_path / "o", "--check")
         assert done.exit_code == 0 and "of 2 patients" in done.output, done.output
@@ -268,12 +268,12 @@ def test_what_needs_no_root_takes_an_option_in_its_place(tmp_path: Path) -> None
     assert done.exit_code == 2 and "num_patient: unknown option; did you mean 'num_patients'?" in done.stderr
 
 
-def test_a_root_may_hold_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_may_contain_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = medcl3d("prepare", "csv", "q=2/m.csv", "--out", "o")
     assert (done.exit_code, done.stderr) == (
         3,
-        "medcl3d: q=2/m.csv: there is no such file or folder; give ROOT, which csv reads, before any KEY=VALUE\n",
+        "medcl3d: q=2/m.csv: no such file or folder; give ROOT, which csv reads, before any KEY=VALUE\n",
     )
     Path("q=2").mkdir()
     Path("q=2/m.csv").write_text("path,patient\na.nii.gz,1\n")
@@ -286,7 +286,7 @@ def test_a_root_may_hold_an_equals_sign(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "command", ["download", "prepare", "check", "pretrain", "finetune", "evaluate", "predict", "compare", "show_pairs"]
 )
-def test_what_reads_or_writes_much_can_be_checked_first(command: str) -> None:
+def test_long_commands_have_a_dry_run(command: str) -> None:
     assert "--check" in medcl3d(command, "--help").output
 
 
@@ -297,7 +297,7 @@ def config_of(folder: Path, store: Path) -> Path:
     return folder / "c.yaml"
 
 
-def test_check_sees_a_place_that_cannot_be_written_and_a_warmup_that_never_ends(tiny_store: Path, tmp_path: Path) -> None:
+def test_check_finds_an_unwritable_folder_and_a_too_long_warmup(tiny_store: Path, tmp_path: Path) -> None:
     config = config_of(tmp_path, tiny_store)
     (tmp_path / "file").touch()
     done = medcl3d("pretrain", config, "--check", f"out_dir={tmp_path / 'file'}", "train.warmup_steps=10")
@@ -312,7 +312,7 @@ def test_check_sees_a_place_that_cannot_be_written_and_a_warmup_that_never_ends(
     assert medcl3d("show_pairs", config, "--check", "--out", "/proc/a.png").exit_code == 4
 
 
-def test_a_home_folder_is_meant_where_a_shell_does_not_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_that_the_shell_does_not_expand_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.faults.build import good
 
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""A configuration is strict, and an error says which line and what would do."""
+"""Strict configurations, and errors with line and remedy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from medcl3d.config import STRICT, choice_of, differences, load, parse, part_of,
 from medcl3d.errors import ConfigError
 from medcl3d.registry import Choice, Fraction, Positive, Registry, Size, Whole
 
-THINGS = Registry("thing", "medcl3d.losses")  # a package without things of this kind
+PARTS = Registry("part", "medcl3d.losses")  # a package without components of this kind
 
 
-@THINGS.register("cube")
+@PARTS.register("cube")
 @dataclass(frozen=True, kw_only=True)
 class Cube:
-    """A thing with fields."""
+    """A component with fields."""
 
     edge: Positive = 1.0
     share: Fraction = 0.5
@@ -35,17 +35,17 @@ class Inner:
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class Outer:
     data: Inner
-    thing: choice_of(THINGS)  # type: ignore[valid-type]
+    shape: choice_of(PARTS)  # type: ignore[valid-type]
     lr: Positive = 1.0
     name: str | None = None
     enabled: bool = False
     seed: Whole = 0
 
 
-GOOD = "data:\n  root: here\n  patch_size: [4, 5, 6]\nthing:\n  cube: {edge: 2}\nlr: 1e-4\n"
+GOOD = "data:\n  root: here\n  patch_size: [4, 5, 6]\nshape:\n  cube: {edge: 2}\nlr: 1e-4\n"
 
 
-# Ten aliases of ten aliases of ...: two hundred bytes that would unfold to ten thousand million values.
+# Ten aliases of ten aliases of ...: two hundred bytes that would expand to ten thousand million values.
 BOMB = "a0: &a0 1\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 11))
 
 
@@ -58,23 +58,23 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Outer:
 def test_a_good_file(tmp_path: Path) -> None:
     config = read(tmp_path, GOOD)
     assert config.data == Inner(root=Path("here"), patch_size=(4, 5, 6))
-    assert config.lr == 1e-4 and config.thing.fields == {"edge": 2.0, "share": 0.5, "size": (1, 2, 3)}
-    assert THINGS.build(config.thing) == Cube(edge=2.0)
+    assert config.lr == 1e-4 and config.shape.fields == {"edge": 2.0, "share": 0.5, "size": (1, 2, 3)}
+    assert PARTS.build(config.shape) == Cube(edge=2.0)
 
 
-def test_a_name_alone_takes_the_defaults(tmp_path: Path) -> None:
-    assert read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube")).thing == Choice(
+def test_a_name_alone_has_the_defaults(tmp_path: Path) -> None:
+    assert read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube")).shape == Choice(
         "cube", {"edge": 1.0, "share": 0.5, "size": (1, 2, 3)}
     )
 
 
 def test_overrides_set_fields_of_any_depth(tmp_path: Path) -> None:
-    config = read(tmp_path, GOOD, "thing.cube.share=0.25", "lr=3", "data.patch_size=[1, 1, 1]", "name=no")
-    assert (config.thing.fields["share"], config.lr, config.data.patch_size, config.name) == (0.25, 3.0, (1, 1, 1), "no")
-    assert read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube"), "thing.cube.edge=3").thing.fields["edge"] == 3.0
+    config = read(tmp_path, GOOD, "shape.cube.share=0.25", "lr=3", "data.patch_size=[1, 1, 1]", "name=no")
+    assert (config.shape.fields["share"], config.lr, config.data.patch_size, config.name) == (0.25, 3.0, (1, 1, 1), "no")
+    assert read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube"), "shape.cube.edge=3").shape.fields["edge"] == 3.0
 
 
-def test_an_override_that_is_no_yaml_is_text_and_types_are_still_strict(tmp_path: Path) -> None:
+def test_an_override_that_is_not_yaml_is_text_and_types_are_still_strict(tmp_path: Path) -> None:
     assert read(tmp_path, GOOD, "name={patient}/*_{modality}.nii.gz").name == "{patient}/*_{modality}.nii.gz"
     with pytest.raises(ConfigError, match=r"command line: data.patch_size = '\[1, 1': "):
         read(tmp_path, GOOD, "data.patch_size=[1, 1")
@@ -83,34 +83,34 @@ def test_an_override_that_is_no_yaml_is_text_and_types_are_still_strict(tmp_path
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        (GOOD + "sed: 1\n", (), r"a.yaml:7: sed = 1: unknown key; did you mean 'seed'\? \(known here: data"),
+        (GOOD + "sed: 1\n", (), r"a.yaml:7: sed = 1: unknown key; did you mean 'seed'\? \(known keys: data"),
         (
             GOOD.replace("root", "rot"),
             (),
-            r"a.yaml:2: data.rot = 'here': unknown key; did you mean 'root'\? \(known here: root, patch_size\)$",
+            r"a.yaml:2: data.rot = 'here': unknown key; did you mean 'root'\? \(known keys: root, patch_size\)$",
         ),
-        (GOOD.replace("thing:", "thin:"), (), r"a.yaml:4: thin = .*: unknown key; did you mean 'thing'\?"),
-        (GOOD.replace("\n  cube: {edge: 2}", ""), (), r"a.yaml:4: thing: one thing is needed, as `name` or .*; there are cube"),
-        (GOOD.replace("[4, 5, 6]", "4"), (), r"a.yaml:3: data.patch_size = 4: it takes: 3 whole numbers >= 1; write \[4, 4, 4\]$"),
+        (GOOD.replace("shape:", "shap:"), (), r"a.yaml:4: shap = .*: unknown key; did you mean 'shape'\?"),
+        (GOOD.replace("\n  cube: {edge: 2}", ""), (), r"a.yaml:4: shape: one part is required, as `name` or .*; choose from cube"),
+        (GOOD.replace("[4, 5, 6]", "4"), (), r"a.yaml:3: data.patch_size = 4: expected: 3 whole numbers >= 1; write \[4, 4, 4\]$"),
         (
             GOOD.replace("1e-4", "-1") + "sed: 1\n",
             ("seed=x",),
             r"a.yaml:7: sed = 1: .*; also .*a.yaml:6: lr = -1: .*; also command line: seed = 'x'",
         ),
-        (GOOD.replace("edge: 2", "egde: 2"), (), r"a.yaml:5: thing.cube.egde = 2: unknown key; did you mean 'edge'"),
-        (GOOD.replace("edge: 2", "edge: -2"), (), r"a.yaml:5: thing.cube.edge = -2: .*greater than 0"),
-        (GOOD.replace("cube", "cubo"), (), r"a.yaml:5: thing.cubo = .*: no thing has this name; did you mean 'cube'"),
+        (GOOD.replace("edge: 2", "egde: 2"), (), r"a.yaml:5: shape.cube.egde = 2: unknown key; did you mean 'edge'"),
+        (GOOD.replace("edge: 2", "edge: -2"), (), r"a.yaml:5: shape.cube.edge = -2: .*greater than 0"),
+        (GOOD.replace("cube", "cubo"), (), r"a.yaml:5: shape.cubo = .*: no part has this name; did you mean 'cube'"),
         (GOOD.replace("6]", "0]"), (), r"a.yaml:3: data.patch_size.2 = 0: .*greater than or equal to 1"),
         (GOOD.replace(", 6]", "]"), (), r"a.yaml:3: data.patch_size.2: an item is missing"),
         (GOOD.replace("1e-4", ".nan"), (), r"a.yaml:6: lr = nan: not a finite number"),
-        (GOOD + "lr: 2\n", (), r"a.yaml:7: lr: the key stands twice, in lines 6 and 7"),
+        (GOOD + "lr: 2\n", (), r"a.yaml:7: lr: duplicate key, in lines 6 and 7"),
         (GOOD + "enabled: no\n", (), r"a.yaml:7: enabled = 'no': .*'no' is text here"),
         (GOOD + "seed: 12:30\n", (), r"a.yaml:7: seed = '12:30': .*is text here"),
         (GOOD + "seed: 010\n", (), r"a.yaml:7: seed = '010': .*is text here"),
         (GOOD + "name: !!python/object:os.system x\n", (), r"a.yaml:7: name = .*: tags are refused"),
         (GOOD + "\tseed: 1\n", (), r"a.yaml:7:1: not YAML"),
         ("a: &x [*x]\n", (), r"a.yaml:1: a.0: an alias contains itself"),
-        (BOMB, (), r"a.yaml:\d+: .*unfolds to more than 100000 values"),
+        (BOMB, (), r"a.yaml:\d+: .*expands to more than 100000 values"),
         ("", (), r"a.yaml:1: the file is empty; it must hold keys"),
         ("- 1\n", (), r"a.yaml:1: the file is a list"),
         ("lr: 1\n", (), r"a.yaml:1: data: the key is missing"),
@@ -119,28 +119,28 @@ def test_an_override_that_is_no_yaml_is_text_and_types_are_still_strict(tmp_path
         (GOOD, ("lr.x=1",), r"command line: lr.x = 1: lr is 0.0001 and has no keys below it"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, overrides: tuple[str, ...], message: str) -> None:
+def test_an_error_names_its_place(tmp_path: Path, text: str, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         read(tmp_path, text, *overrides)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+def test_a_missing_file_is_answered_with_a_similar_one(tmp_path: Path) -> None:
     (tmp_path / "pretrain.yaml").write_text(GOOD)
-    with pytest.raises(ConfigError, match=r"there is no such file; did you mean 'pretrain.yaml'"):
+    with pytest.raises(ConfigError, match=r"no such file; did you mean 'pretrain.yaml'"):
         load(tmp_path / "pretrian.yaml", (), Outer)
 
 
 def test_a_file_too_large_or_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "big.yaml").write_text("#" * 1_100_000)
-    with pytest.raises(ConfigError, match="more than a configuration has"):
+    with pytest.raises(ConfigError, match="more than the limit of a configuration"):
         load(tmp_path / "big.yaml", (), Outer)
     (tmp_path / "bytes.yaml").write_bytes(b"a: \xff")
     with pytest.raises(ConfigError, match=r"not UTF-8 text \(byte 3\)"):
         load(tmp_path / "bytes.yaml", (), Outer)
 
 
-def test_plain_is_what_was_read(tmp_path: Path) -> None:
+def test_plain_is_the_inverse_of_parse(tmp_path: Path) -> None:
     config = read(tmp_path, GOOD)
     assert parse(plain(config), Outer, "memory") == config
     assert differences(plain(config), plain(read(tmp_path, GOOD, "seed=3"))) == ["seed: 0 -> 3"]
@@ -148,38 +148,38 @@ def test_plain_is_what_was_read(tmp_path: Path) -> None:
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class WithDefault:
-    thing: choice_of(THINGS) = Choice("cube")  # type: ignore[valid-type]
+    shape: choice_of(PARTS) = Choice("cube")  # type: ignore[valid-type]
 
 
-def test_a_default_choice_has_its_fields_filled_in_like_one_that_stands_in_the_file() -> None:
-    assert plain(parse({}, WithDefault, "a")) == plain(parse({"thing": "cube"}, WithDefault, "a"))
-    assert plain(parse({}, WithDefault, "a"))["thing"]["cube"]["edge"] == 1.0
+def test_a_default_choice_has_its_fields_filled_in_like_one_in_the_file() -> None:
+    assert plain(parse({}, WithDefault, "a")) == plain(parse({"shape": "cube"}, WithDefault, "a"))
+    assert plain(parse({}, WithDefault, "a"))["shape"]["cube"]["edge"] == 1.0
 
 
-@THINGS.register("stack")
+@PARTS.register("stack")
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Things one on the other."""
+    """A component of components."""
 
-    parts: tuple[part_of(THINGS), ...]  # type: ignore[valid-type]
+    parts: tuple[part_of(PARTS), ...]  # type: ignore[valid-type]
     gaps: Literal["none"] | tuple[Positive, ...] = "none"
 
 
 @pytest.mark.parametrize(
     ("stack", "message"),
     [
-        ("[cube, cubo]", r"a.yaml:5: thing.stack.parts.1.cubo = {}: no thing has this name; did you mean 'cube'"),
-        ("[cube, {cube: {edge: 0}}]", r"a.yaml:5: thing.stack.parts.1.cube.edge = 0: input should be greater than 0"),
-        ("[cube], gaps: 3", r"thing.stack.gaps = 3: it takes: none or list of numbers > 0; write \[3\]"),
-        ("[cube], gaps: [1, -1]", r"thing.stack.gaps.1 = -1: input should be greater than 0"),
+        ("[cube, cubo]", r"a.yaml:5: shape.stack.parts.1.cubo = {}: no part has this name; did you mean 'cube'"),
+        ("[cube, {cube: {edge: 0}}]", r"a.yaml:5: shape.stack.parts.1.cube.edge = 0: input should be greater than 0"),
+        ("[cube], gaps: 3", r"shape.stack.gaps = 3: expected: none or list of numbers > 0; write \[3\]"),
+        ("[cube], gaps: [1, -1]", r"shape.stack.gaps.1 = -1: input should be greater than 0"),
     ],
 )
-def test_what_is_wrong_within_a_thing_within_a_thing_keeps_its_place(tmp_path: Path, stack: str, message: str) -> None:
+def test_an_error_in_a_nested_component_names_its_place(tmp_path: Path, stack: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, GOOD.replace("cube: {edge: 2}", f"stack: {{parts: {stack}}}"))
 
 
-def test_a_path_in_the_home_folder_is_one_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_expanded_in_any_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     config = read(tmp_path, GOOD.replace("here", "~/scans"), "name=~/run")
     assert config.data.root == tmp_path / "scans" and config.name == str(tmp_path / "run")
@@ -191,8 +191,8 @@ def test_a_path_in_the_home_folder_is_one_wherever_it_stands(tmp_path: Path, mon
     [
         ("data.patch_size = [4, 5, 6] is not divisible; round it", "a.yaml:3: "),
         ("data.patch_size.1 = 5: odd", "a.yaml:3: "),
-        ("data.fold = 3: there is none", "a.yaml:1: "),  # not in the file: where it would stand
-        ("thing.cube with lr: do not fit", "a.yaml:5: "),
+        ("data.fold = 3: there is none", "a.yaml:1: "),  # not in the file: the line of its parent
+        ("shape.cube with lr: do not fit", "a.yaml:5: "),
         ("cube: edge = 2 is below share = 0.5; raise it", "a.yaml:5: "),
         ("here: holds no store; prepare one", "a.yaml:2: "),
         ("lr = 3: too fast", "command line: "),
@@ -204,7 +204,7 @@ def test_a_path_in_the_home_folder_is_one_wherever_it_stands(tmp_path: Path, mon
         ("elsewhere/here: holds no store", ""),
     ],
 )
-def test_what_a_room_says_of_a_field_gets_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, place: str) -> None:
+def test_a_message_about_a_field_gets_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, place: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text(GOOD)
     assert with_line(message, Path("a.yaml"), ["lr=3"]) == place + message.removeprefix("a.yaml: ")

@@ -16,9 +16,9 @@ from medcl3d.training.pretrain import PretrainConfig
 
 ROOT = Path(__file__).parents[1] / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))
-# A file says which command reads it by what it holds.
-ASKED = dict.fromkeys(("linear", "knn", "retrieval"), EvaluateConfig)
-MODELS = {"arms": CompareConfig, **ASKED, "task": FinetuneConfig, "pairs": PretrainConfig}
+# The keys of a file determine the command that reads it.
+EVALUATIONS = dict.fromkeys(("linear", "knn", "retrieval"), EvaluateConfig)
+MODELS = {"arms": CompareConfig, **EVALUATIONS, "task": FinetuneConfig, "pairs": PretrainConfig}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -32,7 +32,7 @@ def test_it_loads_and_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("path", sorted((ROOT / "compare").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_comparison_is_fair_and_its_arms_fit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole plan expands: every configuration of every run loads, and compared runs differ in nothing else."""
+    """The whole plan expands: every configuration of every run loads, and compared runs differ only in what is compared."""
     monkeypatch.chdir(ROOT.parent)
     config = load(path, (), CompareConfig)
     runs = plan(config, path.name)
@@ -40,5 +40,5 @@ def test_a_comparison_is_fair_and_its_arms_fit(path: Path, monkeypatch: pytest.M
     assert {run.command for run in runs if run.measures} == {config.measured_by[0]}
 
 
-def test_each_kind_is_there() -> None:
+def test_each_kind_has_configurations() -> None:
     assert {path.parent.name for path in FILES} >= {"pretrain", "finetune", "evaluate", "compare", "demo"}

@@ -1,4 +1,4 @@
-"""What users get wrong, and what they are then told: one row a fault, through the command line."""
+"""Faults of users and the resulting messages: one row per fault, through the command line."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tests.faults.fault import Fault, meet
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_is_told_with_its_place_and_remedy(fault: Fault, tmp_path: Path, tiny_store: Path) -> None:
+def test_a_fault_is_reported_with_its_place_and_remedy(fault: Fault, tmp_path: Path, tiny_store: Path) -> None:
     if {"dicom", "source=dicom"} & set(fault.command):
         pytest.importorskip("pydicom")
-    code, told = meet(fault, tmp_path, tiny_store)
-    assert code == fault.code, told
+    code, output = meet(fault, tmp_path, tiny_store)
+    assert code == fault.code, output
     for text in fault.texts:
-        assert text in told, told
+        assert text in output, output
     for text in (*fault.without, "Traceback"):
-        assert text not in told, told
+        assert text not in output, output
     if code:
-        lines = [line for line in told.splitlines() if line.startswith("medcl3d: ")]
-        assert len(lines) == 1, told
+        lines = [line for line in output.splitlines() if line.startswith("medcl3d: ")]
+        assert len(lines) == 1, output
 
 
 def test_the_matrix_has_a_row_for_every_fault_of_configurations_and_data() -> None:

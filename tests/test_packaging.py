@@ -1,4 +1,4 @@
-"""The package as it is handed over: what it requires, what it carries, and that it runs from a bare checkout."""
+"""The package: its modules and files, and that it runs from a checkout that is not installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def setup() -> configparser.RawConfigParser:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what a release is made from, that nobody has installed."""
+    """A copy of the sources of a release, not installed."""
     copy = tmp_path_factory.mktemp("copy") / "checkout"
     for folder in ("medcl3d", "configs", "tools"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -36,10 +36,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_every_room_is_packaged(setup: configparser.RawConfigParser) -> None:
-    rooms = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medcl3d").rglob("__init__.py")}
-    assert set(setup["options"]["packages"].split()) == rooms | {"medcl3d.configs"}
-    assert rooms == {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medcl3d").rglob("*.py")}
+def test_every_subpackage_is_packaged(setup: configparser.RawConfigParser) -> None:
+    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medcl3d").rglob("__init__.py")}
+    assert set(setup["options"]["packages"].split()) == packages | {"medcl3d.configs"}
+    assert packages == {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medcl3d").rglob("*.py")}
 
 
 def test_tools_are_thin_and_named_like_their_commands() -> None:
@@ -49,21 +49,21 @@ def test_tools_are_thin_and_named_like_their_commands() -> None:
 
 
 @pytest.mark.parametrize("tool", sorted(path.stem for path in (ROOT / "tools").glob("*.py")))
-def test_a_tool_runs_from_a_checkout_and_from_anywhere(checkout: Path, tmp_path: Path, tool: str) -> None:
+def test_a_tool_runs_from_a_checkout_in_any_folder(checkout: Path, tmp_path: Path, tool: str) -> None:
     done = subprocess.run([sys.executable, checkout / f"tools/{tool}.py", "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"medcl3d {tool}" in done.stdout
 
 
-def test_a_tool_runs_the_code_beside_it(checkout: Path, tmp_path: Path) -> None:
-    """Not an installed medcl3d: the packaged configuration that it finds is the copy's."""
+def test_a_tool_runs_the_code_of_its_checkout(checkout: Path, tmp_path: Path) -> None:
+    """An installed medcl3d is not used: the packaged configuration is found in the copy."""
     command = [sys.executable, checkout / "tools/pretrain.py", "pretrain/simulated_overlap", "data.root=nowhere", "--check"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 3
     assert str(checkout / "configs/pretrain/simulated_overlap.yaml") in done.stderr and "nowhere" in done.stderr
 
 
-def test_the_wheel_carries_all_that_a_run_needs_and_no_more(checkout: Path, tmp_path: Path) -> None:
+def test_the_wheel_has_exactly_the_files_that_runs_need(checkout: Path, tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path]
     done = subprocess.run(build, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

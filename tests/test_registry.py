@@ -1,4 +1,4 @@
-"""Whatever is registered validates its fields in Python exactly as in YAML."""
+"""Registered components validate their fields in Python exactly as in YAML."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ CASES = [
 
 
 def called(registry: Registry, name: str) -> Callable[..., Any]:
-    """The constructor with something in its positional places, which the fields are validated before."""
+    """The constructor with None as positional arguments, which are not used before the fields are validated."""
     constructor = registry.get(name)
     places = [p for p in inspect.signature(constructor).parameters.values() if p.kind is not p.KEYWORD_ONLY]
     return lambda **fields: constructor(*[None] * len(places), **fields)
@@ -97,8 +97,8 @@ def config_of(registry: Registry) -> Any:
     return validated(config=STRICT)(make_dataclass("Config", [("it", choice_of(registry))]))
 
 
-def said_of_a_file(registry: Registry, name: str, fields: Mapping[str, Any], path: Path) -> str:
-    """What `load` says of the same fields in a file, without the place."""
+def message_for_a_file(registry: Registry, name: str, fields: Mapping[str, Any], path: Path) -> str:
+    """The message of `load` for the same fields in a file, without the place."""
     config = config_of(registry)
     path.write_text(json.dumps({"it": {name: dict(fields)}}), encoding="utf-8")
     with pytest.raises(ConfigError) as error:
@@ -117,19 +117,19 @@ def test_a_wrong_value_fails_in_python_as_in_yaml(registry: Registry, name: str,
     fields = {**{key: NEEDED[key] for key in required}, field: value}
     with pytest.raises(ConfigError) as error:
         called(registry, name)(**fields)
-    said = str(error.value)
-    assert said.startswith(f"{name}: {field}")
-    first, _, _ = said.removeprefix(f"{name}: ").partition("; also ")  # of a choice in a file the first mistake is told
-    assert first == said_of_a_file(registry, name, fields, tmp_path / "c.yaml")
+    message = str(error.value)
+    assert message.startswith(f"{name}: {field}")
+    first, _, _ = message.removeprefix(f"{name}: ").partition("; also ")  # a choice in a file reports its first mistake only
+    assert first == message_for_a_file(registry, name, fields, tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: ResNet3d(1, norm="grup"), "resnet3d: norm = 'grup': input should be 'group', 'batch' or 'instance'"),  # type: ignore[arg-type]
         (lambda: OverlappingCrops(min_iou=3), "overlapping_crops: min_iou = 3: input should be less than or equal to 1"),
         (lambda: OverlappingCrops(min_iou=float("nan")), "overlapping_crops: min_iou = nan: not a finite number; write one"),
-        (lambda: OverlappingCrops(min_iou=object()), "overlapping_crops: min_iou: an object of type object is no value of a field"),  # type: ignore[arg-type]
+        (lambda: OverlappingCrops(min_iou=object()), "overlapping_crops: min_iou: an object of type object is not a field value"),  # type: ignore[arg-type]
         (lambda: OverlappingCrops(min_ious=0.1), "overlapping_crops: min_ious = 0.1: unknown key; did you mean 'min_iou'?"),  # type: ignore[call-arg]
         (lambda: SamePatient(position="mached"), "same_patient: position = 'mached': input should be 'matched' or 'free'"),  # type: ignore[arg-type]
         (lambda: replace(OverlappingCrops(), max_iou=3), "overlapping_crops: max_iou = 3: "),
@@ -138,10 +138,10 @@ def test_a_wrong_value_fails_in_python_as_in_yaml(registry: Registry, name: str,
         (lambda: mri(blur_unit="cm"), "mri: blur_unit = 'cm': "),  # type: ignore[arg-type]
     ],
 )
-def test_what_was_taken_in_silence_is_refused(make: Callable[[], Any], said: str) -> None:
+def test_wrong_arguments_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         make()
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
 def similarities(combine: Any, on_missing: Any) -> Any:
@@ -155,9 +155,9 @@ def loss(**fields: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
-        (lambda: loss(denominator="onw"), "denominator = 'onw': no such choice; did you mean 'own'?; there are all, own"),
+        (lambda: loss(denominator="onw"), "denominator = 'onw': no such choice; did you mean 'own'?; choose from all, own"),
         (lambda: Projector(4, 4, 4, 1, "lyer"), "norm = 'lyer': no such choice; did you mean 'layer'?"),  # type: ignore[arg-type]
         (lambda: norm_layer("grup", 8), "norm = 'grup': no such choice; did you mean 'group'?"),  # type: ignore[arg-type]
         (lambda: act_layer("rleu"), "act = 'rleu': no such choice; did you mean 'relu'?"),  # type: ignore[arg-type]
@@ -165,10 +165,10 @@ def loss(**fields: Any) -> Any:
         (lambda: similarities("mean", "ignor"), "on_missing = 'ignor': no such choice; did you mean 'ignore'?"),
     ],
 )
-def test_a_function_refuses_an_unknown_word(call: Callable[[], Any], said: str) -> None:
+def test_a_function_refuses_an_unknown_choice(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         call()
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_two_denominators_at_once_are_refused_by_both_names(name: str, call: Cal
         call(network)
 
 
-def test_values_of_numpy_and_names_alone_are_taken_as_in_yaml() -> None:
+def test_numpy_values_and_names_alone_are_accepted_as_in_yaml() -> None:
     strategy = OverlappingCrops(min_iou=0, num_views=np.int64(3))  # type: ignore[arg-type]
     assert (strategy.min_iou, strategy.num_views, type(strategy.num_views)) == (0.0, 3, int)
     filled = Choice(
@@ -195,7 +195,7 @@ def test_values_of_numpy_and_names_alone_are_taken_as_in_yaml() -> None:
     assert HardNegatives(inner="overlapping_crops").inner == HardNegatives(inner=Choice("overlapping_crops")).inner == filled
 
 
-def test_classes_and_functions_stay_what_they_were() -> None:
+def test_registered_classes_and_functions_keep_their_behaviour() -> None:
     fields = list(inspect.signature(OverlappingCrops).parameters)
     assert fields == ["min_iou", "max_iou", "num_views", "same_scan", "samples_per_scan"]
     assert list(inspect.signature(ResNet3d).parameters)[:3] == ["in_channels", "depth", "norm"]
@@ -207,7 +207,7 @@ def test_classes_and_functions_stay_what_they_were() -> None:
     torch.testing.assert_close(copy.deepcopy(encoder).conv1.weight, pickle.loads(pickle.dumps(encoder)).conv1.weight)
 
 
-def test_a_strategy_is_built_without_its_neighbours() -> None:
+def test_a_component_is_built_without_importing_its_package() -> None:
     registry = Registry("letter", "no_such_package")
 
     @registry.register("a")
@@ -220,7 +220,7 @@ def test_a_strategy_is_built_without_its_neighbours() -> None:
         A(n=0)
 
 
-def test_subclasses_validate_what_they_hand_on_and_what_they_register() -> None:
+def test_subclasses_validate_inherited_and_own_fields() -> None:
     registry = Registry("letter", "no_such_package")
 
     @registry.register("a")
@@ -247,7 +247,7 @@ def test_subclasses_validate_what_they_hand_on_and_what_they_register() -> None:
         B(4, share=2)
 
 
-def test_no_strategy_validates_anew_for_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strategies_do_not_validate_again_for_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.pairs.collections import make_collection
 
     scans, rng = make_collection(0, 4), np.random.default_rng(0)

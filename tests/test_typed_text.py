@@ -1,4 +1,4 @@
-"""Text from a command line: a field of words or a path takes it as it stands, any other field loses nothing of it in silence."""
+"""Command-line text: text and path fields use it unchanged, and no other field drops part of it silently."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(kind: str, *overrides: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", RAW)
-def test_a_text_or_path_field_takes_text_as_it_stands(text: str) -> None:
+def test_a_text_or_path_field_uses_text_unchanged(text: str) -> None:
     config = read("pretrain", f"out_dir={text}", f"data.root={text}", "pairs=class_labels", f"pairs.class_labels.column={text}")
     assert config["data"]["root"] == config["out_dir"] == str(Path(text))
     assert config["pairs"] == {"class_labels": config["pairs"]["class_labels"] | {"column": text}}
@@ -65,7 +65,7 @@ def test_a_text_or_path_field_takes_text_as_it_stands(text: str) -> None:
         ("compare", "prepare.options.label", "[a, b]", ["a", "b"]),
     ],
 )
-def test_the_type_of_a_field_says_how_text_is_read(kind: str, field: str, text: str, value: Any) -> None:
+def test_the_type_of_a_field_determines_how_text_is_read(kind: str, field: str, text: str, value: Any) -> None:
     more = {
         "arms": ["arms.a.pretraining=b"],
         "pretrainings": ["pretrainings.b.config=c"],
@@ -80,12 +80,12 @@ def test_the_type_of_a_field_says_how_text_is_read(kind: str, field: str, text: 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("train.steps=7 #8", "train.steps = '7 #8': input should be a valid integer; take away '#8', which is part of the value here"),
+        ("train.steps=7 #8", "train.steps = '7 #8': input should be a valid integer; remove '#8', which is part of the value here"),
         ("train.steps=#8", "train.steps = '#8': input should be a valid integer"),
-        ("seed=1 # one", "seed = '1 # one': input should be a valid integer; take away '# one'"),
-        ("data.modalities=[T1] #2", "data.modalities = '[T1] #2': it takes: list of words or null"),
+        ("seed=1 # one", "seed = '1 # one': input should be a valid integer; remove '# one'"),
+        ("data.modalities=[T1] #2", "data.modalities = '[T1] #2': expected: list of words or null"),
         ("objective=simclr #2", "objective.simclr #2 = {}: no objective has this name; did you mean 'simclr'?"),
         ("objective.simclr.norm=layer #2", "objective.simclr.norm = 'layer #2': input should be 'layer', 'group', 'batch' or 'none'"),
         ("dta.root=cohort #2", "dta = {'root': 'cohort #2'}: unknown key; did you mean 'data'?"),
@@ -93,10 +93,10 @@ def test_the_type_of_a_field_says_how_text_is_read(kind: str, field: str, text: 
         ("out_dir=~", "out_dir: input should be a valid string"),
     ],
 )
-def test_no_part_of_a_value_is_dropped_in_silence(text: str, said: str) -> None:
+def test_no_part_of_a_value_is_dropped_silently(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         read("pretrain", text)
-    assert str(error.value).startswith(f"command line: {said}")
+    assert str(error.value).startswith(f"command line: {message}")
 
 
 def test_options_of_prepare_and_check_are_read_by_their_types(tmp_path: Path) -> None:
@@ -111,14 +111,14 @@ def test_options_of_prepare_and_check_are_read_by_their_types(tmp_path: Path) ->
         prepare_options("folder", read_options(["pattern=a", "workers=2 #3"], option_schemas("folder")))
 
 
-def test_what_a_comparison_hands_to_its_runs_is_read_as_it_was_meant(tmp_path: Path) -> None:
+def test_overrides_of_a_comparison_keep_their_values(tmp_path: Path) -> None:
     values = {"out_dir": 'a "b" #2', "data.root": "2024", "train.steps": 3, "pairs": {"class_labels": {"column": "null"}}}
     config = read("pretrain", *as_overrides(values))
     assert (config["out_dir"], config["data"]["root"], config["train"]["steps"]) == ('a "b" #2', "2024", 3)
     assert config["pairs"]["class_labels"]["column"] == "null"
 
 
-def test_a_number_for_a_path_in_the_file_of_a_comparison_is_still_refused() -> None:
+def test_a_number_as_a_path_in_the_file_of_a_comparison_is_refused() -> None:
     simulated = read("compare", "pretrain.data.root=here")
     simulated["pretrain"]["data"]["root"] = 1e5
     with pytest.raises(ConfigError, match=r"data.root = 100000.0: input should be a valid string"):

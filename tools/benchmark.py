@@ -1,4 +1,4 @@
-"""``python tools/benchmark.py ...`` is ``medcl3d benchmark ...``, from a checkout that need not be installed."""
+"""Run ``medcl3d benchmark`` from a checkout that is not installed: ``python tools/benchmark.py ...``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``python tools/check.py ...`` is ``medcl3d check ...``, from a checkout that need not be installed."""
+"""Run ``medcl3d check`` from a checkout that is not installed: ``python tools/check.py ...``."""
 
 import sys
 from pathlib import Path

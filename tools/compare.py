@@ -1,4 +1,4 @@
-"""``python tools/compare.py ...`` is ``medcl3d compare ...``, from a checkout that need not be installed."""
+"""Run ``medcl3d compare`` from a checkout that is not installed: ``python tools/compare.py ...``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``python tools/download.py ...`` is ``medcl3d download ...``, from a checkout that need not be installed."""
+"""Run ``medcl3d download`` from a checkout that is not installed: ``python tools/download.py ...``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``python tools/evaluate.py ...`` is ``medcl3d evaluate ...``, from a checkout that need not be installed."""
+"""Run ``medcl3d evaluate`` from a checkout that is not installed: ``python tools/evaluate.py ...``."""
 
 import sys
 from pathlib import Path

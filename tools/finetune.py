@@ -1,4 +1,4 @@
-"""``python tools/finetune.py ...`` is ``medcl3d finetune ...``, from a checkout that need not be installed."""
+"""Run ``medcl3d finetune`` from a checkout that is not installed: ``python tools/finetune.py ...``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``python tools/predict.py ...`` is ``medcl3d predict ...``, from a checkout that need not be installed."""
+"""Run ``medcl3d predict`` from a checkout that is not installed: ``python tools/predict.py ...``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``python tools/prepare.py ...`` is ``medcl3d prepare ...``, from a checkout that need not be installed."""
+"""Run ``medcl3d prepare`` from a checkout that is not installed: ``python tools/prepare.py ...``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``python tools/pretrain.py ...`` is ``medcl3d pretrain ...``, from a checkout that need not be installed."""
+"""Run ``medcl3d pretrain`` from a checkout that is not installed: ``python tools/pretrain.py ...``."""
 
 import sys
 from pathlib import Path

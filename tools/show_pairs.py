@@ -1,4 +1,4 @@
-"""``python tools/show_pairs.py ...`` is ``medcl3d show_pairs ...``, from a checkout that need not be installed."""
+"""Run ``medcl3d show_pairs`` from a checkout that is not installed: ``python tools/show_pairs.py ...``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Comparing arms: plan the runs, run them, read what they found, say what may be said of it."""
+"""Comparisons of arms: plan runs, execute them, analyse the results, write a report."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
     from medcl3d.comparison.config import CompareConfig, Prepare
     from medcl3d.comparison.execute import Launcher
-    from medcl3d.comparison.kinds import Kind
+    from medcl3d.comparison.kinds import ArmType
     from medcl3d.comparison.plan import Run
 
 
 def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = False, from_runs: Sequence[Path] | None = None) -> Path:
-    """Run a comparison, or what is missing of it, and report. Returns the path of the report.
+    """Run a comparison, or its missing runs, and write the report. Returns the path of the report.
 
-    check: say what would run and check every configuration, run nothing. from_runs: folders that hold
-    finished runs of this comparison, to be reported without running any.
-    ConfigError, DataError; Stopped on Ctrl-C; UserError after the report where runs failed.
+    check: print the plan and validate every configuration, but run nothing. from_runs: folders with
+    finished runs of this comparison, for a report without starting any run.
+    ConfigError, DataError; Stopped on Ctrl-C; UserError after the report if runs failed.
     """
     from rich.console import Console
 
     from medcl3d.comparison.config import CompareConfig
     from medcl3d.comparison.controls import with_controls
-    from medcl3d.comparison.declared import declare
+    from medcl3d.comparison.declared import preregister
     from medcl3d.comparison.execute import execute, kept_and_waiting
-    from medcl3d.comparison.forecast import forecast
-    from medcl3d.comparison.kinds import kinds_of
-    from medcl3d.comparison.lock import only_start
+    from medcl3d.comparison.forecast import plan_summary
+    from medcl3d.comparison.kinds import arm_types_of
+    from medcl3d.comparison.lock import exclusive_start
     from medcl3d.comparison.plan import plan
-    from medcl3d.comparison.rehearse import rehearse
+    from medcl3d.comparison.rehearse import dry_run
     from medcl3d.comparison.results import check_metrics, moved, progress
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config import load
@@ -48,37 +48,40 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     config = with_controls(load(config_path, overrides, CompareConfig))
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
-    told = _Told(
-        kinds_of(runs, config), config_path, shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]), console
+    context = _ReportContext(
+        arm_types_of(runs, config), config_path, shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]), console
     )
     if from_runs:
         refuse_unwritable(config.report_dir, "out_dir")
-        return _report(moved(runs, config, from_runs), config, told)
-    for line in forecast(runs, config):
+        return _report(moved(runs, config, from_runs), config, context)
+    for line in plan_summary(runs, config):
         console.print(line)
     if check:
         refuse_unwritable(config.out_dir, "out_dir")
-        for line in rehearse(runs):
+        for line in dry_run(runs):
             console.print(line)
         return config.report_dir / "report.html"
     launcher = _launcher(config)
-    with only_start(config.out_dir):
+    with exclusive_start(config.out_dir):
         if config.prepare is not None:
             _prepare(config.prepare, console)
-        for line in rehearse(kept_and_waiting(runs)[1]):
+        for line in dry_run(kept_and_waiting(runs)[1]):
             console.print(line)
-        declare(config, *progress(runs, config))
+        preregister(config, *progress(runs, config))
         has_the_metrics = partial(check_metrics, metrics=[config.metric, *(one.metric for one in config.later)])
         failed = [outcome for outcome in execute(runs, launcher, console, has_the_metrics) if outcome.state == "failed"]
     if not failed:
-        return _report(runs, config, told)
+        return _report(runs, config, context)
     for outcome in failed:
         console.print(f"failed: {outcome.run}: {outcome.reason} (in {outcome.run.folder})")
     try:
-        where = f"{_report(runs, config, told)} has the replicates that are complete"
+        where = f"{_report(runs, config, context)} has the complete replicates"
     except DataError as error:
-        where = f"there is no report: {error}"
-    raise UserError(f"{len(failed)} of {len(runs)} runs failed; {where}. Mend the cause: the same command runs only what is missing")
+        where = f"no report was written: {error}"
+    raise UserError(
+        f"{len(failed)} of {len(runs)} runs failed; {where}. "
+        "Fix the cause and run the same command again: it runs only what is missing"
+    )
 
 
 def _launcher(config: CompareConfig) -> Launcher:
@@ -89,7 +92,7 @@ def _launcher(config: CompareConfig) -> Launcher:
 
 
 def _prepare(wanted: Prepare, console: Console) -> None:
-    """Make the data; where it is there, this checks that it is what the comparison asks for."""
+    """Prepare the data; if it exists, check that it matches the comparison's fields."""
     from medcl3d.data.options import prepare_options
     from medcl3d.data.prepare import prepare
 
@@ -98,19 +101,22 @@ def _prepare(wanted: Prepare, console: Console) -> None:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What a report needs beside runs and configuration: what each arm is (of all planned runs), the file, the command, a console."""
+class _ReportContext:
+    """Inputs of a report besides runs and configuration.
 
-    kinds: dict[str, Kind]
+    The arm types (by all planned runs), the configuration file, the command line, and the console.
+    """
+
+    arm_types: dict[str, ArmType]
     config_path: Path
     command: str
     console: Console
 
 
-def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
+def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext) -> Path:
     from medcl3d.comparison.analysis import analyse
     from medcl3d.comparison.conclusion import conclusion
-    from medcl3d.comparison.declared import CHANGED, MARGIN_CHANGED, declarations, file_beside, standing
+    from medcl3d.comparison.declared import CHANGED, MARGIN_CHANGED, check_preregistration, file_beside, preregistrations
     from medcl3d.comparison.markdown import markdown
     from medcl3d.comparison.report import write_report
     from medcl3d.comparison.results import (
@@ -125,9 +131,9 @@ def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.data.atomic import write_json, write_text
 
-    check_confirmation(runs, config, str(told.config_path))
+    check_confirmation(runs, config, str(context.config_path))
     table = gather(runs, config)
-    declared = standing(config, declarations(file_beside(runs, config)), list(table.columns))
+    declared = check_preregistration(config, preregistrations(file_beside(runs, config)), list(table.columns))
     notes = [*filter(None, [declared.note]), *undefined(table, config), *also_differing(runs), *check_provenance(runs)]
     notes += few_training_cases(runs)
     config.out_dir.mkdir(parents=True, exist_ok=True)
@@ -135,25 +141,25 @@ def _report(runs: Sequence[Run], config: CompareConfig, told: _Told) -> Path:
     cases = gather_cases(runs, config, complete_replicates(table, config))
     later = [gather_cases(runs, one, complete_replicates(table, one)) for one in config.later]
     margin_untested = "" if declared.margin_kept else MARGIN_CHANGED
-    analysis = analyse(table, config, cases, told.kinds, "" if declared.kept else CHANGED, later, margin_untested)
+    analysis = analyse(table, config, cases, context.arm_types, "" if declared.kept else CHANGED, later, margin_untested)
     if analysis is None:
-        raise DataError(_incomplete(table, config, told.kinds))
+        raise DataError(_incomplete(table, config, context.arm_types))
     path = config.report_dir / "report.html"
-    write_report(path, analysis, runs, config, f"Comparison: {told.config_path.stem}", told.command, notes)
+    write_report(path, analysis, runs, config, f"Comparison: {context.config_path.stem}", context.command, notes)
     table_of_means = markdown(analysis)
     write_text(config.report_dir / "results.md", table_of_means)
     write_json(config.report_dir / "conclusion.json", conclusion(analysis))
-    told.console.print(table_of_means)
-    told.console.print(str(path))
+    context.console.print(table_of_means)
+    context.console.print(str(path))
     return path
 
 
-def _incomplete(table: pd.DataFrame, config: CompareConfig, kinds: Mapping[str, Kind]) -> str:
-    """Why there is no report, and what would do if only controls were not run: those of an older version, say."""
+def _incomplete(table: pd.DataFrame, config: CompareConfig, arm_types: Mapping[str, ArmType]) -> str:
+    """The reason for which no report is written, with a remedy if only controls were not run."""
     measured = set(table["arm"]) if len(table) else set()
     without = [name for name in config.arms if name not in measured]
-    named = f" (nothing is measured of {', '.join(map(repr, without))})" if measured and without else ""
-    only_controls = bool(named) and all(kinds[name] != "pairs" for name in without)
+    named = f" (no measurement of {', '.join(map(repr, without))})" if measured and without else ""
+    only_controls = bool(named) and all(arm_types[name] != "pairs" for name in without)
     remedy = "; run the comparison without --from to add them, or name the controls that were run: `controls: [scratch]`"
-    rows = f"{config.report_dir / 'results.csv'} has the {len(table)} measurements that are"
+    rows = f"{config.report_dir / 'results.csv'} has the {len(table)} measurements that exist"
     return f"no replicate is complete in all arms and cells{named}; {rows}{remedy if only_controls else ''}"

@@ -1,4 +1,4 @@
-"""The arms of several comparisons on as many data sets, ranked over them."""
+"""Ranking of arms over several comparisons, each on its own data set."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from medcl3d.packaged_configs import find_config
 
 
 @dataclass(frozen=True)
-class Across:
-    """Ranks of the arms that all comparisons have, or why there are none.
+class CrossDatasetRanking:
+    """Ranks of the arms that all comparisons share, or the reason for which nothing is ranked.
 
-    values  data set -> arm -> mean at its endpoint, of the comparisons that have a complete replicate
-    scaled  data set -> arm -> the same between its anchors (0 and 1), of the comparisons that declare anchors
-    unscaled  sentences: which data sets have no common scale, and why
+    values  data set -> arm -> mean at its endpoint, for comparisons with a complete replicate
+    scaled  data set -> arm -> the same value scaled between the anchors (0 and 1), for comparisons with anchors
+    unscaled  sentences: data sets without a common scale, with the reason
     """
 
     values: dict[str, dict[str, float]]
@@ -39,14 +39,14 @@ class Across:
 
     @property
     def mean_scaled(self) -> dict[str, float]:
-        """Arm -> mean over the data sets that have a common scale; empty if none has."""
+        """Arm -> mean over the data sets with a common scale; empty if none has."""
         return {arm: float(np.mean([found[arm] for found in self.scaled.values()])) for arm in self.arms} if self.scaled else {}
 
 
-def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
-    """This comparison and those that it names in `across`; None where it names none.
+def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRanking | None:
+    """Rank the arms over this comparison and those listed in `across`; None if it lists none.
 
-    ConfigError where one of them is of another direction of better, is a screening, or read the data of another.
+    ConfigError if one of them has the opposite direction of better, is a screening, or read the data of another.
     """
     if not config.across:
         return None
@@ -57,13 +57,16 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
     for path in config.across:
         other = with_controls(load(find_config(str(path)), (), CompareConfig))
         if other.higher != config.higher:
-            raise ConfigError(f"across: {other.metric} in {path} and {config.metric} here are better in two directions; compare one")
+            raise ConfigError(
+                f"across: {other.metric} in {path} and {config.metric} here have opposite directions of better; "
+                "use metrics of one direction"
+            )
         if other.stage == "screen":
-            raise ConfigError(f"across: {path} is a screening, which picks candidates; name what confirms it")
+            raise ConfigError(f"across: {path} is a screening, which only selects candidates; name its confirmation")
         found, data = endpoints(other), data_of(other)
         twice = next((read_by[one] for one in data if one in read_by), _label(other) if _label(other) in values else None)
         if twice is not None:
-            raise ConfigError(f"across: {path} is of the same data as {twice}; a data set counts once")
+            raise ConfigError(f"across: {path} uses the same data as {twice}; each data set counts once, so remove one")
         if found is None:
             waiting.append(str(path))
         else:
@@ -75,26 +78,29 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> Across | None:
     scaled = {name: found for name, found in scales.items() if not isinstance(found, str)}
     unscaled = tuple(f"{name} has no common scale: {why}." for name, why in scales.items() if isinstance(why, str))
     if len(values) < MIN_DATA_SETS or len(shared) < MIN_ARMS:
-        few = f"{len(values)} data sets and {len(shared)} arms that all have; ranks take {MIN_DATA_SETS} and {MIN_ARMS}."
-        return Across(values, tuple(shared), None, note + few, scaled, unscaled)
+        few = (
+            f"{len(values)} data sets and {len(shared)} shared arms; "
+            f"ranks need at least {MIN_DATA_SETS} and {MIN_ARMS}."
+        )
+        return CrossDatasetRanking(values, tuple(shared), None, note + few, scaled, unscaled)
     table = np.array([[found[arm] for arm in shared] for found in values.values()])
-    return Across(values, tuple(shared), ranks(table, config.higher), note, scaled, unscaled)
+    return CrossDatasetRanking(values, tuple(shared), ranks(table, config.higher), note, scaled, unscaled)
 
 
 def _scaled(config: CompareConfig, values: Mapping[str, float], high: float | None) -> dict[str, float] | str:
-    """Arm -> its mean between the anchors, or why there is no common scale."""
+    """Arm -> mean scaled between the anchors, or the reason for which no common scale exists."""
     anchors = config.anchors
     if anchors is None:
         return "its file declares no `anchors`"
-    lacking = [name for name in (anchors.low, anchors.high) if name not in values]
-    if lacking or high is None:
-        return f"there is no arm {lacking[0]!r}, which `anchors` names" if lacking else "its high anchor has no value"
+    missing = [name for name in (anchors.low, anchors.high) if name not in values]
+    if missing or high is None:
+        return f"the arm {missing[0]!r} of `anchors` does not exist" if missing else "its high anchor has no value"
     found = normalised(values, values[anchors.low], high, config.higher)
     return found if found is not None else f"the high anchor {anchors.high!r} is not better than the low one {anchors.low!r}"
 
 
 def _high_of(analysis: Analysis, config: CompareConfig) -> float | None:
-    """The mean of the high anchor of this comparison, over the cells that it takes."""
+    """The mean of this comparison's high anchor, over the anchor's cells."""
     if config.anchors is None or config.anchors.high not in config.arms:
         return None
     chosen = _at_high(config)
@@ -103,7 +109,7 @@ def _high_of(analysis: Analysis, config: CompareConfig) -> float | None:
 
 
 def _high_anchor(config: CompareConfig) -> float | None:
-    """The same of another comparison, from its results.csv."""
+    """The mean of another comparison's high anchor, from its results.csv."""
     found = endpoints(_at_high(config)) if config.anchors is not None else None
     return None if found is None or config.anchors is None else found.get(config.anchors.high)
 
@@ -119,13 +125,13 @@ def _label(config: CompareConfig) -> str:
 
 
 def data_of(config: CompareConfig) -> set[str]:
-    """Hashes of the data that the measurements of a comparison read, as far as its runs are there."""
+    """Hashes of the data that a comparison's measurements read, for the runs that exist."""
     folder = config.out_dir / config.measured_by[0]
     return {str(data) for file in folder.rglob("provenance.json") if (data := read_json(file).get("data")) is not None}
 
 
 def endpoints(config: CompareConfig) -> dict[str, float] | None:
-    """Arm -> mean at the endpoint over the complete replicates of a comparison's results.csv; None where there is none."""
+    """Arm -> mean at the endpoint over the complete replicates of a comparison's results.csv; None if there is none."""
     file = config.report_dir / "results.csv"
     if not file.is_file():
         return None
@@ -139,7 +145,7 @@ def endpoints(config: CompareConfig) -> dict[str, float] | None:
 
 
 def _mean(rows: pd.DataFrame, primary: Sequence[Mapping[str, object]], metric: str) -> float:
-    """Over the rows whose cell is one of the endpoint's."""
+    """The mean over the rows whose cell belongs to the endpoint."""
     records = rows.to_dict("records")
     taken = [row for row in records if any(all(row[key] == value for key, value in cell.items()) for cell in primary)]
     return float(np.mean([row[metric] for row in taken]))

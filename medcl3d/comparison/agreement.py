@@ -1,4 +1,4 @@
-"""Whether scores without labels told which encoder is best: how each orders the encoders, and which one it would have picked."""
+"""Agreement of label-free scores with the endpoint: rank correlation, and the encoder that each score selects."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from medcl3d.evaluation.label_free import BETTER
 from medcl3d.evaluation.statistics import Interval
 
 FEWEST_ENCODERS = 4
-"""Of fewer, an order says nothing, and the interval has no width."""
+"""The interval of a rank correlation needs n - 3 > 0 encoders."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One score beside the endpoint, over the encoders that have it.
+    """Agreement of one score with the endpoint, over the encoders that have the score.
 
-    correlation  Spearman's between the score, turned so that larger is what its authors call better, and the endpoint: within each
-                 replicate, then averaged; its interval is of other encoders (`rank_interval`)
-    pick, place  the encoder that the score's mean over replicates calls best, and its place by the endpoint among all, 1 the best
+    correlation  Spearman's, between the score (signed so that larger is what its authors call better) and the endpoint:
+                 within each replicate, then averaged; its interval is over other encoders (`rank_interval`)
+    pick, place  the encoder with the best mean score over replicates, and its rank by the endpoint among all (1: best)
     """
 
     correlation: Interval
@@ -32,17 +32,17 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What scores told of encoders. order: pretrainings, best at the endpoint first; by_score: score -> how it agrees."""
+class ScoreAgreement:
+    """Agreement of all scores. order: pretrainings, best at the endpoint first; by_score: score -> agreement."""
 
     order: tuple[str, ...]
     by_score: dict[str, Agreement]
 
 
-def told(found: Scores, config: CompareConfig, endpoint: Mapping[str, Sequence[float]], higher: bool) -> Told | None:
-    """How every score goes with the endpoint of the first arm that starts from an encoder; None of too few encoders.
+def score_agreement(found: Scores, config: CompareConfig, endpoint: Mapping[str, Sequence[float]], higher: bool) -> ScoreAgreement | None:
+    """Compare every score with the endpoint of the first arm that starts from each encoder; None for too few encoders.
 
-    endpoint: arm -> one number a replicate, in the order of the seeds.
+    endpoint: arm -> one number per replicate, in the order of the seeds.
     """
     arm_of: dict[str, str] = {}
     for name, arm in config.arms.items():
@@ -50,39 +50,39 @@ def told(found: Scores, config: CompareConfig, endpoint: Mapping[str, Sequence[f
             arm_of.setdefault(arm.pretraining, name)
     gains = {encoder: (1 if higher else -1) * np.asarray(endpoint[arm], dtype=float) for encoder, arm in arm_of.items()}
     by_score = {score: one for score in BETTER if (one := _agreement(score, found, gains)) is not None}
-    return Told(tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean())), by_score) if by_score else None
+    return ScoreAgreement(tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean())), by_score) if by_score else None
 
 
 def _agreement(score: str, found: Scores, gains: Mapping[str, np.ndarray]) -> Agreement | None:
     names = [name for name in gains if all(score in values for values in found[name].values())]
     if len(names) < FEWEST_ENCODERS:
         return None
-    said = np.array([[better(score, values[score]) for _, values in sorted(found[name].items())] for name in names])
-    was = np.array([gains[name] for name in names])
-    ordered = [column for column in range(said.shape[1]) if np.ptp(said[:, column]) > 0 and np.ptp(was[:, column]) > 0]
-    if not ordered:
+    scores = np.array([[better(score, values[score]) for _, values in sorted(found[name].items())] for name in names])
+    endpoints = np.array([gains[name] for name in names])
+    varying = [k for k in range(scores.shape[1]) if np.ptp(scores[:, k]) > 0 and np.ptp(endpoints[:, k]) > 0]
+    if not varying:
         return None
-    correlation = float(np.mean([stats.spearmanr(said[:, column], was[:, column]).statistic for column in ordered]))
-    pick = names[int(said.mean(1).argmax())]
+    correlation = float(np.mean([stats.spearmanr(scores[:, k], endpoints[:, k]).statistic for k in varying]))
+    pick = names[int(scores.mean(1).argmax())]
     place = 1 + sum(one.mean() > gains[pick].mean() for one in gains.values())
     return Agreement(rank_interval(correlation, len(names)), pick, place)
 
 
 def better(score: str, value: float) -> float:
-    """A score with its sign so that larger is what its authors take for better."""
+    """A score with its sign chosen so that larger is what its authors call better."""
     return {"lower": -value, "higher": value, "nearer to 1": -abs(value - 1)}[BETTER[score]]
 
 
 def rank_interval(correlation: float, num: int, confidence: float = 0.95) -> Interval:
-    """A rank correlation over `num` encoders with the interval of such a correlation over other encoders, within [-1, 1].
+    """A rank correlation over `num` encoders with its interval over other encoders, within [-1, 1].
 
-    Fisher's z with the variance (1 + r^2 / 2) / (num - 3) (Bonett and Wright, Psychometrika 2000). Orders of few things jump, and
-    of a perfect one z is infinite: r is taken half a jump, 6 / (num^3 - num), inside. Replicates of the same encoders
-    that were averaged make it no shorter, so that it holds the truth at least as often as it says (docs/statistics.md).
-    ValueError of fewer than four.
+    Fisher's z with the variance (1 + r^2 / 2) / (num - 3) (Bonett and Wright, Psychometrika 2000). The correlation of few
+    encoders is discrete, and z of a perfect order is infinite: r is moved inside by half a step, 6 / (num^3 - num).
+    Averaging over replicates of the same encoders does not shorten the interval, so it covers the true value at least
+    as often as its nominal level (docs/statistics.md). ValueError for fewer than four.
     """
     if num < FEWEST_ENCODERS:
-        raise ValueError(f"a rank correlation of {num} things has no interval; {FEWEST_ENCODERS} or more have")
+        raise ValueError(f"a rank correlation of {num} encoders has no interval; at least {FEWEST_ENCODERS} are needed")
     inside = 1 - 6 / (num**3 - num)
     r = float(np.clip(correlation, -inside, inside))
     half = float(stats.norm.ppf((1 + confidence) / 2)) * np.sqrt((1 + r**2 / 2) / (num - 3))
@@ -90,18 +90,18 @@ def rank_interval(correlation: float, num: int, confidence: float = 0.95) -> Int
     return Interval(correlation, min(low, correlation), max(high, correlation), num)
 
 
-def verdict(found: Told, metric: str) -> list[str]:
-    """In words: did a score pick the best encoder, and is one shown to order them?"""
+def verdict(found: ScoreAgreement, metric: str) -> list[str]:
+    """Sentences: which scores select the best encoder, and which are shown to order the encoders."""
     best, count = found.order[0], len(found.order)
     right = [score for score, one in found.by_score.items() if one.pick == best]
     ordering = [score for score, one in found.by_score.items() if one.correlation.low > 0]
     what = f"the encoder with the best mean {metric}, “{best}”"
     those = f"{_list(right)} ({len(right)} of {len(found.by_score)} scores)" if right else "No score"
     return [
-        f"{those} would have picked {what}; a pick at random does in one of {count} cases.",
-        f"{_list(ordering)} ordered the encoders as {metric} did, by an interval above 0: a hint that it would order others so."
+        f"{those} would have selected {what}; a random choice does so in one of {count} cases.",
+        f"{_list(ordering)} ordered the encoders as {metric} did (interval above 0), which suggests the same for other encoders."
         if ordering
-        else f"No score is shown to order encoders as {metric} does: no interval lies above 0.",
+        else f"No score is shown to order encoders as {metric} does: no interval is above 0.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Numbers of a comparison and what may be said of them: over complete replicates and test cases, paired, never more than they carry."""
+"""Statistical analysis of a comparison: paired differences over complete replicates and test cases, with tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from medcl3d.comparison.case_values import CaseValues, Key
 from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.kinds import Kind, kinds_of
+from medcl3d.comparison.kinds import ArmType, arm_types_of
 from medcl3d.comparison.plan import Cell, cell_words, cells, family_of, in_endpoint
 from medcl3d.comparison.results import complete_replicates
 from medcl3d.evaluation.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
@@ -35,11 +35,11 @@ class Numbers:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two-sided p-values of one arm of the declared family against the reference.
+    """Two-sided p-values of one arm of the preregistered family against the reference.
 
-    t          of the paired t with the variance of replicates and cases; holm: adjusted over the family, and over the
+    t          paired t-test with the variance of replicates and cases; holm: adjusted over the family, and over the
                endpoints that follow, if some were declared (Holm's procedure is the case of one endpoint)
-    wilcoxon   exact, over replicates alone and not adjusted: a check
+    wilcoxon   exact, over replicates only and not adjusted: a check
     """
 
     t: float
@@ -49,11 +49,11 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class ArmNumbers:
-    """One arm against the reference; `test` is None where there is none, since few replicates or not of the family.
+    """One arm against the reference; `test` is None for too few replicates or outside the family.
 
     effect    the endpoint's difference in standard deviations over replicates
-    smallest  the difference that a comparison of this size tells from 0 in 80%, at the level that the family leaves
-    labels    cell -> how many labels the reference would need, in words
+    smallest  the difference that a comparison of this size detects with a power of 80%, at the level that the family leaves
+    labels    cell -> number of labels that the baseline would need, as text
     components  variances of the endpoint's difference
     equivalence  whether the difference is smaller than the margin, if one was declared; tested for arms of the family only
     """
@@ -71,7 +71,7 @@ class ArmNumbers:
 
 @dataclass(frozen=True)
 class FarReplicate:
-    """A replicate whose value lies far from those of its arm's others; away: in scaled median absolute deviations."""
+    """A replicate whose value is far from its arm's others; away: distance in scaled median absolute deviations."""
 
     arm: str
     seed: int
@@ -85,8 +85,8 @@ class LaterEndpoint:
     """An endpoint that is tested after the primary one.
 
     differences  arm of the family -> its paired difference to the reference
-    adjusted     arm -> p, adjusted over all arms and endpoints; only of arms that were rejected at the endpoint before
-    why_not      why nothing is tested here although the primary endpoint is, "" otherwise
+    adjusted     arm -> p, adjusted over all arms and endpoints; only for arms that were rejected at the previous endpoint
+    why_not      reason for which nothing is tested here although the primary endpoint is, "" otherwise
     """
 
     metric: str
@@ -105,17 +105,18 @@ class LaterEndpoint:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All arms, and the replicates and cases that they are compared on.
+    """All arms, with the replicates and cases on which they are compared.
 
-    num_cases  test patients in the variance, None where it is of replicates alone; why_not: the reason then
-    values     arm -> the endpoint, one number a replicate
-    pairs      (arm, other) -> paired difference of the two at the endpoint, of every two arms: exploratory
-    kinds      arm -> what it is: a way to pair, or which control
-    untested   why nothing is tested although enough replicates were planned, "" where that is no question
-    margin     the smallest difference that matters, None if none was declared; margin_untested: why no arm is called equivalent
-    order      how stable the order of the arms is, None for fewer than three replicates
+    num_cases  test patients in the variance, None if only replicates vary in it; why_not: the reason in that case
+    values     arm -> the endpoint, one number per replicate
+    pairs      (arm, other) -> paired difference of the two at the endpoint, for all pairs of arms: exploratory
+    arm_types  arm -> its type: a pair strategy or a control
+    untested   reason for which nothing is tested although enough replicates were planned, "" otherwise
+    margin     the smallest difference that matters, None if none was declared
+    margin_untested  reason for which no arm is called equivalent, "" otherwise
+    order      stability of the arms' order, None for fewer than three replicates
     far        replicates far from their arm's others; without: the same analysis without these replicates, in all arms
-    later      the endpoints that follow the primary one, in their declared order
+    later      the endpoints that follow the primary one, in their preregistered order
     """
 
     metric: str
@@ -130,7 +131,7 @@ class Analysis:
     why_not: str
     pairs: dict[tuple[str, str], Interval]
     values: dict[str, tuple[float, ...]]
-    kinds: dict[str, Kind]
+    arm_types: dict[str, ArmType]
     stage: str = "confirm"
     untested: str = ""
     margin: float | None = None
@@ -146,17 +147,17 @@ class Analysis:
 
     @property
     def baseline(self) -> str:
-        """Whose labels are counted: the arm that is not pretrained, or the reference where all are."""
-        return next((name for name, kind in self.kinds.items() if kind == "scratch"), self.reference)
+        """The arm whose labels are counted: the one without pretraining, or the reference if all are pretrained."""
+        return next((name for name, kind in self.arm_types.items() if kind == "scratch"), self.reference)
 
     @property
     def tested(self) -> bool:
-        """Some arm has a test."""
+        """Whether an arm has a test."""
         return any(arm.test is not None for arm in self.arms)
 
 
 class _Values:
-    """The metric of every arm, cell and replicate (the mean over its folds), and of every test patient where that is known."""
+    """The metric of every arm, cell and replicate (mean over folds), and of every test patient if known."""
 
     def __init__(self, table: pd.DataFrame, config: CompareConfig, cases: CaseValues, seeds: Sequence[int]):
         keys = [key for key, _ in cells(config)[0]]
@@ -167,11 +168,11 @@ class _Values:
         self.by_case, self.seeds = cases.of_run, seeds
 
     def replicates(self, arm: str, chosen: Sequence[Cell]) -> np.ndarray:
-        """``[R]``: the mean over the cells, one number a replicate."""
+        """``[R]``: the mean over the cells, one number per replicate."""
         return np.array([np.mean([self.single[arm, cell, seed] for cell in chosen]) for seed in self.seeds])
 
     def estimate(self, arm: str, chosen: Sequence[Cell], other: str | None = None) -> Estimate:
-        """The mean over the cells, or its difference to another arm, with the variance of all that is known to vary."""
+        """The mean over the cells, or its difference to another arm, with the variance of replicates and cases."""
         values = self.table(arm, chosen) - (self.table(other, chosen) if other else 0.0)
         return over_replicates(values) if self.by_case is None else over_replicates_and_cases(values)
 
@@ -187,22 +188,22 @@ def analyse(
     table: pd.DataFrame,
     config: CompareConfig,
     cases: CaseValues | None = None,
-    kinds: Mapping[str, Kind] | None = None,
+    arm_types: Mapping[str, ArmType] | None = None,
     untested: str = "",
     later_cases: Sequence[CaseValues] = (),
     margin_untested: str = "",
 ) -> Analysis | None:
-    """Numbers over the replicates that are complete in all arms; None where there is not one.
+    """Analyse the replicates that are complete in all arms; None if none is.
 
-    table: as `gather` makes it, one row a fine-tuning; cases: as `gather_cases` makes them; kinds: of `kinds_of`;
-    untested: a reason for which there is no test, as the rest of a sentence that begins so;
-    later_cases: those of the next endpoints; margin_untested: a reason for which no arm is called equivalent.
+    table: from `gather`, one row per measurement; cases: from `gather_cases`; arm_types: from `arm_types_of`;
+    untested: reason for which there is no test, as the end of a sentence ("No test: ...");
+    later_cases: cases of the next endpoints; margin_untested: reason for which no arm is called equivalent.
     """
     seeds = complete_replicates(table, config)
     if not seeds:
         return None
     untested = untested or (cases or CaseValues()).untested or _not_complete(len(seeds), config.replicates)
-    given = (table, config, cases or CaseValues(), dict(kinds or kinds_of((), config)), untested, later_cases, margin_untested)
+    given = (table, config, cases or CaseValues(), dict(arm_types or arm_types_of((), config)), untested, later_cases, margin_untested)
     found = _over(seeds, *given)
     flagged = _far(found)
     kept = [seed for seed in seeds if seed not in {one.seed for one in flagged}]
@@ -214,12 +215,12 @@ def _over(
     table: pd.DataFrame,
     config: CompareConfig,
     cases: CaseValues,
-    kinds: dict[str, Kind],
+    arm_types: dict[str, ArmType],
     untested: str,
     later_cases: Sequence[CaseValues],
     margin_untested: str,
 ) -> Analysis:
-    """The numbers of `analyse` over some complete replicates."""
+    """The analysis over the given complete replicates."""
     values = _Values(table, config, cases, seeds)
     grid, reference, family = cells(config), config.reference, family_of(config)
     primary = [cell for cell in grid if in_endpoint(cell, config)]
@@ -268,7 +269,7 @@ def _over(
         why_not=cases.why_not,
         pairs=pairs,
         values={name: tuple(values.replicates(name, primary).tolist()) for name in config.arms},
-        kinds=kinds,
+        arm_types=arm_types,
         stage=config.stage,
         untested=untested,
         margin=config.margin,
@@ -290,7 +291,7 @@ def _far(analysis: Analysis) -> tuple[FarReplicate, ...]:
 
 
 def _equivalence(differences: dict[str, Estimate], family: Sequence[str], config: CompareConfig, may_test: bool) -> dict[str, Equivalence]:
-    """Two one-sided tests of each arm against the reference, adjusted by Holm over the family; of others the interval alone."""
+    """Two one-sided tests per arm against the reference, Holm-adjusted over the family; others have only the interval."""
     if config.margin is None:
         return {}
     p = [float(equivalence_p(differences[name], config.margin)) for name in family] if may_test else []
@@ -331,11 +332,15 @@ def _later(table: pd.DataFrame, config: CompareConfig, seeds: Sequence[int], cas
 
 
 def _not_complete(complete: int, planned: int) -> str:
-    """Tests at several looks find differences where there are none: under no difference, looks at 6, 7, ... 10 replicates in 11%."""
+    """The reason for which an incomplete comparison is not tested, "" if it is complete or too small for tests.
+
+    Testing after 6, 7, ... and 10 replicates finds a difference in 11% of comparisons without one.
+    """
     missing = planned - complete
     if not missing or planned < MIN_REPLICATES_FOR_TEST:
         return ""
-    return f"{missing} of {planned} planned replicates {'is' if missing == 1 else 'are'} missing, and a look before the end is no test"
+    are = "is" if missing == 1 else "are"
+    return f"{missing} of {planned} planned replicates {are} missing, and only a complete comparison is tested"
 
 
 def _wilcoxon(values: _Values, name: str, primary: Sequence[Cell], config: CompareConfig) -> float:
@@ -343,7 +348,7 @@ def _wilcoxon(values: _Values, name: str, primary: Sequence[Cell], config: Compa
 
 
 def _with_labels(analysis: Analysis) -> list[ArmNumbers]:
-    """The arms with how many labels the baseline would need to be as good, where the number of labels varies."""
+    """The arms with the number of labels that the baseline would need to be as good, if the number of labels varies."""
     baseline = analysis.arm(analysis.baseline)
     curves: dict[Cell, dict[int, float]] = {}
     for cell in analysis.cells:

@@ -1,4 +1,4 @@
-"""The metric of every test patient in every run, where the metric is a mean over patients."""
+"""The metric of every test patient in every run, if the metric is a mean over patients."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from medcl3d.comparison.plan import Cell
 
 TOLERANCE = 1e-5
-"""Rows are written with six decimals."""
+"""Rows have six decimals."""
 
 MIN_CASES_FOR_TEST = 5
-"""Test patients under which nothing is tested: with 2, intervals of ten replicates hold the truth in 88% (docs/statistics.md)."""
+"""Fewest test patients for a test: with 2, intervals of ten replicates cover the true difference in 88% (docs/statistics.md)."""
 
 Key = tuple[str, Cell, int]
 """Arm, cell, replicate."""
@@ -23,19 +23,19 @@ Key = tuple[str, Cell, int]
 
 @dataclass(frozen=True)
 class CaseValues:
-    """Patients (the test cases), and the values ``[C]`` of each run; or why there are none, in words.
+    """Patients (the test cases), and the values ``[C]`` of each run; or the reason for which there are none.
 
-    untested   why these cases carry no test, "" where they do
+    untested   reason for which these cases allow no test, "" otherwise
     """
 
     patients: tuple[str, ...] = ()
     of_run: Mapping[Key, np.ndarray] | None = None
-    why_not: str = "the runs kept no rows of single patients"
+    why_not: str = "the runs have no rows per patient"
     untested: str = ""
 
 
 def by_patient(results: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """Patient -> mean of the metric, classes averaged within a scan and scans within a patient; empty where rows lack it.
+    """Patient -> mean of the metric, classes averaged within a scan and scans within a patient; empty if rows lack it.
 
     The metric is a column of `cases` (``dice``), one of a class (``dice/liver``), or one of a probe (``retrieval/recall@1``);
     accuracy is whether the predicted class is the true one.
@@ -59,21 +59,22 @@ def by_patient(results: Mapping[str, Any], metric: str) -> dict[str, float]:
 
 
 def collect(found: Mapping[Key, tuple[float, Mapping[str, float]]], metric: str) -> CaseValues:
-    """The table of all runs, each given by its metric and its patients' values; empty, with the reason, where they do not fit.
+    """The table of all runs, each given by its metric and its patients' values; empty, with the reason, if they do not fit.
 
-    The patients' mean has to be the metric itself: an area under a curve, say, is no mean over patients.
+    The patients' mean must equal the metric, which an area under a curve, for example, does not.
     """
     if not found or not all(values for _, values in found.values()):
-        return CaseValues(why_not=f"the runs have no {metric} of single patients")
+        return CaseValues(why_not=f"the runs have no {metric} per patient")
     for value, values in found.values():
         if not math.isclose(float(np.mean(list(values.values()))), value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-            return CaseValues(why_not=f"{metric} is not the mean of what single patients have")
+            return CaseValues(why_not=f"{metric} is not a mean over patients")
     common = set.intersection(*(set(values) for _, values in found.values()))
     every = set.union(*(set(values) for _, values in found.values()))
     if common != every:
         lack = f"{len(every - common)} of {len(every)} patients have no {metric} in some runs"
-        return CaseValues(why_not=lack, untested=f"{lack}, so that their means are of different patients")
-    few = f"there are {len(common)} test patients, and their intervals hold too little" if len(common) < MIN_CASES_FOR_TEST else ""
+        return CaseValues(why_not=lack, untested=f"{lack}, so the means are over different patients")
+    few = f"there are only {len(common)} test patients, and intervals of so few cover too little"
+    few = few if len(common) < MIN_CASES_FOR_TEST else ""
     if len(common) < 2:
         return CaseValues(why_not="there is one patient", untested="there is one test patient")
     patients = tuple(sorted(common))

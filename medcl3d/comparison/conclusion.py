@@ -1,4 +1,4 @@
-"""The conclusion of a comparison as plain values: what `conclusion.json` holds beside the report."""
+"""The conclusion of a comparison as plain values: the content of `conclusion.json`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from medcl3d.comparison.analysis import ALPHA, Analysis, ArmNumbers
-from medcl3d.comparison.answer import answer
+from medcl3d.comparison.answer import conclusion_sentences
 from medcl3d.comparison.sensitivity import far_replicates
 from medcl3d.evaluation.statistics import Interval
 
@@ -14,10 +14,10 @@ SCHEMA = 1
 
 
 def conclusion(analysis: Analysis) -> dict[str, Any]:
-    """Sentences and the numbers at the endpoint that they rest on; None for what is not known."""
+    """The conclusion's sentences and their numbers at the endpoint; None for unknown values."""
     return {
         "schema": SCHEMA,
-        "conclusion": list(answer(analysis)),
+        "conclusion": list(conclusion_sentences(analysis)),
         "far_replicates": far_replicates(analysis),
         "metric": analysis.metric,
         "higher_is_better": analysis.higher,
@@ -46,7 +46,7 @@ def _arm(analysis: Analysis, index: int, arm: ArmNumbers) -> dict[str, Any]:
     test, equivalence, order = arm.test, arm.equivalence, analysis.order
     return {
         "name": arm.name,
-        "kind": analysis.kinds[arm.name],
+        "kind": analysis.arm_types[arm.name],
         "mean": _interval(arm.endpoint.mean),
         "difference": None if arm.endpoint.difference is None else _interval(arm.endpoint.difference),
         "p": None if test is None else test.holm,

@@ -1,4 +1,4 @@
-"""The file of a comparison: arms, what varies, what is tested, how it runs."""
+"""Configuration of a comparison: arms, varied fields, tests, execution."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Command = Literal["pretrain", "finetune", "evaluate"]
 
 
 def holds(*places: str) -> Any:
-    """Of a field below which fields of other configurations stand: where these are, as ``module:name``."""
+    """Annotation of a field that holds fields of other configurations, each given as ``module:name``."""
     return Field(json_schema_extra={FIELDS_OF: list(places)})
 
 
 @dataclass(frozen=True, config=STRICT)
 class Prepare:
-    """Data to prepare first where `out` does not hold it yet; `root` is absent for simulated data."""
+    """Data to prepare first if `out` does not hold it yet; `root` is absent for simulated data."""
 
     source: str
     out: Path
@@ -36,7 +36,7 @@ class Prepare:
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """A configuration file and what is set in it: dotted key -> value."""
+    """A configuration file and the fields set in it: dotted key -> value."""
 
     config: Path
     set: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Recipe:
 
 @dataclass(frozen=True, config=STRICT)
 class Arm:
-    """What is fine-tuned: an encoder by one of the pretrainings, or from scratch where there is none."""
+    """One arm: starts from the encoder of a pretraining, or from scratch if `pretraining` is absent."""
 
     pretraining: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
@@ -54,9 +54,9 @@ class Arm:
 class NextEndpoint:
     """An endpoint that is tested after the primary one.
 
-    metric    of this endpoint (default: that of the comparison)
-    endpoint  which cells it averages (dotted key -> value; default all)
-    better    whether higher or lower values are, for a metric that is not one of this package
+    metric    metric of this endpoint (default: the comparison's)
+    endpoint  cells that it averages (dotted key -> value; default all)
+    better    higher or lower; required for a metric that this package does not define
     """
 
     metric: str | None = None
@@ -66,12 +66,12 @@ class NextEndpoint:
 
 @dataclass(frozen=True, config=STRICT)
 class Anchors:
-    """What is 0 and what is 1 on the common scale of tasks.
+    """The arms that define 0 and 1 on the common scale of tasks.
 
-    low       the arm that is 0: an untrained encoder, or training from scratch
-    high      the arm that is 1: training with all labels
-    high_endpoint  which cells the arm `high` takes (dotted key -> value; default those of the endpoint), so that
-                   scratch with the most labels may be 1 and scratch with few labels 0
+    low       the arm at 0: an untrained encoder, or training from scratch
+    high      the arm at 1: training with all labels
+    high_endpoint  cells of the arm `high` (dotted key -> value; default those of the endpoint), so that
+                   scratch with the most labels can be 1 and scratch with few labels 0
     """
 
     low: str
@@ -83,31 +83,31 @@ class Anchors:
 class CompareConfig:
     """A comparison of arms.
 
-    finetune, evaluate    what every arm goes through and is measured by: one of the two
-    pretrain    set in every pretraining; may_differ: further fields in which pretrainings may differ
+    finetune, evaluate    the recipe that measures every arm: one of the two
+    pretrain    fields set in every pretraining; may_differ: further fields in which pretrainings may differ
     vary        dotted key of finetune or evaluate -> its values; every combination is a cell
-    endpoint    which cells the primary endpoint takes (dotted key -> value; default all): it is the mean
-                of `metric` over them, one number a replicate and arm
-    family      the arms that are tested against the reference, as one family (default: all others); the rest is exploratory
-    margin      the smallest difference that matters, in units of the metric: arms of the family whose difference is shown to be smaller
-                are called equivalent to the reference (default: not declared, and no arm is called so)
-    next_endpoints  endpoints that are tested after the primary one, in this order; an arm is tested at each only if it was
-                rejected at the one before: `[{endpoint: {num_labelled: 8}}, {metric: hd95_mm}]`
-    anchors     which arms are 0 and 1 on the common scale of tasks, for `across`
-    controls    arms that are added if the file has none of their type: `scratch`; `augmented_views`, which is pretrained with
+    endpoint    cells of the primary endpoint (dotted key -> value; default all): the endpoint is the mean
+                of `metric` over them, one number per replicate and arm
+    family      arms that are tested against the reference, as one family (default: all others); the rest is exploratory
+    margin      the smallest difference that matters, in units of the metric: arms of the family whose difference is
+                shown to be smaller are called equivalent to the reference (default: not declared, no equivalence test)
+    next_endpoints  endpoints that are tested after the primary one, in this order; an arm is tested at each only if it
+                was rejected at the one before: `[{endpoint: {num_labelled: 8}}, {metric: hd95_mm}]`
+    anchors     arms at 0 and 1 on the common scale of tasks, for `across`
+    controls    arms that are added if the file has none of their type: `scratch`; `augmented_views`, pretrained with
                 augmentations of one crop and so without a choice of pairs, one for each way in which the arms train; the
-                `placebo` of every strategy that has signal columns; and `mae`, which reconstructs hidden blocks and has no pairs. They are
-                outside the tested family
-    stage       confirm, or screen: picks candidates, so nothing is tested
-    screened    the file of the screening that this confirms: its seeds and its test patients are refused here
-    across      files of comparisons of the same arms on other data, whose finished results are ranked together with this one's
-    folds       how many folds of the split (prepared with as many) a replicate goes through, each pretrained and measured on its own;
-                its number is the mean over them, so that every patient is tested once (default: one split)
-    first_seed  replicates have the seeds first_seed, first_seed + 1, ...; what was screened is confirmed with new ones
-    jobs        runs at once; on this machine they share the processors
-    better      whether higher or lower values of the metric are: known of the measures of this package, to be said of others
-    executor    local, or slurm: each run is a job of the cluster, which submitit sends (pip install 'medcl3d[slurm]')
-    slurm       what a job asks for: submitit's parameters, as timeout_min, mem_gb, gpus_per_node, slurm_partition
+                `placebo` of every strategy that has signal columns; and `mae`, which reconstructs masked blocks and has
+                no pairs. They are outside the tested family
+    stage       confirm, or screen: selects candidates, so nothing is tested
+    screened    file of the screening that this comparison confirms: its seeds and test patients are refused here
+    across      files of comparisons of the same arms on other data, whose finished results are ranked with this one's
+    folds       number of folds of the split (prepared with as many) in each replicate, each pretrained and measured
+                separately; the replicate's number is the mean over them, so every patient is tested once (default: one split)
+    first_seed  replicates have the seeds first_seed, first_seed + 1, ...; a confirmation uses new seeds
+    jobs        runs at once; local runs share the processors
+    better      higher or lower; known for the metrics of this package, required for others
+    executor    local, or slurm: each run is a cluster job, submitted through submitit (pip install 'medcl3d[slurm]')
+    slurm       resources of a job: submitit's parameters, as timeout_min, mem_gb, gpus_per_node, slurm_partition
     """
 
     out_dir: Path
@@ -149,12 +149,12 @@ class CompareConfig:
 
     @property
     def higher(self) -> bool:
-        """Larger values of the metric are better."""
+        """Whether larger values of the metric are better."""
         return (self.better or direction_of(self.metric)) == "higher"
 
     @property
     def later(self) -> tuple[CompareConfig, ...]:
-        """This comparison with each of its next endpoints in the place of the primary one, in their order."""
+        """This comparison with each of its next endpoints as the primary one, in their order."""
 
         def at(one: NextEndpoint) -> CompareConfig:
             same = one.metric in (None, self.metric)
@@ -165,5 +165,5 @@ class CompareConfig:
 
     @property
     def report_dir(self) -> Path:
-        """Where tables and report go: beside those of a fine-tuning that has the same out_dir, and so the same pretrainings."""
+        """Folder of tables and report: `evaluate` inside out_dir, so that a fine-tuning may share out_dir and pretrainings."""
         return self.out_dir / "evaluate" if self.measured_by[0] == "evaluate" else self.out_dir

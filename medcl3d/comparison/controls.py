@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 AUGMENTED = "augmented_views"
 POINTS = ("num_points", "tolerance_mm", "ignore_mm")
 BLOCKS = (8, 4, 2, 1)
-"""Edges of hidden blocks, in voxels: the largest that divides a patch is taken."""
+"""Edges of masked blocks, in voxels; the largest that divides the patch size is used."""
 
 
 def with_controls(config: CompareConfig) -> CompareConfig:
-    """The comparison with the controls that it asks for and does not yet have.
+    """The comparison with the controls that its `controls` field lists and that it does not have yet.
 
-    They are outside the tested family, unless that names them; where none is declared, it is the arms that were written down.
+    They are outside the tested family, unless `family` names them; its default is the arms written in the file.
     """
     family = config.family or tuple(name for name in config.arms if name != config.reference)
     more = _augmented(config) if "augmented_views" in config.controls else {}
@@ -44,8 +44,8 @@ Controls = dict[str, tuple[Recipe, tuple[str, Arm]]]
 def _augmented(config: CompareConfig) -> Controls:
     """Pretrainings with augmentations of one crop, all else equal; one for each way in which the others train.
 
-    Such an arm is trained like the others but chooses no pairs, so its difference to them is what the choice adds.
-    A control that stands for one of several ways is named after the first arm that trains so.
+    Such an arm is trained like the others but chooses no pairs, so its difference to them is the effect of the choice.
+    If there are several ways, each control is named after the first arm that trains that way.
     """
     planned = _used(config)
     have = [_rest(fields) for fields in planned.values() if fields.pairs.name == AUGMENTED and not fields.placebo]
@@ -65,14 +65,14 @@ def _augmented(config: CompareConfig) -> Controls:
 
 
 def _with_augmented(recipe: Recipe, fields: Any) -> Recipe:
-    """The recipe with augmented views in the place of its pairs: as many views and points per sample."""
+    """The recipe with augmented views instead of its pairs: as many views and points per sample."""
     views, points = _num_views(_strategy(fields)), _points(fields)
     recipe = _replaced(recipe, "pairs", {AUGMENTED: {} if views == 2 else {"num_views": views}})
     return _replaced(recipe, "objective", {fields.objective.name: {**fields.objective.fields, **points}}) if points else recipe
 
 
 def _replaced(recipe: Recipe, key: str, value: Any) -> Recipe:
-    """The recipe with another choice of `key`; the fields that it sets below `key` belong to what it chose before."""
+    """The recipe with another choice of `key`; fields set below `key` belong to the previous choice and are removed."""
     kept = {name: of for name, of in recipe.set.items() if name != key and not name.startswith(f"{key}.")}
     return replace(recipe, set={**kept, key: value})
 
@@ -85,7 +85,7 @@ def _strategy(fields: Any) -> PairStrategy:
 
 
 def _num_views(strategy: PairStrategy) -> int:
-    """Global views in a sample: those of the part that draws them, two if it has no such field."""
+    """Global views in a sample: `num_views` of the part that draws them, two if it has no such field."""
     from medcl3d.pairs import parts_of
 
     parts = parts_of(strategy)
@@ -93,7 +93,7 @@ def _num_views(strategy: PairStrategy) -> int:
 
 
 def _points(fields: Any) -> dict[str, Any]:
-    """What a strategy that relates points says of them, as fields of the objective, which has its own if no strategy does."""
+    """Point fields of a strategy that relates points, as fields of the objective (which has defaults of its own)."""
     from medcl3d.pairs import every_part, relates_points
 
     strategy = _strategy(fields)
@@ -103,21 +103,21 @@ def _points(fields: Any) -> dict[str, Any]:
 
 
 def _takes_pairs(fields: Any) -> bool:
-    """The objective uses the relation of pairs (MAE does not)."""
+    """Whether the objective uses pairs (MAE does not)."""
     from medcl3d.objectives import OBJECTIVES
 
     return bool(OBJECTIVES.get(fields.objective.name).uses)  # type: ignore[attr-defined]
 
 
 def _rest(fields: Any) -> dict[str, Any]:
-    """A pretraining's configuration without its pairs, and with the number of views and the points of a sample."""
+    """A pretraining's configuration without its pairs, with the number of views and points per sample."""
     rest = {key: value for key, value in _task(fields).items() if key != "pairs"}
     objective = {fields.objective.name: {**fields.objective.fields, **_points(fields)}}
     return rest | {"objective": objective, "num_views": _num_views(_strategy(fields))}
 
 
 def _placebos(config: CompareConfig) -> Controls:
-    """Of every strategy that knows something of the scans, where the comparison has none for it."""
+    """A placebo for every strategy with signal columns that has none in the comparison."""
     planned = _used(config)
     have = [_task(fields) for fields in planned.values() if fields.placebo]
     found: Controls = {}
@@ -135,7 +135,7 @@ def _placebos(config: CompareConfig) -> Controls:
 
 
 def _mae(config: CompareConfig) -> Controls:
-    """Hidden blocks painted in, with crops, network and steps of the first pretraining; none where there is one already."""
+    """MAE with crops, network and steps of the first pretraining; empty if the comparison has one."""
     used = _used(config)
     if not used or any(fields.objective.name == "mae" for fields in used.values()):
         return {}
@@ -149,13 +149,13 @@ def _mae(config: CompareConfig) -> Controls:
 
 
 def _without_features(pairs: dict[str, Any]) -> dict[str, Any]:
-    """The strategy inside those that look at embeddings, which MAE has none of to compare."""
+    """The inner strategy without wrappers that need embeddings, which MAE does not provide."""
     ((_, fields),) = pairs.items()
     return _without_features(fields["inner"]) if {"queue_size", "temperature"} & set(fields) else pairs
 
 
 def _used(config: CompareConfig) -> dict[str, Any]:
-    """Pretraining -> its configuration, of those that an arm starts from."""
+    """Pretraining -> its configuration, for pretrainings that an arm uses."""
     started = {arm.pretraining for arm in config.arms.values()}
     return {name: _planned(config, recipe) for name, recipe in config.pretrainings.items() if name in started}
 
@@ -165,7 +165,7 @@ def _planned(config: CompareConfig, recipe: Recipe) -> Any:
 
 
 def _task(fields: Any) -> dict[str, Any]:
-    """A pretraining's configuration, whether a placebo or not."""
+    """A pretraining's configuration without placebo, out_dir and seed."""
     return {key: value for key, value in plain(fields).items() if key not in ("placebo", "out_dir", "seed")}
 
 

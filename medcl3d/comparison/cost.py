@@ -1,4 +1,4 @@
-"""What each arm cost: seconds and memory, as its runs noted them."""
+"""Cost of each arm: seconds and memory, as recorded by its runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medcl3d.comparison.timing import metric_rows
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one arm, means over its runs and the largest memory of any; None where nothing was noted."""
+    """Mean time of one arm over its runs, and the largest memory of any; None if not recorded."""
 
     arm: str
     pretraining_s: float | None
@@ -24,7 +24,7 @@ class Cost:
 
 
 def seconds_of(run: Run) -> float | None:
-    """What the run took in all; without a note of that, what its logged steps took."""
+    """Total seconds of the run; if not recorded, the seconds of its logged steps."""
     noted = read_json(run.folder / COST).get("seconds")
     if noted is not None:
         return float(noted)
@@ -37,7 +37,7 @@ def seconds_of(run: Run) -> float | None:
 
 
 def costs(runs: Sequence[Run], config: CompareConfig) -> list[Cost]:
-    """One row an arm."""
+    """One row per arm."""
     found = []
     for name, arm in config.arms.items():
         first = [run for run in runs if not run.measures and run.name == arm.pretraining]

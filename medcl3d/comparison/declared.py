@@ -1,4 +1,4 @@
-"""What a comparison said that it would test, written down before its runs, so that a report can tell what was changed after them."""
+"""Preregistration: the planned tests, written to a file before the runs, so that a report can name later changes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 DECLARED = "declared.jsonl"
-CHANGED = "what is tested was changed when results were there (see the notes)"
-MARGIN_CHANGED = "the margin was changed when results were there (see the notes)"
+CHANGED = "the preregistered tests were changed after results existed (see the notes)"
+MARGIN_CHANGED = "the margin was changed after results existed (see the notes)"
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How what is tested now stands to what was declared.
+class PreregistrationCheck:
+    """Comparison of the current tests with the preregistered ones.
 
-    note   what a reader must know, "" where all was declared before the first result
-    kept   nothing was changed after results were there that could have asked for it; else there is no test
-    margin_kept  neither was the margin; else no arm is called equivalent, and the other tests stand
+    note   a note for readers, "" if everything was preregistered before the first result
+    kept   no change was made after results that could have motivated it; otherwise nothing is tested
+    margin_kept  the same for the margin; otherwise no arm is called equivalent, and the other tests remain valid
     """
 
     note: str
@@ -35,8 +35,8 @@ class Standing:
 
 
 def tested_fields(config: CompareConfig) -> dict[str, Any]:
-    """All that decides which number is tested, against which."""
-    # What came later than the first files is written only if it is used, so that those files stay as they are.
+    """All fields that determine the tests."""
+    # Newer fields are written only if they are used, so that older files stay unchanged.
     margin = {} if config.margin is None else {"margin": config.margin}
     order = [{"metric": one.metric, "higher": one.higher, "endpoint": _endpoint(one)} for one in config.later]
     return {
@@ -57,13 +57,13 @@ def _endpoint(config: CompareConfig) -> list[dict[str, Any]]:
     return [dict(cell) for cell in cells(config) if in_endpoint(cell, config)]
 
 
-def declare(config: CompareConfig, finished: int, complete: int) -> None:
-    """Add what is tested to the comparison's declarations, where it differs from the last one.
+def preregister(config: CompareConfig, finished: int, complete: int) -> None:
+    """Append the current tests to the comparison's declarations if they differ from the last one.
 
-    finished, complete  measurements that are done now, and replicates in which all are: what could have been seen
+    finished, complete  number of finished measurements and of complete replicates now: results that may have been seen
     """
     path, what = config.report_dir / DECLARED, tested_fields(config)
-    before = declarations(path)
+    before = preregistrations(path)
     if before and before[-1]["what"] == what:
         return
     row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "finished": finished, "complete": complete, "what": what}
@@ -71,8 +71,8 @@ def declare(config: CompareConfig, finished: int, complete: int) -> None:
     write_text(path, "".join(json.dumps(one) + "\n" for one in [*before, row]))
 
 
-def declarations(path: Path) -> list[dict[str, Any]]:
-    """The declarations of a file in their order; none where it is absent, rows that were spoilt are left out."""
+def preregistrations(path: Path) -> list[dict[str, Any]]:
+    """The declarations of a file in their order; empty if it is absent. Damaged rows are skipped."""
     found: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -84,40 +84,40 @@ def declarations(path: Path) -> list[dict[str, Any]]:
 
 
 def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
-    """Where the declarations of these runs lie: beside them, also where they were moved."""
-    out_dir = next((run.elsewhere for run in runs if run.elsewhere is not None), config.out_dir)
+    """The declarations file of these runs: beside them, also if they were moved."""
+    out_dir = next((run.moved_to for run in runs if run.moved_to is not None), config.out_dir)
     return out_dir / config.report_dir.relative_to(config.out_dir) / DECLARED
 
 
-def standing(config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Collection[str]) -> Standing:
-    """Hold what is tested now against the declarations that were made; measured: the metrics that the runs have.
+def check_preregistration(config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Collection[str]) -> PreregistrationCheck:
+    """Compare the current tests with the declarations in the file; measured: the metrics that the runs have.
 
-    What named a metric that no run has was a slip of the pen: nothing could have been seen of it, and the next word counts as the first.
-    A screening tests nothing. More replicates are no change while too few were complete for a test: a pilot decides whether the
-    rest is worth its time.
+    A declaration of a metric that no run has is ignored as a mistake, since none of its results can have been seen.
+    A screening tests nothing. More replicates are not a change while too few were complete for a test: a pilot
+    decides whether the rest is worth its time.
     """
     if config.stage == "screen":
-        return Standing("", True)
+        return PreregistrationCheck("", True)
     rows = [row for row in rows if row["what"].get("metric") in measured]
     if not rows:
-        return Standing("What is tested was not written down before the runs, as far as can be told: there is no declared.jsonl.", True)
+        return PreregistrationCheck("The tests were not preregistered: declared.jsonl does not exist.", True)
     what = tested_fields(config)
     first, last = rows[0], rows[-1]
     for row in rows:
-        if row["finished"] == 0:  # nothing could have been seen yet: the later word counts
+        if row["finished"] == 0:  # no result existed: the later declaration counts
             first = row
     lines = [line for line in differences(first["what"], what) if not _is_pilots(line, first, rows)]
     margin = [line for line in lines if line.startswith("margin:")]
     if margin and len(lines) == len(margin):
-        note = f"No arm is called equivalent: {'; '.join(margin)} was changed after results were there, and other tests stand."
-        return Standing(note, True, margin_kept=False)
+        note = f"No arm is called equivalent: {'; '.join(margin)} was changed after results existed; other tests remain valid."
+        return PreregistrationCheck(note, True, margin_kept=False)
     if lines:
         when = next((row for row in rows if row["what"] == what), last)
         seen = f"when {_measurements(when['finished'])} finished" if when["what"] == what else "after the runs"
-        return Standing(f"There is no test: {'; '.join(lines)} was changed {seen}.", False, margin_kept=not margin)
+        return PreregistrationCheck(f"No test: {'; '.join(lines)} was changed {seen}.", False, margin_kept=not margin)
     if first["finished"]:
-        return Standing(f"What is tested was first written down when {_measurements(first['finished'])} finished.", True)
-    return Standing("", True)
+        return PreregistrationCheck(f"The tests were preregistered when {_measurements(first['finished'])} already finished.", True)
+    return PreregistrationCheck("", True)
 
 
 def _measurements(count: int) -> str:
@@ -125,6 +125,6 @@ def _measurements(count: int) -> str:
 
 
 def _is_pilots(line: str, first: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
-    """A change of the number of replicates that no test could have asked for."""
+    """Whether a change of the number of replicates was made before a test was possible."""
     changes = [row for row in rows if row["what"]["replicates"] != first["what"]["replicates"]]
     return line.startswith("replicates:") and bool(changes) and changes[0]["complete"] < MIN_REPLICATES_FOR_TEST

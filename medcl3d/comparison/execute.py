@@ -1,4 +1,4 @@
-"""Runs a plan: each run is a command of its own, skipped when done, resumed when stopped, reported when it failed."""
+"""Execution of a plan: each run is a separate command, skipped if done, resumed if stopped, reported if it failed."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from medcl3d.comparison.launch import INPUTS, LOG, Child, encoder_hash, read_json
 from medcl3d.comparison.plan import Run, model_of
-from medcl3d.comparison.timing import TimesTold
+from medcl3d.comparison.timing import TimeEstimates
 from medcl3d.config import differences
 from medcl3d.errors import ConfigError, DataError, Stopped, UserError
 from medcl3d.training.logs import FREE_FIELDS, with_defaults
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 120.0
-"""How long a run that is asked to stop may take to save its state."""
+"""Seconds that a run may take to save its state after a stop request."""
 STOPPED = 75
 MOST_STARTS = 50
-"""Of one run on a cluster that stops its jobs; beyond it, it is a failure."""
+"""Starts of one run on a cluster that stops its jobs; more count as a failure."""
 
 
 class Launcher(Protocol):
-    """Where runs go: this machine, or a cluster. at_once: how many run at a time; takes: how many it holds, waiting ones included."""
+    """Starts runs on this machine or on a cluster.
+
+    at_once: number of runs at a time; takes: number of runs that it accepts, including waiting ones.
+    """
 
     at_once: int
     takes: int
@@ -44,12 +47,12 @@ class Launcher(Protocol):
         """Start runs."""
 
     def busy(self, run: Run) -> bool:
-        """What another start began is still at this run."""
+        """Whether a process of another start is still executing this run."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `kept` was done before; `failed` has a reason; `stopped` by a cluster can resume."""
+    """The end of a run: `kept` was done before; `failed` has a reason; `stopped` by a cluster can resume."""
 
     run: Run
     state: Literal["done", "kept", "failed", "stopped"]
@@ -58,9 +61,10 @@ class Outcome:
 
 
 def is_done(run: Run) -> bool:
-    """The run's folder holds this very run, finished. A run from before one of its fields was known had that field's default.
+    """Whether the run's folder holds this run, finished. A field that is newer than the run counts with its default.
 
-    ConfigError where the folder holds another run, or one that started from another encoder; DataError where its files are damaged.
+    ConfigError if the folder holds another run, or one that started from another encoder; DataError if its files are
+    damaged.
     """
     config_file = run.folder / "config.yaml"
     if not config_file.is_file():
@@ -69,53 +73,56 @@ def is_done(run: Run) -> bool:
     if read_json(run.folder / "status.json").get("state") != "done":
         return False
     if run.measures and not (run.folder / "results.json").is_file():
-        raise DataError(f"{run.folder}: its run is done and results.json is gone; delete the folder to run it anew")
+        raise DataError(f"{run.folder}: the run is done but results.json is missing; delete the folder to run it again")
     now = None if run.needs is None else encoder_hash(run.needs)
     if now is not None and read_json(run.folder / INPUTS).get("encoder_sha256") != now:
-        raise ConfigError(f"{run.folder}: started from another encoder than {run.needs} holds now. Delete the folder to fine-tune anew")
+        raise ConfigError(
+            f"{run.folder}: started from another encoder than the current one in {run.needs}. "
+            "Delete the folder to run it again"
+        )
     return True
 
 
 def _refuse_another(run: Run, config_file: Path) -> None:
-    """ConfigError where a folder holds another run than the planned one; of runs that lie elsewhere, only the places may differ."""
+    """ConfigError if a folder holds another run than the planned one; moved runs may differ in their paths only."""
     try:
         found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{config_file}: is damaged ({' '.join(str(error).split())}); delete its folder to run it anew") from None
-    free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.elsewhere else ()))
+        raise DataError(f"{config_file}: is damaged ({' '.join(str(error).split())}); delete its folder to run it again") from None
+    free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.moved_to else ()))
 
     def changed(old: Any) -> list[str]:
         return [line for line in differences(old, run.planned) if not line.startswith(free)]
 
-    # To fill in defaults takes longer than to compare, and most runs are of today.
+    # Filling in defaults takes longer than comparing, and most runs have all fields.
     lines = changed(found) and changed(with_defaults(found, model_of(run.command), config_file))
-    if run.elsewhere is not None and run.needs is not None:
-        # The encoder lies elsewhere too, but below its out_dir where it should: else this is another arm's run.
-        inside = run.needs.relative_to(run.elsewhere).parts
+    if run.moved_to is not None and run.needs is not None:
+        # The encoder was moved too, but its path below out_dir must be the planned one: otherwise this is another arm's run.
+        inside = run.needs.relative_to(run.moved_to).parts
         if Path(str(found.get("init"))).parts[-len(inside) :] != inside:
             lines = [*lines, f"init: {found.get('init')!r} -> {run.planned['init']!r}"]
     if lines:
         shown = "; ".join([*lines[:5], *(["..."] if len(lines) > 5 else [])])
-        raise ConfigError(f"{run.folder}: holds another run: {shown}. Delete the folder to run anew, or choose another out_dir")
+        raise ConfigError(f"{run.folder}: holds another run: {shown}. Delete the folder to run it again, or choose another out_dir")
 
 
 def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """The runs that are done, and those to do.
 
-    A pretraining that is gone is not done again where all that started from it is done: it left what was asked of it.
+    A deleted pretraining is not run again if all runs that start from it are done.
     """
     done = {run.folder for run in runs if is_done(run)}
-    asked_for = {run.needs for run in runs if run.needs is not None and run.folder not in done}
-    asked = {run.needs for run in runs if run.needs is not None}
-    spent = {run.folder for run in runs if run.folder in asked - asked_for and not (run.folder / "config.yaml").exists()}
+    still_needed = {run.needs for run in runs if run.needs is not None and run.folder not in done}
+    needed = {run.needs for run in runs if run.needs is not None}
+    spent = {run.folder for run in runs if run.folder in needed - still_needed and not (run.folder / "config.yaml").exists()}
     kept = [run for run in runs if run.folder in done | spent]
     return kept, [run for run in runs if run.folder not in done | spent]
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that is not empty."""
     lines = [line.strip() for line in path.read_text(errors="replace").splitlines()] if path.is_file() else []
-    return next((line for line in reversed(lines) if line), "it wrote nothing")
+    return next((line for line in reversed(lines) if line), "its log is empty")
 
 
 def step_of(run: Run) -> int:
@@ -130,7 +137,7 @@ def step_of(run: Run) -> int:
 
 
 def _stop(children: Sequence[Child]) -> None:
-    """Ask all to save and stop; kill what has not after the grace time, or at a second Ctrl-C."""
+    """Signal all to save and stop; kill the remaining ones after the grace time, or at a second Ctrl-C."""
     for child in children:
         child.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
@@ -146,20 +153,20 @@ def _stop(children: Sequence[Child]) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM (a cluster's time limit) sets, so that no run starts unseen; a second one interrupts."""
-    asked = threading.Event()
+    """An event that is set by Ctrl-C or SIGTERM (a cluster's time limit); a second signal interrupts."""
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield requested
         return
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if asked.is_set():
+    def request(_number: int, _frame: FrameType | None) -> None:
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -177,28 +184,28 @@ def _outcome(child: Child) -> Outcome | None:
         return Outcome(child.run, "failed", seconds, str(error))
     if code == STOPPED and child.resumable:
         return Outcome(child.run, "stopped", seconds, "its job was stopped too often")
-    what = f"exit {code}" if code > 0 else f"killed by signal {-code}" if code < 0 else "exit 0, but its status.json does not say done"
+    what = f"exit {code}" if code > 0 else f"killed by signal {-code}" if code < 0 else "exit 0, but the state in status.json is not done"
     return Outcome(child.run, "failed", seconds, f"{what}: {last_line(child.run.folder / LOG)}")
 
 
 def execute(runs: Sequence[Run], launcher: Launcher, console: Console, accept: Callable[[Run], None] = lambda run: None) -> list[Outcome]:
-    """Run what is not done yet, as many at once as the launcher takes; a run that fails does not stop the others.
+    """Execute the runs that are not done, as many at once as the launcher accepts; a failed run does not stop the others.
 
-    accept: looks at each finished measurement; what it raises ends the grid, since every other would be refused, too.
-    A run that another process is at (it outlived the comparison that started it) is waited for.
-    ConfigError before anything starts where a folder holds another run; Stopped on Ctrl-C or SIGTERM.
+    accept: validates each finished measurement; its exception ends the execution, since it would refuse every other too.
+    A run that another process executes (which outlived the comparison that started it) is waited for.
+    ConfigError before anything starts if a folder holds another run; Stopped on Ctrl-C or SIGTERM.
     """
     grid = _Grid(runs, console, accept)
-    with _stop_signals() as asked, _progress(console) as progress:
+    with _stop_signals() as stop_requested, _progress(console) as progress:
         task = progress.add_task("runs", total=sum(run.size for run in grid.waiting))
         grid.say = progress.console.print
         try:
             while grid.waiting or grid.children:
                 grid.start(launcher)
-                if asked.wait(POLL_SECONDS if grid.children or grid.waiting else 0):
-                    raise Stopped(f"stopped with {len(grid.outcomes)} of {len(runs)} runs over; the same command goes on from here")
+                if stop_requested.wait(POLL_SECONDS if grid.children or grid.waiting else 0):
+                    raise Stopped(f"stopped after {len(grid.outcomes)} of {len(runs)} runs; the same command resumes")
                 grid.collect()
-                grid.tell_time(launcher.at_once)
+                grid.report_time(launcher.at_once)
                 _advance(progress, task, [c.run for c in grid.children], [o.run for o in grid.outcomes if o.state != "kept"])
         finally:
             _stop(grid.children)
@@ -206,7 +213,7 @@ def execute(runs: Sequence[Run], launcher: Launcher, console: Console, accept: C
 
 
 class _Grid:
-    """How far a plan is: what is done, what goes on, what waits."""
+    """State of a plan's execution: runs that are done, running and waiting."""
 
     def __init__(self, runs: Sequence[Run], console: Console, accept: Callable[[Run], None]):
         self.runs, self.say, self.accept = runs, console.print, accept
@@ -217,22 +224,22 @@ class _Grid:
         self.over = {run.folder: "done" for run in kept}
         self.children: list[Child] = []
         self._starts: Counter[Path] = Counter()
-        self._times = TimesTold()
-        self._waits_for: set[Path] = set()
+        self._times = TimeEstimates()
+        self._waiting_for: set[Path] = set()
 
     def start(self, launcher: Launcher) -> None:
-        """Start what is ready, as many as there is room for."""
+        """Start runs that are ready, as many as the launcher accepts."""
         ready: list[Run] = []
         for run in [r for r in self.waiting if r.needs is None or self.over.get(r.needs) == "done"]:
             if len(ready) + len(self.children) >= launcher.takes:
                 break
             if launcher.busy(run):
-                if run.folder not in self._waits_for:
-                    self._say(f"waiting for {run}, which another process is at")
-                    self._waits_for.add(run.folder)
+                if run.folder not in self._waiting_for:
+                    self._say(f"waiting for {run}, which another process is executing")
+                    self._waiting_for.add(run.folder)
                 continue
             self.waiting.remove(run)
-            if run.folder in self._waits_for and is_done(run):
+            if run.folder in self._waiting_for and is_done(run):
                 self._finish(Outcome(run, "done"))
             else:
                 ready.append(run)
@@ -241,7 +248,7 @@ class _Grid:
             self.children += launcher.launch(ready)
 
     def collect(self) -> None:
-        """Take in what has ended, and what cannot start any more."""
+        """Collect runs that have ended, and runs that can no longer start."""
         for child, outcome in [(c, o) for c in self.children if (o := _outcome(c)) is not None]:
             self.children.remove(child)
             if outcome.state == "stopped" and self._starts[child.run.folder] < MOST_STARTS:
@@ -252,8 +259,8 @@ class _Grid:
             self.waiting.remove(run)
             self._finish(Outcome(run, "failed", 0.0, "its pretraining failed"))
 
-    def tell_time(self, at_once: int) -> None:
-        """Say how long the runs of a command take, where there is something new to say."""
+    def report_time(self, at_once: int) -> None:
+        """Print estimates of the remaining time of each command's runs, if they are new."""
         left = [*self.waiting, *(child.run for child in self.children)]
         done = [run for run in self.runs if self.over.get(run.folder) in ("done", "kept")]
         for line in self._times.lines(self.runs, done, left, at_once):
@@ -282,5 +289,5 @@ def _advance(progress: Progress, task: TaskID, going: Sequence[Run], ended: Sequ
 
 def _progress(console: Console) -> Progress:
     count = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples,"))
-    times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
+    times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
     return Progress(*count, *times, console=console, disable=not console.is_terminal)

@@ -1,4 +1,4 @@
-"""Figures of a report, each as SVG for a light and for a dark page."""
+"""Figures of a report, each as SVG for light and dark pages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.plan import Cell
-from medcl3d.comparison.portraits import NONE, OTHER, Map, shown_columns
+from medcl3d.comparison.portraits import NONE, OTHER, EmbeddingMap, shown_columns
 from medcl3d.evaluation.ranks import Ranks
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, and lighter ones for a dark page.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, and lighter ones for a dark page.
 COLOURS = {
     "light": ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#B8860B", "#56B4E9", "#000000"),
     "dark": ("#6CB8F0", "#FF9D5C", "#3DD6A8", "#F0A3CF", "#F0E442", "#B0C4FF", "#FFFFFF"),
@@ -27,12 +27,12 @@ INK = {"light": "#24292f", "dark": "#d7dce2"}
 FAINT = {"light": "#8a9099", "dark": "#8a9099"}
 MARKERS = "osD^vP*"
 NARROW = 5.0
-"""Inches that a phone shows without scrolling sideways (report pages do not shrink letters below three quarters)."""
+"""Width in inches that a phone shows without horizontal scrolling (pages do not shrink text below three quarters)."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image for the report: SVG text for light and dark pages, what it shows in words, and its width in inches."""
+    """An image for the report: SVG text for light and dark pages, alternative text, and its width in inches."""
 
     light: str
     dark: str
@@ -67,8 +67,8 @@ def _draw(width: float, height: float, alt: str, paint: Callable[[Figure, str], 
     return Picture(render("light"), render("dark"), alt, width)
 
 
-def _look(number: int, theme: str) -> dict[str, Any]:
-    """Marker and colour of an arm: no two of the first 49 have both."""
+def _style(number: int, theme: str) -> dict[str, Any]:
+    """Marker and colour of an arm, a unique combination for the first 49."""
     count = len(MARKERS)
     return {"marker": MARKERS[(number + number // count) % count], "color": COLOURS[theme][number % count]}
 
@@ -78,7 +78,7 @@ def _named(pairs: Cell) -> str:
 
 
 def _axis(analysis: Analysis) -> str | None:
-    """The varied field that makes a curve: the number of labels, or the first one with numbers."""
+    """The varied field on the x axis: the number of labels, or the first numeric field."""
     keys = [key for key, _ in analysis.cells[0]]
     values = {key: {dict(cell)[key] for cell in analysis.cells} for key in keys}
     numeric = [key for key in keys if len(values[key]) > 1 and all(isinstance(v, int | float) for v in values[key])]
@@ -86,7 +86,7 @@ def _axis(analysis: Analysis) -> str | None:
 
 
 def metric_curve(analysis: Analysis) -> Picture | None:
-    """The metric over the number of labels with 95% intervals, a panel for each setting of the rest; None where nothing varies."""
+    """The metric over the number of labels with 95% intervals, one panel per setting of other fields; None if nothing varies."""
     key = _axis(analysis)
     if key is None:
         return None
@@ -98,27 +98,27 @@ def metric_curve(analysis: Analysis) -> Picture | None:
         for panel, ax in zip(panels, axes, strict=True):
             for number, arm in enumerate(analysis.arms):
                 chosen = [arm.cells[next(c for c in analysis.cells if dict(c) == {**dict(panel), key: value})].mean for value in values]
-                # Arms side by side within a third of a step, so that intervals do not hide each other.
+                # Arms are side by side within a third of a step, so that intervals do not overlap.
                 apart = min(0.05, 0.33 / len(analysis.arms))
                 x = [i + apart * (number - (len(analysis.arms) - 1) / 2) for i in range(len(values))]
-                bars = [[c.mean - c.low for c in chosen], [c.high - c.mean for c in chosen]]  # NaN, where there is none, draws no bar
+                bars = [[c.mean - c.low for c in chosen], [c.high - c.mean for c in chosen]]  # an unknown interval is NaN: no bar
                 line = "--" if arm.name == analysis.reference else "-"
-                look = {"linestyle": line, "markersize": 5, **_look(number, theme)}
-                ax.errorbar(x, [c.mean for c in chosen], yerr=bars, label=arm.name, capsize=3, **look)
+                style = {"linestyle": line, "markersize": 5, **_style(number, theme)}
+                ax.errorbar(x, [c.mean for c in chosen], yerr=bars, label=arm.name, capsize=3, **style)
             ax.set_xticks(range(len(values)), [str(v) for v in values])
             ax.set_xlabel(key)
             ax.set_title(_named(panel))
         axes[0].set_ylabel(analysis.metric)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=columns)
 
-    alt = f"Curves of {analysis.metric} over {key}, one line an arm; the numbers are in the table of means"
+    alt = f"Curves of {analysis.metric} over {key}, one line per arm; the numbers are in the table of means"
     width = max(NARROW, 3.4 * len(panels))
     columns = max(1, int(width / (0.6 + 0.09 * max(len(arm.name) for arm in analysis.arms))))
     return _draw(width, 3.4 + 0.24 * -(-len(analysis.arms) // columns), alt, paint)
 
 
 def difference_dots(analysis: Analysis) -> Picture | None:
-    """Paired differences to the reference at the endpoint, a dot and an interval an arm; None where there is no other arm."""
+    """Paired differences to the reference at the endpoint, a dot and an interval per arm; None without another arm."""
     arms = [arm for arm in analysis.arms if arm.endpoint.difference is not None]
     if not arms:
         return None
@@ -132,14 +132,14 @@ def difference_dots(analysis: Analysis) -> Picture | None:
             assert d is not None
             number = [a.name for a in analysis.arms].index(arm.name)
             bars = [[d.mean - d.low], [d.high - d.mean]] if d.known else None
-            ax.errorbar([d.mean], [row], xerr=bars, capsize=4, linestyle="none", **_look(number, theme))
-            # A name above its line: a margin for the longest would leave a narrow screen no room for the lines.
+            ax.errorbar([d.mean], [row], xerr=bars, capsize=4, linestyle="none", **_style(number, theme))
+            # The name is above its line: a margin for the longest name would be too wide on a narrow screen.
             ax.text(0, row - 0.22, arm.name, transform=ax.get_yaxis_transform(), va="bottom", ha="left")
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
         ax.set_ylim(len(arms) - 0.5, -0.8)
         ax.set_xlabel(label)
-        ax.locator_params(axis="x", nbins=6)  # of more, numbers with a sign and three decimals touch each other
+        ax.locator_params(axis="x", nbins=6)  # with more, numbers with a sign and three decimals overlap
 
     alt = f"Paired difference of {analysis.metric} to {analysis.reference} for each arm with its 95% interval; the numbers are in the table"
     width = max(NARROW, *(0.5 + 0.09 * len(text) for text in (label, *(arm.name for arm in arms))))
@@ -147,7 +147,7 @@ def difference_dots(analysis: Analysis) -> Picture | None:
 
 
 def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
-    """Training losses, a panel each with an axis of its own (losses of two objectives do not compare); None without any."""
+    """Training losses, each panel with its own axis (losses of two objectives are not comparable); None without any."""
     panels = {title: curves for title, curves in panels.items() if any(len(c.x) for c in curves)}
     if not panels:
         return None
@@ -158,7 +158,7 @@ def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
         axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
         for ax, (title, curves) in zip(axes, panels.items(), strict=False):
             for number, curve in enumerate(curves):
-                point = "o" if len(curve.x) == 1 else ""  # a single step draws no line
+                point = "o" if len(curve.x) == 1 else ""  # a single step has no line
                 ax.plot(curve.x, curve.y, label=curve.label, linewidth=1.2, marker=point, color=COLOURS[theme][number % 7])
             ax.set_title(title, fontsize=10)
             ax.tick_params(labelsize=9)
@@ -172,14 +172,14 @@ def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
     return _draw(0.3 + 3.4 * columns, 0.2 + 2.2 * rows, f"Training loss over steps of {', '.join(panels)}", paint)
 
 
-def feature_maps(maps: Sequence[Map]) -> dict[str, Picture]:
-    """Crops as dots, a panel an encoder; a picture for each thing that they are coloured by."""
+def feature_maps(maps: Sequence[EmbeddingMap]) -> dict[str, Picture]:
+    """Embedding maps: crops as dots, one panel per encoder, one picture per column of colours."""
     shown = [(one, shown_columns(one)) for one in maps]
     names = dict.fromkeys(name for _, columns in shown for name in columns)
     return {name: _coloured(name, [(one, columns[name]) for one, columns in shown if name in columns]) for name in names}
 
 
-def _coloured(name: str, panels: Sequence[tuple[Map, np.ndarray]]) -> Picture:
+def _coloured(name: str, panels: Sequence[tuple[EmbeddingMap, np.ndarray]]) -> Picture:
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
 
@@ -196,14 +196,15 @@ def _coloured(name: str, panels: Sequence[tuple[Map, np.ndarray]]) -> Picture:
         dots(figure, axes, places, values, name, theme)
 
     encoders = ", ".join(one.encoder for one, _ in panels)
-    return _draw(0.2 + 2.5 * columns, 0.9 + 2.5 * rows, f"Features of crops on a plane, coloured by {name}, of {encoders}", paint)
+    alt = f"Embedding maps of crops, coloured by {name}, for {encoders}"
+    return _draw(0.2 + 2.5 * columns, 0.9 + 2.5 * rows, alt, paint)
 
 
 Columns = Sequence[np.ndarray]
 
 
 def _dots_of_numbers(figure: Figure, axes: Sequence[Axes], places: Columns, values: Columns, name: str, theme: str) -> None:
-    ends = (0.0, 0.9) if theme == "light" else (0.25, 1.0)  # without the colours that the page hides
+    ends = (0.0, 0.9) if theme == "light" else (0.25, 1.0)  # without colours close to the page's background
     colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(*ends, 256)))
     scale = Normalize(np.nanmin(np.concatenate(values)), np.nanmax(np.concatenate(values)))
     for ax, at, what in zip(axes, places, values, strict=False):
@@ -213,24 +214,24 @@ def _dots_of_numbers(figure: Figure, axes: Sequence[Axes], places: Columns, valu
 
 def _dots_of_names(figure: Figure, axes: Sequence[Axes], places: Columns, values: Columns, name: str, theme: str) -> None:
     names = sorted(set(np.concatenate(values).tolist()) - {OTHER, NONE})
-    looks: dict[str, dict[str, Any]] = {
+    styles: dict[str, dict[str, Any]] = {
         NONE: {"facecolors": "none", "edgecolors": FAINT[theme], "linewidths": 0.6, "s": 12},
         OTHER: {"facecolors": FAINT[theme], "linewidths": 0, "s": 12},
         **{one: {"facecolors": COLOURS[theme][k % len(COLOURS[theme])], "linewidths": 0, "s": 20} for k, one in enumerate(names)},
     }
     found: dict[str, Any] = {}
     for ax, at, what in zip(axes, places, values, strict=False):
-        for one, look in looks.items():
+        for one, style in styles.items():
             rows = at[what == one]
             if len(rows):
-                found[one] = ax.scatter(rows[:, 0], rows[:, 1], **look)
+                found[one] = ax.scatter(rows[:, 0], rows[:, 1], **style)
     order = [one for one in (*names, OTHER, NONE) if one in found]
-    # One legend for all panels, above them: on the dots it would hide some.
+    # One legend above all panels: inside a panel it would hide dots.
     figure.legend([found[one] for one in order], order, title=name, loc="outside upper center", ncols=min(4, len(order)), fontsize=10)
 
 
 def rank_line(arms: Sequence[str], found: Ranks) -> Picture:
-    """Mean ranks on a line, with bars under arms that no critical difference parts (Demsar, JMLR 2006, figure 1)."""
+    """Mean ranks on a line, with bars under arms within one critical difference (Demsar, JMLR 2006, figure 1)."""
     order = sorted(range(len(arms)), key=lambda arm: found.mean[arm])
     groups = found.groups()
 
@@ -254,7 +255,7 @@ def rank_line(arms: Sequence[str], found: Ranks) -> Picture:
         for row, arm in enumerate(order):
             colour, y = COLOURS[theme][arm % 7], -below - 0.7 - row
             ax.plot([found.mean[arm]] * 2, [0.9, y], color=colour, linewidth=1)
-            left = found.mean[arm] > (1 + len(arms)) / 2  # a long name must not run out of the picture
+            left = found.mean[arm] > (1 + len(arms)) / 2  # keeps long names inside the picture
             place, side = found.mean[arm] + (-0.05 if left else 0.05), "right" if left else "left"
             ax.text(place, y, f"{arms[arm]} ({found.mean[arm]:.2f})", va="center", ha=side, fontsize=9, color=colour)
 

@@ -1,4 +1,4 @@
-"""What a comparison is about to do, said before it does it: runs, steps, time, and the smallest difference it could see."""
+"""Summary of a plan before it runs: runs, steps, time, and the smallest detectable difference."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from medcl3d.evaluation.power import smallest_difference, upper_limit_of_replica
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 
-def forecast(runs: Sequence[Run], config: CompareConfig) -> list[str]:
-    """Lines for people. ConfigError, DataError where what is there already is not of this comparison."""
+def plan_summary(runs: Sequence[Run], config: CompareConfig) -> list[str]:
+    """Lines that summarise the plan. ConfigError, DataError if existing run folders belong to another comparison."""
     done, _ = kept_and_waiting(runs)
-    there = {run.folder for run in done}
+    finished = {run.folder for run in done}
     lines = []
     for command in MODELS:
         group = [run for run in runs if run.command == command]
         if group:
-            to_do = [run for run in group if run.folder not in there]
+            to_do = [run for run in group if run.folder not in finished]
             names = ", ".join(f"“{name}”" for name in dict.fromkeys(run.name for run in group))
-            counts = f"{len(group)} run{'s' if len(group) > 1 else ''} of {names}; {len(group) - len(to_do)} are there, {len(to_do)} to do"
+            counts = f"{len(group)} run{'s' if len(group) > 1 else ''} of {names}; {len(group) - len(to_do)} done, {len(to_do)} to do"
             lines.append(f"{command}: {counts} with {sum(run.steps for run in to_do)} steps{_time(command, runs, done, config.jobs)}")
     return [*lines, *_smallest(runs, config)]
 
@@ -38,11 +38,11 @@ def _time(command: str, runs: Sequence[Run], done: Sequence[Run], jobs: int) -> 
     if not left:
         return ""
     seconds = seconds_to_go(command, runs, done)
-    return "; how long is said after the first steps" if seconds is None else f"; about {duration(seconds / min(jobs, left))}"
+    return "; time estimate after the first steps" if seconds is None else f"; about {duration(seconds / min(jobs, left))}"
 
 
 def _smallest(runs: Sequence[Run], config: CompareConfig) -> list[str]:
-    """The smallest difference that 80% of such comparisons tell from chance: in the metric where some runs are there to tell."""
+    """The smallest difference that such a comparison detects with a power of 80%, in the metric if a pilot exists."""
     if len(config.arms) < 2:
         return []
     if config.stage == "screen":
@@ -50,14 +50,14 @@ def _smallest(runs: Sequence[Run], config: CompareConfig) -> list[str]:
     size, family = config.replicates, family_of(config)
     if size < MIN_REPLICATES_FOR_TEST:
         count = f"{size} replicate{'s' if size > 1 else ''}"
-        return [f"{count}: intervals and no test; {MIN_REPLICATES_FOR_TEST} or more are tested, ten or more carry a claim"]
+        return [f"{count}: intervals and no test; {MIN_REPLICATES_FOR_TEST} or more are tested, a claim needs ten or more"]
     level = ALPHA / len(family)
-    words = f"the smallest difference that {size} replicates tell from chance in about 80%, at level {ALPHA} / {len(family)}"
+    words = f"smallest difference that {size} replicates detect with about 80% power, at level {ALPHA} / {len(family)}"
     pilot = _pilot(runs, config)
     if pilot is None:
         unit = Components(np.ones(()), np.zeros(()), np.zeros(()))
         of_one = smallest_difference(expected(unit, size, None), level)
-        return [f"{words}: {of_one:.2f} standard deviations over replicates of the difference (and more where test cases vary, too)"]
+        return [f"{words}: {of_one:.2f} standard deviations over replicates of the difference (more if test cases vary too)"]
     parts, limits, num_cases, replicates = pilot
 
     def shown(components: Sequence[Components]) -> str:
@@ -65,13 +65,16 @@ def _smallest(runs: Sequence[Run], config: CompareConfig) -> list[str]:
         return number(min(found)) if len(found) == 1 else f"{number(min(found))} to {number(max(found))} over the arms"
 
     over = "" if num_cases is None else f" and {num_cases} test patients"
-    source = f"from the variances of the {replicates} replicates{over} that are there"
-    cautious = f"{shown(limits)} in {config.metric}, {source}, that of replicates at its upper 80% limit"
+    source = f"from the variances of the {replicates} complete replicates{over}"
+    cautious = f"{shown(limits)} in {config.metric}, {source}, with the replicate variance at its upper 80% limit"
     return [f"{words}: {cautious} (at its estimate, which is below the true variance in most small pilots: {shown(parts)})"]
 
 
 def _pilot(runs: Sequence[Run], config: CompareConfig) -> tuple[list[Components], list[Components], int | None, int] | None:
-    """Components of each arm of the family, the same with the replicate variance at its upper limit, test patients, replicates."""
+    """Variance components of each arm of the family, the same with the replicate variance at its upper limit, and counts.
+
+    The counts are test patients and replicates.
+    """
     table = gather(runs, config)
     seeds = complete_replicates(table, config)
     if len(seeds) < 2:

@@ -1,4 +1,4 @@
-"""Pictures that runs left, for a report: what the strategies pair, and the best and worst cases of every arm."""
+"""Pictures from run folders for a report: pairs of each strategy, best and worst cases of every arm."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.kinds import Kind
+from medcl3d.comparison.kinds import ArmType
 from medcl3d.comparison.plan import Run
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An image as a data URI, what it shows in words, and the line below it."""
+class EmbeddedPicture:
+    """An image as a data URI, its alternative text, and its caption."""
 
     uri: str
     alt: str
@@ -24,10 +24,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Pairing:
-    """What strategies pair: views that are drawn together, which of a batch attract and repel, and what must be said of controls."""
+    """Pictures of pairs: views that are drawn together, items that attract and repel, and notes on controls."""
 
-    drawn: tuple[Shown, ...]
-    related: tuple[Shown, ...]
+    drawn: tuple[EmbeddedPicture, ...]
+    related: tuple[EmbeddedPicture, ...]
     notes: tuple[str, ...]
 
 
@@ -37,46 +37,46 @@ def png_uri(path: Path) -> str:
 
 
 def first_runs(analysis: Analysis, runs: Sequence[Run]) -> list[Run]:
-    """Of the first replicate, the runs that stand for it."""
-    return [run for run in runs if run.seed == analysis.replicates[0] and run.shown]
+    """The runs that represent the first replicate."""
+    return [run for run in runs if run.seed == analysis.replicates[0] and run.represents_replicate]
 
 
 def pairing(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> Pairing:
-    """Pictures of the pretrainings of the first replicate; those that draw or relate alike share one, and what has no pairs has none."""
-    kinds = {arm.pretraining: analysis.kinds[name] for name, arm in config.arms.items() if arm.pretraining is not None}
+    """Pictures of the first replicate's pretrainings; identical pictures are shown once, and MAE has none."""
+    arm_types = {arm.pretraining: analysis.arm_types[name] for name, arm in config.arms.items() if arm.pretraining is not None}
     pretrained = [run for run in first_runs(analysis, runs) if not run.measures]
-    pairs = [run for run in pretrained if kinds[run.name] != "mae"]
+    pairs = [run for run in pretrained if arm_types[run.name] != "mae"]
     return Pairing(
-        tuple(_shared(pairs, "pairs.png", "Views that are drawn together", kinds)),
-        tuple(_shared(pairs, "relation.png", "Which things of a batch attract and which repel", kinds)),
-        tuple(_notes([run.name for run in pretrained], kinds)),
+        tuple(_shared(pairs, "pairs.png", "Views that are drawn together", arm_types)),
+        tuple(_shared(pairs, "relation.png", "Items of a batch that attract and repel", arm_types)),
+        tuple(_notes([run.name for run in pretrained], arm_types)),
     )
 
 
-def _shared(runs: Sequence[Run], file: str, what: str, kinds: dict[str, Kind]) -> Iterable[Shown]:
+def _shared(runs: Sequence[Run], file: str, what: str, arm_types: dict[str, ArmType]) -> Iterable[EmbeddedPicture]:
     names: dict[str, list[str]] = {}
     for run in runs:
         path = run.folder / "pictures" / file
         if path.is_file():
-            names.setdefault(png_uri(path), []).append(f"“{run.name}”" + (" (placebo)" if kinds[run.name] == "placebo" else ""))
+            names.setdefault(png_uri(path), []).append(f"“{run.name}”" + (" (placebo)" if arm_types[run.name] == "placebo" else ""))
     for uri, of in names.items():
-        caption = f"{', '.join(of)}{', which look alike here' if len(of) > 1 else ''}"
-        yield Shown(uri, f"{what}: {', '.join(of)}", caption)
+        caption = f"{', '.join(of)}{' (identical pictures)' if len(of) > 1 else ''}"
+        yield EmbeddedPicture(uri, f"{what}: {', '.join(of)}", caption)
 
 
-def _notes(names: Sequence[str], kinds: dict[str, Kind]) -> Iterable[str]:
-    placebos = [f"“{name}”" for name in names if kinds[name] == "placebo"]
+def _notes(names: Sequence[str], arm_types: dict[str, ArmType]) -> Iterable[str]:
+    placebos = [f"“{name}”" for name in names if arm_types[name] == "placebo"]
     if placebos:
-        yield f"{', '.join(placebos)}: the rule of the strategy, with what it knows of the scans permuted among them."
-    without = [f"“{name}”" for name in names if kinds[name] == "mae"]
+        yield f"{', '.join(placebos)}: the strategy with its signal columns permuted among the scans."
+    without = [f"“{name}”" for name in names if arm_types[name] == "mae"]
     if without:
-        yield f"{', '.join(without)}: no pairs and no picture, since it paints in what is hidden of single crops."
+        yield f"{', '.join(without)}: no pairs and no picture, since it reconstructs masked blocks of single crops."
 
 
-def cases(analysis: Analysis, runs: Sequence[Run], side: str) -> list[Shown]:
-    """The best and the worst cases of every arm in the last cell of the first replicate. side: whose patients were measured."""
-    # Of the cells, the last stands for all: it is the one with the most labels as people write them.
+def cases(analysis: Analysis, runs: Sequence[Run], side: str) -> list[EmbeddedPicture]:
+    """The best and worst cases of every arm in the last cell of the first replicate. side: test or validation."""
+    # The last cell represents all: usually it has the most labels.
     chosen = [run for run in first_runs(analysis, runs) if run.measures and run.cell == analysis.cells[-1]]
     files = [(run, run.folder / "pictures" / "cases.png") for run in chosen]
     alt = f"Best and worst {side} cases with true and predicted outlines"
-    return [Shown(png_uri(file), f"{alt}: {run.name}", run.name) for run, file in files if file.is_file()]
+    return [EmbeddedPicture(png_uri(file), f"{alt}: {run.name}", run.name) for run, file in files if file.is_file()]

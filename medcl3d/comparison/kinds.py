@@ -1,4 +1,4 @@
-"""What an arm is in a comparison of pairs: a way to pair, or one of the controls."""
+"""Arm types: a pair strategy or one of the controls."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Literal
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.plan import Run
 
-Kind = Literal["pairs", "scratch", "augmented", "placebo", "mae"]
+ArmType = Literal["pairs", "scratch", "augmented", "placebo", "mae"]
 """Type of an arm.
 
 pairs      pretrained with a choice of pairs
 scratch    not pretrained
 augmented  pretrained with two augmentations of one crop: no choice of pairs
 placebo    pretrained with the signal columns of its strategy permuted
-mae        pretrained to reconstruct hidden blocks: no pairs
+mae        pretrained to reconstruct masked blocks: no pairs
 """
 
 
-def kinds_of(runs: Sequence[Run], config: CompareConfig) -> dict[str, Kind]:
-    """Arm -> what it is, by the planned pretrainings that arms start from; an arm whose pretraining is not among `runs` pairs."""
+def arm_types_of(runs: Sequence[Run], config: CompareConfig) -> dict[str, ArmType]:
+    """Arm -> its type, from the planned pretrainings; an arm whose pretraining is not among `runs` counts as `pairs`."""
     planned = {run.name: run.planned for run in runs if not run.measures}
 
-    def kind(pretraining: str | None) -> Kind:
+    def kind(pretraining: str | None) -> ArmType:
         if pretraining is None:
             return "scratch"
         fields = planned.get(pretraining, {})

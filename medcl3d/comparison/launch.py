@@ -1,4 +1,4 @@
-"""Starting one run as a process of its own, and what it cost."""
+"""Start of one run as a separate process, and record of its cost."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ KIB_PER_MIB = 1024
 
 
 class Child(Protocol):
-    """A run that is going on, here or on a cluster.
+    """A running run, local or on a cluster.
 
-    resumable  a run that ends with exit code 75 (stopped by the machine) is to be started again
+    resumable  whether a run that ends with exit code 75 (stopped by the cluster) is started again
     """
 
     run: Run
@@ -38,41 +38,41 @@ class Child(Protocol):
         """The exit code, negative for a signal; None while it runs."""
 
     def terminate(self) -> None:
-        """Ask it to save and stop."""
+        """Signal it to save and stop."""
 
     def kill(self) -> None:
         """End it at once."""
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for its end; subprocess.TimeoutExpired where that takes longer."""
+        """Wait for its end; subprocess.TimeoutExpired if that takes longer."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty where the file is absent. DataError where it is cut short or spoilt."""
+    """A JSON file's object; empty if the file is absent. DataError if it is truncated or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is damaged ({error}); delete its folder to run it anew") from None
+        raise DataError(f"{path}: is damaged ({error}); delete its folder to run it again") from None
     if not isinstance(found, dict):
-        raise DataError(f"{path}: is damaged (it holds no object); delete its folder to run it anew")
+        raise DataError(f"{path}: is damaged (not a JSON object); delete its folder to run it again")
     return found
 
 
 def command_of(run: Run) -> list[str]:
-    """The command line of a run, as a person would type it after `python`."""
+    """The command line of a run, without the leading `python`."""
     return ["-m", "medcl3d", run.command, str(run.config), *run.overrides]
 
 
 def encoder_hash(folder: Path) -> str | None:
-    """SHA-256 of the encoder that a pretraining left, None where there is none."""
+    """SHA-256 of a pretraining's encoder, None if the file does not exist."""
     path = folder / "encoder.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def prepare_folder(run: Run) -> None:
-    """Make the run's folder and note which encoder it starts from."""
+    """Create the run's folder and record the encoder that it starts from."""
     run.folder.mkdir(parents=True, exist_ok=True)
     if run.needs is not None:
         write_json(run.folder / INPUTS, {"encoder_sha256": encoder_hash(run.needs)})
@@ -82,10 +82,10 @@ def start_process(command: Sequence[str], folder: Path, settings: Mapping[str, s
     """`python COMMAND` with its output appended to the folder's log; `settings` are set in its environment."""
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    # The process inherits a lock that is gone only when it is: it outlives us where we are killed, and is seen from its first moment.
+    # The process inherits a lock that is released when it ends: other processes see it even if this one is killed.
     with (folder / LOG).open("ab") as log, (folder / STARTED).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # A session of its own: Ctrl-C reaches only us, and we ask each run once to save and stop.
+        # A new session: Ctrl-C reaches this process only, which then signals each run once to save and stop.
         return subprocess.Popen(
             [sys.executable, *command],
             stdin=subprocess.DEVNULL,
@@ -97,25 +97,25 @@ def start_process(command: Sequence[str], folder: Path, settings: Mapping[str, s
         )
 
 
-def note_cost(folder: Path, seconds: float, peak_memory_mib: float) -> None:
-    """Add what a start of the run took to cost.json: seconds add up over resumptions, memory is the largest."""
+def record_cost(folder: Path, seconds: float, peak_memory_mib: float) -> None:
+    """Add the cost of one start of the run to cost.json: seconds add up over resumptions, memory is the maximum."""
     before = read_json(folder / COST)
     total = round(before.get("seconds", 0.0) + seconds, 1)
     write_json(folder / COST, {"seconds": total, "peak_memory_mib": round(max(before.get("peak_memory_mib", 0.0), peak_memory_mib), 1)})
 
 
 class Measured:
-    """A process that is asked for its exit code together with what it cost."""
+    """A process whose cost is recorded when it ends."""
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path):
         self.process, self.folder, self.started = process, folder, time.monotonic()
 
     def poll(self) -> int | None:
-        """The exit code, None while it runs; at the end the cost is noted."""
+        """The exit code, None while it runs; the cost is recorded at the end."""
         return self._reap(os.WNOHANG)
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code; subprocess.TimeoutExpired where it takes longer."""
+        """The exit code; subprocess.TimeoutExpired if it takes longer."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while (code := self._reap(0 if deadline is None else os.WNOHANG)) is None:
             if deadline is not None and time.monotonic() > deadline:
@@ -125,15 +125,15 @@ class Measured:
 
     def _reap(self, options: int) -> int | None:
         if self.process.returncode is None:
-            # wait4 instead of Popen.poll: it tells the memory of this one child and of what it waited for.
+            # wait4 instead of Popen.poll: it returns the memory of this child and of the children it waited for.
             try:
                 pid, status, usage = os.wait4(self.process.pid, options)
             except ChildProcessError:
-                # A signal's handler or another thread, which waited too, was told first and is about to note it.
+                # A signal handler or another thread also waited, was first, and sets the code.
                 return self.process.returncode
             if pid == 0:
                 return None
             self.process.returncode = os.waitstatus_to_exitcode(status)
             per_mib = KIB_PER_MIB * (1024 if sys.platform == "darwin" else 1)
-            note_cost(self.folder, time.monotonic() - self.started, usage.ru_maxrss / per_mib)
+            record_cost(self.folder, time.monotonic() - self.started, usage.ru_maxrss / per_mib)
         return self.process.returncode

@@ -1,14 +1,14 @@
-"""The league table of a comparison: its arms at the primary endpoint, best first, with controls marked as such."""
+"""The ranking table of a comparison: arms at the primary endpoint, best first, with controls marked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from medcl3d.comparison.analysis import Analysis, ArmNumbers, PairedTest
-from medcl3d.comparison.kinds import Kind
+from medcl3d.comparison.kinds import ArmType
 from medcl3d.evaluation.statistics import Interval
 
-WORDS: dict[Kind, str] = {
+WORDS: dict[ArmType, str] = {
     "pairs": "",
     "scratch": "control: not pretrained",
     "augmented": "control: no choice of pairs",
@@ -19,7 +19,7 @@ WORDS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One arm's line. place: 1 for the best mean, shared by equal ones; words: what it is, where it is more than a way to pair."""
+    """One row per arm. place: 1 for the best mean, shared by equal ones; words: reference or type of control, or ""."""
 
     place: int
     name: str
@@ -33,11 +33,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class League:
-    """Rows, best first, and which columns have something in them.
+class RankingTable:
+    """Rows, best first, and which columns are not empty.
 
-    effects   some arm has a standardised difference (it takes three replicates)
-    tested    some arm is tested: only then are there roles, p-values, and the smallest difference that the test would see
+    effects   some arm has a standardised difference (needs three replicates)
+    tested    some arm is tested: only then does the table have roles, p-values and the smallest detectable difference
     """
 
     rows: tuple[Row, ...]
@@ -45,17 +45,17 @@ class League:
     tested: bool
 
 
-def league(analysis: Analysis) -> League:
-    """All arms by their mean at the endpoint."""
+def ranking_table(analysis: Analysis) -> RankingTable:
+    """All arms ordered by their mean at the endpoint."""
     means = {arm.name: arm.endpoint.mean.mean * (1 if analysis.higher else -1) for arm in analysis.arms}
     rows = [_row(analysis, arm, 1 + sum(other > means[arm.name] for other in means.values())) for arm in analysis.arms]
     ordered = tuple(sorted(rows, key=lambda row: row.place))
-    return League(ordered, any(row.effect is not None for row in rows), analysis.tested)
+    return RankingTable(ordered, any(row.effect is not None for row in rows), analysis.tested)
 
 
 def _row(analysis: Analysis, arm: ArmNumbers, place: int) -> Row:
     is_reference = arm.name == analysis.reference
-    words = ", ".join(filter(None, ["reference" if is_reference else "", WORDS[analysis.kinds[arm.name]]]))
+    words = ", ".join(filter(None, ["reference" if is_reference else "", WORDS[analysis.arm_types[arm.name]]]))
     role = "" if is_reference else "tested" if arm.test is not None else "exploratory"
     smallest = None if arm.test is None else arm.smallest
     return Row(place, arm.name, words, arm.endpoint.mean, arm.endpoint.difference, role, arm.effect, smallest, arm.test)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from medcl3d.comparison.launch import Child, Measured, command_of, prepare_folder, start_process
-from medcl3d.comparison.lock import held
+from medcl3d.comparison.lock import is_locked
 from medcl3d.comparison.plan import Run
 
 
@@ -27,12 +27,12 @@ class LocalChild:
         return self._measured.poll()
 
     def terminate(self) -> None:
-        """SIGTERM: a run saves its state."""
+        """Send SIGTERM: the run saves its state."""
         if self.poll() is None:
             self._measured.process.terminate()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         if self.poll() is None:
             self._measured.process.kill()
 
@@ -52,5 +52,5 @@ class LocalLauncher:
         return [LocalChild(run, self.at_once) for run in runs]
 
     def busy(self, run: Run) -> bool:
-        """Another process is at this run."""
-        return held(run.folder)
+        """Whether another process is executing this run."""
+        return is_locked(run.folder)

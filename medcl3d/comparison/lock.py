@@ -1,4 +1,4 @@
-"""One start of a comparison at a time, and nothing that another process is still doing."""
+"""Locks: one start of a comparison at a time, and no run that another process is still executing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LOCK, HOLDER = ".compare.lock", ".compare.json"
 
 
 @contextmanager
-def only_start(folder: Path) -> Iterator[None]:
-    """Hold a comparison's folder. ConfigError, with who holds it, where another start does."""
+def exclusive_start(folder: Path) -> Iterator[None]:
+    """Lock a comparison's folder. ConfigError, with the holder, if another start has locked it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
@@ -29,7 +29,7 @@ def only_start(folder: Path) -> Iterator[None]:
         who = f"pid {holder['pid']} on {holder['host']}" if holder else "another process"
         raise ConfigError(f"{folder}: {who} is running a comparison in this folder; wait for it, or set another out_dir") from None
     except OSError as error:
-        raise MachineError(f"{folder}: cannot be written ({error.strerror}); set out_dir to a folder that can") from None
+        raise MachineError(f"{folder}: cannot be written ({error.strerror}); set out_dir to a writable folder") from None
     try:
         write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
@@ -37,8 +37,8 @@ def only_start(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def held(folder: Path) -> bool:
-    """A process is running in this run folder: one that outlived the comparison that started it, or a person's."""
+def is_locked(folder: Path) -> bool:
+    """Whether a process is running in this run folder: of a comparison that was killed, or started by hand."""
     return any(_taken(folder / name) for name in (STARTED, ".lock"))
 
 

@@ -1,15 +1,15 @@
-"""The numbers of a comparison as a Markdown table: for a terminal, and for a page of results."""
+"""The numbers of a comparison as Markdown tables, for a terminal and for a page of results."""
 
 from __future__ import annotations
 
 from medcl3d.comparison.analysis import Analysis
-from medcl3d.comparison.answer import answer, number, p_value, with_interval
+from medcl3d.comparison.answer import conclusion_sentences, number, p_value, with_interval
 from medcl3d.comparison.plan import cell_words
 from medcl3d.comparison.sensitivity import far_replicates
 
 
 def markdown(analysis: Analysis) -> str:
-    """The conclusion, then tables: means and paired differences with 95% intervals, next endpoints, and how stable the order is."""
+    """The conclusion, then tables: means and paired differences with 95% intervals, next endpoints, stability of the order."""
     heads = [cell_words(cell) for cell in analysis.cells]
     means = [[arm.name, *(with_interval(arm.cells[cell].mean) for cell in analysis.cells)] for arm in analysis.arms]
     differences = []
@@ -20,7 +20,7 @@ def markdown(analysis: Analysis) -> str:
     replicates = f"{n} replicate{'s' if n > 1 else ''}" + (f" and {analysis.num_cases} patients" if analysis.num_cases else "")
     return "\n".join(
         [
-            *answer(analysis),
+            *conclusion_sentences(analysis),
             *(far_replicates(analysis) if analysis.far else []),
             "",
             f"Mean {analysis.metric} and its 95% interval over {replicates}:",
@@ -45,7 +45,7 @@ def _next_endpoints(analysis: Analysis) -> list[str]:
             p = one.adjusted.get(name)
             rows.append([name, with_interval(difference, sign=True), "not tested" if p is None else p_value(p)])
         reason = f" Not tested: {one.why_not}." if one.why_not else ""
-        lines += [f"Endpoint {place} of the declared order, {one.words}.{reason}", "", *_table(["arm", "difference", "p"], rows), ""]
+        lines += [f"Endpoint {place} of the preregistered order, {one.words}.{reason}", "", *_table(["arm", "difference", "p"], rows), ""]
     return lines
 
 
@@ -57,7 +57,7 @@ def _order(analysis: Analysis) -> list[str]:
         [arm.name, number(order.best[k], digits=2), number(order.rank[k], digits=1), f"{order.low[k]:.0f} to {order.high[k]:.0f}"]
         for k, arm in enumerate(analysis.arms)
     ]
-    head = ["arm", "probability of being best", "mean place", "places, 95%"]
+    head = ["arm", "probability of being best", "mean rank", "ranks, 95%"]
     return ["The order of the arms under resampling of replicates and cases (exploratory):", "", *_table(head, rows), ""]
 
 

@@ -1,8 +1,8 @@
-"""What a comparison is, and the runs that it takes: one pretraining a replicate, one measurement a replicate, arm and cell.
+"""The runs of a comparison: one pretraining per replicate, one measurement per replicate, arm and cell.
 
-Replicate r gives the seed r to pretraining, label draw and fine-tuning of every arm, and replicates
-are planned one after the other, so that an interrupted grid is still a balanced comparison. With folds,
-a replicate is all of this once a fold.
+Replicate r uses the seed r for pretraining, label selection and fine-tuning of every arm, and replicates
+are planned one after the other, so an interrupted plan is still a balanced comparison. With folds,
+a replicate repeats all of this for each fold.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ MODELS: dict[Command, str] = {
     "finetune": "medcl3d.downstream.finetune:FinetuneConfig",
     "evaluate": "medcl3d.downstream.evaluate:EvaluateConfig",
 }
-SAMPLES_OF_AN_EVALUATION = 2000  # about as many as it takes the time of, forward and backward
+SAMPLES_OF_AN_EVALUATION = 2000  # an evaluation takes about the time of as many samples, forward and backward
 LONGEST_NAME = 80
 FOLD = "data.fold"
 COMPARED = ("pairs", "objective", "placebo")
-"""What pretrainings may differ in without saying so; anything else is named in the comparison's file."""
+"""Fields in which pretrainings may always differ; any other must be named in the comparison's file."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Run:
 
     planned    its resolved configuration
     needs      the folder of the pretraining that it starts from
-    fold       which fold of the split tests, None where there is one split
-    elsewhere  the out_dir of another start of this comparison, where the folder is not the planned one
+    fold       the fold of the split that tests, None without folds
+    moved_to   the out_dir of the folder, if it was moved from the planned one
     """
 
     command: Command
@@ -57,26 +57,26 @@ class Run:
     needs: Path | None
     planned: Mapping[str, Any]
     fold: int | None = None
-    elsewhere: Path | None = None
+    moved_to: Path | None = None
 
     @property
     def measures(self) -> bool:
-        """Its result is a figure of an arm."""
+        """Whether the run measures an arm."""
         return self.command != "pretrain"
 
     @property
-    def shown(self) -> bool:
-        """It stands for its replicate where one picture or configuration is enough: the first fold."""
+    def represents_replicate(self) -> bool:
+        """Whether the run represents its replicate in pictures and configurations: the first fold does."""
         return not self.fold
 
     @property
     def steps(self) -> int:
-        """Of training; 0 where nothing is trained."""
+        """Training steps; 0 if nothing is trained."""
         return int(self.planned.get("train", {}).get("steps", 0))
 
     @property
     def size(self) -> int:
-        """How many samples the run takes, a measure of how long it lasts."""
+        """Number of samples that the run processes, a measure of its duration."""
         if not self.steps:
             return SAMPLES_OF_AN_EVALUATION
         return self.steps * int(self.planned["train"].get("samples_per_step", 1))
@@ -89,7 +89,7 @@ class Run:
 def dotted(fields: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested fields as dotted keys: ``{train: {steps: 9}}`` is ``{train.steps: 9}``.
 
-    A chosen thing, ``{simclr: {temperature: 0.1}}``, is one value: it replaces what was chosen before.
+    A choice, ``{simclr: {temperature: 0.1}}``, is one value: it replaces the previous choice.
     """
     flat: dict[str, Any] = {}
     for key, value in fields.items():
@@ -103,23 +103,23 @@ def dotted(fields: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def as_overrides(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Dotted keys and values as a command line has them, text in quotes."""
+    """Dotted keys and values as command-line overrides, text in quotes."""
     return tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
 
 
 def slug(name: str) -> str:
-    """A name as a folder's name."""
+    """A name as a folder name."""
     return re.sub(r"[^A-Za-z0-9.=-]+", "_", name).strip("_.") or "_"
 
 
 def model_of(command: Command) -> type:
-    """The configuration's type of a command (imported when it is needed: it brings torch)."""
+    """The configuration type of a command (imported on demand, since it imports torch)."""
     module, name = MODELS[command].split(":")
     return getattr(importlib.import_module(module), name)
 
 
 def cells(config: CompareConfig) -> list[Cell]:
-    """Every combination of the varied fields; one empty cell where nothing varies."""
+    """Every combination of the varied fields; one empty cell if nothing varies."""
     vary = dotted(config.vary)
     return [tuple(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
 
@@ -130,7 +130,7 @@ def cell_words(cell: Cell) -> str:
 
 
 def in_endpoint(cell: Cell, config: CompareConfig) -> bool:
-    """The primary endpoint averages over this cell."""
+    """Whether the primary endpoint averages over this cell."""
     wanted = dotted(config.endpoint)
     return all(dict(cell)[key] == value for key, value in wanted.items())
 
@@ -141,68 +141,73 @@ def family_of(config: CompareConfig) -> tuple[str, ...]:
 
 
 def check_names(config: CompareConfig, name: str) -> None:
-    """ConfigError where the comparison's own fields do not fit together; `name` stands for its file."""
+    """ConfigError if the comparison's own fields are not compatible; `name` is its file in messages."""
 
     def fail(where: str, message: str) -> ConfigError:
         return ConfigError(f"{name}: {where}: {message}")
 
     direction = direction_of(config.metric)
     if direction is None and config.better is None:
-        raise fail("better", f"are higher or lower values of {config.metric!r} better? Say `better: higher` or `better: lower`")
+        unknown = f"the direction of {config.metric!r} is not known; set `better: higher` or `better: lower`"
+        raise fail("better", unknown)
     if direction is not None and config.better not in (None, direction):
-        raise fail("better", f"{config.better} values of {config.metric} are worse; take the line out")
+        raise fail("better", f"{config.better} values of {config.metric} are worse; remove the line")
     if config.reference not in config.arms:
-        raise fail("reference", f"there is no arm {config.reference!r}; name one of {', '.join(config.arms)}")
+        raise fail("reference", f"no arm is named {config.reference!r}; use one of {', '.join(config.arms)}")
     for arm_name in config.family:
         if arm_name not in config.arms or arm_name == config.reference or config.family.count(arm_name) > 1:
             known = ", ".join(name for name in config.arms if name != config.reference)
-            raise fail("family", f"{arm_name!r} is not one of the arms beside the reference, named once; take some of {known}")
+            raise fail("family", f"{arm_name!r} is not an arm other than the reference, listed once; use some of {known}")
     for names, where in ((config.arms, "arms"), (config.pretrainings, "pretrainings")):
         twice = [n for n in names if [slug(m) for m in names].count(slug(n)) > 1]
         if twice:
-            raise fail(where, f"{' and '.join(map(repr, twice))} would share one folder; give them names that differ in letters or digits")
+            shared = f"{' and '.join(map(repr, twice))} would share one folder"
+            raise fail(where, f"{shared}; use names that differ in letters or digits")
         if long := [n for n in names if len(n) > LONGEST_NAME]:
-            raise fail(where, f"{long[0]!r} has {len(long[0])} letters, and names become those of folders; take {LONGEST_NAME} at most")
+            limit = f"use {LONGEST_NAME} at most, since names become folder names"
+            raise fail(where, f"{long[0]!r} has {len(long[0])} characters; {limit}")
         if odd := [n for n in names if not n.isprintable()]:
-            raise fail(where, f"{odd[0]!r} holds line breaks or the like; take names of one line")
+            raise fail(where, f"{odd[0]!r} contains line breaks or control characters; use names of one line")
     vary = dotted(config.vary)
     anchors = config.anchors
     for arm_name, where in ((anchors.low, "low"), (anchors.high, "high")) if anchors else ():
         if arm_name not in config.arms:
-            raise fail(f"anchors.{where}", f"there is no arm {arm_name!r}; name one of {', '.join(config.arms)}")
+            raise fail(f"anchors.{where}", f"no arm is named {arm_name!r}; use one of {', '.join(config.arms)}")
     if FOLD in vary:
-        raise fail(f"vary.{FOLD}", "the pretrainings would stay with one fold; set `folds: 5`, and each fold is pretrained and measured")
+        one_fold = "varies measurements only, while all pretrainings would use one fold"
+        raise fail(f"vary.{FOLD}", f"{one_fold}; set `folds: 5` to pretrain and measure each fold")
     for key, values in vary.items():
         scalars = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
         if not scalars or not values or len(set(values)) < len(values):
-            raise fail(f"vary.{key}", f"a list of different numbers or words is needed, not {values!r}")
+            raise fail(f"vary.{key}", f"a list of different numbers or words is required, not {values!r}")
         if len(set(map(slug, map(str, values)))) < len(values):
-            raise fail(f"vary.{key}", f"some of {values!r} would share one folder; give values that differ in letters or digits")
+            raise fail(f"vary.{key}", f"some of {values!r} would share one folder; use values that differ in letters or digits")
     chosen = {"endpoint": config.endpoint} | ({"anchors.high_endpoint": anchors.high_endpoint} if anchors else {})
     for index, one in enumerate(config.later):
         where = f"next_endpoints.{index}"
-        direction, said = direction_of(one.metric), config.next_endpoints[index].better
+        direction, given = direction_of(one.metric), config.next_endpoints[index].better
         if direction is None and one.better is None:
-            raise fail(f"{where}.better", f"are higher or lower values of {one.metric!r} better? Say `better: higher` or `better: lower`")
-        if direction is not None and said not in (None, direction):
-            raise fail(f"{where}.better", f"{said} values of {one.metric} are worse; take the line out")
+            unknown = f"the direction of {one.metric!r} is not known; set `better: higher` or `better: lower`"
+            raise fail(f"{where}.better", unknown)
+        if direction is not None and given not in (None, direction):
+            raise fail(f"{where}.better", f"{given} values of {one.metric} are worse; remove the line")
         chosen[f"{where}.endpoint"] = one.endpoint
     for where, key, value in ((where, *item) for where, fields in chosen.items() for item in dotted(fields).items()):
         if key not in vary:
-            raise fail(f"{where}.{key}", f"does not vary; take one of {', '.join(vary) or 'none, since nothing varies'}")
+            raise fail(f"{where}.{key}", f"does not vary; use one of {', '.join(vary) or 'none, since nothing varies'}")
         if value not in vary[key]:
-            raise fail(f"{where}.{key}", f"{value!r} is not among the values that vary; take one of {vary[key]}, or all by leaving it out")
+            raise fail(f"{where}.{key}", f"{value!r} is not among the varied values; use one of {vary[key]}, or remove the line for all")
     for arm_name, arm in config.arms.items():
         if arm.pretraining is not None and arm.pretraining not in config.pretrainings:
             known = ", ".join(config.pretrainings)
-            raise fail(f"arms.{arm_name}.pretraining", f"there is no {arm.pretraining!r}; name one of {known}")
+            raise fail(f"arms.{arm_name}.pretraining", f"no pretraining is named {arm.pretraining!r}; use one of {known}")
         both = [key for key in dotted(arm.set) if key in vary]
         if both:
-            raise fail(f"arms.{arm_name}.set", f"{both[0]} varies over all arms; take it out of one of the two")
+            raise fail(f"arms.{arm_name}.set", f"{both[0]} varies over all arms; remove it here or from `vary`")
     own = ("seed", "out_dir", "init", *([FOLD] if config.folds else []))
     owned = [(where, key) for where, fields in _all_set(config) for key in dotted(fields) if key in own]
     if owned:
-        raise fail(f"{owned[0][0]}.{owned[0][1]}", "the comparison sets it itself; take it out")
+        raise fail(f"{owned[0][0]}.{owned[0][1]}", "the comparison sets this field itself; remove it")
 
 
 def _all_set(config: CompareConfig) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -237,10 +242,10 @@ def _run(
 
 
 def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
-    """All runs in the order in which they go: replicate by replicate, what is needed first.
+    """All runs in order: replicate by replicate, pretrainings before the runs that need them.
 
-    ConfigError where a configuration does not load, where names do not fit, and where runs that are
-    compared would differ in more than what is compared. `name` stands for the file in errors.
+    ConfigError if a configuration does not load, if names do not fit, or if compared runs would differ
+    in more than what is compared. `name` is the file in messages.
     """
     check_names(config, name)
     measured_by, measurement = config.measured_by
@@ -257,9 +262,11 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
             folder = config.out_dir / measured_by / slug(arm_name) / slug("_".join(f"{k}={v}" for k, v in cell) or "all") / last
             needs = at[arm.pretraining] if arm.pretraining else None
             runs.append(_run(measured_by, arm_name, cell, seed, fold, measurement, (measurement.set, dict(cell), arm.set), folder, needs))
-    check_fair(runs, config, name)
+    check_comparable(runs, config, name)
     if config.stage == "confirm" and any(run.planned.get("measured_on") == "validation" for run in runs):
-        raise ConfigError(f"{name}: stage: choices are made on validation patients, and a claim takes test patients; set `stage: screen`")
+        raise ConfigError(
+            f"{name}: stage: a confirmation measures on test patients, not on validation patients; set `stage: screen`"
+        )
     return runs
 
 
@@ -270,21 +277,21 @@ def free_fields(command: Command, config: CompareConfig) -> list[str]:
     return ["out_dir", "init", *(k for arm in config.arms.values() for k in dotted(arm.set))]
 
 
-def unfair(a: Run, b: Run, free: Iterable[str]) -> list[str]:
-    """In what two runs differ beside the fields that they may differ in, a line a field."""
+def unexpected_differences(a: Run, b: Run, free: Iterable[str]) -> list[str]:
+    """Differences of two runs other than the fields in which they may differ, one line per field."""
     free = tuple(free)
     lines = differences(a.planned, b.planned)
     return [line for line in lines if not any(line.startswith((f"{key}:", f"{key}.")) for key in free)]
 
 
-def check_fair(runs: Sequence[Run], config: CompareConfig, name: str = "comparison") -> None:
+def check_comparable(runs: Sequence[Run], config: CompareConfig, name: str = "comparison") -> None:
     """ConfigError unless runs of one command, cell, replicate and fold differ only in what is compared."""
     first: dict[tuple[str, Cell, int, int | None], Run] = {}
     for run in runs:
         other = first.setdefault((run.command, run.cell, run.seed, run.fold), run)
-        lines = unfair(other, run, free_fields(run.command, config))
+        lines = unexpected_differences(other, run, free_fields(run.command, config))
         if lines:
             raise ConfigError(
                 f"{name}: {other.command} {other.name!r} and {run.name!r} differ in more than what is compared: {'; '.join(lines)}. "
-                "Make them equal (`pretrain:` sets a field in all), or name the field in `may_differ`"
+                "Make them equal (`pretrain:` sets a field in all), or list the field in `may_differ`"
             )

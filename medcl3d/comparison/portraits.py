@@ -1,4 +1,4 @@
-"""What the encoders of a comparison say without labels: their scores, and maps of features."""
+"""Label-free results of a comparison's encoders: scores, and embedding maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medcl3d.training.portrait import FEATURES, SCORES
 
 FEWEST_CROPS = 8
 MOST_NAMES, FEWEST_DOTS = 7, 5
-"""Of what a map colours: more names would share colours, and of fewer dots one cannot see whether they lie together."""
+"""Limits of a map's colours: more names would share colours, and fewer dots do not show a group."""
 OTHER, NONE = "other", "none"
 
 Scores = dict[str, dict[int, dict[str, float]]]
@@ -22,7 +22,7 @@ Scores = dict[str, dict[int, dict[str, float]]]
 
 
 def scores(runs: Sequence[Run]) -> Scores:
-    """Scores of the pretrainings that have them in every replicate, without those that some fold lacks."""
+    """Scores of the pretrainings that have them in every replicate, without scores that a fold lacks."""
     seeds = {run.seed for run in runs}
     of_folds: dict[tuple[str, int], list[dict[str, float]]] = {}
     for run in runs:
@@ -37,7 +37,7 @@ def scores(runs: Sequence[Run]) -> Scores:
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean over replicates, and the smallest and the largest of them; these are NaN where there is one."""
+    """Mean, smallest and largest value over replicates; the latter two are NaN for one replicate."""
 
     mean: float
     low: float
@@ -45,20 +45,20 @@ class Spread:
 
     @property
     def known(self) -> bool:
-        """There is more than one replicate."""
+        """Whether there is more than one replicate."""
         return bool(np.isfinite(self.low))
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of one number a replicate."""
+    """The spread of one number per replicate."""
     ends = (min(values), max(values)) if len(values) > 1 else (float("nan"), float("nan"))
     return Spread(float(np.mean(values)), *ends)
 
 
 def spreads(found: Scores) -> dict[str, dict[str, Spread]]:
-    """Pretraining -> score -> its spread over replicates, where all have it.
+    """Pretraining -> score -> its spread over replicates, if all have it.
 
-    No t-interval: with two replicates it would reach far beyond what a score can be.
+    Not a t-interval: with two replicates it would exceed the range of the score.
     """
     return {
         name: {score: spread([v[score] for v in by_seed.values()]) for score in BETTER if all(score in v for v in by_seed.values())}
@@ -67,33 +67,33 @@ def spreads(found: Scores) -> dict[str, dict[str, Spread]]:
 
 
 @dataclass(frozen=True)
-class Map:
-    """One encoder's crops on a plane ``[N, 2]``, and what is known of each: name -> ``[N]`` text, in the same order."""
+class EmbeddingMap:
+    """One encoder's crops in the plane ``[N, 2]``, and their columns: name -> ``[N]`` text, in the same order."""
 
     encoder: str
     places: np.ndarray
     known: dict[str, np.ndarray]
 
 
-def maps(runs: Sequence[Run]) -> list[Map]:
-    """A map of each pretraining of the first replicate whose features are numbers, by t-SNE (van der Maaten and Hinton, JMLR 2008)."""
+def embedding_maps(runs: Sequence[Run]) -> list[EmbeddingMap]:
+    """A map of each pretraining of the first replicate with finite features, by t-SNE (van der Maaten and Hinton, JMLR 2008)."""
     found = []
     for run in runs:
         file = run.folder / FEATURES
-        if run.measures or not run.shown or run.seed != runs[0].seed or not file.is_file():
+        if run.measures or not run.represents_replicate or run.seed != runs[0].seed or not file.is_file():
             continue
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         features = arrays.pop("features").astype(float)
         if len(features) >= FEWEST_CROPS and np.isfinite(features).all():
-            found.append(Map(run.name, _plane(features), {name: values for name, values in arrays.items() if name != "scan"}))
+            found.append(EmbeddingMap(run.name, _plane(features), {name: values for name, values in arrays.items() if name != "scan"}))
     return found
 
 
 def _plane(features: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
-    if not np.ptp(features, axis=0).any():  # collapsed to one point, on which TSNE ends the process
+    if not np.ptp(features, axis=0).any():  # collapsed to one point, for which TSNE crashes the process
         return np.zeros((len(features), 2))
     scaled = (features - features.mean(0)) / np.maximum(features.std(0), 1e-12)
     perplexity = min(30.0, (len(features) - 1) / 3)
@@ -101,10 +101,10 @@ def _plane(features: np.ndarray) -> np.ndarray:
     return places
 
 
-def shown_columns(some: Map) -> dict[str, np.ndarray]:
-    """What a map is coloured by: numbers, where there are many; else the names with the most crops, the rest as `OTHER` or `NONE`.
+def shown_columns(some: EmbeddingMap) -> dict[str, np.ndarray]:
+    """Columns that colour a map: numbers if there are many values; otherwise the most frequent names, with `OTHER` and `NONE`.
 
-    Left out is what does not tell at least two groups apart: with a patient a crop, say, all dots would be "other".
+    Columns that do not distinguish at least two groups are left out: with one crop per patient, all dots would be "other".
     """
     chosen: dict[str, np.ndarray] = {}
     for name, values in some.known.items():

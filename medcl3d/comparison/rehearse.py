@@ -1,4 +1,4 @@
-"""Putting the parts of a comparison's runs together before any of them runs: what would fail in an hour fails now."""
+"""Dry run of a comparison: assemble its runs before the first starts, so that errors appear immediately."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MOST_NAMED = 5
 """Failures that one message names."""
 
 
-def rehearse(runs: Sequence[Run]) -> list[str]:
-    """Assemble one run of each arm and cell, those of the first replicate among `runs`, as far as their data is prepared.
+def dry_run(runs: Sequence[Run]) -> list[str]:
+    """Assemble one run of each arm and cell, those of the first replicate among `runs`, if their data is prepared.
 
-    An encoder that is still to be trained is left out of it. Returns lines on what could not be tried; ConfigError, with the
-    first runs that would fail and why.
+    An encoder that does not exist yet is left out. Returns lines on data that is not prepared yet; ConfigError, with
+    the first runs that would fail and their errors.
     """
     found: list[str] = []
     unknown: set[str] = set()
@@ -37,4 +37,4 @@ def rehearse(runs: Sequence[Run]) -> list[str]:
     if found:
         more = f" (and {len(found) - MOST_NAMED} more)" if len(found) > MOST_NAMED else ""
         raise ConfigError(f"{len(found)} of {len(first)} kinds of runs would fail{more}:\n  " + "\n  ".join(found[:MOST_NAMED]))
-    return [f"{root}: holds no prepared scans yet, so that runs on it were not tried" for root in sorted(unknown) if root != "."]
+    return [f"{root}: holds no prepared scans yet, so the dry run left out its runs" for root in sorted(unknown) if root != "."]

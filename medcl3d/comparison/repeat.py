@@ -1,4 +1,4 @@
-"""What repeats a comparison: commits, versions and machines of all its runs, and configurations with their commands."""
+"""Reproducibility section of a report: commits, versions and devices of all runs, configurations and commands."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from medcl3d.comparison.plan import Run
 from medcl3d.config import plain
 
 NAMES = {"commit": "commit of medcl3d", "python": "Python", "versions": "packages", "data": "hash of the scans"}
-"""What provenance.json may hold -> what a report calls it, in this order; what is not named here follows under its own name."""
+"""Key of provenance.json -> its name in a report, in this order; other keys follow under their own names."""
 LEFT_OUT = ("kind", "command", "dirty", "body", "manifest", "split")
-"""What differs from run to run; what is said beside the commit; and hashes that stay in run folders, since whoever has that of a
-short column, as the sex of ten patients, can try all values. That they are alike is checked before there is a report."""
-UNKNOWN = "not noted"
+"""Keys that differ from run to run or are shown with the commit, and hashes that stay in run folders: the hash of a short
+column, as the sex of ten patients, could be inverted by trying all values. Their equality is checked before the report."""
+UNKNOWN = "not recorded"
 
 
 @dataclass(frozen=True)
-class Made:
-    """One thing that runs noted of how they were made: its name, and each value with the number of runs that noted it, most first."""
+class ProvenanceEntry:
+    """One provenance entry: its name, and each value with the number of runs that recorded it, most frequent first."""
 
     name: str
     values: tuple[tuple[str, int], ...]
 
 
-def made(runs: Sequence[Run]) -> list[Made]:
-    """What provenance.json says of all these runs: commits, versions and data, then whatever else it holds, as the device."""
+def provenance_entries(runs: Sequence[Run]) -> list[ProvenanceEntry]:
+    """Provenance entries of all these runs: commits, versions and data, then others such as the device."""
     found = [read_json(run.folder / "provenance.json") for run in runs]
     others = sorted({key for provenance in found for key in provenance} - {*NAMES, *LEFT_OUT})
     counts = {key: Counter(_words(key, provenance) for provenance in found) for key in (*NAMES, *others)}
-    return [Made(NAMES.get(key, key), tuple(of.most_common())) for key, of in counts.items() if set(of) != {UNKNOWN}]
+    return [ProvenanceEntry(NAMES.get(key, key), tuple(of.most_common())) for key, of in counts.items() if set(of) != {UNKNOWN}]
 
 
 def _words(key: str, provenance: Mapping[str, Any]) -> str:
@@ -47,23 +47,23 @@ def _words(key: str, provenance: Mapping[str, Any]) -> str:
         return UNKNOWN
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {one}" for name, one in value.items())
-    changed = ", with changes that are in no commit" if key == "commit" and provenance.get("dirty") else ""
+    changed = ", with uncommitted changes" if key == "commit" and provenance.get("dirty") else ""
     return (value if isinstance(value, str) else json.dumps(value)) + changed
 
 
 @dataclass(frozen=True)
 class Document:
-    """A folded text."""
+    """A collapsible text."""
 
     title: str
     text: str
 
 
 def documents(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> list[Document]:
-    """The comparison's configuration, and of the first replicate and cell that of every run with its command."""
+    """The comparison's configuration, and the configuration and command of every run of the first replicate and cell."""
     found = [Document("The comparison", _yaml(plain(config)))]
     for run in runs:
-        if run.shown and run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
+        if run.represents_replicate and run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
             text = f"{shlex.join(['python', *command_of(run)])}\n\n{_yaml(dict(run.planned))}"
             found.append(Document(f"{run}: its command and its full configuration", text))
     return found

@@ -1,4 +1,4 @@
-"""One self-contained HTML file on a comparison: the answer, its certainty, the numbers, pictures, and what repeats it."""
+"""The report of a comparison, one self-contained HTML file: conclusion, numbers, pictures, reproducibility section."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ import jinja2
 import numpy as np
 
 from medcl3d.comparison.across import rank_across
-from medcl3d.comparison.agreement import better, told, verdict
+from medcl3d.comparison.agreement import better, score_agreement, verdict
 from medcl3d.comparison.analysis import ALPHA, Analysis
-from medcl3d.comparison.answer import answer, number, numbers, p_value
+from medcl3d.comparison.answer import conclusion_sentences, number, numbers, p_value
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.cost import costs
 from medcl3d.comparison.figures import Curve, Picture, difference_dots, feature_maps, loss_panels, metric_curve, rank_line
 from medcl3d.comparison.gallery import cases, pairing
 from medcl3d.comparison.launch import read_json
-from medcl3d.comparison.league import league
+from medcl3d.comparison.league import ranking_table
 from medcl3d.comparison.plan import Cell, Run, cell_words, in_endpoint, slug
-from medcl3d.comparison.portraits import Spread, maps, scores, spreads
-from medcl3d.comparison.repeat import documents, made
+from medcl3d.comparison.portraits import Spread, embedding_maps, scores, spreads
+from medcl3d.comparison.repeat import documents, provenance_entries
 from medcl3d.comparison.results import contrasts
 from medcl3d.comparison.sensitivity import far_replicates
 from medcl3d.comparison.timing import duration, metric_rows
-from medcl3d.comparison.unfinished import Unfinished, count, unfinished
+from medcl3d.comparison.unfinished import IncompleteRun, count, incomplete_runs
 from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.coverage import covered
 from medcl3d.evaluation.label_free import BETTER
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 
 NUM_CASES = 3
-"""How many of the best and of the worst cases are shown."""
+"""Number of best and of worst cases that are shown."""
 MOST_COLUMNS = 6
-"""Of arms beside arms: as many as fit a sheet of paper; more go into a table below."""
+"""Columns of a table of arms against arms, as many as fit on a page; more arms need further tables."""
 
 
 def write_report(
     path: Path, analysis: Analysis, runs: Sequence[Run], config: CompareConfig, title: str, command: str, notes: Sequence[str]
 ) -> None:
-    """Write the report of finished `runs` to `path`, atomically, and its figures as SVG files to `figures` beside it.
+    """Write the report of finished `runs` to `path`, atomically, and its figures as SVG files to a folder `figures`.
 
-    command: what repeats the comparison; notes: what a reader must know beside the numbers.
+    command: the command that repeats the comparison; notes: warnings shown before the numbers.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("medcl3d.comparison"), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.globals.update(number=number, numbers=numbers, data_uri=svg_uri, p_text=p_value)
     used = [run for run in runs if run.seed in analysis.replicates]
-    side, missing = measured_side(used), unfinished(runs, config)
+    side, missing = measured_side(used), incomplete_runs(runs, config)
     across = rank_across(analysis, config)
     figures = _figures(analysis, used)
     if across is not None and across.ranks is not None:
@@ -91,69 +91,69 @@ def svg_uri(svg: str) -> str:
 
 
 def measured_side(runs: Sequence[Run]) -> str:
-    """Whose patients the runs were measured on: test, or validation while choices are still made."""
+    """The patients on which the runs were measured: test, or validation in a screening."""
     return " and ".join(sorted({str(run.planned.get("measured_on", "test")) for run in runs if run.measures}))
 
 
 def tests(analysis: Analysis, side: str = "test") -> list[str]:
-    """What the intervals are of, how well they cover, what is tested and what is not: sentences for readers."""
+    """Sentences on the intervals, their coverage, and the tests."""
     n = len(analysis.replicates)
-    screening = "No test: this is a screening, which picks candidates; a claim needs new seeds and untouched test cases."
+    screening = "No test: this is a screening, which only selects candidates; a claim needs new seeds and untouched test cases."
     if n == 1:
         return ["One replicate has no interval and no test.", *([screening] if analysis.stage == "screen" else [])]
-    varies = "An interval speaks of new replicates and of new patients: its variance is that of a crossed two-way model"
-    alone = f"An interval speaks of new replicates on these {side} cases only, not of other cases"
+    varies = "Intervals are for new replicates and new patients: the variance is that of a crossed two-way model"
+    alone = f"Intervals are for new replicates on these {side} cases only, not for other cases"
     patients = f"({n} replicates x {analysis.num_cases} {side} patients)"
-    said = [f"{varies} {patients}." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
+    sentences = [f"{varies} {patients}." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
     known = covered(n, analysis.num_cases or 0)
     if known is not None:
         replicates, cases, low, high = known
-        said.append(
-            f"Of simulated comparisons with normal effects, of {replicates} replicates and {cases} cases, {low:.0f} to {high:.0f}% "
-            "of the 95% intervals held the truth, depending on what varies most; runs that collapse now and then make it less "
-            "(docs/statistics.md)."
+        sentences.append(
+            f"In simulated comparisons with normal effects, {replicates} replicates and {cases} cases, {low:.0f} to {high:.0f}% "
+            "of the 95% intervals covered the true difference, depending on what varies most; occasional collapsed runs reduce "
+            "the coverage (docs/statistics.md)."
         )
     if analysis.tested:
         family = ", ".join(f"“{name}”" for name in analysis.family)
-        over = " and over the endpoints in their declared order" if analysis.later else ""
-        said.append(f"Tests: paired t at the endpoint, Holm-adjusted over the declared family ({family}){over}.")
-        said.append("The exact Wilcoxon signed-rank p-values are a check over replicates alone and not adjusted.")
+        over = " and over the endpoints in their preregistered order" if analysis.later else ""
+        sentences.append(f"Tests: paired t-tests at the endpoint, Holm-adjusted over the preregistered family ({family}){over}.")
+        sentences.append("The exact Wilcoxon signed-rank p-values are a check over replicates only and are not adjusted.")
     elif analysis.stage == "screen":
-        said.append(screening)
+        sentences.append(screening)
     elif analysis.untested:
-        said.append(f"No test: {analysis.untested}.")
+        sentences.append(f"No test: {analysis.untested}.")
     elif n < MIN_REPLICATES_FOR_TEST:
-        said.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
+        sentences.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
     if analysis.margin is None and analysis.stage != "screen":
         undeclared = "The smallest difference that matters (`margin`) was not declared"
-        said.append(f"{undeclared}, so no arm is called equivalent to the reference; “not distinguishable” says less.")
-    return said
+        sentences.append(f"{undeclared}, so no arm is called equivalent to the reference; “not distinguishable” does not mean equivalent.")
+    return sentences
 
 
-def _incomplete(analysis: Analysis, missing: Sequence[Unfinished]) -> list[str]:
+def _incomplete(analysis: Analysis, missing: Sequence[IncompleteRun]) -> list[str]:
     left = analysis.planned - len(analysis.replicates)
     words = f"{analysis.planned} replicates were planned; {left} {'is' if left == 1 else 'are'} not complete in all arms"
-    said = [f"{words} and left out of every number here."] if left else []
-    return [*said, f"Runs that are not done: {count(missing)}. Each is named with its reason at the end."] if missing else said
+    sentences = [f"{words} and excluded from all numbers."] if left else []
+    return [*sentences, f"Incomplete runs: {count(missing)}. They are listed with reasons at the end."] if missing else sentences
 
 
 def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig, side: str) -> dict[str, Any]:
-    seen, certainty = answer(analysis)
+    seen, certainty = conclusion_sentences(analysis)
     scans = {case["scan"] for run in runs if run.measures for case in read_json(run.folder / "results.json").get("cases", [])}
     primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
     over = f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
     if len(primary) == 1:
         over = f", with {cell_words(primary[0])}" if primary[0] else ""
     direction = "higher" if analysis.higher else "lower"
-    chosen = " Choices are made on validation patients, so that test patients stay untouched." if side == "validation" else ""
+    chosen = " A screening measures on validation patients, so test patients stay untouched." if side == "validation" else ""
     return {
         "seen": seen,
         "certainty": certainty,
         "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all {len(analysis.arms)} arms; "
-        f"{len(scans)} {side} cases. A replicate is a new pretraining, a new draw of labels and a new fine-tuning, shared by all arms"
-        + (f", in each of {config.folds} folds; its number is the mean over them." if config.folds else ".")
+        f"{len(scans)} {side} cases. A replicate is a new pretraining, a new label selection and a new fine-tuning, with one seed "
+        "for all arms" + (f", in each of {config.folds} folds; its value is the mean over them." if config.folds else ".")
         + chosen,
-        "endpoint": f"Declared endpoint: {analysis.metric} ({direction} is better), one number a replicate and arm{over}.",
+        "endpoint": f"Preregistered endpoint: {analysis.metric} ({direction} is better), one number per replicate and arm{over}.",
         "tests": tests(analysis, side),
     }
 
@@ -168,7 +168,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "baseline": analysis.baseline,
         "arm_names": [arm.name for arm in analysis.arms],
         "cells": [cell_words(cell) for cell in analysis.cells],
-        "league": league(analysis),
+        "ranking": ranking_table(analysis),
         "table": [{"name": arm.name, "means": [arm.cells[cell].mean for cell in analysis.cells]} for arm in analysis.arms],
         "paired": [{"name": arm.name, "differences": [arm.cells[c].difference for c in analysis.cells], "n": n} for arm in others],
         "labels": [
@@ -181,7 +181,7 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
 
 
 def _order(analysis: Analysis) -> list[dict[str, Any]]:
-    """Arms by their mean rank under resampling, the best first; empty for few replicates."""
+    """Arms by their mean rank under resampling, best first; empty for few replicates."""
     order = analysis.order
     if order is None:
         return []
@@ -191,7 +191,7 @@ def _order(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def _equivalence(analysis: Analysis) -> dict[str, Any] | None:
-    """The arms against the declared margin; None if none was declared."""
+    """Equivalence of the arms within the preregistered margin; None if none was declared."""
     if analysis.margin is None:
         return None
     rows = [
@@ -217,7 +217,7 @@ def _within(analysis: Analysis, name: str, p: float | None) -> str:
 
 
 def _later(analysis: Analysis) -> list[dict[str, Any]]:
-    """The endpoints in their declared order, the primary one first."""
+    """The endpoints in their preregistered order, the primary one first."""
     family = [analysis.arm(name) for name in analysis.family]
     first: dict[str, Any] = {
         "title": f"1. {analysis.metric}, the primary endpoint",
@@ -236,13 +236,13 @@ def _later(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def _labels(text: str | None) -> float | str:
-    """A number of labels in words as a number to sort by: "more than 8" is more than 8."""
+    """A number of labels as a sort key: "more than 8" sorts after 8."""
     beyond = {"more": 0.5, "fewer": -0.5}
     return "" if not text else float(text.split()[-1]) + beyond.get(text.split()[0], 0.0)
 
 
 def _matrices(analysis: Analysis) -> list[dict[str, Any]]:
-    """Every arm minus every arm, in tables of about as many columns each."""
+    """Differences of all pairs of arms, in tables with about equal numbers of columns."""
     names = [arm.name for arm in analysis.arms]
     blocks = [list(block) for block in np.array_split(names, -(-len(names) // MOST_COLUMNS))]
     return [
@@ -257,7 +257,7 @@ def _figures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Picture]:
         "differences": difference_dots(analysis),
         "losses_pretraining": _losses([run for run in runs if not run.measures], analysis.cells[-1]),
         "losses_measuring": _losses([run for run in runs if run.measures], analysis.cells[-1]),
-        **{f"features_{slug(name)}": picture for name, picture in feature_maps(maps(runs)).items()},
+        **{f"features_{slug(name)}": picture for name, picture in feature_maps(embedding_maps(runs)).items()},
     }
     return {name: picture for name, picture in found.items() if picture is not None}
 
@@ -279,7 +279,7 @@ def _costs(runs: Sequence[Run], config: CompareConfig) -> list[dict[str, Any]]:
 
 def _without_labels(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
     found = scores(runs)
-    agreed = told(found, config, analysis.values, analysis.higher)
+    agreed = score_agreement(found, config, analysis.values, analysis.higher)
 
     def shown(score: str, spread: Spread | None) -> dict[str, Any] | None:
         return None if spread is None else {"spread": spread, "better": better(score, spread.mean)}
@@ -308,11 +308,11 @@ def _cases(analysis: Analysis, runs: Sequence[Run], side: str) -> dict[str, Any]
     means = case_means(runs, analysis.metric)
     order = sorted(means, key=lambda scan: (float(np.mean(list(means[scan].values()))), scan), reverse=analysis.higher)
     shown = order if len(order) <= 2 * NUM_CASES else [*order[:NUM_CASES], *order[-NUM_CASES:]]
-    words = f"Mean {analysis.metric} of a {side} scan over classes, cells and replicates, ordered by the mean over arms, best first"
+    words = f"Mean {analysis.metric} per {side} scan over classes, cells and replicates, ordered by the mean over arms, best first"
     left = len(order) - len(shown)
     return {
         "side": side,
-        "case_words": words + (f"; {left} scans between are left out." if left else "."),
+        "case_words": words + (f"; {left} scans in between are not shown." if left else "."),
         "case_names": shown,
         "cases": [{"name": arm.name, "numbers": [means[scan][arm.name] for scan in shown]} for arm in analysis.arms],
         "case_pictures": cases(analysis, runs, side),
@@ -335,8 +335,8 @@ def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
 def _repeat(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
     return {
         "seeds": ", ".join(map(str, analysis.replicates)),
-        "made": made(runs),
+        "provenance": provenance_entries(runs),
         "num_runs": len(runs),
-        "elsewhere": any(run.elsewhere for run in runs),
+        "moved": any(run.moved_to for run in runs),
         "documents": documents(analysis, runs, config),
     }

@@ -1,4 +1,4 @@
-"""What the runs of a comparison found: one row a fine-tuning, checked to be comparable."""
+"""Results of a comparison's runs: one row per measurement, after checks that they are comparable."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MOST_NAMED = 5
 
 
 def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
-    """One row a finished fine-tuning: arm, the varied fields, seed, fold where there are some, the mean of every metric, cases, folder.
+    """One row per finished measurement: arm, varied fields, seed, fold if any, mean of every metric, number of cases, folder.
 
-    A mean that is not defined, as an area under a curve of one class, is NaN. DataError where a result lacks the metric, or where runs
+    An undefined mean, as an area under a curve of one class, is NaN. DataError if a result lacks the metric, or if runs
     of one cell, replicate and fold were trained or tested on different patients.
     """
     rows: list[dict[str, Any]] = []
@@ -48,14 +48,14 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
 
 
 def means_of(run: Run, results: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """The mean of every metric of a finished measurement, NaN where it is not defined. DataError where `metric` is none of them."""
+    """The mean of every metric of a finished measurement, NaN if undefined. DataError if `metric` is not one of them."""
     found = results.get("metrics")
     found = found if isinstance(found, dict) else {}
     means = {name: value["mean"] for name, value in found.items() if isinstance(value, dict) and "mean" in value}
     if metric not in means:
         raise DataError(
-            f"{run.folder}/results.json: has no number for {metric!r} (there are {', '.join(means) or 'none'}), which is misspelt or not "
-            "defined on these test patients; set `metric` to one of them"
+            f"{run.folder}/results.json: has no number for {metric!r}, which is misspelt or undefined on these test patients; "
+            f"set `metric` to one of: {', '.join(means) or 'none'}"
         )
     return {name: float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else math.nan for name, mean in means.items()}
 
@@ -67,29 +67,29 @@ def check_metrics(run: Run, metrics: Sequence[str]) -> None:
 
 
 def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
-    """A sentence on the runs whose metric is not defined, where there are some: their replicates are in no number."""
+    """A sentence on the runs whose metric is undefined, if any: their replicates are excluded."""
     folders = [] if table.empty else table.loc[table[config.metric].isna(), "folder"].tolist()
     if not folders:
         return []
     more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
     named = f"{', '.join(folders[:MOST_NAMED])}{more}"
-    return [f"{config.metric} is not defined in {named} (say, one class alone was tested), so that their replicates are left out."]
+    return [f"{config.metric} is not defined in {named} (as with a single tested class), so their replicates are excluded."]
 
 
 def few_training_cases(runs: Sequence[Run]) -> list[str]:
-    """Sentences on classes that few labelled training patients have, as the measurements noted."""
+    """Sentences on classes with few labelled training patients, from the measurements' results."""
     return over_runs([read_json(run.folder / "results.json") for run in runs if run.measures and is_done(run)])
 
 
 def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequence[int]) -> CaseValues:
-    """The metric of every test patient in every finished measurement of these replicates; none over folds, with the reason.
+    """The metric of every test patient in every finished measurement of these replicates; empty, with the reason, for folds.
 
-    A patient who tests one fold trains the others, so that patients of different folds are no independent cases: the variance over
-    them has no unbiased estimate (Bengio and Grandvalet 2004), and intervals that take them for independent are too short
+    A patient who tests one fold trains the others, so patients of different folds are not independent cases: the variance
+    over them has no unbiased estimate (Bengio and Grandvalet 2004), and intervals that assume independence are too short
     (Bates, Hastie and Tibshirani 2023).
     """
     if config.folds:
-        return CaseValues(why_not="with folds, patients train and test in turn and are no independent cases")
+        return CaseValues(why_not="with folds, patients train and test in turn and are not independent cases")
     found: dict[Key, tuple[float, dict[str, float]]] = {}
     for run in runs:
         if run.measures and run.seed in replicates:
@@ -103,12 +103,13 @@ def _check_split(run: Run, split: Any, splits: dict[str, tuple[Path, Any]]) -> N
     other, theirs = splits.setdefault(json.dumps([run.seed, run.fold, labels]), (run.folder, split))
     if split != theirs:
         raise DataError(
-            f"{run.folder} and {other}: labelled or tested other patients in one replicate; delete both and run them on one prepared set"
+            f"{run.folder} and {other}: have other labelled or test patients in one replicate; "
+            "delete both and run them on one prepared store"
         )
 
 
 def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]:
-    """The seeds for which every arm has a number for every cell, in every fold."""
+    """The seeds for which every arm has a number in every cell and fold."""
     if table.empty:
         return []
     table = table[table[config.metric].notna()]
@@ -117,17 +118,17 @@ def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]
 
 
 def progress(runs: Sequence[Run], config: CompareConfig) -> tuple[int, int]:
-    """How many measurements are finished, and in how many replicates all of them are."""
+    """Number of finished measurements, and of replicates in which all are finished."""
     done = Counter(run.seed for run in runs if run.measures and is_done(run))
     planned = Counter(run.seed for run in runs if run.measures)
     return done.total(), sum(done[seed] == count for seed, count in planned.items())
 
 
 def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """In what each pretraining and each arm of one replicate differs from the first, a line a field."""
+    """Differences of each pretraining and each arm of one replicate from the first, one line per field."""
     rows: list[dict[str, Any]] = []
     for command in MODELS:
-        same = [run for run in runs if run.command == command and run.seed == runs[0].seed and run.shown]
+        same = [run for run in runs if run.command == command and run.seed == runs[0].seed and run.represents_replicate]
         same = [run for run in same if run.cell == same[0].cell]
         for run in same[1:]:
             lines = [line for line in differences(same[0].planned, run.planned) if not line.startswith("out_dir:")]
@@ -136,16 +137,17 @@ def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def also_differing(runs: Sequence[Run]) -> list[str]:
-    """A sentence on the fields in which arms differ beside what is compared, where there are some: the file may allow any."""
+    """A sentence on the fields in which arms differ besides what is compared, if any (the file may allow them)."""
     lines = [line for row in contrasts(runs) for line in row["lines"] if not line.startswith(("init:", *COMPARED))]
     named = ", ".join(sorted({line.split(":")[0] for line in lines}))
-    return [f"Beside pairs, objective and placebo, runs of arms differ in {named}: that may be what helps."] if named else []
+    confounded = f"Besides pairs, objective and placebo, the arms' runs differ in {named}, which may explain differences."
+    return [confounded] if named else []
 
 
 def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> list[Run]:
-    """The planned runs where `roots` hold them: each a run folder, or a folder of them, named as in `out_dir`.
+    """The planned runs that `roots` hold: each root is a run folder, or a folder of them, named as in `out_dir`.
 
-    What none holds is left out. DataError where two folders hold one run (which counts?), and where none holds any.
+    Missing runs are left out. DataError if two folders hold the same run, or if no run is found.
     """
     folders = sorted({file.parent for root in roots for file in root.rglob("config.yaml")})
     found: list[Run] = []
@@ -153,24 +155,24 @@ def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> 
         inside = run.folder.relative_to(config.out_dir).parts
         places = [folder for folder in folders if folder.resolve().parts[-len(inside) :] == inside]
         if len(places) > 1:
-            raise DataError(f"{' and '.join(map(str, places))} hold one run; leave one of them out of --from")
+            raise DataError(f"{' and '.join(map(str, places))} hold the same run; remove one of them from --from")
         for place in places:
             root = Path(*place.resolve().parts[: -len(inside)])
             needs = None if run.needs is None else root / run.needs.relative_to(config.out_dir)
-            found.append(replace(run, folder=place, needs=needs, elsewhere=root))
+            found.append(replace(run, folder=place, needs=needs, moved_to=root))
     if not found:
         raise DataError(
-            f"no run of this comparison lies in {', '.join(map(str, roots))}; give run folders, or folders of them, that end as in "
-            f"{runs[-1].folder}"
+            f"no run of this comparison is in {', '.join(map(str, roots))}; give run folders, or folders of them, "
+            f"whose paths end as in {runs[-1].folder}"
         )
     return found
 
 
 def check_provenance(runs: Sequence[Run]) -> list[str]:
-    """Sentences on what the finished runs do not share that they should: software, device, columns of the manifest.
+    """Sentences on provenance that finished runs should share but do not: software, device, columns of the manifest.
 
-    DataError where runs of one command that read one folder found different data there. Other fields of `data` may differ as they
-    like: they say what is taken of a folder, not what lies in it.
+    DataError if runs of one command that read one folder found different data in it. Other fields of `data` may
+    differ: they select from a folder's data and do not change it.
     """
     finished = [run for run in runs if is_done(run)]
     found = [read_json(run.folder / "provenance.json") for run in finished]
@@ -184,18 +186,20 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
         differ = [words for words, part in parts.items() if others[words][0] != part]
         if differ:
             raise DataError(
-                f"{others[differ[0]][1]} and {run.folder} read different data: {', '.join(differ)}; prepare it once and run them again"
+                f"{others[differ[0]][1]} and {run.folder} read different data: {', '.join(differ)}; "
+                "prepare the data once and run both again"
             )
         if "manifest" in provenance:
             columns.setdefault(same, []).append(set(provenance["manifest"]))
     for (command, root), sets in columns.items():
         if more := sorted(set[str].union(*sets) - set[str].intersection(*sets)):
-            notes.append(f"Of {root}, some runs of {command} found columns that others did not, and so did not use: {', '.join(more)}.")
-    kinds_of = (("versions", "package versions"), ("python", "versions of Python"), ("commit", "commits of medcl3d"), ("device", "devices"))
-    for key, words in kinds_of:
+            listed = ", ".join(more)
+            notes.append(f"Some runs of {command} found columns in {root} that others did not find, and did not use: {listed}.")
+    recorded = (("versions", "package versions"), ("python", "versions of Python"), ("commit", "commits of medcl3d"), ("device", "devices"))
+    for key, words in recorded:
         kinds = {json.dumps(provenance[key], sort_keys=True) for provenance in found if key in provenance}
         if len(kinds) > 1:
-            notes.append(f"The runs were made with {len(kinds)} different {words}; see provenance.json of each.")
+            notes.append(f"The runs used {len(kinds)} different {words}; see each run's provenance.json.")
     if dirty := sum(bool(provenance.get("dirty")) for provenance in found):
-        notes.append(f"{dirty} of {len(found)} runs were made from a checkout with changes that are in no commit.")
+        notes.append(f"{dirty} of {len(found)} runs used a checkout with uncommitted changes.")
     return notes

@@ -1,4 +1,4 @@
-"""Runs as jobs of a cluster: arrays through submitit, requeued where their time is up, resumed where they stopped."""
+"""Runs as cluster jobs: job arrays through submitit, requeued and resumed after their time limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl3d.comparison.launch import LOG, Child, Measured, command_of, prepare_folder, start_process
-from medcl3d.comparison.lock import held
+from medcl3d.comparison.lock import is_locked
 from medcl3d.comparison.plan import Run
 from medcl3d.data.atomic import write_text
 from medcl3d.errors import ConfigError, MachineError
@@ -19,20 +19,20 @@ MANY = 10**6
 JOB = "job.txt"
 OVER = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "REVOKED")
 SAVE_SECONDS = 60.0
-"""How long before its end a job may take to save; submitit signals it 90 s before."""
+"""Seconds that a job may take to save before its end; submitit signals it 90 s before."""
 
 
 class RunJob:
-    """What a job does: the run's command, and at the end of its time the run saves and the job is queued again."""
+    """A job: executes the run's command; at the time limit the run saves and the job is requeued."""
 
     def __init__(self, command: Sequence[str], folder: Path):
         self.command, self.folder = tuple(command), folder
         self._going: Measured | None = None
 
     def __call__(self) -> int:
-        """The run's exit code; 75 where it was stopped and can resume."""
+        """The run's exit code; 75 if it was stopped and can resume."""
         self._going = Measured(start_process(self.command, self.folder, {}), self.folder)
-        # submitit ignores SIGTERM, which is what scancel sends: the run would not hear of it in its own session.
+        # submitit ignores SIGTERM, which scancel sends, and the run in its own session would not receive it.
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         try:
             return self._going.wait()
@@ -49,7 +49,7 @@ class RunJob:
                 self._going.wait()
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the job is taken off its node: the same run, which resumes from what it saved."""
+        """Called by submitit before the job leaves its node: the same run, which resumes from its saved state."""
         import submitit
 
         self._stop()
@@ -65,7 +65,7 @@ class SlurmChild:
         self.run, self.job, self.started = run, job, time.monotonic()
 
     def poll(self) -> int | None:
-        """The exit code; 1 where the job itself failed, and then the run's log says how."""
+        """The exit code; 1 if the job itself failed (the run's log then has the reason)."""
         if not self.job.done():
             return None
         error = self.job.exception()
@@ -85,7 +85,7 @@ class SlurmChild:
         self.terminate()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for the end; subprocess.TimeoutExpired where that takes longer."""
+        """Wait for the end; subprocess.TimeoutExpired if that takes longer."""
         deadline = time.monotonic() + (timeout or 0.0)
         while not self.job.done():
             if timeout is not None and time.monotonic() > deadline:
@@ -94,21 +94,21 @@ class SlurmChild:
 
 
 def is_queued(folder: Path) -> bool:
-    """A job of this run still waits or runs, though the comparison that sent it is gone; False where the cluster knows of none."""
+    """Whether a job of this run is still queued or running, although the comparison that submitted it has ended."""
     try:
         job = (folder / JOB).read_text(encoding="utf-8").strip()
-        asked = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+        query = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
+        done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return said.returncode == 0 and any(state.strip() not in OVER for state in said.stdout.splitlines() if state.strip())
+    return done.returncode == 0 and any(state.strip() not in OVER for state in done.stdout.splitlines() if state.strip())
 
 
 class SlurmLauncher:
-    """Jobs of a cluster; all that is ready becomes one array, of which `jobs` run at once.
+    """Jobs of a cluster; all ready runs become one array, of which `jobs` run at once.
 
-    parameters  of submitit's AutoExecutor, as timeout_min, mem_gb, gpus_per_node, slurm_partition; cluster: other than slurm
-    MachineError where submitit or the cluster is missing; ConfigError where a parameter is unknown.
+    parameters  of submitit's AutoExecutor, as timeout_min, mem_gb, gpus_per_node, slurm_partition; cluster: if not slurm
+    MachineError if submitit or the cluster is missing; ConfigError if a parameter is unknown.
     """
 
     takes = MANY
@@ -124,7 +124,7 @@ class SlurmLauncher:
         try:
             self._executor = submitit.AutoExecutor(folder=folder / "slurm" / "%j", cluster=cluster)
         except RuntimeError as error:
-            raise MachineError(f"executor: slurm: {error}; start it where sbatch is, or set executor: local") from None
+            raise MachineError(f"executor: slurm: {error}; start it on a machine with sbatch, or set executor: local") from None
         if cluster == "slurm":
             given = {"slurm_array_parallelism": jobs, **given}
             given["slurm_additional_parameters"] = {"requeue": True, **given.get("slurm_additional_parameters", {})}
@@ -144,5 +144,5 @@ class SlurmLauncher:
         return [SlurmChild(run, job) for run, job in zip(runs, jobs, strict=True)]
 
     def busy(self, run: Run) -> bool:
-        """A process or a job that another start sent is at this run, or is about to be."""
-        return held(run.folder) or is_queued(run.folder)
+        """Whether a process or a job of another start is executing this run, or is queued."""
+        return is_locked(run.folder) or is_queued(run.folder)

@@ -1,4 +1,4 @@
-"""Screening picks, confirmation claims: on new seeds and on test patients that the screening did not see."""
+"""Screening and confirmation: a confirmation needs new seeds and test patients that the screening did not use."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from medcl3d.packaged_configs import find_config
 
 
 def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) -> None:
-    """Nothing where the comparison names no screening.
+    """Check this comparison against its screening, if `screened` is set.
 
-    ConfigError where that is none, or has a seed of this one; DataError where the two test a patient in common, as far as
-    results of both, or this one's split.json, are there. `name` stands for this comparison's file in errors.
+    ConfigError if `screened` is not a screening, or shares a seed; DataError if the two share a test patient, as far as
+    results of both, or this one's split.json, exist. `name` is this comparison's file in messages.
     """
     if config.screened is None:
         return
     if config.stage != "confirm":
-        raise ConfigError(f"{name}: screened: a screening confirms nothing; take it out, or set stage: confirm")
+        raise ConfigError(f"{name}: screened: a screening does not confirm; remove the line, or set stage: confirm")
     screening = load(find_config(str(config.screened)), (), CompareConfig)
     if screening.stage != "screen":
-        raise ConfigError(f"{name}: screened: {config.screened} is no screening; set stage: screen there before it runs")
+        raise ConfigError(f"{name}: screened: {config.screened} is not a screening; set stage: screen there before it runs")
     both = sorted(set(_seeds(screening)) & set(_seeds(config)))
     if both:
         free = screening.first_seed + screening.replicates
-        raise ConfigError(f"{name}: first_seed: {config.screened} has used seed {both[0]}; set first_seed to {free} or more")
+        raise ConfigError(f"{name}: first_seed: {config.screened} used seed {both[0]}; set first_seed to {free} or more")
     seen = _tested(sorted((screening.out_dir / screening.measured_by[0]).rglob("results.json")))
     own = _tested([run.folder / "results.json" for run in runs if run.measures]) | _to_test(runs)
     if seen & own:
         some = ", ".join(sorted(seen & own)[:5])
         raise DataError(
-            f"{name}: {len(seen & own)} test patients were screened on ({some}); confirm on patients that {config.screened} left out"
+            f"{name}: {len(seen & own)} test patients were used in the screening ({some}); "
+            f"confirm on patients that {config.screened} did not use"
         )
 
 
@@ -48,7 +49,7 @@ def _tested(files: Sequence[Path]) -> set[str]:
 
 
 def _to_test(runs: Sequence[Run]) -> set[str]:
-    """The test side of the data that the runs read, where it is prepared; with folds, of each that tests."""
+    """The test patients of the data that the runs read, if it is prepared; with folds, of each fold that tests."""
     sides = {(str(run.planned["data"]["root"]), run.planned["data"].get("fold")) for run in runs if run.measures and "data" in run.planned}
     found: set[str] = set()
     for root, fold in sides:

@@ -1,4 +1,4 @@
-"""How long a plan takes, from what its own runs have taken so far: guessed from nothing else."""
+"""Time estimates of a plan, based only on its own runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medcl3d.comparison.launch import COST, read_json
 from medcl3d.comparison.plan import Run
 
 WRONG_BY, WRONG_FROM = 1.25, 60.0
-"""A time that was told is told anew where runs show it to be wrong by more: as a ratio, and in seconds."""
+"""Limits beyond which a new estimate is reported: as a ratio to the old one, and in seconds."""
 
 
 def metric_rows(run: Run) -> list[dict[str, float]]:
-    """The whole rows of a run's metrics.jsonl; a run that is being written to, or a full disk, may have cut one."""
+    """The complete rows of a run's metrics.jsonl; a running run or a full disk may leave an incomplete one."""
     path = run.folder / "metrics.jsonl"
     rows: list[dict[str, float]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
@@ -28,13 +28,13 @@ def metric_rows(run: Run) -> list[dict[str, float]]:
 
 
 def samples_per_s(run: Run) -> float | None:
-    """The median rate of a run's logged steps; None where it has not logged any. The first row, which warms up, only if alone."""
+    """The median rate of a run's logged steps without the first row (warm-up), unless it is the only one; None without rows."""
     rates = [row["samples_per_s"] for row in metric_rows(run) if row.get("samples_per_s", 0) > 0]
     return float(np.median(rates[1:] or rates)) if rates else None
 
 
 def seconds_per_sample(runs: Sequence[Run], done: Sequence[Run]) -> float | None:
-    """Of runs of one command: what whole runs took where some are done, else what the steps of those take that are going on."""
+    """Seconds per sample of one command's runs: from finished runs if any, otherwise from the steps of running ones."""
     costs = [read_json(run.folder / COST).get("seconds", 0.0) / run.size for run in done]
     known = [cost for cost in costs if cost > 0]
     if known:
@@ -44,10 +44,10 @@ def seconds_per_sample(runs: Sequence[Run], done: Sequence[Run]) -> float | None
 
 
 def seconds_of_each(command: str, runs: Sequence[Run], done: Sequence[Run]) -> dict[str, float] | None:
-    """Seconds a sample of every pretraining or arm of a command; None where nothing was timed.
+    """Seconds per sample of every pretraining or arm of a command; None if nothing was timed.
 
-    One may take ten times as long as another, as MAE with its decoder beside a contrast of pooled vectors, so that each is timed by its
-    own runs; where it has none yet, by those of all.
+    One may take ten times as long as another, as MAE with its decoder compared with a contrast of pooled vectors, so each
+    is timed by its own runs, or by all runs as long as it has none.
     """
     mine = [run for run in runs if run.command == command]
     finished = {run.folder for run in done}
@@ -62,7 +62,7 @@ def seconds_of_each(command: str, runs: Sequence[Run], done: Sequence[Run]) -> d
 
 
 def seconds_to_go(command: str, runs: Sequence[Run], done: Sequence[Run]) -> float | None:
-    """Processor-sharing seconds that the runs of a command still take, one after the other; None where nothing was timed."""
+    """Seconds that the remaining runs of a command take one after the other; None if nothing was timed."""
     each = seconds_of_each(command, runs, done)
     finished = {run.folder for run in done}
     waiting = [run for run in runs if run.command == command and run.folder not in finished]
@@ -73,19 +73,18 @@ def _seconds(each: Mapping[str, float], runs: Sequence[Run]) -> float:
     return sum(each[run.name] * run.size for run in runs)
 
 
-class TimesTold:
-    """What was said of how long the runs of each command take: it is said from the first timed steps, from the first whole run, and
-    again where that proves wrong."""
+class TimeEstimates:
+    """Time estimates reported so far: after the first timed steps, after the first finished run, and if one was wrong."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[int, float]] = {}  # command -> how many were done when it was looked at, seconds of all as told
+        self._reported: dict[str, tuple[int, float]] = {}  # command -> runs done at the last check, reported seconds of all
 
     def lines(self, runs: Sequence[Run], done: Sequence[Run], left: Sequence[Run], at_once: int) -> list[str]:
-        """What is new, a line a command; `left` are the runs that go on or wait."""
+        """New estimates, one line per command; left: running and waiting runs."""
         found = []
         for command in dict.fromkeys(run.command for run in left):
             num_done = sum(run.command == command for run in done)
-            done_then, then = self._told.get(command, (-1, 0.0))
+            done_then, then = self._reported.get(command, (-1, 0.0))
             each = None if done_then == num_done else seconds_of_each(command, runs, done)
             if each is None:
                 continue
@@ -93,11 +92,11 @@ class TimesTold:
             wrong = not 1 / WRONG_BY < whole / max(then, 1e-9) < WRONG_BY and abs(whole - then) > WRONG_FROM
             if done_then <= 0 or wrong:
                 mine = [run for run in left if run.command == command]
-                known = "from the whole runs so far" if num_done else "steps alone"
+                known = "estimated from finished runs" if num_done else "estimated from steps only"
                 time = duration(_seconds(each, mine) / min(at_once, len(mine)))
                 found.append(f"{command}: about {time} for {len(mine)} run{'s' if len(mine) > 1 else ''}, {known}")
                 then = whole
-            self._told[command] = num_done, then
+            self._reported[command] = num_done, then
         return found
 
 

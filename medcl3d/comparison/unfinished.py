@@ -1,4 +1,4 @@
-"""Runs of a plan that a report has nothing of: which failed, stopped or were never started, and why."""
+"""Incomplete runs of a plan: failed, stopped or not started, with reasons."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from dataclasses import dataclass
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.execute import last_line
 from medcl3d.comparison.launch import LOG, read_json
-from medcl3d.comparison.lock import held
+from medcl3d.comparison.lock import is_locked
 from medcl3d.comparison.plan import Run, plan
 
 ORDER = ("failed", "stopped", "running", "not started", "not found")
 
 
 @dataclass(frozen=True)
-class Unfinished:
-    """A run, how it stands (one of `ORDER`), and why."""
+class IncompleteRun:
+    """A run, its state (one of `ORDER`), and the reason."""
 
     run: Run
     state: str
     reason: str
 
 
-def unfinished(runs: Sequence[Run], config: CompareConfig) -> list[Unfinished]:
-    """Every run that is not done, those that failed first; of runs that lie elsewhere, measurements that are not there are named too.
+def incomplete_runs(runs: Sequence[Run], config: CompareConfig) -> list[IncompleteRun]:
+    """Every run that is not done, failed ones first; for moved runs also the measurements that are missing.
 
-    A pretraining that is gone, and from which all that should has started, left what was asked of it and is not named.
+    A deleted pretraining is left out if no incomplete run needs it.
     """
     waiting = [one for run in runs if (one := _state(run)) is not None]
-    asked_for = {one.run.needs for one in waiting}
-    found = [one for one in waiting if one.run.measures or one.run.folder in asked_for or one.state != "not started"]
-    if any(run.elsewhere for run in runs):
-        there = {(run.command, run.name, run.cell, run.seed, run.fold) for run in runs}
-        absent = [run for run in plan(config) if run.measures and (run.command, run.name, run.cell, run.seed, run.fold) not in there]
-        found += [Unfinished(run, "not found", "no folder of --from holds it") for run in absent]
+    needed = {one.run.needs for one in waiting}
+    found = [one for one in waiting if one.run.measures or one.run.folder in needed or one.state != "not started"]
+    if any(run.moved_to for run in runs):
+        given = {(run.command, run.name, run.cell, run.seed, run.fold) for run in runs}
+        absent = [run for run in plan(config) if run.measures and (run.command, run.name, run.cell, run.seed, run.fold) not in given]
+        found += [IncompleteRun(run, "not found", "no folder of --from holds it") for run in absent]
     return sorted(found, key=lambda one: ORDER.index(one.state))
 
 
-def _state(run: Run) -> Unfinished | None:
+def _state(run: Run) -> IncompleteRun | None:
     status, log = read_json(run.folder / "status.json"), run.folder / LOG
     state, reason = status.get("state"), status.get("reason")
     if state == "done":
         return None
     if state == "stopped":
-        return Unfinished(run, "stopped", f"at step {status.get('step', 0)}; the same command goes on from there")
-    if not run.elsewhere and held(run.folder):
-        return Unfinished(run, "running", "a process is at it")
+        return IncompleteRun(run, "stopped", f"at step {status.get('step', 0)}; the same command resumes it")
+    if not run.moved_to and is_locked(run.folder):
+        return IncompleteRun(run, "running", "a process is executing it")
     if state is None and not log.is_file():
-        return Unfinished(run, "not started", _waits(run))
-    # A run that was killed had no time to note why: its log ends with what it did last.
-    return Unfinished(run, "failed", reason if state == "failed" and reason else last_line(log))
+        return IncompleteRun(run, "not started", _waits(run))
+    # A killed run could not record a reason: its log has the last output.
+    return IncompleteRun(run, "failed", reason if state == "failed" and reason else last_line(log))
 
 
 def _waits(run: Run) -> str:
@@ -59,7 +59,7 @@ def _waits(run: Run) -> str:
     return "the same command runs it" if done else "its pretraining is not done"
 
 
-def count(found: Sequence[Unfinished]) -> str:
-    """``2 failed, 1 not started``; empty where all are done."""
+def count(found: Sequence[IncompleteRun]) -> str:
+    """``2 failed, 1 not started``; empty if all are done."""
     of = Counter(one.state for one in found)
     return ", ".join(f"{of[state]} {state}" for state in ORDER if of[state])

@@ -1,4 +1,4 @@
-"""A headless Chromium that opens one page and is spoken to through a pair of pipes (the DevTools protocol)."""
+"""A headless Chromium with one page, controlled through a pair of pipes (the DevTools protocol)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chro
 
 
 class Tab:
-    """One page. `requests` are the addresses that it asked for, `errors` what its console complained of."""
+    """One page. requests: addresses that it requested; errors: errors and warnings of its console."""
 
     def __init__(self, to: int, back: int):
         self._to, self._back, self._buffer, self._number = to, back, b"", 0
@@ -51,7 +51,7 @@ class Tab:
         return content
 
     def call(self, method: str, **given: Any) -> dict[str, Any]:
-        """A command's result."""
+        """The result of a command."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": given}
         if self._session is not None:
@@ -65,23 +65,23 @@ class Tab:
                 return answer["result"]
 
     def open(self, path: Path) -> None:
-        """Go to a file and wait until it has loaded."""
+        """Open a file and wait until it has loaded."""
         self.call("Page.navigate", url=path.absolute().as_uri())
         while self.value("document.readyState + location.protocol") != "completefile:":
             time.sleep(0.05)
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression is."""
+        """The value of a JavaScript expression."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def size(self, width: int, height: int = 900, dark: bool = False, media: str = "") -> None:
-        """Be a screen of that size, bright or dark; with media="print", a sheet of paper as wide as what is printed on it."""
+        """Set the size of the screen, light or dark; with media="print", the width of the printed page."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
     def press(self, key: str, code: int, text: str = "") -> None:
-        """A key, down and up."""
+        """Press and release a key."""
         for kind in ("keyDown", "keyUp"):
             typed = {"text": text} if text and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **typed)
@@ -101,7 +101,7 @@ def chromium(profile: Path) -> Iterator[Tab]:
     """A browser with an empty profile."""
     assert CHROMIUM is not None
     (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
-    # The protocol reads from descriptor 3 and writes to 4; a small program puts them there, from numbers out of its way.
+    # The protocol reads from descriptor 3 and writes to 4; a small program moves both pipes there.
     high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10) for descriptor in (their_in, their_out)]
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run"]
     put = f"import os, sys; os.dup2({high[0]}, 3); os.dup2({high[1]}, 4); os.execv(sys.argv[1], sys.argv[1:])"

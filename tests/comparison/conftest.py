@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Writes a comparison of three arms (scratch, dense +0.1, simclr +0.05) with some of its fields replaced."""
+    """Write a comparison of three arms (scratch, dense +0.1, simclr +0.05) with the given fields replaced."""
     monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.chdir(tmp_path)
     for command, name in (("pretrain", "PretrainConfig"), ("finetune", "FinetuneConfig")):

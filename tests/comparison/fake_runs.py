@@ -54,12 +54,12 @@ class FinetuneConfig:
 
 
 def dice_of(config: FinetuneConfig) -> float:
-    """What a fake fine-tuning reaches."""
+    """The Dice of a fake fine-tuning."""
     return 0.5 + 0.01 * config.num_labelled + config.gain + 0.02 * config.seed + 0.001 * ((config.seed * 7 + len(config.init)) % 5)
 
 
 def finetune(config: FinetuneConfig) -> None:
-    """Leave results.json."""
+    """Write results.json."""
     if config.fail_at_seed == config.seed:
         print("the log begins")
         sys.exit("medcl3d: the scan <b>17</b> is broken; mend it")

@@ -1,4 +1,4 @@
-"""Comparisons with pictures, made of numbers and not of runs: four arms and ten replicates, and a screening of ten arms."""
+"""Simulated comparisons with pictures: four arms with ten replicates, and a screening of ten arms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skimage.io import imsave
 
 from medcl3d.comparison import compare
 from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.launch import INPUTS, encoder_hash, note_cost
+from medcl3d.comparison.launch import INPUTS, encoder_hash, record_cost
 from medcl3d.comparison.plan import MODELS, Run, plan
 from medcl3d.config import load, plain
 from medcl3d.data.atomic import write_json
@@ -67,19 +67,19 @@ SCREENING = {
     "replicates": 3,
     "reference": "scratch",
 }
-"""As ours of the hippocampus; the last replicate misses runs."""
+"""As in the hippocampus comparison; the last replicate lacks runs."""
 GAINS = {
     "overlapping crops": 0.015, "same point, encoder": 0.04, "same point, all": 0.05,
     "slice_position": 0.02, "body_position": 0.04, "mae": -0.01,
 }  # fmt: skip
-"""Arm -> how much better than the others it is."""
+"""Arm -> gain in the metric."""
 FAILED = "DataError: the scan <b>17</b> is broken"
 
 
 def written(folder: Path, content: dict[str, Any] = CONFIG) -> Path:
     """Write the runs below `folder` and report on them; returns the report's path.
 
-    Of the screening's last replicate, one fine-tuning failed and the others are not there.
+    Of the screening's last replicate, one fine-tuning failed and the others do not exist.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -115,14 +115,14 @@ def _run(run: Run, rng: np.random.Generator, of_case: np.ndarray) -> None:
     provenance = {"data": "5f2d" * 16, "versions": {"torch": "2.13.0"}, "python": "3.11", "commit": commit, "device": "a processor"}
     write_json(run.folder / "provenance.json", provenance)
     write_json(run.folder / "status.json", {"state": "done", "step": run.steps})
-    note_cost(run.folder, run.steps * 0.8 * rng.uniform(0.9, 1.1), 900 + 100 * rng.uniform())
+    record_cost(run.folder, run.steps * 0.8 * rng.uniform(0.9, 1.1), 900 + 100 * rng.uniform())
     steps = np.arange(10, run.steps + 1, 10)
     losses = 0.4 + 3 / np.sqrt(steps) + rng.normal(0, 0.02, len(steps))
     rows = [{"step": int(s), "loss": float(v), "samples_per_s": 5.0} for s, v in zip(steps, losses, strict=True)]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run.folder / "pictures").mkdir()
     for name in ("cases",) if run.measures else ("pairs", "relation"):
-        # As large as real ones, and small as files; the same views for all that draws by one rule.
+        # As many pixels as real pictures, in small files; strategies that draw by one rule share their views.
         tint = sum(map(ord, str(run.planned.get("pairs") if name == "pairs" else run))) % 256
         image = np.full((544, 1485, 3), tint, dtype=np.uint8)
         imsave(run.folder / "pictures" / f"{name}.png", image, check_contrast=False)

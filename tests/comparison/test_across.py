@@ -1,4 +1,4 @@
-"""Comparisons on several data sets are ranked together, once there are enough."""
+"""Ranking of arms across data sets, if there are enough."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_one_data_set_under_several_names_counts_once(others: list[Path]) -> Non
         folder = Path("runs") / f"set{number}" / "finetune" / "scratch"
         folder.mkdir(parents=True)
         (folder / "provenance.json").write_text(f'{{"data": "{data}"}}')
-    with pytest.raises(ConfigError, match=r"set3\.yaml is of the same data as runs/set0; a data set counts once"):
+    with pytest.raises(ConfigError, match=r"set3\.yaml uses the same data as runs/set0; each data set counts once"):
         rank_across(analysis, config)
     (folder / "provenance.json").write_text('{"data": "four"}')
     assert rank_across(analysis, config).ranks.num_sets == 5
@@ -97,18 +97,18 @@ def test_a_screening_is_not_ranked(others: list[Path]) -> None:
         rank_across(analysis, config)
 
 
-def test_what_cannot_be_ranked_together_is_refused(others: list[Path]) -> None:
+def test_incompatible_comparisons_are_not_ranked(others: list[Path]) -> None:
     config = config_of("here", across=(others[0], others[0]))
     analysis = analyse(table_of(0.5), config)
     assert analysis is not None
     with pytest.raises(ConfigError, match="counts once"):
         rank_across(analysis, config)
-    with pytest.raises(ConfigError, match="in two directions"):
+    with pytest.raises(ConfigError, match="opposite directions of better"):
         rank_across(analysis, replace(config, across=(others[0],), metric="hd95_mm"))
 
 
-def test_data_sets_are_put_on_a_common_scale(others: list[Path]) -> None:
-    """0 is scratch at 2 labels and 1 is b at 8: a, 0.1 over scratch, is halfway to b."""
+def test_data_sets_are_scaled_between_their_anchors(others: list[Path]) -> None:
+    """Scratch with 2 labels is 0 and b with 8 is 1: a, 0.1 above scratch, is halfway to b."""
     scale = Anchors(low="scratch", high="b")
     for file in others[1:]:
         content = yaml.safe_load(file.read_text())
@@ -124,7 +124,7 @@ def test_data_sets_are_put_on_a_common_scale(others: list[Path]) -> None:
     assert found.unscaled == ("runs/set0 has no common scale: its file declares no `anchors`.",)
 
 
-def test_an_anchor_may_be_other_cells_and_may_be_missing(others: list[Path]) -> None:
+def test_an_anchor_may_have_other_cells_and_may_be_missing(others: list[Path]) -> None:
     """Scratch with 8 labels is 1 and with 2 it is 0: a difference of 0.06."""
     content = yaml.safe_load(others[0].read_text())
     others[0].write_text(yaml.safe_dump({**content, "anchors": {"low": "scratch", "high": "gone"}}))
@@ -137,6 +137,6 @@ def test_an_anchor_may_be_other_cells_and_may_be_missing(others: list[Path]) -> 
     assert found is not None and found.ranks is None
     assert found.scaled == {"runs/here": pytest.approx({"scratch": 0, "a": 0.1 / 0.06, "b": 0.2 / 0.06})}
     assert found.unscaled == (
-        "runs/set0 has no common scale: there is no arm 'gone', which `anchors` names.",
+        "runs/set0 has no common scale: the arm 'gone' of `anchors` does not exist.",
         "runs/set1 has no common scale: the high anchor 'a' is not better than the low one 'b'.",
     )

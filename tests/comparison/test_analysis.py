@@ -1,4 +1,4 @@
-"""What the numbers are, and that the sentences say no more than they carry."""
+"""Numbers of an analysis, and sentences that claim no more than the tests show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from medcl3d.comparison.analysis import analyse
-from medcl3d.comparison.answer import answer, with_interval
+from medcl3d.comparison.answer import conclusion_sentences, with_interval
 from medcl3d.comparison.case_values import collect
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.plan import cells
@@ -89,37 +89,38 @@ def test_incomplete_replicates_are_left_out():
     assert analyse(pd.DataFrame(), config) is None
 
 
-def test_a_look_before_the_end_is_no_test():
+def test_an_incomplete_comparison_is_not_tested():
     table = table_of(config_of(), 10, {"a": 0.3})
     early = analyse(table[table["seed"] < 7], config_of())
     assert not early.tested and analyse(table, config_of()).tested
-    assert answer(early)[1].startswith("No test, since 3 of 10 planned replicates are missing, and a look before the end is no test: the")
+    reason = "No test, since 3 of 10 planned replicates are missing, and only a complete comparison is tested: the"
+    assert conclusion_sentences(early)[1].startswith(reason)
 
 
-def test_cases_that_carry_no_test_have_none():
+def test_too_few_cases_are_not_tested():
     config, table, cases = crossed(10, num_cases=4)
     analysis = analyse(table, config, cases)
     assert not analysis.tested and analysis.arm("a").endpoint.difference.known
-    assert "since there are 4 test patients, and their intervals hold too little" in answer(analysis)[1]
+    assert "since there are only 4 test patients, and intervals of so few cover too little" in conclusion_sentences(analysis)[1]
 
 
 @pytest.mark.parametrize("n", [2, 5])
 def test_under_six_replicates_there_is_no_test(n):
     config = config_of()
     analysis = analyse(table_of(config, n, {"a": 0.3}), config)
-    seen, certainty = answer(analysis)
+    seen, certainty = conclusion_sentences(analysis)
     assert all(arm.test is None for arm in analysis.arms)
     assert certainty.startswith("No test")
-    assert "does not hold 0, which is a hint at most" in certainty
-    assert answer(analyse(table_of(config, n, {}, noise=0.1), config))[1].endswith("its 95% interval holds 0.")
+    assert "excludes 0, which suggests a difference but is not a test" in certainty
+    assert conclusion_sentences(analyse(table_of(config, n, {}, noise=0.1), config))[1].endswith("its 95% interval contains 0.")
     assert "p =" not in seen + certainty
 
 
-def test_one_replicate_ranks_nothing():
+def test_one_replicate_does_not_rank_arms():
     config = config_of()
     analysis = analyse(table_of(config, 1, {"a": 0.3}), config)
     assert not analysis.arm("a").endpoint.mean.known
-    assert "ranks nothing" in answer(analysis)[1]
+    assert "so the arms are not ranked" in conclusion_sentences(analysis)[1]
 
 
 def test_numbers_are_written_with_their_interval():
@@ -128,7 +129,7 @@ def test_numbers_are_written_with_their_interval():
 
 
 def crossed(n: int, num_cases: int = 20, gain: float = 0.05, **fields):
-    """A comparison in which an arm's gain differs from case to case, and its values of single patients."""
+    """A comparison in which an arm's gain varies over cases, and its values per patient."""
     config = config_of(**fields)
     rng = np.random.default_rng(8)
     of_case = {arm: rng.normal(gain if arm == "a" else 0, 0.1, num_cases) for arm in config.arms}
@@ -153,7 +154,7 @@ def test_cases_enter_the_variance_of_everything():
         assert both.arm(name).test.wilcoxon == alone.arm(name).test.wilcoxon
     d = np.array([[np.mean([cases.of_run[a, c, s] for c in cells(config)], axis=0) for s in range(10)] for a in ("a", "scratch")])
     assert both.arm("a").test.t == pytest.approx(float(over_replicates_and_cases(d[0] - d[1]).p_value()))
-    assert "these test cases only" in answer(analyse(table_of(config, 10, {"a": 0.3}), config))[1]
+    assert "these test cases only" in conclusion_sentences(analyse(table_of(config, 10, {"a": 0.3}), config))[1]
 
 
 def test_only_the_declared_family_is_tested_and_adjusted():
@@ -163,16 +164,16 @@ def test_only_the_declared_family_is_tested_and_adjusted():
     assert a.test.holm == a.test.t
     assert b.test is None and b.endpoint.difference.known
     assert analyse(table, config_of(), cases).arm("a").test.holm == pytest.approx(2 * a.test.t)
-    certainty = answer(analyse(table, config_of(family=("b",)), cases))[1]
-    assert certainty.startswith("Beside “scratch”, by a paired t-test: not distinguishable from it “b” (")
-    assert "; outside the family, where an interval is a hint at most: “a” (+0.0" in certainty and "], the best mean)" in certainty
+    certainty = conclusion_sentences(analyse(table, config_of(family=("b",)), cases))[1]
+    assert certainty.startswith("Compared with “scratch” by a paired t-test: not distinguishable from it “b” (")
+    assert "; outside the family, by intervals only, which are not tests: “a” (+0.0" in certainty and "], the best mean)" in certainty
 
 
 def test_a_screening_tests_nothing():
     config, table, cases = crossed(10, stage="screen", gain=0.5)
     analysis = analyse(table, config, cases)
     assert not analysis.tested
-    assert "screening" in answer(analysis)[1]
+    assert "screening" in conclusion_sentences(analysis)[1]
 
 
 def test_pairs_of_arms_are_paired_differences():

@@ -1,4 +1,4 @@
-"""The metric of single test patients: read as the metrics are made, and only where they are means of it."""
+"""The metric per test patient: computed as the metric itself, and only if the metric is a mean over patients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RNG = np.random.default_rng(4)
 
 
 def rows(patients: int = 5) -> list[dict]:
-    """Two scans of the first patient, two classes a scan, one value missing."""
+    """Two scans of the first patient, two classes per scan, one value missing."""
     scans = [("p0", "p0_b"), *((f"p{k}", f"s{k}") for k in range(patients))]
     found = [
         {"scan": scan, "patient": patient, "class": name, "dice": float(RNG.uniform()), "hd95_mm": 1.0}
@@ -32,7 +32,7 @@ def test_patients_average_to_the_metric_of_a_segmentation(metric):
     assert ("p4" in found) == (metric != "dice/spleen")
 
 
-def test_a_probe_has_rows_of_its_own():
+def test_each_probe_has_its_own_rows():
     cases = [
         {"probe": probe, "scan": f"s{k}", "patient": f"p{k}", "recall@1": float(k + n)} for n, probe in enumerate("ab") for k in (0, 1)
     ]
@@ -40,7 +40,7 @@ def test_a_probe_has_rows_of_its_own():
     assert by_patient({"cases": cases}, "b/auroc") == {}
 
 
-def test_accuracy_is_of_patients_and_the_area_under_a_curve_is_not():
+def test_accuracy_is_a_mean_over_patients_and_the_area_under_a_curve_is_not():
     probabilities = RNG.dirichlet([1, 1], 8)
     targets = np.array([0, 1] * 4)
     patients = [f"p{k}" for k in range(8)]
@@ -52,23 +52,23 @@ def test_accuracy_is_of_patients_and_the_area_under_a_curve_is_not():
     found = by_patient({"cases": cases}, "accuracy")
     assert np.mean(list(found.values())) == pytest.approx(metrics["accuracy"].mean)
     assert collect({("a", (), 0): (metrics["accuracy"].mean, found)}, "accuracy").patients == tuple(patients)
-    assert "no auroc of single" in collect({("a", (), 0): (0.5, by_patient({"cases": cases}, "auroc"))}, "auroc").why_not
+    assert "no auroc per patient" in collect({("a", (), 0): (0.5, by_patient({"cases": cases}, "auroc"))}, "auroc").why_not
 
 
-def test_what_does_not_fit_says_why():
+def test_unsuitable_values_have_a_reason():
     fits = {"p0": 0.2, "p1": 0.4}
     assert collect({("a", (), 0): (0.3, fits)}, "dice").why_not == ""
-    assert "not the mean" in collect({("a", (), 0): (0.5, fits)}, "dice").why_not
+    assert "not a mean over patients" in collect({("a", (), 0): (0.5, fits)}, "dice").why_not
     assert "1 of 3 patients" in collect({("a", (), 0): (0.3, fits), ("a", (), 1): (0.3, fits | {"p2": 0.3})}, "dice").why_not
     assert "one patient" in collect({("a", (), 0): (0.2, {"p0": 0.2})}, "dice").why_not
     assert collect({}, "dice").of_run is None
 
 
-def test_few_patients_and_different_ones_carry_no_test():
+def test_few_or_different_patients_are_not_tested():
     same = {f"p{k}": 0.1 * k for k in range(5)}
     lacks = {name: value for name, value in same.items() if name != "p4"}
     mean, fewer = np.mean(list(same.values())), np.mean(list(lacks.values()))
     assert collect({("a", (), 0): (mean, same)}, "dice").untested == ""
-    assert collect({("a", (), 0): (fewer, lacks)}, "dice").untested.startswith("there are 4 test patients")
-    assert "means are of different patients" in collect({("a", (), 0): (mean, same), ("b", (), 0): (fewer, lacks)}, "dice").untested
+    assert collect({("a", (), 0): (fewer, lacks)}, "dice").untested.startswith("there are only 4 test patients")
+    assert "means are over different patients" in collect({("a", (), 0): (mean, same), ("b", (), 0): (fewer, lacks)}, "dice").untested
     assert collect({("a", (), 0): (0.2, {"p0": 0.2})}, "dice").untested == "there is one test patient"

@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """Where the first test leaves its runs, for the others to copy."""
+    """Folder in which the first test leaves its runs for the other tests."""
     return tmp_path_factory.mktemp("finished") / "runs"
 
 
@@ -56,7 +56,7 @@ def compared(comparison, finished) -> Path:
     return path
 
 
-def test_results_hold_one_row_a_fine_tuning(compared):
+def test_results_have_one_row_per_fine_tuning(compared):
     table = pd.read_csv("runs/results.csv")
     assert len(table) == 2 * 2 * 3
     assert {"arm", "num_labelled", "seed", "dice", "hd95_mm", "num_cases"} <= set(table)
@@ -66,7 +66,7 @@ def test_results_hold_one_row_a_fine_tuning(compared):
     assert one["num_cases"].item() == 9
 
 
-def test_the_report_opens_offline_and_says_what_was_found(compared):
+def test_the_report_opens_offline_and_has_the_results(compared):
     text = Path("runs/report.html").read_text()
     page = Page(text)
     assert page.sources
@@ -81,8 +81,8 @@ def test_the_report_opens_offline_and_says_what_was_found(compared):
         assert words in page.text, words
     for words in (
         "2 replicates x 9 test patients",
-        "of 2 replicates and 5 cases, 94 to 100% of the 95% intervals held",
-        "Every two arms",
+        "2 replicates and 5 cases, 94 to 100% of the 95% intervals covered",
+        "All pairs of arms",
         "Labels that “scratch” would need",
         "MiB",
     ):
@@ -97,17 +97,17 @@ def test_the_report_is_the_same_twice(compared):
     assert Path("runs/report.html").read_text() == first
 
 
-def test_runs_without_a_control_that_came_later_say_what_to_do(comparison):
+def test_runs_without_a_newer_control_get_a_remedy(comparison):
     Path("views.yaml").write_text("{pairs: {augmented_views: {}}, objective: {simclr: {}}, train: {steps: 5}, out_dir: x}")
     compare(comparison(replicates=1))
     arms = {"scratch": {}, "simclr": {"pretraining": "simclr", "set": {"gain": 0.05}}, "views": {"pretraining": "views"}}
     pretrainings = {"simclr": {"config": "simclr.yaml"}, "views": {"config": "views.yaml"}}
     path = comparison(out_dir="again", pretrainings=pretrainings, arms=arms, replicates=1)
-    with pytest.raises(UserError, match=r"nothing is measured of 'views'\); again/results.csv has .*name the controls that were run"):
+    with pytest.raises(UserError, match=r"no measurement of 'views'\); again/results.csv has .*name the controls that were run"):
         compare(path, from_runs=[Path("runs")])
 
 
-def test_what_the_runs_left_is_shown_and_escaped(comparison, tmp_path):
+def test_pictures_are_shown_and_names_are_escaped(comparison, tmp_path):
     path = comparison(arms={"scratch": {}, "<script>alert(1)</script>": {"pretraining": "dense"}})
     compare(path, ["replicates=1"])
     for folder, name in (("runs/pretrain/dense/seed_0", "pairs.png"), ("runs/finetune/scratch/num_labelled=8/seed_0", "cases.png")):
@@ -122,24 +122,24 @@ def test_what_the_runs_left_is_shown_and_escaped(comparison, tmp_path):
 
 def test_failed_runs_end_with_an_error_after_the_report(comparison):
     arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 1}}}
-    with pytest.raises(UserError, match=r"2 of 8 runs failed; runs/report.html has the replicates") as error:
+    with pytest.raises(UserError, match=r"2 of 8 runs failed; runs/report.html has the complete replicates") as error:
         compare(comparison(arms=arms))
     assert error.value.exit_code != 0
     page = Page(Path("runs/report.html").read_text())
     assert "1 of 2 replicates complete" in page.text
     assert "2 replicates were planned; 1 is not complete" in page.text
-    assert "Runs that are not done: 2 failed." in page.text
-    assert page.text.count("medcl3d: the scan <b>17</b> is broken; mend it") == 2, "each is named with its reason"
+    assert "Incomplete runs: 2 failed." in page.text
+    assert page.text.count("medcl3d: the scan <b>17</b> is broken; mend it") == 2, "both are listed with their reason"
     assert "finetune bad, num_labelled=8, replicate 1" in page.text
 
 
-def test_from_names_the_measurements_that_are_not_there(compared, tmp_path):
+def test_from_lists_missing_measurements(compared, tmp_path):
     shutil.move("runs", tmp_path / "other")
     shutil.rmtree("other/finetune/simclr/num_labelled=2/seed_1")
     shutil.rmtree("other/pretrain")
     text = Page(compare(compared, from_runs=[Path("other")]).read_text()).text
-    assert "Runs that are not done: 1 not found." in text and "finetune simclr, num_labelled=2, replicate 1" in text
-    assert "the command above, as it stands, would run them anew" in text
+    assert "Incomplete runs: 1 not found." in text and "finetune simclr, num_labelled=2, replicate 1" in text
+    assert "the command above would run them again" in text
 
 
 def test_validation_patients_are_not_called_test_patients(comparison):
@@ -168,25 +168,25 @@ def test_check_runs_nothing(comparison, capsys):
     assert compare(comparison(), check=True) == Path("runs/report.html")
     assert not Path("runs").exists()
     said = capsys.readouterr().out
-    assert "pretrain: 4 runs of “dense”, “simclr”; 0 are there, 4 to do with 20 steps" in said
+    assert "pretrain: 4 runs of “dense”, “simclr”; 0 done, 4 to do with 20 steps" in said
     assert "finetune: 12 runs" in said
 
 
-def test_from_reports_runs_that_lie_elsewhere(compared, tmp_path):
+def test_from_reports_moved_runs(compared, tmp_path):
     shutil.move("runs", tmp_path / "other")
     for roots in (["other"], ["other/finetune"], [f"other/finetune/{arm}" for arm in ("scratch", "dense_all", "simclr")]):
         report = compare(compared, ["jobs=2"], from_runs=[Path(root) for root in roots])
         assert "2 of 2 replicates" in report.read_text()
         shutil.rmtree("runs")
     shutil.copytree("other", "copy")
-    with pytest.raises(DataError, match="hold one run"):
+    with pytest.raises(DataError, match="hold the same run"):
         compare(compared, from_runs=[Path("other"), Path("copy")])
     with pytest.raises(DataError, match="no run of this comparison"):
         compare(compared, from_runs=[Path("nowhere")])
 
 
-def test_from_takes_no_runs_of_one_arm_for_those_of_another(compared, tmp_path):
-    """Also where the pretrainings, which are large, were not copied along."""
+def test_from_refuses_runs_of_another_arm(compared, tmp_path):
+    """Also if the pretrainings, which are large, were not copied."""
     path = Path("compare.yaml")
     content = yaml.safe_load(path.read_text())
     content["arms"] = {"scratch": {}, "dense": {"pretraining": "dense"}, "simclr": {"pretraining": "simclr"}}
@@ -208,7 +208,7 @@ def edit(path: str, **fields) -> None:
 
 def test_runs_on_other_patients_are_not_compared(compared):
     edit("runs/finetune/simclr/num_labelled=2/seed_0/results.json", split={"labelled": ["p9"], "test": []})
-    with pytest.raises(DataError, match="other patients in one replicate"):
+    with pytest.raises(DataError, match="other labelled or test patients in one replicate"):
         compare(compared)
 
 
@@ -218,11 +218,11 @@ def test_runs_on_other_data_are_not_compared(compared):
         compare(compared)
 
 
-def test_what_else_arms_differ_in_is_noted(compared):
+def test_other_differences_of_arms_are_noted(compared):
     text = Path("runs/report.html").read_text()
-    assert "Beside pairs, objective and placebo, runs of arms differ in gain, transfer: that may be what helps." in text
+    assert "Besides pairs, objective and placebo, the arms&#39; runs differ in gain, transfer, which may explain differences." in text
     compare(compared, ["arms={scratch: {}, dense: {pretraining: dense}}", "out_dir=plain", "replicates=1"])
-    assert "that may be what helps" not in Path("plain/report.html").read_text()
+    assert "may explain differences" not in Path("plain/report.html").read_text()
 
 
 def test_other_versions_are_noted(compared):
@@ -231,17 +231,17 @@ def test_other_versions_are_noted(compared):
     assert "2 different package versions" in Path("runs/report.html").read_text()
 
 
-def test_a_missing_metric_names_what_there_is(compared):
-    with pytest.raises(DataError, match=r"has no number for 'auroc' \(there are dice, hd95_mm\)"):
+def test_a_missing_metric_is_answered_with_known_ones(compared):
+    with pytest.raises(DataError, match=r"has no number for 'auroc', .*set `metric` to one of: dice, hd95_mm"):
         compare(compared, ["metric=auroc"])
 
 
-def test_the_direction_of_a_known_measure_needs_no_word_and_cannot_be_wrong(compared):
+def test_the_direction_of_a_known_metric_is_optional_and_validated(compared):
     compare(compared, ["metric=hd95_mm"])
     assert "hd95_mm (lower is better)" in Path("runs/report.html").read_text()
     with pytest.raises(ConfigError, match=r"compare.yaml: better: higher values of hd95_mm are worse"):
         compare(compared, ["metric=hd95_mm", "better=higher"])
-    with pytest.raises(ConfigError, match=r"better: are higher or lower values of 'smoothness' better\?"):
+    with pytest.raises(ConfigError, match=r"better: the direction of 'smoothness' is not known; set `better: higher` or `better: lower`"):
         compare(compared, ["metric=smoothness"])
 
 

@@ -1,4 +1,4 @@
-"""Controls come into a comparison by themselves, once each, and outside of what is tested."""
+"""Controls are added to a comparison automatically, once each, and outside the tested family."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.controls import with_controls
-from medcl3d.comparison.kinds import kinds_of
+from medcl3d.comparison.kinds import arm_types_of
 from medcl3d.comparison.plan import check_names, family_of, plan
 from medcl3d.config import parse
 
@@ -33,7 +33,7 @@ def comparison(**fields: Any) -> CompareConfig:
 DEFAULT = ["scratch", "dense", "overlap", "augmented_views (dense)", "augmented_views (overlap)", "dense (placebo)", "mae"]
 
 
-def test_controls_are_there_by_default_and_are_not_tested() -> None:
+def test_controls_are_added_by_default_and_are_not_tested() -> None:
     config = comparison()
     assert list(config.arms) == DEFAULT, "crops that overlap have no signal columns to permute"
     assert family_of(config) == ("dense", "overlap")
@@ -55,7 +55,7 @@ def test_augmented_views_differ_from_the_compared_arms_in_their_pairs_alone() ->
         ((objective, fields),) = planned[arm]["objective"].items()
         expected = planned[arm] | {"objective": {objective: fields | points}}
         assert {k: v for k, v in planned[control].items() if k not in own} == {k: v for k, v in expected.items() if k not in own}
-    assert kinds_of(plan(config), config) == dict(
+    assert arm_types_of(plan(config), config) == dict(
         zip(DEFAULT, ["scratch", "pairs", "pairs", "augmented", "augmented", "placebo", "mae"], strict=True)
     )
     arm = config.arms["augmented_views (dense)"]
@@ -73,7 +73,7 @@ def test_augmented_views_have_as_many_views_as_the_compared_arm(pairs: dict[str,
 
 
 def test_augmented_views_have_as_many_points_as_the_compared_arm() -> None:
-    """A strategy that relates points says how many; beside augmented views the objective does."""
+    """A strategy that relates points sets their number; with augmented views the objective does."""
     points = {**DENSE, "set": {"pairs": {"voxel_correspondence": {"num_points": 64, "ignore_mm": 9.0}}}}
     arms = {"points": {"pretraining": "points"}}
     config = comparison(pretrainings={"points": points}, arms=arms, controls=["scratch", "augmented_views"])
@@ -96,14 +96,14 @@ def test_arms_that_train_in_five_ways_have_five_controls() -> None:
     assert planned == {f"at {rate}": rate for rate in rates} | {f"augmented_views (at {rate})": rate for rate in rates}
 
 
-def test_a_pretraining_that_no_arm_starts_from_is_no_control() -> None:
+def test_an_unused_pretraining_is_not_a_control() -> None:
     unused = {"views": {**OVERLAP, "set": {"pairs": {"augmented_views": {}}}}, "shuffled": {**DENSE, "set": {"placebo": True}}}
     mae = {"painted": {"config": str(CONFIGS / "pretrain" / "hippocampus_mae.yaml")}}
     assert list(comparison(pretrainings={**mae, **unused, "dense": DENSE, "overlap": OVERLAP}).arms) == DEFAULT
 
 
 def test_fields_below_the_replaced_pairs_go_with_them() -> None:
-    """`pairs.overlapping_crops.min_iou` would make two strategies of one."""
+    """`pairs.overlapping_crops.min_iou` would select a second strategy."""
     fields = {"pairs": {"overlapping_crops": {}}, "pairs.overlapping_crops.min_iou": 0.3}
     fields |= {"objective": "simclr", "objective.simclr.temperature": 0.2}
     own = {"own": {**OVERLAP, "set": fields}}
@@ -114,23 +114,23 @@ def test_fields_below_the_replaced_pairs_go_with_them() -> None:
 
 
 @pytest.mark.parametrize("wrapper", ["hard_negatives", "nearest_neighbours"])
-def test_mae_draws_by_the_strategy_inside_one_that_looks_at_embeddings(wrapper: str) -> None:
-    """MAE has no embeddings to compare, and such a strategy beside it is refused before training."""
+def test_mae_draws_by_the_inner_strategy_of_one_that_needs_embeddings(wrapper: str) -> None:
+    """MAE provides no embeddings, and such a strategy with MAE is refused before training."""
     own = {"own": {**OVERLAP, "set": {"pairs": {wrapper: {"inner": THREE}}}}}
     config = comparison(pretrainings=own, arms={"own": {"pretraining": "own"}}, controls=["scratch", "mae"])
     (mae,) = [run.planned for run in plan(config) if run.name == "mae" and not run.measures]
     assert list(mae["pairs"]) == ["overlapping_crops"] and mae["pairs"]["overlapping_crops"]["num_views"] == 3
 
 
-def test_augmented_views_are_not_added_beside_their_own_arm() -> None:
+def test_augmented_views_are_not_added_if_they_are_an_arm() -> None:
     views = {**OVERLAP, "set": {"pairs": {"augmented_views": {}}}}
     arms = {"views": {"pretraining": "views"}, "overlap": {"pretraining": "overlap"}}
     fields = {"pretrainings": {"views": views, "overlap": OVERLAP}, "arms": arms, "reference": "overlap"}
     config = comparison(**fields, controls=["augmented_views"])
-    assert list(config.arms) == ["views", "overlap"] and kinds_of(plan(config), config)["views"] == "augmented"
+    assert list(config.arms) == ["views", "overlap"] and arm_types_of(plan(config), config)["views"] == "augmented"
 
 
-def test_what_is_there_is_not_added_again() -> None:
+def test_existing_controls_are_not_added_again() -> None:
     mae = {"config": str(CONFIGS / "pretrain" / "hippocampus_mae.yaml")}
     config = comparison(
         controls=["scratch", "placebo", "mae"],
@@ -147,7 +147,7 @@ def test_what_is_there_is_not_added_again() -> None:
     assert with_controls(config) == config
 
 
-def test_one_placebo_stands_for_all_arms_of_a_pretraining() -> None:
+def test_arms_of_one_pretraining_share_a_placebo() -> None:
     arms = {"encoder": {"pretraining": "dense"}, "all": {"pretraining": "dense", "set": {"transfer": "all"}}}
     config = comparison(pretrainings={"dense": DENSE}, arms=arms)
     assert config.arms["encoder (placebo)"] == Arm("dense (placebo)") and "all (placebo)" not in config.arms

@@ -1,4 +1,4 @@
-"""Running a plan: skipped when done, refused when other, failures reported, stopped cleanly."""
+"""Execution of a plan: done runs are skipped, other runs refused, failures reported, stops clean."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_runs_go_once_and_are_kept(comparison):
     assert all(len((run.folder / "starts.txt").read_text().splitlines()) == 1 for run in runs)
 
 
-def test_a_larger_grid_keeps_what_is_there(comparison):
+def test_a_larger_grid_keeps_finished_runs(comparison):
     path = comparison()
     go(path, *SMALL)
     _, outcomes, _ = go(path, "replicates=2", "vary={num_labelled: [2]}")
     assert [o.state for o in outcomes] == ["kept"] * 5 + ["done"] * 5
 
 
-def test_an_unfinished_run_goes_on(comparison):
+def test_an_incomplete_run_resumes(comparison):
     path = comparison()
     runs, _, _ = go(path, *SMALL)
     (runs[-1].folder / "status.json").write_text(json.dumps({"state": "stopped", "step": 1}))
@@ -69,7 +69,7 @@ def test_another_run_in_the_folder_is_refused(comparison):
         go(path, *SMALL, "finetune.set={train.steps: 4}")
 
 
-def test_a_run_from_before_a_field_was_known_is_kept_where_the_default_is_planned(comparison):
+def test_a_run_older_than_a_field_is_kept_if_its_default_is_planned(comparison):
     path = comparison()
     runs, _, _ = go(path, *SMALL)
     for run in runs:
@@ -101,7 +101,7 @@ def test_a_fine_tuning_of_another_encoder_is_refused(comparison):
         go(path, *SMALL)
 
 
-def test_a_pretraining_that_is_gone_is_not_missed_where_all_that_needed_it_is_done(comparison):
+def test_a_deleted_pretraining_is_not_run_again_if_nothing_needs_it(comparison):
     path = comparison()
     runs, _, _ = go(path, *SMALL)
     shutil.rmtree(runs[0].folder)
@@ -117,12 +117,12 @@ def test_a_pretraining_that_is_gone_is_not_missed_where_all_that_needed_it_is_do
 
 
 @pytest.mark.parametrize("name", ["status.json", "results.json", "inputs.json", "config.yaml"])
-def test_a_damaged_file_is_named_with_what_would_do(comparison, name):
+def test_a_damaged_file_is_named_with_a_remedy(comparison, name):
     path = comparison()
     runs, _, _ = go(path, *SMALL)
     run = next(run for run in runs if run.needs is not None)
     (run.folder / name).write_text('{"cut')
-    with pytest.raises(DataError, match=rf"{run.folder}/{name}: is damaged .*; delete its folder to run it anew"):
+    with pytest.raises(DataError, match=rf"{run.folder}/{name}: is damaged .*; delete its folder to run it again"):
         compare(path, SMALL)
 
 
@@ -130,18 +130,18 @@ def test_a_done_run_without_results_is_named(comparison):
     path = comparison()
     runs, _, _ = go(path, *SMALL)
     (runs[-1].folder / "results.json").unlink()
-    with pytest.raises(DataError, match=r"is done and results\.json is gone; delete the folder to run it anew"):
+    with pytest.raises(DataError, match=r"is done but results\.json is missing; delete the folder to run it again"):
         go(path, *SMALL)
 
 
-def test_failed_runs_tell_no_time(comparison):
+def test_failed_runs_give_no_time_estimate(comparison):
     arms = {"scratch": {"set": {"fail_at_seed": 0}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.3}}}
     _, _, said = go(comparison(arms=arms), *SMALL)
     assert "1/3 done" in said and "failed" in said
     assert "finetune: about" not in said.split("failed")[1].split("done")[0]
 
 
-def test_a_failed_run_is_reported_and_the_rest_goes_on(comparison):
+def test_a_failed_run_is_reported_and_the_others_continue(comparison):
     arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 0}}, "dense": {"pretraining": "dense"}}
     runs, outcomes, said = go(comparison(arms=arms), *SMALL)
     states = {o.run.name: o for o in outcomes if o.run.command == "finetune"}
@@ -190,13 +190,13 @@ def test_stop_ends_the_children(comparison, number):
 
     threading.Thread(target=interrupt, daemon=True).start()
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="the same command goes on"):
+    with pytest.raises(Stopped, match="the same command resumes"):
         go(path, *SMALL)
     assert json.loads((folder / "status.json").read_text())["state"] == "stopped"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_step_of_reads_the_last_whole_row(comparison, tmp_path):
+def test_step_of_reads_the_last_complete_row(comparison, tmp_path):
     runs, _, _ = go(comparison(), *SMALL)
     assert step_of(runs[0]) == 5
     with (runs[0].folder / "metrics.jsonl").open("a") as file:

@@ -1,4 +1,4 @@
-"""A comparison over folds: each is pretrained and measured on its own, and a replicate is all of them."""
+"""A comparison over folds: each is pretrained and measured separately, and a replicate consists of all of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def comparison(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two arms, two replicates, two folds, of tiny real commands."""
+    """Two arms, two replicates and two folds, with small real runs."""
     monkeypatch.chdir(tmp_path)
     shared: dict[str, Any] = {
         "data": {"root": str(root), "patch_size": [8, 8, 8], "smaller_than_patch": "pad"},
@@ -99,13 +99,13 @@ def test_a_replicate_is_all_folds_and_every_patient_tests_once(comparison: Path,
     assert analysis.num_cases is None and "patients train and test in turn" in report and "in each of 2 folds" in report
 
 
-def test_a_patient_of_any_fold_that_was_screened_on_is_refused(comparison: Path, root: Path) -> None:
+def test_a_screened_patient_in_any_fold_is_refused(comparison: Path, root: Path) -> None:
     screening = yaml.safe_load(comparison.read_text()) | {"out_dir": "screening", "stage": "screen", "folds": None}
     Path("screen.yaml").write_text(yaml.safe_dump(screening))
     of_fold_1 = json.loads((root / "split.json").read_text())["folds"][1][0]
     Path("screening/finetune/scratch").mkdir(parents=True)
     Path("screening/finetune/scratch/results.json").write_text(json.dumps({"split": {"test": [of_fold_1]}}))
-    with pytest.raises(DataError, match=rf"1 test patients were screened on \({of_fold_1}\)"):
+    with pytest.raises(DataError, match=rf"1 test patients were used in the screening \({of_fold_1}\)"):
         compare(comparison, ["screened=screen.yaml", "first_seed=5"], check=True)
     compare(comparison, ["screened=screen.yaml", "first_seed=5", "folds=null"], check=True)  # the split itself tests fold 0
 
@@ -123,11 +123,11 @@ def test_an_encoder_that_saw_a_test_patient_of_another_fold_is_refused(compariso
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["vary={data.fold: [0, 1]}"], r"vary\.data\.fold: the pretrainings would stay with one fold"),
-        (["finetune.set={data.fold: 1}"], r"finetune\.set\.data\.fold: the comparison sets it itself"),
+        (["vary={data.fold: [0, 1]}"], r"vary\.data\.fold: varies measurements only, while all pretrainings would use one fold"),
+        (["finetune.set={data.fold: 1}"], r"finetune\.set\.data\.fold: the comparison sets this field itself"),
         (["folds=1"], "folds"),
     ],
 )
-def test_folds_that_would_not_go_together_are_refused(comparison: Path, overrides: list[str], words: str) -> None:
+def test_inconsistent_folds_are_refused(comparison: Path, overrides: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         plan(load(comparison, overrides, CompareConfig))

@@ -1,4 +1,4 @@
-"""What is said before a comparison runs: from what its runs took, and from nothing else."""
+"""Summary before a comparison runs: time from its own runs only, and the smallest detectable difference."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.console import Console
 
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.execute import execute
-from medcl3d.comparison.forecast import forecast
-from medcl3d.comparison.launch import COST, note_cost, read_json
+from medcl3d.comparison.forecast import plan_summary
+from medcl3d.comparison.launch import COST, read_json, record_cost
 from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.plan import plan
 from medcl3d.comparison.timing import duration, samples_per_s, seconds_to_go
@@ -35,54 +35,54 @@ def log(run, rates) -> None:
 def test_time_is_unknown_until_something_was_timed(comparison):
     config, runs = planned(comparison(), *SMALL)
     assert seconds_to_go("pretrain", runs, []) is None
-    assert "how long is said after the first steps" in forecast(runs, config)[0]
+    assert "time estimate after the first steps" in plan_summary(runs, config)[0]
     log(runs[0], [1.0, 4.0, 4.0, 6.0])
-    assert samples_per_s(runs[0]) == 4.0  # the first row warms up, and the last is cut
+    assert samples_per_s(runs[0]) == 4.0  # the first row is warm-up, and the last is truncated
     assert runs[0].size == 20
     assert seconds_to_go("pretrain", runs, []) == pytest.approx(2 * 20 / 4)
     assert seconds_to_go("finetune", runs, []) is None
-    assert "; about 10 s" in forecast(runs, config)[0]
+    assert "; about 10 s" in plan_summary(runs, config)[0]
 
 
-def test_whole_runs_tell_more_than_their_steps(comparison):
+def test_finished_runs_give_better_estimates_than_steps(comparison):
     _, runs = planned(comparison(), *SMALL)
     log(runs[0], [4.0, 4.0])
-    note_cost(runs[0].folder, 30.0, 100.0)
-    note_cost(runs[0].folder, 10.0, 50.0)
+    record_cost(runs[0].folder, 30.0, 100.0)
+    record_cost(runs[0].folder, 10.0, 50.0)
     assert read_json(runs[0].folder / COST) == {"seconds": 40.0, "peak_memory_mib": 100.0}
     assert seconds_to_go("pretrain", runs, runs[:1]) == pytest.approx(40.0)
 
 
 def test_each_pretraining_is_timed_by_its_own_runs(comparison):
-    """MAE may take ten times as long as the contrast that began."""
+    """MAE may take ten times as long as the contrast that started first."""
     _, runs = planned(comparison(), "replicates=3")
     of = {name: [run for run in runs if run.command == "pretrain" and run.name == name] for name in ("dense", "simclr")}
     for run in (of["dense"][0], of["simclr"][0]):
         run.folder.mkdir(parents=True)
-    note_cost(of["dense"][0].folder, 10.0, 100.0)
-    assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(5 * 10), "what has no run yet is taken for alike"
-    note_cost(of["simclr"][0].folder, 120.0, 100.0)
+    record_cost(of["dense"][0].folder, 10.0, 100.0)
+    assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(5 * 10), "a pretraining without runs uses the mean of all"
+    record_cost(of["simclr"][0].folder, 120.0, 100.0)
     assert seconds_to_go("pretrain", runs, [of["dense"][0], of["simclr"][0]]) == pytest.approx(2 * 10 + 2 * 120)
     log(of["simclr"][1], [1.0, of["simclr"][1].size / 60])
-    assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(2 * 10 + 3 * 60), "steps of one that is going on"
+    assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(2 * 10 + 3 * 60), "steps of a running run"
 
 
-def test_a_time_that_proves_wrong_is_told_anew(comparison, monkeypatch):
+def test_a_wrong_time_estimate_is_replaced(comparison, monkeypatch):
     monkeypatch.setattr("medcl3d.comparison.timing.WRONG_FROM", 1.0)
     arms = {"scratch": {"set": {"seconds": 0.3}}, "dense": {"pretraining": "dense", "set": {"seconds": 3.0}}}
     _, _, said = go(comparison(arms=arms), *SMALL, "replicates=2")
-    told = [line for line in said.splitlines() if line.startswith("finetune: about") and "from the whole runs so far" in line]
-    assert len(told) >= 2, said
+    lines = [line for line in said.splitlines() if line.startswith("finetune: about")]
+    assert len([line for line in lines if "estimated from finished runs" in line]) >= 2, said
 
 
-def test_runs_leave_what_they_cost_and_say_how_long_is_left(comparison):
+def test_runs_record_their_cost_and_report_the_remaining_time(comparison):
     path = comparison(arms={"scratch": {}, "dense": {"pretraining": "dense", "set": {"seconds": 0.6}}})
     runs, _, said = go(path, *SMALL)
     for run in runs:
         cost = read_json(run.folder / COST)
         assert cost["seconds"] >= (0.6 if run.name == "dense" and run.measures else 0)
         assert cost["peak_memory_mib"] > 1
-    assert "finetune: about" in said and "1 run, from the whole runs so far" in said
+    assert "finetune: about" in said and "1 run, estimated from finished runs" in said
 
 
 def test_durations_are_readable():
@@ -98,17 +98,17 @@ def test_durations_are_readable():
         (["replicates=10", "stage=screen"], "nothing is tested"),
     ],
 )
-def test_the_smallest_difference_before_there_are_runs(comparison, overrides, words):
+def test_the_smallest_difference_before_any_run(comparison, overrides, words):
     config, runs = planned(comparison(), *overrides)
-    assert words in forecast(runs, config)[-1]
+    assert words in plan_summary(runs, config)[-1]
 
 
-def test_a_pilot_says_it_in_the_metric(comparison):
+def test_a_pilot_gives_the_smallest_difference_in_the_metric(comparison):
     path = comparison()
     config, runs = planned(path, "replicates=2")
     execute(runs, LocalLauncher(2), Console(file=io.StringIO()))
     rng = np.random.default_rng(0)
-    for run in runs:  # the fake commands know no noise
+    for run in runs:  # the fake commands have no noise
         if run.measures:
             results = read_json(run.folder / "results.json")
             for case in results["cases"]:
@@ -116,9 +116,10 @@ def test_a_pilot_says_it_in_the_metric(comparison):
             results["metrics"]["dice"]["mean"] = float(np.mean([case["dice"] for case in results["cases"]]))
             (run.folder / "results.json").write_text(json.dumps(results))
     config, runs = planned(path, "replicates=10")
-    line = forecast(runs, config)[-1]
-    assert "tell from chance in about 80%" in line
-    assert "in dice, from the variances of the 2 replicates and 9 test patients that are there" in line
-    assert "that of replicates at its upper 80% limit (at its estimate, which is below the true variance in most small pilots: " in line
+    line = plan_summary(runs, config)[-1]
+    assert "10 replicates detect with about 80% power" in line
+    assert "in dice, from the variances of the 2 complete replicates and 9 test patients" in line
+    limit = "with the replicate variance at its upper 80% limit"
+    assert f"{limit} (at its estimate, which is below the true variance in most small pilots: " in line
     cautious, plain = (float(text.split()[0]) for text in (line.split("0.05 / 2: ")[1], line.split("small pilots: ")[1]))
     assert cautious > 1.5 * plain > 0

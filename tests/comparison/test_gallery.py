@@ -1,4 +1,4 @@
-"""Which pictures a report shows: one for what looks alike, none for what has no pairs."""
+"""Pictures of a report: identical ones are shown once, and arms without pairs have none."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from medcl3d.comparison.analysis import Analysis, analyse
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.gallery import cases, pairing
-from medcl3d.comparison.kinds import Kind
+from medcl3d.comparison.kinds import ArmType
 from medcl3d.comparison.plan import Run
 
-KINDS: dict[str, Kind] = {"ours": "pairs", "other": "pairs", "placebo": "placebo", "mae": "mae"}
+KINDS: dict[str, ArmType] = {"ours": "pairs", "other": "pairs", "placebo": "placebo", "mae": "mae"}
 CONFIG = CompareConfig(
     out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms={f"arm {name}": Arm(name) for name in KINDS}, reference="arm ours"
 )  # fmt: skip
@@ -22,7 +22,7 @@ CONFIG = CompareConfig(
 @pytest.fixture
 def analysis() -> Analysis:
     rows = [{"arm": arm, "seed": 0, "dice": 0.5} for arm in CONFIG.arms]
-    found = analyse(pd.DataFrame(rows), CONFIG, kinds={f"arm {name}": kind for name, kind in KINDS.items()})
+    found = analyse(pd.DataFrame(rows), CONFIG, arm_types={f"arm {name}": kind for name, kind in KINDS.items()})
     assert found is not None
     return found
 
@@ -35,18 +35,18 @@ def run_of(folder: Path, command: str, name: str, **pictures: bytes) -> Run:
     return run
 
 
-def test_what_looks_alike_is_shown_once_and_what_has_no_pairs_not_at_all(tmp_path: Path, analysis: Analysis) -> None:
+def test_identical_pictures_are_shown_once_and_arms_without_pairs_have_none(tmp_path: Path, analysis: Analysis) -> None:
     drawn = {"ours": b"same", "other": b"own", "placebo": b"same", "mae": b"same"}
     runs = [run_of(tmp_path, "pretrain", name, pairs=drawn[name], relation=name.encode()) for name in KINDS]
     found = pairing(analysis, runs, CONFIG)
-    assert [one.caption for one in found.drawn] == ["“ours”, “placebo” (placebo), which look alike here", "“other”"]
+    assert [one.caption for one in found.drawn] == ["“ours”, “placebo” (placebo) (identical pictures)", "“other”"]
     assert [one.caption for one in found.related] == ["“ours”", "“other”", "“placebo” (placebo)"]
     assert all("mae" not in one.alt for one in (*found.drawn, *found.related))
     assert [note.split(":")[0] for note in found.notes] == ["“placebo”", "“mae”"]
-    assert "permuted among them" in found.notes[0] and "no pairs and no picture" in found.notes[1]
+    assert "permuted among the scans" in found.notes[0] and "no pairs and no picture" in found.notes[1]
 
 
-def test_pictures_of_cases_say_whose_they_are(tmp_path: Path, analysis: Analysis) -> None:
+def test_pictures_of_cases_name_their_arm(tmp_path: Path, analysis: Analysis) -> None:
     runs = [run_of(tmp_path, "finetune", "arm ours", cases=b"x"), run_of(tmp_path, "finetune", "arm other")]
     (one,) = cases(analysis, runs, "validation")
     assert one.alt == "Best and worst validation cases with true and predicted outlines: arm ours" and one.caption == "arm ours"

@@ -1,4 +1,4 @@
-"""Two starts of one comparison, and kills at any moment: nothing runs twice, and what was done stays."""
+"""Two starts of one comparison, and kills at any moment: no run is executed twice, and finished runs are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from filelock import FileLock
 from medcl3d.comparison import compare
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.local import LocalLauncher
-from medcl3d.comparison.lock import held, only_start
+from medcl3d.comparison.lock import exclusive_start, is_locked
 from medcl3d.comparison.plan import plan
 from medcl3d.config import load
 from medcl3d.errors import ConfigError
@@ -39,7 +39,7 @@ except Exception as error:
 
 
 def start(*overrides: str) -> subprocess.Popen[str]:
-    """A comparison as a process of its own, in the folder of the test."""
+    """A comparison in a separate process, in the folder of the test."""
     code = START.format(here=str(HERE), fake=str(HERE / "fake_runs.py"))
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     return subprocess.Popen(
@@ -52,7 +52,7 @@ def starts(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_two_starts_at_once_run_nothing_twice(comparison):
+def test_two_simultaneous_starts_execute_each_run_once(comparison):
     comparison(arms={"scratch": {"set": {"seconds": 0.3}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.3}}})
     both = [start(*SMALL), start(*SMALL)]
     said = [process.communicate(timeout=100) for process in both]
@@ -64,17 +64,17 @@ def test_two_starts_at_once_run_nothing_twice(comparison):
     assert Path("runs/report.html").is_file()
 
 
-def test_a_second_start_is_refused_and_the_lock_goes_with_its_holder(comparison):
+def test_a_second_start_is_refused_and_the_lock_ends_with_its_holder(comparison):
     path = comparison()
-    with only_start(Path("runs")), pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait for it"):
+    with exclusive_start(Path("runs")), pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait for it"):
         compare(path, SMALL)
-    with only_start(Path("runs")):
+    with exclusive_start(Path("runs")):
         pass
 
 
 @pytest.mark.slow
-def test_a_kill_loses_at_most_what_was_running(comparison):
-    """SIGKILL to the comparison at several moments: what was done is not done again, what runs is waited for, not doubled."""
+def test_a_kill_loses_only_running_runs(comparison):
+    """SIGKILL to the comparison at several moments: finished runs are kept, and running ones are waited for."""
     comparison(arms={"scratch": {"set": {"seconds": 0.4}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.4}}})
     done: set[str] = set()
     for moment in (0.3, 0.9, 1.4):
@@ -95,22 +95,22 @@ def test_a_kill_loses_at_most_what_was_running(comparison):
     assert len(starts(Path("runs"))) == 6
 
 
-def test_a_run_that_another_process_is_at_is_waited_for(comparison):
+def test_a_run_of_another_process_is_waited_for(comparison):
     path = comparison(arms={"scratch": {}})
     config = load(path, SMALL, CompareConfig)
     (run,) = plan(config)
     run.folder.mkdir(parents=True)
     lock = FileLock(run.folder / ".lock", thread_local=False)
     lock.acquire()
-    assert held(run.folder)
+    assert is_locked(run.folder)
     threading.Timer(0.6, lock.release).start()
     began = time.monotonic()
     _, outcomes, said = go(path, *SMALL)
     assert time.monotonic() - began > 0.5
     assert "waiting for finetune scratch" in said
     assert outcomes[0].state == "done"
-    assert not held(run.folder)
+    assert not is_locked(run.folder)
 
 
-def test_a_launcher_takes_as_many_as_it_runs():
+def test_a_local_launcher_accepts_as_many_runs_as_it_executes_at_once():
     assert LocalLauncher(3).takes == 3

@@ -1,4 +1,4 @@
-"""The table for terminals and pages says what the analysis says."""
+"""Tables for terminals and pages have the numbers of the analysis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_arm_has_a_mean_and_all_but_the_reference_a_difference() -> None:
     assert "num_labelled 8" in rows[0] and "5 replicates" in markdown(analysis)
 
 
-def test_a_name_does_not_end_a_cell() -> None:
+def test_pipes_in_names_are_escaped() -> None:
     arms = {"scratch": Arm(), "a|b": Arm(pretraining="a")}
     config = config_of(arms=arms)
     analysis = analyse(table_of(config, 3, {}), config)

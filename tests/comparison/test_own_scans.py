@@ -1,4 +1,4 @@
-"""The packaged comparisons for a user's own scans: what they train, and what they say of their figure."""
+"""The packaged comparisons for a user's own scans: their arms, and the figures in their comments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMPARE = ROOT / "configs" / "compare"
 
 
 @pytest.mark.parametrize("name", ["mine", "mine_unlabelled"])
-def test_points_and_crops_have_a_learning_rate_each_and_a_control_each(name: str) -> None:
+def test_points_and_crops_each_have_a_learning_rate_and_a_control(name: str) -> None:
     config = with_controls(load(COMPARE / f"{name}.yaml", (), CompareConfig))
     assert config.may_differ == ("train.lr",)
     planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}
@@ -26,7 +26,7 @@ def test_points_and_crops_have_a_learning_rate_each_and_a_control_each(name: str
     assert rates["crops"] == rates["augmented_views (crops)"] == 5e-4
 
 
-def test_retrieval_is_not_offered_as_a_guide_to_segmentation() -> None:
+def test_retrieval_is_not_recommended_for_segmentation() -> None:
     rows = pd.read_csv(ROOT / "docs" / "results" / "small_comparisons.csv")
     sarcoma = rows[(rows["comparison"] == "sarcoma") & (rows["seed"] == 0)].set_index(["metric", "arm"])["mean"]
     recall = [f"{sarcoma['retrieval/recall@1', arm]:.2f}" for arm in ("untrained", "same patient")]

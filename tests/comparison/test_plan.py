@@ -1,4 +1,4 @@
-"""The expanded plan: what runs, in which order, and that runs differ only in what is compared."""
+"""The plan: its runs, their order, and that compared runs differ only in what is compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.plan import check_fair, dotted, free_fields, plan, slug, unfair
+from medcl3d.comparison.plan import check_comparable, dotted, free_fields, plan, slug, unexpected_differences
 from medcl3d.config import load
 from medcl3d.errors import ConfigError
 
@@ -23,7 +23,7 @@ def expand(path: Path, *overrides: str):
 
 
 def test_compared_runs_differ_only_in_what_is_compared(comparison):
-    """On the whole plan: same seed, same cell, and every field equal but those of the arm."""
+    """In the whole plan: same seed, same cell, and all fields equal except those of the arm."""
     _, runs = expand(comparison(), "replicates=3")
     groups = itertools.groupby(sorted(runs, key=lambda r: (r.command, r.cell, r.seed)), key=lambda r: (r.command, r.cell, r.seed))
     for (command, cell, seed), members in groups:
@@ -49,7 +49,7 @@ def test_arms_start_from_the_pretraining_of_their_own_replicate(comparison):
             assert run.planned["init"] == "scratch"
 
 
-def test_replicates_are_complete_one_after_the_other(comparison):
+def test_replicates_are_completed_one_after_the_other(comparison):
     _, runs = expand(comparison(), "replicates=3")
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     assert Counter(run.seed for run in runs) == {0: 8, 1: 8, 2: 8}
@@ -60,7 +60,7 @@ def test_replicates_are_complete_one_after_the_other(comparison):
     assert len({run.folder for run in runs}) == len(runs)
 
 
-def test_a_confirmation_has_seeds_of_its_own(comparison):
+def test_a_confirmation_has_its_own_seeds(comparison):
     _, runs = expand(comparison(), "replicates=2", "first_seed=10")
     assert {run.seed for run in runs} == {run.planned["seed"] for run in runs} == {10, 11}
     assert all(run.folder.name == f"seed_{run.seed}" for run in runs)
@@ -83,12 +83,12 @@ def test_a_pretraining_that_differs_in_more_is_refused(comparison, tmp_path):
     expand(path, "may_differ=[train.steps]")
 
 
-def test_a_run_changed_by_hand_is_noticed(comparison):
+def test_a_run_changed_by_hand_is_refused(comparison):
     config, runs = expand(comparison())
     last = runs[-1]
     changed = replace(last, planned={**last.planned, "train": {**last.planned["train"], "steps": 99}})
     with pytest.raises(ConfigError, match=r"train.steps: 3 -> 99"):
-        check_fair([*runs[:-1], changed], config)
+        check_comparable([*runs[:-1], changed], config)
 
 
 def test_free_fields_are_whole_names():
@@ -96,44 +96,44 @@ def test_free_fields_are_whole_names():
     run = type("Run", (), {})
     a, b = run(), run()
     a.planned, b.planned = {"pairs": {"a": {}}, "pairs_per_batch": 1}, {"pairs": {"b": {}}, "pairs_per_batch": 2}
-    assert unfair(a, b, ["pairs"]) == ["pairs_per_batch: 1 -> 2"]
+    assert unexpected_differences(a, b, ["pairs"]) == ["pairs_per_batch: 1 -> 2"]
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"reference": "nothing"}, "there is no arm 'nothing'"),
-        ({"arms": {"scratch": {}, "a": {"pretraining": "b"}}}, "there is no 'b'"),
+        ({"reference": "nothing"}, "no arm is named 'nothing'"),
+        ({"arms": {"scratch": {}, "a": {"pretraining": "b"}}}, "no pretraining is named 'b'"),
         ({"arms": {"scratch": {}, "a b": {}, "a, b": {}}}, "share one folder"),
         ({"arms": {"scratch": {}, "a": {"set": {"num_labelled": 3}}}}, "varies over all arms"),
-        ({"arms": {"scratch": {}, "a": {"set": {"seed": 3}}}}, "sets it itself"),
+        ({"arms": {"scratch": {}, "a": {"set": {"seed": 3}}}}, "sets this field itself"),
         ({"vary": {"num_labelled": [2, 2]}}, "different"),
         ({"vary": {"num_labelled": 2}}, "a list"),
-        ({"endpoint": {"num_labelled": 3}}, "not among the values"),
-        ({"endpoint": {"train.steps": 3}}, "does not vary; take one of num_labelled"),
-        ({"vary": {"transfer": ["a b", "a_b"]}}, "would share one folder; give values"),
-        ({"arms": {"scratch": {}, "a" * 81: {}}}, "has 81 letters.* take 80 at most"),
-        ({"arms": {"scratch": {}, "a\nb": {}}}, "take names of one line"),
+        ({"endpoint": {"num_labelled": 3}}, "not among the varied values"),
+        ({"endpoint": {"train.steps": 3}}, "does not vary; use one of num_labelled"),
+        ({"vary": {"transfer": ["a b", "a_b"]}}, "would share one folder; use values"),
+        ({"arms": {"scratch": {}, "a" * 81: {}}}, "has 81 characters.* use 80 at most"),
+        ({"arms": {"scratch": {}, "a\nb": {}}}, "use names of one line"),
         ({"arms": {"scratch": {}, "a": {"set": {"transfr": "all"}}}}, "did you mean 'transfer'"),
         ({"replicates": 0}, "replicates"),
-        ({"family": ["dense"]}, "'dense' is not one of the arms"),
-        ({"family": ["scratch"]}, "beside the reference"),
+        ({"family": ["dense"]}, "'dense' is not an arm"),
+        ({"family": ["scratch"]}, "other than the reference"),
     ],
 )
-def test_what_does_not_fit_is_one_line(comparison, fields, words):
+def test_inconsistent_fields_end_with_one_line(comparison, fields, words):
     with pytest.raises(ConfigError, match=words) as error:
         expand(comparison(**fields))
     assert "\n" not in str(error.value)
 
 
-def test_a_nested_override_counts_like_a_dotted_one(comparison):
+def test_nested_and_dotted_overrides_are_equal(comparison):
     path = comparison(finetune={"config": "finetune.yaml", "set": {"train.steps": 40}})
     _, runs = expand(path, "finetune.set.train.steps=20", "pretrainings.dense.set.objective={simclr: {}}")
     assert {run.planned["train"]["steps"] for run in runs if run.command == "finetune"} == {20}
     assert runs[0].planned["objective"] == {"simclr": {}}
 
 
-def test_dotted_keeps_a_choice_whole():
+def test_dotted_keeps_a_choice_as_one_value():
     fields = {"train": {"steps": 9, "lr": 0.1}, "pairs": {"overlapping_crops": {"min_iou": 0.2}}, "views.mri.noise": 0}
     assert dotted(fields) == {"train.steps": 9, "train.lr": 0.1, "pairs": {"overlapping_crops": {"min_iou": 0.2}}, "views.mri.noise": 0}
 
@@ -151,7 +151,7 @@ def test_sets_of_pretrainings_are_free_only_there(comparison):
     assert "encoder" not in free_fields("finetune", config)
 
 
-def test_the_page_names_fields_that_there_are():
+def test_the_page_names_existing_fields():
     page = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text()
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
     keys = {key for block in blocks for key in block}

@@ -1,4 +1,4 @@
-"""Runs that are compared read the same: what differs is refused part by part, what may differ is noted."""
+"""Compared runs must read the same data, checked part by part; other differences are noted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Finished = Callable[..., Run]
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Finished:
-    """Writes a run that is done, with some of what stands in its provenance.json changed (None: it is not in there)."""
+    """Write a finished run with changed entries of its provenance.json (None: without the entry)."""
 
     def write(name: str, command: Command = "finetune", planned: dict[str, Any] | None = None, **changed: Any) -> Run:
         config = {"data": {"root": "store", "patch_size": [8, 8, 8], **(planned or {})}}
@@ -47,14 +47,14 @@ def finished(tmp_path: Path) -> Finished:
         ({"split": "x", "manifest": {"age": "1", "sex": "x"}}, "split.json, the column sex of manifest.csv"),
     ],
 )
-def test_what_two_runs_read_otherwise_is_named(finished: Finished, other: dict[str, Any], words: str) -> None:
+def test_different_data_of_two_runs_is_named(finished: Finished, other: dict[str, Any], words: str) -> None:
     runs = [finished("one"), finished("two"), finished("three", **other)]
-    with pytest.raises(DataError, match=f"finetune/one and .*finetune/three read different data: {words}; prepare it once"):
+    with pytest.raises(DataError, match=f"finetune/one and .*finetune/three read different data: {words}; prepare the data once"):
         check_provenance(runs)
     assert check_provenance(runs[:2]) == []
 
 
-def test_a_run_of_before_is_held_against_what_it_has(finished: Finished) -> None:
+def test_an_older_run_is_compared_by_its_recorded_parts(finished: Finished) -> None:
     old = finished("old", body=None, manifest=None, split=None, dirty=None, device=None)
     new, other = finished("new"), finished("other", split="x")
     assert check_provenance([old, new]) == check_provenance([old, other]) == []
@@ -62,8 +62,8 @@ def test_a_run_of_before_is_held_against_what_it_has(finished: Finished) -> None
         check_provenance([old, new, other])
 
 
-def test_a_free_field_of_the_data_hides_no_change(finished: Finished) -> None:
-    """Crops of another size, or one modality, of a folder whose content is another by now."""
+def test_a_free_data_field_does_not_hide_a_change(finished: Finished) -> None:
+    """Crops of another size, or of one modality, from a folder whose content has changed."""
     for number, free in enumerate(({"patch_size": [9, 9, 9]}, {"modalities": ["T1"]}, {"fold": 1})):
         runs = [finished(f"one {number}"), finished(f"two {number}", planned=free)]
         assert check_provenance(runs) == []
@@ -72,7 +72,7 @@ def test_a_free_field_of_the_data_hides_no_change(finished: Finished) -> None:
             check_provenance([*runs, changed])
 
 
-def test_runs_that_are_to_read_other_folders_may_find_other_data(finished: Finished) -> None:
+def test_runs_of_other_folders_may_read_other_data(finished: Finished) -> None:
     there: dict[str, Any] = {"root": "there"}
     one, two = finished("one"), finished("two", planned=there, split="x", manifest={"site": "y"})
     assert check_provenance([one, two]) == []
@@ -80,14 +80,14 @@ def test_runs_that_are_to_read_other_folders_may_find_other_data(finished: Finis
         check_provenance([one, two, finished("three", planned=there, split="x", manifest={"site": "z"})])
 
 
-def test_what_may_differ_is_noted(finished: Finished) -> None:
+def test_allowed_differences_are_noted(finished: Finished) -> None:
     runs = [
         finished("one", "pretrain", manifest={"age": "1", "sex": "2", "site": "3"}, dirty=True),
         finished("two", "pretrain", device="two"),
         finished("old", "pretrain", manifest=None, device=None, dirty=None),
     ]
     assert check_provenance(runs) == [
-        "Of store, some runs of pretrain found columns that others did not, and so did not use: site.",
-        "The runs were made with 2 different devices; see provenance.json of each.",
-        "1 of 3 runs were made from a checkout with changes that are in no commit.",
+        "Some runs of pretrain found columns in store that others did not find, and did not use: site.",
+        "The runs used 2 different devices; see each run's provenance.json.",
+        "1 of 3 runs used a checkout with uncommitted changes.",
     ]

@@ -1,4 +1,4 @@
-"""What would fail in an hour is told before anything runs."""
+"""The dry run of a comparison reports errors before any run starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medcl3d.errors import ConfigError
 
 @pytest.fixture
 def path(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A comparison of a pretraining with scratch on a few small scans."""
+    """A comparison of one pretraining with scratch on few small scans."""
     monkeypatch.chdir(tmp_path)
     data = {"root": str(tiny_store), "patch_size": [16, 16, 16]}
     encoder = {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}
@@ -31,7 +31,7 @@ def path(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return Path("compare.yaml")
 
 
-def test_what_fits_is_not_objected_to(path: Path) -> None:
+def test_valid_runs_pass(path: Path) -> None:
     compare(path, check=True)
     assert not Path("runs").exists()
 
@@ -48,12 +48,12 @@ def test_what_fits_is_not_objected_to(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("check", [True, False])
-def test_what_would_fail_is_named_before_anything_runs(path: Path, overrides: list[str], words: str, check: bool) -> None:
+def test_runs_that_would_fail_are_named_before_any_run_starts(path: Path, overrides: list[str], words: str, check: bool) -> None:
     with pytest.raises(ConfigError, match=words):
         compare(path, overrides, check=check)
     assert not list(Path(".").rglob("status.json"))
 
 
-def test_data_that_is_not_there_yet_is_said(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_is_not_prepared_yet_is_named(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare(path, [f"pretrain={{data.root: {tmp_path}/none}}"], check=True)
-    assert "none: holds no prepared scans yet, so that runs on it were not tried" in capsys.readouterr().out
+    assert "none: holds no prepared scans yet, so the dry run left out its runs" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Reports in a headless Chromium: they ask for nothing, complain of nothing, work by keyboard, and fit phones and paper."""
+"""Reports in a headless Chromium: no requests, no errors, keyboard control, layouts for phones and paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PHONE, PAPER = 390, 695
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory) -> dict[str, Path]:
-    """Four arms that are tested; and a screening of ten, with scores of seven encoders."""
+    """A tested comparison of four arms; and a screening of ten, with scores of seven encoders."""
     contents = {"tested": CONFIG, "screening": SCREENING}
     return {name: written(tmp_path_factory.mktemp(name), content) for name, content in contents.items()}
 
@@ -57,7 +57,7 @@ def tab(request, reports, browser) -> Tab:
     return opened(browser, reports[request.param])
 
 
-def test_nothing_leaves_the_file_and_nothing_goes_wrong(tab: Tab, reports: dict[str, Path]):
+def test_the_page_makes_no_request_and_has_no_error(tab: Tab, reports: dict[str, Path]):
     asked = {address for address in tab.requests if not address.startswith("data:")}
     assert asked <= {"about:blank", *(path.as_uri() for path in reports.values())}
     assert tab.errors == []
@@ -67,11 +67,11 @@ def test_nothing_leaves_the_file_and_nothing_goes_wrong(tab: Tab, reports: dict[
 FIRST = "document.querySelector('table.sortable')"
 
 
-def test_tables_sort_by_keyboard_and_begin_with_the_best(tested: Tab):
+def test_tables_sort_by_keyboard_and_start_with_the_best(tested: Tab):
     column = f"[...{FIRST}.tBodies[0].rows].map(r => r.cells[1].dataset.value * 1)"
     names = f"[...{FIRST}.tBodies[0].rows].map(r => r.cells[0].textContent)"
-    league = tested.value(column)
-    assert len(league) == 4 and league == sorted(league, reverse=True), "the table comes best first"
+    ranking = tested.value(column)
+    assert len(ranking) == 4 and ranking == sorted(ranking, reverse=True), "the best is first"
     assert [name.split(".")[0] for name in tested.value(names)] == ["1", "2", "3", "4"]
 
     def press(cell: int) -> str:
@@ -79,17 +79,17 @@ def test_tables_sort_by_keyboard_and_begin_with_the_best(tested: Tab):
         tested.press("Enter", 13, "\r")
         return tested.value(f"{FIRST}.tHead.rows[0].cells[{cell}].getAttribute('aria-sort')")
 
-    assert press(0) == "ascending" and tested.value(column) != league, "names from A on"
-    assert press(1) == "descending" and tested.value(column) == league
-    assert press(1) == "ascending" and tested.value(column) == sorted(league)
+    assert press(0) == "ascending" and tested.value(column) != ranking, "names from A on"
+    assert press(1) == "descending" and tested.value(column) == ranking
+    assert press(1) == "ascending" and tested.value(column) == sorted(ranking)
     tested.press("Tab", 9)
     tested.press("Enter", 13, "\r")
     assert tested.value(f"{FIRST}.tHead.rows[0].cells[2].getAttribute('aria-sort')") == "descending"
-    assert tested.value(f"{FIRST}.tBodies[0].rows[3].cells[2].textContent") == ""  # the reference has no difference: it comes last
+    assert tested.value(f"{FIRST}.tBodies[0].rows[3].cells[2].textContent") == ""  # the reference has no difference and is last
     assert press(5) == "ascending" and tested.value(f"{FIRST}.tBodies[0].rows[0].cells[5].textContent") == "p < 0.001"
 
 
-def test_columns_that_say_nothing_are_not_there(screening: Tab):
+def test_empty_columns_are_left_out(screening: Tab):
     heads = f"[...{FIRST}.tHead.rows[0].cells].map(c => c.textContent)"
     assert screening.value(heads) == ["arm", "dice", "difference to scratch"]
     empty = "[...document.querySelectorAll('table')].filter(t => [...t.tHead.rows[0].cells].some((_, k) => [...t.tBodies[0].rows]"
@@ -122,10 +122,10 @@ SCROLLED = """
 """
 
 
-def test_names_stay_beside_a_wide_table_that_scrolls_on_a_phone(screening: Tab):
+def test_row_names_stay_visible_when_a_table_scrolls_on_a_phone(screening: Tab):
     screening.size(PHONE)
     boxes = screening.value(SCROLLED)
-    assert len(boxes) >= 4, "cells, two arms and cases are wide"
+    assert len(boxes) >= 4, "tables of cells, pairs of arms and cases are wide"
     for box in boxes:
         assert abs(box["away"]) < 1 and box["solid"] and box["shaded"]
         assert box["share"] <= 0.4
@@ -191,7 +191,7 @@ CONTRAST = """
 
 @pytest.mark.parametrize(("width", "dark"), list(itertools.product([1200, 390], [False, True])))
 def test_text_stands_out_in_light_and_dark(tab: Tab, tmp_path: Path, width: int, dark: bool):
-    """4.5 to 1 is what the Web Content Accessibility Guidelines ask for."""
+    """4.5 to 1 is the contrast that the Web Content Accessibility Guidelines require."""
     tab.size(width, dark=dark)
     assert tab.value(CONTRAST) >= 4.5
     shown = "[...document.querySelectorAll('.plot img')].every(i => (getComputedStyle(i).display === 'none') === (i.className !== '%s'))"
@@ -204,11 +204,12 @@ TOO_LARGE = "Math.max(...[...document.querySelectorAll('table, img')].map(e => e
 
 
 def test_it_prints(tab: Tab):
-    """Also from a dark screen: what is printed is dark on white, and nothing is cut."""
+    """Also from a dark screen: the print is dark on white, and nothing is cut off."""
     tab.size(PAPER, dark=True, media="print")
     assert tab.value("document.documentElement.scrollWidth") <= PAPER
     assert tab.value(TOO_LARGE % "right") <= PAPER
     assert tab.value("Math.max(...[...document.images].map(i => i.getBoundingClientRect().height))") < 1000, "less than a sheet"
     assert tab.value("[...document.querySelectorAll('.plot .dark')].every(i => getComputedStyle(i).display === 'none')")
-    assert tab.value("getComputedStyle(document.querySelector('thead button')).display") == "contents", "else no heading goes on"
+    # Otherwise the headings of a table do not repeat on the next page.
+    assert tab.value("getComputedStyle(document.querySelector('thead button')).display") == "contents"
     assert tab.printed().startswith(b"%PDF")

@@ -1,4 +1,4 @@
-"""Tables of docs/results.md that are computed from committed rows: each figure is made again."""
+"""Tables of docs/results.md that are computed from committed rows: every figure is recomputed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROBE, RECALL, MAP = "linear/balanced_accuracy", "crop_retrieval/recall@1", "cro
 
 
 def cells_of(section: str, first: str) -> dict[str, list[str]]:
-    """Name of a row -> its other cells, of the table of a section whose heading row begins with `first`."""
+    """Row name -> other cells, for the table of a section whose heading row begins with `first`."""
     text = (DOCS / "results.md").read_text(encoding="utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
     lines = text[text.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

@@ -1,4 +1,4 @@
-"""Jobs through submitit's local executor: arrays are submitted, resumed where they stopped, and failures are told."""
+"""Jobs through submitit's local executor: arrays are submitted, stopped jobs resume, failures are reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOCAL = {"cluster": "local", "timeout_min": 5}
 
 
 @pytest.mark.slow
-def test_runs_go_as_jobs_with_logs(comparison):
+def test_runs_are_jobs_with_logs(comparison):
     config = load(comparison(), SMALL, CompareConfig)
     runs = plan(config)
     launcher = SlurmLauncher(config.out_dir, 1, LOCAL)
@@ -38,7 +38,7 @@ def test_runs_go_as_jobs_with_logs(comparison):
 
 
 @pytest.mark.slow
-def test_a_failed_job_is_told_by_the_last_line_of_its_run(comparison):
+def test_a_failed_job_is_reported_with_the_last_line_of_its_run(comparison):
     arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 0}}}
     config = load(comparison(arms=arms), SMALL, CompareConfig)
     outcomes = execute(plan(config), SlurmLauncher(config.out_dir, 1, LOCAL), Console(file=io.StringIO()))
@@ -46,8 +46,8 @@ def test_a_failed_job_is_told_by_the_last_line_of_its_run(comparison):
     assert "the scan <b>17</b> is broken" in next(o.reason for o in outcomes if o.state == "failed")
 
 
-def test_a_job_at_the_end_of_its_time_saves_and_comes_back(tmp_path):
-    """submitit calls checkpoint in the job: the run hears SIGTERM, and what is queued again is the same run."""
+def test_a_job_at_its_time_limit_saves_and_is_requeued(tmp_path):
+    """submitit calls checkpoint in the job: the run receives SIGTERM, and the same run is requeued."""
     script = tmp_path / "run.py"
     script.write_text(
         "import signal, sys, time, pathlib\n"
@@ -72,7 +72,7 @@ def test_a_job_at_the_end_of_its_time_saves_and_comes_back(tmp_path):
 
 
 def _without_signals(job: RunJob) -> int:
-    """A job sets a handler in its main thread; here it runs in another one, where none can be set."""
+    """Run a job in a thread that is not the main one, in which it cannot set a signal handler."""
     from unittest import mock
 
     with mock.patch("medcl3d.comparison.slurm.signal.signal"):
@@ -113,7 +113,7 @@ class Stopped:
 
 
 @pytest.mark.slow
-def test_what_a_cluster_stopped_is_started_again(comparison):
+def test_a_run_stopped_by_the_cluster_is_started_again(comparison):
     config = load(comparison(), SMALL, CompareConfig)
     launcher = StopsOnce(SlurmLauncher(config.out_dir, 1, LOCAL))
     outcomes = execute(plan(config), launcher, Console(file=io.StringIO()))
@@ -121,7 +121,7 @@ def test_what_a_cluster_stopped_is_started_again(comparison):
 
 
 class Died:
-    """A job of submitit that its node took along."""
+    """A submitit job whose node failed."""
 
     job_id, state = "7_0", "NODE_FAIL"
 
@@ -132,20 +132,20 @@ class Died:
         return RuntimeError("the job\nhas not produced any output")
 
 
-def test_a_job_that_dies_says_so(comparison):
+def test_a_job_that_dies_is_reported(comparison):
     (run,) = plan(load(comparison(arms={"scratch": {}}), SMALL, CompareConfig))
     run.folder.mkdir(parents=True)
     assert SlurmChild(run, Died()).poll() == 1
     assert last_line(run.folder / LOG) == "job 7_0 (NODE_FAIL): the job has not produced any output"
 
 
-def test_without_submitit_it_says_what_to_install(tmp_path, monkeypatch):
+def test_a_missing_submitit_is_answered_with_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(MachineError, match=r"pip install 'medcl3d\[slurm\]'"):
         SlurmLauncher(tmp_path, 1, {})
 
 
-def test_without_a_cluster_or_with_a_wrong_field_it_is_one_line(tmp_path, monkeypatch):
+def test_a_missing_cluster_or_a_wrong_field_ends_with_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MachineError, match="executor: local") as error:
         SlurmLauncher(tmp_path, 1, {})
@@ -154,8 +154,8 @@ def test_without_a_cluster_or_with_a_wrong_field_it_is_one_line(tmp_path, monkey
         SlurmLauncher(tmp_path, 1, {"cluster": "local", "timeout_minutes": 3})
 
 
-def test_an_array_asks_to_be_queued_again(tmp_path, monkeypatch):
-    """What sbatch would be given, without a cluster."""
+def test_an_array_is_submitted_with_requeue(tmp_path, monkeypatch):
+    """The file for sbatch, written without a cluster."""
     import submitit
 
     monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda cls: 2))
@@ -168,12 +168,12 @@ def test_an_array_asks_to_be_queued_again(tmp_path, monkeypatch):
     assert Path(tmp_path / "slurm").name in text
 
 
-def test_a_job_that_still_waits_is_not_sent_again(comparison, tmp_path, monkeypatch):
-    """The comparison that sent it was killed; the cluster still has its job."""
+def test_a_queued_job_is_not_submitted_again(comparison, tmp_path, monkeypatch):
+    """The comparison that submitted it was killed; the cluster still has its job."""
     config = load(comparison(), SMALL, CompareConfig)
     run = plan(config)[0]
     run.folder.mkdir(parents=True)
-    assert not is_queued(run.folder), "no job was sent"
+    assert not is_queued(run.folder), "no job was submitted"
     (run.folder / JOB).write_text("17_3\n")
     assert not is_queued(run.folder), "this machine has no cluster"
     squeue, tools = tmp_path / "tools" / "squeue", tmp_path / "tools"
@@ -185,7 +185,7 @@ def test_a_job_that_still_waits_is_not_sent_again(comparison, tmp_path, monkeypa
         assert is_queued(run.folder) is expected, answer
 
 
-def test_what_a_cluster_is_still_at_is_waited_for(comparison, monkeypatch):
+def test_a_run_still_on_the_cluster_is_waited_for(comparison, monkeypatch):
     config = load(comparison(), SMALL, CompareConfig)
     runs = plan(config)
     asked: list[str] = []
@@ -198,4 +198,4 @@ def test_what_a_cluster_is_still_at_is_waited_for(comparison, monkeypatch):
     file = io.StringIO()
     outcomes = execute(runs, Busy(1), Console(file=file, width=200))
     assert [o.state for o in outcomes] == ["done"] * 5 and asked.count(str(runs[0])) == 3
-    assert f"waiting for {runs[0]}, which another process is at" in file.getvalue()
+    assert f"waiting for {runs[0]}, which another process is executing" in file.getvalue()

@@ -20,7 +20,7 @@ SMALL = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "vary": {"num_
 
 @pytest.fixture
 def screened(comparison) -> Path:
-    """A finished screening in screen.yaml, with one test patient that no other comparison has."""
+    """A finished screening in screen.yaml, with one test patient that other comparisons lack."""
     path = comparison(**SMALL, out_dir="screening", stage="screen")
     compare(path.rename("screen.yaml"))
     for file in Path("screening").rglob("results.json"):
@@ -33,25 +33,25 @@ def screened(comparison) -> Path:
 def test_new_seeds_and_new_patients_are_confirmed(comparison, screened):
     report = compare(comparison(**SMALL, screened=str(screened), first_seed=1))
     assert "Seeds 1:" in report.read_text()
-    assert "picks candidates" in Path("screening/report.html").read_text()
+    assert "selects candidates" in Path("screening/report.html").read_text()
 
 
-def test_a_seed_that_was_screened_is_refused(comparison, screened):
-    with pytest.raises(ConfigError, match="has used seed 0; set first_seed to 1 or more"):
+def test_a_seed_of_the_screening_is_refused(comparison, screened):
+    with pytest.raises(ConfigError, match="used seed 0; set first_seed to 1 or more"):
         compare(comparison(**SMALL, screened=str(screened)))
     assert not Path("runs").exists()
 
 
-def test_a_patient_that_was_screened_is_refused(comparison, screened):
+def test_a_patient_of_the_screening_is_refused(comparison, screened):
     for file in Path("screening").rglob("results.json"):
         file.write_text(file.read_text().replace("screening_only", "p3"))
-    with pytest.raises(DataError, match=r"1 test patients were screened on \(p3\)"):
+    with pytest.raises(DataError, match=r"1 test patients were used in the screening \(p3\)"):
         compare(comparison(**SMALL, screened=str(screened), first_seed=1))
     assert not Path("runs/report.html").exists()
 
 
-@pytest.mark.parametrize(("stage", "words"), [("confirm", "is no screening"), ("screen", "a screening confirms nothing")])
-def test_what_is_no_screening_is_refused(comparison, stage, words):
+@pytest.mark.parametrize(("stage", "words"), [("confirm", "is not a screening"), ("screen", "a screening does not confirm")])
+def test_a_file_that_is_not_a_screening_is_refused(comparison, stage, words):
     first = comparison(**SMALL, out_dir="screening").rename("screen.yaml")
     with pytest.raises(ConfigError, match=words):
         compare(comparison(**SMALL, screened=str(first), first_seed=1, stage=stage), check=True)
@@ -61,5 +61,5 @@ def test_a_packaged_screening_is_found_from_anywhere(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     packaged = load(find_config("compare/hippocampus"), (), CompareConfig)
     check_confirmation([], packaged, "compare/hippocampus")
-    with pytest.raises(ConfigError, match="has used seed"):
+    with pytest.raises(ConfigError, match="used seed"):
         check_confirmation([], replace(packaged, first_seed=0), "compare/hippocampus")

@@ -1,4 +1,4 @@
-"""Runs that are not done are named with how they stand and why."""
+"""Incomplete runs are listed with their state and reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from filelock import FileLock
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.launch import LOG, STARTED
 from medcl3d.comparison.plan import Run
-from medcl3d.comparison.unfinished import count, unfinished
+from medcl3d.comparison.unfinished import count, incomplete_runs
 from medcl3d.data.atomic import write_json
 
 CONFIG = CompareConfig(out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms={"a": Arm()}, reference="a")
@@ -25,7 +25,7 @@ def run_of(folder: Path, name: str, log: str | None = None, needs: Path | None =
     return run
 
 
-def test_every_state_has_its_words(tmp_path: Path) -> None:
+def test_every_state_has_a_reason(tmp_path: Path) -> None:
     pretraining = run_of(tmp_path, "p", "x\nmedcl3d: no scans\n", command="pretrain")
     runs = [
         run_of(tmp_path, "never", needs=pretraining.folder),
@@ -38,23 +38,23 @@ def test_every_state_has_its_words(tmp_path: Path) -> None:
     ]
     (tmp_path / "going" / STARTED).touch()
     with FileLock(tmp_path / "going" / STARTED):
-        found = unfinished(runs, CONFIG)
+        found = incomplete_runs(runs, CONFIG)
     said = {one.run.name: (one.state, one.reason) for one in found}
     assert said == {
         "noted": ("failed", "DataError: scan 17 is broken"),
         "killed": ("failed", "step 4"),
         "p": ("failed", "medcl3d: no scans"),
-        "stopped": ("stopped", "at step 7; the same command goes on from there"),
-        "going": ("running", "a process is at it"),
+        "stopped": ("stopped", "at step 7; the same command resumes it"),
+        "going": ("running", "a process is executing it"),
         "never": ("not started", "its pretraining is not done"),
     }
     assert [one.state for one in found] == ["failed"] * 3 + ["stopped", "running", "not started"]
     assert count(found) == "3 failed, 1 stopped, 1 running, 1 not started" and count([]) == ""
 
 
-def test_a_pretraining_that_left_what_was_asked_of_it_is_not_missed(tmp_path: Path) -> None:
+def test_a_deleted_pretraining_that_nothing_needs_is_left_out(tmp_path: Path) -> None:
     gone = Run("pretrain", "p", (), 0, Path("x.yaml"), (), tmp_path / "p", None, {})
     measured = run_of(tmp_path, "a", needs=gone.folder, state="done")
-    assert unfinished([gone, measured], CONFIG) == []
+    assert incomplete_runs([gone, measured], CONFIG) == []
     left = run_of(tmp_path, "b", needs=gone.folder)
-    assert [one.run.name for one in unfinished([gone, measured, left], CONFIG)] == ["p", "b"]
+    assert [one.run.name for one in incomplete_runs([gone, measured, left], CONFIG)] == ["p", "b"]

@@ -35,9 +35,9 @@ def test_options_are_separated_between_source_and_preparation() -> None:
         (
             "bids",
             ["spacing_mm=2"],
-            "prepare bids: spacing_mm = 2: it takes: keep or median or 3 numbers > 0; write [2, 2, 2]",
+            "prepare bids: spacing_mm = 2: expected: keep or median or 3 numbers > 0; write [2, 2, 2]",
         ),
-        ("bids", ["spacing_mm=medain"], "spacing_mm = 'medain': it takes: keep or median or 3 numbers > 0"),
+        ("bids", ["spacing_mm=medain"], "spacing_mm = 'medain': expected: keep or median or 3 numbers > 0"),
         ("bids", ["spacing_mm=[2,2,nan]"], "spacing_mm.2 = 'nan': input should be a valid number"),
         ("bids", ["spacing_mm=[2,2,.nan]"], "spacing_mm.2 = nan: not a finite number"),
         ("bids", ["spacing_mm=[2,2]"], "spacing_mm.2: an item is missing"),
@@ -49,7 +49,7 @@ def test_options_are_separated_between_source_and_preparation() -> None:
         (
             "bids",
             ["modalities=T1w"],
-            "prepare bids: modalities = 'T1w': it takes: list of words or null; write [T1w]",
+            "prepare bids: modalities = 'T1w': expected: list of words or null; write [T1w]",
         ),
     ],
 )

@@ -1,12 +1,12 @@
-"""Change the code one operation at a time and report which changes no test notices; `make mutation` runs it.
+"""Mutation testing: report changes of the code that no test detects; `make mutation` runs it.
 
-mutmut makes the mutants and runs the tests; this script gives each file its own tests and compares the mutants that
-survive with those that survivors.yaml explains. It exits with 1 if a survivor is not explained.
+mutmut creates the mutants and runs the tests; this script selects the tests of each file and compares the surviving
+mutants with those explained in survivors.yaml. It exits with 1 if a survivor is not explained.
 
     python tests/mutation/run.py medcl3d/views/intensity.py medcl3d/losses
 
-mutmut changes functions and methods, but no decorated function, default argument that is an expression, constant of a
-module or field of a class.
+mutmut changes functions and methods, but not decorated functions, default arguments that are expressions, module
+constants or class fields.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ timeout_constant = 5
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one function: the lines that it replaces and the lines that it puts there, spaces normalised."""
+    """A change of one function: the replaced lines and the new lines, with normalised spaces."""
 
     function: str
     was: str
@@ -74,7 +74,7 @@ def read_list() -> tuple[dict[str, list[str]], dict[str, set[Mutant]]]:
 
 
 def own_tests(file: Path, further: dict[str, list[str]]) -> list[str]:
-    """The test files of a source file: the one of its name and those listed, else all of its folder."""
+    """The test files of a source file: the one of its name and those listed, otherwise all of its folder."""
     folder = Path("tests", *file.parts[1:-1])
     own = [str(folder / f"test_{file.stem}.py")]
     found = [test for test in [*own, *further.get(str(file), [])] if (ROOT / test).exists()]
@@ -82,7 +82,7 @@ def own_tests(file: Path, further: dict[str, list[str]]) -> list[str]:
 
 
 def mutmut(*words: str, work: Path) -> str:
-    """Run mutmut in the working copy; what it printed. Exits with its last lines if it failed."""
+    """Run mutmut in the working copy and return its output. Exits with its last lines if it failed."""
     done = subprocess.run([Path(sys.executable).with_name("mutmut"), *words], cwd=work, capture_output=True, text=True)
     if done.returncode:
         tail = (done.stdout + done.stderr).replace("\r", "\n").splitlines()[-30:]
@@ -91,7 +91,7 @@ def mutmut(*words: str, work: Path) -> str:
 
 
 def mutants(file: Path, tests: list[str], workers: int, work: Path) -> Iterator[tuple[str, str]]:
-    """Name and state of every mutant of a file, after its tests have run on each."""
+    """Name and state of every mutant of a file, after its tests have run on each mutant."""
     shutil.rmtree(work / "mutants", ignore_errors=True)
     settings = SETTINGS.format(file=file, tests="\n    ".join(tests))
     (work / "setup.cfg").write_text((ROOT / "setup.cfg").read_text() + settings)
@@ -103,7 +103,7 @@ def mutants(file: Path, tests: list[str], workers: int, work: Path) -> Iterator[
 
 
 def shown(name: str, work: Path) -> Mutant:
-    """What a mutant changes."""
+    """The change of a mutant."""
     lines = [line for line in mutmut("show", name, work=work).splitlines() if not line.startswith(("---", "+++"))]
     function = name.rpartition(".")[2].partition("__mutmut_")[0].removeprefix("x")
     was, becomes = (one_line(line[1:] for line in lines if line.startswith(sign)) for sign in "-+")
@@ -111,7 +111,7 @@ def shown(name: str, work: Path) -> Mutant:
 
 
 def check(file: Path, further: dict[str, list[str]], explained: set[Mutant], workers: int, work: Path) -> bool:
-    """Mutate one file and report it; whether every survivor is explained."""
+    """Mutate one file and print the result; returns whether every survivor is explained."""
     tests = own_tests(file, further)
     print(f"{file}: with {' '.join(tests)}", flush=True)
     states = dict(mutants(file, tests, workers, work))
@@ -130,18 +130,18 @@ def check(file: Path, further: dict[str, list[str]], explained: set[Mutant], wor
 
 
 def source_files(chosen: list[Path]) -> list[Path]:
-    """Source files relative to the checkout, those of folders among them."""
+    """Source files relative to the checkout, with folders expanded."""
     files: list[Path] = []
     for path in chosen:
         if not (ROOT / path).exists():
-            sys.exit(f"{path}: not a file or folder of the checkout; name one such as medcl3d/losses")
+            sys.exit(f"{path}: not a file or folder of the checkout; give one such as medcl3d/losses")
         found = sorted((ROOT / path).rglob("*.py")) if (ROOT / path).is_dir() else [ROOT / path]
         files += [file.resolve().relative_to(ROOT) for file in found]
     return files
 
 
 def main() -> None:
-    """Mutate the files that are named."""
+    """Mutate the given files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("files", nargs="+", type=Path, help="source files or folders, relative to the checkout")
     parser.add_argument("--workers", type=int, default=2, help="processes that run tests")

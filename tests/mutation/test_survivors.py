@@ -1,4 +1,4 @@
-"""The list of explained survivors: what it names is there."""
+"""The list of explained survivors refers to existing code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LISTED = yaml.safe_load(LIST.read_text(encoding="utf-8"))
 
 
 def code_of(file: str, function: str) -> str:
-    """The lines of a function or method without comments at their ends, as one line."""
+    """The source of a function or method as one line."""
     source = (ROOT / file).read_text(encoding="utf-8")
     body: list[ast.stmt] = ast.parse(source).body
     for name in function.split("."):
@@ -30,7 +30,7 @@ def test_every_survivor_changes_a_line_of_its_function_and_has_a_reason(file: st
         assert len(entry["reason"].split()) > 3
 
 
-def test_listed_tests_are_there_and_a_file_without_its_own_has_those_of_its_folder() -> None:
+def test_listed_tests_exist_and_a_file_without_tests_uses_those_of_its_folder() -> None:
     further, explained = read_list()
     for file, tests in further.items():
         assert (ROOT / file).is_file() and all((ROOT / test).is_file() for test in tests), file
