@@ -15,7 +15,7 @@ from draw import configuration, pages
 
 from medcl3d.config import load
 from medcl3d.data.atomic import write_text
-from medcl3d.pairs import looks_at_features
+from medcl3d.pairs import needs_features
 from medcl3d.training.pair_distances import distances_of
 from medcl3d.training.pair_facts import facts_of
 from medcl3d.training.pretrain import PretrainConfig, assemble
@@ -49,7 +49,7 @@ def measured(page: Path, root: Path, changes: Sequence[str] = (), batches: int =
     found = distances_of(
         facts_of(dataset[step], learner.relating, learner.recipe) for step in range(batches)
     ).lines()
-    if looks_at_features(parts.strategy):
+    if needs_features(parts.strategy):
         found.append("before training: what depends on features is left out")
     return found
 

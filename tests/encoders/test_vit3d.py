@@ -102,7 +102,7 @@ def test_a_decoder_reaches_full_resolution_from_anisotropic_patches() -> None:
 
 
 def test_a_patch_that_tokens_do_not_tile_is_refused_with_both_fields() -> None:
-    with pytest.raises(ConfigError, match=r"data.patch_size = \[10, 16, 16\].*\[4, 8, 8\].*\[8, 16, 16\] would do"):
+    with pytest.raises(ConfigError, match=r"data.patch_size = \[10, 16, 16\].*\[4, 8, 8\].*use \[8, 16, 16\]"):
         check_patch_size(build_network(Choice("vit3d", FIELDS), 1, decoder=False), (10, 16, 16))
 
 

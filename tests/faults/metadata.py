@@ -45,7 +45,7 @@ METADATA = [
         "metadata missing, told before training",
         config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}), cells("age", some)),
         PRETRAIN,
-        ["metadata_kernel: age is missing in", "drops out of a pair (on_missing: ignore)"],
+        ["metadata_kernel: age is missing in", "a pair is compared by its other columns (on_missing: ignore)"],
         0,
     ),
     Fault(

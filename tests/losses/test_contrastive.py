@@ -11,7 +11,7 @@ from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.losses.contrastive import Ask, Tile, WeightedSum, contrastive_sum
+from medcl3d.losses.contrastive import RelateBlock, Tile, WeightedSum, contrastive_sum
 from medcl3d.types import Relation
 from tests.reference.contrastive import contrastive_loss_loops, dcl_loops, whole_matrix_sum
 
@@ -22,7 +22,7 @@ DENOMINATORS = ["all", "own"]
 KINDS: list[dict[str, object]] = [{"denominator": "all"}, {"denominator": "own"}, {"decoupled": True}]
 
 
-def known(positive: Tensor, negative: Tensor) -> Ask:
+def known(positive: Tensor, negative: Tensor) -> RelateBlock:
     """Answers with rows of a relation that is there."""
     return lambda block, similarity: Tile(Relation(positive[block], negative[block]))
 

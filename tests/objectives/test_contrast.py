@@ -18,7 +18,7 @@ from medcl3d.errors import DataError
 from medcl3d.losses import contrastive
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.relating import Relating, Support
-from medcl3d.pairs import link, looks_at_features
+from medcl3d.pairs import link, needs_features
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.compose import Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
@@ -87,7 +87,7 @@ def run_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     # Blocks of two rows, so that each rank has several and the last one is not full.
-    contrastive.PAIRS_AT_ONCE, contrastive.FEWEST_ROWS = 1, 2
+    contrastive.PAIRS_AT_ONCE, contrastive.MIN_ROWS = 1, 2
     x, keys = data()
     mine = slice(rank * N // world, (rank + 1) * N // world)
     model = Model()
@@ -152,7 +152,7 @@ def test_blocks_give_the_loss_the_gradient_and_the_numbers_of_the_whole(
     found = []
     for rows_at_once in (N, 3):
         monkeypatch.setattr(contrastive, "PAIRS_AT_ONCE", 1)
-        monkeypatch.setattr(contrastive, "FEWEST_ROWS", rows_at_once)
+        monkeypatch.setattr(contrastive, "MIN_ROWS", rows_at_once)
         z = F.normalize(x, dim=1).requires_grad_()
         loss = contrast(Rows(z, keys), Relating(counted, constant_across=across), 0.2, "all", False)
         loss.value.backward()
@@ -172,7 +172,7 @@ def test_features_are_looked_at_once_and_only_where_a_part_asks_for_it() -> None
     views, hard = Choice("augmented_views"), Choice("hard_negatives", {"inner": Choice("augmented_views"), "temperature": 0.2})
     for parts, linked in (((views, views), False), ((views, hard), True)):
         strategy = Sum(parts=parts)
-        assert looks_at_features(strategy) == linked
+        assert needs_features(strategy) == linked
         with torch.autocast("cpu", dtype=torch.bfloat16):  # which must not reach the similarities
             ask = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
         whole = strategy.relate(*link(strategy, keys, keys, z @ z.T), z @ z.T)
@@ -206,7 +206,7 @@ def test_the_gradient_through_the_weights_of_a_queue_is_the_slope_of_the_loss(de
         support.keep(earlier, dataclasses.replace(keys, sample=keys.sample + 100)[:8].matrix())
         rows = Rows(F.normalize(values, dim=1), keys)
         relating = Relating(strategy.relate, strategy, support)
-        return contrast(rows, relating, 0.5, "all", False, only_kept_repel=True).value
+        return contrast(rows, relating, 0.5, "all", False, only_queue_repels=True).value
 
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(leaf), leaf)

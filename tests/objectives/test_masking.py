@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medcl3d.errors import ConfigError
-from medcl3d.objectives.masking import at_size, features_of_seen, hiding, visible_blocks
+from medcl3d.objectives.masking import at_size, masked_features, masked_convolutions, visible_blocks
 from medcl3d.training.speed import at_speed
 from tests.objectives.small import Step, batch_of, keys_of
 
@@ -36,7 +36,7 @@ def test_nothing_of_a_hidden_block_reaches_the_loss(encoder: str) -> None:
     blocks = visible_blocks(batch.main.keys, (2, 2, 2), 0.6)
     seen = at_size(blocks, (8, 8, 8))
     other = torch.where(seen, batch.main.voxels, torch.randn_like(batch.main.voxels))
-    said = [features_of_seen(model.network.encoder, voxels * seen, blocks) for voxels in (batch.main.voxels, other)]
+    said = [masked_features(model.network.encoder, voxels * seen, blocks) for voxels in (batch.main.voxels, other)]
     assert torch.equal(said[0].pooled, said[1].pooled) and torch.equal(said[0].maps[-1], said[1].maps[-1])
     moved = dataclasses.replace(batch, groups=(dataclasses.replace(batch.main, voxels=other),))
     assert model(moved) != model(batch)
@@ -50,7 +50,7 @@ def test_dropped_tokens_cost_nothing_and_say_nothing() -> None:
     lengths: list[int] = []
     for block in encoder.blocks:  # type: ignore[union-attr]
         block.register_forward_hook(lambda _m, inputs, _o: lengths.append(inputs[0].shape[1]))
-    features = features_of_seen(encoder, batch.main.voxels, blocks)
+    features = masked_features(encoder, batch.main.voxels, blocks)
     assert lengths == [1 + int(blocks[0].sum())] * 2
     shown = blocks.expand_as(features.maps[0])
     assert (features.maps[0][~shown] == 0).all() and (features.maps[0][shown] != 0).all()
@@ -95,13 +95,13 @@ def test_no_kernel_carries_what_is_seen_into_hidden_places() -> None:
         return [output[~at_size(blocks, tuple(output.shape[2:])).expand_as(output)] for output in outputs]
 
     handles = watch()
-    with hiding(model.network.encoder, blocks):
+    with masked_convolutions(model.network.encoder, blocks):
         model.network.encoder(batch.main.voxels)
     for handle in handles:
         handle.remove()
     assert len(outputs) > 3 and any((values != 0).any() for values in in_hidden_places()), "kernels reach in, and are undone after"
     outputs.clear()
-    with hiding(model.network.encoder, blocks):
+    with masked_convolutions(model.network.encoder, blocks):
         handles = watch()
         model.network.encoder(batch.main.voxels)
     for handle in handles:

@@ -116,7 +116,7 @@ def test_a_momentum_that_is_given_is_used_to_the_bit(name: str) -> None:
 def test_one_that_leaves_much_of_the_start_is_warned_of() -> None:
     (warning,) = built("byol", momentum=0.99).notes(200)
     assert warning == (
-        "warning: objective.byol: momentum = 0.99: 36% of the teacher's random start is left in it after train.steps = 200; "
+        "warning: objective.byol: momentum = 0.99: 36% of the teacher's random initialisation is left in it after train.steps = 200; "
         "leave momentum out (0.9542 is then chosen), or lower it"
     )
     assert built("byol", momentum=0.99).notes(500) == [] and built("byol", momentum=0.95).notes(200) == []

@@ -69,7 +69,7 @@ def test_what_cannot_be_composed_is_refused() -> None:
         Sum(parts=(OVERLAP, PATIENT), weights=(1.0,))
     with pytest.raises(ConfigError, match="a product has two or more"):
         Product(parts=(OVERLAP,))
-    with pytest.raises(DataError, match=r"by = site: the manifest has no such column; there are patient"):
+    with pytest.raises(DataError, match=r"by = site: the manifest has no such column; choose from patient"):
         Exclude(inner=OVERLAP, by="site").anchors(make_collection(0, 4))
 
 

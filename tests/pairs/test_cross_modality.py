@@ -52,14 +52,14 @@ def test_what_has_no_partner_is_counted_by_its_reason() -> None:
     anchors = CrossModality(modalities=("CT", "PET")).anchors(mixed)
     assert anchors.ids.tolist() == [0, 1]
     assert anchors.left_out == {
-        "its modality is none of CT, PET": 1,
+        "its modality is not one of CT, PET": 1,
         "its session has no other modality": 1,
         "its session's other modalities have another frame": 2,
     }
 
 
 def test_an_unknown_modality_is_named() -> None:
-    with pytest.raises(DataError, match="no scan is PET; there are t1, t2"):
+    with pytest.raises(DataError, match="no scan has the modality PET; choose from t1, t2"):
         CrossModality(modalities=("t1", "PET")).anchors(make_collection(0, 4))
 
 

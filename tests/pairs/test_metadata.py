@@ -164,7 +164,7 @@ def two_without_age() -> Collection:
 
 MISSING: list[tuple[Any, str, list[int], str]] = [
     (MetadataKernel, "ignore", [0, 1, 2, 3, 4, 5], "age is missing in 2, sex is missing in 1 of 6 scans; what is missing drops out"),
-    (MetadataKernel, "own_group", [0, 1, 2, 3, 4, 5], "each of those attracts within its sample alone"),
+    (MetadataKernel, "own_group", [0, 1, 2, 3, 4, 5], "each of them attracts within its sample only"),
     (MetadataKernel, "drop", [2, 3, 4, 5], "2 x its age or sex is missing"),
     (TabularNeighbours, "ignore", [1, 2, 3, 4, 5], "1 x its age, sex are missing"),
     (TabularNeighbours, "drop", [2, 3, 4, 5], "1 x its age or sex is missing"),
@@ -230,13 +230,13 @@ def test_labels_that_are_missing_are_told_or_left_out() -> None:
 def test_a_part_of_a_product_that_starts_no_sample_may_not_say_where_they_start() -> None:
     kernel = Choice("metadata_kernel", {"columns": {"age": 5.0}, "on_missing": "drop"})
     Product(parts=(kernel, Choice("augmented_views")))
-    with pytest.raises(ConfigError, match="product: on_missing: drop says where samples start"):
+    with pytest.raises(ConfigError, match="product: on_missing: drop selects anchors"):
         Product(parts=(Choice("augmented_views"), kernel))
 
 
 REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [
-    (MetadataKernel(columns={"height": 3.0}), lambda c: c, "metadata_kernel: the manifest has no column 'height'; there are patient"),
-    (MetadataKernel(columns={"sex": 3.0}), lambda c: c, "the column 'sex' holds no numbers, so it has no bandwidth; write `sex: equal`"),
+    (MetadataKernel(columns={"height": 3.0}), lambda c: c, "metadata_kernel: the manifest has no column 'height'; choose from patient"),
+    (MetadataKernel(columns={"sex": 3.0}), lambda c: c, "the column 'sex' holds text, not numbers, so it has no bandwidth; write `sex: equal`"),
     (
         MetadataKernel(columns={"age": 3.0}),
         lambda c: c.with_columns({"age": np.full(len(c), 40.0)}),
@@ -247,7 +247,7 @@ REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [
         lambda c: c.with_columns({"age": np.full(len(c), np.nan)}),
         "tabular_neighbours: the column 'age' is empty",
     ),
-    (TabularNeighbours(columns={"age": 3.0}, k=3), lambda c: c, "k = 3 other patients, but there are 2; lower k to 2 or less"),
+    (TabularNeighbours(columns={"age": 3.0}, k=3), lambda c: c, "k = 3 other patients, but the collection has 2; lower k to 2 or less"),
     (MetadataKernel(columns={"age": 3.0}, together=4), lambda c: c, "together = 4 patients, but the collection has 3; lower together to 3"),
     (ClassLabels(column="diagnosis"), lambda c: c, "class_labels: the manifest has no column 'diagnosis'"),
     (

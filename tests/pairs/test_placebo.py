@@ -30,7 +30,7 @@ def test_informative_columns_move_together_and_the_rest_stays() -> None:
 
 
 def test_a_strategy_without_information_has_no_placebo() -> None:
-    with pytest.raises(ConfigError, match="no informative column"):
+    with pytest.raises(ConfigError, match="no signal column"):
         placebo(make_collection(0, 4), AugmentedViews(), seed=0)
 
 

@@ -115,7 +115,7 @@ def test_a_single_session_of_all_scans_is_noted(sessions: list[str], noted: bool
     table = collection.table.assign(patient="p", session=sessions)
     collection = dataclasses.replace(collection, table=table).with_columns({"patient": np.zeros(3, dtype=np.int64)})
     notes = SamePatient(same_session="only").anchors(collection).notes
-    assert bool(notes) is noted and all("same_session = only excludes nothing" in note for note in notes)
+    assert bool(notes) is noted and all("same_session = only has no effect" in note for note in notes)
     assert not SamePatient().anchors(collection).notes
 
 
