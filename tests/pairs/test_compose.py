@@ -65,7 +65,7 @@ def test_a_missing_value_is_excluded_from_nothing() -> None:
 def test_what_cannot_be_composed_is_refused() -> None:
     with pytest.raises(ConfigError, match="a sum has two or more"):
         Sum(parts=(OVERLAP,))
-    with pytest.raises(ConfigError, match="2 parts and 1 weights"):
+    with pytest.raises(ConfigError, match="2 parts but 1 weights"):
         Sum(parts=(OVERLAP, PATIENT), weights=(1.0,))
     with pytest.raises(ConfigError, match="a product has two or more"):
         Product(parts=(OVERLAP,))
