@@ -1,4 +1,4 @@
-"""Points are read at their physical place, and related as the crops allow."""
+"""Features of points are interpolated at their position, and related through the crops' relation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.pairs.collections import make_collection
 
 
 class Stub:
-    """Widths of a network, which is all the objective reads at construction."""
+    """Widths of a network; the objective's constructor reads nothing else."""
 
     class decoder:
         out_channels = 3
@@ -41,8 +41,8 @@ def random_affine(rng: np.random.Generator) -> np.ndarray:
     return affine
 
 
-def test_features_are_read_at_the_point_itself() -> None:
-    """A map that holds its own world coordinates must answer with the point's: exact, since trilinear is."""
+def test_features_are_interpolated_at_the_point() -> None:
+    """A map of world coordinates must give the point's coordinates, exactly, since trilinear interpolation is exact."""
     for stride in (1, 2, 4):
         group, world = group_of(stride)
         inner = torch.rand(20, 3, dtype=torch.float64) * (torch.tensor([12.0, 8.0, 16.0]) - stride) + (stride - 1) / 2
@@ -67,7 +67,7 @@ def keys_in_two_samples(same_scan: bool) -> tuple[Dense, OverlappingCrops, PairB
     )  # type: ignore[arg-type]
 
 
-def test_the_gate_keeps_the_same_point_and_leaves_neighbours_alone() -> None:
+def test_the_gate_keeps_the_same_point_and_ignores_neighbours() -> None:
     objective, strategy, batch = keys_in_two_samples(same_scan=False)
     keys = point_keys(batch.main, batch.points)  # type: ignore[arg-type]
     relation = objective.gate(strategy.relate)(keys, keys, None)
@@ -78,18 +78,18 @@ def test_the_gate_keeps_the_same_point_and_leaves_neighbours_alone() -> None:
     assert (relation.negative[~near] == 1).all()
 
 
-def test_crops_left_alone_leave_their_points_alone() -> None:
+def test_points_of_ignored_crops_are_ignored() -> None:
     objective, strategy, batch = keys_in_two_samples(same_scan=True)
     keys = point_keys(batch.main, batch.points)  # type: ignore[arg-type]
     crops = strategy.relate(batch.main.keys, batch.main.keys, None)
     alone = (crops.positive == 0) & (crops.negative == 0) & ~torch.eye(4, dtype=torch.bool)
-    assert alone.any(), "the case is there"
+    assert alone.any(), "the case occurs"
     relation = objective.gate(strategy.relate)(keys, keys, None)
     points_alone = alone.repeat_interleave(3, 0).repeat_interleave(3, 1)
     assert (relation.positive[points_alone] == 0).all() and (relation.negative[points_alone] == 0).all()
 
 
-def test_points_that_are_not_valid_have_no_place() -> None:
+def test_invalid_points_have_no_position() -> None:
     _, _, batch = keys_in_two_samples(same_scan=False)
     assert batch.points is not None
     points = dataclasses.replace(batch.points, valid=torch.tensor([[True, False, True], [True, True, True]]))

@@ -22,7 +22,7 @@ NUM_LOCAL = (0, 2)
 
 
 def two_steps(name: str, samples: range, num_local: int, wrap: Any = lambda model: model) -> dict[str, Any]:
-    """What there is after two steps of gradient descent: gradients and losses of both, the state at the end."""
+    """Gradients and losses of two steps of gradient descent, and the final state."""
     model = Step(name)
     model.train()
     wrapped = wrap(model)

@@ -1,4 +1,4 @@
-"""The same physical point attracts, its neighbours are left alone."""
+"""A physical point attracts itself; its neighbours are ignored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def point_row(scan: int, sample: int, view: int, point: int, x: float) -> Keys:
     )
 
 
-def test_places_decide() -> None:
+def test_positions_determine_the_relation() -> None:
     rows = point_row(scan=0, sample=0, view=0, point=0, x=0.0)
     others = {
         "the point in the other view": (point_row(0, 0, 1, 0, 0.0), 1, 0),
