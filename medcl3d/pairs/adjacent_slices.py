@@ -73,7 +73,9 @@ class AdjacentSlices:
         remedy = "raise max_gap_mm, lower thickness_mm or data.patch_size along the axis, or choose another axis"
         return Anchors(ids, +left_out).require("adjacent_slices", remedy)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """Two slabs of scan `anchor`, in random order."""
         low, high = self._starts(collection, anchor)
         start = rng.integers(low, high + 1)

@@ -1,4 +1,4 @@
-"""The same place of the body attracts across patients, or at least no longer repels."""
+"""Attraction, or reduced repulsion, between similar body positions of different patients."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ class BodyPosition:
         """Scans in which two crops can be far enough apart."""
         return self._crops.anchors(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 

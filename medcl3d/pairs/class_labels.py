@@ -78,7 +78,9 @@ class ClassLabels:
             self.together, lambda scan: (labels == labels[scan]).astype(np.float64), collection.columns["patient"]
         )
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 

@@ -74,7 +74,9 @@ class MetadataKernel:
 
         return Companions(self.together, affinity, collection.columns["patient"])
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 

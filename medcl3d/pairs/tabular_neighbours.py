@@ -122,7 +122,9 @@ class TabularNeighbours:
         chosen = order[np.isin(patients, list(nearest))]
         return rows[chosen], similarity[chosen]
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the corresponding crop of a similar patient."""
         scans, similarity = self.neighbours(collection, anchor)
         weights = similarity / similarity.sum() if self.weighting == "similarity" else None

@@ -37,9 +37,9 @@ def test_position_embeddings_are_unique_and_most_similar_between_neighbours() ->
     positions = vit3d._positions((3, 4, 5), 48)
     assert positions.shape == (60, 48) and len(positions.unique(dim=0)) == 60
     alike = positions @ positions.T
-    here = 1 * 20 + 2 * 5 + 2  # (1, 2, 2)
+    index = 1 * 20 + 2 * 5 + 2  # (1, 2, 2)
     for step in (20, 5, 1):  # one token along depth, height, width
-        assert alike[here, here + step] > alike[here, here + 22]
+        assert alike[index, index + step] > alike[index, index + 22]
 
 
 def learns(model: ViT3d) -> float:
@@ -86,9 +86,9 @@ def test_registers_take_part_in_attention_and_not_in_the_output() -> None:
         model.registers.normal_()
         assert not torch.allclose(model(x).pooled, before.pooled, atol=1e-4)
         model.blocks = torch.nn.ModuleList()  # without attention they have no effect
-        alone = model(x)
+        reference = model(x)
         model.registers = None
-        assert torch.equal(model(x).pooled, alone.pooled)
+        assert torch.equal(model(x).pooled, reference.pooled)
     assert "registers" not in ViT3d(1, **FIELDS).state_dict()  # type: ignore[arg-type]
 
 

@@ -60,8 +60,8 @@ def batch_of(samples: range, num_local: int = 0, seed: int = 0, edge: int = SIDE
         groups.append(ViewGroup(role, voxels, torch.eye(4, dtype=torch.float64).repeat(len(voxels), 1, 1), keys_of(sample, view)))
     for s in samples:
         points.append(_noise(seed, s, 99, (4, 3)).abs().clamp(max=1) * (edge - 1))
-    place = torch.stack(points)
-    return PairBatch(tuple(groups), Points(place, place, place, torch.ones(place.shape[:2], dtype=torch.bool)))
+    position = torch.stack(points)
+    return PairBatch(tuple(groups), Points(position, position, position, torch.ones(position.shape[:2], dtype=torch.bool)))
 
 
 def _views(role: str, number: int) -> range:

@@ -32,7 +32,7 @@ def keys_of(sample: Tensor, valid: Tensor) -> Keys:
     """Points of a few samples; invalid ones have no position."""
     n = len(sample)
     ids = torch.full((n,), -1, dtype=torch.int64)
-    place = torch.where(valid[:, None], 0.0, torch.nan).double().expand(n, 3).contiguous()
+    position = torch.where(valid[:, None], 0.0, torch.nan).double().expand(n, 3).contiguous()
     numbers = torch.zeros(n, 3, dtype=torch.float64)
     axes = torch.eye(3, dtype=torch.float64).expand(n, 3, 3).contiguous()
     view = torch.arange(n) % 2
@@ -51,7 +51,7 @@ def keys_of(sample: Tensor, valid: Tensor) -> Keys:
         numbers,
         numbers,
         torch.zeros_like(ids),
-        place,
+        position,
         {"age": numbers[:, 1]},
     )
 
@@ -124,9 +124,9 @@ def test_points_without_a_position_are_left_out() -> None:
 
 def test_a_batch_without_any_positive_is_an_error() -> None:
     x, keys = data()
-    alone = dataclasses.replace(keys, sample=torch.arange(N) * 100)
+    without_positives = dataclasses.replace(keys, sample=torch.arange(N) * 100)
     with pytest.raises(DataError, match="no anchor of this batch has a positive"):
-        contrast(Rows(F.normalize(x), alone), Relating(relate), 0.2, "all", False)
+        contrast(Rows(F.normalize(x), without_positives), Relating(relate), 0.2, "all", False)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,11 @@ def test_blocks_give_the_loss_gradient_and_metrics_of_the_whole(
 ) -> None:
     x, keys = data()
     keys = dataclasses.replace(keys, scan=keys.sample // 2)
-    asked: list[tuple[int, int]] = []
+    shapes: list[tuple[int, int]] = []
 
     def counted(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        asked.append((len(rows), len(cols)))
-        assert similarity is not None and similarity.shape == asked[-1]
+        shapes.append((len(rows), len(cols)))
+        assert similarity is not None and similarity.shape == shapes[-1]
         return relation(rows, cols, similarity)
 
     found = []
@@ -161,9 +161,9 @@ def test_blocks_give_the_loss_gradient_and_metrics_of_the_whole(
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-6 if name != "gradient" else 1e-12, atol=1e-12)
     valid = int(torch.isfinite(keys.position_mm).all(1).sum())
-    assert asked[0] == (valid, valid)
+    assert shapes[0] == (valid, valid)
     if across is not None:
-        assert max(cols for _, cols in asked[1:]) < valid, "items without a shared key are not related"
+        assert max(cols for _, cols in shapes[1:]) < valid, "items without a shared key are not related"
 
 
 def test_features_are_linked_once_and_only_if_a_part_needs_them() -> None:
@@ -174,10 +174,10 @@ def test_features_are_linked_once_and_only_if_a_part_needs_them() -> None:
         strategy = Sum(parts=parts)
         assert needs_features(strategy) == linked
         with torch.autocast("cpu", dtype=torch.bfloat16):  # which must not reach the similarities
-            ask = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
+            relate_block = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
         whole = strategy.relate(*link(strategy, keys, keys, z @ z.T), z @ z.T)
         for block in (slice(0, 5), slice(5, N)):
-            tile = ask(block, z[block] @ z.T).relation
+            tile = relate_block(block, z[block] @ z.T).relation
             torch.testing.assert_close((tile.positive, tile.negative), (whole.positive[block], whole.negative[block]))
 
 

@@ -46,10 +46,10 @@ def test_features_are_interpolated_at_the_point() -> None:
     for stride in (1, 2, 4):
         group, world = group_of(stride)
         inner = torch.rand(20, 3, dtype=torch.float64) * (torch.tensor([12.0, 8.0, 16.0]) - stride) + (stride - 1) / 2
-        place = inner @ group.affine[0, :3, :3].T + group.affine[0, :3, 3]
-        points = Points(place[None], place[None], place[None], torch.ones(1, 20, dtype=torch.bool))
+        position = inner @ group.affine[0, :3, :3].T + group.affine[0, :3, 3]
+        points = Points(position[None], position[None], position[None], torch.ones(1, 20, dtype=torch.bool))
         features = point_features(world.float(), group, points)
-        torch.testing.assert_close(features[0].double(), place, atol=2e-3, rtol=1e-4)
+        torch.testing.assert_close(features[0].double(), position, atol=2e-3, rtol=1e-4)
 
 
 def keys_in_two_samples(same_scan: bool) -> tuple[Dense, OverlappingCrops, PairBatch]:
@@ -59,11 +59,11 @@ def keys_in_two_samples(same_scan: bool) -> tuple[Dense, OverlappingCrops, PairB
     views = [*strategy.sample(collection, 0, rng), *strategy.sample(collection, 0 if same_scan else 1, rng)]
     keys = collection.keys(views, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
     group = ViewGroup("global", torch.zeros(4, 1, 12, 10, 8), torch.eye(4, dtype=torch.float64).repeat(4, 1, 1), keys)
-    place = torch.tensor([[[0.0, 0, 0], [2, 0, 0], [40, 0, 0]], [[500.0, 0, 0], [600, 0, 0], [700, 0, 0]]], dtype=torch.float64)
+    position = torch.tensor([[[0.0, 0, 0], [2, 0, 0], [40, 0, 0]], [[500.0, 0, 0], [600, 0, 0], [700, 0, 0]]], dtype=torch.float64)
     return (
         Dense(Stub(), tolerance_mm=0.5, ignore_mm=5.0),
         strategy,
-        PairBatch((group,), Points(place, place, place, torch.ones(2, 3, dtype=torch.bool))),
+        PairBatch((group,), Points(position, position, position, torch.ones(2, 3, dtype=torch.bool))),
     )  # type: ignore[arg-type]
 
 
@@ -82,11 +82,11 @@ def test_points_of_ignored_crops_are_ignored() -> None:
     objective, strategy, batch = keys_in_two_samples(same_scan=True)
     keys = point_keys(batch.main, batch.points)  # type: ignore[arg-type]
     crops = strategy.relate(batch.main.keys, batch.main.keys, None)
-    alone = (crops.positive == 0) & (crops.negative == 0) & ~torch.eye(4, dtype=torch.bool)
-    assert alone.any(), "the case occurs"
+    ignored = (crops.positive == 0) & (crops.negative == 0) & ~torch.eye(4, dtype=torch.bool)
+    assert ignored.any(), "the case occurs"
     relation = objective.gate(strategy.relate)(keys, keys, None)
-    points_alone = alone.repeat_interleave(3, 0).repeat_interleave(3, 1)
-    assert (relation.positive[points_alone] == 0).all() and (relation.negative[points_alone] == 0).all()
+    ignored_points = ignored.repeat_interleave(3, 0).repeat_interleave(3, 1)
+    assert (relation.positive[ignored_points] == 0).all() and (relation.negative[ignored_points] == 0).all()
 
 
 def test_invalid_points_have_no_position() -> None:

@@ -1,7 +1,7 @@
 """Every objective learns from its pairs, and does not with a wrong sign.
 
-The known factor is which place of a simulated scan a vector belongs to: in batches that training never saw, the frozen features
-of a thing's partner in the other view have to be nearer than those of other samples' things.
+The known factor is the position in a simulated scan: in batches not used in training, the frozen features of an item's
+partner in the other view must be nearer than those of other samples' items.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ from tests.objectives.small import Step, batch_of, keys_of
 
 def test_the_mask_ratio_is_equal_in_all_views_and_masks_differ() -> None:
     keys = keys_of(torch.arange(40) // 2, torch.arange(40) % 2)
-    seen = visible_blocks(keys, (3, 3, 3), 0.6)
-    assert seen.shape == (40, 1, 3, 3, 3) and (~seen).flatten(1).sum(1).tolist() == [16] * 40
-    assert len({tuple(view.flatten().tolist()) for view in seen}) == 40
-    assert torch.equal(visible_blocks(keys[5:9], (3, 3, 3), 0.6), seen[5:9]), "a mask depends on its view only"
-    assert (seen.float().mean(0) - 11 / 27).abs().max() < 0.35, "every block is masked in some view"
+    visible = visible_blocks(keys, (3, 3, 3), 0.6)
+    assert visible.shape == (40, 1, 3, 3, 3) and (~visible).flatten(1).sum(1).tolist() == [16] * 40
+    assert len({tuple(view.flatten().tolist()) for view in visible}) == 40
+    assert torch.equal(visible_blocks(keys[5:9], (3, 3, 3), 0.6), visible[5:9]), "a mask depends on its view only"
+    assert (visible.float().mean(0) - 11 / 27).abs().max() < 0.35, "every block is masked in some view"
 
 
 ENCODERS = {
@@ -34,10 +34,10 @@ def test_masked_voxels_do_not_affect_the_features(encoder: str) -> None:
     model = Step("mae", ENCODERS[encoder])
     batch = batch_of(range(3))
     blocks = visible_blocks(batch.main.keys, (2, 2, 2), 0.6)
-    seen = at_size(blocks, (8, 8, 8))
-    other = torch.where(seen, batch.main.voxels, torch.randn_like(batch.main.voxels))
-    said = [masked_features(model.network.encoder, voxels * seen, blocks) for voxels in (batch.main.voxels, other)]
-    assert torch.equal(said[0].pooled, said[1].pooled) and torch.equal(said[0].maps[-1], said[1].maps[-1])
+    visible = at_size(blocks, (8, 8, 8))
+    other = torch.where(visible, batch.main.voxels, torch.randn_like(batch.main.voxels))
+    found = [masked_features(model.network.encoder, voxels * visible, blocks) for voxels in (batch.main.voxels, other)]
+    assert torch.equal(found[0].pooled, found[1].pooled) and torch.equal(found[0].maps[-1], found[1].maps[-1])
     moved = dataclasses.replace(batch, groups=(dataclasses.replace(batch.main, voxels=other),))
     assert model(moved) != model(batch)
 
@@ -62,10 +62,10 @@ def test_dropped_tokens_have_no_cost_and_no_effect() -> None:
 
 def test_crops_with_unequal_numbers_of_tokens_are_refused() -> None:
     encoder = Step("mae", ENCODERS["vit3d"]).network.encoder
-    seen = torch.ones(2, 1, 2, 2, 2, dtype=torch.bool)
-    seen[0, 0, 0, 0, 0] = False
+    visible = torch.ones(2, 1, 2, 2, 2, dtype=torch.bool)
+    visible[0, 0, 0, 0, 0] = False
     with pytest.raises(ConfigError, match="keep 7 to 8 tokens"):
-        encoder(torch.zeros(2, 1, 8, 8, 8, dtype=torch.float64), seen)
+        encoder(torch.zeros(2, 1, 8, 8, 8, dtype=torch.float64), visible)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

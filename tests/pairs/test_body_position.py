@@ -86,10 +86,10 @@ def test_a_placebo_keeps_relations_within_a_patient_and_changes_those_across() -
     strategy = BodyPosition(alpha=1.0, sigma_mm=10.0)
     shuffled = placebo(collection, strategy, 3)
     views = batch_of_views(strategy, collection, 0, count=30)
-    told = dataclasses.replace(views, body=torch.from_numpy(shuffled.body.place(views.scan.numpy(), views.center_mm.numpy())))
+    permuted = dataclasses.replace(views, body=torch.from_numpy(shuffled.body.place(views.scan.numpy(), views.center_mm.numpy())))
     across = views.patient[:, None] != views.patient
-    truly, said = (strategy.relate(keys, keys, None).positive for keys in (views, told))
-    assert abs(float(np.corrcoef(truly[across], said[across])[0, 1])) < 0.2
+    without, with_placebo = (strategy.relate(keys, keys, None).positive for keys in (views, permuted))
+    assert abs(float(np.corrcoef(without[across], with_placebo[across])[0, 1])) < 0.2
     keys = points_in(shuffled, views, 0)
     same_scan = keys.scan[:, None] == keys.scan
     honest = points_in(collection, views, 0)

@@ -28,8 +28,8 @@ from medcl3d.pairs.boxes import (
 from medcl3d.types import Box, Keys, ViewSpec, triple
 
 SPACING = np.array([0.5, 2.0, 3.0])
-TURN = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
-LEANING = TURN @ np.array(
+ROTATION = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+SHEARED = ROTATION @ np.array(
     [[1, 0.6, 0], [0, 0.8, 0], [0, 0, 1.0]]
 )  # the second axis is sheared towards the first, with length 1
 
@@ -40,12 +40,12 @@ def collection_of(
     patch_size: tuple[int, int, int] = (8, 9, 10),
     num: int = 1,
     frames: list[str] | None = None,
-    turns: list[np.ndarray] | None = None,
+    rotations: list[np.ndarray] | None = None,
 ) -> Collection:
     """Scans of 0.5 x 2 x 3 mm with rotated axes; `body`: first and last-plus-one voxel, or the whole scan."""
     affines = np.tile(np.eye(4), (num, 1, 1))
-    for affine, turn in zip(affines, turns or [TURN] * num, strict=True):
-        affine[:3, :3], affine[:3, 3] = turn * SPACING, (10, -20, 30)
+    for affine, rotation in zip(affines, rotations or [ROTATION] * num, strict=True):
+        affine[:3, :3], affine[:3, 3] = rotation * SPACING, (10, -20, 30)
     names = [f"s{i}" for i in range(num)]
     table = pd.DataFrame({"scan": names, "patient": names, "frame": frames or names})
     boxes = np.array([body or ((0, 0, 0), shape)] * num)
@@ -130,11 +130,11 @@ def test_the_longer_side_of_a_widened_slab_is_the_body_exactly(patch: int) -> No
 
 def test_the_start_at_a_position_centres_the_patch_on_it() -> None:
     collection = collection_of()
-    wanted = Box((7, 11, 23), (8, 9, 10))
-    start, missed_mm = start_at(collection, 0, collection.world(np.array([0]), wanted.center[None])[0])
+    box = Box((7, 11, 23), (8, 9, 10))
+    start, missed_mm = start_at(collection, 0, collection.world(np.array([0]), box.center[None])[0])
     assert start.tolist() == [7, 11, 23] and start.dtype == np.int64
     assert missed_mm == 0
-    nearby = collection.world(np.array([0]), wanted.center[None] + [0.4, -0.4, 0.4])[0]
+    nearby = collection.world(np.array([0]), box.center[None] + [0.4, -0.4, 0.4])[0]
     start, missed_mm = start_at(collection, 0, nearby)
     assert start.tolist() == [7, 11, 23] and missed_mm == 0  # rounded to a voxel
 
@@ -162,7 +162,7 @@ def test_a_position_outside_the_scan_is_missed_by_mm(
 
 def test_the_miss_on_a_sheared_scan_is_in_world_mm() -> None:
     """6 voxels past the first axis and 5 before the second: 3 mm and -10 mm along oblique axes."""
-    collection = collection_of(turns=[LEANING])
+    collection = collection_of(rotations=[SHEARED])
     center = np.array([41.5, -1, 27.5])
     found, missed = start_at(collection, 0, collection.world(np.array([0]), center[None])[0])
     assert found.tolist() == [32, 0, 23]
@@ -179,9 +179,9 @@ def test_iou_of_boxes() -> None:
     assert iou(box, Box((7, 10, 4), (4, 6, 8))) == 0  # apart along two axes
 
 
-@pytest.mark.parametrize("axes", [TURN, LEANING])
+@pytest.mark.parametrize("axes", [ROTATION, SHEARED])
 def test_iou_in_mm_is_that_of_the_voxels_in_one_scan(axes: np.ndarray) -> None:
-    collection, rng = collection_of(turns=[axes]), np.random.default_rng(0)
+    collection, rng = collection_of(rotations=[axes]), np.random.default_rng(0)
     boxes = [Box(triple(rng.integers(0, 12, 3)), triple(rng.integers(5, 12, 3))) for _ in range(30)]
     keys = keys_of(collection, *((0, box) for box in boxes))
     expected = torch.tensor([[iou(a, b) for b in boxes[:20]] for a in boxes], dtype=torch.float64)
@@ -190,9 +190,9 @@ def test_iou_in_mm_is_that_of_the_voxels_in_one_scan(axes: np.ndarray) -> None:
 
 
 def test_iou_in_mm_compares_scans_of_one_frame_whose_axes_agree() -> None:
-    other = Rotation.from_euler("z", 0.5, degrees=True).as_matrix() @ TURN
-    turns = [TURN, TURN, TURN, other]
-    collection = collection_of(num=4, frames=["a", "a", "b", "a"], turns=turns)
+    other = Rotation.from_euler("z", 0.5, degrees=True).as_matrix() @ ROTATION
+    rotations = [ROTATION, ROTATION, ROTATION, other]
+    collection = collection_of(num=4, frames=["a", "a", "b", "a"], rotations=rotations)
     box = Box((2, 3, 4), (4, 6, 8))
     keys = keys_of(collection, (0, box), (1, Box((4, 3, 4), (4, 6, 8))), (2, box), (3, box))
     assert iou_mm(keys[:1], keys)[0].tolist() == pytest.approx([1, 1 / 3, 0, 0])
@@ -201,8 +201,8 @@ def test_iou_in_mm_compares_scans_of_one_frame_whose_axes_agree() -> None:
 def test_distances_are_mm_and_infinite_between_frames() -> None:
     collection = collection_of(num=3, frames=["a", "a", "b"])
     keys = keys_of(collection, *((scan, Box((0, 0, 0), (1, 1, 1))) for scan in range(3)))
-    places = torch.tensor([[0.0, 0, 0], [3, 4, 12], [3, 4, 12]], dtype=torch.float64)
-    found = distance_mm(replace(keys, position_mm=places), replace(keys, position_mm=places))
+    positions = torch.tensor([[0.0, 0, 0], [3, 4, 12], [3, 4, 12]], dtype=torch.float64)
+    found = distance_mm(replace(keys, position_mm=positions), replace(keys, position_mm=positions))
     assert found.tolist() == [[0, 13, np.inf], [13, 0, np.inf], [np.inf, np.inf, 0]]
 
 
@@ -214,10 +214,10 @@ def test_distances_far_from_the_origin_are_precise() -> None:
     np.testing.assert_allclose(close, 1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("axes", [TURN, LEANING])
+@pytest.mark.parametrize("axes", [ROTATION, SHEARED])
 @pytest.mark.parametrize("axis", range(3))
 def test_the_gap_along_an_axis_is_in_mm_at_any_in_plane_position(axis: int, axes: np.ndarray) -> None:
-    collection = collection_of(turns=[axes])
+    collection = collection_of(rotations=[axes])
     shifts = [(0, 0, 0), (4, 5, 6), (-2, 3, 1)]
     keys = keys_of(collection, *((0, Box((10 + a, 10 + b, 10 + c), (8, 9, 10))) for a, b, c in shifts))
     along = np.array(shifts)[:, axis] * SPACING[axis]
@@ -226,7 +226,7 @@ def test_the_gap_along_an_axis_is_in_mm_at_any_in_plane_position(axis: int, axes
 
 def test_body_coordinates_end_at_the_outer_faces_of_the_first_and_last_voxel() -> None:
     """A body of 4 x 6 x 8 voxels of 0.5 x 2 x 3 mm is 2 x 12 x 24 mm about its middle."""
-    body = collection_of(body=((3, 4, 5), (7, 10, 13)), turns=[np.eye(3)]).body
+    body = collection_of(body=((3, 4, 5), (7, 10, 13)), rotations=[np.eye(3)]).body
     np.testing.assert_allclose(body.box_mm[0], [[-1, -6, -12], [1, 6, 12]])
     np.testing.assert_allclose(body.extent_mm, body.box_mm[0])
 

@@ -31,9 +31,9 @@ def test_every_group_is_of_one_class_and_different_patients(seed: int) -> None:
         _, anchors = plan.samples(step)
         for group in anchors.reshape(-1, 3):
             assert len(set(labels[group])) == 1 and len(set(group)) == 3
-    by_chance = Plan(np.arange(60), 6, seed)
-    alone = [np.mean([(labels[a] == labels[x]).sum() == 1 for x in a]) for a in (by_chance.samples(s)[1] for s in range(10))]
-    assert np.mean(alone) > 0.7, "random order rarely groups them"
+    ungrouped = Plan(np.arange(60), 6, seed)
+    singletons = [np.mean([(labels[a] == labels[x]).sum() == 1 for x in a]) for a in (ungrouped.samples(s)[1] for s in range(10))]
+    assert np.mean(singletons) > 0.7, "random order rarely groups them"
 
 
 def test_an_epoch_visits_every_anchor_and_depends_only_on_seed_and_epoch() -> None:

@@ -40,8 +40,8 @@ def test_a_product_multiplies_and_keeps_ignored_pairs() -> None:
     patient, overlap = (part.relate(keys, keys, None) for part in strategy.strategies)
     relation = strategy.relate(keys, keys, None)
     torch.testing.assert_close(relation.positive, patient.positive * overlap.positive)
-    alone = ((patient.positive == 0) & (patient.negative == 0)) | ((overlap.positive == 0) & (overlap.negative == 0))
-    assert (relation.negative[alone] == 0).all() and (relation.negative[~alone] == 1 - relation.positive[~alone]).all()
+    ignored = ((patient.positive == 0) & (patient.negative == 0)) | ((overlap.positive == 0) & (overlap.negative == 0))
+    assert (relation.negative[ignored] == 0).all() and (relation.negative[~ignored] == 1 - relation.positive[~ignored]).all()
 
 
 def test_exclusion_removes_only_negatives_of_one_value() -> None:

@@ -42,8 +42,8 @@ def unit(rows: int, seed: int = 0, dim: int = 5) -> Tensor:
 
 
 def with_support(keys: Keys, earlier: Keys) -> Keys:
-    places = torch.cat([torch.full((len(keys),), -1), torch.arange(len(earlier))])
-    return dataclasses.replace(Keys.cat([keys, earlier]), linked={"support": places})
+    positions = torch.cat([torch.full((len(keys),), -1), torch.arange(len(earlier))])
+    return dataclasses.replace(Keys.cat([keys, earlier]), linked={"support": positions})
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -136,8 +136,8 @@ def test_the_gradient_goes_through_the_weights_as_in_the_authors_code(beta: floa
         z = unit(12).requires_grad_()
         fields: dict[str, Any] = {"concentration": beta, "prior": tau, "temperature": temperature, "detach_weights": detach}
         strategy = HardNegatives(inner=VIEWS, **fields)
-        ask = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
-        loss = contrastive_sum(z, z, ask, temperature, rows_at_once=5).loss
+        relate_block = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
+        loss = contrastive_sum(z, z, relate_block, temperature, rows_at_once=5).loss
         loss.backward()
         assert z.grad is not None
         return loss.detach(), z.grad
@@ -170,16 +170,16 @@ def test_the_gradient_through_the_weights_is_that_of_autograd(strategy: Any, kin
     keys, earlier = views(4), views(3, 1, first_sample=50)
     cols = with_support(keys, earlier)
 
-    def leaves() -> tuple[Tensor, Tensor]:
+    def leaf_tensors() -> tuple[Tensor, Tensor]:
         return unit(8, seed=3).requires_grad_(), unit(14, seed=4).requires_grad_()
 
-    z, columns = leaves()
+    z, columns = leaf_tensors()
     blocks = contrastive_sum(
         z, columns, Relating(strategy.relate, strategy).tiles(keys, cols, z, columns), 0.1,
         denominator=kind, decoupled=decoupled, rows_at_once=3,
     )  # fmt: skip
     blocks.loss.backward()
-    z_whole, columns_whole = leaves()
+    z_whole, columns_whole = leaf_tensors()
     similarity = z_whole @ columns_whole.T
     relation = strategy.relate(*link(strategy, keys, cols, similarity.detach()), similarity)
     p, m, e = relation.positive.double(), relation.negative.double(), torch.exp(similarity / 0.1)
@@ -252,8 +252,8 @@ def test_parts_of_a_sum_link_columns_under_their_numbers() -> None:
     strategy = Sum(parts=tuple(Choice("hard_negatives", {"inner": VIEWS, "concentration": beta}) for beta in (2.0, 0.0)))
     keys, similarity = views(6), unit(12) @ unit(12).T
     found = strategy.relate(*strategy.link(keys, keys, similarity), similarity)
-    alone = [part.relate(*part.link(keys, keys, similarity), similarity).negative for part in (sharp, flat)]
-    torch.testing.assert_close(found.negative, (alone[0] + alone[1]) / 2)
+    separate = [part.relate(*part.link(keys, keys, similarity), similarity).negative for part in (sharp, flat)]
+    torch.testing.assert_close(found.negative, (separate[0] + separate[1]) / 2)
 
 
 def test_all_strategies_with_a_link_are_tested_here() -> None:

@@ -43,9 +43,9 @@ def test_the_iou_is_that_of_the_boxes_in_the_world() -> None:
     collection = make_collection(3, 2)
     views = OverlappingCrops(min_iou=0.2, max_iou=0.5).sample(collection, 0, np.random.default_rng(1))
     keys = collection.keys(views, np.zeros(2), np.arange(2))
-    told = iou_mm(keys, keys)[0, 1].item()
-    assert told == pytest.approx(measured_iou(collection, 0, views[0].box.start, views[1].box.start), abs=0.01)
-    assert told == pytest.approx(iou(views[0].box, views[1].box), abs=1e-9)
+    reported = iou_mm(keys, keys)[0, 1].item()
+    assert reported == pytest.approx(measured_iou(collection, 0, views[0].box.start, views[1].box.start), abs=0.01)
+    assert reported == pytest.approx(iou(views[0].box, views[1].box), abs=1e-9)
 
 
 def test_the_iou_is_uniform_over_the_range() -> None:

@@ -29,10 +29,10 @@ def test_weights_follow_the_overlap(collection: Collection, seed: int, gamma: fl
             # Boxes of one size on one grid: the shared volume by hand.
             shared = np.prod(np.maximum(0, size - np.abs(voxel[i] - voxel[j]))) if keys.scan[i] == keys.scan[j] else 0.0
             overlap = shared / (2 * np.prod(size) - shared)
-            wanted = overlap**gamma if overlap > 1e-9 else 0.0
+            expected = overlap**gamma if overlap > 1e-9 else 0.0
             if 0 < overlap < 1e-6 and gamma == 0:
                 continue
-            assert float(relation.positive[i, j]) == pytest.approx(wanted, abs=1e-5)
+            assert float(relation.positive[i, j]) == pytest.approx(expected, abs=1e-5)
             assert float(relation.negative[i, j]) == pytest.approx(1 - min(1, overlap / kappa), abs=1e-5)
 
 

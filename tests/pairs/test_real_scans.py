@@ -1,8 +1,8 @@
 """All strategies on real scans: after a short pretraining each anchor has a positive, and the loss is below the placebo's.
 
-Both networks are asked the same thing: the strategy's own loss, on crops that neither saw. The losses at the end of their own
-trainings do not compare, since a placebo can be the easier task: with modalities permuted, fewer pairs are left, of fewer
-patients, or what repels is of another modality and told apart by that.
+Both networks are evaluated by the strategy's loss, on crops that neither was trained on. The final training losses are not
+comparable, since a placebo can be the easier task: with modalities permuted, there are fewer pairs, of fewer
+patients, or negatives are of another modality and distinguishable by that.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ CASES: list[tuple[str, tuple[str, ...]]] = [
     ("hippocampus_dense", ("train.samples_per_step=8",)),
     ("hippocampus_body_position", ("train.samples_per_step=8",)),
 ]
-# A placebo leaves the pairs of a sample intact. Between two visits time only weighs samples (tests/pairs/test_longitudinal.py), and one
-# point in two crops stays one point: these placebos draw the same positives and have next to nothing to miss. Both figures are
-# printed, and nothing is claimed (docs/results.md).
-NOTHING_TO_MISS = ("longitudinal", "voxel_correspondence")
+# A placebo keeps the pairs of a sample. With two visits time only weights samples (tests/pairs/test_longitudinal.py), and one
+# point in two crops remains one point: these placebos draw the same positives and lose almost no signal. Both figures are
+# printed without a claim (docs/results.md).
+SAME_POSITIVES = ("longitudinal", "voxel_correspondence")
 
 
 @pytest.fixture(scope="session")
@@ -111,4 +111,4 @@ def test_a_strategy_learns_more_than_its_placebo(
         print(f" (at the end of training {ends[0]:.3f}, its placebo {ends[1]:.3f}; first step {rows[0]['loss']:.3f})")
     assert ends[0] < rows[0]["loss"], "the loss falls"
     strategy = load(CONFIGS / f"{config}.yaml", overrides, PretrainConfig).pairs.name
-    assert own < placebos or strategy in NOTHING_TO_MISS
+    assert own < placebos or strategy in SAME_POSITIVES

@@ -52,13 +52,13 @@ def test_positions_are_matched_in_a_common_frame(collection: Collection, seed: i
 @given(collection=patients, seed=st.integers(0, 1000))
 def test_positions_are_matched_in_body_coordinates_across_frames(collection: Collection, seed: int) -> None:
     first, second = SamePatient().sample(collection, 0, np.random.default_rng(seed))
-    place = collection.matched(0, second.scan, first.box.center)
-    in_body = collection.body.place(np.array([second.scan]), place[None])[0]
+    matched = collection.matched(0, second.scan, first.box.center)
+    in_body = collection.body.place(np.array([second.scan]), matched[None])[0]
     assert np.allclose(in_body, collection.keys([first], np.zeros(1), np.zeros(1)).body[0].numpy())
-    start, missed_mm = start_at(collection, second.scan, place)
+    start, missed_mm = start_at(collection, second.scan, matched)
     assert tuple(start) == second.box.start
     if missed_mm == 0:
-        rest = collection.keys([second], np.zeros(1), np.zeros(1)).center_mm[0].numpy() - place
+        rest = collection.keys([second], np.zeros(1), np.zeros(1)).center_mm[0].numpy() - matched
         assert (np.abs(rest @ collection.axes[second.scan]) <= collection.spacings[second.scan] / 2 + 1e-6).all()
 
 
@@ -121,9 +121,9 @@ def test_a_single_session_of_all_scans_is_noted(sessions: list[str], noted: bool
 
 def test_one_scan_per_patient_is_an_error_with_a_remedy() -> None:
     collection = make_collection(0, 4)
-    alone = collection.with_columns({"patient": np.arange(4)})
+    single_scans = collection.with_columns({"patient": np.arange(4)})
     with pytest.raises(DataError, match=r"4 left out: its patient has no other scan\); choose overlapping_crops"):
-        SamePatient().anchors(alone)
+        SamePatient().anchors(single_scans)
 
 
 @pytest.mark.parametrize(

@@ -157,13 +157,13 @@ def test_a_gap_is_along_the_axis_and_a_distance_in_world_mm(seed: int, offset: T
     assert distance_mm(points, points)[0, 1].item() == pytest.approx(straight, abs=1e-6)
 
 
-@given(seed=st.integers(0, 100_000), wanted=st.tuples(*[st.integers(-30, 80)] * 3))
-def test_a_missed_position_is_reported_in_world_mm(seed: int, wanted: Triple) -> None:
+@given(seed=st.integers(0, 100_000), target=st.tuples(*[st.integers(-30, 80)] * 3))
+def test_a_missed_position_is_reported_in_world_mm(seed: int, target: Triple) -> None:
     collection = one_scan(any_map(seed))
-    place = collection.world(np.array([0]), Box(wanted, PATCH).center[None])[0]
-    start, miss = start_at(collection, 0, place)
-    there = collection.world(np.array([0]), Box(tuple(start.tolist()), PATCH).center[None])[0]
-    assert miss == pytest.approx(np.linalg.norm(there - place), abs=1e-6)
+    position = collection.world(np.array([0]), Box(target, PATCH).center[None])[0]
+    start, miss = start_at(collection, 0, position)
+    nearest = collection.world(np.array([0]), Box(tuple(start.tolist()), PATCH).center[None])[0]
+    assert miss == pytest.approx(np.linalg.norm(nearest - position), abs=1e-6)
 
 
 @given(seed=st.integers(0, 10_000))

@@ -45,9 +45,9 @@ def iou_in_plane(keys: Keys) -> torch.Tensor:
 def test_positions_within_the_threshold_attract_across_patients(collection: Collection, seed: int, axis: int, threshold: float) -> None:
     strategy = SlicePosition(axis=axis, threshold=threshold, thickness_mm=4.0)  # type: ignore[arg-type]
     keys = batch_of_views(strategy, collection, seed, count=8)
-    place = true_fractions(collection, keys, axis)
-    near = np.abs(place[:, None] - place) < threshold
-    clear = np.abs(np.abs(place[:, None] - place) - threshold) > 1e-9
+    position = true_fractions(collection, keys, axis)
+    near = np.abs(position[:, None] - position) < threshold
+    clear = np.abs(np.abs(position[:, None] - position) - threshold) > 1e-9
     expected = torch.from_numpy(near) | (keys.sample[:, None] == keys.sample)
     use = torch.from_numpy(clear) & ~keys.same_thing(keys)
     relation = strategy.relate(keys, keys, None)
@@ -69,8 +69,8 @@ def test_a_slab_holds_the_whole_body_in_its_plane(collection: Collection, seed: 
         assert (start <= low)[across].all(), "the whole body"
         assert (start == low)[across].any(), "the longer side is as long as the body"
         longer = max(across, key=lambda k: body[k] / sides[k])
-        wanted = body[longer] / sides[longer] * np.array(sides)
-        assert (np.abs(end - start - wanted)[across] < 2).all(), "one factor for both sides, up to rounding to voxels"
+        expected = body[longer] / sides[longer] * np.array(sides)
+        assert (np.abs(end - start - expected)[across] < 2).all(), "one factor for both sides, up to rounding to voxels"
 
 
 def test_positives_across_patients_have_one_position_and_overlap_in_plane() -> None:
@@ -119,12 +119,12 @@ def test_a_placebo_changes_positions_across_scans_and_keeps_them_within() -> Non
     shuffled = placebo(collection, SlicePosition(), 0)
     scans, rng = np.repeat(np.arange(8), 50), np.random.default_rng(1)
     voxels = rng.uniform(collection.body_boxes[scans, 0], collection.body_boxes[scans, 1])
-    true, told = collection.fraction(scans, voxels)[:, 2], shuffled.fraction(scans, voxels)[:, 2]
-    assert ((told >= 0) & (told < 1)).all()
+    true, permuted = collection.fraction(scans, voxels)[:, 2], shuffled.fraction(scans, voxels)[:, 2]
+    assert ((permuted >= 0) & (permuted < 1)).all()
     across = scans[:, None] != scans
-    truly, said = np.abs(true[:, None] - true) < 0.1, np.abs(told[:, None] - told) < 0.1
-    assert abs(truly[across].mean() - said[across].mean()) < 0.05, "as many positives as before"
-    assert (truly & said)[across].mean() / said[across].mean() < 0.3, "but not the same"
-    circle = np.minimum(np.mod(told[:, None] - told, 1), np.mod(told - told[:, None], 1))
+    without, with_placebo = np.abs(true[:, None] - true) < 0.1, np.abs(permuted[:, None] - permuted) < 0.1
+    assert abs(without[across].mean() - with_placebo[across].mean()) < 0.05, "as many positives as before"
+    assert (without & with_placebo)[across].mean() / with_placebo[across].mean() < 0.3, "but not the same"
+    circle = np.minimum(np.mod(permuted[:, None] - permuted, 1), np.mod(permuted - permuted[:, None], 1))
     apart = np.minimum(np.abs(true[:, None] - true), 1 - np.abs(true[:, None] - true))
     assert np.allclose(circle[~across], apart[~across])

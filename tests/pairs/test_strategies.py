@@ -75,12 +75,12 @@ def batch_of_points(strategy: PairStrategy, collection: Collection, seed: int) -
     """Points of the views, on a coarse grid of mm so that different samples share positions."""
     keys = batch_of_views(strategy, collection, seed, count=4).map(lambda column: column.repeat_interleave(5, dim=0))
     rng = np.random.default_rng(seed)
-    place = torch.from_numpy(rng.integers(0, 4, (len(keys.sample.unique()), 5, 3)) * 3.0)
+    position = torch.from_numpy(rng.integers(0, 4, (len(keys.sample.unique()), 5, 3)) * 3.0)
     point = torch.arange(5).repeat(len(keys) // 5)
-    return dataclasses.replace(keys, point=point, position_mm=place[keys.sample, point], body=place[keys.sample, point])
+    return dataclasses.replace(keys, point=point, position_mm=position[keys.sample, point], body=position[keys.sample, point])
 
 
-def things(strategy: PairStrategy, collection: Collection, seed: int) -> list[Keys]:
+def batches(strategy: PairStrategy, collection: Collection, seed: int) -> list[Keys]:
     found = [batch_of_views(strategy, collection, seed)]
     if getattr(strategy, "relates_points", False):
         found.append(batch_of_points(strategy, collection, seed))
@@ -91,7 +91,7 @@ def things(strategy: PairStrategy, collection: Collection, seed: int) -> list[Ke
 @given(collection=collections, seed=st.integers(0, 1000))
 def test_weights_are_bounded_and_no_item_relates_to_itself(name: str, collection: Collection, seed: int) -> None:
     strategy, collection = build(name), fit_for(name, collection)
-    for keys in things(strategy, collection, seed):
+    for keys in batches(strategy, collection, seed):
         relation = strategy.relate(keys, keys, None)
         assert ((relation.positive >= 0) & (relation.positive <= 1)).all()
         assert (relation.negative >= 0).all()
@@ -103,7 +103,7 @@ def test_weights_are_bounded_and_no_item_relates_to_itself(name: str, collection
 @given(collection=collections, seed=st.integers(0, 1000))
 def test_items_without_a_shared_key_repel_and_do_not_attract(name: str, collection: Collection, seed: int) -> None:
     strategy, collection = build(name), fit_for(name, collection)
-    for keys in things(strategy, collection, seed):
+    for keys in batches(strategy, collection, seed):
         relation = strategy.relate(keys, keys, None)
         columns = [getattr(keys, column) for column in strategy.constant_across]  # type: ignore[attr-defined]
         apart = torch.stack([column[:, None] != column for column in columns]).all(0)
@@ -114,7 +114,7 @@ def test_items_without_a_shared_key_repel_and_do_not_attract(name: str, collecti
 @given(collection=collections, seed=st.integers(0, 1000))
 def test_permuting_the_batch_permutes_the_relation(name: str, collection: Collection, seed: int) -> None:
     strategy, collection = build(name), fit_for(name, collection)
-    for keys in things(strategy, collection, seed):
+    for keys in batches(strategy, collection, seed):
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(keys)))
         whole, mixed = strategy.relate(keys, keys, None), strategy.relate(keys[order], keys[order], None)
         assert torch.equal(mixed.positive, whole.positive[order][:, order])
@@ -125,7 +125,7 @@ def test_permuting_the_batch_permutes_the_relation(name: str, collection: Collec
 @given(collection=collections, seed=st.integers(0, 1000))
 def test_a_tile_equals_the_corner_of_the_whole_relation(name: str, collection: Collection, seed: int) -> None:
     strategy, collection = build(name), fit_for(name, collection)
-    for keys in things(strategy, collection, seed):
+    for keys in batches(strategy, collection, seed):
         whole, tile = strategy.relate(keys, keys, None), strategy.relate(keys[2:5], keys[1:9], None)
         assert torch.equal(tile.positive, whole.positive[2:5, 1:9])
         assert torch.equal(tile.negative, whole.negative[2:5, 1:9])

@@ -18,9 +18,9 @@ def point_row(scan: int, sample: int, view: int, point: int, x: float) -> Keys:
     collection = make_collection(0, 4)
     keys = batch_of_views(VoxelCorrespondence(), collection, 0, count=1)[:1]
     one = torch.ones(1, dtype=torch.int64)
-    place = torch.tensor([[x, 0.0, 0.0]], dtype=torch.float64)
+    position = torch.tensor([[x, 0.0, 0.0]], dtype=torch.float64)
     return dataclasses.replace(
-        keys, scan=one * scan, frame=one * scan, sample=one * sample, view=one * view, point=one * point, position_mm=place
+        keys, scan=one * scan, frame=one * scan, sample=one * sample, view=one * view, point=one * point, position_mm=position
     )
 
 

@@ -40,15 +40,15 @@ def longitudinal_loops(strategy: Any, collection: Collection, scan: int) -> list
 def cross_modality_loops(strategy: Any, collection: Collection, scan: int) -> list[int]:
     """Other modalities of the session, both selected, in one frame unless matched by the body."""
     columns, session, modality = collection.columns, collection.table["session"].tolist(), collection.table["modality"].tolist()
-    asked = strategy.modalities or tuple(modality)
+    selected = strategy.modalities or tuple(modality)
     return [
         other
         for other in range(len(collection))
         if columns["patient"][other] == columns["patient"][scan]
         and session[other] == session[scan]
         and columns["modality"][other] != columns["modality"][scan]
-        and modality[other] in asked
-        and modality[scan] in asked
+        and modality[other] in selected
+        and modality[scan] in selected
         and (strategy.across_frames == "body" or collection.share_frame(scan, other))
     ]
 

@@ -35,8 +35,8 @@ def test_a_view_is_the_same_in_any_batch_and_does_not_change_other_draws() -> No
     after = torch.rand(())
     torch.manual_seed(5)
     assert after == torch.rand(())
-    alone = made.apply(voxels[1:2], {name: value[1:2] for name, value in parameters.items()}, spacing[1:2]).voxels
-    assert torch.equal(together[1:2], alone) and not torch.allclose(together, voxels, atol=0.1)
+    single = made.apply(voxels[1:2], {name: value[1:2] for name, value in parameters.items()}, spacing[1:2]).voxels
+    assert torch.equal(together[1:2], single) and not torch.allclose(together, voxels, atol=0.1)
     assert together.shape == voxels.shape and together.isfinite().all()
 
 

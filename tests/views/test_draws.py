@@ -221,9 +221,9 @@ def test_every_view_has_its_own_int64_seed() -> None:
 
 def test_torchio_draws_what_its_first_recipe_draws_and_none_draws_nothing() -> None:
     fields = SPATIAL | INTENSITY | PROBABILITIES
-    alone, first = recipe_of("mri", fields), recipe_of("torchio", fields)
+    without_torchio, first = recipe_of("mri", fields), recipe_of("torchio", fields)
     for i in range(20):
-        one, other = (recipe.draw(np.random.default_rng(i), SHAPE) for recipe in (alone, first))
+        one, other = (recipe.draw(np.random.default_rng(i), SHAPE) for recipe in (without_torchio, first))
         assert all(np.array_equal(one[key], other[key]) for key in one)
     assert {
         key: value.item()

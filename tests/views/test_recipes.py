@@ -37,10 +37,10 @@ def test_a_view_is_the_same_alone_and_in_any_batch(name: str) -> None:
     shuffled = recipe.apply(crops[order], {k: v[order] for k, v in parameters.items()}, spacing[order], labels[order])
     torch.testing.assert_close(shuffled.voxels, whole.voxels[order], atol=1e-5, rtol=1e-5)
     for i in range(12):
-        alone = recipe.apply(crops[i : i + 1], {k: v[i : i + 1] for k, v in parameters.items()}, spacing[i : i + 1], labels[i : i + 1])
-        torch.testing.assert_close(alone.voxels[0], whole.voxels[i], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(alone.voxel_map[0], whole.voxel_map[i])
-        assert torch.equal(alone.labels[0], whole.labels[i])
+        single = recipe.apply(crops[i : i + 1], {k: v[i : i + 1] for k, v in parameters.items()}, spacing[i : i + 1], labels[i : i + 1])
+        torch.testing.assert_close(single.voxels[0], whole.voxels[i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(single.voxel_map[0], whole.voxel_map[i])
+        assert torch.equal(single.labels[0], whole.labels[i])
     torch.testing.assert_close(whole.voxel_map, recipe.voxel_map(parameters, SHAPE, spacing))
     assert torch.isfinite(whole.voxels).all() and whole.voxels.dtype == torch.float32
 
@@ -86,7 +86,7 @@ def test_every_field_has_a_valid_default_and_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("scale", "[1.25, 0.8]", "lower end"),
         ("scale", "[0, 1]", "greater than 0"),
@@ -98,7 +98,7 @@ def test_every_field_has_a_valid_default_and_is_documented(name: str) -> None:
         ("blur_unit", "mn", "voxel"),
     ],
 )
-def test_a_wrong_field_is_an_error_with_its_name(tmp_path, field: str, value: str, said: str) -> None:
+def test_a_wrong_field_is_an_error_with_its_name(tmp_path, field: str, value: str, message: str) -> None:
     from pydantic.dataclasses import dataclass
 
     from medcl3d.config import STRICT, choice_of, load
@@ -108,6 +108,6 @@ def test_a_wrong_field_is_an_error_with_its_name(tmp_path, field: str, value: st
         views: choice_of(VIEWS)  # type: ignore[valid-type]
 
     (tmp_path / "a.yaml").write_text(f"views:\n  mri:\n    {field}: {value}\n")
-    with pytest.raises(ConfigError, match=said) as raised:
+    with pytest.raises(ConfigError, match=message) as raised:
         load(tmp_path / "a.yaml", [], Model)
     assert field in str(raised.value) and "a.yaml:3" in str(raised.value)
