@@ -17,10 +17,11 @@ MAX_GROUPS = 8
 
 
 def norm_layer(norm: Norm, channels: int) -> tuple[str, dict[str, Any]]:
-    """MONAI's name of a normalisation with learned scale and shift, for layers of `channels` (or a multiple of it).
+    """MONAI's name of a normalisation with learned scale and shift, for `channels` (or a multiple of it).
 
-    `group` uses at most 8 groups that divide the channels, of two channels or more: with groups of one channel it
-    would be instance norm, which removes the mean of each channel. Source: Wu and He 2018, Group Normalization.
+    `group` uses at most 8 groups that divide the channels, of two channels or more: with groups of one
+    channel it would be instance norm, which removes the mean of each channel. Source: Wu and He 2018, Group
+    Normalization.
     """
     require_one_of("norm", norm, Norm)
     if norm == "group":
@@ -40,5 +41,5 @@ def act_layer(act: Act) -> tuple[str, dict[str, Any]]:
 
 
 def global_average(feature_map: Tensor) -> Tensor:
-    """Mean over space: ``[B, C, D, H, W] -> [B, C]``, in float32 or better (a half-precision sum loses digits)."""
+    """Mean over space: ``[B, C, D, H, W] -> [B, C]``, in float32 or better (half precision is too coarse)."""
     return feature_map.mean(dim=(2, 3, 4), dtype=torch.promote_types(feature_map.dtype, torch.float32))

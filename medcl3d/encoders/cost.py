@@ -12,7 +12,7 @@ from medcl3d.encoders.network import Network
 
 
 def forward_flops(network: Network, in_channels: int, patch_size: Sequence[int]) -> int:
-    """Floating-point operations of one crop's forward pass: two per multiply-add of convolutions and matrix products.
+    """Operations of one crop's forward pass: two per multiply-add of convolutions and matrix products.
 
     Only shapes are propagated, on PyTorch's `meta` device; weights and running statistics do not change.
     """

@@ -49,7 +49,7 @@ class Decoder(nn.Module):
         self.out_channels: int = width
 
     def forward(self, x: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """``[B, out_channels, D, H, W]`` at the resolution of the input ``x`` ``[B, in_channels, D, H, W]``."""
+        """``[B, out_channels, D, H, W]`` at the resolution of the input `x` ``[B, in_channels, D, H, W]``."""
         skips = [self.input_skip(x), *maps] if self._input_is_skip else list(maps)
         out = skips.pop()
         for step in self.steps:
@@ -81,7 +81,7 @@ def _convolutions(width_in: int, width_out: int, norm: Norm, act: Act) -> nn.Mod
 
 
 def _factors(stride: Triple, target: Triple) -> list[Triple]:
-    """Upsampling steps from `stride` to `target`, at least one: 2 along axes with an even remaining factor, else all of it.
+    """Upsampling steps from `stride` to `target`, at least one: 2 along axes with an even rest, else all.
 
     ValueError if an axis' stride is not a multiple of the target's.
     """

@@ -18,7 +18,8 @@ from medcl3d.types import Features, Triple
 class Network(nn.Module):
     """Features of ``[B, C, D, H, W]``; `decoded` is set if the network has a decoder.
 
-    encoder  module with `channels`, `strides` (cumulative, finest first), `num_features`, returning `Features`
+    encoder  module with `channels`, `strides` (cumulative, finest first), `num_features`, returning
+             `Features`
     decoder  module with `out_channels` and ``forward(x, maps)``, or None
     """
 
@@ -50,7 +51,7 @@ class Network(nn.Module):
 
 
 def build_network(choice: Choice, in_channels: int, *, decoder: bool) -> Network:
-    """Build the network of a configuration. A decoder uses the encoder's norm and activation, if it has such fields."""
+    """Build the configured network. A decoder uses the encoder's norm and activation, if it has them."""
     encoder = ENCODERS.build(choice, in_channels)
     if not decoder:
         return Network(encoder)

@@ -31,15 +31,16 @@ class ResNet3d(nn.Module):
     """ResNet of `depth` layers; `width` multiplies all channels (64, 128, 256, 512 at width 1).
 
     One map per stride: the stem's output (left out if `max_pool` is off, since the first stage then has its
-    stride) and the four stages. Shortcuts are 1x1x1 convolutions without a bias (MONAI's type B): its type A blocks
-    the gradient of the shortcut. The stages are built here because MONAI 1.6 passes `norm` to the stem only and
-    keeps batch norm in the blocks.
+    stride) and the four stages. Shortcuts are 1x1x1 convolutions without a bias (MONAI's type B): its type A
+    blocks the gradient of the shortcut. The stages are built here because MONAI 1.6 passes `norm` to the stem
+    only and keeps batch norm in the blocks.
 
-    squeeze_excitation    each block scales its channels by a function of the global average of its map. MONAI has such
-                          blocks as bottlenecks, so depth 50 only. They stride in the first convolution, and the pooling
-                          after the stem pads at the far end: with batch norm and width 1 it is MONAI's `SEResNet50`
-                          (`layer0.` is our stem)
-    Source: He et al. 2016, Deep Residual Learning; Hara et al. 2018 for the 3-D form; Hu et al. 2018, Squeeze-and-Excitation.
+    squeeze_excitation    each block scales its channels by a function of the global average of its map. MONAI
+                          has such blocks as bottlenecks, so depth 50 only. They stride in the first
+                          convolution, and the pooling after the stem pads at the far end: with batch norm and
+                          width 1 it is MONAI's `SEResNet50` (`layer0.` is our stem)
+    Source: He et al. 2016, Deep Residual Learning; Hara et al. 2018 for the 3-D form; Hu et al. 2018,
+    Squeeze-and-Excitation.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ def _stage(
 
 
 def _excited_stage(planes_in: int, planes: int, num_blocks: int, stride: int, norm: Norm) -> nn.Sequential:
-    """A stage of bottlenecks with squeeze and excitation, after MONAI's `SEResNetBottleneck` (which has batch norm only)."""
+    """A stage of squeeze-and-excitation bottlenecks, as MONAI's `SEResNetBottleneck`, but with any norm."""
     inner, outer = norm_layer(norm, planes), norm_layer(norm, 4 * planes)
     blocks: list[nn.Module] = []
     for i in range(num_blocks):

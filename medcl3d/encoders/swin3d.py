@@ -19,19 +19,22 @@ Stages = tuple[Count, Count, Count, Count]
 
 @ENCODERS.register("swin3d")
 class Swin3d(nn.Module):
-    """Shifted-window attention between tokens of patches; every second layer shifts the windows by half their size.
+    """Shifted-window attention between tokens of patches; every second layer shifts windows by half.
 
     patch         voxels of a token along each axis; fewer along an axis of thick slices
-    feature_size  width of a token in the first stage, doubled by each of the four; SwinUNETR requires multiples of 12
+    feature_size  width of a token in the first stage, doubled by each of the four; SwinUNETR requires
+                  multiples of 12
     num_layers, num_heads    of each stage; a stage's width is divisible by its heads
     window_size   tokens along each axis that attend to each other; a smaller grid is one window
-    merging       order in which 8 tokens are merged into one: that of MONAI's first SwinUNETR, or of its second
+    merging       order in which 8 tokens are merged into one: that of MONAI's first SwinUNETR, or of its
+                  second
     v2            a residual block of convolutions before each stage: SwinUNETR-V2
 
-    Five maps, as in SwinUNETR: the tokens and the output of each stage, each layer-normalised without learned scale.
-    Crops must be divisible by 16 patches. Parameter names are those of SwinUNETR (`swinViT.`), the part of it that
-    published pretrained weights contain; the decoder is our own.
-    Source: Liu et al. 2021, Swin Transformer; Hatamizadeh et al. 2022, Swin UNETR; He et al. 2023, SwinUNETR-V2.
+    Five maps, as in SwinUNETR: the tokens and the output of each stage, each layer-normalised without learned
+    scale. Crops must be divisible by 16 patches. Parameter names are those of SwinUNETR (`swinViT.`), the
+    part of it that published pretrained weights contain; the decoder is our own.
+    Source: Liu et al. 2021, Swin Transformer; Hatamizadeh et al. 2022, Swin UNETR; He et al. 2023,
+    SwinUNETR-V2.
     """
 
     def __init__(

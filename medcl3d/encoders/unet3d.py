@@ -21,18 +21,19 @@ Kernels = tuple[Kernel | tuple[Kernel, Kernel, Kernel], ...]
 
 @ENCODERS.register("unet3d")
 class UNet3d(nn.Module):
-    """Stages of MONAI's `UnetResBlock`, or `UnetBasicBlock` without residuals; a stage's first block has the stride.
+    """Stages of MONAI's `UnetResBlock`, or `UnetBasicBlock` without residuals; the first block strides.
 
     channels      of each stage, finest first
-    strides       of each stage, one number or three (d, h, w): 1 along an axis of thick slices until the other axes
-                  have the same spacing
+    strides       of each stage, one number or three (d, h, w): 1 along an axis of thick slices until the
+                  other axes have the same spacing
     blocks        blocks per stage, of two convolutions each: one number, or one per stage
     kernel_sizes  of each stage (default 3 everywhere); 1 along an axis of thick slices
-    residual      off: a plain U-Net; with one block per stage and instance norm it is the encoder of MONAI's `DynUNet`
+    residual      off: a plain U-Net; with one block per stage and instance norm it is the encoder of MONAI's
+                  `DynUNet`
 
-    The finest stage determines the cost: at stride 1 its channels are convolved at full resolution. nnU-Net's residual
-    encoders have channels [32, 64, 128, 256, 320, 320], strides [1, 2, 2, 2, 2, 2], blocks [1, 3, 4, 6, 6, 6], norm
-    instance.
+    The finest stage determines the cost: at stride 1 its channels are convolved at full resolution. nnU-Net's
+    residual encoders have channels [32, 64, 128, 256, 320, 320], strides [1, 2, 2, 2, 2, 2], blocks [1, 3, 4,
+    6, 6, 6], norm instance.
     Source: Isensee et al. 2021, nnU-Net; Isensee et al. 2024, nnU-Net Revisited, for the residual encoder.
     """
 

@@ -24,17 +24,19 @@ class ViT3d(nn.Module):
 
     patch        voxels of a token along each axis; fewer along an axis of thick slices
     hidden_size  width of a token, divisible by `num_heads` and by 6
-    num_layers, num_heads, mlp_ratio    of the transformer: 12 layers of width 192 and 3 heads are ViT-Ti, of 384 and 6
-                 ViT-S, of 768 and 12 ViT-B
-    num_registers    learned tokens without a position, which take part in attention and are not in the output: they hold
-                 global information that a transformer otherwise stores in the tokens of empty patches
+    num_layers, num_heads, mlp_ratio    of the transformer: 12 layers of width 192 and 3 heads are ViT-Ti, of
+                 384 and 6 ViT-S, of 768 and 12 ViT-B
+    num_registers    learned tokens without a position, which take part in attention and are not in the
+                     output:
+                 they hold global information that a transformer otherwise stores in tokens of empty patches
 
-    Position embeddings are fixed sines and cosines of a token's index in the grid, so that the network accepts crops of
-    another size than in pretraining without interpolation. There is one map, at the stride of the patch: a decoder
-    upsamples it to full resolution, with the input as skip connection.
+    Position embeddings are fixed sines and cosines of a token's index in the grid, so that the network
+    accepts crops of another size than in pretraining without interpolation. There is one map, at the stride
+    of the patch: a decoder upsamples it to full resolution, with the input as skip connection.
     Tokens of masked blocks can be dropped before the first layer, which also saves their time and memory.
-    Source: Dosovitskiy et al. 2021, ViT; Touvron et al. 2021, DeiT, for Ti and S; Chen et al. 2021, MoCo v3, for positions
-    that are fixed; Darcet et al. 2024, Vision Transformers Need Registers; He et al. 2022, MAE, for dropped tokens.
+    Source: Dosovitskiy et al. 2021, ViT; Touvron et al. 2021, DeiT, for Ti and S; Chen et al. 2021, MoCo v3,
+    for positions that are fixed; Darcet et al. 2024, Vision Transformers Need Registers; He et al. 2022, MAE,
+    for dropped tokens.
     """
 
     drops_tokens: ClassVar[bool] = True
@@ -77,10 +79,10 @@ class ViT3d(nn.Module):
         return (first, *((f"blocks.{i}",) for i in range(len(self.blocks))))
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Features:
-        """Features of ``[B, C, D, H, W]``, each axis a multiple of the patch: pooled ``[B, hidden_size]``, one map.
+        """Features of ``[B, C, D, H, W]``, axes multiples of the patch: pooled ``[B, hidden_size]``, one map.
 
-        visible  ``Bool[B, 1, d, h, w]``, one value per token, equally many True in each crop. Tokens with False are
-                 dropped: the map is 0 there, and `pooled` is the mean of the others
+        visible  ``Bool[B, 1, d, h, w]``, one value per token, equally many True in each crop. Tokens with
+                 False are dropped: the map is 0 there, and `pooled` is the mean of the others
         """
         grid = self.patch_embedding(x)
         depth, height, width = grid.shape[2:]

@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 
 def scores_of(z: Tensor, prototypes: Tensor) -> Tensor:
-    """``Float[N, K]``: cosines of unit vectors ``[N, D]`` and prototypes ``[K, D]`` of any length, in float32 or better."""
+    """``Float[N, K]``: cosines of unit vectors ``[N, D]`` and prototypes ``[K, D]``, in float32 or better."""
     with torch.autocast(z.device.type, enabled=False):
         return z @ F.normalize(prototypes, dim=1).T
 
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, sharpness: float, iterations: int) -> Tensor:
-    """Codes ``Float[N, K]``: e^(scores / sharpness), scaled so that items are assigned equally to prototypes; rows sum to 1.
+    """Codes ``Float[N, K]``: e^(scores / sharpness), scaled to equal use of all prototypes; rows sum to 1.
 
     Computed in logarithms, since values up to e^(1 / 0.05) would lose precision. Source: SwAV (Caron et al.,
     NeurIPS 2020, eq. 3 to 5); Cuturi, NeurIPS 2013.

@@ -1,7 +1,7 @@
 """The contrastive loss for any relation: NT-Xent, SupCon, y-Aware and DCL are special cases.
 
-A block of rows is compared with all columns at a time. Loss and gradient of a row depend on its own similarities only, so
-each block adds its part of both and is freed: memory grows with N + M, not with N * M.
+A block of rows is compared with all columns at a time. Loss and gradient of a row depend on its own
+similarities only, so each block adds its part of both and is freed: memory grows with N + M, not with N * M.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ def contrastive_sum(
 ) -> WeightedSum:
     """Sum over the rows of the weighted contrastive loss.
 
-    z: ``[N, D]``, columns: ``[M, D]`` unit vectors; `relate_block` is called once per block of `rows_at_once` rows (None:
-    chosen for speed). With s = similarity / temperature, `all`: D_i = sum_k (P_ik + M_ik) e^s_ik; `own`:
-    D_ij = (1 - M_ij) e^s_ij + sum_k M_ik e^s_ik; `decoupled`, not with `own`: D_i = sum_k M_ik e^s_ik.
-    L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D), weighted by a_i = min(1, sum_j P_ij): a weak pair pulls less than a
-    strong one, and the loss is continuous as a weight goes to 0. Anchors without a positive are excluded. If
-    P + M < 1 the loss can be negative.
+    z: ``[N, D]``, columns: ``[M, D]`` unit vectors; `relate_block` is called once per block of `rows_at_once`
+    rows (None: chosen for speed). With s = similarity / temperature, `all`: D_i = sum_k (P_ik + M_ik) e^s_ik;
+    `own`: D_ij = (1 - M_ij) e^s_ij + sum_k M_ik e^s_ik; `decoupled`, not with `own`: D_i = sum_k M_ik e^s_ik.
+    L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D), weighted by a_i = min(1, sum_j P_ij): a weak pair pulls
+    less than a strong one, and the loss is continuous as a weight goes to 0. Anchors without a positive are
+    excluded. If P + M < 1 the loss can be negative.
 
     Source: NT-Xent (Chen 2020, eq. 1), SupCon L_out (Khosla 2020, eq. 2), y-Aware (Dufumier 2021, eq. 3),
     DCL (Yeh 2022, eq. 6). Computed in float32 or better, also under autocast.
@@ -135,7 +135,7 @@ class _ContrastiveSum(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Block:
-    """The loss of R rows; its gradient with respect to their similarities is ``scale * direction``, ``[R, 1] * [R, M]``."""
+    """The loss of R rows; its gradient by similarities is ``scale * direction``, ``[R, 1] * [R, M]``."""
 
     loss: Tensor
     weight: Tensor
@@ -146,8 +146,8 @@ class _Block:
 def _block_loss(similarity: Tensor, tile: Tile, temperature: float, kind: str) -> _Block:
     """The loss of a block of rows and its gradient. `similarity` ``[R, M]`` is overwritten.
 
-    With x = e^(s - top) and r = sum_j P_ij / D_ij, the gradient of a row is (a / mass) r times (an item's term of D
-    minus P / r). Columns outside the tile, with P = 0 and M = 1, therefore need only their x.
+    With x = e^(s - top) and r = sum_j P_ij / D_ij, the gradient of a row is (a / mass) r times (an item's
+    term of D minus P / r). Columns outside the tile, with P = 0 and M = 1, therefore need only their x.
     If M depends on the similarities, autograd on the block adds the gradient through M.
     """
     e = similarity.div_(temperature)

@@ -1,4 +1,4 @@
-"""Losses on pairs of vectors without negatives: pure functions of the global batch, row i paired with row i."""
+"""Losses on pairs of vectors without negatives: pure functions of the global batch, row i with row i."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.nn import functional as F
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
     """``Float[N]``: |a - b|^2 = 2 - 2 cos of the vectors' directions, ``[N, D]`` each.
 
-    Source: BYOL (Grill et al., NeurIPS 2020, eq. 2); SimSiam's negative cosine (Chen and He, CVPR 2021, eq. 1) is half
-    of it, minus 1.
+    Source: BYOL (Grill et al., NeurIPS 2020, eq. 2); SimSiam's negative cosine (Chen and He, CVPR 2021, eq.
+    1) is half of it, minus 1.
     """
     return 2 - 2 * F.cosine_similarity(first, second, dim=1)
 
 
 def barlow_twins(first: Tensor, second: Tensor, weight: Tensor, redundancy: float, eps: float = 1e-5) -> Tensor:
-    """Sum of (C_ii - 1)^2 plus `redundancy` times the sum of C_ij^2; C: cross-correlation of the features ``[N, D]``.
+    """Sum of (C_ii - 1)^2 + `redundancy` x that of C_ij^2; C: cross-correlation of features ``[N, D]``.
 
     weight: ``[N]`` weight of each pair in C. Source: Zbontar et al., ICML 2021, eq. 1 and 2.
     """
@@ -30,7 +30,7 @@ def barlow_twins(first: Tensor, second: Tensor, weight: Tensor, redundancy: floa
 def vicreg(
     first: Tensor, second: Tensor, weight: Tensor, invariance: float, variance: float, covariance: float, eps: float = 1e-4
 ) -> Tensor:
-    """Distance of the pairs ``[N, D]``, standard deviation below 1 of each feature, and covariance between features.
+    """Distance of pairs ``[N, D]``, deviation below 1 of each feature, and covariance between features.
 
     weight: ``[N]`` weight of each pair in the distance. Source: Bardes et al., ICLR 2022, eq. 1 to 6.
     """
@@ -48,9 +48,10 @@ def off_diagonal_covariance(x: Tensor) -> Tensor:
 
 
 def koleo(z: Tensor, groups: Tensor, eps: float = 1e-8) -> Tensor:
-    """Mean of -log of each unit vector's distance to the nearest of another group; z: ``[N, D]``, groups: ``Int[N]``.
+    """Mean of -log of the distance to the nearest of another group; unit z: ``[N, D]``, groups: ``Int[N]``.
 
-    It spreads vectors uniformly. Source: Sablayrolles et al., ICLR 2019, eq. 2, as in DINOv2 (Oquab et al., TMLR 2024).
+    It spreads vectors uniformly. Source: Sablayrolles et al., ICLR 2019, eq. 2, as in DINOv2 (Oquab et al.,
+    TMLR 2024).
     """
     with torch.no_grad():
         similarity = (z @ z.T).masked_fill(groups[:, None] == groups, -2)

@@ -1,9 +1,10 @@
 """Training objectives, one per file.
 
-An objective is a module built from a network: it reads the network's widths and may copy it (a momentum encoder), but
-holds no reference to it. A step is `loss(embed(network, batch), relating)`, in one call of DistributedDataParallel.
-`embed` runs the network on each sample independently; `loss` uses the whole batch, across ranks. A batch that does not
-fit in memory can therefore be embedded in chunks, with the loss of the whole batch (gradient cache).
+An objective is a module built from a network: it reads the network's widths and may copy it (a momentum
+encoder), but holds no reference to it. A step is `loss(embed(network, batch), relating)`, in one call of
+DistributedDataParallel. `embed` runs the network on each sample independently; `loss` uses the whole batch,
+across ranks. A batch that does not fit in memory can therefore be embedded in chunks, with the loss of the
+whole batch (gradient cache).
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ class Objective(Protocol):
 
     uses       the parts of a Relation that have an effect: "positive", "negative", "budget"
     decodes    True: the objective trains a decoder too
-    dim        dimension of the embeddings whose similarities a strategy gets; 0 if there are several kinds, or none
+    dim        dimension of the embeddings whose similarities a strategy gets; 0 if there are several kinds,
+               or none
 
     Optional attributes:
 
     before_step  ``(step, steps)``: updates of schedules
     notes        ``(steps)``: lines to report before training, each a warning if it begins with `warning:`
-    gate         ``(relate) -> relate``: the relation of points from that of their crops; its presence means that the
-                 objective compares points
+    gate         ``(relate) -> relate``: the relation of points from that of their crops; its presence means
+                 that the objective compares points
     queue_size   number of embeddings of earlier batches that are further columns
-    after_step   ``(network)``: updates that follow the network, such as a momentum encoder, after the optimiser's step
+    after_step   ``(network)``: updates that follow the network, such as a momentum encoder, after the
+                 optimiser's step
     """
 
     uses: ClassVar[frozenset[str]]
@@ -42,11 +45,12 @@ class Objective(Protocol):
     dim: int
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """Embeddings of the views of all roles, with their keys. No embedding depends on the rest of the batch.
+        """Embeddings of the views of all roles, with keys. No embedding depends on the rest of the batch.
 
-        With the gradient cache it runs twice on each chunk, so it must not change state; `loss` updates state. An
-        objective or module that does depend on the batch has the attribute `batch_statistics = True`.
+        With the gradient cache it runs twice on each chunk, so it must not change state; `loss` updates
+        state. An objective or module that does depend on the batch has the attribute `batch_statistics =
+        True`.
         """
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
-        """The loss of one rank's part of a global batch, scaled so that its mean over ranks is the global loss."""
+        """The loss of one rank's part of a batch, scaled so that its mean over ranks is the global loss."""

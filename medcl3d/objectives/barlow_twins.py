@@ -19,13 +19,13 @@ from medcl3d.types import Embedded, Loss, PairBatch
 
 @OBJECTIVES.register("barlow_twins")
 class BarlowTwins(nn.Module):
-    """The cross-correlation of features of each sample's first view and a partner drawn from P approaches the identity.
+    """The cross-correlation of features of first views and partners, drawn from P, approaches the identity.
 
     redundancy  weight of the correlations between different features
     out_dim     number of features; with more features than samples in a batch, many correlations are noise
 
-    The first view is global; its partner may be local (`multi_crop`), since both have a gradient. M has no effect.
-    Statistics are over all ranks. Source: Zbontar et al., ICML 2021, eq. 1.
+    The first view is global; its partner may be local (`multi_crop`), since both have a gradient. M has no
+    effect. Statistics are over all ranks. Source: Zbontar et al., ICML 2021, eq. 1.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})

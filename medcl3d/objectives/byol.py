@@ -22,16 +22,17 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
 @OBJECTIVES.register("byol")
 class BYOL(nn.Module):
-    """2 - 2 cos between a prediction and the momentum encoder's projection of a partner drawn from P; M has no effect.
+    """2 - 2 cos of a prediction and the momentum encoder's projection of a partner drawn from P; M is unused.
 
-    momentum  at the start, rising to 1 at the end along half a cosine. Default: chosen from the number of steps S,
-              1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that at most 1% of the momentum encoder's random
-              initialisation is left at the end
-    norm      of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse more
-              easily
+    momentum  at the start, rising to 1 at the end along half a cosine. Default: chosen from the number of
+              steps S, 1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that at most 1% of the
+              momentum encoder's random initialisation is left at the end
+    norm      of the heads; `batch`, over the views of all ranks, is as published: with `layer` features
+              collapse more easily
 
     Targets are of global views only: local views (`multi_crop`) predict and are not predicted.
-    Source: Grill et al., NeurIPS 2020, eq. 2, as the mean over views (their sum over the two directions is twice that).
+    Source: Grill et al., NeurIPS 2020, eq. 2, as the mean over views (their sum over the two directions is
+    twice that).
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})

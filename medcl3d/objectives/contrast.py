@@ -25,9 +25,10 @@ def contrast(
     targets: Rows | None = None,
     only_queue_repels: bool = False,
 ) -> Loss:
-    """The global loss of unit vectors ``[N, D]`` with their keys; rows are this rank's, columns those of all ranks.
+    """The global loss of unit vectors ``[N, D]`` with keys; rows are this rank's, columns those of all ranks.
 
-    targets: the embeddings that rows are compared with, if not those of the rows themselves: a momentum encoder's.
+    targets: the embeddings that rows are compared with, if not those of the rows themselves: a momentum
+    encoder's.
     only_queue_repels: only embeddings in the queue are negatives, not those of this batch.
 
     Points with a position of NaN in their keys are left out. The value is the local sum times the

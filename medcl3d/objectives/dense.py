@@ -25,13 +25,14 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Points, Relate, Relat
 
 @OBJECTIVES.register("dense")
 class Dense(nn.Module):
-    """Contrastive loss between features of points, interpolated in the decoder's map at their exact position in each view.
+    """Contrastive loss between features of points, interpolated in the decoder's map at their exact position.
 
-    Points are in the intersection of a sample's views. If the strategy does not relate points itself, the relation of
-    the crops is gated: P = P_crop x [same point, or within `tolerance_mm` in one frame], and points nearer than
-    `ignore_mm` in one frame are ignored. A strategy that relates points has its own `num_points`, `tolerance_mm` and
-    `ignore_mm`, and these fields have no effect. `norm` of the head: points of one view differ enough for `layer`,
-    which is compatible with `train.grad_cache`. `denominator` and `decoupled` as in `simclr`.
+    Points are in the intersection of a sample's views. If the strategy does not relate points itself, the
+    relation of the crops is gated: P = P_crop x [same point, or within `tolerance_mm` in one frame], and
+    points nearer than `ignore_mm` in one frame are ignored. A strategy that relates points has its own
+    `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect. `norm` of the head: points
+    of one view differ enough for `layer`, which is compatible with `train.grad_cache`. `denominator` and
+    `decoupled` as in `simclr`.
     Source: vox2vec (Goncharov et al., MICCAI 2023), DenseCL (Wang et al., CVPR 2021).
     """
 

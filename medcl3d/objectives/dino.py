@@ -24,21 +24,22 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
 @OBJECTIVES.register("dino")
 class DINO(nn.Module):
-    """Cross-entropy of student and momentum encoder over `num_prototypes` prototypes, for pairs weighted by P.
+    """Cross-entropy of student and momentum encoder over `num_prototypes` prototypes, weighted by P.
 
-    The student gets all views, the momentum encoder (teacher) the global ones: use `multi_crop` for local views.
-    M has no effect.
+    The student gets all views, the momentum encoder (teacher) the global ones: use `multi_crop` for local
+    views. M has no effect.
 
     student_temperature, teacher_temperature  of the two distributions; the teacher's changes from
                           `teacher_temperature_start`
     warmup_share          to it over this fraction of the steps
-    center_momentum       of the mean subtracted from the teacher's scores, so that no prototype dominates; 1 keeps it
-                          at 0
-    koleo                 weight of the KoLeo term on the student's global features, which spreads them (0: off)
+    center_momentum       of the mean subtracted from the teacher's scores, so that no prototype dominates; 1
+                          keeps it at 0
+    koleo                 weight of the KoLeo term on the student's global features, which spreads them (0:
+                          off)
     freeze_steps          number of first steps in which prototypes do not change
-    momentum              at the start, rising to 1 at the end along half a cosine. Default: chosen from the number of
-                          steps S, 1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that at most 1% of the
-                          teacher's random initialisation is left at the end
+    momentum              at the start, rising to 1 at the end along half a cosine. Default: chosen from the
+                          number of steps S, 1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that
+                          at most 1% of the teacher's random initialisation is left at the end
 
     Source: Caron et al., ICCV 2021, eq. 1 to 4 and algorithm 1; koleo: Oquab et al., TMLR 2024.
     """

@@ -19,7 +19,7 @@ from medcl3d.types import Embedded, Loss, PairBatch, Relate
 
 @OBJECTIVES.register("global_dense")
 class GlobalDense(nn.Module):
-    """`dense_weight` times the loss of `dense` plus (1 - `dense_weight`) times that of `simclr`, from one forward pass.
+    """`dense_weight` x `dense` + (1 - `dense_weight`) x `simclr`, from one forward pass.
 
     num_points, tolerance_mm, ignore_mm  for points, as in `dense`
     temperature  of both losses; norm  of the head of views, as in `simclr`

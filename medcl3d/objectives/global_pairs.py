@@ -17,7 +17,7 @@ from medcl3d.types import Embedded, Keys, PairBatch, Rows
 
 @dataclass(frozen=True)
 class GlobalPairs:
-    """The first view of each sample of all ranks and its partner ``[N, D]``; views without a positive are left out."""
+    """First views of all ranks' samples and partners ``[N, D]``; views without a positive are left out."""
 
     first: Tensor
     second: Tensor

@@ -21,15 +21,17 @@ from medcl3d.types import Embedded, Loss, PairBatch, Rows, triple
 
 @OBJECTIVES.register("mae")
 class MAE(nn.Module):
-    """Squared error of masked blocks, reconstructed by the decoder. The strategy only determines which crops are drawn.
+    """Squared error of masked blocks, reconstructed by the decoder. The strategy only draws the crops.
 
-    block         voxels of a block along each axis; a crop's axes are multiples of it, and it is a multiple of a
-                  transformer's patch; use a multiple of other encoders' strides to avoid partly masked positions
+    block         voxels of a block along each axis; a crop's axes are multiples of it, and it is a multiple
+                  of a transformer's patch; use a multiple of other encoders' strides to avoid partly masked
+                  positions
     share_hidden  mask ratio: fraction of a crop's blocks that are masked
     per_block     normalise the target: subtract each block's mean and divide by its standard deviation
 
-    Convolutions output 0 in masked blocks in every layer; a vision transformer drops the masked tokens, and one learned
-    mask token replaces them before the decoder. Source: MAE (He et al., CVPR 2022), SparK (Tian et al., ICLR 2023).
+    Convolutions output 0 in masked blocks in every layer; a vision transformer drops the masked tokens, and
+    one learned mask token replaces them before the decoder. Source: MAE (He et al., CVPR 2022), SparK (Tian
+    et al., ICLR 2023).
     """
 
     uses: ClassVar[frozenset[str]] = frozenset()

@@ -22,8 +22,8 @@ class MAEContrastive(nn.Module):
     """`mae_weight` times the loss of `mae` plus (1 - `mae_weight`) times that of `simclr` on unmasked views.
 
     block, share_hidden, per_block  as in `mae`; temperature, norm  as in `simclr`
-    Source: the sum as in CMAE (Huang et al., TPAMI 2024, eq. 5); here the contrastive loss is on unmasked views, with two
-    passes through one network.
+    Source: the sum as in CMAE (Huang et al., TPAMI 2024, eq. 5); here the contrastive loss is on unmasked
+    views, with two passes through one network.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})

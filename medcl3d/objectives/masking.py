@@ -18,7 +18,7 @@ from medcl3d.types import Features, Keys, Triple, triple
 
 
 def visible_blocks(keys: Keys, grid: Triple, mask_ratio: float) -> Tensor:
-    """``Bool[N, 1, d, h, w]``: True for visible blocks; the same fraction of each view is masked, at least one block.
+    """``Bool[N, 1, d, h, w]``: True for visible blocks; equally many of each view are masked, at least one.
 
     A function of sample and view alone (stream MASK), independent of ranks and of chunks of a batch.
     """
@@ -32,7 +32,7 @@ def visible_blocks(keys: Keys, grid: Triple, mask_ratio: float) -> Tensor:
 
 
 def at_size(visible: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The mask on another grid, ``Bool[N, 1, D, H, W]``: the value of the block that contains a voxel's centre."""
+    """The mask on another grid, ``Bool[N, 1, D, H, W]``: the value of the block at a voxel's centre."""
     return F.interpolate(visible.float(), size=size, mode="nearest-exact") > 0.5
 
 
@@ -42,9 +42,10 @@ def masked_features(encoder: nn.Module, voxels: Tensor, visible: Tensor) -> Feat
     voxels   ``[N, C, D, H, W]``, 0 in masked blocks
     visible  ``Bool[N, 1, d, h, w]``, one value per block
 
-    A transformer that can drop tokens drops the masked ones (MAE, He et al., CVPR 2022). In any other encoder each
-    convolution outputs 0 in masked blocks at its own resolution, like a sparse convolution: otherwise features spread from
-    a block's border into it, layer after layer, and the network learns the mask's shape (SparK, Tian et al., ICLR 2023).
+    A transformer that can drop tokens drops the masked ones (MAE, He et al., CVPR 2022). In any other encoder
+    each convolution outputs 0 in masked blocks at its own resolution, like a sparse convolution: otherwise
+    features spread from a block's border into it, layer after layer, and the network learns the mask's shape
+    (SparK, Tian et al., ICLR 2023).
     """
     if getattr(encoder, "drops_tokens", False):
         (stride,) = cast(tuple[Triple], encoder.strides)

@@ -20,20 +20,20 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
 @OBJECTIVES.register("moco")
 class MoCo(nn.Module):
-    """Contrastive loss of views and a momentum encoder's embeddings, of this batch and of a queue with their keys.
+    """Contrastive loss of views and a momentum encoder's embeddings, of this batch and a queue with keys.
 
-    queue_size      embeddings of earlier batches. With a queue it is MoCo v2, in which only the queue repels; 0 is MoCo
-                    v3, in which the batch repels
+    queue_size      embeddings of earlier batches. With a queue it is MoCo v2, in which only the queue repels;
+                    0 is MoCo v3, in which the batch repels
     predictor       a further head on the student, as in v3
-    momentum        of the momentum encoder. Default: chosen from the number of steps S so that at most 1% of its random
-                    initialisation is left at the end: 1 - ln(100) / S and at most 0.999, as in v2; with
-                    `momentum_rises`, 1 - 2 ln(100) / (S + 1) and at most 0.99, as in v3
+    momentum        of the momentum encoder. Default: chosen from the number of steps S so that at most 1% of
+                    its random initialisation is left at the end: 1 - ln(100) / S and at most 0.999, as in v2;
+                    with `momentum_rises`, 1 - 2 ln(100) / (S + 1) and at most 0.99, as in v3
     momentum_rises  to 1 at the end along half a cosine, as in v3
 
     Targets are of global views only, so local views (`multi_crop`) are neither targets nor in the queue.
-    The strategy relates queue items like items of the batch: a scan of the anchor's patient in the queue may attract, or
-    be ignored. Source: He et al., CVPR 2020; v2: Chen et al. 2020, arXiv 2003.04297; v3: Chen et al., ICCV 2021, eq. 1
-    (here not scaled by 2 T).
+    The strategy relates queue items like items of the batch: a scan of the anchor's patient in the queue may
+    attract, or be ignored. Source: He et al., CVPR 2020; v2: Chen et al. 2020, arXiv 2003.04297; v3: Chen et
+    al., ICCV 2021, eq. 1 (here not scaled by 2 T).
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
@@ -83,7 +83,7 @@ class MoCo(nn.Module):
         return {"online": Rows(online, keys), "target": Rows(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
-        """Compare each view with the targets of all ranks and those in the queue, then append the former to the queue."""
+        """Compare views with the targets of all ranks and the queue, then add the former to the queue."""
         online, target = embedded["online"], embedded["target"]
         has_queue = self.queue_size > 0
         return contrast(online, relating, self.temperature, "all", False, targets=target, only_queue_repels=has_queue)

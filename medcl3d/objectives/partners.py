@@ -38,7 +38,8 @@ class Partners:
 class Related:
     """Targets of all ranks in the order of their samples, and the relation of this rank's anchors to them.
 
-    order  ``Int[M]``: order that sorts the gathered targets into the first M rows of `targets` (the queue follows)
+    order  ``Int[M]``: order that sorts the gathered targets into the first M rows of `targets` (the queue
+           follows)
     """
 
     targets: Tensor
@@ -48,7 +49,7 @@ class Related:
 
 
 def relate_to_all(anchors: Rows, targets: Rows, relating: Relating) -> Related:
-    """The relation of this rank's anchors to the targets of all ranks. DataError if no anchor has a positive."""
+    """Relate this rank's anchors to the targets of all ranks. DataError if no anchor has a positive."""
     columns, keys = gather(targets.z), gather_keys(targets.keys)
     order = in_order(keys)
     columns, keys = relating.columns(columns[order], keys[order])
@@ -67,8 +68,8 @@ def relate_to_all(anchors: Rows, targets: Rows, relating: Relating) -> Related:
 def draw_partners(anchors: Rows, targets: Rows, relating: Relating) -> Partners:
     """Draw one target per anchor with probability P_ij / sum_j P_ij, the same for any number of ranks.
 
-    anchors, targets: this rank's embeddings of one dimension; a target is never the anchor's own view. Both get
-    gradients.
+    anchors, targets: this rank's embeddings of one dimension; a target is never the anchor's own view. Both
+    get gradients.
     """
     related = relate_to_all(anchors, targets, relating)
     positive = related.relation.positive.double()
@@ -78,7 +79,7 @@ def draw_partners(anchors: Rows, targets: Rows, relating: Relating) -> Partners:
 
 
 def in_order(keys: Keys) -> Tensor:
-    """``Int[N]``: the order by sample, then view, then point, which is independent of the distribution over ranks."""
+    """``Int[N]``: the order by sample, then view, then point, which does not depend on ranks."""
     order = torch.argsort(keys.point, stable=True)
     for column in (keys.view, keys.sample):
         order = order[torch.argsort(column[order], stable=True)]
@@ -88,7 +89,8 @@ def in_order(keys: Keys) -> Tensor:
 def uniform(keys: Keys, stream: int = Stream.PARTNER) -> Tensor:
     """``Float64[N]`` in [0, 1), a function of each item's sample, view and point alone.
 
-    Computed by mixing bits of these numbers (splitmix64), so that no random generator is needed per device or rank.
+    Computed by mixing bits of these numbers (splitmix64), so that no random generator is needed per device or
+    rank.
     """
     state = torch.full_like(keys.sample, stream)
     for column in (keys.sample, keys.view, keys.point):

@@ -18,7 +18,7 @@ GROUPS = 8
 
 
 class GlobalBatchNorm(nn.Module):
-    """Batch norm of ``[N, C]`` over the rows of all ranks, with exact gradients, equal to that of one process.
+    """Batch norm of ``[N, C]`` over the rows of all ranks, with exact gradients, equal to one process.
 
     Rows depend on each other, so the gradient cache refuses it. Source: Ioffe and Szegedy, ICML 2015.
     """
@@ -58,7 +58,8 @@ class Projector(nn.Module):
     """Linear layers with a norm and ReLU between them: ``[N, F]`` -> ``[N, dim]`` in float32.
 
     unit  whether the result has length 1
-    norm  batch subtracts the mean over rows, which is most of the norm of pooled features; layer uses each row alone
+    norm  batch subtracts the mean over rows, which is most of the norm of pooled features; layer uses each
+          row alone
     """
 
     def __init__(self, in_features: int, hidden_dim: int, out_dim: int, num_layers: int, norm: HeadNorm, unit: bool = True):

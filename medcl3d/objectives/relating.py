@@ -13,7 +13,7 @@ from medcl3d.types import Keys, Relate, Relation
 
 
 class Support(nn.Module):
-    """Embedding queue: embeddings of earlier batches with their keys, as a ring buffer that is saved in checkpoints.
+    """Embedding queue: embeddings of earlier batches with their keys, a ring buffer saved in checkpoints.
 
     size    number of embeddings
     dim     dimension of an embedding
@@ -52,8 +52,8 @@ class Support(nn.Module):
 class Relating(nn.Module):
     """`relate` of a strategy after its `link`, with the embedding queue as further columns if there is one.
 
-    constant_across  key columns: items that share a value in none of them have P = 0 and M = 1, and are not passed to
-                     `relate` (None: all are)
+    constant_across  key columns: items that share a value in none of them have P = 0 and M = 1, and are not
+                     passed to `relate` (None: all are)
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Relating(nn.Module):
         self.relate, self.strategy, self.support, self.constant_across = relate, strategy, support, constant_across
 
     def columns(self, z: Tensor, keys: Keys) -> tuple[Tensor, Keys]:
-        """The items of all ranks ``[M, D]`` followed by those of the queue; the former are then added to the queue.
+        """The items of all ranks ``[M, D]``, then those of the queue; the former are then added to the queue.
 
         With a queue, `linked["support"]` of the keys is an item's position in it, -1 for items of the batch.
         """
@@ -92,8 +92,8 @@ class Relating(nn.Module):
     def tiles(self, rows: Keys, cols: Keys, z: Tensor, columns: Tensor) -> RelateBlock:
         """The same relation for blocks of rows. z: ``[N, D]``, columns: ``[M, D]``.
 
-        If the strategy needs features, the similarities of all rows are computed once, without gradient, in float32 or
-        better.
+        If the strategy needs features, the similarities of all rows are computed once, without gradient, in
+        float32 or better.
         """
         if self.strategy is not None and needs_features(self.strategy):
             with torch.autocast(z.device.type, enabled=False):

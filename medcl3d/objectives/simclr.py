@@ -24,11 +24,12 @@ class SimCLR(nn.Module):
     """Contrastive loss between pooled features of views.
 
     temperature   divides cosine similarities
-    denominator   `all`: the anchor's positives and negatives; `own`: each positive itself and the anchor's negatives
+    denominator   `all`: the anchor's positives and negatives; `own`: each positive itself and the anchor's
+                  negatives
     decoupled     leave positives out of the denominator (DCL); this is a third denominator, so not with
                   `denominator: own`
-    norm          of the head; `batch`, over the views of all ranks, is as published: with `layer` features collapse
-                  more easily
+    norm          of the head; `batch`, over the views of all ranks, is as published: with `layer` features
+                  collapse more easily
     Source: Chen et al., ICML 2020; decoupled: Yeh et al., ECCV 2022.
     """
 

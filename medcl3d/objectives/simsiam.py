@@ -21,9 +21,10 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
 @OBJECTIVES.register("simsiam")
 class SimSiam(nn.Module):
-    """-cos between a view's prediction and the stop-gradient projection of a partner drawn from P; M has no effect.
+    """-cos of a prediction and the stop-gradient projection of a partner drawn from P; M has no effect.
 
-    norm  of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
+    norm  of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse
+          more easily
 
     Targets are of global views only: local views (`multi_crop`) predict and are not predicted.
     Source: Chen and He, CVPR 2021, eq. 1 to 4.

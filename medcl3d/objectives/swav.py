@@ -24,15 +24,16 @@ NUM_GLOBAL = 2  # views of a sample that get codes, each with its own queue
 
 @OBJECTIVES.register("swav")
 class SwAV(nn.Module):
-    """Cross-entropy between a view's softmax over prototypes and the code of a global view, for pairs weighted by P.
+    """Cross-entropy of a view's softmax over prototypes and a global view's code, weighted by P.
 
-    Codes assign the embeddings of all ranks equally to prototypes (Sinkhorn), separately for each view of a sample,
-    together with those of a queue, if there is one. M has no effect.
+    Codes assign the embeddings of all ranks equally to prototypes (Sinkhorn), separately for each view of a
+    sample, together with those of a queue, if there is one. M has no effect.
 
     temperature   of the prediction
     sharpness     epsilon of the codes: smaller values are closer to one prototype per item
     iterations    of Sinkhorn
-    queue_size    embeddings of earlier batches included in Sinkhorn; needed if a batch has fewer items than prototypes
+    queue_size    embeddings of earlier batches included in Sinkhorn; needed if a batch has fewer items than
+                  prototypes
     freeze_steps  number of first steps in which prototypes do not change
 
     Source: Caron et al., NeurIPS 2020, eq. 1 to 5.

@@ -30,7 +30,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, momentum: float, *modules: nn.Module) -> None:
-        """teacher = momentum x teacher + (1 - momentum) x student; buffers such as running statistics are copied."""
+        """teacher = momentum x teacher + (1 - momentum) x student; buffers are copied."""
         for copy, module in zip(self.copies, modules, strict=True):
             for average, student in zip(copy.parameters(), module.parameters(), strict=True):
                 average.lerp_(student.to(average.dtype), 1 - momentum)
@@ -46,10 +46,10 @@ class Schedule:
     published  the paper's value, and the largest that is chosen
     rises      to 1 at the end along half a cosine; otherwise constant
 
-    After S steps the product of all momenta is the fraction of the random initialisation that is left in the teacher. It
-    is at most exp(-sum(1 - m)), and sum(1 - m) is (1 - start) (S + 1) / 2 along half a cosine and (1 - start) S if
-    constant. The largest start for which this bound is at most 1% is therefore 1 - 2 ln(100) / (S + 1), or
-    1 - ln(100) / S if constant.
+    After S steps the product of all momenta is the fraction of the random initialisation that is left in the
+    teacher. It is at most exp(-sum(1 - m)), and sum(1 - m) is (1 - start) (S + 1) / 2 along half a cosine and
+    (1 - start) S if constant. The largest start for which this bound is at most 1% is therefore 1 - 2 ln(100)
+    / (S + 1), or 1 - ln(100) / S if constant.
     """
 
     given: float | None

@@ -20,12 +20,12 @@ from medcl3d.types import Embedded, Loss, PairBatch
 
 @OBJECTIVES.register("vicreg")
 class VICReg(nn.Module):
-    """Distance between each sample's first view and a partner drawn from P; variance and covariance of features.
+    """Distance of first views and partners, drawn from P; variance and covariance of features.
 
     invariance, variance, covariance  weights of the three terms
 
-    The first view is global; its partner may be local (`multi_crop`), since both have a gradient. M has no effect.
-    Statistics are over all ranks. Source: Bardes et al., ICLR 2022, eq. 6.
+    The first view is global; its partner may be local (`multi_crop`), since both have a gradient. M has no
+    effect. Statistics are over all ranks. Source: Bardes et al., ICLR 2022, eq. 6.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
@@ -52,7 +52,7 @@ class VICReg(nn.Module):
         return project(network, self.projector, batch)
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
-        """The loss of the global batch, on every rank. DataError if fewer than two samples have a positive."""
+        """The loss of the global batch, on every rank. DataError if fewer than two have a positive."""
         pairs = global_pairs(embedded["online"], relating)
         if len(pairs.first) < 2:
             raise DataError(

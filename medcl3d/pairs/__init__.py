@@ -1,7 +1,7 @@
 """Pair strategies, one per file.
 
-A strategy never reads a voxel. `sample` chooses from the collection which views are drawn together; `relate` decides
-from the keys of a batch which items attract, repel or are ignored.
+A strategy never reads a voxel. `sample` chooses from the collection which views are drawn together; `relate`
+decides from the keys of a batch which items attract, repel or are ignored.
 """
 
 from __future__ import annotations
@@ -28,25 +28,28 @@ class PairStrategy(Protocol):
 
     Optional attributes:
 
-    relates_points    True: `relate` also accepts the keys of points, and the strategy's `num_points`, `tolerance_mm`
-                      and `ignore_mm` replace those of a dense objective
-    crosses_patients  True: a sample may hold scans of several patients, which a TorchIO subject cannot represent
-    informs           the parts of the relation ("positive", "negative") that carry the signal (default: both). An
-                      objective that uses none of them is refused
+    relates_points    True: `relate` also accepts the keys of points, and the strategy's `num_points`,
+                      `tolerance_mm` and `ignore_mm` replace those of a dense objective
+    crosses_patients  True: a sample may hold scans of several patients, which a TorchIO subject cannot
+                      represent
+    informs           the parts of the relation ("positive", "negative") that carry the signal (default:
+                      both). An objective that uses none of them is refused
     strategies        inner strategies
-    link              ``(rows, cols, similarity) -> (rows, cols)``, called once per step: adds columns that depend on
-                      features to `linked`. It needs the memory of all similarities, which a batch otherwise avoids
+    link              ``(rows, cols, similarity) -> (rows, cols)``, called once per step: adds columns that
+                      depend on features to `linked`. It needs the memory of all similarities, which a batch
+                      otherwise avoids
     passes_link_on    True: `link` only calls the `link` of the inner strategies
     constant_across   key columns: two items that share a value in none of them have P = 0 and M = 1 (default:
                       unknown). It makes relating large batches faster
     queue_size        number of embeddings of earlier batches that are related as further columns
                       (`linked["support"]` is their position in the queue)
-    detach_weights    False: the gradient goes through M too, and `relate` gets whole rows of similarities that
-                      require a gradient
+    detach_weights    False: the gradient goes through M too, and `relate` gets whole rows of similarities
+                      that require a gradient
     temperature       the temperature that `link` assumes; an objective with another one is refused
     companions        ``(collection) -> Companions | None``: the batch grouping
     samples_per_scan  number of samples of one scan that share a batch
-    within_scan       fields that only affect pairs of samples of one scan; reported if they cannot have an effect
+    within_scan       fields that only affect pairs of samples of one scan; reported if they cannot have an
+                      effect
     inner_draws_only  True: the inner strategies draw the views, and their relations are not used
     """
 
@@ -76,7 +79,7 @@ def relates_points(strategy: PairStrategy) -> bool:
 
 
 def link(strategy: PairStrategy, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
-    """Add the columns that a strategy derives from similarities ``[N, M]`` to the keys, once per step, without gradient."""
+    """Add the columns that a strategy derives from similarities ``[N, M]`` to the keys, without gradient."""
     own = getattr(strategy, "link", None)
     if own is None:
         return rows, cols

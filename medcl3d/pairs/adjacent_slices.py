@@ -24,15 +24,16 @@ class AdjacentSlices:
     """Positives are slabs of one scan whose centres along `axis` are at most `max_gap_mm` apart.
 
     axis              0, 1, 2: towards the patient's right, front, head
-    thickness_mm      thickness of a slab, resampled to the patch's voxels along the axis (default: that of the patch)
+    thickness_mm      thickness of a slab, resampled to the patch's voxels along the axis (default: that of
+                      the patch)
     max_gap_mm        largest distance between the centres; the two slabs of a sample never coincide
     ignore_mm         slabs of one scan farther apart than max_gap_mm and up to this distance are ignored
-    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan scans. With
-                      1, and no more samples per step than scans, two samples of one scan never share a step and
-                      `ignore_mm` has no effect
+    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan
+                      scans. With 1, and no more samples per step than scans, two samples of one scan never
+                      share a step and `ignore_mm` has no effect
 
-    Both slabs of a sample have the same in-plane position. Distances and thickness are measured along the axis, as
-    spacing is; on a sheared scan the distance between two planes along their normal is smaller.
+    Both slabs of a sample have the same in-plane position. Distances and thickness are measured along the
+    axis, as spacing is; on a sheared scan the distance between two planes along their normal is smaller.
     Source: Chaitanya et al., NeurIPS 2020; adjacent slices as positives in 2-D contrastive learning.
     """
 
@@ -95,7 +96,7 @@ class AdjacentSlices:
         return tuple(views[i] for i in rng.permutation(2))
 
     def _shuffled(self, box: Box, collection: Collection, scan: int, low: np.ndarray, high: np.ndarray) -> Box:
-        """The slab that a placebo reads in place of `box`: the slabs of a scan are permuted, once per seed."""
+        """The slab that a placebo reads for `box`: the slabs of a scan are permuted, once per seed."""
         if collection.slice_seed is None:
             return box
         first, last = int(low[self.axis]), int(high[self.axis])

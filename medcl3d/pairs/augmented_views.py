@@ -22,9 +22,10 @@ from medcl3d.types import Box, Keys, Relation, ViewSpec, related
 class AugmentedViews:
     """Positives are differently augmented views of one crop.
 
-    With `resized_crop`, each view is a random part of the crop with at least `min_volume` of its volume, resized to
-    the crop's grid, as in SimCLR's random resized crop.
-    Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, section 3.
+    With `resized_crop`, each view is a random part of the crop with at least `min_volume` of its volume,
+    resized to the crop's grid, as in SimCLR's random resized crop.
+    Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020,
+    section 3.
     """
 
     num_views: Annotated[int, Field(ge=2)] = 2

@@ -14,16 +14,16 @@ BODY = "body"  # the signal column of strategies that use body positions
 class BodyCoordinates:
     """Body coordinates of each scan.
 
-    from_world  ``Float64[n, 4, 4]`` world mm -> body mm, RAS+ axes. `prepare` writes it once: the origin is the middle
-                of the body mask's box (of the whole scan without a mask, as for crops around one organ), or
-                the manifest's column `atlas` names an affine into the space of an atlas
+    from_world  ``Float64[n, 4, 4]`` world mm -> body mm, RAS+ axes. `prepare` writes it once: the origin is
+                the middle of the body mask's box (of the whole scan without a mask, as for crops around one
+                organ), or the manifest's column `atlas` names an affine into the space of an atlas
     box_mm      ``Float64[n, 2, 3]`` lowest and highest body mm of each scan's body
-    shift       ``Float64[n, 3]`` in [0, 1): a placebo shifts each scan by this fraction of the body's extent, wrapping
-                around at its end, so that positions agree in no two scans and distances within a scan stay the same
-                (except for what wraps)
+    shift       ``Float64[n, 3]`` in [0, 1): a placebo shifts each scan by this fraction of the body's extent,
+                wrapping around at its end, so that positions agree in no two scans and distances within a
+                scan stay the same (except for what wraps)
 
-    Coordinates are in mm, not in fractions of the body's size: a scan that ends at the chest has another size, not
-    another scale.
+    Coordinates are in mm, not in fractions of the body's size: a scan that ends at the chest has another
+    size, not another scale.
     """
 
     from_world: np.ndarray
@@ -56,13 +56,13 @@ class BodyCoordinates:
         return np.where(shift == 0, found, low + np.mod(found - low + shift * (high - low), high - low))
 
     def to_world(self, scan: int, body: np.ndarray) -> np.ndarray:
-        """Convert a position ``[3]`` in body mm to world mm, without a placebo's shift: matching stays the same."""
+        """Convert a position ``[3]`` in body mm to world mm, without a placebo's shift, for matching."""
         affine = self.from_world[scan]
         return np.linalg.solve(affine[:3, :3], body - affine[:3, 3])
 
 
 def middle_of_body(affine: np.ndarray, body_box: np.ndarray) -> np.ndarray:
-    """``Float64[4, 4]`` world mm -> mm from the middle of the body's box ``Int[2, 3]``, along the world's axes."""
+    """``Float64[4, 4]`` world mm -> mm from the middle of the body box ``Int[2, 3]``, along world axes."""
     middle = affine[:3, :3] @ ((body_box[0] + body_box[1] - 1) / 2) + affine[:3, 3]
     from_world = np.eye(4)
     from_world[:3, 3] = -middle

@@ -21,7 +21,7 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 @PAIRS.register("body_position")
 @dataclass(frozen=True, kw_only=True)
 class BodyPosition:
-    """Across patients P = alpha exp(-d^2 / 2 sigma^2), M = 1 - exp(-d^2 / 2 h^2), d: distance in body coordinates, mm.
+    """Across patients P = alpha exp(-d^2 / 2 sigma^2), M = 1 - exp(-d^2 / 2 h^2), d mm apart in the body.
 
     alpha         attraction at the same position in another patient; 0 only removes false negatives
     sigma_mm      width of the attraction
@@ -30,10 +30,10 @@ class BodyPosition:
     num_points, tolerance_mm, ignore_mm  for points within a patient, as in voxel_correspondence
     min_iou, max_iou  overlap of the two crops of a sample
 
-    Points: within a scan, views of one physical point attract; across patients, the above. Views (an objective
-    without points): P = 1 within the sample; within a scan, M as across patients and P = 0.
-    Body coordinates are mm from the body mask, from an atlas, or from the middle of scans that are crops around one
-    organ.
+    Points: within a scan, views of one physical point attract; across patients, the above. Views (an
+    objective without points): P = 1 within the sample; within a scan, M as across patients and P = 0.
+    Body coordinates are mm from the body mask, from an atlas, or from the middle of scans that are crops
+    around one organ.
     Source: our own; positives by position as in PCL (Zeng et al., MICCAI 2021), in three dimensions and soft.
     """
 
@@ -73,7 +73,7 @@ class BodyPosition:
         return self._crops.sample(collection, anchor, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """Weights from distances in body coordinates across scans, and from exact correspondence within a scan."""
+        """Weights from distances in body coordinates across scans, from correspondence within a scan."""
         first, second = rows.body + self._noise(rows), cols.body + self._noise(cols)
         squared = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist") ** 2
         near = self.alpha * torch.exp(-squared / (2 * self.sigma_mm**2))

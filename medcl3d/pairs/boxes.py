@@ -14,8 +14,8 @@ def start_range(collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarr
     """First and last start of a patch in a scan, ``Int[3]`` each.
 
     A patch is inside the scan with its centre inside the body; along an axis on which the scan is
-    smaller than the patch, the patch contains the scan. At least one start exists: the centre of an even patch is
-    between two voxels, half a voxel from the middle of a body of one voxel.
+    smaller than the patch, the patch contains the scan. At least one start exists: the centre of an even
+    patch is between two voxels, half a voxel from the middle of a body of one voxel.
     """
     size, shape = np.array(collection.patch_size), collection.shapes[scan]
     low, high = np.minimum(0, shape - size), np.maximum(0, shape - size)
@@ -43,8 +43,8 @@ def slab_size(collection: Collection, scan: int, axis: int, thickness_mm: float 
 def whole_body_across(collection: Collection, scan: int, axis: int, slab: Box) -> Box:
     """A slab widened in its plane to the whole body, centred on the body.
 
-    Its in-plane sides have the ratio of the patch's sides in voxels, so that resampling to the patch scales both by
-    one factor. One side is as long as the body; the other extends past the body equally at both ends.
+    Its in-plane sides have the ratio of the patch's sides in voxels, so that resampling to the patch scales
+    both by one factor. One side is as long as the body; the other extends past the body equally at both ends.
     """
     low, stop = collection.body_boxes[scan]
     patch, across = np.array(collection.patch_size), np.arange(3) != axis
@@ -55,11 +55,11 @@ def whole_body_across(collection: Collection, scan: int, axis: int, slab: Box) -
 
 
 def start_at(collection: Collection, scan: int, place_mm: np.ndarray) -> tuple[np.ndarray, float]:
-    """The start of the patch whose centre is nearest to a position in world mm, and the distance in mm that is missed.
+    """The start of the patch with its centre nearest to a position in world mm, and the missed distance, mm.
 
-    The distance is 0 for a position that the scan reaches, although the centre is rounded to a voxel. Each voxel index
-    is rounded and clipped separately: on a sheared scan another start may be nearer by some mm. The distance is in
-    world mm on any scan.
+    The distance is 0 for a position that the scan reaches, although the centre is rounded to a voxel. Each
+    voxel index is rounded and clipped separately: on a sheared scan another start may be nearer by some mm.
+    The distance is in world mm on any scan.
     """
     affine = collection.affines[scan]
     voxel = np.linalg.solve(affine[:3, :3], place_mm - affine[:3, 3])
@@ -71,8 +71,8 @@ def start_at(collection: Collection, scan: int, place_mm: np.ndarray) -> tuple[n
 def iou(first: Box, second: Box) -> float:
     """Intersection over union of two boxes of one scan.
 
-    Within one scan it is the same in voxels and in mm: the grid is a linear map of mm, and linear maps preserve
-    ratios of volumes.
+    Within one scan it is the same in voxels and in mm: the grid is a linear map of mm, and linear maps
+    preserve ratios of volumes.
     """
     overlap = np.minimum(first.stop, second.stop) - np.maximum(first.start, second.start)
     shared = float(np.prod(np.maximum(overlap, 0)))
@@ -82,8 +82,8 @@ def iou(first: Box, second: Box) -> float:
 def iou_mm(rows: Keys, cols: Keys) -> Tensor:
     """``Float64[N, M]`` intersection over union of the views' boxes, in the mm of their scan's own axes.
 
-    It equals the ratio of the volumes in world mm, on sheared scans too. Boxes of scans that share a frame are compared
-    if their axes agree; otherwise, and across frames, the value is 0.
+    It equals the ratio of the volumes in world mm, on sheared scans too. Boxes of scans that share a frame
+    are compared if their axes agree; otherwise, and across frames, the value is 0.
     """
     # Coordinates along the axes: the inverse, which is the transpose for orthogonal axes only.
     to_axes = torch.linalg.inv(rows.axes)
@@ -106,8 +106,8 @@ def distance_mm(rows: Keys, cols: Keys) -> Tensor:
 def gap_mm(rows: Keys, cols: Keys, axis: int) -> Tensor:
     """``Float64[N, M]`` mm between the views' centres, measured along an axis of the row's scan.
 
-    Slices k apart have a gap of k times the spacing, at any in-plane position. On a sheared scan the distance between
-    two planes along their normal is smaller.
+    Slices k apart have a gap of k times the spacing, at any in-plane position. On a sheared scan the distance
+    between two planes along their normal is smaller.
     """
     offset = cols.center_mm - rows.center_mm[:, None]
     return torch.einsum("nmi,ni->nm", offset, torch.linalg.inv(rows.axes)[:, axis]).abs()

@@ -29,8 +29,8 @@ class ClassLabels:
     column      column of the manifest: `class`, or a metadata column
     inner       the strategy that draws the views
     together    group size: number of patients of one label that share a batch (1: no grouping)
-    on_missing  a scan without a label. own_group: it attracts within its sample only; drop: it starts no sample; error:
-                it is refused
+    on_missing  a scan without a label. own_group: it attracts within its sample only; drop: it starts no
+                sample; error: it is refused
 
     This strategy trains on labels: compare it with others on another task, or with equally many labels.
     Source: SupCon (Khosla et al., NeurIPS 2020, eq. 2).

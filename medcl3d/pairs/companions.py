@@ -16,7 +16,8 @@ class Companions:
     """Batch grouping: groups of anchors that attract each other, and of samples that start from one anchor.
 
     together          number of scans, each of another patient, that are adjacent in a batch
-    affinity          scan -> ``Float[n]``: how strongly each scan of the collection attracts it, 0 if it does not
+    affinity          scan -> ``Float[n]``: how strongly each scan of the collection attracts it, 0 if it does
+                      not
     patients          ``Int[n]`` patient of each scan of the collection
     samples_per_scan  number of samples of each scan that are adjacent in a batch
     """
@@ -32,14 +33,14 @@ class Companions:
         return self.together * self.samples_per_scan
 
     def arranged(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Arrange the anchors ``Int[n]`` of an epoch in groups of `group_size`, each at least `samples_per_scan` times."""
+        """Arrange an epoch's anchors ``Int[n]`` in groups, each at least `samples_per_scan` times."""
         return np.repeat(order if self.together == 1 else self._groups(order, rng), self.samples_per_scan)
 
     def _groups(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Arrange the anchors in groups of `together`, each anchor at least once.
 
-        A group is filled with scans that attract its first anchor, drawn with probabilities proportional to their
-        affinity: first scans not yet used, then used ones; without any, the next unused anchor.
+        A group is filled with scans that attract its first anchor, drawn with probabilities proportional to
+        their affinity: first scans not yet used, then used ones; without any, the next unused anchor.
         """
         unused = np.zeros(len(self.patients), dtype=bool)
         unused[order] = True
@@ -71,8 +72,8 @@ class Companions:
 def companions_of(strategy: PairStrategy, collection: Collection) -> Companions | None:
     """The batch grouping of a strategy; None if it has none.
 
-    Groups are those of the strategy, or of its first inner strategy that has any. `samples_per_scan` is the largest of
-    all inner strategies.
+    Groups are those of the strategy, or of its first inner strategy that has any. `samples_per_scan` is the
+    largest of all inner strategies.
     """
     found = (part.companions(collection) for part in every_part(strategy) if hasattr(part, "companions"))
     grouping = next((one for one in found if one is not None), None)

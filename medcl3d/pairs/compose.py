@@ -187,8 +187,8 @@ class Exclude:
     """M = 0 between items that share a column value, or are near each other in the body; P is unchanged.
 
     inner      the strategy whose negatives are excluded
-    by         a column of the manifest (patient, modality, site, ...), or `body`; an item without a value keeps all its
-               negatives
+    by         a column of the manifest (patient, modality, site, ...), or `body`; an item without a value
+               keeps all its negatives
     nearer_mm  with `body`: items nearer than this in body coordinates do not repel
 
     The control, equally many negatives removed at random, is the placebo: the column permuted among scans.

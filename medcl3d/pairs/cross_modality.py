@@ -25,12 +25,13 @@ class CrossModality:
     """Positives are crops of two modalities of one session, at the same position.
 
     modalities     the modalities to pair (default: all)
-    across_frames  scans of a session without a common frame: `refuse` does not pair them, `body` matches them in
-                   body coordinates, as accurately as their body masks agree
+    across_frames  scans of a session without a common frame: `refuse` does not pair them, `body` matches them
+                   in body coordinates, as accurately as their body masks agree
     jitter_mm      largest offset of the second crop from the corresponding position, along each axis
 
     P = 1 within the sample, M = 1 - P: crops of one modality do not attract each other.
-    Source: multimodal contrastive learning with images as the other view, as in CFM and UAE (SAM's successors).
+    Source: multimodal contrastive learning with images as the other view, as in CFM and UAE (SAM's
+    successors).
     """
 
     modalities: tuple[str, ...] | None = None
@@ -41,7 +42,7 @@ class CrossModality:
     constant_across = ("sample",)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans whose session has another modality to pair them with. DataError for a modality that no scan has."""
+        """Scans with another modality in their session. DataError for a modality that no scan has."""
         present = sorted(collection.table["modality"].dropna().unique())
         missing = [name for name in self.modalities or () if name not in present]
         if missing:

@@ -22,14 +22,15 @@ from medcl3d.types import Keys, Relation, ViewSpec
 @PAIRS.register("hard_negatives")
 @dataclass(frozen=True, kw_only=True)
 class HardNegatives:
-    """M of the inner strategy, weighted by the similarity of a negative and debiased by the rate of false negatives.
+    """M of the inner strategy, weighted by similarity and debiased by the rate of false negatives.
 
     inner           the strategy whose negatives are weighted
-    concentration   beta: a negative is weighted by e^(beta s), relative to the anchor's mean; 0: equal weights
+    concentration   beta: a negative is weighted by e^(beta s), relative to the anchor's mean; 0: equal
+                    weights
     prior           tau: probability that a negative is of the anchor's class
     temperature     the objective's temperature, in s = similarity / temperature
-    detach_weights  true: weights and debiasing are constants of the loss; false: the gradient goes through them too, as
-                    in the authors' code
+    detach_weights  true: weights and debiasing are constants of the loss; false: the gradient goes through
+                    them too, as in the authors' code
 
     With N negatives and s+ the similarity of the positive, an anchor's negatives sum to
     max(N e^(-1 / temperature), (sum of weighted M e^s - tau N e^(s+)) / (1 - tau)).
@@ -82,7 +83,7 @@ class HardNegatives:
         return replace(rows, linked={**rows.linked, "log_weight": log_weight}), cols
 
     def _log_weight(self, inner: Relation, similarity: Tensor) -> Tensor:
-        """``Float64[N]`` from whole rows; in logarithms, since e^s may be e^100. Its gradient is finite too."""
+        """``Float64[N]`` from whole rows, in logarithms, since e^s may be e^100; its gradient is finite."""
         s = similarity.double() / self.temperature
         positive, negative = inner.positive.double(), inner.negative.double()
         has_positive, has_negative = positive.sum(1) > 0, negative.sum(1) > 0

@@ -28,7 +28,7 @@ OnMissing = Literal["ignore", "own_group", "drop", "error"]
 def similarity_of(
     rows: Keys, cols: Keys, kernels: Mapping[str, float | str], combine: Combine, on_missing: OnMissing
 ) -> Tensor:
-    """``Float64[N, M]`` in [0, 1]: the combined kernels of all columns; 0 if too few columns are known for both."""
+    """``Float64[N, M]`` in [0, 1]: the combined kernels of all columns; 0 if too few are known for both."""
     return _combined(rows.column, cols.column, kernels, combine, on_missing)
 
 
@@ -57,8 +57,8 @@ def _combined(
 ) -> Tensor:
     """Combine the kernels of all columns.
 
-    With `ignore`, a column that is missing for either scan drops out of the product or the mean, whose weights are
-    renormalised; otherwise all columns are required.
+    With `ignore`, a column that is missing for either scan drops out of the product or the mean, whose
+    weights are renormalised; otherwise all columns are required.
     """
     require_one_of("combine", combine, Combine)
     require_one_of("on_missing", on_missing, OnMissing)
@@ -85,7 +85,7 @@ def _rbf(difference: Tensor, bandwidth: float) -> Tensor:
 
 
 def require_columns(strategy: str, collection: Collection, kernels: Mapping[str, float | str]) -> np.ndarray:
-    """``Bool[n]``: scans with at least one known column. DataError for a column that is missing, empty or constant."""
+    """``Bool[n]``: scans with a known column. DataError for a missing, empty or constant column."""
     known = np.zeros(len(collection), dtype=bool)
     for name, kernel in kernels.items():
         if name not in collection.columns:
@@ -111,7 +111,7 @@ def require_columns(strategy: str, collection: Collection, kernels: Mapping[str,
 def without_missing(
     strategy: str, collection: Collection, columns: Iterable[str], on_missing: OnMissing, anchors: Anchors
 ) -> Anchors:
-    """Apply `on_missing` to anchors with missing columns, and note what happens to them. DataError if it is `error`."""
+    """Apply `on_missing` to anchors with missing columns, and note it. DataError if it is `error`."""
     missing = {name: np.isnan(collection.column(name)) for name in columns}
     any_missing = np.any([*missing.values()], axis=0)
     if not any_missing.any():

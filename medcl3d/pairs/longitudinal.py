@@ -21,17 +21,17 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 @PAIRS.register("longitudinal")
 @dataclass(frozen=True, kw_only=True)
 class Longitudinal:
-    """Positives are corresponding crops of two visits of one patient in one modality: P = exp(-days apart / T).
+    """Positives are corresponding crops of two visits in one modality: P = exp(-days apart / T).
 
     time_constant_days  T: visits this many days apart have P = 1/e
     max_gap_days        visits farther apart are not drawn together (default: no limit)
     jitter_mm           largest offset of the second crop from the corresponding position, along each axis
 
-    Two scans of one patient and modality are two visits if their sessions or their session_days differ; an empty
-    session is unknown and differs from none. A scan without session_days is never paired.
+    Two scans of one patient and modality are two visits if their sessions or their session_days differ; an
+    empty session is unknown and differs from none. A scan without session_days is never paired.
     M = 1 - P within the sample; other pairs of the patient are ignored; other patients repel.
-    Source: CL-TCI. That nearer visits make better positives is an assumption: MedAug (Vu et al., MLHC 2021) found
-    positives of the same study best.
+    Source: CL-TCI. That nearer visits make better positives is an assumption: MedAug (Vu et al., MLHC 2021)
+    found positives of the same study best.
     """
 
     time_constant_days: Positive = 365.0
@@ -83,7 +83,7 @@ class Longitudinal:
         return matched_crops(collection, anchor, other, self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = exp(-days / T) within the sample; the patient's other pairs are ignored; other patients repel."""
+        """P = exp(-days / T) within the sample; other pairs of the patient are ignored; the rest repels."""
         days = (rows.session_days[:, None] - cols.session_days).abs()
         same_patient = rows.patient[:, None] == cols.patient
         drawn = same_patient & (rows.sample[:, None] == cols.sample) & ~days.isnan()

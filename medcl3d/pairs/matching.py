@@ -16,8 +16,8 @@ def matched_crops(
 ) -> tuple[ViewSpec, ViewSpec]:
     """A crop of `scan` and the crop of `other` at the same position, within `jitter_mm` along each axis.
 
-    Positions are matched in world mm within a frame, else in body coordinates. If `other` does not reach a position,
-    another is drawn, up to `TRIES` times; then the nearest one is used.
+    Positions are matched in world mm within a frame, else in body coordinates. If `other` does not reach a
+    position, another is drawn, up to `TRIES` times; then the nearest one is used.
     """
     best: tuple[float, Box, Box] | None = None
     for _ in range(TRIES):

@@ -30,8 +30,9 @@ class MetadataKernel:
     combine     product or mean of the columns' kernels
     inner       the strategy that draws the views
     together    group size: number of patients with similar metadata that share a batch (1: no grouping)
-    on_missing  a missing value. ignore: the column drops out of a pair, and P = 0 if none is left; own_group: the scan
-                attracts within its sample only; drop: the scan starts no sample; error: it is refused
+    on_missing  a missing value. ignore: the column drops out of a pair, and P = 0 if none is left; own_group:
+                the scan attracts within its sample only; drop: the scan starts no sample; error: it is
+                refused
 
     P is not normalised here: the loss normalises rows, over each anchor's own positives, and never columns.
     Source: y-Aware InfoNCE (Dufumier et al., MICCAI 2021, eq. 3), EIDOS (Barbano et al., ISBI 2023).
@@ -56,7 +57,7 @@ class MetadataKernel:
         return (PAIRS.build(self.inner),)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """The anchors of the inner strategy, filtered by `on_missing`. DataError for missing or constant columns."""
+        """The inner strategy's anchors, filtered by `on_missing`. DataError for unusable columns."""
         require_columns("metadata_kernel", collection, self.columns)
         require_patients("metadata_kernel", collection, self.together)
         anchors = self.strategies[0].anchors(collection)

@@ -22,15 +22,15 @@ NUM_GLOBAL = 2
 @PAIRS.register("multi_crop")
 @dataclass(frozen=True, kw_only=True)
 class MultiCrop:
-    """Two overlapping global crops, and `num_local` local crops inside them; pairs of local crops are ignored.
+    """Two overlapping global crops, and `num_local` local crops inside them; local-local pairs are ignored.
 
     local_size        voxels of a local crop, on a grid of its own
     min_coverage      fraction of a local crop's volume that is inside one of the global crops
     min_iou, max_iou  overlap of the two global crops
 
-    P = 1 within a sample if at least one of the two views is global. Targets without a gradient (momentum encoder in
-    byol, moco and dino, codes in swav, stop-gradient in simsiam) come from global views only; other objectives relate
-    all views.
+    P = 1 within a sample if at least one of the two views is global. Targets without a gradient (momentum
+    encoder in byol, moco and dino, codes in swav, stop-gradient in simsiam) come from global views only;
+    other objectives relate all views.
     Source: SwAV (Caron et al., NeurIPS 2020, section 3.2), DINO (Caron et al., ICCV 2021).
     """
 

@@ -20,14 +20,15 @@ from medcl3d.types import Keys, Relation, ViewSpec
 @PAIRS.register("nearest_neighbours")
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbours:
-    """P = 1 with the `k` queue items nearest to the other views of the sample; the rest of the queue is ignored.
+    """P = 1 with the `k` queue items nearest to the sample's other views; the other queue items are ignored.
 
     k           neighbours per item
     queue_size  embeddings of earlier batches that are kept, with their keys
     inner       the strategy that draws the views and relates those of one batch
 
-    The neighbours of a view's partners are its positives, as in NNCLR, which contrasts a view with the neighbour
-    of the other view. Unlike in NNCLR, the views of a sample attract too, so that the first batches have positives.
+    The neighbours of a view's partners are its positives, as in NNCLR, which contrasts a view with the
+    neighbour of the other view. Unlike in NNCLR, the views of a sample attract too, so that the first batches
+    have positives.
     Source: NNCLR (Dwibedi et al., ICCV 2021, eq. 1 and 3).
     """
 
@@ -53,7 +54,7 @@ class NearestNeighbours:
         return self.strategies[0].sample(collection, anchor, rng)
 
     def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
-        """Link each row's `neighbours` ``Int[N, k]``, positions in the queue (-1: the queue holds fewer than k)."""
+        """Link each row's `neighbours` ``Int[N, k]``, positions in the queue (-1: it holds fewer than k)."""
         rows, cols = link(self.strategies[0], rows, cols, similarity)
         positions = cols.linked["support"]
         queued = positions >= 0

@@ -28,13 +28,13 @@ ROUNDING = 1e-9
 class OverlappingCrops:
     """Positives are crops of one scan whose IoU, in mm, is at least `min_iou`.
 
-    `num_views` crops are drawn with all pairwise IoU in [min_iou, max_iou] (uniform in that range for two crops), at
-    uniform positions inside the body. Other pairs of one scan are ignored (`same_scan: ignore`) or repel
-    (`negative`).
+    `num_views` crops are drawn with all pairwise IoU in [min_iou, max_iou] (uniform in that range for two
+    crops), at uniform positions inside the body. Other pairs of one scan are ignored (`same_scan: ignore`) or
+    repel (`negative`).
 
-    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan scans. With
-                      1, and no more samples per step than scans, two samples of one scan never share a step and
-                      `same_scan` has no effect
+    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan
+                      scans. With 1, and no more samples per step than scans, two samples of one scan never
+                      share a step and `same_scan` has no effect
 
     Source: overlapping crops as positives, as in PGL (Xie et al., 2020) and LatentCampus.
     """
@@ -74,7 +74,7 @@ class OverlappingCrops:
     def sample(
         self, collection: Collection, anchor: int, rng: np.random.Generator
     ) -> tuple[ViewSpec, ...]:
-        """`num_views` crops of scan `anchor`. ConfigError if no positions on the voxel grid give such an overlap."""
+        """`num_views` crops of scan `anchor`. ConfigError if no voxel positions have such an overlap."""
         low, high = start_range(collection, anchor)
         for _ in range(TRIES):
             boxes = self._first_two(collection, low, high, rng)
@@ -95,7 +95,7 @@ class OverlappingCrops:
         return self.min_iou - ROUNDING <= overlap <= self.max_iou + ROUNDING
 
     def _first_two(self, collection: Collection, low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> list[Box]:
-        """Two boxes whose IoU is as close to a uniform draw as whole voxels allow; [] if it is outside the range."""
+        """Two boxes with an IoU as close to a uniform draw as voxels allow; [] if it is outside the range."""
         size = np.array(collection.patch_size)
         origin = Box((0, 0, 0), collection.patch_size)
         target = rng.uniform(self.min_iou, self.max_iou)

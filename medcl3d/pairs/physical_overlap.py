@@ -30,13 +30,14 @@ class PhysicalOverlap:
     gamma             exponent of the IoU: 0.5 falls more slowly, 2 faster; 0: P = 1 at any overlap
     kappa             IoU from which crops of one scan no longer repel
     min_iou, max_iou  overlap of the two crops of a sample, drawn uniformly
-    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan scans. With
-                      1, and no more samples per step than scans, soft overlap relates only the two crops of a sample
+    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan
+                      scans. With 1, and no more samples per step than scans, soft overlap relates only the
+                      two crops of a sample
 
-    IoU is in mm. Within one scan it equals the IoU in voxels at any spacing, since a scan's grid is a linear map of
-    its mm; an ablation in voxels would therefore be identical.
-    Source: our own; the hard form is overlapping_crops. The closest published method is VoCo (Wu et al., CVPR 2024),
-    in which the similarity of a crop to fixed base crops of its scan predicts their overlap.
+    IoU is in mm. Within one scan it equals the IoU in voxels at any spacing, since a scan's grid is a linear
+    map of its mm; an ablation in voxels would therefore be identical.
+    Source: our own; the hard form is overlapping_crops. The closest published method is VoCo (Wu et al., CVPR
+    2024), in which the similarity of a crop to fixed base crops of its scan predicts their overlap.
     """
 
     gamma: NonNegative = 1.0

@@ -18,9 +18,9 @@ POINTS, SLICE = "position_mm", "slice"
 def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collection:
     """The collection with the strategy's signal columns permuted among scans, once per seed.
 
-    All columns are permuted together, which keeps their joint distribution. `body` shifts each scan's body coordinates
-    by an offset of its own; `slice` permutes the slices of each scan; `position_mm` is left to the loader, which
-    shuffles the positions of the points of a sample.
+    All columns are permuted together, which keeps their joint distribution. `body` shifts each scan's body
+    coordinates by an offset of its own; `slice` permutes the slices of each scan; `position_mm` is left to
+    the loader, which shuffles the positions of the points of a sample.
     ConfigError if the strategy has no signal column and therefore no placebo.
     """
     if not strategy.informative:

@@ -25,14 +25,16 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 class SamePatient:
     """Positives are crops of different scans of one patient.
 
-    position      matched: both crops at the same position, within `jitter_mm` along each axis. P = 1 within the sample
-                  only; the patient's other crops are ignored, since they are elsewhere in the body.
+    position      matched: both crops at the same position, within `jitter_mm` along each axis. P = 1 within
+                  the sample only; the patient's other crops are ignored, since they are elsewhere in the
+                  body.
                   free: each at any position in the body. P = 1 for all crops of the patient
-    same_session  whether the second scan may be of the anchor's session: any, only, never. An empty session is unknown:
-                  such a scan is paired with `any` only
+    same_session  whether the second scan may be of the anchor's session: any, only, never. An empty session
+                  is unknown: such a scan is paired with `any` only
 
-    Other patients repel. Positions are matched in world mm if the scans share a frame, else in body coordinates. If
-    the second scan does not reach a position, another is drawn, up to 20 times; then the nearest one is used.
+    Other patients repel. Positions are matched in world mm if the scans share a frame, else in body
+    coordinates. If the second scan does not reach a position, another is drawn, up to 20 times; then the
+    nearest one is used.
     Source: MICLe (Azizi et al., ICCV 2021), MedAug (Vu et al., MLHC 2021).
     """
 
@@ -82,7 +84,7 @@ class SamePatient:
         return matched_crops(collection, anchor, other, self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = 1 within the sample (matched) or the patient (free); other patients repel; the rest is ignored."""
+        """P = 1 within the sample (matched) or patient (free); other patients repel; the rest is ignored."""
         same_patient = rows.patient[:, None] == cols.patient
         same_sample = rows.sample[:, None] == cols.sample
         positive = same_patient if self.position == "free" else same_patient & same_sample

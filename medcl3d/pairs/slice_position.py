@@ -20,20 +20,21 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 @PAIRS.register("slice_position")
 @dataclass(frozen=True, kw_only=True)
 class SlicePosition:
-    """Positives are slabs, of any patient, whose normalised positions along `axis` differ by less than `threshold`.
+    """Positives are slabs of any patient with normalised positions along `axis` less than `threshold` apart.
 
     axis            0, 1, 2: towards the patient's right, front, head
     threshold       fraction of the body's extent along the axis
-    num_partitions  in place of threshold: positives are in the same of this many equal parts of the body (GLCL)
-    thickness_mm    thickness of a slab, resampled to the patch's voxels along the axis (default: as many voxels of the
-                    scan as the patch has, without resampling)
+    num_partitions  in place of threshold: positives are in the same of this many equal parts of the body
+                    (GLCL)
+    thickness_mm    thickness of a slab, resampled to the patch's voxels along the axis (default: as many
+                    voxels of the scan as the patch has, without resampling)
     num_views       augmented views of the slab of a sample: PCL's batches hold two of each slice
 
-    In its plane a slab holds the whole body, resampled to the patch, as PCL and GLCL compare whole slices. Both
-    in-plane axes are scaled by one factor, so the body keeps its proportions: if the body does not fill the patch,
-    the slab extends past it, and past the scan it is filled with the scan's background.
-    Positions are fractions of the body, as published. They are comparable if scans show the same part of the body;
-    otherwise use `body_position`.
+    In its plane a slab holds the whole body, resampled to the patch, as PCL and GLCL compare whole slices.
+    Both in-plane axes are scaled by one factor, so the body keeps its proportions: if the body does not fill
+    the patch, the slab extends past it, and past the scan it is filled with the scan's background.
+    Positions are fractions of the body, as published. They are comparable if scans show the same part of the
+    body; otherwise use `body_position`.
     Source: PCL (Zeng et al., MICCAI 2021), GLCL (Chaitanya et al., NeurIPS 2020, section 3.1).
     """
 

@@ -30,18 +30,18 @@ class TabularNeighbours:
 
     columns     column -> bandwidth of its RBF kernel in the column's unit, or `equal`
     combine     mean or product of the columns' kernels
-    threshold   P = 1 from this similarity on and 0 below it, as in TGV; a scan without such a neighbour starts no
-                sample (default: P is the similarity of every pair)
+    threshold   P = 1 from this similarity on and 0 below it, as in TGV; a scan without such a neighbour
+                starts no sample (default: P is the similarity of every pair)
     k           number of most similar patients from which the second view is drawn, in the anchor's modality
     weighting   similarity: with probabilities proportional to it; uniform: all k equally
     jitter_mm   largest offset of the second crop from the corresponding position, along each axis
-    on_missing  a missing value. ignore: the column drops out of a pair, and a scan without any known column starts no
-                sample; drop: a scan with a missing column starts no sample and is never a neighbour; error: it is
-                refused
+    on_missing  a missing value. ignore: the column drops out of a pair, and a scan without any known column
+                starts no sample; drop: a scan with a missing column starts no sample and is never a
+                neighbour; error: it is refused
 
     P = similarity of two scans (or 1 from `threshold` on), for all pairs of a batch; M = 1 - P.
-    Source: tabular guidance for images (TGV, Hasny et al., 2025), in which the pairs of a batch above a threshold are
-    positives, and no second view is drawn from a neighbour.
+    Source: tabular guidance for images (TGV, Hasny et al., 2025), in which the pairs of a batch above a
+    threshold are positives, and no second view is drawn from a neighbour.
     """
 
     columns: Kernels
@@ -85,8 +85,8 @@ class TabularNeighbours:
     def _have_neighbours(self, collection: Collection, scans: np.ndarray) -> np.ndarray:
         """``Bool[n]``: scans that a scan of another patient attracts; exact for `scans` ``Int[m]``.
 
-        Nearly all have a neighbour among scans that are close in the table's order. Only the others are compared with the
-        whole collection, since comparing all scans with all takes quadratic time.
+        Nearly all have a neighbour among scans that are close in the table's order. Only the others are
+        compared with the whole collection, since comparing all scans with all takes quadratic time.
         """
         patient, modality = collection.columns["patient"], collection.columns["modality"]
         order = np.lexsort((*(collection.column(name) for name in self.columns), modality))
@@ -106,7 +106,7 @@ class TabularNeighbours:
         return attracts
 
     def neighbours(self, collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scans ``Int[n]`` of the k most similar patients that attract a scan, in its modality, and their similarities."""
+        """Attracting scans ``Int[n]`` of the k most similar patients, in the modality, and similarities."""
         rows = collection.sharing(scan, "modality")
         one = np.array([scan])
         similarity = similarity_between(collection, one, rows, self.columns, self.combine, self.on_missing)[0]

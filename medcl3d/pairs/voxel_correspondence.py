@@ -24,13 +24,14 @@ ROUNDING_MM = 1e-6
 class VoxelCorrespondence:
     """Positives are points of two overlapping crops at the same physical position, within `tolerance_mm`.
 
-    Points of one scan nearer than `ignore_mm` are ignored: neighbouring points look similar and are not negatives.
-    Between whole views (an objective without points), P = 1 within the sample.
+    Points of one scan nearer than `ignore_mm` are ignored: neighbouring points look similar and are not
+    negatives. Between whole views (an objective without points), P = 1 within the sample.
 
-    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan scans; points
-                      of one scan are related across samples too
+    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan
+                      scans; points of one scan are related across samples too
 
-    Source: vox2vec (Goncharov et al., MICCAI 2023), SAM (Yan et al., TMI 2022), DenseCL (Wang et al., CVPR 2021).
+    Source: vox2vec (Goncharov et al., MICCAI 2023), SAM (Yan et al., TMI 2022), DenseCL (Wang et al., CVPR
+    2021).
     """
 
     min_iou: Fraction = 0.2
@@ -70,7 +71,7 @@ class VoxelCorrespondence:
 
 
 def relate_points(rows: Keys, cols: Keys, tolerance_mm: float, ignore_mm: float) -> Relation:
-    """P = 1 for the same point of a sample, or within `tolerance_mm` in one frame; ignored if nearer than `ignore_mm`."""
+    """P = 1 for one point of a sample, or within `tolerance_mm` in a frame; ignored below `ignore_mm`."""
     same_point = (rows.sample[:, None] == cols.sample) & (rows.point[:, None] == cols.point)
     distance = distance_mm(rows, cols)
     positive = same_point | (distance <= tolerance_mm + ROUNDING_MM)

@@ -33,7 +33,7 @@ Transforms = Annotated[tuple[dict[str, dict[str, Any]], ...], AfterValidator(_kn
 
 @dataclass(frozen=True)
 class WithTorchIO:
-    """A recipe followed by TorchIO's transforms, one view at a time on the CPU, each view with its own seed."""
+    """A recipe followed by TorchIO's transforms, one view at a time on the CPU, each with its own seed."""
 
     first: Recipe
     transforms: tuple[Mapping[str, Mapping[str, Any]], ...]
@@ -65,8 +65,8 @@ def torchio(*, transforms: Transforms, first: choice_of(VIEWS) = SPATIAL_ONLY) -
     """TorchIO's intensity transforms by name, with TorchIO's fields: motion, ghosting, spikes, bias fields.
 
     transforms  a list such as ``[RandomMotion: {degrees: 5, p: 0.3}, RandomBiasField: {p: 0.3}]``
-    first       the recipe applied before them, which may move voxels; TorchIO's spatial transforms are refused, since
-                the position of a view's voxels must be known
+    first       the recipe applied before them, which may move voxels; TorchIO's spatial transforms are
+                refused, since the position of a view's voxels must be known
 
     They run on one view at a time, on the CPU: expect a tenth of the views per second of `mri`.
     Source: Pérez-García et al. 2021, TorchIO.

@@ -31,10 +31,11 @@ class Intensity:
     noise_probability, noise_std              Gaussian, standard deviation from 0 up to this
     contrast_probability, contrast            factors about the view's mean, log-uniform
     brightness_probability, brightness        shift up to this, in both directions
-    gamma_probability, gamma                  exponents on the view's range, log-uniform; mean and spread are kept
+    gamma_probability, gamma                  exponents on the view's range, log-uniform; mean and spread are
+                                              kept
     gamma_inverted                            fraction of the gammas applied to the inverted view
-    cutout_probability, cutout_size           a box with these fractions of the axes, anywhere in the view, is set to
-                                              the view's mean
+    cutout_probability, cutout_size           a box with these fractions of the axes, anywhere in the view, is
+                                              set to the view's mean
     """
 
     blur_probability: float = 0.2
@@ -55,7 +56,7 @@ class Intensity:
     cutout_size: tuple[float, float] = (0.1, 0.4)
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Draw the parameters of one view, neutral for augmentations that do not occur; the number of draws is fixed."""
+        """Draw the parameters of one view, neutral if they do not occur, with a fixed number of draws."""
         chance, value = rng.random((2, 8))
         corner, size = rng.random((2, 3))
         drawn = np.zeros(len(NAMES) + 6)
@@ -91,7 +92,7 @@ class Intensity:
 
 
 def named(parameters: Parameters) -> Parameters:
-    """Parameters ``intensity`` ``[N, 13]`` by name: ``[N]`` each, ``[N, 3]`` for the cutout, with ``seed`` ``[N]``."""
+    """Parameters ``intensity`` ``[N, 13]`` by name, ``[N]`` each, ``[N, 3]`` of the cutout, with ``seed``."""
     values = parameters["intensity"].double()
     cutout = {"cutout_corner": values[:, -6:-3], "cutout_size": values[:, -3:]}
     return dict(zip(NAMES, values[:, :-6].unbind(1), strict=True)) | cutout | {"seed": parameters["seed"]}
@@ -110,7 +111,7 @@ def _column(value: Tensor, voxels: Tensor) -> Tensor:
 
 
 def _degrade(voxels: Tensor, p: Parameters) -> Tensor:
-    """Blur and reduce resolution: both are linear along each axis, so together they are one matrix per axis."""
+    """Blur and reduce resolution: both are linear along each axis, so one matrix per axis does both."""
     for axis, length in enumerate(voxels.shape[2:]):
         if length > 1:
             matrix = low_resolution_matrix(p["low_resolution"], length) @ blur_matrix(p["sigma"][:, axis], length)
@@ -119,7 +120,7 @@ def _degrade(voxels: Tensor, p: Parameters) -> Tensor:
 
 
 def blur_matrix(sigma: Tensor, length: int) -> Tensor:
-    """``Float64[N, L, L]``: a Gaussian of `sigma` voxels ``[N]`` about each voxel, normalised over the existing voxels."""
+    """``Float64[N, L, L]``: a Gaussian of `sigma` voxels ``[N]``, normalised over the existing voxels."""
     index = torch.arange(length, dtype=torch.float64)
     apart = (index[:, None] - index) / sigma.double().clamp(min=1e-3)[:, None, None]
     # Cut at 6 sigma (1e-8): beyond, weights would be subnormal numbers, which multiply a hundred times slower.
@@ -128,7 +129,7 @@ def blur_matrix(sigma: Tensor, length: int) -> Tensor:
 
 
 def low_resolution_matrix(factor: Tensor, length: int) -> Tensor:
-    """``Float64[N, L, L]``: averages over ``round(L * factor)`` equal cells, interpolated linearly back to L voxels."""
+    """``Float64[N, L, L]``: averages over ``round(L * factor)`` equal cells, interpolated linearly to L."""
     num_cells = (length * factor.double()).round().clamp(1, length)[:, None, None]
     width = length / num_cells
     cell = torch.arange(length, dtype=torch.float64)[:, None]  # rows past num_cells are empty
@@ -151,7 +152,7 @@ def _along(voxels: Tensor, matrix: Tensor, axis: int) -> Tensor:
 
 
 def _noise(voxels: Tensor, std: Tensor, seed: Tensor) -> None:
-    """Add noise that depends only on each sample's seed (on one type of device), not on the rest of the batch."""
+    """Add noise that depends only on each sample's seed (on one type of device), not on the batch."""
     generator = torch.Generator(voxels.device)
     for row in std.nonzero()[:, 0].tolist():
         generator.manual_seed(int(seed[row]))

@@ -56,7 +56,7 @@ class Recipe:
     intensity: Intensity | None = None
 
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
-        """Draw the parameters of one view of `shape` voxels, with fixed keys and shapes so that they stack."""
+        """Draw the parameters of a view of `shape` voxels, with fixed keys and shapes so that they stack."""
         drawn: dict[str, np.ndarray] = {} if self.intensity or self.spatial else {"seed": np.zeros((), dtype=np.int64)}
         if self.spatial:
             drawn |= self.spatial.draw(rng, shape)
@@ -121,10 +121,11 @@ def mri(
 ) -> Recipe:
     """All augmentations, for MR, whose intensities have no unit. Strengths after nnU-Net (Isensee 2021).
 
-    Intensity strengths are in standard deviations of the scan's body. Parameters are drawn independently: uniformly,
-    or log-uniformly if noted.
+    Intensity strengths are in standard deviations of the scan's body. Parameters are drawn independently:
+    uniformly, or log-uniformly if noted.
 
-    flip_probability            for each of the axes right, front, head; [0, 0.5, 0.5] if left and right matter
+    flip_probability            for each of the axes right, front, head; [0, 0.5, 0.5] if left and right
+                                matter
     affine_probability          of scale, shear, rotation and translation (together)
     rotation_degrees            largest angle about each axis; a slab is rotated in its plane only
     scale                       factors by which the anatomy is enlarged, log-uniform
@@ -136,9 +137,11 @@ def mri(
     noise_probability, noise_std                Gaussian noise of standard deviation 0 to noise_std
     contrast_probability, contrast              factors about the view's mean, log-uniform
     brightness_probability, brightness          shift up to this, in both directions
-    gamma_probability, gamma                    exponents on the view's range, log-uniform; mean and spread are kept
+    gamma_probability, gamma                    exponents on the view's range, log-uniform; mean and spread
+                                                are kept
     gamma_inverted                              fraction of the gammas applied to the inverted view
-    cutout_probability, cutout_size             a box with these fractions of each axis is set to the view's mean
+    cutout_probability, cutout_size             a box with these fractions of each axis is set to the view's
+                                                mean
     """
     return Recipe(
         Spatial(
@@ -195,7 +198,7 @@ def ct(
     cutout_probability: Fraction = 0.1,
     cutout_size: Fractions = (0.1, 0.4),
 ) -> Recipe:
-    """Augmentations for CT, whose intensities measure density: no gamma, small changes of contrast and brightness.
+    """Augmentations for CT, whose intensities are densities: no gamma, little contrast and brightness.
 
     The fields are those of `mri`, without gamma.
     """

@@ -1,9 +1,9 @@
 """Resampling of a batch through one affine map per sample, fast on CPUs too.
 
-On a CPU, 3-D interpolation takes fifteen times as long as the vectorised 2-D interpolation of the same voxels. A map
-is therefore applied in two passes (Catmull and Smith 1980): planes are resampled at the positions at which the view's
-lines cross them, then each line along itself. Both interpolate linearly and follow the map exactly; they differ from
-trilinear interpolation in the second order only.
+On a CPU, 3-D interpolation takes fifteen times as long as the vectorised 2-D interpolation of the same
+voxels. A map is therefore applied in two passes (Catmull and Smith 1980): planes are resampled at the
+positions at which the view's lines cross them, then each line along itself. Both interpolate linearly and
+follow the map exactly; they differ from trilinear interpolation in the second order only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IN_SPACE = 3  # no axis is flat enough: one 3-D interpolation
 
 
 def resample(voxels: Tensor, maps: Tensor) -> Tensor:
-    """Views ``[N, C, D, H, W]``: at voxel v the crop's value at ``maps`` v, linear; outside, the border's value.
+    """Views ``[N, C, D, H, W]``: at voxel v the crop's value at ``maps`` v, linear; outside, the border's.
 
     maps: ``Float64[N, 4, 4]`` from view voxel index to crop voxel index, on the CPU.
     """
@@ -62,9 +62,9 @@ def _in_space(voxels: Tensor, maps: Tensor, mode: str) -> Tensor:
 def _in_two_passes(voxels: Tensor, maps: Tensor, axis: int) -> Tensor:
     """Resample planes across `axis`, then lines along it.
 
-    Crop voxels are (a, b, c) and view voxels (p, q, r), with a the axis of the lines. a = m_aa p + m_ab q + m_ac r + t_a
-    gives the p at which a line (q, r) crosses plane i = a; inserted into b and c, it gives the position at which plane i
-    is sampled. The second pass interpolates between planes at a(p, q, r).
+    Crop voxels are (a, b, c) and view voxels (p, q, r), with a the axis of the lines. a = m_aa p + m_ab q +
+    m_ac r + t_a gives the p at which a line (q, r) crosses plane i = a; inserted into b and c, it gives the
+    position at which plane i is sampled. The second pass interpolates between planes at a(p, q, r).
     """
     b, c = (other for other in range(3) if other != axis)
     order = [axis, b, c]
@@ -93,8 +93,8 @@ def _in_two_passes(voxels: Tensor, maps: Tensor, axis: int) -> Tensor:
 def _grid(linear: Tensor, offset: Tensor, shape: Sequence[int], size: Sequence[int], like: Tensor) -> Tensor:
     """Positions for `grid_sample`, ``[N, *shape, k]``, last axis first and -1 to 1 from edge to edge.
 
-    linear ``[N, k, 3]`` and offset ``[N, k]``: from the index in `shape` to the index along k axes of lengths `size`.
-    The sum of one term per axis, in a third of the time of `affine_grid`.
+    linear ``[N, k, 3]`` and offset ``[N, k]``: from the index in `shape` to the index along k axes of lengths
+    `size`. The sum of one term per axis, in a third of the time of `affine_grid`.
     """
     length = torch.tensor(size, dtype=linear.dtype)
     linear = (linear * 2 / length[:, None]).flip(1)

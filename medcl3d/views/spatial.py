@@ -67,7 +67,7 @@ class Spatial:
     translation_mm: float = 0.0
 
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
-        """Draw the parameters of one view of `shape` voxels, neutral if they do not occur; the number of draws is fixed."""
+        """Draw the parameters of a view of `shape` voxels, neutral if they do not occur, with fixed draws."""
         uniform = rng.random((5, 3))
         signed = 2 * rng.random((3, 3)) - 1
         thick = np.array(shape) * THIN >= max(shape)
@@ -93,8 +93,9 @@ def voxel_map(parameters: Parameters, shape: Triple, spacing_mm: Tensor) -> Tens
     """``Float64[N, 4, 4]`` from view voxel index to crop voxel index, on the parameters' device.
 
     The anatomy is scaled, sheared, rotated (about d, then h, then w) and shifted about the crop's centre in
-    mm, then mirrored. On a sheared scan this is done along its own axes: a rotation is then not a rotation in world
-    coordinates, but the recorded map is exact. parameters: stacked draws of `Spatial`; spacing_mm: ``[N, 3]``.
+    mm, then mirrored. On a sheared scan this is done along its own axes: a rotation is then not a rotation in
+    world coordinates, but the recorded map is exact. parameters: stacked draws of `Spatial`; spacing_mm:
+    ``[N, 3]``.
     """
     p = named(parameters)
     spacing = spacing_mm.to(p["flip"])
@@ -127,8 +128,8 @@ def _shear(angle: Tensor) -> Tensor:
 def place(voxels: Tensor, labels: Tensor | None, parameters: Parameters, maps: Tensor) -> tuple[Tensor, Tensor | None]:
     """Resample each sample of ``[N, C, D, H, W]`` and its labels ``[N, D, H, W]`` through its map.
 
-    Voxels linear, labels nearest; outside the crop, the border's value. Samples with neutral parameters keep every
-    bit, mirrored ones every value. parameters and maps on the CPU. The input is not changed.
+    Voxels linear, labels nearest; outside the crop, the border's value. Samples with neutral parameters keep
+    every bit, mirrored ones every value. parameters and maps on the CPU. The input is not changed.
     """
     p = named(parameters)
     warped = torch.stack([(p[name] != value).any(1) for name, value in NEUTRAL.items()]).any(0)
