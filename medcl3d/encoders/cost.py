@@ -16,8 +16,9 @@ def forward_flops(network: Network, in_channels: int, patch_size: Sequence[int])
 
     Only shapes are propagated, on PyTorch's `meta` device; weights and running statistics do not change.
     """
-    shapes = {name: tensor.detach().to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-    crops = torch.empty((2, in_channels, *patch_size), device="meta")  # two, since batch norm needs two values
+    state = (*network.named_parameters(), *network.named_buffers())
+    shapes = {name: tensor.detach().to("meta") for name, tensor in state}
+    crops = torch.empty((2, in_channels, *patch_size), device="meta")  # batch norm needs two values
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         functional_call(network, shapes, (crops,))
     return int(counter.get_total_flops()) // len(crops)

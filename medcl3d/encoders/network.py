@@ -66,6 +66,7 @@ def check_patch_size(network: Network, patch_size: Sequence[int], field: str = "
     if any(size % m for size, m in zip(patch_size, multiple, strict=True)):
         nearest = [max(m, round(size / m) * m) for size, m in zip(patch_size, multiple, strict=True)]
         raise ConfigError(
-            f"{field} = {list(patch_size)} is not divisible by the coarsest stride of the encoder, {list(multiple)} "
+            f"{field} = {list(patch_size)} is not divisible by the coarsest stride of the encoder, "
+            f"{list(multiple)} "
             f"(encoder: its strides); use {nearest}"
         )

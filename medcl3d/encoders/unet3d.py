@@ -55,7 +55,8 @@ class UNet3d(nn.Module):
         for name, values in (("strides", strides), ("blocks", counts), ("kernel_sizes", kernels)):
             if len(values) != len(channels) or not channels:
                 raise ConfigError(
-                    f"encoder.unet3d: {name} = {list(values)} has {len(values)} entries and channels = {list(channels)} has "
+                    f"encoder.unet3d: {name} = {list(values)} has {len(values)} entries and channels = "
+                    f"{list(channels)} has "
                     f"{len(channels)}; give one entry per stage"
                 )
         self.stages = nn.ModuleList()
@@ -98,7 +99,8 @@ def _stage(
 ) -> nn.Sequential:
     if any(k < s for k, s in zip(kernel, stride, strict=True)):
         raise ConfigError(
-            f"encoder.unet3d: kernel_sizes {kernel} is smaller than strides {stride} in one stage, which skips voxels; "
+            f"encoder.unet3d: kernel_sizes {kernel} is smaller than strides {stride} in one stage, which "
+            "skips voxels; "
             "use kernels at least as large as the strides"
         )
     name, activation = norm_layer(norm, width), act_layer(act)

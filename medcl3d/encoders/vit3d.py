@@ -56,7 +56,8 @@ class ViT3d(nn.Module):
         for name, divisor in (("num_heads", num_heads), ("the axes' sines and cosines", POSITIONS_DIVIDE)):
             if hidden_size % divisor:
                 raise ConfigError(
-                    f"encoder.vit3d: hidden_size = {hidden_size} is not divisible by {name}, {divisor}; use a multiple"
+                    f"encoder.vit3d: hidden_size = {hidden_size} is not divisible by {name}, {divisor}; "
+                    "use a multiple"
                 )
         self.patch_embedding = nn.Conv3d(in_channels, hidden_size, kernel_size=patch, stride=patch)
         self.blocks = nn.ModuleList(_block(hidden_size, int(hidden_size * mlp_ratio), num_heads) for _ in range(num_layers))
@@ -98,7 +99,8 @@ class ViT3d(nn.Module):
         tokens = self.norm(tokens[:, 0 if self.registers is None else len(self.registers) :])
         pooled = tokens.mean(1, dtype=torch.promote_types(tokens.dtype, torch.float32))
         if kept is not None:
-            tokens = tokens.new_zeros(len(tokens), depth * height * width, tokens.shape[2]).scatter(1, kept, tokens)
+            empty = tokens.new_zeros(len(tokens), depth * height * width, tokens.shape[2])
+            tokens = empty.scatter(1, kept, tokens)
         return Features(pooled, (rearrange(tokens, "b (d h w) c -> b c d h w", d=depth, h=height),))
 
 
@@ -108,7 +110,8 @@ def _kept(visible: Tensor) -> Tensor:
     counts = flat.sum(1)
     if bool((counts != counts[0]).any()):
         raise ConfigError(
-            f"encoder.vit3d: crops of a batch keep {int(counts.min())} to {int(counts.max())} tokens, but need equally "
+            f"encoder.vit3d: crops of a batch keep {int(counts.min())} to {int(counts.max())} tokens, but "
+            "need equally "
             "many; use masked blocks that are multiples of the patch (objective: block, encoder.vit3d: patch)"
         )
     return flat.nonzero()[:, 1].reshape(len(flat), -1)
@@ -116,7 +119,8 @@ def _kept(visible: Tensor) -> Tensor:
 
 def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:
     block = TransformerBlock(hidden_size, mlp_dim, num_heads, qkv_bias=True, use_flash_attention=True)
-    # Only cross-attention would use this norm, and DistributedDataParallel fails on a parameter without a gradient.
+    # Only cross-attention would use this norm, and DistributedDataParallel fails on a parameter without a
+    # gradient.
     block.norm_cross_attn = nn.Identity()  # type: ignore[assignment]
     return block
 

@@ -20,7 +20,8 @@ from medcl3d.types import Relation
 
 Denominator = Literal["all", "own"]
 
-# Pairs per block: few enough for a CPU's cache, and for most columns of a large batch to share no key with the block.
+# Pairs per block: few enough for a CPU's cache, and for most columns of a large batch to share no key with
+# the block.
 PAIRS_AT_ONCE = 1 << 18
 # Minimum number of rows, since products of thin matrices are slow.
 MIN_ROWS = 64
@@ -62,7 +63,8 @@ def denominator_kind(
     require_one_of("denominator", denominator, Denominator)
     if decoupled and denominator == "own":
         raise ConfigError(
-            f"{name}: decoupled = True and denominator = 'own' are two denominators; remove one of the two fields"
+            f"{name}: decoupled = True and denominator = 'own' are two denominators; "
+            "remove one of the two fields"
         )
     return "decoupled" if decoupled else denominator
 

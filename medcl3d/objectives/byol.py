@@ -70,7 +70,8 @@ class BYOL(nn.Module):
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """Predictions of all views, and the momentum encoder's projections of the global ones."""
         keys = Keys.cat(group.keys for group in batch.groups)
-        online = self.predictor(self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups])))
+        pooled = torch.cat([network(group.voxels).pooled for group in batch.groups])
+        online = self.predictor(self.projector(pooled))
         teacher, projector = self.teacher.copies
         with torch.no_grad():
             target = projector(teacher(batch.main.voxels).pooled)
@@ -80,5 +81,6 @@ class BYOL(nn.Module):
         """The mean over anchors, weighted by a_i."""
         online = embedded["online"]
         drawn = draw_partners(online, embedded["target"], relating)
-        value, mean = global_mean((drawn.weight * cosine_distance(online.z, drawn.chosen)).sum(), drawn.weight.sum())
+        distance = cosine_distance(online.z, drawn.chosen)
+        value, mean = global_mean((drawn.weight * distance).sum(), drawn.weight.sum())
         return Loss(value, {"loss": mean} | drawn.metrics)

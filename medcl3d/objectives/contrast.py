@@ -50,7 +50,9 @@ def contrast(
         tally.add(tile, similarity, None if targets is None else keys[block].same_thing(column_keys).sum())
         return tile
 
-    local = contrastive_sum(z, columns, relate_and_count, temperature, denominator=denominator, decoupled=decoupled)
+    local = contrastive_sum(
+        z, columns, relate_and_count, temperature, denominator=denominator, decoupled=decoupled
+    )
     weight = all_sum(local.weight.detach())
     if weight == 0:
         raise DataError(

@@ -58,7 +58,8 @@ class Dense(nn.Module):
         denominator_kind(denominator, decoupled, "dense")  # refuses two at once
         if network.decoder is None:
             raise ConfigError(
-                "objective.dense: the network has no decoder to read points from; choose an encoder with feature maps"
+                "objective.dense: the network has no decoder to read points from; "
+                "choose an encoder with feature maps"
             )
         self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm
         self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
@@ -100,7 +101,8 @@ class Dense(nn.Module):
 
 def crop_keys(points: Keys) -> Keys:
     """The keys of the points' views."""
-    return replace(points, point=torch.full_like(points.point, -1), position_mm=torch.full_like(points.position_mm, torch.nan))
+    position_mm = torch.full_like(points.position_mm, torch.nan)
+    return replace(points, point=torch.full_like(points.point, -1), position_mm=position_mm)
 
 
 def sample_rows(group: ViewGroup) -> Tensor:

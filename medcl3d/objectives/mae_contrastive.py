@@ -49,7 +49,8 @@ class MAEContrastive(nn.Module):
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """Unit vectors of unmasked views, and errors of masked ones."""
-        views = self.views.embed_pooled([network.encoder(group.voxels).pooled for group in batch.groups], batch)
+        pooled = [network.encoder(group.voxels).pooled for group in batch.groups]
+        views = self.views.embed_pooled(pooled, batch)
         return {"views": views["online"], "blocks": self.blocks.embed(network, batch)["online"]}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:

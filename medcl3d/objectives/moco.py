@@ -76,7 +76,8 @@ class MoCo(nn.Module):
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """The student's unit vectors of all views, and the momentum encoder's of the global ones."""
         keys = Keys.cat(group.keys for group in batch.groups)
-        online = self.predictor(self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups])))
+        pooled = torch.cat([network(group.voxels).pooled for group in batch.groups])
+        online = self.predictor(self.projector(pooled))
         teacher, projector = self.teacher.copies
         with torch.no_grad():
             target = projector(teacher(batch.main.voxels).pooled)
@@ -84,6 +85,12 @@ class MoCo(nn.Module):
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """Compare views with the targets of all ranks and the queue, then add the former to the queue."""
-        online, target = embedded["online"], embedded["target"]
-        has_queue = self.queue_size > 0
-        return contrast(online, relating, self.temperature, "all", False, targets=target, only_queue_repels=has_queue)
+        return contrast(
+            embedded["online"],
+            relating,
+            self.temperature,
+            "all",
+            False,
+            targets=embedded["target"],
+            only_queue_repels=self.queue_size > 0,
+        )

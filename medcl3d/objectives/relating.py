@@ -74,7 +74,8 @@ class Relating(nn.Module):
         if self.support is None:
             return z, keys
         queued, queued_keys = self.support.content()
-        positions = torch.cat([keys.sample.new_full((len(keys),), -1), torch.arange(len(queued), device=z.device)])
+        in_batch = keys.sample.new_full((len(keys),), -1)
+        positions = torch.cat([in_batch, torch.arange(len(queued), device=z.device)])
         both = Keys.cat([keys, queued_keys])
         # Sorted, so that the replaced embeddings do not depend on the number of ranks.
         order = torch.argsort(keys.sample, stable=True)
@@ -122,7 +123,8 @@ class _SharedKeys:
     def __init__(self, rows: Keys, cols: Keys, names: tuple[str, ...]):
         self.codes = []
         for name in names:
-            values, codes = torch.unique(torch.cat([getattr(rows, name), getattr(cols, name)]), return_inverse=True)
+            column = torch.cat([getattr(rows, name), getattr(cols, name)])
+            values, codes = torch.unique(column, return_inverse=True)
             self.codes.append((codes[: len(rows)], codes[len(rows) :], len(values)))
 
     def columns(self, block: slice) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-MAX_LEFT = 0.01  # fraction of the random initialisation that a chosen momentum leaves in the teacher at the end
+MAX_LEFT = 0.01  # fraction of the random initialisation that a chosen momentum leaves in the teacher
 MUCH_LEFT = 0.1  # fraction above which a given momentum causes a warning
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -76,13 +76,18 @@ class Schedule:
         """The chosen momentum, or a warning if a given one leaves too much of the random initialisation."""
         chosen = Schedule(None, self.published, self.rises).start(steps)
         if self.given is None:
-            return [f"objective.{objective}: momentum = {chosen:.4g} at the start, chosen from train.steps = {steps}"]
+            return [
+                f"objective.{objective}: momentum = {chosen:.4g} at the start, "
+                f"chosen from train.steps = {steps}"
+            ]
         left = self.left(steps)
         if left <= MUCH_LEFT:
             return []
         return [
-            f"warning: objective.{objective}: momentum = {self.given:g}: {left:.0%} of the teacher's random initialisation "
-            f"is left in it after train.steps = {steps}; leave momentum out ({chosen:.4g} is then chosen), or lower it"
+            f"warning: objective.{objective}: momentum = {self.given:g}: {left:.0%} of the teacher's random "
+            "initialisation "
+            f"is left in it after train.steps = {steps}; leave momentum out ({chosen:.4g} is then chosen), "
+            "or lower it"
         ]
 
 

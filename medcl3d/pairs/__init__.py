@@ -91,7 +91,9 @@ def needs_features(strategy: PairStrategy) -> bool:
     """Whether a strategy, or one of its inner strategies, needs features to relate."""
     if not hasattr(strategy, "link"):
         return False
-    return not getattr(strategy, "passes_link_on", False) or any(needs_features(part) for part in parts_of(strategy))
+    if not getattr(strategy, "passes_link_on", False):
+        return True
+    return any(needs_features(part) for part in parts_of(strategy))
 
 
 def parts_of(strategy: PairStrategy) -> tuple[PairStrategy, ...]:

@@ -55,23 +55,25 @@ class AdjacentSlices:
             )
 
     def _starts(self, collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
-        return start_range(replace(collection, patch_size=slab_size(collection, scan, self.axis, self.thickness_mm)), scan)
+        size = slab_size(collection, scan, self.axis, self.thickness_mm)
+        return start_range(replace(collection, patch_size=size), scan)
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans that hold two slabs within the gap."""
         spacing = collection.spacings[:, self.axis]
-        num_starts = np.array(
-            [np.subtract(*self._starts(collection, scan)[::-1])[self.axis] + 1 for scan in range(len(collection))]
-        )
+        starts = (self._starts(collection, scan) for scan in range(len(collection)))
+        num_starts = np.array([(high - low)[self.axis] + 1 for low, high in starts])
         coarse, short = spacing > self.max_gap_mm, num_starts < 2
+        too_coarse = f"its slices are farther apart than max_gap_mm {self.max_gap_mm} along axis {self.axis}"
         left_out = Counter(
             {
-                f"its slices are farther apart than max_gap_mm {self.max_gap_mm} along axis {self.axis}": int(coarse.sum()),
+                too_coarse: int(coarse.sum()),
                 f"it has too few slices along axis {self.axis} for two slabs": int((short & ~coarse).sum()),
             }
         )
         ids = np.flatnonzero(~coarse & ~short)
-        remedy = "raise max_gap_mm, lower thickness_mm or data.patch_size along the axis, or choose another axis"
+        remedy = "raise max_gap_mm, lower thickness_mm or data.patch_size along the axis, "
+        remedy += "or choose another axis"
         return Anchors(ids, +left_out).require("adjacent_slices", remedy)
 
     def sample(
@@ -92,10 +94,13 @@ class AdjacentSlices:
         if collection.slice_seed is None:
             views = [ViewSpec(anchor, box, shape=shape) for box in read]
         else:
-            views = [ViewSpec(anchor, box, shape=shape, told=key) for box, key in zip(read, reported, strict=True)]
+            pairs = zip(read, reported, strict=True)
+            views = [ViewSpec(anchor, box, shape=shape, told=key) for box, key in pairs]
         return tuple(views[i] for i in rng.permutation(2))
 
-    def _shuffled(self, box: Box, collection: Collection, scan: int, low: np.ndarray, high: np.ndarray) -> Box:
+    def _shuffled(
+        self, box: Box, collection: Collection, scan: int, low: np.ndarray, high: np.ndarray
+    ) -> Box:
         """The slab that a placebo reads for `box`: the slabs of a scan are permuted, once per seed."""
         if collection.slice_seed is None:
             return box

@@ -29,7 +29,8 @@ class Anchors:
         if len(self.ids):
             return self
         counts = "; ".join(f"{count} left out: {reason}" for reason, count in self.left_out.items())
-        raise DataError(f"{strategy}: no scan can be an anchor ({counts or 'the collection is empty'}); {remedy}")
+        cause = counts or "the collection is empty"
+        raise DataError(f"{strategy}: no scan can be an anchor ({cause}); {remedy}")
 
 
 def every_scan(collection: Collection) -> Anchors:

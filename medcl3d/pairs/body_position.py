@@ -87,7 +87,8 @@ class BodyPosition:
         known = relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
         positive = torch.where(other_patient, near, known.positive.double())
         # Another scan of the same patient may have another frame; then only body coordinates are comparable.
-        negative = torch.where(same_scan, known.negative.double(), torch.minimum(far, known.negative.double()))
+        exact = known.negative.double()
+        negative = torch.where(same_scan, exact, torch.minimum(far, exact))
         return related(rows, cols, positive, torch.where(other_patient, far, negative))
 
     def _noise(self, keys: Keys) -> Tensor:
@@ -95,5 +96,6 @@ class BodyPosition:
         if self.noise_mm == 0:
             return torch.zeros_like(keys.body)
         scans, rows = torch.unique(keys.scan, return_inverse=True)
-        drawn = np.array([np.random.default_rng([int(scan), 1]).normal(0.0, self.noise_mm, 3) for scan in scans])
+        rngs = (np.random.default_rng([int(scan), 1]) for scan in scans)
+        drawn = np.array([rng.normal(0.0, self.noise_mm, 3) for rng in rngs])
         return torch.from_numpy(drawn).to(keys.body.device)[rows]

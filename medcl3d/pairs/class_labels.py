@@ -60,10 +60,12 @@ class ClassLabels:
         """
         require_columns("class_labels", collection, {self.column: "equal"})
         labels, patients = collection.column(self.column), collection.columns["patient"]
-        most = max(Counter(label for _, label in set(zip(patients, labels, strict=True)) if label == label).values())
+        pairs = set(zip(patients, labels, strict=True))
+        most = max(Counter(label for _, label in pairs if label == label).values())  # NaN differs from itself
         if most < self.together:
             raise DataError(
-                f"class_labels: together = {self.together} patients of one {self.column}, but no value has more than {most}; "
+                f"class_labels: together = {self.together} patients of one {self.column}, but no value has "
+                f"more than {most}; "
                 f"lower together to {most}"
             )
         anchors = self.strategies[0].anchors(collection)
@@ -74,9 +76,11 @@ class ClassLabels:
         if self.together == 1:
             return None
         labels = collection.column(self.column)
-        return Companions(
-            self.together, lambda scan: (labels == labels[scan]).astype(np.float64), collection.columns["patient"]
-        )
+
+        def affinity(scan: int) -> np.ndarray:
+            return (labels == labels[scan]).astype(np.float64)
+
+        return Companions(self.together, affinity, collection.columns["patient"])
 
     def sample(
         self, collection: Collection, anchor: int, rng: np.random.Generator

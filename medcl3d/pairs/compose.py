@@ -29,7 +29,8 @@ def _shared_anchors(parts: Sequence[PairStrategy], collection: Collection) -> An
     ids = reduce(np.intersect1d, (anchors.ids for anchors in found))
     left_out = sum((anchors.left_out for anchors in found), Counter[str]())
     notes = tuple(dict.fromkeys(note for anchors in found for note in anchors.notes))
-    return Anchors(ids, left_out, notes).require("composed strategy", "choose parts that can start from the same scans")
+    remedy = "choose parts that can start from the same scans"
+    return Anchors(ids, left_out, notes).require("composed strategy", remedy)
 
 
 def _informative(parts: Sequence[PairStrategy]) -> tuple[str, ...]:
@@ -52,7 +53,9 @@ def _linked(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: T
     return numbered(rows, [row for row, _ in found]), numbered(cols, [col for _, col in found])
 
 
-def _relations(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor | None) -> list[Relation]:
+def _relations(
+    parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor | None
+) -> list[Relation]:
     def of_part(keys: Keys, number: int) -> Keys:
         prefix = f"{number}/"
         own = {name.removeprefix(prefix): c for name, c in keys.linked.items() if name.startswith(prefix)}
@@ -79,7 +82,9 @@ class Sum:
         if len(self.parts) < 2:
             raise ConfigError(f"sum: parts = {len(self.parts)} strategies; a sum has two or more")
         if self.weights is not None and len(self.weights) != len(self.parts):
-            raise ConfigError(f"sum: {len(self.parts)} parts but {len(self.weights)} weights; give one weight per part")
+            raise ConfigError(
+                f"sum: {len(self.parts)} parts but {len(self.weights)} weights; give one weight per part"
+            )
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
@@ -251,5 +256,6 @@ class Exclude:
         if self.nearer_mm is None:
             same = rows.column(self.by)[:, None] == cols.column(self.by)  # NaN equals nothing
         else:
-            same = torch.cdist(rows.body, cols.body, compute_mode="donot_use_mm_for_euclid_dist") < self.nearer_mm
+            distance = torch.cdist(rows.body, cols.body, compute_mode="donot_use_mm_for_euclid_dist")
+            same = distance < self.nearer_mm
         return Relation(relation.positive, relation.negative * ~same, relation.budget)

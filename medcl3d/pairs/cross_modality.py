@@ -53,11 +53,12 @@ class CrossModality:
         ids = np.flatnonzero([len(self.partners(collection, scan)) > 0 for scan in range(len(collection))])
         named = self._named(collection, np.arange(len(collection)))
         has_other = np.array([len(self._of_session(collection, scan)) > 0 for scan in range(len(collection))])
+        other_frame = int((named & has_other).sum()) - len(ids)
         left_out = Counter(
             {
                 f"its modality is not one of {', '.join(self.modalities or ())}": int((~named).sum()),
                 "its session has no other modality": int((named & ~has_other).sum()),
-                "its session's other modalities have another frame": int((named & has_other).sum()) - len(ids),
+                "its session's other modalities have another frame": other_frame,
             }
         )
         if (named & has_other).any():

@@ -90,14 +90,17 @@ def require_columns(strategy: str, collection: Collection, kernels: Mapping[str,
     for name, kernel in kernels.items():
         if name not in collection.columns:
             raise DataError(
-                f"{strategy}: the manifest has no column {name!r}; choose from {', '.join(collection.columns)}"
+                f"{strategy}: the manifest has no column {name!r}; "
+                f"choose from {', '.join(collection.columns)}"
             )
         values = collection.column(name)
         present = ~np.isnan(values)
         if len(np.unique(values[present])) < 2:
-            what = "is empty" if not present.any() else f"is the same in all {int(present.sum())} scans that have it"
+            constant = f"is the same in all {int(present.sum())} scans that have it"
+            what = constant if present.any() else "is empty"
             raise DataError(
-                f"{strategy}: the column {name!r} {what}, so it distinguishes no two scans; remove it, or fill it in"
+                f"{strategy}: the column {name!r} {what}, so it distinguishes no two scans; "
+                "remove it, or fill it in"
             )
         if not isinstance(kernel, str) and not is_number(collection, name):
             raise DataError(
@@ -116,8 +119,8 @@ def without_missing(
     any_missing = np.any([*missing.values()], axis=0)
     if not any_missing.any():
         return anchors
-    counts = ", ".join(f"{name} is missing in {int(scans.sum())}" for name, scans in missing.items() if scans.any())
-    summary = f"{strategy}: {counts} of {len(collection)} scans"
+    counts = [f"{name} is missing in {int(scans.sum())}" for name, scans in missing.items() if scans.any()]
+    summary = f"{strategy}: {', '.join(counts)} of {len(collection)} scans"
     if on_missing == "error":
         first = ", ".join(collection.table["scan"][any_missing].astype(str)[:3])
         raise DataError(
@@ -135,7 +138,8 @@ def without_missing(
         "ignore": "a pair is compared by its other columns",
         "own_group": "each of them attracts within its sample only",
     }[on_missing]
-    return Anchors(anchors.ids, anchors.left_out, (*anchors.notes, f"{summary}; {effect} (on_missing: {on_missing})"))
+    note = f"{summary}; {effect} (on_missing: {on_missing})"
+    return Anchors(anchors.ids, anchors.left_out, (*anchors.notes, note))
 
 
 def is_number(collection: Collection, name: str) -> bool:

@@ -55,7 +55,8 @@ class Longitudinal:
             }
         )
         if no_date.all():
-            remedy = f"{'fill in' if has_days else 'add'} the column session_days (days since the patient's first visit)"
+            action = "fill in" if has_days else "add"
+            remedy = f"{action} the column session_days (days since the patient's first visit)"
         else:
             remedy = "give the visits of a patient different values of session_days or session"
             remedy += ", raise max_gap_days" if near else ""

@@ -70,8 +70,8 @@ class MetadataKernel:
         all_scans = np.arange(len(collection))
 
         def affinity(scan: int) -> np.ndarray:
-            one = all_scans[[scan]]
-            return similarity_between(collection, one, all_scans, self.columns, self.combine, self.on_missing)[0]
+            one, how = all_scans[[scan]], (self.columns, self.combine, self.on_missing)
+            return similarity_between(collection, one, all_scans, *how)[0]
 
         return Companions(self.together, affinity, collection.columns["patient"])
 

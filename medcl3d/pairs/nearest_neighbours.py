@@ -64,7 +64,8 @@ class NearestNeighbours:
         weight = partner.to(similarity.dtype) / partner.sum(1, keepdim=True).clamp(min=1)
         nearest = (weight @ similarity[:, queued]).topk(min(self.k, int(queued.sum())), dim=1).indices
         neighbours = torch.full((len(rows), self.k), -1, dtype=torch.int64, device=similarity.device)
-        neighbours[:, : nearest.shape[1]] = torch.where(partner.any(1, keepdim=True), positions[queued][nearest], -1)
+        has_partner = partner.any(1, keepdim=True)
+        neighbours[:, : nearest.shape[1]] = torch.where(has_partner, positions[queued][nearest], -1)
         return replace(rows, linked={**rows.linked, "neighbours": neighbours}), cols
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:

@@ -66,7 +66,8 @@ class OverlappingCrops:
             if iou(Box((0, 0, 0), size), Box(farthest, size)) <= self.max_iou + ROUNDING:
                 ids.append(scan)
             else:
-                left_out[f"no two crops of {size} voxels are far enough apart for max_iou {self.max_iou}"] += 1
+                reason = f"no two crops of {size} voxels are far enough apart for max_iou {self.max_iou}"
+                left_out[reason] += 1
         return Anchors(np.array(ids, dtype=np.int64), left_out).require(
             "overlapping_crops", "use a smaller data.patch_size or a larger max_iou"
         )
@@ -94,7 +95,9 @@ class OverlappingCrops:
     def _fits(self, overlap: float) -> bool:
         return self.min_iou - ROUNDING <= overlap <= self.max_iou + ROUNDING
 
-    def _first_two(self, collection: Collection, low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> list[Box]:
+    def _first_two(
+        self, collection: Collection, low: np.ndarray, high: np.ndarray, rng: np.random.Generator
+    ) -> list[Box]:
         """Two boxes with an IoU as close to a uniform draw as voxels allow; [] if it is outside the range."""
         size = np.array(collection.patch_size)
         origin = Box((0, 0, 0), collection.patch_size)

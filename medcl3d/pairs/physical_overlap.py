@@ -54,7 +54,8 @@ class PhysicalOverlap:
             raise ConfigError(f"physical_overlap: kappa = {self.kappa} exceeds 1, the largest IoU; lower it")
         if self.min_iou == 0:
             raise ConfigError(
-                "physical_overlap: min_iou = 0: crops that do not overlap do not attract; raise it, for example to 0.1"
+                "physical_overlap: min_iou = 0: crops that do not overlap do not attract; "
+                "raise it, for example to 0.1"
             )
         _ = self._crops  # validates the range
 

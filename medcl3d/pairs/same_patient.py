@@ -59,7 +59,8 @@ class SamePatient:
         notes: tuple[str, ...] = ()
         if self.same_session == "only" and set(collection.texts("session")) == {ONLY_SESSION}:
             notes = (
-                f"same_patient: same_session = only has no effect: all scans have the session {ONLY_SESSION}, the default "
+                "same_patient: same_session = only has no effect: all scans have the session "
+                f"{ONLY_SESSION}, the default "
                 "of a table without that column; add the column if a patient was scanned on several days",
             )
         remedy = "choose overlapping_crops, or check the column patient of the manifest"
@@ -80,7 +81,8 @@ class SamePatient:
         """A crop of scan `anchor` and one of another scan of its patient."""
         other = int(rng.choice(self.partners(collection, anchor)))
         if self.position == "free":
-            return ViewSpec(anchor, random_box(collection, anchor, rng)), ViewSpec(other, random_box(collection, other, rng))
+            first, second = (ViewSpec(scan, random_box(collection, scan, rng)) for scan in (anchor, other))
+            return first, second
         return matched_crops(collection, anchor, other, self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:

@@ -19,6 +19,7 @@ def compare_sessions(collection: Collection, scan: int, rows: np.ndarray) -> tup
     if "session" not in collection.table:
         return np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
     sessions = collection.texts("session")
-    known = pd.notna(sessions[rows]) & (sessions[rows] != "") & bool(pd.notna(sessions[scan]) and sessions[scan] != "")
+    own_known = bool(pd.notna(sessions[scan]) and sessions[scan] != "")
+    known = pd.notna(sessions[rows]) & (sessions[rows] != "") & own_known
     same = (sessions[rows] == sessions[scan]).astype(bool)
     return known & same, known & ~same

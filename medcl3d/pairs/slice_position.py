@@ -65,6 +65,7 @@ class SlicePosition:
         if self.num_partitions is None:
             near = (first - second).abs() < self.threshold
         else:
-            parts = ((x * self.num_partitions).floor().clamp(0, self.num_partitions - 1) for x in (first, second))
+            number = self.num_partitions
+            parts = ((x * number).floor().clamp(0, number - 1) for x in (first, second))
             near = next(parts) == next(parts)
         return related(rows, cols, near | (rows.sample[:, None] == cols.sample))

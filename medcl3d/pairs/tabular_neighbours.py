@@ -75,7 +75,8 @@ class TabularNeighbours:
         anchors = Anchors(np.flatnonzero(known), +unknown)
         anchors = without_missing("tabular_neighbours", collection, self.columns, self.on_missing, anchors)
         unpaired = ~self._have_neighbours(collection, anchors.ids)[anchors.ids]
-        condition, remedy = "is similar in any column", "fill the columns in, widen a bandwidth, or choose others"
+        condition = "is similar in any column"
+        remedy = "fill the columns in, widen a bandwidth, or choose others"
         if self.threshold is not None:
             condition = f"has a similarity of threshold = {self.threshold:g} or more"
             remedy = f"lower threshold, {remedy}"
@@ -89,12 +90,13 @@ class TabularNeighbours:
         compared with the whole collection, since comparing all scans with all takes quadratic time.
         """
         patient, modality = collection.columns["patient"], collection.columns["modality"]
+        how = self.columns, self.combine, self.on_missing
         order = np.lexsort((*(collection.column(name) for name in self.columns), modality))
         found = np.zeros(len(collection), dtype=bool)
         for start in range(0, len(order), NEAR):
             rows = order[start : start + NEAR]
             fits = (patient[rows, None] != patient[rows]) & (modality[rows, None] == modality[rows])
-            similarity = similarity_between(collection, rows, rows, self.columns, self.combine, self.on_missing)
+            similarity = similarity_between(collection, rows, rows, *how)
             found[rows] = (fits & self._attracts(similarity)).any(1)
         for scan in scans[~found[scans]].tolist():
             found[scan] = len(self.neighbours(collection, scan)[0]) > 0

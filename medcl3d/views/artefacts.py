@@ -46,11 +46,18 @@ class WithTorchIO:
         """The map of the first recipe: intensity transforms do not move voxels."""
         return self.first.voxel_map(parameters, shape, spacing_mm)
 
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor], spacing_mm: Tensor, labels: Tensor | None = None) -> ViewResult:
+    def apply(
+        self,
+        voxels: Tensor,
+        parameters: dict[str, Tensor],
+        spacing_mm: Tensor,
+        labels: Tensor | None = None,
+    ) -> ViewResult:
         """Make views of crops, shapes as in `Recipe.apply`; only the first recipe changes labels."""
         from medcl3d.data.torchio_bridge import apply_transforms, intensity_transforms
 
-        view = self.first.apply(voxels, {name: value for name, value in parameters.items() if name != SEED}, spacing_mm, labels)
+        of_first = {name: value for name, value in parameters.items() if name != SEED}
+        view = self.first.apply(voxels, of_first, spacing_mm, labels)
         transform = intensity_transforms(self.transforms)
         seeds = parameters[SEED].tolist()
         transformed = [

@@ -123,7 +123,8 @@ def blur_matrix(sigma: Tensor, length: int) -> Tensor:
     """``Float64[N, L, L]``: a Gaussian of `sigma` voxels ``[N]``, normalised over the existing voxels."""
     index = torch.arange(length, dtype=torch.float64)
     apart = (index[:, None] - index) / sigma.double().clamp(min=1e-3)[:, None, None]
-    # Cut at 6 sigma (1e-8): beyond, weights would be subnormal numbers, which multiply a hundred times slower.
+    # Cut at 6 sigma (1e-8): beyond, weights would be subnormal numbers, which multiply a hundred times
+    # slower.
     weight = torch.exp(-0.5 * apart**2) * (apart.abs() < 6)
     return weight / weight.sum(2, keepdim=True)
 

@@ -18,7 +18,7 @@ from medcl3d.registry import Fraction, NonNegative
 from medcl3d.types import Triple
 from medcl3d.views import VIEWS
 from medcl3d.views.intensity import Intensity
-from medcl3d.views.spatial import Interval, Spatial, place, voxel_map
+from medcl3d.views.spatial import Interval, Spatial, voxel_map, warp
 
 Flips = tuple[Fraction, Fraction, Fraction]
 Degrees = Annotated[float, Field(ge=0, le=180, allow_inf_nan=False)]
@@ -73,7 +73,13 @@ class Recipe:
             return voxel_map(parameters, shape, spacing_mm)
         return torch.eye(4, dtype=torch.float64, device=spacing_mm.device).repeat(len(spacing_mm), 1, 1)
 
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor], spacing_mm: Tensor, labels: Tensor | None = None) -> ViewResult:
+    def apply(
+        self,
+        voxels: Tensor,
+        parameters: dict[str, Tensor],
+        spacing_mm: Tensor,
+        labels: Tensor | None = None,
+    ) -> ViewResult:
         """Make views of crops. The crops are not changed.
 
         voxels: ``Float[N, C, D, H, W]``; parameters: stacked draws, leading N; spacing_mm: ``[N, 3]`` mm per
@@ -84,7 +90,7 @@ class Recipe:
         depth, height, width = voxels.shape[2:]
         maps = self.voxel_map(parameters, (depth, height, width), spacing_mm)
         if self.spatial:
-            voxels, labels = place(voxels, labels, parameters, maps)
+            voxels, labels = warp(voxels, labels, parameters, maps)
         else:
             voxels = voxels.clone()
         if self.intensity:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Largest in-plane shift of a line, in voxels, from one plane to the next (27 degrees for isotropic voxels): the
+# Largest in-plane shift of a line, in voxels, from one plane to the next (27 degrees for isotropic voxels):
+# the
 # steeper a line, the farther apart the two interpolated values.
 MAX_SLOPE = 0.5
-VOXELS_AT_ONCE = 1 << 17  # voxels that a CPU processes together, so that intermediate results fit in its cache
+VOXELS_AT_ONCE = 1 << 17  # voxels that a CPU processes together, so that temporary arrays fit in its cache
 IN_SPACE = 3  # no axis is flat enough: one 3-D interpolation
 
 
@@ -34,8 +35,7 @@ def resample(voxels: Tensor, maps: Tensor) -> Tensor:
         for rows in chosen.split(num):
             here = rows.to(voxels.device)
             part = voxels.index_select(0, here)
-            done = _in_space(part, maps[rows], "bilinear") if way == IN_SPACE else _in_two_passes(part, maps[rows], way)
-            result.index_copy_(0, here, done)
+            result.index_copy_(0, here, _linear(part, maps[rows], way))
     return result
 
 
@@ -51,6 +51,10 @@ def _way(maps: Tensor) -> Tensor:
     across = (linear - torch.diag_embed(own)).abs().amax(1)
     flat = across <= MAX_SLOPE * own.abs()
     return torch.where(flat.any(1), flat.to(torch.int8).argmax(1), IN_SPACE)
+
+
+def _linear(voxels: Tensor, maps: Tensor, way: int) -> Tensor:
+    return _in_space(voxels, maps, "bilinear") if way == IN_SPACE else _in_two_passes(voxels, maps, way)
 
 
 def _in_space(voxels: Tensor, maps: Tensor, mode: str) -> Tensor:
@@ -78,7 +82,8 @@ def _in_two_passes(voxels: Tensor, maps: Tensor, axis: int) -> Tensor:
     grid = _grid(in_plane, shift[:, 1:] - slope * shift[:, :1], (depth, height, width), (height, width), voxels)
     planes = F.grid_sample(planes, grid.flatten(0, 1), padding_mode="border", align_corners=False)
 
-    lines = planes.view(num, depth, channels, height, width).transpose(1, 3).reshape(num * height, channels, depth, width)
+    lines = planes.view(num, depth, channels, height, width).transpose(1, 3)
+    lines = lines.reshape(num * height, channels, depth, width)
     along = torch.zeros(num, 2, 3, dtype=maps.dtype)
     along[:, 0], along[:, 1, 2] = linear[:, 0][:, [1, 0, 2]], 1
     start = torch.stack([shift[:, 0], torch.zeros_like(shift[:, 0])], dim=1)

@@ -99,7 +99,8 @@ def voxel_map(parameters: Parameters, shape: Triple, spacing_mm: Tensor) -> Tens
     """
     p = named(parameters)
     spacing = spacing_mm.to(p["flip"])
-    rotation, shear = _rotation(torch.deg2rad(p["rotation_degrees"])), _shear(torch.deg2rad(p["shear_degrees"]))
+    rotation = _rotation(torch.deg2rad(p["rotation_degrees"]))
+    shear = _shear(torch.deg2rad(p["shear_degrees"]))
     inverse = torch.linalg.inv(rotation @ shear * p["scale"][:, None, :])
     # In this order of operations the map of neutral parameters is exactly the identity.
     linear = inverse * spacing[:, None, :] / spacing[:, :, None] * (1 - 2 * p["flip"])[:, None, :]
@@ -125,7 +126,9 @@ def _shear(angle: Tensor) -> Tensor:
     return result
 
 
-def place(voxels: Tensor, labels: Tensor | None, parameters: Parameters, maps: Tensor) -> tuple[Tensor, Tensor | None]:
+def warp(
+    voxels: Tensor, labels: Tensor | None, parameters: Parameters, maps: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """Resample each sample of ``[N, C, D, H, W]`` and its labels ``[N, D, H, W]`` through its map.
 
     Voxels linear, labels nearest; outside the crop, the border's value. Samples with neutral parameters keep
