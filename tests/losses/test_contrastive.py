@@ -56,7 +56,7 @@ def pairs(n: int) -> tuple[Tensor, Tensor]:
     return positive, (1 - positive) * (1 - torch.eye(n, dtype=torch.float64))
 
 
-@pytest.mark.skipif(not VECTORS.is_file(), reason="the worked cases lie beside the project, in shared/vectors")
+@pytest.mark.skipif(not VECTORS.is_file(), reason="the worked cases are outside the project, in shared/vectors")
 def test_agrees_with_the_worked_cases() -> None:
     for case in json.loads(VECTORS.read_text()):
         z = torch.tensor(case["z"], dtype=torch.float64, requires_grad=True)

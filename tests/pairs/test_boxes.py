@@ -246,7 +246,7 @@ def test_shifted_boxes_have_the_target_iou(target: float) -> None:
 
 
 def test_a_shift_exceeds_the_room_if_the_iou_is_unreachable() -> None:
-    """Strategies compare it with the room and draw again."""
+    """Strategies compare it with the largest possible shift and draw again."""
     rng, size = np.random.default_rng(0), np.array([10, 20, 30])
     for room in (np.array([1, 2, 3]), np.zeros(3, dtype=np.int64)):
         for _ in range(20):

@@ -67,7 +67,7 @@ SAME_POSITIVES = ("longitudinal", "voxel_correspondence")
 
 @pytest.fixture(scope="session")
 def stores(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real collections, prepared as the configurations say."""
+    """The real collections, prepared as in the configurations."""
     root = tmp_path_factory.mktemp("real")
     for name, (source, folder, options) in SOURCES.items():
         given = prepare_options(source, options)

@@ -146,7 +146,7 @@ def test_cutout_of_half_an_axis_fills_half_its_voxels_and_keeps_the_shape() -> N
     intensity = only("cutout")
     drawn = intensity.draw(np.random.default_rng(0))
     parameters = {key: torch.as_tensor(value)[None] for key, value in drawn.items()}
-    parameters["intensity"][:, -6:] = torch.tensor([0.25, 0, 0, 0.5, 1, 1])  # voxel centres lie on both faces
+    parameters["intensity"][:, -6:] = torch.tensor([0.25, 0, 0, 0.5, 1, 1])  # voxel centres are on both faces
     changed = ramp.clone()
     intensity.apply(changed, parameters, torch.ones(1, 3))
     assert changed.shape == ramp.shape
