@@ -15,18 +15,18 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 
 def configuration(page: Path) -> str:
-    """The YAML of a page. ValueError where it has none, or several."""
+    """The YAML of a page. ValueError if it has none, or several."""
     (found,) = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     return str(found)
 
 
 def pages() -> list[Path]:
-    """The page of every strategy."""
+    """The pages of all strategies."""
     return sorted(page for page in HERE.glob("*.md") if page.stem not in ("README", "write_your_own", "recovery"))
 
 
 def main(names: list[str]) -> None:
-    """Draw the strategies named, all by default; 128 colours keep the files small."""
+    """Draw the named strategies, all by default; 128 colours keep the files small."""
     from PIL import Image
 
     from medcl3d.training.show_pairs import show_pairs

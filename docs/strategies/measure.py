@@ -1,4 +1,4 @@
-"""Measure how far apart a strategy's positives and negatives are on real scans: ``make measured`` writes it on each page.
+"""Measure distances of a strategy's positives and negatives on real scans; ``make measured`` writes them to the pages.
 
 ``python docs/strategies/measure.py [NAME ...]`` needs the sets below `DATA`, prepared with the command on the page.
 """
@@ -15,7 +15,7 @@ from draw import configuration, pages
 
 from medcl3d.config import load
 from medcl3d.data.atomic import write_text
-from medcl3d.pairs import looks_at_features
+from medcl3d.pairs import needs_features
 from medcl3d.training.pair_distances import distances_of
 from medcl3d.training.pair_facts import facts_of
 from medcl3d.training.pretrain import PretrainConfig, assemble
@@ -29,9 +29,9 @@ SETTINGS = (
     f"seed={SEED}",
     "encoder={unet3d: {channels: [4, 8], strides: [1, 2]}}",
 )
-# What is measured on scans of several visits and modalities; all else on ixi40.
+# Strategies measured on scans of several visits and modalities; all others on ixi40.
 VISITS = ("same_patient", "longitudinal", "cross_modality", "exclude", "sum")
-# What a page's configuration cannot keep at a patch of 16 voxels, or in the other set.
+# Overrides of a page's configuration for a patch of 16 voxels, or for the other set.
 CHANGES = {
     "multi_crop": ("pairs.multi_crop.local_size=[8, 8, 8]",),
     "cross_modality": ("pairs={cross_modality: {modalities: [T1w, T2w], across_frames: body}}",),
@@ -49,13 +49,13 @@ def measured(page: Path, root: Path, changes: Sequence[str] = (), batches: int =
     found = distances_of(
         facts_of(dataset[step], learner.relating, learner.recipe) for step in range(batches)
     ).lines()
-    if looks_at_features(parts.strategy):
-        found.append("before training: what depends on features is left out")
+    if needs_features(parts.strategy):
+        found.append("before training: without pairs that depend on features")
     return found
 
 
 def line(page: Path, root: Path = DATA) -> str:
-    """What a page says: the set, its preparation, the figures, the command."""
+    """The text of a page: set, preparation, figures, command."""
     name = set_of(page)
     changes = CHANGES.get(page.stem, ())
     figures = measured(page, root / name, changes)
@@ -75,13 +75,13 @@ def set_of(page: Path) -> str:
 
 
 def with_line(text: str, found: str) -> str:
-    """A page with its line, which stands before the configuration."""
+    """Insert the measured text of a page before its configuration."""
     text = re.sub(f"{BEGIN}.*?{END}\n", "", text, flags=re.DOTALL)
     return text.replace("```yaml\n", f"{BEGIN}{found}{END}\n```yaml\n", 1)
 
 
 def main(names: Sequence[str]) -> None:
-    """Measure the strategies named, all by default."""
+    """Measure the named strategies, all by default."""
     for page in pages():
         if not names or page.stem in names:
             found = line(page)

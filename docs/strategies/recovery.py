@@ -1,8 +1,8 @@
-"""What each strategy keeps and drops of factors that are known: ``make recovery`` writes recovery.md and its rows.
+"""Known factors that each strategy keeps and drops: ``make recovery`` writes recovery.md and its rows.
 
-Every strategy is pretrained as its page says, with one small encoder, the same steps and the same scans, beside its placebo and
-untrained encoders. Linear probes then read the factors from the frozen features of patients that it never saw. The same command
-goes on where it was stopped: an arm that has its predictions is not run again.
+Every strategy is pretrained with the configuration of its page, one small encoder, and the same steps and scans, like its
+placebo; an untrained encoder is added. Linear probes then predict the factors from the frozen features of test patients.
+The command resumes: an arm that has its predictions is not run again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SETTINGS = (
     "train.warmup_steps=10",
     "train.lr=1e-3",
 )
-# At most two minutes of one core: a decoder at full resolution is what costs. Arms and their controls have equal steps.
+# At most two minutes on one core; a decoder at full resolution takes most of the time. Arms and controls have equal steps.
 STEPS = {"simclr": 600, "dense": 110}
 CROPS_PER_SCAN = 20
 RESAMPLES = 1000
@@ -54,18 +54,18 @@ RIDGE = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
 UNTRAINED = "untrained"
 FACTORS = ("structure", "position", "patient", "age", "site", "modality")
 NUMBERS = ("position", "age")
-# What one expects of a strategy beside its control (its placebo; `augmented_views` where it has none), and why.
+# Expected effects of a strategy relative to its control (its placebo; `augmented_views` if it has none), with the reason.
 EXPECTED = {
     ("same_patient", "patient"): ("keeps", "two scans of one patient attract"),
     ("same_patient", "modality"): ("drops", "half of the pairs are of two modalities"),
     ("longitudinal", "patient"): ("keeps", "two visits of one patient attract"),
     ("cross_modality", "modality"): ("drops", "the two views of a pair differ in it"),
-    ("slice_position", "position"): ("keeps", "heights that agree attract"),
-    ("body_position", "position"): ("keeps", "places of the body that agree attract"),
-    ("adjacent_slices", "position"): ("keeps", "only slabs that lie near attract"),
-    ("voxel_correspondence", "structure"): ("keeps", "a physical point attracts itself alone"),
-    ("metadata_kernel", "age"): ("keeps", "scans of near age attract"),
-    ("tabular_neighbours", "age"): ("keeps", "the second view is of a patient of near age"),
+    ("slice_position", "position"): ("keeps", "slabs at similar positions attract"),
+    ("body_position", "position"): ("keeps", "points at similar positions in the body attract"),
+    ("adjacent_slices", "position"): ("keeps", "only adjacent slabs attract"),
+    ("voxel_correspondence", "structure"): ("keeps", "only views of one physical point attract"),
+    ("metadata_kernel", "age"): ("keeps", "scans of similar age attract"),
+    ("tabular_neighbours", "age"): ("keeps", "the second view is of a patient of similar age"),
     ("tabular_neighbours", "patient"): ("drops", "the two views of a pair are of two patients"),
     ("class_labels", "patient"): ("drops", "patients of one class attract"),
 }
@@ -73,15 +73,15 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Question:
-    """One factor: what is true of each thing asked, of whose scan it is, and what a probe says of features."""
+    """One factor: true values, the patient of each, and predictions of a probe from features."""
 
     truth: np.ndarray
     patients: np.ndarray
-    ask: Callable[[np.ndarray], np.ndarray]
+    predict: Callable[[np.ndarray], np.ndarray]
 
 
 class Questions:
-    """The same crops and questions for every arm: crops centred on structures of the scans of both sides of the split."""
+    """The same crops and factors for all arms: crops centred on structures of training and test scans."""
 
     def __init__(self, store: Store, patch_size: tuple[int, int, int]):
         self.store, table = store, store.collection.table
@@ -96,12 +96,15 @@ class Questions:
         self.train, self.test = (np.isin(self.patient, list(side)) for side in (split.train, split.test))
 
     def of(self, factor: str) -> Question:
-        """A factor as a question to features ``[crops, F]``."""
+        """The prediction task of a factor from features ``[crops, F]``."""
+        train, test = self.train[self.scan], self.test[self.scan]
         if factor == "structure":
-            return self._classes(self.structure, self.scan, self.train[self.scan], self.test[self.scan], np.arange(len(self.scan)))
+            return self._classes(self.structure, self.scan, train, test, np.arange(len(self.scan)))
         if factor == "position":
-            train, test = self.train[self.scan], self.test[self.scan]
-            return Question(self.position[test], self.patient[self.scan[test]], lambda x: _ridge(x[train], self.position[train], x[test]))
+            position = self.position
+            return Question(
+                position[test], self.patient[self.scan[test]], lambda x: _ridge(x[train], position[train], x[test])
+            )
         if factor == "patient":
             return self._patients()
         column = self.store.collection.table[factor]
@@ -120,17 +123,17 @@ class Questions:
         return np.array(pd.DataFrame(x).groupby(self.scan).mean())
 
     def _classes(self, truth: np.ndarray, scan: np.ndarray, train: np.ndarray, test: np.ndarray, crops: np.ndarray | None) -> Question:
-        """Patients of the training side teach, those of the test side are asked; of scans where `crops` is None."""
+        """Train on patients of the training side and predict those of the test side; per scan if `crops` is None."""
 
-        def ask(x: np.ndarray) -> np.ndarray:
+        def predict(x: np.ndarray) -> np.ndarray:
             x = self._of_scans(x) if crops is None else x
             known = Labelled(x[train], truth[train], tuple(self.patient[scan[train]]))
             return LinearProbe().probabilities(known, x[test], int(truth.max()) + 1, 0)
 
-        return Question(truth[test], self.patient[scan[test]], ask)
+        return Question(truth[test], self.patient[scan[test]], predict)
 
     def _patients(self) -> Question:
-        """Which of the test patients is it? Their first visits teach, their last ones are asked, the crops of a scan together."""
+        """Identify test patients: train on first visits, predict last ones, averaged over the crops of a scan."""
         table = self.store.collection.table
         session = table["session"].astype(int).to_numpy()
         of_patient = pd.Series(session).groupby(self.patient)
@@ -141,30 +144,31 @@ class Questions:
         codes[usable] = code
         train, test = usable & (session == first), usable & (session == last)
 
-        def ask(x: np.ndarray) -> np.ndarray:
+        def predict(x: np.ndarray) -> np.ndarray:
             rows = train[self.scan]
             known = Labelled(x[rows], codes[self.scan[rows]], tuple(self.patient[self.scan[rows]]))
-            said = LinearProbe(inverse_strengths=(1e-2,)).probabilities(known, x[test[self.scan]], len(names), 0)
-            return np.array(pd.DataFrame(said).groupby(self.scan[test[self.scan]]).mean())
+            probe = LinearProbe(inverse_strengths=(1e-2,))
+            probabilities = probe.probabilities(known, x[test[self.scan]], len(names), 0)
+            return np.array(pd.DataFrame(probabilities).groupby(self.scan[test[self.scan]]).mean())
 
-        return Question(codes[test], self.patient[test], ask)
-
-
-def _ridge(known: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    scale = standardiser(known)
-    answer: np.ndarray = RidgeCV(RIDGE).fit(scale.transform(known), truth).predict(scale.transform(asked))
-    return answer
+        return Question(codes[test], self.patient[test], predict)
 
 
-def score(factor: str, said: np.ndarray, truth: np.ndarray) -> float:
+def _ridge(train: np.ndarray, truth: np.ndarray, test: np.ndarray) -> np.ndarray:
+    scale = standardiser(train)
+    predicted: np.ndarray = RidgeCV(RIDGE).fit(scale.transform(train), truth).predict(scale.transform(test))
+    return predicted
+
+
+def score(factor: str, predicted: np.ndarray, truth: np.ndarray) -> float:
     """R2 of numbers (mean over axes), balanced accuracy of classes."""
     if factor not in NUMBERS:
-        return balanced_accuracy(said, truth)
-    return float(np.mean(1 - np.square(said - truth).mean(0) / truth.var(0)))
+        return balanced_accuracy(predicted, truth)
+    return float(np.mean(1 - np.square(predicted - truth).mean(0) / truth.var(0)))
 
 
 def draws(patients: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows of patients drawn with replacement, each with all that it has."""
+    """Rows of patients drawn with replacement; a patient's rows stay together."""
     owner = np.unique(patients, return_inverse=True)[1]
     rows = [np.flatnonzero(owner == i) for i in range(owner.max() + 1)]
     rng = np.random.default_rng(0)
@@ -173,7 +177,7 @@ def draws(patients: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def arms() -> Iterator[tuple[str, Path | None, bool]]:
-    """Name, page and whether it is the placebo; the control that all others are compared with comes early."""
+    """Name, page and whether it is a placebo; the shared control comes first after the untrained encoder."""
     yield UNTRAINED, None, False
     for page in sorted(pages(), key=lambda page: page.stem != "augmented_views"):
         yield page.stem, page, False
@@ -191,7 +195,7 @@ def load_page(page: Path, overrides: tuple[str, ...]) -> PretrainConfig:
 
 
 def encoder_of(page: Path | None, run: Path, is_placebo: bool) -> tuple[Network, float]:
-    """The network of an arm, pretrained unless it is the untrained one, and how many seconds that took."""
+    """The network of an arm, pretrained unless it is the untrained one, and the seconds of pretraining."""
     config = load_page(page or HERE / "augmented_views.md", SETTINGS)
     torch.manual_seed(config.seed)
     network = build_network(config.encoder, 1, decoder=False)
@@ -207,8 +211,8 @@ def encoder_of(page: Path | None, run: Path, is_placebo: bool) -> tuple[Network,
     return network, time.monotonic() - started
 
 
-def answer(name: str, page: Path | None, is_placebo: bool, questions: Questions) -> dict[str, np.ndarray]:
-    """What the probes say of an arm's features, factor by factor; kept on disk."""
+def predictions(name: str, page: Path | None, is_placebo: bool, questions: Questions) -> dict[str, np.ndarray]:
+    """The probes' predictions of each factor from an arm's features; saved on disk."""
     run = RUNS / re.sub(r"\W+", "_", name).strip("_")
     file = run / "predictions.npz"
     if not file.is_file():
@@ -217,28 +221,33 @@ def answer(name: str, page: Path | None, is_placebo: bool, questions: Questions)
         device = torch.device("cpu")
         dtype = autocast_dtype("auto", device)
         x = answers(lambda crops: network.eval()(crops).pooled, questions.store, questions.examples, device, dtype)
-        said = {factor: questions.of(factor).ask(x) for factor in FACTORS}
+        predicted = {factor: questions.of(factor).predict(x) for factor in FACTORS}
         with replacing(file) as out:
-            np.savez(out, seconds=np.array(seconds), **said)
+            np.savez(out, seconds=np.array(seconds), **predicted)
     with np.load(file, allow_pickle=False) as found:
         return {key: found[key] for key in (*FACTORS, "seconds")}
 
 
-def table_of(said: dict[str, dict[str, np.ndarray]], questions: Questions) -> pd.DataFrame:
-    """One row an arm and factor: its score with a 95% interval over patients, and its difference to its control."""
+def table_of(predicted: dict[str, dict[str, np.ndarray]], questions: Questions) -> pd.DataFrame:
+    """One row per arm and factor: the score with a 95% interval over patients, and the difference to the control."""
     rows = []
     for factor in FACTORS:
         question = questions.of(factor)
         chosen = list(draws(question.patients))
-        drawn = {name: np.array([score(factor, one[factor][d], question.truth[d]) for d in chosen]) for name, one in said.items()}
-        for name, one in said.items():
+        drawn = {
+            name: np.array([score(factor, one[factor][d], question.truth[d]) for d in chosen])
+            for name, one in predicted.items()
+        }
+        for name, one in predicted.items():
             placebo = f"{name} (placebo)"
-            control = placebo if placebo in said else UNTRAINED if name in (UNTRAINED, "augmented_views") else "augmented_views"
+            control = UNTRAINED if name in (UNTRAINED, "augmented_views") else "augmented_views"
+            control = placebo if placebo in predicted else control
             value = score(factor, one[factor], question.truth)
             row = {"arm": name, "factor": factor, "score": value, "seconds": float(one["seconds"])}
             row |= dict(zip(("low", "high"), np.percentile(drawn[name], [2.5, 97.5]).tolist(), strict=True))
-            if control in said and control != name:
-                row |= {"control": control, "difference": value - score(factor, said[control][factor], question.truth)}
+            if control in predicted and control != name:
+                difference = value - score(factor, predicted[control][factor], question.truth)
+                row |= {"control": control, "difference": difference}
                 limits = np.percentile(drawn[name] - drawn[control], [2.5, 97.5]).tolist()
                 row |= dict(zip(("difference_low", "difference_high"), limits, strict=True))
             rows.append(row)
@@ -246,12 +255,12 @@ def table_of(said: dict[str, dict[str, np.ndarray]], questions: Questions) -> pd
 
 
 def chance(factor: str, questions: Questions) -> str:
-    """What a probe that knows nothing scores."""
+    """The score at chance level."""
     return "0" if factor in NUMBERS else f"{1 / len(np.unique(questions.of(factor).truth)):.2f}"
 
 
 def page_of(table: pd.DataFrame, questions: Questions) -> str:
-    """The table, what was expected of it, and whether it was found."""
+    """The page: the table of scores and the expected effects with their results."""
     cell = {(row.arm, row.factor): row for row in table.itertuples()}
     names = list(dict.fromkeys(table["arm"]))
     lines = [f"| arm | {' | '.join(FACTORS)} |", f"| --- |{' --- |' * len(FACTORS)}"]
@@ -260,36 +269,41 @@ def page_of(table: pd.DataFrame, questions: Questions) -> str:
         label = f"[{name}]({name}.md)" if (HERE / f"{name}.md").is_file() else name
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines.append(f"| chance | {' | '.join(chance(factor, questions) for factor in FACTORS)} |")
-    found = ["| strategy | factor | theory | since | difference to its control | found |", "| --- | --- | --- | --- | --- | --- |"]
+    header = "| strategy | factor | expected | reason | difference to its control | found |"
+    found = [header, "| --- | --- | --- | --- | --- | --- |"]
     for (name, factor), (what, why) in EXPECTED.items():
         if name not in names:
             continue
         c = cell[name, factor]
         sign = 1 if what == "keeps" else -1
         low, high = sorted((sign * c.difference_low, sign * c.difference_high))
-        verdict = "yes" if low > 0 else "no: the contrary" if high < 0 else "not told from chance"
+        verdict = "yes" if low > 0 else "no: the opposite" if high < 0 else "not distinguishable from 0"
         difference = f"{c.difference:+.2f} ({c.difference_low:+.2f} to {c.difference_high:+.2f})"
         found.append(f"| {name} | {factor} | {what} it | {why} | {difference} | {verdict} |")
     template = (HERE / "recovery.md.in").read_text(encoding="utf-8")
     seconds = table["seconds"].max()
     steps = ", ".join(f"{number} with {objective}" for objective, number in STEPS.items())
     return template.format(
-        table="\n".join(lines), expected="\n".join(found), seconds=f"{seconds:.0f}", settings="\n".join(SETTINGS), steps=steps
+        table="\n".join(lines),
+        expected="\n".join(found),
+        seconds=f"{seconds:.0f}",
+        settings="\n".join(SETTINGS),
+        steps=steps,
     )
 
 
 def main(names: list[str]) -> None:
-    """Run what is missing (of the arms named; all by default), then write the rows and the page of all that is there."""
+    """Run the missing arms (of those named; all by default), then write the rows and the page of all arms."""
     store = Store.open(DATA)
     questions = Questions(store, load_page(HERE / "augmented_views.md", SETTINGS).data.patch_size)
-    said: dict[str, dict[str, np.ndarray]] = {}
+    predicted: dict[str, dict[str, np.ndarray]] = {}
     for name, page, is_placebo in arms():
         if names and name.removesuffix(" (placebo)") not in names:
             continue
         with redirect_stdout(sys.stderr):
-            said[name] = answer(name, page, is_placebo, questions)
-        print(f"{name}: pretrained in {float(said[name]['seconds']):.0f} s", flush=True)
-    table = table_of(said, questions).round(4)  # as the rows are kept, so that the page says what they say
+            predicted[name] = predictions(name, page, is_placebo, questions)
+        print(f"{name}: pretrained in {float(predicted[name]['seconds']):.0f} s", flush=True)
+    table = table_of(predicted, questions).round(4)  # rounded like the saved rows, so that page and rows agree
     if not names:
         ROWS.parent.mkdir(exist_ok=True)
         write_text(ROWS, table.to_csv(index=False, float_format="%.4f"))

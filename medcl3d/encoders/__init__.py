@@ -1,4 +1,4 @@
-"""Networks that turn a volume into features, one a file."""
+"""Networks that turn a volume into features, one per file."""
 
 from medcl3d.registry import Registry
 

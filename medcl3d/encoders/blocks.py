@@ -1,4 +1,4 @@
-"""What the convolutional encoders and the decoder share: which norm, and how maps become one vector."""
+"""Normalisation, activation and pooling shared by the convolutional encoders and the decoder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ MAX_GROUPS = 8
 
 
 def norm_layer(norm: Norm, channels: int) -> tuple[str, dict[str, Any]]:
-    """MONAI's name of a normalisation with learned scale and shift, for layers of `channels` (or a multiple of it).
+    """MONAI's name of a normalisation with learned scale and shift, for `channels` (or a multiple of it).
 
-    `group` takes at most 8 groups that divide the channels, of two channels or more: a group of one
-    channel would be instance norm, which forgets the mean of each channel. Source: Wu and He 2018, Group Normalization.
+    `group` uses at most 8 groups that divide the channels, of two channels or more: with groups of one
+    channel it would be instance norm, which removes the mean of each channel. Source: Wu and He 2018, Group
+    Normalization.
     """
     require_one_of("norm", norm, Norm)
     if norm == "group":
@@ -31,10 +32,14 @@ def norm_layer(norm: Norm, channels: int) -> tuple[str, dict[str, Any]]:
 def act_layer(act: Act) -> tuple[str, dict[str, Any]]:
     """MONAI's name of an activation; the leaky slope is nnU-Net's 0.01."""
     require_one_of("act", act, Act)
-    options: dict[Act, dict[str, Any]] = {"relu": {"inplace": True}, "leakyrelu": {"inplace": True, "negative_slope": 0.01}, "gelu": {}}
+    options: dict[Act, dict[str, Any]] = {
+        "relu": {"inplace": True},
+        "leakyrelu": {"inplace": True, "negative_slope": 0.01},
+        "gelu": {},
+    }
     return act, options[act]
 
 
 def global_average(feature_map: Tensor) -> Tensor:
-    """Mean over space: ``[B, C, D, H, W] -> [B, C]``, in float32 at least (a half-precision sum loses its last digits)."""
+    """Mean over space: ``[B, C, D, H, W] -> [B, C]``, in float32 or better (half precision is too coarse)."""
     return feature_map.mean(dim=(2, 3, 4), dtype=torch.promote_types(feature_map.dtype, torch.float32))

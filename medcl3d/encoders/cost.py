@@ -1,4 +1,4 @@
-"""What one crop costs a network, counted without computing it."""
+"""Floating-point operations of a network, counted without computing them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from medcl3d.encoders.network import Network
 
 
 def forward_flops(network: Network, in_channels: int, patch_size: Sequence[int]) -> int:
-    """Floating-point operations of one crop's forward pass: two a multiply-add, of convolutions and matrix products.
+    """Operations of one crop's forward pass: two per multiply-add of convolutions and matrix products.
 
-    Shapes alone are followed, on PyTorch's `meta` device; weights and running statistics stay as they are.
+    Only shapes are propagated, on PyTorch's `meta` device; weights and running statistics do not change.
     """
-    shapes = {name: tensor.detach().to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-    crops = torch.empty((2, in_channels, *patch_size), device="meta")  # two, for a batch norm that ends at one voxel
+    state = (*network.named_parameters(), *network.named_buffers())
+    shapes = {name: tensor.detach().to("meta") for name, tensor in state}
+    crops = torch.empty((2, in_channels, *patch_size), device="meta")  # batch norm needs two values
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         functional_call(network, shapes, (crops,))
     return int(counter.get_total_flops()) // len(crops)

@@ -1,4 +1,4 @@
-"""From an encoder's feature maps back to full resolution, whatever its channels and strides."""
+"""A decoder from the feature maps of any encoder to full resolution."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from medcl3d.encoders.blocks import Act, Norm, act_layer, norm_layer
 from medcl3d.types import Triple, triple
 
-INPUT_SKIP_CHANNELS = 8  # full-resolution convolutions are what costs
+INPUT_SKIP_CHANNELS = 8  # few, since full-resolution convolutions take most of the time
 
 
 class Decoder(nn.Module):
-    """A U-Net's expanding half: a skip at every stride, up to the input's own grid.
+    """The expanding path of a U-Net: a skip connection at every stride, up to the input's grid.
 
-    in_channels  of the network's input, which is itself a skip where the finest map is strided
+    in_channels  of the network's input, which is itself a skip connection if the finest map is strided
     channels     of the encoder's maps, finest first
     strides      cumulative strides of these maps, finest first; an axis may be strided less than others
 
-    Each step doubles the resolution of the axes that need it (transposed convolution, kernel = stride,
-    so that nothing overlaps), joins the skip of that stride where there is one, and convolves.
+    Each step doubles the resolution of the axes that need it (transposed convolution with kernel = stride,
+    without overlap), concatenates the skip of that stride if one exists, and convolves.
     Between two maps further apart than a factor of two the steps have no skip. Source: Ronneberger et
     al. 2015, U-Net; Isensee et al. 2021, nnU-Net.
     """
@@ -41,15 +41,15 @@ class Decoder(nn.Module):
         for target, skip_width in reversed(skips[:-1]):
             factors = _factors(stride, target)
             for i, factor in enumerate(factors):
-                joins = i == len(factors) - 1
-                width_out = skip_width if joins else max(skip_width, width // 2)
-                self.steps.append(_Step(width, width_out, factor, skip_width if joins else 0, norm, act))
+                has_skip = i == len(factors) - 1
+                width_out = skip_width if has_skip else max(skip_width, width // 2)
+                self.steps.append(_Step(width, width_out, factor, skip_width if has_skip else 0, norm, act))
                 width = width_out
             stride = target
         self.out_channels: int = width
 
     def forward(self, x: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """``[B, out_channels, D, H, W]`` at the resolution of the input ``x`` ``[B, in_channels, D, H, W]``."""
+        """``[B, out_channels, D, H, W]`` at the resolution of the input `x` ``[B, in_channels, D, H, W]``."""
         skips = [self.input_skip(x), *maps] if self._input_is_skip else list(maps)
         out = skips.pop()
         for step in self.steps:
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
 
 
 class _Step(nn.Module):
-    """Upsample by `factor`, join a skip if there is one, convolve."""
+    """Upsample by `factor`, concatenate a skip if there is one, convolve."""
 
     def __init__(self, width_in: int, width_out: int, factor: Triple, skip_width: int, norm: Norm, act: Act):
         super().__init__()
@@ -76,20 +76,21 @@ class _Step(nn.Module):
 
 
 def _convolutions(width_in: int, width_out: int, norm: Norm, act: Act) -> nn.Module:
-    return UnetBasicBlock(3, width_in, width_out, 3, 1, norm_name=norm_layer(norm, width_out), act_name=act_layer(act))
+    name, activation = norm_layer(norm, width_out), act_layer(act)
+    return UnetBasicBlock(3, width_in, width_out, 3, 1, norm_name=name, act_name=activation)
 
 
 def _factors(stride: Triple, target: Triple) -> list[Triple]:
-    """Upsampling steps from `stride` to `target`, one at least: 2 along axes an even factor away, else all that is left.
+    """Upsampling steps from `stride` to `target`, at least one: 2 along axes with an even rest, else all.
 
-    ValueError where an axis' stride is not a multiple of the target's.
+    ValueError if an axis' stride is not a multiple of the target's.
     """
     if any(s % t for s, t in zip(stride, target, strict=True)):
         raise ValueError(f"an encoder's stride {stride} must be a multiple of its next finer one, {target}")
-    left = [s // t for s, t in zip(stride, target, strict=True)]
+    remaining = [s // t for s, t in zip(stride, target, strict=True)]
     factors: list[Triple] = []
-    while max(left) > 1 or not factors:
-        factor = triple(2 if f % 2 == 0 else f for f in left)
-        left = [f // step for f, step in zip(left, factor, strict=True)]
+    while max(remaining) > 1 or not factors:
+        factor = triple(2 if f % 2 == 0 else f for f in remaining)
+        remaining = [f // step for f, step in zip(remaining, factor, strict=True)]
         factors.append(factor)
     return factors

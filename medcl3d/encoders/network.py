@@ -1,4 +1,4 @@
-"""An encoder, with a decoder where the objective or the task needs full resolution."""
+"""An encoder, with a decoder if the objective or the task needs full resolution."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from medcl3d.types import Features, Triple
 
 
 class Network(nn.Module):
-    """Features of ``[B, C, D, H, W]``; `decoded` is filled where there is a decoder.
+    """Features of ``[B, C, D, H, W]``; `decoded` is set if the network has a decoder.
 
-    encoder  module with `channels`, `strides` (cumulative, finest first), `num_features`, returning `Features`
+    encoder  module with `channels`, `strides` (cumulative, finest first), `num_features`, returning
+             `Features`
     decoder  module with `out_channels` and ``forward(x, maps)``, or None
     """
 
@@ -40,7 +41,7 @@ class Network(nn.Module):
 
     @property
     def minimum_multiple(self) -> Triple:
-        """What each axis of a crop must be divisible by: the encoder's coarsest stride."""
+        """The divisor of each axis of a crop: the encoder's coarsest stride."""
         return cast(tuple[Triple, ...], self.encoder.strides)[-1]
 
     def num_parameters(self) -> dict[str, int]:
@@ -50,7 +51,7 @@ class Network(nn.Module):
 
 
 def build_network(choice: Choice, in_channels: int, *, decoder: bool) -> Network:
-    """The network that a configuration chose. A decoder takes the encoder's norm and activation, if it has such fields."""
+    """Build the configured network. A decoder uses the encoder's norm and activation, if it has them."""
     encoder = ENCODERS.build(choice, in_channels)
     if not decoder:
         return Network(encoder)
@@ -60,11 +61,12 @@ def build_network(choice: Choice, in_channels: int, *, decoder: bool) -> Network
 
 
 def check_patch_size(network: Network, patch_size: Sequence[int], field: str = "data.patch_size") -> None:
-    """ConfigError, naming both fields, where a patch is not divisible by the encoder's coarsest stride."""
+    """ConfigError with both fields if a patch is not divisible by the encoder's coarsest stride."""
     multiple = network.minimum_multiple
     if any(size % m for size, m in zip(patch_size, multiple, strict=True)):
         nearest = [max(m, round(size / m) * m) for size, m in zip(patch_size, multiple, strict=True)]
         raise ConfigError(
-            f"{field} = {list(patch_size)} is not divisible by the coarsest stride of the encoder, {list(multiple)} "
-            f"(encoder: its strides); {nearest} would do"
+            f"{field} = {list(patch_size)} is not divisible by the coarsest stride of the encoder, "
+            f"{list(multiple)} "
+            f"(encoder: its strides); use {nearest}"
         )

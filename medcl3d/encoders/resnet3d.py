@@ -1,4 +1,4 @@
-"""A 3-D residual network of MONAI's blocks, whose weights are interchangeable with MONAI's `ResNet` and `SEResNet50`."""
+"""A 3-D residual network with weights interchangeable with MONAI's `ResNet` and `SEResNet50`."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ BLOCKS: dict[int, tuple[type[ResNetBlock] | type[ResNetBottleneck], tuple[int, i
 class ResNet3d(nn.Module):
     """ResNet of `depth` layers; `width` multiplies all channels (64, 128, 256, 512 at width 1).
 
-    The maps are one a stride: the stem's output (dropped where `max_pool` is off, since the first
-    stage then has its stride) and the four stages. Shortcuts are 1x1x1 convolutions without a bias
-    (MONAI's type B): its type A cuts the gradient of the shortcut. The stages are put together here
-    because MONAI 1.6 hands `norm` to the stem alone and leaves batch norm in the blocks.
+    One map per stride: the stem's output (left out if `max_pool` is off, since the first stage then has its
+    stride) and the four stages. Shortcuts are 1x1x1 convolutions without a bias (MONAI's type B): its type A
+    blocks the gradient of the shortcut. The stages are built here because MONAI 1.6 passes `norm` to the stem
+    only and keeps batch norm in the blocks.
 
-    squeeze_excitation    each block weighs its channels by what it sees of the whole map; MONAI has such blocks as
-                          bottlenecks, so depth 50 only. They stride in the first convolution, and the pooling behind the
-                          stem pads at the far end: with batch norm and width 1 it is MONAI's `SEResNet50` (`layer0.` is our stem)
-    Source: He et al. 2016, Deep Residual Learning; Hara et al. 2018 for the 3-D form; Hu et al. 2018, Squeeze-and-Excitation.
+    squeeze_excitation    each block scales its channels by a function of the global average of its map. MONAI
+                          has such blocks as bottlenecks, so depth 50 only. They stride in the first
+                          convolution, and the pooling after the stem pads at the far end: with batch norm and
+                          width 1 it is MONAI's `SEResNet50` (`layer0.` is our stem)
+    Source: He et al. 2016, Deep Residual Learning; Hara et al. 2018 for the 3-D form; Hu et al. 2018,
+    Squeeze-and-Excitation.
     """
 
     def __init__(
@@ -57,14 +59,17 @@ class ResNet3d(nn.Module):
         block, num_blocks = BLOCKS[depth]
         if squeeze_excitation and block is not ResNetBottleneck:
             raise ConfigError(
-                f"encoder.resnet3d: squeeze_excitation needs blocks that are bottlenecks, and depth = {depth} has none; depth: 50"
+                f"encoder.resnet3d: squeeze_excitation needs bottleneck blocks, which depth = {depth} does "
+                "not have; "
+                "set depth: 50"
             )
         widths = [max(1, int(base * width)) for base in WIDTHS]
         self.conv1 = nn.Conv3d(in_channels, widths[0], stem_kernel, stride=stem_stride, padding=stem_kernel // 2, bias=False)
         self.bn1 = get_norm_layer(norm_layer(norm, widths[0]), spatial_dims=3, channels=widths[0])
         self.act = get_act_layer(act_layer("relu"))
-        around = {"ceil_mode": True} if squeeze_excitation else {"padding": 1}
-        self.maxpool = nn.MaxPool3d(kernel_size=3, stride=2, **around) if max_pool else nn.Identity()  # type: ignore[arg-type]
+        padding = {"ceil_mode": True} if squeeze_excitation else {"padding": 1}
+        pool = nn.MaxPool3d(kernel_size=3, stride=2, **padding)  # type: ignore[arg-type]
+        self.maxpool = pool if max_pool else nn.Identity()
         planes_in = widths[0]
         stages: list[nn.Sequential] = []
         for planes, count in zip(widths, num_blocks, strict=True):
@@ -89,9 +94,9 @@ class ResNet3d(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, then a stage a layer."""
-        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
-        return (("conv1", "bn1"), *(tuple(f"layer{i}.{j}" for j in range(len(stage))) for i, stage in enumerate(stages, start=1)))
+        """The stem, then one layer per stage."""
+        stages = enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1)
+        return (("conv1", "bn1"), *(tuple(f"layer{i}.{j}" for j in range(len(stage))) for i, stage in stages))
 
     def forward(self, x: Tensor) -> Features:
         """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
@@ -107,7 +112,7 @@ class ResNet3d(nn.Module):
 def _stage(
     block: type[ResNetBlock] | type[ResNetBottleneck], planes_in: int, planes: int, num_blocks: int, stride: int, norm: Norm
 ) -> nn.Sequential:
-    """`num_blocks` residual blocks, the first of which strides; named as MONAI names them."""
+    """`num_blocks` residual blocks, the first with a stride, with MONAI's parameter names."""
     name = norm_layer(norm, planes)
     planes_out = planes * block.expansion
     shortcut = None
@@ -122,7 +127,7 @@ def _stage(
 
 
 def _excited_stage(planes_in: int, planes: int, num_blocks: int, stride: int, norm: Norm) -> nn.Sequential:
-    """The same of bottlenecks with squeeze and excitation, after MONAI's `SEResNetBottleneck`, which has batch norm only."""
+    """A stage of squeeze-and-excitation bottlenecks, as MONAI's `SEResNetBottleneck`, but with any norm."""
     inner, outer = norm_layer(norm, planes), norm_layer(norm, 4 * planes)
     blocks: list[nn.Module] = []
     for i in range(num_blocks):

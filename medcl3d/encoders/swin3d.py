@@ -1,4 +1,4 @@
-"""A Swin transformer of MONAI's blocks, whose weights are interchangeable with the `swinViT` of MONAI's `SwinUNETR`."""
+"""A 3-D Swin transformer with weights interchangeable with the `swinViT` of MONAI's `SwinUNETR`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from medcl3d.errors import ConfigError
 from medcl3d.registry import Count, Positive, Size
 from medcl3d.types import Features, Triple, triple
 
-NUM_STAGES = 4  # MONAI's transformer has four, each of which ends by merging 2 x 2 x 2 tokens
+NUM_STAGES = 4  # MONAI's transformer has four, each ending with a merge of 2 x 2 x 2 tokens
 Stages = tuple[Count, Count, Count, Count]
 
 
 @ENCODERS.register("swin3d")
 class Swin3d(nn.Module):
-    """Patches become tokens, which attend to each other inside windows; every second layer shifts the windows by half.
+    """Shifted-window attention between tokens of patches; every second layer shifts windows by half.
 
     patch         voxels of a token along each axis; fewer along an axis of thick slices
-    feature_size  width of a token in the first stage, doubled by each of the four; SwinUNETR asks for multiples of 12
+    feature_size  width of a token in the first stage, doubled by each of the four; SwinUNETR requires
+                  multiples of 12
     num_layers, num_heads    of each stage; a stage's width is divisible by its heads
     window_size   tokens along each axis that attend to each other; a smaller grid is one window
-    merging       how 8 tokens become one: in the order of MONAI's first SwinUNETR, or in its second one
+    merging       order in which 8 tokens are merged into one: that of MONAI's first SwinUNETR, or of its
+                  second
     v2            a residual block of convolutions before each stage: SwinUNETR-V2
 
-    There are five maps, as SwinUNETR takes them: the tokens and the output of each stage, each layer-normalised without
-    learned scale. So crops are divisible by 16 patches. The state is named as in SwinUNETR (`swinViT.`), and is the part
-    that its published pretrainings hold; its other half is a decoder, for which a network here has its own.
-    Source: Liu et al. 2021, Swin Transformer; Hatamizadeh et al. 2022, Swin UNETR; He et al. 2023, SwinUNETR-V2.
+    Five maps, as in SwinUNETR: the tokens and the output of each stage, each layer-normalised without learned
+    scale. Crops must be divisible by 16 patches. Parameter names are those of SwinUNETR (`swinViT.`), the
+    part of it that published pretrained weights contain; the decoder is our own.
+    Source: Liu et al. 2021, Swin Transformer; Hatamizadeh et al. 2022, Swin UNETR; He et al. 2023,
+    SwinUNETR-V2.
     """
 
     def __init__(
@@ -52,8 +55,9 @@ class Swin3d(nn.Module):
         for width, heads in zip(widths, num_heads, strict=True):
             if width % heads:
                 raise ConfigError(
-                    f"encoder.swin3d: feature_size = {feature_size} gives the stages widths {widths}, which num_heads = "
-                    f"{list(num_heads)} do not divide; a multiple of 12 with [3, 6, 12, 24] would do"
+                    f"encoder.swin3d: feature_size = {feature_size} gives the stages widths {widths}, which "
+                    "num_heads = "
+                    f"{list(num_heads)} do not divide; use a multiple of 12 with [3, 6, 12, 24]"
                 )
         self.swinViT = SwinTransformer(
             in_channels,
@@ -73,7 +77,7 @@ class Swin3d(nn.Module):
         self.num_features = self.channels[-1]
 
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The embedding, then a stage a layer."""
+        """The embedding, then one layer per stage."""
         stages = []
         for stage, count in enumerate(self._num_layers, start=1):
             before = (f"swinViT.layers{stage}c.0",) if self._v2 else ()
@@ -82,6 +86,9 @@ class Swin3d(nn.Module):
         return (("swinViT.patch_embed",), *stages)
 
     def forward(self, x: Tensor) -> Features:
-        """Features of ``[B, C, D, H, W]``, each axis a multiple of 16 patches: pooled ``[B, num_features]``, maps finest first."""
+        """Features of ``[B, C, D, H, W]``, each axis a multiple of 16 patches.
+
+        pooled ``[B, num_features]``, maps finest first.
+        """
         maps = tuple(self.swinViT(x))
         return Features(global_average(maps[-1]), maps)

@@ -1,4 +1,4 @@
-"""The encoder of a U-Net, residual or plain: a stage a stride, from full resolution down."""
+"""The encoder of a U-Net, residual or plain: one stage per stride, starting at full resolution."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ Kernels = tuple[Kernel | tuple[Kernel, Kernel, Kernel], ...]
 
 @ENCODERS.register("unet3d")
 class UNet3d(nn.Module):
-    """Stages of MONAI's `UnetResBlock`, or `UnetBasicBlock` without the residual; the first block of a stage strides.
+    """Stages of MONAI's `UnetResBlock`, or `UnetBasicBlock` without residuals; the first block strides.
 
     channels      of each stage, finest first
-    strides       of each stage, one number or three (d, h, w): an axis of thick slices keeps 1 until
-                  the other axes' spacing has caught up
-    blocks        blocks a stage, of two convolutions each: one number, or one a stage
+    strides       of each stage, one number or three (d, h, w): 1 along an axis of thick slices until the
+                  other axes have the same spacing
+    blocks        blocks per stage, of two convolutions each: one number, or one per stage
     kernel_sizes  of each stage (default 3 everywhere); 1 along an axis of thick slices
-    residual      off: a plain U-Net; with one block a stage and instance norm it is the encoder of MONAI's `DynUNet`
+    residual      off: a plain U-Net; with one block per stage and instance norm it is the encoder of MONAI's
+                  `DynUNet`
 
-    The finest stage sets the cost: at stride 1 its channels are convolved at full resolution. nnU-Net's residual encoders
-    have channels [32, 64, 128, 256, 320, 320], strides [1, 2, 2, 2, 2, 2], blocks [1, 3, 4, 6, 6, 6], norm instance.
+    The finest stage determines the cost: at stride 1 its channels are convolved at full resolution. nnU-Net's
+    residual encoders have channels [32, 64, 128, 256, 320, 320], strides [1, 2, 2, 2, 2, 2], blocks [1, 3, 4,
+    6, 6, 6], norm instance.
     Source: Isensee et al. 2021, nnU-Net; Isensee et al. 2024, nnU-Net Revisited, for the residual encoder.
     """
 
@@ -53,8 +55,9 @@ class UNet3d(nn.Module):
         for name, values in (("strides", strides), ("blocks", counts), ("kernel_sizes", kernels)):
             if len(values) != len(channels) or not channels:
                 raise ConfigError(
-                    f"encoder.unet3d: {name} = {list(values)} has {len(values)} entries and channels = {list(channels)} has "
-                    f"{len(channels)}; give one entry a stage"
+                    f"encoder.unet3d: {name} = {list(values)} has {len(values)} entries and channels = "
+                    f"{list(channels)} has "
+                    f"{len(channels)}; give one entry per stage"
                 )
         self.stages = nn.ModuleList()
         cumulative, total = [], (1, 1, 1)
@@ -68,8 +71,11 @@ class UNet3d(nn.Module):
         self.num_features = self.channels[-1]
 
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """A stage a layer."""
-        return tuple(tuple(f"stages.{i}.{j}" for j in range(len(stage))) for i, stage in enumerate(self.stages))  # type: ignore[arg-type]
+        """One layer per stage."""
+        return tuple(
+            tuple(f"stages.{i}.{j}" for j in range(len(stage)))  # type: ignore[arg-type]
+            for i, stage in enumerate(self.stages)
+        )
 
     def forward(self, x: Tensor) -> Features:
         """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
@@ -92,7 +98,11 @@ def _stage(
     width_in: int, width: int, stride: Triple, kernel: Triple, num_blocks: int, residual: bool, norm: Norm, act: Act
 ) -> nn.Sequential:
     if any(k < s for k, s in zip(kernel, stride, strict=True)):
-        raise ConfigError(f"encoder.unet3d: kernel_sizes {kernel} is smaller than strides {stride} in one stage; voxels would be skipped")
+        raise ConfigError(
+            f"encoder.unet3d: kernel_sizes {kernel} is smaller than strides {stride} in one stage, which "
+            "skips voxels; "
+            "use kernels at least as large as the strides"
+        )
     name, activation = norm_layer(norm, width), act_layer(act)
     block = UnetResBlock if residual else UnetBasicBlock
     first = block(3, width_in, width, kernel, stride, norm_name=name, act_name=activation)

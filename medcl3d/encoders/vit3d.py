@@ -1,4 +1,4 @@
-"""A vision transformer of MONAI's blocks, for crops of any size that its patches tile."""
+"""A 3-D vision transformer of MONAI's blocks, for crops of any size that is a multiple of its patch."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ POSITIONS_DIVIDE = 6  # sine and cosine for each of three axes
 
 @ENCODERS.register("vit3d")
 class ViT3d(nn.Module):
-    """Patches become tokens, tokens attend to each other; `pooled` is the mean of the last layer's normalised tokens.
+    """Attention between tokens of patches; `pooled` is the mean of the last layer's normalised tokens.
 
     patch        voxels of a token along each axis; fewer along an axis of thick slices
     hidden_size  width of a token, divisible by `num_heads` and by 6
-    num_layers, num_heads, mlp_ratio    of the transformer: 12 layers of width 192 and 3 heads are ViT-Ti, of 384 and 6
-                 ViT-S, of 768 and 12 ViT-B
-    num_registers    learned tokens without a place, which attend and are attended to and are in no output: they take up
-                 what a transformer otherwise keeps in the tokens of empty patches
+    num_layers, num_heads, mlp_ratio    of the transformer: 12 layers of width 192 and 3 heads are ViT-Ti, of
+                 384 and 6 ViT-S, of 768 and 12 ViT-B
+    num_registers    learned tokens without a position, which take part in attention and are not in the
+                     output:
+                 they hold global information that a transformer otherwise stores in tokens of empty patches
 
-    Positions are fixed sines and cosines of a token's place in its own grid, so that the network takes crops of
-    another size than those of pretraining; nothing has to be interpolated. There is one map, at the stride of the patch: a
-    decoder climbs from it to full resolution, where the input itself is its skip.
-    Tokens of hidden blocks can be dropped before the first layer: the others attend to each other alone, and cost alone.
-    Source: Dosovitskiy et al. 2021, ViT; Touvron et al. 2021, DeiT, for Ti and S; Chen et al. 2021, MoCo v3, for positions
-    that are fixed; Darcet et al. 2024, Vision Transformers Need Registers; He et al. 2022, MAE, for dropped tokens.
+    Position embeddings are fixed sines and cosines of a token's index in the grid, so that the network
+    accepts crops of another size than in pretraining without interpolation. There is one map, at the stride
+    of the patch: a decoder upsamples it to full resolution, with the input as skip connection.
+    Tokens of masked blocks can be dropped before the first layer, which also saves their time and memory.
+    Source: Dosovitskiy et al. 2021, ViT; Touvron et al. 2021, DeiT, for Ti and S; Chen et al. 2021, MoCo v3,
+    for positions that are fixed; Darcet et al. 2024, Vision Transformers Need Registers; He et al. 2022, MAE,
+    for dropped tokens.
     """
 
     drops_tokens: ClassVar[bool] = True
@@ -53,7 +55,10 @@ class ViT3d(nn.Module):
         super().__init__()
         for name, divisor in (("num_heads", num_heads), ("the axes' sines and cosines", POSITIONS_DIVIDE)):
             if hidden_size % divisor:
-                raise ConfigError(f"encoder.vit3d: hidden_size = {hidden_size} is not divisible by {name}, {divisor}; a multiple would do")
+                raise ConfigError(
+                    f"encoder.vit3d: hidden_size = {hidden_size} is not divisible by {name}, {divisor}; "
+                    "use a multiple"
+                )
         self.patch_embedding = nn.Conv3d(in_channels, hidden_size, kernel_size=patch, stride=patch)
         self.blocks = nn.ModuleList(_block(hidden_size, int(hidden_size * mlp_ratio), num_heads) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
@@ -70,21 +75,21 @@ class ViT3d(nn.Module):
             nn.init.trunc_normal_(self.registers, std=0.02)
 
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """Embedding and registers, then a block a layer; the last norm is in none, as in BEiT."""
+        """Embedding and registers, then one layer per block; the last norm is in no layer, as in BEiT."""
         first = ("patch_embedding",) if self.registers is None else ("patch_embedding", "registers")
         return (first, *((f"blocks.{i}",) for i in range(len(self.blocks))))
 
-    def forward(self, x: Tensor, seen: Tensor | None = None) -> Features:
-        """Features of ``[B, C, D, H, W]``, each axis a multiple of the patch: pooled ``[B, hidden_size]``, one map.
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Features:
+        """Features of ``[B, C, D, H, W]``, axes multiples of the patch: pooled ``[B, hidden_size]``, one map.
 
-        seen  ``Bool[B, 1, d, h, w]``, a token each: the others are dropped; the map is 0 there, and `pooled` is the mean of the rest.
-              As many in every crop
+        visible  ``Bool[B, 1, d, h, w]``, one value per token, equally many True in each crop. Tokens with
+                 False are dropped: the map is 0 there, and `pooled` is the mean of the others
         """
         grid = self.patch_embedding(x)
         depth, height, width = grid.shape[2:]
         tokens = rearrange(grid, "b c d h w -> b (d h w) c")
         tokens = tokens + _positions((depth, height, width), tokens.shape[2]).to(tokens)
-        kept = None if seen is None else _kept(seen).unsqueeze(2).expand(-1, -1, tokens.shape[2])
+        kept = None if visible is None else _kept(visible).unsqueeze(2).expand(-1, -1, tokens.shape[2])
         if kept is not None:
             tokens = tokens.gather(1, kept)
         if self.registers is not None:
@@ -94,34 +99,40 @@ class ViT3d(nn.Module):
         tokens = self.norm(tokens[:, 0 if self.registers is None else len(self.registers) :])
         pooled = tokens.mean(1, dtype=torch.promote_types(tokens.dtype, torch.float32))
         if kept is not None:
-            tokens = tokens.new_zeros(len(tokens), depth * height * width, tokens.shape[2]).scatter(1, kept, tokens)
+            empty = tokens.new_zeros(len(tokens), depth * height * width, tokens.shape[2])
+            tokens = empty.scatter(1, kept, tokens)
         return Features(pooled, (rearrange(tokens, "b (d h w) c -> b c d h w", d=depth, h=height),))
 
 
-def _kept(seen: Tensor) -> Tensor:
-    """``Int[B, n]``: the tokens that are seen, in their order."""
-    flat = seen.flatten(1)
+def _kept(visible: Tensor) -> Tensor:
+    """``Int[B, n]``: indices of the visible tokens, in order."""
+    flat = visible.flatten(1)
     counts = flat.sum(1)
     if bool((counts != counts[0]).any()):
         raise ConfigError(
-            f"encoder.vit3d: crops of a batch keep {int(counts.min())} to {int(counts.max())} tokens, and must keep as many; "
-            "hide blocks that are multiples of the patch (objective: block, encoder.vit3d: patch)"
+            f"encoder.vit3d: crops of a batch keep {int(counts.min())} to {int(counts.max())} tokens, but "
+            "need equally "
+            "many; use masked blocks that are multiples of the patch (objective: block, encoder.vit3d: patch)"
         )
     return flat.nonzero()[:, 1].reshape(len(flat), -1)
 
 
 def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:
     block = TransformerBlock(hidden_size, mlp_dim, num_heads, qkv_bias=True, use_flash_attention=True)
-    # A norm that only cross-attention would use: a parameter without a gradient stops DistributedDataParallel.
+    # Only cross-attention would use this norm, and DistributedDataParallel fails on a parameter without a
+    # gradient.
     block.norm_cross_attn = nn.Identity()  # type: ignore[assignment]
     return block
 
 
 @lru_cache(maxsize=16)
 def _positions(grid: Triple, hidden_size: int) -> Tensor:
-    """``Float[tokens, hidden_size]``: sines and cosines of each token's place, depth slowest (Vaswani et al. 2017, 3.5, an axis each)."""
+    """``Float[tokens, hidden_size]``: sines and cosines of each token's index along each axis, depth slowest.
+
+    Source: Vaswani et al. 2017, section 3.5, for each axis.
+    """
     half = hidden_size // POSITIONS_DIVIDE
     frequency = 10_000.0 ** -(torch.arange(half) / half)
-    places = torch.cartesian_prod(*(torch.arange(float(n)) for n in grid))
-    angle = rearrange(places[:, :, None] * frequency, "tokens xyz f -> tokens (xyz f)")
+    index = torch.cartesian_prod(*(torch.arange(float(n)) for n in grid))
+    angle = rearrange(index[:, :, None] * frequency, "tokens xyz f -> tokens (xyz f)")
     return torch.cat((angle.sin(), angle.cos()), dim=1)

@@ -1,4 +1,4 @@
-"""Losses of soft assignments to prototypes: who should lie where, and how well that is predicted."""
+"""Losses on soft assignments to prototypes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch.nn import functional as F
 
 
 def scores_of(z: Tensor, prototypes: Tensor) -> Tensor:
-    """``Float[N, K]``: cosines of vectors ``[N, D]`` of length 1 with prototypes ``[K, D]`` of any length, in float32 at least."""
+    """``Float[N, K]``: cosines of unit vectors ``[N, D]`` and prototypes ``[K, D]``, in float32 or better."""
     with torch.autocast(z.device.type, enabled=False):
         return z @ F.normalize(prototypes, dim=1).T
 
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, sharpness: float, iterations: int) -> Tensor:
-    """Codes ``Float[N, K]``: e^(scores / sharpness), scaled so that prototypes share the things equally; rows sum to 1.
+    """Codes ``Float[N, K]``: e^(scores / sharpness), scaled to equal use of all prototypes; rows sum to 1.
 
-    In logarithms, since e^(1 / 0.05) of a row and its neighbours' leave no digits. Source: SwAV (Caron et al., NeurIPS 2020, eq. 3
-    to 5); Cuturi, NeurIPS 2013.
+    Computed in logarithms, since values up to e^(1 / 0.05) would lose precision. Source: SwAV (Caron et al.,
+    NeurIPS 2020, eq. 3 to 5); Cuturi, NeurIPS 2013.
     """
     log_q = scores / sharpness
     for _ in range(iterations):
@@ -30,7 +30,7 @@ def sinkhorn(scores: Tensor, sharpness: float, iterations: int) -> Tensor:
 def cross_entropy_sum(log_probabilities: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
     """Sum over pairs of P_ij H(target_j, prediction_i): ``[N, K]``, ``[M, K]``, ``[N, M]``.
 
-    As one sum over K, since sum_j P_ij q_j is all that row i needs of the targets.
+    Computed as one sum over K, since row i depends on the targets only through sum_j P_ij q_j.
     Source: the swapped prediction of SwAV (eq. 2) and DINO (Caron et al., ICCV 2021, eq. 3), weighted by P.
     """
     return -((positive @ targets) * log_probabilities).sum()

@@ -1,7 +1,7 @@
-"""The contrastive loss of every relation: NT-Xent, SupCon, y-Aware and DCL are special cases.
+"""The contrastive loss for any relation: NT-Xent, SupCon, y-Aware and DCL are special cases.
 
-Things are compared a few rows at a time with all columns. What a row costs is known once it has met its columns, so each
-block gives its part of the loss and of the gradient at once and is forgotten: memory grows with N + M, not with N * M.
+A block of rows is compared with all columns at a time. Loss and gradient of a row depend on its own
+similarities only, so each block adds its part of both and is freed: memory grows with N + M, not with N * M.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from medcl3d.types import Relation
 
 Denominator = Literal["all", "own"]
 
-# Pairs of a block: few enough for a processor's cache, and to leave most columns of a large batch without a key in common.
+# Pairs per block: few enough for a CPU's cache, and for most columns of a large batch to share no key with
+# the block.
 PAIRS_AT_ONCE = 1 << 18
-# But so many rows at least, since products of thin matrices are slow.
-FEWEST_ROWS = 64
+# Minimum number of rows, since products of thin matrices are slow.
+MIN_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Tile:
-    """How a block of R rows relates to the columns.
+    """The relation of a block of R rows to the columns.
 
     relation    ``[R, C]``
-    columns     ``Int[C]``, which columns it speaks of: to all others P = 0 and M = 1; None: it speaks of all
-    similarity  ``[R, M]`` leaf on which M depends, if the gradient goes through M too; None: M is a constant
+    columns     ``Int[C]``, the columns of `relation`: for all others P = 0 and M = 1; None: all columns
+    similarity  ``[R, M]`` leaf on which M depends, if the gradient goes through M too; None: M is constant
     """
 
     relation: Relation
@@ -40,33 +41,38 @@ class Tile:
     similarity: Tensor | None = None
 
 
-Ask = Callable[[slice, Tensor], Tile]
-"""(which rows, their similarities to all columns ``[R, M]``) -> how they relate."""
+RelateBlock = Callable[[slice, Tensor], Tile]
+"""(block of rows, their similarities to all columns ``[R, M]``) -> their relation."""
 
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """Sum over anchors of a_i L_i, and of a_i: ranks add both before they divide."""
+    """Sums over anchors of a_i L_i and of a_i; both are summed over ranks before dividing."""
 
     loss: Tensor
     weight: Tensor
 
 
-def kind_of(denominator: Denominator, decoupled: bool, name: str = "contrastive loss") -> Literal["all", "own", "decoupled"]:
-    """Which of the three denominators two fields choose. ConfigError for an unknown one, and for two at once.
+def denominator_kind(
+    denominator: Denominator, decoupled: bool, name: str = "contrastive loss"
+) -> Literal["all", "own", "decoupled"]:
+    """The denominator that two fields select. ConfigError for an unknown one, and for two at once.
 
-    name: of the objective, for the error.
+    name: the objective's name, for the error.
     """
     require_one_of("denominator", denominator, Denominator)
     if decoupled and denominator == "own":
-        raise ConfigError(f"{name}: decoupled = True and denominator = 'own' are two denominators; take one of the two fields away")
+        raise ConfigError(
+            f"{name}: decoupled = True and denominator = 'own' are two denominators; "
+            "remove one of the two fields"
+        )
     return "decoupled" if decoupled else denominator
 
 
 def contrastive_sum(
     z: Tensor,
     columns: Tensor,
-    ask: Ask,
+    relate_block: RelateBlock,
     temperature: float,
     *,
     denominator: Denominator = "all",
@@ -75,54 +81,63 @@ def contrastive_sum(
 ) -> WeightedSum:
     """Sum over the rows of the weighted contrastive loss.
 
-    z: ``[N, D]``, columns: ``[M, D]`` unit vectors; `ask` is called once for each block of `rows_at_once` rows (None: as many
-    as are fast). With s = similarity / temperature, `all`: D_i = sum_k (P_ik + M_ik) e^s_ik; `own`: D_ij = (1 - M_ij) e^s_ij
-    + sum_k M_ik e^s_ik; `decoupled`, not with `own`: D_i = sum_k M_ik e^s_ik.
-    L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D), weighted by a_i = min(1, sum_j P_ij): a weak pair pulls less than a
-    strong one, and nothing jumps as a weight goes to 0. Anchors without a positive do not enter. Where P + M < 1 the loss may fall below 0.
+    z: ``[N, D]``, columns: ``[M, D]`` unit vectors; `relate_block` is called once per block of `rows_at_once`
+    rows (None: chosen for speed). With s = similarity / temperature, `all`: D_i = sum_k (P_ik + M_ik) e^s_ik;
+    `own`: D_ij = (1 - M_ij) e^s_ij + sum_k M_ik e^s_ik; `decoupled`, not with `own`: D_i = sum_k M_ik e^s_ik.
+    L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D), weighted by a_i = min(1, sum_j P_ij): a weak pair pulls
+    less than a strong one, and the loss is continuous as a weight goes to 0. Anchors without a positive are
+    excluded. If P + M < 1 the loss can be negative.
 
     Source: NT-Xent (Chen 2020, eq. 1), SupCon L_out (Khosla 2020, eq. 2), y-Aware (Dufumier 2021, eq. 3),
-    DCL (Yeh 2022, eq. 6). Computed in float32 at least, whatever autocast says.
+    DCL (Yeh 2022, eq. 6). Computed in float32 or better, also under autocast.
     """
     dtype = torch.promote_types(torch.promote_types(z.dtype, columns.dtype), torch.float32)
-    rows = rows_at_once or max(FEWEST_ROWS, PAIRS_AT_ONCE // max(1, len(columns)))
-    kind = kind_of(denominator, decoupled)
-    loss, weight = _ContrastiveSum.apply(z.to(dtype), columns.to(dtype), ask, temperature, kind, rows)
+    rows = rows_at_once or max(MIN_ROWS, PAIRS_AT_ONCE // max(1, len(columns)))
+    kind = denominator_kind(denominator, decoupled)
+    loss, weight = _ContrastiveSum.apply(z.to(dtype), columns.to(dtype), relate_block, temperature, kind, rows)
     return WeightedSum(loss, weight)
 
 
 class _ContrastiveSum(torch.autograd.Function):
-    """The gradients are made with the loss, while a block is at hand; the backward pass scales them."""
+    """The forward pass computes the gradients with the loss of each block; the backward pass scales them."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, columns: Tensor, ask: Ask, temperature: float, kind: str, rows_at_once: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        columns: Tensor,
+        relate_block: RelateBlock,
+        temperature: float,
+        kind: str,
+        rows_at_once: int,
+    ) -> tuple[Tensor, Tensor]:
         loss, weight = z.new_zeros(()), z.new_zeros(())
-        of_z, of_columns = torch.zeros_like(z), torch.zeros_like(columns)
+        grad_z, grad_columns = torch.zeros_like(z), torch.zeros_like(columns)
         with torch.autocast(z.device.type, enabled=False):
             for start in range(0, len(z), rows_at_once):
                 block = slice(start, start + rows_at_once)
                 similarity = z[block] @ columns.T
-                part = _of_block(similarity, ask(block, similarity), temperature, kind)
+                part = _block_loss(similarity, relate_block(block, similarity), temperature, kind)
                 loss += part.loss
                 weight += part.weight
                 if ctx.needs_input_grad[0]:
-                    of_z[block] = (part.direction @ columns) * part.scale
+                    grad_z[block] = (part.direction @ columns) * part.scale
                 if ctx.needs_input_grad[1]:
-                    of_columns.addmm_(part.direction.T, z[block] * part.scale)
-        ctx.save_for_backward(of_z, of_columns)
+                    grad_columns.addmm_(part.direction.T, z[block] * part.scale)
+        ctx.save_for_backward(grad_z, grad_columns)
         ctx.mark_non_differentiable(weight)
         return loss, weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        of_z, of_columns = ctx.saved_tensors
-        return gradient * of_z, gradient * of_columns, None, None, None, None
+        grad_z, grad_columns = ctx.saved_tensors
+        return gradient * grad_z, gradient * grad_columns, None, None, None, None
 
 
 @dataclass(frozen=True)
 class _Block:
-    """What R rows add to the loss; its gradient with respect to their similarities is ``scale * direction``, ``[R, 1] * [R, M]``."""
+    """The loss of R rows; its gradient by similarities is ``scale * direction``, ``[R, 1] * [R, M]``."""
 
     loss: Tensor
     weight: Tensor
@@ -130,12 +145,12 @@ class _Block:
     direction: Tensor
 
 
-def _of_block(similarity: Tensor, tile: Tile, temperature: float, kind: str) -> _Block:
-    """The loss of some rows and its gradient. `similarity` ``[R, M]`` is overwritten.
+def _block_loss(similarity: Tensor, tile: Tile, temperature: float, kind: str) -> _Block:
+    """The loss of a block of rows and its gradient. `similarity` ``[R, M]`` is overwritten.
 
-    With x = e^(s - top) and r = sum_j P_ij / D_ij, the gradient of a row is (a / mass) r times what a thing weighs in D,
-    less P / r: pull and push of one row differ by the factor r alone, so constant columns need no more than their x.
-    If M depends on the similarities, what they change of it is added by autograd on the block.
+    With x = e^(s - top) and r = sum_j P_ij / D_ij, the gradient of a row is (a / mass) r times (an item's
+    term of D minus P / r). Columns outside the tile, with P = 0 and M = 1, therefore need only their x.
+    If M depends on the similarities, autograd on the block adds the gradient through M.
     """
     e = similarity.div_(temperature)
     positive, negative = (part.to(e.dtype) for part in (tile.relation.positive, tile.relation.negative))
@@ -143,41 +158,41 @@ def _of_block(similarity: Tensor, tile: Tile, temperature: float, kind: str) -> 
     mass = positive.sum(1, keepdim=True)
     pull = (positive * s).sum(1, keepdim=True)
     weights = negative if kind == "decoupled" else positive + negative
-    _put(e, tile, s.masked_fill_(weights == 0, -torch.inf))
+    _write_back(e, tile, s.masked_fill_(weights == 0, -torch.inf))
     top = e.amax(1, keepdim=True)
     top.masked_fill_(top == -torch.inf, 0.0)
     e.sub_(top).exp_()
     x = e if tile.columns is None else e[:, tile.columns]
-    per_weight = None if tile.similarity is None else x.clone()  # what a unit of M adds to the denominators
+    per_weight = None if tile.similarity is None else x.clone()  # contribution of a unit of M to the denominators
     if kind == "own":
         own = (1 - negative).clamp(min=0) * x
-        _put(e, tile, x.mul_(negative))
-        of_pairs = own + e.sum(1, keepdim=True)
-        of_pairs.masked_fill_(positive == 0, 1.0)  # D_ij of what is no positive may be empty
-        log_d = (positive * of_pairs.log()).sum(1, keepdim=True) + mass * top
-        ratio = (positive / of_pairs).sum(1, keepdim=True)
-        drawn, anchors = positive * (1 - own / of_pairs), mass > 0
+        _write_back(e, tile, x.mul_(negative))
+        d = own + e.sum(1, keepdim=True)
+        d.masked_fill_(positive == 0, 1.0)  # D_ij of pairs that are not positive may be 0
+        log_d = (positive * d.log()).sum(1, keepdim=True) + mass * top
+        ratio = (positive / d).sum(1, keepdim=True)
+        attracted, anchors = positive * (1 - own / d), mass > 0
         if per_weight is not None:
-            per_weight *= ratio - positive / of_pairs * (negative < 1)
+            per_weight *= ratio - positive / d * (negative < 1)
     else:
-        _put(e, tile, x.mul_(weights))
+        _write_back(e, tile, x.mul_(weights))
         d = e.sum(1, keepdim=True)
-        log_d, ratio, drawn, anchors = mass * (d.log() + top), mass / d, positive, (mass > 0) & (d != 0)
+        log_d, ratio, attracted, anchors = mass * (d.log() + top), mass / d, positive, (mass > 0) & (d != 0)
         if per_weight is not None:
             per_weight *= ratio
     ratio, mass = ratio.masked_fill(~anchors, 1.0), mass.masked_fill(~anchors, 1.0)
     weight = mass.clamp(max=1) * anchors
     loss = torch.where(anchors, weight * (log_d - pull) / mass, 0.0)
-    _put(e, tile, x.sub_(drawn / ratio))
+    _write_back(e, tile, x.sub_(attracted / ratio))
     if per_weight is not None:
         per_weight = per_weight.masked_fill(~anchors, 0.0).to(tile.relation.negative.dtype)
         assert tile.similarity is not None
-        (through,) = torch.autograd.grad(tile.relation.negative, tile.similarity, per_weight)
-        e += through.to(e.dtype) * temperature / ratio
+        (grad_weight,) = torch.autograd.grad(tile.relation.negative, tile.similarity, per_weight)
+        e += grad_weight.to(e.dtype) * temperature / ratio
     return _Block(loss.sum(), weight.sum(), weight * ratio / (mass * temperature), e)
 
 
-def _put(whole: Tensor, tile: Tile, part: Tensor) -> None:
-    """Write the columns that a tile speaks of back, where they are not the whole itself."""
+def _write_back(whole: Tensor, tile: Tile, part: Tensor) -> None:
+    """Copy the columns of a tile back into `whole`, unless they are `whole` itself."""
     if tile.columns is not None:
         whole.index_copy_(1, tile.columns, part)

@@ -1,4 +1,4 @@
-"""Losses of pairs of vectors without negatives: pure functions of the global batch, row i of one side with row i of the other."""
+"""Losses on pairs of vectors without negatives: pure functions of the global batch, row i with row i."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch.nn import functional as F
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
     """``Float[N]``: |a - b|^2 = 2 - 2 cos of the vectors' directions, ``[N, D]`` each.
 
-    Source: BYOL (Grill et al., NeurIPS 2020, eq. 2); SimSiam's negative cosine (Chen and He, CVPR 2021, eq. 1) is half of it, less 1.
+    Source: BYOL (Grill et al., NeurIPS 2020, eq. 2); SimSiam's negative cosine (Chen and He, CVPR 2021, eq.
+    1) is half of it, minus 1.
     """
     return 2 - 2 * F.cosine_similarity(first, second, dim=1)
 
 
 def barlow_twins(first: Tensor, second: Tensor, weight: Tensor, redundancy: float, eps: float = 1e-5) -> Tensor:
-    """Sum of (C_ii - 1)^2 and `redundancy` times that of C_ij^2; C is the cross-correlation of the features ``[N, D]``.
+    """Sum of (C_ii - 1)^2 + `redundancy` x that of C_ij^2; C: cross-correlation of features ``[N, D]``.
 
-    weight: ``[N]`` of each pair in C. Source: Zbontar et al., ICML 2021, eq. 1 and 2.
+    weight: ``[N]`` weight of each pair in C. Source: Zbontar et al., ICML 2021, eq. 1 and 2.
     """
     a, b = ((x - x.mean(0)) / (x.var(0, correction=0) + eps).sqrt() for x in (first, second))
     correlation = (a * weight[:, None]).T @ b / weight.sum()
@@ -29,13 +30,14 @@ def barlow_twins(first: Tensor, second: Tensor, weight: Tensor, redundancy: floa
 def vicreg(
     first: Tensor, second: Tensor, weight: Tensor, invariance: float, variance: float, covariance: float, eps: float = 1e-4
 ) -> Tensor:
-    """Distance of the pairs ``[N, D]``, less spread than 1 of each feature, and covariance between features.
+    """Distance of pairs ``[N, D]``, deviation below 1 of each feature, and covariance between features.
 
-    weight: ``[N]`` of each pair in the distance. Source: Bardes et al., ICLR 2022, eq. 1 to 6.
+    weight: ``[N]`` weight of each pair in the distance. Source: Bardes et al., ICLR 2022, eq. 1 to 6.
     """
     distance = (weight[:, None] * (first - second).square()).sum() / (weight.sum() * first.shape[1])
     spread = sum(F.relu(1 - (x.var(0) + eps).sqrt()).mean() for x in (first, second)) / 2
-    return invariance * distance + variance * spread + covariance * (off_diagonal_covariance(first) + off_diagonal_covariance(second))
+    off_diagonal = off_diagonal_covariance(first) + off_diagonal_covariance(second)
+    return invariance * distance + variance * spread + covariance * off_diagonal
 
 
 def off_diagonal_covariance(x: Tensor) -> Tensor:
@@ -46,9 +48,10 @@ def off_diagonal_covariance(x: Tensor) -> Tensor:
 
 
 def koleo(z: Tensor, groups: Tensor, eps: float = 1e-8) -> Tensor:
-    """Mean of -log of each unit vector's distance to the nearest one of another group; z: ``[N, D]``, groups: ``Int[N]``.
+    """Mean of -log of the distance to the nearest of another group; unit z: ``[N, D]``, groups: ``Int[N]``.
 
-    Spreads vectors evenly. Source: Sablayrolles et al., ICLR 2019, eq. 2, as in DINOv2 (Oquab et al., TMLR 2024).
+    It spreads vectors uniformly. Source: Sablayrolles et al., ICLR 2019, eq. 2, as in DINOv2 (Oquab et al.,
+    TMLR 2024).
     """
     with torch.no_grad():
         similarity = (z @ z.T).masked_fill(groups[:, None] == groups, -2)

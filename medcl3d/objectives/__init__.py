@@ -1,9 +1,10 @@
-"""What is minimised: one objective a file.
+"""Training objectives, one per file.
 
-An objective is a module made from a network: it reads the network's widths, and may copy it (a teacher), but keeps none
-of it. A step is `loss(embed(network, batch), relating)`, in the one call that DistributedDataParallel sees. `embed` is all
-that needs a network, sample by sample; `loss` is what needs the whole batch, across ranks. So a batch that no memory
-holds can be embedded in chunks and still have the loss of the whole (the gradient cache).
+An objective is a module built from a network: it reads the network's widths and may copy it (a momentum
+encoder), but holds no reference to it. A step is `loss(embed(network, batch), relating)`, in one call of
+DistributedDataParallel. `embed` runs the network on each sample independently; `loss` uses the whole batch,
+across ranks. A batch that does not fit in memory can therefore be embedded in chunks, with the loss of the
+whole batch (gradient cache).
 """
 
 from __future__ import annotations
@@ -21,19 +22,22 @@ OBJECTIVES = Registry("objective", __name__)
 
 
 class Objective(Protocol):
-    """What every file of this package provides.
+    """The interface of an objective.
 
-    uses       which parts of a Relation have an effect: "positive", "negative", "budget"
-    decodes    True where the objective trains a decoder too
-    dim        numbers of the vectors whose similarities a strategy is told; 0 where these are of several kinds, or of none
+    uses       the parts of a Relation that have an effect: "positive", "negative", "budget"
+    decodes    True: the objective trains a decoder too
+    dim        dimension of the embeddings whose similarities a strategy gets; 0 if there are several kinds,
+               or none
 
-    An objective may also have
+    Optional attributes:
 
-    before_step  ``(step, steps)``: what follows a schedule
+    before_step  ``(step, steps)``: updates of schedules
     notes        ``(steps)``: lines to report before training, each a warning if it begins with `warning:`
-    gate         ``(relate) -> relate`` of points, from that of the crops they lie in: it compares points
-    queue_size   so many vectors of earlier batches are further columns
-    after_step   ``(network)``: what follows the network, as a teacher does; after the optimiser's step
+    gate         ``(relate) -> relate``: the relation of points from that of their crops; its presence means
+                 that the objective compares points
+    queue_size   number of embeddings of earlier batches that are further columns
+    after_step   ``(network)``: updates that follow the network, such as a momentum encoder, after the
+                 optimiser's step
     """
 
     uses: ClassVar[frozenset[str]]
@@ -41,11 +45,12 @@ class Objective(Protocol):
     dim: int
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """Views of all roles as vectors with their keys. No vector depends on what else is in the batch.
+        """Embeddings of the views of all roles, with keys. No embedding depends on the rest of the batch.
 
-        Under the gradient cache it runs twice on the same chunk, so it changes nothing: what is to be kept of a step is
-        for `loss`. What does depend on the batch says so: `batch_statistics = True` on the objective or a module of it.
+        With the gradient cache it runs twice on each chunk, so it must not change state; `loss` updates
+        state. An objective or module that does depend on the batch has the attribute `batch_statistics =
+        True`.
         """
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
-        """The loss of one rank's part of a global batch, scaled so that the mean over ranks is the global loss."""
+        """The loss of one rank's part of a batch, scaled so that its mean over ranks is the global loss."""

@@ -1,4 +1,4 @@
-"""Features of partners agree, and no two features say the same."""
+"""Barlow Twins: invariant and decorrelated features."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from medcl3d.types import Embedded, Loss, PairBatch
 
 @OBJECTIVES.register("barlow_twins")
 class BarlowTwins(nn.Module):
-    """The cross-correlation of features between each sample's first view and one partner, drawn from P, becomes the identity.
+    """The cross-correlation of features of first views and partners, drawn from P, approaches the identity.
 
     redundancy  weight of the correlations between different features
-    out_dim     features; more than samples in a batch leave many correlations to chance
+    out_dim     number of features; with more features than samples in a batch, many correlations are noise
 
-    The first view is a global one; its partner may be a local one (`multi_crop`), since nothing is held fixed here: both have a
-    gradient. M has no effect. Statistics are those of all ranks. Source: Zbontar et al., ICML 2021, eq. 1.
+    The first view is global; its partner may be local (`multi_crop`), since both have a gradient. M has no
+    effect. Statistics are over all ranks. Source: Zbontar et al., ICML 2021, eq. 1.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
@@ -46,11 +46,11 @@ class BarlowTwins(nn.Module):
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm, unit=False)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """One vector a view of whatever role."""
+        """One embedding per view, of all roles."""
         return project(network, self.projector, batch)
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
-        """Of the global batch, on every rank."""
+        """The loss of the global batch, on every rank."""
         pairs = global_pairs(embedded["online"], relating)
         value = barlow_twins(pairs.first, pairs.second, pairs.weight, self.redundancy)
         return Loss(value, {"loss": value.detach()} | pairs.metrics)

@@ -1,4 +1,4 @@
-"""A student predicts what a slowly following teacher says of a partner."""
+"""BYOL: prediction of a momentum encoder's projection of a partner."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
 @OBJECTIVES.register("byol")
 class BYOL(nn.Module):
-    """2 - 2 cos between a student's prediction and a teacher's projection of one partner, drawn from P; M has no effect.
+    """2 - 2 cos of a prediction and the momentum encoder's projection of a partner drawn from P; M is unused.
 
-    momentum  of the teacher at the start, up to 1 at the end along half a cosine. Default: chosen from the number of steps S,
-              1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that at most 1% of its random start is left at the end
-    norm      of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
+    momentum  at the start, rising to 1 at the end along half a cosine. Default: chosen from the number of
+              steps S, 1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that at most 1% of the
+              momentum encoder's random initialisation is left at the end
+    norm      of the heads; `batch`, over the views of all ranks, is as published: with `layer` features
+              collapse more easily
 
-    The teacher reads global views alone: local views (`multi_crop`) predict and are not predicted.
-    Source: Grill et al., NeurIPS 2020, eq. 2, as the mean over views (their sum over the two directions is twice that).
+    Targets are of global views only: local views (`multi_crop`) predict and are not predicted.
+    Source: Grill et al., NeurIPS 2020, eq. 2, as the mean over views (their sum over the two directions is
+    twice that).
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
@@ -53,21 +56,22 @@ class BYOL(nn.Module):
         self.teacher = Teacher(network, self.projector)
 
     def before_step(self, step: int, steps: int) -> None:
-        """The teacher slows down."""
+        """Update the momentum."""
         self.momentum = self.schedule.at(step, steps)
 
     def notes(self, steps: int) -> list[str]:
-        """On the teacher's momentum."""
+        """Notes on the momentum."""
         return self.schedule.notes("byol", steps)
 
     def after_step(self, network: Network) -> None:
-        """The teacher follows."""
+        """Update the momentum encoder."""
         self.teacher.follow(self.momentum, network, self.projector)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """Predictions of all views, and the teacher's projections of the global ones."""
+        """Predictions of all views, and the momentum encoder's projections of the global ones."""
         keys = Keys.cat(group.keys for group in batch.groups)
-        online = self.predictor(self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups])))
+        pooled = torch.cat([network(group.voxels).pooled for group in batch.groups])
+        online = self.predictor(self.projector(pooled))
         teacher, projector = self.teacher.copies
         with torch.no_grad():
             target = projector(teacher(batch.main.voxels).pooled)
@@ -77,5 +81,6 @@ class BYOL(nn.Module):
         """The mean over anchors, weighted by a_i."""
         online = embedded["online"]
         drawn = draw_partners(online, embedded["target"], relating)
-        value, mean = global_mean((drawn.weight * cosine_distance(online.z, drawn.chosen)).sum(), drawn.weight.sum())
+        distance = cosine_distance(online.z, drawn.chosen)
+        value, mean = global_mean((drawn.weight * distance).sum(), drawn.weight.sum())
         return Loss(value, {"loss": mean} | drawn.metrics)

@@ -1,4 +1,4 @@
-"""The contrastive loss over all ranks: what SimCLR does with views and the dense objective with points."""
+"""The contrastive loss over all ranks, of views or points."""
 
 from __future__ import annotations
 
@@ -23,37 +23,40 @@ def contrast(
     decoupled: bool,
     *,
     targets: Rows | None = None,
-    only_kept_repel: bool = False,
+    only_queue_repels: bool = False,
 ) -> Loss:
-    """The global loss of unit vectors ``[N, D]`` with their keys; rows are this rank's, columns everybody's.
+    """The global loss of unit vectors ``[N, D]`` with keys; rows are this rank's, columns those of all ranks.
 
-    targets: what rows are compared with, where that is not the rows of all ranks themselves, but what a teacher says of them.
-    only_kept_repel: of a support set alone, and not of this batch.
+    targets: the embeddings that rows are compared with, if not those of the rows themselves: a momentum
+    encoder's.
+    only_queue_repels: only embeddings in the queue are negatives, not those of this batch.
 
-    Rows whose keys say NaN as a point's position take no part. The value is the local sum times the
+    Points with a position of NaN in their keys are left out. The value is the local sum times the
     world size over the global weight, since DistributedDataParallel averages gradients over ranks.
-    DataError where no anchor of any rank has a positive.
+    DataError if no anchor of any rank has a positive.
     """
     compared = rows if targets is None else targets
     columns, column_keys = gather(compared.z), gather_keys(compared.keys)
-    row_use, column_use = _takes_part(rows.keys), _takes_part(column_keys)
-    z, keys = rows.z[row_use], rows.keys[row_use]
-    columns, column_keys = relating.columns(columns[column_use], column_keys[column_use])
-    ask, tally = relating.tiles(keys, column_keys, z, columns), Tally()
+    valid_rows, valid_columns = _is_valid(rows.keys), _is_valid(column_keys)
+    z, keys = rows.z[valid_rows], rows.keys[valid_rows]
+    columns, column_keys = relating.columns(columns[valid_columns], column_keys[valid_columns])
+    relate_block, tally = relating.tiles(keys, column_keys, z, columns), Tally()
 
-    def ask_and_count(block: slice, similarity: Tensor) -> Tile:
-        tile = ask(block, similarity)
-        if only_kept_repel:
+    def relate_and_count(block: slice, similarity: Tensor) -> Tile:
+        tile = relate_block(block, similarity)
+        if only_queue_repels:
             tile = _without_negatives_of_the_batch(tile, column_keys)
-        # A teacher's columns need not hold every view: local views have none.
+        # Targets may lack a row's own view: local views have no target.
         tally.add(tile, similarity, None if targets is None else keys[block].same_thing(column_keys).sum())
         return tile
 
-    local = contrastive_sum(z, columns, ask_and_count, temperature, denominator=denominator, decoupled=decoupled)
+    local = contrastive_sum(
+        z, columns, relate_and_count, temperature, denominator=denominator, decoupled=decoupled
+    )
     weight = all_sum(local.weight.detach())
     if weight == 0:
         raise DataError(
-            "no anchor of this batch has a positive, so there is nothing to learn from; "
+            "no anchor of this batch has a positive, so the loss is undefined; "
             "draw more samples per step or choose a pair strategy whose samples hold a positive"
         )
     metrics = {"loss": all_sum(local.loss.detach()) / weight} | diagnose(z.detach(), tally)
@@ -61,14 +64,14 @@ def contrast(
 
 
 def _without_negatives_of_the_batch(tile: Tile, columns: Keys) -> Tile:
-    """M = 0 for what is in no support set."""
+    """Set M = 0 for columns outside the queue."""
     if tile.columns is not None:
-        raise ValueError("a tile that speaks of some columns only cannot say of the others that they are ignored")
-    kept = columns.linked["support"] >= 0
+        raise ValueError("a tile with some columns only cannot mark the others as ignored")
+    queued = columns.linked["support"] >= 0
     with torch.set_grad_enabled(tile.similarity is not None):
-        negative = tile.relation.negative * kept
+        negative = tile.relation.negative * queued
     return replace(tile, relation=replace(tile.relation, negative=negative))
 
 
-def _takes_part(keys: Keys) -> Tensor:
+def _is_valid(keys: Keys) -> Tensor:
     return (keys.point < 0) | torch.isfinite(keys.position_mm).all(1)

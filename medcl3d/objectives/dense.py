@@ -1,4 +1,4 @@
-"""One vector a point, contrasted with the points of all views of the global batch."""
+"""Dense contrastive learning: one embedding per point, compared with the points of the global batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from medcl3d.encoders.network import Network
 from medcl3d.errors import ConfigError
-from medcl3d.losses.contrastive import Denominator, kind_of
+from medcl3d.losses.contrastive import Denominator, denominator_kind
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import HeadNorm, Projector
@@ -25,13 +25,14 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Points, Relate, Relat
 
 @OBJECTIVES.register("dense")
 class Dense(nn.Module):
-    """Contrastive loss between features of points, read from the decoder's map at exactly their place in each view.
+    """Contrastive loss between features of points, interpolated in the decoder's map at their exact position.
 
-    Points lie in the intersection of a sample's views. Where the strategy does not relate points itself,
-    the relation of the crops is gated: P = P_crop x [same point, or within `tolerance_mm` in one frame], and
-    what is nearer than `ignore_mm` in one frame is ignored. A strategy that relates points brings its own
-    `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect. `norm` of the head: points of one view differ
-    enough for `layer`, which fits `train.grad_cache`. `denominator` and `decoupled` as in `simclr`.
+    Points are in the intersection of a sample's views. If the strategy does not relate points itself, the
+    relation of the crops is gated: P = P_crop x [same point, or within `tolerance_mm` in one frame], and
+    points nearer than `ignore_mm` in one frame are ignored. A strategy that relates points has its own
+    `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect. `norm` of the head: points
+    of one view differ enough for `layer`, which is compatible with `train.grad_cache`. `denominator` and
+    `decoupled` as in `simclr`.
     Source: vox2vec (Goncharov et al., MICCAI 2023), DenseCL (Wang et al., CVPR 2021).
     """
 
@@ -54,19 +55,22 @@ class Dense(nn.Module):
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
-        kind_of(denominator, decoupled, "dense")  # refuses two at once
+        denominator_kind(denominator, decoupled, "dense")  # refuses two at once
         if network.decoder is None:
-            raise ConfigError("objective.dense: the network has no decoder to read points from; choose an encoder with feature maps")
+            raise ConfigError(
+                "objective.dense: the network has no decoder to read points from; "
+                "choose an encoder with feature maps"
+            )
         self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm
         self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
         self.projector = Projector(network.decoder.out_channels, hidden_dim, out_dim, num_layers, norm)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """One unit vector a point and global view."""
+        """One unit vector per point and global view."""
         return self.embed_decoded(network(batch.main.voxels).decoded, batch)
 
     def embed_decoded(self, decoded: Tensor | None, batch: PairBatch) -> Embedded:
-        """The same from the decoder's map ``[N, C, D, H, W]``."""
+        """The embeddings of points from the decoder's map ``[N, C, D, H, W]``."""
         if decoded is None or batch.points is None:
             raise ValueError("the dense objective needs a decoder and a batch with points")
         features = point_features(decoded, batch.main, batch.points)
@@ -74,39 +78,40 @@ class Dense(nn.Module):
         return {"online": Rows(z, point_keys(batch.main, batch.points))}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
-        """Every point against the points of the global batch."""
+        """Compare each point with the points of the global batch."""
         return contrast(embedded["online"], relating, self.temperature, self.denominator, self.decoupled)
 
     def gate(self, relate: Relate) -> Relate:
-        """Relations of points, from a strategy that relates the crops they lie in."""
+        """The relation of points from a strategy that relates their crops."""
 
         def relate_gated(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
             if bool((rows.point < 0).all()):
-                return relate(rows, cols, similarity)  # whole views, of an objective that compares both
+                return relate(rows, cols, similarity)  # whole views, in an objective that compares both
             crops = relate(crop_keys(rows), crop_keys(cols), similarity)
-            # Two points of one view lie in one crop, which a strategy cannot relate to itself.
+            # Two points of one view are in the same crop, which a strategy does not relate to itself.
             same_crop = (rows.sample[:, None] == cols.sample) & (rows.view[:, None] == cols.view)
             points = relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
             positive = points.positive * torch.where(same_crop, 1.0, crops.positive)
-            # Crops that attract hold points that are each other's negatives, unless they are the same place.
-            repels = torch.where(same_crop, 1.0, torch.maximum(crops.negative, crops.positive))
-            return Relation(positive, (1 - positive) * points.negative * repels)
+            # Different points of attracting crops are negatives.
+            negative = torch.where(same_crop, 1.0, torch.maximum(crops.negative, crops.positive))
+            return Relation(positive, (1 - positive) * points.negative * negative)
 
         return relate_gated
 
 
 def crop_keys(points: Keys) -> Keys:
-    """The keys of the views that points lie in."""
-    return replace(points, point=torch.full_like(points.point, -1), position_mm=torch.full_like(points.position_mm, torch.nan))
+    """The keys of the points' views."""
+    position_mm = torch.full_like(points.position_mm, torch.nan)
+    return replace(points, point=torch.full_like(points.point, -1), position_mm=position_mm)
 
 
 def sample_rows(group: ViewGroup) -> Tensor:
-    """``Int[N]``: the row of a batch's points that belongs to each view (samples are sorted and contiguous)."""
+    """``Int[N]``: the row of a batch's points for each view (samples are sorted and contiguous)."""
     return torch.unique_consecutive(group.keys.sample, return_inverse=True)[1]
 
 
 def point_keys(group: ViewGroup, points: Points) -> Keys:
-    """The keys of every point in every view, ``[N * P]``; invalid points have NaN as their position."""
+    """The keys of all points in all views, ``[N * P]``; invalid points have a position of NaN."""
     rows, count = sample_rows(group), points.valid.shape[1]
     keys = group.keys.map(lambda column: column.repeat_interleave(count, dim=0))
     position = torch.where(points.valid[..., None], points.key_mm, torch.nan)[rows].flatten(0, 1)
@@ -115,13 +120,14 @@ def point_keys(group: ViewGroup, points: Points) -> Keys:
 
 
 def point_features(decoded: Tensor, group: ViewGroup, points: Points) -> Tensor:
-    """Features at the points' physical places: ``[N, C, D, H, W]`` -> ``[N, P, C]``, trilinear."""
+    """Features at the points' physical positions: ``[N, C, D, H, W]`` -> ``[N, P, C]``, trilinear."""
     position = points.position_mm[sample_rows(group)]
     inverse = torch.linalg.inv(group.affine)
     voxel = torch.einsum("nij,npj->npi", inverse[:, :3, :3], position) + inverse[:, None, :3, 3]
     shape = torch.tensor(group.voxels.shape[2:], device=voxel.device, dtype=voxel.dtype)
-    # A voxel's centre is at its index, so the view spans [-0.5, size - 0.5] whatever the map's stride.
+    # A voxel's centre is at its index, so the view spans [-0.5, size - 0.5] for any stride of the map.
     decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
     grid = ((2 * voxel + 1) / shape - 1).flip(-1).to(decoded.dtype)
-    sampled = F.grid_sample(decoded, grid[:, :, None, None], mode="bilinear", padding_mode="border", align_corners=False)
+    grid = grid[:, :, None, None]
+    sampled = F.grid_sample(decoded, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return rearrange(sampled, "view channel point 1 1 -> view point channel")

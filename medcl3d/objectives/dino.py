@@ -1,4 +1,4 @@
-"""A student says of small views what a teacher says of large ones, in words of its own."""
+"""DINO: self-distillation over prototypes, from global to all views."""
 
 from __future__ import annotations
 
@@ -24,18 +24,22 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
 @OBJECTIVES.register("dino")
 class DINO(nn.Module):
-    """Cross-entropy between a student's and a teacher's distribution over `num_prototypes` words, for pairs weighted by P.
+    """Cross-entropy of student and momentum encoder over `num_prototypes` prototypes, weighted by P.
 
-    The student sees all views, the teacher the global ones: use `multi_crop` for local views. M has no effect.
+    The student gets all views, the momentum encoder (teacher) the global ones: use `multi_crop` for local
+    views. M has no effect.
 
-    student_temperature, teacher_temperature  of the two distributions; the teacher's rises from `teacher_temperature_start`
-    warmup_share          to it over this share of the steps
-    center_momentum       of the mean that is taken off the teacher's words, so that no word takes all; 1 leaves it at 0
-    koleo                 weight of the spread of the student's global features (0: off)
-    freeze_steps          so long the words themselves stay as they were drawn
-    momentum              of the teacher at the start, up to 1 at the end along half a cosine. Default: chosen from the number of
-                          steps S, 1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that at most 1% of its random
-                          start is left at the end
+    student_temperature, teacher_temperature  of the two distributions; the teacher's changes from
+                          `teacher_temperature_start`
+    warmup_share          to it over this fraction of the steps
+    center_momentum       of the mean subtracted from the teacher's scores, so that no prototype dominates; 1
+                          keeps it at 0
+    koleo                 weight of the KoLeo term on the student's global features, which spreads them (0:
+                          off)
+    freeze_steps          number of first steps in which prototypes do not change
+    momentum              at the start, rising to 1 at the end along half a cosine. Default: chosen from the
+                          number of steps S, 1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that
+                          at most 1% of the teacher's random initialisation is left at the end
 
     Source: Caron et al., ICCV 2021, eq. 1 to 4 and algorithm 1; koleo: Oquab et al., TMLR 2024.
     """
@@ -75,50 +79,52 @@ class DINO(nn.Module):
         self.teacher = Teacher(network, self.projector, self.words)
 
     def before_step(self, step: int, steps: int) -> None:
-        """The teacher slows down, and says less sharply what it says."""
+        """Update momentum, temperature and freezing of the prototypes."""
         first, last = self.temperatures
-        done = min(1.0, step / max(1.0, self.warmup_share * steps))
-        self.teacher_temperature = first + (last - first) * done
+        progress = min(1.0, step / max(1.0, self.warmup_share * steps))
+        self.teacher_temperature = first + (last - first) * progress
         self.momentum, self.frozen = self.schedule.at(step, steps), step < self.freeze_steps
 
     def notes(self, steps: int) -> list[str]:
-        """On the teacher's momentum."""
+        """Notes on the momentum."""
         return self.schedule.notes("dino", steps)
 
     def after_step(self, network: Network) -> None:
-        """The teacher follows."""
+        """Update the momentum encoder."""
         self.teacher.follow(self.momentum, network, self.projector, self.words)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """The student's vectors of all views, and the teacher's scores of the global ones."""
+        """The student's embeddings of all views, and the teacher's scores of the global ones."""
         student = self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups]))
-        teacher, projector, words = self.teacher.copies
+        teacher, projector, prototypes = self.teacher.copies
         with torch.no_grad():
-            target = scores_of(projector(teacher(batch.main.voxels).pooled), cast(Tensor, words.weight))
+            target = scores_of(projector(teacher(batch.main.voxels).pooled), cast(Tensor, prototypes.weight))
         keys = Keys.cat(group.keys for group in batch.groups)
         return {"online": Rows(student, keys), "target": Rows(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
-        """The mean over pairs of a student's view and a teacher's one, weighted by P; the centre moves on."""
+        """The mean over pairs of a student's and a teacher's view, weighted by P; updates the centre."""
         online, target = embedded["online"], embedded["target"]
-        large = online[torch.isin(online.keys.view, target.keys.view)]
-        related = relate_to_all(online, Rows(large.z.detach(), large.keys), relating)
-        # The teacher's scores in the place of the student's vectors that were related.
-        said = ((gather(target.z)[related.order] - self.center) / self.teacher_temperature).softmax(1)
-        words = self.words.weight if not self.frozen else self.words.weight * 0 + self.words.weight.detach()
-        log_p = F.log_softmax(scores_of(online.z, words) / self.student_temperature, dim=1)
-        positive = related.relation.positive[:, : len(said)].to(log_p.dtype)
-        value, mean = global_mean(cross_entropy_sum(log_p, said.to(log_p.dtype), positive), positive.sum())
+        global_views = online[torch.isin(online.keys.view, target.keys.view)]
+        related = relate_to_all(online, Rows(global_views.z.detach(), global_views.keys), relating)
+        # The relation is of the student's embeddings; the targets are the teacher's scores of the same views.
+        targets = ((gather(target.z)[related.order] - self.center) / self.teacher_temperature).softmax(1)
+        weight = self.words.weight
+        weight = weight * 0 + weight.detach() if self.frozen else weight
+        log_p = F.log_softmax(scores_of(online.z, weight) / self.student_temperature, dim=1)
+        positive = related.relation.positive[:, : len(targets)].to(log_p.dtype)
+        value, mean = global_mean(cross_entropy_sum(log_p, targets.to(log_p.dtype), positive), positive.sum())
         metrics = {"loss": mean} | related.metrics
         if self.koleo:
-            spread = koleo(gather(large.z), gather_keys(large.keys).sample)
-            value, metrics = value + self.koleo * spread, metrics | {"loss": mean + self.koleo * spread.detach(), "koleo": spread.detach()}
-        self._move_center(target.z)
+            spread = koleo(gather(global_views.z), gather_keys(global_views.keys).sample)
+            value = value + self.koleo * spread
+            metrics |= {"loss": mean + self.koleo * spread.detach(), "koleo": spread.detach()}
+        self._update_center(target.z)
         return Loss(value, metrics)
 
     @torch.no_grad()
-    def _move_center(self, scores: Tensor) -> None:
-        """Towards the mean of this batch's scores, over all ranks; what is not finite moves nothing."""
+    def _update_center(self, scores: Tensor) -> None:
+        """Move the centre towards the mean of this batch's scores over all ranks, if that is finite."""
         count = scores.new_tensor(float(len(scores)))
         mean = all_sum(scores.sum(0)) / all_sum(count)
         if bool(torch.isfinite(mean).all()):

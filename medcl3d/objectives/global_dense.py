@@ -1,4 +1,4 @@
-"""Whole views and their points at once."""
+"""Contrastive losses on views and on points."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from medcl3d.types import Embedded, Loss, PairBatch, Relate
 
 @OBJECTIVES.register("global_dense")
 class GlobalDense(nn.Module):
-    """`dense_weight` times the loss of `dense`, and the rest times that of `simclr`, from one pass through the network.
+    """`dense_weight` x `dense` + (1 - `dense_weight`) x `simclr`, from one forward pass.
 
-    num_points, tolerance_mm, ignore_mm  of the points, as in `dense`
-    temperature  of both; norm  of the head of views, as in `simclr`
+    num_points, tolerance_mm, ignore_mm  for points, as in `dense`
+    temperature  of both losses; norm  of the head of views, as in `simclr`
     Source: the sum of both terms as in DenseCL (Wang et al., CVPR 2021, eq. 3, weight 0.5).
     """
 
@@ -64,7 +64,7 @@ class GlobalDense(nn.Module):
         return {"views": views["online"], "points": points["online"]}
 
     def gate(self, relate: Relate) -> Relate:
-        """As `dense`; whole views are related as the strategy says."""
+        """As `dense`; views keep the strategy's relation."""
         return self.points.gate(relate)
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:

@@ -1,4 +1,4 @@
-"""Pairs of the whole batch, on every rank: for losses of statistics over all samples."""
+"""Pairs of the global batch on every rank, for losses on statistics of all samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medcl3d.types import Embedded, Keys, PairBatch, Rows
 
 @dataclass(frozen=True)
 class GlobalPairs:
-    """The first view of each sample of all ranks with its partner ``[N, D]``; pairs without a positive are left out."""
+    """First views of all ranks' samples and partners ``[N, D]``; views without a positive are left out."""
 
     first: Tensor
     second: Tensor
@@ -26,19 +26,19 @@ class GlobalPairs:
 
 
 def project(network: Network, projector: Projector, batch: PairBatch) -> Embedded:
-    """One vector a view of whatever role."""
+    """One embedding per view, of all roles."""
     pooled = torch.cat([network(group.voxels).pooled for group in batch.groups])
     return {"online": Rows(projector(pooled), Keys.cat(group.keys for group in batch.groups))}
 
 
 def global_pairs(rows: Rows, relating: Relating) -> GlobalPairs:
-    """Partners of each sample's first view, gathered with gradients.
+    """Draw partners of each sample's first view and gather both with gradients.
 
-    Every rank computes the same loss of them: its gradient, summed over ranks by the gather and averaged by
-    DistributedDataParallel, is that of one process.
+    All ranks compute the same loss on them: its gradient, summed over ranks by the gather and averaged by
+    DistributedDataParallel, equals that of one process.
     """
     anchors = rows[rows.keys.view == 0]
     drawn = draw_partners(anchors, rows, relating)
     first, second, weight = gather(anchors.z), gather(drawn.chosen), gather(drawn.weight)
-    taken = weight > 0
-    return GlobalPairs(first[taken], second[taken], weight[taken], drawn.metrics)
+    has_partner = weight > 0
+    return GlobalPairs(first[has_partner], second[has_partner], weight[has_partner], drawn.metrics)

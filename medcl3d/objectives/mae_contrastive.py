@@ -1,4 +1,4 @@
-"""Hidden blocks painted in, and whole views contrasted."""
+"""Reconstruction of masked blocks and a contrastive loss on whole views."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from medcl3d.types import Embedded, Loss, PairBatch
 
 @OBJECTIVES.register("mae_contrastive")
 class MAEContrastive(nn.Module):
-    """`mae_weight` times the loss of `mae` on hidden views, and the rest times that of `simclr` on whole ones.
+    """`mae_weight` times the loss of `mae` plus (1 - `mae_weight`) times that of `simclr` on unmasked views.
 
     block, share_hidden, per_block  as in `mae`; temperature, norm  as in `simclr`
-    Source: the sum as in CMAE (Huang et al., TPAMI 2024, eq. 5); ours contrasts whole views, two passes through one network.
+    Source: the sum as in CMAE (Huang et al., TPAMI 2024, eq. 5); here the contrastive loss is on unmasked
+    views, with two passes through one network.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
@@ -47,8 +48,9 @@ class MAEContrastive(nn.Module):
         self.blocks = MAE(network, block=block, share_hidden=share_hidden, per_block=per_block)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """Unit vectors of whole views, and errors of hidden ones."""
-        views = self.views.embed_pooled([network.encoder(group.voxels).pooled for group in batch.groups], batch)
+        """Unit vectors of unmasked views, and errors of masked ones."""
+        pooled = [network.encoder(group.voxels).pooled for group in batch.groups]
+        views = self.views.embed_pooled(pooled, batch)
         return {"views": views["online"], "blocks": self.blocks.embed(network, batch)["online"]}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:

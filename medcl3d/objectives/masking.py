@@ -1,4 +1,4 @@
-"""Which blocks of a view are hidden, and how an encoder is kept from seeing through them."""
+"""Random masks of blocks, and encoders restricted to visible blocks."""
 
 from __future__ import annotations
 
@@ -17,52 +17,53 @@ from medcl3d.training.speed import in_recomputation
 from medcl3d.types import Features, Keys, Triple, triple
 
 
-def visible_blocks(keys: Keys, grid: Triple, share_hidden: float) -> Tensor:
-    """``Bool[N, 1, d, h, w]``: True where a block is seen; the same share of each view is hidden, at least one block.
+def visible_blocks(keys: Keys, grid: Triple, mask_ratio: float) -> Tensor:
+    """``Bool[N, 1, d, h, w]``: True for visible blocks; equally many of each view are masked, at least one.
 
-    A function of sample and view alone (stream MASK), so that no rank and no chunk of a batch changes it.
+    A function of sample and view alone (stream MASK), independent of ranks and of chunks of a batch.
     """
     blocks = int(torch.tensor(grid).prod())
-    hidden = min(blocks - 1, max(1, round(share_hidden * blocks)))
+    num_masked = min(blocks - 1, max(1, round(mask_ratio * blocks)))
     number = torch.arange(blocks, device=keys.sample.device).repeat(len(keys))
     each = keys.map(lambda column: column.repeat_interleave(blocks, dim=0))
     order = uniform(replace(each, point=number), Stream.MASK).reshape(len(keys), blocks).argsort(1)
-    seen = torch.ones(len(keys), blocks, dtype=torch.bool, device=order.device).scatter_(1, order[:, :hidden], False)
-    return seen.reshape(len(keys), 1, *grid)
+    visible = torch.ones(len(keys), blocks, dtype=torch.bool, device=order.device)
+    return visible.scatter_(1, order[:, :num_masked], False).reshape(len(keys), 1, *grid)
 
 
-def at_size(seen: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The mask on another grid, ``Bool[N, 1, D, H, W]``: a place is seen where the block that holds its middle is."""
-    return F.interpolate(seen.float(), size=size, mode="nearest-exact") > 0.5
+def at_size(visible: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The mask on another grid, ``Bool[N, 1, D, H, W]``: the value of the block at a voxel's centre."""
+    return F.interpolate(visible.float(), size=size, mode="nearest-exact") > 0.5
 
 
-def features_of_seen(encoder: nn.Module, voxels: Tensor, seen: Tensor) -> Features:
-    """What an encoder makes of the blocks that are seen, alone.
+def masked_features(encoder: nn.Module, voxels: Tensor, visible: Tensor) -> Features:
+    """Features computed from the visible blocks only.
 
-    voxels  ``[N, C, D, H, W]``, 0 where hidden
-    seen    ``Bool[N, 1, d, h, w]``, a value each block
+    voxels   ``[N, C, D, H, W]``, 0 in masked blocks
+    visible  ``Bool[N, 1, d, h, w]``, one value per block
 
-    A transformer that can drop tokens drops the hidden ones (MAE, He et al., CVPR 2022). Of any other encoder every convolution
-    gives 0 in hidden places at its own resolution, as if it were sparse: without this, kernels that reach into a block smear
-    its border over it, layer after layer, and a network learns the mask's shape (SparK, Tian et al., ICLR 2023).
+    A transformer that can drop tokens drops the masked ones (MAE, He et al., CVPR 2022). In any other encoder
+    each convolution outputs 0 in masked blocks at its own resolution, like a sparse convolution: otherwise
+    features spread from a block's border into it, layer after layer, and the network learns the mask's shape
+    (SparK, Tian et al., ICLR 2023).
     """
     if getattr(encoder, "drops_tokens", False):
         (stride,) = cast(tuple[Triple], encoder.strides)
         grid = triple(size // s for size, s in zip(voxels.shape[2:], stride, strict=True))
-        return cast(Features, encoder(voxels, at_size(seen, grid)))
-    with hiding(encoder, seen), in_recomputation(lambda: hiding(encoder, seen)):
+        return cast(Features, encoder(voxels, at_size(visible, grid)))
+    with masked_convolutions(encoder, visible), in_recomputation(lambda: masked_convolutions(encoder, visible)):
         return cast(Features, encoder(voxels))
 
 
 @contextmanager
-def hiding(encoder: nn.Module, seen: Tensor) -> Iterator[None]:
-    """Every convolution of an encoder gives 0 where a block is hidden."""
+def masked_convolutions(encoder: nn.Module, visible: Tensor) -> Iterator[None]:
+    """Within this context, each convolution of an encoder outputs 0 in masked blocks."""
 
-    def hide(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        return output * at_size(seen, triple(output.shape[2:])).to(output.dtype)
+    def mask(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        return output * at_size(visible, triple(output.shape[2:])).to(output.dtype)
 
     with ExitStack() as stack:
         for module in encoder.modules():
             if isinstance(module, nn.Conv3d):
-                stack.callback(module.register_forward_hook(hide).remove)
+                stack.callback(module.register_forward_hook(mask).remove)
         yield

@@ -1,4 +1,4 @@
-"""A student's views against what a slowly following teacher says now, and said before."""
+"""MoCo: contrastive learning with a momentum encoder and an embedding queue."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
 @OBJECTIVES.register("moco")
 class MoCo(nn.Module):
-    """Contrastive loss of student's views with a teacher's vectors: of this batch, and of a queue with the keys they had.
+    """Contrastive loss of views and a momentum encoder's embeddings, of this batch and a queue with keys.
 
-    queue_size      vectors of earlier batches; with a queue it is MoCo v2, where these alone repel. 0 is MoCo v3: the batch repels
+    queue_size      embeddings of earlier batches. With a queue it is MoCo v2, in which only the queue repels;
+                    0 is MoCo v3, in which the batch repels
     predictor       a further head on the student, as in v3
-    momentum        of the teacher. Default: chosen from the number of steps S so that at most 1% of its random start is left at
-                    the end: 1 - ln(100) / S and at most 0.999, as in v2; with `momentum_rises`, 1 - 2 ln(100) / (S + 1) and at
-                    most 0.99, as in v3
-    momentum_rises  up to 1 at the end along half a cosine, as in v3
+    momentum        of the momentum encoder. Default: chosen from the number of steps S so that at most 1% of
+                    its random initialisation is left at the end: 1 - ln(100) / S and at most 0.999, as in v2;
+                    with `momentum_rises`, 1 - 2 ln(100) / (S + 1) and at most 0.99, as in v3
+    momentum_rises  to 1 at the end along half a cosine, as in v3
 
-    The teacher reads global views alone, so that local views (`multi_crop`) are neither targets nor in the queue.
-    What is in the queue is related by the strategy as anything else: a scan of the anchor's patient there may attract, or be
-    ignored. Source: He et al., CVPR 2020; v2: Chen et al. 2020, arXiv 2003.04297; v3: Chen et al., ICCV 2021, eq. 1 (ours is
-    not scaled by 2 T).
+    Targets are of global views only, so local views (`multi_crop`) are neither targets nor in the queue.
+    The strategy relates queue items like items of the batch: a scan of the anchor's patient in the queue may
+    attract, or be ignored. Source: He et al., CVPR 2020; v2: Chen et al. 2020, arXiv 2003.04297; v3: Chen et
+    al., ICCV 2021, eq. 1 (here not scaled by 2 T).
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
@@ -61,27 +62,35 @@ class MoCo(nn.Module):
         self.teacher = Teacher(network, self.projector)
 
     def before_step(self, step: int, steps: int) -> None:
-        """The teacher slows down, if it is to."""
+        """Update the momentum."""
         self.momentum = self.schedule.at(step, steps)
 
     def notes(self, steps: int) -> list[str]:
-        """On the teacher's momentum."""
+        """Notes on the momentum."""
         return self.schedule.notes("moco", steps)
 
     def after_step(self, network: Network) -> None:
-        """The teacher follows."""
+        """Update the momentum encoder."""
         self.teacher.follow(self.momentum, network, self.projector)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """The student's unit vectors of all views, and the teacher's of the global ones."""
+        """The student's unit vectors of all views, and the momentum encoder's of the global ones."""
         keys = Keys.cat(group.keys for group in batch.groups)
-        online = self.predictor(self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups])))
+        pooled = torch.cat([network(group.voxels).pooled for group in batch.groups])
+        online = self.predictor(self.projector(pooled))
         teacher, projector = self.teacher.copies
         with torch.no_grad():
             target = projector(teacher(batch.main.voxels).pooled)
         return {"online": Rows(online, keys), "target": Rows(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
-        """Every view against the teacher's vectors of all ranks, and those of the queue, which then takes the former in."""
-        online, target = embedded["online"], embedded["target"]
-        return contrast(online, relating, self.temperature, "all", False, targets=target, only_kept_repel=self.queue_size > 0)
+        """Compare views with the targets of all ranks and the queue, then add the former to the queue."""
+        return contrast(
+            embedded["online"],
+            relating,
+            self.temperature,
+            "all",
+            False,
+            targets=embedded["target"],
+            only_queue_repels=self.queue_size > 0,
+        )

@@ -1,4 +1,4 @@
-"""One partner for each anchor, drawn from the relation: what objectives do that compare pairs."""
+"""Partners of anchors, drawn from the relation, for objectives that compare explicit pairs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -77235922
 
 @dataclass(frozen=True)
 class Partners:
-    """What this rank's anchors are compared with.
+    """The partners of this rank's anchors.
 
     chosen   ``[N, D]`` the target drawn for each anchor
-    weight   ``[N]`` a_i = min(1, sum_j P_ij); 0 where an anchor has no positive
-    metrics  as every objective logs them
+    weight   ``[N]`` a_i = min(1, sum_j P_ij); 0 for anchors without a positive
+    metrics  the metrics that all objectives log
     """
 
     chosen: Tensor
@@ -36,9 +36,10 @@ class Partners:
 
 @dataclass(frozen=True)
 class Related:
-    """Targets of all ranks in the order of their samples, and how this rank's anchors relate to them.
+    """Targets of all ranks in the order of their samples, and the relation of this rank's anchors to them.
 
-    order  ``Int[M]``: of what ranks have gathered, in which it became the first M targets (a support set follows)
+    order  ``Int[M]``: order that sorts the gathered targets into the first M rows of `targets` (the queue
+           follows)
     """
 
     targets: Tensor
@@ -48,7 +49,7 @@ class Related:
 
 
 def relate_to_all(anchors: Rows, targets: Rows, relating: Relating) -> Related:
-    """The relation of this rank's anchors to the targets of all ranks. DataError where no anchor has a positive."""
+    """Relate this rank's anchors to the targets of all ranks. DataError if no anchor has a positive."""
     columns, keys = gather(targets.z), gather_keys(targets.keys)
     order = in_order(keys)
     columns, keys = relating.columns(columns[order], keys[order])
@@ -58,16 +59,17 @@ def relate_to_all(anchors: Rows, targets: Rows, relating: Relating) -> Related:
     tally.add(Tile(relation), similarity, anchors.keys.same_thing(keys).sum())
     if all_sum(relation.positive.sum()) == 0:
         raise DataError(
-            "no anchor of this batch has a positive, so there is nothing to learn from; "
+            "no anchor of this batch has a positive, so the loss is undefined; "
             "draw more samples per step or choose a pair strategy whose samples hold a positive"
         )
     return Related(columns, order, relation, diagnose(z, tally))
 
 
 def draw_partners(anchors: Rows, targets: Rows, relating: Relating) -> Partners:
-    """For each anchor one target with the probability P_ij / sum_j P_ij, the same for any number of ranks.
+    """Draw one target per anchor with probability P_ij / sum_j P_ij, the same for any number of ranks.
 
-    anchors, targets: this rank's vectors of one width; a target is never the view that an anchor is. Gradients flow into both.
+    anchors, targets: this rank's embeddings of one dimension; a target is never the anchor's own view. Both
+    get gradients.
     """
     related = relate_to_all(anchors, targets, relating)
     positive = related.relation.positive.double()
@@ -77,7 +79,7 @@ def draw_partners(anchors: Rows, targets: Rows, relating: Relating) -> Partners:
 
 
 def in_order(keys: Keys) -> Tensor:
-    """``Int[N]``: the order by sample, then view, then point, in which ranks' borders leave no trace."""
+    """``Int[N]``: the order by sample, then view, then point, which does not depend on ranks."""
     order = torch.argsort(keys.point, stable=True)
     for column in (keys.view, keys.sample):
         order = order[torch.argsort(column[order], stable=True)]
@@ -85,9 +87,10 @@ def in_order(keys: Keys) -> Tensor:
 
 
 def uniform(keys: Keys, stream: int = Stream.PARTNER) -> Tensor:
-    """``Float64[N]`` in [0, 1), a function of each thing's sample, view and point alone.
+    """``Float64[N]`` in [0, 1), a function of each item's sample, view and point alone.
 
-    By counting and mixing bits (splitmix64), so that no generator has to be carried to a device, or told of ranks.
+    Computed by mixing bits of these numbers (splitmix64), so that no random generator is needed per device or
+    rank.
     """
     state = torch.full_like(keys.sample, stream)
     for column in (keys.sample, keys.view, keys.point):
@@ -103,5 +106,5 @@ def _mixed(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Bits to the right, zeros from the left."""
+    """Logical right shift."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,4 +1,4 @@
-"""The small networks between features and the loss."""
+"""Projection heads between features and the loss."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ GROUPS = 8
 
 
 class GlobalBatchNorm(nn.Module):
-    """Batch norm of ``[N, C]`` over the rows of all ranks, with right gradients, so that ranks' borders do not matter.
+    """Batch norm of ``[N, C]`` over the rows of all ranks, with exact gradients, equal to one process.
 
-    Rows are then no longer independent of each other: the gradient cache refuses it. Source: Ioffe and Szegedy, ICML 2015.
+    Rows depend on each other, so the gradient cache refuses it. Source: Ioffe and Szegedy, ICML 2015.
     """
 
     batch_statistics = True
@@ -35,7 +35,7 @@ class GlobalBatchNorm(nn.Module):
         self.register_buffer("var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape; in evaluation by the running statistics."""
+        """Normalise, by the running statistics in evaluation; the shape is kept."""
         mean, var = self.mean, self.var
         if self.training:
             rows = gather(x)
@@ -58,12 +58,13 @@ class Projector(nn.Module):
     """Linear layers with a norm and ReLU between them: ``[N, F]`` -> ``[N, dim]`` in float32.
 
     unit  whether the result has length 1
-    norm  batch takes off what all rows have in common, which of pooled features is nearly all; layer sees a row alone
+    norm  batch subtracts the mean over rows, which is most of the norm of pooled features; layer uses each
+          row alone
     """
 
     def __init__(self, in_features: int, hidden_dim: int, out_dim: int, num_layers: int, norm: HeadNorm, unit: bool = True):
         super().__init__()
-        require_one_of("norm", norm, HeadNorm)  # a single layer has none to look up
+        require_one_of("norm", norm, HeadNorm)  # also with a single layer, which uses no norm
         self.unit = unit
         widths = [in_features, *[hidden_dim] * (num_layers - 1), out_dim]
         layers: list[nn.Module] = []
@@ -72,7 +73,7 @@ class Projector(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1], bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float32 whatever autocast says: at T = 0.01 bfloat16 has no digits left."""
+        """Compute in float32 or better, also under autocast: at T = 0.01 bfloat16 is too coarse."""
         with torch.autocast(x.device.type, enabled=False):
             out: Tensor = self.layers(x.to(torch.promote_types(x.dtype, torch.float32)))
             return F.normalize(out, dim=1) if self.unit else out

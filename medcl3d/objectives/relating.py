@@ -1,4 +1,4 @@
-"""What an objective asks how things relate: a strategy, what it links to features, and the support set it wants."""
+"""Relations of a batch: a strategy, the columns it derives from features, and its embedding queue."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from medcl3d.losses.contrastive import Ask, Tile
-from medcl3d.pairs import PairStrategy, learns_through_weights, link, looks_at_features
+from medcl3d.losses.contrastive import RelateBlock, Tile
+from medcl3d.pairs import PairStrategy, learns_through_weights, link, needs_features
 from medcl3d.types import Keys, Relate, Relation
 
 
 class Support(nn.Module):
-    """The last embeddings of earlier batches with their keys: a ring that a checkpoint keeps.
+    """Embedding queue: embeddings of earlier batches with their keys, a ring buffer saved in checkpoints.
 
-    size    so many are kept
-    dim     numbers of an embedding
-    layout  keys of the form that they will have
+    size    number of embeddings
+    dim     dimension of an embedding
+    layout  keys with the columns that the queue stores
     """
 
     z: Tensor
@@ -29,31 +29,31 @@ class Support(nn.Module):
         self.size, self.layout = size, layout
         self.register_buffer("z", torch.zeros(size, dim))
         self.register_buffer("keys", torch.zeros(size, layout.matrix().shape[1], dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # of all that were ever kept
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # of all embeddings added so far
 
     def content(self) -> tuple[Tensor, Keys]:
-        """``[n, D]`` with their keys, n as many as were kept so far, at most `size`."""
+        """Embeddings ``[n, D]`` and their keys, n at most `size`."""
         filled = min(int(self.count), self.size)
-        # A copy, since what is kept changes before the gradient is taken.
+        # A copy, since the buffer changes before the backward pass.
         return self.z[:filled].clone(), self.layout.with_matrix(self.keys[:filled].clone())
 
     def keep(self, z: Tensor, keys: Tensor) -> None:
-        """Add embeddings ``[n, D]`` and their keys as a matrix; the oldest make room.
+        """Add embeddings ``[n, D]`` and their keys as a matrix; they replace the oldest ones.
 
-        What is not finite stays out: the step that made it is skipped, and the next ones must not meet it again.
+        Embeddings that are not finite are left out: their step is skipped, and later steps must not use them.
         """
         finite = torch.isfinite(z).all(1)
         z, keys = z[finite][-self.size :], keys[finite][-self.size :]
-        places = (self.count + torch.arange(len(z), device=self.count.device)) % self.size
-        self.z[places], self.keys[places] = z.to(self.z.dtype), keys
+        positions = (self.count + torch.arange(len(z), device=self.count.device)) % self.size
+        self.z[positions], self.keys[positions] = z.to(self.z.dtype), keys
         self.count += len(z)
 
 
 class Relating(nn.Module):
-    """`relate` of a strategy after its `link`, and further columns where it wants a support set.
+    """`relate` of a strategy after its `link`, with the embedding queue as further columns if there is one.
 
-    constant_across  key columns: things that share a value of none of them have P = 0 and M = 1, and need not be asked for
-                     (None: ask for all)
+    constant_across  key columns: items that share a value in none of them have P = 0 and M = 1, and are not
+                     passed to `relate` (None: all are)
     """
 
     def __init__(
@@ -67,18 +67,20 @@ class Relating(nn.Module):
         self.relate, self.strategy, self.support, self.constant_across = relate, strategy, support, constant_across
 
     def columns(self, z: Tensor, keys: Keys) -> tuple[Tensor, Keys]:
-        """The things of all ranks ``[M, D]``, and below them those of the support set, which then takes the former in.
+        """The items of all ranks ``[M, D]``, then those of the queue; the former are then added to the queue.
 
-        Where there is a support set, `linked["support"]` of the keys is a thing's place in it, -1 for those of the batch.
+        With a queue, `linked["support"]` of the keys is an item's position in it, -1 for items of the batch.
         """
         if self.support is None:
             return z, keys
-        kept, kept_keys = self.support.content()
-        places = torch.cat([keys.sample.new_full((len(keys),), -1), torch.arange(len(kept), device=z.device)])
-        both = Keys.cat([keys, kept_keys])
-        order = torch.argsort(keys.sample, stable=True)  # so that what makes room does not depend on the ranks' borders
+        queued, queued_keys = self.support.content()
+        in_batch = keys.sample.new_full((len(keys),), -1)
+        positions = torch.cat([in_batch, torch.arange(len(queued), device=z.device)])
+        both = Keys.cat([keys, queued_keys])
+        # Sorted, so that the replaced embeddings do not depend on the number of ranks.
+        order = torch.argsort(keys.sample, stable=True)
         self.support.keep(z.detach()[order], keys.matrix()[order])
-        return torch.cat([z, kept.to(z.dtype)]), replace(both, linked={"support": places})
+        return torch.cat([z, queued.to(z.dtype)]), replace(both, linked={"support": positions})
 
     @torch.no_grad()
     def forward(self, rows: Keys, cols: Keys, similarity: Tensor) -> Relation:
@@ -88,21 +90,21 @@ class Relating(nn.Module):
         return self.relate(rows, cols, similarity)
 
     @torch.no_grad()
-    def tiles(self, rows: Keys, cols: Keys, z: Tensor, columns: Tensor) -> Ask:
-        """The same relation, block of rows by block. z: ``[N, D]``, columns: ``[M, D]``.
+    def tiles(self, rows: Keys, cols: Keys, z: Tensor, columns: Tensor) -> RelateBlock:
+        """The same relation for blocks of rows. z: ``[N, D]``, columns: ``[M, D]``.
 
-        Where the strategy looks at features first, their similarities are made once, whole and without gradient, in
-        float32 at least.
+        If the strategy needs features, the similarities of all rows are computed once, without gradient, in
+        float32 or better.
         """
-        if self.strategy is not None and looks_at_features(self.strategy):
+        if self.strategy is not None and needs_features(self.strategy):
             with torch.autocast(z.device.type, enabled=False):
                 rows, cols = link(self.strategy, rows, cols, z @ columns.T)
-        shared = None if self.constant_across is None else _Shared(rows, cols, self.constant_across)
+        shared = None if self.constant_across is None else _SharedKeys(rows, cols, self.constant_across)
 
-        through = self.strategy is not None and learns_through_weights(self.strategy)
+        gradient_of_weights = self.strategy is not None and learns_through_weights(self.strategy)
 
-        def ask(block: slice, similarity: Tensor) -> Tile:
-            if through:
+        def relate_block(block: slice, similarity: Tensor) -> Tile:
+            if gradient_of_weights:
                 leaf = similarity.detach().clone().requires_grad_()
                 with torch.enable_grad():
                     relation = self.relate(rows[block], cols, leaf)
@@ -112,23 +114,24 @@ class Relating(nn.Module):
             some = shared.columns(block)
             return Tile(self.relate(rows[block], cols[some], similarity[:, some]), some)
 
-        return ask
+        return relate_block
 
 
-class _Shared:
-    """Which columns have a value in common with some rows, in any of the key columns named."""
+class _SharedKeys:
+    """Columns that share a value with some rows in any of the key columns `names`."""
 
     def __init__(self, rows: Keys, cols: Keys, names: tuple[str, ...]):
         self.codes = []
         for name in names:
-            values, codes = torch.unique(torch.cat([getattr(rows, name), getattr(cols, name)]), return_inverse=True)
+            column = torch.cat([getattr(rows, name), getattr(cols, name)])
+            values, codes = torch.unique(column, return_inverse=True)
             self.codes.append((codes[: len(rows)], codes[len(rows) :], len(values)))
 
     def columns(self, block: slice) -> Tensor:
         """``Int[C]``: the columns that share a value with a row of the block."""
         shared = torch.zeros(len(self.codes[0][1]), dtype=torch.bool, device=self.codes[0][1].device)
-        for of_rows, of_cols, number in self.codes:
-            present = torch.zeros(number, dtype=torch.bool, device=of_rows.device)
-            present[of_rows[block]] = True
-            shared |= present[of_cols]
+        for row_codes, column_codes, number in self.codes:
+            present = torch.zeros(number, dtype=torch.bool, device=row_codes.device)
+            present[row_codes[block]] = True
+            shared |= present[column_codes]
         return shared.nonzero().flatten()

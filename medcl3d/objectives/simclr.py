@@ -1,4 +1,4 @@
-"""One vector a view, contrasted with all views of the global batch."""
+"""SimCLR: one embedding per view, compared with all views of the global batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medcl3d.encoders.network import Network
-from medcl3d.losses.contrastive import Denominator, kind_of
+from medcl3d.losses.contrastive import Denominator, denominator_kind
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import HeadNorm, Projector
@@ -24,9 +24,12 @@ class SimCLR(nn.Module):
     """Contrastive loss between pooled features of views.
 
     temperature   divides cosine similarities
-    denominator   what a positive competes with: `all` things attracted or repelled, or its `own` row of negatives
-    decoupled     leave positives out of the denominator (DCL); a denominator of its own, so not with `denominator: own`
-    norm          of the head; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
+    denominator   `all`: the anchor's positives and negatives; `own`: each positive itself and the anchor's
+                  negatives
+    decoupled     leave positives out of the denominator (DCL); this is a third denominator, so not with
+                  `denominator: own`
+    norm          of the head; `batch`, over the views of all ranks, is as published: with `layer` features
+                  collapse more easily
     Source: Chen et al., ICML 2020; decoupled: Yeh et al., ECCV 2022.
     """
 
@@ -46,18 +49,19 @@ class SimCLR(nn.Module):
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
-        kind_of(denominator, decoupled, "simclr")  # refuses two at once
+        denominator_kind(denominator, decoupled, "simclr")  # refuses two at once
         self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """One unit vector a view of whatever role."""
+        """One unit vector per view, of all roles."""
         return self.embed_pooled([network(group.voxels).pooled for group in batch.groups], batch)
 
     def embed_pooled(self, pooled: Sequence[Tensor], batch: PairBatch) -> Embedded:
-        """The same from pooled features ``[N, F]`` of each role."""
-        return {"online": Rows(self.projector(torch.cat([*pooled])), Keys.cat(group.keys for group in batch.groups))}
+        """The embeddings from pooled features ``[N, F]`` of each role."""
+        keys = Keys.cat(group.keys for group in batch.groups)
+        return {"online": Rows(self.projector(torch.cat([*pooled])), keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
-        """Every view against all views of the global batch."""
+        """Compare each view with all views of the global batch."""
         return contrast(embedded["online"], relating, self.temperature, self.denominator, self.decoupled)

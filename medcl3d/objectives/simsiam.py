@@ -1,4 +1,4 @@
-"""A prediction of a partner's projection, from which no gradient comes back."""
+"""SimSiam: prediction of a partner's projection with stop-gradient."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
 @OBJECTIVES.register("simsiam")
 class SimSiam(nn.Module):
-    """-cos between a view's prediction and the projection of one partner, drawn from P and held fixed; M has no effect.
+    """-cos of a prediction and the stop-gradient projection of a partner drawn from P; M has no effect.
 
-    norm  of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse more easily
+    norm  of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse
+          more easily
 
-    Only projections of global views are predicted: local views (`multi_crop`) predict and are not predicted.
+    Targets are of global views only: local views (`multi_crop`) predict and are not predicted.
     Source: Chen and He, CVPR 2021, eq. 1 to 4.
     """
 
@@ -47,7 +48,7 @@ class SimSiam(nn.Module):
         self.predictor = Projector(out_dim, max(1, hidden_dim // 4), out_dim, 2, norm, unit=False)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """Predictions of all views, and the projections of the global ones, held fixed."""
+        """Predictions of all views, and the projections of the global ones without gradient."""
         keys = Keys.cat(group.keys for group in batch.groups)
         projected = self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups]))
         target = projected[: len(batch.main.keys)].detach()

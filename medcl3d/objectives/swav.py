@@ -1,4 +1,4 @@
-"""A view predicts to which prototypes a partner is assigned, and assignments are shared out equally."""
+"""SwAV: prediction of a partner's assignment to prototypes, with equal use of all prototypes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from medcl3d.registry import Count, Positive, Whole
 from medcl3d.training.distributed import gather, gather_keys, global_mean
 from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
-NUM_GLOBAL = 2  # views of a sample that are assigned, each with a queue of its own
+NUM_GLOBAL = 2  # views of a sample that get codes, each with its own queue
 
 
 @OBJECTIVES.register("swav")
 class SwAV(nn.Module):
-    """Cross-entropy between a view's softmax over prototypes and the code of a global view, for pairs weighted by P.
+    """Cross-entropy of a view's softmax over prototypes and a global view's code, weighted by P.
 
-    Codes share the prototypes equally over the vectors of all ranks (Sinkhorn), for each view of a sample apart, with those of a
-    queue, if there is one. M has no effect.
+    Codes assign the embeddings of all ranks equally to prototypes (Sinkhorn), separately for each view of a
+    sample, together with those of a queue, if there is one. M has no effect.
 
     temperature   of the prediction
-    sharpness     epsilon of the codes: smaller ones are nearer to one prototype a thing
-    iterations    of the equal sharing
-    queue_size    vectors of earlier batches that take part in it; where a batch has fewer things than prototypes, it needs them
-    freeze_steps  so long the prototypes stay as they were drawn
+    sharpness     epsilon of the codes: smaller values are closer to one prototype per item
+    iterations    of Sinkhorn
+    queue_size    embeddings of earlier batches included in Sinkhorn; needed if a batch has fewer items than
+                  prototypes
+    freeze_steps  number of first steps in which prototypes do not change
 
     Source: Caron et al., NeurIPS 2020, eq. 1 to 5.
     """
@@ -67,11 +68,11 @@ class SwAV(nn.Module):
         self.register_buffer("count", torch.zeros(NUM_GLOBAL, dtype=torch.int64))
 
     def before_step(self, step: int, steps: int) -> None:
-        """Prototypes move once they may."""
+        """Update the freezing of the prototypes."""
         self.frozen = step < self.freeze_steps
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """One unit vector a view; which of them are global."""
+        """Unit vectors of all views, and those of the global ones without gradient."""
         z = self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups]))
         online = Rows(z, Keys.cat(group.keys for group in batch.groups))
         return {"online": online, "large": Rows(z[: len(batch.main.keys)].detach(), batch.main.keys)}
@@ -83,7 +84,7 @@ class SwAV(nn.Module):
         keys = gather_keys(large.keys)[related.order]
         codes = self._codes(gather(large.z)[related.order], keys.view)
         weight = self.prototypes.weight
-        weight = weight * 0 + weight.detach() if self.frozen else weight  # a gradient of 0, since ranks wait for one
+        weight = weight * 0 + weight.detach() if self.frozen else weight  # a gradient of 0, which DDP needs
         log_p = F.log_softmax(scores_of(online.z, weight) / self.temperature, dim=1)
         positive = related.relation.positive[:, : len(codes)].to(log_p.dtype)
         value, mean = global_mean(cross_entropy_sum(log_p, codes, positive), positive.sum())
@@ -91,20 +92,22 @@ class SwAV(nn.Module):
 
     @torch.no_grad()
     def _codes(self, z: Tensor, view: Tensor) -> Tensor:
-        """``Float[M, K]`` of all ranks' global views ``[M, D]``; those of each number in its sample share for themselves."""
+        """Codes ``Float[M, K]`` of all ranks' global views ``[M, D]``, separately for each view number."""
         codes = z.new_zeros(len(z), self.prototypes.out_features)
         for number in view.unique().tolist():
             own = view == number
-            place = number % NUM_GLOBAL
-            filled = min(int(self.count[place]), self.kept.shape[1])
-            taking_part = torch.cat([z[own], self.kept[place, :filled].to(z.dtype)])
-            codes[own] = sinkhorn(scores_of(taking_part, self.prototypes.weight), self.sharpness, self.iterations)[: int(own.sum())]
-            self._keep(place, z[own])
+            queue = number % NUM_GLOBAL
+            filled = min(int(self.count[queue]), self.kept.shape[1])
+            embeddings = torch.cat([z[own], self.kept[queue, :filled].to(z.dtype)])
+            scores = scores_of(embeddings, self.prototypes.weight)
+            codes[own] = sinkhorn(scores, self.sharpness, self.iterations)[: int(own.sum())]
+            self._append(queue, z[own])
         return codes
 
-    def _keep(self, place: int, z: Tensor) -> None:
+    def _append(self, queue: int, z: Tensor) -> None:
+        """Add finite embeddings ``[n, D]`` to a queue; they replace the oldest ones."""
         size = self.kept.shape[1]
         z = z[torch.isfinite(z).all(1)][-size:] if size else z[:0]
-        at = (self.count[place] + torch.arange(len(z), device=z.device)) % max(1, size)
-        self.kept[place, at] = z.to(self.kept.dtype)
-        self.count[place] += len(z)
+        positions = (self.count[queue] + torch.arange(len(z), device=z.device)) % max(1, size)
+        self.kept[queue, positions] = z.to(self.kept.dtype)
+        self.count[queue] += len(z)

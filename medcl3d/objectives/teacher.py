@@ -1,4 +1,4 @@
-"""A teacher: a copy of the student that follows it slowly and never descends."""
+"""Momentum encoder (teacher): an exponential moving average of the student."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
-MAX_LEFT = 0.01  # share of the random start that a chosen momentum leaves in the teacher at the end
-MUCH_LEFT = 0.1  # share from which on a given momentum is warned of
+MAX_LEFT = 0.01  # fraction of the random initialisation that a chosen momentum leaves in the teacher
+MUCH_LEFT = 0.1  # fraction above which a given momentum causes a warning
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Teacher(nn.Module):
-    """Copies of some modules, as an exponential moving average of theirs; part of a checkpoint, not of the optimiser.
+    """Exponential moving averages of modules; saved in checkpoints, not updated by the optimiser.
 
     Source: mean teacher (Tarvainen and Valpola, NeurIPS 2017), as in MoCo, BYOL and DINO.
     """
@@ -30,25 +30,26 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, momentum: float, *modules: nn.Module) -> None:
-        """teacher = momentum x teacher + (1 - momentum) x student; buffers, as running statistics, are taken over."""
+        """teacher = momentum x teacher + (1 - momentum) x student; buffers are copied."""
         for copy, module in zip(self.copies, modules, strict=True):
-            for mine, theirs in zip(copy.parameters(), module.parameters(), strict=True):
-                mine.lerp_(theirs.to(mine.dtype), 1 - momentum)
-            for kept, now in zip(copy.buffers(), module.buffers(), strict=True):
-                kept.copy_(now)
+            for average, student in zip(copy.parameters(), module.parameters(), strict=True):
+                average.lerp_(student.to(average.dtype), 1 - momentum)
+            for buffer, student_buffer in zip(copy.buffers(), module.buffers(), strict=True):
+                buffer.copy_(student_buffer)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Momentum of a teacher at each step of a run.
+    """Momentum at each step of a run.
 
     given      at the start; None: chosen from the number of steps
-    published  the largest that is chosen, which is the value of the paper
-    rises      up to 1 at the end along half a cosine; otherwise it stays as it starts
+    published  the paper's value, and the largest that is chosen
+    rises      to 1 at the end along half a cosine; otherwise constant
 
-    After S steps the product of all momenta is the share of the random start that is left in the teacher. It is at most
-    exp(-sum(1 - m)), and sum(1 - m) is (1 - start) (S + 1) / 2 along half a cosine and (1 - start) S without it. So the
-    largest start that is sure to leave at most 1% is 1 - 2 ln(100) / (S + 1), or 1 - ln(100) / S without the cosine.
+    After S steps the product of all momenta is the fraction of the random initialisation that is left in the
+    teacher. It is at most exp(-sum(1 - m)), and sum(1 - m) is (1 - start) (S + 1) / 2 along half a cosine and
+    (1 - start) S if constant. The largest start for which this bound is at most 1% is therefore 1 - 2 ln(100)
+    / (S + 1), or 1 - ln(100) / S if constant.
     """
 
     given: float | None
@@ -59,8 +60,8 @@ class Schedule:
         """The momentum of the first of `steps` steps."""
         if self.given is not None:
             return self.given
-        slowed = (steps + 1) / 2 if self.rises else steps
-        return min(self.published, max(0.0, 1 + math.log(MAX_LEFT) / slowed))
+        effective_steps = (steps + 1) / 2 if self.rises else steps
+        return min(self.published, max(0.0, 1 + math.log(MAX_LEFT) / effective_steps))
 
     def at(self, step: int, steps: int) -> float:
         """The momentum of one step."""
@@ -68,20 +69,25 @@ class Schedule:
         return momentum_at(step, steps, start) if self.rises else start
 
     def left(self, steps: int) -> float:
-        """The share of the random start that is left in the teacher after `steps` steps."""
+        """The fraction of the random initialisation that is left in the teacher after `steps` steps."""
         return math.prod(self.at(step, steps) for step in range(steps))
 
     def notes(self, objective: str, steps: int) -> list[str]:
-        """What to report before training: the momentum that was chosen, or that a given one leaves too much of the start."""
+        """The chosen momentum, or a warning if a given one leaves too much of the random initialisation."""
         chosen = Schedule(None, self.published, self.rises).start(steps)
         if self.given is None:
-            return [f"objective.{objective}: momentum = {chosen:.4g} at the start, chosen from train.steps = {steps}"]
+            return [
+                f"objective.{objective}: momentum = {chosen:.4g} at the start, "
+                f"chosen from train.steps = {steps}"
+            ]
         left = self.left(steps)
         if left <= MUCH_LEFT:
             return []
         return [
-            f"warning: objective.{objective}: momentum = {self.given:g}: {left:.0%} of the teacher's random start is left in it after "
-            f"train.steps = {steps}; leave momentum out ({chosen:.4g} is then chosen), or lower it"
+            f"warning: objective.{objective}: momentum = {self.given:g}: {left:.0%} of the teacher's random "
+            "initialisation "
+            f"is left in it after train.steps = {steps}; leave momentum out ({chosen:.4g} is then chosen), "
+            "or lower it"
         ]
 
 

@@ -1,4 +1,4 @@
-"""Partners lie near each other, features spread, and no two features say the same."""
+"""VICReg: invariance, variance and covariance of features."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from medcl3d.types import Embedded, Loss, PairBatch
 
 @OBJECTIVES.register("vicreg")
 class VICReg(nn.Module):
-    """Distance between each sample's first view and one partner, drawn from P; variance and covariance of the features.
+    """Distance of first views and partners, drawn from P; variance and covariance of features.
 
     invariance, variance, covariance  weights of the three terms
 
-    The first view is a global one; its partner may be a local one (`multi_crop`), since nothing is held fixed here: both have a
-    gradient. M has no effect. Statistics are those of all ranks. Source: Bardes et al., ICLR 2022, eq. 6.
+    The first view is global; its partner may be local (`multi_crop`), since both have a gradient. M has no
+    effect. Statistics are over all ranks. Source: Bardes et al., ICLR 2022, eq. 6.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
@@ -48,15 +48,17 @@ class VICReg(nn.Module):
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm, unit=False)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
-        """One vector a view of whatever role."""
+        """One embedding per view, of all roles."""
         return project(network, self.projector, batch)
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
-        """Of the global batch, on every rank. DataError where fewer than two samples have a positive."""
+        """The loss of the global batch, on every rank. DataError if fewer than two have a positive."""
         pairs = global_pairs(embedded["online"], relating)
         if len(pairs.first) < 2:
             raise DataError(
-                f"objective.vicreg: {len(pairs.first)} samples of this batch have a positive and variance needs two; draw more per step"
+                f"objective.vicreg: {len(pairs.first)} samples of this batch have a positive, but variance "
+                "needs two; "
+                "draw more samples per step"
             )
         value = vicreg(pairs.first, pairs.second, pairs.weight, *self.weights)
         return Loss(value, {"loss": value.detach()} | pairs.metrics)

@@ -1,4 +1,4 @@
-"""Several losses as one."""
+"""Weighted sum of losses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from medcl3d.types import Loss
 
 
 def weighted(parts: Mapping[str, tuple[float, Loss]]) -> Loss:
-    """The weighted sum of losses by name; each logs its own ``loss/NAME``, and the first one's metrics stand for all."""
+    """The weighted sum of losses by name; logs ``loss/NAME`` of each, and the other metrics of the first."""
     value = torch.stack([weight * part.value for weight, part in parts.values()]).sum()
     mean = torch.stack([weight * part.metrics["loss"] for weight, part in parts.values()]).sum()
     first = next(iter(parts.values()))[1].metrics
-    return Loss(value, {**first, "loss": mean, **{f"loss/{name}": part.metrics["loss"] for name, (_, part) in parts.items()}})
+    losses = {f"loss/{name}": part.metrics["loss"] for name, (_, part) in parts.items()}
+    return Loss(value, {**first, "loss": mean, **losses})

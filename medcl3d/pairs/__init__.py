@@ -1,7 +1,7 @@
-"""Which views belong together: one strategy a file.
+"""Pair strategies, one per file.
 
-A strategy answers two questions and never touches a voxel: which views are drawn together (`sample`, over
-the collection), and which items of a batch attract, repel or are ignored (`relate`, over their keys).
+A strategy never reads a voxel. `sample` chooses from the collection which views are drawn together; `relate`
+decides from the keys of a batch which items attract, repel or are ignored.
 """
 
 from __future__ import annotations
@@ -22,43 +22,49 @@ PAIRS = Registry("pair strategy", __name__)
 
 
 class PairStrategy(Protocol):
-    """What every file of this package provides.
+    """The interface of a pair strategy.
 
-    `informative` names the key columns that carry the strategy's information: what a placebo permutes.
+    `informative` names the signal columns: the key columns that a placebo permutes.
 
-    A strategy may say more of itself:
+    Optional attributes:
 
-    relates_points    True: `relate` also understands the keys of points, and its fields `num_points`, `tolerance_mm` and
-                      `ignore_mm` hold for dense objectives
-    crosses_patients  True: its samples hold scans of several patients, which a TorchIO subject cannot feed
-    informs           the parts of its relation, of "positive" and "negative", that carry its information (default: both):
-                      an objective that uses none of them is refused
-    strategies        those that it is made of
-    link              ``(rows, cols, similarity) -> (rows, cols)``, once a step: what needs features, as columns of `linked`. It costs
-                      the memory of all similarities, which a batch is otherwise spared
-    passes_link_on    True: its link does nothing but call those of its parts
-    constant_across   key columns: two items that share a value in none of them have P = 0 and M = 1 (default: not known). Large
-                      batches are related faster with it
-    queue_size        so many embeddings of earlier batches are related as further columns (`linked["support"]` is their place)
-    detach_weights    False: the gradient goes through its M too. `relate` then gets whole rows of similarities that
-                      require a gradient
-    temperature       what its link divides similarities by: the objective's, or it is refused
-    companions        ``(collection) -> Companions | None``: which scans stand together in a batch
-    samples_per_scan  so many samples of each scan stand together in a batch
-    within_scan       fields that only say which samples of one scan repel each other: reported if they cannot have an effect
-    inner_draws_only  True: its parts draw the views, and their relations are not used
+    relates_points    True: `relate` also accepts the keys of points, and the strategy's `num_points`,
+                      `tolerance_mm` and `ignore_mm` replace those of a dense objective
+    crosses_patients  True: a sample may hold scans of several patients, which a TorchIO subject cannot
+                      represent
+    informs           the parts of the relation ("positive", "negative") that carry the signal (default:
+                      both). An objective that uses none of them is refused
+    strategies        inner strategies
+    link              ``(rows, cols, similarity) -> (rows, cols)``, called once per step: adds columns that
+                      depend on features to `linked`. It needs the memory of all similarities, which a batch
+                      otherwise avoids
+    passes_link_on    True: `link` only calls the `link` of the inner strategies
+    constant_across   key columns: two items that share a value in none of them have P = 0 and M = 1 (default:
+                      unknown). It makes relating large batches faster
+    queue_size        number of embeddings of earlier batches that are related as further columns
+                      (`linked["support"]` is their position in the queue)
+    detach_weights    False: the gradient goes through M too, and `relate` gets whole rows of similarities
+                      that require a gradient
+    temperature       the temperature that `link` assumes; an objective with another one is refused
+    companions        ``(collection) -> Companions | None``: the batch grouping
+    samples_per_scan  number of samples of one scan that share a batch
+    within_scan       fields that only affect pairs of samples of one scan; reported if they cannot have an
+                      effect
+    inner_draws_only  True: the inner strategies draw the views, and their relations are not used
     """
 
     informative: ClassVar[tuple[str, ...]]
 
     def anchors(self, collection: Collection) -> Anchors:
-        """What an epoch visits; what was left out, and why."""
+        """The anchors of an epoch, with the reasons for which scans were left out."""
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """The views of one sample: those of role "global" on the grid `collection.patch_size`, and first."""
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
+        """The views of one sample: first those of role "global", on the grid `collection.patch_size`."""
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """How rows and columns relate, for any tile ``[N, M]`` of the things in play."""
+        """The relation of rows and columns, for any tile ``[N, M]`` of the batch."""
 
 
 def crosses_patients(strategy: PairStrategy) -> bool:
@@ -68,12 +74,12 @@ def crosses_patients(strategy: PairStrategy) -> bool:
 
 
 def relates_points(strategy: PairStrategy) -> bool:
-    """Whether `relate` understands points."""
+    """Whether `relate` accepts the keys of points."""
     return bool(getattr(strategy, "relates_points", False))
 
 
 def link(strategy: PairStrategy, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
-    """The keys with what a strategy has to know of the features ``[N, M]``; without gradient, once a step."""
+    """Add the columns that a strategy derives from similarities ``[N, M]`` to the keys, without gradient."""
     own = getattr(strategy, "link", None)
     if own is None:
         return rows, cols
@@ -81,28 +87,30 @@ def link(strategy: PairStrategy, rows: Keys, cols: Keys, similarity: Tensor) -> 
     return linked
 
 
-def looks_at_features(strategy: PairStrategy) -> bool:
-    """Whether it, or a part of it, links something to features."""
+def needs_features(strategy: PairStrategy) -> bool:
+    """Whether a strategy, or one of its inner strategies, needs features to relate."""
     if not hasattr(strategy, "link"):
         return False
-    return not getattr(strategy, "passes_link_on", False) or any(looks_at_features(part) for part in parts_of(strategy))
+    if not getattr(strategy, "passes_link_on", False):
+        return True
+    return any(needs_features(part) for part in parts_of(strategy))
 
 
 def parts_of(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
-    """The strategies that one is made of."""
+    """The inner strategies of a strategy."""
     return tuple(getattr(strategy, "strategies", ()))
 
 
 def every_part(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
-    """A strategy, what it is made of, and what those are made of."""
+    """A strategy and its inner strategies at all depths."""
     return strategy, *(inner for part in parts_of(strategy) for inner in every_part(part))
 
 
 def learns_through_weights(strategy: PairStrategy) -> bool:
-    """Whether the gradient goes through the negative weights of a strategy, or of a part of it."""
+    """Whether the gradient goes through the negative weights of a strategy or of an inner one."""
     return any(getattr(part, "detach_weights", True) is False for part in every_part(strategy))
 
 
 def queue_size(strategy: PairStrategy) -> int:
-    """How many earlier embeddings a strategy wants to be told of."""
+    """The size of the embedding queue that a strategy needs."""
     return max(getattr(part, "queue_size", 0) for part in every_part(strategy))

@@ -1,4 +1,4 @@
-"""Slabs of one scan that lie next to each other along an axis."""
+"""Adjacent slabs of one scan along an axis."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ class AdjacentSlices:
     """Positives are slabs of one scan whose centres along `axis` are at most `max_gap_mm` apart.
 
     axis              0, 1, 2: towards the patient's right, front, head
-    thickness_mm      of a slab, resampled to the patch's voxels along the axis (default: as thick as the patch)
-    max_gap_mm        largest distance of the centres; the two slabs of a sample never coincide
-    ignore_mm         slabs of one scan farther apart than max_gap_mm and up to this are ignored
-    samples_per_scan  so many samples of each scan share a step, which holds samples_per_step / samples_per_scan scans. With 1,
-                      and no more samples in a step than scans, samples of one scan never meet and `ignore_mm` has no effect
+    thickness_mm      thickness of a slab, resampled to the patch's voxels along the axis (default: that of
+                      the patch)
+    max_gap_mm        largest distance between the centres; the two slabs of a sample never coincide
+    ignore_mm         slabs of one scan farther apart than max_gap_mm and up to this distance are ignored
+    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan
+                      scans. With 1, and no more samples per step than scans, two samples of one scan never
+                      share a step and `ignore_mm` has no effect
 
-    Both slabs of a sample lie at the same place across the axis. Distances and thickness are measured along the axis, as
-    spacing is; on a sheared scan the distance of two planes along their normal is smaller.
+    Both slabs of a sample have the same in-plane position. Distances and thickness are measured along the
+    axis, as spacing is; on a sheared scan the distance between two planes along their normal is smaller.
     Source: Chaitanya et al., NeurIPS 2020; adjacent slices as positives in 2-D contrastive learning.
     """
 
@@ -47,47 +49,59 @@ class AdjacentSlices:
 
     def __post_init__(self) -> None:
         if self.ignore_mm < self.max_gap_mm:
-            raise ConfigError(f"adjacent_slices: ignore_mm = {self.ignore_mm} is below max_gap_mm = {self.max_gap_mm}; raise it to that")
+            raise ConfigError(
+                f"adjacent_slices: ignore_mm = {self.ignore_mm} is below max_gap_mm = {self.max_gap_mm}; "
+                "raise it to max_gap_mm or more"
+            )
 
     def _starts(self, collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
-        return start_range(replace(collection, patch_size=slab_size(collection, scan, self.axis, self.thickness_mm)), scan)
+        size = slab_size(collection, scan, self.axis, self.thickness_mm)
+        return start_range(replace(collection, patch_size=size), scan)
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans that hold two slabs within the gap."""
         spacing = collection.spacings[:, self.axis]
-        room = np.array([np.subtract(*self._starts(collection, scan)[::-1])[self.axis] for scan in range(len(collection))])
-        coarse, short = spacing > self.max_gap_mm, room < 1
+        starts = (self._starts(collection, scan) for scan in range(len(collection)))
+        num_starts = np.array([(high - low)[self.axis] + 1 for low, high in starts])
+        coarse, short = spacing > self.max_gap_mm, num_starts < 2
+        too_coarse = f"its slices are farther apart than max_gap_mm {self.max_gap_mm} along axis {self.axis}"
         left_out = Counter(
             {
-                f"its slices are farther apart than max_gap_mm {self.max_gap_mm} along axis {self.axis}": int(coarse.sum()),
+                too_coarse: int(coarse.sum()),
                 f"it has too few slices along axis {self.axis} for two slabs": int((short & ~coarse).sum()),
             }
         )
         ids = np.flatnonzero(~coarse & ~short)
-        remedy = "raise max_gap_mm, lower thickness_mm or data.patch_size along the axis, or choose another axis"
+        remedy = "raise max_gap_mm, lower thickness_mm or data.patch_size along the axis, "
+        remedy += "or choose another axis"
         return Anchors(ids, +left_out).require("adjacent_slices", remedy)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """Two slabs of scan `anchor`, in random order."""
         low, high = self._starts(collection, anchor)
         start = rng.integers(low, high + 1)
-        most = int(self.max_gap_mm / collection.spacings[anchor, self.axis] + 1e-9)
-        here = int(start[self.axis])
-        there = [i for i in range(max(low[self.axis], here - most), min(high[self.axis], here + most) + 1) if i != here]
+        max_gap = int(self.max_gap_mm / collection.spacings[anchor, self.axis] + 1e-9)
+        index = int(start[self.axis])
+        first, last = max(low[self.axis], index - max_gap), min(high[self.axis], index + max_gap)
         other = start.copy()
-        other[self.axis] = rng.choice(there)
+        other[self.axis] = rng.choice([i for i in range(first, last + 1) if i != index])
         size = slab_size(collection, anchor, self.axis, self.thickness_mm)
-        told = [Box(triple(s), size) for s in (start, other)]
-        read = [self._shuffled(box, collection, anchor, low, high) for box in told]
+        reported = [Box(triple(s), size) for s in (start, other)]
+        read = [self._shuffled(box, collection, anchor, low, high) for box in reported]
         shape = collection.patch_size
         if collection.slice_seed is None:
             views = [ViewSpec(anchor, box, shape=shape) for box in read]
         else:
-            views = [ViewSpec(anchor, box, shape=shape, told=said) for box, said in zip(read, told, strict=True)]
+            pairs = zip(read, reported, strict=True)
+            views = [ViewSpec(anchor, box, shape=shape, told=key) for box, key in pairs]
         return tuple(views[i] for i in rng.permutation(2))
 
-    def _shuffled(self, box: Box, collection: Collection, scan: int, low: np.ndarray, high: np.ndarray) -> Box:
-        """Where a placebo reads the slab that it says lies at `box`: the slabs of a scan permuted, once per seed."""
+    def _shuffled(
+        self, box: Box, collection: Collection, scan: int, low: np.ndarray, high: np.ndarray
+    ) -> Box:
+        """The slab that a placebo reads for `box`: the slabs of a scan are permuted, once per seed."""
         if collection.slice_seed is None:
             return box
         first, last = int(low[self.axis]), int(high[self.axis])
@@ -97,7 +111,7 @@ class AdjacentSlices:
         return Box(triple(start), box.size)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = 1 within the gap in one scan, ignored up to ignore_mm, the rest repelled."""
+        """P = 1 within the gap in one scan; ignored up to ignore_mm; all other pairs repel."""
         same_scan = rows.scan[:, None] == cols.scan
         gap = gap_mm(rows, cols, self.axis)
         positive = same_scan & (gap <= self.max_gap_mm + 1e-6)

@@ -1,4 +1,4 @@
-"""What an epoch visits, and what it cannot visit and why."""
+"""Anchors of an epoch, and the reasons for which scans are left out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from medcl3d.errors import DataError
 
 @dataclass(frozen=True)
 class Anchors:
-    """What starts a sample.
+    """Scans that start a sample.
 
-    ids       ``Int[n]``, each starts one sample
-    left_out  reason -> how many were left out for it
-    notes     lines for a person on those that are not left out
+    ids       ``Int[n]`` scans; each starts one sample
+    left_out  reason -> number of scans left out for it
+    notes     lines to report about the anchors that remain
     """
 
     ids: np.ndarray
@@ -25,11 +25,12 @@ class Anchors:
     notes: tuple[str, ...] = ()
 
     def require(self, strategy: str, remedy: str) -> Anchors:
-        """These anchors, or a DataError that says what was counted and what would do."""
+        """Return these anchors; DataError with the counts and a remedy if there are none."""
         if len(self.ids):
             return self
         counts = "; ".join(f"{count} left out: {reason}" for reason, count in self.left_out.items())
-        raise DataError(f"{strategy}: no scan can be an anchor ({counts or 'the collection is empty'}); {remedy}")
+        cause = counts or "the collection is empty"
+        raise DataError(f"{strategy}: no scan can be an anchor ({cause}); {remedy}")
 
 
 def every_scan(collection: Collection) -> Anchors:

@@ -1,4 +1,4 @@
-"""Two views of one crop: what differs between them is the augmentation alone."""
+"""Views of one crop that differ only in augmentation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from medcl3d.types import Box, Keys, Relation, ViewSpec, related
 @PAIRS.register("augmented_views")
 @dataclass(frozen=True, kw_only=True)
 class AugmentedViews:
-    """Positives are views of one crop, augmented differently.
+    """Positives are differently augmented views of one crop.
 
-    With `resized_crop`, each view is a random part of the crop of at least `min_volume` of it, resized to
-    the crop's grid, as in SimCLR's random resized crop.
-    Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, section 3.
+    With `resized_crop`, each view is a random part of the crop with at least `min_volume` of its volume,
+    resized to the crop's grid, as in SimCLR's random resized crop.
+    Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020,
+    section 3.
     """
 
     num_views: Annotated[int, Field(ge=2)] = 2
@@ -38,12 +39,17 @@ class AugmentedViews:
         """Every scan."""
         return every_scan(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """One crop inside the body of scan `anchor`, `num_views` times."""
         box = random_box(collection, anchor, rng)
         if not self.resized_crop:
             return (ViewSpec(anchor, box),) * self.num_views
-        return tuple(ViewSpec(anchor, part_of(box, self.min_volume, rng), shape=collection.patch_size) for _ in range(self.num_views))
+        return tuple(
+            ViewSpec(anchor, part_of(box, self.min_volume, rng), shape=collection.patch_size)
+            for _ in range(self.num_views)
+        )
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P = 1 within the sample, M = 1 - P."""
@@ -51,7 +57,7 @@ class AugmentedViews:
 
 
 def part_of(box: Box, min_volume: float, rng: np.random.Generator) -> Box:
-    """A box of the same proportions inside `box`, its volume uniform in [min_volume, 1] of it."""
+    """A box inside `box` with the same proportions and a volume uniform in [min_volume, 1] of its volume."""
     edge = rng.uniform(min_volume, 1.0) ** (1 / 3)
     size = [max(1, round(edge * n)) for n in box.size]
     start = [a + int(rng.integers(n - m + 1)) for a, n, m in zip(box.start, box.size, size, strict=True)]

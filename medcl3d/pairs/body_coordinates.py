@@ -1,4 +1,4 @@
-"""Positions that mean the same in every patient: millimetres from the middle of the body, or of an atlas."""
+"""Positions that are comparable across patients: millimetres from the middle of the body, or of an atlas."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from functools import cached_property
 
 import numpy as np
 
-BODY = "body"  # what a strategy that knows positions says is informative
+BODY = "body"  # the signal column of strategies that use body positions
 
 
 @dataclass(frozen=True)
 class BodyCoordinates:
-    """Where things lie in the body, scan by scan.
+    """Body coordinates of each scan.
 
-    from_world  ``Float64[n, 4, 4]`` world mm -> body mm, RAS+ axes. `prepare` writes it once: the origin is the middle
-                of the body mask's box (of the whole scan where there is no mask, as for crops around one organ), or
-                the manifest's column `atlas` names an affine into the space of an atlas
+    from_world  ``Float64[n, 4, 4]`` world mm -> body mm, RAS+ axes. `prepare` writes it once: the origin is
+                the middle of the body mask's box (of the whole scan without a mask, as for crops around one
+                organ), or the manifest's column `atlas` names an affine into the space of an atlas
     box_mm      ``Float64[n, 2, 3]`` lowest and highest body mm of each scan's body
-    shift       ``Float64[n, 3]`` in [0, 1): a placebo moves each scan by this share of the body's extent, wrapping around
-                its end, so that places agree in no two scans, while distances within a scan stay (but for what wraps)
+    shift       ``Float64[n, 3]`` in [0, 1): a placebo shifts each scan by this fraction of the body's extent,
+                wrapping around at its end, so that positions agree in no two scans and distances within a
+                scan stay the same (except for what wraps)
 
-    Millimetres and not shares of the body's size: a scan that ends at the chest has another size, not another scale.
+    Coordinates are in mm, not in fractions of the body's size: a scan that ends at the chest has another
+    size, not another scale.
     """
 
     from_world: np.ndarray
@@ -30,12 +32,13 @@ class BodyCoordinates:
 
     @staticmethod
     def of(from_world: np.ndarray, affines: np.ndarray, body_boxes: np.ndarray) -> BodyCoordinates:
-        """From the scans' affines ``[n, 4, 4]`` (voxel -> world mm) and boxes of the body ``Int[n, 2, 3]``."""
+        """Build from the scans' affines ``[n, 4, 4]`` (voxel -> world mm) and body boxes ``Int[n, 2, 3]``."""
         to_body = from_world @ affines
         ends = np.stack([body_boxes[:, 0] - 0.5, body_boxes[:, 1] - 0.5], axis=1)
         corners = np.stack([ends[:, [(c >> axis) & 1 for axis in range(3)], range(3)] for c in range(8)], axis=1)
         placed = np.einsum("nij,ncj->nci", to_body[:, :3, :3], corners) + to_body[:, None, :3, 3]
-        return BodyCoordinates(from_world, np.stack([placed.min(1), placed.max(1)], axis=1), np.zeros((len(from_world), 3)))
+        box_mm = np.stack([placed.min(1), placed.max(1)], axis=1)
+        return BodyCoordinates(from_world, box_mm, np.zeros((len(from_world), 3)))
 
     @cached_property
     def extent_mm(self) -> np.ndarray:
@@ -43,7 +46,7 @@ class BodyCoordinates:
         return np.stack([self.box_mm[:, 0].min(0), self.box_mm[:, 1].max(0)])
 
     def place(self, scans: np.ndarray, world: np.ndarray) -> np.ndarray:
-        """Body mm of world mm: ``Int[N]``, ``[N, 3]`` -> ``Float64[N, 3]``."""
+        """Convert world mm to body mm: ``Int[N]`` scans, ``[N, 3]`` -> ``Float64[N, 3]``."""
         affines = self.from_world[scans]
         found = np.einsum("nij,nj->ni", affines[:, :3, :3], world) + affines[:, :3, 3]
         shift = self.shift[scans]
@@ -53,13 +56,13 @@ class BodyCoordinates:
         return np.where(shift == 0, found, low + np.mod(found - low + shift * (high - low), high - low))
 
     def to_world(self, scan: int, body: np.ndarray) -> np.ndarray:
-        """World mm of a place ``[3]`` in body mm (a placebo's shift left out: it matches as the strategy would)."""
+        """Convert a position ``[3]`` in body mm to world mm, without a placebo's shift, for matching."""
         affine = self.from_world[scan]
         return np.linalg.solve(affine[:3, :3], body - affine[:3, 3])
 
 
 def middle_of_body(affine: np.ndarray, body_box: np.ndarray) -> np.ndarray:
-    """``Float64[4, 4]`` world mm -> mm from the middle of the body's box ``Int[2, 3]``, along the world's axes."""
+    """``Float64[4, 4]`` world mm -> mm from the middle of the body box ``Int[2, 3]``, along world axes."""
     middle = affine[:3, :3] @ ((body_box[0] + body_box[1] - 1) / 2) + affine[:3, 3]
     from_world = np.eye(4)
     from_world[:3, 3] = -middle

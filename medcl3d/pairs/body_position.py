@@ -1,4 +1,4 @@
-"""The same place of the body attracts across patients, or at least no longer repels."""
+"""Attraction, or reduced repulsion, between similar body positions of different patients."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 @PAIRS.register("body_position")
 @dataclass(frozen=True, kw_only=True)
 class BodyPosition:
-    """Across patients P = alpha exp(-d^2 / 2 sigma^2) and M = 1 - exp(-d^2 / 2 h^2), d mm apart in body coordinates.
+    """Across patients P = alpha exp(-d^2 / 2 sigma^2), M = 1 - exp(-d^2 / 2 h^2), d mm apart in the body.
 
-    alpha         how much another patient's same place attracts; 0 only takes false negatives away
-    sigma_mm      how near a place has to be to attract
-    h_mm          how near a place has to be to be no negative
-    noise_mm      a stress: each scan's body coordinates are moved by so many mm (standard deviation of each axis)
-    num_points, tolerance_mm, ignore_mm  of points within a patient, as in voxel_correspondence
+    alpha         attraction at the same position in another patient; 0 only removes false negatives
+    sigma_mm      width of the attraction
+    h_mm          width of the region in which repulsion is reduced
+    noise_mm      stress test: noise on each scan's body coordinates (standard deviation along each axis)
+    num_points, tolerance_mm, ignore_mm  for points within a patient, as in voxel_correspondence
     min_iou, max_iou  overlap of the two crops of a sample
 
-    Points: within a scan, one physical point attracts itself; across patients, the above. Views (an objective without
-    points): P = 1 within the sample; within a scan, M as across patients and P = 0.
-    Body coordinates are mm from the body mask, from an atlas, or from the middle of scans that are crops around one organ.
+    Points: within a scan, views of one physical point attract; across patients, the above. Views (an
+    objective without points): P = 1 within the sample; within a scan, M as across patients and P = 0.
+    Body coordinates are mm from the body mask, from an atlas, or from the middle of scans that are crops
+    around one organ.
     Source: our own; positives by position as in PCL (Zeng et al., MICCAI 2021), in three dimensions and soft.
     """
 
@@ -58,19 +59,21 @@ class BodyPosition:
 
     @property
     def informs(self) -> frozenset[str]:
-        """Which parts of its relation carry its information: without attraction, the negatives alone."""
+        """The parts of the relation that carry the signal: the negatives alone if alpha is 0."""
         return frozenset({"negative"} if self.alpha == 0 else {"positive", "negative"})
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans in which two crops can lie far enough apart."""
+        """Scans in which two crops can be far enough apart."""
         return self._crops.anchors(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """Soft attraction and repulsion by the distance in the body; within a scan, by what is known exactly."""
+        """Weights from distances in body coordinates across scans, from correspondence within a scan."""
         first, second = rows.body + self._noise(rows), cols.body + self._noise(cols)
         squared = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist") ** 2
         near = self.alpha * torch.exp(-squared / (2 * self.sigma_mm**2))
@@ -83,14 +86,16 @@ class BodyPosition:
         same_scan = rows.scan[:, None] == cols.scan
         known = relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
         positive = torch.where(other_patient, near, known.positive.double())
-        # Another scan of the same patient: its frame may differ, so that only the body tells where things are.
-        negative = torch.where(same_scan, known.negative.double(), torch.minimum(far, known.negative.double()))
+        # Another scan of the same patient may have another frame; then only body coordinates are comparable.
+        exact = known.negative.double()
+        negative = torch.where(same_scan, exact, torch.minimum(far, exact))
         return related(rows, cols, positive, torch.where(other_patient, far, negative))
 
     def _noise(self, keys: Keys) -> Tensor:
-        """``Float64[N, 3]`` mm, the same for everything of one scan."""
+        """``Float64[N, 3]`` mm, equal for all items of one scan."""
         if self.noise_mm == 0:
             return torch.zeros_like(keys.body)
         scans, rows = torch.unique(keys.scan, return_inverse=True)
-        drawn = np.array([np.random.default_rng([int(scan), 1]).normal(0.0, self.noise_mm, 3) for scan in scans])
+        rngs = (np.random.default_rng([int(scan), 1]) for scan in scans)
+        drawn = np.array([rng.normal(0.0, self.noise_mm, 3) for rng in rngs])
         return torch.from_numpy(drawn).to(keys.body.device)[rows]

@@ -1,4 +1,4 @@
-"""Where boxes may lie, and how much they overlap in millimetres."""
+"""Positions of boxes inside scans, and their overlap in millimetres."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from medcl3d.types import Box, Keys, Triple, triple
 def start_range(collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
     """First and last start of a patch in a scan, ``Int[3]`` each.
 
-    A patch lies inside the scan with its centre inside the body; along an axis on which the scan is
-    smaller than the patch, the patch contains the scan. There is one at least: the centre of an even patch lies between
-    two voxels, half a voxel from the middle of a body of one voxel.
+    A patch is inside the scan with its centre inside the body; along an axis on which the scan is
+    smaller than the patch, the patch contains the scan. At least one start exists: the centre of an even
+    patch is between two voxels, half a voxel from the middle of a body of one voxel.
     """
     size, shape = np.array(collection.patch_size), collection.shapes[scan]
     low, high = np.minimum(0, shape - size), np.maximum(0, shape - size)
@@ -27,13 +27,13 @@ def start_range(collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarr
 
 
 def random_box(collection: Collection, scan: int, rng: np.random.Generator) -> Box:
-    """A patch with its place uniform inside the body of a scan."""
+    """A patch at a uniform position inside the body of a scan."""
     low, high = start_range(collection, scan)
     return Box(triple(rng.integers(low, high + 1)), collection.patch_size)
 
 
 def slab_size(collection: Collection, scan: int, axis: int, thickness_mm: float | None) -> Triple:
-    """Voxels of a patch of a scan that is `thickness_mm` thick along an axis (None: as thick as a patch)."""
+    """Size in voxels of a slab that is `thickness_mm` thick along an axis (None: as thick as a patch)."""
     size = list(collection.patch_size)
     if thickness_mm is not None:
         size[axis] = max(1, round(thickness_mm / collection.spacings[scan, axis]))
@@ -41,10 +41,10 @@ def slab_size(collection: Collection, scan: int, axis: int, thickness_mm: float 
 
 
 def whole_body_across(collection: Collection, scan: int, axis: int, slab: Box) -> Box:
-    """A slab widened across its axis to the whole body, with the body in its middle.
+    """A slab widened in its plane to the whole body, centred on the body.
 
-    Its two sides have the ratio of the patch's sides in voxels, so that resampling to the patch scales both by one
-    factor. One side is as long as the body, the other reaches past the body equally at both ends.
+    Its in-plane sides have the ratio of the patch's sides in voxels, so that resampling to the patch scales
+    both by one factor. One side is as long as the body; the other extends past the body equally at both ends.
     """
     low, stop = collection.body_boxes[scan]
     patch, across = np.array(collection.patch_size), np.arange(3) != axis
@@ -55,10 +55,11 @@ def whole_body_across(collection: Collection, scan: int, axis: int, slab: Box) -
 
 
 def start_at(collection: Collection, scan: int, place_mm: np.ndarray) -> tuple[np.ndarray, float]:
-    """The start of the patch whose centre is nearest to a place in world mm, and by how many mm the scan misses it.
+    """The start of the patch with its centre nearest to a position in world mm, and the missed distance, mm.
 
-    A place that the scan reaches is missed by 0, though the centre is rounded to a voxel. Each voxel index is rounded and
-    clipped by itself: on a sheared scan another start may be nearer by some mm. The miss is in world mm on any scan.
+    The distance is 0 for a position that the scan reaches, although the centre is rounded to a voxel. Each
+    voxel index is rounded and clipped separately: on a sheared scan another start may be nearer by some mm.
+    The distance is in world mm on any scan.
     """
     affine = collection.affines[scan]
     voxel = np.linalg.solve(affine[:3, :3], place_mm - affine[:3, 3])
@@ -70,8 +71,8 @@ def start_at(collection: Collection, scan: int, place_mm: np.ndarray) -> tuple[n
 def iou(first: Box, second: Box) -> float:
     """Intersection over union of two boxes of one scan.
 
-    In one scan it is the same in voxels and in mm: a scan's grid is one linear map of its mm, and
-    linear maps keep ratios of volumes.
+    Within one scan it is the same in voxels and in mm: the grid is a linear map of mm, and linear maps
+    preserve ratios of volumes.
     """
     overlap = np.minimum(first.stop, second.stop) - np.maximum(first.start, second.start)
     shared = float(np.prod(np.maximum(overlap, 0)))
@@ -81,8 +82,8 @@ def iou(first: Box, second: Box) -> float:
 def iou_mm(rows: Keys, cols: Keys) -> Tensor:
     """``Float64[N, M]`` intersection over union of the views' boxes, in the mm of their scan's own axes.
 
-    It is the ratio of the volumes in the world on sheared scans too. Boxes of scans that share a frame are compared where
-    their axes agree; otherwise, and across frames, two scans have no common axes and the value is 0.
+    It equals the ratio of the volumes in world mm, on sheared scans too. Boxes of scans that share a frame
+    are compared if their axes agree; otherwise, and across frames, the value is 0.
     """
     # Coordinates along the axes: the inverse, which is the transpose for orthogonal axes only.
     to_axes = torch.linalg.inv(rows.axes)
@@ -97,7 +98,7 @@ def iou_mm(rows: Keys, cols: Keys) -> Tensor:
 
 
 def distance_mm(rows: Keys, cols: Keys) -> Tensor:
-    """``Float64[N, M]`` mm between points; infinite across frames, where mm mean nothing."""
+    """``Float64[N, M]`` mm between points; infinite across frames, where mm are undefined."""
     distance = torch.cdist(rows.position_mm, cols.position_mm, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.where(rows.frame[:, None] == cols.frame, distance, torch.inf)
 
@@ -105,19 +106,19 @@ def distance_mm(rows: Keys, cols: Keys) -> Tensor:
 def gap_mm(rows: Keys, cols: Keys, axis: int) -> Tensor:
     """``Float64[N, M]`` mm between the views' centres, measured along an axis of the row's scan.
 
-    Slices k apart have a gap of k times the spacing, wherever they lie in their planes. On a sheared scan the distance of
-    two planes along their normal is smaller.
+    Slices k apart have a gap of k times the spacing, at any in-plane position. On a sheared scan the distance
+    between two planes along their normal is smaller.
     """
     offset = cols.center_mm - rows.center_mm[:, None]
     return torch.einsum("nmi,ni->nm", offset, torch.linalg.inv(rows.axes)[:, axis]).abs()
 
 
 def overlap_offset(size: np.ndarray, room: np.ndarray, target_iou: float, rng: np.random.Generator) -> np.ndarray:
-    """A shift, ``Float[3]`` voxels, that gives two boxes of one size the IoU asked for.
+    """A shift, ``Float[3]`` voxels, that gives two boxes of one size the target IoU.
 
-    size: voxels; room: how far a box may shift along each axis. Along an axis the boxes share the
+    size: voxels; room: largest shift along each axis, voxels. Along an axis the boxes share the
     fraction f = 1 - shift / size; the product of the three must be F = 2 IoU / (1 + IoU). The
-    fractions are drawn log-uniformly among those the rooms allow, in a random order of the axes.
+    fractions are drawn log-uniformly among those that `room` allows, in a random order of the axes.
     """
     shared = 2 * target_iou / (1 + target_iou)
     least = 1 - np.minimum(room, size) / size

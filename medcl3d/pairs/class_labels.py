@@ -1,4 +1,4 @@
-"""Scans of one class attract."""
+"""Attraction between scans of one class."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 class ClassLabels:
     """Positives are views of scans with one label. M = 1 - P.
 
-    column      of the manifest: `class`, or a column of metadata
+    column      column of the manifest: `class`, or a metadata column
     inner       the strategy that draws the views
-    together    so many patients of one label stand in a batch together (1: chance decides)
-    on_missing  a scan without a label. own_group: it attracts within its sample alone; drop: it starts no sample; error: it is
-                refused
+    together    group size: number of patients of one label that share a batch (1: no grouping)
+    on_missing  a scan without a label. own_group: it attracts within its sample only; drop: it starts no
+                sample; error: it is refused
 
-    It learns the labels that it is told: compare it with others on another task, or with as many labels.
+    This strategy trains on labels: compare it with others on another task, or with equally many labels.
     Source: SupCon (Khosla et al., NeurIPS 2020, eq. 2).
     """
 
@@ -45,42 +45,50 @@ class ClassLabels:
 
     @property
     def informative(self) -> tuple[str, ...]:
-        """The column."""
+        """The label column."""
         return (self.column,)
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
-        """The one that draws."""
+        """The strategy that draws the views."""
         return (PAIRS.build(self.inner),)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Those of the inner strategy, with what `on_missing` says.
+        """The anchors of the inner strategy, filtered by `on_missing`.
 
-        DataError where labels are missing, all equal, or of fewer than `together` patients each.
+        DataError if labels are missing, all equal, or each has fewer than `together` patients.
         """
         require_columns("class_labels", collection, {self.column: "equal"})
         labels, patients = collection.column(self.column), collection.columns["patient"]
-        most = max(Counter(label for _, label in set(zip(patients, labels, strict=True)) if label == label).values())
+        pairs = set(zip(patients, labels, strict=True))
+        most = max(Counter(label for _, label in pairs if label == label).values())  # NaN differs from itself
         if most < self.together:
             raise DataError(
-                f"class_labels: together = {self.together} patients of one {self.column}, but no value has more than {most}; "
+                f"class_labels: together = {self.together} patients of one {self.column}, but no value has "
+                f"more than {most}; "
                 f"lower together to {most}"
             )
         anchors = self.strategies[0].anchors(collection)
         return without_missing("class_labels", collection, (self.column,), self.on_missing, anchors)
 
     def companions(self, collection: Collection) -> Companions | None:
-        """Patients of one label."""
+        """Groups of patients with one label."""
         if self.together == 1:
             return None
         labels = collection.column(self.column)
-        return Companions(self.together, lambda scan: (labels == labels[scan]).astype(np.float64), collection.columns["patient"])
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+        def affinity(scan: int) -> np.ndarray:
+            return (labels == labels[scan]).astype(np.float64)
+
+        return Companions(self.together, affinity, collection.columns["patient"])
+
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = 1 for one label and within the sample."""
+        """P = 1 for equal labels and within the sample."""
         same_label = rows.column(self.column)[:, None] == cols.column(self.column)  # NaN equals nothing
         return related(rows, cols, same_label | (rows.sample[:, None] == cols.sample))

@@ -1,4 +1,4 @@
-"""Strategies made of strategies: sums, products, and negatives taken away."""
+"""Combinators of strategies: sum, product, and exclusion of negatives."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 Part = part_of(PAIRS)
 
 
-def _of_every_part(parts: Sequence[PairStrategy], collection: Collection) -> Anchors:
-    """The anchors that every part can start from."""
+def _shared_anchors(parts: Sequence[PairStrategy], collection: Collection) -> Anchors:
+    """The anchors that all parts have in common."""
     found = [part.anchors(collection) for part in parts]
     ids = reduce(np.intersect1d, (anchors.ids for anchors in found))
     left_out = sum((anchors.left_out for anchors in found), Counter[str]())
     notes = tuple(dict.fromkeys(note for anchors in found for note in anchors.notes))
-    return Anchors(ids, left_out, notes).require("composed strategy", "choose parts that can start from the same scans")
+    remedy = "choose parts that can start from the same scans"
+    return Anchors(ids, left_out, notes).require("composed strategy", remedy)
 
 
 def _informative(parts: Sequence[PairStrategy]) -> tuple[str, ...]:
@@ -37,19 +38,27 @@ def _informative(parts: Sequence[PairStrategy]) -> tuple[str, ...]:
 
 
 def _linked(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
-    """Each part's columns under its number, since two parts may link columns of one name."""
+    """Prefix each part's linked columns with its number, since two parts may link columns of one name."""
     found = [link(part, rows, cols, similarity) for part in parts]
 
     def numbered(keys: Keys, of_parts: Sequence[Keys]) -> Keys:
-        new = {f"{i}/{name}": c for i, part in enumerate(of_parts) for name, c in part.linked.items() if name not in keys.linked}
+        new = {
+            f"{i}/{name}": column
+            for i, part in enumerate(of_parts)
+            for name, column in part.linked.items()
+            if name not in keys.linked
+        }
         return replace(keys, linked={**keys.linked, **new})
 
     return numbered(rows, [row for row, _ in found]), numbered(cols, [col for _, col in found])
 
 
-def _relations(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor | None) -> list[Relation]:
+def _relations(
+    parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor | None
+) -> list[Relation]:
     def of_part(keys: Keys, number: int) -> Keys:
-        own = {name.removeprefix(f"{number}/"): column for name, column in keys.linked.items() if name.startswith(f"{number}/")}
+        prefix = f"{number}/"
+        own = {name.removeprefix(prefix): c for name, c in keys.linked.items() if name.startswith(prefix)}
         return replace(keys, linked={**keys.linked, **own})
 
     return [part.relate(of_part(rows, i), of_part(cols, i), similarity) for i, part in enumerate(parts)]
@@ -58,10 +67,10 @@ def _relations(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity
 @PAIRS.register("sum")
 @dataclass(frozen=True, kw_only=True)
 class Sum:
-    """Each sample is drawn by one of the parts; P = sum w P, M = sum w M, with the weights summing to 1.
+    """Each sample is drawn by one of the parts; P = sum w P, M = sum w M, with weights that sum to 1.
 
     parts    strategies, each as `name` or `name: {field: value}`
-    weights  the parts' probabilities, up to a factor (default: all alike)
+    weights  probabilities of the parts, up to a factor (default: equal)
     """
 
     parts: tuple[Part, ...]  # type: ignore[valid-type]
@@ -73,50 +82,54 @@ class Sum:
         if len(self.parts) < 2:
             raise ConfigError(f"sum: parts = {len(self.parts)} strategies; a sum has two or more")
         if self.weights is not None and len(self.weights) != len(self.parts):
-            raise ConfigError(f"sum: there are {len(self.parts)} parts and {len(self.weights)} weights; give each part one")
+            raise ConfigError(
+                f"sum: {len(self.parts)} parts but {len(self.weights)} weights; give one weight per part"
+            )
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
-        """The parts."""
+        """The parts, built."""
         return tuple(PAIRS.build(part) for part in self.parts)
 
     @cached_property
-    def shares(self) -> np.ndarray:
-        """``Float[parts]`` that sum to 1."""
+    def probabilities(self) -> np.ndarray:
+        """``Float[parts]``, the normalised weights."""
         weights = np.array(self.weights or [1.0] * len(self.parts))
-        shares: np.ndarray = weights / weights.sum()
-        return shares
+        probabilities: np.ndarray = weights / weights.sum()
+        return probabilities
 
     @property
     def informative(self) -> tuple[str, ...]:
-        """What any of the parts knows."""
+        """The signal columns of all parts."""
         return _informative(self.strategies)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans that every part can start from."""
-        return _of_every_part(self.strategies, collection)
+        """Scans that are anchors of every part."""
+        return _shared_anchors(self.strategies, collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """The views of one part, drawn with the weights as probabilities."""
-        part = self.strategies[int(rng.choice(len(self.parts), p=self.shares))]
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
+        """The views of one part, chosen with the weights as probabilities."""
+        part = self.strategies[int(rng.choice(len(self.parts), p=self.probabilities))]
         return part.sample(collection, anchor, rng)
 
     def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
-        """What each part has to know of the features."""
+        """Link the columns of all parts."""
         return _linked(self.strategies, rows, cols, similarity)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """The weighted mean of the parts' relations."""
         relations = _relations(self.strategies, rows, cols, similarity)
-        positive = sum(float(w) * r.positive for w, r in zip(self.shares, relations, strict=True))
-        negative = sum(float(w) * r.negative for w, r in zip(self.shares, relations, strict=True))
+        positive = sum(float(w) * r.positive for w, r in zip(self.probabilities, relations, strict=True))
+        negative = sum(float(w) * r.negative for w, r in zip(self.probabilities, relations, strict=True))
         return Relation(torch.as_tensor(positive).clamp(max=1), torch.as_tensor(negative))
 
 
 @PAIRS.register("product")
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """The first part draws; P = product of P, M = 1 - P, and pairs that any part ignores are ignored.
+    """The first part draws the views; P = product of P, M = 1 - P. Pairs that any part ignores are ignored.
 
     parts  strategies, each as `name` or `name: {field: value}`
     """
@@ -131,55 +144,59 @@ class Product:
         for inner in (inner for part in self.strategies[1:] for inner in every_part(part)):
             if getattr(inner, "on_missing", None) in ("drop", "error"):
                 raise ConfigError(
-                    f"product: on_missing: {inner.on_missing} says where samples start, which only the first part does; "  # type: ignore[attr-defined]
-                    "put that part first, with `inner` for the views, or take away on_missing"
+                    f"product: on_missing: {inner.on_missing} selects anchors, "  # type: ignore[attr-defined]
+                    "which only the first part does; put that part first, with `inner` for the views, "
+                    "or remove on_missing"
                 )
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
-        """The parts."""
+        """The parts, built."""
         return tuple(PAIRS.build(part) for part in self.parts)
 
     @property
     def informative(self) -> tuple[str, ...]:
-        """What any of the parts knows."""
+        """The signal columns of all parts."""
         return _informative(self.strategies)
 
     @property
     def crosses_patients(self) -> bool:
-        """As those that draw."""
+        """As the part that draws the views."""
         return crosses_patients(self.strategies[0])
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Where the first part can start."""
+        """The anchors of the first part."""
         return self.strategies[0].anchors(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """The views of the first part."""
         return self.strategies[0].sample(collection, anchor, rng)
 
     def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
-        """What each part has to know of the features."""
+        """Link the columns of all parts."""
         return _linked(self.strategies, rows, cols, similarity)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """The product of the parts' attractions."""
+        """The product of the parts' positive weights."""
         relations = _relations(self.strategies, rows, cols, similarity)
         positive = reduce(torch.mul, (r.positive for r in relations))
-        alone = reduce(torch.logical_or, ((r.positive == 0) & (r.negative == 0) for r in relations))
-        return related(rows, cols, positive, (1 - positive) * ~alone)
+        ignored = reduce(torch.logical_or, ((r.positive == 0) & (r.negative == 0) for r in relations))
+        return related(rows, cols, positive, (1 - positive) * ~ignored)
 
 
 @PAIRS.register("exclude")
 @dataclass(frozen=True, kw_only=True)
 class Exclude:
-    """No repulsion between things that share a column, or lie near each other in the body: M = 0 there; P stays.
+    """M = 0 between items that share a column value, or are near each other in the body; P is unchanged.
 
-    inner      the strategy whose negatives are thinned
-    by         a column of the manifest (patient, modality, site, ...), or `body`; what lacks a value is excluded from nothing
-    nearer_mm  with `body`: things nearer than this in body coordinates do not repel
+    inner      the strategy whose negatives are excluded
+    by         a column of the manifest (patient, modality, site, ...), or `body`; an item without a value
+               keeps all its negatives
+    nearer_mm  with `body`: items nearer than this in body coordinates do not repel
 
-    The control, as many negatives removed at random, is its placebo: the column permuted among scans.
+    The control, equally many negatives removed at random, is the placebo: the column permuted among scans.
     Source: false negatives of one patient or site, as in MMCL and GLCL (Chaitanya et al., NeurIPS 2020).
     """
 
@@ -196,12 +213,12 @@ class Exclude:
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
-        """The inner one."""
+        """The inner strategy, built."""
         return (PAIRS.build(self.inner),)
 
     @property
     def informative(self) -> tuple[str, ...]:
-        """The column alone: a placebo leaves the inner strategy as it is."""
+        """The column alone: a placebo does not change the inner strategy."""
         return (self.by,)
 
     @property
@@ -215,14 +232,17 @@ class Exclude:
         return int(self.strategies[0].num_points)  # type: ignore[attr-defined]
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Those of the inner strategy. DataError where there is no such column."""
+        """The anchors of the inner strategy. DataError if the column does not exist."""
         if self.by != BODY and self.by not in collection.columns:
             raise DataError(
-                f"exclude: by = {self.by}: the manifest has no such column; there are {', '.join(collection.columns)}, and {BODY}"
+                f"exclude: by = {self.by}: the manifest has no such column; "
+                f"choose from {', '.join(collection.columns)}, and {BODY}"
             )
         return self.strategies[0].anchors(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
@@ -231,10 +251,11 @@ class Exclude:
         return link(self.strategies[0], rows, cols, similarity)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """The inner relation without repulsion within a value of the column."""
+        """The inner relation, without repulsion between items with the same column value."""
         relation = self.strategies[0].relate(rows, cols, similarity)
         if self.nearer_mm is None:
             same = rows.column(self.by)[:, None] == cols.column(self.by)  # NaN equals nothing
         else:
-            same = torch.cdist(rows.body, cols.body, compute_mode="donot_use_mm_for_euclid_dist") < self.nearer_mm
+            distance = torch.cdist(rows.body, cols.body, compute_mode="donot_use_mm_for_euclid_dist")
+            same = distance < self.nearer_mm
         return Relation(relation.positive, relation.negative * ~same, relation.budget)

@@ -1,4 +1,4 @@
-"""One place of one patient, seen by two modalities."""
+"""Corresponding crops of two modalities of one session."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 @PAIRS.register("cross_modality")
 @dataclass(frozen=True, kw_only=True)
 class CrossModality:
-    """Positives are crops of two modalities of one session, at one place.
+    """Positives are crops of two modalities of one session, at the same position.
 
-    modalities     those that are paired (default: all)
-    across_frames  scans of a session without a common frame: `refuse` leaves them unpaired, `body` matches them in
-                   body coordinates, which is as good as the two bodies' masks agree
-    jitter_mm      how far from the matched place the second crop may lie, along each axis
+    modalities     the modalities to pair (default: all)
+    across_frames  scans of a session without a common frame: `refuse` does not pair them, `body` matches them
+                   in body coordinates, as accurately as their body masks agree
+    jitter_mm      largest offset of the second crop from the corresponding position, along each axis
 
     P = 1 within the sample, M = 1 - P: crops of one modality do not attract each other.
-    Source: multimodal contrastive learning with images as the other view, as in CFM and UAE (SAM's successors).
+    Source: multimodal contrastive learning with images as the other view, as in CFM and UAE (SAM's
+    successors).
     """
 
     modalities: tuple[str, ...] | None = None
@@ -41,23 +42,26 @@ class CrossModality:
     constant_across = ("sample",)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans whose session has another modality to pair them with. DataError for a modality that is not there."""
-        there = sorted(collection.table["modality"].dropna().unique())
-        missing = [name for name in self.modalities or () if name not in there]
+        """Scans with another modality in their session. DataError for a modality that no scan has."""
+        present = sorted(collection.table["modality"].dropna().unique())
+        missing = [name for name in self.modalities or () if name not in present]
         if missing:
-            raise DataError(f"cross_modality: modalities: no scan is {', '.join(missing)}; there are {', '.join(there)}")
-        other = [self.partners(collection, scan) for scan in range(len(collection))]
-        ids = np.flatnonzero([len(found) > 0 for found in other])
+            raise DataError(
+                f"cross_modality: modalities: no scan has the modality {', '.join(missing)}; "
+                f"choose from {', '.join(present)}"
+            )
+        ids = np.flatnonzero([len(self.partners(collection, scan)) > 0 for scan in range(len(collection))])
         named = self._named(collection, np.arange(len(collection)))
-        anywhere = np.array([len(self._of_session(collection, scan)) > 0 for scan in range(len(collection))])
+        has_other = np.array([len(self._of_session(collection, scan)) > 0 for scan in range(len(collection))])
+        other_frame = int((named & has_other).sum()) - len(ids)
         left_out = Counter(
             {
-                f"its modality is none of {', '.join(self.modalities or ())}": int((~named).sum()),
-                "its session has no other modality": int((named & ~anywhere).sum()),
-                "its session's other modalities have another frame": int((named & anywhere).sum()) - len(ids),
+                f"its modality is not one of {', '.join(self.modalities or ())}": int((~named).sum()),
+                "its session has no other modality": int((named & ~has_other).sum()),
+                "its session's other modalities have another frame": other_frame,
             }
         )
-        if (named & anywhere).any():
+        if (named & has_other).any():
             remedy = "set across_frames: body, add the column frame to scans that share world mm"
         else:
             remedy = "check the columns session and modality of the manifest"
@@ -65,10 +69,11 @@ class CrossModality:
         return Anchors(ids, +left_out).require("cross_modality", remedy)
 
     def _named(self, collection: Collection, scans: np.ndarray) -> np.ndarray:
-        return np.array([self.modalities is None or name in self.modalities for name in collection.texts("modality")[scans]], dtype=bool)
+        names = collection.texts("modality")[scans]
+        return np.array([self.modalities is None or name in self.modalities for name in names], dtype=bool)
 
     def _of_session(self, collection: Collection, scan: int) -> np.ndarray:
-        """``Int[n]``: other modalities of a scan's session."""
+        """``Int[n]``: scans of other modalities in a scan's session."""
         rows = collection.sharing(scan, "patient")
         modality, named = collection.columns["modality"], self._named(collection, rows)
         known = (modality[rows] >= 0) & (modality[scan] >= 0)
@@ -76,14 +81,16 @@ class CrossModality:
         return rows[fits & named & named[rows == scan]]
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:
-        """``Int[n]``: the scans that may be drawn together with one."""
+        """``Int[n]``: the scans that a scan may be paired with."""
         found = self._of_session(collection, scan)
         if self.across_frames == "body":
             return found
         return found[[collection.share_frame(scan, int(other)) for other in found]] if len(found) else found
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """A crop of scan `anchor` and the matching one of another modality."""
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
+        """A crop of scan `anchor` and the corresponding crop of another modality."""
         other = int(rng.choice(self.partners(collection, anchor)))
         return matched_crops(collection, anchor, other, self.jitter_mm, rng)
 

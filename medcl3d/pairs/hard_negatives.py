@@ -1,4 +1,4 @@
-"""What looks alike and should not repels more."""
+"""Stronger repulsion of negatives with similar embeddings."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from medcl3d.types import Keys, Relation, ViewSpec
 @PAIRS.register("hard_negatives")
 @dataclass(frozen=True, kw_only=True)
 class HardNegatives:
-    """M of the inner strategy, weighted by how similar a negative is, and debiased by the share of negatives that are none.
+    """M of the inner strategy, weighted by similarity and debiased by the rate of false negatives.
 
     inner           the strategy whose negatives are weighted
-    concentration   beta: a negative counts by e^(beta s), relative to the anchor's mean; 0: all alike
+    concentration   beta: a negative is weighted by e^(beta s), relative to the anchor's mean; 0: equal
+                    weights
     prior           tau: probability that a negative is of the anchor's class
-    temperature     of the objective, which s = similarity / temperature is measured in
-    detach_weights  true: weights and debiasing are constants of the loss; false: the gradient goes through them too, as in
-                    the authors' code
+    temperature     the objective's temperature, in s = similarity / temperature
+    detach_weights  true: weights and debiasing are constants of the loss; false: the gradient goes through
+                    them too, as in the authors' code
 
     With N negatives and s+ the similarity of the positive, an anchor's negatives sum to
     max(N e^(-1 / temperature), (sum of weighted M e^s - tau N e^(s+)) / (1 - tau)).
-    Both settings of detach_weights have one loss and differ in its gradient.
+    Both settings of detach_weights have the same loss and different gradients.
     Source: Robinson et al., ICLR 2021, eq. 4; the debiasing from Chuang et al., NeurIPS 2020, eq. 7.
     """
 
@@ -52,7 +53,7 @@ class HardNegatives:
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
-        """The inner one."""
+        """The inner strategy, built."""
         return (PAIRS.build(self.inner),)
 
     @property
@@ -66,41 +67,43 @@ class HardNegatives:
         return int(self.strategies[0].num_points)  # type: ignore[attr-defined]
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Those of the inner strategy."""
+        """The anchors of the inner strategy."""
         return self.strategies[0].anchors(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
     def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
-        """Each row's `log_weight`: what e^(beta s) is multiplied with, debiasing included."""
+        """Link each row's `log_weight`: the logarithm of the factor of e^(beta s), including debiasing."""
         rows, cols = link(self.strategies[0], rows, cols, similarity)
         log_weight = self._log_weight(self.strategies[0].relate(rows, cols, similarity), similarity)
         return replace(rows, linked={**rows.linked, "log_weight": log_weight}), cols
 
     def _log_weight(self, inner: Relation, similarity: Tensor) -> Tensor:
-        """``Float64[N]`` from whole rows; in logarithms, since e^s may be e^100. Its gradient is finite too."""
+        """``Float64[N]`` from whole rows, in logarithms, since e^s may be e^100; its gradient is finite."""
         s = similarity.double() / self.temperature
         positive, negative = inner.positive.double(), inner.negative.double()
-        known, there = positive.sum(1) > 0, negative.sum(1) > 0
-        # Rows without a positive or a negative count with ones, and are set apart below.
-        positive = torch.where(known[:, None], positive, 1.0)
-        negative = torch.where(there[:, None], negative, 1.0)
-        log_number = negative.sum(1).log()
+        has_positive, has_negative = positive.sum(1) > 0, negative.sum(1) > 0
+        # Rows without a positive or a negative use weights of 1 here; the last lines replace their results.
+        positive = torch.where(has_positive[:, None], positive, 1.0)
+        negative = torch.where(has_negative[:, None], negative, 1.0)
+        log_count = negative.sum(1).log()
         # Weights that average to 1 over the row's negatives.
-        log_mean = torch.logsumexp(self.concentration * s + negative.log(), dim=1) - log_number
+        log_mean = torch.logsumexp(self.concentration * s + negative.log(), dim=1) - log_count
         log_hard = torch.logsumexp((self.concentration + 1) * s + negative.log(), dim=1) - log_mean
-        log_wanted = log_hard
+        log_target = log_hard
         if self.prior:
             log_positive = torch.logsumexp(s + positive.log(), dim=1) - positive.sum(1).log()
-            log_false = log_positive + log_number - log_hard + np.log(self.prior)
-            log_false = torch.where(known, log_false, -torch.inf)
+            log_false = log_positive + log_count - log_hard + np.log(self.prior)
+            log_false = torch.where(has_positive, log_false, -torch.inf)
             some = log_false < 0
             rest = torch.log1p(-torch.exp(torch.where(some, log_false, -torch.inf)))
-            log_wanted = log_hard + torch.where(some, rest, -torch.inf) - np.log1p(-self.prior)
-        log_wanted = torch.maximum(log_wanted, log_number - 1 / self.temperature)
-        return torch.where(there, log_wanted - log_hard - log_mean, 0.0)
+            log_target = log_hard + torch.where(some, rest, -torch.inf) - np.log1p(-self.prior)
+        log_target = torch.maximum(log_target, log_count - 1 / self.temperature)
+        return torch.where(has_negative, log_target - log_hard - log_mean, 0.0)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """M times e^(beta s) and the row's weight."""

@@ -1,4 +1,4 @@
-"""One patient, one modality, two visits: the nearer in time, the more alike."""
+"""Two visits of one patient in one modality: attraction decreases with the time between them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 @PAIRS.register("longitudinal")
 @dataclass(frozen=True, kw_only=True)
 class Longitudinal:
-    """Positives are crops of two visits of one patient in one modality, at one place: P = exp(-days apart / T).
+    """Positives are corresponding crops of two visits in one modality: P = exp(-days apart / T).
 
-    time_constant_days  T: after so many days a visit attracts by 1/e
-    max_gap_days        visits farther apart are not drawn together (default: any are)
-    jitter_mm           how far from the matched place the second crop may lie, along each axis
+    time_constant_days  T: visits this many days apart have P = 1/e
+    max_gap_days        visits farther apart are not drawn together (default: no limit)
+    jitter_mm           largest offset of the second crop from the corresponding position, along each axis
 
-    Two scans of one patient and modality are two visits if their sessions or their session_days differ; an empty
-    session is unknown and differs from none. A scan without session_days is in no pair.
+    Two scans of one patient and modality are two visits if their sessions or their session_days differ; an
+    empty session is unknown and differs from none. A scan without session_days is never paired.
     M = 1 - P within the sample; other pairs of the patient are ignored; other patients repel.
-    Source: CL-TCI. That nearer visits make better positives is an assumption: MedAug (Vu et al., MLHC 2021) found
-    positives of the same study best.
+    Source: CL-TCI. That nearer visits make better positives is an assumption: MedAug (Vu et al., MLHC 2021)
+    found positives of the same study best.
     """
 
     time_constant_days: Positive = 365.0
@@ -46,16 +46,17 @@ class Longitudinal:
         has_days = "session_days" in collection.columns
         days = collection.column("session_days") if has_days else np.full(len(collection), np.nan)
         partners = np.array([len(self.partners(collection, scan)) for scan in range(len(collection))])
-        no_date, alone = np.isnan(days), (partners == 0) & ~np.isnan(days)
+        no_date, unpaired = np.isnan(days), (partners == 0) & ~np.isnan(days)
         near = "" if self.max_gap_days is None else f" within {self.max_gap_days:g} days"
         left_out = Counter(
             {
                 "it has no session_days": int(no_date.sum()),
-                f"its patient has no other visit in its modality{near}": int(alone.sum()),
+                f"its patient has no other visit in its modality{near}": int(unpaired.sum()),
             }
         )
         if no_date.all():
-            remedy = f"{'fill in' if has_days else 'add'} the column session_days (days since the patient's first visit)"
+            action = "fill in" if has_days else "add"
+            remedy = f"{action} the column session_days (days since the patient's first visit)"
         else:
             remedy = "give the visits of a patient different values of session_days or session"
             remedy += ", raise max_gap_days" if near else ""
@@ -63,11 +64,11 @@ class Longitudinal:
         return Anchors(np.flatnonzero(partners), +left_out).require("longitudinal", remedy)
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:
-        """``Int[n]``: the visits that may be drawn together with a scan."""
+        """``Int[n]``: scans of other visits that a scan may be paired with."""
         if "session_days" not in collection.columns:
             return np.array([], dtype=np.int64)
         rows = collection.sharing(scan, "patient", "modality")
-        # A placebo permutes the days between visits, but not which scans are two visits.
+        # A placebo permutes the days of visits, but not which scans are different visits.
         days = collection.columns["session_days"]
         true_days = collection.texts("session_days")[rows].astype(np.float64)
         other_day = np.abs(true_days - true_days[rows == scan]) > 0
@@ -75,13 +76,15 @@ class Longitudinal:
         near = np.abs(days[rows] - days[scan]) <= (np.inf if self.max_gap_days is None else self.max_gap_days)
         return rows[(rows != scan) & other_visit & near]
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """A crop of scan `anchor` and the matching one of another visit."""
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
+        """A crop of scan `anchor` and the corresponding crop of another visit."""
         other = int(rng.choice(self.partners(collection, anchor)))
         return matched_crops(collection, anchor, other, self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = exp(-days / T) within the sample; the patient's other pairs are ignored, the rest repels."""
+        """P = exp(-days / T) within the sample; other pairs of the patient are ignored; the rest repels."""
         days = (rows.session_days[:, None] - cols.session_days).abs()
         same_patient = rows.patient[:, None] == cols.patient
         drawn = same_patient & (rows.sample[:, None] == cols.sample) & ~days.isnan()

@@ -1,4 +1,4 @@
-"""Crops of two scans at one place of the body."""
+"""Corresponding crops: two scans, one position in the body."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from medcl3d.types import Box, ViewSpec, triple
 TRIES = 20
 
 
-def matched_crops(collection: Collection, scan: int, other: int, jitter_mm: float, rng: np.random.Generator) -> tuple[ViewSpec, ViewSpec]:
-    """A crop of `scan` and the one of `other` at the same place, within `jitter_mm` along each axis.
+def matched_crops(
+    collection: Collection, scan: int, other: int, jitter_mm: float, rng: np.random.Generator
+) -> tuple[ViewSpec, ViewSpec]:
+    """A crop of `scan` and the crop of `other` at the same position, within `jitter_mm` along each axis.
 
-    In one frame that is the same world mm, else the same body coordinates. Where `other` does not reach a
-    place, another is drawn, and in the end the nearest that it has is taken.
+    Positions are matched in world mm within a frame, else in body coordinates. If `other` does not reach a
+    position, another is drawn, up to `TRIES` times; then the nearest one is used.
     """
     best: tuple[float, Box, Box] | None = None
     for _ in range(TRIES):
         box = random_box(collection, scan, rng)
-        place = collection.matched(scan, other, box.center) + rng.uniform(-jitter_mm, jitter_mm, 3)
-        start, miss_mm = start_at(collection, other, place)
+        position = collection.matched(scan, other, box.center) + rng.uniform(-jitter_mm, jitter_mm, 3)
+        start, miss_mm = start_at(collection, other, position)
         if best is None or miss_mm < best[0]:
             best = miss_mm, box, Box(triple(start), collection.patch_size)
         if miss_mm == 0:

@@ -1,4 +1,4 @@
-"""Scans attract by as much as their metadata agree."""
+"""Attraction weighted by metadata similarity."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 @PAIRS.register("metadata_kernel")
 @dataclass(frozen=True, kw_only=True)
 class MetadataKernel:
-    """P is a kernel of the scans' metadata: RBF for numbers, equality for categories; P = 1 within a sample, M = 1 - P.
+    """P is a kernel on metadata: RBF for numbers, equality for categories; P = 1 within a sample, M = 1 - P.
 
     columns     column -> bandwidth of its RBF kernel exp(-d^2 / 2 b^2) in the column's unit, or `equal`
     combine     product or mean of the columns' kernels
     inner       the strategy that draws the views
-    together    so many patients of near metadata stand in a batch together (1: chance decides)
-    on_missing  what lacks a column. ignore: it drops out of a pair, and without any P = 0; own_group: such a scan attracts within
-                its sample alone; drop: it starts no sample; error: it is refused
+    together    group size: number of patients with similar metadata that share a batch (1: no grouping)
+    on_missing  a missing value. ignore: the column drops out of a pair, and P = 0 if none is left; own_group:
+                the scan attracts within its sample only; drop: the scan starts no sample; error: it is
+                refused
 
-    P attracts as it is: rows are normalised in the loss, over each anchor's own positives, and never columns.
+    P is not normalised here: the loss normalises rows, over each anchor's own positives, and never columns.
     Source: y-Aware InfoNCE (Dufumier et al., MICCAI 2021, eq. 3), EIDOS (Barbano et al., ISBI 2023).
     """
 
@@ -52,40 +53,46 @@ class MetadataKernel:
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
-        """The one that draws."""
+        """The strategy that draws the views."""
         return (PAIRS.build(self.inner),)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Those of the inner strategy, with what `on_missing` says. DataError for columns that are missing or tell nothing."""
+        """The inner strategy's anchors, filtered by `on_missing`. DataError for unusable columns."""
         require_columns("metadata_kernel", collection, self.columns)
         require_patients("metadata_kernel", collection, self.together)
         anchors = self.strategies[0].anchors(collection)
         return without_missing("metadata_kernel", collection, self.columns, self.on_missing, anchors)
 
     def companions(self, collection: Collection) -> Companions | None:
-        """Patients of near metadata, where they are asked for."""
+        """Groups of patients with similar metadata; None if `together` is 1."""
         if self.together == 1:
             return None
-        everyone = np.arange(len(collection))
+        all_scans = np.arange(len(collection))
 
         def affinity(scan: int) -> np.ndarray:
-            return similarity_between(collection, everyone[[scan]], everyone, self.columns, self.combine, self.on_missing)[0]
+            one, how = all_scans[[scan]], (self.columns, self.combine, self.on_missing)
+            return similarity_between(collection, one, all_scans, *how)[0]
 
         return Companions(self.together, affinity, collection.columns["patient"])
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P = the kernel, 1 within the sample; M = 1 - P."""
         same_sample = rows.sample[:, None] == cols.sample
-        alike = similarity_of(rows, cols, self.columns, self.combine, self.on_missing)
-        return related(rows, cols, torch.where(same_sample, 1.0, alike))
+        kernel = similarity_of(rows, cols, self.columns, self.combine, self.on_missing)
+        return related(rows, cols, torch.where(same_sample, 1.0, kernel))
 
 
 def require_patients(strategy: str, collection: Collection, together: int) -> None:
-    """DataError where a batch cannot hold so many patients."""
+    """DataError if the collection has fewer patients than the group size `together`."""
     patients = len(np.unique(collection.columns["patient"]))
     if patients < together:
-        raise DataError(f"{strategy}: together = {together} patients, but the collection has {patients}; lower together to {patients}")
+        raise DataError(
+            f"{strategy}: together = {together} patients, but the collection has {patients}; "
+            f"lower together to {patients}"
+        )

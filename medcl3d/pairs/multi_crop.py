@@ -1,4 +1,4 @@
-"""Large crops that attract each other and the small crops inside them."""
+"""Global crops that attract each other and the local crops inside them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ NUM_GLOBAL = 2
 @PAIRS.register("multi_crop")
 @dataclass(frozen=True, kw_only=True)
 class MultiCrop:
-    """Two global crops that overlap, and `num_local` small ones inside them; local crops do not relate to local ones.
+    """Two overlapping global crops, and `num_local` local crops inside them; local-local pairs are ignored.
 
     local_size        voxels of a local crop, on a grid of its own
-    min_coverage      share of a local crop's volume that lies inside one of the global crops
+    min_coverage      fraction of a local crop's volume that is inside one of the global crops
     min_iou, max_iou  overlap of the two global crops
 
-    P = 1 within a sample if at least one of the two is global. What an objective predicts without a gradient (the output
-    of a teacher in byol, moco and dino, codes in swav, fixed projections in simsiam) comes from global views alone; other
-    objectives relate all views.
+    P = 1 within a sample if at least one of the two views is global. Targets without a gradient (momentum
+    encoder in byol, moco and dino, codes in swav, stop-gradient in simsiam) come from global views only;
+    other objectives relate all views.
     Source: SwAV (Caron et al., NeurIPS 2020, section 3.2), DINO (Caron et al., ICCV 2021).
     """
 
@@ -51,15 +51,18 @@ class MultiCrop:
         return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans in which two global crops can lie. ConfigError where local crops are larger than global ones."""
+        """Scans that can hold two global crops. ConfigError if local crops are larger than global ones."""
         if (np.array(self.local_size) > np.array(collection.patch_size)).any():
             raise ConfigError(
-                f"multi_crop: local_size = {self.local_size} exceeds data.patch_size = {collection.patch_size}, the size of the "
-                "global crops; lower it"
+                f"multi_crop: local_size = {self.local_size} exceeds data.patch_size = "
+                f"{collection.patch_size}, "
+                "the size of the global crops; lower it"
             )
         return self._globals.anchors(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """Two global views, then the local ones."""
         views = list(self._globals.sample(collection, anchor, rng))
         for _ in range(self.num_local):
@@ -68,21 +71,21 @@ class MultiCrop:
         return tuple(views)
 
     def _inside(self, around: Box, shape: np.ndarray, rng: np.random.Generator) -> Box:
-        """A local crop of which `min_coverage` lies inside `around`, its place uniform among those."""
+        """A local crop at a uniform position among those with at least `min_coverage` inside `around`."""
         size, outer = np.array(self.local_size), np.array(around.size)
         slack = np.floor(size * (1 - self.min_coverage)).astype(np.int64)
         inside = np.array(around.start), np.array(around.stop) - size
-        # Past the scan's border there is nothing to see; a scan smaller than the patch is padded on both sides.
+        # Crops do not extend past the scan's border; a scan smaller than the patch is padded on both sides.
         low = np.clip(inside[0] - slack, np.minimum(0, inside[0]), inside[0])
         high = np.clip(inside[1] + slack, inside[1], np.maximum(shape - size, inside[1]))
-        while True:  # the boxes inside are among the candidates, so this ends
+        while True:  # terminates: the boxes inside `around` are among the candidates
             start = rng.integers(low, high + 1)
             shared = np.minimum(start + size, inside[0] + outer) - np.maximum(start, inside[0])
             if np.prod(np.maximum(shared, 0)) >= self.min_coverage * np.prod(size) - 1e-9:
                 return Box(triple(start), self.local_size)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = 1 within the sample; two local views of it are ignored; other samples repel."""
+        """P = 1 within the sample; pairs of its local views are ignored; other samples repel."""
         same_sample = rows.sample[:, None] == cols.sample
         both_local = (rows.view[:, None] >= NUM_GLOBAL) & (cols.view >= NUM_GLOBAL)
         return related(rows, cols, same_sample & ~both_local, ~same_sample)

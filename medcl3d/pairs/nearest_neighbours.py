@@ -1,4 +1,4 @@
-"""The nearest embeddings of earlier batches attract too."""
+"""Nearest neighbours in an embedding queue as further positives."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from medcl3d.types import Keys, Relation, ViewSpec
 @PAIRS.register("nearest_neighbours")
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbours:
-    """P = 1 with the `k` items of the embedding queue nearest to the other views of the sample; the rest of it is ignored.
+    """P = 1 with the `k` queue items nearest to the sample's other views; the other queue items are ignored.
 
-    k           neighbours of each item
-    queue_size  so many embeddings of earlier batches are kept, with their keys
-    inner       the strategy that draws the views, and relates those of one batch
+    k           neighbours per item
+    queue_size  embeddings of earlier batches that are kept, with their keys
+    inner       the strategy that draws the views and relates those of one batch
 
-    The neighbours of a view's partners are its positives, as in NNCLR, where a view is contrasted with the neighbour
-    of the other one; unlike there, the views of a sample attract too, so that the first batches have a positive.
+    The neighbours of a view's partners are its positives, as in NNCLR, which contrasts a view with the
+    neighbour of the other view. Unlike in NNCLR, the views of a sample attract too, so that the first batches
+    have positives.
     Source: NNCLR (Dwibedi et al., ICCV 2021, eq. 1 and 3).
     """
 
@@ -39,36 +40,41 @@ class NearestNeighbours:
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
-        """The one that draws."""
+        """The strategy that draws the views."""
         return (PAIRS.build(self.inner),)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Those of the inner strategy."""
+        """The anchors of the inner strategy."""
         return self.strategies[0].anchors(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
     def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
-        """Each row's `neighbours` ``Int[N, k]``, places in the queue (-1: there are not so many yet)."""
+        """Link each row's `neighbours` ``Int[N, k]``, positions in the queue (-1: it holds fewer than k)."""
         rows, cols = link(self.strategies[0], rows, cols, similarity)
-        places = cols.linked["support"]
-        kept = places >= 0
-        # The other views of a sample, or of a point of it.
-        partner = (rows.sample[:, None] == rows.sample) & (rows.view[:, None] != rows.view) & (rows.point[:, None] == rows.point)
-        share = partner.to(similarity.dtype) / partner.sum(1, keepdim=True).clamp(min=1)
-        nearest = (share @ similarity[:, kept]).topk(min(self.k, int(kept.sum())), dim=1).indices
-        found = torch.full((len(rows), self.k), -1, dtype=torch.int64, device=similarity.device)
-        found[:, : nearest.shape[1]] = torch.where(partner.any(1, keepdim=True), places[kept][nearest], -1)
-        return replace(rows, linked={**rows.linked, "neighbours": found}), cols
+        positions = cols.linked["support"]
+        queued = positions >= 0
+        # The other views of a sample, or the same point in them.
+        partner = (rows.sample[:, None] == rows.sample) & (rows.view[:, None] != rows.view)
+        partner &= rows.point[:, None] == rows.point
+        weight = partner.to(similarity.dtype) / partner.sum(1, keepdim=True).clamp(min=1)
+        nearest = (weight @ similarity[:, queued]).topk(min(self.k, int(queued.sum())), dim=1).indices
+        neighbours = torch.full((len(rows), self.k), -1, dtype=torch.int64, device=similarity.device)
+        has_partner = partner.any(1, keepdim=True)
+        neighbours[:, : nearest.shape[1]] = torch.where(has_partner, positions[queued][nearest], -1)
+        return replace(rows, linked={**rows.linked, "neighbours": neighbours}), cols
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """The inner relation within the batch; P = 1 with the neighbours in the queue."""
         inner = self.strategies[0].relate(rows, cols, similarity)
         if "neighbours" not in rows.linked:
             return inner
-        places = cols.linked["support"]
-        near = (rows.linked["neighbours"][:, :, None] == places).any(1) & (places >= 0)
-        positive = torch.where(places >= 0, near.to(inner.positive.dtype), inner.positive)
-        return Relation(positive, torch.where(places >= 0, 0.0, inner.negative))
+        positions = cols.linked["support"]
+        queued = positions >= 0
+        near = (rows.linked["neighbours"][:, :, None] == positions).any(1) & queued
+        positive = torch.where(queued, near.to(inner.positive.dtype), inner.positive)
+        return Relation(positive, torch.where(queued, 0.0, inner.negative))

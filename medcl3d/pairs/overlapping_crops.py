@@ -1,4 +1,4 @@
-"""Crops of one scan that overlap by as much as one asks for."""
+"""Crops of one scan with a chosen overlap."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ ROUNDING = 1e-9
 class OverlappingCrops:
     """Positives are crops of one scan whose IoU, in mm, is at least `min_iou`.
 
-    `num_views` crops are drawn with all pairwise IoU in [min_iou, max_iou], uniform within it for a
-    pair, at places uniform inside the body. Other pairs of one scan are ignored (`same_scan:
-    ignore`) or repelled (`negative`).
+    `num_views` crops are drawn with all pairwise IoU in [min_iou, max_iou] (uniform in that range for two
+    crops), at uniform positions inside the body. Other pairs of one scan are ignored (`same_scan: ignore`) or
+    repel (`negative`).
 
-    samples_per_scan  so many samples of each scan share a step, which holds samples_per_step / samples_per_scan scans. With 1,
-                      and no more samples in a step than scans, samples of one scan never meet and `same_scan` has no effect
+    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan
+                      scans. With 1, and no more samples per step than scans, two samples of one scan never
+                      share a step and `same_scan` has no effect
 
-    Source: crops that overlap as positives, as in PGL (Xie et al., 2020) and LatentCampus.
+    Source: overlapping crops as positives, as in PGL (Xie et al., 2020) and LatentCampus.
     """
 
     min_iou: Fraction = 0.3
@@ -50,27 +51,31 @@ class OverlappingCrops:
 
     def __post_init__(self) -> None:
         if self.min_iou > self.max_iou:
-            raise ConfigError(f"overlapping_crops: min_iou = {self.min_iou} exceeds max_iou = {self.max_iou}; swap them or widen the range")
+            raise ConfigError(
+                f"overlapping_crops: min_iou = {self.min_iou} exceeds max_iou = {self.max_iou}; "
+                "swap them or widen the range"
+            )
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans in which crops can lie far enough apart."""
-        size = np.array(collection.patch_size)
+        """Scans in which crops can be far enough apart."""
+        size = collection.patch_size
         ids, left_out = [], Counter[str]()
         for scan in range(len(collection)):
             low, high = start_range(collection, scan)
-            if (
-                iou(Box((0, 0, 0), collection.patch_size), Box(triple(np.minimum(high - low, size)), collection.patch_size))
-                <= self.max_iou + ROUNDING
-            ):
+            farthest = triple(np.minimum(high - low, np.array(size)))
+            if iou(Box((0, 0, 0), size), Box(farthest, size)) <= self.max_iou + ROUNDING:
                 ids.append(scan)
             else:
-                left_out[f"no two crops of {collection.patch_size} voxels lie far enough apart for max_iou {self.max_iou}"] += 1
+                reason = f"no two crops of {size} voxels are far enough apart for max_iou {self.max_iou}"
+                left_out[reason] += 1
         return Anchors(np.array(ids, dtype=np.int64), left_out).require(
             "overlapping_crops", "use a smaller data.patch_size or a larger max_iou"
         )
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """`num_views` crops of scan `anchor`. ConfigError where no whole voxels give such an overlap."""
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
+        """`num_views` crops of scan `anchor`. ConfigError if no voxel positions have such an overlap."""
         low, high = start_range(collection, anchor)
         for _ in range(TRIES):
             boxes = self._first_two(collection, low, high, rng)
@@ -83,24 +88,27 @@ class OverlappingCrops:
         name = collection.table["scan"].iloc[anchor]
         raise ConfigError(
             f"overlapping_crops: scan {name} has no {self.num_views} crops of {collection.patch_size} voxels "
-            f"with every IoU in [{self.min_iou}, {self.max_iou}]; widen the range, lower num_views or change data.patch_size"
+            f"with every IoU in [{self.min_iou}, {self.max_iou}]; "
+            "widen the range, lower num_views or change data.patch_size"
         )
 
     def _fits(self, overlap: float) -> bool:
         return self.min_iou - ROUNDING <= overlap <= self.max_iou + ROUNDING
 
-    def _first_two(self, collection: Collection, low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> list[Box]:
-        """Two boxes whose IoU is as near to a uniform draw as whole voxels allow; none if that leaves the range."""
+    def _first_two(
+        self, collection: Collection, low: np.ndarray, high: np.ndarray, rng: np.random.Generator
+    ) -> list[Box]:
+        """Two boxes with an IoU as close to a uniform draw as voxels allow; [] if it is outside the range."""
         size = np.array(collection.patch_size)
         origin = Box((0, 0, 0), collection.patch_size)
         target = rng.uniform(self.min_iou, self.max_iou)
-        wanted = overlap_offset(size, high - low, target, rng)
-        rounded = [np.unique([np.floor(w), np.ceil(w)]) for w in wanted]
+        exact = overlap_offset(size, high - low, target, rng)
+        rounded = [np.unique([np.floor(x), np.ceil(x)]) for x in exact]
         offsets = [np.array(o, dtype=np.int64) for o in product(*rounded) if (np.abs(o) <= high - low).all()]
-        near = sorted(offsets, key=lambda o: abs(iou(origin, Box(triple(o), origin.size)) - target))
-        if not near or not self._fits(iou(origin, Box(triple(near[0]), origin.size))):
+        offsets.sort(key=lambda o: abs(iou(origin, Box(triple(o), origin.size)) - target))
+        if not offsets or not self._fits(iou(origin, Box(triple(offsets[0]), origin.size))):
             return []
-        offset = near[0]
+        offset = offsets[0]
         start = rng.integers(low + np.maximum(0, -offset), high - np.maximum(0, offset) + 1)
         return [Box(triple(start), origin.size), Box(triple(start + offset), origin.size)]
 
@@ -108,5 +116,5 @@ class OverlappingCrops:
         """P = 1 if IoU >= min_iou; other pairs of the scan are ignored or repel; other scans repel."""
         same_scan = rows.scan[:, None] == cols.scan
         positive = same_scan & (iou_mm(rows, cols) >= self.min_iou - ROUNDING)
-        repelled = ~positive if self.same_scan == "negative" else ~same_scan
-        return related(rows, cols, positive, repelled)
+        negative = ~positive if self.same_scan == "negative" else ~same_scan
+        return related(rows, cols, positive, negative)

@@ -1,4 +1,4 @@
-"""Crops of one scan attract by as much as they overlap."""
+"""Soft overlap: attraction between crops of one scan, weighted by their IoU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medcl3d.registry import Count, Fraction, NonNegative, Positive
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
 ROUNDING = 1e-9
-"""An IoU up to this is what rounding leaves of boxes that only touch."""
+"""Largest IoU that rounding gives two boxes that only touch."""
 
 
 @PAIRS.register("physical_overlap")
@@ -27,16 +27,17 @@ ROUNDING = 1e-9
 class PhysicalOverlap:
     """Soft overlap: in one scan P = IoU^gamma and M = 1 - min(1, IoU / kappa); other scans repel.
 
-    gamma             how fast attraction falls with the overlap: 0.5 slower, 2 faster than the IoU; 0: every overlap attracts fully
-    kappa             from this IoU on, crops of one scan no longer repel
+    gamma             exponent of the IoU: 0.5 falls more slowly, 2 faster; 0: P = 1 at any overlap
+    kappa             IoU from which crops of one scan no longer repel
     min_iou, max_iou  overlap of the two crops of a sample, drawn uniformly
-    samples_per_scan  so many samples of each scan share a step, which holds samples_per_step / samples_per_scan scans. With 1,
-                      and no more samples in a step than scans, soft overlap relates the two crops of a sample only
+    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan
+                      scans. With 1, and no more samples per step than scans, soft overlap relates only the
+                      two crops of a sample
 
-    IoU is in mm. In one scan that is the IoU in voxels too, whatever the spacing, since a scan's grid is one linear map of
-    its mm: there is no ablation in voxels to make.
-    Source: our own; the hard form is overlapping_crops. Nearest to it is VoCo (Wu et al., CVPR 2024), where the similarity
-    of a crop to fixed base crops of its scan predicts how much they overlap.
+    IoU is in mm. Within one scan it equals the IoU in voxels at any spacing, since a scan's grid is a linear
+    map of its mm; an ablation in voxels would therefore be identical.
+    Source: our own; the hard form is overlapping_crops. The closest published method is VoCo (Wu et al., CVPR
+    2024), in which the similarity of a crop to fixed base crops of its scan predicts their overlap.
     """
 
     gamma: NonNegative = 1.0
@@ -52,7 +53,10 @@ class PhysicalOverlap:
         if self.kappa > 1:
             raise ConfigError(f"physical_overlap: kappa = {self.kappa} exceeds 1, the largest IoU; lower it")
         if self.min_iou == 0:
-            raise ConfigError("physical_overlap: min_iou = 0: crops that do not overlap do not attract; raise it, to 0.1 for example")
+            raise ConfigError(
+                "physical_overlap: min_iou = 0: crops that do not overlap do not attract; "
+                "raise it, for example to 0.1"
+            )
         _ = self._crops  # validates the range
 
     @cached_property
@@ -60,15 +64,17 @@ class PhysicalOverlap:
         return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans in which two crops can lie far enough apart."""
+        """Scans in which two crops can be far enough apart."""
         return self._crops.anchors(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P and M by the overlap in one scan; P = 0 and M = 1 elsewhere."""
+        """P and M from the overlap in one scan; P = 0 and M = 1 elsewhere."""
         overlap = torch.where(rows.scan[:, None] == cols.scan, iou_mm(rows, cols), 0.0)
         positive = torch.where(overlap > ROUNDING, overlap**self.gamma, 0.0)
         return related(rows, cols, positive, 1 - (overlap / self.kappa).clamp(max=1))

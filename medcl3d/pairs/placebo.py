@@ -1,4 +1,4 @@
-"""The control that keeps everything of a strategy but its information."""
+"""Placebo: a control that removes only a strategy's signal."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from medcl3d.errors import ConfigError
 from medcl3d.pairs import PairStrategy
 from medcl3d.pairs.body_coordinates import BODY
 
-# What is no column of the manifest, and is shuffled within a sample, a scan, or by moving each scan.
+# Signals that are not columns of the manifest: shuffled within a sample and within a scan.
 POINTS, SLICE = "position_mm", "slice"
 
 
 def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collection:
-    """The collection with the strategy's informative columns permuted among scans, once per seed.
+    """The collection with the strategy's signal columns permuted among scans, once per seed.
 
-    All columns move together, so that their joint distribution stays. `body` moves each scan's body coordinates by an
-    offset of its own; `slice` permutes the slices of each scan; `position_mm` leaves a point's place to
-    the loader, which shuffles it among the points of its sample.
-    ConfigError where the strategy has no informative column: it has no placebo.
+    All columns are permuted together, which keeps their joint distribution. `body` shifts each scan's body
+    coordinates by an offset of its own; `slice` permutes the slices of each scan; `position_mm` is left to
+    the loader, which shuffles the positions of the points of a sample.
+    ConfigError if the strategy has no signal column and therefore no placebo.
     """
     if not strategy.informative:
         raise ConfigError(
-            "placebo: true: this pair strategy has no informative column to permute; compare it with `augmented_views` instead"
+            "placebo: true: this pair strategy has no signal column to permute; "
+            "compare it with `augmented_views` instead"
         )
     names = [name for name in strategy.informative if name not in (POINTS, SLICE, BODY)]
     rng = np.random.default_rng([seed, len(collection)])
     order = rng.permutation(len(collection))
     missing = [name for name in names if name not in collection.columns]
     if missing:
-        raise ConfigError(f"placebo: the collection has no column {', '.join(missing)}; add it to the manifest or choose another strategy")
+        raise ConfigError(
+            f"placebo: the collection has no column {', '.join(missing)}; "
+            "add it to the manifest or choose another strategy"
+        )
     shuffled = collection.with_columns({name: collection.columns[name][order] for name in names})
     if BODY in strategy.informative:
         shuffled = replace(shuffled, body_shift=rng.uniform(0.0, 1.0, (len(collection), 3)))
@@ -40,5 +44,5 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
 
 
 def permutes_points(strategy: PairStrategy) -> bool:
-    """True where a placebo has to shuffle the places that points are said to have."""
+    """Whether a placebo shuffles the positions in the keys of points."""
     return POINTS in strategy.informative

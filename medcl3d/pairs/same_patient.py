@@ -1,4 +1,4 @@
-"""Two scans of one patient, at the same place of the body or anywhere."""
+"""Two scans of one patient, at corresponding or independent positions."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 class SamePatient:
     """Positives are crops of different scans of one patient.
 
-    position      matched: both at one place, within `jitter_mm` along each axis. P = 1 within the sample only, and the
-                  patient's other crops are ignored, since they lie elsewhere in the body.
-                  free: each anywhere in the body. P = 1 for all crops of the patient
-    same_session  whether the second scan may be of the anchor's session: any, only, never. An empty session is unknown:
-                  such a scan is drawn with `any` alone
+    position      matched: both crops at the same position, within `jitter_mm` along each axis. P = 1 within
+                  the sample only; the patient's other crops are ignored, since they are elsewhere in the
+                  body.
+                  free: each at any position in the body. P = 1 for all crops of the patient
+    same_session  whether the second scan may be of the anchor's session: any, only, never. An empty session
+                  is unknown: such a scan is paired with `any` only
 
-    Other patients repel. Places are matched in world mm if the scans share a frame, else in body coordinates. If
-    the second scan does not reach a place, another is drawn, and in the end the nearest that it has is taken.
+    Other patients repel. Positions are matched in world mm if the scans share a frame, else in body
+    coordinates. If the second scan does not reach a position, another is drawn, up to 20 times; then the
+    nearest one is used.
     Source: MICLe (Azizi et al., ICCV 2021), MedAug (Vu et al., MLHC 2021).
     """
 
@@ -46,22 +48,26 @@ class SamePatient:
     def anchors(self, collection: Collection) -> Anchors:
         """Scans whose patient has another scan to pair them with."""
         if "session" not in collection.table and self.same_session != "any":
-            raise DataError(f"same_patient: same_session = {self.same_session}: the manifest has no column session; add it, or set any")
+            raise DataError(
+                f"same_patient: same_session = {self.same_session}: the manifest has no column session; "
+                "add it, or set any"
+            )
         partners = [len(self.partners(collection, scan)) for scan in range(len(collection))]
         ids = np.flatnonzero(partners)
         what = {"any": "", "only": " in the same session", "never": " in another session"}[self.same_session]
-        left_out = Counter({f"its patient has no other scan{what}": len(collection) - len(ids)} if len(ids) < len(collection) else {})
+        left_out = +Counter({f"its patient has no other scan{what}": len(collection) - len(ids)})
         notes: tuple[str, ...] = ()
         if self.same_session == "only" and set(collection.texts("session")) == {ONLY_SESSION}:
             notes = (
-                f"same_patient: same_session = only excludes nothing: all scans have the session {ONLY_SESSION}, as those "
-                "of a table without that column have; add the column if a patient was scanned on several days",
+                "same_patient: same_session = only has no effect: all scans have the session "
+                f"{ONLY_SESSION}, the default "
+                "of a table without that column; add the column if a patient was scanned on several days",
             )
         remedy = "choose overlapping_crops, or check the column patient of the manifest"
         return Anchors(ids, left_out, notes).require("same_patient", remedy)
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:
-        """``Int[n]``: the scans that may be drawn together with one."""
+        """``Int[n]``: the scans that a scan may be paired with."""
         rows = collection.sharing(scan, "patient")
         fits = rows != scan
         if self.same_session != "any":
@@ -69,15 +75,18 @@ class SamePatient:
             fits &= same if self.same_session == "only" else other
         return rows[fits]
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and one of another scan of its patient."""
         other = int(rng.choice(self.partners(collection, anchor)))
         if self.position == "free":
-            return ViewSpec(anchor, random_box(collection, anchor, rng)), ViewSpec(other, random_box(collection, other, rng))
+            first, second = (ViewSpec(scan, random_box(collection, scan, rng)) for scan in (anchor, other))
+            return first, second
         return matched_crops(collection, anchor, other, self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        """P = 1 within the sample (matched) or the patient (free); M = 1 for other patients, the rest is ignored."""
+        """P = 1 within the sample (matched) or patient (free); other patients repel; the rest is ignored."""
         same_patient = rows.patient[:, None] == cols.patient
         same_sample = rows.sample[:, None] == cols.sample
         positive = same_patient if self.position == "free" else same_patient & same_sample

@@ -1,4 +1,4 @@
-"""Whether two scans of a patient are of one session."""
+"""Comparison of sessions of one patient's scans."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import pandas as pd
 from medcl3d.data.collection import Collection
 
 ONLY_SESSION = "1"
-"""The session of all scans of a table that has no such column."""
+"""The default session of scans of a table without that column."""
 
 
 def compare_sessions(collection: Collection, scan: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``Bool[n]`` twice: which of the scans `rows` are of the session of `scan`, and which are of another.
+    """``Bool[n]`` twice: which scans of `rows` have the session of `scan`, and which have another.
 
-    A scan with an empty session is neither: its session is unknown, and two unknown sessions need not be one.
+    A scan with an empty session is in neither: its session is unknown, and two unknown sessions may differ.
     """
     if "session" not in collection.table:
         return np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
     sessions = collection.texts("session")
-    known = pd.notna(sessions[rows]) & (sessions[rows] != "") & bool(pd.notna(sessions[scan]) and sessions[scan] != "")
+    own_known = bool(pd.notna(sessions[scan]) and sessions[scan] != "")
+    known = pd.notna(sessions[rows]) & (sessions[rows] != "") & own_known
     same = (sessions[rows] == sessions[scan]).astype(bool)
     return known & same, known & ~same

@@ -1,4 +1,4 @@
-"""Whole slabs at one height of the body, of any patient."""
+"""Slabs at one normalised position along an axis, across patients."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from medcl3d.types import Keys, Relation, ViewSpec, related
 @PAIRS.register("slice_position")
 @dataclass(frozen=True, kw_only=True)
 class SlicePosition:
-    """Positives are slabs, of any patient, whose normalised positions along `axis` differ by less than `threshold`.
+    """Positives are slabs of any patient with normalised positions along `axis` less than `threshold` apart.
 
     axis            0, 1, 2: towards the patient's right, front, head
-    threshold       as a fraction of the body's extent along the axis
-    num_partitions  instead: positives lie in the same of this many equal parts of the body (GLCL)
-    thickness_mm    of a slab, resampled to the patch's voxels along the axis (default: as many voxels of the scan as
-                    the patch has there, not resampled)
-    num_views       augmented views of the one slab of a sample: PCL's batches hold two of each slice
+    threshold       fraction of the body's extent along the axis
+    num_partitions  in place of threshold: positives are in the same of this many equal parts of the body
+                    (GLCL)
+    thickness_mm    thickness of a slab, resampled to the patch's voxels along the axis (default: as many
+                    voxels of the scan as the patch has, without resampling)
+    num_views       augmented views of the slab of a sample: PCL's batches hold two of each slice
 
-    Across the axis a slab holds the whole body, as PCL and GLCL compare whole slices, resampled to the patch. Both
-    axes of the plane are scaled by one factor, so the body keeps its proportions: where it does not fill the patch,
-    the slab reaches past the body, and is filled with the scan's background past the scan.
-    Positions are fractions of the body, as published: scans must show the same part of it, or `body_position` fits
-    better.
+    In its plane a slab holds the whole body, resampled to the patch, as PCL and GLCL compare whole slices.
+    Both in-plane axes are scaled by one factor, so the body keeps its proportions: if the body does not fill
+    the patch, the slab extends past it, and past the scan it is filled with the scan's background.
+    Positions are fractions of the body, as published. They are comparable if scans show the same part of the
+    body; otherwise use `body_position`.
     Source: PCL (Zeng et al., MICCAI 2021), GLCL (Chaitanya et al., NeurIPS 2020, section 3.1).
     """
 
@@ -49,7 +50,9 @@ class SlicePosition:
         """Every scan."""
         return every_scan(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """One slab of scan `anchor`, `num_views` times."""
         size = slab_size(collection, anchor, self.axis, self.thickness_mm)
         slab = random_box(replace(collection, patch_size=size), anchor, rng)
@@ -62,6 +65,7 @@ class SlicePosition:
         if self.num_partitions is None:
             near = (first - second).abs() < self.threshold
         else:
-            parts = ((x * self.num_partitions).floor().clamp(0, self.num_partitions - 1) for x in (first, second))
+            number = self.num_partitions
+            parts = ((x * number).floor().clamp(0, number - 1) for x in (first, second))
             near = next(parts) == next(parts)
         return related(rows, cols, near | (rows.sample[:, None] == cols.sample))

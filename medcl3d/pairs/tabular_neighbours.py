@@ -1,4 +1,4 @@
-"""The second view comes from a patient who is alike by a table."""
+"""Second views from patients with similar tabular data."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from medcl3d.pairs.matching import matched_crops
 from medcl3d.registry import Count, NonNegative
 from medcl3d.types import Keys, Relation, ViewSpec, related
 
-NEAR = 128  # scans that are first compared with each other
+NEAR = 128  # scans per block of the first comparison
 
 
 @PAIRS.register("tabular_neighbours")
 @dataclass(frozen=True, kw_only=True)
 class TabularNeighbours:
-    """Positives are crops of two patients at one place of the body, the second one of the `k` most alike by a table.
+    """Positives are corresponding crops of two patients, the second one of the `k` most similar by a table.
 
     columns     column -> bandwidth of its RBF kernel in the column's unit, or `equal`
     combine     mean or product of the columns' kernels
-    threshold   P = 1 from this similarity on and 0 below it, as in TGV; a scan without such a neighbour starts no sample
-                (default: P is the similarity of every pair)
-    k           from so many most similar patients the second view is drawn, of the anchor's modality
-    weighting   similarity: more often from the more similar; uniform: from all k alike
-    jitter_mm   how far from the matched place the second crop may lie, along each axis
-    on_missing  what lacks a column. ignore: it drops out of a pair, and a scan without any starts no sample; drop: a scan that
-                lacks one starts no sample and is nobody's neighbour; error: it is refused
+    threshold   P = 1 from this similarity on and 0 below it, as in TGV; a scan without such a neighbour
+                starts no sample (default: P is the similarity of every pair)
+    k           number of most similar patients from which the second view is drawn, in the anchor's modality
+    weighting   similarity: with probabilities proportional to it; uniform: all k equally
+    jitter_mm   largest offset of the second crop from the corresponding position, along each axis
+    on_missing  a missing value. ignore: the column drops out of a pair, and a scan without any known column
+                starts no sample; drop: a scan with a missing column starts no sample and is never a
+                neighbour; error: it is refused
 
-    P = similarity of the two scans (or 1 from `threshold` on), wherever they stand in the batch; M = 1 - P.
-    Source: tabular guidance for images (TGV, Hasny et al., 2025). There, the pairs of a batch above a threshold are
-    positives, and no second view is drawn from a neighbour.
+    P = similarity of two scans (or 1 from `threshold` on), for all pairs of a batch; M = 1 - P.
+    Source: tabular guidance for images (TGV, Hasny et al., 2025), in which the pairs of a batch above a
+    threshold are positives, and no second view is drawn from a neighbour.
     """
 
     columns: Kernels
@@ -59,74 +60,82 @@ class TabularNeighbours:
         return tuple(self.columns)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans with a known column, with what `on_missing` says. DataError for columns that tell nothing, and for fewer than k
-        other patients.
+        """Scans with a known column and a neighbour, filtered by `on_missing`.
+
+        DataError for missing or constant columns, and for fewer than k other patients.
         """
         known = require_columns("tabular_neighbours", collection, self.columns)
         patients = len(np.unique(collection.columns["patient"]))
         if patients <= self.k:
             raise DataError(
-                f"tabular_neighbours: k = {self.k} other patients, but there are {patients - 1}; lower k to {patients - 1} or less"
+                f"tabular_neighbours: k = {self.k} other patients, but the collection has {patients - 1}; "
+                f"lower k to {patients - 1} or less"
             )
-        none = Counter({f"its {', '.join(self.columns)} are missing": int((~known).sum())})
-        told = Anchors(np.flatnonzero(known), +none)
-        told = without_missing("tabular_neighbours", collection, self.columns, self.on_missing, told)
-        alone = ~self._have_neighbours(collection, told.ids)[told.ids]
-        how, remedy = "is alike in any column", "fill the columns in, widen a bandwidth, or choose others"
+        unknown = Counter({f"its {', '.join(self.columns)} are missing": int((~known).sum())})
+        anchors = Anchors(np.flatnonzero(known), +unknown)
+        anchors = without_missing("tabular_neighbours", collection, self.columns, self.on_missing, anchors)
+        unpaired = ~self._have_neighbours(collection, anchors.ids)[anchors.ids]
+        condition = "is similar in any column"
+        remedy = "fill the columns in, widen a bandwidth, or choose others"
         if self.threshold is not None:
-            how, remedy = f"has a similarity of threshold = {self.threshold:g} or more", f"lower threshold, {remedy}"
-        left_out = told.left_out + Counter({f"no other patient {how}": int(alone.sum())})
-        return Anchors(told.ids[~alone], left_out, told.notes).require("tabular_neighbours", remedy)
+            condition = f"has a similarity of threshold = {self.threshold:g} or more"
+            remedy = f"lower threshold, {remedy}"
+        left_out = anchors.left_out + Counter({f"no other patient {condition}": int(unpaired.sum())})
+        return Anchors(anchors.ids[~unpaired], left_out, anchors.notes).require("tabular_neighbours", remedy)
 
-    def _have_neighbours(self, collection: Collection, asked: np.ndarray) -> np.ndarray:
-        """``Bool[n]``: scans that another patient's attracts, right for those that are asked, ``Int[m]``.
+    def _have_neighbours(self, collection: Collection, scans: np.ndarray) -> np.ndarray:
+        """``Bool[n]``: scans that a scan of another patient attracts; exact for `scans` ``Int[m]``.
 
-        Nearly all find one among scans that lie near in the table's order; only the others ask the whole collection, since
-        to compare all with all is quadratic in their number.
+        Nearly all have a neighbour among scans that are close in the table's order. Only the others are
+        compared with the whole collection, since comparing all scans with all takes quadratic time.
         """
         patient, modality = collection.columns["patient"], collection.columns["modality"]
+        how = self.columns, self.combine, self.on_missing
         order = np.lexsort((*(collection.column(name) for name in self.columns), modality))
         found = np.zeros(len(collection), dtype=bool)
         for start in range(0, len(order), NEAR):
             rows = order[start : start + NEAR]
             fits = (patient[rows, None] != patient[rows]) & (modality[rows, None] == modality[rows])
-            alike = similarity_between(collection, rows, rows, self.columns, self.combine, self.on_missing)
-            found[rows] = (fits & self._attracts(alike)).any(1)
-        for scan in asked[~found[asked]].tolist():
+            similarity = similarity_between(collection, rows, rows, *how)
+            found[rows] = (fits & self._attracts(similarity)).any(1)
+        for scan in scans[~found[scans]].tolist():
             found[scan] = len(self.neighbours(collection, scan)[0]) > 0
         return found
 
-    def _attracts(self, alike: np.ndarray) -> np.ndarray:
+    def _attracts(self, similarity: np.ndarray) -> np.ndarray:
         """Whether similarities give a positive weight."""
-        attracts: np.ndarray = alike > 0 if self.threshold is None else alike >= self.threshold
+        attracts: np.ndarray = similarity > 0 if self.threshold is None else similarity >= self.threshold
         return attracts
 
     def neighbours(self, collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scans ``Int[n]`` of the k most similar patients that attract a scan, of its modality, and their similarities."""
+        """Attracting scans ``Int[n]`` of the k most similar patients, in the modality, and similarities."""
         rows = collection.sharing(scan, "modality")
-        alike = similarity_between(collection, np.array([scan]), rows, self.columns, self.combine, self.on_missing)[0]
+        one = np.array([scan])
+        similarity = similarity_between(collection, one, rows, self.columns, self.combine, self.on_missing)[0]
         patient = collection.columns["patient"]
-        order = np.argsort(-alike, kind="stable")
-        order = order[self._attracts(alike[order]) & (patient[rows[order]] != patient[scan])]
+        order = np.argsort(-similarity, kind="stable")
+        order = order[self._attracts(similarity[order]) & (patient[rows[order]] != patient[scan])]
         patients = patient[rows[order]]
         nearest: set[int] = set()
-        for one in patients:  # most often the first few scans are of k patients
-            nearest.add(int(one))
+        for other in patients:  # the first few scans usually belong to k patients
+            nearest.add(int(other))
             if len(nearest) == self.k:
                 break
         chosen = order[np.isin(patients, list(nearest))]
-        return rows[chosen], alike[chosen]
+        return rows[chosen], similarity[chosen]
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """A crop of scan `anchor` and the matching one of a similar patient."""
-        scans, alike = self.neighbours(collection, anchor)
-        weights = alike / alike.sum() if self.weighting == "similarity" else None
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
+        """A crop of scan `anchor` and the corresponding crop of a similar patient."""
+        scans, similarity = self.neighbours(collection, anchor)
+        weights = similarity / similarity.sum() if self.weighting == "similarity" else None
         return matched_crops(collection, anchor, int(rng.choice(scans, p=weights)), self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P = similarity, or 1 from the threshold on; 1 in one scan of one sample; M = 1 - P."""
-        alike = similarity_of(rows, cols, self.columns, self.combine, self.on_missing)
+        positive = similarity_of(rows, cols, self.columns, self.combine, self.on_missing)
         if self.threshold is not None:
-            alike = (alike >= self.threshold).to(alike.dtype)
+            positive = (positive >= self.threshold).to(positive.dtype)
         same = (rows.sample[:, None] == cols.sample) & (rows.scan[:, None] == cols.scan)
-        return related(rows, cols, torch.where(same, 1.0, alike))
+        return related(rows, cols, torch.where(same, 1.0, positive))

@@ -1,4 +1,4 @@
-"""The same physical point, seen in two crops."""
+"""Corresponding points in two crops."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ ROUNDING_MM = 1e-6
 @PAIRS.register("voxel_correspondence")
 @dataclass(frozen=True, kw_only=True)
 class VoxelCorrespondence:
-    """Positives are points of two overlapping crops at the same physical place, within `tolerance_mm`.
+    """Positives are points of two overlapping crops at the same physical position, within `tolerance_mm`.
 
-    Points of one scan nearer than `ignore_mm` are ignored: neighbours look alike and are no negatives.
-    Between whole views (an objective without points), P = 1 within the sample.
+    Points of one scan nearer than `ignore_mm` are ignored: neighbouring points look similar and are not
+    negatives. Between whole views (an objective without points), P = 1 within the sample.
 
-    samples_per_scan  so many samples of each scan share a step, which holds samples_per_step / samples_per_scan scans: points of
-                      one scan are then related across samples too
+    samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan
+                      scans; points of one scan are related across samples too
 
-    Source: vox2vec (Goncharov et al., MICCAI 2023), SAM (Yan et al., TMI 2022), DenseCL (Wang et al., CVPR 2021).
+    Source: vox2vec (Goncharov et al., MICCAI 2023), SAM (Yan et al., TMI 2022), DenseCL (Wang et al., CVPR
+    2021).
     """
 
     min_iou: Fraction = 0.2
@@ -52,10 +53,12 @@ class VoxelCorrespondence:
         return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans in which two crops can lie far enough apart."""
+        """Scans in which two crops can be far enough apart."""
         return self._crops.anchors(collection)
 
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
+    def sample(
+        self, collection: Collection, anchor: int, rng: np.random.Generator
+    ) -> tuple[ViewSpec, ...]:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 
@@ -68,7 +71,7 @@ class VoxelCorrespondence:
 
 
 def relate_points(rows: Keys, cols: Keys, tolerance_mm: float, ignore_mm: float) -> Relation:
-    """P = 1 for the same point of a sample and within `tolerance_mm` in one frame; nearer than `ignore_mm`, ignored."""
+    """P = 1 for one point of a sample, or within `tolerance_mm` in a frame; ignored below `ignore_mm`."""
     same_point = (rows.sample[:, None] == cols.sample) & (rows.point[:, None] == cols.point)
     distance = distance_mm(rows, cols)
     positive = same_point | (distance <= tolerance_mm + ROUNDING_MM)

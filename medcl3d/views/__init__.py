@@ -1,4 +1,4 @@
-"""What makes a crop a view."""
+"""View recipes: augmentations that turn a crop into a view."""
 
 from medcl3d.registry import Registry
 

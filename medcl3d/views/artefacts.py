@@ -1,4 +1,4 @@
-"""TorchIO's intensity transforms as a view recipe: what goes wrong in a scanner."""
+"""TorchIO's intensity transforms as a view recipe: artefacts of the acquisition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medcl3d.views import VIEWS
 from medcl3d.views.recipes import Recipe, ViewResult
 
 SEED = "torchio_seed"
-MOVES_ALONE = Choice("shape")
+SPATIAL_ONLY = Choice("shape")
 
 
 def _known(transforms: tuple[dict[str, dict[str, Any]], ...]) -> tuple[dict[str, dict[str, Any]], ...]:
@@ -33,41 +33,49 @@ Transforms = Annotated[tuple[dict[str, dict[str, Any]], ...], AfterValidator(_kn
 
 @dataclass(frozen=True)
 class WithTorchIO:
-    """Another recipe, then TorchIO's transforms one view at a time, on the processor, each with its own seed."""
+    """A recipe followed by TorchIO's transforms, one view at a time on the CPU, each with its own seed."""
 
     first: Recipe
     transforms: tuple[Mapping[str, Mapping[str, Any]], ...]
 
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
-        """The first recipe's parameters, and the seed of TorchIO's."""
+        """Draw the first recipe's parameters and the seed of TorchIO's transforms."""
         return self.first.draw(rng, shape) | {SEED: np.asarray(rng.integers(2**62))}
 
     def voxel_map(self, parameters: dict[str, Tensor], shape: Triple, spacing_mm: Tensor) -> Tensor:
-        """That of the first recipe: intensity transforms move nothing."""
+        """The map of the first recipe: intensity transforms do not move voxels."""
         return self.first.voxel_map(parameters, shape, spacing_mm)
 
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor], spacing_mm: Tensor, labels: Tensor | None = None) -> ViewResult:
-        """Make views of crops, shapes as in `Recipe.apply`; labels see the first recipe alone."""
+    def apply(
+        self,
+        voxels: Tensor,
+        parameters: dict[str, Tensor],
+        spacing_mm: Tensor,
+        labels: Tensor | None = None,
+    ) -> ViewResult:
+        """Make views of crops, shapes as in `Recipe.apply`; only the first recipe changes labels."""
         from medcl3d.data.torchio_bridge import apply_transforms, intensity_transforms
 
-        view = self.first.apply(voxels, {name: value for name, value in parameters.items() if name != SEED}, spacing_mm, labels)
-        change = intensity_transforms(self.transforms)
-        made = [
-            apply_transforms(change, one, spacing, int(seed))
-            for one, spacing, seed in zip(view.voxels.cpu(), spacing_mm.cpu().numpy(), parameters[SEED].tolist(), strict=True)
+        of_first = {name: value for name, value in parameters.items() if name != SEED}
+        view = self.first.apply(voxels, of_first, spacing_mm, labels)
+        transform = intensity_transforms(self.transforms)
+        seeds = parameters[SEED].tolist()
+        transformed = [
+            apply_transforms(transform, one, spacing, int(seed))
+            for one, spacing, seed in zip(view.voxels.cpu(), spacing_mm.cpu().numpy(), seeds, strict=True)
         ]
-        return ViewResult(torch.stack(made).to(view.voxels), view.voxel_map, view.labels)
+        return ViewResult(torch.stack(transformed).to(view.voxels), view.voxel_map, view.labels)
 
 
 @VIEWS.register("torchio")
-def torchio(*, transforms: Transforms, first: choice_of(VIEWS) = MOVES_ALONE) -> WithTorchIO:  # type: ignore[valid-type]
-    """TorchIO's intensity transforms by name, with its own fields: motion, ghosting, spikes, bias fields.
+def torchio(*, transforms: Transforms, first: choice_of(VIEWS) = SPATIAL_ONLY) -> WithTorchIO:  # type: ignore[valid-type]
+    """TorchIO's intensity transforms by name, with TorchIO's fields: motion, ghosting, spikes, bias fields.
 
     transforms  a list such as ``[RandomMotion: {degrees: 5, p: 0.3}, RandomBiasField: {p: 0.3}]``
-    first       the recipe before them, which may move the voxels too; TorchIO's spatial transforms are refused, since a
-                view has to know where its voxels lie
+    first       the recipe applied before them, which may move voxels; TorchIO's spatial transforms are
+                refused, since the position of a view's voxels must be known
 
-    They run on one view at a time, on the processor: expect a tenth of the views a second that `mri` makes.
+    They run on one view at a time, on the CPU: expect a tenth of the views per second of `mri`.
     Source: Pérez-García et al. 2021, TorchIO.
     """
     recipe = cast(Choice, first)

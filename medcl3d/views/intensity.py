@@ -1,7 +1,7 @@
-"""What changes the grey values of a batch of views, each sample by its own parameters and noise.
+"""Intensity augmentations of a batch of views, each sample with its own parameters and noise.
 
 Stored intensities have about zero mean and unit standard deviation over a scan's body; strengths are in
-that unit. The order is an acquisition's: the point spread, the sampling, the noise, then the display.
+that unit. The order follows an acquisition: point spread, sampling, noise, then display.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from torch import Tensor
 
 from medcl3d.views.spatial import Parameters, log_uniform
 
-# What is drawn travels as one array: these, then corner and size of the cutout along d, h, w.
+# Parameters are drawn into one array: these, then corner and size of the cutout along d, h, w.
 NAMES = ("low_resolution", "contrast", "gamma", "blur_sigma", "noise_std", "brightness", "gamma_inverted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intensity:
-    """How a view's grey values differ from its crop's. Each probability belongs to the fields that follow it.
+    """Distribution of intensity augmentations. Each probability applies to the fields that follow it.
 
-    Every parameter is drawn independently of the others: uniformly, or log-uniformly if so noted.
+    Parameters are drawn independently: uniformly, or log-uniformly if noted.
 
     blur_probability, blur_sigma, blur_unit   Gaussian, standard deviation between these, in `voxel` or `mm`
     low_resolution_probability, low_resolution   one factor for all axes, log-uniform: averaged, interpolated
     noise_probability, noise_std              Gaussian, standard deviation from 0 up to this
-    contrast_probability, contrast            factors about the view's own mean, log-uniform
-    brightness_probability, brightness        shift up to this, either way
-    gamma_probability, gamma                  exponents on the view's own range, log-uniform; mean and spread stay
-    gamma_inverted                            share of the gammas that act on the negative
-    cutout_probability, cutout_size           box with these shares of the axes, anywhere in the view, takes its mean
+    contrast_probability, contrast            factors about the view's mean, log-uniform
+    brightness_probability, brightness        shift up to this, in both directions
+    gamma_probability, gamma                  exponents on the view's range, log-uniform; mean and spread are
+                                              kept
+    gamma_inverted                            fraction of the gammas applied to the inverted view
+    cutout_probability, cutout_size           a box with these fractions of the axes, anywhere in the view, is
+                                              set to the view's mean
     """
 
     blur_probability: float = 0.2
@@ -54,7 +56,7 @@ class Intensity:
     cutout_size: tuple[float, float] = (0.1, 0.4)
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The parameters of one view; what is not drawn is neutral. Always the same number of draws."""
+        """Draw the parameters of one view, neutral if they do not occur, with a fixed number of draws."""
         chance, value = rng.random((2, 8))
         corner, size = rng.random((2, 3))
         drawn = np.zeros(len(NAMES) + 6)
@@ -78,7 +80,7 @@ class Intensity:
         return {"intensity": drawn, "seed": np.array(rng.integers(2**62))}
 
     def apply(self, voxels: Tensor, parameters: Parameters, spacing_mm: Tensor) -> None:
-        """Change ``[N, C, D, H, W]`` in place. parameters, spacing_mm ``[N, 3]``: on the CPU."""
+        """Augment ``[N, C, D, H, W]`` in place. parameters, spacing_mm ``[N, 3]``: on the CPU."""
         p = named(parameters)
         sigma = p["blur_sigma"][:, None].expand(-1, 3)
         sigma = sigma / spacing_mm.double() if self.blur_unit == "mm" else sigma
@@ -90,14 +92,14 @@ class Intensity:
 
 
 def named(parameters: Parameters) -> Parameters:
-    """The stacked draws ``intensity`` ``[N, 13]`` by name, ``[N]`` each and ``[N, 3]`` of the cutout, with ``seed`` ``[N]``."""
+    """Parameters ``intensity`` ``[N, 13]`` by name, ``[N]`` each, ``[N, 3]`` of the cutout, with ``seed``."""
     values = parameters["intensity"].double()
     cutout = {"cutout_corner": values[:, -6:-3], "cutout_size": values[:, -3:]}
     return dict(zip(NAMES, values[:, :-6].unbind(1), strict=True)) | cutout | {"seed": parameters["seed"]}
 
 
 def _where(chosen: Tensor, voxels: Tensor, change: Callable[[Tensor, Parameters], Tensor], parameters: Parameters) -> None:
-    """Change only the samples for which this was drawn: the others keep every bit and cost nothing."""
+    """Apply `change` only to the samples `chosen`; the others keep every bit and take no time."""
     if chosen.any():
         rows = chosen.nonzero()[:, 0]
         here = rows.to(voxels.device)
@@ -109,7 +111,7 @@ def _column(value: Tensor, voxels: Tensor) -> Tensor:
 
 
 def _degrade(voxels: Tensor, p: Parameters) -> Tensor:
-    """Blur and low resolution: both are linear along each axis, so together they are one matrix an axis."""
+    """Blur and reduce resolution: both are linear along each axis, so one matrix per axis does both."""
     for axis, length in enumerate(voxels.shape[2:]):
         if length > 1:
             matrix = low_resolution_matrix(p["low_resolution"], length) @ blur_matrix(p["sigma"][:, axis], length)
@@ -118,16 +120,17 @@ def _degrade(voxels: Tensor, p: Parameters) -> Tensor:
 
 
 def blur_matrix(sigma: Tensor, length: int) -> Tensor:
-    """``Float64[N, L, L]``: a Gaussian of `sigma` voxels ``[N]`` about each voxel, over the voxels that there are."""
+    """``Float64[N, L, L]``: a Gaussian of `sigma` voxels ``[N]``, normalised over the existing voxels."""
     index = torch.arange(length, dtype=torch.float64)
     apart = (index[:, None] - index) / sigma.double().clamp(min=1e-3)[:, None, None]
-    # Cut at 6 sigma (1e-8): what lies beyond would be subnormal numbers, which multiply a hundred times slower.
+    # Cut at 6 sigma (1e-8): beyond, weights would be subnormal numbers, which multiply a hundred times
+    # slower.
     weight = torch.exp(-0.5 * apart**2) * (apart.abs() < 6)
     return weight / weight.sum(2, keepdim=True)
 
 
 def low_resolution_matrix(factor: Tensor, length: int) -> Tensor:
-    """``Float64[N, L, L]``: averages over ``round(L * factor)`` equal cells, interpolated linearly back to L voxels."""
+    """``Float64[N, L, L]``: averages over ``round(L * factor)`` equal cells, interpolated linearly to L."""
     num_cells = (length * factor.double()).round().clamp(1, length)[:, None, None]
     width = length / num_cells
     cell = torch.arange(length, dtype=torch.float64)[:, None]  # rows past num_cells are empty
@@ -150,7 +153,7 @@ def _along(voxels: Tensor, matrix: Tensor, axis: int) -> Tensor:
 
 
 def _noise(voxels: Tensor, std: Tensor, seed: Tensor) -> None:
-    """Each sample's field is its seed's (on one kind of device), whatever stands beside it in the batch."""
+    """Add noise that depends only on each sample's seed (on one type of device), not on the batch."""
     generator = torch.Generator(voxels.device)
     for row in std.nonzero()[:, 0].tolist():
         generator.manual_seed(int(seed[row]))
@@ -165,20 +168,20 @@ def _rescale(voxels: Tensor, p: Parameters) -> Tensor:
 
 
 def _gamma(voxels: Tensor, p: Parameters) -> Tensor:
-    """x -> low + range * ((x - low) / range)^gamma per channel, then the mean and the spread that it had."""
+    """x -> low + range * ((x - low) / range)^gamma per channel, then restore mean and standard deviation."""
     sign = 1 - 2 * _column(p["gamma_inverted"], voxels)
     x = voxels.mul_(sign)
     low, high = x.amin((2, 3, 4), keepdim=True), x.amax((2, 3, 4), keepdim=True)
     x, mean, spread = _standardise(x)
     smallest = torch.finfo(x.dtype).tiny
-    # exp(gamma * log x) takes a quarter of the time of a power; the log of 0 is -inf, and comes back as 0.
+    # exp(gamma * log x) takes a quarter of the time of a power; the log of 0 is -inf, whose exponential is 0.
     x = x.add_(mean - low).clamp_(min=0).div_((high - low).clamp(min=smallest)).log_().mul_(_column(p["gamma"], voxels)).exp_()
     x, _, changed = _standardise(x)
     return x.mul_(sign * spread / changed.clamp(min=smallest)).add_(sign * mean)
 
 
 def _standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The voxels about each channel's mean (in place), that mean, and the standard deviation."""
+    """Subtract each channel's mean in place; return the voxels, the mean and the standard deviation."""
     mean = x.mean((2, 3, 4), keepdim=True)
     x.sub_(mean)
     return x, mean, x.square().mean((2, 3, 4), keepdim=True).sqrt()

@@ -1,7 +1,7 @@
-"""View recipes: what a configuration may choose under `views`.
+"""View recipes: the choices of a configuration under `views`.
 
 A recipe draws the parameters of one view from that view's own generator, and applies the parameters of a
-whole batch at once on the device, so that a view is the same in any batch, on any rank, in any worker.
+batch at once on the device, so that a view is the same in any batch, on any rank and in any worker.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from medcl3d.registry import Fraction, NonNegative
 from medcl3d.types import Triple
 from medcl3d.views import VIEWS
 from medcl3d.views.intensity import Intensity
-from medcl3d.views.spatial import Interval, Spatial, place, voxel_map
+from medcl3d.views.spatial import Interval, Spatial, voxel_map, warp
 
 Flips = tuple[Fraction, Fraction, Fraction]
 Degrees = Annotated[float, Field(ge=0, le=180, allow_inf_nan=False)]
 Lean = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
 
 
-def _shares(interval: tuple[float, float]) -> tuple[float, float]:
+def _fractions(interval: tuple[float, float]) -> tuple[float, float]:
     if interval[1] > 1:
-        raise ValueError("a share of an axis is at most 1")
+        raise ValueError("a fraction of an axis is at most 1")
     return interval
 
 
-Shares = Annotated[Interval, AfterValidator(_shares)]
+Fractions = Annotated[Interval, AfterValidator(_fractions)]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ViewResult:
 
     voxels      ``Float[N, C, D, H, W]``
     voxel_map   ``Float64[N, 4, 4]`` from view voxel index to crop voxel index
-    labels      ``[N, D, H, W]`` where labels were given
+    labels      ``[N, D, H, W]`` if labels were given
     """
 
     voxels: Tensor
@@ -50,13 +50,13 @@ class ViewResult:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes a crop a view: where it lies, then what its grey values become. Either may be left out."""
+    """Spatial augmentation, then intensity augmentation. Either may be left out."""
 
     spatial: Spatial | None = None
     intensity: Intensity | None = None
 
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
-        """The parameters of one view of `shape` voxels, of fixed keys and shapes so that they stack."""
+        """Draw the parameters of a view of `shape` voxels, with fixed keys and shapes so that they stack."""
         drawn: dict[str, np.ndarray] = {} if self.intensity or self.spatial else {"seed": np.zeros((), dtype=np.int64)}
         if self.spatial:
             drawn |= self.spatial.draw(rng, shape)
@@ -73,18 +73,24 @@ class Recipe:
             return voxel_map(parameters, shape, spacing_mm)
         return torch.eye(4, dtype=torch.float64, device=spacing_mm.device).repeat(len(spacing_mm), 1, 1)
 
-    def apply(self, voxels: Tensor, parameters: dict[str, Tensor], spacing_mm: Tensor, labels: Tensor | None = None) -> ViewResult:
-        """Make views of crops. The crops are left as they are.
+    def apply(
+        self,
+        voxels: Tensor,
+        parameters: dict[str, Tensor],
+        spacing_mm: Tensor,
+        labels: Tensor | None = None,
+    ) -> ViewResult:
+        """Make views of crops. The crops are not changed.
 
         voxels: ``Float[N, C, D, H, W]``; parameters: stacked draws, leading N; spacing_mm: ``[N, 3]`` mm per
-        voxel; labels: ``[N, D, H, W]``, moved alike (nearest).
+        voxel; labels: ``[N, D, H, W]``, moved like the voxels (nearest).
         """
-        # The parameters decide which samples are touched at all: the processor reads them.
+        # The CPU reads the parameters, since they determine which samples are changed.
         parameters, spacing_mm = {name: value.cpu() for name, value in parameters.items()}, spacing_mm.cpu()
         depth, height, width = voxels.shape[2:]
         maps = self.voxel_map(parameters, (depth, height, width), spacing_mm)
         if self.spatial:
-            voxels, labels = place(voxels, labels, parameters, maps)
+            voxels, labels = warp(voxels, labels, parameters, maps)
         else:
             voxels = voxels.clone()
         if self.intensity:
@@ -106,7 +112,7 @@ def mri(
     blur_sigma: Interval = (0.5, 1.0),
     blur_unit: Literal["voxel", "mm"] = "voxel",
     low_resolution_probability: Fraction = 0.2,
-    low_resolution: Shares = (0.5, 1.0),
+    low_resolution: Fractions = (0.5, 1.0),
     noise_probability: Fraction = 0.2,
     noise_std: NonNegative = 0.3,
     contrast_probability: Fraction = 0.3,
@@ -117,28 +123,31 @@ def mri(
     gamma: Interval = (0.7, 1.5),
     gamma_inverted: Fraction = 0.25,
     cutout_probability: Fraction = 0.1,
-    cutout_size: Shares = (0.1, 0.4),
+    cutout_size: Fractions = (0.1, 0.4),
 ) -> Recipe:
-    """Everything: for MR, whose grey values have no unit. Strengths after nnU-Net (Isensee 2021).
+    """All augmentations, for MR, whose intensities have no unit. Strengths after nnU-Net (Isensee 2021).
 
-    Strengths of grey values are in standard deviations of the scan's body. Every parameter is drawn independently
-    of the others: uniformly, or log-uniformly if so noted.
+    Intensity strengths are in standard deviations of the scan's body. Parameters are drawn independently:
+    uniformly, or log-uniformly if noted.
 
-    flip_probability            for each of the axes right, front, head; [0, 0.5, 0.5] where left and right matter
-    affine_probability          that scale, shear, rotation and translation are drawn (together)
-    rotation_degrees            largest angle about each axis; a slab turns in its plane only
-    scale                       factors by which the anatomy grows, log-uniform
-    scale_each_axis             one factor an axis, or one for all
-    shear_degrees               largest angle by which an axis leans over another
+    flip_probability            for each of the axes right, front, head; [0, 0.5, 0.5] if left and right
+                                matter
+    affine_probability          of scale, shear, rotation and translation (together)
+    rotation_degrees            largest angle about each axis; a slab is rotated in its plane only
+    scale                       factors by which the anatomy is enlarged, log-uniform
+    scale_each_axis             one factor per axis, or one for all
+    shear_degrees               largest angle of shear between two axes
     translation_mm              largest shift along each axis
     blur_probability, blur_sigma, blur_unit     Gaussian blur, standard deviation in `voxel` or `mm`
     low_resolution_probability, low_resolution  one factor of resolution for all axes, log-uniform
     noise_probability, noise_std                Gaussian noise of standard deviation 0 to noise_std
     contrast_probability, contrast              factors about the view's mean, log-uniform
-    brightness_probability, brightness          shift, up to this either way
-    gamma_probability, gamma                    exponents on the view's range, log-uniform; mean and spread stay
-    gamma_inverted                              share of the gammas that act on the negative
-    cutout_probability, cutout_size             a box with these shares of each axis takes the view's mean
+    brightness_probability, brightness          shift up to this, in both directions
+    gamma_probability, gamma                    exponents on the view's range, log-uniform; mean and spread
+                                                are kept
+    gamma_inverted                              fraction of the gammas applied to the inverted view
+    cutout_probability, cutout_size             a box with these fractions of each axis is set to the view's
+                                                mean
     """
     return Recipe(
         Spatial(
@@ -185,7 +194,7 @@ def ct(
     blur_sigma: Interval = (0.5, 1.0),
     blur_unit: Literal["voxel", "mm"] = "voxel",
     low_resolution_probability: Fraction = 0.2,
-    low_resolution: Shares = (0.5, 1.0),
+    low_resolution: Fractions = (0.5, 1.0),
     noise_probability: Fraction = 0.2,
     noise_std: NonNegative = 0.2,
     contrast_probability: Fraction = 0.2,
@@ -193,9 +202,9 @@ def ct(
     brightness_probability: Fraction = 0.2,
     brightness: NonNegative = 0.1,
     cutout_probability: Fraction = 0.1,
-    cutout_size: Shares = (0.1, 0.4),
+    cutout_size: Fractions = (0.1, 0.4),
 ) -> Recipe:
-    """For CT, where a grey value means a density: no gamma, contrast and brightness barely move.
+    """Augmentations for CT, whose intensities are densities: no gamma, little contrast and brightness.
 
     The fields are those of `mri`, without gamma.
     """
@@ -213,7 +222,7 @@ def shape(
     shear_degrees: Lean = 0.0,
     translation_mm: NonNegative = 0.0,
 ) -> Recipe:
-    """Space alone: for masks and shapes, whose voxels hold no grey values.
+    """Spatial augmentations only: for masks and shapes, whose voxels are not intensities.
 
     The fields are the first seven of `mri`.
     """
@@ -222,5 +231,5 @@ def shape(
 
 @VIEWS.register("none")
 def none() -> Recipe:
-    """The crop as it is: a control, or for pairs that differ without augmentation."""
+    """The unchanged crop: a control, or for pairs that differ without augmentation."""
     return Recipe()

@@ -1,7 +1,7 @@
-"""Flips and affine maps of a batch of crops, each sample by its own, in the millimetres of its scan.
+"""Flips and affine maps of a batch of crops, one map per sample, in mm of its scan.
 
 A sample's map is one matrix from view voxels to crop voxels, so that flip, scale, shear, rotation and
-translation cost one interpolation together. Flips alone move voxels and interpolate nothing.
+translation need one interpolation together. Flips alone move voxels without interpolation.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from medcl3d.registry import Positive
 from medcl3d.types import Triple
 from medcl3d.views.resampling import resample, resample_nearest
 
-# An axis this many times shorter than the longest is a stack of slices, which turns in its plane only:
+# A crop with an axis this many times shorter than the longest is a slab, which is rotated in its plane only:
 # out of the plane almost every voxel would be padding (nnU-Net's rule, Isensee 2021).
 THIN = 3
 
 Parameters: TypeAlias = dict[str, Tensor]
 
-# What is drawn travels as one array, since every tensor of a batch costs its way from a worker.
+# Parameters are drawn into one array, since each tensor of a batch adds transfer time from a worker.
 ROWS = ("flip", "rotation_degrees", "scale", "shear_degrees", "translation_mm")
 NEUTRAL = {"rotation_degrees": 0, "scale": 1, "shear_degrees": 0, "translation_mm": 0}
 
@@ -38,23 +38,23 @@ def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
 Interval: TypeAlias = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 
 
-def log_uniform(share: np.ndarray, interval: tuple[float, float]) -> np.ndarray:
-    """The point `share` (0 to 1) of the way through an interval of factors, so that 1/2 is as likely as 2."""
-    return interval[0] * (interval[1] / interval[0]) ** share
+def log_uniform(uniform: np.ndarray, interval: tuple[float, float]) -> np.ndarray:
+    """Map `uniform` (0 to 1) to an interval of factors, uniform in the logarithm: 1/2 is as likely as 2."""
+    return interval[0] * (interval[1] / interval[0]) ** uniform
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spatial:
-    """How a view lies in its crop.
+    """Distribution of spatial augmentations.
 
-    Every parameter is drawn independently of the others: uniformly, or log-uniformly if so noted.
+    Parameters are drawn independently: uniformly, or log-uniformly if noted.
 
     flip_probability     for each of the axes d, h, w
-    affine_probability   of all that follows, drawn together
-    rotation_degrees     largest angle about each axis, either way
-    scale                factors by which the anatomy grows, log-uniform
-    scale_each_axis      one factor an axis, or one for all
-    shear_degrees        largest angle by which an axis leans over another
+    affine_probability   of all of the following together
+    rotation_degrees     largest angle about each axis, in both directions
+    scale                factors by which the anatomy is enlarged, log-uniform
+    scale_each_axis      one factor per axis, or one for all
+    shear_degrees        largest angle of shear between two axes
     translation_mm       largest shift along each axis
     """
 
@@ -67,25 +67,25 @@ class Spatial:
     translation_mm: float = 0.0
 
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
-        """The map of one view of `shape` voxels; what is not drawn is neutral. Always the same number of draws."""
-        share = rng.random((5, 3))
-        both_ways = 2 * rng.random((3, 3)) - 1
+        """Draw the parameters of a view of `shape` voxels, neutral if they do not occur, with fixed draws."""
+        uniform = rng.random((5, 3))
+        signed = 2 * rng.random((3, 3)) - 1
         thick = np.array(shape) * THIN >= max(shape)
-        scale = log_uniform(share[2] if self.scale_each_axis else np.full(3, share[2, 0]), self.scale)
-        # An angle about axis k, or a lean of one of its two neighbours, moves voxels along both others.
+        scale = log_uniform(uniform[2] if self.scale_each_axis else np.full(3, uniform[2, 0]), self.scale)
+        # A rotation about axis k, or a shear between the two other axes, moves voxels along both of them.
         in_plane = np.array([thick[1] & thick[2], thick[0] & thick[2], thick[0] & thick[1]])
-        happens = share[1, 0] < self.affine_probability
+        affine = uniform[1, 0] < self.affine_probability
         drawn = np.empty((5, 3))
-        drawn[0] = share[0] < self.flip_probability
-        drawn[1] = happens * in_plane * both_ways[0] * self.rotation_degrees
-        drawn[2] = np.where(happens & thick, scale, 1.0)
-        drawn[3] = happens * in_plane * both_ways[1] * self.shear_degrees
-        drawn[4] = happens * thick * both_ways[2] * self.translation_mm
+        drawn[0] = uniform[0] < self.flip_probability
+        drawn[1] = affine * in_plane * signed[0] * self.rotation_degrees
+        drawn[2] = np.where(affine & thick, scale, 1.0)
+        drawn[3] = affine * in_plane * signed[1] * self.shear_degrees
+        drawn[4] = affine * thick * signed[2] * self.translation_mm
         return {"spatial": drawn}
 
 
 def named(parameters: Parameters) -> Parameters:
-    """The stacked draws ``spatial`` ``[N, 5, 3]`` by name, ``[N, 3]`` each."""
+    """Stacked parameters ``spatial`` ``[N, 5, 3]`` by name, ``[N, 3]`` each."""
     return dict(zip(ROWS, parameters["spatial"].double().unbind(1), strict=True))
 
 
@@ -93,16 +93,18 @@ def voxel_map(parameters: Parameters, shape: Triple, spacing_mm: Tensor) -> Tens
     """``Float64[N, 4, 4]`` from view voxel index to crop voxel index, on the parameters' device.
 
     The anatomy is scaled, sheared, rotated (about d, then h, then w) and shifted about the crop's centre in
-    mm, then mirrored. On a sheared scan this happens along its own axes: a turn is then no rotation of the world, but
-    the recorded map stays exact. parameters: stacked draws of `Spatial`; spacing_mm: ``[N, 3]``.
+    mm, then mirrored. On a sheared scan this is done along its own axes: a rotation is then not a rotation in
+    world coordinates, but the recorded map is exact. parameters: stacked draws of `Spatial`; spacing_mm:
+    ``[N, 3]``.
     """
     p = named(parameters)
     spacing = spacing_mm.to(p["flip"])
-    grow = _rotation(torch.deg2rad(p["rotation_degrees"])) @ _shear(torch.deg2rad(p["shear_degrees"])) * p["scale"][:, None, :]
-    shrink = torch.linalg.inv(grow)
-    # In this order of operations a map that is not there is the identity to the last bit.
-    linear = shrink * spacing[:, None, :] / spacing[:, :, None] * (1 - 2 * p["flip"])[:, None, :]
-    shift = torch.einsum("nij,nj->ni", shrink, p["translation_mm"]) / spacing
+    rotation = _rotation(torch.deg2rad(p["rotation_degrees"]))
+    shear = _shear(torch.deg2rad(p["shear_degrees"]))
+    inverse = torch.linalg.inv(rotation @ shear * p["scale"][:, None, :])
+    # In this order of operations the map of neutral parameters is exactly the identity.
+    linear = inverse * spacing[:, None, :] / spacing[:, :, None] * (1 - 2 * p["flip"])[:, None, :]
+    shift = torch.einsum("nij,nj->ni", inverse, p["translation_mm"]) / spacing
     center = (torch.tensor(shape, dtype=torch.float64, device=spacing.device) - 1) / 2
     result = torch.eye(4, dtype=torch.float64, device=spacing.device).repeat(len(spacing), 1, 1)
     result[:, :3, :3] = linear
@@ -111,24 +113,26 @@ def voxel_map(parameters: Parameters, shape: Triple, spacing_mm: Tensor) -> Tens
 
 
 def _rotation(angle: Tensor) -> Tensor:
-    """``[N, 3]`` radians about the axes d, h, w -> ``[N, 3, 3]``, the turn about d first."""
+    """``[N, 3]`` radians about the axes d, h, w -> ``[N, 3, 3]``, the rotation about d first."""
     (a, b, c), (x, y, z) = angle.cos().unbind(1), angle.sin().unbind(1)
     rows = (b * c, x * y * c - a * z, a * y * c + x * z, b * z, x * y * z + a * c, a * y * z - x * c, -y, x * b, a * b)
     return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
 def _shear(angle: Tensor) -> Tensor:
-    """``[N, 3]`` radians -> ``[N, 3, 3]``: entry k leans one of the two axes other than k over the other."""
+    """``[N, 3]`` radians -> ``[N, 3, 3]``: entry k shears between the two axes other than k."""
     result = torch.eye(3, dtype=angle.dtype, device=angle.device).repeat(len(angle), 1, 1)
     result[:, 1, 2], result[:, 0, 2], result[:, 0, 1] = angle.tan().unbind(1)
     return result
 
 
-def place(voxels: Tensor, labels: Tensor | None, parameters: Parameters, maps: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Each sample of ``[N, C, D, H, W]`` through its map, and its labels ``[N, D, H, W]`` with it.
+def warp(
+    voxels: Tensor, labels: Tensor | None, parameters: Parameters, maps: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Resample each sample of ``[N, C, D, H, W]`` and its labels ``[N, D, H, W]`` through its map.
 
-    Voxels linear, labels nearest; past the border stands the border's value. Samples without a map keep
-    every bit, mirrored ones every value. parameters and maps on the CPU. The input is left as it is.
+    Voxels linear, labels nearest; outside the crop, the border's value. Samples with neutral parameters keep
+    every bit, mirrored ones every value. parameters and maps on the CPU. The input is not changed.
     """
     p = named(parameters)
     warped = torch.stack([(p[name] != value).any(1) for name, value in NEUTRAL.items()]).any(0)

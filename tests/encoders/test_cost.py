@@ -1,4 +1,4 @@
-"""What a crop costs is counted as by hand, for every encoder, and nothing is changed by counting."""
+"""Operations are counted as by hand for all encoders, without changing the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medcl3d.types import Features
 
 def test_a_convolution_and_a_linear_layer_are_counted_as_by_hand() -> None:
     class Two(nn.Module):
-        """A convolution of 3^3 from 2 to 4 channels, then 4 numbers into 5."""
+        """A 3^3 convolution from 2 to 4 channels, then a linear layer from 4 to 5."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -39,7 +39,7 @@ def test_a_convolution_and_a_linear_layer_are_counted_as_by_hand() -> None:
         ("swin3d", {"feature_size": 12}),
     ],
 )
-def test_counting_is_quick_and_leaves_the_network_as_it_was(name: str, fields: dict[str, Any]) -> None:
+def test_counting_is_fast_and_does_not_change_the_network(name: str, fields: dict[str, Any]) -> None:
     network = build_network(Choice(name, fields), 3, decoder=True)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     small = forward_flops(network, 3, (32, 32, 32))

@@ -1,4 +1,4 @@
-"""The page of encoders is true: its presets build, and cost what it says."""
+"""The page of encoders: its presets build and have the given parameters and operations."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PRESETS = re.findall(r"^\| ([^|]+) \| `(\w+): (\{.*\})` \| ([0-9.]+) \| ([0-9.]+
 
 @pytest.fixture(autouse=True)
 def without_drawing_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are not looked at, and drawing a hundred million takes seconds."""
+    """Skip random initialisation: weights are not used, and drawing a hundred million takes seconds."""
     for name in ("trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "uniform_", "normal_"):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
 
 
 @pytest.mark.parametrize(("title", "name", "fields", "millions", "gflop"), PRESETS, ids=[row[0] for row in PRESETS])
-def test_a_preset_builds_and_costs_what_the_page_says(title: str, name: str, fields: str, millions: str, gflop: str) -> None:
+def test_a_preset_has_the_parameters_and_operations_of_the_page(title: str, name: str, fields: str, millions: str, gflop: str) -> None:
     checked = ENCODERS.schema(name).validate_json(json.dumps(yaml.safe_load(fields))).model_dump()
     network = build_network(Choice(name, checked), 1, decoder=False)
     check_patch_size(network, (96, 96, 96))
@@ -36,7 +36,7 @@ def test_a_preset_builds_and_costs_what_the_page_says(title: str, name: str, fie
     assert f"{forward_flops(network, 1, (96, 96, 96)) / 1e9:.1f}" == gflop, title
 
 
-def test_every_encoder_is_there_and_every_field_is_known() -> None:
+def test_every_encoder_has_a_preset_and_every_field_exists() -> None:
     assert {name for _, name, *_ in PRESETS} == set(ENCODERS.names())
     for field in re.findall(r"^\| `(\w+): \w+` \|", PAGE, re.MULTILINE):
         assert field in FitOptions.__dataclass_fields__

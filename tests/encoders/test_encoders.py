@@ -1,4 +1,4 @@
-"""The contract of every encoder: shapes, strides, gradients, layers, bfloat16, a state that travels, refusals."""
+"""The contract of every encoder: shapes, strides, gradients, layers, bfloat16, loading a state, errors."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_maps_have_the_declared_channels_and_strides(name: str, fields: dict[str
 
 
 @pytest.mark.parametrize(("name", "fields", "shape"), SMALL)
-def test_pooled_features_reach_every_parameter(name: str, fields: dict[str, Any], shape: Triple) -> None:
+def test_pooled_features_depend_on_every_parameter(name: str, fields: dict[str, Any], shape: Triple) -> None:
     encoder = ENCODERS.build(Choice(name, fields), 1)
     encoder(torch.randn(2, 1, *shape)).pooled.square().sum().backward()
     assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
 
 
 @pytest.mark.parametrize(("name", "fields", "shape"), SMALL)
-def test_every_piece_of_a_layer_is_there_and_none_is_in_two(name: str, fields: dict[str, Any], shape: Triple) -> None:
+def test_every_module_of_a_layer_exists_and_is_in_one_layer(name: str, fields: dict[str, Any], shape: Triple) -> None:
     encoder = ENCODERS.build(Choice(name, fields), 1)
     pieces = [piece for layer in encoder.layers() for piece in layer]
     names = [n for n, _ in encoder.named_parameters()]
@@ -78,7 +78,7 @@ def test_a_forward_pass_in_bfloat16_is_finite_and_near(name: str, fields: dict[s
 
 
 @pytest.mark.parametrize(("name", "fields", "shape"), SMALL)
-def test_a_state_makes_another_the_same(name: str, fields: dict[str, Any], shape: Triple) -> None:
+def test_a_loaded_state_gives_equal_outputs(name: str, fields: dict[str, Any], shape: Triple) -> None:
     first, second = (ENCODERS.build(Choice(name, fields), 2).eval() for _ in range(2))
     second.load_state_dict(first.state_dict(), strict=True)
     x = torch.randn(1, 2, *shape)
@@ -94,7 +94,7 @@ def test_a_state_makes_another_the_same(name: str, fields: dict[str, Any], shape
         ("swin3d", {"feature_size": 10}, r"feature_size = 10.*num_heads = \[3, 6, 12, 24\]"),
     ],
 )
-def test_blocks_that_cannot_be_are_refused(name: str, fields: dict[str, Any], message: str) -> None:
+def test_impossible_blocks_are_refused(name: str, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ENCODERS.build(Choice(name, fields), 1)
 
@@ -110,7 +110,7 @@ def test_a_kernel_that_skips_voxels_is_refused() -> None:
         UNet3d(1, channels=(4, 8), strides=(1, 2), kernel_sizes=(3, 1))
 
 
-def test_the_norm_asked_for_is_the_only_one() -> None:
+def test_the_chosen_norm_is_the_only_one() -> None:
     for norm, kind in (("group", torch.nn.GroupNorm), ("instance", torch.nn.InstanceNorm3d)):
         encoder = ResNet3d(1, depth=10, norm=norm, width=0.125)  # type: ignore[arg-type]
         norms = [m for m in encoder.modules() if "Norm" in type(m).__name__]

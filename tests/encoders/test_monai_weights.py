@@ -1,4 +1,4 @@
-"""Weights of MONAI's networks go into ours and ours into MONAI's, and both then say the same."""
+"""MONAI's weights load into our networks and ours into MONAI's, with equal outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ State = Mapping[str, Tensor]
 def both_ways(
     ours: nn.Module, theirs: nn.Module, to_ours: Callable[[State], State], to_theirs: Callable[[State], State], same: Callable[[], None]
 ) -> None:
-    """Load theirs into ours and compare; change ours, load them into theirs and compare again."""
+    """Load MONAI's weights into ours and compare; change ours, load them into MONAI's and compare again."""
     ours.load_state_dict(to_ours(theirs.state_dict()), strict=True)
     same()
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_se_resnet() -> None:
 
 @pytest.mark.parametrize("v2", [False, True])
 def test_swin_unetr(v2: bool) -> None:
-    """Windows of 3 on grids that they do not tile, shifted and padded, and of 7 tokens where there are fewer."""
+    """Windows of 3 on grids that they do not divide, shifted and padded, and windows of 7 on smaller grids."""
     theirs = SwinUNETR(2, 1, feature_size=12, window_size=3, use_v2=v2)
     ours = Swin3d(2, feature_size=12, window_size=(3, 3, 3), v2=v2)
     x = torch.randn(1, 2, 32, 64, 32)

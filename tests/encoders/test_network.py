@@ -29,7 +29,7 @@ NETWORKS: list[tuple[str, dict[str, Any], Triple]] = [
 
 @pytest.mark.parametrize("in_channels", [1, 4])
 @pytest.mark.parametrize(("name", "fields", "shape"), NETWORKS)
-def test_decoded_lies_on_the_grid_of_the_input(name: str, fields: dict[str, Any], shape: Triple, in_channels: int) -> None:
+def test_decoded_is_on_the_grid_of_the_input(name: str, fields: dict[str, Any], shape: Triple, in_channels: int) -> None:
     network = build_network(Choice(name, fields), in_channels, decoder=True)
     features = network(torch.randn(2, in_channels, *shape))
     assert network.decoder is not None and features.decoded is not None
@@ -38,14 +38,14 @@ def test_decoded_lies_on_the_grid_of_the_input(name: str, fields: dict[str, Any]
 
 
 @pytest.mark.parametrize(("name", "fields", "shape"), NETWORKS)
-def test_decoded_reaches_every_parameter(name: str, fields: dict[str, Any], shape: Triple) -> None:
-    """What DistributedDataParallel needs: no parameter is left without a gradient."""
+def test_decoded_depends_on_every_parameter(name: str, fields: dict[str, Any], shape: Triple) -> None:
+    """DistributedDataParallel needs a gradient for every parameter."""
     network = build_network(Choice(name, fields), 1, decoder=True)
     network(torch.randn(2, 1, *shape)).decoded.square().sum().backward()
     assert [n for n, p in network.named_parameters() if p.grad is None] == []
 
 
-def test_a_decoder_bridges_far_and_equal_strides() -> None:
+def test_a_decoder_handles_large_and_equal_strides() -> None:
     strides = ((8, 8, 8), (8, 8, 8), (16, 24, 8))
     decoder = Decoder(1, (6, 10, 12), strides)
     x = torch.randn(1, 1, 16, 24, 16)
@@ -56,8 +56,8 @@ def test_a_decoder_bridges_far_and_equal_strides() -> None:
         _factors((3, 2, 2), (2, 2, 2))
 
 
-def test_a_fine_detail_of_the_input_survives_a_strided_encoder() -> None:
-    """The skip from the input: two inputs that differ in one voxel differ there after decoding, and not far away by as much."""
+def test_fine_detail_of_the_input_passes_a_strided_encoder() -> None:
+    """The skip from the input: inputs that differ in one voxel differ most at that voxel after decoding."""
     torch.manual_seed(0)
     network = build_network(Choice("resnet3d", {"depth": 10, "width": 0.125}), 1, decoder=True).eval()
     x = torch.zeros(1, 1, 32, 32, 32)
@@ -76,7 +76,7 @@ def test_norm_and_parameters_of_the_parts() -> None:
     assert build_network(Choice("unet3d"), 1, decoder=False).decoder is None
 
 
-def test_a_patch_that_does_not_fit_names_both_fields() -> None:
+def test_an_indivisible_patch_is_an_error_with_both_fields() -> None:
     network = build_network(Choice("unet3d", {"channels": (4, 8, 8), "strides": (1, (1, 2, 2), 2)}), 1, decoder=False)
     assert network.minimum_multiple == (2, 4, 4)
     check_patch_size(network, (6, 12, 8))
@@ -87,5 +87,5 @@ def test_a_patch_that_does_not_fit_names_both_fields() -> None:
 def test_a_patch_that_a_swin_transformer_would_pad_is_refused() -> None:
     network = build_network(Choice("swin3d", {"patch": (1, 2, 2)}), 1, decoder=False)
     check_patch_size(network, (16, 64, 32))
-    with pytest.raises(ConfigError, match=r"data\.patch_size = \[16, 48, 32\].*\[16, 32, 32\].*would do"):
+    with pytest.raises(ConfigError, match=r"data\.patch_size = \[16, 48, 32\].*\[16, 32, 32\].*; use \[16, 64, 32\]"):
         check_patch_size(network, (16, 48, 32))

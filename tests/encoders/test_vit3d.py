@@ -1,4 +1,4 @@
-"""The transformer: MONAI's numbers, positions that matter, any size of crop, a decoder above it."""
+"""The transformer: MONAI's outputs, position embeddings, any size of crop, a decoder."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def test_equals_monais_vit_with_the_same_weights() -> None:
     torch.testing.assert_close(features.maps[0].flatten(2).transpose(1, 2), tokens, rtol=1e-4, atol=1e-5)
 
 
-def test_every_place_has_its_own_position_and_neighbours_are_most_alike() -> None:
+def test_position_embeddings_are_unique_and_most_similar_between_neighbours() -> None:
     positions = vit3d._positions((3, 4, 5), 48)
     assert positions.shape == (60, 48) and len(positions.unique(dim=0)) == 60
     alike = positions @ positions.T
-    here = 1 * 20 + 2 * 5 + 2  # (1, 2, 2)
+    index = 1 * 20 + 2 * 5 + 2  # (1, 2, 2)
     for step in (20, 5, 1):  # one token along depth, height, width
-        assert alike[here, here + step] > alike[here, here + 22]
+        assert alike[index, index + step] > alike[index, index + 22]
 
 
 def learns(model: ViT3d) -> float:
-    """Accuracy on new volumes after learning which half, along each axis, holds a bright cube."""
+    """Accuracy on new volumes after training to find the half, along each axis, that holds a bright cube."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     head = torch.nn.Linear(model.num_features, 8)
@@ -66,7 +66,7 @@ def learns(model: ViT3d) -> float:
     return float((head(model(x).pooled).argmax(1) == target).float().mean())
 
 
-def test_learns_where_something_is_and_only_through_its_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_positions_are_learnt_only_through_position_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"patch": (4, 4, 4), "hidden_size": 24, "num_layers": 2, "num_heads": 2}
     torch.manual_seed(0)
     assert learns(ViT3d(1, **fields)) > 0.9  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def test_learns_where_something_is_and_only_through_its_positions(monkeypatch: p
     assert learns(ViT3d(1, **fields)) < 0.3  # type: ignore[arg-type]
 
 
-def test_registers_are_attended_to_and_are_in_no_output() -> None:
+def test_registers_take_part_in_attention_and_not_in_the_output() -> None:
     torch.manual_seed(0)
     model, x = ViT3d(1, num_registers=4, **FIELDS), torch.randn(2, 1, 8, 16, 24)  # type: ignore[arg-type]
     assert model.registers is not None and model.registers.shape == (4, 24)
@@ -85,10 +85,10 @@ def test_registers_are_attended_to_and_are_in_no_output() -> None:
     with torch.no_grad():
         model.registers.normal_()
         assert not torch.allclose(model(x).pooled, before.pooled, atol=1e-4)
-        model.blocks = torch.nn.ModuleList()  # where nothing attends, they are not there
-        alone = model(x)
+        model.blocks = torch.nn.ModuleList()  # without attention they have no effect
+        reference = model(x)
         model.registers = None
-        assert torch.equal(model(x).pooled, alone.pooled)
+        assert torch.equal(model(x).pooled, reference.pooled)
     assert "registers" not in ViT3d(1, **FIELDS).state_dict()  # type: ignore[arg-type]
 
 
@@ -101,8 +101,8 @@ def test_a_decoder_reaches_full_resolution_from_anisotropic_patches() -> None:
     assert all(p.grad is not None for p in network.parameters())
 
 
-def test_a_patch_that_tokens_do_not_tile_is_refused_with_both_fields() -> None:
-    with pytest.raises(ConfigError, match=r"data.patch_size = \[10, 16, 16\].*\[4, 8, 8\].*\[8, 16, 16\] would do"):
+def test_a_crop_indivisible_by_the_patch_is_refused_with_both_fields() -> None:
+    with pytest.raises(ConfigError, match=r"data.patch_size = \[10, 16, 16\].*\[4, 8, 8\].*use \[8, 16, 16\]"):
         check_patch_size(build_network(Choice("vit3d", FIELDS), 1, decoder=False), (10, 16, 16))
 
 

@@ -37,9 +37,9 @@ def slow_overlap(a: np.ndarray, b: np.ndarray, to_mm: np.ndarray) -> tuple[float
     return float(dice), float(max(np.quantile(distance.min(1), 0.95), np.quantile(distance.min(0), 0.95))), float((nearest <= 2).mean())
 
 
-@pytest.mark.parametrize("lean_degrees", [0, 25])
+@pytest.mark.parametrize("shear_degrees", [0, 25])
 @pytest.mark.parametrize("seed", range(6))
-def test_overlap_equals_its_slow_definition(seed: int, lean_degrees: int) -> None:
+def test_overlap_equals_its_slow_definition(seed: int, shear_degrees: int) -> None:
     rng = np.random.default_rng(seed)
     shape, spacing = (9, 12, 7), (0.8, 1.5, 4.0)
     grid = np.indices(shape)
@@ -48,13 +48,13 @@ def test_overlap_equals_its_slow_definition(seed: int, lean_degrees: int) -> Non
         centre, radius = rng.uniform(2, 6, 3), rng.uniform(2, 5)
         masks.append((((grid - centre[:, None, None, None]) ** 2).sum(0) < radius**2) | (rng.random(shape) < 0.01))
     lean = np.eye(3)
-    lean[1:, 2] = np.sin(np.radians(lean_degrees)), np.cos(np.radians(lean_degrees))
+    lean[1:, 2] = np.sin(np.radians(shear_degrees)), np.cos(np.radians(shear_degrees))
     to_mm = lean * spacing
-    found = overlap_of(masks[0], masks[1], to_mm if lean_degrees else spacing)
+    found = overlap_of(masks[0], masks[1], to_mm if shear_degrees else spacing)
     dice, distance, near = slow_overlap(masks[0], masks[1], to_mm)
     assert found.dice == pytest.approx(dice, abs=1e-6) and found.hd95_mm == pytest.approx(distance, rel=1e-5)
     assert found.nsd_2mm == pytest.approx(near, abs=1e-6) and 0.1 < near < 0.99
-    volumes = [float(mask.sum()) * 0.8 * 1.5 * 4 * np.cos(np.radians(lean_degrees)) / 1000 for mask in masks]
+    volumes = [float(mask.sum()) * 0.8 * 1.5 * 4 * np.cos(np.radians(shear_degrees)) / 1000 for mask in masks]
     assert found.volume_error_ml == pytest.approx(abs(volumes[0] - volumes[1]))
 
 

@@ -77,7 +77,7 @@ CONFIGURATION = [
         "patch and stride",
         put("data", "patch_size", value=[16, 16, 15]),
         PRETRAIN,
-        ["c.yaml:3: data.patch_size = [16, 16, 15]", "stride of the encoder", "[16, 16, 16] would do"],
+        ["c.yaml:3: data.patch_size = [16, 16, 15]", "stride of the encoder", "use [16, 16, 16]"],
         2,
     ),
     Fault(
@@ -101,7 +101,7 @@ CONFIGURATION = [
         "patch and stride, from the command line",
         config(),
         (*PRETRAIN, "data.patch_size=[16, 16, 15]"),
-        ["command line: data.patch_size = [16, 16, 15]", "stride of the encoder", "[16, 16, 16] would do"],
+        ["command line: data.patch_size = [16, 16, 15]", "stride of the encoder", "use [16, 16, 16]"],
         2,
     ),
     Fault(

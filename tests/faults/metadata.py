@@ -1,4 +1,4 @@
-"""Faults 41 to 46: what is known of the scans."""
+"""Faults 41 to 46: metadata."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.faults.fault import CHECK, DICOM, PREPARE, PRETRAIN, Fault
 
 
 def some(row: int) -> str:
-    """An age, missing in each third row of a table."""
+    """An age, missing in every third row of a table."""
     return "n/a" if row % 3 == 0 else str(40 + row)
 
 
 METADATA = [
     Fault(
         41,
-        "metadata missing in part",
+        "metadata partly missing",
         lambda f, _: good(f, ["a,p,40", "b,q,n/a", "c,r,"], "scan,patient,age"),
         PREPARE,
         ["age is missing in 2 of 3 scans"],
@@ -37,15 +37,15 @@ METADATA = [
         "metadata missing everywhere",
         config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}), cells("age", lambda i: "n/a")),
         PRETRAIN,
-        ["metadata_kernel: the column 'age' is empty", "drop it, or fill it in"],
+        ["metadata_kernel: the column 'age' is empty", "remove it, or fill it in"],
         3,
     ),
     Fault(
         41,
-        "metadata missing, told before training",
+        "metadata missing, reported before training",
         config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}), cells("age", some)),
         PRETRAIN,
-        ["metadata_kernel: age is missing in", "drops out of a pair (on_missing: ignore)"],
+        ["metadata_kernel: age is missing in", "a pair is compared by its other columns (on_missing: ignore)"],
         0,
     ),
     Fault(

@@ -1,4 +1,4 @@
-"""The contrastive loss: against slow loops, published implementations, and what it promises."""
+"""The contrastive loss: compared with slow loops and published implementations, and its properties."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.losses.contrastive import Ask, Tile, WeightedSum, contrastive_sum
+from medcl3d.losses.contrastive import RelateBlock, Tile, WeightedSum, contrastive_sum
 from medcl3d.types import Relation
 from tests.reference.contrastive import contrastive_loss_loops, dcl_loops, whole_matrix_sum
 
@@ -22,8 +22,8 @@ DENOMINATORS = ["all", "own"]
 KINDS: list[dict[str, object]] = [{"denominator": "all"}, {"denominator": "own"}, {"decoupled": True}]
 
 
-def known(positive: Tensor, negative: Tensor) -> Ask:
-    """Answers with rows of a relation that is there."""
+def known(positive: Tensor, negative: Tensor) -> RelateBlock:
+    """Return rows of a given relation."""
     return lambda block, similarity: Tile(Relation(positive[block], negative[block]))
 
 
@@ -38,7 +38,7 @@ def loss_of(z: Tensor, positive: Tensor, negative: Tensor, temperature: float = 
 
 
 def random_relation(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings and a relation with weak, strong, absent, left-alone and orphan rows."""
+    """Embeddings and a relation with weak, strong, absent and ignored pairs, and anchors without a positive."""
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(n, 5, generator=rng, dtype=torch.float64)
     positive = torch.rand(n, n, generator=rng, dtype=torch.float64) * (torch.rand(n, n, generator=rng) < 0.3)
@@ -49,14 +49,14 @@ def random_relation(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pairs(n: int) -> tuple[Tensor, Tensor]:
-    """One positive of weight 1 an anchor: rows i and i + n/2."""
+    """One positive of weight 1 per anchor: rows i and i + n/2."""
     partner = (torch.arange(n) + n // 2) % n
     positive = torch.zeros(n, n, dtype=torch.float64)
     positive[torch.arange(n), partner] = 1
     return positive, (1 - positive) * (1 - torch.eye(n, dtype=torch.float64))
 
 
-@pytest.mark.skipif(not VECTORS.is_file(), reason="the worked cases lie beside the project, in shared/vectors")
+@pytest.mark.skipif(not VECTORS.is_file(), reason="the worked cases are outside the project, in shared/vectors")
 def test_agrees_with_the_worked_cases() -> None:
     for case in json.loads(VECTORS.read_text()):
         z = torch.tensor(case["z"], dtype=torch.float64, requires_grad=True)
@@ -122,9 +122,9 @@ def test_permuting_the_batch_changes_nothing(denominator: str) -> None:
 
 @pytest.mark.parametrize("denominator", DENOMINATORS)
 def test_a_weak_pair_pulls_less_than_a_strong_one(denominator: str) -> None:
-    """Both kinds in one batch, so that normalising by rows alone would be caught."""
+    """Both pairs in one batch, so that normalisation by rows alone fails."""
     z = torch.randn(8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    z[4:] = -z[:4] + 0.1 * z[4:]  # all pairs equally far apart, so weights alone make the difference
+    z[4:] = -z[:4] + 0.1 * z[4:]  # all pairs equally distant, so only weights differ
     z.requires_grad_()
     pulls = []
     for weight in (0.1, 1.0):
@@ -137,7 +137,7 @@ def test_a_weak_pair_pulls_less_than_a_strong_one(denominator: str) -> None:
 
 
 @pytest.mark.parametrize("denominator", DENOMINATORS)
-def test_nothing_jumps_as_a_weight_goes_to_zero(denominator: str) -> None:
+def test_the_loss_is_continuous_as_a_weight_goes_to_zero(denominator: str) -> None:
     z = torch.randn(8, 4, dtype=torch.float64)
     values = []
     for weight in (1e-3, 1e-6, 1e-9, 0.0):
@@ -150,7 +150,7 @@ def test_nothing_jumps_as_a_weight_goes_to_zero(denominator: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_right_at_a_temperature_of_a_hundredth_under_bfloat16(kind: dict[str, object]) -> None:
+def test_exact_at_a_temperature_of_a_hundredth_under_bfloat16(kind: dict[str, object]) -> None:
     z = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     exact = z.detach().double().requires_grad_()
     positive, negative = pairs(16)
@@ -164,8 +164,8 @@ def test_right_at_a_temperature_of_a_hundredth_under_bfloat16(kind: dict[str, ob
     torch.testing.assert_close(z.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_a_thing_that_is_masked_may_be_far_above_the_rest() -> None:
-    """A row is 1 / T = 100 similar to itself, and all others may be at -100: beyond what float32 can exponentiate."""
+def test_an_ignored_item_may_have_a_far_larger_similarity() -> None:
+    """The similarity of a row to itself is 1 / T = 100, and to all others -100: exponentials exceed float32."""
     z = F.normalize(torch.tensor([[1.0, 0.01], [-1.0, 0.0], [-1.0, 0.02], [1.0, 0.0]]), dim=1).requires_grad_()
     positive = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0.0]])
     negative = torch.tensor([[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0.0]])
@@ -175,22 +175,22 @@ def test_a_thing_that_is_masked_may_be_far_above_the_rest() -> None:
         assert torch.isfinite(total.loss) and torch.isfinite(gradient).all()
 
 
-def test_what_is_not_finite_is_not_passed_over_in_silence() -> None:
+def test_values_that_are_not_finite_reach_the_loss() -> None:
     z, positive, negative = random_relation(7, 2)
     z[3] = torch.nan
     for kind in KINDS:
         assert not torch.isfinite(loss_of(z, positive, negative, **kind))
 
 
-def test_anchors_without_a_positive_do_not_enter() -> None:
+def test_anchors_without_a_positive_are_excluded() -> None:
     z, positive, negative = random_relation(7, 2)
     assert sum_of(z, positive, negative).weight.item() == pytest.approx(positive.sum(1).clamp(max=1).sum().item())
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("rows_at_once", [1, 4, 7, None])
-def test_blocks_of_any_size_are_the_whole_matrix(kind: dict[str, object], rows_at_once: int | None) -> None:
-    """More columns than rows, repulsion above 1 where nothing attracts, anchors without a negative."""
+def test_blocks_of_any_size_equal_the_whole_matrix(kind: dict[str, object], rows_at_once: int | None) -> None:
+    """More columns than rows, repulsion above 1 for pairs without attraction, anchors without a negative."""
     z, positive, negative = random_relation(13, 4)
     negative[2, positive[2] == 0] = 3.0
     negative[5] = 0
@@ -206,7 +206,7 @@ def test_blocks_of_any_size_are_the_whole_matrix(kind: dict[str, object], rows_a
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_columns_that_are_not_spoken_of_repel(kind: dict[str, object]) -> None:
+def test_columns_outside_the_tile_repel(kind: dict[str, object]) -> None:
     z, positive, negative = random_relation(12, 5)
     positive[:6, 6:] = positive[6:, :6] = 0
     negative[:6, 6:] = negative[6:, :6] = 1

@@ -1,4 +1,4 @@
-"""Losses without negatives: against slow loops and lightly's, value and gradient in float64."""
+"""Losses without negatives: compared with slow loops and lightly, value and gradient in float64."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def equal(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], *inputs: Ten
         assert a.abs().max() > 0
 
 
-def test_they_are_what_slow_loops_say() -> None:
+def test_losses_equal_slow_loops() -> None:
     a, b, w = vectors(0), vectors(1), weights(2)
     first, second = a.tolist(), b.tolist()
     assert cosine_distance(a, b).tolist() == pytest.approx(loops.byol_loops(first, second), abs=1e-9)
@@ -46,19 +46,19 @@ def test_they_are_what_slow_loops_say() -> None:
     assert koleo(unit, groups).item() == pytest.approx(loops.koleo_loops(unit.tolist(), groups.tolist(), 1e-8), abs=1e-9)
 
 
-def test_codes_are_what_slow_loops_say() -> None:
+def test_codes_equal_slow_loops() -> None:
     scores = scores_of(F.normalize(vectors(0), dim=1), vectors(1, 4)).detach()
     codes = sinkhorn(scores, 0.05, 3)
     assert torch.allclose(codes, torch.tensor(loops.sinkhorn_loops(scores.tolist(), 0.05, 3), dtype=torch.float64), atol=1e-9)
     assert torch.allclose(codes.sum(1), torch.ones(N, dtype=torch.float64))
     many = sinkhorn(scores, 0.5, 200)
-    assert torch.allclose(many.sum(0), torch.full((4,), N / 4, dtype=torch.float64), atol=1e-6), "prototypes share equally"
+    assert torch.allclose(many.sum(0), torch.full((4,), N / 4, dtype=torch.float64), atol=1e-6), "prototypes are used equally"
     log_p, positive = F.log_softmax(scores / 0.1, 1), torch.rand(N, N, dtype=torch.float64)
     expected = loops.cross_entropy_loops(log_p.tolist(), codes.tolist(), positive.tolist())
     assert cross_entropy_sum(log_p, codes, positive).item() == pytest.approx(expected, abs=1e-9)
 
 
-def test_codes_are_finite_where_the_exponential_is_not() -> None:
+def test_codes_are_finite_when_the_exponential_overflows() -> None:
     codes = sinkhorn(torch.tensor([[1.0, -1.0], [0.9, -0.8], [-1.0, 1.0]]), 1e-3, 3)
     assert torch.isfinite(codes).all() and torch.allclose(codes.sum(1), torch.ones(3))
 

@@ -1,4 +1,4 @@
-"""A batch of a few tiny views without a store, for tests of what objectives do with it."""
+"""A batch of a few tiny views without a store, for tests of objectives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medcl3d.types import Keys, PairBatch, Points, Relation, Rows, ViewGroup, re
 
 SIDE = 8
 NAMES = OBJECTIVES.names()
-# Fields that make every mechanism work in a small batch: queues, centres, batch norm, prototypes that are fewer than things.
+# Fields with which all mechanisms work in a small batch: queues, centres, batch norm, few prototypes.
 FIELDS: dict[str, dict[str, Any]] = {
     "moco": {"queue_size": 12, "predictor": True, "momentum": 0.9},
     "byol": {"norm": "batch", "momentum": 0.9},
@@ -33,7 +33,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 
 def keys_of(sample: Tensor, view: Tensor) -> Keys:
-    """Views of scans that are named as their samples."""
+    """Keys of views whose scan ids equal their sample ids."""
     n = len(sample)
     none, zero = torch.full((n,), -1, dtype=torch.int64), torch.zeros(n, 3, dtype=torch.float64)
     axes = torch.eye(3, dtype=torch.float64).expand(n, 3, 3).contiguous()
@@ -42,14 +42,14 @@ def keys_of(sample: Tensor, view: Tensor) -> Keys:
 
 
 def relate(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-    """P = 1 within a sample, but for sample 1, which nothing attracts; sample 0 and 3 attract a little."""
+    """P = 1 within a sample, except sample 1 without a positive; samples 0 and 3 attract weakly."""
     same = (rows.sample[:, None] == cols.sample) & (rows.sample[:, None] != 1)
     near = ((rows.sample[:, None] % 3) == 0) & ((cols.sample % 3) == 0) & (rows.point[:, None] == cols.point)
     return related(rows, cols, torch.where(same, 1.0, 0.25 * near))
 
 
 def batch_of(samples: range, num_local: int = 0, seed: int = 0, edge: int = SIDE) -> PairBatch:
-    """Two global views a sample, `num_local` of half the size, and four points; each sample's numbers are its own."""
+    """Two global views per sample, `num_local` of half the size, and four points; samples are drawn independently."""
     groups, points = [], []
     for role, number, side in (("global", 2, edge), ("local", num_local, edge // 2)):
         if not number:
@@ -60,8 +60,8 @@ def batch_of(samples: range, num_local: int = 0, seed: int = 0, edge: int = SIDE
         groups.append(ViewGroup(role, voxels, torch.eye(4, dtype=torch.float64).repeat(len(voxels), 1, 1), keys_of(sample, view)))
     for s in samples:
         points.append(_noise(seed, s, 99, (4, 3)).abs().clamp(max=1) * (edge - 1))
-    place = torch.stack(points)
-    return PairBatch(tuple(groups), Points(place, place, place, torch.ones(place.shape[:2], dtype=torch.bool)))
+    position = torch.stack(points)
+    return PairBatch(tuple(groups), Points(position, position, position, torch.ones(position.shape[:2], dtype=torch.bool)))
 
 
 def _views(role: str, number: int) -> range:
@@ -74,7 +74,7 @@ def _noise(seed: int, sample: int, view: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def network_of(encoder: Any, decodes: bool, seed: int = 0) -> Network:
-    """A network of an encoder, as a configuration says it."""
+    """The network of an encoder in a configuration."""
     torch.manual_seed(seed)
     return build_network(TypeAdapter(part_of(ENCODERS)).validate_python(encoder), 1, decoder=decodes)
 
@@ -83,7 +83,7 @@ UNET = {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}
 
 
 class Step(torch.nn.Module):
-    """Network, objective and relation as one module in float64, as a run puts them together."""
+    """Network, objective and relation as one module in float64, as in a run."""
 
     def __init__(self, name: str, encoder: Any = UNET, **fields: Any):
         super().__init__()

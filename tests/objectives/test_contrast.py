@@ -1,4 +1,4 @@
-"""Two ranks against one process: loss and gradients, with unequal numbers of things that take part."""
+"""Two ranks compared with one process: loss and gradients, with unequal numbers of valid items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medcl3d.errors import DataError
 from medcl3d.losses import contrastive
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.relating import Relating, Support
-from medcl3d.pairs import link, looks_at_features
+from medcl3d.pairs import link, needs_features
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.compose import Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
@@ -29,10 +29,10 @@ N = 12
 
 
 def keys_of(sample: Tensor, valid: Tensor) -> Keys:
-    """Points of a few samples; those that are not valid have no place."""
+    """Points of a few samples; invalid ones have no position."""
     n = len(sample)
     ids = torch.full((n,), -1, dtype=torch.int64)
-    place = torch.where(valid[:, None], 0.0, torch.nan).double().expand(n, 3).contiguous()
+    position = torch.where(valid[:, None], 0.0, torch.nan).double().expand(n, 3).contiguous()
     numbers = torch.zeros(n, 3, dtype=torch.float64)
     axes = torch.eye(3, dtype=torch.float64).expand(n, 3, 3).contiguous()
     view = torch.arange(n) % 2
@@ -51,13 +51,13 @@ def keys_of(sample: Tensor, valid: Tensor) -> Keys:
         numbers,
         numbers,
         torch.zeros_like(ids),
-        place,
+        position,
         {"age": numbers[:, 1]},
     )
 
 
 def relate(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-    """Soft attraction that falls with the distance of sample numbers; some things left alone."""
+    """Soft attraction that decreases with the difference of sample numbers; some pairs are ignored."""
     gap = (rows.sample[:, None] - cols.sample).abs().double()
     positive = torch.where(gap < 3, 1 / (1 + gap), 0.0)
     return related(rows, cols, positive, torch.where(gap == 4, 0.0, 1 - positive))
@@ -76,7 +76,7 @@ class Model(nn.Module):
 
 
 def data() -> tuple[Tensor, Keys]:
-    """Rank 0 holds the first half; it has five valid things, rank 1 one less than all of its six."""
+    """Rank 0 has the first half, with five valid items; rank 1 has six items, one of them invalid."""
     x = torch.randn(N, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     valid = torch.ones(N, dtype=torch.bool)
     valid[[2, 7, 8, 9]] = False
@@ -87,7 +87,7 @@ def run_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     # Blocks of two rows, so that each rank has several and the last one is not full.
-    contrastive.PAIRS_AT_ONCE, contrastive.FEWEST_ROWS = 1, 2
+    contrastive.PAIRS_AT_ONCE, contrastive.MIN_ROWS = 1, 2
     x, keys = data()
     mine = slice(rank * N // world, (rank + 1) * N // world)
     model = Model()
@@ -96,7 +96,7 @@ def run_rank(rank: int, world: int, folder: str) -> None:
     gradients = [p.grad for p in model.parameters()]
     torch.save({"gradients": gradients, "metrics": model.metrics}, f"{folder}/{rank}.pt")
     dist.barrier()
-    del wrapped  # it holds the group, whose threads must end before the process does
+    del wrapped  # it holds the process group, whose threads must end before the process
     gc.collect()
     dist.destroy_process_group()
 
@@ -114,7 +114,7 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
             torch.testing.assert_close(found["metrics"][name], model.metrics[name], atol=1e-9, rtol=1e-6)
 
 
-def test_things_without_a_place_take_no_part() -> None:
+def test_points_without_a_position_are_left_out() -> None:
     x, keys = data()
     use = torch.isfinite(keys.position_mm).all(1)
     whole = contrast(Rows(F.normalize(x), keys), Relating(relate), 0.2, "all", False)
@@ -124,9 +124,9 @@ def test_things_without_a_place_take_no_part() -> None:
 
 def test_a_batch_without_any_positive_is_an_error() -> None:
     x, keys = data()
-    alone = dataclasses.replace(keys, sample=torch.arange(N) * 100)
+    without_positives = dataclasses.replace(keys, sample=torch.arange(N) * 100)
     with pytest.raises(DataError, match="no anchor of this batch has a positive"):
-        contrast(Rows(F.normalize(x), alone), Relating(relate), 0.2, "all", False)
+        contrast(Rows(F.normalize(x), without_positives), Relating(relate), 0.2, "all", False)
 
 
 @pytest.mark.parametrize(
@@ -137,22 +137,22 @@ def test_a_batch_without_any_positive_is_an_error() -> None:
         (relate, None),
     ],
 )
-def test_blocks_give_the_loss_the_gradient_and_the_numbers_of_the_whole(
+def test_blocks_give_the_loss_gradient_and_metrics_of_the_whole(
     monkeypatch: pytest.MonkeyPatch, relation: Relate, across: tuple[str, ...] | None
 ) -> None:
     x, keys = data()
     keys = dataclasses.replace(keys, scan=keys.sample // 2)
-    asked: list[tuple[int, int]] = []
+    shapes: list[tuple[int, int]] = []
 
     def counted(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-        asked.append((len(rows), len(cols)))
-        assert similarity is not None and similarity.shape == asked[-1]
+        shapes.append((len(rows), len(cols)))
+        assert similarity is not None and similarity.shape == shapes[-1]
         return relation(rows, cols, similarity)
 
     found = []
     for rows_at_once in (N, 3):
         monkeypatch.setattr(contrastive, "PAIRS_AT_ONCE", 1)
-        monkeypatch.setattr(contrastive, "FEWEST_ROWS", rows_at_once)
+        monkeypatch.setattr(contrastive, "MIN_ROWS", rows_at_once)
         z = F.normalize(x, dim=1).requires_grad_()
         loss = contrast(Rows(z, keys), Relating(counted, constant_across=across), 0.2, "all", False)
         loss.value.backward()
@@ -161,23 +161,23 @@ def test_blocks_give_the_loss_the_gradient_and_the_numbers_of_the_whole(
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-6 if name != "gradient" else 1e-12, atol=1e-12)
     valid = int(torch.isfinite(keys.position_mm).all(1).sum())
-    assert asked[0] == (valid, valid)
+    assert shapes[0] == (valid, valid)
     if across is not None:
-        assert max(cols for _, cols in asked[1:]) < valid, "what shares nothing is not asked for"
+        assert max(cols for _, cols in shapes[1:]) < valid, "items without a shared key are not related"
 
 
-def test_features_are_looked_at_once_and_only_where_a_part_asks_for_it() -> None:
+def test_features_are_linked_once_and_only_if_a_part_needs_them() -> None:
     x, keys = data()
     z = F.normalize(x, dim=1).float()
     views, hard = Choice("augmented_views"), Choice("hard_negatives", {"inner": Choice("augmented_views"), "temperature": 0.2})
     for parts, linked in (((views, views), False), ((views, hard), True)):
         strategy = Sum(parts=parts)
-        assert looks_at_features(strategy) == linked
+        assert needs_features(strategy) == linked
         with torch.autocast("cpu", dtype=torch.bfloat16):  # which must not reach the similarities
-            ask = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
+            relate_block = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
         whole = strategy.relate(*link(strategy, keys, keys, z @ z.T), z @ z.T)
         for block in (slice(0, 5), slice(5, N)):
-            tile = ask(block, z[block] @ z.T).relation
+            tile = relate_block(block, z[block] @ z.T).relation
             torch.testing.assert_close((tile.positive, tile.negative), (whole.positive[block], whole.negative[block]))
 
 
@@ -195,7 +195,7 @@ def test_the_queue_survives_a_step_that_was_not_finite() -> None:
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_the_gradient_through_the_weights_of_a_queue_is_the_slope_of_the_loss(detach: bool) -> None:
-    """As MoCo v2 compares: negatives of the batch are taken away from a relation that depends on the similarities."""
+    """As in MoCo v2: negatives of the batch are removed from a relation that depends on similarities."""
     x, keys = data()
     fields = {"concentration": 2.0, "temperature": 0.5, "detach_weights": detach}
     strategy = HardNegatives(inner=Choice("augmented_views"), **fields)  # type: ignore[arg-type]
@@ -206,7 +206,7 @@ def test_the_gradient_through_the_weights_of_a_queue_is_the_slope_of_the_loss(de
         support.keep(earlier, dataclasses.replace(keys, sample=keys.sample + 100)[:8].matrix())
         rows = Rows(F.normalize(values, dim=1), keys)
         relating = Relating(strategy.relate, strategy, support)
-        return contrast(rows, relating, 0.5, "all", False, only_kept_repel=True).value
+        return contrast(rows, relating, 0.5, "all", False, only_queue_repels=True).value
 
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(leaf), leaf)

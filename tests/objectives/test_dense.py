@@ -1,4 +1,4 @@
-"""Points are read at their physical place, and related as the crops allow."""
+"""Features of points are interpolated at their position, and related through the crops' relation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.pairs.collections import make_collection
 
 
 class Stub:
-    """Widths of a network, which is all the objective reads at construction."""
+    """Widths of a network; the objective's constructor reads nothing else."""
 
     class decoder:
         out_channels = 3
@@ -41,15 +41,15 @@ def random_affine(rng: np.random.Generator) -> np.ndarray:
     return affine
 
 
-def test_features_are_read_at_the_point_itself() -> None:
-    """A map that holds its own world coordinates must answer with the point's: exact, since trilinear is."""
+def test_features_are_interpolated_at_the_point() -> None:
+    """A map of world coordinates must give the point's coordinates, exactly, since trilinear interpolation is exact."""
     for stride in (1, 2, 4):
         group, world = group_of(stride)
         inner = torch.rand(20, 3, dtype=torch.float64) * (torch.tensor([12.0, 8.0, 16.0]) - stride) + (stride - 1) / 2
-        place = inner @ group.affine[0, :3, :3].T + group.affine[0, :3, 3]
-        points = Points(place[None], place[None], place[None], torch.ones(1, 20, dtype=torch.bool))
+        position = inner @ group.affine[0, :3, :3].T + group.affine[0, :3, 3]
+        points = Points(position[None], position[None], position[None], torch.ones(1, 20, dtype=torch.bool))
         features = point_features(world.float(), group, points)
-        torch.testing.assert_close(features[0].double(), place, atol=2e-3, rtol=1e-4)
+        torch.testing.assert_close(features[0].double(), position, atol=2e-3, rtol=1e-4)
 
 
 def keys_in_two_samples(same_scan: bool) -> tuple[Dense, OverlappingCrops, PairBatch]:
@@ -59,15 +59,15 @@ def keys_in_two_samples(same_scan: bool) -> tuple[Dense, OverlappingCrops, PairB
     views = [*strategy.sample(collection, 0, rng), *strategy.sample(collection, 0 if same_scan else 1, rng)]
     keys = collection.keys(views, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
     group = ViewGroup("global", torch.zeros(4, 1, 12, 10, 8), torch.eye(4, dtype=torch.float64).repeat(4, 1, 1), keys)
-    place = torch.tensor([[[0.0, 0, 0], [2, 0, 0], [40, 0, 0]], [[500.0, 0, 0], [600, 0, 0], [700, 0, 0]]], dtype=torch.float64)
+    position = torch.tensor([[[0.0, 0, 0], [2, 0, 0], [40, 0, 0]], [[500.0, 0, 0], [600, 0, 0], [700, 0, 0]]], dtype=torch.float64)
     return (
         Dense(Stub(), tolerance_mm=0.5, ignore_mm=5.0),
         strategy,
-        PairBatch((group,), Points(place, place, place, torch.ones(2, 3, dtype=torch.bool))),
+        PairBatch((group,), Points(position, position, position, torch.ones(2, 3, dtype=torch.bool))),
     )  # type: ignore[arg-type]
 
 
-def test_the_gate_keeps_the_same_point_and_leaves_neighbours_alone() -> None:
+def test_the_gate_keeps_the_same_point_and_ignores_neighbours() -> None:
     objective, strategy, batch = keys_in_two_samples(same_scan=False)
     keys = point_keys(batch.main, batch.points)  # type: ignore[arg-type]
     relation = objective.gate(strategy.relate)(keys, keys, None)
@@ -78,18 +78,18 @@ def test_the_gate_keeps_the_same_point_and_leaves_neighbours_alone() -> None:
     assert (relation.negative[~near] == 1).all()
 
 
-def test_crops_left_alone_leave_their_points_alone() -> None:
+def test_points_of_ignored_crops_are_ignored() -> None:
     objective, strategy, batch = keys_in_two_samples(same_scan=True)
     keys = point_keys(batch.main, batch.points)  # type: ignore[arg-type]
     crops = strategy.relate(batch.main.keys, batch.main.keys, None)
-    alone = (crops.positive == 0) & (crops.negative == 0) & ~torch.eye(4, dtype=torch.bool)
-    assert alone.any(), "the case is there"
+    ignored = (crops.positive == 0) & (crops.negative == 0) & ~torch.eye(4, dtype=torch.bool)
+    assert ignored.any(), "the case occurs"
     relation = objective.gate(strategy.relate)(keys, keys, None)
-    points_alone = alone.repeat_interleave(3, 0).repeat_interleave(3, 1)
-    assert (relation.positive[points_alone] == 0).all() and (relation.negative[points_alone] == 0).all()
+    ignored_points = ignored.repeat_interleave(3, 0).repeat_interleave(3, 1)
+    assert (relation.positive[ignored_points] == 0).all() and (relation.negative[ignored_points] == 0).all()
 
 
-def test_points_that_are_not_valid_have_no_place() -> None:
+def test_invalid_points_have_no_position() -> None:
     _, _, batch = keys_in_two_samples(same_scan=False)
     assert batch.points is not None
     points = dataclasses.replace(batch.points, valid=torch.tensor([[True, False, True], [True, True, True]]))

@@ -1,4 +1,4 @@
-"""Every objective with every encoder takes a step, and trains every parameter of what it was given."""
+"""A step of every objective with every encoder trains all parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def test_every_encoder_is_here() -> None:
+def test_all_encoders_are_tested_here() -> None:
     assert set(SMALL) == set(ENCODERS.names())
 
 
@@ -33,10 +33,10 @@ def test_a_step(name: str, encoder: str) -> None:
     assert torch.isfinite(first)
     trained = {key for key, p in model.named_parameters() if p.requires_grad}
     without = {key for key, p in model.named_parameters() if p.requires_grad and p.grad is None}
-    assert trained and not without, "a parameter without a gradient stops DistributedDataParallel"
+    assert trained and not without, "DistributedDataParallel fails on a parameter without a gradient"
     with torch.no_grad():
         for p in model.parameters():
             if p.grad is not None:
                 p -= 1e-4 * p.grad / p.grad.norm().clamp(min=1e-12)
-    if getattr(model.objective, "queue_size", 0) == 0 and name not in ("swav", "dino"):  # those meet a changed queue or centre
+    if getattr(model.objective, "queue_size", 0) == 0 and name not in ("swav", "dino"):  # with these, the queue or centre has changed
         assert model(batch) < first, f"the gradient of {name} descends"

@@ -1,7 +1,7 @@
-"""Every objective learns what its pairs say, and does not where its sign is broken.
+"""Every objective learns from its pairs, and does not with a wrong sign.
 
-The known factor is which place of a simulated scan a vector belongs to: in batches that training never saw, the frozen features
-of a thing's partner in the other view have to be nearer than those of other samples' things.
+The known factor is the position in a simulated scan: in batches not used in training, the frozen features of an item's
+partner in the other view must be nearer than those of other samples' items.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from medcl3d.objectives.dense import point_features, point_keys
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
 
 STEPS, LONG = 40, 150
-UNSEEN = range(10_000, 10_008)  # steps far past those trained on: other crops, other augmentation
+UNSEEN = range(10_000, 10_008)  # steps far beyond training: other crops, other augmentation
 POINTWISE = ("dense", "global_dense")
 PAINTED = ("mae",)
-# Teachers and queues made for long trainings, brought to a short one.
+# Momentum encoders and queues adapted to a short training.
 FIELDS: dict[str, dict[str, Any]] = {
     "moco": {"momentum": 0.9, "queue_size": 64},
     "byol": {"momentum": 0.9},
@@ -48,7 +48,7 @@ def parts_of(store: Path, objective: str, steps: int) -> Pretraining:
 
 @torch.no_grad()
 def partner_nearer(parts: Pretraining, objective: str) -> float:
-    """How probable it is that the partner is nearer than a thing of another sample, in frozen features: 0.5 is chance."""
+    """Probability that the partner is nearer than an item of another sample, in frozen features: 0.5 is chance."""
     parts.learner.eval()
     return sum(_nearer_in_step(parts, objective, step) for step in UNSEEN) / len(UNSEEN)
 
@@ -56,14 +56,14 @@ def partner_nearer(parts: Pretraining, objective: str) -> float:
 def _nearer_in_step(parts: Pretraining, objective: str, step: int) -> float:
     batch = make_views(parts.dataset()[step], parts.learner.recipe)
     features = parts.learner.network(batch.main.voxels)
-    if objective == "dense":  # the others are asked about their views
+    if objective == "dense":  # other objectives are evaluated on views
         assert batch.points is not None and features.decoded is not None
         keys = point_keys(batch.main, batch.points)
         valid = torch.isfinite(keys.position_mm).all(1)
         vectors, keys = point_features(features.decoded, batch.main, batch.points).flatten(0, 1)[valid], keys[valid]
     else:
         vectors, keys = features.pooled, batch.main.keys
-    z = F.normalize(vectors - vectors.mean(0), dim=1)  # what all have in common tells nothing
+    z = F.normalize(vectors - vectors.mean(0), dim=1)  # subtract the common part
     similarity = z @ z.T
     partner = (keys.sample[:, None] == keys.sample) & (keys.point[:, None] == keys.point) & (keys.view[:, None] != keys.view)
     other = keys.sample[:, None] != keys.sample
@@ -91,7 +91,7 @@ def slow_but_for(fast: tuple[str, ...]) -> list[Any]:
 
 
 @pytest.mark.parametrize("objective", slow_but_for(FAST))
-def test_it_learns_and_a_broken_sign_does_not(tiny_store: Path, objective: str) -> None:
+def test_an_objective_learns_and_one_with_a_wrong_sign_does_not(tiny_store: Path, objective: str) -> None:
     found = {}
     for name, sign in (("right", 1.0), ("broken", -1.0)):
         parts = parts_of(tiny_store, objective, STEPS if objective in (*FAST, *POINTWISE) else LONG)
@@ -103,7 +103,7 @@ def test_it_learns_and_a_broken_sign_does_not(tiny_store: Path, objective: str) 
 
 
 @pytest.mark.slow
-def test_hidden_blocks_are_painted_better_than_by_their_mean(tiny_store: Path) -> None:
+def test_masked_blocks_are_reconstructed_better_than_by_their_mean(tiny_store: Path) -> None:
     found = {}
     for name, sign in (("right", 1.0), ("broken", -1.0)):
         parts = parts_of(tiny_store, "mae", STEPS)

@@ -1,4 +1,4 @@
-"""Local views predict and are never predicted: targets of a teacher, or held fixed, come from the global views."""
+"""Local views predict and are never predicted: targets without a gradient are of global views."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def embed(name: str, **fields: int) -> tuple[Step, Embedded]:
     return model, model.objective.embed(model.network, batch_of(range(SAMPLES), NUM_LOCAL))
 
 
-def test_every_objective_that_holds_targets_fixed_is_tested_here() -> None:
+def test_all_objectives_with_targets_are_tested_here() -> None:
     fixed = {name for name in NAMES if any(not rows.z.requires_grad for rows in embed(name)[1].values())}
     assert fixed == set(TARGETS)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_no_probability_mass_lies_on_local_targets(name: str) -> None:
-    """With P of multi_crop, every view that is predicted is global, and every view has one to predict."""
+def test_local_targets_have_no_probability(name: str) -> None:
+    """With P of multi_crop, all targets are global, and every view has one."""
     _, embedded = embed(name)
     online, target = embedded["online"], embedded[TARGETS[name]]
     assert len(online.keys) == SAMPLES * (2 + NUM_LOCAL) and len(target.keys) == len(target.z) == SAMPLES * 2
@@ -45,7 +45,7 @@ def test_no_probability_mass_lies_on_local_targets(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TAUGHT)
-def test_a_teacher_never_reads_local_views(name: str) -> None:
+def test_a_teacher_gets_no_local_views(name: str) -> None:
     model = Step(name)
     read: list[tuple[int, ...]] = []
     model.objective.teacher.copies[0].register_forward_hook(lambda module, given, result: read.append(tuple(given[0].shape)))
@@ -58,8 +58,8 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("name", "loss_of"), [("byol", lambda cos: 2 - 2 * cos), ("simsiam", lambda cos: -cos)])
-def test_the_loss_of_drawn_partners_by_loops(name: str, loss_of: Callable[[float], float]) -> None:
-    """A global view predicts the other global one; a local view one of the two, the second if its draw is one half or more."""
+def test_the_loss_of_drawn_partners_equals_loops(name: str, loss_of: Callable[[float], float]) -> None:
+    """A global view predicts the other global one; a local view one of both, the second if its draw is 0.5 or more."""
     model, embedded = embed(name)
     online, target = embedded["online"], embedded["target"]
     draws = uniform(online.keys)
@@ -73,8 +73,8 @@ def test_the_loss_of_drawn_partners_by_loops(name: str, loss_of: Callable[[float
 
 
 @pytest.mark.parametrize("queue_size", [0, 20])
-def test_the_loss_of_moco_by_loops_and_its_queue_keeps_global_views_alone(queue_size: int) -> None:
-    """v3 (no queue): the other samples' global views repel. v2: the vectors of earlier batches alone."""
+def test_the_loss_of_moco_equals_loops_and_its_queue_holds_only_global_views(queue_size: int) -> None:
+    """v3 (no queue): the other samples' global views repel. v2: only embeddings of earlier batches."""
     model = Step("moco", queue_size=queue_size)
     objective = model.objective
     layout = keys_of(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
@@ -99,21 +99,21 @@ def test_the_loss_of_moco_by_loops_and_its_queue_keeps_global_views_alone(queue_
         kept += list(target.z)
         local = (online.keys.view >= 2).sum()
         assert float(loss.metrics["positives_per_anchor"]) == pytest.approx(float(2 * local + 2 * SAMPLES) / len(online.z))
-        assert float(loss.metrics["fraction_left_alone"]) >= 0, "a local view has no column of its own that would be left out"
+        assert float(loss.metrics["fraction_left_alone"]) >= 0, "a local view has no own column to exclude"
     if support is not None:
         z, keys = support.content()
         assert int(support.count) == 2 * 2 * SAMPLES and bool((keys.view < 2).all())
         torch.testing.assert_close(z, torch.stack(kept), atol=1e-6, rtol=1e-6)
 
 
-def test_without_a_queue_nothing_is_ignored_but_a_view_itself() -> None:
+def test_without_a_queue_only_the_view_itself_is_ignored() -> None:
     model, embedded = embed("moco", queue_size=0)
     assert float(model.objective.loss(embedded, RELATING).metrics["fraction_left_alone"]) == 0
 
 
 @pytest.mark.parametrize("name", ["barlow_twins", "vicreg"])
 def test_objectives_without_targets_draw_any_view_that_attracts(name: str) -> None:
-    """Both sides have a gradient; the first view is compared with the other global one or with a local one."""
+    """Both sides have a gradient; the first view is compared with the other global view or a local one."""
     _, embedded = embed(name)
     rows = embedded["online"]
     first = rows[rows.keys.view == 0]

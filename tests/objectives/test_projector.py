@@ -1,4 +1,4 @@
-"""Batch norm against PyTorch's, and what projectors are made of; `test_two_ranks.py` has the ranks."""
+"""Batch norm compared with PyTorch's, and the layers of projectors; `test_two_ranks.py` tests several ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHANNELS = 5
 
 
 def both(momentum: float | None = None, eps: float | None = None) -> tuple[GlobalBatchNorm, nn.BatchNorm1d]:
-    """Ours and PyTorch's with the same random scale and shift; without arguments, both by their defaults."""
+    """Ours and PyTorch's with the same random scale and shift; without arguments, with defaults."""
     chosen = {name: value for name, value in (("momentum", momentum), ("eps", eps)) if value is not None}
     ours, theirs = GlobalBatchNorm(CHANNELS, **chosen), nn.BatchNorm1d(CHANNELS, **chosen)
     rng = torch.Generator().manual_seed(0)
@@ -32,7 +32,7 @@ def rows(num: int, seed: int, spread: float = 2.0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("momentum", "eps", "num"), [(None, None, 7), (0.4, 0.3, 7), (0.01, 1e-3, 2)])
-def test_batch_norm_is_pytorchs_in_output_gradient_and_running_statistics(
+def test_batch_norm_equals_pytorchs_in_output_gradient_and_running_statistics(
     momentum: float | None, eps: float | None, num: int
 ) -> None:
     ours, theirs = both(momentum, eps)
@@ -106,13 +106,13 @@ def test_a_projector_is_linear_norm_and_relu_and_ends_linear_without_bias(
     torch.testing.assert_close(made(features()), linear[-1](x), rtol=1e-4, atol=1e-5)
 
 
-def test_groups_of_channels_that_eight_does_not_divide_are_one() -> None:
+def test_channels_that_eight_does_not_divide_are_one_group() -> None:
     made = projector("group", 2, hidden=12, unit=False)
     first, last = (layer for layer in made.modules() if isinstance(layer, nn.Linear))
     torch.testing.assert_close(made(features()), last(F.group_norm(first(features()), 1).relu()))
 
 
-def test_a_projection_has_length_1_unless_told_otherwise() -> None:
+def test_a_projection_has_length_1_if_unit() -> None:
     unit, free = projector()(features()), projector(unit=False)(features())
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(9))
     torch.testing.assert_close(unit, free / free.norm(dim=1, keepdim=True))
@@ -120,7 +120,7 @@ def test_a_projection_has_length_1_unless_told_otherwise() -> None:
     assert torch.equal(Projector(6, 16, 4, 3, "none")(features()), unit)
 
 
-def test_a_projection_is_float32_whatever_autocast_and_the_features_are() -> None:
+def test_a_projection_is_float32_for_any_autocast_and_features() -> None:
     made = projector()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(made(features()), projector()(features()))

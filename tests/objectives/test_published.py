@@ -31,7 +31,7 @@ def two_views(seed: int, dim: int = DIM) -> tuple[Tensor, Tensor]:
 
 
 def both(first: Tensor, second: Tensor) -> Rows:
-    """Views of a sample next to each other, as batches have them."""
+    """Adjacent views of a sample, as in batches."""
     z = torch.stack([first, second], 1).flatten(0, 1)
     return Rows(z, keys_of(torch.arange(SAMPLES).repeat_interleave(2), torch.arange(2).repeat(SAMPLES)))
 
@@ -52,7 +52,7 @@ def test_simsiam() -> None:
     equal(ours, (cosine(p0, z1.detach()) + cosine(p1, z0.detach())) / 2, p0, p1)
 
 
-def test_byol_is_two_and_twice_simsiam() -> None:
+def test_byol_is_two_plus_twice_simsiam() -> None:
     p0, p1 = two_views(0)
     z0, z1 = two_views(1)
     ours = Step("byol").objective.loss({"online": both(p0, p1), "target": both(z0.detach(), z1.detach())}, PAIRS).value
@@ -82,7 +82,7 @@ def test_dino_and_its_centre() -> None:
         a, b = two_views(step)
         ta, tb = (t.detach() for t in two_views(step + 10, 8))
         unit_a, unit_b = F.normalize(a, dim=1), F.normalize(b, dim=1)
-        model.objective.before_step(9, 10)  # past the warm-up of the temperature
+        model.objective.before_step(9, 10)  # after the warm-up of the temperature
         ours = model.objective.loss({"online": both(unit_a, unit_b), "target": both(ta, tb)}, PAIRS).value
         words = model.objective.words.weight
         expected = theirs([ta, tb], [scores_of(unit_a, words), scores_of(unit_b, words)], teacher_temp=0.04)
@@ -102,7 +102,7 @@ def test_swav(queue: int) -> None:
         rows = both(*units)
         ours = objective.loss({"online": rows, "large": Rows(rows.z.detach(), rows.keys)}, PAIRS).value
         scores = [scores_of(z, objective.prototypes.weight) for z in units]
-        # Ours scales columns, then rows, as the last step of theirs does; theirs assigns a queue that precedes the batch.
+        # Ours scales columns, then rows, like lightly's last step; lightly's queue precedes the batch.
         past = [scores_of(torch.cat(k)[-queue:], objective.prototypes.weight) for k in kept] if queue and kept[0] else None
         expected = theirs(scores, [], past).squeeze()
         equal(ours, expected, a, b)
@@ -124,7 +124,7 @@ def test_moco_with_a_queue() -> None:
     )
     logits = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ queue.T], 1) / 0.1
     equal(ours.value, F.cross_entropy(logits, torch.zeros(SAMPLES, dtype=torch.int64)), q)
-    assert torch.equal(support.content()[0][int(support.count) % 9 - 1], keys[-1]), "the queue took the keys in"
+    assert torch.equal(support.content()[0][int(support.count) % 9 - 1], keys[-1]), "the keys are in the queue"
 
 
 def test_partners_are_drawn_by_their_probability() -> None:
@@ -143,7 +143,7 @@ def test_partners_are_drawn_by_their_probability() -> None:
     assert torch.allclose(drawn.weight, torch.full((4000,), 0.7))
 
 
-def test_draws_are_uniform_and_a_things_own() -> None:
+def test_draws_are_uniform_and_specific_to_an_item() -> None:
     keys = keys_of(torch.arange(20_000) // 2, torch.arange(20_000) % 2)
     u = uniform(keys)
     assert torch.equal(u[7:9], uniform(keys[7:9])) and len(u.unique()) == len(u)

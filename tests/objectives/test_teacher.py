@@ -1,4 +1,4 @@
-"""Who follows whom, and through what no gradient flows."""
+"""Momentum encoders and stop-gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLLOWED = ("byol", "moco", "dino")
 FIXED = {"byol": "target", "simsiam": "target", "moco": "target", "dino": "target", "swav": "large"}
 
 
-def test_a_teacher_keeps_most_of_itself_and_takes_a_little() -> None:
+def test_a_teacher_is_an_exponential_moving_average() -> None:
     student = nn.BatchNorm1d(2)
     teacher = Teacher(student)
     with torch.no_grad():
@@ -25,11 +25,11 @@ def test_a_teacher_keeps_most_of_itself_and_takes_a_little() -> None:
     teacher.follow(0.9, student)
     copy = teacher.copies[0]
     assert torch.allclose(copy.weight, torch.full((2,), 0.9 * 1 + 0.1 * 5)), "an average of weights"
-    assert torch.equal(copy.running_mean, student.running_mean), "buffers as they are"
+    assert torch.equal(copy.running_mean, student.running_mean), "buffers are copied"
     assert not any(p.requires_grad for p in teacher.parameters()) and student.weight.requires_grad
 
 
-def test_it_slows_down_to_a_halt() -> None:
+def test_momentum_rises_to_one() -> None:
     found = [momentum_at(step, 100, 0.9) for step in range(101)]
     assert found[0] == pytest.approx(0.9) and found[50] == pytest.approx(0.95) and found[100] == 1
     assert found == sorted(found)
@@ -48,11 +48,11 @@ def test_an_objectives_teacher_follows_its_network_and_head(name: str) -> None:
     moved = [float((after - b).mean()) for after, b in zip(objective.teacher.parameters(), before, strict=True)]
     share = 1 - objective.momentum
     assert 0 < share < 0.5
-    assert [round(m, 6) for m in moved if m] == [round(share, 6)] * (len(moved) - (name == "dino")), "but for dino's words, which stayed"
+    assert [round(m, 6) for m in moved if m] == [round(share, 6)] * (len(moved) - (name == "dino")), "except dino's frozen prototypes"
 
 
 @pytest.mark.parametrize(("name", "rows"), FIXED.items())
-def test_no_gradient_flows_into_what_is_predicted(name: str, rows: str) -> None:
+def test_targets_have_no_gradient(name: str, rows: str) -> None:
     model = Step(name)
     embedded = model.objective.embed(model.network, batch_of(range(3)))
     assert embedded["online"].z.requires_grad and not embedded[rows].z.requires_grad
@@ -67,15 +67,15 @@ SCHEDULES = {
 
 
 def built(name: str, **fields: Any) -> Any:
-    """An objective with its own defaults."""
+    """An objective with its defaults."""
     objective, _, rises = name.partition(", ")
     rising = {"momentum_rises": True} if rises else {}
     return OBJECTIVES.get(objective)(network_of(UNET, False), **rising, **fields)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_default_momentum_leaves_a_hundredth_of_the_random_start(name: str) -> None:
-    """Followed step by step by a teacher of one weight, from 1 towards a student at 0."""
+def test_the_default_momentum_leaves_one_percent_of_the_random_initialisation(name: str) -> None:
+    """Simulate a teacher with one weight, from 1 towards a student at 0."""
     objective, published = built(name), SCHEDULES[name].published
     assert objective.schedule == SCHEDULES[name]
     before = 0.0
@@ -87,13 +87,14 @@ def test_the_default_momentum_leaves_a_hundredth_of_the_random_start(name: str) 
             momenta.append(objective.momentum)
             left *= objective.momentum
         assert left <= 0.01 and left == pytest.approx(objective.schedule.left(steps))
-        assert before <= momenta[0] <= published and momenta == sorted(momenta), "a longer run starts slower, up to the published"
-        assert momenta[0] == published or left > 0.004, "no lower than it takes"
+        assert momenta == sorted(momenta)
+        assert before <= momenta[0] <= published, "a longer run starts with a higher momentum, up to the published one"
+        assert momenta[0] == published or left > 0.004, "no lower than necessary"
         before = momenta[0]
     assert before == published
 
 
-def test_a_teacher_holds_what_the_schedule_says_of_its_start() -> None:
+def test_a_teacher_holds_the_scheduled_fraction_of_its_initialisation() -> None:
     student = nn.Linear(3, 3)
     teacher, schedule = Teacher(student), Schedule(None, published=0.996)
     with torch.no_grad():
@@ -105,18 +106,18 @@ def test_a_teacher_holds_what_the_schedule_says_of_its_start() -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_momentum_that_is_given_is_used_to_the_bit(name: str) -> None:
-    """As in run folders that hold the earlier default."""
+def test_a_given_momentum_is_used_exactly(name: str) -> None:
+    """As in run folders with the earlier default."""
     objective = built(name, momentum=0.99)
     for step in range(200):
         objective.before_step(step, 200)
         assert objective.momentum == (0.99 if name == "moco" else momentum_at(step, 200, 0.99))
 
 
-def test_one_that_leaves_much_of_the_start_is_warned_of() -> None:
+def test_a_momentum_that_leaves_much_of_the_initialisation_is_a_warning() -> None:
     (warning,) = built("byol", momentum=0.99).notes(200)
     assert warning == (
-        "warning: objective.byol: momentum = 0.99: 36% of the teacher's random start is left in it after train.steps = 200; "
+        "warning: objective.byol: momentum = 0.99: 36% of the teacher's random initialisation is left in it after train.steps = 200; "
         "leave momentum out (0.9542 is then chosen), or lower it"
     )
     assert built("byol", momentum=0.99).notes(500) == [] and built("byol", momentum=0.95).notes(200) == []

@@ -22,7 +22,7 @@ NUM_LOCAL = (0, 2)
 
 
 def two_steps(name: str, samples: range, num_local: int, wrap: Any = lambda model: model) -> dict[str, Any]:
-    """What there is after two steps of gradient descent: gradients and losses of both, the state at the end."""
+    """Gradients and losses of two steps of gradient descent, and the final state."""
     model = Step(name)
     model.train()
     wrapped = wrap(model)
@@ -63,10 +63,10 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("num_local", NUM_LOCAL)
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_equal_one_process(name: str, num_local: int, ranks: Path) -> None:
-    alone = two_steps(name, range(SAMPLES), num_local)
-    assert len(alone["gradients"][0]) > 4 and any((g != 0).any() for g in alone["gradients"][1].values())
+    one_process = two_steps(name, range(SAMPLES), num_local)
+    assert len(one_process["gradients"][0]) > 4 and any((g != 0).any() for g in one_process["gradients"][1].values())
     for rank in range(2):
         found = torch.load(ranks / f"{name}_{num_local}_{rank}.pt", weights_only=True)
-        torch.testing.assert_close(found["losses"], alone["losses"], atol=1e-9, rtol=1e-9)
-        torch.testing.assert_close(found["gradients"], alone["gradients"], atol=1e-9, rtol=1e-7)
-        torch.testing.assert_close(found["state"], alone["state"], atol=1e-9, rtol=1e-7, equal_nan=True)
+        torch.testing.assert_close(found["losses"], one_process["losses"], atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(found["gradients"], one_process["gradients"], atol=1e-9, rtol=1e-7)
+        torch.testing.assert_close(found["state"], one_process["state"], atol=1e-9, rtol=1e-7, equal_nan=True)

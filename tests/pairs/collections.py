@@ -1,4 +1,4 @@
-"""Random collections for property tests: anisotropic, oblique, sheared, odd shapes, several visits a patient."""
+"""Random collections for property tests: anisotropic, oblique, sheared, odd shapes, several visits per patient."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from medcl3d.data.collection import Collection
 
 
 def make_collection(
-    seed: int, num_scans: int, patch_size: tuple[int, int, int] = (12, 10, 8), smallest: int = 20, lean_degrees: float = 0.0
+    seed: int, num_scans: int, patch_size: tuple[int, int, int] = (12, 10, 8), smallest: int = 20, shear_degrees: float = 0.0
 ) -> Collection:
     """A collection with random geometry; scans are never smaller than `smallest` voxels along an axis.
 
-    lean_degrees: each axis leans over those before it by up to so many degrees (0: axes are orthogonal).
+    shear_degrees: largest angle by which an axis is sheared towards those before it (0: axes are orthogonal).
     """
-    rng, leaning = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    rng, shear_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     shapes = rng.integers(smallest, smallest + 30, (num_scans, 3))
     affines = np.tile(np.eye(4), (num_scans, 1, 1))
     for i in range(num_scans):
         spacing = rng.uniform(0.4, 6.0, 3)
-        turn = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True).as_matrix()
-        lean = np.eye(3) + np.triu(np.tan(np.radians(leaning.uniform(-lean_degrees, lean_degrees, (3, 3)))), 1)
-        affines[i, :3, :3] = turn @ (lean / np.linalg.norm(lean, axis=0)) * spacing
+        rotation = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True).as_matrix()
+        shear = np.eye(3) + np.triu(np.tan(np.radians(shear_rng.uniform(-shear_degrees, shear_degrees, (3, 3)))), 1)
+        affines[i, :3, :3] = rotation @ (shear / np.linalg.norm(shear, axis=0)) * spacing
         affines[i, :3, 3] = rng.uniform(-200, 200, 3)
     low = rng.integers(0, shapes // 4 + 1)
     body = np.stack([low, shapes - rng.integers(0, shapes // 4 + 1)], 1)
@@ -47,23 +47,23 @@ def make_collection(
     return replace(Collection.of(table, shapes, affines, body), patch_size=patch_size)
 
 
-collections = st.builds(make_collection, st.integers(0, 10_000), st.integers(4, 8), lean_degrees=st.sampled_from([0.0, 30.0]))
+collections = st.builds(make_collection, st.integers(0, 10_000), st.integers(4, 8), shear_degrees=st.sampled_from([0.0, 30.0]))
 
 
 def visits(collection: Collection) -> Collection:
-    """The same scans, all of one modality: a patient's are two visits."""
+    """The same scans in one modality, so that a patient's scans are two visits."""
     return replace(collection, table=collection.table.assign(modality="t1")).with_columns(
         {"modality": np.zeros(len(collection), dtype=np.int64)}
     )
 
 
 def one_session(collection: Collection) -> Collection:
-    """The same scans, a patient's of one session."""
+    """The same scans, with one session per patient."""
     return replace(collection, table=collection.table.assign(session="0"))
 
 
 def with_gaps(seed: int, num_scans: int) -> Collection:
-    """Scans of a few patients, some with one scan only, among them empty sessions, days and modalities."""
+    """Scans of a few patients, some with one scan only, with empty sessions, days and modalities."""
     collection, rng = make_collection(seed, num_scans), np.random.default_rng(seed)
 
     def some(*values: object) -> np.ndarray:

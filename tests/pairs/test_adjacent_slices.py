@@ -1,4 +1,4 @@
-"""Slabs next to each other, in mm."""
+"""Adjacent slabs, in mm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.pairs.collections import collections, make_collection
 
 
 @given(collection=collections, seed=st.integers(0, 1000), axis=st.integers(0, 2), gap=st.floats(1, 15), thick=st.floats(1, 20))
-def test_slabs_lie_within_the_gap_and_never_coincide(collection: Collection, seed: int, axis: int, gap: float, thick: float) -> None:
+def test_slabs_are_within_the_gap_and_never_coincide(collection: Collection, seed: int, axis: int, gap: float, thick: float) -> None:
     strategy = AdjacentSlices(axis=axis, thickness_mm=thick, max_gap_mm=gap, ignore_mm=gap)  # type: ignore[arg-type]
     try:
         anchor = int(strategy.anchors(collection).ids[0])
@@ -33,7 +33,7 @@ def test_slabs_lie_within_the_gap_and_never_coincide(collection: Collection, see
     assert {view.out_shape for view in views} == {collection.patch_size}
 
 
-def test_near_slabs_attract_farther_ones_are_left_alone_and_the_rest_repels() -> None:
+def test_near_slabs_attract_farther_ones_are_ignored_and_the_rest_repels() -> None:
     collection = dataclasses.replace(make_collection(0, 2), affines=np.tile(np.diag([1.0, 1, 2, 1]), (2, 1, 1)))
     strategy = AdjacentSlices(axis=2, max_gap_mm=4, ignore_mm=8)
     first = strategy.sample(collection, 0, np.random.default_rng(0))[0]
@@ -46,7 +46,7 @@ def test_near_slabs_attract_farther_ones_are_left_alone_and_the_rest_repels() ->
     assert relation.negative[0].tolist() == [0, 0, 0, 1, 1]
 
 
-def test_too_few_or_too_coarse_slices_say_what_would_do() -> None:
+def test_too_few_or_too_coarse_slices_are_an_error_with_a_remedy() -> None:
     collection = make_collection(0, 3)
     with pytest.raises(DataError, match=r"3 left out: its slices are farther apart than max_gap_mm 0.1 .* raise max_gap_mm"):
         AdjacentSlices(max_gap_mm=0.1).anchors(collection)

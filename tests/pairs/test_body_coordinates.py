@@ -1,4 +1,4 @@
-"""Millimetres of the body: from the mask, or through an atlas."""
+"""Body coordinates from the mask, or from an atlas."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def test_the_box_holds_every_voxel_of_the_body(collection: Collection) -> None:
     for scan in range(len(collection)):
         low, stop = collection.body_boxes[scan]
         corners = np.array([[(low, stop - 1)[(c >> axis) & 1][axis] for axis in range(3)] for c in range(8)], dtype=float)
-        places = collection.body.place(np.full(8, scan), collection.world(np.full(8, scan), corners))
+        positions = collection.body.place(np.full(8, scan), collection.world(np.full(8, scan), corners))
         box = collection.body.box_mm[scan]
-        assert (places >= box[0]).all() and (places <= box[1]).all()
+        assert (positions >= box[0]).all() and (positions <= box[1]).all()
 
 
 def write_scan(path: Path, affine: np.ndarray) -> None:
@@ -73,7 +73,7 @@ def test_an_atlas_affine_of_the_manifest_reaches_the_keys(tmp_path: Path) -> Non
         ("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 1 1\n", "the last 0 0 0 1"),
     ],
 )
-def test_what_is_no_affine_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_an_invalid_affine_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "bad.txt").write_text(text)
     with pytest.raises(DataError, match=words):
         read_affine(tmp_path / "bad.txt")
@@ -81,7 +81,7 @@ def test_what_is_no_affine_is_refused(tmp_path: Path, text: str, words: str) -> 
         read_affine(tmp_path / "none.txt")
 
 
-def test_a_pipe_is_no_affine_and_nobody_waits_for_it(tmp_path: Path) -> None:
+def test_a_pipe_as_affine_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(DataError, match=r"pipe\.txt: is a pipe or a device"):
         read_affine(tmp_path / "pipe.txt")

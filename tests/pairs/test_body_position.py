@@ -1,4 +1,4 @@
-"""The same place of the body, across patients and within one."""
+"""Relations by position in the body, across patients and within one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def points_in(collection: Collection, keys: Keys, seed: int, count: int = 4) -> 
 
 
 @given(collection=collections, seed=st.integers(0, 1000), alpha=st.floats(0, 1), sigma=st.floats(1, 30), h=st.floats(1, 60))
-def test_across_patients_the_distance_in_the_body_decides(collection: Collection, seed: int, alpha: float, sigma: float, h: float) -> None:
+def test_across_patients_weights_follow_distance_in_body_coordinates(
+    collection: Collection, seed: int, alpha: float, sigma: float, h: float
+) -> None:
     strategy = BodyPosition(alpha=alpha, sigma_mm=sigma, h_mm=h)
     views = batch_of_views(strategy, collection, seed)
     for keys in (views, points_in(collection, views, seed)):
@@ -52,10 +54,10 @@ def test_within_a_scan_points_relate_as_in_voxel_correspondence(collection: Coll
     same_scan = keys.scan[:, None] == keys.scan
     assert torch.equal(relation.positive[same_scan], known.positive[same_scan])
     assert torch.equal(relation.negative[same_scan], known.negative[same_scan])
-    assert (relation.positive.sum(1) > 0).all(), "a point is the positive of itself in the other view"
+    assert (relation.positive.sum(1) > 0).all(), "a point is a positive of itself in the other view"
 
 
-def test_without_attraction_it_only_takes_false_negatives_away() -> None:
+def test_without_attraction_it_only_removes_false_negatives() -> None:
     collection = make_collection(0, 8)
     strategy = BodyPosition(alpha=0.0, h_mm=50.0)
     assert strategy.informs == {"negative"} and BodyPosition().informs == {"positive", "negative"}
@@ -65,7 +67,7 @@ def test_without_attraction_it_only_takes_false_negatives_away() -> None:
     assert (relation.positive[across] == 0).all() and (relation.negative[across] < 1).all()
 
 
-def test_noise_moves_a_scan_as_one_and_always_the_same_way() -> None:
+def test_noise_shifts_each_scan_as_a_whole_and_is_reproducible() -> None:
     collection = make_collection(0, 8)
     strategy = BodyPosition(alpha=1.0, sigma_mm=40.0, noise_mm=20.0)
     keys = batch_of_views(strategy, collection, 0, count=12)
@@ -79,22 +81,22 @@ def test_noise_moves_a_scan_as_one_and_always_the_same_way() -> None:
     assert not torch.allclose(noisy, still.relate(keys, keys, None).positive[across], atol=0.01)
 
 
-def test_a_placebo_keeps_points_of_a_patient_and_loses_places_across() -> None:
+def test_a_placebo_keeps_relations_within_a_patient_and_changes_those_across() -> None:
     collection = make_collection(0, 10)
     strategy = BodyPosition(alpha=1.0, sigma_mm=10.0)
     shuffled = placebo(collection, strategy, 3)
     views = batch_of_views(strategy, collection, 0, count=30)
-    told = dataclasses.replace(views, body=torch.from_numpy(shuffled.body.place(views.scan.numpy(), views.center_mm.numpy())))
+    permuted = dataclasses.replace(views, body=torch.from_numpy(shuffled.body.place(views.scan.numpy(), views.center_mm.numpy())))
     across = views.patient[:, None] != views.patient
-    truly, said = (strategy.relate(keys, keys, None).positive for keys in (views, told))
-    assert abs(float(np.corrcoef(truly[across], said[across])[0, 1])) < 0.2
+    without, with_placebo = (strategy.relate(keys, keys, None).positive for keys in (views, permuted))
+    assert abs(float(np.corrcoef(without[across], with_placebo[across])[0, 1])) < 0.2
     keys = points_in(shuffled, views, 0)
     same_scan = keys.scan[:, None] == keys.scan
     honest = points_in(collection, views, 0)
     assert torch.equal(strategy.relate(keys, keys, None).positive[same_scan], strategy.relate(honest, honest, None).positive[same_scan])
 
 
-def test_the_loader_tells_points_their_place_in_the_body(tmp_path: object, tiny_store: object) -> None:
+def test_the_loader_sets_body_coordinates_of_points(tmp_path: object, tiny_store: object) -> None:
     from medcl3d.config import load
     from medcl3d.training.pretrain import PretrainConfig, assemble
 
@@ -114,7 +116,7 @@ out_dir: unused
     scans = raw.main.keys.scan[::2].repeat_interleave(6).numpy()
     expected = parts.scans.collection.body.place(scans, raw.points.position_mm.flatten(0, 1).numpy())
     assert np.allclose(raw.points.body_mm.flatten(0, 1).numpy(), expected)
-    assert parts.learner(raw).metrics["positives_per_anchor"] > 1, "other patients' points attract too"
+    assert parts.learner(raw).metrics["positives_per_anchor"] > 1, "points of other patients attract"
 
 
 @pytest.mark.parametrize("field", ["sigma_mm", "h_mm"])

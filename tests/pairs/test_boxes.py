@@ -1,4 +1,4 @@
-"""Where boxes may lie, and distances between them in mm, against values worked out by hand."""
+"""Positions of boxes and distances between them in mm, compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from medcl3d.pairs.boxes import (
 from medcl3d.types import Box, Keys, ViewSpec, triple
 
 SPACING = np.array([0.5, 2.0, 3.0])
-TURN = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
-LEANING = TURN @ np.array(
+ROTATION = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+SHEARED = ROTATION @ np.array(
     [[1, 0.6, 0], [0, 0.8, 0], [0, 0, 1.0]]
-)  # the second axis leans over the first, of length 1
+)  # the second axis is sheared towards the first, with length 1
 
 
 def collection_of(
@@ -40,12 +40,12 @@ def collection_of(
     patch_size: tuple[int, int, int] = (8, 9, 10),
     num: int = 1,
     frames: list[str] | None = None,
-    turns: list[np.ndarray] | None = None,
+    rotations: list[np.ndarray] | None = None,
 ) -> Collection:
-    """Scans of 0.5 x 2 x 3 mm on turned axes; `body` is its first and last-plus-one voxel, or all."""
+    """Scans of 0.5 x 2 x 3 mm with rotated axes; `body`: first and last-plus-one voxel, or the whole scan."""
     affines = np.tile(np.eye(4), (num, 1, 1))
-    for affine, turn in zip(affines, turns or [TURN] * num, strict=True):
-        affine[:3, :3], affine[:3, 3] = turn * SPACING, (10, -20, 30)
+    for affine, rotation in zip(affines, rotations or [ROTATION] * num, strict=True):
+        affine[:3, :3], affine[:3, 3] = rotation * SPACING, (10, -20, 30)
     names = [f"s{i}" for i in range(num)]
     table = pd.DataFrame({"scan": names, "patient": names, "frame": frames or names})
     boxes = np.array([body or ((0, 0, 0), shape)] * num)
@@ -59,7 +59,7 @@ def keys_of(collection: Collection, *views: tuple[int, Box]) -> Keys:
 
 
 def test_the_centre_of_a_patch_reaches_the_first_and_the_last_voxel_of_the_body() -> None:
-    """A patch of 9 voxels has its middle on a voxel, a patch of 8 between two."""
+    """The centre of a patch of 9 voxels is on a voxel, that of 8 between two."""
     low, high = start_range(collection_of(body=((12, 13, 14), (20, 30, 40))), 0)
     assert low.tolist() == [9, 9, 10]  # centres 12.5 (12 is the first voxel), 13 and 14.5
     assert high.tolist() == [
@@ -70,7 +70,7 @@ def test_the_centre_of_a_patch_reaches_the_first_and_the_last_voxel_of_the_body(
     assert low.dtype == high.dtype == np.int64
 
 
-def test_a_patch_lies_inside_the_scan_or_contains_it() -> None:
+def test_a_patch_is_inside_the_scan_or_contains_it() -> None:
     low, high = start_range(collection_of(), 0)
     assert low.tolist() == [0, 0, 0] and high.tolist() == [32, 41, 50]
     low, high = start_range(collection_of(patch_size=(50, 50, 63)), 0)
@@ -81,15 +81,15 @@ def test_a_patch_lies_inside_the_scan_or_contains_it() -> None:
     assert low.tolist() == high.tolist() == [32, 41, 55]
 
 
-def test_a_body_of_one_voxel_has_a_patch_too() -> None:
-    """An even patch has its middle between two voxels, so that none lies within a body as thin as one slice."""
+def test_a_body_of_one_voxel_has_a_patch() -> None:
+    """The centre of an even patch is between two voxels, so it is never in a body of one slice."""
     low, high = start_range(collection_of(body=((12, 13, 14), (13, 14, 15))), 0)
     assert low.tolist() == high.tolist() == [9, 9, 10]  # centres 12.5, 13 and 14.5
     one_slice = collection_of(shape=(40, 50, 1))
     assert random_box(one_slice, 0, np.random.default_rng(0)).start[2] in range(-9, 1)
 
 
-def test_a_random_box_lies_anywhere_in_the_body_with_the_same_probability() -> None:
+def test_a_random_box_is_uniform_in_the_body() -> None:
     collection = collection_of(body=((12, 13, 14), (20, 30, 40)))
     rng = np.random.default_rng(0)
     starts = np.array([random_box(collection, 0, rng).start for _ in range(3000)])
@@ -100,7 +100,7 @@ def test_a_random_box_lies_anywhere_in_the_body_with_the_same_probability() -> N
     assert random_box(collection, 0, rng).size == (8, 9, 10)
 
 
-def test_a_slab_is_as_thick_as_asked_in_mm_and_at_least_one_voxel() -> None:
+def test_a_slab_has_the_given_thickness_and_at_least_one_voxel() -> None:
     collection = collection_of()
     assert slab_size(collection, 0, 0, 6.0) == (12, 9, 10)
     assert slab_size(collection, 0, 1, 6.0) == (8, 3, 10)
@@ -110,7 +110,7 @@ def test_a_slab_is_as_thick_as_asked_in_mm_and_at_least_one_voxel() -> None:
 
 
 def test_a_slab_is_widened_to_the_whole_body_in_the_ratio_of_the_patch() -> None:
-    """A body of 20 x 30 voxels in a patch of 9 x 10: 3 voxels to one, so 27 x 30 about its middle."""
+    """A body of 20 x 30 voxels in a patch of 9 x 10: a factor of 3, so 27 x 30 about its middle."""
     collection = collection_of(body=((10, 10, 10), (26, 30, 40)))
     wide = whole_body_across(collection, 0, 0, Box((12, 13, 14), (3, 9, 10)))
     assert (wide.start, wide.stop) == ((12, 6, 10), (15, 34, 40))
@@ -128,13 +128,13 @@ def test_the_longer_side_of_a_widened_slab_is_the_body_exactly(patch: int) -> No
         assert (wide.start[1], wide.stop[1]) == (5, 5 + length)
 
 
-def test_the_start_at_a_place_puts_the_centre_of_the_patch_there() -> None:
+def test_the_start_at_a_position_centres_the_patch_on_it() -> None:
     collection = collection_of()
-    wanted = Box((7, 11, 23), (8, 9, 10))
-    start, missed_mm = start_at(collection, 0, collection.world(np.array([0]), wanted.center[None])[0])
+    box = Box((7, 11, 23), (8, 9, 10))
+    start, missed_mm = start_at(collection, 0, collection.world(np.array([0]), box.center[None])[0])
     assert start.tolist() == [7, 11, 23] and start.dtype == np.int64
     assert missed_mm == 0
-    nearby = collection.world(np.array([0]), wanted.center[None] + [0.4, -0.4, 0.4])[0]
+    nearby = collection.world(np.array([0]), box.center[None] + [0.4, -0.4, 0.4])[0]
     start, missed_mm = start_at(collection, 0, nearby)
     assert start.tolist() == [7, 11, 23] and missed_mm == 0  # rounded to a voxel
 
@@ -148,7 +148,7 @@ def test_the_start_at_a_place_puts_the_centre_of_the_patch_there() -> None:
         ((6, -2, 4), (32, 0, 50), 13.0),
     ],
 )
-def test_a_place_that_the_scan_does_not_reach_is_missed_by_mm(
+def test_a_position_outside_the_scan_is_missed_by_mm(
     beyond: tuple[int, int, int], start: tuple[int, int, int], missed_mm: float
 ) -> None:
     """6 voxels of 0.5 mm are 3 mm, 2 of 2 mm are 4, 4 of 3 mm are 12; together they are 13 mm."""
@@ -160,9 +160,9 @@ def test_a_place_that_the_scan_does_not_reach_is_missed_by_mm(
     assert missed == pytest.approx(missed_mm)
 
 
-def test_the_miss_on_a_scan_whose_axes_lean_is_in_world_mm() -> None:
+def test_the_miss_on_a_sheared_scan_is_in_world_mm() -> None:
     """6 voxels past the first axis and 5 before the second: 3 mm and -10 mm along oblique axes."""
-    collection = collection_of(turns=[LEANING])
+    collection = collection_of(rotations=[SHEARED])
     center = np.array([41.5, -1, 27.5])
     found, missed = start_at(collection, 0, collection.world(np.array([0]), center[None])[0])
     assert found.tolist() == [32, 0, 23]
@@ -179,9 +179,9 @@ def test_iou_of_boxes() -> None:
     assert iou(box, Box((7, 10, 4), (4, 6, 8))) == 0  # apart along two axes
 
 
-@pytest.mark.parametrize("axes", [TURN, LEANING])
+@pytest.mark.parametrize("axes", [ROTATION, SHEARED])
 def test_iou_in_mm_is_that_of_the_voxels_in_one_scan(axes: np.ndarray) -> None:
-    collection, rng = collection_of(turns=[axes]), np.random.default_rng(0)
+    collection, rng = collection_of(rotations=[axes]), np.random.default_rng(0)
     boxes = [Box(triple(rng.integers(0, 12, 3)), triple(rng.integers(5, 12, 3))) for _ in range(30)]
     keys = keys_of(collection, *((0, box) for box in boxes))
     expected = torch.tensor([[iou(a, b) for b in boxes[:20]] for a in boxes], dtype=torch.float64)
@@ -190,9 +190,9 @@ def test_iou_in_mm_is_that_of_the_voxels_in_one_scan(axes: np.ndarray) -> None:
 
 
 def test_iou_in_mm_compares_scans_of_one_frame_whose_axes_agree() -> None:
-    other = Rotation.from_euler("z", 0.5, degrees=True).as_matrix() @ TURN
-    turns = [TURN, TURN, TURN, other]
-    collection = collection_of(num=4, frames=["a", "a", "b", "a"], turns=turns)
+    other = Rotation.from_euler("z", 0.5, degrees=True).as_matrix() @ ROTATION
+    rotations = [ROTATION, ROTATION, ROTATION, other]
+    collection = collection_of(num=4, frames=["a", "a", "b", "a"], rotations=rotations)
     box = Box((2, 3, 4), (4, 6, 8))
     keys = keys_of(collection, (0, box), (1, Box((4, 3, 4), (4, 6, 8))), (2, box), (3, box))
     assert iou_mm(keys[:1], keys)[0].tolist() == pytest.approx([1, 1 / 3, 0, 0])
@@ -201,12 +201,12 @@ def test_iou_in_mm_compares_scans_of_one_frame_whose_axes_agree() -> None:
 def test_distances_are_mm_and_infinite_between_frames() -> None:
     collection = collection_of(num=3, frames=["a", "a", "b"])
     keys = keys_of(collection, *((scan, Box((0, 0, 0), (1, 1, 1))) for scan in range(3)))
-    places = torch.tensor([[0.0, 0, 0], [3, 4, 12], [3, 4, 12]], dtype=torch.float64)
-    found = distance_mm(replace(keys, position_mm=places), replace(keys, position_mm=places))
+    positions = torch.tensor([[0.0, 0, 0], [3, 4, 12], [3, 4, 12]], dtype=torch.float64)
+    found = distance_mm(replace(keys, position_mm=positions), replace(keys, position_mm=positions))
     assert found.tolist() == [[0, 13, np.inf], [13, 0, np.inf], [np.inf, np.inf, 0]]
 
 
-def test_distances_of_many_points_far_from_the_origin_keep_their_digits() -> None:
+def test_distances_far_from_the_origin_are_precise() -> None:
     keys = keys_of(collection_of(), *[(0, Box((0, 0, 0), (1, 1, 1)))] * 40)
     far = torch.full((40, 3), 1e6, dtype=torch.float64)
     near = replace(keys, position_mm=far + torch.tensor([1e-3, 0, 0], dtype=torch.float64))
@@ -214,10 +214,10 @@ def test_distances_of_many_points_far_from_the_origin_keep_their_digits() -> Non
     np.testing.assert_allclose(close, 1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("axes", [TURN, LEANING])
+@pytest.mark.parametrize("axes", [ROTATION, SHEARED])
 @pytest.mark.parametrize("axis", range(3))
-def test_the_gap_along_an_axis_is_in_mm_whatever_lies_across(axis: int, axes: np.ndarray) -> None:
-    collection = collection_of(turns=[axes])
+def test_the_gap_along_an_axis_is_in_mm_at_any_in_plane_position(axis: int, axes: np.ndarray) -> None:
+    collection = collection_of(rotations=[axes])
     shifts = [(0, 0, 0), (4, 5, 6), (-2, 3, 1)]
     keys = keys_of(collection, *((0, Box((10 + a, 10 + b, 10 + c), (8, 9, 10))) for a, b, c in shifts))
     along = np.array(shifts)[:, axis] * SPACING[axis]
@@ -226,13 +226,13 @@ def test_the_gap_along_an_axis_is_in_mm_whatever_lies_across(axis: int, axes: np
 
 def test_body_coordinates_end_at_the_outer_faces_of_the_first_and_last_voxel() -> None:
     """A body of 4 x 6 x 8 voxels of 0.5 x 2 x 3 mm is 2 x 12 x 24 mm about its middle."""
-    body = collection_of(body=((3, 4, 5), (7, 10, 13)), turns=[np.eye(3)]).body
+    body = collection_of(body=((3, 4, 5), (7, 10, 13)), rotations=[np.eye(3)]).body
     np.testing.assert_allclose(body.box_mm[0], [[-1, -6, -12], [1, 6, 12]])
     np.testing.assert_allclose(body.extent_mm, body.box_mm[0])
 
 
 @pytest.mark.parametrize("target", [0.05, 0.3, 0.7, 1.0])
-def test_shifted_boxes_have_the_iou_asked_for(target: float) -> None:
+def test_shifted_boxes_have_the_target_iou(target: float) -> None:
     rng, size = np.random.default_rng(0), np.array([10, 20, 30])
     for _ in range(100):
         shift = overlap_offset(size, np.array([100, 100, 100]), target, rng)
@@ -245,8 +245,8 @@ def test_shifted_boxes_have_the_iou_asked_for(target: float) -> None:
         assert (np.abs(shift) <= tight + 1e-9).all()
 
 
-def test_a_shift_passes_the_room_if_the_iou_cannot_be_reached_within() -> None:
-    """Strategies compare it with the room, and draw again."""
+def test_a_shift_exceeds_the_room_if_the_iou_is_unreachable() -> None:
+    """Strategies compare it with the largest possible shift and draw again."""
     rng, size = np.random.default_rng(0), np.array([10, 20, 30])
     for room in (np.array([1, 2, 3]), np.zeros(3, dtype=np.int64)):
         for _ in range(20):
@@ -256,7 +256,7 @@ def test_a_shift_passes_the_room_if_the_iou_cannot_be_reached_within() -> None:
             assert (np.abs(shift) > room).any()
 
 
-def test_shifts_go_either_way_along_every_axis_and_no_axis_comes_first() -> None:
+def test_shifts_have_both_signs_and_axes_are_exchangeable() -> None:
     rng, size = np.random.default_rng(0), np.array([10, 20, 30])
     shifts = np.array([overlap_offset(size, np.array([100, 100, 100]), 0.2, rng) for _ in range(2000)]) / size
     assert np.abs((shifts > 0).mean(0) - 0.5).max() < 4 * 0.5 / np.sqrt(2000)
@@ -264,7 +264,7 @@ def test_shifts_go_either_way_along_every_axis_and_no_axis_comes_first() -> None
     assert len(signs) == 8 and min(signs.values()) > 2000 / 8 * 0.75  # each axis has its own
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert stats.ks_2samp(np.abs(shifts[:, first]), np.abs(shifts[:, second])).pvalue > 1e-3
-    # The first of three axes is log-uniform between all of the overlap and none, whichever axis that is.
+    # The first of three axes is log-uniform between all of the overlap and none; each axis is first equally often.
     shared = 2 * 0.2 / (1 + 0.2)
     logs = np.log(1 - np.abs(shifts)) / np.log(shared)
     assert np.isclose(logs.sum(1), 1).all() and logs.min() >= -1e-9 and logs.max() <= 1 + 1e-9

@@ -1,4 +1,4 @@
-"""Batches that hold what attracts each other."""
+"""Batch grouping: batches with scans that attract each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.pairs.collections import make_collection
 
 
 def rare_classes(number: int = 60) -> np.ndarray:
-    """Many classes of few patients: by chance, a batch holds one of each."""
+    """Many classes of few patients: in random order, a batch rarely holds two of one class."""
     return np.arange(number) // 3
 
 
@@ -31,12 +31,12 @@ def test_every_group_is_of_one_class_and_different_patients(seed: int) -> None:
         _, anchors = plan.samples(step)
         for group in anchors.reshape(-1, 3):
             assert len(set(labels[group])) == 1 and len(set(group)) == 3
-    by_chance = Plan(np.arange(60), 6, seed)
-    alone = [np.mean([(labels[a] == labels[x]).sum() == 1 for x in a]) for a in (by_chance.samples(s)[1] for s in range(10))]
-    assert np.mean(alone) > 0.7, "chance leaves them alone"
+    ungrouped = Plan(np.arange(60), 6, seed)
+    singletons = [np.mean([(labels[a] == labels[x]).sum() == 1 for x in a]) for a in (ungrouped.samples(s)[1] for s in range(10))]
+    assert np.mean(singletons) > 0.7, "random order rarely groups them"
 
 
-def test_an_epoch_visits_every_anchor_and_depends_on_seed_and_epoch_alone() -> None:
+def test_an_epoch_visits_every_anchor_and_depends_only_on_seed_and_epoch() -> None:
     plan, again, other = (Plan(np.arange(60), 6, seed, companions(rare_classes())) for seed in (0, 0, 1))
     epoch = np.concatenate([plan.samples(step)[1] for step in range(plan.steps_per_epoch)])
     assert sorted(epoch) == list(range(60))
@@ -46,7 +46,7 @@ def test_an_epoch_visits_every_anchor_and_depends_on_seed_and_epoch_alone() -> N
     assert plan.samples(0)[1].tolist() != plan.samples(plan.steps_per_epoch)[1].tolist()
 
 
-def test_scans_of_one_patient_are_no_companions() -> None:
+def test_scans_of_one_patient_are_not_grouped() -> None:
     patients = np.arange(12) // 2
     labels = patients % 2
     found = Companions(3, lambda scan: (labels == labels[scan]).astype(float), patients)
@@ -55,13 +55,13 @@ def test_scans_of_one_patient_are_no_companions() -> None:
         assert len(set(patients[group])) == 3 and len(set(labels[group])) == 1
 
 
-def test_what_has_no_companions_is_visited_too() -> None:
-    labels = np.array([0, 0, 0, 1, 2, 3, 4])  # four of no class with others
+def test_scans_without_a_group_are_visited() -> None:
+    labels = np.array([0, 0, 0, 1, 2, 3, 4])  # four without a class
     order = companions(labels).arranged(np.arange(7), np.random.default_rng(0))
     assert set(order) == set(range(7)) and len(order) % 3 == 0
 
 
-def test_nearer_metadata_stand_together_more_often() -> None:
+def test_scans_with_similar_metadata_are_grouped_more_often() -> None:
     collection = make_collection(0, 60)
     strategy = MetadataKernel(columns={"age": 3.0}, together=4)
     plan = Plan(np.arange(60), 8, 0, companions_of(strategy, collection))
@@ -74,7 +74,7 @@ def test_nearer_metadata_stand_together_more_often() -> None:
     assert spread(plan) < 0.5 * spread(Plan(np.arange(60), 8, 0))
 
 
-def test_wrapped_strategies_keep_their_companions() -> None:
+def test_wrapped_strategies_keep_their_groups() -> None:
     collection = make_collection(0, 8)
     labels = Choice("class_labels", {"together": 2})
     assert companions_of(Exclude(inner=labels, by="modality"), collection) is not None

@@ -1,4 +1,4 @@
-"""Strategies compose: the sum, the product and the exclusion say what they say."""
+"""Combinators: sum, product and exclusion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.pairs.test_strategies import batch_of_views
 OVERLAP, PATIENT = Choice("overlapping_crops", {"same_scan": "negative"}), Choice("same_patient")
 
 
-def test_a_sum_weighs_relations_and_draws_by_weight() -> None:
+def test_a_sum_weights_relations_and_draws_by_weight() -> None:
     collection = make_collection(0, 6)
     strategy = Sum(parts=(OVERLAP, PATIENT), weights=(1.0, 3.0))
     keys = batch_of_views(strategy, collection, 0)
@@ -33,18 +33,18 @@ def test_a_sum_weighs_relations_and_draws_by_weight() -> None:
     assert strategy.informative == ("patient",)
 
 
-def test_a_product_multiplies_and_keeps_what_is_left_alone() -> None:
+def test_a_product_multiplies_and_keeps_ignored_pairs() -> None:
     collection = make_collection(0, 6)
     strategy = Product(parts=(PATIENT, Choice("overlapping_crops")))
     keys = batch_of_views(strategy, collection, 0)
     patient, overlap = (part.relate(keys, keys, None) for part in strategy.strategies)
     relation = strategy.relate(keys, keys, None)
     torch.testing.assert_close(relation.positive, patient.positive * overlap.positive)
-    alone = ((patient.positive == 0) & (patient.negative == 0)) | ((overlap.positive == 0) & (overlap.negative == 0))
-    assert (relation.negative[alone] == 0).all() and (relation.negative[~alone] == 1 - relation.positive[~alone]).all()
+    ignored = ((patient.positive == 0) & (patient.negative == 0)) | ((overlap.positive == 0) & (overlap.negative == 0))
+    assert (relation.negative[ignored] == 0).all() and (relation.negative[~ignored] == 1 - relation.positive[~ignored]).all()
 
 
-def test_exclusion_takes_negatives_of_one_value_away_and_no_others() -> None:
+def test_exclusion_removes_only_negatives_of_one_value() -> None:
     collection = make_collection(0, 8)
     strategy = Exclude(inner=OVERLAP, by="modality")
     keys = batch_of_views(strategy, collection, 0)
@@ -55,25 +55,25 @@ def test_exclusion_takes_negatives_of_one_value_away_and_no_others() -> None:
     assert torch.equal(relation.negative[~same], inner.negative[~same]) and torch.equal(relation.positive, inner.positive)
 
 
-def test_a_missing_value_is_excluded_from_nothing() -> None:
+def test_a_missing_value_keeps_all_negatives() -> None:
     collection = make_collection(0, 8).with_columns({"site": np.full(8, np.nan)})
     strategy = Exclude(inner=OVERLAP, by="site")
     keys = batch_of_views(strategy, collection, 0)
     assert torch.equal(strategy.relate(keys, keys, None).negative, strategy.strategies[0].relate(keys, keys, None).negative)
 
 
-def test_what_cannot_be_composed_is_refused() -> None:
+def test_invalid_combinations_are_refused() -> None:
     with pytest.raises(ConfigError, match="a sum has two or more"):
         Sum(parts=(OVERLAP,))
-    with pytest.raises(ConfigError, match="2 parts and 1 weights"):
+    with pytest.raises(ConfigError, match="2 parts but 1 weights"):
         Sum(parts=(OVERLAP, PATIENT), weights=(1.0,))
     with pytest.raises(ConfigError, match="a product has two or more"):
         Product(parts=(OVERLAP,))
-    with pytest.raises(DataError, match=r"by = site: the manifest has no such column; there are patient"):
+    with pytest.raises(DataError, match=r"by = site: the manifest has no such column; choose from patient"):
         Exclude(inner=OVERLAP, by="site").anchors(make_collection(0, 4))
 
 
-def test_compositions_are_written_in_yaml_and_nest(tmp_path: Path, tiny_store: Path) -> None:
+def test_combinators_work_in_yaml_and_nest(tmp_path: Path, tiny_store: Path) -> None:
     text = f"""
 data: {{root: {tiny_store}, patch_size: [8, 8, 8]}}
 pairs:

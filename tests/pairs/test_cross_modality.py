@@ -1,4 +1,4 @@
-"""Two modalities of one session, at one place."""
+"""Two modalities of one session, at corresponding positions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ sessions = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 5).
 
 
 @given(collection=sessions, seed=st.integers(0, 1000))
-def test_one_place_of_one_session_in_two_modalities(collection: Collection, seed: int) -> None:
+def test_a_sample_is_one_position_in_two_modalities_of_a_session(collection: Collection, seed: int) -> None:
     collection = one_frame(collection)
     strategy = CrossModality()
     keys = batch_of_views(strategy, collection, seed)
@@ -35,14 +35,14 @@ def test_one_place_of_one_session_in_two_modalities(collection: Collection, seed
     assert (relation.negative[other_patient] == 1).all() and (relation.positive[other_patient] == 0).all()
 
 
-def test_another_frame_is_refused_unless_the_body_may_match_it() -> None:
+def test_another_frame_is_refused_unless_across_frames_is_body() -> None:
     collection = one_session(make_collection(0, 4))
     with pytest.raises(DataError, match=r"4 left out: its session's other modalities have another frame\); set across_frames: body"):
         CrossModality().anchors(collection)
     assert CrossModality(across_frames="body").anchors(collection).ids.tolist() == [0, 1, 2, 3]
 
 
-def test_what_has_no_partner_is_counted_by_its_reason() -> None:
+def test_scans_without_a_partner_are_counted_by_reason() -> None:
     collection = one_frame(one_session(make_collection(0, 6)))
     frames = collection.columns["frame"].copy()
     frames[3] = 99
@@ -52,19 +52,19 @@ def test_what_has_no_partner_is_counted_by_its_reason() -> None:
     anchors = CrossModality(modalities=("CT", "PET")).anchors(mixed)
     assert anchors.ids.tolist() == [0, 1]
     assert anchors.left_out == {
-        "its modality is none of CT, PET": 1,
+        "its modality is not one of CT, PET": 1,
         "its session has no other modality": 1,
         "its session's other modalities have another frame": 2,
     }
 
 
-def test_an_unknown_modality_is_named() -> None:
-    with pytest.raises(DataError, match="no scan is PET; there are t1, t2"):
+def test_an_unknown_modality_is_an_error() -> None:
+    with pytest.raises(DataError, match="no scan has the modality PET; choose from t1, t2"):
         CrossModality(modalities=("t1", "PET")).anchors(make_collection(0, 4))
 
 
 def test_other_sessions_do_not_pair() -> None:
-    """The remedy is not `across_frames`, which would change nothing."""
+    """The remedy is not `across_frames`, which would have no effect."""
     with pytest.raises(DataError, match=r"4 left out: its session has no other modality\); check the columns session and modality"):
         CrossModality(across_frames="body").anchors(make_collection(0, 4))
 

@@ -1,4 +1,4 @@
-"""Strategies that need features: neighbours in a support queue, hard negatives."""
+"""Strategies that need features: neighbours in an embedding queue, hard negatives."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def unit(rows: int, seed: int = 0, dim: int = 5) -> Tensor:
 
 
 def with_support(keys: Keys, earlier: Keys) -> Keys:
-    places = torch.cat([torch.full((len(keys),), -1), torch.arange(len(earlier))])
-    return dataclasses.replace(Keys.cat([keys, earlier]), linked={"support": places})
+    positions = torch.cat([torch.full((len(keys),), -1), torch.arange(len(earlier))])
+    return dataclasses.replace(Keys.cat([keys, earlier]), linked={"support": positions})
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_the_neighbours_of_a_views_partner_are_its_positives(k: int) -> None:
-    """NNCLR (eq. 3) contrasts a view with the neighbour of the other one."""
+    """NNCLR (eq. 3) compares a view with the neighbour of the other view."""
     keys, earlier = views(4), views(5, seed=1, first_sample=100)
     z, support = unit(8), unit(10, seed=1)
     strategy = NearestNeighbours(k=k, inner=VIEWS)
@@ -56,13 +56,13 @@ def test_the_neighbours_of_a_views_partner_are_its_positives(k: int) -> None:
     similarity = z @ torch.cat([z, support]).T
     rows, cols = strategy.link(keys, cols, similarity)
     relation = strategy.relate(rows, cols, similarity)
-    partner = [1, 0, 3, 2, 5, 4, 7, 6]  # two views a sample, one after the other
+    partner = [1, 0, 3, 2, 5, 4, 7, 6]  # two views per sample, in order
     for i in range(8):
         nearest = (z[partner[i]] @ support.T).argsort(descending=True)[:k]
         assert set(relation.positive[i, 8:].nonzero().flatten().tolist()) == set(nearest.tolist())
     inner = AugmentedViews().relate(keys, keys, None)
     assert torch.equal(relation.positive[:, :8], inner.positive) and torch.equal(relation.negative[:, :8], inner.negative)
-    assert (relation.negative[:, 8:] == 0).all(), "the rest of the queue is left alone"
+    assert (relation.negative[:, 8:] == 0).all(), "the rest of the queue is ignored"
 
 
 def test_an_empty_queue_leaves_the_inner_relation() -> None:
@@ -73,19 +73,19 @@ def test_an_empty_queue_leaves_the_inner_relation() -> None:
     assert torch.equal(relation.positive, AugmentedViews().relate(keys, keys, None).positive)
 
 
-def test_the_support_set_keeps_the_last_things_and_their_keys() -> None:
+def test_the_queue_keeps_the_last_embeddings_and_their_keys() -> None:
     support = Support(5, 3, views(1))
     for step in range(4):
         support.keep(torch.full((2, 3), float(step)), views(1, first_sample=step).matrix())
     z, keys = support.content()
     assert sorted(z[:, 0].tolist()) == [1.0, 2.0, 2.0, 3.0, 3.0] and sorted(keys.sample.tolist()) == [1, 2, 2, 3, 3]
-    assert [int(s) for s in z[:, 0]] == keys.sample.tolist(), "a thing and its keys stay together"
+    assert [int(s) for s in z[:, 0]] == keys.sample.tolist(), "an embedding and its keys stay together"
     again = Support(5, 3, views(1))
     again.load_state_dict(support.state_dict())
     torch.testing.assert_close((again.content()[0], again.content()[1].matrix()), (z, keys.matrix()), rtol=0, atol=0, equal_nan=True)
 
 
-def test_a_batch_is_related_to_the_queue_before_it_joins_it() -> None:
+def test_a_batch_is_related_to_the_queue_before_it_is_added() -> None:
     strategy = NearestNeighbours(k=1, queue_size=6, inner=VIEWS)
     relating = Relating(strategy.relate, strategy, Support(6, 5, views(1)))
     columns, keys = relating.columns(unit(4).float(), views(2))
@@ -136,8 +136,8 @@ def test_the_gradient_goes_through_the_weights_as_in_the_authors_code(beta: floa
         z = unit(12).requires_grad_()
         fields: dict[str, Any] = {"concentration": beta, "prior": tau, "temperature": temperature, "detach_weights": detach}
         strategy = HardNegatives(inner=VIEWS, **fields)
-        ask = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
-        loss = contrastive_sum(z, z, ask, temperature, rows_at_once=5).loss
+        relate_block = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
+        loss = contrastive_sum(z, z, relate_block, temperature, rows_at_once=5).loss
         loss.backward()
         assert z.grad is not None
         return loss.detach(), z.grad
@@ -170,16 +170,16 @@ def test_the_gradient_through_the_weights_is_that_of_autograd(strategy: Any, kin
     keys, earlier = views(4), views(3, 1, first_sample=50)
     cols = with_support(keys, earlier)
 
-    def leaves() -> tuple[Tensor, Tensor]:
+    def leaf_tensors() -> tuple[Tensor, Tensor]:
         return unit(8, seed=3).requires_grad_(), unit(14, seed=4).requires_grad_()
 
-    z, columns = leaves()
+    z, columns = leaf_tensors()
     blocks = contrastive_sum(
         z, columns, Relating(strategy.relate, strategy).tiles(keys, cols, z, columns), 0.1,
         denominator=kind, decoupled=decoupled, rows_at_once=3,
     )  # fmt: skip
     blocks.loss.backward()
-    z_whole, columns_whole = leaves()
+    z_whole, columns_whole = leaf_tensors()
     similarity = z_whole @ columns_whole.T
     relation = strategy.relate(*link(strategy, keys, cols, similarity.detach()), similarity)
     p, m, e = relation.positive.double(), relation.negative.double(), torch.exp(similarity / 0.1)
@@ -195,8 +195,8 @@ def test_the_gradient_through_the_weights_is_that_of_autograd(strategy: Any, kin
     torch.testing.assert_close((z.grad, columns.grad), (z_whole.grad, columns_whole.grad), rtol=1e-4, atol=1e-4)
 
 
-def test_no_gradient_through_the_weights_becomes_nan() -> None:
-    """Rows without a positive or a negative, weights at their floor, in a cold loss too."""
+def test_gradients_through_the_weights_are_never_nan() -> None:
+    """Rows without a positive or a negative, weights at their lower bound, also at low temperature."""
     keys = views(6)
     for temperature in (0.1, 0.01):
         for chosen in (keys, keys[:2], keys[::2]):
@@ -207,7 +207,7 @@ def test_no_gradient_through_the_weights_becomes_nan() -> None:
             assert z.grad is not None and torch.isfinite(loss) and torch.isfinite(z.grad).all()
 
 
-def test_harder_negatives_repel_more_and_stay_finite_when_cold() -> None:
+def test_harder_negatives_repel_more_and_are_finite_at_low_temperature() -> None:
     z, keys = unit(12), views(6)
     similarity = z @ z.T
     for temperature in (0.1, 0.01):
@@ -230,7 +230,7 @@ LINKING: list[Any] = [
 
 @pytest.mark.parametrize("strategy", LINKING, ids=str)
 @given(seed=st.integers(0, 1000))
-def test_linked_tiles_are_corners_and_permutations_permute(strategy: Any, seed: int) -> None:
+def test_linked_relations_are_equal_for_tiles_and_permutations(strategy: Any, seed: int) -> None:
     keys, earlier = views(4, seed), views(3, seed + 1, first_sample=50)
     z = unit(14, seed)
     cols, similarity = with_support(keys, earlier), z[:8] @ z.T
@@ -247,16 +247,16 @@ def test_linked_tiles_are_corners_and_permutations_permute(strategy: Any, seed: 
     torch.testing.assert_close(mixed.negative, whole.negative[rows][:, columns], rtol=1e-4, atol=1e-6)
 
 
-def test_parts_of_a_sum_link_under_their_own_numbers() -> None:
+def test_parts_of_a_sum_link_columns_under_their_numbers() -> None:
     sharp, flat = (HardNegatives(inner=VIEWS, concentration=beta) for beta in (2.0, 0.0))
     strategy = Sum(parts=tuple(Choice("hard_negatives", {"inner": VIEWS, "concentration": beta}) for beta in (2.0, 0.0)))
     keys, similarity = views(6), unit(12) @ unit(12).T
     found = strategy.relate(*strategy.link(keys, keys, similarity), similarity)
-    alone = [part.relate(*part.link(keys, keys, similarity), similarity).negative for part in (sharp, flat)]
-    torch.testing.assert_close(found.negative, (alone[0] + alone[1]) / 2)
+    separate = [part.relate(*part.link(keys, keys, similarity), similarity).negative for part in (sharp, flat)]
+    torch.testing.assert_close(found.negative, (separate[0] + separate[1]) / 2)
 
 
-def test_every_linking_strategy_is_listed_here() -> None:
+def test_all_strategies_with_a_link_are_tested_here() -> None:
     linking = {name for name in PAIRS.names() if hasattr(PAIRS.get(name), "link")}
     assert linking == {"nearest_neighbours", "hard_negatives", "sum", "product", "exclude"}
 

@@ -1,4 +1,4 @@
-"""Two visits of one patient: the nearer in time, the more alike."""
+"""Two visits of one patient: attraction decreases with time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_attraction_decays_with_the_days_between_visits(collection: Collection, 
     same_patient = keys.patient[:, None] == keys.patient
     other_sample = keys.sample[:, None] != keys.sample
     assert (relation.positive[other_sample] == 0).all()
-    assert (relation.negative[other_sample & same_patient] == 0).all(), "other pairs of the patient are left alone"
+    assert (relation.negative[other_sample & same_patient] == 0).all(), "other pairs of the patient are ignored"
     assert (relation.negative[other_sample & ~same_patient] == 1).all()
 
 
@@ -52,12 +52,12 @@ def test_a_sample_is_two_visits_within_the_gap(collection: Collection, seed: int
     assert first.scan // 2 == second.scan // 2 and first.scan != second.scan
 
 
-def test_other_modalities_are_no_visits() -> None:
+def test_other_modalities_are_not_visits() -> None:
     with pytest.raises(DataError, match=r"4 left out: its patient has no other visit in its modality\); give the visits of a patient"):
         Longitudinal().anchors(make_collection(0, 4))
 
 
-def test_a_collection_without_dates_says_so() -> None:
+def test_a_collection_without_dates_is_an_error() -> None:
     collection = visits(make_collection(0, 4))
     columns = {name: values for name, values in collection.columns.items() if name != "session_days"}
     with pytest.raises(DataError, match=r"4 left out: it has no session_days\); add the column session_days"):
@@ -69,8 +69,8 @@ def test_a_collection_without_dates_says_so() -> None:
 
 
 @pytest.mark.parametrize("sessions", [None, "", np.nan, "1"])
-def test_visits_are_told_apart_by_their_days(sessions: object) -> None:
-    """Sessions may be empty, absent, or all the one that a manifest without sessions is filled with."""
+def test_visits_are_distinguished_by_their_days(sessions: object) -> None:
+    """Sessions may be empty, absent, or all have the default of a manifest without sessions."""
     collection = visits(make_collection(0, 6)).with_columns({"patient": np.array([0, 0, 0, 1, 1, 1])})
     days = np.array([0.0, 90, 90, 0, 0, np.nan])
     texts = pd.Series(["0", "90", "90", "0", "0", np.nan], dtype=object)  # as a store reads them
@@ -89,7 +89,7 @@ def test_sessions_of_one_day_are_two_visits() -> None:
     assert [Longitudinal().partners(collection, scan).tolist() for scan in range(4)] == [[1], [0], [], []]
 
 
-def test_no_column_is_asked_for_that_is_there() -> None:
+def test_the_remedy_does_not_name_an_existing_column() -> None:
     collection = visits(make_collection(0, 4))
     table = collection.table.assign(session_days=0.0, session="1")
     collection = dataclasses.replace(collection, table=table).with_columns({"session_days": np.zeros(4)})
@@ -106,12 +106,12 @@ def test_views_without_days_are_ignored_within_a_sample() -> None:
     assert (relation.positive == 0).all() and torch.equal(relation.negative == 1, ~same_patient)
 
 
-def test_a_gap_that_leaves_nothing_is_said() -> None:
+def test_a_gap_without_any_pair_is_an_error() -> None:
     with pytest.raises(DataError, match=r"no other visit in its modality within 0\.001 days"):
         Longitudinal(max_gap_days=0.001).anchors(visits(make_collection(0, 6)))
 
 
-def test_a_placebo_says_other_days() -> None:
+def test_a_placebo_permutes_days() -> None:
     collection = visits(make_collection(0, 20))
     shuffled = placebo(collection, Longitudinal(), 0)
     assert sorted(shuffled.columns["session_days"]) == sorted(collection.columns["session_days"])
@@ -119,8 +119,8 @@ def test_a_placebo_says_other_days() -> None:
 
 
 @given(collection=cohorts, seed=st.integers(0, 1000), constant=st.floats(10, 1000))
-def test_between_two_visits_time_only_weighs_samples(collection: Collection, seed: int, constant: float) -> None:
-    """An anchor of a sample of two has one positive: its pull on that one is the same for every gap, only its weight is not."""
+def test_with_two_visits_time_only_weights_samples(collection: Collection, seed: int, constant: float) -> None:
+    """An anchor with one positive attracts it equally at every gap; only the anchor's weight changes."""
     strategies = Longitudinal(time_constant_days=constant), Longitudinal(time_constant_days=1e12)
     keys = batch_of_views(strategies[0], collection, seed)
     z = torch.nn.functional.normalize(

@@ -1,4 +1,4 @@
-"""Large collections: what is found is what comparing each scan with all others finds, and the work grows with the scans alone."""
+"""Large collections: results equal those of comparing each scan with all others, in linear time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PAIRED: list[tuple[Any, Callable[..., list[int]]]] = [
 
 
 def mixed(seed: int, num_scans: int) -> Collection:
-    """Patients of one to many scans, in no order, some values missing, some frames shared."""
+    """Patients with one to many scans, in random order, with missing values and shared frames."""
     rng = np.random.default_rng(seed)
     collection = make_collection(seed, num_scans)
     patient = rng.integers(0, max(1, num_scans // 3), num_scans)
@@ -90,7 +90,7 @@ def test_tabular_neighbours_are_those_of_comparing_all_with_all(
 
 @pytest.mark.parametrize("combine", ["product", "mean"])
 def test_anchors_among_many_scans_are_those_with_a_neighbour(combine: Any) -> None:
-    """More scans than are first compared with each other, and bandwidths so narrow that many have nobody."""
+    """More scans than one block, and bandwidths so narrow that many scans have no neighbour."""
     collection = mixed(1, 400)
     strategy = TabularNeighbours(columns={"age": 0.01, "session_days": 0.01}, k=2, combine=combine)
     expected = [scan for scan in range(400) if len(strategy.neighbours(collection, scan)[0])]
@@ -98,7 +98,7 @@ def test_anchors_among_many_scans_are_those_with_a_neighbour(combine: Any) -> No
 
 
 @given(seed=st.integers(0, 10_000), num=st.integers(2, 20), together=st.integers(2, 4), classes=st.integers(1, 6))
-def test_companions_are_drawn_as_from_lists(seed: int, num: int, together: int, classes: int) -> None:
+def test_groups_are_drawn_as_from_lists(seed: int, num: int, together: int, classes: int) -> None:
     rng = np.random.default_rng(seed)
     labels, patients = rng.integers(0, classes, num), rng.integers(0, num, num)
     order = rng.permutation(num)[: max(1, num - 2)]
@@ -111,7 +111,7 @@ def test_companions_are_drawn_as_from_lists(seed: int, num: int, together: int, 
 
 
 def cohort(num_scans: int) -> Collection:
-    """Two visits of two modalities a patient, of one geometry, which costs nothing to make."""
+    """Two visits in two modalities per patient, with one geometry, which is fast to create."""
     small = make_collection(0, 4)
     number = np.arange(num_scans)
     table = small.table.iloc[number % 4].reset_index(drop=True)
@@ -137,7 +137,7 @@ GROWING = [
 
 
 class Counted(np.ndarray):
-    """A column that counts the elements which comparisons and sums with it go through: what time grows with, without a clock."""
+    """A column that counts the elements of operations on it: a measure of time without a clock."""
 
     elements = 0
 
@@ -157,7 +157,7 @@ def elements_met(choice: Choice, num_scans: int) -> int:
     return Counted.elements
 
 
-def test_what_counts_elements_sees_a_quadratic_strategy() -> None:
+def test_the_element_counter_detects_a_quadratic_strategy() -> None:
     made = cohort(400)
     patient, Counted.elements = made.columns["patient"].view(Counted), 0
     assert [int((patient == patient[scan]).sum()) for scan in range(400)] == [4] * 400
@@ -165,9 +165,9 @@ def test_what_counts_elements_sees_a_quadratic_strategy() -> None:
 
 
 @pytest.mark.parametrize("choice", GROWING, ids=lambda choice: choice.name)
-def test_anchors_cost_grows_with_the_scans_alone(choice: Choice) -> None:
+def test_the_cost_of_anchors_is_linear_in_scans(choice: Choice) -> None:
     few, many = elements_met(choice, 512), elements_met(choice, 2048)
-    assert many <= 6 * few, "four times the scans are four times the work; all with all would be sixteen times"
+    assert many <= 6 * few, "four times the scans need four times the work; comparing all with all would need sixteen times"
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_anchors_of_twenty_thousand_scans(choice: Choice) -> None:
 
 
 @pytest.mark.slow
-def test_an_epoch_of_twenty_thousand_scans_with_companions() -> None:
+def test_an_epoch_of_twenty_thousand_scans_with_groups() -> None:
     collection = cohort(20_000)
     companions = companions_of(PAIRS.build(Choice("metadata_kernel", {"columns": KERNELS, "together": 2})), collection)
     assert companions is not None

@@ -1,4 +1,4 @@
-"""Kernels of metadata, neighbours by a table, labels: who attracts whom by what a manifest says."""
+"""Strategies on the manifest: metadata kernels, tabular neighbours, labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def with_holes(collection: Collection, seed: int) -> Collection:
 
 
 def alike(first: dict[str, float], second: dict[str, float], bandwidth: float, combine: str) -> float:
-    """Two scans' kernel by hand; what is missing of either drops out."""
+    """The kernel of two scans by hand; missing columns drop out."""
     values = []
     if not math.isnan(first["age"] + second["age"]):
         values.append(math.exp(-((first["age"] - second["age"]) ** 2) / (2 * bandwidth**2)))
@@ -50,11 +50,11 @@ def alike(first: dict[str, float], second: dict[str, float], bandwidth: float, c
 @given(collection=collections, seed=st.integers(0, 1000), bandwidth=st.floats(1, 40), combine=st.sampled_from(["product", "mean"]))
 def test_attraction_is_the_kernel(collection: Collection, seed: int, bandwidth: float, combine: Any) -> None:
     strategy = MetadataKernel(columns={"age": bandwidth, "sex": "equal"}, combine=combine)
-    told = with_holes(collection, seed)
+    changed = with_holes(collection, seed)
     keys = batch_of_views(MetadataKernel(columns={"age": 1.0}), collection, seed)
-    keys.metadata.update({name: torch.from_numpy(told.columns[name][keys.scan.numpy()]) for name in ("age", "sex")})
+    keys.metadata.update({name: torch.from_numpy(changed.columns[name][keys.scan.numpy()]) for name in ("age", "sex")})
     relation = strategy.relate(keys, keys, None)
-    rows = [{name: float(told.columns[name][scan]) for name in ("age", "sex")} for scan in keys.scan]
+    rows = [{name: float(changed.columns[name][scan]) for name in ("age", "sex")} for scan in keys.scan]
     for i, first in enumerate(rows):
         for j, second in enumerate(rows):
             expected = 0.0 if i == j else 1.0 if keys.sample[i] == keys.sample[j] else alike(first, second, bandwidth, combine)
@@ -75,7 +75,7 @@ def test_an_anchor_is_normalised_over_its_own_positives_and_never_over_columns()
         return float(-(positive.sum(1).clamp(max=1) * (normalised * log_p).sum(1)).sum())
 
     assert float(found.loss) == pytest.approx(loss(positive / positive.sum(1, keepdim=True)), rel=1e-9)
-    assert abs(float(found.loss) - loss(positive / positive.sum(0))) > 0.1, "by columns it is another number"
+    assert abs(float(found.loss) - loss(positive / positive.sum(0))) > 0.1, "normalisation over columns gives another value"
 
 
 def one_per_patient(collection: Collection) -> Collection:
@@ -96,7 +96,7 @@ def test_the_second_view_is_of_one_of_the_k_most_similar_patients(collection: Co
     assert float(strategy.relate(keys, keys, None).positive[0, 1]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_more_similar_patient_is_drawn_more_often() -> None:
+def test_more_similar_patients_are_drawn_more_often() -> None:
     cohort = one_per_patient(make_collection(0, 6)).with_columns(
         {"age": np.array([50.0, 50.0, 60.0, 90.0, 90.0, 90.0]), "modality": np.zeros(6, dtype=np.int64)}
     )
@@ -107,7 +107,7 @@ def test_the_more_similar_patient_is_drawn_more_often() -> None:
 
 
 @given(collection=collections, seed=st.integers(0, 1000), threshold=st.floats(0.1, 1.0))
-def test_from_a_threshold_on_pairs_attract_fully_and_below_it_they_repel(collection: Collection, seed: int, threshold: float) -> None:
+def test_pairs_attract_fully_from_the_threshold_and_repel_below(collection: Collection, seed: int, threshold: float) -> None:
     cohort = one_per_patient(collection).with_columns({"modality": np.zeros(len(collection), dtype=np.int64)})
     soft = TabularNeighbours(columns={"age": 15.0, "sex": "equal"}, k=2)
     hard = TabularNeighbours(columns={"age": 15.0, "sex": "equal"}, k=2, threshold=threshold)
@@ -127,7 +127,7 @@ def test_from_a_threshold_on_pairs_attract_fully_and_below_it_they_repel(collect
         return
     assert hard.anchors(cohort).ids.tolist() == starts.tolist()
     second = hard.sample(cohort, int(starts[0]), np.random.default_rng(seed))[1].scan
-    assert between[starts[0], second] >= threshold, "what is drawn attracts"
+    assert between[starts[0], second] >= threshold, "drawn pairs attract"
 
 
 def test_neighbours_are_matched_in_the_body_and_cross_patients() -> None:
@@ -143,9 +143,9 @@ def test_neighbours_are_matched_in_the_body_and_cross_patients() -> None:
 @given(collection=collections, seed=st.integers(0, 1000))
 def test_one_label_attracts_and_unlabelled_scans_attract_themselves(collection: Collection, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(-1, 2, len(collection))
-    told = collection.with_columns({"class": labels})
+    changed = collection.with_columns({"class": labels})
     strategy = ClassLabels(together=1)
-    keys = batch_of_views(ClassLabels(column="sex", together=1), told, seed)
+    keys = batch_of_views(ClassLabels(column="sex", together=1), changed, seed)
     relation = strategy.relate(keys, keys, None)
     own = torch.from_numpy(labels)[keys.scan]
     other = ~keys.same_thing(keys)
@@ -155,16 +155,21 @@ def test_one_label_attracts_and_unlabelled_scans_attract_themselves(collection: 
 
 
 def two_without_age() -> Collection:
-    """Six scans of three patients; the first two lack an age, one of these a sex too."""
+    """Six scans of three patients; the first two have no age, one of them no sex either."""
     collection = make_collection(0, 6)
     missing = {"age": np.arange(6) < 2, "sex": np.arange(6) < 1}
-    told = {name: np.where(where, np.nan, collection.columns[name]) for name, where in missing.items()}
-    return one_per_patient(collection).with_columns({**told, "modality": np.zeros(6, dtype=np.int64)})
+    columns = {name: np.where(where, np.nan, collection.columns[name]) for name, where in missing.items()}
+    return one_per_patient(collection).with_columns({**columns, "modality": np.zeros(6, dtype=np.int64)})
 
 
 MISSING: list[tuple[Any, str, list[int], str]] = [
-    (MetadataKernel, "ignore", [0, 1, 2, 3, 4, 5], "age is missing in 2, sex is missing in 1 of 6 scans; what is missing drops out"),
-    (MetadataKernel, "own_group", [0, 1, 2, 3, 4, 5], "each of those attracts within its sample alone"),
+    (
+        MetadataKernel,
+        "ignore",
+        [0, 1, 2, 3, 4, 5],
+        "age is missing in 2, sex is missing in 1 of 6 scans; a pair is compared by its other columns",
+    ),
+    (MetadataKernel, "own_group", [0, 1, 2, 3, 4, 5], "each of them attracts within its sample only"),
     (MetadataKernel, "drop", [2, 3, 4, 5], "2 x its age or sex is missing"),
     (TabularNeighbours, "ignore", [1, 2, 3, 4, 5], "1 x its age, sex are missing"),
     (TabularNeighbours, "drop", [2, 3, 4, 5], "1 x its age or sex is missing"),
@@ -172,13 +177,13 @@ MISSING: list[tuple[Any, str, list[int], str]] = [
 
 
 @pytest.mark.parametrize(("strategy", "on_missing", "starts", "words"), MISSING, ids=[f"{s.__name__}-{o}" for s, o, *_ in MISSING])
-def test_what_becomes_of_scans_that_lack_a_column_is_counted_and_told(
+def test_scans_with_a_missing_column_are_counted_and_reported(
     strategy: Any, on_missing: str, starts: list[int], words: str
 ) -> None:
     more = {"k": 2} if strategy is TabularNeighbours else {}
     anchors = strategy(columns={"age": 500.0, "sex": "equal"}, on_missing=on_missing, **more).anchors(two_without_age())
-    told = "; ".join([*anchors.notes, *(f"{number} x {reason}" for reason, number in anchors.left_out.items())])
-    assert anchors.ids.tolist() == starts and words in told, told
+    reported = "; ".join([*anchors.notes, *(f"{number} x {reason}" for reason, number in anchors.left_out.items())])
+    assert anchors.ids.tolist() == starts and words in reported, reported
 
 
 @pytest.mark.parametrize(
@@ -189,7 +194,7 @@ def test_what_becomes_of_scans_that_lack_a_column_is_counted_and_told(
         ClassLabels(column="sex", together=1, on_missing="error"),
     ],
 )
-def test_a_missing_column_is_refused_where_that_is_asked_for(strategy: Any) -> None:
+def test_a_missing_value_is_refused_with_on_missing_error(strategy: Any) -> None:
     with pytest.raises(DataError, match=r"missing in .* of 6 scans \(first: s0.*and on_missing is error"):
         strategy.anchors(two_without_age())
     strategy.anchors(one_per_patient(make_collection(0, 6)).with_columns({"modality": np.zeros(6, dtype=np.int64)}))
@@ -197,10 +202,10 @@ def test_a_missing_column_is_refused_where_that_is_asked_for(strategy: Any) -> N
 
 @pytest.mark.parametrize("on_missing", ["own_group", "drop"])
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_a_scan_that_lacks_a_column_attracts_no_other_sample(on_missing: Any, collection: Collection, seed: int) -> None:
-    told = with_holes(collection, seed)
+def test_a_scan_with_a_missing_column_attracts_no_other_sample(on_missing: Any, collection: Collection, seed: int) -> None:
+    changed = with_holes(collection, seed)
     keys = batch_of_views(MetadataKernel(columns={"age": 1.0}), collection, seed)
-    keys.metadata.update({name: torch.from_numpy(told.columns[name][keys.scan.numpy()]) for name in ("age", "sex")})
+    keys.metadata.update({name: torch.from_numpy(changed.columns[name][keys.scan.numpy()]) for name in ("age", "sex")})
     columns: dict[str, Any] = {"age": 15.0, "sex": "equal"}
     found = MetadataKernel(columns=columns, on_missing=on_missing).relate(keys, keys, None).positive
     ignoring = MetadataKernel(columns=columns).relate(keys, keys, None).positive
@@ -209,7 +214,7 @@ def test_a_scan_that_lacks_a_column_attracts_no_other_sample(on_missing: Any, co
     assert torch.equal(found, torch.where((lacks[:, None] | lacks) & ~same_sample, 0.0, ignoring))
 
 
-def test_a_dropped_scan_is_nobodys_neighbour() -> None:
+def test_a_dropped_scan_is_never_a_neighbour() -> None:
     collection = two_without_age()
     columns: dict[str, Any] = {"age": 500.0, "sex": "equal"}
     drawn = {
@@ -219,7 +224,7 @@ def test_a_dropped_scan_is_nobodys_neighbour() -> None:
     assert 1 in drawn["ignore"] and drawn["drop"] == {2, 3, 5}
 
 
-def test_labels_that_are_missing_are_told_or_left_out() -> None:
+def test_missing_labels_are_reported_or_left_out() -> None:
     collection = make_collection(0, 6).with_columns({"class": np.array([-1, 0, 0, 1, 1, -1])})
     kept = ClassLabels(together=1).anchors(collection)
     assert len(kept.ids) == 6 and "class is missing in 2 of 6 scans" in kept.notes[0]
@@ -227,16 +232,20 @@ def test_labels_that_are_missing_are_told_or_left_out() -> None:
     assert left.ids.tolist() == [1, 2, 3, 4] and left.left_out == {"its class is missing": 2} and not left.notes
 
 
-def test_a_part_of_a_product_that_starts_no_sample_may_not_say_where_they_start() -> None:
+def test_only_the_first_part_of_a_product_may_select_anchors() -> None:
     kernel = Choice("metadata_kernel", {"columns": {"age": 5.0}, "on_missing": "drop"})
     Product(parts=(kernel, Choice("augmented_views")))
-    with pytest.raises(ConfigError, match="product: on_missing: drop says where samples start"):
+    with pytest.raises(ConfigError, match="product: on_missing: drop selects anchors"):
         Product(parts=(Choice("augmented_views"), kernel))
 
 
 REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [
-    (MetadataKernel(columns={"height": 3.0}), lambda c: c, "metadata_kernel: the manifest has no column 'height'; there are patient"),
-    (MetadataKernel(columns={"sex": 3.0}), lambda c: c, "the column 'sex' holds no numbers, so it has no bandwidth; write `sex: equal`"),
+    (MetadataKernel(columns={"height": 3.0}), lambda c: c, "metadata_kernel: the manifest has no column 'height'; choose from patient"),
+    (
+        MetadataKernel(columns={"sex": 3.0}),
+        lambda c: c,
+        "the column 'sex' holds text, not numbers, so it has no bandwidth; write `sex: equal`",
+    ),
     (
         MetadataKernel(columns={"age": 3.0}),
         lambda c: c.with_columns({"age": np.full(len(c), 40.0)}),
@@ -247,7 +256,7 @@ REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [
         lambda c: c.with_columns({"age": np.full(len(c), np.nan)}),
         "tabular_neighbours: the column 'age' is empty",
     ),
-    (TabularNeighbours(columns={"age": 3.0}, k=3), lambda c: c, "k = 3 other patients, but there are 2; lower k to 2 or less"),
+    (TabularNeighbours(columns={"age": 3.0}, k=3), lambda c: c, "k = 3 other patients, but the collection has 2; lower k to 2 or less"),
     (MetadataKernel(columns={"age": 3.0}, together=4), lambda c: c, "together = 4 patients, but the collection has 3; lower together to 3"),
     (ClassLabels(column="diagnosis"), lambda c: c, "class_labels: the manifest has no column 'diagnosis'"),
     (
@@ -260,7 +269,7 @@ REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [
 
 
 @pytest.mark.parametrize(("strategy", "change", "words"), REFUSED, ids=[words[:40] for *_, words in REFUSED])
-def test_what_a_manifest_lacks_is_said_before_training(strategy: Any, change: Callable[[Collection], Collection], words: str) -> None:
+def test_missing_data_is_an_error_before_training(strategy: Any, change: Callable[[Collection], Collection], words: str) -> None:
     with pytest.raises(DataError, match=words.replace("(", r"\(")):
         strategy.anchors(change(make_collection(0, 6)))
 

@@ -1,4 +1,4 @@
-"""Two global crops and local ones inside them."""
+"""Two global crops and local crops inside them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def covered(local: Box, outer: Box) -> float:
 
 
 @given(collection=collections, seed=st.integers(0, 1000), coverage=st.sampled_from([1.0, 0.7, 0.4, 0.0]))
-def test_local_crops_lie_inside_a_global_one(collection: Collection, seed: int, coverage: float) -> None:
+def test_local_crops_are_inside_a_global_one(collection: Collection, seed: int, coverage: float) -> None:
     strategy = MultiCrop(local_size=(6, 5, 4), num_local=5, min_coverage=coverage)
     views = strategy.sample(collection, 1, np.random.default_rng(seed))
     assert [view.role for view in views] == ["global"] * 2 + ["local"] * 5
@@ -35,7 +35,7 @@ def test_local_crops_lie_inside_a_global_one(collection: Collection, seed: int, 
 
 
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_local_views_are_left_alone_among_themselves(collection: Collection, seed: int) -> None:
+def test_pairs_of_local_views_are_ignored(collection: Collection, seed: int) -> None:
     strategy = MultiCrop(local_size=(6, 5, 4), num_local=3)
     keys = batch_of_views(strategy, collection, seed, count=3)
     relation = strategy.relate(keys, keys, None)

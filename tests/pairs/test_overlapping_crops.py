@@ -1,4 +1,4 @@
-"""The overlap asked for is the overlap got, in mm."""
+"""Overlaps are in the configured range, in mm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pairs.collections import collections, make_collection
 
 
 def measured_iou(collection: Collection, keys_scan: int, first: tuple[int, ...], second: tuple[int, ...]) -> float:
-    """Monte Carlo in world mm: the share of the points in either box that lie in both."""
+    """Monte Carlo in world mm: the fraction of points of either box that are in both."""
     rng = np.random.default_rng(0)
     size = np.array(collection.patch_size)
     low, high = np.minimum(first, second) - 0.5, np.maximum(first, second) + size - 0.5
@@ -30,7 +30,7 @@ def measured_iou(collection: Collection, keys_scan: int, first: tuple[int, ...],
 
 
 @given(collection=collections, seed=st.integers(0, 1000), low=st.floats(0.05, 0.6), width=st.floats(0.1, 0.4), num_views=st.integers(2, 3))
-def test_every_pair_overlaps_as_asked(collection: Collection, seed: int, low: float, width: float, num_views: int) -> None:
+def test_every_pair_has_an_iou_in_the_range(collection: Collection, seed: int, low: float, width: float, num_views: int) -> None:
     strategy = OverlappingCrops(min_iou=low, max_iou=min(1.0, low + width), num_views=num_views)
     anchor = int(strategy.anchors(collection).ids[0])
     views = strategy.sample(collection, anchor, np.random.default_rng(seed))
@@ -43,12 +43,12 @@ def test_the_iou_is_that_of_the_boxes_in_the_world() -> None:
     collection = make_collection(3, 2)
     views = OverlappingCrops(min_iou=0.2, max_iou=0.5).sample(collection, 0, np.random.default_rng(1))
     keys = collection.keys(views, np.zeros(2), np.arange(2))
-    told = iou_mm(keys, keys)[0, 1].item()
-    assert told == pytest.approx(measured_iou(collection, 0, views[0].box.start, views[1].box.start), abs=0.01)
-    assert told == pytest.approx(iou(views[0].box, views[1].box), abs=1e-9)
+    reported = iou_mm(keys, keys)[0, 1].item()
+    assert reported == pytest.approx(measured_iou(collection, 0, views[0].box.start, views[1].box.start), abs=0.01)
+    assert reported == pytest.approx(iou(views[0].box, views[1].box), abs=1e-9)
 
 
-def test_the_iou_drawn_is_uniform_over_the_range_asked_for() -> None:
+def test_the_iou_is_uniform_over_the_range() -> None:
     collection = make_collection(5, 1, patch_size=(32, 32, 32), smallest=64)
     strategy = OverlappingCrops(min_iou=0.2, max_iou=0.8)
     rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def test_the_iou_drawn_is_uniform_over_the_range_asked_for() -> None:
     assert (np.abs(share - 0.25) < 0.08).all(), share
 
 
-def test_scans_without_common_axes_have_no_iou() -> None:
+def test_scans_without_common_axes_have_an_iou_of_zero() -> None:
     collection = make_collection(1, 2)
     keys = collection.keys(
         [OverlappingCrops().sample(collection, i, np.random.default_rng(0))[0] for i in range(2)], np.arange(2), np.zeros(2)
@@ -87,7 +87,7 @@ def test_scans_too_small_for_the_range_are_left_out_and_counted() -> None:
     assert anchors.ids.tolist() == [0, 2] and sum(anchors.left_out.values()) == 1
 
 
-def test_a_collection_without_any_anchor_says_what_would_do() -> None:
+def test_a_collection_without_anchors_is_an_error_with_a_remedy() -> None:
     collection = make_collection(4, 1)
     collection = dataclasses.replace(
         collection, shapes=np.array([collection.patch_size]), body_boxes=np.array([[[0, 0, 0], collection.patch_size]])
@@ -96,6 +96,6 @@ def test_a_collection_without_any_anchor_says_what_would_do() -> None:
         OverlappingCrops(max_iou=0.5).anchors(collection)
 
 
-def test_a_range_upside_down_is_refused() -> None:
+def test_a_reversed_range_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"min_iou = 0.9 exceeds max_iou = 0.5"):
         OverlappingCrops(min_iou=0.9, max_iou=0.5)

@@ -16,7 +16,7 @@ from tests.pairs.test_strategies import batch_of_views
 
 
 @given(collection=collections, seed=st.integers(0, 1000), gamma=st.sampled_from([0.0, 0.5, 1.0, 2.0]), kappa=st.floats(0.1, 1.0))
-def test_weights_are_those_of_the_overlap(collection: Collection, seed: int, gamma: float, kappa: float) -> None:
+def test_weights_follow_the_overlap(collection: Collection, seed: int, gamma: float, kappa: float) -> None:
     strategy = PhysicalOverlap(gamma=gamma, kappa=kappa)
     keys = batch_of_views(strategy, collection, seed, count=8)
     relation = strategy.relate(keys, keys, None)
@@ -29,10 +29,10 @@ def test_weights_are_those_of_the_overlap(collection: Collection, seed: int, gam
             # Boxes of one size on one grid: the shared volume by hand.
             shared = np.prod(np.maximum(0, size - np.abs(voxel[i] - voxel[j]))) if keys.scan[i] == keys.scan[j] else 0.0
             overlap = shared / (2 * np.prod(size) - shared)
-            wanted = overlap**gamma if overlap > 1e-9 else 0.0
+            expected = overlap**gamma if overlap > 1e-9 else 0.0
             if 0 < overlap < 1e-6 and gamma == 0:
                 continue
-            assert float(relation.positive[i, j]) == pytest.approx(wanted, abs=1e-5)
+            assert float(relation.positive[i, j]) == pytest.approx(expected, abs=1e-5)
             assert float(relation.negative[i, j]) == pytest.approx(1 - min(1, overlap / kappa), abs=1e-5)
 
 
@@ -48,7 +48,7 @@ def test_a_wider_overlap_attracts_more_and_repels_less() -> None:
     assert (torch.diff(relation.negative[0]) >= 0).all() and relation.negative[0, 0] == 0 and relation.negative[0, -1] == 1
 
 
-def test_fields_that_mean_nothing_are_refused() -> None:
+def test_meaningless_fields_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"kappa = 1\.5 exceeds 1"):
         PhysicalOverlap(kappa=1.5)
     with pytest.raises(ConfigError, match="do not attract; raise it"):

@@ -1,4 +1,4 @@
-"""A placebo keeps everything of a strategy but its information."""
+"""A placebo removes only a strategy's signal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ByAge(AugmentedViews):
     informative = ("age", "patient")
 
 
-def test_informative_columns_move_together_and_the_rest_stays() -> None:
+def test_signal_columns_are_permuted_together_and_others_are_unchanged() -> None:
     collection = make_collection(0, 30)
     shuffled = placebo(collection, ByAge(), seed=1)
     before = sorted(zip(collection.columns["age"], collection.columns["patient"], strict=True))
@@ -29,12 +29,12 @@ def test_informative_columns_move_together_and_the_rest_stays() -> None:
     assert not np.array_equal(shuffled.columns["age"], placebo(collection, ByAge(), seed=2).columns["age"])
 
 
-def test_a_strategy_without_information_has_no_placebo() -> None:
-    with pytest.raises(ConfigError, match="no informative column"):
+def test_a_strategy_without_signal_columns_has_no_placebo() -> None:
+    with pytest.raises(ConfigError, match="no signal column"):
         placebo(make_collection(0, 4), AugmentedViews(), seed=0)
 
 
-def test_a_missing_column_is_named() -> None:
+def test_a_missing_column_is_an_error() -> None:
     @dataclass(frozen=True)
     class ByWeight(AugmentedViews):
         informative = ("weight",)

@@ -1,4 +1,4 @@
-"""Two scans of one patient, at one place of the body."""
+"""Two scans of one patient, at corresponding positions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ patients = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 6).
 
 
 def one_frame(collection: Collection) -> Collection:
-    """The same scans, each patient's with one grid and one frame."""
+    """The same scans, with one grid and one frame per patient."""
     first = np.arange(len(collection)) // 2 * 2
     moved = dataclasses.replace(
         collection, affines=collection.affines[first], shapes=collection.shapes[first], body_boxes=collection.body_boxes[first]
@@ -33,7 +33,7 @@ def one_frame(collection: Collection) -> Collection:
 
 
 @given(collection=patients, seed=st.integers(0, 1000))
-def test_scans_differ_and_the_patient_does_not(collection: Collection, seed: int) -> None:
+def test_a_sample_has_two_scans_of_one_patient(collection: Collection, seed: int) -> None:
     for position in ("matched", "free"):
         strategy = SamePatient(position=position)  # type: ignore[arg-type]
         first, second = strategy.sample(collection, 2, np.random.default_rng(seed))
@@ -41,7 +41,7 @@ def test_scans_differ_and_the_patient_does_not(collection: Collection, seed: int
 
 
 @given(collection=patients, seed=st.integers(0, 1000), jitter=st.floats(0, 10))
-def test_places_are_matched_in_a_common_frame(collection: Collection, seed: int, jitter: float) -> None:
+def test_positions_are_matched_in_a_common_frame(collection: Collection, seed: int, jitter: float) -> None:
     collection = one_frame(collection)
     views = SamePatient(jitter_mm=jitter).sample(collection, 0, np.random.default_rng(seed))
     keys = collection.keys(views, np.zeros(2), np.arange(2))
@@ -50,20 +50,20 @@ def test_places_are_matched_in_a_common_frame(collection: Collection, seed: int,
 
 
 @given(collection=patients, seed=st.integers(0, 1000))
-def test_places_are_matched_in_body_coordinates_across_frames(collection: Collection, seed: int) -> None:
+def test_positions_are_matched_in_body_coordinates_across_frames(collection: Collection, seed: int) -> None:
     first, second = SamePatient().sample(collection, 0, np.random.default_rng(seed))
-    place = collection.matched(0, second.scan, first.box.center)
-    in_body = collection.body.place(np.array([second.scan]), place[None])[0]
+    matched = collection.matched(0, second.scan, first.box.center)
+    in_body = collection.body.place(np.array([second.scan]), matched[None])[0]
     assert np.allclose(in_body, collection.keys([first], np.zeros(1), np.zeros(1)).body[0].numpy())
-    start, missed_mm = start_at(collection, second.scan, place)
+    start, missed_mm = start_at(collection, second.scan, matched)
     assert tuple(start) == second.box.start
     if missed_mm == 0:
-        rest = collection.keys([second], np.zeros(1), np.zeros(1)).center_mm[0].numpy() - place
+        rest = collection.keys([second], np.zeros(1), np.zeros(1)).center_mm[0].numpy() - matched
         assert (np.abs(rest @ collection.axes[second.scan]) <= collection.spacings[second.scan] / 2 + 1e-6).all()
 
 
 @given(collection=patients, seed=st.integers(0, 1000), jitter=st.floats(0, 10))
-def test_matched_positives_lie_in_the_sample_and_the_patients_other_crops_are_ignored(
+def test_matched_positives_are_within_the_sample_and_other_crops_of_the_patient_are_ignored(
     collection: Collection, seed: int, jitter: float
 ) -> None:
     keys = batch_of_views(SamePatient(jitter_mm=jitter), collection, seed)
@@ -84,7 +84,7 @@ def test_free_positives_are_all_crops_of_the_patient(collection: Collection, see
     assert torch.equal(relation.negative == 1, ~same_patient)
 
 
-def test_what_another_part_of_a_sum_drew_of_two_patients_does_not_attract() -> None:
+def test_a_sample_of_two_patients_from_another_part_of_a_sum_does_not_attract() -> None:
     views = [ViewSpec(scan, random_box(make_collection(0, 4), scan, np.random.default_rng(0))) for scan in (0, 2)]
     keys = make_collection(0, 4).keys(views, np.zeros(2), np.arange(2))
     relation = SamePatient().relate(keys, keys, None)
@@ -102,7 +102,7 @@ def test_an_empty_session_is_unknown(empty: object, same_session: str, partners:
 
 
 @pytest.mark.parametrize(("same_session", "partners"), [("any", [1, 2]), ("only", [2]), ("never", [1])])
-def test_sessions_restrict_the_partner(same_session: str, partners: list[int]) -> None:
+def test_same_session_restricts_the_partner(same_session: str, partners: list[int]) -> None:
     collection = make_collection(0, 3)
     table = collection.table.assign(patient="p", session=["1", "2", "1"])
     collection = dataclasses.replace(collection, table=table).with_columns({"patient": np.zeros(3, dtype=np.int64)})
@@ -115,21 +115,21 @@ def test_a_single_session_of_all_scans_is_noted(sessions: list[str], noted: bool
     table = collection.table.assign(patient="p", session=sessions)
     collection = dataclasses.replace(collection, table=table).with_columns({"patient": np.zeros(3, dtype=np.int64)})
     notes = SamePatient(same_session="only").anchors(collection).notes
-    assert bool(notes) is noted and all("same_session = only excludes nothing" in note for note in notes)
+    assert bool(notes) is noted and all("same_session = only has no effect" in note for note in notes)
     assert not SamePatient().anchors(collection).notes
 
 
-def test_a_collection_with_one_scan_a_patient_says_what_would_do() -> None:
+def test_one_scan_per_patient_is_an_error_with_a_remedy() -> None:
     collection = make_collection(0, 4)
-    alone = collection.with_columns({"patient": np.arange(4)})
+    single_scans = collection.with_columns({"patient": np.arange(4)})
     with pytest.raises(DataError, match=r"4 left out: its patient has no other scan\); choose overlapping_crops"):
-        SamePatient().anchors(alone)
+        SamePatient().anchors(single_scans)
 
 
 @pytest.mark.parametrize(
     ("same_session", "words"), [("never", "no other scan in another session"), ("only", "no other scan in the same session")]
 )
-def test_sessions_that_leave_no_pair_are_said(same_session: str, words: str) -> None:
+def test_sessions_without_any_pair_are_an_error(same_session: str, words: str) -> None:
     collection = make_collection(0, 4).with_columns({"patient": np.zeros(4, dtype=np.int64)})
     sessions = ["1"] * 4 if same_session == "never" else list("1234")
     table = collection.table.assign(patient="p", session=sessions)
@@ -139,7 +139,7 @@ def test_sessions_that_leave_no_pair_are_said(same_session: str, words: str) -> 
         SamePatient(same_session=same_session).anchors(dataclasses.replace(collection, table=table.drop(columns="session")))  # type: ignore[arg-type]
 
 
-def test_patients_alone_in_the_collection_are_left_out_and_counted() -> None:
+def test_patients_with_one_scan_are_left_out_and_counted() -> None:
     anchors = SamePatient().anchors(make_collection(0, 5))
     assert anchors.ids.tolist() == [0, 1, 2, 3] and anchors.left_out.total() == 1
 
@@ -153,7 +153,7 @@ def test_a_placebo_pairs_scans_of_different_patients() -> None:
     assert np.mean([truth[a.scan] == truth[b.scan] for a, b in drawn]) < 0.2
 
 
-def test_a_placebo_attracts_strangers_at_the_matched_place_and_repels_the_patients_own_scans() -> None:
+def test_a_placebo_attracts_other_patients_at_the_matched_position_and_repels_the_patients_own_scans() -> None:
     collection = one_frame(make_collection(0, 40))
     shuffled, truth = placebo(collection, SamePatient(), seed=0), torch.from_numpy(collection.columns["patient"])
     keys = batch_of_views(SamePatient(), shuffled, 0, count=60)

@@ -1,4 +1,4 @@
-"""Several samples of one scan in a step: batch grouping by the field `samples_per_scan`, and what has no effect without it."""
+"""Several samples of one scan in a step: batch grouping by `samples_per_scan`, and fields without effect."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_a_step_holds_groups_of_one_scan_and_an_epoch_visits_all(num_scans: int,
             assert len(set(groups[:, 0])) == scans_per_step, "groups are of different scans"
     visits = np.bincount(np.concatenate(steps), minlength=num_scans)
     assert visits.max() - visits.min() <= size
-    assert (visits == 0).sum() < scans_per_step, "only what fills no step waits for the next epoch"
+    assert (visits == 0).sum() < scans_per_step, "only an incomplete step is left for the next epoch"
 
 
-def test_it_depends_on_seed_and_epoch_alone() -> None:
+def test_grouping_depends_only_on_seed_and_epoch() -> None:
     plan, again, other = (Plan(np.arange(60), 8, seed, grouping(4)) for seed in (0, 0, 1))
     order = [step.tolist() for step in every_step(plan, 3)]
     for step in (50, 3, 17):  # in any order, as after a resume
@@ -61,8 +61,8 @@ def test_it_depends_on_seed_and_epoch_alone() -> None:
     assert other.samples(0)[1].tolist() != order[0] and order[0] != order[plan.steps_per_epoch]
 
 
-def test_without_the_field_batches_are_what_they_were() -> None:
-    """Recorded before the field was there."""
+def test_without_the_field_batches_are_unchanged() -> None:
+    """Recorded before the field existed."""
     collection = make_collection(0, 8)
     assert all(companions_of(PAIRS.build(Choice(name)), collection) is None for name in GROUPED)
     assert [step.tolist() for step in every_step(Plan(np.arange(7), 3, 0), 2)] == [[2, 4, 3], [6, 5, 0], [1, 3, 6], [0, 4, 2]]
@@ -86,7 +86,7 @@ def test_wrapped_strategies_keep_their_grouping(strategy: PairStrategy) -> None:
     assert found is not None and found.group_size == found.samples_per_scan == 2
 
 
-def test_the_largest_of_the_parts_holds() -> None:
+def test_the_largest_value_of_the_parts_is_used() -> None:
     parts = Sum(parts=(TWO, Choice("physical_overlap", {"samples_per_scan": 4})))
     found = companions_of(parts, make_collection(0, 8))
     assert found is not None and found.samples_per_scan == 4
@@ -139,7 +139,7 @@ def test_samples_of_one_scan_are_different_crops_for_any_number_of_ranks(tiny_st
 
 
 def negatives_of_one_scan(parts: Pretraining, steps: int = 3) -> int:
-    """Pairs of different samples of one scan that repel, over some steps."""
+    """Number of negatives between different samples of one scan, over some steps."""
     number = 0
     for step in range(steps):
         keys = parts.dataset()[step].keys
@@ -201,6 +201,6 @@ def test_a_field_without_effect_is_reported(tiny_store: Path) -> None:
         ({"adjacent_slices": {"max_gap_mm": 20.0}}, "simclr", 8),
     ],
 )  # fmt: skip
-def test_one_that_can_have_an_effect_is_not(tiny_store: Path, pairs: Any, objective: Any, samples: int) -> None:
+def test_a_field_with_an_effect_is_not_reported(tiny_store: Path, pairs: Any, objective: Any, samples: int) -> None:
     """A default, a grouping, a queue of earlier batches, more samples than scans, samples of two scans, no relation at all."""
     assert warnings_of(tiny_store, pairs, objective, samples) == []

@@ -1,4 +1,4 @@
-"""Geometry on scans whose axes are not orthogonal: volumes, distances and gaps are those of the world."""
+"""Geometry on scans whose axes are not orthogonal: volumes, distances and gaps are in world mm."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def one_scan(linear: np.ndarray, scans: int = 1) -> Collection:
 
 
 def any_map(seed: int) -> np.ndarray:
-    """A random invertible linear map, its axes as far from orthogonal as `prepare` accepts and not farther."""
+    """A random invertible linear map with axes within the shear that `prepare` accepts."""
     rng = np.random.default_rng(seed)
     while True:
         axes = rng.normal(size=(3, 3))
@@ -57,7 +57,7 @@ def any_map(seed: int) -> np.ndarray:
 
 
 def leaning(degrees: float) -> np.ndarray:
-    """Voxels of 1 mm of which the third axis leans over the second."""
+    """Voxels of 1 mm with the third axis sheared towards the second."""
     angle = np.radians(degrees)
     return np.array([[1, 0, 0], [0, 1, np.sin(angle)], [0, 0, np.cos(angle)]])
 
@@ -89,7 +89,7 @@ def world_iou(collection: Collection, first: ViewSpec, second: ViewSpec) -> floa
         volume(space, collection.world(np.array([v.scan]), v.box.center[None])[0])
         for space, v in zip(spaces, (first, second), strict=True)
     ]
-    # The middle of what both share, which the first scan's voxels tell since the axes agree.
+    # The middle of the overlap, from the first scan's voxels, since the axes agree.
     moved = np.linalg.inv(affines[0]) @ affines[1] @ np.c_[[*second.box.start, 1], [*second.box.stop, 1]]
     low, high = np.maximum(first.box.start, moved[:3, 0]), np.minimum(first.box.stop, moved[:3, 1])
     if (high - low < 1e-6).any():
@@ -123,7 +123,7 @@ def test_the_iou_is_that_of_the_polytopes_in_the_world(
 
 
 def test_the_iou_at_twenty_degrees_is_that_of_points_in_the_world() -> None:
-    """Points drawn in world mm, of which some lie in one box and some in both."""
+    """Points drawn in world mm, some in one box and some in both."""
     collection = one_scan(leaning(20))
     views = [ViewSpec(0, Box((20, 20, 20), PATCH)), ViewSpec(0, Box((24, 23, 24), PATCH))]
     rng, low, high = np.random.default_rng(0), np.full(3, np.inf), np.full(3, -np.inf)
@@ -141,7 +141,7 @@ def test_the_iou_at_twenty_degrees_is_that_of_points_in_the_world() -> None:
 
 
 @given(seed=st.integers(0, 100_000), offset=offsets, axis=st.integers(0, 2))
-def test_a_gap_is_counted_in_slices_and_a_distance_in_the_world(seed: int, offset: Triple, axis: int) -> None:
+def test_a_gap_is_along_the_axis_and_a_distance_in_world_mm(seed: int, offset: Triple, axis: int) -> None:
     collection = one_scan(any_map(seed))
     views = [
         ViewSpec(0, Box((20, 20, 20), PATCH)),
@@ -150,25 +150,25 @@ def test_a_gap_is_counted_in_slices_and_a_distance_in_the_world(seed: int, offse
     keys = collection.keys(views, np.zeros(2), np.arange(2))
     expected = abs(offset[axis]) * collection.spacings[0, axis]
     assert gap_mm(keys, keys, axis)[0, 1].item() == pytest.approx(expected, abs=1e-6), (
-        "wherever the slabs lie in their planes"
+        "at any in-plane position"
     )
     points = dataclasses.replace(keys, position_mm=keys.center_mm)
     straight = np.linalg.norm(collection.affines[0, :3, :3] @ offset)
     assert distance_mm(points, points)[0, 1].item() == pytest.approx(straight, abs=1e-6)
 
 
-@given(seed=st.integers(0, 100_000), wanted=st.tuples(*[st.integers(-30, 80)] * 3))
-def test_a_place_is_missed_by_its_distance_in_the_world(seed: int, wanted: Triple) -> None:
+@given(seed=st.integers(0, 100_000), target=st.tuples(*[st.integers(-30, 80)] * 3))
+def test_a_missed_position_is_reported_in_world_mm(seed: int, target: Triple) -> None:
     collection = one_scan(any_map(seed))
-    place = collection.world(np.array([0]), Box(wanted, PATCH).center[None])[0]
-    start, miss = start_at(collection, 0, place)
-    there = collection.world(np.array([0]), Box(tuple(start.tolist()), PATCH).center[None])[0]
-    assert miss == pytest.approx(np.linalg.norm(there - place), abs=1e-6)
+    position = collection.world(np.array([0]), Box(target, PATCH).center[None])[0]
+    start, miss = start_at(collection, 0, position)
+    nearest = collection.world(np.array([0]), Box(tuple(start.tolist()), PATCH).center[None])[0]
+    assert miss == pytest.approx(np.linalg.norm(nearest - position), abs=1e-6)
 
 
 @given(seed=st.integers(0, 10_000))
-def test_matched_crops_of_sheared_scans_lie_at_one_place(seed: int) -> None:
-    collection = make_collection(seed, 2, lean_degrees=30)
+def test_matched_crops_of_sheared_scans_have_one_position(seed: int) -> None:
+    collection = make_collection(seed, 2, shear_degrees=30)
     middle = collection.affines[0].copy()
     collection.affines[1, :3, 3] = middle[:3, :3] @ (collection.shapes[0] / 2) + middle[:3, 3]
     collection.affines[1, :3, 3] -= collection.affines[1, :3, :3] @ (collection.shapes[1] / 2)

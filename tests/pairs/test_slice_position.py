@@ -1,4 +1,4 @@
-"""Slabs at one height of the body."""
+"""Slabs at one normalised position of the body."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def true_fractions(collection: Collection, keys: object, axis: int) -> np.ndarra
 
 
 def iou_in_plane(keys: Keys) -> torch.Tensor:
-    """``Float64[N, N]``: overlap of the boxes across axis 2, in body mm, where the scans' axes are the body's."""
+    """``Float64[N, N]``: in-plane overlap of the boxes, in body mm, if the scans' axes are those of the body."""
     low, high = keys.body - keys.size_mm / 2, keys.body + keys.size_mm / 2
     shared = (torch.minimum(high[:, None], high) - torch.maximum(low[:, None], low)).clamp(min=0)[..., :2].prod(-1)
     area = keys.size_mm[:, :2].prod(-1)
@@ -45,9 +45,9 @@ def iou_in_plane(keys: Keys) -> torch.Tensor:
 def test_positions_within_the_threshold_attract_across_patients(collection: Collection, seed: int, axis: int, threshold: float) -> None:
     strategy = SlicePosition(axis=axis, threshold=threshold, thickness_mm=4.0)  # type: ignore[arg-type]
     keys = batch_of_views(strategy, collection, seed, count=8)
-    place = true_fractions(collection, keys, axis)
-    near = np.abs(place[:, None] - place) < threshold
-    clear = np.abs(np.abs(place[:, None] - place) - threshold) > 1e-9
+    position = true_fractions(collection, keys, axis)
+    near = np.abs(position[:, None] - position) < threshold
+    clear = np.abs(np.abs(position[:, None] - position) - threshold) > 1e-9
     expected = torch.from_numpy(near) | (keys.sample[:, None] == keys.sample)
     use = torch.from_numpy(clear) & ~keys.same_thing(keys)
     relation = strategy.relate(keys, keys, None)
@@ -56,7 +56,7 @@ def test_positions_within_the_threshold_attract_across_patients(collection: Coll
 
 
 @given(collection=collections, seed=st.integers(0, 1000), axis=st.integers(0, 2), sides=st.tuples(*[st.integers(4, 40)] * 3))
-def test_a_slab_holds_the_whole_body_across_its_axis(collection: Collection, seed: int, axis: int, sides: Triple) -> None:
+def test_a_slab_holds_the_whole_body_in_its_plane(collection: Collection, seed: int, axis: int, sides: Triple) -> None:
     collection = dataclasses.replace(collection, patch_size=sides)
     strategy = SlicePosition(axis=axis, thickness_mm=4.0)  # type: ignore[arg-type]
     across = [k for k in range(3) if k != axis]
@@ -65,15 +65,15 @@ def test_a_slab_holds_the_whole_body_across_its_axis(collection: Collection, see
         low, stop = collection.body_boxes[scan]
         start, end, body = np.array(view.box.start), np.array(view.box.stop), stop - low
         assert view.out_shape == sides
-        assert np.array_equal((low - start)[across], (end - stop)[across]), "the body lies in its middle"
-        assert (start <= low)[across].all(), "whole"
+        assert np.array_equal((low - start)[across], (end - stop)[across]), "the body is in its middle"
+        assert (start <= low)[across].all(), "the whole body"
         assert (start == low)[across].any(), "the longer side is as long as the body"
         longer = max(across, key=lambda k: body[k] / sides[k])
-        wanted = body[longer] / sides[longer] * np.array(sides)
-        assert (np.abs(end - start - wanted)[across] < 2).all(), "one factor for both sides, but for whole voxels"
+        expected = body[longer] / sides[longer] * np.array(sides)
+        assert (np.abs(end - start - expected)[across] < 2).all(), "one factor for both sides, up to rounding to voxels"
 
 
-def test_positives_of_other_patients_lie_at_one_place_and_overlap_in_plane() -> None:
+def test_positives_across_patients_have_one_position_and_overlap_in_plane() -> None:
     collection = dataclasses.replace(make_collection(1, 8), affines=np.tile(np.eye(4), (8, 1, 1)))
     keys = batch_of_views(SlicePosition(), collection, 0, count=40)
     positive = SlicePosition().relate(keys, keys, None).positive == 1
@@ -84,7 +84,7 @@ def test_positives_of_other_patients_lie_at_one_place_and_overlap_in_plane() -> 
 
 
 @pytest.mark.slow
-def test_positives_of_other_people_overlap_in_plane_on_real_scans(shared_data: Path, tmp_path: Path) -> None:
+def test_positives_across_patients_overlap_in_plane_on_real_scans(shared_data: Path, tmp_path: Path) -> None:
     """Cubes drawn anywhere in the plane were 74 mm apart (median), with an IoU of 0.10: that of the negatives."""
     given = prepare_options("bids", {"spacing_mm": [4, 4, 4]})
     prepare("bids", shared_data / "ixi40", tmp_path / "store", fields=given.fields, options=given.options)
@@ -107,24 +107,24 @@ def test_partitions_attract_within_themselves(collection: Collection, seed: int,
     assert torch.equal(strategy.relate(keys, keys, None).positive[other] == 1, expected[other])
 
 
-def test_a_slab_is_as_thick_as_asked_and_one_a_sample() -> None:
+def test_a_slab_has_the_configured_thickness_and_is_one_per_sample() -> None:
     collection = make_collection(3, 4)
     views = SlicePosition(axis=1, thickness_mm=6.0, num_views=3).sample(collection, 2, np.random.default_rng(0))
     assert len(set(views)) == 1 and len(views) == 3
     assert views[0].box.size[1] == max(1, round(6.0 / collection.spacings[2, 1])) and views[0].out_shape == collection.patch_size
 
 
-def test_a_placebo_moves_positions_between_scans_and_keeps_them_within() -> None:
+def test_a_placebo_changes_positions_across_scans_and_keeps_them_within() -> None:
     collection = dataclasses.replace(make_collection(0, 8), patch_size=(4, 4, 4))
     shuffled = placebo(collection, SlicePosition(), 0)
     scans, rng = np.repeat(np.arange(8), 50), np.random.default_rng(1)
     voxels = rng.uniform(collection.body_boxes[scans, 0], collection.body_boxes[scans, 1])
-    true, told = collection.fraction(scans, voxels)[:, 2], shuffled.fraction(scans, voxels)[:, 2]
-    assert ((told >= 0) & (told < 1)).all()
+    true, permuted = collection.fraction(scans, voxels)[:, 2], shuffled.fraction(scans, voxels)[:, 2]
+    assert ((permuted >= 0) & (permuted < 1)).all()
     across = scans[:, None] != scans
-    truly, said = np.abs(true[:, None] - true) < 0.1, np.abs(told[:, None] - told) < 0.1
-    assert abs(truly[across].mean() - said[across].mean()) < 0.05, "as many positives as before"
-    assert (truly & said)[across].mean() / said[across].mean() < 0.3, "but not the same"
-    circle = np.minimum(np.mod(told[:, None] - told, 1), np.mod(told - told[:, None], 1))
+    without, with_placebo = np.abs(true[:, None] - true) < 0.1, np.abs(permuted[:, None] - permuted) < 0.1
+    assert abs(without[across].mean() - with_placebo[across].mean()) < 0.05, "as many positives as before"
+    assert (without & with_placebo)[across].mean() / with_placebo[across].mean() < 0.3, "but not the same"
+    circle = np.minimum(np.mod(permuted[:, None] - permuted, 1), np.mod(permuted - permuted[:, None], 1))
     apart = np.minimum(np.abs(true[:, None] - true), 1 - np.abs(true[:, None] - true))
     assert np.allclose(circle[~across], apart[~across])

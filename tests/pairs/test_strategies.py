@@ -1,4 +1,4 @@
-"""What every pair strategy promises, on random collections."""
+"""Properties of all pair strategies, on random collections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.pairs.collections import collections, gappy, one_session, visits
 STRATEGIES = PAIRS.names()
 
 
-# What a strategy needs to find anchors in every random collection, and the parts of those that are made of parts.
+# Fields with which a strategy has anchors in every random collection, and the parts of combinators.
 PARTS = (Choice("overlapping_crops"), Choice("augmented_views"))
 FIELDS: dict[str, dict[str, Any]] = {
     "adjacent_slices": {"max_gap_mm": 12.0, "ignore_mm": 30.0},
@@ -44,7 +44,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "hard_negatives": {"inner": PARTS[0]},
     "nearest_neighbours": {"inner": PARTS[0], "queue_size": 8},
 }
-# What the collection must hold for them.
+# Changes of the collection that they need.
 COLLECTIONS: dict[str, Callable[[Collection], Collection]] = {"longitudinal": visits, "cross_modality": one_session}
 SOFT = ("longitudinal", "physical_overlap", "tabular_neighbours", "multi_crop")  # two views of a sample need not attract fully
 
@@ -72,15 +72,15 @@ def batch_of_views(strategy: PairStrategy, collection: Collection, seed: int, co
 
 
 def batch_of_points(strategy: PairStrategy, collection: Collection, seed: int) -> Keys:
-    """Points of the views, on a coarse grid of mm so that different samples share places."""
+    """Points of the views, on a coarse grid of mm so that different samples share positions."""
     keys = batch_of_views(strategy, collection, seed, count=4).map(lambda column: column.repeat_interleave(5, dim=0))
     rng = np.random.default_rng(seed)
-    place = torch.from_numpy(rng.integers(0, 4, (len(keys.sample.unique()), 5, 3)) * 3.0)
+    position = torch.from_numpy(rng.integers(0, 4, (len(keys.sample.unique()), 5, 3)) * 3.0)
     point = torch.arange(5).repeat(len(keys) // 5)
-    return dataclasses.replace(keys, point=point, position_mm=place[keys.sample, point], body=place[keys.sample, point])
+    return dataclasses.replace(keys, point=point, position_mm=position[keys.sample, point], body=position[keys.sample, point])
 
 
-def things(strategy: PairStrategy, collection: Collection, seed: int) -> list[Keys]:
+def batches(strategy: PairStrategy, collection: Collection, seed: int) -> list[Keys]:
     found = [batch_of_views(strategy, collection, seed)]
     if getattr(strategy, "relates_points", False):
         found.append(batch_of_points(strategy, collection, seed))
@@ -89,9 +89,9 @@ def things(strategy: PairStrategy, collection: Collection, seed: int) -> list[Ke
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_relation_is_bounded_and_nothing_relates_to_itself(name: str, collection: Collection, seed: int) -> None:
+def test_weights_are_bounded_and_no_item_relates_to_itself(name: str, collection: Collection, seed: int) -> None:
     strategy, collection = build(name), fit_for(name, collection)
-    for keys in things(strategy, collection, seed):
+    for keys in batches(strategy, collection, seed):
         relation = strategy.relate(keys, keys, None)
         assert ((relation.positive >= 0) & (relation.positive <= 1)).all()
         assert (relation.negative >= 0).all()
@@ -101,9 +101,9 @@ def test_relation_is_bounded_and_nothing_relates_to_itself(name: str, collection
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if hasattr(PAIRS.get(name), "constant_across")])
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_what_shares_no_named_key_repels_and_does_not_attract(name: str, collection: Collection, seed: int) -> None:
+def test_items_without_a_shared_key_repel_and_do_not_attract(name: str, collection: Collection, seed: int) -> None:
     strategy, collection = build(name), fit_for(name, collection)
-    for keys in things(strategy, collection, seed):
+    for keys in batches(strategy, collection, seed):
         relation = strategy.relate(keys, keys, None)
         columns = [getattr(keys, column) for column in strategy.constant_across]  # type: ignore[attr-defined]
         apart = torch.stack([column[:, None] != column for column in columns]).all(0)
@@ -114,7 +114,7 @@ def test_what_shares_no_named_key_repels_and_does_not_attract(name: str, collect
 @given(collection=collections, seed=st.integers(0, 1000))
 def test_permuting_the_batch_permutes_the_relation(name: str, collection: Collection, seed: int) -> None:
     strategy, collection = build(name), fit_for(name, collection)
-    for keys in things(strategy, collection, seed):
+    for keys in batches(strategy, collection, seed):
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(keys)))
         whole, mixed = strategy.relate(keys, keys, None), strategy.relate(keys[order], keys[order], None)
         assert torch.equal(mixed.positive, whole.positive[order][:, order])
@@ -123,9 +123,9 @@ def test_permuting_the_batch_permutes_the_relation(name: str, collection: Collec
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_a_tile_is_the_corner_of_the_whole(name: str, collection: Collection, seed: int) -> None:
+def test_a_tile_equals_the_corner_of_the_whole_relation(name: str, collection: Collection, seed: int) -> None:
     strategy, collection = build(name), fit_for(name, collection)
-    for keys in things(strategy, collection, seed):
+    for keys in batches(strategy, collection, seed):
         whole, tile = strategy.relate(keys, keys, None), strategy.relate(keys[2:5], keys[1:9], None)
         assert torch.equal(tile.positive, whole.positive[2:5, 1:9])
         assert torch.equal(tile.negative, whole.negative[2:5, 1:9])
@@ -133,7 +133,7 @@ def test_a_tile_is_the_corner_of_the_whole(name: str, collection: Collection, se
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_views_of_a_sample_attract_and_lie_in_the_body(name: str, collection: Collection, seed: int) -> None:
+def test_views_of_a_sample_attract_and_are_in_the_body(name: str, collection: Collection, seed: int) -> None:
     strategy, collection = build(name), fit_for(name, collection)
     keys = batch_of_views(strategy, collection, seed)
     relation = strategy.relate(keys, keys, None)
@@ -142,7 +142,7 @@ def test_views_of_a_sample_attract_and_lie_in_the_body(name: str, collection: Co
     assert (attraction == 1).all() if name not in SOFT else attraction.sum() > 0
     half = (np.array([12, 10, 8]) - 1) / 2
     if name == "multi_crop":
-        keys = keys[keys.view < 2]  # what a local crop promises is tested with it
+        keys = keys[keys.view < 2]  # properties of local crops are tested in test_multi_crop.py
     middle = np.linalg.solve(
         collection.affines[keys.scan][:, :3, :3], (keys.center_mm.numpy() - collection.affines[keys.scan][:, :3, 3])[..., None]
     )[..., 0]
@@ -153,7 +153,7 @@ def test_views_of_a_sample_attract_and_lie_in_the_body(name: str, collection: Co
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_a_sample_depends_on_its_generator_alone(name: str, collection: Collection, seed: int) -> None:
+def test_a_sample_depends_only_on_its_generator(name: str, collection: Collection, seed: int) -> None:
     strategy, collection = build(name), fit_for(name, collection)
     anchor = int(strategy.anchors(collection).ids[0])
     first, again = (strategy.sample(collection, anchor, np.random.default_rng(seed)) for _ in range(2))
@@ -186,7 +186,7 @@ def test_a_sample_of_two_scans_never_pairs_a_scan_with_itself(name: str, is_plac
     try:
         anchors = strategy.anchors(collection).ids
     except DataError:
-        return  # no scan has a partner, and that is said
+        return  # an error: no scan has a partner
     for anchor in anchors.tolist():
         scans = [view.scan for view in strategy.sample(collection, anchor, np.random.default_rng(seed))]
         assert len(scans) == 2 and len(set(scans)) == 2 and anchor in scans

@@ -1,4 +1,4 @@
-"""The same physical point attracts, its neighbours are left alone."""
+"""A physical point attracts itself; its neighbours are ignored."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def point_row(scan: int, sample: int, view: int, point: int, x: float) -> Keys:
     collection = make_collection(0, 4)
     keys = batch_of_views(VoxelCorrespondence(), collection, 0, count=1)[:1]
     one = torch.ones(1, dtype=torch.int64)
-    place = torch.tensor([[x, 0.0, 0.0]], dtype=torch.float64)
+    position = torch.tensor([[x, 0.0, 0.0]], dtype=torch.float64)
     return dataclasses.replace(
-        keys, scan=one * scan, frame=one * scan, sample=one * sample, view=one * view, point=one * point, position_mm=place
+        keys, scan=one * scan, frame=one * scan, sample=one * sample, view=one * view, point=one * point, position_mm=position
     )
 
 
-def test_places_decide() -> None:
+def test_positions_determine_the_relation() -> None:
     rows = point_row(scan=0, sample=0, view=0, point=0, x=0.0)
     others = {
         "the point in the other view": (point_row(0, 0, 1, 0, 0.0), 1, 0),

@@ -1,1 +1,1 @@
-"""Slow versions that follow the equations letter by letter."""
+"""Slow implementations that follow the equations literally."""

@@ -1,4 +1,4 @@
-"""Which scans go together, by comparing each with all others: quadratic in their number, and therefore only here."""
+"""Partners of scans by comparing each with all others: quadratic, and therefore only a reference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def same_patient_loops(strategy: Any, collection: Collection, scan: int) -> list
 
 
 def longitudinal_loops(strategy: Any, collection: Collection, scan: int) -> list[int]:
-    """Other scans of the patient in the modality, of another session or day as the table has it, not too many days away."""
+    """Other scans of the patient in the modality, of another session or day, within the largest gap in days."""
     columns, session, day = collection.columns, collection.table["session"].tolist(), collection.table["session_days"].tolist()
     most = strategy.max_gap_days or np.inf
     return [
@@ -38,23 +38,23 @@ def longitudinal_loops(strategy: Any, collection: Collection, scan: int) -> list
 
 
 def cross_modality_loops(strategy: Any, collection: Collection, scan: int) -> list[int]:
-    """Other modalities of the session, both of them asked for, in one frame unless the body matches them."""
+    """Other modalities of the session, both selected, in one frame unless matched by the body."""
     columns, session, modality = collection.columns, collection.table["session"].tolist(), collection.table["modality"].tolist()
-    asked = strategy.modalities or tuple(modality)
+    selected = strategy.modalities or tuple(modality)
     return [
         other
         for other in range(len(collection))
         if columns["patient"][other] == columns["patient"][scan]
         and session[other] == session[scan]
         and columns["modality"][other] != columns["modality"][scan]
-        and modality[other] in asked
-        and modality[scan] in asked
+        and modality[other] in selected
+        and modality[scan] in selected
         and (strategy.across_frames == "body" or collection.share_frame(scan, other))
     ]
 
 
 def tabular_loops(collection: Collection, scan: int, alike: np.ndarray, k: int) -> list[int]:
-    """The most similar scans of the modality first, of the k patients who come first among them; `alike` is ``Float[n]``."""
+    """Scans of the modality by decreasing similarity, of the first k patients; `alike` is ``Float[n]``."""
     patient, modality = collection.columns["patient"], collection.columns["modality"]
     others = [o for o in range(len(collection)) if patient[o] != patient[scan] and modality[o] == modality[scan] and alike[o] > 0]
     others.sort(key=lambda other: -alike[other])
@@ -65,7 +65,7 @@ def tabular_loops(collection: Collection, scan: int, alike: np.ndarray, k: int) 
 def arranged_loops(
     order: np.ndarray, together: int, affinity_of: Callable[[int], np.ndarray], patients: np.ndarray, rng: np.random.Generator
 ) -> list[int]:
-    """Groups of companions: each is filled from a list of all that wait, made anew for every place of it."""
+    """Batch groups: each place is filled from a new list of all unused scans."""
     waiting, groups = order.tolist(), list[int]()
     while waiting:
         group = [waiting[0]]

@@ -178,7 +178,7 @@ def test_a_run_leaves_what_a_reader_needs(tiny_store: Path, tmp_path: Path) -> N
             r"are smaller than data.patch_size = \(160, 160, 160\) .* set data.smaller_than_patch",
         ),
         (["data.patch_size=[18,16,16]"], 2, r"data.patch_size = \[18, 16, 16\] is not divisible by the coarsest stride"),
-        (["placebo=true", "pairs=overlapping_crops"], 2, r"no informative column"),
+        (["placebo=true", "pairs=overlapping_crops"], 2, r"no signal column"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_nothing(

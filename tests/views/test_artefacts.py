@@ -27,7 +27,7 @@ def draws(made: Any, num: int) -> dict[str, torch.Tensor]:
     return {name: torch.stack([torch.as_tensor(one[name]) for one in drawn]) for name in drawn[0]}
 
 
-def test_a_view_is_the_same_in_any_batch_and_leaves_other_draws_alone() -> None:
+def test_a_view_is_the_same_in_any_batch_and_does_not_change_other_draws() -> None:
     voxels, made = torch.randn(3, 1, *SHAPE, generator=torch.Generator().manual_seed(0)), recipe()
     parameters, spacing = draws(made, 3), torch.ones(3, 3)
     torch.manual_seed(5)
@@ -35,12 +35,12 @@ def test_a_view_is_the_same_in_any_batch_and_leaves_other_draws_alone() -> None:
     after = torch.rand(())
     torch.manual_seed(5)
     assert after == torch.rand(())
-    alone = made.apply(voxels[1:2], {name: value[1:2] for name, value in parameters.items()}, spacing[1:2]).voxels
-    assert torch.equal(together[1:2], alone) and not torch.allclose(together, voxels, atol=0.1)
+    single = made.apply(voxels[1:2], {name: value[1:2] for name, value in parameters.items()}, spacing[1:2]).voxels
+    assert torch.equal(together[1:2], single) and not torch.allclose(together, voxels, atol=0.1)
     assert together.shape == voxels.shape and together.isfinite().all()
 
 
-def test_what_comes_first_moves_voxels_and_the_map_says_so() -> None:
+def test_the_first_recipe_moves_voxels_and_its_map_is_recorded() -> None:
     voxels, made = torch.randn(4, 1, *SHAPE), recipe({"RandomNoise": {"std": [0, 1e-9]}}, first="shape")
     parameters, spacing = draws(made, 4), torch.ones(4, 3)
     view = made.apply(voxels, parameters, spacing)
@@ -59,7 +59,7 @@ def test_what_comes_first_moves_voxels_and_the_map_says_so() -> None:
         ([], "one transform or more"),
     ],
 )
-def test_one_line_for_what_is_wrong(transforms: list[Any], message: str) -> None:
+def test_a_wrong_transform_is_a_one_line_error(transforms: list[Any], message: str) -> None:
     config = {
         "data": {"root": "data"},
         "pairs": "overlapping_crops",

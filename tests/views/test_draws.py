@@ -1,6 +1,6 @@
-"""Distributions of what recipes draw: documented ranges and probabilities, symmetry, independence.
+"""Distributions of recipes' parameters: documented ranges and probabilities, symmetry, independence.
 
-Other view tests compare a view with the parameters that were drawn for it, so they cannot see a wrong draw.
+Other view tests compare a view with its drawn parameters, so they do not detect a wrong draw.
 Seeds are fixed; thresholds are such that a right distribution fails about once in a thousand seeds.
 """
 
@@ -59,7 +59,7 @@ ALWAYS = dict.fromkeys(PROBABILITIES, 1.0)
 
 
 def recipe_of(name: str, fields: dict[str, Any]) -> Any:
-    """A recipe with those of the fields that it has."""
+    """A recipe with the fields that it accepts."""
     if name == "torchio":
         return VIEWS.build(
             Choice("torchio", {"transforms": ({"RandomNoise": {}},), "first": Choice("mri", fields)})
@@ -69,7 +69,7 @@ def recipe_of(name: str, fields: dict[str, Any]) -> Any:
 
 
 def drawn(recipe: Any, seed: int = 0) -> dict[str, np.ndarray]:
-    """``NUM`` draws by name, each from the generator of its own view."""
+    """``NUM`` draws by name, each from its view's generator."""
     each = [recipe.draw(np.random.default_rng([seed, i]), SHAPE) for i in range(NUM)]
     stacked = {key: torch.stack([torch.as_tensor(one[key]) for one in each]) for key in each[0]}
     found: dict[str, torch.Tensor] = {}
@@ -81,7 +81,7 @@ def drawn(recipe: Any, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def uniform_shares(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every drawn number through its documented distribution function, which makes it uniform in [0, 1]."""
+    """Map each parameter by its documented distribution function, which makes it uniform in [0, 1]."""
 
     def logarithmic(name: str, interval: Any) -> np.ndarray:
         return np.log(p[name] / interval[0]) / np.log(interval[1] / interval[0])
@@ -108,7 +108,7 @@ def uniform_shares(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def happened(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Whether each change was drawn, by the name of its probability."""
+    """Whether each augmentation occurs, by the name of its probability."""
     found = {"affine_probability": p["rotation_degrees"][:, 0] != 0} if "scale" in p else {}
     if "contrast" in p:
         found |= {
@@ -124,7 +124,7 @@ def happened(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def correlations(columns: dict[str, np.ndarray]) -> float:
-    """The largest correlation between two columns."""
+    """The largest correlation of two columns."""
     return float(
         np.abs(np.corrcoef(np.stack(list(columns.values())).astype(float)) - np.eye(len(columns))).max()
     )
@@ -134,7 +134,7 @@ RECIPES = ["mri", "ct", "shape", "torchio"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_number_has_its_documented_range_and_distribution_and_is_independent_of_the_others(
+def test_every_parameter_has_its_documented_range_and_distribution_and_is_independent(
     name: str,
 ) -> None:
     shares = uniform_shares(drawn(recipe_of(name, SPATIAL | INTENSITY | ALWAYS)))
@@ -147,7 +147,7 @@ def test_every_number_has_its_documented_range_and_distribution_and_is_independe
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_change_has_its_own_probability_and_happens_whatever_the_others_do(name: str) -> None:
+def test_every_augmentation_has_its_own_independent_probability(name: str) -> None:
     p = drawn(recipe_of(name, SPATIAL | INTENSITY | PROBABILITIES), seed=1)
     changes = happened(p)
     if name == "ct":
@@ -160,7 +160,7 @@ def test_every_change_has_its_own_probability_and_happens_whatever_the_others_do
     for column, share in uniform_shares(p).items():
         changed = changes[f"{CHANGE_OF[column.split()[0]]}_probability"]
         assert stats.kstest(share[changed], "uniform").pvalue > 1e-4, (
-            f"{column} depends on the draw of whether it happens"
+            f"{column} depends on whether it occurs"
         )
 
 
@@ -179,7 +179,7 @@ def test_one_scale_for_all_axes_unless_each_has_its_own() -> None:
     assert stats.kstest(np.log2(scale[:, 0]) / 2 + 0.5, "uniform").pvalue > 1e-4
 
 
-def test_the_share_of_gammas_on_the_negative_is_the_one_given() -> None:
+def test_the_fraction_of_inverted_gammas_is_the_given_one() -> None:
     p = drawn(Recipe(intensity=Intensity(gamma_probability=0.5, gamma_inverted=0.3)))
     inverted, drawn_gamma = p["gamma_inverted"] == 1, p["gamma"] != 1
     assert set(np.unique(p["gamma_inverted"])) == {0.0, 1.0}
@@ -191,7 +191,7 @@ def test_the_share_of_gammas_on_the_negative_is_the_one_given() -> None:
 
 
 class Coarse:
-    """A generator that draws the lowest number there is, or 0.75, with equal probability."""
+    """A generator that draws the lowest possible number, or 0.75, with equal probability."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -203,7 +203,7 @@ class Coarse:
         return 0
 
 
-def test_probability_0_means_never_even_for_the_lowest_number() -> None:
+def test_probability_0_means_never_even_for_the_lowest_draw() -> None:
     never = dict.fromkeys(PROBABILITIES, 0.0) | {"flip_probability": (0.0, 0.0, 0.0), "gamma_inverted": 0.0}
     recipe = recipe_of("mri", SPATIAL | INTENSITY | never)
     for seed in range(50):
@@ -212,7 +212,7 @@ def test_probability_0_means_never_even_for_the_lowest_number() -> None:
         assert p["intensity"].tolist() == [1, 1, 1] + [0] * 10
 
 
-def test_every_view_has_a_seed_of_its_own_that_an_int64_holds() -> None:
+def test_every_view_has_its_own_int64_seed() -> None:
     for recipe, key in ((Recipe(intensity=Intensity()), "seed"), (recipe_of("torchio", {}), "torchio_seed")):
         seeds = [int(recipe.draw(np.random.default_rng([2, i]), SHAPE)[key]) for i in range(NUM)]
         assert len(set(seeds)) == NUM and min(seeds) >= 0 and max(seeds) < 2**63
@@ -221,9 +221,9 @@ def test_every_view_has_a_seed_of_its_own_that_an_int64_holds() -> None:
 
 def test_torchio_draws_what_its_first_recipe_draws_and_none_draws_nothing() -> None:
     fields = SPATIAL | INTENSITY | PROBABILITIES
-    alone, first = recipe_of("mri", fields), recipe_of("torchio", fields)
+    without_torchio, first = recipe_of("mri", fields), recipe_of("torchio", fields)
     for i in range(20):
-        one, other = (recipe.draw(np.random.default_rng(i), SHAPE) for recipe in (alone, first))
+        one, other = (recipe.draw(np.random.default_rng(i), SHAPE) for recipe in (without_torchio, first))
         assert all(np.array_equal(one[key], other[key]) for key in one)
     assert {
         key: value.item()
@@ -231,7 +231,7 @@ def test_torchio_draws_what_its_first_recipe_draws_and_none_draws_nothing() -> N
     } == {"seed": 0}
 
 
-def test_torchios_own_probability_holds_over_the_seeds_of_views() -> None:
+def test_torchios_probability_holds_over_the_seeds_of_views() -> None:
     recipe = VIEWS.build(
         Choice(
             "torchio", {"transforms": ({"RandomNoise": {"std": [1, 1], "p": 0.4}},), "first": Choice("none")}

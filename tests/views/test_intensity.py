@@ -1,4 +1,4 @@
-"""Each change of grey values against what it says it is; what is not drawn keeps every bit."""
+"""Each intensity augmentation compared with its definition; neutral parameters keep every bit."""
 
 import numpy as np
 import pytest
@@ -31,12 +31,12 @@ def crops() -> torch.Tensor:
     return torch.randn(6, 2, *SHAPE, generator=torch.Generator().manual_seed(0))
 
 
-def test_nothing_drawn_keeps_every_bit(crops: torch.Tensor) -> None:
+def test_neutral_parameters_keep_every_bit(crops: torch.Tensor) -> None:
     assert torch.equal(change(Intensity(**OFF), crops)[0], crops)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_half_drawn_changes_some_and_keeps_every_bit_of_the_others(name: str, crops: torch.Tensor) -> None:
+def test_samples_with_neutral_parameters_keep_every_bit(name: str, crops: torch.Tensor) -> None:
     crops = crops.repeat(4, 1, 1, 1, 1)
     changed, _ = change(only(name, **{f"{name}_probability": 0.5}), crops)
     same = [torch.equal(a, b) for a, b in zip(changed, crops, strict=True)]
@@ -44,7 +44,7 @@ def test_half_drawn_changes_some_and_keeps_every_bit_of_the_others(name: str, cr
 
 
 @pytest.mark.parametrize(("unit", "spacing"), [("voxel", (1.0, 2.0, 0.5)), ("mm", (1.0, 2.0, 0.5))])
-def test_blur_is_scipys_away_from_the_border(unit: str, spacing: tuple[float, ...], crops: torch.Tensor) -> None:
+def test_blur_equals_scipys_away_from_the_border(unit: str, spacing: tuple[float, ...], crops: torch.Tensor) -> None:
     changed, p = change(only("blur", blur_unit=unit, blur_sigma=(0.4, 0.8)), crops, spacing)
     for i, sigma in enumerate(p["blur_sigma"].tolist()):
         sigmas = [sigma / s if unit == "mm" else sigma for s in spacing]
@@ -53,11 +53,11 @@ def test_blur_is_scipys_away_from_the_border(unit: str, spacing: tuple[float, ..
         np.testing.assert_allclose(changed[i, 0].numpy()[inner], expected[inner], atol=1e-4)
 
 
-def test_an_axis_of_two_voxels_is_blurred_too(crops: torch.Tensor) -> None:
+def test_an_axis_of_two_voxels_is_blurred(crops: torch.Tensor) -> None:
     pair = crops[:, :, :2]
     changed, _ = change(only("blur", blur_sigma=(0.5, 0.5)), pair)
     weight = np.exp(-0.5 / 0.5**2)
-    line = (pair + weight * pair.flip(2)) / (1 + weight)  # along the axis of two alone
+    line = (pair + weight * pair.flip(2)) / (1 + weight)  # along the axis of two voxels only
     expected = gaussian_filter(line[0, 0].double().numpy(), (0, 0.5, 0.5), truncate=8)
     np.testing.assert_allclose(changed[0, 0].numpy()[:, 8:-8, 8:-8], expected[:, 8:-8, 8:-8], atol=1e-4)
 
@@ -83,22 +83,22 @@ def test_the_lowest_resolution_is_the_mean_of_the_axis() -> None:
     torch.testing.assert_close(matrix, torch.full((8, 8), 1 / 8, dtype=torch.float64))
 
 
-def test_low_resolution_takes_fine_detail_and_leaves_coarse(crops: torch.Tensor) -> None:
+def test_low_resolution_removes_fine_and_keeps_coarse_detail(crops: torch.Tensor) -> None:
     changed, _ = change(only("low_resolution", low_resolution=(0.5, 0.6)), crops)
     assert (changed.std((1, 2, 3, 4)) < 0.5).all()
     ramp = torch.linspace(-1, 1, SHAPE[2]).expand(1, 1, *SHAPE).contiguous()
     torch.testing.assert_close(change(only("low_resolution"), ramp)[0][..., 3:-3], ramp[..., 3:-3], atol=0.05, rtol=0)
 
 
-def test_noise_has_the_spread_that_was_drawn_and_differs_between_samples_and_channels(crops: torch.Tensor) -> None:
+def test_noise_has_the_drawn_standard_deviation_and_differs_between_samples_and_channels(crops: torch.Tensor) -> None:
     changed, p = change(only("noise"), torch.zeros_like(crops))
-    assert torch.equal(changed, change(only("noise"), torch.zeros_like(crops))[0])  # the seed decides it
+    assert torch.equal(changed, change(only("noise"), torch.zeros_like(crops))[0])  # it depends on the seed
     torch.testing.assert_close(changed.std((1, 2, 3, 4)).double(), p["noise_std"], rtol=0.05, atol=0)
     flat = (changed / p["noise_std"].float().view(-1, 1, 1, 1, 1)).flatten(2).flatten(0, 1)
     assert torch.corrcoef(flat).fill_diagonal_(0).abs().max() < 0.06
 
 
-def test_contrast_turns_about_the_mean_and_brightness_shifts(crops: torch.Tensor) -> None:
+def test_contrast_scales_about_the_mean_and_brightness_shifts(crops: torch.Tensor) -> None:
     changed, p = change(only("contrast", brightness_probability=1.0), crops + 2)
     mean = (crops + 2).mean((2, 3, 4), keepdim=True)
     factor, shift = (p[name].float().view(-1, 1, 1, 1, 1) for name in ("contrast", "brightness"))
@@ -120,7 +120,7 @@ def test_gamma_of_a_constant_view_is_the_view() -> None:
     assert torch.equal(change(only("gamma"), torch.full((2, 1, *SHAPE), 3.0))[0], torch.full((2, 1, *SHAPE), 3.0))
 
 
-def test_cutout_is_one_box_of_the_size_drawn_filled_with_the_mean(crops: torch.Tensor) -> None:
+def test_cutout_is_one_box_of_the_drawn_size_filled_with_the_mean(crops: torch.Tensor) -> None:
     changed, p = change(only("cutout"), crops)
     for i in range(len(crops)):
         cut = (changed[i] != crops[i]).all(0)
@@ -132,7 +132,7 @@ def test_cutout_is_one_box_of_the_size_drawn_filled_with_the_mean(crops: torch.T
             torch.testing.assert_close(after[cut], before.mean().expand(int(cut.sum())))
 
 
-def test_cutout_lies_where_it_was_drawn_along_each_axis(crops: torch.Tensor) -> None:
+def test_cutout_is_at_the_drawn_position_along_each_axis(crops: torch.Tensor) -> None:
     changed, p = change(only("cutout"), crops)
     for i in range(len(crops)):
         corner, size = p["cutout_corner"][i].tolist(), p["cutout_size"][i].tolist()
@@ -141,12 +141,12 @@ def test_cutout_lies_where_it_was_drawn_along_each_axis(crops: torch.Tensor) -> 
         np.testing.assert_array_equal((changed[i] != crops[i]).any(0).numpy(), expected)
 
 
-def test_cutout_of_half_an_axis_takes_half_its_voxels_and_keeps_the_shape() -> None:
+def test_cutout_of_half_an_axis_fills_half_its_voxels_and_keeps_the_shape() -> None:
     ramp = torch.arange(6.0).view(1, 1, 6, 1, 1).expand(1, 1, 6, 6, 6).contiguous()
     intensity = only("cutout")
     drawn = intensity.draw(np.random.default_rng(0))
     parameters = {key: torch.as_tensor(value)[None] for key, value in drawn.items()}
-    parameters["intensity"][:, -6:] = torch.tensor([0.25, 0, 0, 0.5, 1, 1])  # voxel centres lie on both faces
+    parameters["intensity"][:, -6:] = torch.tensor([0.25, 0, 0, 0.5, 1, 1])  # voxel centres are on both faces
     changed = ramp.clone()
     intensity.apply(changed, parameters, torch.ones(1, 3))
     assert changed.shape == ramp.shape

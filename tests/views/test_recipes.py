@@ -1,4 +1,4 @@
-"""What configurations may choose: a view depends on its own parameters only, and the fields are checked."""
+"""View recipes: a view depends on its own parameters only, and fields are validated."""
 
 import numpy as np
 import pytest
@@ -37,15 +37,15 @@ def test_a_view_is_the_same_alone_and_in_any_batch(name: str) -> None:
     shuffled = recipe.apply(crops[order], {k: v[order] for k, v in parameters.items()}, spacing[order], labels[order])
     torch.testing.assert_close(shuffled.voxels, whole.voxels[order], atol=1e-5, rtol=1e-5)
     for i in range(12):
-        alone = recipe.apply(crops[i : i + 1], {k: v[i : i + 1] for k, v in parameters.items()}, spacing[i : i + 1], labels[i : i + 1])
-        torch.testing.assert_close(alone.voxels[0], whole.voxels[i], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(alone.voxel_map[0], whole.voxel_map[i])
-        assert torch.equal(alone.labels[0], whole.labels[i])
+        single = recipe.apply(crops[i : i + 1], {k: v[i : i + 1] for k, v in parameters.items()}, spacing[i : i + 1], labels[i : i + 1])
+        torch.testing.assert_close(single.voxels[0], whole.voxels[i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(single.voxel_map[0], whole.voxel_map[i])
+        assert torch.equal(single.labels[0], whole.labels[i])
     torch.testing.assert_close(whole.voxel_map, recipe.voxel_map(parameters, SHAPE, spacing))
     assert torch.isfinite(whole.voxels).all() and whole.voxels.dtype == torch.float32
 
 
-def test_the_same_generator_draws_the_same_view_and_another_draws_another() -> None:
+def test_equal_generators_draw_equal_views_and_others_differ() -> None:
     recipe = recipe_of("mri")
     one, again, other = (recipe.draw(np.random.default_rng(seed), SHAPE) for seed in (5, 5, 6))
     assert one.keys() == other.keys()
@@ -53,13 +53,13 @@ def test_the_same_generator_draws_the_same_view_and_another_draws_another() -> N
     assert one["seed"] != other["seed"] and np.asarray(one["seed"]).dtype == np.int64
 
 
-def test_one_probability_does_not_move_the_other_draws() -> None:
+def test_one_probability_does_not_change_the_other_draws() -> None:
     some, more = (VIEWS.build(Choice("mri", {"blur_probability": p})).draw(np.random.default_rng(3), SHAPE) for p in (0.0, 1.0))
     assert np.flatnonzero(some["intensity"] != more["intensity"]).tolist() == [NAMES.index("blur_sigma")]
     assert np.array_equal(some["spatial"], more["spatial"]) and some["seed"] == more["seed"]
 
 
-def test_none_is_the_crop_in_memory_of_its_own() -> None:
+def test_none_is_a_copy_of_the_crop() -> None:
     recipe = recipe_of("none")
     crops = torch.randn(3, 1, *SHAPE)
     result = recipe.apply(crops, draws(recipe, 3, SHAPE), torch.ones(3, 3))
@@ -67,7 +67,7 @@ def test_none_is_the_crop_in_memory_of_its_own() -> None:
     assert torch.equal(result.voxel_map, torch.eye(4, dtype=torch.float64).expand(3, 4, 4))
 
 
-def test_ct_never_draws_a_gamma_and_shape_no_grey_values() -> None:
+def test_ct_never_draws_a_gamma_and_shape_no_intensities() -> None:
     assert (named(draws(recipe_of("ct"), 50, SHAPE))["gamma"] == 1).all()
     recipe = recipe_of("shape")
     mask = (torch.rand(20, 1, *SHAPE) > 0.5) * 255.0
@@ -76,7 +76,7 @@ def test_ct_never_draws_a_gamma_and_shape_no_grey_values() -> None:
 
 
 @pytest.mark.parametrize("name", ["mri", "ct", "shape"])
-def test_every_field_has_a_default_that_passes_its_own_check_and_is_documented(name: str) -> None:
+def test_every_field_has_a_valid_default_and_is_documented(name: str) -> None:
     fields = describe(VIEWS, name)
     assert {f.name for f in fields} <= {f.name for f in describe(VIEWS, "mri")}
     parsed = VIEWS.schema(name).validate_json("{}")
@@ -86,7 +86,7 @@ def test_every_field_has_a_default_that_passes_its_own_check_and_is_documented(n
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("scale", "[1.25, 0.8]", "lower end"),
         ("scale", "[0, 1]", "greater than 0"),
@@ -98,7 +98,7 @@ def test_every_field_has_a_default_that_passes_its_own_check_and_is_documented(n
         ("blur_unit", "mn", "voxel"),
     ],
 )
-def test_a_wrong_field_is_named(tmp_path, field: str, value: str, said: str) -> None:
+def test_a_wrong_field_is_an_error_with_its_name(tmp_path, field: str, value: str, message: str) -> None:
     from pydantic.dataclasses import dataclass
 
     from medcl3d.config import STRICT, choice_of, load
@@ -108,6 +108,6 @@ def test_a_wrong_field_is_named(tmp_path, field: str, value: str, said: str) -> 
         views: choice_of(VIEWS)  # type: ignore[valid-type]
 
     (tmp_path / "a.yaml").write_text(f"views:\n  mri:\n    {field}: {value}\n")
-    with pytest.raises(ConfigError, match=said) as raised:
+    with pytest.raises(ConfigError, match=message) as raised:
         load(tmp_path / "a.yaml", [], Model)
     assert field in str(raised.value) and "a.yaml:3" in str(raised.value)

@@ -1,4 +1,4 @@
-"""Two passes are as good as one interpolation in space, and follow the same map."""
+"""Two passes are as accurate as one 3-D interpolation, and follow the same map."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def maps_of(degrees: float, shape: Triple = SHAPE, spacing: Triple = (1, 1, 1), 
 
 
 def by_torch(voxels: torch.Tensor, maps: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
-    """The same through torch's own affine grid and 3-D interpolation."""
+    """The same with torch's affine grid and 3-D interpolation."""
     size = torch.tensor(voxels.shape[2:], dtype=torch.float64)
     linear, shift = maps[:, :3, :3], maps[:, :3, 3]
     offset = (2 * (linear @ ((size - 1) / 2) + shift) + 1) / size - 1
@@ -39,7 +39,7 @@ def away_from_the_border(maps: torch.Tensor, shape: Triple, margin: float) -> to
 @pytest.mark.parametrize(
     ("degrees", "spacing", "ways"), [(12, (1, 1, 1), {0}), (20, (3, 1, 1), {0, 1, 2}), (60, (1, 1, 1), {0, 1, 2, IN_SPACE})]
 )
-def test_a_linear_ramp_comes_out_exact_on_every_way(degrees: float, spacing: Triple, ways: set[int]) -> None:
+def test_a_linear_ramp_is_exact_with_every_method(degrees: float, spacing: Triple, ways: set[int]) -> None:
     maps = maps_of(degrees, spacing=spacing, num=30)
     assert set(_way(maps).tolist()) == ways
     d, h, w = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in SHAPE), indexing="ij")
@@ -68,7 +68,7 @@ def test_a_textured_crop_differs_from_trilinear_less_than_trilinear_from_the_tru
     assert ours < 1.3 * torchs and ours < 0.2
 
 
-def test_steep_maps_are_torchs_own_border_included() -> None:
+def test_steep_maps_equal_torchs_interpolation_and_border() -> None:
     maps = maps_of(80, num=40)
     maps = maps[_way(maps) == IN_SPACE]
     voxels = torch.randn(len(maps), 2, *SHAPE)
@@ -77,7 +77,7 @@ def test_steep_maps_are_torchs_own_border_included() -> None:
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 12), (6, 10, 14), (1, 16, 16)])
-def test_past_the_border_stands_a_value_of_the_crop(shape: Triple) -> None:
+def test_outside_the_crop_values_are_from_the_crop(shape: Triple) -> None:
     maps = maps_of(30, shape)
     maps[:, :3, :3] *= 2
     voxels = torch.rand(8, 1, *shape) + 5
@@ -100,4 +100,4 @@ def test_labels_are_the_nearest() -> None:
     maps = maps_of(20)
     labels = torch.randint(0, 9, (8, *SHAPE), dtype=torch.int16)
     expected = by_torch(labels[:, None].float(), maps, "nearest")[:, 0].to(torch.int16)
-    assert (resample_nearest(labels, maps) == expected).double().mean() > 0.999  # ties round either way
+    assert (resample_nearest(labels, maps) == expected).double().mean() > 0.999  # ties may round up or down

@@ -1,4 +1,4 @@
-"""Where things lie: a landmark is found again through the map, flips are exact, what is not drawn stays."""
+"""Spatial augmentations: landmarks follow the map, flips are exact, neutral parameters change nothing."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def center_of_mass(volume: torch.Tensor) -> np.ndarray:
     spacing=st.tuples(*(st.floats(0.5, 2.0) for _ in range(3))),
     at=st.tuples(st.floats(10, 13), st.floats(12, 15), st.floats(14, 17)),
 )
-def test_a_landmark_is_found_where_the_map_says(seed: int, spacing: tuple[float, ...], at: tuple[float, ...]) -> None:
+def test_a_landmark_is_at_the_position_of_the_map(seed: int, spacing: tuple[float, ...], at: tuple[float, ...]) -> None:
     recipe = Recipe(
         Spatial(affine_probability=1, rotation_degrees=40, scale=(0.8, 1.25), scale_each_axis=True, shear_degrees=10, translation_mm=2)
     )
@@ -50,7 +50,7 @@ def test_a_landmark_is_found_where_the_map_says(seed: int, spacing: tuple[float,
     np.testing.assert_allclose(center_of_mass(result.voxels[0, 0]), expected[:3], atol=0.25)
 
 
-def test_a_turn_keeps_millimetres_on_anisotropic_spacing() -> None:
+def test_a_rotation_keeps_distances_in_mm_on_anisotropic_spacing() -> None:
     recipe = Recipe(Spatial(affine_probability=1, rotation_degrees=60, scale=(1, 1)))
     maps = recipe.voxel_map(draws(recipe, 20, SHAPE), SHAPE, spacings(20))
     size = torch.tensor(SPACING, dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_a_turn_keeps_millimetres_on_anisotropic_spacing() -> None:
 
 
 @pytest.mark.parametrize("axis", range(3))
-def test_a_positive_angle_turns_the_next_axis_towards_the_one_after(axis: int) -> None:
+def test_a_positive_angle_rotates_the_next_axis_towards_the_one_after(axis: int) -> None:
     parameters = torch.tensor([[[0.0] * 3, [0.0] * 3, [1.0] * 3, [0.0] * 3, [0.0] * 3]], dtype=torch.float64)
     parameters[0, 1, axis] = 90
     to_crop = voxel_map({"spatial": parameters}, (9, 9, 9), torch.ones(1, 3))[0, :3, :3]
@@ -81,7 +81,7 @@ def test_scale_above_one_makes_the_anatomy_larger_and_translation_moves_it_in_mm
     assert moved[0, 0, 12, 10, 12] == pytest.approx(1, abs=1e-4)
 
 
-def test_flips_are_exact_and_the_map_knows_them() -> None:
+def test_flips_are_exact_and_in_the_map() -> None:
     recipe = Recipe(Spatial(affine_probability=0))
     parameters = draws(recipe, 40, SHAPE)
     crops = torch.randn(40, 2, *SHAPE)
@@ -96,7 +96,7 @@ def test_flips_are_exact_and_the_map_knows_them() -> None:
         assert corner[:3].tolist() == [(n - 1) * float(f) for n, f in zip(SHAPE, named(parameters)["flip"][i], strict=True)]
 
 
-def test_what_is_not_drawn_keeps_every_bit_and_the_crops_stay() -> None:
+def test_neutral_parameters_keep_every_bit_and_crops_are_unchanged() -> None:
     recipe = Recipe(Spatial(flip_probability=(0, 0, 0), affine_probability=0.5, translation_mm=3))
     parameters = draws(recipe, 20, SHAPE)
     still = (named(parameters)["scale"] == 1).all(1)
@@ -110,7 +110,7 @@ def test_what_is_not_drawn_keeps_every_bit_and_the_crops_stay() -> None:
     assert all(not torch.equal(a, b) for a, b in zip(result.voxels[~still], crops[~still], strict=True))
 
 
-def test_labels_go_with_the_voxels_and_stay_whole_numbers() -> None:
+def test_labels_move_with_the_voxels_and_stay_whole_numbers() -> None:
     recipe = Recipe(Spatial(affine_probability=1, rotation_degrees=30))
     labels = (blob(np.array([12.0, 14, 16]), SHAPE, 5) > 0.5)[None].repeat(8, 1, 1, 1).to(torch.int16) * 7
     result = recipe.apply(labels[:, None].float(), draws(recipe, 8, SHAPE), spacings(8), labels)
@@ -120,7 +120,7 @@ def test_labels_go_with_the_voxels_and_stay_whole_numbers() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (32, 8, 32)])
-def test_a_slab_turns_in_its_plane_only(shape: Triple) -> None:
+def test_a_slab_is_rotated_in_its_plane_only(shape: Triple) -> None:
     recipe = Recipe(Spatial(affine_probability=1, shear_degrees=10, translation_mm=5, scale_each_axis=True))
     maps = recipe.voxel_map(draws(recipe, 10, shape), shape, spacings(10))[:, :3, :3]
     thin = int(np.argmin(shape))
