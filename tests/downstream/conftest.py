@@ -1,4 +1,4 @@
-"""A prepared collection of bright balls whose place and size are known."""
+"""A prepared collection of bright balls with known position and size."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ METADATA = [
         "test patient seen in pretraining",
         pretrained(all_patients),
         ("finetune", "c.yaml", "--check"),
-        ["pretraining saw", "of the test patients", "pretrain on the training side"],
+        ["pretraining used", "of the test patients", "pretrain on the training patients"],
         3,
     ),
     Fault(
@@ -137,7 +137,7 @@ METADATA = [
         "test scan seen under another id",
         pretrained(all_scans_of_others),
         ("finetune", "c.yaml", "--check"),
-        ["pretraining saw", "test scans", "under other patient ids", "the same file", "pretrain without them"],
+        ["pretraining used", "test scans", "under other patient ids", "the same file", "pretrain without them"],
         3,
     ),
     Fault(
