@@ -1,4 +1,4 @@
-"""Benchmarks of speed and memory: stores, pairs, views, losses, the gradient cache, a training step, a collection.
+"""Benchmarks of speed and memory.
 
 All benchmarks use simulated scans. Rates of crops, pairs and views are per second of processor time on one core, so that
 other load has little effect. Alternatives are measured in alternating turns within one run, and ratios have intervals

@@ -1,4 +1,4 @@
-"""Benchmark of the gradient cache: time and memory of a step in chunks, compared with the whole batch at once."""
+"""Benchmark of the gradient cache: time and memory of a step in chunks and with the whole batch at once."""
 
 from __future__ import annotations
 

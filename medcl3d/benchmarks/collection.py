@@ -1,4 +1,4 @@
-"""Benchmark of collections of a thousand to tens of thousands of scans: cost of indexing, checking, preparing, planning.
+"""Benchmark of collections of 1,000 to 20,000 scans: cost of indexing, checking, preparing and planning.
 
 Every stage runs in a separate process, as a command does, so that peak memory is measured per stage.
 """
@@ -82,7 +82,7 @@ def collection(bench: Bench) -> Table:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one stage: seconds of wall time and processor time, peak MiB of the process and of its largest worker."""
+    """Cost of one stage: wall and processor seconds, peak MiB of the process and of its largest worker."""
 
     wall_s: float
     busy_s: float

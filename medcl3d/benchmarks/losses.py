@@ -1,4 +1,4 @@
-"""Benchmark of the contrastive loss with its gradient, compared with the full pair matrix and lightly's NT-Xent.
+"""Benchmark of the contrastive loss and its gradient against the matrix of all pairs and lightly's NT-Xent.
 
 Every measurement runs in a separate process; memory is the increase over that before the first call of the loss.
 """
@@ -80,7 +80,10 @@ def _fits(name: str, n: int) -> bool:
 
 
 def _measured(name: str, n: int) -> tuple[float, float] | None:
-    """Seconds and MiB of one loss with its gradient, measured in another process; None if a package is missing."""
+    """Seconds and MiB of one loss with its gradient, measured in another process.
+
+    None if a package is missing.
+    """
     root = str(Path(__file__).parents[2])
     code = f"import sys; sys.path.insert(0, {root!r}); from medcl3d.benchmarks.losses import measure; measure({name!r}, {n})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

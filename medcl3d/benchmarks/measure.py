@@ -24,7 +24,10 @@ PATCH = (32, 32, 32)
 
 @dataclass(frozen=True)
 class Scale:
-    """Size of the benchmarks. The cohort has `num_patients` with up to two visits and two modalities of `shape` voxels."""
+    """Size of the benchmarks.
+
+    The cohort has `num_patients` with up to two visits and two modalities of `shape` voxels.
+    """
 
     num_patients: int = 6
     shape: tuple[int, int, int] = (96, 96, 96)
@@ -70,7 +73,10 @@ class Bench:
         return Store.open(self.folder / name)
 
     def dataset(self, strategy: Any, recipe: Any, samples_per_step: int) -> PairDataset:
-        """The dataset of pretraining. ConfigError, DataError if the strategy cannot be used with this cohort."""
+        """The dataset of pretraining.
+
+        ConfigError, DataError if the strategy cannot be used with this cohort.
+        """
         scans = pretraining_scans(self.store, DataConfig(root=self.store.root, patch_size=PATCH, smaller_than_patch="skip"))
         anchors = strategy.anchors(scans.collection)
         num_points = strategy.num_points if getattr(strategy, "relates_points", False) else 0

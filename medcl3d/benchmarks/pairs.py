@@ -16,7 +16,7 @@ from medcl3d.views import VIEWS
 
 
 def pairs(bench: Bench) -> Table:
-    """Every pair strategy with its defaults, as in the loader: views, crops from memory maps, augmentation parameters."""
+    """Every strategy with its defaults, as in the loader: views, crops, augmentation parameters."""
     rows = []
     num = max(1, bench.scale.crops // 2)
     _ = bench.store  # prepare the cohort here, so that its errors are not attributed to a strategy

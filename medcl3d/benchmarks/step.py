@@ -13,7 +13,7 @@ from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric
 
 
 def step(bench: Bench) -> Table:
-    """A short pretraining with and without a data loading process: time per step, and its fraction of waiting for data."""
+    """A short pretraining with and without a worker: time per step, and its fraction of waiting for data."""
     rows = []
     for workers in (0, 1):
         logged = _pretrain(bench, workers)

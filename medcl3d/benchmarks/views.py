@@ -19,7 +19,7 @@ CROPS_PER_BATCH = 32
 
 
 def views(bench: Bench) -> Table:
-    """Crops read and augmented by the `mri` recipe per second, compared with TorchIO's queue with the same transforms."""
+    """Crops read and augmented per second by the `mri` recipe, and by TorchIO with the same transforms."""
     dataset = bench.dataset(PAIRS.build(Choice("augmented_views")), VIEWS.build(Choice("mri")), CROPS_PER_BATCH // 2)
     num_batches = max(1, bench.scale.crops // CROPS_PER_BATCH)
     batches = iter(range(1 << 30))

@@ -60,7 +60,7 @@ class Task(Protocol):
         """The network with the head of this task."""
 
     def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> Dataset[Any]:
-        """Dataset whose item `step` is this rank's slice of global batch `step`; the anchors of a plan are scans of the store."""
+        """Dataset whose item `step` is this rank's slice of batch `step`; anchors are scans of the store."""
 
     def loss(self, model: nn.Module, batch: Any, recipe: Any) -> Loss:
         """Augment a batch on its device, call the model once, and return the loss."""
@@ -75,4 +75,7 @@ class Task(Protocol):
         dtype: torch.dtype | None,
         seed: int,
     ) -> Evaluation:
-        """Evaluate a trained model on whole scans. dtype: as in autocast, None for float32; seed: of the bootstrap."""
+        """Evaluate a trained model on whole scans.
+
+        dtype: as in autocast, None for float32; seed: of the bootstrap.
+        """

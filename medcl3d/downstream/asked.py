@@ -39,7 +39,7 @@ class InputScan:
 
 @contextmanager
 def scans_of(target: Path, out: Path, say: Callable[[str], None]) -> Iterator[tuple[list[InputScan], list[str]]]:
-    """Find the scans to segment, and the faults of others. DICOM series are converted to temporary NIfTI files.
+    """Find the scans to segment, and the faults of others. DICOM series become temporary NIfTI files.
 
     say: receives notes on skipped files.
     DataError: no scan was found. ConfigError: `out` is not a valid path for label maps.
@@ -89,7 +89,7 @@ def _series(
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by the prefix after the preamble or, for old archives without one, by extension or first tag."""
+    """Whether a file is DICOM: by the prefix after the preamble, or without one by extension or first tag."""
     if not path.is_file():  # reading a pipe would block
         return False
     if path.suffix.lower() in (".dcm", ".ima"):
@@ -134,7 +134,10 @@ def _probabilities_of(output: Path) -> Path:
 
 
 def stamp_of(one: InputScan, identity: str) -> str:
-    """Origin stamp in the header of a label map: a hash of the run and the scan's content. DataError if the scan is unreadable."""
+    """Origin stamp in the header of a label map: a hash of the run and the scan's content.
+
+    DataError if the scan is unreadable.
+    """
     return f"medcl3d {hashlib.sha256(f'{identity} {content_sha256(one.path)}'.encode()).hexdigest()}"  # 72 of the 80 bytes of `descrip`
 
 

@@ -77,7 +77,10 @@ class CropClassification(ABC):
     def probe_metrics(
         self, probe: Probe, known: Labelled, features: np.ndarray, examples: Sequence[Example], store: Store, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-        """Metrics of a probe on the test examples, and one row per example. DataError if its training examples have one class."""
+        """Metrics of a probe on the test examples, and one row per example.
+
+        DataError if its training examples have one class.
+        """
         names = self.class_names(store)
         check_classes(known, names)
         return measured(probe.probabilities(known, features, len(names), seed), examples, names, store, seed)
@@ -154,7 +157,10 @@ class Classification(CropClassification):
     _known: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _values(self, store: Store) -> np.ndarray:
-        """The column as text, "" if empty. ConfigError if the manifest lacks the column, or its values are not classes."""
+        """The column as text, "" if empty.
+
+        ConfigError if the manifest lacks the column, or its values are not classes.
+        """
         if store.root not in self._known:
             self._known[store.root] = self._read(store)
         return self._known[store.root]
@@ -197,7 +203,7 @@ class Classification(CropClassification):
         return self.class_names(store).index(self._values(store)[scan])
 
     def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
-        """1 per class, or inversely proportional to the number of these scans in a class, with mean 1 over the scans."""
+        """1, or inversely proportional to the number of these scans in a class, with mean 1 over the scans."""
         names = self.class_names(store)
         if self.class_weights == "none":
             return np.ones(len(names))

@@ -96,7 +96,10 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
 
 
 def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
-    """Open the store and load the weights of the encoder. ConfigError, DataError if parts are incompatible."""
+    """Open the store and load the weights of the encoder.
+
+    ConfigError, DataError if parts are incompatible.
+    """
     of_task = config.linear or config.knn or config.crop_retrieval
     if not (of_task or config.retrieval or config.landmarks):
         raise ConfigError(
@@ -139,12 +142,18 @@ class _Frozen:
         self.network, self.store, self.device, self.dtype = network, store, device, dtype
 
     def features(self, examples: Sequence[Example]) -> np.ndarray:
-        """``Float64[N, F]``: pooled features, averaged over the crops of each example. DataError if some are not finite."""
+        """``Float64[N, F]``: pooled features, averaged over the crops of each example.
+
+        DataError if some are not finite.
+        """
         return finite(averaged(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype))
 
 
 def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Evaluation, dict[str, list[str]]]:
-    """Run all configured probes; returns their results as one evaluation, and the labelled and test patients."""
+    """Run all configured probes.
+
+    Returns their results as one evaluation, and the labelled and test patients.
+    """
     store = frozen.store
     metrics: dict[str, Interval] = {}
     cases: list[dict[str, Any]] = []

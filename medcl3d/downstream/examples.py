@@ -125,12 +125,18 @@ class CropDataset(Dataset[CropBatch]):
 
 
 def read_crops(store: Store, crops: Sequence[tuple[int, Box]]) -> Tensor:
-    """Read boxes of one size as ``Float32[N, C, D, H, W]``; outside a scan, its own value of empty space is used."""
+    """Read boxes of one size as ``Float32[N, C, D, H, W]``.
+
+    Outside a scan, its own value of empty space is used.
+    """
     return torch.stack([torch.from_numpy(store.read_crop(scan, box)) for scan, box in crops])
 
 
 def random_crop(store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> Box:
-    """A random box inside a scan; on axes on which the scan is smaller, a random box that contains the scan."""
+    """A random box inside a scan.
+
+    On axes on which the scan is smaller, a random box that contains the scan.
+    """
     margin = store.collection.shapes[scan] - np.array(patch_size)
     return Box(triple(rng.integers(np.minimum(0, margin), np.maximum(0, margin) + 1)), patch_size)
 

@@ -44,7 +44,7 @@ def few_case_notes(few: Mapping[str, int], total: int) -> list[str]:
 
 
 def over_runs(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence per class over several results: the numbers of patients, and in how many results they are few."""
+    """One sentence per class over several results: numbers of patients, and number of results with few."""
     counted: dict[str, list[int]] = {}
     for one in results:
         for name, count in (one.get("few_training_cases") or {}).items():

@@ -1,4 +1,4 @@
-"""`medcl3d finetune`: train a network, pretrained or from scratch, on labelled patients, and evaluate it on test patients."""
+"""`medcl3d finetune`: train a network on labelled patients and evaluate it on test patients."""
 
 from __future__ import annotations
 
@@ -93,7 +93,10 @@ class Finetuning:
 
 
 def assemble(config: FinetuneConfig) -> Finetuning:
-    """Build all parts of a configuration and check that they are compatible. ConfigError, DataError otherwise."""
+    """Build all parts of a configuration and check that they are compatible.
+
+    ConfigError, DataError otherwise.
+    """
     check_ranks(config.train)
     if config.train.grad_cache:
         raise ConfigError(f"train.grad_cache = {config.train.grad_cache}: fine-tuning has no negatives; set it to 0")
@@ -111,7 +114,10 @@ def assemble(config: FinetuneConfig) -> Finetuning:
 
 
 def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
-    """Fine-tune, evaluate and return the run folder. Resumes a run that was stopped; does nothing if it is done."""
+    """Fine-tune, evaluate and return the run folder.
+
+    Resumes a run that was stopped; does nothing if it is done.
+    """
     config = load(config_path, overrides, FinetuneConfig)
     with process_group() as device:
         parts = assemble(config)
@@ -144,7 +150,7 @@ def train_model(parts: Finetuning, run: RunFolder, device: torch.device) -> None
 
 
 def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
-    """Evaluate the trained model on the test patients; write weights, pictures and results, and mark the run as done."""
+    """Evaluate the model on test patients; write weights, pictures and results, and mark the run as done."""
     config = parts.config
     scans = [int(scan) for scan in parts.test.rows]
     say(f"evaluating on {len(scans)} scans of {parts.test.collection.table['patient'].nunique()} test patients")

@@ -16,7 +16,10 @@ from medcl3d.errors import DataError
 def labelled_scans(
     store: Store, data: DataConfig, task: Task, split: Split, name: str, num: int | None, seed: int
 ) -> tuple[ScansInUse, tuple[str, ...]]:
-    """The training scans whose labels are used, and their patients. ConfigError, DataError if there are too few."""
+    """The training scans whose labels are used, and their patients.
+
+    ConfigError, DataError if there are too few.
+    """
     usable = with_target(scans_in_use(store, data, split.train), task, store, "train", name)
     patients = usable.collection.table["patient"]
     # The first scan of a patient determines the stratum.

@@ -26,7 +26,7 @@ MEASURES = ("error_mm", "same_place_error_mm", "chance_error_mm")
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Landmarks:
-    """Match the crop at the centre of a structure to crops of another test patient, and measure the error in mm.
+    """Match the crop at a structure's centre to crops of another test patient, and measure the error in mm.
 
     structures  number of structures: those in most labelled scans, among equals the largest
     stride_mm   distance between the centres of candidate crops, over the whole body
@@ -102,7 +102,7 @@ class Landmarks:
 def _errors(
     store: Store, query: tuple[int, np.ndarray], wanted: tuple[int, np.ndarray], grid: np.ndarray, matches: np.ndarray
 ) -> tuple[float, float, float]:
-    """Distance in mm from the target of the match (the mean over ties), the corresponding point of the body, and a random crop."""
+    """Errors in mm of the match (mean over ties), the corresponding point of the body, and a random crop."""
     collection, (scan, voxel), (other, target) = store.collection, query, wanted
     target_mm = collection.world(np.array([other]), target[None])[0]
     distance = np.linalg.norm(collection.world(np.full(len(grid), other), grid) - target_mm, axis=1)

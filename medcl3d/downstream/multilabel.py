@@ -1,4 +1,4 @@
-"""Multi-label classification: any number of findings per scan, each evaluated by area under the ROC curve on test patients."""
+"""Multi-label classification: any number of findings per scan, evaluated by area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ class Multilabel:
     _known: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def truth(self, store: Store) -> np.ndarray:
-        """``Float64[scans, K]``: 0, 1, or NaN if unknown. ConfigError if a column is missing or has other values."""
+        """``Float64[scans, K]``: 0, 1, or NaN if unknown.
+
+        ConfigError if a column is missing or has other values.
+        """
         if store.root not in self._known:
             self._known[store.root] = self._read(store)
         return self._known[store.root]
@@ -124,7 +127,7 @@ class Multilabel:
         return random_crop(store, scan, patch_size, rng), tuple(self.truth(store)[scan].tolist())
 
     def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
-        """``Float[N, K]``: 0 if unknown, else 1; balanced: mean 1 over the scans of each finding, equal totals for 1 and 0."""
+        """``Float[N, K]``: 0 if unknown, else 1; balanced: mean 1 per finding, equal totals for 1 and 0."""
         weights = torch.isfinite(targets).float()
         if self.class_weights == "none":
             return weights
@@ -202,7 +205,7 @@ class Multilabel:
 
 
 def _of_finding(probe: Probe, known: Labelled, k: int, features: np.ndarray, seed: int) -> np.ndarray:
-    """``Float64[N]``: the probability of one finding, from a probe trained on the labelled scans with a known value."""
+    """``Float64[N]``: probability of one finding, from a probe trained on scans with a known value."""
     rows = np.flatnonzero(np.isfinite(known.targets[:, k]))
     targets = known.targets[rows, k].astype(int)
     if len(set(targets.tolist())) < 2:

@@ -50,7 +50,7 @@ def _cleaned(to_prepared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _outside(grid: tuple[int, ...], shape: tuple[int, ...], matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """``Bool[X, Y, Z]``: voxels of the file whose centres are more than half a voxel outside the prepared grid."""
+    """``Bool[X, Y, Z]``: voxels of the file with centres more than half a voxel outside the prepared grid."""
     outside = np.zeros(grid, dtype=bool)
     axes = np.ogrid[tuple(slice(n) for n in grid)]
     for row, shift, size in zip(matrix, offset, shape, strict=True):

@@ -49,7 +49,7 @@ class PatchBatch:
 
 
 def class_indices(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
-    """Label values as ``Int16`` indices: 1, 2, ... in the order of `classes` (sorted), 0 for any other value."""
+    """Class indices ``Int16`` of label values: 1, 2, ... in the order of `classes` (sorted), 0 for others."""
     ordered = np.array(classes)
     position = np.searchsorted(ordered, labels).clip(max=len(ordered) - 1)
     return np.where(ordered[position] == labels, position + 1, 0).astype(np.int16)

@@ -141,7 +141,10 @@ def predict(
 def _dry_run(
     predictor: Predictor, scans: Sequence[InputScan], refused: list[str], probabilities: bool, say: Callable[[str], None]
 ) -> list[Path]:
-    """Report the files that would be written, from headers only. DataError if some scans do not fit the network."""
+    """Report the files that would be written, from headers only.
+
+    DataError if some scans do not fit the network.
+    """
     for one in scans:
         try:
             _refuse_channels(predictor, one.path, num_channels(one.path, read_header(one.path).shape, predictor.options["channels"]))
@@ -157,7 +160,10 @@ def _dry_run(
 
 
 def load_run(run: Path, intensity: str | None = None) -> Predictor:
-    """Load the segmentation network of a run folder. ConfigError if there is none, or the run has not finished."""
+    """Load the segmentation network of a run folder.
+
+    ConfigError if there is none, or the run has not finished.
+    """
     path = run / WEIGHTS
     if not path.is_file():
         state = read_status(run).get("state") if run.is_dir() else None
@@ -243,7 +249,10 @@ def _segmented(
 
 
 def _write(volumes: Sequence[np.ndarray], one: InputScan, identity: str, done: int, force: bool) -> list[Path]:
-    """Write the missing files of a scan. MachineError if that fails (a full disk), since the remaining scans would fail too."""
+    """Write the missing files of a scan.
+
+    MachineError if that fails (a full disk), since the remaining scans would fail too.
+    """
     files = [(file, voxels) for file, voxels in zip(one.files(len(volumes) > 1), volumes, strict=True) if force or not file.exists()]
     stamp = stamp_of(one, identity)
     try:
@@ -256,7 +265,10 @@ def _write(volumes: Sequence[np.ndarray], one: InputScan, identity: str, done: i
 
 
 def _reason(error: DataError, one: InputScan, options: Mapping[str, Any]) -> str:
-    """The fault of a scan. If the remedy is an option of `prepare`, which is fixed by the run, it is replaced."""
+    """The fault of a scan.
+
+    If the remedy is an option of `prepare`, which is fixed by the run, it is replaced.
+    """
     text = str(error).replace(str(one.path), one.shown)
     wrong, *remedy = re.split(r"; |: (?=set )", text, maxsplit=1)
     fixed = next((name for name in FIXED_OPTIONS if remedy and re.search(rf"\b{name}\b", remedy[0])), None)

@@ -34,7 +34,7 @@ MIN_NORM = 1e-6  # in standard deviations of the training features
 
 @plain_dataclass(frozen=True)
 class Labelled:
-    """Features ``[N, F]`` with class indices ``[N]`` (for findings: ``Float[N, K]``, NaN if unknown) and patients."""
+    """Features ``[N, F]``, class indices ``[N]`` (findings: ``Float[N, K]``, NaN if unknown), patients."""
 
     features: np.ndarray
     targets: np.ndarray
@@ -64,7 +64,10 @@ class Probed(Task, Protocol):
     def probe_metrics(
         self, probe: Probe, known: Labelled, features: np.ndarray, examples: Sequence[Example], store: Store, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-        """Metrics on the test examples of a probe trained on `known`, and a row per example. DataError if it cannot be trained."""
+        """Metrics on the test examples of a probe trained on `known`, and a row per example.
+
+        DataError if it cannot be trained.
+        """
 
 
 def standardiser(train: np.ndarray) -> StandardScaler:
@@ -108,7 +111,10 @@ class LinearProbe:
     folds: Annotated[int, Field(ge=2)] = 3
 
     def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
-        """Class probabilities ``Float64[N, K]`` of test features ``[N, F]``; 0 for a class without a training example."""
+        """Class probabilities ``Float64[N, K]`` of test features ``[N, F]``.
+
+        0 for a class without a training example.
+        """
         scale = standardiser(train.features)
         middle = self.inverse_strengths[len(self.inverse_strengths) // 2]
         model = LogisticRegression(C=middle, max_iter=MAX_ITERATIONS, class_weight="balanced")
@@ -124,7 +130,7 @@ class LinearProbe:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class NearestNeighbours:
-    """The fraction of each class among the `k` training examples of highest cosine, after standardising; all if there are fewer.
+    """The fraction of each class among the `k` training examples of highest cosine, after standardising.
 
     Examples tied with the k-th share the remaining weight, so that their order has no effect.
 
@@ -143,7 +149,7 @@ class NearestNeighbours:
 
 
 def _among_nearest(cosine: np.ndarray, k: int) -> np.ndarray:
-    """Weight ``[N, M]`` of each of M examples among the k nearest of N queries: 1, 0, or a fraction if tied with the k-th."""
+    """Weight ``[N, M]`` of M examples among the k nearest of N queries: 1, 0, or a fraction for ties."""
     kth = np.partition(cosine, -k, axis=1)[:, [-k]]
     nearer, tied = cosine > kth + TIE, np.abs(cosine - kth) <= TIE
     remaining: np.ndarray = k - nearer.sum(1, keepdims=True)
@@ -151,7 +157,10 @@ def _among_nearest(cosine: np.ndarray, k: int) -> np.ndarray:
 
 
 def _fewest_patients_of_two(train: Labelled) -> int:
-    """Number of patients of the second most common class; if less than the folds, a fold would have only one class."""
+    """Number of patients of the second most common class.
+
+    If less than the folds, a fold would have only one class.
+    """
     patients = np.array(train.patients)
     return sorted(len(set(patients[train.targets == k].tolist())) for k in np.unique(train.targets))[-2:][0]
 
@@ -209,7 +218,7 @@ class Retrieval:
     def measure(
         self, train: np.ndarray, test: np.ndarray, table: pd.DataFrame, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, object]]]:
-        """Recall at 1 and 5, mean reciprocal rank of the first match, mAP, with intervals over patients; one row per query.
+        """Recall at 1 and 5, mean reciprocal rank, mAP, with intervals over patients; one row per query.
 
         train, test  features ``[N, F]`` of whole scans; table: the rows of the test scans
         DataError if a column is missing or no scan is a query.

@@ -26,7 +26,7 @@ from medcl3d.types import Box, Loss, Triple
 
 
 class Regressor(nn.Module):
-    """Predicted number of a crop: a linear layer on normalised features; `mean` and `scale` convert it to units of the target."""
+    """A linear layer on normalised features; `mean` and `scale` convert its output to units of the target."""
 
     mean: Tensor
     scale: Tensor
@@ -65,7 +65,10 @@ class Regression:
     _units: dict[Path, tuple[float, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def values(self, store: Store) -> np.ndarray:
-        """``Float64[scans]``: the column, NaN if empty. ConfigError if the manifest lacks it, or a value is not a number."""
+        """``Float64[scans]``: the column, NaN if empty.
+
+        ConfigError if the manifest lacks it, or a value is not a number.
+        """
         if store.root not in self._known:
             self._known[store.root] = self._read(store)
         return self._known[store.root]
@@ -97,7 +100,10 @@ class Regression:
         return Regressor(network)
 
     def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> CropDataset:
-        """Crops of the scans of the plan, whose numbers define the standard units. ConfigError if they are all equal."""
+        """Crops of the scans of the plan, whose numbers define the standard units.
+
+        ConfigError if they are all equal.
+        """
         known = self.values(store)[np.unique(plan.anchors)]
         spread = float(known.std())
         if spread == 0:
@@ -133,7 +139,7 @@ class Regression:
         dtype: torch.dtype | None,
         seed: int,
     ) -> Evaluation:
-        """Mean absolute error and R2 of the test scans; one row per scan, with its absolute error as `mae`."""
+        """Mean absolute error and R2 of the test scans; one row per scan, its absolute error as `mae`."""
         assert isinstance(model, Regressor), "the model of this task"
         model.eval()
         if store.root in self._units:

@@ -36,7 +36,7 @@ SMOOTH = 1e-5  # makes the Dice of a class that is absent in truth and predictio
 @TASKS.register("segmentation")
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """Cross-entropy of all classes plus Dice of the foreground classes, summed over the batch, with foreground oversampling.
+    """Cross-entropy of all classes plus Dice of the foreground classes, with foreground oversampling.
 
     classes              label values to segment, all others are background (default: all of the store except 0)
     foreground_fraction  fraction of patches centred on a foreground voxel, classes balanced
@@ -61,11 +61,17 @@ class Segmentation:
     decodes: ClassVar[bool] = True
 
     def class_names(self, store: Store) -> dict[int, str]:
-        """Label value -> name of the segmented classes, sorted. ConfigError if the store lacks one, or has none."""
+        """Label value -> name of the segmented classes, sorted.
+
+        ConfigError if the store lacks one, or has none.
+        """
         return self.chosen(store.label_names, store.root)
 
     def chosen(self, label_names: Mapping[int, str], where: Path) -> dict[int, str]:
-        """As `class_names`, from the label values of a collection; `where` is their source, for the message."""
+        """As `class_names`, from the label values of a collection.
+
+        `where` is their source, for the message.
+        """
         known = {value: name for value, name in sorted(label_names.items()) if value != 0}
         wanted = tuple(known) if self.classes is None else tuple(sorted(set(self.classes)))
         missing = [value for value in wanted if value not in known]
@@ -113,7 +119,7 @@ class Segmentation:
         dtype: torch.dtype | None,
         seed: int,
     ) -> Evaluation:
-        """Overlap and surface distance of every scan and class on the store's grid, means over patients, and a picture."""
+        """Overlap and surface distance of every scan and class on the grid of the store, and their means."""
         names = self.class_names(store)
         console = Console(stderr=True)
         cases: list[dict[str, Any]] = []
@@ -140,14 +146,17 @@ class Segmentation:
     def probabilities(
         self, model: nn.Module, volume: Tensor, fill: Sequence[float], patch_size: Triple, device: torch.device, dtype: torch.dtype | None
     ) -> Tensor:
-        """``Float32[K, D, H, W]`` of a prepared volume ``[C, D, H, W]``, background first; `fill` as in `sliding_window`."""
+        """``Float32[K, D, H, W]`` of a prepared volume ``[C, D, H, W]``, background first.
+
+        `fill` as in `sliding_window`.
+        """
         model.eval()
         predict = mean_of_flips(probabilities_of(model, device, dtype), self.test_time_flips)
         return sliding_window(predict, volume, patch_size, fill=fill, overlap=self.overlap, windows=self.windows, device=device)
 
 
 def augmented(batch: PatchBatch, recipe: Any) -> tuple[Tensor, Tensor]:
-    """Voxels and class indices after augmentation, in float32 even under autocast; labels get the same spatial transform."""
+    """Augmented voxels, in float32 even under autocast, and class indices with the same spatial transform."""
     if recipe is None:
         return batch.voxels, batch.labels
     with torch.no_grad(), torch.autocast(batch.voxels.device.type, enabled=False):
@@ -166,7 +175,7 @@ def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Loss:
 
 
 def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
-    """1 - the mean soft Dice of the foreground classes, each summed over the voxels of the patches of all ranks.
+    """1 - the mean soft Dice of the foreground classes, each summed over all patches of all ranks.
 
     The sums are global, since Dice is not a mean over patches, so that two ranks give the loss and gradient of one
     process. On one rank this equals MONAI's DiceLoss with softmax and batch, without background. Source: Milletari et al.

@@ -1,4 +1,4 @@
-"""Classification of the structure at the centre of a crop: anatomy in an encoder, evaluated without a decoder."""
+"""Classification of the structure at the centre of a crop: a test of anatomy without a decoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEST_SEED = 0  # seed of the examples, independent of the seed of the run
 @TASKS.register("structure_at_centre")
 @dataclass(frozen=True, kw_only=True)
 class StructureAtCentre(CropClassification):
-    """Cross-entropy of a linear head on pooled features: the class of a crop is the structure of its central voxel.
+    """Cross-entropy of a linear head on pooled features; the class is the structure at the centre of a crop.
 
     structures      number of structures: those in most labelled scans, among equals the largest
     crops_per_scan  number of crops per scan for testing and for probes, drawn uniformly over the structures of a scan
@@ -38,7 +38,10 @@ class StructureAtCentre(CropClassification):
     _voxels: dict[tuple[Path, int], list[np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _classes(self, store: Store) -> dict[int, str]:
-        """Label value -> name, sorted by value. ConfigError if the labels of the store have fewer than two structures."""
+        """Label value -> name, sorted by value.
+
+        ConfigError if the labels of the store have fewer than two structures.
+        """
         if store.root not in self._known:
             values = max(store.label_names, default=0) + 1
             counts = [np.bincount(store.read_label(i).ravel(), minlength=values)[:values] for i in range(len(store)) if store.has_label(i)]

@@ -145,7 +145,10 @@ def weights_path(source: Path) -> Path:
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """The metadata of weights, from the JSON file in the same folder. ConfigError if missing, damaged or of a newer version."""
+    """The metadata of weights, from the JSON file in the same folder.
+
+    ConfigError if missing, damaged or of a newer version.
+    """
     file = path.with_suffix(".json")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -183,7 +186,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _repeat_over_channels(weights: dict[str, Tensor], own: Mapping[str, Tensor], known: object) -> tuple[str, ...]:
-    """Repeat weights of the `known` input channels over those of the network (0 1 0 1), divided by the number of copies.
+    """Repeat weights of `known` input channels for all of the network (0 1 0 1), divided by the copies.
 
     The output for equal copies is unchanged. Changes `weights`; returns the names.
     """
@@ -211,7 +214,10 @@ def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients:
 
 
 def _refuse_test_scans(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str], store: Store | None) -> list[str]:
-    """DataError if a test scan has the content of a scan used in pretraining. Returns a note if this is unknown."""
+    """DataError if a test scan has the content of a scan used in pretraining.
+
+    Returns a note if this is unknown.
+    """
     if store is None:
         return []
     if "pretraining_content" not in sidecar:

@@ -44,7 +44,7 @@ def balanced_accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
 
 def average_precision(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Area under the precision-recall curve as a sum of steps, over the classes of `auroc`; chance is the prevalence of a class.
+    """Area under the precision-recall curve as a sum of steps, for the classes of `auroc`.
 
     Items with equal scores form one step. NaN if fewer than two classes are present. Source: Davis and Goadrich 2006
     (linear interpolation is too optimistic).
@@ -65,13 +65,16 @@ def _precision(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def brier(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Mean squared distance between probabilities and truth, over all classes: 0 is best, 2 worst. Source: Brier 1950."""
+    """Mean squared distance between probabilities and truth, over all classes: 0 is best, 2 worst.
+
+    Source: Brier 1950.
+    """
     truth = np.eye(probabilities.shape[1])[targets]
     return float(((probabilities - truth) ** 2).sum(1).mean())
 
 
 def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Expected calibration error: difference of confidence and accuracy of the most probable class, over 10 equal bins.
+    """Expected calibration error: difference of confidence and accuracy, over 10 equal bins.
 
     For few items its expectation is above 0 even if probabilities are calibrated. Source: Naeini et al. 2015; Guo et al.
     2017, eq. 3.

@@ -57,7 +57,7 @@ MEASURED: dict[tuple[int, int], tuple[float, float]] = {
     (10, 10): (94.8, 95.7),
     (10, 40): (94.4, 95.5),
 }
-"""Replicates and cases -> the lowest and highest coverage over SPREADS, in percent; a test repeats the measurement."""
+"""Replicates and cases -> lowest and highest coverage over SPREADS, in percent; a test repeats it."""
 
 
 def simulated(num: int, num_replicates: int, num_cases: int, spread: Spread, rng: np.random.Generator, mean: float = 0.0) -> np.ndarray:
@@ -85,7 +85,7 @@ def measure(num_replicates: int, num_cases: int = NUM_CASES, repetitions: int = 
 
 
 def covered(num_replicates: int, num_cases: int) -> tuple[int, int, float, float] | None:
-    """The largest measured numbers of replicates and cases up to these, with lowest and highest coverage in percent.
+    """The largest measured numbers of replicates and cases up to these, and the range of coverage in percent.
 
     None for one replicate or one case.
     """
@@ -111,13 +111,13 @@ def table_of_cases() -> str:
 
 
 def with_collapses(num: int, num_replicates: int, fall: float, rng: np.random.Generator, share: float = COLLAPSED) -> np.ndarray:
-    """Differences ``[num, R]`` of standard deviation 1, of which a fraction `share` is lower by `fall`; the true mean is 0."""
+    """Differences ``[num, R]`` of true mean 0; a `share` of values with deviation 1 is lowered by `fall`."""
     fell = rng.random((num, num_replicates)) < share
     return rng.normal(size=(num, num_replicates)) - fall * fell + fall * share
 
 
 def rejected(num_replicates: int, fall: float, repetitions: int = 5 * REPETITIONS) -> tuple[float, float]:
-    """Percent of comparisons without a true difference that a test at 5% reports as better, and as worse, if runs collapse."""
+    """Percent of null comparisons reported as better, and as worse, at 5%, if runs of one arm collapse."""
     found = over_replicates(with_collapses(repetitions, num_replicates, fall, np.random.default_rng([num_replicates, int(fall)])))
     small = found.p_value() < 0.05
     return 100 * float((small & (found.mean > 0)).mean()), 100 * float((small & (found.mean < 0)).mean())

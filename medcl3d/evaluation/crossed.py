@@ -1,4 +1,4 @@
-"""Means over crossed replicates and test cases: every replicate is measured on every case, and both are random.
+"""Means over crossed replicates and test cases: each replicate is measured on each case, both are random.
 
 Model of a difference (or a value) of replicate r on case c:
 
@@ -29,7 +29,10 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Components:
-    """Variance components ``Float[...]``; `case` and `residual` are 0 if only means of replicates are known."""
+    """Variance components ``Float[...]``.
+
+    `case` and `residual` are 0 if only means of replicates are known.
+    """
 
     replicate: np.ndarray
     case: np.ndarray
@@ -67,7 +70,10 @@ class Estimate:
         return Interval(float(self.mean), float(low), float(high), self.num_replicates)
 
     def p_value(self) -> np.ndarray:
-        """Two-sided p for a mean of 0; 1 if all differences are 0, 0 if all are equal, NaN for one replicate."""
+        """Two-sided p for a mean of 0.
+
+        1 if all differences are 0, 0 if all are equal, NaN for one replicate.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(self.mean == 0, 0.0, np.abs(self.mean) / self.error)
         return np.where(np.isnan(self.df), np.nan, 2 * stats.t.sf(t, self.df))
@@ -81,7 +87,7 @@ def _finite(values: ArrayLike, unit: str) -> np.ndarray:
 
 
 def over_replicates(values: ArrayLike) -> Estimate:
-    """The mean of ``[..., R]`` with its variance over replicates: the paired t-test if `values` are differences."""
+    """The mean of ``[..., R]`` with its variance over replicates; the paired t-test for differences."""
     array = _finite(values, "replicate")
     if not array.ndim:
         raise ValueError("one number per replicate is needed, not a scalar")
@@ -123,7 +129,7 @@ def over_replicates_and_cases(values: ArrayLike) -> Estimate:
 
 
 def _variance(between: np.ndarray, across: np.ndarray, residual: np.ndarray, num: int, cases: int) -> tuple[np.ndarray, np.ndarray]:
-    """Variance of the mean and its degrees of freedom, from mean squares of replicates, cases and residual."""
+    """Variance of the mean and its degrees of freedom, from the mean squares."""
     if num < MIN_REPLICATES_FOR_TEST:  # for more replicates, tests would be conservative
         between = np.maximum(between, residual)
     total = between + np.maximum(0.0, across - residual)
@@ -137,7 +143,7 @@ def _variance(between: np.ndarray, across: np.ndarray, residual: np.ndarray, num
 
 
 def expected(components: Components, num_replicates: int, num_cases: int | None) -> Estimate:
-    """The expected estimate for a true mean of 0 in a comparison of this size, given variance components of a pilot."""
+    """The expected estimate for a true mean of 0 at this size, given the variance components of a pilot."""
     parts = components
     if num_cases is None or num_cases == 1 or num_replicates == 1:
         spread = parts.replicate + (0.0 if num_cases is None else parts.residual / num_cases)

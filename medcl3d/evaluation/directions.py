@@ -14,6 +14,9 @@ HIGHER = {
 
 
 def direction_of(metric: str) -> Direction | None:
-    """Direction of a measure, also for one class (``hd95_mm/liver``) or a probe (``linear/brier``); None if unknown."""
+    """Direction of a measure, also for one class (``hd95_mm/liver``) or a probe (``linear/brier``).
+
+    None if unknown.
+    """
     parts = set(metric.split("/"))
     return "lower" if parts & LOWER else "higher" if parts & HIGHER else None

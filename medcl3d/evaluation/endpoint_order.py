@@ -1,4 +1,4 @@
-"""Tests of several arms at several endpoints in a preregistered order, with control of the familywise error."""
+"""Tests of arms at endpoints in a preregistered order, with control of the familywise error."""
 
 from __future__ import annotations
 

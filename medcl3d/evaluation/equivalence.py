@@ -24,7 +24,7 @@ class Equivalence:
 
 
 def equivalence_p(estimate: Estimate, margin: float) -> np.ndarray:
-    """p-value for the null hypothesis that the true difference is at least `margin` in size: the larger of two one-sided p.
+    """p for a true difference of at least `margin` in size as null hypothesis: the larger of two one-sided p.
 
     NaN for one replicate. Source: Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15.
     """

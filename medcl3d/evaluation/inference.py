@@ -23,7 +23,7 @@ def sliding_window(
     windows: int = 4,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Predict a volume ``[C, D, H, W]`` by overlapping patches with Gaussian weights around the patch centres.
+    """Predict a volume ``[C, D, H, W]`` by overlapping patches with Gaussian weights.
 
     predict  ``[B, C, *patch_size]`` -> ``[B, K, *patch_size]``
     fill     one value per channel, to pad a volume smaller than a patch, evenly on both sides
@@ -46,7 +46,10 @@ def sliding_window(
 
 
 def probabilities_of(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
-    """`predict` for `sliding_window`: the softmax of a model in float32. dtype: as in autocast, None for float32."""
+    """`predict` for `sliding_window`: the softmax of a model in float32.
+
+    dtype: as in autocast, None for float32.
+    """
 
     def predict(patches: Tensor) -> Tensor:
         with autocast(device, dtype):

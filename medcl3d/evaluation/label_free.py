@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 BETTER = {"alignment": "lower", "uniformity": "lower", "rankme": "higher", "alpha_req": "nearer to 1"}
-"""The better direction of each score according to its authors; a comparison reports whether it agrees with the outcome."""
+"""The better direction of each score according to its authors; comparisons report the agreement."""
 
 
 def label_free(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
@@ -22,12 +22,17 @@ def label_free(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
 
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean squared distance of unit vectors of two augmentations, 0 to 4. Source: Wang and Isola, ICML 2020, eq. 2 (alpha = 2)."""
+    """Mean squared distance of unit vectors of two augmentations, 0 to 4.
+
+    Source: Wang and Isola, ICML 2020, eq. 2 (alpha = 2).
+    """
     return float(np.square(first - second).sum(1).mean())
 
 
 def uniformity(z: np.ndarray) -> float:
-    """log of the mean of exp(-2 d^2) over pairs of unit vectors: 0 if all are equal. Source: Wang and Isola, ICML 2020, eq. 3.
+    """log of the mean of exp(-2 d^2) over pairs of unit vectors: 0 if all are equal.
+
+    Source: Wang and Isola, ICML 2020, eq. 3.
 
     NaN for fewer than two vectors.
     """
@@ -40,7 +45,10 @@ def uniformity(z: np.ndarray) -> float:
 
 
 def rankme(features: np.ndarray) -> float:
-    """Exponential of the entropy of the singular values: the effective rank, 1 to min(N, F). Source: Garrido et al., ICML 2023, eq. 1."""
+    """Exponential of the entropy of the singular values: the effective rank, 1 to min(N, F).
+
+    Source: Garrido et al., ICML 2023, eq. 1.
+    """
     values = np.linalg.svd(features.astype(float), compute_uv=False)
     share = values / max(values.sum(), 1e-12) + 1e-7
     return float(np.exp(-(share * np.log(share)).sum()))

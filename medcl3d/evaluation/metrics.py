@@ -84,7 +84,7 @@ def _of_sheared_surfaces(prediction: np.ndarray, truth: np.ndarray, to_mm: np.nd
 
 
 def over_patients(values: ArrayLike, patients: Sequence[str], seed: int) -> Interval | None:
-    """Mean over patients ``[n]`` with its 95% bootstrap interval; patients have equal weight, whatever their number of values.
+    """Mean over patients ``[n]`` with its 95% bootstrap interval; patients have equal weight.
 
     Values are averaged within patients, and patients are resampled (bias-corrected and accelerated if defined, Efron
     1987). NaN is dropped; None if nothing remains. With one patient, the limits are NaN. `n` is the number of patients.

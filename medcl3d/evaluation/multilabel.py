@@ -26,7 +26,10 @@ def _as_two_classes(measure: Measure) -> FindingMeasure:
 
 
 def brier(probabilities: np.ndarray, present: np.ndarray) -> float:
-    """The mean squared difference of probability and presence of a finding: 0 is best, 1 worst. Source: Brier 1950, for one event."""
+    """The mean squared difference of probability and presence of a finding: 0 is best, 1 worst.
+
+    Source: Brier 1950, for one event.
+    """
     return float(((probabilities - present) ** 2).mean())
 
 
@@ -54,7 +57,7 @@ MEASURES: dict[str, FindingMeasure] = {
 def finding_metrics(
     probabilities: np.ndarray, truth: np.ndarray, names: Sequence[str], patients: Sequence[str], seed: int
 ) -> dict[str, Interval]:
-    """Each measure of ``probabilities [N, K]`` and ``truth [N, K]`` (0, 1, NaN unknown), with its 95% bootstrap interval over patients.
+    """Measures with intervals of ``probabilities [N, K]`` and ``truth [N, K]`` (0, 1, NaN unknown).
 
     ``auroc/NAME`` is the measure of one finding, over the scans with a known value; ``auroc`` is the macro mean over the
     findings for which it is defined (areas and balanced accuracy need scans with and without the finding). A finding is

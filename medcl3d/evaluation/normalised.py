@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def normalised(values: Mapping[str, float], low: float, high: float, higher: bool = True) -> dict[str, float] | None:
-    """Arm -> (value - low) / (high - low); None unless `high` is better than `low`, since the scale is then undefined.
+    """Arm -> (value - low) / (high - low); None unless `high` is better than `low`.
 
     Below 0: worse than `low`; above 1: better than `high`. higher: larger values of the metric are better.
     """

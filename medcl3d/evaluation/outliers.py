@@ -9,7 +9,10 @@ MIN_REPLICATES = 4
 """For three, the median absolute deviation is hardly informative about the spread."""
 LIMIT = 5.0
 LIMIT_OF_FEW = 70.0
-"""The limit for n replicates is the larger of LIMIT and LIMIT_OF_FEW / n, so that normal replicates are rarely flagged for small n."""
+"""The limit for n replicates is the larger of LIMIT and LIMIT_OF_FEW / n.
+
+Otherwise normal replicates would be flagged too often for small n.
+"""
 FLOOR = 0.01
 """Lower bound of the scaled median absolute deviation, as a fraction of the size of the median."""
 SCALE = 1.4826

@@ -1,4 +1,4 @@
-"""Power: the smallest detectable difference of a comparison, and effect sizes relative to the spread of replicates."""
+"""Power: the smallest detectable difference, and effect sizes relative to the spread of replicates."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def upper_limit_of_replicates(differences: ArrayLike, components: Components, nu
 
 
 def effect_size(differences: ArrayLike, confidence: float = 0.95) -> Interval | None:
-    """Mean of ``differences [R]`` in units of their standard deviation over replicates; None if that is 0, or R < 3.
+    """Mean of ``differences [R]`` in units of their standard deviation; None if that is 0, or R < 3.
 
     The estimate has Hedges' correction for few replicates; the limits are from the noncentral t-distribution. The
     variation of test cases is not included. Source: Hedges 1981; Cumming and Finch 2001.

@@ -30,7 +30,9 @@ class RankStability:
 
 
 def rank_stability(values: np.ndarray, higher: bool = True, seed: int = 0, resamples: int = RESAMPLES) -> RankStability | None:
-    """Rank stability of ``values [arms, R]`` or ``[arms, R, C]``; None for fewer than three replicates, or one arm.
+    """Stability of ``values [arms, R]`` or ``[arms, R, C]``.
+
+    None for fewer than three replicates or two arms.
 
     Replicates and cases are drawn with replacement, independently of each other, and the same for all arms.
     Source: Owen 2007, Annals of Applied Statistics 1 (the pigeonhole bootstrap of crossed random effects).

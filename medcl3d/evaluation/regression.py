@@ -16,7 +16,10 @@ def mean_absolute_error(predictions: np.ndarray, targets: np.ndarray) -> float:
 
 
 def r2(predictions: np.ndarray, targets: np.ndarray) -> float:
-    """Explained fraction of the variance of targets: 0 for predicting their mean, below 0 if worse; NaN if all are equal."""
+    """Explained fraction of the variance of targets.
+
+    0 for predicting their mean, below 0 if worse; NaN if all targets are equal.
+    """
     total = float(((targets - targets.mean()) ** 2).sum())
     return 1 - float(((predictions - targets) ** 2).sum()) / total if total > 0 else float("nan")
 

@@ -10,11 +10,11 @@ import numpy as np
 
 RECALLS = (1, 5)
 TIE = 1e-12
-"""Cosines with a smaller difference are tied: they differ only by rounding, which depends on the position in a table."""
+"""Cosines with a smaller difference are tied: rounding depends on the position in a table."""
 
 
 def measures(similarity: np.ndarray, matches: np.ndarray) -> dict[str, float]:
-    """Recall at 1 and 5, reciprocal rank of the first match, average precision, and the expectation of each for a random order.
+    """Recall at 1 and 5, reciprocal rank, average precision, and the expectation of each for a random order.
 
     similarity  ``Float[n]`` of a query to the items of its gallery, larger is nearer
     matches     ``Bool[n]``: whether an item is of the group of the query; at least one is
@@ -37,7 +37,7 @@ def measures(similarity: np.ndarray, matches: np.ndarray) -> dict[str, float]:
 
 
 def _of_first_match(size: int, hits: int, start: int) -> dict[str, float]:
-    """Measures of the first match, which is one of `hits` among `size` tied items, after `start` items without a match."""
+    """Measures of the first match: one of `hits` among `size` tied items, after `start` others."""
     # none_in[r]: fraction of all orders without a match among the first r tied items.
     place = np.arange(size)
     none_in = np.concatenate([[1.0], np.cumprod(np.maximum(size - hits - place, 0) / (size - place))])
@@ -47,7 +47,7 @@ def _of_first_match(size: int, hits: int, start: int) -> dict[str, float]:
 
 
 def _precision(size: int, hits: int, start: int, before: int) -> float:
-    """Mean precision at a match among `size` tied items with `hits` matches, after `start` items with `before` matches."""
+    """Mean precision at a match: one of `hits` in `size` tied items, after `before` in `start` items."""
     # A match at rank i of the tie has on average (i - 1) (hits - 1) / (size - 1) other matches of the tie before it.
     single = ((before + 1) / (start + 1 + np.arange(size))).sum() / size
     return float(single + (hits - 1) / max(1, size - 1) * (1 - (start + 1) / (before + 1) * single))

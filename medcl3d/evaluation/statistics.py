@@ -1,4 +1,4 @@
-"""Intervals and tests over replicates with one number each; for replicates and test cases together see `crossed.py`."""
+"""Intervals and tests over replicates with one number each; `crossed.py` adds test cases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 MIN_REPLICATES_FOR_TEST = 6
-"""For fewer than six pairs, the smallest two-sided exact Wilcoxon p (2 / 2^n) is above 0.05: no difference could be significant."""
+"""For fewer than six pairs, the smallest two-sided exact Wilcoxon p (2 / 2^n) is above 0.05."""
 MIN_REPLICATES_FOR_CLAIM = 10
 
 
@@ -82,7 +82,10 @@ def wilcoxon_exact(values: ArrayLike, reference: ArrayLike) -> float:
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """Holm's step-down adjusted p-values ``[m]`` of one preregistered family (Holm 1979). ValueError for NaN."""
+    """Holm's step-down adjusted p-values ``[m]`` of one preregistered family (Holm 1979).
+
+    ValueError for NaN.
+    """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"p-values must be in [0, 1], not {p!r}")

@@ -33,7 +33,10 @@ class TrainState:
 
 
 def save(folder: Path, state: TrainState) -> Path:
-    """Write a checkpoint and remove all but the last two. MachineError if the disk is full; older checkpoints stay."""
+    """Write a checkpoint and remove all but the last two.
+
+    MachineError if the disk is full; older checkpoints stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{state.step:08d}.pt"
     try:

@@ -37,7 +37,10 @@ def rank() -> int:
 
 @contextmanager
 def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
-    """Join the process group of torchrun, if any, and yield this rank's device. MachineError if joining fails."""
+    """Join the process group of torchrun, if any, and yield this rank's device.
+
+    MachineError if joining fails.
+    """
     keep_freed_memory()
     local = int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.is_available():
@@ -113,7 +116,7 @@ def all_mean(value: Tensor) -> Tensor:
 
 
 def global_mean(local: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn this rank's sum and weight into the loss to backpropagate on this rank, and the global mean to log.
+    """From this rank's sum and weight: the loss to backpropagate on this rank, and the global mean to log.
 
     DistributedDataParallel averages gradients over ranks, so the local sum is scaled by the world size.
     """

@@ -206,7 +206,10 @@ def _save_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, run: Ru
 
 
 class _StopSignals:
-    """Stop on SIGTERM or SIGUSR1, after a step that all ranks agree on, since a signal reaches each at another time."""
+    """Stop on SIGTERM or SIGUSR1 after a step that all ranks agree on.
+
+    Ranks may receive a signal at different times.
+    """
 
     def __enter__(self) -> _StopSignals:
         self.requested = False

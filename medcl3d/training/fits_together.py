@@ -27,7 +27,7 @@ def shapes_of_roles(strategy: PairStrategy, collection: Collection, anchors: Anc
 
 
 def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -> None:
-    """ConfigError if an objective would ignore a strategy's relation, lacks its queue, or has another temperature."""
+    """ConfigError if an objective ignores a relation, lacks a queue, or has another temperature."""
     informs = frozenset(getattr(strategy, "informs", ("positive", "negative")))
     names = f"pairs.{config.pairs.name} with objective.{config.objective.name}"
     if objective.uses and not informs & objective.uses:
@@ -74,7 +74,10 @@ DRAWN = 16  # samples drawn to test whether they contain scans other than their 
 
 
 def without_effect(config: PretrainConfig, strategy: PairStrategy, objective: Any, collection: Collection, anchors: Anchors) -> list[str]:
-    """Warnings about fields without an effect: those that set which samples of one scan repel. Defaults are skipped."""
+    """Warnings about fields without an effect: those that set which samples of one scan repel.
+
+    Defaults are skipped.
+    """
     if not objective.uses:  # a control without pairs
         return []
     samples, why = config.train.samples_per_step, ""

@@ -62,7 +62,7 @@ def _in_order(rows: Rows, raw: RawBatch) -> Rows:
 
 
 def refuse_batch_statistics(samples: int, encoder: str, network: nn.Module, objective_name: str, objective: nn.Module) -> None:
-    """ConfigError if a module computes batch statistics, since those of a chunk differ from those of the batch."""
+    """ConfigError if a module computes batch statistics: those of a chunk differ from those of the batch."""
     for field, root in ((f"encoder.{encoder}", network), (f"objective.{objective_name}", objective)):
         for module in root.modules():
             if isinstance(module, _BatchNorm) or getattr(module, "batch_statistics", False):

@@ -12,7 +12,7 @@ TRUST = 1e-3  # eta in the paper: the fraction of a weight's norm that one step 
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum, with gradients scaled to the norm of their weights. Algorithm 1 of the paper, for each weight w::
+    """SGD with momentum on gradients scaled to the norm of their weights. Algorithm 1, for each weight w::
 
         rate  = trust * |w| / (|g| + weight_decay * |w|)        (eq. 6)
         v     = momentum * v + lr * rate * (g + weight_decay * w)

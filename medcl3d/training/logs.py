@@ -225,7 +225,7 @@ def with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
 
 
 def versions() -> dict[str, Any]:
-    """The environment of a run: package versions, Python, commit and changes of a checkout, device, threads."""
+    """The environment of a run: versions of packages and Python, commit and changes, device, threads."""
     found = {}
     for package in PACKAGES:
         try:

@@ -1,4 +1,7 @@
-"""The environment of a run: device and state of the checkout. No host name, since weights are shared with this record."""
+"""The environment of a run: device and state of the checkout.
+
+No host name, since weights are shared with this record.
+"""
 
 from __future__ import annotations
 

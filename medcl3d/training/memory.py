@@ -40,7 +40,10 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def process_peak_mb(process: int | Literal["self"]) -> float | None:
-    """Peak main memory of a process in MiB; None if the process has ended, or the system does not report it."""
+    """Peak main memory of a process in MiB.
+
+    None if the process has ended, or the system does not report it.
+    """
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:

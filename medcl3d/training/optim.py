@@ -51,7 +51,7 @@ def build_optimizer(
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
-    """Groups of trainable parameters, with and without weight decay; with `layer_decay` two groups per layer, deepest first.
+    """Trainable parameters, with and without weight decay; with `layer_decay` by layer, deepest first.
 
     Norms, biases, tokens and learned positions are not decayed, since they do not multiply activations. With
     `layer_decay`, the rate of an encoder layer is ``layer_decay ** (number of layers - its depth)`` of the full rate
@@ -79,7 +79,10 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of each group to its share of `rate`; 1 for groups of older checkpoints without a share."""
+    """Set the rate of each group to its share of `rate`.
+
+    1 for groups of older checkpoints without a share.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_share", 1.0)
 
@@ -107,7 +110,10 @@ def _shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
 
 
 def layers_of(network: Network, field: str) -> tuple[tuple[str, ...], ...]:
-    """Module names of an encoder, by layer. ConfigError, with `field` of `train`, if the encoder has no `layers()`."""
+    """Module names of an encoder, by layer.
+
+    ConfigError, with `field` of `train`, if the encoder has no `layers()`.
+    """
     layers = getattr(network.encoder, "layers", None)
     if not callable(layers):
         raise ConfigError(

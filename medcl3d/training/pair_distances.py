@@ -66,7 +66,7 @@ class PairDistances:
 
 
 def distances_of(batches: Iterable[PairFacts]) -> PairDistances:
-    """Distances of all pairs of some batches, without parts of a relation that depend on features, as in `PairFacts`."""
+    """Distances of all pairs of some batches, without relations of features, as in `PairFacts`."""
     columns = []
     for facts in batches:
         keys, relation = facts.keys, facts.relation

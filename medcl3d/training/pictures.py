@@ -131,7 +131,7 @@ def _show(axis: Any, plane: np.ndarray, spacing: np.ndarray) -> None:
 
 
 def picture_of_relation(facts: PairFacts) -> np.ndarray:
-    """A picture ``uint8[H, W, 3]``: the relation of a batch as a matrix, its counts, and histograms of distances."""
+    """A picture ``uint8[H, W, 3]``: the matrix of a relation, its counts, and histograms of distances."""
     figure = Figure(figsize=(12, 6.2), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.15, 1])[0]

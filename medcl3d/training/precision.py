@@ -33,7 +33,7 @@ def computes_in(precision: Precision, device: torch.device) -> str:
 
 @contextmanager
 def autocast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
-    """PyTorch's autocast to `dtype` (None: float32), with the workaround for convolutions on x86 processors."""
+    """Autocast to `dtype` (None: float32), with the workaround for convolutions on x86 processors."""
     with small_maps_padded_first(device.type), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         yield
 

@@ -137,7 +137,10 @@ class Pretraining:
 
 
 def assemble(config: PretrainConfig) -> Pretraining:
-    """Build all parts of a configuration and check that they are compatible. ConfigError, DataError otherwise."""
+    """Build all parts of a configuration and check that they are compatible.
+
+    ConfigError, DataError otherwise.
+    """
     check_ranks(config.train)
     store = Store.open(config.data.root)
     scans = pretraining_scans(store, config.data)
@@ -171,7 +174,7 @@ def assemble(config: PretrainConfig) -> Pretraining:
 
 
 def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Relating:
-    """The relation of items under a strategy; gated if the objective compares points and the strategy relates views."""
+    """The relation of a strategy; gated if the objective compares points and the strategy relates views."""
     relate: Relate = strategy.relate
     constant_across = getattr(strategy, "constant_across", None)
     if hasattr(objective, "gate") and not relates_points(strategy):
@@ -191,7 +194,10 @@ def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Re
 
 
 def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
-    """Pretrain an encoder and return the run folder. Resumes a run that was stopped; does nothing if it is done."""
+    """Pretrain an encoder and return the run folder.
+
+    Resumes a run that was stopped; does nothing if it is done.
+    """
     config = load(config_path, overrides, PretrainConfig)
     with process_group() as device:
         parts = assemble(config)

@@ -44,7 +44,7 @@ td + td {{ text-align: right; font-variant-numeric: tabular-nums; }} pre {{ over
 def show_pairs(
     config_path: Path, overrides: Sequence[str], out: Path, page: bool = False, num_samples: int = 3, check: bool = False
 ) -> PairFacts | None:
-    """Write a PNG of the first batch (samples, relation, counts); with `page`, also an HTML file in the same folder.
+    """Write a PNG of the first batch (samples, relation, counts); with `page` also an HTML file.
 
     Returns the facts of the batch; None with `check`, which draws nothing. ConfigError, DataError, MachineError.
     """

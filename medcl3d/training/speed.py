@@ -1,4 +1,4 @@
-"""Options that reduce the cost of training; names, weights and outputs (up to rounding) of the model are unchanged."""
+"""Options that reduce the cost of training without changing names, weights or outputs (up to rounding)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SURROUNDINGS: ContextVar[tuple[Surrounding, ...]] = ContextVar("surroundings", 
 
 @contextmanager
 def in_recomputation(surrounding: Surrounding) -> Iterator[None]:
-    """Enter the context manager `surrounding` again when the backward pass recomputes blocks computed inside."""
+    """Enter `surrounding` again when the backward pass recomputes blocks that were computed inside."""
     token = _SURROUNDINGS.set((*_SURROUNDINGS.get(), surrounding))
     try:
         yield
@@ -65,7 +65,7 @@ def check_compiler() -> None:
 
 
 def recompute_blocks(network: Network) -> None:
-    """Recompute activations of every encoder block in the backward pass (Chen et al. 2016, Sublinear Memory Cost)."""
+    """Recompute activations of encoder blocks in the backward pass (Chen et al. 2016)."""
     named = dict(network.encoder.named_modules())
     for module in [named[piece] for pieces in layers_of(network, "checkpointing") for piece in pieces if piece in named]:
         # A single convolution or norm stores only its input, which is stored in any case.

@@ -21,7 +21,10 @@ from medcl3d.errors import ConfigError, DataError
 
 @pytest.fixture(scope="module")
 def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty noisy scans; those with a bright block in one half have kind 10. p0 has no kind; the last ten are test scans."""
+    """Thirty noisy scans.
+
+    Those with a bright block in one half have kind 10. p0 has no kind; the last ten are test scans.
+    """
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("classified")
     rng, rows = np.random.default_rng(0), ["scan,patient,path,split,kind,age,site"]
     for i in range(30):

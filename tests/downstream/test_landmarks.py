@@ -19,7 +19,7 @@ TRAIN, TEST = [1, 2, 3, 4], [0, 6, 7]
 
 
 def ball_features(store: Store, scale: float = 1.0):
-    """Features from the offset in mm of a crop's centre from the ball: the nearest crop is most similar to that at the ball."""
+    """Features of the offset in mm from the ball: the nearest crop is most similar to that at the ball."""
 
     def features_of(examples: Sequence[Example]) -> np.ndarray:
         rows = []

@@ -98,7 +98,7 @@ def test_a_scan_is_prepared_as_in_the_store(ball_root: Path) -> None:
 
 
 def test_labels_of_a_resampled_scan_are_on_its_own_grid(tmp_path: Path) -> None:
-    """A box of 2 mm voxels resampled to 1 mm, and of 1 mm resampled to 2 mm: its faces move by less than a coarse voxel."""
+    """A box at 2 mm resampled to 1 mm, and the reverse: its faces move by less than a coarse voxel."""
     for spacing, resampled in ((2.0, 1.0), (1.0, 2.0)):
         affine = random_affine(3)
         affine[:3, :3] *= spacing / np.linalg.norm(affine[:3, :3], axis=0)
@@ -455,7 +455,10 @@ def test_a_dry_run_reports_the_files_and_writes_nothing(run: Path, ball_root: Pa
 
 
 def test_a_store_may_be_cropped_to_bodies_and_its_labels_interpolated(tmp_path: Path) -> None:
-    """A ball of HU in air: the store has the box of the body at the right position; linear interpolation preserves the volume."""
+    """A ball of HU in air: the store has the body's box at its position.
+
+    Linear interpolation keeps the volume.
+    """
     grid = np.indices((30, 30, 30)).astype(float)
     ball = ((grid - 14.6) ** 2).sum(0) < 9.3**2
     body = ((grid - 14.6) ** 2).sum(0) < 12**2

@@ -12,7 +12,7 @@ from medcl3d.errors import DataError
 
 
 def features(num_patients: int, seed: int, gap: float) -> Labelled:
-    """Five examples per patient, of three classes `gap` deviations apart; one feature is large and uninformative."""
+    """Five examples per patient, of three classes `gap` deviations apart; one large feature is noise."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(3, size=num_patients * 5)
     x = rng.normal(size=(len(targets), 6))
@@ -42,7 +42,7 @@ def test_neighbours_without_ties_equal_those_of_scikit_learn_bitwise(k: int, mon
 
 
 def test_tied_neighbours_share_the_remaining_weight() -> None:
-    """One-dimensional features: three are on the same side of the mean as the query, and the others are all equally far."""
+    """One-dimensional features: three are on the query's side of the mean, the others are equally far."""
     x, targets = np.array([[1.0], [2.0], [3.0], [-1.0], [-2.0], [-3.0]]), np.array([0, 0, 1, 2, 2, 1])
     for order in (np.arange(6), np.arange(6)[::-1], np.array([4, 0, 5, 2, 1, 3])):
         known = Labelled(x[order], targets[order], ("p",) * 6)
@@ -71,7 +71,7 @@ def test_few_patients_need_no_folds() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_a_class_with_fewer_patients_than_folds_gives_the_middle_penalty() -> None:
-    """A fold without a class cannot be used for training or testing, however many patients the other class has."""
+    """A fold without a class cannot train or test, however many patients the other class has."""
     known = features(30, 0, 2.0)
     rare = Labelled(known.features, (np.arange(150) < 10).astype(int), known.patients)  # ten examples of two patients
     chosen = LinearProbe(inverse_strengths=(1e-4, 1e-2, 1e-1)).probabilities(rare, known.features, 2, 0)

@@ -21,7 +21,10 @@ from tests.downstream.test_classification import config_of, run
 
 @pytest.fixture(scope="module")
 def aged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty noisy scans whose bright block grows with age; s0 has no age, `noise` is independent. The last 14 are test scans."""
+    """Forty noisy scans whose bright block grows with age; s0 has no age, `noise` is independent.
+
+    The last 14 are test scans.
+    """
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("aged")
     rng, rows = np.random.default_rng(0), ["scan,patient,path,split,age,noise,site,same"]
     for i in range(40):

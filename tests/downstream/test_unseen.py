@@ -53,7 +53,7 @@ def anonymised(path: Path) -> None:
 def again(
     folder: Path, test: str = "0167", validation: str = "", change: Callable[[Path], None] = same, options: dict[str, Any] | None = None
 ) -> Path:
-    """The files of `ball_root` prepared again: case1 of q1 is scan1 of p1. test: the numbers of the test patients."""
+    """The files of `ball_root` prepared again: case1 of q1 is scan1 of p1. test: numbers of test patients."""
     raw = folder / "raw"
     raw.mkdir(parents=True)
     write_balls(raw)

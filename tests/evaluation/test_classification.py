@@ -87,7 +87,7 @@ def test_precision_and_calibration_as_scikit_learn(seed: int) -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    """Nine of ten correct at 0.9 is calibrated; all correct gives 0.1, all wrong 0.9; probability 1 is in the last bin."""
+    """Nine of ten correct at 0.9 is calibrated, all correct gives 0.1, all wrong 0.9."""
     sure = np.tile([0.1, 0.9], (10, 1))
     assert calibration_error(sure, np.array([0] + [1] * 9)) == pytest.approx(0)
     assert calibration_error(sure, np.ones(10, dtype=int)) == pytest.approx(0.1)

@@ -66,7 +66,7 @@ def test_the_variance_is_at_least_that_over_replicates():
 
 
 def test_intervals_are_finite_if_replicates_agree() -> None:
-    """Two replicates with equal means, and cases that vary as the residual: Satterthwaite's df would be almost 0."""
+    """Two replicates with equal means, cases that vary as the residual: Satterthwaite's df is almost 0."""
     rest = np.random.default_rng(0).normal(size=(500, 2, 20))
     estimate = over_replicates_and_cases(0.01 + rest - rest.mean(-1, keepdims=True))
     low, high = estimate.limits()
@@ -76,7 +76,7 @@ def test_intervals_are_finite_if_replicates_agree() -> None:
 
 @pytest.mark.parametrize(("spread", "unfloored", "floored"), [((1.0, 0.2, 1.0), 0.4, 0.75), ((0.2, 1.0, 1.0), 0.86, 0.92)])
 def test_few_replicates_that_agree_by_chance_do_not_shorten_intervals(spread, unfloored: float, floored: float) -> None:
-    """Two replicates with a mean square below a tenth of the residual's: without the lower bound, coverage is far too low."""
+    """Two replicates, mean square below a tenth of the residual's: the lower bound restores coverage."""
     values = comparisons(num=20_000, replicates=2, spread=spread)
     by_replicate, by_case = values.mean(-1), values.mean(-2)
     rest = values - by_replicate[..., None] - by_case[:, None] + values.mean((-2, -1))[:, None, None]
@@ -112,7 +112,7 @@ def test_incomplete_tables_are_refused(values):
 
 
 def test_components_are_estimated_and_extrapolated_to_other_sizes():
-    """On average the components are those simulated (except for the lower bound), and predict the errors of 20 x 80."""
+    """Components are unbiased (except for the lower bound), and predict the errors of 20 x 80."""
     found = over_replicates_and_cases(comparisons())
     parts = found.components
     for got, sd in zip((parts.replicate, parts.case, parts.residual), SPREAD, strict=True):
@@ -156,7 +156,7 @@ def test_intervals_over_replicates_do_not_apply_to_other_cases():
 
 
 def test_holm_controls_the_familywise_error():
-    """Four arms with the noise of one reference: at most 5% (and noise) of a thousand null families have a rejection."""
+    """Four arms and one reference: at most 5% (and noise) of a thousand null families have a rejection."""
     rng = np.random.default_rng(5)
     reference = simulated(REPETITIONS, 10, NUM_CASES, SPREAD, rng)
     arms = [simulated(REPETITIONS, 10, NUM_CASES, SPREAD, rng) - reference for _ in range(4)]

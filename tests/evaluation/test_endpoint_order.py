@@ -62,7 +62,7 @@ def test_one_endpoint_is_holm_and_one_arm_a_fixed_sequence() -> None:
 
 @pytest.mark.parametrize("true", [(0, 0, 0, 0, 0, 0), (5, 0, 0, 0, 0, 0), (5, 0, 5, 5, 0, 0), (0, 5, 0, 5, 5, 0)])
 def test_the_familywise_error(true: tuple[int, ...]) -> None:
-    """Three arms, two endpoints, one reference, some nulls true: at most 5% (and noise) have a false rejection."""
+    """Three arms, two endpoints, some nulls true: at most 5% (and noise) have a false rejection."""
     rng = np.random.default_rng(2)
     effect = np.reshape(true, (3, 2))
     shared, own = rng.normal(size=(4000, 1, 1)), rng.normal(size=(4000, 3, 2))

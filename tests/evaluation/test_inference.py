@@ -44,7 +44,7 @@ def test_a_small_volume_is_padded_evenly_with_its_fill(shape: tuple[int, int, in
 
 
 def test_the_centre_of_a_window_has_more_weight_than_its_border() -> None:
-    """A predictor of the position in the window: near the start of a later window, the earlier window dominates."""
+    """A predictor of window positions: near the start of a later window, the earlier window dominates."""
     ramp = torch.linspace(0, 1, 16)
     found = sliding_window(lambda x: ramp[None, None, :, None, None].expand_as(x).clone(), torch.zeros(1, 24, 4, 4), (16, 4, 4), fill=[0])
     assert found[0, 9, 2, 2] > 0.9 * ramp[9]

@@ -54,7 +54,7 @@ def collapsed(where: str) -> np.ndarray:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("where", ["0", "1e-20", "0.1", "-1e4", "rounding"])
 def test_collapsed_features_have_the_worst_scores_and_no_slope(where: str) -> None:
-    """All 0 is as collapsed as all 1; it must not be scored as uniform by distances that assume unit vectors."""
+    """All 0 is as collapsed as all 1; distances that assume unit vectors would make it uniform."""
     x = collapsed(where)
     assert math.isnan(alpha_req(x))
     found = label_free(x, x)

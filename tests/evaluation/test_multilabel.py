@@ -68,7 +68,7 @@ def test_a_constant_finding_is_excluded_from_areas() -> None:
 
 
 def test_calibration_is_of_the_finding_not_of_the_more_probable_class() -> None:
-    """One in ten has it: probability 0.1 is calibrated, 0 has an error of 0.1, and 1, in the last bin, of 0.9."""
+    """One in ten has it: 0.1 is calibrated, 0 has an error of 0.1, and 1, in the last bin, of 0.9."""
     present = np.array([True] + [False] * 9)
     assert calibration_error(np.full(10, 0.1), present) == pytest.approx(0)
     assert calibration_error(np.zeros(10), present) == pytest.approx(0.1)

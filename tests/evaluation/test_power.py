@@ -1,4 +1,4 @@
-"""Power against statsmodels, effect sizes against their definition, label efficiency against manual values."""
+"""Power against statsmodels, effect sizes against definitions, label efficiency against manual values."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def real_power(
 @pytest.mark.parametrize("pilot", [2, 3, 5])
 @pytest.mark.parametrize("setting", ["replicates alone", "replicates vary", "both vary", "both vary, small residual"])
 def test_a_planned_difference_has_the_nominal_power(pilot: int, setting: str, in_errors: np.ndarray) -> None:
-    """With the upper limit of the variance, four of five pilots have enough power; with its estimate, most have too little."""
+    """With the upper limit of the variance, four of five pilots have enough power; with its estimate, few."""
     of = (None, (1.0, 0.0, 0.0)) if setting == "replicates alone" else (NUM_CASES, SPREADS[setting])
     cautious, plain = (real_power(pilot, *of, which, in_errors) for which in (True, False))
     assert 0.84 < cautious.mean() < 0.92
@@ -70,7 +70,7 @@ def test_a_planned_difference_has_the_nominal_power(pilot: int, setting: str, in
 
 
 def test_the_upper_limit_by_hand() -> None:
-    """1 and 3: variance 2; limit with one degree of freedom 2 / 0.0642; a residual of 4 over 8 cases is subtracted."""
+    """1 and 3: variance 2, limit at one degree of freedom 2 / 0.0642, minus a residual of 4 over 8 cases."""
     parts = upper_limit_of_replicates([1.0, 3.0], Components(np.float64(2), np.float64(5), np.float64(4)), 8)
     assert (parts.replicate, parts.case, parts.residual) == pytest.approx((2 / stats.chi2.ppf(0.2, 1) - 0.5, 5, 4))
 

@@ -41,7 +41,7 @@ def test_arms_are_paired() -> None:
 
 
 def test_cases_are_resampled() -> None:
-    """One case determines the order of two arms with equal replicates: without resampling cases, the order would be certain."""
+    """One case decides between two arms with equal replicates: ranks are uncertain if cases are resampled."""
     values = np.zeros((2, 10, 5))
     values[0, :, 0] = 1.0
     assert rank_stability(values.mean(-1)).best == (1, 0)

@@ -86,7 +86,7 @@ def test_holm_by_hand():
 
 
 def test_holm_against_its_definition():
-    """Step-down rejection at alpha, smallest p first: the adjusted p is the alpha at which the rejection changes."""
+    """Step-down rejection, smallest p first: the adjusted p is the alpha at which the rejection changes."""
     p = RNG.uniform(0, 0.05, size=7)
     adjusted = holm(p)
     for alpha in np.linspace(0.001, 0.3, 50):
@@ -115,7 +115,7 @@ def test_holm_refuses_nan():
 
 
 def test_false_positives_at_the_nominal_rate():
-    """In 2,000 comparisons without a difference, the t-test has p < 0.05 in about 5%, Wilcoxon in at most 5%."""
+    """In 2,000 null comparisons, the t-test has p < 0.05 in about 5%, Wilcoxon in at most 5%."""
     rng = np.random.default_rng(0)
     pairs = rng.normal(size=(2000, 2, 8))
     t = np.mean([over_replicates(a - b).p_value() < 0.05 for a, b in pairs])

@@ -89,7 +89,7 @@ def test_tiles_give_the_counts_of_the_whole_matrix() -> None:
 
 
 def test_only_rows_that_are_columns_are_excluded_from_ignored_pairs() -> None:
-    """Local views against global ones, as for a momentum encoder: two of the four rows are among the columns."""
+    """Local views against global ones, as for a momentum encoder: two of four rows are also columns."""
     positive = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
     negative = torch.zeros_like(positive)
     tally = Tally()

@@ -80,7 +80,7 @@ def test_chunks_are_embedded_one_at_a_time_and_twice(tiny_store: Path) -> None:
 
 
 def test_bfloat16_is_the_same_in_both_passes(tiny_store: Path) -> None:
-    """The maps of this network are small enough to be padded explicitly, which the second pass must do too."""
+    """The maps of this network are small enough for explicit padding, which the second pass must do too."""
     found = []
     for samples in (0, 4):
         parts = parts_of(tiny_store, "simclr", samples)

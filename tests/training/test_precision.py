@@ -24,7 +24,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 2, 2), (3, 3, 3), (2, 2, 4), (4, 4, 1), (8, 8, 2), (8, 5, 3), (7, 7, 7), (6, 7, 9)])
 def test_a_convolution_has_the_gradient_of_float64(size: tuple[int, int, int], stride: int, kernel: int, dtype: torch.dtype | None) -> None:
-    """Without explicit padding, most of these in bfloat16 and some in float32 are infinite, and some crash the process."""
+    """Without explicit padding, most in bfloat16 and some in float32 are infinite; some crash."""
     torch.manual_seed(0)
     conv = nn.Conv3d(16, 16, kernel, stride=stride, padding=kernel // 2)
     x = torch.randn(4, 16, *size, requires_grad=True)

@@ -121,7 +121,7 @@ def structures(store: Store, scan: int, voxels: np.ndarray) -> np.ndarray:
 
 
 def test_corresponding_dots_are_on_the_same_structure(ixi: Path) -> None:
-    """Map drawn dots back to the label map of the scan: both views show the same structure, far more often than by chance."""
+    """Map drawn dots to the label map: both views show the same structure, far more often than by chance."""
     parts = pretraining(ixi, {"voxel_correspondence": {"num_points": 16}}, "dense", patch=32, samples=12)
     raw = parts.dataset()[0]
     batch = make_views(raw, parts.learner.recipe)
@@ -145,7 +145,7 @@ def test_corresponding_dots_are_on_the_same_structure(ixi: Path) -> None:
 
 
 def test_near_points_of_two_brains_are_on_the_same_structure_more_often_than_by_chance(ixi: Path) -> None:
-    """body_position attracts points of different patients that are near in body coordinates, without registration."""
+    """body_position attracts points of patients that are near in body coordinates, without registration."""
     parts = pretraining(ixi, {"body_position": {"num_points": 64, "sigma_mm": 4, "alpha": 1}}, "dense", patch=32, samples=24, views="none")
     raw = parts.dataset()[0]
     assert raw.points is not None
