@@ -69,7 +69,9 @@ def test_torchio_has_the_probabilities_of_the_recipe() -> None:
     from medcl3d.views import VIEWS
 
     recipe = VIEWS.build(Choice("mri"))
-    probabilities = {type(transform).__name__: transform.probability for transform in torchio_transform().transforms}
+    probabilities = {
+        type(transform).__name__: transform.probability for transform in torchio_transform().transforms
+    }
     assert probabilities["RandomAffine"] == recipe.spatial.affine_probability
     assert probabilities["RandomGamma"] == recipe.intensity.gamma_probability
     assert probabilities["RandomNoise"] == recipe.intensity.noise_probability
@@ -138,6 +140,8 @@ def test_only_sections_of_measured_benchmarks_are_replaced(tmp_path: Path, kind:
     ("names", "out", "message"),
     [(["vews"], None, "stores, pairs, views, losses, grad_cache, step, collection"), ([], Path("figures.txt"), r"\.md")],
 )
-def test_a_wrong_name_or_file_is_refused_before_anything_runs(names: list[str], out: Path | None, message: str) -> None:
+def test_a_wrong_name_or_file_is_refused_before_anything_runs(
+    names: list[str], out: Path | None, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         benchmark(names, out)

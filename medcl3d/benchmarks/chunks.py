@@ -34,7 +34,9 @@ def grad_cache(bench: Bench) -> Table:
         f"{by(PATCH)} voxels, forward and backward, processor time of one core; memory is the increase over that before the step. "
         "Loss and gradient are those of the whole batch in every row."
     )
-    return Table("The gradient cache", ("train.grad_cache", "ms", "relative time", "peak MB"), tuple(rows), note)
+    return Table(
+        "The gradient cache", ("train.grad_cache", "ms", "relative time", "peak MB"), tuple(rows), note
+    )
 
 
 def _measured(bench: Bench, samples: int, size: int) -> tuple[float, float]:
@@ -57,7 +59,9 @@ def measure(store: str, depth: int, samples: int, size: int) -> None:
         "pairs": "overlapping_crops",
         "views": "mri",
         "encoder": {"resnet3d": {"depth": depth}},
-        "objective": {"simclr": {"norm": "layer"}},  # batch statistics of chunks would differ from those of the batch
+        "objective": {
+            "simclr": {"norm": "layer"}
+        },  # batch statistics of chunks would differ from those of the batch
         "train": {"steps": 1, "samples_per_step": samples, "grad_cache": size},
         "out_dir": "unused",
     }

@@ -76,7 +76,15 @@ def collection(bench: Bench) -> Table:
         "the imports of workers. Peak memory is that of the process, including imports, and of its largest worker. Again: without "
         "changes since. Plan: the work of `pretrain --check`, the order of one epoch and one batch."
     )
-    columns = ("scans", "stage", "seconds", "processor seconds", "processor ms per scan", "peak MB", "peak MB of a worker")
+    columns = (
+        "scans",
+        "stage",
+        "seconds",
+        "processor seconds",
+        "processor ms per scan",
+        "peak MB",
+        "peak MB of a worker",
+    )
     return Table("Collections", columns, tuple(rows), note)
 
 
@@ -94,7 +102,10 @@ def _measured(stage: str, folder: Path) -> Cost:
     """The cost of a stage, measured in another process."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from medcl3d.benchmarks.collection import measure"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}; measure({stage!r}, {str(folder)!r})"], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", f"{code}; measure({stage!r}, {str(folder)!r})"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 

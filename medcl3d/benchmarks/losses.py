@@ -32,7 +32,10 @@ from medcl3d.types import Keys
 DIM, TEMPERATURE = 128, 0.1
 SAMPLES_PER_SCAN = 4
 LARGEST_MATRIX = 16384  # embeddings; for 65536, one matrix of all pairs has 17 GB
-LARGEST_ALL_PAIRS = {"augmented_views": 16384, "overlapping_crops": 4096}  # embeddings; more take at least a minute
+LARGEST_ALL_PAIRS = {
+    "augmented_views": 16384,
+    "overlapping_crops": 4096,
+}  # embeddings; more take at least a minute
 PLAIN, LIGHTLY = "matrix of all pairs", "lightly NTXentLoss"
 OURS: dict[str, tuple[Any, bool]] = {
     "augmented_views": (AugmentedViews(), True),

@@ -41,7 +41,15 @@ def pairs(bench: Bench) -> Table:
         with one_core():
             seconds = take_turns({"draw": draw, "load": load}, bench.scale.repeats)
         drawn, loaded = num / seconds["draw"], num / seconds["load"]
-        rows.append((name, geometric(drawn), geometric(loaded), geometric(loaded * num_views), f"{num_views} views per sample"))
+        rows.append(
+            (
+                name,
+                geometric(drawn),
+                geometric(loaded),
+                geometric(loaded * num_views),
+                f"{num_views} views per sample",
+            )
+        )
     note = (
         f"Crops of {by(PATCH)} voxels, processor time of one core. "
         "Loading a sample: drawing it, reading its crops, drawing its augmentation, making its keys."

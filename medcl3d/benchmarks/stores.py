@@ -37,7 +37,13 @@ def stores(bench: Bench) -> Table:
         with one_core():
             seconds = take_turns({kind: _reading(store, edge, num) for kind, store in both.items()}, bench.scale.repeats)
         rates = (geometric(num / one) for one in seconds.values())
-        rows.append((f"crops of {by((edge,) * 3)} per second", *rates, geometric(seconds["npy"] / seconds["blosc2"], ".2f")))
+        rows.append(
+            (
+                f"crops of {by((edge,) * 3)} per second",
+                *rates,
+                geometric(seconds["npy"] / seconds["blosc2"], ".2f"),
+            )
+        )
     return Table("Stores", columns, tuple(rows), note)
 
 

@@ -98,7 +98,9 @@ def _torchio_epochs(paths: Sequence[Path], num_batches: int, *, each_crop: bool)
         data = tio.SubjectsDataset(subjects, transform=None if each_crop else transform)
         sampler = TransformingSampler(PATCH) if each_crop else tio.UniformSampler(PATCH)
         queue = tio.Queue(data, max_length=4 * CROPS_PER_VOLUME, samples_per_volume=CROPS_PER_VOLUME, sampler=sampler, num_workers=0)
-        read = sum(len(batch["image"][tio.DATA]) for batch in tio.SubjectsLoader(queue, batch_size=CROPS_PER_BATCH))
+        read = sum(
+            len(batch["image"][tio.DATA]) for batch in tio.SubjectsLoader(queue, batch_size=CROPS_PER_BATCH)
+        )
         if read != crops:
             raise RuntimeError(f"TorchIO returned {read} crops, but {crops} were measured for medcl3d")
 

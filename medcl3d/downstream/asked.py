@@ -38,7 +38,9 @@ class InputScan:
 
 
 @contextmanager
-def scans_of(target: Path, out: Path, say: Callable[[str], None]) -> Iterator[tuple[list[InputScan], list[str]]]:
+def scans_of(
+    target: Path, out: Path, say: Callable[[str], None]
+) -> Iterator[tuple[list[InputScan], list[str]]]:
     """Find the scans to segment, and the faults of others. DICOM series become temporary NIfTI files.
 
     say: receives notes on skipped files.
@@ -79,10 +81,14 @@ def _series(
     except (DataError, MachineError) as error:
         if not num_volumes:
             raise
-        say(f"{error}; only the NIfTI files are used")  # the DICOM files may be a scout or a report of these volumes
+        say(
+            f"{error}; only the NIfTI files are used"
+        )  # the DICOM files may be a scout or a report of these volumes
         return [], []
     for note in manifest.notes:
-        if not note.startswith(f"{num_volumes + num_others} files are no DICOM images"):  # these were reported already
+        if not note.startswith(
+            f"{num_volumes + num_others} files are no DICOM images"
+        ):  # these were reported already
             say(note)
     rows = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
     return [(path, manifest.locate(path)) for path in rows["path"]], list(manifest.faults.values())
@@ -120,7 +126,9 @@ def _shown(name: str, path: Path, target: Path) -> str:
 def _output(out: Path, target: Path, name: str) -> Path:
     if not is_volume(out.name):
         if out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
-            raise ConfigError(f"--out = {out}: labels are written as NIfTI; use a name that ends in .nii.gz, or a folder")
+            raise ConfigError(
+                f"--out = {out}: labels are written as NIfTI; use a name that ends in .nii.gz, or a folder"
+            )
         return out / f"{_stem(name)}.nii.gz"
     if not out.name.endswith(VOLUMES):
         raise ConfigError(f"--out = {out}: extension not in lower case; use .nii.gz")
@@ -161,7 +169,11 @@ def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, forc
     if force:
         return list(scans)
     existing = {file for file in of if file.exists()}
-    foreign = [file for scan in scans for file in _foreign([f for f in scan.files(probabilities) if f in existing], scan, identity)]
+    foreign = [
+        file
+        for scan in scans
+        for file in _foreign([f for f in scan.files(probabilities) if f in existing], scan, identity)
+    ]
     if foreign:
         problem = f"{len(foreign)} files exist already that this run did not write for these scans, for example {foreign[0]}"
         raise ConfigError(f"--out: {problem}; use another folder, or --force to replace them")

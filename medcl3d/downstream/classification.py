@@ -115,7 +115,9 @@ class CropClassification(ABC):
         """AUROC, balanced accuracy and accuracy of the examples of the test scans."""
         model.eval()
         examples = self.examples(store, scans, patch_size)
-        probabilities = averaged(lambda crops: model(crops).float().softmax(1), store, examples, device, dtype)
+        probabilities = averaged(
+            lambda crops: model(crops).float().softmax(1), store, examples, device, dtype
+        )
         metrics, cases = measured(probabilities, examples, self.class_names(store), store, seed)
         return Evaluation(metrics, cases, {})
 

@@ -112,12 +112,16 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     if config.task is not None:
         task = _task(config.task, store)
         if config.crop_retrieval is not None and not isinstance(task, CropClassification):
-            raise ConfigError(f"crop_retrieval: scans of {config.task.name} have no single class for retrieval; use linear or knn")
+            raise ConfigError(
+                f"crop_retrieval: scans of {config.task.name} have no single class for retrieval; use linear or knn"
+            )
     table = store.collection.table
     if config.retrieval is not None:
         config.retrieval.queries(table.iloc[_scans_of_sides(config, store, split)[1]])
     if config.crop_retrieval is not None:
-        config.crop_retrieval.check_columns(table.assign(**{"class": ""}))  # classes of crops are known after drawing them
+        config.crop_retrieval.check_columns(
+            table.assign(**{"class": ""})
+        )  # classes of crops are known after drawing them
     seed_weights(config.seed)
     network = build_network(config.encoder, store.num_channels, decoder=False)
     check_patch_size(network, config.data.patch_size)
@@ -130,7 +134,9 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
 def _task(choice: Choice, store: Store) -> Probed:
     task = TASKS.build(choice)
     if not isinstance(task, Probed):
-        raise ConfigError(f"task = {choice.name}: has no classes of crops for a probe; use fine-tuning instead")
+        raise ConfigError(
+            f"task = {choice.name}: has no classes of crops for a probe; use fine-tuning instead"
+        )
     task.check(store)
     return task
 
@@ -146,7 +152,9 @@ class _Frozen:
 
         DataError if some are not finite.
         """
-        return finite(averaged(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype))
+        return finite(
+            averaged(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype)
+        )
 
 
 def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Evaluation, dict[str, list[str]]]:
@@ -163,8 +171,13 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
         task = _task(config.task, store)
         scans, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
         tested = scans_to_test(store, config.data, task, split, config.task.name)
-        say(f"{config.task.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, tested on {len(tested.rows)} scans")
-        train, test = (task.examples(store, [int(row) for row in side.rows], config.data.patch_size) for side in (scans, tested))
+        say(
+            f"{config.task.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, tested on {len(tested.rows)} scans"
+        )
+        train, test = (
+            task.examples(store, [int(row) for row in side.rows], config.data.patch_size)
+            for side in (scans, tested)
+        )
         patients = store.collection.table["patient"].astype(str).to_numpy()
         known = Labelled(frozen.features(train), task.labels(store, train), tuple(patients[e.scan] for e in train))
         features = frozen.features(test)
@@ -202,7 +215,9 @@ def _scans_of_sides(config: EvaluateConfig, store: Store, split: Split) -> tuple
         on_test_side &= store.collection.table["modality"].isin(config.data.modalities)
     test = [int(row) for row in np.flatnonzero(on_test_side)]
     if not test:
-        raise DataError(f"{store.root}: no test scan; prepare with a larger test_fraction, or set other modalities")
+        raise DataError(
+            f"{store.root}: no test scan; prepare with a larger test_fraction, or set other modalities"
+        )
     return train, test
 
 
@@ -211,5 +226,8 @@ def _retrieve(config: EvaluateConfig, frozen: _Frozen, split: Split, probe: Retr
     store, size = frozen.store, config.data.patch_size
     train, test = _scans_of_sides(config, store, split)
     say(f"retrieval among {len(test)} test scans")
-    known, tested = (frozen.features([Example(int(i), covering_crops(store, int(i), size), 0) for i in side]) for side in (train, test))
+    known, tested = (
+        frozen.features([Example(int(i), covering_crops(store, int(i), size), 0) for i in side])
+        for side in (train, test)
+    )
     return probe.measure(known, tested, store.collection.table.iloc[test], config.seed)

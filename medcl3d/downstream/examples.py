@@ -146,13 +146,21 @@ def covering_crops(store: Store, scan: int, patch_size: Triple) -> tuple[Box, ..
     starts: list[list[int]] = []
     for length, size in zip(store.collection.shapes[scan], patch_size, strict=True):
         margin = int(length) - size
-        starts.append([margin // 2] if margin <= 0 else [round(at) for at in np.linspace(0, margin, -(-int(length) // size))])
+        starts.append(
+            [margin // 2]
+            if margin <= 0
+            else [round(at) for at in np.linspace(0, margin, -(-int(length) // size))]
+        )
     return tuple(Box((d, h, w), patch_size) for d, h, w in product(*starts))
 
 
 @torch.no_grad()
 def averaged(
-    output: Callable[[Tensor], Tensor], store: Store, examples: Sequence[Example], device: torch.device, dtype: torch.dtype | None
+    output: Callable[[Tensor], Tensor],
+    store: Store,
+    examples: Sequence[Example],
+    device: torch.device,
+    dtype: torch.dtype | None,
 ) -> np.ndarray:
     """``Float64[N, K]``: the outputs for the crops of each example, averaged over its boxes.
 

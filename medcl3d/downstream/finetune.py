@@ -99,7 +99,9 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     """
     check_ranks(config.train)
     if config.train.grad_cache:
-        raise ConfigError(f"train.grad_cache = {config.train.grad_cache}: fine-tuning has no negatives; set it to 0")
+        raise ConfigError(
+            f"train.grad_cache = {config.train.grad_cache}: fine-tuning has no negatives; set it to 0"
+        )
     store = Store.open(config.data.root)
     task: Task = TASKS.build(config.task)
     split = split_of(store, config.data).measured_on(config.measured_on)
@@ -153,7 +155,9 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
     """Evaluate the model on test patients; write weights, pictures and results, and mark the run as done."""
     config = parts.config
     scans = [int(scan) for scan in parts.test.rows]
-    say(f"evaluating on {len(scans)} scans of {parts.test.collection.table['patient'].nunique()} test patients")
+    say(
+        f"evaluating on {len(scans)} scans of {parts.test.collection.table['patient'].nunique()} test patients"
+    )
     dtype = autocast_dtype(config.train.precision, device)
     found = parts.task.evaluate(parts.model, parts.store, scans, config.data.patch_size, device, dtype, config.seed)
     found = replace(found, few=few_training_cases(parts.task, parts.store, [int(scan) for scan in parts.train.rows]))
@@ -238,7 +242,9 @@ def unlike_pretraining(store: Store, pretrained: dict[str, Any]) -> list[str]:
     found = []
     theirs, ours = pretrained.get("spacing_mm"), median_spacing(store)
     if theirs and not np.allclose(theirs, ours, rtol=SPACING_TOLERANCE):
-        found.append(f"pretrained at {theirs} mm per voxel, these scans have {ours}; prepare them with spacing_mm as in pretraining")
+        found.append(
+            f"pretrained at {theirs} mm per voxel, these scans have {ours}; prepare them with spacing_mm as in pretraining"
+        )
     kinds = [options.get("kind") for options in (pretrained.get("intensity") or {}, store.intensity())]
     if kinds[0] and kinds[0] != kinds[1]:
         found.append(f"pretrained on intensities of kind {kinds[0]}, these scans are prepared as {kinds[1]}")

@@ -23,7 +23,9 @@ def labelled_scans(
     usable = with_target(scans_in_use(store, data, split.train), task, store, "train", name)
     patients = usable.collection.table["patient"]
     # The first scan of a patient determines the stratum.
-    strata = {p: task.stratum(store, int(row)) for p, row in zip(patients[::-1], usable.rows[::-1], strict=True)}
+    strata = {
+        p: task.stratum(store, int(row)) for p, row in zip(patients[::-1], usable.rows[::-1], strict=True)
+    }
     labelled = draw_labelled(split, list(strata), num or len(strata), seed, strata, getattr(task, "each_stratum_first", False))
     keep = np.flatnonzero(patients.isin(labelled))
     return ScansInUse(usable.collection.take(keep), usable.rows[keep], usable.left_out), labelled

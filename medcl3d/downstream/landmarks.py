@@ -58,7 +58,9 @@ class Landmarks:
         task, table = StructureAtCentre(structures=self.structures), store.collection.table
         names = task.class_names(store)
         known = [(scan, self._grid(store, scan)) for scan in sides[0][:SCANS_TO_STANDARDISE]]
-        scale = standardiser(features_of([example for scan, voxels in known for example in _examples(scan, voxels, size)]))
+        scale = standardiser(
+            features_of([example for scan, voxels in known for example in _examples(scan, voxels, size)])
+        )
 
         def embed(scan: int, voxels: np.ndarray) -> np.ndarray:
             return directions(scale.transform(features_of(_examples(scan, voxels, size))))
@@ -74,13 +76,19 @@ class Landmarks:
                 continue
             queries = np.array([centres[scan][structure] for structure in both])
             cosine = embed(scan, queries) @ candidates[other].T
-            best = cosine >= cosine.max(1, keepdims=True) - TIE  # all, for a collapsed encoder: its error is then that of chance
+            best = (
+                cosine >= cosine.max(1, keepdims=True) - TIE
+            )  # all, for a collapsed encoder: its error is then that of chance
             for structure, voxel, matches in zip(both, queries, best, strict=True):
-                errors = _errors(store, (scan, voxel), (other, centres[other][structure]), grids[other], matches)
+                errors = _errors(
+                    store, (scan, voxel), (other, centres[other][structure]), grids[other], matches
+                )
                 row = {"scan": table["scan"].iloc[scan], "patient": table["patient"].iloc[scan], "in": table["scan"].iloc[other]}
                 cases.append({**row, "class": names[structure], **dict(zip(MEASURES, errors, strict=True))})
         if not cases:
-            raise DataError(f"landmarks: no structure of {store.root} is in two test patients of one modality; use more test patients")
+            raise DataError(
+                f"landmarks: no structure of {store.root} is in two test patients of one modality; use more test patients"
+            )
         patients = [str(case["patient"]) for case in cases]
         intervals = {name: over_patients([case[name] for case in cases], patients, seed) for name in MEASURES}
         return {name: interval for name, interval in intervals.items() if interval is not None}, cases
@@ -100,7 +108,11 @@ class Landmarks:
 
 
 def _errors(
-    store: Store, query: tuple[int, np.ndarray], wanted: tuple[int, np.ndarray], grid: np.ndarray, matches: np.ndarray
+    store: Store,
+    query: tuple[int, np.ndarray],
+    wanted: tuple[int, np.ndarray],
+    grid: np.ndarray,
+    matches: np.ndarray,
 ) -> tuple[float, float, float]:
     """Errors in mm of the match (mean over ties), the corresponding point of the body, and a random crop."""
     collection, (scan, voxel), (other, target) = store.collection, query, wanted

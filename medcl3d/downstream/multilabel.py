@@ -69,7 +69,9 @@ class Multilabel:
         if duplicates or missing:
             columns = ", ".join(map(str, table.columns))
             lacks = f"{store.root / 'manifest.csv'} has no column {', '.join(missing)}; it has {columns}"
-            raise ConfigError(f"{where}: {lacks if missing else f'{duplicates[0]} is listed twice; list it once'}")
+            raise ConfigError(
+                f"{where}: {lacks if missing else f'{duplicates[0]} is listed twice; list it once'}"
+            )
         return np.stack([self._column(table, name) for name in self.targets], axis=1)
 
     def _column(self, table: pd.DataFrame, name: str) -> np.ndarray:
@@ -85,7 +87,9 @@ class Multilabel:
         values = set(found[~np.isnan(found)].tolist())
         if len(values) < 2:
             problem = "all scans have it" if values == {1.0} else "no scan has it"
-            raise ConfigError(f"{where}: {problem if values else 'unknown for all scans'}, so it cannot be classified; remove it")
+            raise ConfigError(
+                f"{where}: {problem if values else 'unknown for all scans'}, so it cannot be classified; remove it"
+            )
         return found
 
     def has_target(self, store: Store, scan: int) -> bool:
@@ -120,7 +124,9 @@ class Multilabel:
     def _refuse_alike(self, truth: np.ndarray) -> None:
         if not any({0.0, 1.0} <= set(column.tolist()) for column in truth.T):
             names = ", ".join(self.targets)
-            raise DataError(f"all labelled scans have the same known values of {names}; raise num_labelled, or use another seed")
+            raise DataError(
+                f"all labelled scans have the same known values of {names}; raise num_labelled, or use another seed"
+            )
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, tuple[float, ...]]:
         """A random crop of the scan, and the findings of the scan."""
@@ -197,7 +203,9 @@ class Multilabel:
                 "probability": round(float(p), 6),
                 "brier": round(float(p - t) ** 2, 6),
             }
-            for scan, patient, predicted, true in zip(rows["scan"], patients, probabilities, truth, strict=True)
+            for scan, patient, predicted, true in zip(
+                rows["scan"], patients, probabilities, truth, strict=True
+            )
             for name, p, t in zip(self.targets, predicted, true, strict=True)
             if np.isfinite(t)
         ]

@@ -55,12 +55,16 @@ class Asked:
         names = sorted(set(patient[scans.rows].tolist()))
         chosen = np.random.default_rng(0).permutation(names)[: probe.patients]
         if len(chosen) < 4:
-            raise DataError(f"probe: {len(chosen)} training patients have labels for {probe.task.name}; at least four are needed")
+            raise DataError(
+                f"probe: {len(chosen)} training patients have labels for {probe.task.name}; at least four are needed"
+            )
         self.patient = patient
         self.train, self.test = (self._of(scans.rows, half, data) for half in (chosen[::2], chosen[1::2]))
         self.names = self.task.class_names(store)
         if len({example.target for example in self.train}) < 2:
-            raise DataError(f"probe: the patients that train it have one class of {probe.task.name}; raise probe.patients")
+            raise DataError(
+                f"probe: the patients that train it have one class of {probe.task.name}; raise probe.patients"
+            )
 
     def _of(self, rows: np.ndarray, patients: np.ndarray, data: DataConfig) -> list[Example]:
         return self.task.examples(self.store, [int(row) for row in rows if self.patient[row] in patients], data.patch_size)
@@ -69,16 +73,25 @@ class Asked:
         """Balanced accuracy of the current frozen features; the network is in training mode afterwards."""
         network.eval()
         train, test = (
-            averaged(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype) for side in (self.train, self.test)
+            averaged(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype)
+            for side in (self.train, self.test)
         )
         network.train()
         truth = self.task.labels(self.store, self.test)
-        known = Labelled(train, self.task.labels(self.store, self.train), tuple(self.patient[example.scan] for example in self.train))
-        return {METRIC: balanced_accuracy(LinearProbe().probabilities(known, test, len(self.names), 0), truth)}
+        known = Labelled(
+            train,
+            self.task.labels(self.store, self.train),
+            tuple(self.patient[example.scan] for example in self.train),
+        )
+        return {
+            METRIC: balanced_accuracy(LinearProbe().probabilities(known, test, len(self.names), 0), truth)
+        }
 
 
 def _task(choice: Choice) -> CropClassification:
     task = TASKS.build(choice)
     if not isinstance(task, CropClassification):
-        raise ConfigError(f"probe.task = {choice.name}: has no classes of crops for a probe; use a task with classes")
+        raise ConfigError(
+            f"probe.task = {choice.name}: has no classes of crops for a probe; use a task with classes"
+        )
     return task

@@ -24,7 +24,9 @@ def classes_on(
     """
     kept: list[np.ndarray] = []
     indices, best = np.zeros(grid, dtype=np.int16), np.full(grid, -1, dtype=np.float32)
-    for index, values in enumerate(_resampled(grid, probabilities, to_prepared, cropped)):  # one class at a time, to limit memory
+    for index, values in enumerate(
+        _resampled(grid, probabilities, to_prepared, cropped)
+    ):  # one class at a time, to limit memory
         larger = values > best
         indices[larger], best[larger] = index, values[larger]
         if keep:
@@ -32,7 +34,9 @@ def classes_on(
     return indices, np.stack(kept) if keep else None
 
 
-def _resampled(grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.ndarray, cropped: bool) -> Iterator[np.ndarray]:
+def _resampled(
+    grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.ndarray, cropped: bool
+) -> Iterator[np.ndarray]:
     matrix, offset = _cleaned(to_prepared)
     outside = _outside(grid, probabilities.shape[1:], matrix, offset) if cropped else None
     for index, one in enumerate(probabilities):

@@ -116,7 +116,11 @@ class PatchDataset(Dataset[PatchBatch]):
             voxels = present[rng.integers(len(present))]
             centre = np.array(np.unravel_index(voxels[rng.integers(len(voxels))], shape))
             start = np.clip(centre - size // 2, low, high)
-        parameters = self.recipe.draw(generator(self.plan.seed, epoch, in_epoch, Stream.VIEW), self.patch_size) if self.recipe else {}
+        parameters = (
+            self.recipe.draw(generator(self.plan.seed, epoch, in_epoch, Stream.VIEW), self.patch_size)
+            if self.recipe
+            else {}
+        )
         return Box(triple(start), self.patch_size), bool(present), parameters
 
     def _voxels_of(self, scan: int) -> list[np.ndarray]:

@@ -44,7 +44,16 @@ from medcl3d.types import Triple, triple
 WEIGHTS = "model.safetensors"
 NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")
 SPACING_TOLERANCE = 0.25  # relative difference of voxel size from training that gives a warning
-FIXED_OPTIONS = ("nonfinite", "channels", "assume_spacing_mm", "spacing_mm", "intensity", "window_hu", "percentiles", "store_as")
+FIXED_OPTIONS = (
+    "nonfinite",
+    "channels",
+    "assume_spacing_mm",
+    "spacing_mm",
+    "intensity",
+    "window_hu",
+    "percentiles",
+    "store_as",
+)
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
                "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
 
@@ -124,7 +133,10 @@ def predict(
                 except UserError:
                     raise
                 except Exception as error:  # from any library: the other scans are still segmented
-                    reason, cause = f"{one.shown}: cannot be segmented: {_short(error)}; inspect this file, and segment it alone", error
+                    reason, cause = (
+                        f"{one.shown}: cannot be segmented: {_short(error)}; inspect this file, and segment it alone",
+                        error,
+                    )
                 else:
                     written += _write(volumes, one, predictor.identity, done, force)
                     done += 1
@@ -139,7 +151,11 @@ def predict(
 
 
 def _dry_run(
-    predictor: Predictor, scans: Sequence[InputScan], refused: list[str], probabilities: bool, say: Callable[[str], None]
+    predictor: Predictor,
+    scans: Sequence[InputScan],
+    refused: list[str],
+    probabilities: bool,
+    say: Callable[[str], None],
 ) -> list[Path]:
     """Report the files that would be written, from headers only.
 
@@ -155,7 +171,9 @@ def _dry_run(
         say(f"{one.name} would be written to {' and '.join(map(str, one.files(probabilities)))}")
     if refused:
         raise DataError(f"{len(refused)} scans would not be segmented, of {len(scans)}: {refused[0]}")
-    say(f"{len(scans)} scans would be segmented; their headers are valid, voxels were not read; nothing was written")
+    say(
+        f"{len(scans)} scans would be segmented; their headers are valid, voxels were not read; nothing was written"
+    )
     return []
 
 
@@ -167,7 +185,11 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     path = run / WEIGHTS
     if not path.is_file():
         state = read_status(run).get("state") if run.is_dir() else None
-        why = f"its run is {state}; let it finish" if state else "not a run folder of a fine-tuning; use one, for example runs/fine"
+        why = (
+            f"its run is {state}; let it finish"
+            if state
+            else "not a run folder of a fine-tuning; use one, for example runs/fine"
+        )
         raise ConfigError(f"{run}: holds no {WEIGHTS}, {why}")
     sidecar = read_sidecar(path)
     lacking = [name for name in NEEDED if name not in sidecar]
@@ -176,17 +198,23 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     described = parse({"task": sidecar["task"], "encoder": sidecar["architecture"]}, _Described, str(path.with_suffix(".json")))
     task = TASKS.build(described.task)
     if not isinstance(task, Segmentation):
-        raise ConfigError(f"{run}: was trained for {described.task.name}, but predict writes label maps; use a run of segmentation")
+        raise ConfigError(
+            f"{run}: was trained for {described.task.name}, but predict writes label maps; use a run of segmentation"
+        )
     classes = task.chosen({int(value): name for value, name in sidecar["label_names"].items()}, path.with_suffix(".json"))
     channels = int(sidecar["in_channels"])
     model = Segmenter(build_network(described.encoder, channels, decoder=True), 1 + len(classes))
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a complete safetensors file ({error}); fine-tune again, or copy it again") from None
+        raise ConfigError(
+            f"{path}: not a complete safetensors file ({error}); fine-tune again, or copy it again"
+        ) from None
     mismatch = compare(weights, model.state_dict())
     if mismatch.any:
-        raise ConfigError(f"{path}: not the network of {path.with_suffix('.json').name}: {mismatch.words()}; copy both again")
+        raise ConfigError(
+            f"{path}: not the network of {path.with_suffix('.json').name}: {mismatch.words()}; copy both again"
+        )
     model.load_state_dict(weights)
     options = {**sidecar["intensity"], "kind": _kind(run, str(sidecar["intensity"]["kind"]), intensity)}
     spacing, precision = tuple(sidecar["spacing_mm"]), sidecar.get("precision", "auto")
@@ -198,9 +226,13 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
 def _kind(run: Path, trained: str, intensity: str | None) -> str:
     kinds = trained.split("+")
     if intensity is None and len(kinds) > 1:
-        raise ConfigError(f"{run}: trained on intensities of kinds {trained}; set that of these scans, as --intensity {kinds[0]}")
+        raise ConfigError(
+            f"{run}: trained on intensities of kinds {trained}; set that of these scans, as --intensity {kinds[0]}"
+        )
     if intensity is not None and intensity not in kinds:
-        raise ConfigError(f"--intensity = {intensity}: {run} was trained on {trained}; use {' or '.join(kinds)}")
+        raise ConfigError(
+            f"--intensity = {intensity}: {run} was trained on {trained}; use {' or '.join(kinds)}"
+        )
     return intensity or kinds[0]
 
 
@@ -231,13 +263,19 @@ def _refuse_channels(predictor: Predictor, path: Path, channels: int) -> None:
 
 
 def _segmented(
-    predictor: Predictor, one: InputScan, device: torch.device, probabilities: bool, say: Callable[[str], None]
+    predictor: Predictor,
+    one: InputScan,
+    device: torch.device,
+    probabilities: bool,
+    say: Callable[[str], None],
 ) -> list[np.ndarray]:
     """Labels, and with `probabilities` class probabilities ``[X, Y, Z, K]``, on the grid of a scan."""
     labels, shares, ready = segment(predictor, one.path, device, keep=probabilities)
     spacing = np.linalg.norm(ready.affine[:3, :3], axis=0)
     if not np.allclose(spacing, predictor.spacing_mm, rtol=SPACING_TOLERANCE):
-        scanned, trained = (", ".join(f"{v:.3g}" for v in values) for values in (spacing, predictor.spacing_mm))
+        scanned, trained = (
+            ", ".join(f"{v:.3g}" for v in values) for values in (spacing, predictor.spacing_mm)
+        )
         say(
             f"{one.shown}: warning: {scanned} mm per voxel, the network was trained at {trained}; "
             "prepare the training scans with a spacing_mm"
@@ -248,7 +286,9 @@ def _segmented(
     return [labels.astype(kind)] if shares is None else [labels.astype(kind), np.moveaxis(shares, 0, -1)]
 
 
-def _write(volumes: Sequence[np.ndarray], one: InputScan, identity: str, done: int, force: bool) -> list[Path]:
+def _write(
+    volumes: Sequence[np.ndarray], one: InputScan, identity: str, done: int, force: bool
+) -> list[Path]:
     """Write the missing files of a scan.
 
     MachineError if that fails (a full disk), since the remaining scans would fail too.
@@ -260,7 +300,9 @@ def _write(volumes: Sequence[np.ndarray], one: InputScan, identity: str, done: i
             _write_nifti(file, voxels, one.path, stamp)
     except OSError as error:
         why = error.strerror or error
-        raise MachineError(f"{one.output}: {why}; {done} scans are done. Free disk space, or choose another folder") from None
+        raise MachineError(
+            f"{one.output}: {why}; {done} scans are done. Free disk space, or choose another folder"
+        ) from None
     return [file for file, _ in files]
 
 

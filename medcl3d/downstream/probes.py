@@ -82,7 +82,9 @@ def finite(features: np.ndarray) -> np.ndarray:
     """Return the features ``[N, F]``. DataError if some are not finite."""
     wrong = int((~np.isfinite(features)).any(1).sum())
     if wrong:
-        raise DataError(f"the encoder's features of {wrong} of {len(features)} crops or scans are not finite; use other weights")
+        raise DataError(
+            f"the encoder's features of {wrong} of {len(features)} crops or scans are not finite; use other weights"
+        )
     return features
 
 
@@ -240,4 +242,6 @@ class Retrieval:
 def check_classes(train: Labelled, names: Sequence[str]) -> None:
     """DataError if all labelled examples have the same class."""
     if len(set(train.targets.tolist())) < 2:
-        raise DataError(f"all labelled examples are {names[int(train.targets[0])]}; raise num_labelled, or use another seed")
+        raise DataError(
+            f"all labelled examples are {names[int(train.targets[0])]}; raise num_labelled, or use another seed"
+        )

@@ -78,7 +78,9 @@ class Segmentation:
         if missing or not wanted:
             available = ", ".join(f"{value} ({name})" for value, name in known.items()) or "none"
             values = missing or list(wanted)
-            raise ConfigError(f"task.segmentation: classes = {values}: not among the label values of {where}; available: {available}")
+            raise ConfigError(
+                f"task.segmentation: classes = {values}: not among the label values of {where}; available: {available}"
+            )
         return {value: known[value] for value in wanted}
 
     def has_target(self, store: Store, scan: int) -> bool:

@@ -64,11 +64,15 @@ class Mismatch:
         """One line with counts and the first names of each kind of difference."""
         kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", list(self.shapes)))
         parts = [f"{len(names)} {what} ({_first(names)})" for what, names in kinds if names]
-        return f"{100 * self.loaded / max(1, self.total):.0f}% of {self.total} tensors match; {'; '.join(parts)}"
+        return (
+            f"{100 * self.loaded / max(1, self.total):.0f}% of {self.total} tensors match; {'; '.join(parts)}"
+        )
 
     def table(self) -> Table:
         """All differences, one line per tensor."""
-        table = Table("tensor", "in the file", "in the network", title=f"{self.loaded} of {self.total} tensors match")
+        table = Table(
+            "tensor", "in the file", "in the network", title=f"{self.loaded} of {self.total} tensors match"
+        )
         for name, (theirs, ours) in self.shapes.items():
             table.add_row(name, str(list(theirs)), str(list(ours)))
         for name in self.missing:
@@ -102,9 +106,13 @@ def load_weights(
     _refuse_test_patients(path, sidecar, test_patients)
     unverified = _refuse_test_scans(path, sidecar, test_patients, store)
     if transfer == "all" and not sidecar.get("decoder"):
-        raise ConfigError(f"transfer = all: {path} has no decoder, only a pretrained encoder; set transfer: encoder")
+        raise ConfigError(
+            f"transfer = all: {path} has no decoder, only a pretrained encoder; set transfer: encoder"
+        )
     if transfer == "all" and network.decoder is None:
-        raise ConfigError(f"transfer = all: this task has no decoder for that of {path}; set transfer: encoder")
+        raise ConfigError(
+            f"transfer = all: this task has no decoder for that of {path}; set transfer: encoder"
+        )
     parts = ("encoder", "decoder") if transfer == "all" else ("encoder",)
     weights = {name: tensor for name, tensor in _read(path).items() if name.partition(".")[0] in parts}
     own = {name: tensor for name, tensor in network.state_dict().items() if name.partition(".")[0] in parts}
@@ -139,9 +147,13 @@ def weights_path(source: Path) -> Path:
     if source.is_dir():
         status = source / "status.json"
         state = json.loads(status.read_text(encoding="utf-8")).get("state", "unknown") if status.is_file() else None
-        why = f"its run is {state}; let it finish" if state else "not the run folder of a pretraining; use one"
+        why = (
+            f"its run is {state}; let it finish" if state else "not the run folder of a pretraining; use one"
+        )
         raise ConfigError(f"init = {source}: holds no {WEIGHTS}, {why}")
-    raise ConfigError(f"init = {source}: file not found; use the run folder of a pretraining, its {WEIGHTS}, or scratch")
+    raise ConfigError(
+        f"init = {source}: file not found; use the run folder of a pretraining, its {WEIGHTS}, or scratch"
+    )
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -154,11 +166,15 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
         schema = int(content["schema"])
     except FileNotFoundError:
-        raise ConfigError(f"{file}: is missing, so the patients of pretraining are unknown; copy it from the run folder") from None
+        raise ConfigError(
+            f"{file}: is missing, so the patients of pretraining are unknown; copy it from the run folder"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error}); copy it from the run folder again") from None
     if schema > SCHEMA:
-        raise ConfigError(f"{file}: written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA}); update medcl3d")
+        raise ConfigError(
+            f"{file}: written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA}); update medcl3d"
+        )
     return dict(content)
 
 
@@ -174,7 +190,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         found = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a complete safetensors file ({error}); use the {WEIGHTS} of a pretraining") from None
+        raise ConfigError(
+            f"{path}: not a complete safetensors file ({error}); use the {WEIGHTS} of a pretraining"
+        ) from None
     return {_unwrapped(name): tensor for name, tensor in found.items()}
 
 
@@ -185,7 +203,9 @@ def _unwrapped(name: str) -> str:
     return _unwrapped(name) if name.startswith(WRAPPERS) else name
 
 
-def _repeat_over_channels(weights: dict[str, Tensor], own: Mapping[str, Tensor], known: object) -> tuple[str, ...]:
+def _repeat_over_channels(
+    weights: dict[str, Tensor], own: Mapping[str, Tensor], known: object
+) -> tuple[str, ...]:
     """Repeat weights of `known` input channels for all of the network (0 1 0 1), divided by the copies.
 
     The output for equal copies is unchanged. Changes `weights`; returns the names.
@@ -204,7 +224,9 @@ def _repeat_over_channels(weights: dict[str, Tensor], own: Mapping[str, Tensor],
 
 def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str]) -> None:
     if "pretraining_patients" not in sidecar:
-        raise ConfigError(f"{path.with_suffix('.json')}: lacks pretraining_patients, which may include test patients; pretrain again")
+        raise ConfigError(
+            f"{path.with_suffix('.json')}: lacks pretraining_patients, which may include test patients; pretrain again"
+        )
     seen = sorted(set(sidecar["pretraining_patients"]).intersection(test_patients))
     if seen:
         raise DataError(

@@ -69,7 +69,9 @@ def overlap_of(prediction: np.ndarray, truth: np.ndarray, to_mm: Sequence[float]
     if np.abs(cosines - np.eye(3)).max() > ORTHOGONAL:
         return Overlap(float(dice), *_of_sheared_surfaces(prediction[box], truth[box], matrix), volume_error)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns about an argument that it passes itself
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # MONAI 1.6 warns about an argument that it passes itself
         distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=spacing)
         near = compute_surface_dice(y_pred, y, [SURFACE_TOLERANCE_MM], include_background=True, spacing=spacing)
     return Overlap(float(dice), float(distance), float(near), volume_error)

@@ -82,5 +82,8 @@ def finding_metrics(
     measures: dict[str, Measure] = {}
     for name, measure in MEASURES.items():
         single = [of_finding(measure, k) for k in range(len(names))]
-        measures |= {name: macro(single), **{f"{name}/{finding}": one for finding, one in zip(names, single, strict=True)}}
+        measures |= {
+            name: macro(single),
+            **{f"{name}/{finding}": one for finding, one in zip(names, single, strict=True)},
+        }
     return over_drawn_patients(measures, probabilities, truth, patients, seed)

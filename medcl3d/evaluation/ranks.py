@@ -43,7 +43,9 @@ def ranks(values: np.ndarray, higher: bool = True) -> Ranks:
     """
     n, k = values.shape
     if n < MIN_DATA_SETS or k < MIN_ARMS:
-        raise ValueError(f"{n} data sets and {k} arms; at least {MIN_DATA_SETS} and {MIN_ARMS} are needed for ranks")
+        raise ValueError(
+            f"{n} data sets and {k} arms; at least {MIN_DATA_SETS} and {MIN_ARMS} are needed for ranks"
+        )
     each = stats.rankdata(-values if higher else values, axis=1)
     equal = bool((each == each[:, :1]).all())
     p = 1.0 if equal else float(stats.friedmanchisquare(*each.T).pvalue)

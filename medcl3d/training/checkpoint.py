@@ -44,7 +44,9 @@ def save(folder: Path, state: TrainState) -> Path:
             torch.save({"schema": SCHEMA, **vars(state)}, file)
     except RuntimeError as error:  # torch raises this if the disk is full
         reason = str(error).splitlines()[0]
-        raise MachineError(f"{path}: cannot be written ({reason}); free disk space, then rerun the command to resume") from None
+        raise MachineError(
+            f"{path}: cannot be written ({reason}); free disk space, then rerun the command to resume"
+        ) from None
     for old in found(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
     return path
@@ -74,7 +76,9 @@ def load(path: Path) -> TrainState:
             f"{path}: damaged, or contains more than tensors and numbers; no code was run. Use a checkpoint written by medcl3d"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: incomplete checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})") from None
+        raise ConfigError(
+            f"{path}: incomplete checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})"
+        ) from None
     if not isinstance(content, dict) or "schema" not in content:
         raise ConfigError(f"{path}: not a medcl3d checkpoint")
     if content["schema"] > SCHEMA:

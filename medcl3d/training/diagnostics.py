@@ -33,7 +33,9 @@ class Tally:
         rows, pairs = (positive.new_tensor(float(n), dtype=torch.float64) for n in (len(positive), len(positive) * width))
         others = pairs - positive.numel()  # these repel with M = 1
         selves = rows if selves is None else selves.to(rows)
-        ignored = ((positive == 0) & (negative == 0)).sum() - selves  # items paired with themselves do not count
+        ignored = (
+            (positive == 0) & (negative == 0)
+        ).sum() - selves  # items paired with themselves do not count
         aligned, spread, repelled = rows * 0, rows * 0, (negative > 0).sum() + others
         if similarity is not None:
             distance = 2 - 2 * similarity.to(positive.dtype)

@@ -171,7 +171,12 @@ def fit(
                 watched = watch(step) if rank() == 0 else {}
                 run.log(
                     step,
-                    {**{k: float(v) for k, v in loss.metrics.items()}, **rates, "data_wait": waited / max(now - since, 1e-9), **watched},
+                    {
+                        **{k: float(v) for k, v in loss.metrics.items()},
+                        **rates,
+                        "data_wait": waited / max(now - since, 1e-9),
+                        **watched,
+                    },
                 )
                 waited, since = 0.0, time.monotonic()
             stopping = stop.agreed(device)
@@ -181,7 +186,9 @@ def fit(
                 run.status("stopped", step, "stopped by a signal")
                 # torchrun ends all ranks when one exits, so all wait until rank 0 has written.
                 wait_for_all()
-                raise Stopped(f"{run.path}: stopped after step {step} of {options.steps}; rerun the command to resume")
+                raise Stopped(
+                    f"{run.path}: stopped after step {step} of {options.steps}; rerun the command to resume"
+                )
 
 
 def _samples(step: int, options: FitOptions) -> str:
@@ -226,7 +233,11 @@ class _StopSignals:
 
     def agreed(self, device: torch.device) -> bool:
         """True on all ranks once any of them received a signal."""
-        return bool(all_sum(torch.tensor(float(self.requested), device=device)) > 0) if world_size() > 1 else self.requested
+        return (
+            bool(all_sum(torch.tensor(float(self.requested), device=device)) > 0)
+            if world_size() > 1
+            else self.requested
+        )
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():

@@ -89,9 +89,16 @@ def without_effect(config: PretrainConfig, strategy: PairStrategy, objective: An
     for part, relates in _relating(strategy):
         defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
         changed = [name for name in getattr(part, "within_scan", ()) if getattr(part, name) != defaults.get(name)]
-        because = why if relates else "only the views of the inner strategy are used, not its relation; leave the field out"
+        because = (
+            why
+            if relates
+            else "only the views of the inner strategy are used, not its relation; leave the field out"
+        )
         of = "" if part is strategy else f" of {_name(part)}"
-        warned = (f"warning: pairs.{config.pairs.name}: {name}{of} = {getattr(part, name)} has no effect: {because}" for name in changed)
+        warned = (
+            f"warning: pairs.{config.pairs.name}: {name}{of} = {getattr(part, name)} has no effect: {because}"
+            for name in changed
+        )
         lines += warned if because else ()
     return lines
 
@@ -107,7 +114,9 @@ def _name(strategy: PairStrategy) -> str:
     return next((name for name in PAIRS.names() if PAIRS.get(name) is type(strategy)), type(strategy).__name__)
 
 
-def _can_share_scan(samples: int, strategy: PairStrategy, objective: Any, collection: Collection, anchors: Anchors) -> bool:
+def _can_share_scan(
+    samples: int, strategy: PairStrategy, objective: Any, collection: Collection, anchors: Anchors
+) -> bool:
     """Whether two samples of one scan can be compared: both in one step, or one of them in a queue."""
     if samples > len(anchors.ids) or companions_of(strategy, collection) is not None:
         return True

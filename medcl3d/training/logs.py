@@ -89,7 +89,8 @@ class RunFolder:
         except OSError as error:
             self._board_failed = True
             warnings.warn(
-                f"{self.path / 'tensorboard'}: {error}; TensorBoard is off for this run, metrics.jsonl continues", stacklevel=2
+                f"{self.path / 'tensorboard'}: {error}; TensorBoard is off for this run, metrics.jsonl continues",
+                stacklevel=2,
             )
 
     def status(self, state: str, step: int, reason: str = "") -> None:
@@ -182,9 +183,13 @@ def _lock(path: Path) -> FileLock | None:
     except Timeout:
         status = read_status(path)
         holder = f"pid {status.get('pid')} on {status.get('host')}" if status else "another process"
-        raise ConfigError(f"{path}: {holder} is running in this folder; wait until it ends, or set another out_dir") from None
+        raise ConfigError(
+            f"{path}: {holder} is running in this folder; wait until it ends, or set another out_dir"
+        ) from None
     except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); set out_dir to a writable folder") from None
+        raise MachineError(
+            f"{path}: cannot be written ({error.strerror}); set out_dir to a writable folder"
+        ) from None
 
 
 def _open(

@@ -105,7 +105,9 @@ def _shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
         for name, _ in network.encoder.named_parameters():
             depth = next((i for i, pieces in enumerate(layers) if _is_in(name, pieces)), None)
             if depth is not None:
-                shares[".".join(filter(None, (prefix, "encoder", name)))] = layer_decay ** (len(layers) - depth)
+                shares[".".join(filter(None, (prefix, "encoder", name)))] = layer_decay ** (
+                    len(layers) - depth
+                )
     return shares
 
 

@@ -67,7 +67,9 @@ def facts_of(raw: RawBatch, relating: Relating, recipe: object) -> PairFacts:
         keys = keys[valid[keys.point[valid] < per_view]]
     relation = relating.relate(keys, keys, None)
     columns = ("sample", "view") if items == "views" else ("sample", "view", "point")
-    names = tuple(".".join(str(int(getattr(keys, column)[i])) for column in columns) for i in range(len(keys)))
+    names = tuple(
+        ".".join(str(int(getattr(keys, column)[i])) for column in columns) for i in range(len(keys))
+    )
     counted = {name: float(value) for name, value in counts(relation, total=lambda sums: sums).items()}
     return PairFacts(items, names, keys, relation, counted, spread_of(views))
 

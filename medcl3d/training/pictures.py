@@ -41,7 +41,9 @@ def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: Any
     columns, lines = max(3, max(len(rows) for rows in shown)), max(num_scans) + 2
     num_across = min(3, len(ids)) if columns == 3 else 1  # narrow samples are placed side by side
     num_down = -(-len(ids) // num_across)
-    figure = Figure(figsize=(1.5 * columns * num_across, 1.65 * lines * num_down), dpi=110, layout="constrained")
+    figure = Figure(
+        figsize=(1.5 * columns * num_across, 1.65 * lines * num_down), dpi=110, layout="constrained"
+    )
     canvas = FigureCanvasAgg(figure)
     parts = figure.subfigures(num_down, num_across, squeeze=False, wspace=0.03).ravel()[: len(ids)]
     for number, (part, rows) in enumerate(zip(parts, shown, strict=True)):
@@ -97,7 +99,11 @@ def _scan(
     level = int(np.clip(first.start[normal] + first.size[normal] // 2, 0, shape[normal] - 1))
     start, size = [0, 0, 0], [int(n) for n in shape]
     start[normal], size[normal] = level, 1
-    _show(axis, store.read_crop(int(scans.rows[scan]), Box(triple(start), triple(size)))[0].squeeze(normal), spacing[[x, y]])
+    _show(
+        axis,
+        store.read_crop(int(scans.rows[scan]), Box(triple(start), triple(size)))[0].squeeze(normal),
+        spacing[[x, y]],
+    )
     for number, view in enumerate(views):
         if view.scan != scan:
             continue
@@ -172,6 +178,10 @@ def colours_of(relation: Relation) -> np.ndarray:
     negative = relation.negative.double().numpy()[..., None]
     negative = negative / max(1.0, float(negative.max(initial=0.0)))
     ignored = rgb(IGNORED)
-    coloured = ignored + positive * (rgb(ATTRACTED) - ignored) + (1 - positive) * negative * (rgb(REPELLED) - ignored)
+    coloured = (
+        ignored
+        + positive * (rgb(ATTRACTED) - ignored)
+        + (1 - positive) * negative * (rgb(REPELLED) - ignored)
+    )
     result: np.ndarray = np.clip(coloured, 0, 1)
     return result

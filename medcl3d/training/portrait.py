@@ -63,7 +63,8 @@ def portray(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
     if not scores:
         wrong = int((~np.isfinite(both)).any((1, 2)).sum())
         run.warn(
-            train.steps, f"the encoder's features of {wrong} of {len(views)} crops are not finite: no label-free scores"
+            train.steps,
+            f"the encoder's features of {wrong} of {len(views)} crops are not finite: no label-free scores",
         )
     write_json(run.path / SCORES, {"schema": SCHEMA, "crops": len(views), "scores": scores})
     packed = io.BytesIO()

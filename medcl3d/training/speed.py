@@ -61,7 +61,9 @@ def check_compiler() -> None:
     """MachineError if the C++ compiler of torch.compile is missing, before the first step would fail."""
     wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(wanted) is None:
-        raise MachineError(f"train.compile: no C++ compiler found ({wanted}); install one, set CXX, or set train.compile: false")
+        raise MachineError(
+            f"train.compile: no C++ compiler found ({wanted}); install one, set CXX, or set train.compile: false"
+        )
 
 
 def recompute_blocks(network: Network) -> None:

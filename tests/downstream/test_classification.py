@@ -94,7 +94,9 @@ def test_classes_are_sorted_as_numbers_and_weighted(classified: Path) -> None:
 
 
 @pytest.mark.parametrize(("target", "words"), [("knid", "no such column"), ("site", "1 different values")])
-def test_a_column_without_classes_is_refused(classified: Path, tmp_path: Path, target: str, words: str) -> None:
+def test_a_column_without_classes_is_refused(
+    classified: Path, tmp_path: Path, target: str, words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         run(tmp_path / "c", config_of(classified, tmp_path / "run", task={"classification": {"target": target}}))
     assert not (tmp_path / "run").exists()

@@ -35,7 +35,9 @@ def run(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_all_probes_at_once_and_repeated(ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_probes_at_once_and_repeated(
+    ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A bright ball and a dark cube: even an untrained encoder distinguishes them."""
     config = config_of(ball_root, tmp_path / "run", knn={"k": 5}, retrieval={"same": "modality", "differ": "scan"})
     with pytest.raises(DataError, match="no test scan has another with another scan of the same modality"):
@@ -69,7 +71,11 @@ def test_retrieval_without_queries_is_refused_before_training(
 
 
 def test_crop_retrieval_and_landmarks_need_no_linear_probe(ball_root: Path, tmp_path: Path) -> None:
-    probes = {"linear": None, "crop_retrieval": {"same": "class", "differ": "patient"}, "landmarks": {"structures": 2, "stride_mm": 4}}
+    probes = {
+        "linear": None,
+        "crop_retrieval": {"same": "class", "differ": "patient"},
+        "landmarks": {"structures": 2, "stride_mm": 4},
+    }
     found = run(tmp_path, config_of(ball_root, tmp_path / "run", **probes))
     metrics = found["metrics"]
     assert metrics["crop_retrieval/average_precision"]["mean"] > metrics["crop_retrieval/chance_average_precision"]["mean"]

@@ -62,7 +62,13 @@ def test_two_ranks_draw_the_samples_of_one_process(ball_store: Store) -> None:
 def test_outputs_are_averaged_over_the_boxes_of_an_example(ball_store: Store) -> None:
     boxes = covering_crops(ball_store, 0, (12, 11, 10))
     examples = [Example(0, boxes, 0), Example(1, boxes[:1], 1), Example(0, boxes[1:3], 0)]
-    found = averaged(lambda crops: crops.mean((1, 2, 3, 4))[:, None].repeat(1, 2), ball_store, examples, torch.device("cpu"), None)
+    found = averaged(
+        lambda crops: crops.mean((1, 2, 3, 4))[:, None].repeat(1, 2),
+        ball_store,
+        examples,
+        torch.device("cpu"),
+        None,
+    )
     for row, example in zip(found, examples, strict=True):
         expected = np.mean([ball_store.read_crop(example.scan, box).mean() for box in example.boxes])
         assert row == pytest.approx([expected, expected], abs=1e-6)

@@ -26,7 +26,9 @@ def test_a_class_of_few_patients_is_counted(ball_store: Store, task: Segmentatio
     assert few_training_cases(task, ball_store, [0, 1]) == {"cube": 1}
     assert few_training_cases(task, ball_store, [0]) == {"ball": 1, "cube": 0}
     assert few_training_cases(task, ball_store, [1, 2, 3, 4]) == {}, "every labelled patient has both"
-    assert few_training_cases(task, ball_store, [1]) == {"ball": 1, "cube": 1}, "a single patient is always reported"
+    assert few_training_cases(task, ball_store, [1]) == {"ball": 1, "cube": 1}, (
+        "a single patient is always reported"
+    )
     assert few_training_cases(Segmentation(classes=(1,)), ball_store, [0, 1]) == {}
 
 
@@ -60,7 +62,9 @@ def test_sentences() -> None:
     assert over_runs([{}]) == [] and of_comparison([]) == []
 
 
-def test_a_run_prints_and_writes_them(ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_and_writes_them(
+    ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     finetune(write(tmp_path / "c.yaml", config_of(ball_root, tmp_path / "run", num_labelled=1)))
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "run" / "results.json").read_text())

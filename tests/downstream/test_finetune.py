@@ -77,7 +77,9 @@ def test_from_scratch_to_results(ball_root: Path, tmp_path: Path, capsys: pytest
     assert "is done" in capsys.readouterr().out and (folder / "results.json").stat().st_mtime_ns == stamp
 
 
-def test_a_stopped_run_resumes_bitwise(ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_resumes_bitwise(
+    ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = finetune(write(tmp_path / "a.yaml", config_of(ball_root, tmp_path / "a")))
     path = write(tmp_path / "b.yaml", config_of(ball_root, tmp_path / "b"))
 
@@ -141,7 +143,9 @@ def test_a_pretraining_with_test_patients_is_refused(ball_root: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "evaluate"])
-def test_a_run_does_not_resume_with_another_manifest_or_split(ball_root: Path, tmp_path: Path, command: str) -> None:
+def test_a_run_does_not_resume_with_another_manifest_or_split(
+    ball_root: Path, tmp_path: Path, command: str
+) -> None:
     root = tmp_path / "store"
     shutil.copytree(ball_root, root)
     if command == "pretrain":
@@ -150,20 +154,32 @@ def test_a_run_does_not_resume_with_another_manifest_or_split(ball_root: Path, t
         path = write(tmp_path / "c.yaml", config_of(root, tmp_path / "run", {"steps": 1}))
         again = partial(finetune, path)
     else:
-        config = {"data": {"root": str(root), "patch_size": [8, 8, 8]}, "encoder": ENCODER, "landmarks": {"structures": 2, "stride_mm": 8}}
-        again = partial(evaluate, write(tmp_path / "c.yaml", {**config, "precision": "float32", "out_dir": str(tmp_path / "run")}))
+        config = {
+            "data": {"root": str(root), "patch_size": [8, 8, 8]},
+            "encoder": ENCODER,
+            "landmarks": {"structures": 2, "stride_mm": 8},
+        }
+        again = partial(
+            evaluate,
+            write(tmp_path / "c.yaml", {**config, "precision": "float32", "out_dir": str(tmp_path / "run")}),
+        )
     again()
     kept = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert {"data", "body", "manifest", "split", "versions", "commit", "dirty", "device", "threads"} <= set(kept)
     assert kept["kind"] == command and kept["precision"] == "float32"
     text = (root / "manifest.csv").read_text()
     (root / "manifest.csv").write_text(text.replace("scan5,p5,1,", "scan5,p5,2,"))
-    with pytest.raises(ConfigError, match=r"the data changed since this run started: the column session of manifest\.csv; set another"):
+    with pytest.raises(
+        ConfigError,
+        match=r"the data changed since this run started: the column session of manifest\.csv; set another",
+    ):
         again()
     (root / "manifest.csv").write_text(text)
     split = json.loads((root / "split.json").read_text())
     (root / "split.json").write_text(json.dumps({**split, "train": split["train"][:-1], "test": [*split["test"], split["train"][-1]]}))
-    with pytest.raises(ConfigError, match=r"the data changed since this run started: split\.json; set another"):
+    with pytest.raises(
+        ConfigError, match=r"the data changed since this run started: split\.json; set another"
+    ):
         again()
     (root / "split.json").write_text(json.dumps(split))
     again()

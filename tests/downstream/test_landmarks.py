@@ -38,7 +38,9 @@ def of_the_ball(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_features_of_position_match_within_the_stride(ball_store: Store) -> None:
-    found, cases = Landmarks(structures=2, stride_mm=2).measure(ball_features(ball_store), ball_store, (TRAIN, TEST), SIZE, 0)
+    found, cases = Landmarks(structures=2, stride_mm=2).measure(
+        ball_features(ball_store), ball_store, (TRAIN, TEST), SIZE, 0
+    )
     assert set(found) == set(MEASURES) and found["error_mm"].n == 3
     balls = of_the_ball(cases)
     error, chance = (np.mean([case[name] for case in balls]) for name in ("error_mm", "chance_error_mm"))
@@ -65,14 +67,18 @@ def test_non_finite_features_are_refused(ball_store: Store) -> None:
         Landmarks().measure(lambda examples: np.full((len(examples), 6), np.nan), ball_store, (TRAIN, TEST), SIZE, 0)
 
 
-def test_the_corresponding_point_of_the_body_is_near_structures_at_similar_positions(ball_store: Store) -> None:
+def test_the_corresponding_point_of_the_body_is_near_structures_at_similar_positions(
+    ball_store: Store,
+) -> None:
     """Balls are within 2 voxels of the centre of their scan, along axes of up to 2 mm."""
     _, cases = Landmarks(structures=2).measure(ball_features(ball_store), ball_store, (TRAIN, TEST), SIZE, 0)
     assert np.mean([case["same_place_error_mm"] for case in of_the_ball(cases)]) < np.sqrt(4**2 + 4**2 + 8**2)
 
 
 def test_errors_are_in_mm_from_the_centre_of_the_structure(ball_store: Store) -> None:
-    _, cases = Landmarks(structures=2, stride_mm=2, partners=1).measure(ball_features(ball_store), ball_store, (TRAIN, TEST), SIZE, 0)
+    _, cases = Landmarks(structures=2, stride_mm=2, partners=1).measure(
+        ball_features(ball_store), ball_store, (TRAIN, TEST), SIZE, 0
+    )
     assert len(of_the_ball(cases)) == 3, "one partner each"
     case = next(case for case in of_the_ball(cases) if case["in"] == "scan7")  # slices of 2 mm
     ball = np.argwhere(ball_store.read_label(7) == 1)
@@ -81,7 +87,9 @@ def test_errors_are_in_mm_from_the_centre_of_the_structure(ball_store: Store) ->
     centre = ball[np.square((ball - ball.mean(0)) * spacing).sum(1).argmin()]
     grid = Landmarks(stride_mm=2)._grid(ball_store, 7)
     distance = np.linalg.norm((grid - centre) * spacing, axis=1)
-    assert case["chance_error_mm"] == pytest.approx(distance.mean(), abs=1e-3) and case["error_mm"] in np.round(distance, 3)
+    assert case["chance_error_mm"] == pytest.approx(distance.mean(), abs=1e-3) and case[
+        "error_mm"
+    ] in np.round(distance, 3)
 
 
 def test_structures_in_only_one_patient_are_refused(ball_store: Store) -> None:

@@ -46,7 +46,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         voxels[9:15, 3:12, 3:12] -= 60 * dark
         nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.eye(4)), raw / f"{i}.nii.gz")
         cells = {0: ",", 1: f"n/a,{dark}", 2: f"{bright}.0,"}.get(i, f"{bright},{dark}")
-        rows.append(f"s{i},p{i},{i}.nii.gz,{'test' if i >= 24 else 'train'},{cells},{-1 if i == 9 else i % 2},1,bright+dark")
+        rows.append(
+            f"s{i},p{i},{i}.nii.gz,{'test' if i >= 24 else 'train'},{cells},{-1 if i == 9 else i % 2},1,bright+dark"
+        )
     (raw / "manifest.csv").write_text("\n".join(rows) + "\n")
     given = prepare_options("csv", {"workers": 1})
     prepare("csv", raw, out, fields=given.fields, options=given.options)
@@ -98,7 +100,9 @@ def test_findings_independent_of_voxels_are_not_learnt(root: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("probe", [LinearProbe(), NearestNeighbours(k=5)])
-def test_a_probe_of_a_finding_uses_the_scans_with_a_known_value(root: Path, probe: LinearProbe | NearestNeighbours) -> None:
+def test_a_probe_of_a_finding_uses_the_scans_with_a_known_value(
+    root: Path, probe: LinearProbe | NearestNeighbours
+) -> None:
     store, rng = Store.open(root), np.random.default_rng(0)
     truth = TASK.truth(store)
     features = rng.normal(size=(40, 3))
@@ -179,11 +183,16 @@ def test_few_labelled_patients_include_every_finding(root: Path) -> None:
         (["bright", "bright"], "bright is listed twice"),
         (["bright", "odd"], "'odd': '-1' of scan s9 is neither 0, 1 nor empty"),
         (["bright", "all"], "'all': all scans have it"),
-        (["words"], r"'words': 'bright\+dark' of scan s0 is neither 0, 1 nor empty; use one column per finding"),
+        (
+            ["words"],
+            r"'words': 'bright\+dark' of scan s0 is neither 0, 1 nor empty; use one column per finding",
+        ),
         ([], "targets"),
     ],
 )
-def test_columns_without_findings_are_refused(root: Path, tmp_path: Path, targets: list[str], words: str) -> None:
+def test_columns_without_findings_are_refused(
+    root: Path, tmp_path: Path, targets: list[str], words: str
+) -> None:
     fields = {"task": {"multilabel": {"targets": targets}}}
     for command, more in ((finetune, {"train": TRAIN}), (evaluate, {"linear": {}})):
         with pytest.raises(ConfigError, match=words) as caught:
@@ -196,10 +205,18 @@ def test_constant_labels_and_probes_of_one_class_are_refused(root: Path, tmp_pat
         with pytest.raises(DataError, match="all labelled scans have the same known values of bright, dark"):
             results(command, tmp_path / "c.yaml", config_of(root, tmp_path / command.__name__, num_labelled=1, **more))
     refused: list[tuple[Any, dict[str, Any], str]] = [
-        (evaluate, config_of(root, tmp_path / "crops", crop_retrieval={"same": "class"}), "multilabel have no single class"),
+        (
+            evaluate,
+            config_of(root, tmp_path / "crops", crop_retrieval={"same": "class"}),
+            "multilabel have no single class",
+        ),
         (
             pretrain,
-            {key: value for key, value in config_of(root, tmp_path / "pre", train=TRAIN).items() if key != "task"}
+            {
+                key: value
+                for key, value in config_of(root, tmp_path / "pre", train=TRAIN).items()
+                if key != "task"
+            }
             | {"pairs": "augmented_views", "views": "mri", "objective": "simclr"}
             | {"probe": {"task": {"multilabel": {"targets": ["bright"]}}, "every": 10}},
             r"probe\.task = multilabel: has no classes",

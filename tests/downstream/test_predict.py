@@ -68,7 +68,9 @@ def random_affine(seed: int) -> np.ndarray:
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
-def test_an_identity_network_reproduces_the_label_map_exactly(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+def test_an_identity_network_reproduces_the_label_map_exactly(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
     labels = np.random.default_rng(seed).choice([0, *CLASSES], (9, 12, 7)).astype(np.int16)
     path = write(tmp_path_factory.mktemp("scan") / "a.nii.gz", labels, random_affine(seed))
     found, shares, _ = segment(predictor(), path, keep=True)
@@ -140,7 +142,9 @@ class Sided(torch.nn.Module):
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SLP", "AIR"])
-def test_flips_are_along_the_axes_of_the_patient_for_any_orientation_of_a_file(tmp_path: Path, axes: str) -> None:
+def test_flips_are_along_the_axes_of_the_patient_for_any_orientation_of_a_file(
+    tmp_path: Path, axes: str
+) -> None:
     """Probabilities are symmetric along flipped axes, and unchanged along the others."""
     to_ras = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
     shape = [8, 6, 4]
@@ -312,7 +316,11 @@ def test_a_run_that_cannot_segment_is_refused(run: Path, tmp_path: Path) -> None
         ("task", lambda s: s.update(task="structure_at_centre"), "trained for structure_at_centre"),
         ("lacking", lambda s: s.pop("intensity"), "model.json: lacks intensity"),
         ("schema", lambda s: s.update(schema=99), "newer medcl3d"),
-        ("shape", lambda s: s["architecture"]["unet3d"].update(channels=[4, 16]), "not the network of model.json"),
+        (
+            "shape",
+            lambda s: s["architecture"]["unet3d"].update(channels=[4, 16]),
+            "not the network of model.json",
+        ),
         ("kinds", lambda s: s["intensity"].update(kind="ct+mri"), "--intensity ct"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -341,7 +349,9 @@ def test_a_dicom_folder_is_segmented_series_by_series(run: Path, tmp_path: Path)
     assert nib.load(label).shape == (12, 14, 10)
 
 
-def test_nifti_and_dicom_of_one_folder_are_both_segmented_and_others_are_reported(run: Path, ball_root: Path, tmp_path: Path) -> None:
+def test_nifti_and_dicom_of_one_folder_are_both_segmented_and_others_are_reported(
+    run: Path, ball_root: Path, tmp_path: Path
+) -> None:
     from tests.data.dicoms import VOXELS, write_series
 
     scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
@@ -372,7 +382,9 @@ def test_two_scans_with_one_output_file_are_refused_before_any_is_segmented(
     command = ("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
     for more in ("--probabilities", "--force", "--check")[: 3 if names[0] == "a.nii" else 1]:
         done = medcl3d(*command, more)
-        assert done.exit_code == 2 and f"{names[0]} and {names[1]} would both be written to" in done.stderr, done.output
+        assert done.exit_code == 2 and f"{names[0]} and {names[1]} would both be written to" in done.stderr, (
+            done.output
+        )
     assert not (tmp_path / "labels").exists()
 
 
@@ -401,7 +413,9 @@ def test_a_scan_that_raises_in_a_library_is_reported_and_the_others_are_segmente
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["a.nii.gz", "d.nii.gz"]
 
 
-def test_a_full_disk_ends_the_prediction(run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_prediction(
+    run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -420,7 +434,10 @@ def test_the_remedy_applies_to_predict(run: Path, ball_root: Path, tmp_path: Pat
     done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
     assert done.exit_code == 3, done.output
     for option in ("channels", "nonfinite"):
-        assert f"the run was trained on scans prepared with {option} = error, so repair this scan or leave it out" in done.stderr
+        assert (
+            f"the run was trained on scans prepared with {option} = error, so repair this scan or leave it out"
+            in done.stderr
+        )
         assert f"set {option}" not in done.stderr
 
 
@@ -432,7 +449,9 @@ def test_an_invalid_output_path_is_refused_at_once(run: Path, ball_root: Path, t
     done = medcl3d("predict", run, scan, "--out", tmp_path / "file")
     assert done.exit_code == 4 and "is no folder; choose another place" in done.stderr
     (tmp_path / "v1.img").mkdir()
-    assert medcl3d("predict", run, scan, "--out", tmp_path / "v1.img").exit_code == 0, "a folder may have any name"
+    assert medcl3d("predict", run, scan, "--out", tmp_path / "v1.img").exit_code == 0, (
+        "a folder may have any name"
+    )
 
 
 def test_a_dry_run_reports_the_files_and_writes_nothing(run: Path, ball_root: Path, tmp_path: Path) -> None:
@@ -471,7 +490,9 @@ def test_a_store_may_be_cropped_to_bodies_and_its_labels_interpolated(tmp_path: 
         prepare("csv", tmp_path, tmp_path / way, options=options)
         store = Store.open(tmp_path / way)
         label = store.read_label(0)
-        assert label.shape == store.read_volume(0).shape[1:] and max(label.shape) < 13, "30 mm at 2.3 mm, cropped to the ball"
+        assert label.shape == store.read_volume(0).shape[1:] and max(label.shape) < 13, (
+            "30 mm at 2.3 mm, cropped to the ball"
+        )
         centre = np.argwhere(label).mean(0) @ store.collection.affines[0][:3, :3].T + store.collection.affines[0][:3, 3]
         np.testing.assert_allclose(centre, 14.6, atol=0.4)
         volumes[way] = label.sum() * 2.3**3

@@ -32,7 +32,9 @@ def test_a_probe_finds_classes_only_if_features_separate_them(probe: LinearProbe
 
 
 @pytest.mark.parametrize("k", [1, 7, 20, 400])
-def test_neighbours_without_ties_equal_those_of_scikit_learn_bitwise(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_without_ties_equal_those_of_scikit_learn_bitwise(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("medcl3d.downstream.probes.CHUNK_SIZE", 64)
     train, test = features(30, 0, 1.0), features(40, 1, 1.0)
     scale = standardiser(train.features)
@@ -73,7 +75,9 @@ def test_few_patients_need_no_folds() -> None:
 def test_a_class_with_fewer_patients_than_folds_gives_the_middle_penalty() -> None:
     """A fold without a class cannot train or test, however many patients the other class has."""
     known = features(30, 0, 2.0)
-    rare = Labelled(known.features, (np.arange(150) < 10).astype(int), known.patients)  # ten examples of two patients
+    rare = Labelled(
+        known.features, (np.arange(150) < 10).astype(int), known.patients
+    )  # ten examples of two patients
     chosen = LinearProbe(inverse_strengths=(1e-4, 1e-2, 1e-1)).probabilities(rare, known.features, 2, 0)
     assert chosen == pytest.approx(LinearProbe(inverse_strengths=(1e-2,)).probabilities(rare, known.features, 2, 0))
 

@@ -36,7 +36,9 @@ def equal(a: PatchBatch, b: PatchBatch) -> bool:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1 / 3, 1.0])
-def test_the_configured_fraction_of_patches_is_centred_on_foreground(ball_store: Store, fraction: float) -> None:
+def test_the_configured_fraction_of_patches_is_centred_on_foreground(
+    ball_store: Store, fraction: float
+) -> None:
     dataset = patches(ball_store, fraction)
     batches = [dataset[step] for step in range(len(dataset))]
     centred = [c for batch in batches for c in batch.centred]

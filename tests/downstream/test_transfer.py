@@ -80,7 +80,10 @@ def test_one_input_channel_into_three(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(ours.decoded, theirs.decoded, rtol=1e-4, atol=1e-4)
     stems = [key for key, value in fresh.state_dict().items() if value.ndim == 5 and value.shape[1] == 3]
     assert set(report.adapted) == set(stems) and any(key.startswith("decoder.input_skip") for key in stems) == (name != "unet3d")
-    assert "pretrained with one input channel, this network has 3" in report.notes[1] and "divided by 3" in report.notes[1]
+    assert (
+        "pretrained with one input channel, this network has 3" in report.notes[1]
+        and "divided by 3" in report.notes[1]
+    )
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -90,7 +93,10 @@ def test_two_input_channels_into_six_keep_their_order(tmp_path: Path, name: str)
     x = torch.randn(2, 2, 32, 32, 32)
     ours, theirs = fresh.eval()(torch.cat((x, x, x), dim=1)), pretrained.eval()(x)
     torch.testing.assert_close(ours.decoded, theirs.decoded, rtol=1e-4, atol=1e-4)
-    assert "2 input channels, this network has 6" in report.notes[1] and "repeated 3 times and divided by 3" in report.notes[1]
+    assert (
+        "2 input channels, this network has 6" in report.notes[1]
+        and "repeated 3 times and divided by 3" in report.notes[1]
+    )
     with pytest.raises(ConfigError, match="another shape"):
         load_weights(network_of(name, in_channels=3), tmp_path / "run", "all")
 
@@ -106,7 +112,9 @@ def test_test_patients_used_in_pretraining_are_reported(tmp_path: Path) -> None:
 def test_another_architecture_is_refused_with_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_run(tmp_path / "run", network_of())
     wider = network_of(channels=(4, 12))
-    with pytest.raises(ConfigError, match=r"[0-9]+% of [0-9]+ tensors match.*another shape.*unet3d.*scratch") as error:
+    with pytest.raises(
+        ConfigError, match=r"[0-9]+% of [0-9]+ tensors match.*another shape.*unet3d.*scratch"
+    ) as error:
         load_weights(wider, folder, "encoder")
     assert "\n" not in str(error.value)
     assert "encoder.stages.1.0.conv1.conv.weight" in capsys.readouterr().err

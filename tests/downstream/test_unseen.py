@@ -102,7 +102,9 @@ WAYS: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_scans_of_a_pretraining_are_refused_as_test_scans_under_any_id(seen: Path, tmp_path: Path, way: str) -> None:
+def test_scans_of_a_pretraining_are_refused_as_test_scans_under_any_id(
+    seen: Path, tmp_path: Path, way: str
+) -> None:
     change, options, match = WAYS[way]
     root = again(tmp_path / "again", change=change, options=options)
     words = rf"used 1 of the 4 test scans of {root} under other patient ids: case1 of q1 \({match}\); pretrain without them"
@@ -129,7 +131,9 @@ def test_test_scans_of_every_fold_are_checked(seen: Path, tmp_path: Path) -> Non
     for number, fold in enumerate(json.loads((root / "split.json").read_text())["folds"]):
         of_seen = [patient for patient in fold if patient in ("q1", "q2", "q3", "q4", "q5")]
         words = "".join(f".*case{patient[1]} of {patient}" for patient in of_seen)
-        refused(tmp_path, root, seen, rf"used {len(of_seen)} of the 4 test scans{words}", data={"fold": number})
+        refused(
+            tmp_path, root, seen, rf"used {len(of_seen)} of the 4 test scans{words}", data={"fold": number}
+        )
 
 
 def test_other_scans_are_accepted(seen: Path, tmp_path: Path) -> None:
@@ -143,12 +147,17 @@ def test_weights_without_content_hashes_are_accepted_with_a_note(
     seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = json.loads((seen / "encoder.json").read_text())
-    assert len(before["pretraining_content"]) == 5 and list(before)[-1] == "pretraining_content", "the long list is last"
+    assert len(before["pretraining_content"]) == 5 and list(before)[-1] == "pretraining_content", (
+        "the long list is last"
+    )
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "encoder.safetensors").write_bytes((seen / "encoder.safetensors").read_bytes())
     del before["pretraining_content"]
     (tmp_path / "old" / "encoder.json").write_text(json.dumps(before))
-    root, words = again(tmp_path / "again"), "encoder.json: lists the patients of pretraining but not the content of their scans"
+    root, words = (
+        again(tmp_path / "again"),
+        "encoder.json: lists the patients of pretraining but not the content of their scans",
+    )
     assert words in summary(assemble(parse(finetuning(root, tmp_path / "old"), FinetuneConfig, "test")))
     evaluate(write(tmp_path / "c.yaml", evaluation(root, tmp_path / "old")), check=True)
     assert words in capsys.readouterr().out

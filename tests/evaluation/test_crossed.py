@@ -75,7 +75,9 @@ def test_intervals_are_finite_if_replicates_agree() -> None:
 
 
 @pytest.mark.parametrize(("spread", "unfloored", "floored"), [((1.0, 0.2, 1.0), 0.4, 0.75), ((0.2, 1.0, 1.0), 0.86, 0.92)])
-def test_few_replicates_that_agree_by_chance_do_not_shorten_intervals(spread, unfloored: float, floored: float) -> None:
+def test_few_replicates_that_agree_by_chance_do_not_shorten_intervals(
+    spread, unfloored: float, floored: float
+) -> None:
     """Two replicates, mean square below a tenth of the residual's: the lower bound restores coverage."""
     values = comparisons(num=20_000, replicates=2, spread=spread)
     by_replicate, by_case = values.mean(-1), values.mean(-2)

@@ -55,7 +55,9 @@ def test_one_endpoint_is_holm_and_one_arm_a_fixed_sequence() -> None:
         p = rng.random(5) ** 3
         assert in_order(p[:, None])[:, 0] == pytest.approx(holm(p))
         assert in_order(p[None])[0] == pytest.approx(np.maximum.accumulate(p))
-    assert in_order([[0.2, 0.001]]).tolist() == [[0.2, 0.2]], "an endpoint is not rejected unless the previous one is"
+    assert in_order([[0.2, 0.001]]).tolist() == [[0.2, 0.2]], (
+        "an endpoint is not rejected unless the previous one is"
+    )
     with pytest.raises(ValueError, match="must be in"):
         in_order([[np.nan, 0.1]])
 

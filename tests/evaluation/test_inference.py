@@ -98,6 +98,8 @@ def test_the_mean_over_flips_is_of_every_combination_of_the_chosen_axes(flips: t
     sizes.clear()
     found = whole(mean_of_flips(predict, flips))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert len(sizes) == batches * 2 ** sum(flips) and max(sizes) <= 3, "flips are predicted one after another"
+    assert len(sizes) == batches * 2 ** sum(flips) and max(sizes) <= 3, (
+        "flips are predicted one after another"
+    )
     assert any(flips) == (not torch.allclose(found, once, atol=1e-3))
     assert any(flips) or torch.equal(found, once)

@@ -22,7 +22,9 @@ def by_definition(ordered: np.ndarray) -> dict[str, float]:
 def mean_over_orders(similarity: np.ndarray, matches: np.ndarray) -> dict[str, float]:
     """The mean over all permutations that are sorted by similarity."""
     orders = [
-        by_definition(matches[list(p)]) for p in itertools.permutations(range(len(matches))) if (np.diff(similarity[list(p)]) <= 0).all()
+        by_definition(matches[list(p)])
+        for p in itertools.permutations(range(len(matches)))
+        if (np.diff(similarity[list(p)]) <= 0).all()
     ]
     return {name: float(np.mean([order[name] for order in orders])) for name in NAMES}
 

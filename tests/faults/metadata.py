@@ -35,7 +35,10 @@ METADATA = [
     Fault(
         41,
         "metadata missing everywhere",
-        config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}), cells("age", lambda i: "n/a")),
+        config(
+            lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}),
+            cells("age", lambda i: "n/a"),
+        ),
         PRETRAIN,
         ["metadata_kernel: the column 'age' is empty", "drop it, or fill it in"],
         3,
@@ -51,7 +54,10 @@ METADATA = [
     Fault(
         41,
         "metadata missing, left out",
-        config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}, "on_missing": "drop"}}), cells("age", some)),
+        config(
+            lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}, "on_missing": "drop"}}),
+            cells("age", some),
+        ),
         PRETRAIN,
         ["scans, its age is missing", "left out:"],
         0,
@@ -59,15 +65,30 @@ METADATA = [
     Fault(
         41,
         "metadata missing, refused",
-        config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}, "on_missing": "error"}}), cells("age", some)),
+        config(
+            lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}, "on_missing": "error"}}),
+            cells("age", some),
+        ),
         PRETRAIN,
         ["metadata_kernel: age is missing in", "on_missing is error", "fill it in"],
         3,
     ),
     Fault(
-        42, "age of -1", lambda f, _: good(f, ["a,p,40", "b,q,-1"], "scan,patient,age"), PREPARE, ["manifest.csv:3: age = '-1'", "n/a"], 3
+        42,
+        "age of -1",
+        lambda f, _: good(f, ["a,p,40", "b,q,-1"], "scan,patient,age"),
+        PREPARE,
+        ["manifest.csv:3: age = '-1'", "n/a"],
+        3,
     ),
-    Fault(42, "age of 430", lambda f, _: good(f, ["a,p,40", "b,q,430"], "scan,patient,age"), PREPARE, ["manifest.csv:3: age = '430'"], 3),
+    Fault(
+        42,
+        "age of 430",
+        lambda f, _: good(f, ["a,p,40", "b,q,430"], "scan,patient,age"),
+        PREPARE,
+        ["manifest.csv:3: age = '430'"],
+        3,
+    ),
     Fault(
         42,
         "text among days",
@@ -81,7 +102,12 @@ METADATA = [
         "slip among numbers",
         lambda f, _: good(f, ["a,p,12.5", "b,q,13.l", "c,r,9"], "scan,patient,volume"),
         PREPARE,
-        ["column volume: 1 of its 3 cells are no numbers", "correct them, or write n/a", "'13.l' in", "manifest.csv:3"],
+        [
+            "column volume: 1 of its 3 cells are no numbers",
+            "correct them, or write n/a",
+            "'13.l' in",
+            "manifest.csv:3",
+        ],
         0,
     ),
     Fault(
@@ -113,7 +139,11 @@ METADATA = [
         "patients under another name",
         lambda f, _: good(f, ["a,p", "b,p", "c,q"], "scan,subject_id"),
         PREPARE,
-        ["manifest.csv:1: column 'subject_id'", "could stand on both sides of the split", "rename subject_id to patient"],
+        [
+            "manifest.csv:1: column 'subject_id'",
+            "could stand on both sides of the split",
+            "rename subject_id to patient",
+        ],
         3,
     ),
     Fault(
@@ -137,7 +167,13 @@ METADATA = [
         "test scan seen under another id",
         pretrained(all_scans_of_others),
         ("finetune", "c.yaml", "--check"),
-        ["pretraining used", "test scans", "under other patient ids", "the same file", "pretrain without them"],
+        [
+            "pretraining used",
+            "test scans",
+            "under other patient ids",
+            "the same file",
+            "pretrain without them",
+        ],
         3,
     ),
     Fault(
@@ -161,7 +197,9 @@ METADATA = [
     Fault(
         46,
         "names of patients, any source",
-        lambda f, _: good(f, ["SECRET1,Doe,20200131", "SECRET2,Doe,20210131", "SECRET3,Jane,1"], "scan,patient,session"),
+        lambda f, _: good(
+            f, ["SECRET1,Doe,20200131", "SECRET2,Doe,20210131", "SECRET3,Jane,1"], "scan,patient,session"
+        ),
         (*PREPARE, "hash_ids=true"),
         ["3 scans of 2 patients", ",2,unknown,"],
         0,

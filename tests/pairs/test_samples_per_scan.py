@@ -186,7 +186,9 @@ def test_a_field_without_effect_is_reported(tiny_store: Path) -> None:
     (line,) = warnings_of(tiny_store, NEGATIVE, "byol")
     assert line.endswith("has no effect: objective.byol uses no negatives; choose another objective")
     (line,) = warnings_of(tiny_store, {"class_labels": {"inner": NEGATIVE, "together": 1}})
-    assert line.endswith("only the views of the inner strategy are used, not its relation; leave the field out")
+    assert line.endswith(
+        "only the views of the inner strategy are used, not its relation; leave the field out"
+    )
 
 
 @pytest.mark.parametrize(

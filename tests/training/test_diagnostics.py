@@ -41,7 +41,9 @@ def test_a_healthy_run_gives_no_warning() -> None:
         ({"loss": 2.0}, "the loss has not changed", 5),
     ],
 )
-def test_each_warning_is_given_once_and_not_too_early(changes: dict[str, float], words: str, least: int) -> None:
+def test_each_warning_is_given_once_and_not_too_early(
+    changes: dict[str, float], words: str, least: int
+) -> None:
     warnings = rows(20, **changes)
     assert len(warnings) == 1 and words in warnings[0]
     assert not rows(least - 1, **changes)
@@ -66,7 +68,9 @@ def test_metrics_of_a_relation_computed_by_hand() -> None:
     assert found["positives_per_anchor"] == pytest.approx(0.5)
     assert found["anchors_without_positive"] == 1
     assert found["effective_negatives"] == pytest.approx(2.5 / 3)
-    assert found["fraction_left_alone"] == pytest.approx(2 / 6), "two pairs of the last row, without the diagonal"
+    assert found["fraction_left_alone"] == pytest.approx(2 / 6), (
+        "two pairs of the last row, without the diagonal"
+    )
     assert found["alignment"] == pytest.approx(2.0), "both attracting pairs are orthogonal"
     assert effective_rank(z) > 1.5 and effective_rank(torch.ones(5, 3)) == pytest.approx(1.0, abs=1e-3)
 

@@ -138,7 +138,9 @@ def test_two_ranks_in_chunks_equal_one_process(tiny_store: Path, tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_resumes_bitwise(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes_bitwise(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("whole", "cut"):
         write(tmp_path / f"{name}.yaml", config_of(tiny_store, tmp_path / name, "overlapping_crops", OF_ONE_ROW, steps=5, grad_cache=3))
     pretrain(tmp_path / "whole.yaml")
@@ -166,6 +168,8 @@ def test_batch_norm_is_refused(tiny_store: Path) -> None:
 def test_a_head_with_batch_statistics_is_refused(tiny_store: Path) -> None:
     batch = {"simclr": {"norm": "batch"}}
     parts_of(tiny_store, "simclr", objective=batch)
-    message = r"train.grad_cache = 2 with objective.simclr .*GlobalBatchNorm.*another norm .*, for example layer"
+    message = (
+        r"train.grad_cache = 2 with objective.simclr .*GlobalBatchNorm.*another norm .*, for example layer"
+    )
     with pytest.raises(ConfigError, match=message):
         parts_of(tiny_store, "simclr", 2, objective=batch)

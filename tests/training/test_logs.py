@@ -47,7 +47,9 @@ def test_a_changed_manifest_or_split_is_refused_by_name(tmp_path: Path) -> None:
     with run_folder(tmp_path, CONFIG, start):
         pass
     other = {**start, "manifest": {"age": "3", "sex": "2", "site": "4"}, "split": "t"}
-    words = "since this run started: split.json, the column age of manifest.csv; set another out_dir, or prepare"
+    words = (
+        "since this run started: split.json, the column age of manifest.csv; set another out_dir, or prepare"
+    )
     with pytest.raises(ConfigError, match=words), run_folder(tmp_path, CONFIG, other):
         pass
     with run_folder(tmp_path, CONFIG, {**start, "manifest": {**start["manifest"], "site": "4"}}) as run:  # type: ignore[dict-item]

@@ -19,7 +19,9 @@ from medcl3d.training.precision import computes_in
 
 def git(folder: Path, *command: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b.invalid", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", *identity, "-C", str(folder), *command], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", *identity, "-C", str(folder), *command], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
@@ -37,7 +39,9 @@ def test_a_checkout_is_clean_until_a_tracked_file_changes(tmp_path: Path) -> Non
     assert checkout(tmp_path)["dirty"] is True
 
 
-def test_without_git_or_without_a_checkout_the_commit_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_or_without_a_checkout_the_commit_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nothing = {"commit": None, "dirty": None}
     assert checkout(tmp_path) == nothing
     (tmp_path / ".git").mkdir()

@@ -144,7 +144,9 @@ def test_layers_of_a_vit_have_the_rates_of_beit() -> None:
         (Choice("resnet3d", {"depth": 10, "width": 0.125}), "encoder.bn1.weight", "encoder.layer4.0.conv2.weight", 5),
     ],
 )
-def test_stages_of_other_encoders_have_decaying_rates(choice: Choice, first: str, last: str, num_layers: int) -> None:
+def test_stages_of_other_encoders_have_decaying_rates(
+    choice: Choice, first: str, last: str, num_layers: int
+) -> None:
     rates = rates_of(build_network(choice, 1, decoder=False), 0.5)
     assert rates[first] == 2 * 0.5**num_layers and rates[last] == 2 * 0.5
     assert len(set(rates.values())) == num_layers
@@ -206,7 +208,9 @@ def learn(path: Path, fields: dict[str, Any], until: int = 8) -> dict[str, Tenso
     [{"layer_decay": 0.7}, {"optimizer": "sgd", "nesterov": True}, {"optimizer": "lars", "layer_decay": 0.7, "momentum": 0.8}],
     ids=["adamw", "sgd", "lars"],
 )
-def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
     whole = learn(tmp_path / "whole", fields)
     with pytest.raises(StopIteration):
         learn(tmp_path / "cut", fields, until=5)

@@ -36,7 +36,10 @@ def test_a_convolution_has_the_gradient_of_float64(size: tuple[int, int, int], s
     expected = torch.autograd.grad((exact * towards).sum(), (conv.weight, conv.bias, x))  # type: ignore[arg-type]
     limit = 0.02 if dtype else 1e-4
     assert relative(found, exact) < limit
-    assert max(relative(ours, exact_gradient) for ours, exact_gradient in zip(gradients, expected, strict=True)) < limit
+    assert (
+        max(relative(ours, exact_gradient) for ours, exact_gradient in zip(gradients, expected, strict=True))
+        < limit
+    )
 
 
 def test_convolutions_compute_in_the_requested_dtype() -> None:

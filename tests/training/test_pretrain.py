@@ -64,7 +64,9 @@ def curve(folder: Path) -> list[dict[str, float]]:
         ("same_patient", "simclr", "torchio"),
     ],
 )
-def test_two_ranks_train_as_one_process(tiny_store: Path, tmp_path: Path, pairs: str, objective: str, loader: str) -> None:
+def test_two_ranks_train_as_one_process(
+    tiny_store: Path, tmp_path: Path, pairs: str, objective: str, loader: str
+) -> None:
     """One process reads the store; two ranks use the loader under test."""
     one = write(tmp_path / "one.yaml", config_of(tiny_store, tmp_path / "one", pairs, objective, steps=4))
     two = write(tmp_path / "two.yaml", config_of(tiny_store, tmp_path / "two", pairs, objective, steps=4) | {"loader": loader})
@@ -89,7 +91,9 @@ def test_a_killed_run_resumes_bitwise(tiny_store: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     killed_at = len(curve_lines(log))
-    assert 5 <= killed_at < 14 and list((tmp_path / "cut" / "checkpoints").glob("*.pt")), "killed after a checkpoint, before the end"
+    assert 5 <= killed_at < 14 and list((tmp_path / "cut" / "checkpoints").glob("*.pt")), (
+        "killed after a checkpoint, before the end"
+    )
     run([str(TOOL), str(cut)])
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
     first, second = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut"))
@@ -113,7 +117,9 @@ def test_a_signal_stops_all_ranks_after_one_step_and_the_run_resumes(tiny_store:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     status = json.loads((tmp_path / "cut" / "status.json").read_text())
-    assert process.returncode == 75 and status["state"] == "stopped" and "rerun the command to resume" in errors
+    assert (
+        process.returncode == 75 and status["state"] == "stopped" and "rerun the command to resume" in errors
+    )
     assert status["step"] == len(curve(tmp_path / "cut")) < 40
     run([str(TOOL), str(cut)])
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")

@@ -18,7 +18,14 @@ from medcl3d.data.prepare import prepare
 from medcl3d.data.store import Store
 from medcl3d.pairs.boxes import iou
 from medcl3d.training.pair_facts import facts_of
-from medcl3d.training.pictures import ATTRACTED, IGNORED, REPELLED, colours_of, picture_of_pairs, picture_of_relation
+from medcl3d.training.pictures import (
+    ATTRACTED,
+    IGNORED,
+    REPELLED,
+    colours_of,
+    picture_of_pairs,
+    picture_of_relation,
+)
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
 from medcl3d.training.show_pairs import show_pairs
 from medcl3d.types import Box, Relation, triple
@@ -69,7 +76,11 @@ def test_colours_show_attraction_and_repulsion() -> None:
 
     for at_most_one in (negative.clamp(max=1), negative):
         colours = colours_of(Relation(positive, at_most_one))
-        assert hexed(colours[0, 0]) == IGNORED and hexed(colours[0, 1]) == ATTRACTED and hexed(colours[1, 1]) == IGNORED
+        assert (
+            hexed(colours[0, 0]) == IGNORED
+            and hexed(colours[0, 1]) == ATTRACTED
+            and hexed(colours[1, 1]) == IGNORED
+        )
         assert hexed(colours[2, 0]) == REPELLED, "the strongest repulsion of a batch has the full colour"
 
 
@@ -83,7 +94,9 @@ def test_pictures_show_every_scan_and_view(tiny_store: Path, pairs: Any) -> None
     assert picture_of_relation(facts_of(raw, parts.learner.relating, parts.learner.recipe)).std() > 20
 
 
-def test_the_page_is_self_contained(tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_self_contained(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "visits.yaml").write_text(f"""
 data: {{root: {tiny_store}, patch_size: [16, 16, 16]}}
 pairs: same_patient
@@ -135,7 +148,9 @@ def test_corresponding_dots_are_on_the_same_structure(ixi: Path) -> None:
         world = drawn @ batch.main.affine[row, :3, :3].T + batch.main.affine[row, :3, 3]
         affine = parts.scans.collection.affines[view.scan]
         found.append(structures(parts.store, scan, np.linalg.solve(affine[:3, :3], (world.numpy() - affine[:3, 3]).T).T))
-        assert ((drawn >= -0.5) & (drawn <= 31.5))[batch.points.valid[row // 2]].all(), "a dot is inside its view"
+        assert ((drawn >= -0.5) & (drawn <= 31.5))[batch.points.valid[row // 2]].all(), (
+            "a dot is inside its view"
+        )
     first, second = np.array(found[::2]), np.array(found[1::2])
     valid = batch.points.valid.numpy()
     agree = (first == second)[valid].mean()

@@ -99,7 +99,9 @@ def test_channels_last_computes_the_same(name: str, fields: dict[str, Any], shap
 
 def test_a_missing_compiler_gives_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(MachineError, match=r"train.compile: no C\+\+ compiler found \(no-such-compiler\); install one"):
+    with pytest.raises(
+        MachineError, match=r"train.compile: no C\+\+ compiler found \(no-such-compiler\); install one"
+    ):
         at_speed(build_network(Choice("unet3d"), 1, decoder=False), compiled=True)
 
 

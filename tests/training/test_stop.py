@@ -35,7 +35,9 @@ def ranks_of(torchrun: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the ranks from /proc (Linux)")
 @pytest.mark.parametrize(("number", "of_rank_zero"), [(signal.SIGTERM, False), (signal.SIGUSR1, True)])
-def test_a_signal_to_one_rank_stops_all(tiny_store: Path, tmp_path: Path, whole: Path, number: signal.Signals, of_rank_zero: bool) -> None:
+def test_a_signal_to_one_rank_stops_all(
+    tiny_store: Path, tmp_path: Path, whole: Path, number: signal.Signals, of_rank_zero: bool
+) -> None:
     out = tmp_path / "cut"
     command = [*TORCHRUN, str(TOOL), str(write(tmp_path / "cut.yaml", config_of(tiny_store, out, steps=STEPS)))]
     process = subprocess.Popen(
