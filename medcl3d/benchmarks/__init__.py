@@ -1,8 +1,8 @@
 """Benchmarks of speed and memory.
 
-All benchmarks use simulated scans. Rates of crops, pairs and views are per second of processor time on one core, so that
-other load has little effect. Alternatives are measured in alternating turns within one run, and ratios have intervals
-over these turns.
+All benchmarks use simulated scans. Rates of crops, pairs and views are per second of processor time on one
+core, so that other load has little effect. Alternatives are measured in alternating turns within one run, and
+ratios have intervals over these turns.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
 def benchmark(names: Sequence[str] = (), out: Path | None = None, scale: Scale | None = None) -> list[Table]:
     """Run benchmarks and print their tables.
 
-    names: keys of `BENCHMARKS`, default all; out: a Markdown (.md) or JSON (.json) file, in which the sections of these
-    benchmarks are replaced. ConfigError: an unknown name, or another file type.
+    names: keys of `BENCHMARKS`, default all; out: a Markdown (.md) or JSON (.json) file, in which the
+    sections of these benchmarks are replaced. ConfigError: an unknown name, or another file type.
     """
     from rich.console import Console
 

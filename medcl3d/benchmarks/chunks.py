@@ -30,9 +30,10 @@ def grad_cache(bench: Bench) -> Table:
         peak = max(one[size][1] for one in turns)
         rows.append((str(size) if size else "all at once", geometric(1000 * seconds), ratio, f"{peak:.0f}"))
     note = (
-        f"`overlapping_crops` with SimCLR and a residual network of depth {bench.scale.depth}: {samples} samples of two views of "
-        f"{by(PATCH)} voxels, forward and backward, processor time of one core; memory is the increase over that before the step. "
-        "Loss and gradient are those of the whole batch in every row."
+        f"`overlapping_crops` with SimCLR and a residual network of depth {bench.scale.depth}: {samples} "
+        f"samples of two views of {by(PATCH)} voxels, forward and backward, processor time of one core; "
+        "memory is the increase over that before the step. Loss and gradient are those of the whole batch "
+        "in every row."
     )
     return Table(
         "The gradient cache", ("train.grad_cache", "ms", "relative time", "peak MB"), tuple(rows), note

@@ -70,11 +70,12 @@ def collection(bench: Bench) -> Table:
             rows.append((str(num), stage, f"{found.wall_s:.1f}", f"{found.busy_s:.1f}", f"{1000 * found.busy_s / num:.2f}", *peaks))
     workers = min(8, os.cpu_count() or 1)
     note = (
-        f"A generated BIDS dataset: {len(SESSIONS)} visits per patient with {len(MODALITIES)} modalities of {by((SIDE,) * 3)} voxels "
-        f"each, compressed, with dates and a table of participants. Each stage runs in a separate process, with {workers} workers to "
-        "check and prepare. Seconds of wall time depend on the disk and on other load; processor seconds include all processes and "
-        "the imports of workers. Peak memory is that of the process, including imports, and of its largest worker. Again: without "
-        "changes since. Plan: the work of `pretrain --check`, the order of one epoch and one batch."
+        f"A generated BIDS dataset: {len(SESSIONS)} visits per patient with {len(MODALITIES)} modalities of "
+        f"{by((SIDE,) * 3)} voxels each, compressed, with dates and a table of participants. Each stage "
+        f"runs in a separate process, with {workers} workers to check and prepare. Seconds of wall time "
+        "depend on the disk and on other load; processor seconds include all processes and the imports of "
+        "workers. Peak memory is that of the process, including imports, and of its largest worker. Again: "
+        "without changes since. Plan: the work of `pretrain --check`, the order of one epoch and one batch."
     )
     columns = (
         "scans",

@@ -1,6 +1,7 @@
 """Benchmark of the contrastive loss and its gradient against the matrix of all pairs and lightly's NT-Xent.
 
-Every measurement runs in a separate process; memory is the increase over that before the first call of the loss.
+Every measurement runs in a separate process; memory is the increase over that before the first call of the
+loss.
 """
 
 from __future__ import annotations
@@ -61,11 +62,12 @@ def losses(bench: Bench) -> Table:
             ratio = "-" if plain[0] is None else _figure(np.array([one[0] for one in plain if one]) / seconds, ".2f")
             rows.append((str(n), name, _figure(1000 * seconds, ".1f"), f"{max(one[1] for one in own if one):.0f}", ratio))
     note = (
-        f"Embeddings of {DIM} numbers in float32, forward and backward, processor time of one core; memory is the increase over that "
-        f"before the first call. The matrix of all pairs is NT-Xent as a cross-entropy of similarities, without a relation. The "
-        f"relation of `augmented_views` is trivial, that of `overlapping_crops` geometric (IoU within a scan, {SAMPLES_PER_SCAN} "
-        "samples per scan). All pairs related: as for a strategy without `constant_across`; the geometry then costs more than the "
-        "loss. Logged metrics (alignment, uniformity) are not included. Without brackets: one turn."
+        f"Embeddings of {DIM} numbers in float32, forward and backward, processor time of one core; memory "
+        "is the increase over that before the first call. The matrix of all pairs is NT-Xent as a "
+        "cross-entropy of similarities, without a relation. The relation of `augmented_views` is trivial, "
+        f"that of `overlapping_crops` geometric (IoU within a scan, {SAMPLES_PER_SCAN} samples per scan). "
+        "All pairs related: as for a strategy without `constant_across`; the geometry then costs more than "
+        "the loss. Logged metrics (alignment, uniformity) are not included. Without brackets: one turn."
     )
     columns = ("embeddings", "loss", "ms", "peak MB", f"speed-up over the {PLAIN}")
     return Table("Contrastive losses", columns, tuple(rows), note)

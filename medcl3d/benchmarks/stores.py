@@ -23,9 +23,10 @@ def stores(bench: Bench) -> Table:
     shapes = bench.store.collection.shapes
     edges = [edge for edge in EDGES if (shapes >= edge).all(axis=1).any()]
     note = (
-        f"Volumes of {by(shapes.min(axis=0))} to {by(shapes.max(axis=0))} voxels in float16, processor time of one core, "
-        f"{bench.scale.repeats} turns, blosc2 {version('blosc2')}, all files cached in memory: the cost of decompression without "
-        "waiting for a disk. Compression depends on the noise of scans and on the fraction that is empty; these are simulated."
+        f"Volumes of {by(shapes.min(axis=0))} to {by(shapes.max(axis=0))} voxels in float16, processor time "
+        f"of one core, {bench.scale.repeats} turns, blosc2 {version('blosc2')}, all files cached in memory: "
+        "the cost of decompression without waiting for a disk. Compression depends on the noise of scans "
+        "and on the fraction that is empty; these are simulated."
     )
     both = {"npy": bench.store, "blosc2": bench.prepared("compressed", store="blosc2")}
     if both["npy"].fingerprint() != both["blosc2"].fingerprint():

@@ -43,11 +43,12 @@ def views(bench: Bench) -> Table:
     )
     volume = by(dataset.scans.collection.shapes[0])
     note = (
-        f"Crops of {by(PATCH)} voxels from volumes of {volume}, processor time of one core, {bench.scale.repeats} turns. Flip, affine, "
-        "blur, low resolution, noise and gamma have equal strengths and probabilities; medcl3d also changes contrast and brightness, "
-        "cuts boxes out, and lowers the resolution along three axes, TorchIO along one. "
-        f"TorchIO: `Queue` ({CROPS_PER_VOLUME} crops per volume, uncompressed NIfTI) and `SubjectsLoader`, without workers; its usual "
-        f"mode, transforming volumes, gives all {CROPS_PER_VOLUME} crops of a volume the same augmentation."
+        f"Crops of {by(PATCH)} voxels from volumes of {volume}, processor time of one core, "
+        f"{bench.scale.repeats} turns. Flip, affine, blur, low resolution, noise and gamma have equal "
+        "strengths and probabilities; medcl3d also changes contrast and brightness, cuts boxes out, and "
+        f"lowers the resolution along three axes, TorchIO along one. TorchIO: `Queue` ({CROPS_PER_VOLUME} "
+        "crops per volume, uncompressed NIfTI) and `SubjectsLoader`, without workers; its usual mode, "
+        f"transforming volumes, gives all {CROPS_PER_VOLUME} crops of a volume the same augmentation."
     )
     return Table("Views", ("pipeline", "crops per second", "speed-up of medcl3d"), rows, note)
 

@@ -45,7 +45,8 @@ class Task(Protocol):
 
     decodes             True if the task needs a decoder
     classes_in          (optional, with class_names) the names of the classes in a labelled scan
-    each_stratum_first  (optional) True if labelled patients are drawn from every stratum once before any stratum twice
+    each_stratum_first  (optional) True if labelled patients are drawn from every stratum once before any
+                        stratum twice
     """
 
     decodes: ClassVar[bool]

@@ -152,15 +152,16 @@ def stamp_of(one: InputScan, identity: str) -> str:
 def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, force: bool) -> list[InputScan]:
     """The scans without label maps from an earlier call; all of them with `force`.
 
-    ConfigError if a file would overwrite a scan, the labels of another scan, or (without `force`) a file that this run
-    did not write for this scan.
+    ConfigError if a file would overwrite a scan, the labels of another scan, or (without `force`) a file that
+    this run did not write for this scan.
     """
     of: dict[Path, InputScan] = {}
     for scan in scans:
         for file in scan.files(probabilities):
             if file in of:
                 raise ConfigError(
-                    f"--out: {of[file].name} and {scan.name} would both be written to {file}; rename one, or segment them separately"
+                    f"--out: {of[file].name} and {scan.name} would both be written to {file}; rename one, "
+                    "or segment them separately"
                 )
             of[file] = scan
     own = {scan.path.resolve() for scan in scans} & {file.resolve() for file in of}
@@ -175,8 +176,10 @@ def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, forc
         for file in _foreign([f for f in scan.files(probabilities) if f in existing], scan, identity)
     ]
     if foreign:
-        problem = f"{len(foreign)} files exist already that this run did not write for these scans, for example {foreign[0]}"
-        raise ConfigError(f"--out: {problem}; use another folder, or --force to replace them")
+        raise ConfigError(
+            f"--out: {len(foreign)} files exist already that this run did not write for these scans, for example "
+            f"{foreign[0]}; use another folder, or --force to replace them"
+        )
     return [scan for scan in scans if not existing.issuperset(scan.files(probabilities))]
 
 

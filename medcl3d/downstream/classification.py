@@ -150,8 +150,8 @@ class Classification(CropClassification):
     target         the column; scans with an empty value are used neither in training nor in testing
     class_weights  balanced: equal total weight per class; none: equal weight per scan
 
-    Training uses one random crop per scan. The probabilities of a test scan are the mean over the fewest crops that
-    cover it. Labelled patients are drawn in proportion to the classes.
+    Training uses one random crop per scan. The probabilities of a test scan are the mean over the fewest
+    crops that cover it. Labelled patients are drawn in proportion to the classes.
     """
 
     target: str = "class"
@@ -179,8 +179,9 @@ class Classification(CropClassification):
         if not 2 <= len(found) <= MAX_CLASSES:
             examples = ", ".join(sorted(found)[:5])
             raise ConfigError(
-                f"task.classification.target = {self.target!r}: the column has {len(found)} different values ({examples}), "
-                f"too {'few' if len(found) < 2 else 'many'} for classes; use a column with 2 to {MAX_CLASSES}"
+                f"task.classification.target = {self.target!r}: the column has {len(found)} different "
+                f"values ({examples}), too {'few' if len(found) < 2 else 'many'} for classes; use a column "
+                f"with 2 to {MAX_CLASSES}"
             )
         return values
 

@@ -41,12 +41,13 @@ from medcl3d.training.seeding import seed_weights
 class EvaluateConfig:
     """Configuration of an evaluation of a frozen encoder: scans, encoder, probes.
 
-    init          scratch (an untrained encoder: the control), the run folder of a pretraining, or its encoder.safetensors
+    init          scratch (an untrained encoder: the control), the run folder of a pretraining, or its
+                  encoder.safetensors
     task          a task with classes or findings; linear and knn are trained on its training examples
                   and evaluated on its test examples
     num_labelled  number of training patients whose labels are used (default: all)
     linear, knn, retrieval    the probes; at least one, null for none
-    crop_retrieval            retrieval among the test examples of the task, as `{same: class, differ: patient}`
+    crop_retrieval            retrieval among test examples of the task, as `{same: class, differ: patient}`
     landmarks                 matching of corresponding points between test patients, in scans with label maps
     measured_on   test patients, or validation patients while choices are still made
     seed          seed of an untrained encoder, the draw of labelled patients, the folds, the bootstrap
@@ -103,7 +104,8 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     of_task = config.linear or config.knn or config.crop_retrieval
     if not (of_task or config.retrieval or config.landmarks):
         raise ConfigError(
-            "no probe is configured: set linear, knn, retrieval, crop_retrieval or landmarks, as in `retrieval: {same: patient}`"
+            "no probe is configured: set linear, knn, retrieval, crop_retrieval or landmarks, as in "
+            "`retrieval: {same: patient}`"
         )
     if config.task is None and of_task:
         raise ConfigError("linear, knn and crop_retrieval need a task with classes, as in `task: {classification: {target: sex}}`")
@@ -113,7 +115,8 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
         task = _task(config.task, store)
         if config.crop_retrieval is not None and not isinstance(task, CropClassification):
             raise ConfigError(
-                f"crop_retrieval: scans of {config.task.name} have no single class for retrieval; use linear or knn"
+                f"crop_retrieval: scans of {config.task.name} have no single class for retrieval; use "
+                "linear or knn"
             )
     table = store.collection.table
     if config.retrieval is not None:
@@ -172,7 +175,8 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
         scans, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
         tested = scans_to_test(store, config.data, task, split, config.task.name)
         say(
-            f"{config.task.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, tested on {len(tested.rows)} scans"
+            f"{config.task.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, tested on "
+            f"{len(tested.rows)} scans"
         )
         train, test = (
             task.examples(store, [int(row) for row in side.rows], config.data.patch_size)

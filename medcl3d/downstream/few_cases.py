@@ -38,7 +38,8 @@ def few_case_notes(few: Mapping[str, int], total: int) -> list[str]:
         if count == 0:
             return f"class {name}: none of {total} labelled training patients has it, so it was not trained"
         have = "has" if count == 1 else "have"
-        return f"class {name}: {count} of {total} labelled training patients {have} it; its results depend on {count}"
+        known = f"{count} of {total} labelled training patients {have} it"
+        return f"class {name}: {known}; its results depend on {count}"
 
     return [one(name, count) for name, count in few.items()]
 

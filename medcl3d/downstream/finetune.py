@@ -52,12 +52,13 @@ class FinetuneConfig:
 
     init          scratch, the run folder of a pretraining, or its encoder.safetensors
     transfer      what to load: the encoder, or all (with the decoder); ignored for scratch
-    num_labelled  number of training patients whose labels are used (default: all); for one seed, fewer patients are a
-                  subset of more
-    views         augmentation of patches (default: `mri` without mirroring, since scans are in RAS order and position
-                  largely distinguishes a structure from its neighbours)
+    num_labelled  number of training patients whose labels are used (default: all); for one seed, fewer
+                  patients are a subset of more
+    views         augmentation of patches (default: `mri` without mirroring, since scans are in RAS order and
+                  position largely distinguishes a structure from its neighbours)
     measured_on   test patients, or validation patients while choices are still made
-    seed          seed of weights that are not loaded, the draw of labelled patients, the patches, the bootstrap
+    seed          seed of weights that are not loaded, the draw of labelled patients, the patches, the
+                  bootstrap
     """
 
     data: DataConfig
@@ -156,7 +157,8 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
     config = parts.config
     scans = [int(scan) for scan in parts.test.rows]
     say(
-        f"evaluating on {len(scans)} scans of {parts.test.collection.table['patient'].nunique()} test patients"
+        f"evaluating on {len(scans)} scans of {parts.test.collection.table['patient'].nunique()} test "
+        "patients"
     )
     dtype = autocast_dtype(config.train.precision, device)
     found = parts.task.evaluate(parts.model, parts.store, scans, config.data.patch_size, device, dtype, config.seed)
@@ -243,7 +245,8 @@ def unlike_pretraining(store: Store, pretrained: dict[str, Any]) -> list[str]:
     theirs, ours = pretrained.get("spacing_mm"), median_spacing(store)
     if theirs and not np.allclose(theirs, ours, rtol=SPACING_TOLERANCE):
         found.append(
-            f"pretrained at {theirs} mm per voxel, these scans have {ours}; prepare them with spacing_mm as in pretraining"
+            f"pretrained at {theirs} mm per voxel, these scans have {ours}; prepare them with spacing_mm as "
+            "in pretraining"
         )
     kinds = [options.get("kind") for options in (pretrained.get("intensity") or {}, store.intensity())]
     if kinds[0] and kinds[0] != kinds[1]:

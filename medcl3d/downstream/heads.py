@@ -14,8 +14,8 @@ BACKGROUND_PRIOR = 0.9  # probability of class 0 in every voxel before training
 class Segmenter(nn.Module):
     """Class scores per voxel: a 1x1x1 convolution on the decoded map of a network.
 
-    The initial bias gives background a probability of 0.9. Otherwise, hundreds of steps are spent on learning that most
-    voxels are background, before structures (Lin et al. 2017, Focal Loss, section 3.3).
+    The initial bias gives background a probability of 0.9. Otherwise, hundreds of steps are spent on learning
+    that most voxels are background, before structures (Lin et al. 2017, Focal Loss, section 3.3).
     ValueError if the network has no decoder.
     """
 
@@ -39,8 +39,8 @@ class Segmenter(nn.Module):
 class Classifier(nn.Module):
     """Class scores of a crop: a linear layer on normalised pooled features.
 
-    Pooled features vary little between crops in an untrained network, and have other scales in pretrained ones. Without
-    the norm, the head would need another learning rate for each.
+    Pooled features vary little between crops in an untrained network, and have other scales in pretrained
+    ones. Without the norm, the head would need another learning rate for each.
     """
 
     def __init__(self, network: Network, num_classes: int):

@@ -32,10 +32,10 @@ class Landmarks:
     stride_mm   distance between the centres of candidate crops, over the whole body
     partners    number of other test patients of the same modality that each patient is matched with
 
-    Crops are compared by the cosine of their features, standardised on training scans. The centre of a structure is its
-    voxel nearest to the centroid. Reported along with the error: the error of the corresponding point in body
-    coordinates, without features, and the error of a random crop. Source: landmark matching as in SAM (Yan et al., TMI
-    2022), with crops instead of voxels.
+    Crops are compared by the cosine of their features, standardised on training scans. The centre of a
+    structure is its voxel nearest to the centroid. Reported along with the error: the error of the
+    corresponding point in body coordinates, without features, and the error of a random crop. Source:
+    landmark matching as in SAM (Yan et al., TMI 2022), with crops instead of voxels.
     """
 
     structures: Count = 10
@@ -52,8 +52,8 @@ class Landmarks:
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
         """Errors in mm with intervals over patients, and one row per structure and pair of patients.
 
-        features_of: features ``[N, F]`` of examples; sides: scans to standardise on, and test scans; size: voxels of a crop.
-        DataError if no structure is in two test patients.
+        features_of: features ``[N, F]`` of examples; sides: scans to standardise on, and test scans; size:
+        voxels of a crop. DataError if no structure is in two test patients.
         """
         task, table = StructureAtCentre(structures=self.structures), store.collection.table
         names = task.class_names(store)
@@ -87,7 +87,8 @@ class Landmarks:
                 cases.append({**row, "class": names[structure], **dict(zip(MEASURES, errors, strict=True))})
         if not cases:
             raise DataError(
-                f"landmarks: no structure of {store.root} is in two test patients of one modality; use more test patients"
+                f"landmarks: no structure of {store.root} is in two test patients of one modality; use more "
+                "test patients"
             )
         patients = [str(case["patient"]) for case in cases]
         intervals = {name: over_patients([case[name] for case in cases], patients, seed) for name in MEASURES}

@@ -34,13 +34,14 @@ class Multilabel:
     """Binary cross-entropy of a linear head on pooled features; each finding is a column of the manifest.
 
     targets        the columns: 1 if a scan has the finding, 0 if not, empty if unknown
-    class_weights  balanced: equal total weight of scans with and without a finding; none: equal weight per scan
+    class_weights  balanced: equal total weight of scans with and without a finding; none: equal weight per
+                   scan
 
-    An unknown finding of a scan is used neither in training nor in testing; a scan without known findings is left out.
-    Training uses one random crop per scan. The probabilities of a test scan are the mean over the fewest crops that
-    cover it. Labelled patients are drawn in proportion to their rarest finding, one of each before a second of any, so
-    that all findings occur if the number of patients allows it. Source: Sechidis, Tsoumakas and Vlahavas 2011, on
-    strata of several labels.
+    An unknown finding of a scan is used neither in training nor in testing; a scan without known findings is
+    left out. Training uses one random crop per scan. The probabilities of a test scan are the mean over the
+    fewest crops that cover it. Labelled patients are drawn in proportion to their rarest finding, one of each
+    before a second of any, so that all findings occur if the number of patients allows it. Source: Sechidis,
+    Tsoumakas and Vlahavas 2011, on strata of several labels.
     """
 
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -81,14 +82,16 @@ class Multilabel:
         wrong = given.notna().to_numpy() & ~np.isin(found, (0, 1))
         if wrong.any():
             raise ConfigError(
-                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is neither 0, 1 nor empty; use one column "
-                "per finding (for names in one cell: pandas' str.get_dummies), with empty cells for uncertain findings"
+                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is neither 0, 1 "
+                "nor empty; use one column per finding (for names in one cell: pandas' str.get_dummies), "
+                "with empty cells for uncertain findings"
             )
         values = set(found[~np.isnan(found)].tolist())
         if len(values) < 2:
             problem = "all scans have it" if values == {1.0} else "no scan has it"
             raise ConfigError(
-                f"{where}: {problem if values else 'unknown for all scans'}, so it cannot be classified; remove it"
+                f"{where}: {problem if values else 'unknown for all scans'}, so it cannot be classified; "
+                "remove it"
             )
         return found
 
@@ -125,7 +128,8 @@ class Multilabel:
         if not any({0.0, 1.0} <= set(column.tolist()) for column in truth.T):
             names = ", ".join(self.targets)
             raise DataError(
-                f"all labelled scans have the same known values of {names}; raise num_labelled, or use another seed"
+                f"all labelled scans have the same known values of {names}; raise num_labelled, or use "
+                "another seed"
             )
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, tuple[float, ...]]:
@@ -147,7 +151,8 @@ class Multilabel:
         """Weighted binary cross-entropy of the augmented crops of one rank."""
         logits: Tensor = model(batch.augmented(recipe))
         with torch.autocast(logits.device.type, enabled=False):
-            # Unknown findings have weight 0 but count in the mean, so that all ranks divide by the same number.
+            # Unknown findings have weight 0 but count in the mean, so that all ranks divide by the same
+            # number.
             value = F.binary_cross_entropy_with_logits(logits.float(), batch.targets.nan_to_num(0.0), batch.weights)
         return Loss(value, {"loss": all_mean(value.detach())})
 
@@ -165,8 +170,8 @@ class Multilabel:
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
         """Metrics on the test examples of one probe per finding, and one row per scan and finding.
 
-        A finding that does not vary among the labelled scans gets a constant probability, which measures chance.
-        DataError if no finding varies.
+        A finding that does not vary among the labelled scans gets a constant probability, which measures
+        chance. DataError if no finding varies.
         """
         self._refuse_alike(known.targets)
         columns = [_of_finding(probe, known, k, features, seed) for k in range(len(self.targets))]

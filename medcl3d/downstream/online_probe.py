@@ -56,7 +56,8 @@ class Asked:
         chosen = np.random.default_rng(0).permutation(names)[: probe.patients]
         if len(chosen) < 4:
             raise DataError(
-                f"probe: {len(chosen)} training patients have labels for {probe.task.name}; at least four are needed"
+                f"probe: {len(chosen)} training patients have labels for {probe.task.name}; at least four "
+                "are needed"
             )
         self.patient = patient
         self.train, self.test = (self._of(scans.rows, half, data) for half in (chosen[::2], chosen[1::2]))

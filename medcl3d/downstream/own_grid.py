@@ -18,9 +18,10 @@ def classes_on(
     to_prepared    ``Float64[4, 4]`` voxel of the file -> voxel of the prepared grid
     cropped        True: background outside the prepared grid; False: its border values are extended
 
-    Returns ``Int16[X, Y, Z]`` class indices and ``Float32[K, X, Y, Z]`` or None. Probabilities are interpolated linearly,
-    since labels from a coarser prepared grid would have steps. If the prepared grid is a permutation of the axes of the
-    file, each voxel gets its own value. Source: Isensee et al. 2021, nnU-Net (resampling of the softmax).
+    Returns ``Int16[X, Y, Z]`` class indices and ``Float32[K, X, Y, Z]`` or None. Probabilities are
+    interpolated linearly, since labels from a coarser prepared grid would have steps. If the prepared grid is
+    a permutation of the axes of the file, each voxel gets its own value. Source: Isensee et al. 2021, nnU-Net
+    (resampling of the softmax).
     """
     kept: list[np.ndarray] = []
     indices, best = np.zeros(grid, dtype=np.int16), np.full(grid, -1, dtype=np.float32)

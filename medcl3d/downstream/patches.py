@@ -59,10 +59,11 @@ def class_indices(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
 class PatchDataset(Dataset[PatchBatch]):
     """Dataset whose item `step` is this rank's contiguous slice of global batch `step`.
 
-    An item depends only on (seed, step, sample). Scans are drawn equally often. A fraction `foreground_fraction` of the
-    patches is centred on a voxel of a class drawn uniformly among those of the scan (moved if needed to stay inside the
-    scan); the others are at random positions. Outside a scan, its own value of empty space and background are used.
-    Source: Isensee et al. 2021, nnU-Net (foreground oversampling).
+    An item depends only on (seed, step, sample). Scans are drawn equally often. A fraction
+    `foreground_fraction` of the patches is centred on a voxel of a class drawn uniformly among those of the
+    scan (moved if needed to stay inside the scan); the others are at random positions. Outside a scan, its
+    own value of empty space and background are used. Source: Isensee et al. 2021, nnU-Net (foreground
+    oversampling).
 
     plan     its anchors are scans of the store
     classes  label values, sorted, without background
@@ -106,7 +107,8 @@ class PatchDataset(Dataset[PatchBatch]):
         number = step * self.plan.samples_per_step + index
         in_epoch = step % self.plan.steps_per_epoch * self.plan.samples_per_step + index
         rng = generator(self.plan.seed, epoch, in_epoch, Stream.SAMPLE)
-        # One of every 1 / fraction consecutive patches is centred: the fraction holds in each batch, not only on average.
+        # One of every 1 / fraction consecutive patches is centred: the fraction holds in each batch, not only
+        # on average.
         wanted = floor((number + 1) * self.foreground_fraction) > floor(number * self.foreground_fraction)
         shape, size = self.store.collection.shapes[scan], np.array(self.patch_size)
         low, high = np.minimum(0, shape - size), np.maximum(0, shape - size)

@@ -25,8 +25,8 @@ def picture_of_cases(
 ) -> np.ndarray:
     """A picture ``uint8[H, W, 3]``: the `num` best test scans by mean Dice, and below them the `num` worst.
 
-    cases: rows with scan and dice; both(scan): true and predicted class indices ``[D, H, W]``. The axial slice shown is
-    that with the most foreground in truth and prediction.
+    cases: rows with scan and dice; both(scan): true and predicted class indices ``[D, H, W]``. The axial
+    slice shown is that with the most foreground in truth and prediction.
     """
     names = store.collection.table["scan"]
     score: dict[int, float] = {}

@@ -71,7 +71,8 @@ class Predictor:
     classes     label value -> name, sorted; index 0 of the model is background
     options     options of preparation, from the sidecar
     spacing_mm  median over the training scans
-    identity    SHA-256 of weights and sidecar, and the intensity normalisation; equal for runs with the same labels
+    identity    SHA-256 of weights and sidecar, and the intensity normalisation; equal for runs with the same
+                labels
     """
 
     model: nn.Module
@@ -100,22 +101,24 @@ def predict(
 
     run            a finished fine-tuning of the task segmentation
     target         a NIfTI file, or a folder of NIfTI files and DICOM series
-    out            a file .nii.gz for one scan, else a folder, in which a scan keeps its path relative to `target`
+    out            a file .nii.gz for one scan, else a folder, in which a scan keeps its path relative to
+                   `target`
     probabilities  also write NAME_probabilities.nii.gz, ``[X, Y, Z, K]``, background first
     intensity      mri, ct or none: normalisation of these scans, if the run was trained on several kinds
-    force          replace existing files; without it, files of another origin are refused before any scan is segmented
+    force          replace existing files; without it, files of another origin are refused before any scan is
+                   segmented
     check          dry run: read headers, report the files that would be written, and write nothing
 
-    ConfigError: invalid run, target or output paths. DataError, after all other scans are done: some scans were refused.
-    MachineError: files cannot be written.
+    ConfigError: invalid run, target or output paths. DataError, after all other scans are done: some scans
+    were refused. MachineError: files cannot be written.
     """
     predictor = load_run(run, intensity)
     with scans_of(target, out, say) as (scans, refused):
         remaining = missing(scans, predictor.identity, probabilities, force)
         if len(remaining) < len(scans):
             say(
-                f"{len(scans) - len(remaining)} of {len(scans)} scans were segmented by this run before and are kept; "
-                f"{len(remaining)} remaining"
+                f"{len(scans) - len(remaining)} of {len(scans)} scans were segmented by this run before and "
+                f"are kept; {len(remaining)} remaining"
             )
         refuse_unwritable(out.parent if is_volume(out.name) else out, "--out")
         if check:
@@ -134,7 +137,8 @@ def predict(
                     raise
                 except Exception as error:  # from any library: the other scans are still segmented
                     reason, cause = (
-                        f"{one.shown}: cannot be segmented: {_short(error)}; inspect this file, and segment it alone",
+                        f"{one.shown}: cannot be segmented: {_short(error)}; inspect this file, and segment "
+                        "it alone",
                         error,
                     )
                 else:
@@ -172,7 +176,8 @@ def _dry_run(
     if refused:
         raise DataError(f"{len(refused)} scans would not be segmented, of {len(scans)}: {refused[0]}")
     say(
-        f"{len(scans)} scans would be segmented; their headers are valid, voxels were not read; nothing was written"
+        f"{len(scans)} scans would be segmented; their headers are valid, voxels were not read; nothing was "
+        "written"
     )
     return []
 
@@ -199,7 +204,8 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     task = TASKS.build(described.task)
     if not isinstance(task, Segmentation):
         raise ConfigError(
-            f"{run}: was trained for {described.task.name}, but predict writes label maps; use a run of segmentation"
+            f"{run}: was trained for {described.task.name}, but predict writes label maps; use a run of "
+            "segmentation"
         )
     classes = task.chosen({int(value): name for value, name in sidecar["label_names"].items()}, path.with_suffix(".json"))
     channels = int(sidecar["in_channels"])
@@ -213,7 +219,8 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     mismatch = compare(weights, model.state_dict())
     if mismatch.any:
         raise ConfigError(
-            f"{path}: not the network of {path.with_suffix('.json').name}: {mismatch.words()}; copy both again"
+            f"{path}: not the network of {path.with_suffix('.json').name}: {mismatch.words()}; copy both "
+            "again"
         )
     model.load_state_dict(weights)
     options = {**sidecar["intensity"], "kind": _kind(run, str(sidecar["intensity"]["kind"]), intensity)}
@@ -227,7 +234,8 @@ def _kind(run: Path, trained: str, intensity: str | None) -> str:
     kinds = trained.split("+")
     if intensity is None and len(kinds) > 1:
         raise ConfigError(
-            f"{run}: trained on intensities of kinds {trained}; set that of these scans, as --intensity {kinds[0]}"
+            f"{run}: trained on intensities of kinds {trained}; set that of these scans, as --intensity "
+            f"{kinds[0]}"
         )
     if intensity is not None and intensity not in kinds:
         raise ConfigError(
@@ -317,7 +325,8 @@ def _reason(error: DataError, one: InputScan, options: Mapping[str, Any]) -> str
     if fixed is None:
         return text
     value = options.get("kind" if fixed == "intensity" else fixed)
-    return f"{wrong}; the run was trained on scans prepared with {fixed} = {value}, so repair this scan or leave it out"
+    settings = f"{fixed} = {value}"
+    return f"{wrong}; the run was trained on scans prepared with {settings}, so repair this scan or leave it out"
 
 
 def _short(error: Exception) -> str:

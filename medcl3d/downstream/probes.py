@@ -83,7 +83,8 @@ def finite(features: np.ndarray) -> np.ndarray:
     wrong = int((~np.isfinite(features)).any(1).sum())
     if wrong:
         raise DataError(
-            f"the encoder's features of {wrong} of {len(features)} crops or scans are not finite; use other weights"
+            f"the encoder's features of {wrong} of {len(features)} crops or scans are not finite; use other "
+            "weights"
         )
     return features
 
@@ -91,7 +92,8 @@ def finite(features: np.ndarray) -> np.ndarray:
 def directions(features: np.ndarray) -> np.ndarray:
     """Unit vectors of standardised features ``[N, F]``. DataError if some are not finite.
 
-    Vectors shorter than `MIN_NORM` are rounding errors of constant features. They stay near 0, equally similar to all.
+    Vectors shorter than `MIN_NORM` are rounding errors of constant features. They stay near 0, equally
+    similar to all.
     """
     features = finite(features)
     unit: np.ndarray = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), MIN_NORM)
@@ -102,8 +104,9 @@ def directions(features: np.ndarray) -> np.ndarray:
 class LinearProbe:
     """Logistic regression on standardised features, classes weighted equally.
 
-    inverse_strengths  inverse strengths of the L2 penalty (scikit-learn's C); the best in cross-validation over training
-                       patients is used, or the middle one unless two classes have at least as many patients as folds
+    inverse_strengths  inverse strengths of the L2 penalty (scikit-learn's C); the best in cross-validation
+                       over training patients is used, or the middle one unless two classes have at least as
+                       many patients as folds
     folds              number of folds of that cross-validation
 
     Source: Alain and Bengio 2017, Understanding intermediate layers using linear classifier probes.
@@ -180,10 +183,11 @@ class Retrieval:
     same    column that defines the groups
     differ  column in which a query and its gallery must differ, for example modality (default: none)
 
-    Scans are compared by the cosine of their features, standardised on training scans. A scan is a query only if its
-    gallery contains another scan of its group. Each measure is reported with its value for a random order. The mean of
-    average precisions is mAP. Ties are averaged over all orders (McSherry and Najork 2008), so that constant features
-    measure chance. Crops are compared in the same way, as rows of a table with the columns scan, patient and class.
+    Scans are compared by the cosine of their features, standardised on training scans. A scan is a query only
+    if its gallery contains another scan of its group. Each measure is reported with its value for a random
+    order. The mean of average precisions is mAP. Ties are averaged over all orders (McSherry and Najork
+    2008), so that constant features measure chance. Crops are compared in the same way, as rows of a table
+    with the columns scan, patient and class.
     """
 
     same: str = "patient"
@@ -198,8 +202,8 @@ class Retrieval:
     def queries(self, table: pd.DataFrame) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Queries as (row, rows of the gallery, whether each of them matches).
 
-        Needs no features, so that a configuration can be refused before training. DataError if a column is missing or
-        there is no query.
+        Needs no features, so that a configuration can be refused before training. DataError if a column is
+        missing or there is no query.
         """
         self.check_columns(table)
         group = table[self.same].astype(str).to_numpy()
@@ -213,7 +217,8 @@ class Retrieval:
         if not found:
             other = f" with another {self.differ}" if self.differ else ""
             raise DataError(
-                f"retrieval: no test scan has another{other} of the same {self.same}; set other columns, or use more test patients"
+                f"retrieval: no test scan has another{other} of the same {self.same}; set other columns, or "
+                "use more test patients"
             )
         return found
 
@@ -243,5 +248,6 @@ def check_classes(train: Labelled, names: Sequence[str]) -> None:
     """DataError if all labelled examples have the same class."""
     if len(set(train.targets.tolist())) < 2:
         raise DataError(
-            f"all labelled examples are {names[int(train.targets[0])]}; raise num_labelled, or use another seed"
+            f"all labelled examples are {names[int(train.targets[0])]}; raise num_labelled, or use another "
+            "seed"
         )

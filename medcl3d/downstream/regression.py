@@ -54,9 +54,9 @@ class Regression:
 
     target  the column; scans with an empty value are used neither in training nor in testing
 
-    The loss uses targets standardised by the mean and standard deviation of the labelled training scans. Training uses
-    one random crop per scan. The prediction for a test scan is the mean over the fewest crops that cover it.
-    Source of the loss: Girshick 2015, eq. 3.
+    The loss uses targets standardised by the mean and standard deviation of the labelled training scans.
+    Training uses one random crop per scan. The prediction for a test scan is the mean over the fewest crops
+    that cover it. Source of the loss: Girshick 2015, eq. 3.
     """
 
     target: str = "age"
@@ -82,7 +82,8 @@ class Regression:
         wrong = given.notna().to_numpy() & ~np.isfinite(found)
         if wrong.any():
             raise ConfigError(
-                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is not a number; correct the manifest"
+                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is not a number; "
+                "correct the manifest"
             )
         return found
 
@@ -108,7 +109,8 @@ class Regression:
         spread = float(known.std())
         if spread == 0:
             raise ConfigError(
-                f"task.regression.target = {self.target!r}: all labelled scans have {known[0]:g}; use more scans or another column"
+                f"task.regression.target = {self.target!r}: all labelled scans have {known[0]:g}; use more "
+                "scans or another column"
             )
         self._units[store.root] = float(known.mean()), spread
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)

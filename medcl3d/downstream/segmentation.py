@@ -38,19 +38,21 @@ SMOOTH = 1e-5  # makes the Dice of a class that is absent in truth and predictio
 class Segmentation:
     """Cross-entropy of all classes plus Dice of the foreground classes, with foreground oversampling.
 
-    classes              label values to segment, all others are background (default: all of the store except 0)
+    classes              label values to segment, all others are background (default: all of the store but 0)
     foreground_fraction  fraction of patches centred on a foreground voxel, classes balanced
     overlap              overlap of neighbouring windows in the prediction of a whole scan
     windows              number of windows predicted at once
-    test_time_flips      axes (right, front, head) along which scans are also mirrored in prediction; probabilities are
-                         averaged over all combinations, which takes 2, 4 or 8 times as long for one, two or three axes
+    test_time_flips      axes (right, front, head) along which scans are also mirrored in prediction;
+                         probabilities are averaged over all combinations, which takes 2, 4 or 8 times as long
+                         for one, two or three axes
 
-    The default mirrors no axis. Mirroring exchanges left and right. If `views` does not mirror in training, the network
-    relies on the position of organs and has never seen a mirrored body. Choose only axes that `views` mirrors in
-    training, and none that separates classes, such as left and right or anterior and posterior parts.
+    The default mirrors no axis. Mirroring exchanges left and right. If `views` does not mirror in training,
+    the network relies on the position of organs and has never seen a mirrored body. Choose only axes that
+    `views` mirrors in training, and none that separates classes, such as left and right or anterior and
+    posterior parts.
 
-    Dice excludes background, since a large background would hide a missed structure. It is summed over the batch, since
-    it is undefined for a patch without a structure. Source: Isensee et al. 2021, nnU-Net.
+    Dice excludes background, since a large background would hide a missed structure. It is summed over the
+    batch, since it is undefined for a patch without a structure. Source: Isensee et al. 2021, nnU-Net.
     """
 
     classes: tuple[Count, ...] | None = None
@@ -79,7 +81,8 @@ class Segmentation:
             available = ", ".join(f"{value} ({name})" for value, name in known.items()) or "none"
             values = missing or list(wanted)
             raise ConfigError(
-                f"task.segmentation: classes = {values}: not among the label values of {where}; available: {available}"
+                f"task.segmentation: classes = {values}: not among the label values of {where}; available: "
+                f"{available}"
             )
         return {value: known[value] for value in wanted}
 
@@ -179,9 +182,9 @@ def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Loss:
 def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
     """1 - the mean soft Dice of the foreground classes, each summed over all patches of all ranks.
 
-    The sums are global, since Dice is not a mean over patches, so that two ranks give the loss and gradient of one
-    process. On one rank this equals MONAI's DiceLoss with softmax and batch, without background. Source: Milletari et al.
-    2016, V-Net.
+    The sums are global, since Dice is not a mean over patches, so that two ranks give the loss and gradient
+    of one process. On one rank this equals MONAI's DiceLoss with softmax and batch, without background.
+    Source: Milletari et al. 2016, V-Net.
     """
     probability = scores.softmax(1)[:, 1:]
     truth = F.one_hot(target, scores.shape[1]).movedim(-1, 1)[:, 1:]

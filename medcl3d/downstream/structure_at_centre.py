@@ -26,10 +26,11 @@ class StructureAtCentre(CropClassification):
     """Cross-entropy of a linear head on pooled features; the class is the structure at the centre of a crop.
 
     structures      number of structures: those in most labelled scans, among equals the largest
-    crops_per_scan  number of crops per scan for testing and for probes, drawn uniformly over the structures of a scan
+    crops_per_scan  number of crops per scan for testing and for probes, drawn uniformly over the structures
+                    of a scan
 
-    Crops are centred on voxels drawn uniformly over the structures of a scan, then over the voxels of a structure.
-    Outside a scan, its own value of empty space is used.
+    Crops are centred on voxels drawn uniformly over the structures of a scan, then over the voxels of a
+    structure. Outside a scan, its own value of empty space is used.
     """
 
     structures: Count = 20
@@ -50,8 +51,8 @@ class StructureAtCentre(CropClassification):
             chosen = sorted(v for v in order[: self.structures] if v in store.label_names and table[:, v].any())
             if len(chosen) < 2:
                 raise ConfigError(
-                    f"task.structure_at_centre: the labels of {store.root} have {len(chosen)} structures, at least two are needed; "
-                    "prepare scans with their label maps"
+                    f"task.structure_at_centre: the labels of {store.root} have {len(chosen)} structures, "
+                    "at least two are needed; prepare scans with their label maps"
                 )
             self._known[store.root] = {value: store.label_names[value] for value in chosen}
         return self._known[store.root]

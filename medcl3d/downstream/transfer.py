@@ -91,14 +91,16 @@ def load_weights(
 ) -> TransferReport:
     """Load a pretrained encoder (`all`: with its decoder) into `network`, in place.
 
-    source         the run folder of a pretraining, or its encoder.safetensors with encoder.json in the same folder
+    source         the run folder of a pretraining, or its encoder.safetensors with encoder.json in the same
+                   folder
     test_patients  patients that pretraining must not have used
     store          store of their scans, whose content pretraining must not have used either, under any ids
 
-    ConfigError: the file is missing, damaged, of a newer version or another architecture, or lacks the requested decoder;
-    all requested tensors must match. DataError: pretraining used a test patient or a test scan.
-    An encoder with c input channels can be loaded into a network with n if n is a multiple of c: its first weights are
-    repeated n / c times and divided by n / c, so that n / c copies of the same channels give the same output.
+    ConfigError: the file is missing, damaged, of a newer version or another architecture, or lacks the
+    requested decoder; all requested tensors must match. DataError: pretraining used a test patient or a test
+    scan. An encoder with c input channels can be loaded into a network with n if n is a multiple of c: its
+    first weights are repeated n / c times and divided by n / c, so that n / c copies of the same channels
+    give the same output.
     """
     path = weights_path(Path(source))
     sidecar = read_sidecar(path)
@@ -121,9 +123,9 @@ def load_weights(
     if mismatch.any:
         Console(stderr=True).print(mismatch.table())
         raise ConfigError(
-            f"init = {source}: not the network of this configuration: {mismatch.words()}; it was pretrained with "
-            f"{sidecar.get('in_channels')} input channels and encoder: {json.dumps(sidecar.get('architecture'))}: "
-            "use the same here, or set init: scratch"
+            f"init = {source}: not the network of this configuration: {mismatch.words()}; it was pretrained "
+            f"with {sidecar.get('in_channels')} input channels and encoder: "
+            f"{json.dumps(sidecar.get('architecture'))}: use the same here, or set init: scratch"
         )
     network.load_state_dict(weights, strict=False)
     notes = [f"{path}: loaded {' and '.join(parts)}, {len(weights)} tensors"]
@@ -131,8 +133,9 @@ def load_weights(
         known, channels = sidecar["in_channels"], own[adapted[0]].shape[1]
         times = "" if known == 1 else f" {channels // known} times"
         notes.append(
-            f"{path}: pretrained with {'one input channel' if known == 1 else f'{known} input channels'}, this network has "
-            f"{channels}: {', '.join(adapted)} repeated{times} and divided by {channels // known}"
+            f"{path}: pretrained with {'one input channel' if known == 1 else f'{known} input channels'}, "
+            f"this network has {channels}: {', '.join(adapted)} repeated{times} and divided by "
+            f"{channels // known}"
         )
     notes += unverified
     counts = {part: sum(name.startswith(f"{part}.") for name in weights) for part in parts}
@@ -173,7 +176,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot be read ({error}); copy it from the run folder again") from None
     if schema > SCHEMA:
         raise ConfigError(
-            f"{file}: written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA}); update medcl3d"
+            f"{file}: written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA}); "
+            "update medcl3d"
         )
     return dict(content)
 
@@ -225,13 +229,15 @@ def _repeat_over_channels(
 def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str]) -> None:
     if "pretraining_patients" not in sidecar:
         raise ConfigError(
-            f"{path.with_suffix('.json')}: lacks pretraining_patients, which may include test patients; pretrain again"
+            f"{path.with_suffix('.json')}: lacks pretraining_patients, which may include test patients; "
+            "pretrain again"
         )
     seen = sorted(set(sidecar["pretraining_patients"]).intersection(test_patients))
     if seen:
         raise DataError(
-            f"{path}: pretraining used {len(seen)} of the test patients: {', '.join(seen[:10])}{', ...' if len(seen) > 10 else ''}; "
-            "pretrain on the training patients of this split (patients of another collection need different ids)"
+            f"{path}: pretraining used {len(seen)} of the test patients: "
+            f"{', '.join(seen[:10])}{', ...' if len(seen) > 10 else ''}; pretrain on the training patients "
+            "of this split (patients of another collection need different ids)"
         )
 
 
@@ -244,8 +250,9 @@ def _refuse_test_scans(path: Path, sidecar: Mapping[str, Any], test_patients: Co
         return []
     if "pretraining_content" not in sidecar:
         return [
-            f"{path.with_suffix('.json')}: lists the patients of pretraining but not the content of their scans, so a test scan used "
-            "under another patient id would not be detected; pretrain again if that is possible"
+            f"{path.with_suffix('.json')}: lists the patients of pretraining but not the content of their "
+            "scans, so a test scan used under another patient id would not be detected; pretrain again if "
+            "that is possible"
         ]
     owner = store.collection.table["patient"]
     rows = np.flatnonzero(owner.isin(test_patients))
@@ -254,7 +261,8 @@ def _refuse_test_scans(path: Path, sidecar: Mapping[str, Any], test_patients: Co
     if seen:
         named = ", ".join(f"{scan} of {of[scan]} ({match})" for scan, match in list(seen.items())[:10])
         raise DataError(
-            f"{path}: pretraining used {len(seen)} of the {len(rows)} test scans of {store.root} under other patient ids: {named}"
-            f"{', ...' if len(seen) > 10 else ''}; pretrain without them, or move their patients to the training side here"
+            f"{path}: pretraining used {len(seen)} of the {len(rows)} test scans of {store.root} under "
+            f"other patient ids: {named}{', ...' if len(seen) > 10 else ''}; pretrain without them, or move "
+            "their patients to the training side here"
         )
     return []

@@ -18,9 +18,9 @@ def over_drawn_patients(
 ) -> dict[str, Interval]:
     """Each measure of ``predictions [N, ...]`` and ``targets [N]`` with its 95% interval over patients.
 
-    Percentile bootstrap: patients are drawn with replacement, each with all its items. Resamples in which a measure is
-    undefined (one class only) are dropped. With one patient, the limits are NaN. A measure that is undefined on the
-    whole sample is left out.
+    Percentile bootstrap: patients are drawn with replacement, each with all its items. Resamples in which a
+    measure is undefined (one class only) are dropped. With one patient, the limits are NaN. A measure that is
+    undefined on the whole sample is left out.
     """
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     rows = [np.flatnonzero(owner == i) for i in range(len(names))]

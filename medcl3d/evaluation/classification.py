@@ -16,8 +16,8 @@ CALIBRATION_BINS = 10
 def auroc(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Area under the ROC curve of ``probabilities [N, K]`` for class indices ``[N]``.
 
-    Two classes: the area of the second. More: the mean over the classes present, each against the rest.
-    NaN if fewer than two classes are present. Ties count half. Source: Hanley and McNeil 1982; the rank-sum form.
+    Two classes: the area of the second. More: the mean over the classes present, each against the rest. NaN
+    if fewer than two classes are present. Ties count half. Source: Hanley and McNeil 1982; the rank-sum form.
     """
     num_classes = probabilities.shape[1]
     areas = [_area(probabilities[:, k], targets == k) for k in (range(num_classes) if num_classes > 2 else (1,))]
@@ -46,8 +46,8 @@ def balanced_accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
 def average_precision(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Area under the precision-recall curve as a sum of steps, for the classes of `auroc`.
 
-    Items with equal scores form one step. NaN if fewer than two classes are present. Source: Davis and Goadrich 2006
-    (linear interpolation is too optimistic).
+    Items with equal scores form one step. NaN if fewer than two classes are present. Source: Davis and
+    Goadrich 2006 (linear interpolation is too optimistic).
     """
     num_classes = probabilities.shape[1]
     areas = [_precision(probabilities[:, k], targets == k) for k in (range(num_classes) if num_classes > 2 else (1,))]
@@ -76,8 +76,8 @@ def brier(probabilities: np.ndarray, targets: np.ndarray) -> float:
 def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Expected calibration error: difference of confidence and accuracy, over 10 equal bins.
 
-    For few items its expectation is above 0 even if probabilities are calibrated. Source: Naeini et al. 2015; Guo et al.
-    2017, eq. 3.
+    For few items its expectation is above 0 even if probabilities are calibrated. Source: Naeini et al. 2015;
+    Guo et al. 2017, eq. 3.
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)

@@ -4,13 +4,13 @@ Model of a difference (or a value) of replicate r on case c:
 
     d[r, c] = mean + replicate[r] + case[c] + residual[r, c],
 
-with three independent random terms. Intervals are far too short if cases are pooled as if each replicate had new cases,
-or if replicates are averaged as if the test cases were fixed.
+with three independent random terms. Intervals are far too short if cases are pooled as if each replicate had
+new cases, or if replicates are averaged as if the test cases were fixed.
 All functions accept any number of leading axes, so that a thousand simulated comparisons are one call.
 
-Source: Searle, Casella and McCulloch 1992, Variance Components, chapter 4 (crossed classification, method of moments);
-Satterthwaite 1946 for the degrees of freedom. Readers and cases in diagnostic studies have the same design: Obuchowski
-and Rockette 1995; Hillis 2007, for the lower bound of the case component; Gallas 2006.
+Source: Searle, Casella and McCulloch 1992, Variance Components, chapter 4 (crossed classification, method of
+moments); Satterthwaite 1946 for the degrees of freedom. Readers and cases in diagnostic studies have the same
+design: Obuchowski and Rockette 1995; Hillis 2007, for the lower bound of the case component; Gallas 2006.
 """
 
 from __future__ import annotations
@@ -106,10 +106,10 @@ def over_replicates_and_cases(values: ArrayLike) -> Estimate:
 
         (MS_replicate + max(0, MS_case - MS_residual)) / (R C).
 
-    This is the moment estimator. Without the max it is unbiased; with it, it is at least the variance over replicates
-    only. Degrees of freedom: Satterthwaite's, or those of the factor with fewer levels if larger (as in Hillis 2007 for
-    replicates). Fewer than six replicates may agree by chance, so MS_replicate is then at least MS_residual, as is its
-    expectation. One case: as `over_replicates`.
+    This is the moment estimator. Without the max it is unbiased; with it, it is at least the variance over
+    replicates only. Degrees of freedom: Satterthwaite's, or those of the factor with fewer levels if larger
+    (as in Hillis 2007 for replicates). Fewer than six replicates may agree by chance, so MS_replicate is then
+    at least MS_residual, as is its expectation. One case: as `over_replicates`.
     """
     array = _finite(values, "replicate and case")
     if array.ndim < 2:
@@ -137,8 +137,8 @@ def _variance(between: np.ndarray, across: np.ndarray, residual: np.ndarray, num
     squares = between**2 / (num - 1) + np.where(counted, across**2 / (cases - 1) + residual**2 / ((num - 1) * (cases - 1)), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.where(squares > 0, total**2 / squares, num - 1.0)
-    # If replicates hardly vary and cases vary no more than the residual, the difference of mean squares and hence
-    # Satterthwaite's df go to 0. Below the df of either factor, intervals would become infinite.
+    # If replicates hardly vary and cases vary no more than the residual, the difference of mean squares and
+    # hence Satterthwaite's df go to 0. Below the df of either factor, intervals would become infinite.
     return total / (num * cases), np.maximum(df, min(num, cases) - 1.0)
 
 

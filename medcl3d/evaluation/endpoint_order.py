@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike
 def in_order(p_values: ArrayLike) -> np.ndarray:
     """Adjusted p-values of ``p_values [arms, endpoints]``, with endpoints in their preregistered order.
 
-    An arm is tested at an endpoint only if its previous endpoint was rejected. Every arm starts with an equal share of
-    alpha, uses it for each endpoint in turn, and passes it to the other arms once all its endpoints are rejected. The
-    familywise error is at most alpha for any dependence of the p-values. With one endpoint this is Holm's procedure, with
-    one arm fixed-sequence testing. Source: Bretz, Maurer, Brannath and Posch 2009, Statistics in Medicine 28
-    (algorithm 2).
+    An arm is tested at an endpoint only if its previous endpoint was rejected. Every arm starts with an equal
+    share of alpha, uses it for each endpoint in turn, and passes it to the other arms once all its endpoints
+    are rejected. The familywise error is at most alpha for any dependence of the p-values. With one endpoint
+    this is Holm's procedure, with one arm fixed-sequence testing. Source: Bretz, Maurer, Brannath and Posch
+    2009, Statistics in Medicine 28 (algorithm 2).
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 2 or not ((p >= 0) & (p <= 1)).all():

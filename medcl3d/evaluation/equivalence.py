@@ -15,7 +15,8 @@ from medcl3d.evaluation.statistics import Interval
 class Equivalence:
     """Two one-sided tests of one difference.
 
-    interval  confidence 1 - 2 alpha: 90% for tests at 5%; inside the margin if and only if the unadjusted p is below alpha
+    interval  confidence 1 - 2 alpha: 90% for tests at 5%; inside the margin if and only if the unadjusted p
+              is below alpha
     adjusted  p adjusted over the preregistered family; None if there is no test
     """
 

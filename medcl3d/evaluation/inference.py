@@ -62,10 +62,12 @@ def probabilities_of(model: nn.Module, device: torch.device, dtype: torch.dtype 
 def mean_of_flips(predict: Callable[[Tensor], Tensor], flips: tuple[bool, bool, bool]) -> Callable[[Tensor], Tensor]:
     """Average `predict` over mirror images of a patch along all combinations of the chosen axes d, h, w.
 
-    predict  ``[B, C, D, H, W]`` -> ``[B, K, D, H, W]``, called 2^n times for n axes; returned unchanged for no axes
+    predict  ``[B, C, D, H, W]`` -> ``[B, K, D, H, W]``, called 2^n times for n axes; returned unchanged for
+             no axes
 
-    Patches are mirrored, not the volume, so that windows do not move: a network that commutes with mirroring gives the
-    same prediction. Only the sum is stored. Source: Isensee et al. 2021, nnU-Net (test-time augmentation by mirroring).
+    Patches are mirrored, not the volume, so that windows do not move: a network that commutes with mirroring
+    gives the same prediction. Only the sum is stored. Source: Isensee et al. 2021, nnU-Net (test-time
+    augmentation by mirroring).
     """
     axes = [2 + axis for axis, chosen in enumerate(flips) if chosen]
     mirrorings = [chosen for count in range(1, len(axes) + 1) for chosen in combinations(axes, count)]

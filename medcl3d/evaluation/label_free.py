@@ -57,9 +57,9 @@ def rankme(features: np.ndarray) -> float:
 def alpha_req(features: np.ndarray) -> float:
     """Decay of the eigenvalues of the covariance, lambda_i ~ i^-alpha, by least squares of logarithms.
 
-    Uses eigenvalues above a millionth of the largest, since the others are rounding errors. NaN if there are fewer than
-    three, or if features differ by less than a millionth of their length, which is the rounding of float32.
-    Source: Agrawal et al., NeurIPS 2022, eq. 3.
+    Uses eigenvalues above a millionth of the largest, since the others are rounding errors. NaN if there are
+    fewer than three, or if features differ by less than a millionth of their length, which is the rounding of
+    float32. Source: Agrawal et al., NeurIPS 2022, eq. 3.
     """
     features = features.astype(float)
     values = np.linalg.svd(features - features.mean(0), compute_uv=False) ** 2

@@ -10,8 +10,8 @@ import numpy as np
 def labels_needed(curve: Mapping[int, float], value: float, higher: bool = True) -> tuple[str, float]:
     """Labels at which a curve reaches `value`: ``("at", n)``, ``("more than", n)`` or ``("fewer than", n)``.
 
-    Interpolated linearly in the logarithm of the labels, not extrapolated. For a curve that is not monotone, the smallest
-    such number. higher: larger values are better. ValueError for an empty curve.
+    Interpolated linearly in the logarithm of the labels, not extrapolated. For a curve that is not monotone,
+    the smallest such number. higher: larger values are better. ValueError for an empty curve.
     """
     if not curve:
         raise ValueError("the curve has no points")

@@ -40,11 +40,11 @@ def overlap_of(prediction: np.ndarray, truth: np.ndarray, to_mm: Sequence[float]
 
     to_mm: mm per voxel ``[3]``, or the matrix ``[3, 3]`` from voxels to mm, which may be sheared.
 
-    The distance is the larger of the two directed 95th percentiles between surface voxels. A structure in only one of the
-    masks (missed, or falsely predicted) has Dice and surface Dice 0. Its distance is undefined and set to the longest
-    diagonal of the image, a finite worst case, so that a method cannot gain by predicting nothing.
-    ValueError if the shapes differ. Source: Dice 1945; Huttenlocher et al. 1993; Nikolov et al. 2021 for the surface Dice
-    (here of surface voxels, not of areas); MONAI's implementations.
+    The distance is the larger of the two directed 95th percentiles between surface voxels. A structure in
+    only one of the masks (missed, or falsely predicted) has Dice and surface Dice 0. Its distance is
+    undefined and set to the longest diagonal of the image, a finite worst case, so that a method cannot gain
+    by predicting nothing. ValueError if the shapes differ. Source: Dice 1945; Huttenlocher et al. 1993;
+    Nikolov et al. 2021 for the surface Dice (here of surface voxels, not of areas); MONAI's implementations.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
@@ -88,9 +88,9 @@ def _of_sheared_surfaces(prediction: np.ndarray, truth: np.ndarray, to_mm: np.nd
 def over_patients(values: ArrayLike, patients: Sequence[str], seed: int) -> Interval | None:
     """Mean over patients ``[n]`` with its 95% bootstrap interval; patients have equal weight.
 
-    Values are averaged within patients, and patients are resampled (bias-corrected and accelerated if defined, Efron
-    1987). NaN is dropped; None if nothing remains. With one patient, the limits are NaN. `n` is the number of patients.
-    The interval includes the variation between test patients, not between runs.
+    Values are averaged within patients, and patients are resampled (bias-corrected and accelerated if
+    defined, Efron 1987). NaN is dropped; None if nothing remains. With one patient, the limits are NaN. `n`
+    is the number of patients. The interval includes the variation between test patients, not between runs.
     """
     array, names = np.asarray(values, dtype=np.float64), np.asarray(patients)
     known = ~np.isnan(array)
@@ -117,7 +117,8 @@ def summary(cases: Sequence[Mapping[str, object]], names: Sequence[str], seed: i
 
     cases  one row per scan and class, with scan, patient, class and the measures (None if undefined)
 
-    Classes are first averaged within a scan, so that scans have equal weight, whatever their number of structures.
+    Classes are first averaged within a scan, so that scans have equal weight, whatever their number of
+    structures.
     """
 
     def numbers(rows: Sequence[Mapping[str, object]], name: str) -> np.ndarray:

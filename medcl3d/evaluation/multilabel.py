@@ -36,9 +36,9 @@ def brier(probabilities: np.ndarray, present: np.ndarray) -> float:
 def calibration_error(probabilities: np.ndarray, present: np.ndarray) -> float:
     """Difference of the predicted probability and the frequency of a finding, over 10 equal bins.
 
-    It is computed for the finding, not for the more probable class, which for a rare finding is almost always "absent"
-    and correct. For few scans its expectation is above 0 even if probabilities are calibrated. Source: Kull et al. 2019,
-    Beyond temperature scaling (classwise calibration error); Naeini et al. 2015.
+    It is computed for the finding, not for the more probable class, which for a rare finding is almost always
+    "absent" and correct. For few scans its expectation is above 0 even if probabilities are calibrated.
+    Source: Kull et al. 2019, Beyond temperature scaling (classwise calibration error); Naeini et al. 2015.
     """
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=present - probabilities, minlength=CALIBRATION_BINS)
@@ -59,10 +59,10 @@ def finding_metrics(
 ) -> dict[str, Interval]:
     """Measures with intervals of ``probabilities [N, K]`` and ``truth [N, K]`` (0, 1, NaN unknown).
 
-    ``auroc/NAME`` is the measure of one finding, over the scans with a known value; ``auroc`` is the macro mean over the
-    findings for which it is defined (areas and balanced accuracy need scans with and without the finding). A finding is
-    predicted if its probability is above one half. Source: Zhang and Zhou 2014, A review on multi-label learning
-    algorithms, section 2.2 (macro averages).
+    ``auroc/NAME`` is the measure of one finding, over the scans with a known value; ``auroc`` is the macro
+    mean over the findings for which it is defined (areas and balanced accuracy need scans with and without
+    the finding). A finding is predicted if its probability is above one half. Source: Zhang and Zhou 2014, A
+    review on multi-label learning algorithms, section 2.2 (macro averages).
     """
 
     def of_finding(measure: FindingMeasure, k: int) -> Measure:

@@ -52,9 +52,10 @@ def upper_limit_of_replicates(differences: ArrayLike, components: Components, nu
 
     differences  ``[..., R]``, one mean difference per replicate; components: estimated from the same runs
 
-    The estimated variance of the differences is distributed as chi-square over its R - 1 degrees of freedom. With two
-    replicates it is below the true variance in 68% of pilots, so that a comparison planned with it would be too small.
-    Source: Browne 1995, Statistics in Medicine 14 (sample size from the upper limit of a pilot's variance).
+    The estimated variance of the differences is distributed as chi-square over its R - 1 degrees of freedom.
+    With two replicates it is below the true variance in 68% of pilots, so that a comparison planned with it
+    would be too small. Source: Browne 1995, Statistics in Medicine 14 (sample size from the upper limit of a
+    pilot's variance).
     """
     values = np.asarray(differences, dtype=np.float64)
     df = values.shape[-1] - 1
@@ -66,8 +67,8 @@ def upper_limit_of_replicates(differences: ArrayLike, components: Components, nu
 def effect_size(differences: ArrayLike, confidence: float = 0.95) -> Interval | None:
     """Mean of ``differences [R]`` in units of their standard deviation; None if that is 0, or R < 3.
 
-    The estimate has Hedges' correction for few replicates; the limits are from the noncentral t-distribution. The
-    variation of test cases is not included. Source: Hedges 1981; Cumming and Finch 2001.
+    The estimate has Hedges' correction for few replicates; the limits are from the noncentral t-distribution.
+    The variation of test cases is not included. Source: Hedges 1981; Cumming and Finch 2001.
     """
     values = np.asarray(differences, dtype=np.float64)
     num = len(values)

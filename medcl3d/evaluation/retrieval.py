@@ -1,7 +1,8 @@
 """Measures of retrieval from a gallery sorted by similarity, averaged over all orders of ties.
 
-The result therefore does not depend on the order of a table, and a gallery of equal similarities gives chance. Source:
-McSherry and Najork 2008, Computing information retrieval performance measures efficiently in the presence of tied scores.
+The result therefore does not depend on the order of a table, and a gallery of equal similarities gives
+chance. Source: McSherry and Najork 2008, Computing information retrieval performance measures efficiently in
+the presence of tied scores.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def _of_first_match(size: int, hits: int, start: int) -> dict[str, float]:
 
 def _precision(size: int, hits: int, start: int, before: int) -> float:
     """Mean precision at a match: one of `hits` in `size` tied items, after `before` in `start` items."""
-    # A match at rank i of the tie has on average (i - 1) (hits - 1) / (size - 1) other matches of the tie before it.
+    # A match at rank i of the tie has on average (i - 1) (hits - 1) / (size - 1) other matches of the tie
+    # before it.
     single = ((before + 1) / (start + 1 + np.arange(size))).sum() / size
     return float(single + (hits - 1) / max(1, size - 1) * (1 - (start + 1) / (before + 1) * single))

@@ -60,8 +60,8 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
 def wilcoxon_exact(values: ArrayLike, reference: ArrayLike) -> float:
     """Two-sided p of Wilcoxon's signed-rank test, exact with ties: all 2^n signs of the mid-ranks.
 
-    Differences of 0 are dropped, as in Wilcoxon (1945). The distribution of the rank sum is given by the coefficients of
-    prod_k (1 + x^rank_k), with doubled ranks, so that mid-ranks are integers.
+    Differences of 0 are dropped, as in Wilcoxon (1945). The distribution of the rank sum is given by the
+    coefficients of prod_k (1 + x^rank_k), with doubled ranks, so that mid-ranks are integers.
     """
     difference = _differences(values, reference)
     scale = max(np.abs(_finite(values)).max(), np.abs(_finite(reference)).max())

@@ -1,7 +1,7 @@
 """Training checkpoints: one file per saved step, written atomically.
 
-A checkpoint holds only tensors and primitives. It is written to a temporary file, synced and renamed, and it is read
-with `weights_only=True`, so that an untrusted file cannot run code.
+A checkpoint holds only tensors and primitives. It is written to a temporary file, synced and renamed, and it
+is read with `weights_only=True`, so that an untrusted file cannot run code.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def load(path: Path) -> TrainState:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ConfigError(
-            f"{path}: damaged, or contains more than tensors and numbers; no code was run. Use a checkpoint written by medcl3d"
+            f"{path}: damaged, or contains more than tensors and numbers; no code was run. Use a checkpoint "
+            "written by medcl3d"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ConfigError(
@@ -83,6 +84,7 @@ def load(path: Path) -> TrainState:
         raise ConfigError(f"{path}: not a medcl3d checkpoint")
     if content["schema"] > SCHEMA:
         raise ConfigError(
-            f"{path}: written by a newer medcl3d (schema {content['schema']}, this version reads up to {SCHEMA}); update medcl3d"
+            f"{path}: written by a newer medcl3d (schema {content['schema']}, this version reads up to "
+            f"{SCHEMA}); update medcl3d"
         )
     return TrainState(content["step"], content["model"], content["optimizer"], content["rng"])

@@ -85,7 +85,8 @@ def diagnose(z: Tensor, tally: Tally) -> dict[str, Tensor]:
 def counts(relation: Relation, total: Callable[[Tensor], Tensor] = all_sum) -> dict[str, Tensor]:
     """Counts of attracting, repelling and ignored pairs.
 
-    `total` sums over the participating ranks. The default sums over all ranks, so all ranks must call this function.
+    `total` sums over the participating ranks. The default sums over all ranks, so all ranks must call this
+    function.
     """
     tally = Tally()
     tally.add(Tile(relation))
@@ -115,8 +116,9 @@ def effective_rank(z: Tensor) -> Tensor:
 class Watch:
     """Warnings about logged metrics, each given once per run.
 
-    Anchors without a positive, which do not contribute to the loss. Fewer than one effective negative per anchor, so
-    that little prevents collapse. Collapse: an effective rank below 1.5 in three logged rows. A constant loss.
+    Anchors without a positive, which do not contribute to the loss. Fewer than one effective negative per
+    anchor, so that little prevents collapse. Collapse: an effective rank below 1.5 in three logged rows. A
+    constant loss.
     """
 
     def __init__(self) -> None:
@@ -133,20 +135,20 @@ class Watch:
         steady = len(self._losses) == 5 and max(self._losses) - min(self._losses) <= 1e-6 * abs(self._losses[0])
         collapsed = len(self._ranks) == 3 and max(self._ranks) < 1.5
         found = {
-            "positives": f"{without_positive:g} anchors of this batch have no positive and do not contribute to the loss; "
-            "draw more samples per step, or raise `together` if the strategy has that field"
+            "positives": f"{without_positive:g} anchors of this batch have no positive and do not contribute to the "
+            "loss; draw more samples per step, or raise `together` if the strategy has that field"
             if without_positive
             else "",
-            "negatives": f"{negatives:.2g} effective negatives per anchor: little prevents collapse; draw more samples "
-            "per step, or exclude fewer pairs"
+            "negatives": f"{negatives:.2g} effective negatives per anchor: little prevents collapse; draw more "
+            "samples per step, or exclude fewer pairs"
             if negatives < 1
             else "",
-            "collapse": f"features have collapsed to one direction (effective rank {self._ranks[-1]:.2f} over the last logged "
-            "steps), or training has not progressed yet; raise train.warmup_steps or lower train.lr"
+            "collapse": f"features have collapsed to one direction (effective rank {self._ranks[-1]:.2f} over the "
+            "last logged steps), or training has not progressed yet; raise train.warmup_steps or lower train.lr"
             if collapsed
             else "",
-            "steady": "the loss has not changed over the last logged steps; check that train.lr is not too low and that "
-            "the views differ"
+            "steady": "the loss has not changed over the last logged steps; check that train.lr is not too low and "
+            "that the views differ"
             if steady
             else "",
         }

@@ -62,10 +62,11 @@ def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
         ) from None
     try:
         yield device
-        wait_for_all()  # rank 0 writes longer than the others; a rank that leaves early would destroy the group
+        # Rank 0 writes longer than the others; a rank that leaves early would destroy the group.
+        wait_for_all()
     finally:
-        # DistributedDataParallel is part of reference cycles and holds the group. If it is freed after the group, when
-        # the interpreter ends, its threads still run and abort the process.
+        # DistributedDataParallel is part of reference cycles and holds the group. If it is freed after the
+        # group, when the interpreter ends, its threads still run and abort the process.
         gc.collect()
         dist.destroy_process_group()
 

@@ -40,12 +40,14 @@ class FitOptions:
     workers            data loading processes per rank (0: none)
     optimizer          adamw, sgd or lars
     momentum           for sgd and lars (default 0.9); nesterov: for sgd
-    layer_decay        ratio of the learning rate of an encoder layer to that of the next (0.75 is usual for a ViT)
+    layer_decay        ratio of the learning rate of an encoder layer to that of the next (0.75 is usual for a
+                       ViT)
     checkpointing      recompute activations inside the encoder's blocks in the backward pass: less memory
     channels_last      store weights and crops with channels last: faster convolutions on GPUs
     compile            torch.compile: a slow first step, then faster steps; needs a C++ compiler
-    grad_cache         pretraining only: embed this many samples per rank at a time, twice, and compute the loss on the
-                       whole batch: the memory of a small batch for one more forward pass (0: all at once)
+    grad_cache         pretraining only: embed this many samples per rank at a time, twice, and compute the
+                       loss on the whole batch: the memory of a small batch for one more forward pass (0: all
+                       at once)
     """
 
     steps: Count
@@ -70,11 +72,13 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.optimizer == "adamw" and self.momentum is not None:
             raise ValueError(
-                f"momentum = {self.momentum}: adamw has its own two momenta; leave it out, or set optimizer to sgd or lars"
+                f"momentum = {self.momentum}: adamw has its own two momenta; leave it out, or set optimizer "
+                "to sgd or lars"
             )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError(
-                f"nesterov: {self.optimizer} has no Nesterov momentum here; leave it out, or set optimizer: sgd and a momentum above 0"
+                f"nesterov: {self.optimizer} has no Nesterov momentum here; leave it out, or set optimizer: "
+                "sgd and a momentum above 0"
             )
 
 
@@ -82,8 +86,8 @@ def check_ranks(options: FitOptions) -> None:
     """ConfigError if the samples of a step cannot be divided equally among the ranks."""
     if options.samples_per_step % world_size():
         raise ConfigError(
-            f"train.samples_per_step = {options.samples_per_step} cannot be divided among {world_size()} ranks; "
-            "use a multiple of the number of ranks"
+            f"train.samples_per_step = {options.samples_per_step} cannot be divided among {world_size()} "
+            "ranks; use a multiple of the number of ranks"
         )
 
 
@@ -92,7 +96,8 @@ def short_of_warmup(options: FitOptions) -> list[str]:
     if options.warmup_steps <= options.steps:
         return []
     return [
-        f"  warning: train.warmup_steps = {options.warmup_steps} exceeds train.steps = {options.steps}: train.lr is never reached"
+        f"  warning: train.warmup_steps = {options.warmup_steps} exceeds train.steps = {options.steps}: "
+        "train.lr is never reached"
     ]
 
 
@@ -113,10 +118,12 @@ def fit(
     loss_of(model, batch)      calls the model once
     batches(step)              yields the batches from that step on
     before_step(step, steps)   runs before each step
-    after_step()               runs after each step of the optimiser; a step with a non-finite gradient is skipped
+    after_step()               runs after each step of the optimiser; a step with a non-finite gradient is
+                               skipped
     watch(step)                returns further metrics for rank 0 to log
 
-    Stopped: SIGTERM or SIGUSR1 was received, and all ranks saved the same step. DataError: the loss stays non-finite.
+    Stopped: SIGTERM or SIGUSR1 was received, and all ranks saved the same step. DataError: the loss stays
+    non-finite.
     """
     model.to(device)
     at_speed(model, checkpointing=options.checkpointing, channels_last=options.channels_last, compiled=options.compile)

@@ -32,18 +32,21 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -
     names = f"pairs.{config.pairs.name} with objective.{config.objective.name}"
     if objective.uses and not informs & objective.uses:
         raise ConfigError(
-            f"{names}: the strategy sets only the {' and '.join(sorted(informs))} weights of the relation, and the objective "
-            f"uses only the {' and '.join(sorted(objective.uses))} weights; choose another objective or strategy"
+            f"{names}: the strategy sets only the {' and '.join(sorted(informs))} weights of the relation, "
+            f"and the objective uses only the {' and '.join(sorted(objective.uses))} weights; choose "
+            "another objective or strategy"
         )
     if queue_size(strategy) and not objective.dim:
         raise ConfigError(
-            f"{names}: the strategy needs an embedding queue, which the objective does not support; choose another objective or strategy"
+            f"{names}: the strategy needs an embedding queue, which the objective does not support; choose "
+            "another objective or strategy"
         )
     for part in every_part(strategy):
         pairs, own = getattr(part, "temperature", None), getattr(objective, "temperature", None)
         if pairs is not None and pairs != own:
             raise ConfigError(
-                f"{names}: temperature = {pairs} in the strategy and {own} in the objective; set both to the same value"
+                f"{names}: temperature = {pairs} in the strategy and {own} in the objective; set both to "
+                "the same value"
             )
 
 
@@ -65,8 +68,8 @@ def check_not_alone(config: PretrainConfig) -> None:
     objective = OBJECTIVES.get(config.objective.name)
     if config.train.samples_per_step == 1 and "negative" in objective.uses and not objective.decodes:  # type: ignore[attr-defined]
         raise ConfigError(
-            f"train.samples_per_step = 1: objective.{config.objective.name} needs negatives from other samples of the batch; "
-            "set samples_per_step to 2 or more"
+            f"train.samples_per_step = 1: objective.{config.objective.name} needs negatives from other "
+            "samples of the batch; set samples_per_step to 2 or more"
         )
 
 

@@ -1,15 +1,16 @@
 """Gradient cache: large batches embedded in chunks, which are recomputed in the backward pass to save memory.
 
-The loss uses the embeddings of all chunks, so that all negatives remain. Accumulated gradients of small batches would
-lose negatives.
+The loss uses the embeddings of all chunks, so that all negatives remain. Accumulated gradients of small
+batches would lose negatives.
 
     forward    chunk -> embeddings, activations discarded;  all embeddings -> loss
-    backward   loss -> gradient of all embeddings;  last chunk first: chunk -> embeddings again, now with gradient
+    backward   loss -> gradient of all embeddings;  last chunk first: chunk -> embeddings again, now with
+               gradient
 
-Gao et al. implement these steps by hand (embed, cache the gradients of the embeddings, embed again). Here, an autograd
-checkpoint around each chunk does so, and a step remains one call and one backward pass, also under
-DistributedDataParallel. Source: GradCache (Gao et al., RepL4NLP 2021); checkpoints: Chen et al. 2016, Training deep
-nets with sublinear memory cost.
+Gao et al. implement these steps by hand (embed, cache the gradients of the embeddings, embed again). Here, an
+autograd checkpoint around each chunk does so, and a step remains one call and one backward pass, also under
+DistributedDataParallel. Source: GradCache (Gao et al., RepL4NLP 2021); checkpoints: Chen et al. 2016,
+Training deep nets with sublinear memory cost.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from medcl3d.types import Embedded, Keys, Rows
 def embed_in_chunks(embed: Callable[[RawBatch], Embedded], raw: RawBatch, samples: int) -> Embedded:
     """Compute ``embed(raw)`` in chunks of `samples` samples; the order of the result is the same.
 
-    `embed` runs twice on each chunk, with the same random numbers, and must return the same result both times.
+    `embed` runs twice on each chunk, with the same random numbers, and must return the same result both
+    times.
     """
     device = raw.main.crops.device
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
@@ -69,6 +71,7 @@ def refuse_batch_statistics(samples: int, encoder: str, network: nn.Module, obje
                 instead = "group" if root is network else "layer"
                 what = "norm: batch" if isinstance(module, _BatchNorm) else f"the batch statistics of {type(module).__name__}"
                 raise ConfigError(
-                    f"train.grad_cache = {samples} with {field} ({what}): statistics of a chunk differ from those of the batch; "
-                    f"set train.grad_cache to 0, or use another norm in the {field.split('.')[0]}, for example {instead}"
+                    f"train.grad_cache = {samples} with {field} ({what}): statistics of a chunk differ from "
+                    "those of the batch; set train.grad_cache to 0, or use another norm in the "
+                    f"{field.split('.')[0]}, for example {instead}"
                 )

@@ -18,9 +18,9 @@ class LARS(torch.optim.Optimizer):
         v     = momentum * v + lr * rate * (g + weight_decay * w)
         w     = w - v
 
-    The rate is 1 if `adapts` of a group is off (norms and biases, whose norm is small or 0), or if |w| or |g| is 0.
-    Source: You, Gitman and Ginsburg 2017, Large Batch Training of Convolutional Networks; Chen et al. 2020, SimCLR, for
-    the exclusion of norms and biases.
+    The rate is 1 if `adapts` of a group is off (norms and biases, whose norm is small or 0), or if |w| or |g|
+    is 0. Source: You, Gitman and Ginsburg 2017, Large Batch Training of Convolutional Networks; Chen et al.
+    2020, SimCLR, for the exclusion of norms and biases.
     """
 
     def __init__(

@@ -89,7 +89,8 @@ class RunFolder:
         except OSError as error:
             self._board_failed = True
             warnings.warn(
-                f"{self.path / 'tensorboard'}: {error}; TensorBoard is off for this run, metrics.jsonl continues",
+                f"{self.path / 'tensorboard'}: {error}; TensorBoard is off for this run, metrics.jsonl "
+                "continues",
                 stacklevel=2,
             )
 
@@ -144,12 +145,13 @@ def run_folder(
 ) -> Iterator[RunFolder]:
     """Open a run folder, new or to resume with the same configuration.
 
-    provenance  fingerprints of the data that the run reads (`fingerprints`), and other facts known at the start
+    provenance  fingerprints of the data that the run reads (`fingerprints`), and other facts known at the
+                start
     model       class of the configuration; its defaults apply to fields that an older run does not have
 
-    ConfigError if the folder holds a run with another configuration (names the fields) or other data (names the parts),
-    or if another process uses it. MachineError if it cannot be written. If an exception is raised inside, status.json
-    gets `failed` and the reason.
+    ConfigError if the folder holds a run with another configuration (names the fields) or other data (names
+    the parts), or if another process uses it. MachineError if it cannot be written. If an exception is raised
+    inside, status.json gets `failed` and the reason.
     """
     lock = _lock(path)
     try:
@@ -225,7 +227,8 @@ def with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
     """The configuration of a run, read from `file`, with current defaults of `model` for missing fields."""
     try:
         return old if model is None else plain(parse(old, model, str(file)))
-    except ConfigError:  # this version refuses the old configuration: compare it unchanged, so that the message names the field
+    except ConfigError:
+        # This version refuses the old configuration: compare it unchanged, so that the message names the field.
         return old
 
 

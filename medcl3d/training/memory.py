@@ -19,8 +19,8 @@ NEVER = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Make this process keep freed memory instead of returning it to the system after every operation.
 
-    Otherwise the kernel clears new pages for every activation of a CPU step, which takes about a seventh of the time
-    of a step on 32^3 patches. Returns True if it took effect (Linux with glibc).
+    Otherwise the kernel clears new pages for every activation of a CPU step, which takes about a seventh of
+    the time of a step on 32^3 patches. Returns True if it took effect (Linux with glibc).
     """
     if not sys.platform.startswith("linux"):
         return False

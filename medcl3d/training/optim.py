@@ -54,9 +54,9 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float |
     """Trainable parameters, with and without weight decay; with `layer_decay` by layer, deepest first.
 
     Norms, biases, tokens and learned positions are not decayed, since they do not multiply activations. With
-    `layer_decay`, the rate of an encoder layer is ``layer_decay ** (number of layers - its depth)`` of the full rate
-    (`lr_share` of a group). The embedding has depth 0. Parameters outside all layers (last norm, decoder, head,
-    projector) have the full rate.
+    `layer_decay`, the rate of an encoder layer is ``layer_decay ** (number of layers - its depth)`` of the
+    full rate (`lr_share` of a group). The embedding has depth 0. Parameters outside all layers (last norm,
+    decoder, head, projector) have the full rate.
     Source: Clark et al. 2020, ELECTRA, appendix A; Bao et al. 2022, BEiT, for images.
     """
     shares = {} if layer_decay is None else _shares(model, layer_decay)

@@ -57,11 +57,12 @@ class PairDistances:
 
     def lines(self) -> list[str]:
         """Lines of text; distances as median (10% to 90%)."""
+        shares = (f"{share:.0%} {origin}" for share, origin in zip(self.shares, ORIGINS, strict=True))
         return [
             f"positives within the sample: {self.within}",
             f"positives beyond the sample: {self.beyond}",
             f"negatives: {self.negatives}",
-            f"positive weight: {', '.join(f'{share:.0%} {origin}' for share, origin in zip(self.shares, ORIGINS, strict=True))}",
+            f"positive weight: {', '.join(shares)}",
         ]
 
 

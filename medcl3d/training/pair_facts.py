@@ -28,8 +28,8 @@ class PairFacts:
     keys      keys of the items
     relation  relation of the items, ``[N, N]``
     counts    the counts that training logs
-    spread    title -> one value per pair of views of one sample: IoU, mm between centres (body coordinates across
-              frames), days
+    spread    title -> one value per pair of views of one sample: IoU, mm between centres (body coordinates
+              across frames), days
     """
 
     items: str

@@ -29,9 +29,10 @@ PLANES: tuple[Plane, ...] = (("sagittal", 0, (1, 2), "AS"), ("coronal", 1, (0, 2
 def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: Any, num_samples: int = 3) -> np.ndarray:
     """A picture ``uint8[H, W, 3]`` of samples.
 
-    Each sample shows three planes of each of its scans, through the centre of the first view in that scan, with the
-    boxes of all views (dotted: outside the plane). Below are the central axial slices of its views, as read and as
-    augmented. Dots of one colour are one physical point (filled: in the shown slice; hollow: in another slice).
+    Each sample shows three planes of each of its scans, through the centre of the first view in that scan,
+    with the boxes of all views (dotted: outside the plane). Below are the central axial slices of its views,
+    as read and as augmented. Dots of one colour are one physical point (filled: in the shown slice; hollow:
+    in another slice).
     """
     with torch.no_grad():
         batch = make_views(raw, recipe)

@@ -37,10 +37,11 @@ SCORES, FEATURES = "label_free.json", "features.npz"
 def portray(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
     """Write label-free scores of crops to label_free.json, and their features and metadata to features.npz.
 
-    The number of crops is `NUM_CROPS`, or the number of training samples if that is smaller. Non-finite features give a
-    warning and no scores; the run still finishes.
-    features.npz: `features` ``Float32[N, F]`` of one augmentation of each crop, `scan` and `patient`, `structure` (the
-    label at the centre of the crop, "" if there is none), and every column of metadata, as text.
+    The number of crops is `NUM_CROPS`, or the number of training samples if that is smaller. Non-finite
+    features give a warning and no scores; the run still finishes.
+    features.npz: `features` ``Float32[N, F]`` of one augmentation of each crop, `scan` and `patient`,
+    `structure` (the label at the centre of the crop, "" if there is none), and every column of metadata, as
+    text.
     """
     scans = pretraining_scans(parts.store, parts.config.data)
     strategy, recipe = PAIRS.build(Choice("augmented_views", {})), parts.learner.recipe

@@ -46,10 +46,11 @@ def small_maps_padded_first(device_type: str) -> AbstractContextManager[Any]:
 class _SmallMapsPaddedFirst(TorchFunctionMode):
     """Pad small maps before a 3-D convolution whose kernel covers the whole map.
 
-    If the convolution pads the map itself, the gradient of its weights is read out of bounds: it is infinite, or finite
-    and wrong, or the process crashes. Observed with torch 2.13 (oneDNN) on an x86 processor with avx512_bf16 and without
-    AMX: in bfloat16 for kernels of 3 on maps of 2 voxels, in float32 for kernels of 7 on maps of 6 or 7. The forward
-    pass and the gradient of the input are correct. Test cases: tests/training/test_precision.py.
+    If the convolution pads the map itself, the gradient of its weights is read out of bounds: it is infinite,
+    or finite and wrong, or the process crashes. Observed with torch 2.13 (oneDNN) on an x86 processor with
+    avx512_bf16 and without AMX: in bfloat16 for kernels of 3 on maps of 2 voxels, in float32 for kernels of 7
+    on maps of 6 or 7. The forward pass and the gradient of the input are correct. Test cases:
+    tests/training/test_precision.py.
     """
 
     def __torch_function__(

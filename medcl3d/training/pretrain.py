@@ -57,7 +57,8 @@ class PretrainConfig:
     loader   `store` reads crops from memory maps, `torchio` uses a `tio.Queue`; the samples are the same, but
              `torchio` is slower, since it reads whole scans
     placebo  control: permute the signal columns of the strategy among scans
-    probe    linear probe on labels of training patients, evaluated and logged periodically; does not affect training
+    probe    linear probe on labels of training patients, evaluated and logged periodically; does not affect
+             training
     """
 
     data: DataConfig
@@ -276,7 +277,8 @@ def summary(parts: Pretraining) -> str:
             *short_of_warmup(config.train),
             *(f"  {note}" for note in objective_notes(learner.objective, config.train.steps)),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
-            f"  {flops / 1e9:.2f} GFLOP per crop of {' x '.join(map(str, config.data.patch_size))}, one forward pass",
+            f"  {flops / 1e9:.2f} GFLOP per crop of {' x '.join(map(str, config.data.patch_size))}, one "
+            "forward pass",
         ]
     )
 

@@ -41,7 +41,8 @@ def at_speed(model: nn.Module, *, checkpointing: bool = False, channels_last: bo
     channels_last   store 5-D weights and crops with channels last
     compiled        compile networks with torch.compile at their first call
 
-    ConfigError: checkpointing of an encoder without `layers()`. MachineError: no C++ compiler for torch.compile.
+    ConfigError: checkpointing of an encoder without `layers()`. MachineError: no C++ compiler for
+    torch.compile.
     """
     if compiled:
         check_compiler()
@@ -62,7 +63,8 @@ def check_compiler() -> None:
     wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(wanted) is None:
         raise MachineError(
-            f"train.compile: no C++ compiler found ({wanted}); install one, set CXX, or set train.compile: false"
+            f"train.compile: no C++ compiler found ({wanted}); install one, set CXX, or set train.compile: "
+            "false"
         )
 
 
@@ -90,7 +92,8 @@ class _Recomputed:
         return checkpoint(self._padded, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), self._again(surroundings)))
 
     def _padded(self, *inputs: Any) -> Any:
-        # The recomputation runs in the backward pass, after the autocast of the step and with it this mode have ended.
+        # The recomputation runs in the backward pass, after the autocast of the step and with it this mode
+        # have ended.
         with small_maps_padded_first(inputs[0].device.type):
             return self.forward(*inputs)
 
@@ -111,7 +114,8 @@ class _Recomputed:
         before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
         counts = [None if count is None else count.clone() for *_, count in before]
         for norm in norms:
-            norm.momentum = 0.0  # switching tracking off would save other tensors than the first pass, which torch refuses
+            # Switching tracking off would save other tensors than the first pass, which torch refuses.
+            norm.momentum = 0.0
         try:
             yield
         finally:

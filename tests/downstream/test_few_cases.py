@@ -57,7 +57,8 @@ def test_sentences() -> None:
     ]
     runs = [{"few_training_cases": {"cube": 1}}, {}, {"few_training_cases": {"cube": 3}}]
     assert over_runs(runs) == [
-        "Class cube: few labelled training patients have it (1 to 3, in 2 of 3 measurements); its results depend on them."
+        "Class cube: few labelled training patients have it (1 to 3, in 2 of 3 measurements); its results "
+        "depend on them."
     ]
     assert over_runs([{}]) == [] and of_comparison([]) == []
 

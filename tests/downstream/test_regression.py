@@ -67,7 +67,7 @@ def test_numbers_independent_of_voxels_are_not_learnt(aged: Path, tmp_path: Path
     [
         ("agge", "no such column"),
         ("site", "'A' of scan s0 is not a number"),
-        ("same", "labelled scans all have 7"),
+        ("same", "all labelled scans have 7"),
     ],
 )
 def test_a_column_without_numbers_is_refused(aged: Path, tmp_path: Path, target: str, words: str) -> None:

@@ -107,7 +107,8 @@ def test_scans_of_a_pretraining_are_refused_as_test_scans_under_any_id(
 ) -> None:
     change, options, match = WAYS[way]
     root = again(tmp_path / "again", change=change, options=options)
-    words = rf"used 1 of the 4 test scans of {root} under other patient ids: case1 of q1 \({match}\); pretrain without them"
+    found = rf"case1 of q1 \({match}\)"
+    words = rf"used 1 of the 4 test scans of {root} under other patient ids: {found}; pretrain without them"
     refused(tmp_path, root, seen, words)
 
 
