@@ -177,8 +177,8 @@ def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, forc
     ]
     if foreign:
         raise ConfigError(
-            f"--out: {len(foreign)} files exist already that this run did not write for these scans, for example "
-            f"{foreign[0]}; use another folder, or --force to replace them"
+            f"--out: {len(foreign)} files exist already that this run did not write for these scans, for "
+            f"example {foreign[0]}; use another folder, or --force to replace them"
         )
     return [scan for scan in scans if not existing.issuperset(scan.files(probabilities))]
 

@@ -326,7 +326,7 @@ def _reason(error: DataError, one: InputScan, options: Mapping[str, Any]) -> str
         return text
     value = options.get("kind" if fixed == "intensity" else fixed)
     settings = f"{fixed} = {value}"
-    return f"{wrong}; the run was trained on scans prepared with {settings}, so repair this scan or leave it out"
+    return f"{wrong}; the run was trained on scans prepared with {settings}, so repair or leave out this scan"
 
 
 def _short(error: Exception) -> str:

@@ -135,20 +135,21 @@ class Watch:
         steady = len(self._losses) == 5 and max(self._losses) - min(self._losses) <= 1e-6 * abs(self._losses[0])
         collapsed = len(self._ranks) == 3 and max(self._ranks) < 1.5
         found = {
-            "positives": f"{without_positive:g} anchors of this batch have no positive and do not contribute to the "
-            "loss; draw more samples per step, or raise `together` if the strategy has that field"
+            "positives": f"{without_positive:g} anchors of this batch have no positive and do not contribute to "
+            "the loss; draw more samples per step, or raise `together` if the strategy has that field"
             if without_positive
             else "",
-            "negatives": f"{negatives:.2g} effective negatives per anchor: little prevents collapse; draw more "
-            "samples per step, or exclude fewer pairs"
+            "negatives": f"{negatives:.2g} effective negatives per anchor: little prevents collapse; draw "
+            "more samples per step, or exclude fewer pairs"
             if negatives < 1
             else "",
-            "collapse": f"features have collapsed to one direction (effective rank {self._ranks[-1]:.2f} over the "
-            "last logged steps), or training has not progressed yet; raise train.warmup_steps or lower train.lr"
+            "collapse": f"features have collapsed to one direction (effective rank {self._ranks[-1]:.2f} over "
+            "the last logged steps), or training has not progressed yet; raise train.warmup_steps or lower "
+            "train.lr"
             if collapsed
             else "",
-            "steady": "the loss has not changed over the last logged steps; check that train.lr is not too low and "
-            "that the views differ"
+            "steady": "the loss has not changed over the last logged steps; check that train.lr is not too low "
+            "and that the views differ"
             if steady
             else "",
         }

@@ -228,7 +228,7 @@ def with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
     try:
         return old if model is None else plain(parse(old, model, str(file)))
     except ConfigError:
-        # This version refuses the old configuration: compare it unchanged, so that the message names the field.
+        # This version refuses the old configuration: compare it unchanged, so that the message names fields.
         return old
 
 

@@ -435,8 +435,8 @@ def test_the_remedy_applies_to_predict(run: Path, ball_root: Path, tmp_path: Pat
     assert done.exit_code == 3, done.output
     for option in ("channels", "nonfinite"):
         assert (
-            f"the run was trained on scans prepared with {option} = error, so repair this scan or leave it "
-            "out"
+            f"the run was trained on scans prepared with {option} = error, so repair or leave out this "
+            "scan"
             in done.stderr
         )
         assert f"set {option}" not in done.stderr
