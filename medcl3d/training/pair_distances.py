@@ -14,8 +14,8 @@ from medcl3d.training.pair_facts import PairFacts
 from medcl3d.types import Keys
 
 QUANTILES = (0.1, 0.5, 0.9)
-ORIGINS = ("within the sample", "other samples of the scan", "other scans of the patient", "other patients")
-WITHIN = 0  # index into ORIGINS
+PLACES = ("within the sample", "other samples of the scan", "other scans of the patient", "other patients")
+WITHIN = 0  # index into PLACES
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PairDistances:
     within     attracting pairs of one sample, weighted by P
     beyond     attracting pairs of two samples, weighted by P
     negatives  repelling pairs, weighted by M
-    shares     fraction of the positive weight in each of `ORIGINS`
+    shares     fraction of the positive weight in each of `PLACES`
     """
 
     within: Spread
@@ -57,7 +57,7 @@ class PairDistances:
 
     def lines(self) -> list[str]:
         """Lines of text; distances as median (10% to 90%)."""
-        shares = (f"{share:.0%} {origin}" for share, origin in zip(self.shares, ORIGINS, strict=True))
+        shares = (f"{share:.0%} {origin}" for share, origin in zip(self.shares, PLACES, strict=True))
         return [
             f"positives within the sample: {self.within}",
             f"positives beyond the sample: {self.beyond}",
@@ -89,7 +89,7 @@ def distances_of(batches: Iterable[PairFacts]) -> PairDistances:
         spread(positive * (place == WITHIN)),
         spread(positive * (place != WITHIN)),
         spread(negative),
-        tuple(float(positive[place == number].sum() / total) for number in range(len(ORIGINS))),
+        tuple(float(positive[place == number].sum() / total) for number in range(len(PLACES))),
     )
 
 
@@ -115,7 +115,7 @@ def _overlap(keys: Keys, items: str) -> Tensor:
 
 
 def _origin(keys: Keys) -> Tensor:
-    """``Int[N, N]``: index into `ORIGINS` for each pair."""
+    """``Int[N, N]``: index into `PLACES` for each pair."""
     same = [column[:, None] == column for column in (keys.sample, keys.scan, keys.patient)]
     return torch.where(same[0], 0, torch.where(same[1], 1, torch.where(same[2], 2, 3)))
 
