@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from medcl3d.data.loader import Plan
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
-from medcl3d.downstream.examples import CropBatch, CropDataset, Example, averaged, covering_crops, random_crop
+from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe, check_classes
 from medcl3d.encoders.network import Network
@@ -115,7 +115,7 @@ class CropClassification(ABC):
         """AUROC, balanced accuracy and accuracy of the examples of the test scans."""
         model.eval()
         examples = self.examples(store, scans, patch_size)
-        probabilities = averaged(
+        probabilities = answers(
             lambda crops: model(crops).float().softmax(1), store, examples, device, dtype
         )
         metrics, cases = measured(probabilities, examples, self.class_names(store), store, seed)

@@ -19,7 +19,7 @@ from medcl3d.data.splits import Measured, Split
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.classification import CropClassification
-from medcl3d.downstream.examples import Example, averaged, covering_crops
+from medcl3d.downstream.examples import Example, answers, covering_crops
 from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
@@ -156,7 +156,7 @@ class _Frozen:
         DataError if some are not finite.
         """
         return finite(
-            averaged(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype)
+            answers(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype)
         )
 
 

@@ -156,7 +156,7 @@ def covering_crops(store: Store, scan: int, patch_size: Triple) -> tuple[Box, ..
 
 
 @torch.no_grad()
-def averaged(
+def answers(
     output: Callable[[Tensor], Tensor],
     store: Store,
     examples: Sequence[Example],

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from medcl3d.data.loader import Plan
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
-from medcl3d.downstream.examples import CropBatch, CropDataset, Example, averaged, covering_crops, random_crop
+from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe
 from medcl3d.encoders.network import Network
@@ -190,7 +190,7 @@ class Multilabel:
         """The measures of `finding_metrics`, per finding and averaged; one row per scan and known finding."""
         model.eval()
         examples = self.examples(store, scans, patch_size)
-        probabilities = averaged(lambda crops: model(crops).float().sigmoid(), store, examples, device, dtype)
+        probabilities = answers(lambda crops: model(crops).float().sigmoid(), store, examples, device, dtype)
         metrics, cases = self._measured(probabilities, examples, store, seed)
         return Evaluation(metrics, cases, {})
 

@@ -14,7 +14,7 @@ from medcl3d.data.in_use import DataConfig, pretraining_scans
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS
 from medcl3d.downstream.classification import CropClassification
-from medcl3d.downstream.examples import Example, averaged
+from medcl3d.downstream.examples import Example, answers
 from medcl3d.downstream.labelled import with_target
 from medcl3d.downstream.probes import Labelled, LinearProbe
 from medcl3d.encoders.network import Network
@@ -74,7 +74,7 @@ class Asked:
         """Balanced accuracy of the current frozen features; the network is in training mode afterwards."""
         network.eval()
         train, test = (
-            averaged(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype)
+            answers(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype)
             for side in (self.train, self.test)
         )
         network.train()

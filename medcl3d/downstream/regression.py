@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from medcl3d.data.loader import Plan
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
-from medcl3d.downstream.examples import CropBatch, CropDataset, Example, averaged, covering_crops, random_crop
+from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
 from medcl3d.downstream.heads import Classifier
 from medcl3d.encoders.network import Network
 from medcl3d.errors import ConfigError
@@ -149,7 +149,7 @@ class Regression:
             model.mean.fill_(mean)
             model.scale.fill_(scale)
         examples = [Example(scan, covering_crops(store, scan, patch_size), 0) for scan in scans]
-        predicted = averaged(model.in_units, store, examples, device, dtype)[:, 0]
+        predicted = answers(model.in_units, store, examples, device, dtype)[:, 0]
         truth = self.values(store)[np.asarray(scans)]
         rows = store.collection.table.iloc[list(scans)]
         patients = [str(patient) for patient in rows["patient"]]
