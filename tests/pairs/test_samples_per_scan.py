@@ -158,11 +158,11 @@ def test_negatives_of_one_scan_occur_with_the_field_and_never_without(tiny_store
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ({"overlapping_crops": {"samples_per_scan": 3}}, r"train.samples_per_step = 8 is no multiple of pairs.overlapping_crops: "
-         r"samples_per_scan = 3; 6 would do"),
-        ({"physical_overlap": {"samples_per_scan": 16}}, r"pairs.physical_overlap: samples_per_scan = 16; 16 would do"),
+        ({"overlapping_crops": {"samples_per_scan": 3}}, r"train.samples_per_step = 8 is not a multiple of pairs.overlapping_crops: "
+         r"samples_per_scan = 3; use 6"),
+        ({"physical_overlap": {"samples_per_scan": 16}}, r"pairs.physical_overlap: samples_per_scan = 16; use 16"),
         ({"class_labels": {"inner": {"overlapping_crops": {"samples_per_scan": 3}}}},
-         r"pairs.class_labels: together = 2 times samples_per_scan = 3; 6 would do"),
+         r"pairs.class_labels: together = 2 times samples_per_scan = 3; use 6"),
     ],
 )  # fmt: skip
 def test_groups_across_the_border_of_two_steps_are_refused(tiny_store: Path, pairs: Any, message: str) -> None:
