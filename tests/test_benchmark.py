@@ -1,4 +1,4 @@
-"""The benchmark runs on its own data, compares like with like, and writes what it prints."""
+"""Benchmarks run on simulated data, compare equal work, and write their tables."""
 
 import json
 import sys
@@ -46,14 +46,14 @@ def test_every_strategy_has_a_row_with_a_rate_or_a_reason(bench: Bench) -> None:
     assert float(rates["augmented_views"].split()[0]) > 10
 
 
-def test_both_kinds_of_files_have_a_size_and_a_rate(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_file_formats_have_a_size_and_a_rate(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("blosc2")
     rows = {row[0]: row[1:] for row in stores(bench).rows}
-    assert set(rows) == {"MB on the disk", "crops of 32 x 32 x 32 a second"}
+    assert set(rows) == {"MB on disk", "crops of 32 x 32 x 32 per second"}
     on_disk = sum(path.stat().st_size for path in (bench.folder / "compressed" / "store").glob("*.b2nd")) / 1e6
-    assert rows["MB on the disk"][1] == f"{on_disk:.1f}" and float(rows["MB on the disk"][2]) < 0.9
-    fast, packed, ratio = (float(cell.split()[0]) for cell in rows["crops of 32 x 32 x 32 a second"])
-    assert ratio == pytest.approx(packed / fast, rel=0.05)
+    assert rows["MB on disk"][1] == f"{on_disk:.1f}" and float(rows["MB on disk"][2]) < 0.9
+    npy, blosc2, ratio = (float(cell.split()[0]) for cell in rows["crops of 32 x 32 x 32 per second"])
+    assert ratio == pytest.approx(blosc2 / npy, rel=0.05)
     monkeypatch.setitem(sys.modules, "blosc2", None)
     assert "pip install 'medcl3d[blosc2]'" in stores(bench).note
 
@@ -64,18 +64,20 @@ def test_views_are_faster_than_torchio_for_each_crop(bench: Bench) -> None:
     assert float(table.rows[1][2].split()[0]) > 1.5
 
 
-def test_torchio_gets_the_recipes_probabilities() -> None:
+def test_torchio_has_the_probabilities_of_the_recipe() -> None:
     from medcl3d.registry import Choice
     from medcl3d.views import VIEWS
 
     recipe = VIEWS.build(Choice("mri"))
-    chances = {type(transform).__name__: transform.probability for transform in torchio_transform().transforms}
-    assert chances["RandomAffine"] == recipe.spatial.affine_probability
-    assert chances["RandomGamma"] == recipe.intensity.gamma_probability
-    assert chances["RandomNoise"] == recipe.intensity.noise_probability
+    probabilities = {
+        type(transform).__name__: transform.probability for transform in torchio_transform().transforms
+    }
+    assert probabilities["RandomAffine"] == recipe.spatial.affine_probability
+    assert probabilities["RandomGamma"] == recipe.intensity.gamma_probability
+    assert probabilities["RandomNoise"] == recipe.intensity.noise_probability
 
 
-def test_works_take_turns_after_one_call_that_is_not_measured() -> None:
+def test_functions_are_measured_in_turns_after_a_warm_up_call() -> None:
     calls: list[str] = []
     seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
     assert "".join(calls) == "ab" * 4 and seconds["a"].shape == (3,)
@@ -92,7 +94,7 @@ def test_a_step_is_measured_and_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_loss_needs_a_fraction_of_the_memory_of_all_pairs(bench: Bench) -> None:
+def test_the_loss_needs_less_memory_than_the_matrix_of_all_pairs(bench: Bench) -> None:
     rows = {row[1]: row for row in losses(bench).rows}
     assert set(rows) == {*OURS, PLAIN, LIGHTLY}
     assert float(rows["augmented_views"][3]) < 0.5 * float(rows[PLAIN][3])
@@ -112,19 +114,19 @@ def test_a_collection_is_measured_from_index_to_plan(bench: Bench) -> None:
     assert [(row["scans"], row["stage"]) for row in rows] == [(str(num), stage) for num in (80, 320) for stage in STAGES]
     assert all(float(row["seconds"]) >= 0 and float(row["peak MB"]) > 50 for row in rows)
     workers = {row["stage"] for row in rows if row["peak MB of a worker"] != "-"}
-    assert workers <= {"check", "prepare", "prepare again"}, "nothing else has workers"
+    assert workers <= {"check", "prepare", "prepare again"}, "no other stage has workers"
 
 
 @pytest.mark.parametrize("kind", ["md", "json"])
-def test_only_what_was_measured_is_written_anew(tmp_path: Path, kind: str) -> None:
+def test_only_sections_of_measured_benchmarks_are_replaced(tmp_path: Path, kind: str) -> None:
     out = tmp_path / f"figures.{kind}"
     first, second = (Table(title, ("a", "b"), (("1", "2"),), "A note.") for title in ("First", "Second"))
     update(out, [first, second], "4 cores")
     update(out, [Table("First", ("a", "b"), (("3", "4"),), "Another note.")], "8 cores")
     found = out.read_text()
     if kind == "md":
-        new = "## First\n\n| a | b |\n| --- | --- |\n| 3 | 4 |\n\nAnother note.\n\nMachine: 8 cores.\n"
-        old = "## Second\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\nA note.\n\nMachine: 4 cores.\n"
+        new = "## First\n\n| a | b |\n| --- | --- |\n| 3 | 4 |\n\nAnother note.\n\nEnvironment: 8 cores.\n"
+        old = "## Second\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\nA note.\n\nEnvironment: 4 cores.\n"
         assert found.startswith("# Performance\n") and found.endswith(f"\n\n{new}\n{old}")
     else:
         tables = json.loads(found)["tables"]
@@ -135,9 +137,11 @@ def test_only_what_was_measured_is_written_anew(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("names", "out", "said"),
+    ("names", "out", "message"),
     [(["vews"], None, "stores, pairs, views, losses, grad_cache, step, collection"), ([], Path("figures.txt"), r"\.md")],
 )
-def test_a_wrong_name_or_file_is_said_before_anything_runs(names: list[str], out: Path | None, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_name_or_file_is_refused_before_anything_runs(
+    names: list[str], out: Path | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
         benchmark(names, out)

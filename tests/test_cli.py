@@ -304,7 +304,7 @@ def test_check_finds_an_unwritable_folder_and_a_too_long_warmup(tiny_store: Path
     assert done.exit_code == 4 and done.stderr == (
         f"medcl3d: command line: out_dir = {tmp_path / 'file'}: {tmp_path / 'file'} is not a folder; choose another path\n"
     )
-    assert "train.warmup_steps = 10 are more than train.steps = 2" in done.stdout
+    assert "train.warmup_steps = 10 exceeds train.steps = 2" in done.stdout
     done = medcl3d("pretrain", config, "--check", "out_dir=/proc/run")
     assert done.exit_code == 4 and "cannot write in /proc" in done.stderr
     done = medcl3d("show_pairs", config, "--check", "--out", tmp_path / "a.png")

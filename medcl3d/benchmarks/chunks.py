@@ -1,4 +1,4 @@
-"""Time and memory of a step whose batch is embedded in chunks, beside the batch at once."""
+"""Benchmark of the gradient cache: time and memory of a step in chunks and with the whole batch at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric
 from medcl3d.config import parse
 from medcl3d.training.memory import peak_memory_mb
 
-TURNS = 2  # of processes that make two steps each
+TURNS = 2  # processes per size, with two steps each
 
 
 def grad_cache(bench: Bench) -> Table:
@@ -30,25 +30,28 @@ def grad_cache(bench: Bench) -> Table:
         peak = max(one[size][1] for one in turns)
         rows.append((str(size) if size else "all at once", geometric(1000 * seconds), ratio, f"{peak:.0f}"))
     note = (
-        f"`overlapping_crops` with SimCLR and a residual network of depth {bench.scale.depth}: {samples} samples of two views of "
-        f"{by(PATCH)} voxels, forward and backward, processor time of one core; memory beyond what the process had before. "
-        "Loss and gradient are those of the whole batch in every row."
+        f"`overlapping_crops` with SimCLR and a residual network of depth {bench.scale.depth}: {samples} "
+        f"samples of two views of {by(PATCH)} voxels, forward and backward, processor time of one core; "
+        "memory is the increase over that before the step. Loss and gradient are those of the whole batch "
+        "in every row."
     )
-    return Table("The gradient cache", ("train.grad_cache", "ms", "time, as a ratio", "peak MB"), tuple(rows), note)
+    return Table(
+        "The gradient cache", ("train.grad_cache", "ms", "relative time", "peak MB"), tuple(rows), note
+    )
 
 
 def _measured(bench: Bench, samples: int, size: int) -> tuple[float, float]:
-    """Seconds and MiB, from another process."""
+    """Seconds and MiB, measured in another process."""
     root, store = str(Path(__file__).parents[2]), str(bench.store.root)
-    called = f"measure({store!r}, {bench.scale.depth}, {samples}, {size})"
-    code = f"import sys; sys.path.insert(0, {root!r}); from medcl3d.benchmarks.chunks import measure; {called}"
+    call = f"measure({store!r}, {bench.scale.depth}, {samples}, {size})"
+    code = f"import sys; sys.path.insert(0, {root!r}); from medcl3d.benchmarks.chunks import measure; {call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
     return seconds, peak
 
 
 def measure(store: str, depth: int, samples: int, size: int) -> None:
-    """Print seconds (of the quicker of two steps) and MiB of a step as JSON."""
+    """Print seconds (of the faster of two steps) and MiB of a step as JSON."""
     from medcl3d.training.pretrain import PretrainConfig, assemble
 
     torch.set_num_threads(1)
@@ -57,7 +60,9 @@ def measure(store: str, depth: int, samples: int, size: int) -> None:
         "pairs": "overlapping_crops",
         "views": "mri",
         "encoder": {"resnet3d": {"depth": depth}},
-        "objective": {"simclr": {"norm": "layer"}},  # a chunk's batch statistics would not be those of the batch
+        "objective": {
+            "simclr": {"norm": "layer"}
+        },  # batch statistics of chunks would differ from those of the batch
         "train": {"steps": 1, "samples_per_step": samples, "grad_cache": size},
         "out_dir": "unused",
     }

@@ -1,6 +1,6 @@
-"""A collection from a thousand scans to tens of thousands: what indexing, checking, preparing and planning cost each of them.
+"""Benchmark of collections of 1,000 to 20,000 scans: cost of indexing, checking, preparing and planning.
 
-Every stage is a process of its own, as a command is, so that its peak of memory is its own.
+Every stage runs in a separate process, as a command does, so that peak memory is measured per stage.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import torch
 from medcl3d.benchmarks.measure import Bench, Table, by
 from medcl3d.training.memory import peak_memory_mb, process_peak_mb
 
-SIDE = 16  # voxels: reading a scan costs next to nothing, so that what is left is the cost of there being many
+SIDE = 16  # voxels: small scans, so that the cost depends on their number, not on their voxels
 SESSIONS, MODALITIES = ("a", "b"), ("T1w", "FLAIR")
-LOOK_S = 0.05  # between two looks at the workers' memory
+POLL_S = 0.05  # interval of reading the memory of workers
 PAIRS: dict[str, Any] = {
     "longitudinal": "longitudinal",
     "tabular_neighbours": {"tabular_neighbours": {"columns": {"age": 5.0, "sex": "equal"}}},
@@ -59,30 +59,39 @@ def make_tree(root: Path, num_scans: int) -> None:
 
 
 def collection(bench: Bench) -> Table:
-    """All stages on trees of several sizes, one after the other."""
+    """Measure all stages on collections of several sizes."""
     rows = []
     for num in bench.scale.collections:
-        place = bench.folder / f"collection_{num}"
-        make_tree(place / "raw", num)
+        folder = bench.folder / f"collection_{num}"
+        make_tree(folder / "raw", num)
         for stage in STAGES:
-            found = _measured(stage, place)
+            found = _measured(stage, folder)
             peaks = f"{found.own_mb:.0f}", f"{found.worker_mb:.0f}" if found.worker_mb else "-"
             rows.append((str(num), stage, f"{found.wall_s:.1f}", f"{found.busy_s:.1f}", f"{1000 * found.busy_s / num:.2f}", *peaks))
     workers = min(8, os.cpu_count() or 1)
     note = (
-        f"A generated BIDS dataset: {len(SESSIONS)} visits a patient with {len(MODALITIES)} modalities of {by((SIDE,) * 3)} voxels each, "
-        f"compressed, with dates and a table of participants. Each stage is a process of its own, with {workers} workers to check and "
-        "prepare. Seconds by the clock depend on the disk and on what else the machine does; processor seconds are those of all its "
-        "processes, workers' imports included. The peak of memory is that of the process with all it has imported, and of its largest "
-        "worker. Again: with nothing changed since. Plan: what `pretrain --check` does, one epoch's order and one batch."
+        f"A generated BIDS dataset: {len(SESSIONS)} visits per patient with {len(MODALITIES)} modalities of "
+        f"{by((SIDE,) * 3)} voxels each, compressed, with dates and a table of participants. Each stage "
+        f"runs in a separate process, with {workers} workers to check and prepare. Seconds of wall time "
+        "depend on the disk and on other load; processor seconds include all processes and the imports of "
+        "workers. Peak memory is that of the process, including imports, and of its largest worker. Again: "
+        "without changes since. Plan: the work of `pretrain --check`, the order of one epoch and one batch."
     )
-    columns = ("scans", "stage", "seconds", "processor seconds", "of them ms a scan", "peak MB", "peak MB of a worker")
+    columns = (
+        "scans",
+        "stage",
+        "seconds",
+        "processor seconds",
+        "processor ms per scan",
+        "peak MB",
+        "peak MB of a worker",
+    )
     return Table("Collections", columns, tuple(rows), note)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one stage: seconds by the clock and of the processors, peaks in MiB of the process and of its largest worker."""
+    """Cost of one stage: wall and processor seconds, peak MiB of the process and of its largest worker."""
 
     wall_s: float
     busy_s: float
@@ -90,19 +99,22 @@ class Cost:
     worker_mb: float
 
 
-def _measured(stage: str, place: Path) -> Cost:
-    """The cost of a stage, from another process."""
+def _measured(stage: str, folder: Path) -> Cost:
+    """The cost of a stage, measured in another process."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from medcl3d.benchmarks.collection import measure"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}; measure({stage!r}, {str(place)!r})"], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", f"{code}; measure({stage!r}, {str(folder)!r})"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(stage: str, place: str) -> None:
-    """Print a stage's `Cost` as JSON."""
+def measure(stage: str, folder: str) -> None:
+    """Print the `Cost` of a stage as JSON."""
     torch.set_num_threads(1)
-    work = STAGES[stage](Path(place))
+    work = STAGES[stage](Path(folder))
     with _watched_workers() as peaks:
         start, busy = time.perf_counter(), _busy_s()
         work()
@@ -112,19 +124,19 @@ def measure(stage: str, place: str) -> None:
 
 
 def _busy_s() -> float:
-    """Processor time of this process and of those of its workers that have ended."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """Processor time of this process and of its workers that have ended."""
+    used = (resource.getrusage(target) for target in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 @contextmanager
 def _watched_workers() -> Iterator[dict[int, float]]:
-    """Process id -> MiB that a worker has held at most, where the system tells it."""
+    """Process id -> peak MiB of a worker, if the system reports it."""
     peaks: dict[int, float] = {}
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(LOOK_S):
+        while not done.wait(POLL_S):
             for worker in multiprocessing.active_children():
                 if worker.pid is not None and (peak := process_peak_mb(worker.pid)) is not None:
                     peaks[worker.pid] = peak
@@ -138,43 +150,43 @@ def _watched_workers() -> Iterator[dict[int, float]]:
         thread.join()
 
 
-def _index(place: Path) -> Callable[[], Any]:
+def _index(folder: Path) -> Callable[[], Any]:
     from medcl3d.data.sources.bids import bids
 
-    return lambda: bids(place / "raw")
+    return lambda: bids(folder / "raw")
 
 
-def _check(place: Path) -> Callable[[], Any]:
+def _check(folder: Path) -> Callable[[], Any]:
     from medcl3d.data.audit import audit
 
-    return lambda: audit(place / "raw", report=place / "checked")
+    return lambda: audit(folder / "raw", report=folder / "checked")
 
 
-def _prepare(place: Path) -> Callable[[], Any]:
+def _prepare(folder: Path) -> Callable[[], Any]:
     from medcl3d.data.prepare import prepare
 
-    return lambda: prepare("bids", place / "raw", place / "store")
+    return lambda: prepare("bids", folder / "raw", folder / "store")
 
 
-def _open(place: Path) -> Callable[[], Any]:
+def _open(folder: Path) -> Callable[[], Any]:
     from medcl3d.data.store import Store
 
-    return lambda: Store.open(place / "store")
+    return lambda: Store.open(folder / "store")
 
 
-def _check_store(place: Path) -> Callable[[], Any]:
+def _check_store(folder: Path) -> Callable[[], Any]:
     from medcl3d.data.audit import audit
 
-    return lambda: audit(place / "store")
+    return lambda: audit(folder / "store")
 
 
 def _plan(pairs: str) -> Callable[[Path], Callable[[], Any]]:
-    def stage(place: Path) -> Callable[[], Any]:
+    def stage(folder: Path) -> Callable[[], Any]:
         from medcl3d.config import parse
         from medcl3d.training.pretrain import PretrainConfig, assemble
 
         config = {
-            "data": {"root": str(place / "store"), "patch_size": [SIDE] * 3},
+            "data": {"root": str(folder / "store"), "patch_size": [SIDE] * 3},
             "pairs": PAIRS[pairs],
             "views": "mri",
             "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},

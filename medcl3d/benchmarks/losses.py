@@ -1,6 +1,7 @@
-"""Time and memory of the contrastive loss with its gradient, beside the matrix of all pairs and lightly's NT-Xent.
+"""Benchmark of the contrastive loss and its gradient against the matrix of all pairs and lightly's NT-Xent.
 
-Every measurement is a process of its own, whose peak of memory is counted from before the loss was first called.
+Every measurement runs in a separate process; memory is the increase over that before the first call of the
+loss.
 """
 
 from __future__ import annotations
@@ -31,19 +32,22 @@ from medcl3d.types import Keys
 
 DIM, TEMPERATURE = 128, 0.1
 SAMPLES_PER_SCAN = 4
-LARGEST_MATRIX = 16384  # embeddings: beyond, a matrix of all pairs has 17 GB
-LARGEST_ASKED = {"augmented_views": 16384, "overlapping_crops": 4096}  # embeddings: all pairs cost a minute and more beyond
+LARGEST_MATRIX = 16384  # embeddings; for 65536, one matrix of all pairs has 17 GB
+LARGEST_ALL_PAIRS = {
+    "augmented_views": 16384,
+    "overlapping_crops": 4096,
+}  # embeddings; more take at least a minute
 PLAIN, LIGHTLY = "matrix of all pairs", "lightly NTXentLoss"
 OURS: dict[str, tuple[Any, bool]] = {
     "augmented_views": (AugmentedViews(), True),
-    "augmented_views, all pairs asked": (AugmentedViews(), False),
+    "augmented_views, all pairs related": (AugmentedViews(), False),
     "overlapping_crops": (OverlappingCrops(), True),
-    "overlapping_crops, all pairs asked": (OverlappingCrops(), False),
+    "overlapping_crops, all pairs related": (OverlappingCrops(), False),
 }
 
 
 def losses(bench: Bench) -> Table:
-    """Loss and gradient of N embeddings with two views a sample, in turns of separate processes."""
+    """Loss and gradient of N embeddings with two views per sample, in turns of separate processes."""
     rows = []
     for n in bench.scale.embeddings:
         names = [name for name in (*OURS, PLAIN, LIGHTLY) if _fits(name, n)]
@@ -58,13 +62,14 @@ def losses(bench: Bench) -> Table:
             ratio = "-" if plain[0] is None else _figure(np.array([one[0] for one in plain if one]) / seconds, ".2f")
             rows.append((str(n), name, _figure(1000 * seconds, ".1f"), f"{max(one[1] for one in own if one):.0f}", ratio))
     note = (
-        f"Embeddings of {DIM} numbers in float32, forward and backward, processor time of one core; memory beyond what the process had "
-        f"before. The matrix of all pairs is NT-Xent as a cross-entropy of similarities, without any relation. Of `augmented_views` "
-        f"the relation is trivial, of `overlapping_crops` geometric (IoU within a scan, {SAMPLES_PER_SCAN} samples a scan). All pairs "
-        "asked: as for a strategy that does not declare `constant_across`; the geometry then costs more than the loss. What logging "
-        "counts (alignment, uniformity) is not part of it. Without brackets: one turn."
+        f"Embeddings of {DIM} numbers in float32, forward and backward, processor time of one core; memory "
+        "is the increase over that before the first call. The matrix of all pairs is NT-Xent as a "
+        "cross-entropy of similarities, without a relation. The relation of `augmented_views` is trivial, "
+        f"that of `overlapping_crops` geometric (IoU within a scan, {SAMPLES_PER_SCAN} samples per scan). "
+        "All pairs related: as for a strategy without `constant_across`; the geometry then costs more than "
+        "the loss. Logged metrics (alignment, uniformity) are not included. Without brackets: one turn."
     )
-    columns = ("embeddings", "loss", "ms", "peak MB", f"faster than the {PLAIN} by")
+    columns = ("embeddings", "loss", "ms", "peak MB", f"speed-up over the {PLAIN}")
     return Table("Contrastive losses", columns, tuple(rows), note)
 
 
@@ -75,12 +80,15 @@ def _figure(values: np.ndarray, form: str) -> str:
 def _fits(name: str, n: int) -> bool:
     if name in (PLAIN, LIGHTLY):
         return n <= LARGEST_MATRIX
-    strategy, _, asked = name.partition(", ")
-    return not asked or n <= LARGEST_ASKED[strategy]
+    strategy, _, all_pairs = name.partition(", ")
+    return not all_pairs or n <= LARGEST_ALL_PAIRS[strategy]
 
 
 def _measured(name: str, n: int) -> tuple[float, float] | None:
-    """Seconds and MiB of one loss with its gradient, from another process; None where a package is missing."""
+    """Seconds and MiB of one loss with its gradient, measured in another process.
+
+    None if a package is missing.
+    """
     root = str(Path(__file__).parents[2])
     code = f"import sys; sys.path.insert(0, {root!r}); from medcl3d.benchmarks.losses import measure; measure({name!r}, {n})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -89,7 +97,7 @@ def _measured(name: str, n: int) -> tuple[float, float] | None:
 
 
 def measure(name: str, n: int) -> None:
-    """Print seconds and MiB as JSON: of the quickest of some calls, small batches being called more often."""
+    """Print seconds (of the fastest call) and MiB as JSON; there are more calls for small batches."""
     torch.set_num_threads(1)
     loss = _lightly(n) if name == LIGHTLY else _plain(n) if name == PLAIN else _ours(*OURS[name], n)
     if loss is None:
@@ -123,7 +131,7 @@ def _plain(n: int) -> Callable[[Tensor], Tensor]:
 
 
 def _lightly(n: int) -> Callable[[Tensor], Tensor] | None:
-    """lightly's loss without its packages' own `__init__`, which import torchvision."""
+    """lightly's loss, without the `__init__` modules of its packages, which import torchvision."""
     found = find_spec("lightly")
     if found is None or not found.submodule_search_locations:
         return None
@@ -140,10 +148,10 @@ def _lightly(n: int) -> Callable[[Tensor], Tensor] | None:
 
 
 def keys_of(n: int) -> Keys:
-    """Two views of 32 mm a sample and some samples a scan, at random places of it."""
+    """Keys of two views of 32 mm per sample, and several samples per scan, at random positions."""
     sample, view = torch.arange(n) // 2, torch.arange(n) % 2
     scan, none = sample // SAMPLES_PER_SCAN, torch.full((n,), -1)
-    place = torch.rand(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 40
+    position = torch.rand(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 40
     axes = torch.eye(3, dtype=torch.float64).expand(n, 3, 3).contiguous()
     return Keys(
         sample=sample,
@@ -154,11 +162,11 @@ def keys_of(n: int) -> Keys:
         modality=torch.zeros_like(scan),
         label=none,
         session_days=torch.zeros(n, dtype=torch.float64),
-        center_mm=place,
+        center_mm=position,
         size_mm=torch.full((n, 3), 32.0, dtype=torch.float64),
         axes=axes,
-        body=place,
-        fraction=place / 40,
+        body=position,
+        fraction=position / 40,
         point=none,
         position_mm=torch.full((n, 3), torch.nan, dtype=torch.float64),
     )

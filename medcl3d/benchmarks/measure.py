@@ -1,4 +1,4 @@
-"""What all benchmarks share: a cohort to measure on, processor time in turns, geometric means."""
+"""Common parts of benchmarks: a simulated cohort, processor time in turns, geometric means."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ PATCH = (32, 32, 32)
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured. `num_patients` of up to two visits with two modalities, `shape` voxels each."""
+    """Size of the benchmarks.
+
+    The cohort has `num_patients` with up to two visits and two modalities of `shape` voxels.
+    """
 
     num_patients: int = 6
     shape: tuple[int, int, int] = (96, 96, 96)
@@ -40,7 +43,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Table:
-    """One benchmark's figures."""
+    """The results of one benchmark."""
 
     title: str
     columns: tuple[str, ...]
@@ -49,7 +52,7 @@ class Table:
 
 
 class Bench:
-    """A simulated cohort, prepared in a folder, and how much is to be measured on it."""
+    """A simulated cohort, prepared in a folder, and the size of the benchmarks."""
 
     def __init__(self, folder: Path, scale: Scale):
         self.folder, self.scale = folder, scale
@@ -60,7 +63,7 @@ class Bench:
         return self.prepared("store")
 
     def prepared(self, name: str, **options: Any) -> Store:
-        """The same cohort in a folder of its own, prepared with options."""
+        """The same cohort in another folder, prepared with options."""
         from medcl3d.data.options import prepare_options
         from medcl3d.data.prepare import prepare
 
@@ -70,7 +73,10 @@ class Bench:
         return Store.open(self.folder / name)
 
     def dataset(self, strategy: Any, recipe: Any, samples_per_step: int) -> PairDataset:
-        """The loader's own dataset, as pretraining uses it. ConfigError, DataError where the strategy cannot work on this cohort."""
+        """The dataset of pretraining.
+
+        ConfigError, DataError if the strategy cannot be used with this cohort.
+        """
         scans = pretraining_scans(self.store, DataConfig(root=self.store.root, patch_size=PATCH, smaller_than_patch="skip"))
         anchors = strategy.anchors(scans.collection)
         num_points = strategy.num_points if getattr(strategy, "relates_points", False) else 0
@@ -79,7 +85,7 @@ class Bench:
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Torch on one thread."""
+    """Limit torch to one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -96,7 +102,7 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 
 def take_turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
-    """Seconds ``[repeats]`` of each, measured in turn after a call that warms it up."""
+    """Seconds ``[repeats]`` of each function, measured in alternating turns after a warm-up call."""
     for work in works.values():
         work()
     seconds = [{name: cpu_seconds(work) for name, work in works.items()} for _ in range(repeats)]
@@ -110,5 +116,5 @@ def geometric(values: np.ndarray, form: str = ".0f") -> str:
 
 
 def by(shape: Sequence[int] | np.ndarray) -> str:
-    """A shape in words."""
+    """A shape as text."""
     return " x ".join(str(int(n)) for n in shape)

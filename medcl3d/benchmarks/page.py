@@ -1,4 +1,4 @@
-"""The page of figures: a section a benchmark, each with the machine that it was measured on."""
+"""The page of benchmark results: one section per benchmark, each with its environment."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ HEAD = "# Performance\n\nWritten by `medcl3d benchmark --out docs/performance.md
 SECTION = "\n## "
 
 
-def update(path: Path, tables: Sequence[Table], machine: str) -> None:
-    """Write the sections of some tables into a page (.md) or a file of figures (.json); its other sections stay."""
-    there = path.read_text() if path.exists() else ""
+def update(path: Path, tables: Sequence[Table], environment: str) -> None:
+    """Write the sections of tables to a page (.md) or a file of numbers (.json); other sections are kept."""
+    existing = path.read_text() if path.exists() else ""
     if path.suffix == ".md":
-        old = {part.split("\n")[0]: part.rstrip() for part in there.split(SECTION)[1:]}
-        new = {table.title: _section(table, machine) for table in tables}
+        old = {part.split("\n")[0]: part.rstrip() for part in existing.split(SECTION)[1:]}
+        new = {table.title: _section(table, environment) for table in tables}
         write_text(path, HEAD + "\n" + "".join(f"{SECTION}{part}\n" for part in (old | new).values()))
     else:
-        found = {table["title"]: table for table in json.loads(there)["tables"]} if there else {}
-        found |= {table.title: {**asdict(table), "machine": machine} for table in tables}
+        found = {table["title"]: table for table in json.loads(existing)["tables"]} if existing else {}
+        found |= {table.title: {**asdict(table), "machine": environment} for table in tables}
         write_text(path, json.dumps({"tables": list(found.values())}, indent=2) + "\n")
 
 
-def _section(table: Table, machine: str) -> str:
+def _section(table: Table, environment: str) -> str:
     lines = [table.columns, ("---",) * len(table.columns), *table.rows]
     drawn = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table.title}\n\n{drawn}\n\n{table.note}\n\nMachine: {machine}."
+    return f"{table.title}\n\n{drawn}\n\n{table.note}\n\nEnvironment: {environment}."
 
 
 def as_rich(table: Table) -> Any:
@@ -53,8 +53,8 @@ def as_rich(table: Table) -> Any:
     return drawn
 
 
-def describe_machine() -> str:
-    """What the figures depend on: cores, processor flags, device, versions, load. No names."""
+def describe_environment() -> str:
+    """The environment of the results: cores, processor flags, device, versions, load. No names."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     info = Path("/proc/cpuinfo")
     known = (

@@ -1,4 +1,4 @@
-"""Pairs drawn and loaded in a second."""
+"""Benchmark of pair strategies: samples drawn and loaded per second."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from medcl3d.views import VIEWS
 
 
 def pairs(bench: Bench) -> Table:
-    """Every pair strategy with its own defaults, as the loader draws it: views, crops from the memory map, augmentation's parameters."""
+    """Every strategy with its defaults, as in the loader: views, crops, augmentation parameters."""
     rows = []
     num = max(1, bench.scale.crops // 2)
-    _ = bench.store  # a cohort that cannot be made is no strategy's fault
+    _ = bench.store  # prepare the cohort here, so that its errors are not attributed to a strategy
     recipe = VIEWS.build(Choice("mri"))
     for name in PAIRS.names():
         try:
@@ -41,16 +41,25 @@ def pairs(bench: Bench) -> Table:
         with one_core():
             seconds = take_turns({"draw": draw, "load": load}, bench.scale.repeats)
         drawn, loaded = num / seconds["draw"], num / seconds["load"]
-        rows.append((name, geometric(drawn), geometric(loaded), geometric(loaded * num_views), f"{num_views} views a sample"))
+        rows.append(
+            (
+                name,
+                geometric(drawn),
+                geometric(loaded),
+                geometric(loaded * num_views),
+                f"{num_views} views per sample",
+            )
+        )
     note = (
         f"Crops of {by(PATCH)} voxels, processor time of one core. "
-        "A sample loaded: drawn, its crops read, its augmentation drawn, its keys made."
+        "Loading a sample: drawing it, reading its crops, drawing its augmentation, making its keys."
     )
-    return Table("Pairs", ("strategy", "samples drawn a second", "samples loaded a second", "crops a second", ""), tuple(rows), note)
+    columns = ("strategy", "samples drawn per second", "samples loaded per second", "crops per second", "")
+    return Table("Pairs", columns, tuple(rows), note)
 
 
 def _defaults(name: str) -> dict[str, Any]:
-    """The fields of a strategy with their defaults. ConfigError where one has none."""
+    """The fields of a strategy with their defaults. ConfigError if a field has no default."""
     from medcl3d.config import describe
 
     if required := [field.name for field in describe(PAIRS, name) if field.default == "required"]:

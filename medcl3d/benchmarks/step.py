@@ -1,4 +1,4 @@
-"""A training step, and the part of it that waits for data."""
+"""Benchmark of a training step, and the fraction of it spent waiting for data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric
 
 
 def step(bench: Bench) -> Table:
-    """A short pretraining with and without a process that reads ahead: how long a step takes, and which part of it waits for data."""
+    """A short pretraining with and without a worker: time per step, and its fraction of waiting for data."""
     rows = []
     for workers in (0, 1):
         logged = _pretrain(bench, workers)
@@ -23,14 +23,14 @@ def step(bench: Bench) -> Table:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     note = (
         f"`overlapping_crops` with SimCLR and a residual network of depth {bench.scale.depth} on {device}: "
-        f"{bench.scale.samples_per_step} samples of two views of {by(PATCH)} voxels a step, wall time. "
-        "Views are made on the device and are part of the step, not of the wait."
+        f"{bench.scale.samples_per_step} samples of two views of {by(PATCH)} voxels per step, wall time. "
+        "Views are made on the device and are part of the step, not of the waiting time."
     )
-    return Table("A training step", ("workers", "ms a step", "waiting for data"), tuple(rows), note)
+    return Table("A training step", ("workers", "ms per step", "waiting for data"), tuple(rows), note)
 
 
 def _pretrain(bench: Bench, workers: int) -> list[dict[str, float]]:
-    """What a short pretraining logged, without its start."""
+    """The logged rows of a short pretraining, without the first."""
     from medcl3d.training.pretrain import pretrain
 
     every = max(1, bench.scale.steps // 6)

@@ -1,4 +1,4 @@
-"""Crops read in a second and bytes on the disk: .npy files beside blosc2."""
+"""Benchmark of stores: crops read per second and bytes on disk, of .npy files and blosc2."""
 
 from __future__ import annotations
 
@@ -12,32 +12,39 @@ from medcl3d.benchmarks.measure import Bench, Table, by, geometric, one_core, ta
 from medcl3d.data.store import Store
 from medcl3d.types import Box
 
-EDGES = (32, 64, 96)  # voxels of a crop along each axis
+EDGES = (32, 64, 96)  # voxels per axis of a crop
 
 
 def stores(bench: Bench) -> Table:
-    """One cohort in both kinds of files, read at the same random places in turn."""
+    """One cohort in both file formats, read at the same random positions in alternating turns."""
     columns = ("", "npy", "blosc2", "blosc2 / npy")
     if find_spec("blosc2") is None:
         return Table("Stores", columns, (("blosc2", "-", "-", "not measured"),), "Not installed: pip install 'medcl3d[blosc2]'.")
     shapes = bench.store.collection.shapes
     edges = [edge for edge in EDGES if (shapes >= edge).all(axis=1).any()]
     note = (
-        f"Volumes of {by(shapes.min(axis=0))} to {by(shapes.max(axis=0))} voxels in float16, processor time of one core, "
-        f"{bench.scale.repeats} turns, blosc2 {version('blosc2')}, all files in memory: what decompression costs where nothing waits for "
-        "a disk. How far scans shrink depends on their noise and on how much of them is empty; these are simulated."
+        f"Volumes of {by(shapes.min(axis=0))} to {by(shapes.max(axis=0))} voxels in float16, processor time "
+        f"of one core, {bench.scale.repeats} turns, blosc2 {version('blosc2')}, all files cached in memory: "
+        "the cost of decompression without waiting for a disk. Compression depends on the noise of scans "
+        "and on the fraction that is empty; these are simulated."
     )
     both = {"npy": bench.store, "blosc2": bench.prepared("compressed", store="blosc2")}
     if both["npy"].fingerprint() != both["blosc2"].fingerprint():
-        raise RuntimeError("the two stores hold different voxels")
+        raise RuntimeError("the two stores have different voxels")
     megabytes = [sum(s["stored_bytes"] + s.get("label_bytes", 0) for s in store.scans) / 1e6 for store in both.values()]
-    rows = [("MB on the disk", *(f"{value:.1f}" for value in megabytes), f"{megabytes[1] / megabytes[0]:.2f}")]
+    rows = [("MB on disk", *(f"{value:.1f}" for value in megabytes), f"{megabytes[1] / megabytes[0]:.2f}")]
     for edge in edges:
-        num = max(1, bench.scale.crops * 32 // edge)  # fewer of the large ones
+        num = max(1, bench.scale.crops * 32 // edge)  # fewer large crops
         with one_core():
             seconds = take_turns({kind: _reading(store, edge, num) for kind, store in both.items()}, bench.scale.repeats)
         rates = (geometric(num / one) for one in seconds.values())
-        rows.append((f"crops of {by((edge,) * 3)} a second", *rates, geometric(seconds["npy"] / seconds["blosc2"], ".2f")))
+        rows.append(
+            (
+                f"crops of {by((edge,) * 3)} per second",
+                *rates,
+                geometric(seconds["npy"] / seconds["blosc2"], ".2f"),
+            )
+        )
     return Table("Stores", columns, tuple(rows), note)
 
 

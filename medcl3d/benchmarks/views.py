@@ -1,4 +1,4 @@
-"""Views made in a second, beside TorchIO."""
+"""Benchmark of views per second, compared with TorchIO."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from medcl3d.pairs import PAIRS
 from medcl3d.registry import Choice
 from medcl3d.views import VIEWS
 
-CROPS_PER_VOLUME = 8  # what TorchIO's queue takes of a volume before it reads the next
+CROPS_PER_VOLUME = 8  # crops per volume in TorchIO's queue
 CROPS_PER_BATCH = 32
 
 
 def views(bench: Bench) -> Table:
-    """Crops a second read and made into views by the `mri` recipe, beside TorchIO's queue with the same transforms."""
+    """Crops read and augmented per second by the `mri` recipe, and by TorchIO with the same transforms."""
     dataset = bench.dataset(PAIRS.build(Choice("augmented_views")), VIEWS.build(Choice("mri")), CROPS_PER_BATCH // 2)
     num_batches = max(1, bench.scale.crops // CROPS_PER_BATCH)
     batches = iter(range(1 << 30))
@@ -43,17 +43,18 @@ def views(bench: Bench) -> Table:
     )
     volume = by(dataset.scans.collection.shapes[0])
     note = (
-        f"Crops of {by(PATCH)} voxels out of volumes of {volume}, processor time of one core, {bench.scale.repeats} turns. Flip, affine, "
-        "blur, low resolution, noise and gamma have equal strengths and probabilities; medcl3d also changes contrast and brightness and "
-        "cuts boxes out, and lowers the resolution of three axes where TorchIO does one. "
-        f"TorchIO: `Queue` ({CROPS_PER_VOLUME} crops a volume, uncompressed NIfTI) and `SubjectsLoader`, without workers; transforming "
-        f"each volume, its usual way, gives all {CROPS_PER_VOLUME} crops of a volume one augmentation."
+        f"Crops of {by(PATCH)} voxels from volumes of {volume}, processor time of one core, "
+        f"{bench.scale.repeats} turns. Flip, affine, blur, low resolution, noise and gamma have equal "
+        "strengths and probabilities; medcl3d also changes contrast and brightness, cuts boxes out, and "
+        f"lowers the resolution along three axes, TorchIO along one. TorchIO: `Queue` ({CROPS_PER_VOLUME} "
+        "crops per volume, uncompressed NIfTI) and `SubjectsLoader`, without workers; its usual mode, "
+        f"transforming volumes, gives all {CROPS_PER_VOLUME} crops of a volume the same augmentation."
     )
-    return Table("Views", ("pipeline", "crops a second", "medcl3d is faster by"), rows, note)
+    return Table("Views", ("pipeline", "crops per second", "speed-up of medcl3d"), rows, note)
 
 
 def _write_volumes(bench: Bench) -> list[Path]:
-    """The store's scans as uncompressed NIfTI, TorchIO's best case."""
+    """Write the scans of the store as uncompressed NIfTI, the fastest case for TorchIO."""
     import nibabel
 
     store, paths = bench.store, []
@@ -64,7 +65,7 @@ def _write_volumes(bench: Bench) -> list[Path]:
 
 
 def torchio_transform() -> Any:
-    """What TorchIO has of the `mri` recipe, at its default strengths and probabilities."""
+    """The transforms of the `mri` recipe that TorchIO has, with the default strengths and probabilities."""
     import torchio as tio
 
     recipe = VIEWS.build(Choice("mri"))
@@ -82,7 +83,7 @@ def torchio_transform() -> Any:
 
 
 def _torchio_epochs(paths: Sequence[Path], num_batches: int, *, each_crop: bool) -> Callable[[], None]:
-    """A call that takes batches from TorchIO's queue."""
+    """A function that reads `num_batches` batches from TorchIO's queue."""
     import torchio as tio
 
     transform = torchio_transform()
@@ -98,9 +99,11 @@ def _torchio_epochs(paths: Sequence[Path], num_batches: int, *, each_crop: bool)
         data = tio.SubjectsDataset(subjects, transform=None if each_crop else transform)
         sampler = TransformingSampler(PATCH) if each_crop else tio.UniformSampler(PATCH)
         queue = tio.Queue(data, max_length=4 * CROPS_PER_VOLUME, samples_per_volume=CROPS_PER_VOLUME, sampler=sampler, num_workers=0)
-        seen = sum(len(batch["image"][tio.DATA]) for batch in tio.SubjectsLoader(queue, batch_size=CROPS_PER_BATCH))
-        if seen != crops:
-            raise RuntimeError(f"TorchIO gave {seen} crops, {crops} were measured for medcl3d")
+        read = sum(
+            len(batch["image"][tio.DATA]) for batch in tio.SubjectsLoader(queue, batch_size=CROPS_PER_BATCH)
+        )
+        if read != crops:
+            raise RuntimeError(f"TorchIO returned {read} crops, but {crops} were measured for medcl3d")
 
     return run
 

@@ -1,4 +1,4 @@
-"""What a pretrained network is measured on: one task a file."""
+"""Downstream tasks on which networks are evaluated: one task per file."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TASKS = Registry("task", __name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a task found on test patients.
+    """Results of a task on test patients.
 
     metrics   name -> mean over patients with its 95% interval
-    cases     one row a thing measured, plain values (None where a number is not defined)
+    cases     one row per measured case, plain values (None if a number is undefined)
     pictures  name -> ``uint8[H, W, 3]``
-    few       class -> how many labelled training patients have it, of the classes that few have
+    few       class -> number of labelled training patients with it, for classes with few such patients
     """
 
     metrics: dict[str, Interval]
@@ -41,11 +41,12 @@ class Evaluation:
 
 
 class Task(Protocol):
-    """What every task of this package provides; its fields are its configuration.
+    """Interface of a task; its fields are its configuration.
 
-    decodes             True where the task needs a decoder
-    classes_in          (may be absent; with class_names) the names of the classes that a labelled scan holds
-    each_stratum_first  (may be absent) True where few labelled patients are to hold one of every stratum before two of any
+    decodes             True if the task needs a decoder
+    classes_in          (optional, with class_names) the names of the classes in a labelled scan
+    each_stratum_first  (optional) True if labelled patients are drawn from every stratum once before any
+                        stratum twice
     """
 
     decodes: ClassVar[bool]
@@ -54,16 +55,16 @@ class Task(Protocol):
         """Whether a scan of the store can train or test this task."""
 
     def stratum(self, store: Store, scan: int) -> int:
-        """The kind of a scan, of which few labelled patients are to hold a share; 0 where all are alike."""
+        """Stratum of a scan, in proportion to which labelled patients are drawn; 0 if there are no strata."""
 
     def model(self, network: Network, store: Store) -> nn.Module:
-        """The network with this task's head."""
+        """The network with the head of this task."""
 
     def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> Dataset[Any]:
-        """Item `step` is this rank's slice of global batch `step`; a plan's anchors are scans of the store."""
+        """Dataset whose item `step` is this rank's slice of batch `step`; anchors are scans of the store."""
 
     def loss(self, model: nn.Module, batch: Any, recipe: Any) -> Loss:
-        """Augment a batch on its device, call the model once, and return what to descend."""
+        """Augment a batch on its device, call the model once, and return the loss."""
 
     def evaluate(
         self,
@@ -75,4 +76,7 @@ class Task(Protocol):
         dtype: torch.dtype | None,
         seed: int,
     ) -> Evaluation:
-        """Measure a trained model on whole scans; `dtype` as in autocast, None for float32; `seed` is the bootstrap's."""
+        """Evaluate a trained model on whole scans.
+
+        dtype: as in autocast, None for float32; seed: of the bootstrap.
+        """

@@ -1,4 +1,4 @@
-"""Classification: a scan gets a class; measured by area under the ROC curve and accuracy on test patients."""
+"""Classification: one class per scan, evaluated by area under the ROC curve and accuracy on test patients."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_CLASSES = 100
 
 
 class CropClassification(ABC):
-    """What all tasks share that give a crop one class of several; a task says which crops, and their classes."""
+    """Common part of tasks with one class per crop; a task defines the crops and their classes."""
 
     decodes: ClassVar[bool] = False
 
@@ -48,18 +48,18 @@ class CropClassification(ABC):
 
     @abstractmethod
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
-        """What is asked of a trained or frozen network: the same in every run."""
+        """The examples to classify by a trained or frozen network: the same in every run."""
 
     @abstractmethod
     def classes_in(self, store: Store, scan: int) -> list[str]:
-        """The classes that a labelled scan holds."""
+        """The classes in a labelled scan."""
 
     def stratum(self, store: Store, scan: int) -> int:
-        """All scans are alike."""
+        """0: no strata."""
         return 0
 
     def check(self, store: Store) -> None:
-        """ConfigError where the store cannot tell the classes."""
+        """ConfigError if the store lacks the classes."""
         self.class_names(store)
 
     def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
@@ -67,31 +67,34 @@ class CropClassification(ABC):
         return np.ones(len(self.class_names(store)))
 
     def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
-        """``Float[N]``: the weights of the classes of some crops."""
+        """``Float[N]``: the weights of the classes of crops."""
         return torch.from_numpy(self.weights(store, scans)).float()[targets]
 
     def labels(self, store: Store, examples: Sequence[Example]) -> np.ndarray:
         """``Int64[N]``: the class indices of examples."""
         return np.array([example.target for example in examples])
 
-    def asked(
+    def probe_metrics(
         self, probe: Probe, known: Labelled, features: np.ndarray, examples: Sequence[Example], store: Store, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-        """What a probe says of the test examples: metrics, and one row an example. DataError where it learnt of one class only."""
+        """Metrics of a probe on the test examples, and one row per example.
+
+        DataError if its training examples have one class.
+        """
         names = self.class_names(store)
         check_classes(known, names)
         return measured(probe.probabilities(known, features, len(names), seed), examples, names, store, seed)
 
     def model(self, network: Network, store: Store) -> Classifier:
-        """Network and a linear head."""
+        """The network with a linear head."""
         return Classifier(network, len(self.class_names(store)))
 
     def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> CropDataset:
-        """Crops of the plan's scans."""
+        """Crops of the scans of the plan."""
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
 
     def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
-        """Weighted cross-entropy of one rank's crops, augmented."""
+        """Weighted cross-entropy of the augmented crops of one rank."""
         logits: Tensor = model(batch.augmented(recipe))
         with torch.autocast(logits.device.type, enabled=False):
             # Weights have mean 1 over the scans: dividing by their sum in a batch would let a batch of one class ignore them.
@@ -112,7 +115,9 @@ class CropClassification(ABC):
         """AUROC, balanced accuracy and accuracy of the examples of the test scans."""
         model.eval()
         examples = self.examples(store, scans, patch_size)
-        probabilities = answers(lambda crops: model(crops).float().softmax(1), store, examples, device, dtype)
+        probabilities = answers(
+            lambda crops: model(crops).float().softmax(1), store, examples, device, dtype
+        )
         metrics, cases = measured(probabilities, examples, self.class_names(store), store, seed)
         return Evaluation(metrics, cases, {})
 
@@ -120,7 +125,7 @@ class CropClassification(ABC):
 def measured(
     probabilities: np.ndarray, examples: Sequence[Example], names: Sequence[str], store: Store, seed: int
 ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-    """Metrics of ``probabilities [N, K]`` with intervals over patients, and one row an example."""
+    """Metrics of ``probabilities [N, K]`` with intervals over patients, and one row per example."""
     table = store.collection.table
     patients = [str(table["patient"].iloc[example.scan]) for example in examples]
     targets = np.array([example.target for example in examples])
@@ -140,13 +145,13 @@ def measured(
 @TASKS.register("classification")
 @dataclass(frozen=True, kw_only=True)
 class Classification(CropClassification):
-    """Cross-entropy of a linear head on pooled features; a scan's class is a column of the manifest.
+    """Cross-entropy of a linear head on pooled features; the class of a scan is a column of the manifest.
 
-    target         the column; scans where it is empty neither train nor test
-    class_weights  balanced: each class weighs the same, however many training scans it has; none: each scan does
+    target         the column; scans with an empty value are used neither in training nor in testing
+    class_weights  balanced: equal total weight per class; none: equal weight per scan
 
-    Training takes a random crop a scan. A test scan's probabilities are the mean over the fewest crops that cover it.
-    Few labelled patients are drawn in proportion to the classes.
+    Training uses one random crop per scan. The probabilities of a test scan are the mean over the fewest
+    crops that cover it. Labelled patients are drawn in proportion to the classes.
     """
 
     target: str = "class"
@@ -154,7 +159,10 @@ class Classification(CropClassification):
     _known: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _values(self, store: Store) -> np.ndarray:
-        """The column as text, "" where there is none. ConfigError where the manifest lacks it, or no classes are in it."""
+        """The column as text, "" if empty.
+
+        ConfigError if the manifest lacks the column, or its values are not classes.
+        """
         if store.root not in self._known:
             self._known[store.root] = self._read(store)
         return self._known[store.root]
@@ -169,15 +177,16 @@ class Classification(CropClassification):
         values: np.ndarray = table[self.target].fillna("").astype(str).to_numpy()
         found = set(values) - {""}
         if not 2 <= len(found) <= MAX_CLASSES:
-            some = ", ".join(sorted(found)[:5])
+            examples = ", ".join(sorted(found)[:5])
             raise ConfigError(
-                f"task.classification.target = {self.target!r}: the column has {len(found)} different values ({some}), "
-                f"which are no classes; name a column with 2 to {MAX_CLASSES}"
+                f"task.classification.target = {self.target!r}: the column has {len(found)} different "
+                f"values ({examples}), too {'few' if len(found) < 2 else 'many'} for classes; use a column "
+                f"with 2 to {MAX_CLASSES}"
             )
         return values
 
     def class_names(self, store: Store) -> tuple[str, ...]:
-        """The values of the column, sorted: as numbers where all are."""
+        """The values of the column, sorted; as numbers if all are numbers."""
         names = sorted(set(self._values(store)) - {""})
         try:
             return tuple(sorted(names, key=float))
@@ -185,15 +194,15 @@ class Classification(CropClassification):
             return tuple(names)
 
     def has_target(self, store: Store, scan: int) -> bool:
-        """Whether the column says something of the scan."""
+        """Whether the column has a value for the scan."""
         return bool(self._values(store)[scan] != "")
 
     def classes_in(self, store: Store, scan: int) -> list[str]:
-        """The scan's class."""
+        """The class of the scan."""
         return [self.class_names(store)[self.stratum(store, scan)]]
 
     def stratum(self, store: Store, scan: int) -> int:
-        """The index of a scan's class."""
+        """The class index of a scan."""
         return self.class_names(store).index(self._values(store)[scan])
 
     def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
@@ -205,9 +214,9 @@ class Classification(CropClassification):
         return np.divide(len(scans), (counts > 0).sum() * counts, out=np.zeros(len(names)), where=counts > 0)
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
-        """A crop anywhere in the scan, and the scan's class."""
+        """A random crop of the scan, and the class of the scan."""
         return random_crop(store, scan, patch_size, rng), self.stratum(store, scan)
 
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
-        """One a scan: the crops that cover it."""
+        """One per scan: the crops that cover it."""
         return [Example(scan, covering_crops(store, scan, patch_size), self.stratum(store, scan)) for scan in scans]

@@ -1,4 +1,4 @@
-"""`medcl3d evaluate`: what a frozen encoder knows, without training it further."""
+"""`medcl3d evaluate`: evaluate a frozen encoder with probes, without training it further."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.classification import CropClassification
 from medcl3d.downstream.examples import Example, answers, covering_crops
-from medcl3d.downstream.few_cases import few_training_cases, few_words
+from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.landmarks import Landmarks
@@ -39,16 +39,18 @@ from medcl3d.training.seeding import seed_weights
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluateConfig:
-    """An evaluation of a frozen encoder: which scans, which encoder, what is asked.
+    """Configuration of an evaluation of a frozen encoder: scans, encoder, probes.
 
-    init          scratch (an untrained encoder: the control), a pretraining's run folder, or its encoder.safetensors
-    task          with classes or findings, whose examples linear and knn learn from the training side and answer on the test side
-    num_labelled  training patients whose labels are used (default: all)
-    linear, knn, retrieval    the probes; one at least, null for none
-    crop_retrieval            retrieval among the task's test examples, as `{same: class, differ: patient}`
-    landmarks                 places matched between test patients, in scans with label maps
-    measured_on   the test patients, or those of validation, while choices are still made
-    seed          of an untrained encoder, the draw of labelled patients, the folds, the bootstrap
+    init          scratch (an untrained encoder: the control), the run folder of a pretraining, or its
+                  encoder.safetensors
+    task          a task with classes or findings; linear and knn are trained on its training examples
+                  and evaluated on its test examples
+    num_labelled  number of training patients whose labels are used (default: all)
+    linear, knn, retrieval    the probes; at least one, null for none
+    crop_retrieval            retrieval among test examples of the task, as `{same: class, differ: patient}`
+    landmarks                 matching of corresponding points between test patients, in scans with label maps
+    measured_on   test patients, or validation patients while choices are still made
+    seed          seed of an untrained encoder, the draw of labelled patients, the folds, the bootstrap
     """
 
     data: DataConfig
@@ -68,7 +70,7 @@ class EvaluateConfig:
 
 
 def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
-    """Measure a frozen encoder; the same command again does nothing once it is done. Returns the run folder."""
+    """Evaluate a frozen encoder and return the run folder. Does nothing if the evaluation is done."""
     config = load(config_path, overrides, EvaluateConfig)
     with process_group() as device:
         if world_size() > 1:
@@ -81,24 +83,30 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         provenance = {**fingerprints(store), "kind": "evaluate", "precision": computes_in(config.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=EvaluateConfig) as run:
             if run.finished:
-                say(f"{config.out_dir}: this evaluation is done; remove the folder to do it again")
+                say(f"{config.out_dir}: this evaluation is done; remove the folder to repeat it")
                 return config.out_dir
             run.status("running", 0)
             frozen = _Frozen(network.eval().to(device), store, device, autocast_dtype(config.precision, device))
             found, sides = measure(config, frozen, split)
             write_json(run.path / "results.json", results_of(found, sides, plain(config)))
             say(metric_lines(found.metrics))
-            for line in few_words(found.few, len(sides["labelled"])):
+            for line in few_case_notes(found.few, len(sides["labelled"])):
                 say(f"  note: {line}")
             run.status("done", 0)
     return config.out_dir
 
 
 def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
-    """Open the store and put the weights into the encoder. ConfigError, DataError where something does not fit."""
+    """Open the store and load the weights of the encoder.
+
+    ConfigError, DataError if parts are incompatible.
+    """
     of_task = config.linear or config.knn or config.crop_retrieval
     if not (of_task or config.retrieval or config.landmarks):
-        raise ConfigError("nothing is asked: set linear, knn, retrieval, crop_retrieval or landmarks, as in `retrieval: {same: patient}`")
+        raise ConfigError(
+            "no probe is configured: set linear, knn, retrieval, crop_retrieval or landmarks, as in "
+            "`retrieval: {same: patient}`"
+        )
     if config.task is None and of_task:
         raise ConfigError("linear, knn and crop_retrieval need a task with classes, as in `task: {classification: {target: sex}}`")
     store = Store.open(config.data.root)
@@ -106,12 +114,17 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     if config.task is not None:
         task = _task(config.task, store)
         if config.crop_retrieval is not None and not isinstance(task, CropClassification):
-            raise ConfigError(f"crop_retrieval: a scan of {config.task.name} has no single class to be retrieved by; ask linear or knn")
+            raise ConfigError(
+                f"crop_retrieval: scans of {config.task.name} have no single class for retrieval; use "
+                "linear or knn"
+            )
     table = store.collection.table
     if config.retrieval is not None:
         config.retrieval.queries(table.iloc[_scans_of_sides(config, store, split)[1]])
     if config.crop_retrieval is not None:
-        config.crop_retrieval.check_columns(table.assign(**{"class": ""}))  # of crops, known once they are drawn
+        config.crop_retrieval.check_columns(
+            table.assign(**{"class": ""})
+        )  # classes of crops are known after drawing them
     seed_weights(config.seed)
     network = build_network(config.encoder, store.num_channels, decoder=False)
     check_patch_size(network, config.data.patch_size)
@@ -124,24 +137,34 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
 def _task(choice: Choice, store: Store) -> Probed:
     task = TASKS.build(choice)
     if not isinstance(task, Probed):
-        raise ConfigError(f"task = {choice.name}: it has no classes of crops for a probe to learn; fine-tune it instead")
+        raise ConfigError(
+            f"task = {choice.name}: has no classes of crops for a probe; use fine-tuning instead"
+        )
     task.check(store)
     return task
 
 
 class _Frozen:
-    """A frozen encoder that looks at scans of a store."""
+    """A frozen encoder with a store of scans."""
 
     def __init__(self, network: Network, store: Store, device: torch.device, dtype: torch.dtype | None):
         self.network, self.store, self.device, self.dtype = network, store, device, dtype
 
     def features(self, examples: Sequence[Example]) -> np.ndarray:
-        """``Float64[N, F]``: pooled features, averaged over each example's crops. DataError where some are no numbers."""
-        return finite(answers(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype))
+        """``Float64[N, F]``: pooled features, averaged over the crops of each example.
+
+        DataError if some are not finite.
+        """
+        return finite(
+            answers(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype)
+        )
 
 
 def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Evaluation, dict[str, list[str]]]:
-    """All that is asked, as one evaluation; and the patients of each side."""
+    """Run all configured probes.
+
+    Returns their results as one evaluation, and the labelled and test patients.
+    """
     store = frozen.store
     metrics: dict[str, Interval] = {}
     cases: list[dict[str, Any]] = []
@@ -150,16 +173,22 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
     if config.task is not None and (config.linear or config.knn or config.crop_retrieval):
         task = _task(config.task, store)
         scans, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
-        asked = scans_to_test(store, config.data, task, split, config.task.name)
-        say(f"{config.task.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, asked of {len(asked.rows)} test scans")
-        train, test = (task.examples(store, [int(row) for row in side.rows], config.data.patch_size) for side in (scans, asked))
+        tested = scans_to_test(store, config.data, task, split, config.task.name)
+        say(
+            f"{config.task.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, tested on "
+            f"{len(tested.rows)} scans"
+        )
+        train, test = (
+            task.examples(store, [int(row) for row in side.rows], config.data.patch_size)
+            for side in (scans, tested)
+        )
         patients = store.collection.table["patient"].astype(str).to_numpy()
         known = Labelled(frozen.features(train), task.labels(store, train), tuple(patients[e.scan] for e in train))
         features = frozen.features(test)
         few = few_training_cases(task, store, [int(row) for row in scans.rows])
         for name, probe in (("linear", config.linear), ("knn", config.knn)):
             if probe is not None:
-                found, rows = task.asked(probe, known, features, test, store, config.seed)
+                found, rows = task.probe_metrics(probe, known, features, test, store, config.seed)
                 metrics |= {f"{name}/{key}": value for key, value in found.items()}
                 cases += [{"probe": name, **row} for row in rows]
         if config.crop_retrieval is not None and isinstance(task, CropClassification):
@@ -168,7 +197,7 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
             found, rows = config.crop_retrieval.measure(known.features, features, crops, config.seed)
             metrics |= {f"crop_retrieval/{key}": value for key, value in found.items()}
             cases += [{"probe": "crop_retrieval", **row} for row in rows]
-        sides = {"labelled": list(labelled), "test": sorted(set(patients[asked.rows].tolist()))}
+        sides = {"labelled": list(labelled), "test": sorted(set(patients[tested.rows].tolist()))}
     if config.retrieval is not None:
         found, rows = _retrieve(config, frozen, split, config.retrieval)
         metrics |= {f"retrieval/{key}": value for key, value in found.items()}
@@ -183,21 +212,26 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
 
 
 def _scans_of_sides(config: EvaluateConfig, store: Store, split: Split) -> tuple[list[int], list[int]]:
-    """Scans of the training and of the test side. DataError where none is to be tested."""
+    """Training and test scans. DataError if there is no test scan."""
     train = [int(row) for row in pretraining_scans(store, config.data).rows]
     on_test_side = store.collection.table["patient"].isin(split.test)
     if config.data.modalities is not None:
         on_test_side &= store.collection.table["modality"].isin(config.data.modalities)
     test = [int(row) for row in np.flatnonzero(on_test_side)]
     if not test:
-        raise DataError(f"{store.root}: there is no test scan to ask about; prepare with a larger test_fraction, or name other modalities")
+        raise DataError(
+            f"{store.root}: no test scan; prepare with a larger test_fraction, or set other modalities"
+        )
     return train, test
 
 
 def _retrieve(config: EvaluateConfig, frozen: _Frozen, split: Split, probe: Retrieval) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Whole test scans, each as the mean over the crops that cover it."""
+    """Retrieval among whole test scans, with features averaged over the crops that cover each scan."""
     store, size = frozen.store, config.data.patch_size
     train, test = _scans_of_sides(config, store, split)
     say(f"retrieval among {len(test)} test scans")
-    known, asked = (frozen.features([Example(int(i), covering_crops(store, int(i), size), 0) for i in side]) for side in (train, test))
-    return probe.measure(known, asked, store.collection.table.iloc[test], config.seed)
+    known, tested = (
+        frozen.features([Example(int(i), covering_crops(store, int(i), size), 0) for i in side])
+        for side in (train, test)
+    )
+    return probe.measure(known, tested, store.collection.table.iloc[test], config.seed)

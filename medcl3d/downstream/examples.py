@@ -1,4 +1,4 @@
-"""Crops with a class: what classification trains on, and what frozen encoders are asked about."""
+"""Crop dataset: crops with targets, for training and for evaluation of trained or frozen networks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from medcl3d.training.precision import autocast
 from medcl3d.training.seeding import Stream, generator
 from medcl3d.types import Box, Triple, triple
 
-CROPS_AT_ONCE = 32
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Example:
-    """One thing to be classified: the boxes of a scan that are looked at (their answers are averaged), and its class."""
+    """One example to classify: boxes of a scan, whose outputs are averaged, and the class."""
 
     scan: int
     boxes: tuple[Box, ...]
@@ -34,14 +34,15 @@ class Example:
 
 @dataclass(frozen=True)
 class CropBatch:
-    """Crops with one class each, and how they will be augmented.
+    """Crops with their targets and augmentation parameters.
 
     voxels      ``Float[N, C, D, H, W]``
-    targets     ``Int64[N]`` class indices, ``Float32[N]`` numbers, or ``Float32[N, K]`` findings, NaN where not known
-    weights     ``Float`` of each target in the loss, in their shape
+    targets     ``Int64[N]`` class indices, ``Float32[N]`` numbers, or ``Float32[N, K]`` findings, NaN if
+                unknown
+    weights     ``Float``, shaped as the targets: their weights in the loss
     spacing_mm  ``Float64[N, 3]``
-    parameters  of the view recipe, stacked
-    scans, boxes  where each crop comes from
+    parameters  parameters of the view recipe, stacked
+    scans, boxes  the scan and box of each crop
     """
 
     voxels: Tensor
@@ -63,27 +64,29 @@ class CropBatch:
         return CropBatch(*tensors, parameters, self.scans, self.boxes)
 
     def augmented(self, recipe: Any) -> Tensor:
-        """``Float[N, C, D, H, W]``: the voxels as the recipe makes them, in full precision."""
+        """``Float[N, C, D, H, W]``: the augmented voxels, in full precision."""
         with torch.no_grad(), torch.autocast(self.voxels.device.type, enabled=False):
             voxels: Tensor = recipe.apply(self.voxels, self.parameters, self.spacing_mm).voxels
         return voxels
 
 
 class DrawsCrops(Protocol):
-    """What a task tells the dataset: where to look in a scan, and what is to be seen there."""
+    """Part of a task that the dataset uses: crops, their targets and weights."""
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int | float | tuple[float, ...]]:
-        """A box of a training scan, and the index of its class, its number, or its findings."""
+        """Draw a box of a training scan, with its class index, number or findings."""
 
     def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
-        """``Float`` of the shape of some crops' targets: their weights in the loss, when training on these scans."""
+        """Weights in the loss, shaped as the targets, for training on these scans."""
 
 
 @dataclass(frozen=True)
 class CropDataset(Dataset[CropBatch]):
-    """Item `step` is this rank's contiguous slice of global batch `step`: a function of (seed, step, sample) alone.
+    """Dataset whose item `step` is this rank's contiguous slice of global batch `step`.
 
-    plan    its anchors are scans of the store, which come equally often
+    An item depends only on (seed, step, sample).
+
+    plan    its anchors are scans of the store, drawn equally often
     recipe  a view recipe
     """
 
@@ -122,42 +125,56 @@ class CropDataset(Dataset[CropBatch]):
         )
 
 
-def read_crops(store: Store, places: Sequence[tuple[int, Box]]) -> Tensor:
-    """``Float32[N, C, D, H, W]`` of boxes of one size; what a scan lacks is its own value of empty space."""
-    return torch.stack([torch.from_numpy(store.read_crop(scan, box)) for scan, box in places])
+def read_crops(store: Store, crops: Sequence[tuple[int, Box]]) -> Tensor:
+    """Read boxes of one size as ``Float32[N, C, D, H, W]``.
+
+    Outside a scan, its own value of empty space is used.
+    """
+    return torch.stack([torch.from_numpy(store.read_crop(scan, box)) for scan, box in crops])
 
 
 def random_crop(store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> Box:
-    """A box anywhere in a scan; along an axis on which the scan is smaller, anywhere that it lies inside the box."""
-    room = store.collection.shapes[scan] - np.array(patch_size)
-    return Box(triple(rng.integers(np.minimum(0, room), np.maximum(0, room) + 1)), patch_size)
+    """A random box inside a scan.
+
+    On axes on which the scan is smaller, a random box that contains the scan.
+    """
+    margin = store.collection.shapes[scan] - np.array(patch_size)
+    return Box(triple(rng.integers(np.minimum(0, margin), np.maximum(0, margin) + 1)), patch_size)
 
 
 def covering_crops(store: Store, scan: int, patch_size: Triple) -> tuple[Box, ...]:
-    """The fewest boxes that cover a scan, evenly spread; centred on an axis on which the scan is smaller."""
+    """The fewest boxes that cover a scan, evenly spaced; centred on axes on which the scan is smaller."""
     starts: list[list[int]] = []
     for length, size in zip(store.collection.shapes[scan], patch_size, strict=True):
-        room = int(length) - size
-        starts.append([room // 2] if room <= 0 else [round(at) for at in np.linspace(0, room, -(-int(length) // size))])
+        margin = int(length) - size
+        starts.append(
+            [margin // 2]
+            if margin <= 0
+            else [round(at) for at in np.linspace(0, margin, -(-int(length) // size))]
+        )
     return tuple(Box((d, h, w), patch_size) for d, h, w in product(*starts))
 
 
 @torch.no_grad()
 def answers(
-    ask: Callable[[Tensor], Tensor], store: Store, examples: Sequence[Example], device: torch.device, dtype: torch.dtype | None
+    output: Callable[[Tensor], Tensor],
+    store: Store,
+    examples: Sequence[Example],
+    device: torch.device,
+    dtype: torch.dtype | None,
 ) -> np.ndarray:
-    """``Float64[N, K]``: what `ask` says of each example's crops, averaged over its boxes.
+    """``Float64[N, K]``: the outputs for the crops of each example, averaged over its boxes.
 
-    ask    ``[B, C, D, H, W]`` -> ``[B, K]``
-    dtype  as in autocast, None for float32
+    output  ``[B, C, D, H, W]`` -> ``[B, K]``
+    dtype   as in autocast, None for float32
     """
-    places = [(example.scan, box) for example in examples for box in example.boxes]
-    chunks = [places[start : start + CROPS_AT_ONCE] for start in range(0, len(places), CROPS_AT_ONCE)]
+    crops = [(example.scan, box) for example in examples for box in example.boxes]
+    chunks = [crops[start : start + BATCH_SIZE] for start in range(0, len(crops), BATCH_SIZE)]
     console = Console(stderr=True)
     parts: list[Tensor] = []
-    for chunk in track(chunks, f"{len(places)} crops", console=console, disable=not console.is_terminal):
+    for chunk in track(chunks, f"{len(crops)} crops", console=console, disable=not console.is_terminal):
         with autocast(device, dtype):
-            parts.append(ask(read_crops(store, chunk).to(device)).double().cpu())
+            parts.append(output(read_crops(store, chunk).to(device)).double().cpu())
     owner = torch.tensor([i for i, example in enumerate(examples) for _ in example.boxes])
     found = torch.cat(parts)
     total = torch.zeros(len(examples), found.shape[1], dtype=torch.float64).index_add_(0, owner, found)

@@ -1,4 +1,4 @@
-"""Classes that few labelled training patients have: their figures rest on those few."""
+"""Notes on classes with few labelled training patients, whose results depend on these few."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from medcl3d.downstream import Task
 
 FEW = 5
-"""A class that fewer labelled patients have, while others lack it, is named."""
+"""A class with fewer labelled patients is reported, unless all patients have it."""
 
 
 def few_training_cases(task: Task, store: Store, scans: Sequence[int]) -> dict[str, int]:
-    """Class -> how many of the patients of these training scans have it, of the classes that few have.
+    """Class -> number of patients of these training scans with it, for classes with few such patients.
 
-    Few: one or none, or fewer than five if there are patients without it. Empty for tasks without classes.
+    Few: at most one, or fewer than five if there are patients without it. Empty for tasks without classes.
     """
     names, present = getattr(task, "class_names", None), getattr(task, "classes_in", None)
     if names is None or present is None:
@@ -31,28 +31,29 @@ def few_training_cases(task: Task, store: Store, scans: Sequence[int]) -> dict[s
     return {name: len(found) for name, found in having.items() if len(found) <= 1 or len(found) < min(FEW, total)}
 
 
-def few_words(few: Mapping[str, int], total: int) -> list[str]:
+def few_case_notes(few: Mapping[str, int], total: int) -> list[str]:
     """One sentence per class."""
 
     def one(name: str, count: int) -> str:
         if count == 0:
-            return f"class {name}: none of {total} labelled training patients has it, so that it was not learnt"
+            return f"class {name}: none of {total} labelled training patients has it, so it was not trained"
         have = "has" if count == 1 else "have"
-        return f"class {name}: {count} of {total} labelled training patients {have} it; its results rest on {count}"
+        known = f"{count} of {total} labelled training patients {have} it"
+        return f"class {name}: {known}; its results depend on {count}"
 
     return [one(name, count) for name, count in few.items()]
 
 
 def over_runs(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence per class over the results of several measurements: the fewest patients, and in how many measurements."""
-    fewest: dict[str, list[int]] = {}
+    """One sentence per class over several results: numbers of patients, and number of results with few."""
+    counted: dict[str, list[int]] = {}
     for one in results:
         for name, count in (one.get("few_training_cases") or {}).items():
-            fewest.setdefault(name, []).append(int(count))
+            counted.setdefault(name, []).append(int(count))
     return [
         f"Class {name}: few labelled training patients have it ({_range(counts)}, in {len(counts)} of {len(results)} measurements); its "
-        "results rest on them."
-        for name, counts in fewest.items()
+        "results depend on them."
+        for name, counts in counted.items()
     ]
 
 

@@ -1,4 +1,4 @@
-"""`medcl3d finetune`: a network, pretrained or not, learns a task from few labels and is measured on test patients."""
+"""`medcl3d finetune`: train a network on labelled patients and evaluate it on test patients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.splits import Measured
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation, Task
-from medcl3d.downstream.few_cases import few_training_cases, few_words
+from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
@@ -48,15 +48,17 @@ NO_MIRRORING = Choice("mri", {"flip_probability": (0.0, 0.0, 0.0)})
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FinetuneConfig:
-    """A fine-tuning: which scans, which task, from which weights, with how many labelled patients, how long.
+    """Configuration of a fine-tuning: scans, task, initial weights, labelled patients, training.
 
-    init          scratch, a pretraining's run folder, or its encoder.safetensors
-    transfer      what is taken from there: the encoder, or all (decoder too); without effect on scratch
-    num_labelled  training patients whose labels are used (default: all); fewer are a part of more, for one seed
-    views         how patches are augmented (default: `mri` without mirroring, since scans lie in RAS order and
-                  where a structure lies is most of what tells it from its neighbour)
-    measured_on   the test patients, or those of validation, while choices are still made
-    seed          of the weights that are not loaded, the draw of labelled patients, the patches, the bootstrap
+    init          scratch, the run folder of a pretraining, or its encoder.safetensors
+    transfer      what to load: the encoder, or all (with the decoder); ignored for scratch
+    num_labelled  number of training patients whose labels are used (default: all); for one seed, fewer
+                  patients are a subset of more
+    views         augmentation of patches (default: `mri` without mirroring, since scans are in RAS order and
+                  position largely distinguishes a structure from its neighbours)
+    measured_on   test patients, or validation patients while choices are still made
+    seed          seed of weights that are not loaded, the draw of labelled patients, the patches, the
+                  bootstrap
     """
 
     data: DataConfig
@@ -74,7 +76,7 @@ class FinetuneConfig:
 
 @plain_dataclass(frozen=True)
 class Finetuning:
-    """All parts of a fine-tuning, put together from its configuration.
+    """All parts of a fine-tuning, built from its configuration.
 
     train, test  scans of the store
     labelled     patients whose labels are used
@@ -92,10 +94,15 @@ class Finetuning:
 
 
 def assemble(config: FinetuneConfig) -> Finetuning:
-    """Build what the configuration says and check that its parts fit. ConfigError, DataError where they do not."""
+    """Build all parts of a configuration and check that they are compatible.
+
+    ConfigError, DataError otherwise.
+    """
     check_ranks(config.train)
     if config.train.grad_cache:
-        raise ConfigError(f"train.grad_cache = {config.train.grad_cache}: a fine-tuning has no negatives to keep together; set it to 0")
+        raise ConfigError(
+            f"train.grad_cache = {config.train.grad_cache}: fine-tuning has no negatives; set it to 0"
+        )
     store = Store.open(config.data.root)
     task: Task = TASKS.build(config.task)
     split = split_of(store, config.data).measured_on(config.measured_on)
@@ -110,7 +117,10 @@ def assemble(config: FinetuneConfig) -> Finetuning:
 
 
 def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
-    """Fine-tune and measure; the same command again resumes, and does nothing once the run is done. Returns the run folder."""
+    """Fine-tune, evaluate and return the run folder.
+
+    Resumes a run that was stopped; does nothing if it is done.
+    """
     config = load(config_path, overrides, FinetuneConfig)
     with process_group() as device:
         parts = assemble(config)
@@ -121,7 +131,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         provenance = {**fingerprints(parts.store), "kind": "finetune", "precision": computes_in(config.train.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=FinetuneConfig) as run:
             if run.finished:
-                say(f"{config.out_dir}: this fine-tuning is done; remove the folder to do it again")
+                say(f"{config.out_dir}: this fine-tuning is done; remove the folder to repeat it")
                 return config.out_dir
             train_model(parts, run, device)
             if rank() == 0:
@@ -143,10 +153,13 @@ def train_model(parts: Finetuning, run: RunFolder, device: torch.device) -> None
 
 
 def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
-    """Measure the trained model on the test patients; write weights, pictures and results, and mark the run as done."""
+    """Evaluate the model on test patients; write weights, pictures and results, and mark the run as done."""
     config = parts.config
     scans = [int(scan) for scan in parts.test.rows]
-    say(f"measuring on {len(scans)} scans of {parts.test.collection.table['patient'].nunique()} test patients")
+    say(
+        f"evaluating on {len(scans)} scans of {parts.test.collection.table['patient'].nunique()} test "
+        "patients"
+    )
     dtype = autocast_dtype(config.train.precision, device)
     found = parts.task.evaluate(parts.model, parts.store, scans, config.data.patch_size, device, dtype, config.seed)
     found = replace(found, few=few_training_cases(parts.task, parts.store, [int(scan) for scan in parts.train.rows]))
@@ -158,19 +171,19 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
     write_json(run.path / "model.json", sidecar(parts))
     write_json(run.path / "results.json", results(parts, found))
     say(metric_lines(found.metrics))
-    for line in few_words(found.few, len(parts.labelled)):
+    for line in few_case_notes(found.few, len(parts.labelled)):
         say(f"  note: {line}")
     run.status("done", config.train.steps)
 
 
 def results(parts: Finetuning, found: Evaluation) -> dict[str, Any]:
-    """What `results.json` holds."""
+    """The content of `results.json`."""
     test = sorted(parts.test.collection.table["patient"].unique().tolist())
     return results_of(found, {"labelled": list(parts.labelled), "test": test}, plain(parts.config))
 
 
 def results_of(found: Evaluation, split: dict[str, list[str]], config: Any) -> dict[str, Any]:
-    """The content of a `results.json`. Intervals: 95%, bootstrap over test patients; None where not defined."""
+    """The content of a `results.json`. Intervals: 95%, bootstrap over test patients; None if undefined."""
 
     def number(value: float) -> float | None:
         return value if isfinite(value) else None
@@ -182,12 +195,12 @@ def results_of(found: Evaluation, split: dict[str, list[str]], config: Any) -> d
 
 
 def metric_lines(metrics: Mapping[str, Interval]) -> str:
-    """Metrics for people, a line each."""
+    """Metrics as text, one line each."""
     return "\n".join(f"  {name}: {m.mean:.4f} [{m.low:.4f}, {m.high:.4f}], {m.n} patients" for name, m in metrics.items())
 
 
 def sidecar(parts: Finetuning) -> dict[str, Any]:
-    """What one must know to use the weights."""
+    """The metadata needed to use the weights (model.json)."""
     config, store = parts.config, parts.store
     return {
         "schema": SCHEMA,
@@ -208,12 +221,12 @@ def sidecar(parts: Finetuning) -> dict[str, Any]:
 
 
 def median_spacing(store: Store) -> list[float]:
-    """mm per voxel along each axis, the median over the scans of a store."""
+    """Voxel size in mm along each axis, median over the scans of a store."""
     return [float(value) for value in np.median(store.collection.spacings, axis=0)]
 
 
 def summary(parts: Finetuning) -> str:
-    """What is about to run: scans, patients, network, and where its weights come from."""
+    """Summary of a fine-tuning: scans, patients, network, origin of its weights."""
     config = parts.config
     train, test, patients = len(parts.train.rows), len(parts.test.rows), len(parts.labelled)
     lines = [f"{config.task.name}: {train} scans of {patients} labelled patients, tested on {test} scans"]
@@ -227,11 +240,14 @@ def summary(parts: Finetuning) -> str:
 
 
 def unlike_pretraining(store: Store, pretrained: dict[str, Any]) -> list[str]:
-    """In what the scans differ from those of pretraining in a way that weights feel: voxel size, kind of intensity."""
+    """Differences from pretraining that affect the weights: voxel size, intensity normalisation."""
     found = []
     theirs, ours = pretrained.get("spacing_mm"), median_spacing(store)
     if theirs and not np.allclose(theirs, ours, rtol=SPACING_TOLERANCE):
-        found.append(f"pretrained at {theirs} mm a voxel, these scans have {ours}; prepare them with spacing_mm as in pretraining")
+        found.append(
+            f"pretrained at {theirs} mm per voxel, these scans have {ours}; prepare them with spacing_mm as "
+            "in pretraining"
+        )
     kinds = [options.get("kind") for options in (pretrained.get("intensity") or {}, store.intensity())]
     if kinds[0] and kinds[0] != kinds[1]:
         found.append(f"pretrained on intensities of kind {kinds[0]}, these scans are prepared as {kinds[1]}")

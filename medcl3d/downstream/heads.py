@@ -1,4 +1,4 @@
-"""What a task puts on top of a network."""
+"""Heads of tasks on top of a network."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ BACKGROUND_PRIOR = 0.9  # probability of class 0 in every voxel before training
 
 
 class Segmenter(nn.Module):
-    """Class scores of every voxel: the network's decoded map through a 1x1x1 convolution.
+    """Class scores per voxel: a 1x1x1 convolution on the decoded map of a network.
 
-    Its bias begins at a background of probability 0.9: else the first hundreds of steps learn that most
-    voxels are background, and structures only after (Lin et al. 2017, Focal Loss, section 3.3).
-    ValueError where the network has no decoder.
+    The initial bias gives background a probability of 0.9. Otherwise, hundreds of steps are spent on learning
+    that most voxels are background, before structures (Lin et al. 2017, Focal Loss, section 3.3).
+    ValueError if the network has no decoder.
     """
 
     def __init__(self, network: Network, num_classes: int):
@@ -37,10 +37,10 @@ class Segmenter(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Class scores of a crop: the pooled features, normalised, through a linear layer.
+    """Class scores of a crop: a linear layer on normalised pooled features.
 
-    The norm is there because pooled features of an untrained network differ little from crop to crop, and of a
-    pretrained one in scale: the head would need another rate for each.
+    Pooled features vary little between crops in an untrained network, and have other scales in pretrained
+    ones. Without the norm, the head would need another learning rate for each.
     """
 
     def __init__(self, network: Network, num_classes: int):

@@ -1,4 +1,4 @@
-"""Whose scans train a task, and whose test it."""
+"""Label selection: the scans that train a task, and those that test it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ from medcl3d.errors import DataError
 def labelled_scans(
     store: Store, data: DataConfig, task: Task, split: Split, name: str, num: int | None, seed: int
 ) -> tuple[ScansInUse, tuple[str, ...]]:
-    """The training scans whose labels are used, and their patients. ConfigError, DataError where there are too few."""
-    able = with_target(scans_in_use(store, data, split.train), task, store, "train", name)
-    patients = able.collection.table["patient"]
-    # A patient with scans of several classes counts for that of the first.
-    strata = {p: task.stratum(store, int(row)) for p, row in zip(patients[::-1], able.rows[::-1], strict=True)}
+    """The training scans whose labels are used, and their patients.
+
+    ConfigError, DataError if there are too few.
+    """
+    usable = with_target(scans_in_use(store, data, split.train), task, store, "train", name)
+    patients = usable.collection.table["patient"]
+    # The first scan of a patient determines the stratum.
+    strata = {
+        p: task.stratum(store, int(row)) for p, row in zip(patients[::-1], usable.rows[::-1], strict=True)
+    }
     labelled = draw_labelled(split, list(strata), num or len(strata), seed, strata, getattr(task, "each_stratum_first", False))
     keep = np.flatnonzero(patients.isin(labelled))
-    return ScansInUse(able.collection.take(keep), able.rows[keep], able.left_out), labelled
+    return ScansInUse(usable.collection.take(keep), usable.rows[keep], usable.left_out), labelled
 
 
 def scans_to_test(store: Store, data: DataConfig, task: Task, split: Split, name: str) -> ScansInUse:
-    """The test patients' scans. None is left out for its size: it is padded, whatever is done in training."""
+    """The scans of the test patients. Small scans are padded, even if training skips them."""
     return with_target(scans_in_use(store, replace(data, smaller_than_patch="pad"), split.test), task, store, "test", name)
 
 
 def with_target(scans: ScansInUse, task: Task, store: Store, side: str, name: str) -> ScansInUse:
-    """Only the scans that can train or test the task. DataError where there is none."""
+    """The scans with a target for the task. DataError if there are none."""
     keep = np.flatnonzero([task.has_target(store, int(scan)) for scan in scans.rows])
     if not len(keep):
         raise DataError(f"{store.root}: no scan of the {side} patients has labels for {name}; prepare scans with labels")

@@ -1,4 +1,4 @@
-"""Matching of places between patients: does a crop find its like in another body, and how far from where it should?"""
+"""Landmark matching: distance between matched crops and corresponding structures in other patients."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ MEASURES = ("error_mm", "same_place_error_mm", "chance_error_mm")
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Landmarks:
-    """Where in another test patient lies the crop most like the one at a structure's middle, and how far from that structure there?
+    """Match the crop at a structure's centre to crops of another test patient, and measure the error in mm.
 
-    structures  how many are asked for: those that most labelled scans hold, the largest of these
-    stride_mm   between the middles of the crops that are looked at, all over the body
-    partners    other test patients of its modality that each patient is matched with
+    structures  number of structures: those in most labelled scans, among equals the largest
+    stride_mm   distance between the centres of candidate crops, over the whole body
+    partners    number of other test patients of the same modality that each patient is matched with
 
-    Crops are compared by the cosine of their features, standardised on the training side. A structure's middle is its voxel
-    nearest to its centroid. Beside the error stands that of the same place of the body, which takes no features, and that of
-    a crop drawn at random. Source: landmark matching as in SAM (Yan et al., TMI 2022), with crops in the place of voxels.
+    Crops are compared by the cosine of their features, standardised on training scans. The centre of a
+    structure is its voxel nearest to the centroid. Reported along with the error: the error of the
+    corresponding point in body coordinates, without features, and the error of a random crop. Source:
+    landmark matching as in SAM (Yan et al., TMI 2022), with crops instead of voxels.
     """
 
     structures: Count = 10
@@ -43,55 +44,64 @@ class Landmarks:
 
     def measure(
         self,
-        ask: Callable[[Sequence[Example]], np.ndarray],
+        features_of: Callable[[Sequence[Example]], np.ndarray],
         store: Store,
         sides: tuple[Sequence[int], Sequence[int]],
         size: Triple,
         seed: int,
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-        """Errors in mm with intervals over patients; one row a structure and pair of patients.
+        """Errors in mm with intervals over patients, and one row per structure and pair of patients.
 
-        ask: the features of examples, ``[N, F]``; sides: scans to standardise on, and scans to test; size: voxels of a crop.
-        DataError where no structure is in two test patients.
+        features_of: features ``[N, F]`` of examples; sides: scans to standardise on, and test scans; size:
+        voxels of a crop. DataError if no structure is in two test patients.
         """
         task, table = StructureAtCentre(structures=self.structures), store.collection.table
         names = task.class_names(store)
         known = [(scan, self._grid(store, scan)) for scan in sides[0][:SCANS_TO_STANDARDISE]]
-        scale = standardiser(ask([example for scan, voxels in known for example in _examples(scan, voxels, size)]))
+        scale = standardiser(
+            features_of([example for scan, voxels in known for example in _examples(scan, voxels, size)])
+        )
 
-        def look(scan: int, voxels: np.ndarray) -> np.ndarray:
-            return directions(scale.transform(ask(_examples(scan, voxels, size))))
+        def embed(scan: int, voxels: np.ndarray) -> np.ndarray:
+            return directions(scale.transform(features_of(_examples(scan, voxels, size))))
 
         tested = _first_of_each(sides[1], table["patient"].astype(str).to_numpy(), table["modality"].astype(str).to_numpy())
-        middles = {scan: places for scan in tested if (places := _middles(task, store, scan))}
-        grids = {scan: self._grid(store, scan) for scan in middles}
-        looked = {scan: look(scan, grids[scan]) for scan in middles}
+        centres = {scan: voxels for scan in tested if (voxels := _centres(task, store, scan))}
+        grids = {scan: self._grid(store, scan) for scan in centres}
+        candidates = {scan: embed(scan, grids[scan]) for scan in centres}
         cases: list[dict[str, Any]] = []
-        for scan, other in self._pairs(list(middles), table["modality"].to_numpy()):
-            both = [structure for structure in middles[scan] if structure in middles[other]]
+        for scan, other in self._pairs(list(centres), table["modality"].to_numpy()):
+            both = [structure for structure in centres[scan] if structure in centres[other]]
             if not both:
                 continue
-            asked = np.array([middles[scan][structure] for structure in both])
-            cosine = look(scan, asked) @ looked[other].T
-            best = cosine >= cosine.max(1, keepdims=True) - TIE  # of a collapsed encoder all: its error is then that of chance
-            for structure, voxel, matches in zip(both, asked, best, strict=True):
-                errors = _errors(store, (scan, voxel), (other, middles[other][structure]), grids[other], matches)
+            queries = np.array([centres[scan][structure] for structure in both])
+            cosine = embed(scan, queries) @ candidates[other].T
+            best = (
+                cosine >= cosine.max(1, keepdims=True) - TIE
+            )  # all, for a collapsed encoder: its error is then that of chance
+            for structure, voxel, matches in zip(both, queries, best, strict=True):
+                errors = _errors(
+                    store, (scan, voxel), (other, centres[other][structure]), grids[other], matches
+                )
                 row = {"scan": table["scan"].iloc[scan], "patient": table["patient"].iloc[scan], "in": table["scan"].iloc[other]}
                 cases.append({**row, "class": names[structure], **dict(zip(MEASURES, errors, strict=True))})
         if not cases:
-            raise DataError(f"landmarks: no structure of {store.root} lies in two test patients of one modality; test more patients")
+            raise DataError(
+                f"landmarks: no structure of {store.root} is in two test patients of one modality; use more "
+                "test patients"
+            )
         patients = [str(case["patient"]) for case in cases]
         intervals = {name: over_patients([case[name] for case in cases], patients, seed) for name in MEASURES}
         return {name: interval for name, interval in intervals.items() if interval is not None}, cases
 
     def _pairs(self, scans: Sequence[int], modality: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Each scan with the next `partners` of its modality, round and round."""
+        """Pair each scan with the next `partners` scans of its modality, cyclically."""
         for number, scan in enumerate(scans):
             others = [other for other in (*scans[number + 1 :], *scans[:number]) if modality[other] == modality[scan]]
             yield from ((scan, other) for other in others[: self.partners])
 
     def _grid(self, store: Store, scan: int) -> np.ndarray:
-        """``Int[N, 3]``: voxels `stride_mm` apart, all over the body."""
+        """``Int[N, 3]``: voxels `stride_mm` apart, over the whole body."""
         low, high = store.collection.body_boxes[scan]
         step = np.maximum(1, np.rint(self.stride_mm / store.collection.spacings[scan])).astype(int)
         axes = [np.arange(a + min(s, b - a) // 2, b, s) for a, b, s in zip(low, high, step, strict=True)]
@@ -99,18 +109,22 @@ class Landmarks:
 
 
 def _errors(
-    store: Store, asked: tuple[int, np.ndarray], wanted: tuple[int, np.ndarray], grid: np.ndarray, matches: np.ndarray
+    store: Store,
+    query: tuple[int, np.ndarray],
+    wanted: tuple[int, np.ndarray],
+    grid: np.ndarray,
+    matches: np.ndarray,
 ) -> tuple[float, float, float]:
-    """How far, in mm, the match (the mean of several as good), the same place of the body, and a crop at random lie from what is wanted."""
-    collection, (scan, voxel), (other, target) = store.collection, asked, wanted
-    there = collection.world(np.array([other]), target[None])[0]
-    distance = np.linalg.norm(collection.world(np.full(len(grid), other), grid) - there, axis=1)
-    same = np.linalg.norm(collection.matched(scan, other, voxel) - there)
+    """Errors in mm of the match (mean over ties), the corresponding point of the body, and a random crop."""
+    collection, (scan, voxel), (other, target) = store.collection, query, wanted
+    target_mm = collection.world(np.array([other]), target[None])[0]
+    distance = np.linalg.norm(collection.world(np.full(len(grid), other), grid) - target_mm, axis=1)
+    same = np.linalg.norm(collection.matched(scan, other, voxel) - target_mm)
     return round(float(distance[matches].mean()), 3), round(float(same), 3), round(float(distance.mean()), 3)
 
 
 def _examples(scan: int, voxels: np.ndarray, size: Triple) -> list[Example]:
-    """A crop round each voxel."""
+    """A crop around each voxel."""
     return [Example(scan, (Box(triple(voxel - np.array(size) // 2), size),), 0) for voxel in voxels]
 
 
@@ -122,8 +136,8 @@ def _first_of_each(scans: Sequence[int], patient: np.ndarray, modality: np.ndarr
     return list(found.values())
 
 
-def _middles(task: StructureAtCentre, store: Store, scan: int) -> dict[int, np.ndarray]:
-    """Structure -> its voxel nearest to its centroid, in mm."""
+def _centres(task: StructureAtCentre, store: Store, scan: int) -> dict[int, np.ndarray]:
+    """Structure -> its voxel nearest to its centroid, by distance in mm."""
     if not store.has_label(scan):
         return {}
     found = {}

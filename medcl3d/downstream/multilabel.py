@@ -1,4 +1,4 @@
-"""Multi-label classification: a scan has any number of findings; measured by area under the ROC curve of each on test patients."""
+"""Multi-label classification: any number of findings per scan, evaluated by area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ from medcl3d.types import Box, Loss, Triple
 class Multilabel:
     """Binary cross-entropy of a linear head on pooled features; each finding is a column of the manifest.
 
-    targets        the columns: 1 where a scan has the finding, 0 where it has not, empty where nobody knows
-    class_weights  balanced: those with a finding weigh as much as those without, however many there are; none: each scan does
+    targets        the columns: 1 if a scan has the finding, 0 if not, empty if unknown
+    class_weights  balanced: equal total weight of scans with and without a finding; none: equal weight per
+                   scan
 
-    A finding that is not known of a scan neither trains nor tests there; a scan of which none is known is left out. Training takes a
-    random crop a scan. A test scan's probabilities are the mean over the fewest crops that cover it. Few labelled patients are
-    drawn in proportion to the rarest finding that they have, the first of each before the second of any, so that they hold
-    every finding where there is room. Source: Sechidis, Tsoumakas and Vlahavas 2011, on strata of several labels.
+    An unknown finding of a scan is used neither in training nor in testing; a scan without known findings is
+    left out. Training uses one random crop per scan. The probabilities of a test scan are the mean over the
+    fewest crops that cover it. Labelled patients are drawn in proportion to their rarest finding, one of each
+    before a second of any, so that all findings occur if the number of patients allows it. Source: Sechidis,
+    Tsoumakas and Vlahavas 2011, on strata of several labels.
     """
 
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -49,23 +51,28 @@ class Multilabel:
     _known: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def truth(self, store: Store) -> np.ndarray:
-        """``Float64[scans, K]``: 0, 1, or NaN where nobody knows. ConfigError where a column is missing or holds anything else."""
+        """``Float64[scans, K]``: 0, 1, or NaN if unknown.
+
+        ConfigError if a column is missing or has other values.
+        """
         if store.root not in self._known:
             self._known[store.root] = self._read(store)
         return self._known[store.root]
 
     def check(self, store: Store) -> None:
-        """ConfigError where the store cannot tell the findings."""
+        """ConfigError if the store lacks the findings."""
         self.truth(store)
 
     def _read(self, store: Store) -> np.ndarray:
         table, where = store.collection.table, "task.multilabel.targets"
-        twice = sorted({name for name in self.targets if self.targets.count(name) > 1})
+        duplicates = sorted({name for name in self.targets if self.targets.count(name) > 1})
         missing = [name for name in self.targets if name not in table]
-        if twice or missing:
+        if duplicates or missing:
             columns = ", ".join(map(str, table.columns))
             lacks = f"{store.root / 'manifest.csv'} has no column {', '.join(missing)}; it has {columns}"
-            raise ConfigError(f"{where}: {lacks if missing else f'{twice[0]} is named twice; name it once'}")
+            raise ConfigError(
+                f"{where}: {lacks if missing else f'{duplicates[0]} is listed twice; list it once'}"
+            )
         return np.stack([self._column(table, name) for name in self.targets], axis=1)
 
     def _column(self, table: pd.DataFrame, name: str) -> np.ndarray:
@@ -75,17 +82,21 @@ class Multilabel:
         wrong = given.notna().to_numpy() & ~np.isin(found, (0, 1))
         if wrong.any():
             raise ConfigError(
-                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is neither 0, 1 nor empty; give each finding "
-                "a column (names in one cell: pandas' str.get_dummies), and leave cells empty where it is not certain"
+                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is neither 0, 1 "
+                "nor empty; use one column per finding (for names in one cell: pandas' str.get_dummies), "
+                "with empty cells for uncertain findings"
             )
-        told = set(found[~np.isnan(found)].tolist())
-        if len(told) < 2:
-            who = "everybody has it" if told == {1.0} else "nobody has it"
-            raise ConfigError(f"{where}: {who if told else 'it is known of nobody'}, so there is nothing to tell apart; take it out")
+        values = set(found[~np.isnan(found)].tolist())
+        if len(values) < 2:
+            problem = "all scans have it" if values == {1.0} else "no scan has it"
+            raise ConfigError(
+                f"{where}: {problem if values else 'unknown for all scans'}, so it cannot be classified; "
+                "remove it"
+            )
         return found
 
     def has_target(self, store: Store, scan: int) -> bool:
-        """Whether something is known of the scan."""
+        """Whether any finding of the scan is known."""
         return bool(np.isfinite(self.truth(store)[scan]).any())
 
     def class_names(self, store: Store) -> tuple[str, ...]:
@@ -93,37 +104,40 @@ class Multilabel:
         return self.targets
 
     def classes_in(self, store: Store, scan: int) -> list[str]:
-        """The findings that the scan has."""
+        """The findings of the scan."""
         return [name for name, value in zip(self.targets, self.truth(store)[scan], strict=True) if value == 1]
 
     def stratum(self, store: Store, scan: int) -> int:
-        """The index of the rarest finding that a scan has, their number where it has none."""
+        """The index of the rarest finding of a scan; the number of findings if it has none."""
         truth = self.truth(store)
         present = np.flatnonzero(truth[scan] == 1)
         counts = (truth == 1).sum(0)
         return int(present[counts[present].argmin()]) if len(present) else len(self.targets)
 
     def model(self, network: Network, store: Store) -> Classifier:
-        """Network and a linear head with a score a finding."""
+        """The network with a linear head, one score per finding."""
         self.truth(store)
         return Classifier(network, len(self.targets))
 
     def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> CropDataset:
-        """Crops of the plan's scans. DataError where they could teach nothing."""
+        """Crops of the scans of the plan. DataError if no finding varies among them."""
         self._refuse_alike(self.truth(store)[np.unique(plan.anchors)])
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
 
     def _refuse_alike(self, truth: np.ndarray) -> None:
         if not any({0.0, 1.0} <= set(column.tolist()) for column in truth.T):
             names = ", ".join(self.targets)
-            raise DataError(f"all labelled scans are alike in {names}, as far as is known; raise num_labelled, or take another seed")
+            raise DataError(
+                f"all labelled scans have the same known values of {names}; raise num_labelled, or use "
+                "another seed"
+            )
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, tuple[float, ...]]:
-        """A crop anywhere in the scan, and what is known of the scan."""
+        """A random crop of the scan, and the findings of the scan."""
         return random_crop(store, scan, patch_size, rng), tuple(self.truth(store)[scan].tolist())
 
     def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
-        """``Float[N, K]``: 0 where nobody knows, else 1; balanced: with mean 1 over each finding's scans, as much for 1 as for 0."""
+        """``Float[N, K]``: 0 if unknown, else 1; balanced: mean 1 per finding, equal totals for 1 and 0."""
         weights = torch.isfinite(targets).float()
         if self.class_weights == "none":
             return weights
@@ -134,28 +148,30 @@ class Multilabel:
         return weights * torch.where(targets == 1, of_kind[:, 1], of_kind[:, 0])
 
     def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
-        """Weighted binary cross-entropy of one rank's crops, augmented."""
+        """Weighted binary cross-entropy of the augmented crops of one rank."""
         logits: Tensor = model(batch.augmented(recipe))
         with torch.autocast(logits.device.type, enabled=False):
-            # What nobody knows has weight 0 and still counts in the mean, so that all ranks divide by one number.
+            # Unknown findings have weight 0 but count in the mean, so that all ranks divide by the same
+            # number.
             value = F.binary_cross_entropy_with_logits(logits.float(), batch.targets.nan_to_num(0.0), batch.weights)
         return Loss(value, {"loss": all_mean(value.detach())})
 
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
-        """One a scan: the crops that cover it. What is true of it is asked of the manifest."""
+        """One per scan: the crops that cover it. Their targets are in the manifest, see `labels`."""
         return [Example(scan, covering_crops(store, scan, patch_size), 0) for scan in scans]
 
     def labels(self, store: Store, examples: Sequence[Example]) -> np.ndarray:
-        """``Float64[N, K]``: what is known of examples."""
+        """``Float64[N, K]``: the findings of examples, NaN if unknown."""
         found: np.ndarray = self.truth(store)[[example.scan for example in examples]]
         return found
 
-    def asked(
+    def probe_metrics(
         self, probe: Probe, known: Labelled, features: np.ndarray, examples: Sequence[Example], store: Store, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-        """What a probe that learnt each finding apart says of the test examples: metrics, and a row a scan and finding.
+        """Metrics on the test examples of one probe per finding, and one row per scan and finding.
 
-        A finding that the labelled scans all have, or all lack, gets one answer for all: it is chance. DataError where all are so.
+        A finding that does not vary among the labelled scans gets a constant probability, which measures
+        chance. DataError if no finding varies.
         """
         self._refuse_alike(known.targets)
         columns = [_of_finding(probe, known, k, features, seed) for k in range(len(self.targets))]
@@ -171,7 +187,7 @@ class Multilabel:
         dtype: torch.dtype | None,
         seed: int,
     ) -> Evaluation:
-        """The measures of `finding_metrics`, of each finding and on average; a row a scan and finding that is known."""
+        """The measures of `finding_metrics`, per finding and averaged; one row per scan and known finding."""
         model.eval()
         examples = self.examples(store, scans, patch_size)
         probabilities = answers(lambda crops: model(crops).float().sigmoid(), store, examples, device, dtype)
@@ -192,15 +208,17 @@ class Multilabel:
                 "probability": round(float(p), 6),
                 "brier": round(float(p - t) ** 2, 6),
             }
-            for scan, patient, says, is_so in zip(rows["scan"], patients, probabilities, truth, strict=True)
-            for name, p, t in zip(self.targets, says, is_so, strict=True)
+            for scan, patient, predicted, true in zip(
+                rows["scan"], patients, probabilities, truth, strict=True
+            )
+            for name, p, t in zip(self.targets, predicted, true, strict=True)
             if np.isfinite(t)
         ]
         return finding_metrics(probabilities, truth, self.targets, patients, seed), cases
 
 
 def _of_finding(probe: Probe, known: Labelled, k: int, features: np.ndarray, seed: int) -> np.ndarray:
-    """``Float64[N]``: the probability of one finding, by a probe of the labelled scans of which it is known."""
+    """``Float64[N]``: probability of one finding, from a probe trained on scans with a known value."""
     rows = np.flatnonzero(np.isfinite(known.targets[:, k]))
     targets = known.targets[rows, k].astype(int)
     if len(set(targets.tolist())) < 2:

@@ -1,4 +1,4 @@
-"""A linear probe asked now and then while an encoder is pretrained: whether it learns what one wants it for."""
+"""A linear probe on labels of training patients, evaluated periodically during pretraining."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ METRIC = "probe/balanced_accuracy"
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OnlineProbe:
-    """A probe of the training patients' labels; it leaves the training as it is.
+    """Configuration of a probe on labels of training patients; it does not affect training.
 
-    task      with classes, as `structure_at_centre` or `classification`
-    every     steps between two answers, a multiple of train.log_every
-    patients  whose crops are asked for: one half teaches, the other is asked
+    task      a task with classes, such as `structure_at_centre` or `classification`
+    every     steps between evaluations, a multiple of train.log_every
+    patients  number of patients: one half trains the probe, the other tests it
     """
 
     task: part_of(TASKS)  # type: ignore[valid-type]
@@ -40,13 +40,14 @@ class OnlineProbe:
 
 
 class Asked:
-    """The crops of an online probe, the same at every step."""
+    """The crops of an online probe, the same at every evaluation."""
 
     def __init__(self, probe: OnlineProbe, store: Store, data: DataConfig, log_every: int):
-        """ConfigError, DataError where the probe cannot be asked."""
+        """ConfigError, DataError if the probe cannot be evaluated."""
         if probe.every % log_every:
             raise ConfigError(
-                f"probe.every = {probe.every} is no multiple of train.log_every = {log_every}; answers are logged with the rest"
+                f"probe.every = {probe.every} is not a multiple of train.log_every = {log_every}; "
+                "use a multiple, since the probe is logged with the other metrics"
             )
         self.store, self.every, self.task = store, probe.every, _task(probe.task)
         scans = with_target(pretraining_scans(store, data), self.task, store, "training", probe.task.name)
@@ -54,30 +55,44 @@ class Asked:
         names = sorted(set(patient[scans.rows].tolist()))
         chosen = np.random.default_rng(0).permutation(names)[: probe.patients]
         if len(chosen) < 4:
-            raise DataError(f"probe: {len(chosen)} training patients have labels for {probe.task.name}; four are the fewest")
+            raise DataError(
+                f"probe: {len(chosen)} training patients have labels for {probe.task.name}; at least four "
+                "are needed"
+            )
         self.patient = patient
-        self.teach, self.ask = (self._of(scans.rows, half, data) for half in (chosen[::2], chosen[1::2]))
+        self.train, self.test = (self._of(scans.rows, half, data) for half in (chosen[::2], chosen[1::2]))
         self.names = self.task.class_names(store)
-        if len({example.target for example in self.teach}) < 2:
-            raise DataError(f"probe: the patients that teach hold one class of {probe.task.name}; raise probe.patients")
+        if len({example.target for example in self.train}) < 2:
+            raise DataError(
+                f"probe: the patients that train it have one class of {probe.task.name}; raise probe.patients"
+            )
 
     def _of(self, rows: np.ndarray, patients: np.ndarray, data: DataConfig) -> list[Example]:
         return self.task.examples(self.store, [int(row) for row in rows if self.patient[row] in patients], data.patch_size)
 
     def answer(self, network: Network, device: torch.device, dtype: torch.dtype | None) -> dict[str, float]:
-        """Balanced accuracy of the frozen features as they are now; the network is in training mode again afterwards."""
+        """Balanced accuracy of the current frozen features; the network is in training mode afterwards."""
         network.eval()
-        teach, ask = (
-            answers(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype) for side in (self.teach, self.ask)
+        train, test = (
+            answers(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype)
+            for side in (self.train, self.test)
         )
         network.train()
-        truth = self.task.labels(self.store, self.ask)
-        known = Labelled(teach, self.task.labels(self.store, self.teach), tuple(self.patient[example.scan] for example in self.teach))
-        return {METRIC: balanced_accuracy(LinearProbe().probabilities(known, ask, len(self.names), 0), truth)}
+        truth = self.task.labels(self.store, self.test)
+        known = Labelled(
+            train,
+            self.task.labels(self.store, self.train),
+            tuple(self.patient[example.scan] for example in self.train),
+        )
+        return {
+            METRIC: balanced_accuracy(LinearProbe().probabilities(known, test, len(self.names), 0), truth)
+        }
 
 
 def _task(choice: Choice) -> CropClassification:
     task = TASKS.build(choice)
     if not isinstance(task, CropClassification):
-        raise ConfigError(f"probe.task = {choice.name}: it has no classes of crops for a probe to learn")
+        raise ConfigError(
+            f"probe.task = {choice.name}: has no classes of crops for a probe; use a task with classes"
+        )
     return task

@@ -1,4 +1,4 @@
-"""The way back: from a prepared grid to the voxels of the file that a scan came from."""
+"""Resampling of predictions from a prepared grid to the grid of the original file."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from scipy.ndimage import affine_transform
 def classes_on(
     grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.ndarray, *, cropped: bool, keep: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The class of every voxel of the file, and (`keep`) what it was chosen by.
+    """Class indices on the grid of a file and, with `keep`, the resampled probabilities.
 
     grid           shape ``[X, Y, Z]`` of the file
     probabilities  ``Float[K, D, H, W]`` on the prepared grid, background first
     to_prepared    ``Float64[4, 4]`` voxel of the file -> voxel of the prepared grid
-    cropped        beyond the prepared grid lies background; else its border goes on
+    cropped        True: background outside the prepared grid; False: its border values are extended
 
-    Returns ``Int16[X, Y, Z]`` class indices and ``Float32[K, X, Y, Z]``, interpolated linearly: probabilities, not labels, so
-    that a coarser prepared grid leaves no steps. Where the prepared grid is the file's, turned, each voxel gets its own value.
-    Source: Isensee et al. 2021, nnU-Net (resampling of the softmax).
+    Returns ``Int16[X, Y, Z]`` class indices and ``Float32[K, X, Y, Z]`` or None. Probabilities are
+    interpolated linearly, since labels from a coarser prepared grid would have steps. If the prepared grid is
+    a permutation of the axes of the file, each voxel gets its own value. Source: Isensee et al. 2021, nnU-Net
+    (resampling of the softmax).
     """
     kept: list[np.ndarray] = []
     indices, best = np.zeros(grid, dtype=np.int16), np.full(grid, -1, dtype=np.float32)
-    for index, values in enumerate(_carried(grid, probabilities, to_prepared, cropped)):  # one at a time: a hundred would not fit
+    for index, values in enumerate(
+        _resampled(grid, probabilities, to_prepared, cropped)
+    ):  # one class at a time, to limit memory
         larger = values > best
         indices[larger], best[larger] = index, values[larger]
         if keep:
@@ -32,7 +35,9 @@ def classes_on(
     return indices, np.stack(kept) if keep else None
 
 
-def _carried(grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.ndarray, cropped: bool) -> Iterator[np.ndarray]:
+def _resampled(
+    grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.ndarray, cropped: bool
+) -> Iterator[np.ndarray]:
     matrix, offset = _cleaned(to_prepared)
     outside = _outside(grid, probabilities.shape[1:], matrix, offset) if cropped else None
     for index, one in enumerate(probabilities):
@@ -43,17 +48,17 @@ def _carried(grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.n
 
 
 def _cleaned(to_prepared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers where there are almost whole ones: a turn of the axes is then exact."""
+    """Round entries that are almost integers, so that a permutation of axes is exact."""
     rounded = np.round(to_prepared)
     clean = np.where(np.abs(to_prepared - rounded) < 1e-5, rounded, to_prepared)
     return clean[:3, :3], clean[:3, 3]
 
 
 def _outside(grid: tuple[int, ...], shape: tuple[int, ...], matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """``Bool[X, Y, Z]``: voxels of the file whose centres lie beyond the prepared grid by more than half a voxel."""
+    """``Bool[X, Y, Z]``: voxels of the file with centres more than half a voxel outside the prepared grid."""
     outside = np.zeros(grid, dtype=bool)
     axes = np.ogrid[tuple(slice(n) for n in grid)]
     for row, shift, size in zip(matrix, offset, shape, strict=True):
-        place = sum(weight * axis for weight, axis in zip(row, axes, strict=True)) + shift
-        outside |= np.broadcast_to((place < -0.5) | (place > size - 0.5), grid)
+        position = sum(weight * axis for weight, axis in zip(row, axes, strict=True)) + shift
+        outside |= np.broadcast_to((position < -0.5) | (position > size - 0.5), grid)
     return outside

@@ -1,4 +1,4 @@
-"""Patches of labelled scans, some of them where the structures are."""
+"""Patch dataset: patches of labelled scans, with foreground oversampling."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from medcl3d.data.store import Store
 from medcl3d.training.seeding import Stream, generator
 from medcl3d.types import Box, Triple, triple
 
-MAX_VOXELS_A_CLASS = 10_000  # of a scan that are kept to draw from, as nnU-Net does
+MAX_VOXELS_PER_CLASS = 10_000  # voxels per scan to draw from, as in nnU-Net
 
 
 @dataclass(frozen=True)
 class PatchBatch:
-    """Patches with their labels, and how they will be augmented.
+    """Patches with their labels and augmentation parameters.
 
     voxels      ``Float[N, C, D, H, W]``
     labels      ``Int16[N, D, H, W]`` class indices, 0 background
     spacing_mm  ``Float64[N, 3]``
-    parameters  of the view recipe, stacked; empty where nothing is augmented
-    scans, boxes, centred  where each patch comes from, and whether a foreground voxel was its centre
+    parameters  parameters of the view recipe, stacked; empty without augmentation
+    scans, boxes, centred  scan and box of each patch, and whether it is centred on a foreground voxel
     """
 
     voxels: Tensor
@@ -49,7 +49,7 @@ class PatchBatch:
 
 
 def class_indices(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
-    """Label values as ``Int16`` indices: 1, 2, ... in the order of `classes` (sorted), 0 for any other value."""
+    """Class indices ``Int16`` of label values: 1, 2, ... in the order of `classes` (sorted), 0 for others."""
     ordered = np.array(classes)
     position = np.searchsorted(ordered, labels).clip(max=len(ordered) - 1)
     return np.where(ordered[position] == labels, position + 1, 0).astype(np.int16)
@@ -57,15 +57,16 @@ def class_indices(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PatchDataset(Dataset[PatchBatch]):
-    """Item `step` is this rank's contiguous slice of global batch `step`: a function of (seed, step, sample) alone.
+    """Dataset whose item `step` is this rank's contiguous slice of global batch `step`.
 
-    Each scan comes equally often. Of the run's patches, `foreground_fraction` are centred on a voxel of a class
-    drawn uniformly among those of the scan (moved so that the patch stays inside the scan); the rest lie
-    anywhere in it. What a scan lacks to a patch is filled with its own value of empty space and with background.
-    Source: Isensee et al. 2021, nnU-Net (foreground oversampling).
+    An item depends only on (seed, step, sample). Scans are drawn equally often. A fraction
+    `foreground_fraction` of the patches is centred on a voxel of a class drawn uniformly among those of the
+    scan (moved if needed to stay inside the scan); the others are at random positions. Outside a scan, its
+    own value of empty space and background are used. Source: Isensee et al. 2021, nnU-Net (foreground
+    oversampling).
 
     plan     its anchors are scans of the store
-    classes  label values, sorted, background left out
+    classes  label values, sorted, without background
     recipe   a view recipe, None for no augmentation
     """
 
@@ -102,11 +103,12 @@ class PatchDataset(Dataset[PatchBatch]):
         )
 
     def _draw(self, step: int, epoch: int, index: int, scan: int) -> tuple[Box, bool, dict[str, np.ndarray]]:
-        """Where a patch lies, whether it is centred on foreground, and its augmentation."""
+        """Draw the box of a patch, whether it is centred on foreground, and its augmentation."""
         number = step * self.plan.samples_per_step + index
-        name = step % self.plan.steps_per_epoch * self.plan.samples_per_step + index
-        rng = generator(self.plan.seed, epoch, name, Stream.SAMPLE)
-        # Every run of 1 / fraction patches holds one: the fraction is met in each batch, not on average only.
+        in_epoch = step % self.plan.steps_per_epoch * self.plan.samples_per_step + index
+        rng = generator(self.plan.seed, epoch, in_epoch, Stream.SAMPLE)
+        # One of every 1 / fraction consecutive patches is centred: the fraction holds in each batch, not only
+        # on average.
         wanted = floor((number + 1) * self.foreground_fraction) > floor(number * self.foreground_fraction)
         shape, size = self.store.collection.shapes[scan], np.array(self.patch_size)
         low, high = np.minimum(0, shape - size), np.maximum(0, shape - size)
@@ -116,13 +118,17 @@ class PatchDataset(Dataset[PatchBatch]):
             voxels = present[rng.integers(len(present))]
             centre = np.array(np.unravel_index(voxels[rng.integers(len(voxels))], shape))
             start = np.clip(centre - size // 2, low, high)
-        parameters = self.recipe.draw(generator(self.plan.seed, epoch, name, Stream.VIEW), self.patch_size) if self.recipe else {}
+        parameters = (
+            self.recipe.draw(generator(self.plan.seed, epoch, in_epoch, Stream.VIEW), self.patch_size)
+            if self.recipe
+            else {}
+        )
         return Box(triple(start), self.patch_size), bool(present), parameters
 
     def _voxels_of(self, scan: int) -> list[np.ndarray]:
-        """Flat voxel indices of each class that the scan holds, evenly thinned; read once a process."""
+        """Flat voxel indices of each class in the scan, subsampled evenly; read once per process."""
         if scan not in self._foreground:
             indices = class_indices(self.store.read_label(scan), self.classes).ravel()
             voxels = [np.flatnonzero(indices == k) for k in range(1, len(self.classes) + 1)]
-            self._foreground[scan] = [v[:: -(-len(v) // MAX_VOXELS_A_CLASS)] for v in voxels if len(v)]
+            self._foreground[scan] = [v[:: -(-len(v) // MAX_VOXELS_PER_CLASS)] for v in voxels if len(v)]
         return self._foreground[scan]

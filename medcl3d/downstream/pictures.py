@@ -1,4 +1,4 @@
-"""The best and the worst test cases, with true and predicted outlines."""
+"""Pictures of the best and worst test cases, with true and predicted outlines."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def picture_of_cases(
     both: Callable[[int], tuple[np.ndarray, np.ndarray]],
     num: int = 3,
 ) -> np.ndarray:
-    """A page ``uint8[H, W, 3]``: the `num` best test scans by mean Dice, and below them the `num` worst.
+    """A picture ``uint8[H, W, 3]``: the `num` best test scans by mean Dice, and below them the `num` worst.
 
-    cases: rows with scan and dice; both(scan): true and predicted class indices ``[D, H, W]``. Each scan is
-    cut axially where truth and prediction hold the most foreground.
+    cases: rows with scan and dice; both(scan): true and predicted class indices ``[D, H, W]``. The axial
+    slice shown is that with the most foreground in truth and prediction.
     """
     names = store.collection.table["scan"]
     score: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""`medcl3d predict`: a fine-tuned segmentation on scans as they lie on a disk, with labels on each scan's own grid."""
+"""`medcl3d predict`: segment raw scans with a fine-tuned network; label maps are on the grid of each scan."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medcl3d.data.nifti import read_header
 from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.scan import ReadyScan, ScanTask, ready_scan
 from medcl3d.downstream import TASKS
-from medcl3d.downstream.asked import Asked, is_volume, missing, scans_of, stamp_of
+from medcl3d.downstream.asked import InputScan, is_volume, missing, scans_of, stamp_of
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.own_grid import classes_on
 from medcl3d.downstream.segmentation import Segmentation
@@ -43,8 +43,17 @@ from medcl3d.types import Triple, triple
 
 WEIGHTS = "model.safetensors"
 NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")
-SPACING_TOLERANCE = 0.25  # of a scan's voxel size, from the one that the network was trained on, before it is said
-SETTLED = ("nonfinite", "channels", "assume_spacing_mm", "spacing_mm", "intensity", "window_hu", "percentiles", "store_as")
+SPACING_TOLERANCE = 0.25  # relative difference of voxel size from training that gives a warning
+FIXED_OPTIONS = (
+    "nonfinite",
+    "channels",
+    "assume_spacing_mm",
+    "spacing_mm",
+    "intensity",
+    "window_hu",
+    "percentiles",
+    "store_as",
+)
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
                "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
 
@@ -57,12 +66,13 @@ class _Described:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained segmentation with all that a new scan has to go through before it.
+    """A trained segmentation network with the preparation of its scans.
 
     classes     label value -> name, sorted; index 0 of the model is background
-    options     how scans were prepared, as in the sidecar
-    spacing_mm  median of the training scans
-    identity    SHA-256 of weights and sidecar, and how intensities are normalised: what makes two runs' labels those of one
+    options     options of preparation, from the sidecar
+    spacing_mm  median over the training scans
+    identity    SHA-256 of weights and sidecar, and the intensity normalisation; equal for runs with the same
+                labels
     """
 
     model: nn.Module
@@ -87,41 +97,50 @@ def predict(
     check: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
-    """Segment a scan, or all below a folder; returns the files written. What an earlier call wrote of the same run and scan is kept.
+    """Segment a scan, or all scans of a folder; returns the files written. Files of an earlier call are kept.
 
     run            a finished fine-tuning of the task segmentation
     target         a NIfTI file, or a folder of NIfTI files and DICOM series
-    out            a file .nii.gz for one scan, else a folder, in which a scan keeps its path below `target`
-    probabilities  also NAME_probabilities.nii.gz, ``[X, Y, Z, K]``, background first
-    intensity      mri, ct or none: how to normalise, where the run learnt from scans of several kinds
-    force          files that are there are written anew; without it those of another origin are refused, before any is segmented
-    check          read headers only, say what would be written, and write nothing
+    out            a file .nii.gz for one scan, else a folder, in which a scan keeps its path relative to
+                   `target`
+    probabilities  also write NAME_probabilities.nii.gz, ``[X, Y, Z, K]``, background first
+    intensity      mri, ct or none: normalisation of these scans, if the run was trained on several kinds
+    force          replace existing files; without it, files of another origin are refused before any scan is
+                   segmented
+    check          dry run: read headers, report the files that would be written, and write nothing
 
-    ConfigError: the run, the target or the outputs are not what they should be. DataError, after all other scans are done:
-    some scans were refused. MachineError: nothing can be written.
+    ConfigError: invalid run, target or output paths. DataError, after all other scans are done: some scans
+    were refused. MachineError: files cannot be written.
     """
     predictor = load_run(run, intensity)
-    with scans_of(target, out, say) as (asked, refused):
-        left = missing(asked, predictor.identity, probabilities, force)
-        if len(left) < len(asked):
-            say(f"{len(asked) - len(left)} of {len(asked)} scans were segmented by this run before and are kept; {len(left)} to do")
+    with scans_of(target, out, say) as (scans, refused):
+        remaining = missing(scans, predictor.identity, probabilities, force)
+        if len(remaining) < len(scans):
+            say(
+                f"{len(scans) - len(remaining)} of {len(scans)} scans were segmented by this run before and "
+                f"are kept; {len(remaining)} remaining"
+            )
         refuse_unwritable(out.parent if is_volume(out.name) else out, "--out")
         if check:
-            return _forecast(predictor, left, refused, probabilities, say)
+            return _dry_run(predictor, remaining, refused, probabilities, say)
         written: list[Path] = []
         done = 0
         console = Console(stderr=True)
         cause: Exception | None = None
         with process_group() as device:
-            for one in track(left, "segmenting", console=console, disable=not console.is_terminal):
+            for one in track(remaining, "segmenting", console=console, disable=not console.is_terminal):
                 try:
                     volumes = _segmented(predictor, one, device, probabilities, say)
                 except DataError as error:
-                    reason = _in_words(error, one, predictor.options)
+                    reason = _reason(error, one, predictor.options)
                 except UserError:
                     raise
-                except Exception as error:  # of a library or of this program: no other scan is to pay for it
-                    reason, cause = f"{one.shown}: cannot be segmented: {_short(error)}; look at this file, and segment it alone", error
+                except Exception as error:  # from any library: the other scans are still segmented
+                    reason, cause = (
+                        f"{one.shown}: cannot be segmented: {_short(error)}; inspect this file, and segment "
+                        "it alone",
+                        error,
+                    )
                 else:
                     written += _write(volumes, one, predictor.identity, done, force)
                     done += 1
@@ -131,34 +150,51 @@ def predict(
     if refused:
         raise DataError(f"{len(refused)} scans were not segmented, {done} were: {refused[0]}") from cause
     named = ", ".join(f"{value} {name}" for value, name in predictor.classes.items())
-    say(f"{len(asked)} scans segmented in {out}: 0 background, {named}")
+    say(f"{len(scans)} scans segmented in {out}: 0 background, {named}")
     return written
 
 
-def _forecast(
-    predictor: Predictor, asked: Sequence[Asked], refused: list[str], probabilities: bool, say: Callable[[str], None]
+def _dry_run(
+    predictor: Predictor,
+    scans: Sequence[InputScan],
+    refused: list[str],
+    probabilities: bool,
+    say: Callable[[str], None],
 ) -> list[Path]:
-    """Say what would be written, by the headers alone. DataError where some of them are of no scan that the network can take."""
-    for one in asked:
+    """Report the files that would be written, from headers only.
+
+    DataError if some scans do not fit the network.
+    """
+    for one in scans:
         try:
             _refuse_channels(predictor, one.path, num_channels(one.path, read_header(one.path).shape, predictor.options["channels"]))
         except DataError as error:
-            refused.append(_in_words(error, one, predictor.options))
+            refused.append(_reason(error, one, predictor.options))
             say(refused[-1])
             continue
-        say(f"{one.name} would become {' and '.join(map(str, one.files(probabilities)))}")
+        say(f"{one.name} would be written to {' and '.join(map(str, one.files(probabilities)))}")
     if refused:
-        raise DataError(f"{len(refused)} scans would not be segmented, of {len(asked)}: {refused[0]}")
-    say(f"{len(asked)} scans would be segmented; their headers are right, voxels are looked at when it runs; nothing was written")
+        raise DataError(f"{len(refused)} scans would not be segmented, of {len(scans)}: {refused[0]}")
+    say(
+        f"{len(scans)} scans would be segmented; their headers are valid, voxels were not read; nothing was "
+        "written"
+    )
     return []
 
 
 def load_run(run: Path, intensity: str | None = None) -> Predictor:
-    """The segmentation that a run folder holds. ConfigError where it holds none, or none yet."""
+    """Load the segmentation network of a run folder.
+
+    ConfigError if there is none, or the run has not finished.
+    """
     path = run / WEIGHTS
     if not path.is_file():
         state = read_status(run).get("state") if run.is_dir() else None
-        why = f"its run is {state}; let it finish" if state else "it is no run folder of a fine-tuning; give one, as runs/fine"
+        why = (
+            f"its run is {state}; let it finish"
+            if state
+            else "not a run folder of a fine-tuning; use one, for example runs/fine"
+        )
         raise ConfigError(f"{run}: holds no {WEIGHTS}, {why}")
     sidecar = read_sidecar(path)
     lacking = [name for name in NEEDED if name not in sidecar]
@@ -167,17 +203,25 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     described = parse({"task": sidecar["task"], "encoder": sidecar["architecture"]}, _Described, str(path.with_suffix(".json")))
     task = TASKS.build(described.task)
     if not isinstance(task, Segmentation):
-        raise ConfigError(f"{run}: was trained for {described.task.name}, and predict writes label maps; give a run of segmentation")
+        raise ConfigError(
+            f"{run}: was trained for {described.task.name}, but predict writes label maps; use a run of "
+            "segmentation"
+        )
     classes = task.chosen({int(value): name for value, name in sidecar["label_names"].items()}, path.with_suffix(".json"))
     channels = int(sidecar["in_channels"])
     model = Segmenter(build_network(described.encoder, channels, decoder=True), 1 + len(classes))
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a whole safetensors file ({error}); fine-tune again, or copy it again") from None
+        raise ConfigError(
+            f"{path}: not a complete safetensors file ({error}); fine-tune again, or copy it again"
+        ) from None
     mismatch = compare(weights, model.state_dict())
     if mismatch.any:
-        raise ConfigError(f"{path}: not the network that {path.with_suffix('.json').name} describes: {mismatch.words()}; copy both again")
+        raise ConfigError(
+            f"{path}: not the network of {path.with_suffix('.json').name}: {mismatch.words()}; copy both "
+            "again"
+        )
     model.load_state_dict(weights)
     options = {**sidecar["intensity"], "kind": _kind(run, str(sidecar["intensity"]["kind"]), intensity)}
     spacing, precision = tuple(sidecar["spacing_mm"]), sidecar.get("precision", "auto")
@@ -186,13 +230,18 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     return Predictor(model, task, classes, options, triple(sidecar["patch_size"]), channels, spacing, precision, identity)
 
 
-def _kind(run: Path, trained: str, asked: str | None) -> str:
+def _kind(run: Path, trained: str, intensity: str | None) -> str:
     kinds = trained.split("+")
-    if asked is None and len(kinds) > 1:
-        raise ConfigError(f"{run}: learnt from intensities of kinds {trained}; say which these scans are with --intensity {kinds[0]}")
-    if asked is not None and asked not in kinds:
-        raise ConfigError(f"--intensity = {asked}: {run} learnt from {trained}; give {' or '.join(kinds)}")
-    return asked or kinds[0]
+    if intensity is None and len(kinds) > 1:
+        raise ConfigError(
+            f"{run}: trained on intensities of kinds {trained}; set that of these scans, as --intensity "
+            f"{kinds[0]}"
+        )
+    if intensity is not None and intensity not in kinds:
+        raise ConfigError(
+            f"--intensity = {intensity}: {run} was trained on {trained}; use {' or '.join(kinds)}"
+        )
+    return intensity or kinds[0]
 
 
 def segment(
@@ -200,7 +249,7 @@ def segment(
 ) -> tuple[np.ndarray, np.ndarray | None, ReadyScan]:
     """Label values ``Int16[X, Y, Z]`` on the grid of a file, with `keep` also probabilities ``Float32[K, X, Y, Z]``, and the scan.
 
-    Raises DataError where the file is no scan that the network can take.
+    DataError if the file is not a scan that fits the network.
     """
     device = device or torch.device("cpu")
     ready = ready_scan(ScanTask.like(predictor.options, path.name, path))
@@ -221,21 +270,37 @@ def _refuse_channels(predictor: Predictor, path: Path, channels: int) -> None:
         raise DataError(f"{path}: has {channels} channels, the network takes {predictor.num_channels}")
 
 
-def _segmented(predictor: Predictor, one: Asked, device: torch.device, probabilities: bool, say: Callable[[str], None]) -> list[np.ndarray]:
-    """Labels, and with `probabilities` shares ``[X, Y, Z, K]``, on the grid of a scan."""
+def _segmented(
+    predictor: Predictor,
+    one: InputScan,
+    device: torch.device,
+    probabilities: bool,
+    say: Callable[[str], None],
+) -> list[np.ndarray]:
+    """Labels, and with `probabilities` class probabilities ``[X, Y, Z, K]``, on the grid of a scan."""
     labels, shares, ready = segment(predictor, one.path, device, keep=probabilities)
     spacing = np.linalg.norm(ready.affine[:3, :3], axis=0)
     if not np.allclose(spacing, predictor.spacing_mm, rtol=SPACING_TOLERANCE):
-        there, trained = (", ".join(f"{v:.3g}" for v in values) for values in (spacing, predictor.spacing_mm))
-        say(f"{one.shown}: warning: {there} mm a voxel, the network learnt at {trained}; prepare the training scans with a spacing_mm")
+        scanned, trained = (
+            ", ".join(f"{v:.3g}" for v in values) for values in (spacing, predictor.spacing_mm)
+        )
+        say(
+            f"{one.shown}: warning: {scanned} mm per voxel, the network was trained at {trained}; "
+            "prepare the training scans with a spacing_mm"
+        )
     for warning in ready.warnings:
         say(f"{one.shown}: warning: {warning}")
     kind = np.uint8 if labels.max(initial=0) < 256 else np.int16
     return [labels.astype(kind)] if shares is None else [labels.astype(kind), np.moveaxis(shares, 0, -1)]
 
 
-def _write(volumes: Sequence[np.ndarray], one: Asked, identity: str, done: int, force: bool) -> list[Path]:
-    """The files of a scan that are not there. MachineError where a disk is full, which all scans after it would meet too."""
+def _write(
+    volumes: Sequence[np.ndarray], one: InputScan, identity: str, done: int, force: bool
+) -> list[Path]:
+    """Write the missing files of a scan.
+
+    MachineError if that fails (a full disk), since the remaining scans would fail too.
+    """
     files = [(file, voxels) for file, voxels in zip(one.files(len(volumes) > 1), volumes, strict=True) if force or not file.exists()]
     stamp = stamp_of(one, identity)
     try:
@@ -243,19 +308,25 @@ def _write(volumes: Sequence[np.ndarray], one: Asked, identity: str, done: int, 
             _write_nifti(file, voxels, one.path, stamp)
     except OSError as error:
         why = error.strerror or error
-        raise MachineError(f"{one.output}: {why}; {done} scans are done. Free some space, or choose another place") from None
+        raise MachineError(
+            f"{one.output}: {why}; {done} scans are done. Free disk space, or choose another folder"
+        ) from None
     return [file for file, _ in files]
 
 
-def _in_words(error: DataError, one: Asked, options: Mapping[str, Any]) -> str:
-    """What is wrong with a scan; where the remedy is an option of `prepare`, which the run has settled, another remedy."""
+def _reason(error: DataError, one: InputScan, options: Mapping[str, Any]) -> str:
+    """The fault of a scan.
+
+    If the remedy is an option of `prepare`, which is fixed by the run, it is replaced.
+    """
     text = str(error).replace(str(one.path), one.shown)
     wrong, *remedy = re.split(r"; |: (?=set )", text, maxsplit=1)
-    settled = next((name for name in SETTLED if remedy and re.search(rf"\b{name}\b", remedy[0])), None)
-    if settled is None:
+    fixed = next((name for name in FIXED_OPTIONS if remedy and re.search(rf"\b{name}\b", remedy[0])), None)
+    if fixed is None:
         return text
-    value = options.get("kind" if settled == "intensity" else settled)
-    return f"{wrong}; the run learnt from scans prepared with {settled} = {value}, so this one has to be repaired or left out"
+    value = options.get("kind" if fixed == "intensity" else fixed)
+    settings = f"{fixed} = {value}"
+    return f"{wrong}; the run was trained on scans prepared with {settings}, so repair or leave out this scan"
 
 
 def _short(error: Exception) -> str:
@@ -263,11 +334,11 @@ def _short(error: Exception) -> str:
 
 
 def _write_nifti(file: Path, voxels: np.ndarray, scan: Path, stamp: str) -> None:
-    """Voxels with the geometry of a scan's header, and nothing else of it: what else stands there may name a patient."""
-    theirs = cast(Any, nibabel.load(scan)).header
-    image = (nibabel.Nifti1Image if theirs.sizeof_hdr == 348 else nibabel.Nifti2Image)(voxels, None)
+    """Write voxels with only the geometry of the scan's header, since other fields may identify a patient."""
+    header = cast(Any, nibabel.load(scan)).header
+    image = (nibabel.Nifti1Image if header.sizeof_hdr == 348 else nibabel.Nifti2Image)(voxels, None)
     for name in GEOMETRY:
-        image.header[name] = theirs[name]
+        image.header[name] = header[name]
     image.header["descrip"] = stamp.encode()
     content = image.to_bytes()
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is asked of a frozen encoder's features; each probe's fields are its configuration."""
+"""Probes of frozen features; the fields of a probe are its configuration."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from medcl3d.types import Triple
 
 MAX_ITERATIONS = 1000
-ASKED_AT_ONCE = 1024  # of the test side: their cosines with all of the training side are in memory
-SHORTEST = 1e-6  # deviations of the training side
+CHUNK_SIZE = 1024  # test examples whose cosines with all training examples are in memory at a time
+MIN_NORM = 1e-6  # in standard deviations of the training features
 
 
 @plain_dataclass(frozen=True)
 class Labelled:
-    """Features ``[N, F]`` with class indices ``[N]`` (of findings: ``Float[N, K]``, NaN where not known) and patients."""
+    """Features ``[N, F]``, class indices ``[N]`` (findings: ``Float[N, K]``, NaN if unknown), patients."""
 
     features: np.ndarray
     targets: np.ndarray
@@ -42,54 +42,61 @@ class Labelled:
 
 
 class Probe(Protocol):
-    """What learns classes from labelled features, and answers for others."""
+    """A classifier trained on labelled features."""
 
     def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
-        """``Float64[N, K]`` of the test features ``[N, F]``."""
+        """Class probabilities ``Float64[N, K]`` of test features ``[N, F]``."""
 
 
 @runtime_checkable
 class Probed(Task, Protocol):
-    """A task that frozen features can be asked about: one with classes or findings."""
+    """A task for probes of frozen features: one with classes or findings."""
 
     def check(self, store: Store) -> None:
-        """ConfigError where the store cannot tell what is asked."""
+        """ConfigError if the store lacks the targets."""
 
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
-        """What is asked: the same in every run."""
+        """The examples: the same in every run."""
 
     def labels(self, store: Store, examples: Sequence[Example]) -> np.ndarray:
-        """What is true of examples, as `Labelled.targets`."""
+        """The targets of examples, as `Labelled.targets`."""
 
-    def asked(
+    def probe_metrics(
         self, probe: Probe, known: Labelled, features: np.ndarray, examples: Sequence[Example], store: Store, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-        """What a probe that learnt what is known says of the test examples: metrics, and rows for each. DataError."""
+        """Metrics on the test examples of a probe trained on `known`, and a row per example.
+
+        DataError if it cannot be trained.
+        """
 
 
 def standardiser(train: np.ndarray) -> StandardScaler:
-    """Each feature less its mean, divided by its deviation, both of the training side.
+    """Standardise features with the mean and standard deviation of the training features.
 
-    Without it cosines say little: what all scans have in common is most of a feature vector.
+    Otherwise cosines vary little, since the mean of all scans dominates feature vectors.
     """
     return StandardScaler().fit(finite(train))
 
 
 def finite(features: np.ndarray) -> np.ndarray:
-    """The same features ``[N, F]``. DataError where some are no numbers."""
+    """Return the features ``[N, F]``. DataError if some are not finite."""
     wrong = int((~np.isfinite(features)).any(1).sum())
     if wrong:
-        raise DataError(f"the encoder's features of {wrong} of {len(features)} crops or scans are no finite numbers: take other weights")
+        raise DataError(
+            f"the encoder's features of {wrong} of {len(features)} crops or scans are not finite; use other "
+            "weights"
+        )
     return features
 
 
 def directions(features: np.ndarray) -> np.ndarray:
-    """Unit vectors of standardised features ``[N, F]``. DataError where some are no numbers.
+    """Unit vectors of standardised features ``[N, F]``. DataError if some are not finite.
 
-    What is shorter than `SHORTEST` is the rounding of features that never change, and stays near 0: it is as like to one as to another.
+    Vectors shorter than `MIN_NORM` are rounding errors of constant features. They stay near 0, equally
+    similar to all.
     """
     features = finite(features)
-    unit: np.ndarray = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), SHORTEST)
+    unit: np.ndarray = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), MIN_NORM)
     return unit
 
 
@@ -97,9 +104,10 @@ def directions(features: np.ndarray) -> np.ndarray:
 class LinearProbe:
     """Logistic regression on standardised features, classes weighted equally.
 
-    inverse_strengths  of the penalty on squared weights (scikit-learn's C); the one that is best in cross-validation
-                       over the training patients is taken, the middle one where no two classes have as many patients as folds
-    folds              of that cross-validation
+    inverse_strengths  inverse strengths of the L2 penalty (scikit-learn's C); the best in cross-validation
+                       over training patients is used, or the middle one unless two classes have at least as
+                       many patients as folds
+    folds              number of folds of that cross-validation
 
     Source: Alain and Bengio 2017, Understanding intermediate layers using linear classifier probes.
     """
@@ -108,7 +116,10 @@ class LinearProbe:
     folds: Annotated[int, Field(ge=2)] = 3
 
     def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
-        """``Float64[N, K]`` of the test features ``[N, F]``; 0 for a class without a training example."""
+        """Class probabilities ``Float64[N, K]`` of test features ``[N, F]``.
+
+        0 for a class without a training example.
+        """
         scale = standardiser(train.features)
         middle = self.inverse_strengths[len(self.inverse_strengths) // 2]
         model = LogisticRegression(C=middle, max_iter=MAX_ITERATIONS, class_weight="balanced")
@@ -119,14 +130,14 @@ class LinearProbe:
             model = search.fit(x, train.targets, groups=np.array(train.patients)).best_estimator_
         else:
             model.fit(x, train.targets)
-        return _spread(model.predict_proba(scale.transform(test)), model.classes_, num_classes)
+        return _all_classes(model.predict_proba(scale.transform(test)), model.classes_, num_classes)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class NearestNeighbours:
-    """The share of each class among the `k` training examples of highest cosine, after standardising; all where there are fewer.
+    """The fraction of each class among the `k` training examples of highest cosine, after standardising.
 
-    Examples that are as like as the k-th share the places that the nearer ones leave, so that their order decides nothing.
+    Examples tied with the k-th share the remaining weight, so that their order has no effect.
 
     Source: Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination (without its temperature).
     """
@@ -134,29 +145,32 @@ class NearestNeighbours:
     k: Count = 20
 
     def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
-        """``Float64[N, K]`` of the test features ``[N, F]``; nothing is random here."""
+        """Class probabilities ``Float64[N, K]`` of test features ``[N, F]``; deterministic."""
         scale, k = standardiser(train.features), min(self.k, len(train.targets))
-        known, asked = directions(scale.transform(train.features)), directions(scale.transform(test))
+        known, queries = directions(scale.transform(train.features)), directions(scale.transform(test))
         classes = np.eye(num_classes)[train.targets]
-        parts = [asked[start : start + ASKED_AT_ONCE] for start in range(0, len(asked), ASKED_AT_ONCE)]
+        parts = [queries[start : start + CHUNK_SIZE] for start in range(0, len(queries), CHUNK_SIZE)]
         return np.concatenate([_among_nearest(part @ known.T, k) @ classes for part in parts]) / k
 
 
 def _among_nearest(cosine: np.ndarray, k: int) -> np.ndarray:
-    """How much of each of M examples is among the k nearest of N others ``[N, M]``: 1 or 0, or a part where it ties with the k-th."""
+    """Weight ``[N, M]`` of M examples among the k nearest of N queries: 1, 0, or a fraction for ties."""
     kth = np.partition(cosine, -k, axis=1)[:, [-k]]
     nearer, tied = cosine > kth + TIE, np.abs(cosine - kth) <= TIE
-    left: np.ndarray = k - nearer.sum(1, keepdims=True)
-    return nearer + tied * (left / tied.sum(1, keepdims=True))
+    remaining: np.ndarray = k - nearer.sum(1, keepdims=True)
+    return nearer + tied * (remaining / tied.sum(1, keepdims=True))
 
 
 def _fewest_patients_of_two(train: Labelled) -> int:
-    """How many patients the second of the two commonest classes has: with fewer than folds, a fold would hold one class only."""
+    """Number of patients of the second most common class.
+
+    If less than the folds, a fold would have only one class.
+    """
     patients = np.array(train.patients)
     return sorted(len(set(patients[train.targets == k].tolist())) for k in np.unique(train.targets))[-2:][0]
 
 
-def _spread(probabilities: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
+def _all_classes(probabilities: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
     full = np.zeros((len(probabilities), num_classes))
     full[:, classes] = probabilities
     return full
@@ -164,30 +178,32 @@ def _spread(probabilities: np.ndarray, classes: np.ndarray, num_classes: int) ->
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Retrieval:
-    """Given a test scan, which of the other test scans are nearest, and are those of the same group among them?
+    """Retrieval of test scans of the same group by their features.
 
-    same    the column that tells which scans belong together
-    differ  a column in which a query and what it is compared with have to differ, as modality (default: none)
+    same    column that defines the groups
+    differ  column in which a query and its gallery must differ, for example modality (default: none)
 
-    Scans are compared by the cosine of their features, standardised on the training side. A scan's group has to
-    hold another scan that it may find, else it is no query. Beside each measure stands what a random order gives. The mean of
-    average precisions is mAP. Scans that are equally like a query come in every order (McSherry and Najork 2008): an encoder
-    whose features are all one measures chance. Crops are compared alike, as rows of a table with the columns scan, patient and class.
+    Scans are compared by the cosine of their features, standardised on training scans. A scan is a query only
+    if its gallery contains another scan of its group. Each measure is reported with its value for a random
+    order. The mean of average precisions is mAP. Ties are averaged over all orders (McSherry and Najork
+    2008), so that constant features measure chance. Crops are compared in the same way, as rows of a table
+    with the columns scan, patient and class.
     """
 
     same: str = "patient"
     differ: str | None = None
 
     def check_columns(self, table: pd.DataFrame) -> None:
-        """DataError where a column is missing."""
+        """DataError if a column is missing."""
         for column in (self.same, self.differ):
             if column is not None and column not in table:
                 raise DataError(f"retrieval: the manifest has no column {column!r}; it has {', '.join(map(str, table.columns))}")
 
     def queries(self, table: pd.DataFrame) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """Rows of the test scans that are queries, each with the rows that it is compared with, and which of those match.
+        """Queries as (row, rows of the gallery, whether each of them matches).
 
-        Needs no features, so that a plan is refused before an encoder is trained. DataError where a column is missing or there is none.
+        Needs no features, so that a configuration can be refused before training. DataError if a column is
+        missing or there is no query.
         """
         self.check_columns(table)
         group = table[self.same].astype(str).to_numpy()
@@ -201,17 +217,18 @@ class Retrieval:
         if not found:
             other = f" with another {self.differ}" if self.differ else ""
             raise DataError(
-                f"retrieval: no test scan has another{other} of the same {self.same}; name other columns, or test more patients"
+                f"retrieval: no test scan has another{other} of the same {self.same}; set other columns, or "
+                "use more test patients"
             )
         return found
 
     def measure(
         self, train: np.ndarray, test: np.ndarray, table: pd.DataFrame, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, object]]]:
-        """Recall at 1 and 5, mean reciprocal rank of the first match, mAP, with intervals over patients; one row a query.
+        """Recall at 1 and 5, mean reciprocal rank, mAP, with intervals over patients; one row per query.
 
         train, test  features ``[N, F]`` of whole scans; table: the rows of the test scans
-        DataError where a column is missing or no scan is a query.
+        DataError if a column is missing or no scan is a query.
         """
         queries = self.queries(table)
         scale = standardiser(train)
@@ -228,6 +245,9 @@ class Retrieval:
 
 
 def check_classes(train: Labelled, names: Sequence[str]) -> None:
-    """DataError where the labelled examples are of one class: nothing could be told apart."""
+    """DataError if all labelled examples have the same class."""
     if len(set(train.targets.tolist())) < 2:
-        raise DataError(f"all labelled examples are {names[int(train.targets[0])]}; raise num_labelled, or take another seed")
+        raise DataError(
+            f"all labelled examples are {names[int(train.targets[0])]}; raise num_labelled, or use another "
+            "seed"
+        )

@@ -1,4 +1,4 @@
-"""Regression: a scan gets a number; measured by absolute error and explained variance on test patients."""
+"""Regression: one number per scan, evaluated by absolute error and explained variance on test patients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from medcl3d.types import Box, Loss, Triple
 
 
 class Regressor(nn.Module):
-    """A crop's number in standard units, by a linear layer on its normalised features; `mean` and `scale` make it the target's."""
+    """A linear layer on normalised features; `mean` and `scale` convert its output to units of the target."""
 
     mean: Tensor
     scale: Tensor
@@ -43,19 +43,20 @@ class Regressor(nn.Module):
         return found
 
     def in_units(self, x: Tensor) -> Tensor:
-        """``[B, C, D, H, W]`` -> the target's unit ``[B, 1]``."""
+        """``[B, C, D, H, W]`` -> units of the target ``[B, 1]``."""
         return (self(x).double() * self.scale + self.mean)[:, None]
 
 
 @TASKS.register("regression")
 @dataclass(frozen=True, kw_only=True)
 class Regression:
-    """Smooth L1 loss of a linear head on pooled features; a scan's number is a column of the manifest.
+    """Smooth L1 loss of a linear head on pooled features; the number of a scan is a column of the manifest.
 
-    target  the column; scans where it is empty neither train nor test
+    target  the column; scans with an empty value are used neither in training nor in testing
 
-    The loss is of standard units: the mean and the standard deviation of the labelled training scans. Training takes a random
-    crop a scan. A test scan's number is the mean over the fewest crops that cover it. Source: Girshick 2015, eq. 3, of the loss.
+    The loss uses targets standardised by the mean and standard deviation of the labelled training scans.
+    Training uses one random crop per scan. The prediction for a test scan is the mean over the fewest crops
+    that cover it. Source of the loss: Girshick 2015, eq. 3.
     """
 
     target: str = "age"
@@ -64,7 +65,10 @@ class Regression:
     _units: dict[Path, tuple[float, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def values(self, store: Store) -> np.ndarray:
-        """``Float64[scans]``: the column, NaN where it is empty. ConfigError where the manifest lacks it, or it holds words."""
+        """``Float64[scans]``: the column, NaN if empty.
+
+        ConfigError if the manifest lacks it, or a value is not a number.
+        """
         if store.root not in self._known:
             self._known[store.root] = self._read(store)
         return self._known[store.root]
@@ -78,7 +82,8 @@ class Regression:
         wrong = given.notna().to_numpy() & ~np.isfinite(found)
         if wrong.any():
             raise ConfigError(
-                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is no number; correct the manifest"
+                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is not a number; "
+                "correct the manifest"
             )
         return found
 
@@ -87,36 +92,40 @@ class Regression:
         return bool(np.isfinite(self.values(store)[scan]))
 
     def stratum(self, store: Store, scan: int) -> int:
-        """All scans are alike."""
+        """0: no strata."""
         return 0
 
     def model(self, network: Network, store: Store) -> Regressor:
-        """Network and a linear head."""
+        """The network with a linear head."""
         self.values(store)
         return Regressor(network)
 
     def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> CropDataset:
-        """Crops of the plan's scans, whose numbers set the units. ConfigError where they are all equal."""
+        """Crops of the scans of the plan, whose numbers define the standard units.
+
+        ConfigError if they are all equal.
+        """
         known = self.values(store)[np.unique(plan.anchors)]
         spread = float(known.std())
         if spread == 0:
             raise ConfigError(
-                f"task.regression.target = {self.target!r}: its labelled scans all have {known[0]:g}; take more or another column"
+                f"task.regression.target = {self.target!r}: all labelled scans have {known[0]:g}; use more "
+                "scans or another column"
             )
         self._units[store.root] = float(known.mean()), spread
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, float]:
-        """A crop anywhere in the scan, and the scan's number in standard units."""
+        """A random crop of the scan, and the number of the scan in standard units."""
         mean, scale = self._units[store.root]
         return random_crop(store, scan, patch_size, rng), (float(self.values(store)[scan]) - mean) / scale
 
     def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
-        """All scans weigh the same."""
+        """Equal weights."""
         return torch.ones(len(targets))
 
     def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
-        """Smooth L1 of one rank's crops, augmented."""
+        """Smooth L1 loss of the augmented crops of one rank."""
         found: Tensor = model(batch.augmented(recipe))
         with torch.autocast(found.device.type, enabled=False):
             value = F.smooth_l1_loss(found.float(), batch.targets.float())
@@ -132,8 +141,8 @@ class Regression:
         dtype: torch.dtype | None,
         seed: int,
     ) -> Evaluation:
-        """Mean absolute error and R2 of the test scans; one row a scan, with its absolute error as `mae`."""
-        assert isinstance(model, Regressor), "this task's own model"
+        """Mean absolute error and R2 of the test scans; one row per scan, its absolute error as `mae`."""
+        assert isinstance(model, Regressor), "the model of this task"
         model.eval()
         if store.root in self._units:
             mean, scale = self._units[store.root]

@@ -1,4 +1,4 @@
-"""Segmentation: every voxel gets a class; measured by Dice and surface distance on whole scans."""
+"""Segmentation: one class per voxel, evaluated by Dice and surface distance on whole scans."""
 
 from __future__ import annotations
 
@@ -30,27 +30,29 @@ from medcl3d.training.distributed import all_mean, gather
 from medcl3d.types import Loss, Triple
 
 MEASURES = ("dice", "hd95_mm", "nsd_2mm", "volume_error_ml")
-SMOOTH = 1e-5  # a class that neither patches nor prediction hold has a Dice of 1
+SMOOTH = 1e-5  # makes the Dice of a class that is absent in truth and prediction 1
 
 
 @TASKS.register("segmentation")
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """Cross-entropy of all classes plus Dice of the foreground classes, summed over the batch; patches oversample foreground.
+    """Cross-entropy of all classes plus Dice of the foreground classes, with foreground oversampling.
 
     classes              label values to segment, all others are background (default: all of the store but 0)
-    foreground_fraction  of the patches that are centred on a foreground voxel, classes balanced
-    overlap              of neighbouring windows in the prediction of a whole scan
-    windows              that are predicted at once
-    test_time_flips      axes right, front, head along which a scan to predict is mirrored too; probabilities are averaged over
-                         every combination of them, which takes 2, 4 or 8 times as long for one, two or three axes
+    foreground_fraction  fraction of patches centred on a foreground voxel, classes balanced
+    overlap              overlap of neighbouring windows in the prediction of a whole scan
+    windows              number of windows predicted at once
+    test_time_flips      axes (right, front, head) along which scans are also mirrored in prediction;
+                         probabilities are averaged over all combinations, which takes 2, 4 or 8 times as long
+                         for one, two or three axes
 
-    None is mirrored by default: mirroring turns left into right, and a network that learnt where organs lie, which is most
-    of what it learns while `views` mirrors nothing, is then asked about a body that it never saw. Choose axes that `views`
-    mirrors in training, and none whose ends are classes of their own, as left and right or anterior and posterior parts.
+    The default mirrors no axis. Mirroring exchanges left and right. If `views` does not mirror in training,
+    the network relies on the position of organs and has never seen a mirrored body. Choose only axes that
+    `views` mirrors in training, and none that separates classes, such as left and right or anterior and
+    posterior parts.
 
-    Dice without background: a large background would hide a structure that is missed. Summed over the batch: a
-    patch without a structure has no Dice of its own. Source: Isensee et al. 2021, nnU-Net.
+    Dice excludes background, since a large background would hide a missed structure. It is summed over the
+    batch, since it is undefined for a patch without a structure. Source: Isensee et al. 2021, nnU-Net.
     """
 
     classes: tuple[Count, ...] | None = None
@@ -61,18 +63,27 @@ class Segmentation:
     decodes: ClassVar[bool] = True
 
     def class_names(self, store: Store) -> dict[int, str]:
-        """Label value -> name of what is segmented, sorted. ConfigError where the store lacks one, or has none."""
+        """Label value -> name of the segmented classes, sorted.
+
+        ConfigError if the store lacks one, or has none.
+        """
         return self.chosen(store.label_names, store.root)
 
     def chosen(self, label_names: Mapping[int, str], where: Path) -> dict[int, str]:
-        """The same from the label values of a collection; `where` they are named, for the message."""
+        """As `class_names`, from the label values of a collection.
+
+        `where` is their source, for the message.
+        """
         known = {value: name for value, name in sorted(label_names.items()) if value != 0}
         wanted = tuple(known) if self.classes is None else tuple(sorted(set(self.classes)))
-        lacking = [value for value in wanted if value not in known]
-        if lacking or not wanted:
-            there = ", ".join(f"{value} ({name})" for value, name in known.items()) or "none"
-            values = lacking or list(wanted)
-            raise ConfigError(f"task.segmentation: classes = {values}: not among the label values of {where}; there are {there}")
+        missing = [value for value in wanted if value not in known]
+        if missing or not wanted:
+            available = ", ".join(f"{value} ({name})" for value, name in known.items()) or "none"
+            values = missing or list(wanted)
+            raise ConfigError(
+                f"task.segmentation: classes = {values}: not among the label values of {where}; available: "
+                f"{available}"
+            )
         return {value: known[value] for value in wanted}
 
     def has_target(self, store: Store, scan: int) -> bool:
@@ -80,26 +91,26 @@ class Segmentation:
         return store.has_label(scan)
 
     def classes_in(self, store: Store, scan: int) -> list[str]:
-        """The classes that a labelled scan holds."""
-        there = set(np.unique(store.read_label(scan)).tolist())
-        return [name for value, name in self.class_names(store).items() if value in there]
+        """The classes in a labelled scan."""
+        present = set(np.unique(store.read_label(scan)).tolist())
+        return [name for value, name in self.class_names(store).items() if value in present]
 
     def stratum(self, store: Store, scan: int) -> int:
-        """All scans are alike."""
+        """0: no strata."""
         return 0
 
     def model(self, network: Network, store: Store) -> Segmenter:
-        """Network and 1x1x1 head, with background as class 0."""
+        """The network with a 1x1x1 head, background as class 0."""
         return Segmenter(network, 1 + len(self.class_names(store)))
 
     def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> PatchDataset:
-        """Patches of the plan's scans."""
+        """Patches of the scans of the plan."""
         return PatchDataset(
             store, plan, tuple(self.class_names(store)), patch_size, self.foreground_fraction, recipe, steps, rank, world_size
         )
 
     def loss(self, model: nn.Module, batch: PatchBatch, recipe: Any) -> Loss:
-        """Dice and cross-entropy of one rank's patches, augmented where there is a recipe."""
+        """Dice and cross-entropy of the patches of one rank, augmented if there is a recipe."""
         voxels, labels = augmented(batch, recipe)
         return dice_and_cross_entropy(model(voxels), labels)
 
@@ -113,7 +124,7 @@ class Segmentation:
         dtype: torch.dtype | None,
         seed: int,
     ) -> Evaluation:
-        """Dice and HD95 of every scan and class on the store's grid, their means over patients, and a picture."""
+        """Overlap and surface distance of every scan and class on the grid of the store, and their means."""
         names = self.class_names(store)
         console = Console(stderr=True)
         cases: list[dict[str, Any]] = []
@@ -140,14 +151,17 @@ class Segmentation:
     def probabilities(
         self, model: nn.Module, volume: Tensor, fill: Sequence[float], patch_size: Triple, device: torch.device, dtype: torch.dtype | None
     ) -> Tensor:
-        """``Float32[K, D, H, W]`` of a prepared volume ``[C, D, H, W]``, background first; `fill` as in `sliding_window`."""
+        """``Float32[K, D, H, W]`` of a prepared volume ``[C, D, H, W]``, background first.
+
+        `fill` as in `sliding_window`.
+        """
         model.eval()
         predict = mean_of_flips(probabilities_of(model, device, dtype), self.test_time_flips)
         return sliding_window(predict, volume, patch_size, fill=fill, overlap=self.overlap, windows=self.windows, device=device)
 
 
 def augmented(batch: PatchBatch, recipe: Any) -> tuple[Tensor, Tensor]:
-    """Voxels and class indices after augmentation, in float32 whatever autocast says; labels go through the same map."""
+    """Augmented voxels, in float32 even under autocast, and class indices with the same spatial transform."""
     if recipe is None:
         return batch.voxels, batch.labels
     with torch.no_grad(), torch.autocast(batch.voxels.device.type, enabled=False):
@@ -166,21 +180,22 @@ def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Loss:
 
 
 def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
-    """1 - the mean soft Dice of the foreground classes, each summed over the voxels of all ranks' patches.
+    """1 - the mean soft Dice of the foreground classes, each summed over all patches of all ranks.
 
-    The sums are global, since Dice is no mean over patches: two ranks then have the loss and the gradient of one process.
-    On one rank it is MONAI's DiceLoss with softmax and batch, without background. Source: Milletari et al. 2016, V-Net.
+    The sums are global, since Dice is not a mean over patches, so that two ranks give the loss and gradient
+    of one process. On one rank this equals MONAI's DiceLoss with softmax and batch, without background.
+    Source: Milletari et al. 2016, V-Net.
     """
     probability = scores.softmax(1)[:, 1:]
     truth = F.one_hot(target, scores.shape[1]).movedim(-1, 1)[:, 1:]
     over = (0, 2, 3, 4)
     sums = torch.stack([(probability * truth).sum(over), probability.sum(over), truth.sum(over)])
-    both, found, there = gather(sums[None]).sum(0)
-    return 1 - ((2 * both + SMOOTH) / (found + there + SMOOTH)).mean()
+    both, predicted, true = gather(sums[None]).sum(0)
+    return 1 - ((2 * both + SMOOTH) / (predicted + true + SMOOTH)).mean()
 
 
 def cases_of(store: Store, scan: int, predicted: np.ndarray, names: dict[int, str]) -> list[dict[str, Any]]:
-    """One row a class of a scan; None where truth and prediction both lack the class."""
+    """One row per class of a scan; measures are None if the class is absent in truth and prediction."""
     row = store.collection.table.iloc[scan]
     truth = class_indices(store.read_label(scan), tuple(names))
     rows = []

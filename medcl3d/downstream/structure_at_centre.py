@@ -1,4 +1,4 @@
-"""Which structure lies at a crop's centre: what an encoder knows of anatomy, asked without a decoder."""
+"""Classification of the structure at the centre of a crop: a test of anatomy without a decoder."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from medcl3d.registry import Count
 from medcl3d.training.seeding import Stream, generator
 from medcl3d.types import Box, Triple, triple
 
-TEST_SEED = 0  # of the examples, which are to be the same whatever a run's seed is
+TEST_SEED = 0  # seed of the examples, independent of the seed of the run
 
 
 @TASKS.register("structure_at_centre")
 @dataclass(frozen=True, kw_only=True)
 class StructureAtCentre(CropClassification):
-    """Cross-entropy of a linear head on pooled features: a crop's class is the structure of its central voxel.
+    """Cross-entropy of a linear head on pooled features; the class is the structure at the centre of a crop.
 
-    structures      how many: those that most of the labelled scans hold, the largest of these
-    crops_per_scan  that are asked of a test scan, or shown to a probe; each structure of a scan comes equally often
+    structures      number of structures: those in most labelled scans, among equals the largest
+    crops_per_scan  number of crops per scan for testing and for probes, drawn uniformly over the structures
+                    of a scan
 
-    Crops are centred on voxels drawn evenly over the structures of a scan, then over their voxels; past its border a
-    scan is filled with its own value of empty space.
+    Crops are centred on voxels drawn uniformly over the structures of a scan, then over the voxels of a
+    structure. Outside a scan, its own value of empty space is used.
     """
 
     structures: Count = 20
@@ -38,7 +39,10 @@ class StructureAtCentre(CropClassification):
     _voxels: dict[tuple[Path, int], list[np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _classes(self, store: Store) -> dict[int, str]:
-        """Label value -> name, sorted by value. ConfigError where the store's labels hold fewer than two structures."""
+        """Label value -> name, sorted by value.
+
+        ConfigError if the labels of the store have fewer than two structures.
+        """
         if store.root not in self._known:
             values = max(store.label_names, default=0) + 1
             counts = [np.bincount(store.read_label(i).ravel(), minlength=values)[:values] for i in range(len(store)) if store.has_label(i)]
@@ -47,8 +51,8 @@ class StructureAtCentre(CropClassification):
             chosen = sorted(v for v in order[: self.structures] if v in store.label_names and table[:, v].any())
             if len(chosen) < 2:
                 raise ConfigError(
-                    f"task.structure_at_centre: the labels of {store.root} hold {len(chosen)} structures, two are needed; "
-                    "prepare scans with their label maps"
+                    f"task.structure_at_centre: the labels of {store.root} have {len(chosen)} structures, "
+                    "at least two are needed; prepare scans with their label maps"
                 )
             self._known[store.root] = {value: store.label_names[value] for value in chosen}
         return self._known[store.root]
@@ -58,15 +62,15 @@ class StructureAtCentre(CropClassification):
         return tuple(self._classes(store).values())
 
     def has_target(self, store: Store, scan: int) -> bool:
-        """Whether the scan has a label map that holds one of the structures."""
+        """Whether the scan has a label map with one of the structures."""
         return store.has_label(scan) and any(len(voxels) for voxels in self.voxels_of(store, scan))
 
     def classes_in(self, store: Store, scan: int) -> list[str]:
-        """The structures that a labelled scan holds."""
+        """The structures in a labelled scan."""
         return [name for name, voxels in zip(self.class_names(store), self.voxels_of(store, scan), strict=True) if len(voxels)]
 
     def voxels_of(self, store: Store, scan: int) -> list[np.ndarray]:
-        """Flat voxel indices of each structure in a scan; read once a process."""
+        """Flat voxel indices of each structure in a scan; read once per process."""
         key = store.root, scan
         if key not in self._voxels:
             labels = store.read_label(scan).ravel()
@@ -74,7 +78,7 @@ class StructureAtCentre(CropClassification):
         return self._voxels[key]
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
-        """A crop centred on a voxel of a structure of the scan, and the structure."""
+        """A crop centred on a random voxel of a random structure, and the index of the structure."""
         voxels = self.voxels_of(store, scan)
         present = [index for index, found in enumerate(voxels) if len(found)]
         target = int(rng.choice(present))
@@ -82,7 +86,7 @@ class StructureAtCentre(CropClassification):
         return Box(triple(centre - np.array(patch_size) // 2), patch_size), target
 
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
-        """`crops_per_scan` of each scan."""
+        """`crops_per_scan` crops of each scan."""
         found = []
         for scan in scans:
             rng = generator(TEST_SEED, 0, scan, Stream.SAMPLE)

@@ -1,4 +1,4 @@
-"""Intervals over test patients for measures that are no means, as areas under curves."""
+"""Bootstrap intervals over test patients for measures that are not means, such as areas under curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medcl3d.evaluation.statistics import Interval
 
 RESAMPLES = 1000
 Measure = Callable[[np.ndarray, np.ndarray], float]
-"""Of predictions and targets, one row a thing."""
+"""A function of predictions and targets, one row per item."""
 
 
 def over_drawn_patients(
@@ -18,9 +18,9 @@ def over_drawn_patients(
 ) -> dict[str, Interval]:
     """Each measure of ``predictions [N, ...]`` and ``targets [N]`` with its 95% interval over patients.
 
-    Percentile bootstrap: patients are drawn with replacement, each brings all that it has. Draws in which a measure
-    is not defined (one class only) do not count. One patient: the limits are NaN. A measure that is not defined on
-    all of them is left out.
+    Percentile bootstrap: patients are drawn with replacement, each with all its items. Resamples in which a
+    measure is undefined (one class only) are dropped. With one patient, the limits are NaN. A measure that is
+    undefined on the whole sample is left out.
     """
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     rows = [np.flatnonzero(owner == i) for i in range(len(names))]

@@ -1,4 +1,4 @@
-"""How well classes were told apart, with what test patients say of it."""
+"""Measures of classification, with intervals over test patients."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CALIBRATION_BINS = 10
 def auroc(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Area under the ROC curve of ``probabilities [N, K]`` for class indices ``[N]``.
 
-    Two classes: of the second. More: the mean over classes, each against the rest, of those that are there.
-    NaN where fewer than two classes are there. Ties count half. Source: Hanley and McNeil 1982; the rank-sum form.
+    Two classes: the area of the second. More: the mean over the classes present, each against the rest. NaN
+    if fewer than two classes are present. Ties count half. Source: Hanley and McNeil 1982; the rank-sum form.
     """
     num_classes = probabilities.shape[1]
     areas = [_area(probabilities[:, k], targets == k) for k in (range(num_classes) if num_classes > 2 else (1,))]
@@ -33,21 +33,21 @@ def _area(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """The share of things whose likeliest class is the true one."""
+    """The fraction of items whose most probable class is the true one."""
     return float((probabilities.argmax(1) == targets).mean())
 
 
 def balanced_accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """The mean over the true classes of the share that was found."""
-    right = probabilities.argmax(1) == targets
-    return float(np.mean([right[targets == k].mean() for k in np.unique(targets)]))
+    """The mean recall over the true classes."""
+    correct = probabilities.argmax(1) == targets
+    return float(np.mean([correct[targets == k].mean() for k in np.unique(targets)]))
 
 
 def average_precision(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Area under the precision-recall curve as a sum of steps, of the classes that `auroc` takes; chance is a class's share.
+    """Area under the precision-recall curve as a sum of steps, for the classes of `auroc`.
 
-    Things with one score are one step. NaN where fewer than two classes are there. Source: Davis and Goadrich 2006 on why not
-    to interpolate linearly.
+    Items with equal scores form one step. NaN if fewer than two classes are present. Source: Davis and
+    Goadrich 2006 (linear interpolation is too optimistic).
     """
     num_classes = probabilities.shape[1]
     areas = [_precision(probabilities[:, k], targets == k) for k in (range(num_classes) if num_classes > 2 else (1,))]
@@ -59,25 +59,29 @@ def _precision(scores: np.ndarray, positive: np.ndarray) -> float:
     if not positive.any() or positive.all():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # of each run of equal scores
-    found, asked = np.cumsum(positive[order])[last], np.arange(1, len(scores) + 1)[last]
-    return float((np.diff(found, prepend=0) * found / asked).sum() / positive.sum())
+    last = np.append(np.diff(scores[order]) != 0, True)  # last item of each group of equal scores
+    true_positives, retrieved = np.cumsum(positive[order])[last], np.arange(1, len(scores) + 1)[last]
+    return float((np.diff(true_positives, prepend=0) * true_positives / retrieved).sum() / positive.sum())
 
 
 def brier(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """The mean squared distance between probabilities and truth, over all classes: 0 at best, 2 at worst. Source: Brier 1950."""
+    """Mean squared distance between probabilities and truth, over all classes: 0 is best, 2 worst.
+
+    Source: Brier 1950.
+    """
     truth = np.eye(probabilities.shape[1])[targets]
     return float(((probabilities - truth) ** 2).sum(1).mean())
 
 
 def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Expected calibration error: how far the likeliest class's probability is from how often it is right, over 10 equal bins.
+    """Expected calibration error: difference of confidence and accuracy, over 10 equal bins.
 
-    Its expectation is above 0 for few things even where probabilities are right. Source: Naeini et al. 2015; Guo et al. 2017, eq. 3.
+    For few items its expectation is above 0 even if probabilities are calibrated. Source: Naeini et al. 2015;
+    Guo et al. 2017, eq. 3.
     """
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(targets))
 
 

@@ -1,6 +1,6 @@
-"""How often a nominal 95% interval holds the truth, measured on simulated comparisons of few replicates.
+"""Coverage of nominal 95% intervals, measured on simulated comparisons with few replicates.
 
-`python -m medcl3d.evaluation.coverage` measures it again and prints the tables of docs/statistics.md.
+`python -m medcl3d.evaluation.coverage` repeats the simulation and prints the tables of docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ NUM_CASES = 40
 CASES = (2, 5, 10, NUM_CASES)
 REPETITIONS = 4000
 COLLAPSED = 0.1
-"""Share of one arm's runs that collapse, in `with_collapses`."""
+"""Fraction of the runs of one arm that collapse, in `with_collapses`."""
 COLLAPSE_REPLICATES = (6, 10, 20)
 FALLS = (0.0, 3.0, 5.0, 10.0, 20.0)
-"""In standard deviations of the other differences."""
+"""Decrease of a collapsed run, in standard deviations of the other differences."""
 
 MEASURED: dict[tuple[int, int], tuple[float, float]] = {
     (2, 2): (99.0, 99.9),
@@ -57,7 +57,7 @@ MEASURED: dict[tuple[int, int], tuple[float, float]] = {
     (10, 10): (94.8, 95.7),
     (10, 40): (94.4, 95.5),
 }
-"""Replicates and cases -> the lowest and highest coverage over SPREADS, in percent; a test measures them again."""
+"""Replicates and cases -> lowest and highest coverage over SPREADS, in percent; a test repeats it."""
 
 
 def simulated(num: int, num_replicates: int, num_cases: int, spread: Spread, rng: np.random.Generator, mean: float = 0.0) -> np.ndarray:
@@ -69,13 +69,13 @@ def simulated(num: int, num_replicates: int, num_cases: int, spread: Spread, rng
 
 
 def coverage(estimate: Estimate, truth: float = 0.0) -> float:
-    """The share of simulated comparisons whose 95% interval holds the truth."""
+    """The fraction of simulated comparisons whose 95% interval contains the true value."""
     low, high = estimate.limits()
     return float(((low <= truth) & (truth <= high)).mean())
 
 
 def measure(num_replicates: int, num_cases: int = NUM_CASES, repetitions: int = REPETITIONS) -> list[float]:
-    """Coverage in percent for each of the spreads, from one seed."""
+    """Coverage in percent for each of SPREADS, with fixed seeds."""
     found = []
     for index, spread in enumerate(SPREADS.values()):
         rng = np.random.default_rng([num_replicates, index])
@@ -85,16 +85,16 @@ def measure(num_replicates: int, num_cases: int = NUM_CASES, repetitions: int = 
 
 
 def covered(num_replicates: int, num_cases: int) -> tuple[int, int, float, float] | None:
-    """The largest measured numbers of replicates and of cases up to these, and their coverage in percent, lowest and highest.
+    """The largest measured numbers of replicates and cases up to these, and the range of coverage in percent.
 
-    None for one replicate, or one case.
+    None for one replicate or one case.
     """
     known = [(num, cases) for num, cases in MEASURED if num <= num_replicates and cases <= num_cases]
     return (*max(known), *MEASURED[max(known)]) if known else None
 
 
 def table(repetitions: int = REPETITIONS) -> str:
-    """The Markdown table of all settings, with the usual number of cases."""
+    """Markdown table of coverage for all SPREADS, with NUM_CASES cases."""
     rows = [["replicates", *SPREADS, "lowest to highest"], ["---"] * (len(SPREADS) + 2)]
     for num in REPLICATES:
         found = measure(num, repetitions=repetitions)
@@ -103,7 +103,7 @@ def table(repetitions: int = REPETITIONS) -> str:
 
 
 def table_of_cases() -> str:
-    """The Markdown table of the lowest and highest coverage with few and with many cases, as it was measured."""
+    """Markdown table of the lowest and highest coverage for few and many cases, from MEASURED."""
     rows = [["replicates", *(f"{cases} cases" for cases in CASES)], ["---"] * (len(CASES) + 1)]
     for num in REPLICATES:
         rows.append([str(num), *("{:.1f} to {:.1f}".format(*MEASURED[num, cases]) for cases in CASES)])
@@ -111,20 +111,20 @@ def table_of_cases() -> str:
 
 
 def with_collapses(num: int, num_replicates: int, fall: float, rng: np.random.Generator, share: float = COLLAPSED) -> np.ndarray:
-    """Differences ``[num, R]`` of standard deviation 1 of which a `share` falls by `fall`; their true mean is 0, falls included."""
+    """Differences ``[num, R]`` of true mean 0; a `share` of values with deviation 1 is lowered by `fall`."""
     fell = rng.random((num, num_replicates)) < share
     return rng.normal(size=(num, num_replicates)) - fall * fell + fall * share
 
 
 def rejected(num_replicates: int, fall: float, repetitions: int = 5 * REPETITIONS) -> tuple[float, float]:
-    """Percent of comparisons without a true difference that a test at 5% calls better, and worse, if runs of one arm collapse."""
+    """Percent of null comparisons reported as better, and as worse, at 5%, if runs of one arm collapse."""
     found = over_replicates(with_collapses(repetitions, num_replicates, fall, np.random.default_rng([num_replicates, int(fall)])))
     small = found.p_value() < 0.05
     return 100 * float((small & (found.mean > 0)).mean()), 100 * float((small & (found.mean < 0)).mean())
 
 
 def table_of_collapses() -> str:
-    """The Markdown table of the level of tests if 10% of one arm's runs collapse."""
+    """Markdown table of the level of tests if 10% of the runs of one arm collapse."""
     rows = [
         ["fall of a run that collapses", *(f"{num} replicates" for num in COLLAPSE_REPLICATES)],
         ["---"] * (len(COLLAPSE_REPLICATES) + 1),

@@ -1,16 +1,16 @@
-"""A mean over replicates and test cases at once: every replicate is measured on every case, and both vary.
+"""Means over crossed replicates and test cases: each replicate is measured on each case, both are random.
 
 Model of a difference (or a value) of replicate r on case c:
 
     d[r, c] = mean + replicate[r] + case[c] + residual[r, c],
 
-all three drawn at random and independent. Cases that are pooled as if each replicate had drawn new ones, or replicates
-that are averaged as if no other cases could have been tested, give intervals that are far too short.
-All functions take any number of leading axes, so that a thousand simulated comparisons are one call.
+with three independent random terms. Intervals are far too short if cases are pooled as if each replicate had
+new cases, or if replicates are averaged as if the test cases were fixed.
+All functions accept any number of leading axes, so that a thousand simulated comparisons are one call.
 
-Source: Searle, Casella and McCulloch 1992, Variance Components, chapter 4 (crossed classification, method of moments);
-Satterthwaite 1946 for the degrees of freedom. Readers and cases in studies of diagnosis are the same design: Obuchowski and
-Rockette 1995; Hillis 2007, whose floor of the case part is taken; Gallas 2006.
+Source: Searle, Casella and McCulloch 1992, Variance Components, chapter 4 (crossed classification, method of
+moments); Satterthwaite 1946 for the degrees of freedom. Readers and cases in diagnostic studies have the same
+design: Obuchowski and Rockette 1995; Hillis 2007, for the lower bound of the case component; Gallas 2006.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from scipy import stats
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST, Interval
 
 ROUNDING = 1e-12
-"""Standard errors below this share of the mean are what rounding leaves of none."""
+"""Standard errors below this fraction of the mean are rounding errors of 0."""
 
 
 @dataclass(frozen=True)
 class Components:
-    """Variances ``Float[...]`` of the three parts; `case` and `residual` are 0 where only replicates are known."""
+    """Variance components ``Float[...]``.
+
+    `case` and `residual` are 0 if only means of replicates are known.
+    """
 
     replicate: np.ndarray
     case: np.ndarray
@@ -40,7 +43,7 @@ class Components:
 class Estimate:
     """A mean ``Float[...]``, its variance, and the degrees of freedom of that variance.
 
-    num_cases  None where the variance is that of replicates alone: then it speaks of these test cases only
+    num_cases  None if the variance includes only replicates: conclusions then apply only to these test cases
     """
 
     mean: np.ndarray
@@ -52,7 +55,7 @@ class Estimate:
 
     @property
     def error(self) -> np.ndarray:
-        """Standard error, 0 where only rounding is left."""
+        """Standard error; 0 if it is only a rounding error."""
         root = np.sqrt(self.variance)
         return np.where(root <= ROUNDING * np.abs(self.mean), 0.0, root)
 
@@ -67,24 +70,27 @@ class Estimate:
         return Interval(float(self.mean), float(low), float(high), self.num_replicates)
 
     def p_value(self) -> np.ndarray:
-        """Two-sided p of a mean of 0; 1 where nothing differs, 0 where all differ alike, NaN for one replicate."""
+        """Two-sided p for a mean of 0.
+
+        1 if all differences are 0, 0 if all are equal, NaN for one replicate.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(self.mean == 0, 0.0, np.abs(self.mean) / self.error)
         return np.where(np.isnan(self.df), np.nan, 2 * stats.t.sf(t, self.df))
 
 
-def _finite(values: ArrayLike, what: str) -> np.ndarray:
+def _finite(values: ArrayLike, unit: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if not array.size or not np.isfinite(array).all():
-        raise ValueError(f"one finite number a {what} is needed, not {array!r}")
+        raise ValueError(f"one finite number per {unit} is needed, not {array!r}")
     return array
 
 
 def over_replicates(values: ArrayLike) -> Estimate:
-    """The mean of ``[..., R]`` with the variance that replicates alone give: the paired t-test where `values` are differences."""
+    """The mean of ``[..., R]`` with its variance over replicates; the paired t-test for differences."""
     array = _finite(values, "replicate")
     if not array.ndim:
-        raise ValueError("one number a replicate is needed, not a single one")
+        raise ValueError("one number per replicate is needed, not a scalar")
     num = array.shape[-1]
     mean = array.mean(-1)
     spread = array.var(-1, ddof=1) if num > 1 else np.full_like(mean, np.nan)
@@ -94,16 +100,16 @@ def over_replicates(values: ArrayLike) -> Estimate:
 
 
 def over_replicates_and_cases(values: ArrayLike) -> Estimate:
-    """The mean of ``[..., R, C]`` with the variance that replicates and cases give, of new ones of both.
+    """The mean of ``[..., R, C]`` with its variance over new replicates and new cases.
 
-    Of the mean squares MS of replicates, cases and residual, the variance is
+    With mean squares MS of replicates, cases and residual, the variance is
 
-        (MS_replicate + max(0, MS_case - MS_residual)) / (R C):
+        (MS_replicate + max(0, MS_case - MS_residual)) / (R C).
 
-    the moment estimator, which is unbiased without the max, and never less than what replicates alone would give.
-    Its degrees of freedom are Satterthwaite's, or those of the factor of fewer levels where that is more (as Hillis 2007 has it of
-    replicates). Of fewer than six replicates, which may agree by chance, MS_replicate counts as MS_residual at least, which it is
-    on average at least. One case only: as `over_replicates`.
+    This is the moment estimator. Without the max it is unbiased; with it, it is at least the variance over
+    replicates only. Degrees of freedom: Satterthwaite's, or those of the factor with fewer levels if larger
+    (as in Hillis 2007 for replicates). Fewer than six replicates may agree by chance, so MS_replicate is then
+    at least MS_residual, as is its expectation. One case: as `over_replicates`.
     """
     array = _finite(values, "replicate and case")
     if array.ndim < 2:
@@ -123,21 +129,21 @@ def over_replicates_and_cases(values: ArrayLike) -> Estimate:
 
 
 def _variance(between: np.ndarray, across: np.ndarray, residual: np.ndarray, num: int, cases: int) -> tuple[np.ndarray, np.ndarray]:
-    """Variance of the mean and its degrees of freedom, of mean squares of replicates, cases and residual."""
-    if num < MIN_REPLICATES_FOR_TEST:  # with more it would widen the intervals of tests beyond their level
+    """Variance of the mean and its degrees of freedom, from the mean squares."""
+    if num < MIN_REPLICATES_FOR_TEST:  # for more replicates, tests would be conservative
         between = np.maximum(between, residual)
     total = between + np.maximum(0.0, across - residual)
     counted = across > residual
     squares = between**2 / (num - 1) + np.where(counted, across**2 / (cases - 1) + residual**2 / ((num - 1) * (cases - 1)), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.where(squares > 0, total**2 / squares, num - 1.0)
-    # Where replicates hardly vary and cases vary no more than the residual, the difference of mean squares goes to 0, and with it
-    # Satterthwaite's number: below what either factor alone has, an interval would have no end.
+    # If replicates hardly vary and cases vary no more than the residual, the difference of mean squares and
+    # hence Satterthwaite's df go to 0. Below the df of either factor, intervals would become infinite.
     return total / (num * cases), np.maximum(df, min(num, cases) - 1.0)
 
 
 def expected(components: Components, num_replicates: int, num_cases: int | None) -> Estimate:
-    """What a comparison of that size is to expect of a mean of 0, given the components: from a pilot to a plan."""
+    """The expected estimate for a true mean of 0 at this size, given the variance components of a pilot."""
     parts = components
     if num_cases is None or num_cases == 1 or num_replicates == 1:
         spread = parts.replicate + (0.0 if num_cases is None else parts.residual / num_cases)

@@ -1,4 +1,4 @@
-"""Which of our measures are better when they are smaller."""
+"""Directions of metrics: whether higher or lower values are better."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ HIGHER = {
 
 
 def direction_of(metric: str) -> Direction | None:
-    """Of a measure, of that of one class (``hd95_mm/liver``) or of a probe (``linear/brier``); None where it is none of ours."""
+    """Direction of a measure, also for one class (``hd95_mm/liver``) or a probe (``linear/brier``).
+
+    None if unknown.
+    """
     parts = set(metric.split("/"))
     return "lower" if parts & LOWER else "higher" if parts & HIGHER else None

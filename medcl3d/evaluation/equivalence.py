@@ -1,4 +1,4 @@
-"""Equivalence: the difference of two arms is smaller than a margin that was declared before the runs."""
+"""Equivalence: the difference of two arms is smaller than a preregistered margin."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from medcl3d.evaluation.statistics import Interval
 class Equivalence:
     """Two one-sided tests of one difference.
 
-    interval  of confidence 1 - 2 alpha: 90% for tests at 5%. It lies within the margin exactly if the unadjusted p is below alpha
-    adjusted  p, adjusted over the declared family; None if nothing is tested
+    interval  confidence 1 - 2 alpha: 90% for tests at 5%; inside the margin if and only if the unadjusted p
+              is below alpha
+    adjusted  p adjusted over the preregistered family; None if there is no test
     """
 
     interval: Interval
@@ -24,11 +25,11 @@ class Equivalence:
 
 
 def equivalence_p(estimate: Estimate, margin: float) -> np.ndarray:
-    """p of the null hypothesis that the true difference is `margin` or more in either direction: the larger of two one-sided p.
+    """p for a true difference of at least `margin` in size as null hypothesis: the larger of two one-sided p.
 
     NaN for one replicate. Source: Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15.
     """
-    left = margin - np.abs(estimate.mean)
+    distance = margin - np.abs(estimate.mean)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(left == 0, 0.0, left / estimate.error)
+        t = np.where(distance == 0, 0.0, distance / estimate.error)
     return np.where(np.isnan(estimate.df), np.nan, stats.t.sf(t, estimate.df))

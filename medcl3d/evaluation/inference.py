@@ -1,4 +1,4 @@
-"""Predictions of whole scans from a network that sees patches."""
+"""Sliding-window prediction of whole scans with a network for patches, and test-time flips."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def sliding_window(
     windows: int = 4,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Predict a whole volume ``[C, D, H, W]`` by overlapping patches, weighted by a Gaussian round each patch's centre.
+    """Predict a volume ``[C, D, H, W]`` by overlapping patches with Gaussian weights.
 
     predict  ``[B, C, *patch_size]`` -> ``[B, K, *patch_size]``
-    fill     a value a channel, put round a volume that is smaller than a patch, evenly on both sides
-    overlap  share of a patch that the next one covers too; windows: patches at once
-    device   where patches are predicted; the sum stays where the volume lies
+    fill     one value per channel, to pad a volume smaller than a patch, evenly on both sides
+    overlap  fraction of a patch that overlaps the next one; windows: number of patches at once
+    device   device for the prediction of patches; the sum is on the device of the volume
 
     Returns ``[K, D, H, W]``. Source: Isensee et al. 2021, nnU-Net (Gaussian importance weighting).
     """
@@ -46,7 +46,10 @@ def sliding_window(
 
 
 def probabilities_of(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
-    """What `sliding_window` predicts with: a model's softmax in float32; `dtype` as in autocast, None for float32."""
+    """`predict` for `sliding_window`: the softmax of a model in float32.
+
+    dtype: as in autocast, None for float32.
+    """
 
     def predict(patches: Tensor) -> Tensor:
         with autocast(device, dtype):
@@ -57,22 +60,24 @@ def probabilities_of(model: nn.Module, device: torch.device, dtype: torch.dtype 
 
 
 def mean_of_flips(predict: Callable[[Tensor], Tensor], flips: tuple[bool, bool, bool]) -> Callable[[Tensor], Tensor]:
-    """What predicts patches as the mean over their mirror images along every combination of the chosen axes d, h, w.
+    """Average `predict` over mirror images of a patch along all combinations of the chosen axes d, h, w.
 
-    predict  ``[B, C, D, H, W]`` -> ``[B, K, D, H, W]``, called 2^n times for n axes; without any it is returned as it is
+    predict  ``[B, C, D, H, W]`` -> ``[B, K, D, H, W]``, called 2^n times for n axes; returned unchanged for
+             no axes
 
-    Patches are mirrored and not the volume, so that windows stay where they are: a network that commutes with mirroring
-    predicts what it did. Only the sum is kept. Source: Isensee et al. 2021, nnU-Net (test-time augmentation by mirroring).
+    Patches are mirrored, not the volume, so that windows do not move: a network that commutes with mirroring
+    gives the same prediction. Only the sum is stored. Source: Isensee et al. 2021, nnU-Net (test-time
+    augmentation by mirroring).
     """
     axes = [2 + axis for axis, chosen in enumerate(flips) if chosen]
-    mirrorings = [some for count in range(1, len(axes) + 1) for some in combinations(axes, count)]
+    mirrorings = [chosen for count in range(1, len(axes) + 1) for chosen in combinations(axes, count)]
     if not mirrorings:
         return predict
 
     def mean(patches: Tensor) -> Tensor:
         total = predict(patches)
-        for some in mirrorings:
-            total = total + predict(patches.flip(some)).flip(some)
+        for chosen in mirrorings:
+            total = total + predict(patches.flip(chosen)).flip(chosen)
         return total / (1 + len(mirrorings))
 
     return mean

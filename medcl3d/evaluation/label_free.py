@@ -1,57 +1,65 @@
-"""Scores of frozen features that need no label, so that one may choose between encoders without any."""
+"""Label-free scores of frozen features, for choosing between encoders without labels."""
 
 from __future__ import annotations
 
 import numpy as np
 
 BETTER = {"alignment": "lower", "uniformity": "lower", "rankme": "higher", "alpha_req": "nearer to 1"}
-"""What each score's authors take for better; whether it is, a comparison shows beside its outcome."""
+"""The better direction of each score according to its authors; comparisons report the agreement."""
 
 
 def label_free(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """The scores of features ``[N, F]`` of two augmentations of N crops; a row of both is one crop.
+    """Scores of features ``[N, F]`` of two augmentations of N crops, one row per crop.
 
-    What is not defined is left out: of features that are no finite numbers everything, of those that collapsed alpha_req.
+    Undefined scores are left out: all of them for non-finite features, alpha_req for collapsed ones.
     """
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         return {}
-    # Features that are all 0 have no direction and stay there: they are as much in one place as those that all point one way.
+    # Features of 0 have no direction and stay 0: they are as collapsed as features with one common direction.
     a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (first.astype(float), second.astype(float)))
     found = {"alignment": alignment(a, b), "uniformity": uniformity(a), "rankme": rankme(first), "alpha_req": alpha_req(first)}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean squared distance of two augmentations' unit vectors, 0 to 4. Source: Wang and Isola, ICML 2020, eq. 2 (alpha = 2)."""
+    """Mean squared distance of unit vectors of two augmentations, 0 to 4.
+
+    Source: Wang and Isola, ICML 2020, eq. 2 (alpha = 2).
+    """
     return float(np.square(first - second).sum(1).mean())
 
 
 def uniformity(z: np.ndarray) -> float:
-    """log of the mean of exp(-2 d^2) over pairs of unit vectors: 0 where all are one. Source: Wang and Isola, ICML 2020, eq. 3.
+    """log of the mean of exp(-2 d^2) over pairs of unit vectors: 0 if all are equal.
 
-    NaN of fewer than two.
+    Source: Wang and Isola, ICML 2020, eq. 3.
+
+    NaN for fewer than two vectors.
     """
     if len(z) < 2:
         return float("nan")
-    squared_length = np.square(z).sum(1)  # 1, or 0 of a vector without a direction
+    squared_length = np.square(z).sum(1)  # 1, or 0 for a vector without a direction
     squared = np.clip(squared_length[:, None] + squared_length - 2 * z @ z.T, 0, None)
     pairs = ~np.eye(len(z), dtype=bool)
     return float(np.log(np.exp(-2 * squared[pairs]).mean()))
 
 
 def rankme(features: np.ndarray) -> float:
-    """exp of the entropy of the singular values: how many directions are used, 1 to min(N, F). Source: Garrido et al., ICML 2023, eq. 1."""
+    """Exponential of the entropy of the singular values: the effective rank, 1 to min(N, F).
+
+    Source: Garrido et al., ICML 2023, eq. 1.
+    """
     values = np.linalg.svd(features.astype(float), compute_uv=False)
     share = values / max(values.sum(), 1e-12) + 1e-7
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def alpha_req(features: np.ndarray) -> float:
-    """How steeply the covariance's eigenvalues fall: lambda_i ~ i^-alpha, by least squares of logarithms.
+    """Decay of the eigenvalues of the covariance, lambda_i ~ i^-alpha, by least squares of logarithms.
 
-    Over the eigenvalues above a millionth of the largest, since rounding makes the others. NaN where fewer than three are, and where
-    features differ by less than a millionth of their length, which is the rounding of float32.
-    Source: Agrawal et al., NeurIPS 2022, eq. 3.
+    Uses eigenvalues above a millionth of the largest, since the others are rounding errors. NaN if there are
+    fewer than three, or if features differ by less than a millionth of their length, which is the rounding of
+    float32. Source: Agrawal et al., NeurIPS 2022, eq. 3.
     """
     features = features.astype(float)
     values = np.linalg.svd(features - features.mean(0), compute_uv=False) ** 2

@@ -1,4 +1,4 @@
-"""Label efficiency: how many labels the reference would need to be as good."""
+"""Label efficiency: the number of labels with which the reference would be as good."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 
 def labels_needed(curve: Mapping[int, float], value: float, higher: bool = True) -> tuple[str, float]:
-    """Where a curve of means over label counts reaches `value`: ``("at", n)``, ``("more than", n)`` or ``("fewer than", n)``.
+    """Labels at which a curve reaches `value`: ``("at", n)``, ``("more than", n)`` or ``("fewer than", n)``.
 
-    Linear in the logarithm of the labels between counts that were measured, never beyond them. Where the curve is not
-    monotone, the fewest labels with which it is reached. higher: larger values are better. ValueError for an empty curve.
+    Interpolated linearly in the logarithm of the labels, not extrapolated. For a curve that is not monotone,
+    the smallest such number. higher: larger values are better. ValueError for an empty curve.
     """
     if not curve:
-        raise ValueError("the curve has no point")
+        raise ValueError("the curve has no points")
     counts = sorted(curve)
     sign = 1.0 if higher else -1.0
     means = [sign * curve[n] for n in counts]

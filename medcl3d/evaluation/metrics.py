@@ -1,4 +1,4 @@
-"""Dice, surface distances and volume error of a scan, and what test patients say of their mean."""
+"""Dice, surface distances and volume error of a scan, and means over test patients with intervals."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from scipy.spatial import cKDTree
 from medcl3d.evaluation.statistics import Interval
 
 SURFACE_TOLERANCE_MM = 2.0
-"""Surfaces nearer than this are one; it stands in the measure's name."""
+"""Tolerance of the surface Dice; part of the name of the measure."""
 MM3_PER_ML = 1000.0
-ORTHOGONAL = 0.01  # from this cosine between two axes on a scan is sheared, as in the check of a header
+ORTHOGONAL = 0.01  # a scan is sheared if the cosine of two axes is larger, as in the validation of headers
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How well one structure of one scan was found; all NaN where neither truth nor prediction holds it.
+    """Agreement of prediction and truth for one structure of one scan; all NaN if it is absent in both.
 
-    nsd_2mm          normalised surface Dice: the share of both surfaces that lies within 2 mm of the other
+    nsd_2mm          normalised surface Dice: the fraction of both surfaces within 2 mm of the other
     volume_error_ml  the absolute difference of the two volumes
     """
 
@@ -38,24 +38,24 @@ class Overlap:
 def overlap_of(prediction: np.ndarray, truth: np.ndarray, to_mm: Sequence[float] | np.ndarray) -> Overlap:
     """Dice, surface distances in mm and volume error of two masks ``Bool[D, H, W]``.
 
-    to_mm: mm per voxel ``[3]``, or the matrix ``[3, 3]`` from voxels to mm, of a sheared scan too.
+    to_mm: mm per voxel ``[3]``, or the matrix ``[3, 3]`` from voxels to mm, which may be sheared.
 
-    The distance is the larger of the two directed 95th percentiles between surface voxels. A structure that
-    only one of the masks holds (missed, or invented) has Dice and surface Dice 0 and, since no distance is defined, the
-    longest diagonal of the image: a finite worst case, so that a method cannot gain by finding nothing.
-    ValueError where the shapes differ. Source: Dice 1945; Huttenlocher et al. 1993; Nikolov et al. 2021 for
-    the surface Dice, of surface voxels, not of areas; MONAI's implementations.
+    The distance is the larger of the two directed 95th percentiles between surface voxels. A structure in
+    only one of the masks (missed, or falsely predicted) has Dice and surface Dice 0. Its distance is
+    undefined and set to the longest diagonal of the image, a finite worst case, so that a method cannot gain
+    by predicting nothing. ValueError if the shapes differ. Source: Dice 1945; Huttenlocher et al. 1993;
+    Nikolov et al. 2021 for the surface Dice (here of surface voxels, not of areas); MONAI's implementations.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
-    found, there = bool(prediction.any()), bool(truth.any())
-    if not found and not there:
+    predicted, present = bool(prediction.any()), bool(truth.any())
+    if not predicted and not present:
         return Overlap(*[float("nan")] * 4)
     matrix = np.asarray(to_mm, dtype=np.float64)
     matrix = np.diag(matrix) if matrix.ndim == 1 else matrix
     voxel_ml = abs(float(np.linalg.det(matrix))) / MM3_PER_ML
     volume_error = abs(int(prediction.sum()) - int(truth.sum())) * voxel_ml
-    if not found or not there:
+    if not predicted or not present:
         diagonals = matrix @ (np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]]) * truth.shape).T
         return Overlap(0.0, float(np.linalg.norm(diagonals, axis=0).max()), 0.0, volume_error)
     either = prediction | truth
@@ -69,7 +69,9 @@ def overlap_of(prediction: np.ndarray, truth: np.ndarray, to_mm: Sequence[float]
     if np.abs(cosines - np.eye(3)).max() > ORTHOGONAL:
         return Overlap(float(dice), *_of_sheared_surfaces(prediction[box], truth[box], matrix), volume_error)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument that it passes itself
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # MONAI 1.6 warns about an argument that it passes itself
         distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=spacing)
         near = compute_surface_dice(y_pred, y, [SURFACE_TOLERANCE_MM], include_background=True, spacing=spacing)
     return Overlap(float(dice), float(distance), float(near), volume_error)
@@ -84,11 +86,11 @@ def _of_sheared_surfaces(prediction: np.ndarray, truth: np.ndarray, to_mm: np.nd
 
 
 def over_patients(values: ArrayLike, patients: Sequence[str], seed: int) -> Interval | None:
-    """Mean over patients ``[n]`` with its 95% bootstrap interval; a patient counts once, however many values it has.
+    """Mean over patients ``[n]`` with its 95% bootstrap interval; patients have equal weight.
 
-    Values are averaged within a patient, patients are resampled (bias-corrected and accelerated where that is
-    defined, Efron 1987). NaN is left out; None where nothing is left. One patient: the limits are NaN.
-    `n` is the number of patients. The interval says how test patients vary, not how runs do.
+    Values are averaged within patients, and patients are resampled (bias-corrected and accelerated if
+    defined, Efron 1987). NaN is dropped; None if nothing remains. With one patient, the limits are NaN. `n`
+    is the number of patients. The interval includes the variation between test patients, not between runs.
     """
     array, names = np.asarray(values, dtype=np.float64), np.asarray(patients)
     known = ~np.isnan(array)
@@ -102,7 +104,7 @@ def over_patients(values: ArrayLike, patients: Sequence[str], seed: int) -> Inte
         return Interval(mean, mean, mean, len(means))
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an interval that BCa cannot give; the next method does
+            warnings.simplefilter("ignore")  # BCa may be undefined; the next method is defined
             result = stats.bootstrap((means,), np.mean, method=method, random_state=np.random.default_rng(seed))
         low, high = (float(v) for v in result.confidence_interval)
         if np.isfinite([low, high]).all():
@@ -111,11 +113,12 @@ def over_patients(values: ArrayLike, patients: Sequence[str], seed: int) -> Inte
 
 
 def summary(cases: Sequence[Mapping[str, object]], names: Sequence[str], seed: int) -> dict[str, Interval]:
-    """Means over patients of each measure in `names`, over all classes and of each class (``dice/liver``).
+    """Means over patients of each measure in `names`, over all classes and per class (``dice/liver``).
 
-    cases  one row a scan and class, with scan, patient, class and the measures (None where not defined)
+    cases  one row per scan and class, with scan, patient, class and the measures (None if undefined)
 
-    Classes are averaged within a scan first, so that each scan counts the same however many structures it holds.
+    Classes are first averaged within a scan, so that scans have equal weight, whatever their number of
+    structures.
     """
 
     def numbers(rows: Sequence[Mapping[str, object]], name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How well findings were told of which a scan may have any number, with what test patients say of it."""
+"""Measures of multi-label classification, with intervals over test patients."""
 
 from __future__ import annotations
 
@@ -10,39 +10,42 @@ from medcl3d.evaluation.bootstrap import Measure, over_drawn_patients
 from medcl3d.evaluation.classification import CALIBRATION_BINS, auroc, average_precision, balanced_accuracy
 from medcl3d.evaluation.statistics import Interval
 
-OfOne = Callable[[np.ndarray, np.ndarray], float]
-"""Of one finding's probabilities ``[N]`` and presence ``Bool[N]``, one or more."""
+FindingMeasure = Callable[[np.ndarray, np.ndarray], float]
+"""A function of the probabilities ``[N]`` and presence ``Bool[N]`` of one finding, N >= 1."""
 
 
-def _as_two_classes(measure: Measure) -> OfOne:
-    """What `classification` says of absent and present; NaN where one of the two is not there."""
+def _as_two_classes(measure: Measure) -> FindingMeasure:
+    """A measure of `classification` for the classes absent and present; NaN unless both occur."""
 
-    def of_one(probabilities: np.ndarray, present: np.ndarray) -> float:
+    def of_finding(probabilities: np.ndarray, present: np.ndarray) -> float:
         if present.all() or not present.any():
             return float("nan")
         return measure(np.stack([1 - probabilities, probabilities], axis=1), present.astype(int))
 
-    return of_one
+    return of_finding
 
 
 def brier(probabilities: np.ndarray, present: np.ndarray) -> float:
-    """The mean squared distance of a finding's probability to its presence, 0 at best, 1 at worst. Source: Brier 1950, of one event."""
+    """The mean squared difference of probability and presence of a finding: 0 is best, 1 worst.
+
+    Source: Brier 1950, for one event.
+    """
     return float(((probabilities - present) ** 2).mean())
 
 
 def calibration_error(probabilities: np.ndarray, present: np.ndarray) -> float:
-    """How far a finding's probability is from how often it is there, over 10 equal bins.
+    """Difference of the predicted probability and the frequency of a finding, over 10 equal bins.
 
-    Of the finding itself, not of the likelier answer: where few have it, the latter is nearly always "absent", and right. Its
-    expectation is above 0 for few scans even where probabilities are right. Source: Kull et al. 2019, Beyond temperature scaling
-    (classwise calibration error); Naeini et al. 2015.
+    It is computed for the finding, not for the more probable class, which for a rare finding is almost always
+    "absent" and correct. For few scans its expectation is above 0 even if probabilities are calibrated.
+    Source: Kull et al. 2019, Beyond temperature scaling (classwise calibration error); Naeini et al. 2015.
     """
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=present - probabilities, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(present))
 
 
-MEASURES: dict[str, OfOne] = {
+MEASURES: dict[str, FindingMeasure] = {
     "auroc": _as_two_classes(auroc),
     "average_precision": _as_two_classes(average_precision),
     "balanced_accuracy": _as_two_classes(balanced_accuracy),
@@ -54,14 +57,15 @@ MEASURES: dict[str, OfOne] = {
 def finding_metrics(
     probabilities: np.ndarray, truth: np.ndarray, names: Sequence[str], patients: Sequence[str], seed: int
 ) -> dict[str, Interval]:
-    """Each measure of ``probabilities [N, K]`` and ``truth [N, K]`` (0, 1, NaN not known), with its 95% bootstrap interval over patients.
+    """Measures with intervals of ``probabilities [N, K]`` and ``truth [N, K]`` (0, 1, NaN unknown).
 
-    ``auroc/NAME`` is of one finding, over the things of which it is known; ``auroc`` the plain (macro) mean over the findings of which
-    it is defined: areas and balanced accuracy where some have the finding and some do not. A positive answer is a probability above
-    one half. Source: Zhang and Zhou 2014, A review on multi-label learning algorithms, section 2.2 (macro averages).
+    ``auroc/NAME`` is the measure of one finding, over the scans with a known value; ``auroc`` is the macro
+    mean over the findings for which it is defined (areas and balanced accuracy need scans with and without
+    the finding). A finding is predicted if its probability is above one half. Source: Zhang and Zhou 2014, A
+    review on multi-label learning algorithms, section 2.2 (macro averages).
     """
 
-    def of_finding(measure: OfOne, k: int) -> Measure:
+    def of_finding(measure: FindingMeasure, k: int) -> Measure:
         def one(p: np.ndarray, t: np.ndarray) -> float:
             known = ~np.isnan(t[:, k])
             return measure(p[known, k], t[known, k] == 1) if known.any() else float("nan")
@@ -75,8 +79,11 @@ def finding_metrics(
 
         return mean
 
-    asked: dict[str, Measure] = {}
+    measures: dict[str, Measure] = {}
     for name, measure in MEASURES.items():
         single = [of_finding(measure, k) for k in range(len(names))]
-        asked |= {name: macro(single), **{f"{name}/{finding}": one for finding, one in zip(names, single, strict=True)}}
-    return over_drawn_patients(asked, probabilities, truth, patients, seed)
+        measures |= {
+            name: macro(single),
+            **{f"{name}/{finding}": one for finding, one in zip(names, single, strict=True)},
+        }
+    return over_drawn_patients(measures, probabilities, truth, patients, seed)

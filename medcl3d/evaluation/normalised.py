@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 
 def normalised(values: Mapping[str, float], low: float, high: float, higher: bool = True) -> dict[str, float] | None:
-    """Arm -> (value - low) / (high - low); None unless `high` is better than `low`, since there is then no scale.
+    """Arm -> (value - low) / (high - low); None unless `high` is better than `low`.
 
-    Below 0: worse than the low anchor; above 1: better than the high one. Lower values of a metric may be better.
+    Below 0: worse than `low`; above 1: better than `high`. higher: larger values of the metric are better.
     """
     span = high - low
     if not (span > 0 if higher else span < 0):

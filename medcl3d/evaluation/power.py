@@ -1,4 +1,4 @@
-"""How small a difference a comparison could see, and how large a difference is beside how replicates vary."""
+"""Power: the smallest detectable difference, and effect sizes relative to the spread of replicates."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from medcl3d.evaluation.statistics import Interval
 
 POWER = 0.8
 PILOT_LIMIT = 0.8
-"""Share of pilots whose limit of the replicate variance is above the true one."""
+"""Fraction of pilots whose upper limit of the replicate variance is above the true variance."""
 LARGEST_T = 30.0
-"""Beyond it scipy's noncentral t loses its digits; so large an effect needs no interval."""
+"""Above this t, scipy's noncentral t is inaccurate; such a large effect needs no interval."""
 
 
 def _below(t: float, df: float, shift: ArrayLike) -> np.ndarray:
-    """Distribution function of the noncentral t; scipy gives NaN far out in its tails, where it is 0 or 1 to all digits."""
+    """Distribution function of the noncentral t; far in the tails scipy returns NaN, replaced by 0 or 1."""
     found = stats.nct.cdf(t, df, shift)
     return np.where(np.isnan(found), np.where(np.less(shift, t), 1.0, 0.0), found)
 
 
 def power(difference: ArrayLike, error: float, df: float, alpha: float = 0.05) -> np.ndarray:
-    """The probability that a two-sided t-test at level `alpha` tells a true `difference` from 0.
+    """Probability that a two-sided t-test at level `alpha` detects a true `difference`.
 
     error, df: standard error of the estimated difference and its degrees of freedom.
     """
@@ -33,9 +33,9 @@ def power(difference: ArrayLike, error: float, df: float, alpha: float = 0.05) -
 
 
 def smallest_difference(estimate: Estimate, alpha: float = 0.05, wanted: float = POWER) -> float:
-    """The true difference that a comparison with this standard error tells from 0 in a share `wanted` of repetitions.
+    """The true difference that a comparison with this standard error detects with power `wanted`.
 
-    NaN for one replicate. Under Holm's procedure with m arms, alpha / m is what the first of them has to pass.
+    NaN for one replicate. In Holm's procedure with m arms, the first of them is tested at alpha / m.
     """
     error, df = float(estimate.error), float(estimate.df)
     if not np.isfinite(df):
@@ -48,13 +48,14 @@ def smallest_difference(estimate: Estimate, alpha: float = 0.05, wanted: float =
 
 
 def upper_limit_of_replicates(differences: ArrayLike, components: Components, num_cases: int | None) -> Components:
-    """The components of a pilot with the variance of replicates at its upper 80% limit.
+    """Variance components of a pilot, with the variance of replicates at its upper 80% limit.
 
-    differences  ``[..., R]``, one mean difference per replicate; components: those estimated from the same runs
+    differences  ``[..., R]``, one mean difference per replicate; components: estimated from the same runs
 
-    The variance of the differences is a chi-square variable over its R - 1 degrees of freedom. The estimate from two
-    replicates is below the true variance in 68% of pilots, so that a comparison planned with it is too small.
-    Source: Browne 1995, Statistics in Medicine 14 (sample size from the upper limit of a pilot's variance).
+    The estimated variance of the differences is distributed as chi-square over its R - 1 degrees of freedom.
+    With two replicates it is below the true variance in 68% of pilots, so that a comparison planned with it
+    would be too small. Source: Browne 1995, Statistics in Medicine 14 (sample size from the upper limit of a
+    pilot's variance).
     """
     values = np.asarray(differences, dtype=np.float64)
     df = values.shape[-1] - 1
@@ -64,14 +65,14 @@ def upper_limit_of_replicates(differences: ArrayLike, components: Components, nu
 
 
 def effect_size(differences: ArrayLike, confidence: float = 0.95) -> Interval | None:
-    """Mean of ``differences [R]`` in units of their standard deviation over replicates; None where that is 0, or R below 3.
+    """Mean of ``differences [R]`` in units of their standard deviation; None if that is 0, or R < 3.
 
-    The estimate has Hedges' correction for few replicates; the limits come from the noncentral t-distribution.
-    How test cases vary is not in it. Source: Hedges 1981; Cumming and Finch 2001.
+    The estimate has Hedges' correction for few replicates; the limits are from the noncentral t-distribution.
+    The variation of test cases is not included. Source: Hedges 1981; Cumming and Finch 2001.
     """
     values = np.asarray(differences, dtype=np.float64)
     num = len(values)
-    spread = float(values.std(ddof=1)) if num > 2 else 0.0  # of two, the correction leaves nothing
+    spread = float(values.std(ddof=1)) if num > 2 else 0.0  # for two replicates, the correction gives 0
     if spread <= 1e-12 * abs(float(values.mean())):
         return None
     df, standard = num - 1, float(values.mean()) / spread
@@ -81,7 +82,7 @@ def effect_size(differences: ArrayLike, confidence: float = 0.95) -> Interval | 
         return Interval(corrected, float("nan"), float("nan"), num)
 
     def limit(share: float) -> float:
-        # The shift under which a share of all t lie below the observed one.
+        # The noncentrality for which a fraction `share` of t is below the observed value.
         reach = 10 + 3 * abs(t)
         return float(optimize.brentq(lambda shift: float(_below(t, df, shift)) - share, t - reach, t + reach)) / np.sqrt(num)
 

@@ -1,4 +1,4 @@
-"""How stable the order of arms is under resampling of replicates and test cases."""
+"""Stability of the ranking of arms under resampling of replicates and test cases."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 from scipy import stats
 
 MIN_REPLICATES = 3
-"""Of two, resampling gives three different samples."""
+"""Two replicates give only three different resamples."""
 RESAMPLES = 2000
 TIE = 1e-9
-"""Means that differ by less than this share of the largest are equal: what rounding leaves."""
+"""Means that differ by less than this fraction of the largest are equal, except for rounding."""
 
 
 @dataclass(frozen=True)
 class RankStability:
-    """One value per arm.
+    """Stability of ranks, one value per arm.
 
-    best       share of resamples in which the arm has the best mean; equal ones share it
+    best       fraction of resamples in which the arm has the best mean; divided among ties
     rank       mean rank over the resamples, 1 is best
-    low, high  ranks between which 95% of the resamples lie
+    low, high  interval with 95% of the ranks
     """
 
     best: tuple[float, ...]
@@ -30,9 +30,11 @@ class RankStability:
 
 
 def rank_stability(values: np.ndarray, higher: bool = True, seed: int = 0, resamples: int = RESAMPLES) -> RankStability | None:
-    """Of ``values [arms, R]`` or ``[arms, R, C]``; None for fewer than three replicates, or one arm.
+    """Stability of ``values [arms, R]`` or ``[arms, R, C]``.
 
-    Replicates and cases are drawn with replacement, the same ones for all arms, independently of each other.
+    None for fewer than three replicates or two arms.
+
+    Replicates and cases are drawn with replacement, independently of each other, and the same for all arms.
     Source: Owen 2007, Annals of Applied Statistics 1 (the pigeonhole bootstrap of crossed random effects).
     """
     table = np.asarray(values, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Arms ranked over several data sets, and how far apart mean ranks must be to be told from chance."""
+"""Cross-dataset ranking of arms, with critical differences of mean ranks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 MIN_DATA_SETS = 5
-"""Of fewer, mean ranks say next to nothing, and no critical difference is drawn."""
+"""For fewer data sets, mean ranks are hardly informative, and no critical difference is reported."""
 MIN_ARMS = 3
 
 
@@ -16,8 +16,8 @@ MIN_ARMS = 3
 class Ranks:
     """Mean rank of each arm (1 is best) over `num_sets` data sets.
 
-    p         of Friedman's test that all arms are alike
-    critical  Nemenyi's critical difference: mean ranks that lie nearer are not told apart, at 5% over all pairs
+    p         p-value of Friedman's test that all arms are equal
+    critical  Nemenyi's critical difference: closer mean ranks are not distinguishable, at 5% over all pairs
     """
 
     mean: tuple[float, ...]
@@ -26,7 +26,7 @@ class Ranks:
     critical: float
 
     def groups(self) -> list[tuple[int, ...]]:
-        """The largest sets of arms of which no two are told apart, best first; an arm alone makes none."""
+        """The largest sets of two or more arms that are not distinguishable from each other, best first."""
         order = sorted(range(len(self.mean)), key=lambda arm: self.mean[arm])
         found: list[tuple[int, ...]] = []
         for first in range(len(order)):
@@ -43,7 +43,9 @@ def ranks(values: np.ndarray, higher: bool = True) -> Ranks:
     """
     n, k = values.shape
     if n < MIN_DATA_SETS or k < MIN_ARMS:
-        raise ValueError(f"{n} data sets and {k} arms; {MIN_DATA_SETS} and {MIN_ARMS} are the fewest to rank over")
+        raise ValueError(
+            f"{n} data sets and {k} arms; at least {MIN_DATA_SETS} and {MIN_ARMS} are needed for ranks"
+        )
     each = stats.rankdata(-values if higher else values, axis=1)
     equal = bool((each == each[:, :1]).all())
     p = 1.0 if equal else float(stats.friedmanchisquare(*each.T).pvalue)

@@ -1,4 +1,4 @@
-"""How far predicted numbers are from the true ones, with what test patients say of it."""
+"""Measures of regression, with intervals over test patients."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from medcl3d.evaluation.statistics import Interval
 
 
 def mean_absolute_error(predictions: np.ndarray, targets: np.ndarray) -> float:
-    """In the target's unit."""
+    """Mean absolute error, in the unit of the target."""
     return float(np.abs(predictions - targets).mean())
 
 
 def r2(predictions: np.ndarray, targets: np.ndarray) -> float:
-    """The share of the targets' variance that is predicted: 0 for their mean, below 0 for worse; NaN where they are all equal."""
+    """Explained fraction of the variance of targets.
+
+    0 for predicting their mean, below 0 if worse; NaN if all targets are equal.
+    """
     total = float(((targets - targets.mean()) ** 2).sum())
     return 1 - float(((predictions - targets) ** 2).sum()) / total if total > 0 else float("nan")
 

@@ -1,4 +1,4 @@
-"""Intervals and tests over replicates, one number each; `crossed.py` has those over replicates and test cases at once."""
+"""Intervals and tests over replicates with one number each; `crossed.py` adds test cases."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 MIN_REPLICATES_FOR_TEST = 6
-"""Under six pairs the smallest two-sided exact Wilcoxon p (2 / 2^n) is above 0.05: no test could find anything."""
+"""For fewer than six pairs, the smallest two-sided exact Wilcoxon p (2 / 2^n) is above 0.05."""
 MIN_REPLICATES_FOR_CLAIM = 10
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval; `low` and `high` are NaN where `n` is 1."""
+    """A mean with its confidence interval; `low` and `high` are NaN if `n` is 1."""
 
     mean: float
     low: float
@@ -24,26 +24,26 @@ class Interval:
 
     @property
     def known(self) -> bool:
-        """There is an interval."""
+        """Whether the interval is defined."""
         return bool(np.isfinite(self.low))
 
     @property
     def excludes_zero(self) -> bool:
-        """The interval lies on one side of 0."""
+        """Whether 0 is outside the interval."""
         return self.known and (self.low > 0 or self.high < 0)
 
 
 def _finite(values: ArrayLike) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise ValueError(f"one finite number a replicate is needed, not {array!r}")
+        raise ValueError(f"one finite number per replicate is needed, not {array!r}")
     return array
 
 
 def _differences(values: ArrayLike, reference: ArrayLike) -> np.ndarray:
     first, second = _finite(values), _finite(reference)
     if len(first) != len(second):
-        raise ValueError(f"paired values are needed: {len(first)} against {len(second)} replicates")
+        raise ValueError(f"paired values are needed, not {len(first)} and {len(second)} replicates")
     return first - second
 
 
@@ -60,13 +60,13 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
 def wilcoxon_exact(values: ArrayLike, reference: ArrayLike) -> float:
     """Two-sided p of Wilcoxon's signed-rank test, exact with ties: all 2^n signs of the mid-ranks.
 
-    Differences of 0 are dropped, as Wilcoxon (1945) did. The distribution of the rank sum is the
-    coefficients of prod_k (1 + x^rank_k), with ranks doubled so that mid-ranks are whole.
+    Differences of 0 are dropped, as in Wilcoxon (1945). The distribution of the rank sum is given by the
+    coefficients of prod_k (1 + x^rank_k), with doubled ranks, so that mid-ranks are integers.
     """
     difference = _differences(values, reference)
     scale = max(np.abs(_finite(values)).max(), np.abs(_finite(reference)).max())
     if scale > 0:
-        # Equal differences that went through other sums differ in their last digits: a tie has to survive that.
+        # Equal differences may differ by rounding errors; rounding restores ties.
         difference = np.round(difference / scale, 12)
     difference = difference[difference != 0]
     if not len(difference):
@@ -82,12 +82,15 @@ def wilcoxon_exact(values: ArrayLike, reference: ArrayLike) -> float:
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """Holm's step-down adjusted p-values ``[m]`` of one declared family (Holm 1979). NaN is a ValueError."""
+    """Holm's step-down adjusted p-values ``[m]`` of one preregistered family (Holm 1979).
+
+    ValueError for NaN.
+    """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"p-values lie in [0, 1], not {p!r}")
+        raise ValueError(f"p-values must be in [0, 1], not {p!r}")
     order = np.argsort(p, kind="stable")
-    # The k-th smallest is held against alpha / (m - k), and never passes where a smaller one does not.
+    # The k-th smallest is compared with alpha / (m - k), and is not rejected if a smaller one is not.
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted

@@ -1,7 +1,7 @@
-"""What survives a kill: one file a step, whole or absent.
+"""Training checkpoints: one file per saved step, written atomically.
 
-A checkpoint is tensors and primitives only, written beside its place, synced and renamed; it is read with
-`weights_only=True`, so that a file from elsewhere can run nothing.
+A checkpoint holds only tensors and primitives. It is written to a temporary file, synced and renamed, and it
+is read with `weights_only=True`, so that an untrusted file cannot run code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEEP = 2
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that a run needs to go on as if nothing had happened; `step` counts finished steps."""
+    """The state that a run needs to resume bitwise; `step` counts finished steps."""
 
     step: int
     model: dict[str, Any]
@@ -33,15 +33,19 @@ class TrainState:
 
 
 def save(folder: Path, state: TrainState) -> Path:
-    """Write a checkpoint and remove all but the last two. MachineError when the disk is full; the old ones stay."""
+    """Write a checkpoint and remove all but the last two.
+
+    MachineError if the disk is full; older checkpoints stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{state.step:08d}.pt"
     try:
         with replacing(path) as file:
             torch.save({"schema": SCHEMA, **vars(state)}, file)
-    except RuntimeError as error:  # torch says so of a full disk in its own words
+    except RuntimeError as error:  # torch raises this if the disk is full
+        reason = str(error).splitlines()[0]
         raise MachineError(
-            f"{path}: could not be written ({str(error).splitlines()[0]}); free some space, the same command resumes"
+            f"{path}: cannot be written ({reason}); free disk space, then rerun the command to resume"
         ) from None
     for old in found(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
@@ -49,32 +53,38 @@ def save(folder: Path, state: TrainState) -> Path:
 
 
 def found(folder: Path) -> list[Path]:
-    """Checkpoints in order of their steps."""
+    """Checkpoints, sorted by step."""
     return sorted(folder.glob("step_*.pt"))
 
 
 def load_latest(folder: Path) -> TrainState | None:
-    """The newest checkpoint that can be read; one that cannot is named in a warning. None where there is none."""
+    """The newest readable checkpoint, with a warning for each unreadable one; None if none exists."""
     for path in reversed(found(folder)):
         try:
             return load(path)
         except ConfigError as error:
-            warnings.warn(f"{error}; going back to the one before", stacklevel=2)
+            warnings.warn(f"{error}; using the previous checkpoint", stacklevel=2)
     return None
 
 
 def load(path: Path) -> TrainState:
-    """Read one checkpoint. ConfigError where it is damaged, would run code, or is of a newer version."""
+    """Read one checkpoint. ConfigError if it is damaged, would run code, or has a newer schema."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ConfigError(
-            f"{path}: holds more than tensors and numbers, or is damaged; it was not run. Use a checkpoint that medcl3d wrote"
+            f"{path}: damaged, or contains more than tensors and numbers; no code was run. Use a checkpoint "
+            "written by medcl3d"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: not a whole checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})") from None
+        raise ConfigError(
+            f"{path}: incomplete checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})"
+        ) from None
     if not isinstance(content, dict) or "schema" not in content:
-        raise ConfigError(f"{path}: not a checkpoint of medcl3d")
+        raise ConfigError(f"{path}: not a medcl3d checkpoint")
     if content["schema"] > SCHEMA:
-        raise ConfigError(f"{path}: written by a newer medcl3d (schema {content['schema']}, this one reads up to {SCHEMA}); update medcl3d")
+        raise ConfigError(
+            f"{path}: written by a newer medcl3d (schema {content['schema']}, this version reads up to "
+            f"{SCHEMA}); update medcl3d"
+        )
     return TrainState(content["step"], content["model"], content["optimizer"], content["rng"])

@@ -1,4 +1,4 @@
-"""What is logged of every step, whatever the strategy: who attracts whom, and whether features collapse."""
+"""Metrics logged for every strategy: relation counts, alignment, uniformity, and feature collapse."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from medcl3d.losses.contrastive import Tile
 from medcl3d.training.distributed import all_mean, all_sum
 from medcl3d.types import Relation
 
-# Singular values of more rows cost more than they tell.
+# Singular values of more embeddings cost more time and change the effective rank little.
 RANK_ROWS = 512
 
 
 class Tally:
-    """Sums over the pairs of one rank, tile after tile, so that no number needs all of them at once."""
+    """Sums over the pairs of one rank, accumulated tile by tile to limit memory."""
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None
 
     @torch.no_grad()
     def add(self, tile: Tile, similarity: Tensor | None = None, selves: Tensor | None = None) -> None:
-        """Count a block of rows ``[R, M]``. Without similarities there is no alignment and no uniformity.
+        """Add a tile ``[R, M]``. Alignment and uniformity need similarities.
 
-        selves: how many rows are among the columns themselves (default: all), related to which they cannot be.
+        selves: number of rows that are also columns (default: all). An item is never related to itself.
         """
         positive, negative, columns = tile.relation.positive, tile.relation.negative, tile.columns
         width = positive.shape[1] if similarity is None or columns is None else similarity.shape[1]
         rows, pairs = (positive.new_tensor(float(n), dtype=torch.float64) for n in (len(positive), len(positive) * width))
-        others = pairs - positive.numel()  # they repel with M = 1
+        others = pairs - positive.numel()  # these repel with M = 1
         selves = rows if selves is None else selves.to(rows)
-        alone = ((positive == 0) & (negative == 0)).sum() - selves  # nothing is related to itself, which is no choice
+        ignored = (
+            (positive == 0) & (negative == 0)
+        ).sum() - selves  # items paired with themselves do not count
         aligned, spread, repelled = rows * 0, rows * 0, (negative > 0).sum() + others
         if similarity is not None:
             distance = 2 - 2 * similarity.to(positive.dtype)
@@ -47,26 +49,26 @@ class Tally:
             positive.sum(),
             negative.sum() + others,
             (positive.sum(1) == 0).sum(),
-            alone,
+            ignored,
             aligned,
             spread,
             repelled,
             selves,
         ]
-        found = torch.stack([part.double() for part in sums])
-        self._sums = found if self._sums is None else self._sums + found
+        added = torch.stack([part.double() for part in sums])
+        self._sums = added if self._sums is None else self._sums + added
 
     def total(self, like: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
-        """``Float64[10]``, added up over ranks; a rank without rows has counted nothing."""
+        """``Float64[10]``, summed over ranks; a rank without rows contributes zeros."""
         return total(like.new_zeros(10, dtype=torch.float64) if self._sums is None else self._sums)
 
 
 @torch.no_grad()
 def diagnose(z: Tensor, tally: Tally) -> dict[str, Tensor]:
-    """Numbers of one step over all ranks. z: ``[N, D]`` unit vectors; the tally has counted them against their columns.
+    """Metrics of one step over all ranks. z: ``[N, D]`` unit vectors, whose pairs `tally` has summed.
 
     alignment and uniformity: Wang and Isola, ICML 2020 (alpha = 2, t = 2; alignment weighted by P).
-    effective_rank: RankMe, Garrido et al., ICML 2023 (of at most 512 of a rank's rows, mean over ranks).
+    effective_rank: RankMe, Garrido et al., ICML 2023 (on at most 512 embeddings per rank, mean over ranks).
     """
     sums = tally.total(z, all_sum)
     p, aligned, spread, repelled = sums[[2, 6, 7, 8]].unbind()
@@ -81,68 +83,76 @@ def diagnose(z: Tensor, tally: Tally) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def counts(relation: Relation, total: Callable[[Tensor], Tensor] = all_sum) -> dict[str, Tensor]:
-    """Who attracts, repels and is left alone. `total` adds up over the ranks that take part: by default all, and then all must call."""
+    """Counts of attracting, repelling and ignored pairs.
+
+    `total` sums over the participating ranks. The default sums over all ranks, so all ranks must call this
+    function.
+    """
     tally = Tally()
     tally.add(Tile(relation))
     return _counts(tally.total(relation.positive, total))
 
 
 def _counts(sums: Tensor) -> dict[str, Tensor]:
-    n, nm, p, m, orphans, left = sums[:6].unbind()
+    n, nm, p, m, without_positive, ignored = sums[:6].unbind()
     selves = sums[9]
     return {
         "positives_per_anchor": p / n,
-        "anchors_without_positive": orphans,
+        "anchors_without_positive": without_positive,
         "effective_negatives": m / n,
-        "fraction_left_alone": left / (nm - selves).clamp(min=1),
+        "fraction_left_alone": ignored / (nm - selves).clamp(min=1),
         "mean_positive": p / nm,
         "mean_negative": m / nm,
     }
 
 
 def effective_rank(z: Tensor) -> Tensor:
-    """exp of the entropy of the normalised singular values of ``[N, D]``: between 1 (collapsed) and D."""
+    """Exponential of the entropy of the normalised singular values of ``[N, D]``: from 1 (collapsed) to D."""
     values = torch.linalg.svdvals(z[:RANK_ROWS].float())
     share = values / values.sum().clamp(min=1e-12) + 1e-7
     return torch.exp(-(share * share.log()).sum())
 
 
 class Watch:
-    """What a person ought to be told of a run's logged numbers, once each.
+    """Warnings about logged metrics, each given once per run.
 
-    anchors without a positive: they teach nothing. Fewer than one effective negative: nothing holds features
-    apart. Collapse: the effective rank stays below 1.5. A loss that stays the same.
+    Anchors without a positive, which do not contribute to the loss. Fewer than one effective negative per
+    anchor, so that little prevents collapse. Collapse: an effective rank below 1.5 in three logged rows. A
+    constant loss.
     """
 
     def __init__(self) -> None:
         self._losses: deque[float] = deque(maxlen=5)
         self._ranks: deque[float] = deque(maxlen=3)
-        self._said: set[str] = set()
+        self._given: set[str] = set()
 
     def look(self, metrics: Mapping[str, float]) -> list[str]:
-        """Warnings that a logged row gives rise to, which were not given before."""
+        """New warnings after a logged row."""
         self._losses.append(metrics.get("loss", float("nan")))
         self._ranks.append(metrics.get("effective_rank", float("inf")))
-        orphans, negatives = metrics.get("anchors_without_positive", 0.0), metrics.get("effective_negatives", float("inf"))
+        without_positive = metrics.get("anchors_without_positive", 0.0)
+        negatives = metrics.get("effective_negatives", float("inf"))
         steady = len(self._losses) == 5 and max(self._losses) - min(self._losses) <= 1e-6 * abs(self._losses[0])
         collapsed = len(self._ranks) == 3 and max(self._ranks) < 1.5
         found = {
-            "orphans": f"{orphans:g} anchors of this batch have no positive and teach nothing; draw more samples per step, or, "
-            "where the strategy has the field `together`, raise it"
-            if orphans
+            "positives": f"{without_positive:g} anchors of this batch have no positive and do not contribute to "
+            "the loss; draw more samples per step, or raise `together` if the strategy has that field"
+            if without_positive
             else "",
-            "negatives": f"an anchor has {negatives:.2g} effective negatives: hardly anything holds features apart; draw more samples "
-            "per step, or exclude less"
+            "negatives": f"{negatives:.2g} effective negatives per anchor: little prevents collapse; draw "
+            "more samples per step, or exclude fewer pairs"
             if negatives < 1
             else "",
-            "collapse": f"all features point one way (effective rank {self._ranks[-1]:.2f} over the last logged steps): they collapsed, "
-            "or learning has not begun; a longer train.warmup_steps or a lower train.lr may help"
+            "collapse": f"features have collapsed to one direction (effective rank {self._ranks[-1]:.2f} over "
+            "the last logged steps), or training has not progressed yet; raise train.warmup_steps or lower "
+            "train.lr"
             if collapsed
             else "",
-            "steady": "the loss has not changed over the last logged steps: is train.lr too low, or are the views all the same?"
+            "steady": "the loss has not changed over the last logged steps; check that train.lr is not too low "
+            "and that the views differ"
             if steady
             else "",
         }
-        new = {name: text for name, text in found.items() if text and name not in self._said}
-        self._said |= set(new)
+        new = {name: text for name, text in found.items() if text and name not in self._given}
+        self._given |= set(new)
         return list(new.values())

@@ -1,10 +1,10 @@
-"""Ranks: who they are, and how vectors and keys travel between them with right gradients.
+"""Process group and collectives: gather vectors and keys across ranks, with correct gradients.
 
-Every function works without a process group, where the world is one rank.
+Every function also works without a process group, as a single rank.
 
     rank 0: z [N, D]  --+
                         +--> gather: [W * N, D] on every rank, in rank order
-    rank 1: z [N, D]  --+         backward: the sum over ranks of the gradients, this rank's rows of it
+    rank 1: z [N, D]  --+         backward: gradients summed over ranks, restricted to this rank's rows
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ from medcl3d.types import Keys
 
 
 def world_size() -> int:
-    """How many ranks there are."""
+    """Number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which rank this is."""
+    """Index of this rank."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 @contextmanager
 def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
-    """Join the ranks that torchrun started (or be alone), and yield this rank's device. MachineError where they cannot meet."""
+    """Join the process group of torchrun, if any, and yield this rank's device.
+
+    MachineError if joining fails.
+    """
     keep_freed_memory()
     local = int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.is_available():
@@ -45,8 +48,8 @@ def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    alone = "RANK" not in os.environ or dist.is_initialized()
-    if alone:
+    no_group = "RANK" not in os.environ or dist.is_initialized()
+    if no_group:
         yield device
         return
     try:
@@ -54,20 +57,22 @@ def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise MachineError(
-            f"rank {os.environ['RANK']} could not join the others at {address}: {error}; is the address right and the port free?"
+            f"rank {os.environ['RANK']} could not join the process group at {address}: {error}; "
+            "check that the address is right and the port is free"
         ) from None
     try:
         yield device
-        wait_for_all()  # rank 0 still writes when the others are through; who leaves first pulls the group from under the rest
+        # Rank 0 writes longer than the others; a rank that leaves early would destroy the group.
+        wait_for_all()
     finally:
-        # DistributedDataParallel lies in reference cycles and holds the group: freed after it, at the end of the
-        # interpreter, its threads would still run and abort the process.
+        # DistributedDataParallel is part of reference cycles and holds the group. If it is freed after the
+        # group, when the interpreter ends, its threads still run and abort the process.
         gc.collect()
         dist.destroy_process_group()
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather whose backward adds what every rank's loss says of this rank's rows."""
+    """All-gather whose backward sums the gradients of all ranks for this rank's rows."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
@@ -84,7 +89,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(local: Tensor) -> Tensor:
-    """``[N, ...]`` of each rank -> ``[W * N, ...]`` on every rank; N must agree. Gradients flow back."""
+    """Differentiable all-gather: ``[N, ...]`` per rank -> ``[W * N, ...]`` on every rank; N must agree."""
     return _Gather.apply(local) if world_size() > 1 else local
 
 
@@ -99,7 +104,7 @@ def gather_keys(keys: Keys) -> Keys:
 
 
 def all_sum(value: Tensor) -> Tensor:
-    """The sum over ranks, without gradient."""
+    """Sum over ranks, without gradient."""
     if world_size() > 1:
         value = value.detach().clone()
         dist.all_reduce(value)
@@ -107,12 +112,12 @@ def all_sum(value: Tensor) -> Tensor:
 
 
 def all_mean(value: Tensor) -> Tensor:
-    """The mean over ranks, without gradient."""
+    """Mean over ranks, without gradient."""
     return all_sum(value) / world_size()
 
 
 def global_mean(local: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """This rank's sum and its weight -> what this rank descends, and the global mean to log.
+    """From this rank's sum and weight: the loss to backpropagate on this rank, and the global mean to log.
 
     DistributedDataParallel averages gradients over ranks, so the local sum is scaled by the world size.
     """
@@ -121,13 +126,13 @@ def global_mean(local: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def wait_for_all() -> None:
-    """Return once every rank has come here."""
+    """Barrier: return once every rank has called this function."""
     if world_size() > 1:
         dist.barrier()
 
 
 def from_rank_zero(value: Any) -> Any:
-    """What rank 0 says, on every rank (a small picklable object of our own)."""
+    """Broadcast a small picklable object from rank 0 to all ranks."""
     if world_size() == 1:
         return value
     box = [value]
@@ -136,6 +141,6 @@ def from_rank_zero(value: Any) -> Any:
 
 
 def say(text: str) -> None:
-    """Tell the user, once."""
+    """Print on rank 0 only."""
     if rank() == 0:
         print(text, flush=True)

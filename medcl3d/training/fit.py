@@ -1,4 +1,4 @@
-"""The training loop. It reads from top to bottom, and what must survive is in one `TrainState`."""
+"""The training loop, and its options. `TrainState` holds all that a run needs to resume."""
 
 from __future__ import annotations
 
@@ -32,20 +32,22 @@ MAX_BAD_STEPS = 10
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FitOptions:
-    """How long, how many at once, how fast.
+    """Options of the training loop and the optimiser.
 
-    samples_per_step   of all ranks together
-    precision          auto takes bfloat16 autocast where the device computes in it, else float32
-    clip_norm          largest norm of the gradient
-    workers            processes that read ahead, a rank (0: none)
+    samples_per_step   total over all ranks
+    precision          auto: bfloat16 autocast if the device supports it, else float32
+    clip_norm          maximum norm of the gradient
+    workers            data loading processes per rank (0: none)
     optimizer          adamw, sgd or lars
-    momentum           of sgd and lars (default 0.9); nesterov: of sgd
-    layer_decay        each layer of the encoder learns at this share of the rate of the next (0.75 is usual for a ViT)
-    checkpointing      activations inside the encoder's blocks are computed again in the backward pass, not kept: less memory
-    channels_last      weights and crops lie with their channels last: faster convolutions on GPUs
-    compile            torch.compile: a slow first step, then faster ones; it needs a C++ compiler
-    grad_cache         pretraining only: embed so many samples of a rank at a time, twice, and take the loss of the whole
-                       batch: the memory of a small batch for one more forward pass (0: all at once)
+    momentum           for sgd and lars (default 0.9); nesterov: for sgd
+    layer_decay        ratio of the learning rate of an encoder layer to that of the next (0.75 is usual for a
+                       ViT)
+    checkpointing      recompute activations inside the encoder's blocks in the backward pass: less memory
+    channels_last      store weights and crops with channels last: faster convolutions on GPUs
+    compile            torch.compile: a slow first step, then faster steps; needs a C++ compiler
+    grad_cache         pretraining only: embed this many samples per rank at a time, twice, and compute the
+                       loss on the whole batch: the memory of a small batch for one more forward pass (0: all
+                       at once)
     """
 
     steps: Count
@@ -69,26 +71,33 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         if self.optimizer == "adamw" and self.momentum is not None:
-            raise ValueError(f"momentum = {self.momentum}: adamw has two of its own; leave it out, or set optimizer to sgd or lars")
+            raise ValueError(
+                f"momentum = {self.momentum}: adamw has its own two momenta; leave it out, or set optimizer "
+                "to sgd or lars"
+            )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError(f"nesterov: {self.optimizer} has no such momentum; leave it out, or set optimizer: sgd and a momentum above 0")
+            raise ValueError(
+                f"nesterov: {self.optimizer} has no Nesterov momentum here; leave it out, or set optimizer: "
+                "sgd and a momentum above 0"
+            )
 
 
 def check_ranks(options: FitOptions) -> None:
-    """ConfigError where the samples of a step cannot be shared equally by the ranks."""
+    """ConfigError if the samples of a step cannot be divided equally among the ranks."""
     if options.samples_per_step % world_size():
         raise ConfigError(
-            f"train.samples_per_step = {options.samples_per_step} cannot be shared by {world_size()} ranks; "
-            "make it a multiple of the number of ranks"
+            f"train.samples_per_step = {options.samples_per_step} cannot be divided among {world_size()} "
+            "ranks; use a multiple of the number of ranks"
         )
 
 
 def short_of_warmup(options: FitOptions) -> list[str]:
-    """A line where a run ends before its rate is what was asked for: right for a try of a few steps, and a slip else."""
+    """A warning if a run ends during warm-up, which is intended only in a short trial run."""
     if options.warmup_steps <= options.steps:
         return []
     return [
-        f"  warning: train.warmup_steps = {options.warmup_steps} are more than train.steps = {options.steps}: train.lr is never reached"
+        f"  warning: train.warmup_steps = {options.warmup_steps} exceeds train.steps = {options.steps}: "
+        "train.lr is never reached"
     ]
 
 
@@ -106,9 +115,15 @@ def fit(
 ) -> None:
     """Train `model` in place for `options.steps` steps, from the run's last checkpoint if it has one.
 
-    loss_of(model, batch) calls the model once; batches(step) yields the batches from that step on. before_step(step, steps)
-    comes before it, after_step() after the optimiser's step, where there was one; watch(step) adds to what rank 0 logs.
-    Stopped: SIGTERM or SIGUSR1 came, and all ranks saved the same step. DataError: the loss stays non-finite.
+    loss_of(model, batch)      calls the model once
+    batches(step)              yields the batches from that step on
+    before_step(step, steps)   runs before each step
+    after_step()               runs after each step of the optimiser; a step with a non-finite gradient is
+                               skipped
+    watch(step)                returns further metrics for rank 0 to log
+
+    Stopped: SIGTERM or SIGUSR1 was received, and all ranks saved the same step. DataError: the loss stays
+    non-finite.
     """
     model.to(device)
     at_speed(model, checkpointing=options.checkpointing, channels_last=options.channels_last, compiled=options.compile)
@@ -130,9 +145,9 @@ def fit(
         stream = batches(step)
         while step < options.steps:
             set_rate(optimizer, options.lr * lr_factor(step, options.steps, options.warmup_steps))
-            asked = time.monotonic()
+            requested = time.monotonic()
             batch = next(stream)
-            waited += time.monotonic() - asked
+            waited += time.monotonic() - requested
             before_step(step, options.steps)
             with autocast(device, dtype):
                 loss = loss_of(wrapped, batch)
@@ -147,7 +162,7 @@ def fit(
             elif (bad_steps := bad_steps + 1) >= MAX_BAD_STEPS:
                 raise DataError(
                     f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} "
-                    f"({_samples(step, options)}); lower train.lr or look at these samples"
+                    f"({_samples(step, options)}); lower train.lr or inspect these samples"
                 )
             step += 1
             advance(step, loss)
@@ -160,19 +175,27 @@ def fit(
                     "samples_per_s": speed * options.samples_per_step,
                     "peak_memory_mb": peak_memory_mb(device),
                 }
-                seen = watch(step) if rank() == 0 else {}
+                watched = watch(step) if rank() == 0 else {}
                 run.log(
-                    step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, "data_wait": waited / max(now - since, 1e-9), **seen}
+                    step,
+                    {
+                        **{k: float(v) for k, v in loss.metrics.items()},
+                        **rates,
+                        "data_wait": waited / max(now - since, 1e-9),
+                        **watched,
+                    },
                 )
                 waited, since = 0.0, time.monotonic()
             stopping = stop.agreed(device)
             if step % options.checkpoint_every == 0 or step == options.steps or stopping:
-                _keep(model, optimizer, run, step)
+                _save_checkpoint(model, optimizer, run, step)
             if stopping and step < options.steps:
-                run.status("stopped", step, "asked by a signal")
-                # torchrun ends all ranks once one has left, so none leaves before rank 0 has written.
+                run.status("stopped", step, "stopped by a signal")
+                # torchrun ends all ranks when one exits, so all wait until rank 0 has written.
                 wait_for_all()
-                raise Stopped(f"{run.path}: stopped after step {step} of {options.steps}; the same command resumes")
+                raise Stopped(
+                    f"{run.path}: stopped after step {step} of {options.steps}; rerun the command to resume"
+                )
 
 
 def _samples(step: int, options: FitOptions) -> str:
@@ -190,31 +213,38 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder)
     return state.step
 
 
-def _keep(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, step: int) -> None:
+def _save_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, step: int) -> None:
     if rank() == 0:
         save(run.checkpoints, TrainState(step, model.state_dict(), optimizer.state_dict(), torch.get_rng_state()))
         run.status("running", step)
 
 
 class _StopSignals:
-    """SIGTERM and SIGUSR1 ask for a stop; ranks agree on the step, since a signal reaches each at its own time."""
+    """Stop on SIGTERM or SIGUSR1 after a step that all ranks agree on.
+
+    Ranks may receive a signal at different times.
+    """
 
     def __enter__(self) -> _StopSignals:
-        self.asked = False
+        self.requested = False
         self._before = {}
         for number in (signal.SIGTERM, signal.SIGUSR1):
             try:
-                self._before[number] = signal.signal(number, self._ask)
+                self._before[number] = signal.signal(number, self._request)
             except ValueError:  # not the main thread, as in a notebook: no signals there
                 break
         return self
 
-    def _ask(self, *_: Any) -> None:
-        self.asked = True
+    def _request(self, *_: Any) -> None:
+        self.requested = True
 
     def agreed(self, device: torch.device) -> bool:
-        """True on all ranks once any of them was asked."""
-        return bool(all_sum(torch.tensor(float(self.asked), device=device)) > 0) if world_size() > 1 else self.asked
+        """True on all ranks once any of them received a signal."""
+        return (
+            bool(all_sum(torch.tensor(float(self.requested), device=device)) > 0)
+            if world_size() > 1
+            else self.requested
+        )
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():
@@ -222,7 +252,7 @@ class _StopSignals:
 
 
 class _progress:
-    """A bar on rank 0; lines now and then where there is no terminal."""
+    """A progress bar on rank 0, or about ten lines of text if stderr is not a terminal."""
 
     def __init__(self, title: str, done: int, total: int):
         self.title, self.done, self.total = title, done, total

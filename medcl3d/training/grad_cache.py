@@ -1,13 +1,16 @@
-"""More samples a step than fit: a batch is embedded in chunks, and every chunk again when its gradient is due.
+"""Gradient cache: large batches embedded in chunks, which are recomputed in the backward pass to save memory.
 
-The loss sees the rows of all chunks, so no negative is lost, as it would be if gradients of small batches were added up.
+The loss uses the embeddings of all chunks, so that all negatives remain. Accumulated gradients of small
+batches would lose negatives.
 
-    forward    chunk -> rows, and what lies between is forgotten;  all rows -> loss
-    backward   loss -> the gradient of all rows;  last chunk first: chunk -> rows once more, now with gradient
+    forward    chunk -> embeddings, activations discarded;  all embeddings -> loss
+    backward   loss -> gradient of all embeddings;  last chunk first: chunk -> embeddings again, now with
+               gradient
 
-That is what Gao et al. do by hand (embed, cache the gradients of the embeddings, embed again); here a checkpoint of
-autograd around each chunk does it, so that a step stays one call and one backward pass, for DistributedDataParallel too.
-Source: GradCache (Gao et al., RepL4NLP 2021); checkpoints: Chen et al. 2016, Training deep nets with sublinear memory cost.
+Gao et al. implement these steps by hand (embed, cache the gradients of the embeddings, embed again). Here, an
+autograd checkpoint around each chunk does so, and a step remains one call and one backward pass, also under
+DistributedDataParallel. Source: GradCache (Gao et al., RepL4NLP 2021); checkpoints: Chen et al. 2016,
+Training deep nets with sublinear memory cost.
 """
 
 from __future__ import annotations
@@ -26,15 +29,16 @@ from medcl3d.types import Embedded, Keys, Rows
 
 
 def embed_in_chunks(embed: Callable[[RawBatch], Embedded], raw: RawBatch, samples: int) -> Embedded:
-    """What ``embed(raw)`` gives, in its order, in the memory of `samples` samples at a time.
+    """Compute ``embed(raw)`` in chunks of `samples` samples; the order of the result is the same.
 
-    `embed` runs twice on each chunk, with the same random numbers, and has to give the same twice.
+    `embed` runs twice on each chunk, with the same random numbers, and must return the same result both
+    times.
     """
     device = raw.main.crops.device
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
     def embed_chunk(chunk: RawBatch) -> Embedded:
-        with autocast(device, dtype):  # the backward pass runs outside of the step's own
+        with autocast(device, dtype):  # the backward pass runs outside the autocast of the step
             return embed(chunk)
 
     chunks = list(raw.chunks(samples))
@@ -45,7 +49,7 @@ def embed_in_chunks(embed: Callable[[RawBatch], Embedded], raw: RawBatch, sample
 
 
 def _in_order(rows: Rows, raw: RawBatch) -> Rows:
-    """Group after group, as an objective orders the rows of a whole batch; chunks come sample after sample."""
+    """Sort embeddings by group, as an objective does for a whole batch; chunks are ordered by sample."""
     if len(raw.groups) == 1:
         return rows
     views = int(torch.cat([group.keys.view for group in raw.groups]).max()) + 1
@@ -60,13 +64,14 @@ def _in_order(rows: Rows, raw: RawBatch) -> Rows:
 
 
 def refuse_batch_statistics(samples: int, encoder: str, network: nn.Module, objective_name: str, objective: nn.Module) -> None:
-    """ConfigError where a chunk's embedding would depend on what else is in it: its statistics are not the batch's."""
+    """ConfigError if a module computes batch statistics: those of a chunk differ from those of the batch."""
     for field, root in ((f"encoder.{encoder}", network), (f"objective.{objective_name}", objective)):
         for module in root.modules():
             if isinstance(module, _BatchNorm) or getattr(module, "batch_statistics", False):
                 instead = "group" if root is network else "layer"
                 what = "norm: batch" if isinstance(module, _BatchNorm) else f"the batch statistics of {type(module).__name__}"
                 raise ConfigError(
-                    f"train.grad_cache = {samples} with {field} ({what}): statistics of a chunk are not those of the batch; "
-                    f"set train.grad_cache to 0, or give the {field.split('.')[0]} another norm, as {instead}"
+                    f"train.grad_cache = {samples} with {field} ({what}): statistics of a chunk differ from "
+                    "those of the batch; set train.grad_cache to 0, or use another norm in the "
+                    f"{field.split('.')[0]}, for example {instead}"
                 )

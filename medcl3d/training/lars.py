@@ -1,4 +1,4 @@
-"""LARS: a rate for each layer, so that very large batches train."""
+"""LARS: an optimiser with one rate per layer, for training with very large batches."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TRUST = 1e-3  # eta of the paper: how much of a weight's norm one step may change
+TRUST = 1e-3  # eta in the paper: the fraction of a weight's norm that one step may change
 
 
 class LARS(torch.optim.Optimizer):
-    """Momentum on gradients that are scaled to the norm of their weights. Algorithm 1 of the paper, for each weight w::
+    """SGD with momentum on gradients scaled to the norm of their weights. Algorithm 1, for each weight w::
 
         rate  = trust * |w| / (|g| + weight_decay * |w|)        (eq. 6)
         v     = momentum * v + lr * rate * (g + weight_decay * w)
         w     = w - v
 
-    The rate is 1 where `adapts` of a group is off (norms and biases, whose norm is small or 0), and where |w| or |g| is 0.
-    Source: You, Gitman and Ginsburg 2017, Large Batch Training of Convolutional Networks; Chen et al. 2020, SimCLR, for
-    norms and biases left out.
+    The rate is 1 if `adapts` of a group is off (norms and biases, whose norm is small or 0), or if |w| or |g|
+    is 0. Source: You, Gitman and Ginsburg 2017, Large Batch Training of Convolutional Networks; Chen et al.
+    2020, SimCLR, for the exclusion of norms and biases.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Change every weight that has a gradient."""
+        """Update every weight that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -58,7 +58,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def _rate(weight: Tensor, gradient: Tensor, weight_decay: float, trust: float) -> Tensor:
-    """Equation 6, as a scalar that stays on the device."""
-    size, slope = weight.norm(), gradient.norm()
-    rate = trust * size / (slope + weight_decay * size)
-    return torch.where((size > 0) & (slope > 0), rate, torch.ones_like(rate))
+    """Equation 6, as a scalar on the device."""
+    weight_norm, gradient_norm = weight.norm(), gradient.norm()
+    rate = trust * weight_norm / (gradient_norm + weight_decay * weight_norm)
+    return torch.where((weight_norm > 0) & (gradient_norm > 0), rate, torch.ones_like(rate))

@@ -1,4 +1,4 @@
-"""The run folder: what a run was asked, what it did, and how far it came."""
+"""The run folder: configuration, provenance, metrics, warnings and status of a run."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from medcl3d.training.diagnostics import Watch
 from medcl3d.training.distributed import from_rank_zero, rank
 from medcl3d.training.machine import checkout, device_name
 
-# Fields that change neither what is learnt nor in which order: a run may resume with other values.
+# Fields that do not affect training or its order: a run may resume with other values.
 FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.checkpointing", "out_dir", "probe")
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
 
 class RunFolder:
-    """One run's folder. Rank 0 writes; other ranks hold a folder that writes nothing."""
+    """The folder of one run. Only rank 0 writes; on other ranks, the methods do nothing."""
 
     def __init__(self, path: Path, resumed: bool, finished: bool):
         self.path, self.resumed, self.finished = path, resumed, finished
@@ -44,7 +44,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints lie."""
+        """Folder of checkpoints."""
         return self.path / "checkpoints"
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -59,7 +59,7 @@ class RunFolder:
             self.warn(step, text)
 
     def warn(self, step: int, text: str) -> None:
-        """Tell the user, and keep it in warnings.txt and in TensorBoard."""
+        """Print a warning, and append it to warnings.txt and TensorBoard."""
         line = f"step {step}: {text}"
         print(f"{self.path}: warning: {line}", file=sys.stderr, flush=True)
         with (self.path / "warnings.txt").open("a", encoding="utf-8") as file:
@@ -67,7 +67,7 @@ class RunFolder:
         self._to_board(lambda board: board.add_text("warnings", line, step))
 
     def picture(self, name: str, image: np.ndarray, step: int = 0) -> None:
-        """Keep a picture ``uint8[H, W, 3]`` as pictures/NAME.png and in TensorBoard."""
+        """Write a picture ``uint8[H, W, 3]`` to pictures/NAME.png and TensorBoard."""
         if rank() != 0:
             return
         from skimage.io import imsave
@@ -77,7 +77,7 @@ class RunFolder:
         self._to_board(lambda board: board.add_image(name, image, step, dataformats="HWC"))
 
     def _to_board(self, write: Any) -> None:
-        """TensorBoard is a convenience: when its disk is full, training and metrics.jsonl go on."""
+        """Write to TensorBoard. On an OSError (a full disk), switch TensorBoard off and continue training."""
         if self._board_failed:
             return
         try:
@@ -88,10 +88,14 @@ class RunFolder:
             write(self._board)
         except OSError as error:
             self._board_failed = True
-            warnings.warn(f"{self.path / 'tensorboard'}: {error}; TensorBoard is off for this run, metrics.jsonl goes on", stacklevel=2)
+            warnings.warn(
+                f"{self.path / 'tensorboard'}: {error}; TensorBoard is off for this run, metrics.jsonl "
+                "continues",
+                stacklevel=2,
+            )
 
     def status(self, state: str, step: int, reason: str = "") -> None:
-        """Say how the run stands: running, done, stopped or failed."""
+        """Write status.json. state: running, done, stopped or failed."""
         if rank() == 0:
             content = {
                 "state": state,
@@ -104,7 +108,7 @@ class RunFolder:
             write_text(self.path / "status.json", json.dumps(content, indent=1) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop logged rows past `step`: the resumed run writes them again."""
+        """Remove logged rows after `step`: the resumed run writes them again."""
         file = self.path / "metrics.jsonl"
         if rank() != 0 or not file.exists():
             return
@@ -126,7 +130,7 @@ def _step_of(line: str) -> float:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """status.json of a run, or {} where there is none yet."""
+    """Read status.json of a run; {} if it does not exist."""
     file = path / "status.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -139,13 +143,15 @@ def run_folder(
     command: Sequence[str] = (),
     model: type[Any] | None = None,
 ) -> Iterator[RunFolder]:
-    """Open a run's folder: new, or to be resumed with the same configuration.
+    """Open a run folder, new or to resume with the same configuration.
 
-    provenance  what the run reads, as `fingerprints` gives it, and what else is known of it before it begins
-    model       class of the configuration: a run from before one of its fields was known had that field's default
+    provenance  fingerprints of the data that the run reads (`fingerprints`), and other facts known at the
+                start
+    model       class of the configuration; its defaults apply to fields that an older run does not have
 
-    ConfigError where the folder holds a run with another configuration (field by field) or of other data (part by part), or one that is
-    running; MachineError where it cannot be written. An error inside leaves `failed` and its reason in status.json.
+    ConfigError if the folder holds a run with another configuration (names the fields) or other data (names
+    the parts), or if another process uses it. MachineError if it cannot be written. If an exception is raised
+    inside, status.json gets `failed` and the reason.
     """
     lock = _lock(path)
     try:
@@ -179,9 +185,13 @@ def _lock(path: Path) -> FileLock | None:
     except Timeout:
         status = read_status(path)
         holder = f"pid {status.get('pid')} on {status.get('host')}" if status else "another process"
-        raise ConfigError(f"{path}: {holder} is running in this folder; wait for it, or set another out_dir") from None
+        raise ConfigError(
+            f"{path}: {holder} is running in this folder; wait until it ends, or set another out_dir"
+        ) from None
     except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); set out_dir to a folder that can") from None
+        raise MachineError(
+            f"{path}: cannot be written ({error.strerror}); set out_dir to a writable folder"
+        ) from None
 
 
 def _open(
@@ -195,13 +205,14 @@ def _open(
         if lines:
             return ConfigError(
                 f"{path}: holds a run with another configuration ({'; '.join(lines[:5])}{'; ...' if len(lines) > 5 else ''}); "
-                "set another out_dir, or remove the folder to begin again"
+                "set another out_dir, or remove the folder to start again"
             )
         earlier = json.loads((path / "provenance.json").read_text(encoding="utf-8")) if (path / "provenance.json").is_file() else {}
         other = changed(earlier, provenance)
         if other:
             return ConfigError(
-                f"{path}: the data changed since this run began: {', '.join(other)}; set another out_dir, or prepare the data as it was"
+                f"{path}: the data changed since this run started: {', '.join(other)}; "
+                "set another out_dir, or prepare the data as before"
             )
     write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
     finished = read_status(path).get("state") == "done"
@@ -213,20 +224,21 @@ def _open(
 
 
 def with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
-    """A run's configuration as `file` holds it, with today's defaults of `model` for fields that it does not name."""
+    """The configuration of a run, read from `file`, with current defaults of `model` for missing fields."""
     try:
         return old if model is None else plain(parse(old, model, str(file)))
-    except ConfigError:  # it holds what this version refuses: compared as it stands, it is named
+    except ConfigError:
+        # This version refuses the old configuration: compare it unchanged, so that the message names fields.
         return old
 
 
 def versions() -> dict[str, Any]:
-    """What this run runs on: package versions, Python, the commit of a checkout and whether it was changed, device, threads."""
+    """The environment of a run: versions of packages and Python, commit and changes, device, threads."""
     found = {}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    runs_on = {"device": device_name(), "threads": torch.get_num_threads()}
-    return {"versions": found, "python": platform.python_version(), **checkout(), **runs_on}
+    hardware = {"device": device_name(), "threads": torch.get_num_threads()}
+    return {"versions": found, "python": platform.python_version(), **checkout(), **hardware}

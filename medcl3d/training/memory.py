@@ -1,4 +1,4 @@
-"""Keep what was freed: a training step asks for the same blocks again and again. And how much that was."""
+"""Memory of a process: reuse of freed blocks, which every training step allocates again, and peak memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep memory that it frees, instead of giving it back to the system after every operation.
+    """Make this process keep freed memory instead of returning it to the system after every operation.
 
-    Every activation of a CPU step otherwise comes as fresh pages that the kernel has to clear: about a seventh
-    of a step's time on 32^3 patches. True where it took effect (Linux with glibc).
+    Otherwise the kernel clears new pages for every activation of a CPU step, which takes about a seventh of
+    the time of a step on 32^3 patches. Returns True if it took effect (Linux with glibc).
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -29,18 +29,21 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """MiB that this process has held at most: of a CUDA device's memory in tensors, else of the machine's."""
+    """Peak memory of this process in MiB: in tensors on a CUDA device, else in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    told = process_peak_mb("self")
-    if told is not None:  # getrusage counts what the parent had before this program replaced it
-        return told
+    peak = process_peak_mb("self")
+    if peak is not None:  # getrusage also counts memory of the parent from before exec
+        return peak
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def process_peak_mb(process: int | Literal["self"]) -> float | None:
-    """MiB of the machine's memory that a process has held at most; None where it is gone, or where the system does not tell."""
+    """Peak main memory of a process in MiB.
+
+    None if the process has ended, or the system does not report it.
+    """
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""The optimiser, which parameters it treats how, and its learning rate over a run."""
+"""The optimiser, its parameter groups, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OptimizerName = Literal["adamw", "sgd", "lars"]
 
 BETAS = (0.9, 0.999)
 DEFAULT_MOMENTUM = 0.9
-# Parameters of several axes that are no weights: they are added to what flows through the network, or join it as tokens.
+# Parameters with several axes that are not weights: they are added to activations, or used as tokens.
 NO_WEIGHTS = ("registers", "relative_position_bias_table", "position_embeddings")
 
 
@@ -31,13 +31,13 @@ def build_optimizer(
     nesterov: bool = False,
     layer_decay: float | None = None,
 ) -> torch.optim.Optimizer:
-    """An optimiser of what trains in `model`.
+    """An optimiser for the trainable parameters of `model`.
 
     adamw  Loshchilov and Hutter, ICLR 2019
-    sgd    with momentum (default 0.9), of Nesterov's kind where asked
+    sgd    with momentum (default 0.9), optionally Nesterov
     lars   You et al. 2017, with momentum (default 0.9)
 
-    ConfigError where `layer_decay` meets an encoder that does not name its layers.
+    ConfigError if `layer_decay` is set for an encoder without `layers()`.
     """
     groups = parameter_groups(model, weight_decay, layer_decay)
     if name == "adamw":
@@ -51,12 +51,13 @@ def build_optimizer(
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
-    """What trains, decayed or not; with `layer_decay` a pair of groups a layer, deepest first.
+    """Trainable parameters, with and without weight decay; with `layer_decay` by layer, deepest first.
 
-    Norms, biases, tokens and learned positions are not decayed: they have no scale to keep small. With `layer_decay` a layer of
-    an encoder learns at ``layer_decay ** (number of layers - its depth)`` of the rate (`lr_share` of a group), the embedding
-    at depth 0, and all that is in no layer (last norm, decoder, head, projector) at the full rate.
-    Source: Clark et al. 2020, ELECTRA, appendix A; Bao et al. 2022, BEiT, for the same in images.
+    Norms, biases, tokens and learned positions are not decayed, since they do not multiply activations. With
+    `layer_decay`, the rate of an encoder layer is ``layer_decay ** (number of layers - its depth)`` of the
+    full rate (`lr_share` of a group). The embedding has depth 0. Parameters outside all layers (last norm,
+    decoder, head, projector) have the full rate.
+    Source: Clark et al. 2020, ELECTRA, appendix A; Bao et al. 2022, BEiT, for images.
     """
     shares = {} if layer_decay is None else _shares(model, layer_decay)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -66,25 +67,28 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float |
         for decays in (True, False):
             parameters = [p for name, p in own if is_decayed(name, p) == decays]
             if parameters:
-                # The order is that of checkpoints: a resumed run finds its moments by place.
+                # Checkpoints depend on this order: a resumed run assigns optimiser moments by position.
                 groups.append({"params": parameters, "weight_decay": weight_decay if decays else 0.0, "decays": decays, "lr_share": share})
     return groups
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a weight that multiplies, whose scale decay keeps small."""
+    """Whether weight decay applies to a parameter: only to weights that multiply activations."""
     last = name.rpartition(".")[2]
     return parameter.ndim > 1 and last not in NO_WEIGHTS and not last.endswith("_token")
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give each group its share of `rate`; a group of a checkpoint from before there were shares has all of it."""
+    """Set the rate of each group to its share of `rate`.
+
+    1 for groups of older checkpoints without a share.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_share", 1.0)
 
 
 def lr_factor(step: int, steps: int, warmup_steps: int) -> float:
-    """Share of the full rate at `step`: linear warm-up, then half a cosine down to 0 at `steps`."""
+    """Fraction of the full rate at `step`: linear warm-up, then cosine decay to 0 at `steps`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
@@ -92,29 +96,35 @@ def lr_factor(step: int, steps: int, warmup_steps: int) -> float:
 
 
 def _shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """The share of the rate of every parameter that lies in a layer, by name."""
+    """Share of the rate of each parameter in a layer, by name."""
     shares: dict[str, float] = {}
-    for where, network in model.named_modules():
+    for prefix, network in model.named_modules():
         if not isinstance(network, Network):
             continue
         layers = layers_of(network, "layer_decay")
         for name, _ in network.encoder.named_parameters():
-            depth = next((i for i, pieces in enumerate(layers) if _lies_in(name, pieces)), None)
+            depth = next((i for i, pieces in enumerate(layers) if _is_in(name, pieces)), None)
             if depth is not None:
-                shares[".".join(filter(None, (where, "encoder", name)))] = layer_decay ** (len(layers) - depth)
+                shares[".".join(filter(None, (prefix, "encoder", name)))] = layer_decay ** (
+                    len(layers) - depth
+                )
     return shares
 
 
 def layers_of(network: Network, field: str) -> tuple[tuple[str, ...], ...]:
-    """The names of an encoder's pieces, layer by layer. ConfigError, naming `field` of `train`, where it does not say."""
+    """Module names of an encoder, by layer.
+
+    ConfigError, with `field` of `train`, if the encoder has no `layers()`.
+    """
     layers = getattr(network.encoder, "layers", None)
     if not callable(layers):
         raise ConfigError(
-            f"train.{field}: {type(network.encoder).__name__} does not name its layers; give it `layers()`, or leave {field} out"
+            f"train.{field}: {type(network.encoder).__name__} does not name its layers; "
+            f"implement `layers()`, or leave {field} out"
         )
     found: tuple[tuple[str, ...], ...] = layers()
     return found
 
 
-def _lies_in(name: str, pieces: Iterable[str]) -> bool:
+def _is_in(name: str, pieces: Iterable[str]) -> bool:
     return any(name == piece or name.startswith(f"{piece}.") for piece in pieces)

@@ -1,4 +1,4 @@
-"""How far apart the positives and the negatives of a strategy are, over several batches."""
+"""Distances between positives and between negatives of a strategy, over several batches."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from medcl3d.training.pair_facts import PairFacts
 from medcl3d.types import Keys
 
 QUANTILES = (0.1, 0.5, 0.9)
-WITHIN = 0  # of the places
 PLACES = ("within the sample", "other samples of the scan", "other scans of the patient", "other patients")
+WITHIN = 0  # index into PLACES
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Quantiles (10%, 50%, 90%) over pairs, each counting by its weight; None if no pair has any.
+    """Weighted quantiles (10%, 50%, 90%) over pairs; None if no pair has a weight.
 
-    mm   distance of the centres or points: in world mm within a frame, else in body coordinates
-    iou  of the views' boxes; across frames as if all axes were those of the body. None for points
+    mm   distance between centres or points: in world mm within a frame, else in body coordinates
+    iou  IoU of the boxes of views; across frames computed with the axes of the body. None for points
     """
 
     mm: tuple[float, ...] | None
@@ -42,12 +42,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class PairDistances:
-    """Where the weight of a strategy's relation lies.
+    """Distances of the pairs that a strategy relates.
 
-    within     pairs of one sample that attract, weighted by P
-    beyond     pairs of two samples that attract, weighted by P
-    negatives  pairs that repel, weighted by M
-    shares     share of the positive weight in each of `PLACES`
+    within     attracting pairs of one sample, weighted by P
+    beyond     attracting pairs of two samples, weighted by P
+    negatives  repelling pairs, weighted by M
+    shares     fraction of the positive weight in each of `PLACES`
     """
 
     within: Spread
@@ -56,26 +56,27 @@ class PairDistances:
     shares: tuple[float, ...]
 
     def lines(self) -> list[str]:
-        """Lines of text, each median (10% to 90%)."""
+        """Lines of text; distances as median (10% to 90%)."""
+        shares = (f"{share:.0%} {origin}" for share, origin in zip(self.shares, PLACES, strict=True))
         return [
             f"positives within the sample: {self.within}",
             f"positives beyond the sample: {self.beyond}",
             f"negatives: {self.negatives}",
-            f"positive weight: {', '.join(f'{share:.0%} {place}' for share, place in zip(self.shares, PLACES, strict=True))}",
+            f"positive weight: {', '.join(shares)}",
         ]
 
 
 def distances_of(batches: Iterable[PairFacts]) -> PairDistances:
-    """The distances of all pairs of some batches; what depends on features is left out, as in `PairFacts`."""
+    """Distances of all pairs of some batches, without relations of features, as in `PairFacts`."""
     columns = []
     for facts in batches:
         keys, relation = facts.keys, facts.relation
         numbers = (
             relation.positive,
             relation.negative,
-            _distance(keys, facts.what),
-            _overlap(keys, facts.what),
-            _place(keys),
+            _distance(keys, facts.items),
+            _overlap(keys, facts.items),
+            _origin(keys),
         )
         columns.append(torch.stack([number.double().flatten() for number in numbers]))
     positive, negative, mm, iou, place = torch.cat(columns, 1).numpy()
@@ -92,38 +93,38 @@ def distances_of(batches: Iterable[PairFacts]) -> PairDistances:
     )
 
 
-def _distance(keys: Keys, what: str) -> Tensor:
+def _distance(keys: Keys, items: str) -> Tensor:
     """``Float64[N, N]`` mm between centres or points."""
     exact = "donot_use_mm_for_euclid_dist"
-    place = keys.center_mm if what == "views" else keys.position_mm
+    position = keys.center_mm if items == "views" else keys.position_mm
     one_frame = keys.frame[:, None] == keys.frame
     return torch.where(
         one_frame,
-        torch.cdist(place, place, compute_mode=exact),
+        torch.cdist(position, position, compute_mode=exact),
         torch.cdist(keys.body, keys.body, compute_mode=exact),
     )
 
 
-def _overlap(keys: Keys, what: str) -> Tensor:
-    """``Float64[N, N]`` IoU of the views' boxes; NaN for points, which have none."""
-    if what == "points":
+def _overlap(keys: Keys, items: str) -> Tensor:
+    """``Float64[N, N]`` IoU of the boxes of views; NaN for points."""
+    if items == "points":
         return torch.full((len(keys), len(keys)), torch.nan)
     axes = torch.eye(3, dtype=torch.float64).expand(len(keys), 3, 3)
     in_body = replace(keys, center_mm=keys.body, axes=axes, frame=torch.zeros_like(keys.frame))
     return torch.where(keys.frame[:, None] == keys.frame, iou_mm(keys, keys), iou_mm(in_body, in_body))
 
 
-def _place(keys: Keys) -> Tensor:
-    """``Int[N, N]``: which of `PLACES` a pair belongs to."""
+def _origin(keys: Keys) -> Tensor:
+    """``Int[N, N]``: index into `PLACES` for each pair."""
     same = [column[:, None] == column for column in (keys.sample, keys.scan, keys.patient)]
     return torch.where(same[0], 0, torch.where(same[1], 1, torch.where(same[2], 2, 3)))
 
 
 def _quantiles(values: np.ndarray, weights: np.ndarray) -> tuple[float, ...] | None:
-    use = (weights > 0) & np.isfinite(values)
-    if not use.any():
+    used = (weights > 0) & np.isfinite(values)
+    if not used.any():
         return None
-    order = np.argsort(values[use], kind="stable")
-    reached = np.cumsum(weights[use][order])
-    places = np.minimum(np.searchsorted(reached, np.array(QUANTILES) * reached[-1]), len(order) - 1)
-    return tuple(float(value) for value in values[use][order][places])
+    order = np.argsort(values[used], kind="stable")
+    cumulative = np.cumsum(weights[used][order])
+    positions = np.minimum(np.searchsorted(cumulative, np.array(QUANTILES) * cumulative[-1]), len(order) - 1)
+    return tuple(float(value) for value in values[used][order][positions])

@@ -1,4 +1,4 @@
-"""What there is to say of the pairs of one batch: who attracts whom, and how far apart the pairs of a sample lie."""
+"""The relation of one batch, its counts, and the overlap and distance of views within samples."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ MAX_POINTS = 96
 
 @dataclass(frozen=True)
 class PairFacts:
-    """One batch, as its strategy relates it before any training.
+    """The items of one batch and their relation, before any training.
 
-    what      "views" or "points"
-    names     ``sample.view`` (or ``sample.view.point``) of each thing
-    keys      of each thing
-    relation  of all things with all, ``[N, N]``
-    counts    as they are logged at every step
-    spread    title -> a value a pair of views of one sample: IoU, mm between centres (in the body across frames), days
+    items     "views" or "points"
+    names     ``sample.view`` (or ``sample.view.point``) of each item
+    keys      keys of the items
+    relation  relation of the items, ``[N, N]``
+    counts    the counts that training logs
+    spread    title -> one value per pair of views of one sample: IoU, mm between centres (body coordinates
+              across frames), days
     """
 
-    what: str
+    items: str
     names: tuple[str, ...]
     keys: Keys
     relation: Relation
@@ -40,39 +41,41 @@ class PairFacts:
 
     def lines(self) -> list[str]:
         """The counts as lines of text."""
-        words = {
+        labels = {
             "positives_per_anchor": "positives per anchor",
             "anchors_without_positive": "anchors without a positive",
             "effective_negatives": "effective negatives",
-            "fraction_left_alone": "fraction left alone",
+            "fraction_left_alone": "fraction ignored",
             "mean_positive": "mean P",
             "mean_negative": "mean M",
         }
         return [
-            f"{f'{self.what} in the batch':<28}{len(self.names)}",
-            *(f"{text:<28}{self.counts[key]:.3g}" for key, text in words.items()),
+            f"{f'{self.items} in the batch':<28}{len(self.names)}",
+            *(f"{text:<28}{self.counts[key]:.3g}" for key, text in labels.items()),
         ]
 
 
 def facts_of(raw: RawBatch, relating: Relating, recipe: object) -> PairFacts:
-    """The facts of this rank's batch, asking no other. What a strategy links to features is left out: there are none yet."""
+    """The facts of this rank's batch, without communication and without features, which do not exist yet."""
     views = raw.keys
-    things, what = views, "views"
+    keys, items = views, "views"
     if raw.points is not None:
-        things, what = point_keys(make_views(raw, recipe).main, raw.points), "points"
-        valid = torch.isfinite(things.position_mm).all(1).nonzero().flatten()
-        # Whole points: those with the smallest numbers of every sample, in all views.
+        keys, items = point_keys(make_views(raw, recipe).main, raw.points), "points"
+        valid = torch.isfinite(keys.position_mm).all(1).nonzero().flatten()
+        # The first points of every sample, each in all views.
         per_view = max(1, MAX_POINTS // len(raw.main.keys))
-        things = things[valid[things.point[valid] < per_view]]
-    relation = relating.relate(things, things, None)
-    columns = ("sample", "view") if what == "views" else ("sample", "view", "point")
-    names = tuple(".".join(str(int(getattr(things, column)[i])) for column in columns) for i in range(len(things)))
+        keys = keys[valid[keys.point[valid] < per_view]]
+    relation = relating.relate(keys, keys, None)
+    columns = ("sample", "view") if items == "views" else ("sample", "view", "point")
+    names = tuple(
+        ".".join(str(int(getattr(keys, column)[i])) for column in columns) for i in range(len(keys))
+    )
     counted = {name: float(value) for name, value in counts(relation, total=lambda sums: sums).items()}
-    return PairFacts(what, names, things, relation, counted, spread_of(views))
+    return PairFacts(items, names, keys, relation, counted, spread_of(views))
 
 
 def spread_of(keys: Keys) -> dict[str, np.ndarray]:
-    """How the pairs of views within a sample lie: IoU, mm and days; empty where that means nothing."""
+    """IoU, mm and days between the views of a sample; empty if undefined."""
     first, second = torch.triu(keys.sample[:, None] == keys.sample, diagonal=1).nonzero().unbind(1)
     one_frame = keys.frame[first] == keys.frame[second]
     distance = torch.where(one_frame[:, None], keys.center_mm[first] - keys.center_mm[second], keys.body[first] - keys.body[second])

@@ -1,4 +1,4 @@
-"""What a strategy draws and relates, for people to look at: boxes on the scans, views, points, the relation of a batch."""
+"""Pictures of pairs: boxes on scans, views, points, and the relation of a batch."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from medcl3d.training.pair_facts import PairFacts
 from medcl3d.types import Box, PairBatch, Relation, ViewSpec, triple
 
 COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#b565d9", "#e9b44c", "#50514f")
-ATTRACTED, REPELLED, ALONE = "#1b7837", "#c2603a", "#e8e8e8"
+ATTRACTED, REPELLED, IGNORED = "#1b7837", "#c2603a", "#e8e8e8"
 NUM_DOTS = 8
-MAX_VIEWS = 6  # shown of a sample; more would be too small to see
-Plane = tuple[str, int, tuple[int, int], str]  # its name, the axis across it, the axes in it, where they run
+MAX_VIEWS = 6  # views shown per sample; more would be too small
+Plane = tuple[str, int, tuple[int, int], str]  # name, normal axis, in-plane axes, their directions
 PLANES: tuple[Plane, ...] = (("sagittal", 0, (1, 2), "AS"), ("coronal", 1, (0, 2), "RS"), ("axial", 2, (0, 1), "RA"))
 
 
 def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: Any, num_samples: int = 3) -> np.ndarray:
-    """A page ``uint8[H, W, 3]`` of samples.
+    """A picture ``uint8[H, W, 3]`` of samples.
 
-    Each shows the three planes of its scans through the middle of the first view there, with the boxes of all
-    views (dotted: they do not meet the plane), then its views as they are read and as the network sees them, cut axially
-    through their middle. Dots of one colour are one physical point, in the slice nearest to it (hollow: another slice).
+    Each sample shows three planes of each of its scans, through the centre of the first view in that scan,
+    with the boxes of all views (dotted: outside the plane). Below are the central axial slices of its views,
+    as read and as augmented. Dots of one colour are one physical point (filled: in the shown slice; hollow:
+    in another slice).
     """
     with torch.no_grad():
         batch = make_views(raw, recipe)
@@ -39,11 +40,13 @@ def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: Any
     shown = [_rows_of(raw, sample) for sample in ids]
     num_scans = [len({raw.groups[g].views[row].scan for g, row in rows}) for rows in shown]
     columns, lines = max(3, max(len(rows) for rows in shown)), max(num_scans) + 2
-    across = min(3, len(ids)) if columns == 3 else 1  # samples beside each other where they are narrow
-    down = -(-len(ids) // across)
-    figure = Figure(figsize=(1.5 * columns * across, 1.65 * lines * down), dpi=110, layout="constrained")
+    num_across = min(3, len(ids)) if columns == 3 else 1  # narrow samples are placed side by side
+    num_down = -(-len(ids) // num_across)
+    figure = Figure(
+        figsize=(1.5 * columns * num_across, 1.65 * lines * num_down), dpi=110, layout="constrained"
+    )
     canvas = FigureCanvasAgg(figure)
-    parts = figure.subfigures(down, across, squeeze=False, wspace=0.03).ravel()[: len(ids)]
+    parts = figure.subfigures(num_down, num_across, squeeze=False, wspace=0.03).ravel()[: len(ids)]
     for number, (part, rows) in enumerate(zip(parts, shown, strict=True)):
         _sample(part, store, scans, raw, batch, rows, number, columns)
     canvas.draw()
@@ -51,7 +54,7 @@ def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: Any
 
 
 def _rows_of(raw: RawBatch, sample: int) -> list[tuple[int, int]]:
-    """(group, row) of the views of a sample that are shown."""
+    """(group, row) of each shown view of a sample."""
     found = [(g, int(row)) for g, group in enumerate(raw.groups) for row in (group.keys.sample == sample).nonzero().flatten()]
     return found[:MAX_VIEWS]
 
@@ -60,11 +63,11 @@ def _sample(
     part: Any, store: Store, scans: ScansInUse, raw: RawBatch, batch: PairBatch, rows: list[tuple[int, int]], number: int, columns: int
 ) -> None:
     views = [raw.groups[g].views[row] for g, row in rows]
-    seen = list(dict.fromkeys(view.scan for view in views))
-    axes = part.subplots(len(seen) + 2, columns, squeeze=False)
+    shown_scans = list(dict.fromkeys(view.scan for view in views))
+    axes = part.subplots(len(shown_scans) + 2, columns, squeeze=False)
     for axis in axes.ravel():
         axis.axis("off")
-    for line, scan in zip(axes, seen, strict=False):
+    for line, scan in zip(axes, shown_scans, strict=False):
         name = scans.collection.table["scan"].iloc[scan]
         for axis, plane in zip(line, PLANES, strict=False):
             axis.axis("on")
@@ -91,17 +94,21 @@ def _short(name: str) -> str:
 def _scan(
     axis: Any, store: Store, scans: ScansInUse, scan: int, views: Sequence[ViewSpec], plane: tuple[str, int, tuple[int, int], str]
 ) -> None:
-    title, across, (x, y), letters = plane
+    title, normal, (x, y), letters = plane
     shape, spacing = scans.collection.shapes[scan], scans.collection.spacings[scan]
     first = next(view.box for view in views if view.scan == scan)
-    level = int(np.clip(first.start[across] + first.size[across] // 2, 0, shape[across] - 1))
+    level = int(np.clip(first.start[normal] + first.size[normal] // 2, 0, shape[normal] - 1))
     start, size = [0, 0, 0], [int(n) for n in shape]
-    start[across], size[across] = level, 1
-    _show(axis, store.read_crop(int(scans.rows[scan]), Box(triple(start), triple(size)))[0].squeeze(across), spacing[[x, y]])
+    start[normal], size[normal] = level, 1
+    _show(
+        axis,
+        store.read_crop(int(scans.rows[scan]), Box(triple(start), triple(size)))[0].squeeze(normal),
+        spacing[[x, y]],
+    )
     for number, view in enumerate(views):
         if view.scan != scan:
             continue
-        style = "-" if view.box.start[across] <= level < view.box.stop[across] else ":"
+        style = "-" if view.box.start[normal] <= level < view.box.stop[normal] else ":"
         corner, extent = (view.box.start[x] - 0.5, view.box.start[y] - 0.5), (view.box.size[x], view.box.size[y])
         colour = COLOURS[number % len(COLOURS)]
         axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style))
@@ -125,13 +132,13 @@ def _dots(axis: Any, batch: PairBatch, row: int, sample: int) -> None:
 
 
 def _show(axis: Any, plane: np.ndarray, spacing: np.ndarray) -> None:
-    """A plane ``[X, Y]`` with its first axis to the right and its second upwards, in the proportions of its mm."""
+    """Draw a plane ``[X, Y]`` with its first axis to the right, its second upwards, and proportions in mm."""
     axis.imshow(plane.T, cmap="gray", origin="lower", aspect=spacing[1] / spacing[0], interpolation="nearest")
     axis.set(xticks=[], yticks=[])
 
 
 def picture_of_relation(facts: PairFacts) -> np.ndarray:
-    """A page ``uint8[H, W, 3]``: the relation of a batch as a matrix, its counts, and how far apart the pairs lie."""
+    """A picture ``uint8[H, W, 3]``: the matrix of a relation, its counts, and histograms of distances."""
     figure = Figure(figsize=(12, 6.2), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.15, 1])[0]
@@ -146,7 +153,7 @@ def picture_of_relation(facts: PairFacts) -> np.ndarray:
         if len(values):
             axis.hist(values, bins=20, color=ATTRACTED)
         else:
-            axis.text(0.5, 0.5, "not known", ha="center", va="center", fontsize=8, transform=axis.transAxes)
+            axis.text(0.5, 0.5, "unknown", ha="center", va="center", fontsize=8, transform=axis.transAxes)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -156,14 +163,14 @@ def _matrix(axis: Any, facts: PairFacts) -> None:
     if len(facts.names) <= 40:
         axis.set_xticks(range(len(facts.names)), facts.names, rotation=90, fontsize=6)
         axis.set_yticks(range(len(facts.names)), facts.names, fontsize=6)
-    axis.set_title(f"{facts.what}: who attracts whom (a row is an anchor)", fontsize=9)
-    legend = [(ATTRACTED, "attracted (paler: weaker)"), (REPELLED, "repelled"), (ALONE, "left alone")]
+    axis.set_title(f"relation of {facts.items} (one row per anchor)", fontsize=9)
+    legend = [(ATTRACTED, "attracted (paler: weaker)"), (REPELLED, "repelled"), (IGNORED, "ignored")]
     handles = [Patch(facecolor=colour, label=text) for colour, text in legend]
     axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=8, frameon=False)
 
 
 def colours_of(relation: Relation) -> np.ndarray:
-    """``Float[N, M, 3]``: green as far as attracted, orange as far as repelled, grey where left alone."""
+    """RGB colours ``Float[N, M, 3]``: green for attraction, orange for repulsion, grey for ignored pairs."""
 
     def rgb(colour: str) -> np.ndarray:
         return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
@@ -171,7 +178,11 @@ def colours_of(relation: Relation) -> np.ndarray:
     positive = relation.positive.double().numpy()[..., None]
     negative = relation.negative.double().numpy()[..., None]
     negative = negative / max(1.0, float(negative.max(initial=0.0)))
-    alone = rgb(ALONE)
-    coloured = alone + positive * (rgb(ATTRACTED) - alone) + (1 - positive) * negative * (rgb(REPELLED) - alone)
+    ignored = rgb(IGNORED)
+    coloured = (
+        ignored
+        + positive * (rgb(ATTRACTED) - ignored)
+        + (1 - positive) * negative * (rgb(REPELLED) - ignored)
+    )
     result: np.ndarray = np.clip(coloured, 0, 1)
     return result

@@ -1,6 +1,6 @@
-"""What a pretrained encoder makes of crops that it was trained on, once it is done: scores without labels, and features to look at.
+"""Embedding export at the end of pretraining: features of training crops, and label-free scores.
 
-Every encoder is asked about the same crops and augmentations of the same scans, whatever its own pairs were.
+All encoders get the same crops and augmentations of the same scans, whatever their pair strategies.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ if TYPE_CHECKING:
     from medcl3d.training.pretrain import Pretraining
 
 SCHEMA = 1
-SEED = 0  # of the crops, which are to be the same whatever a run's seed is
+SEED = 0  # seed of the crops, independent of the seed of the run
 NUM_CROPS = 256
-AT_ONCE = 32
+BATCH_SIZE = 32
 SCORES, FEATURES = "label_free.json", "features.npz"
 
 
 @torch.no_grad()
 def portray(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
-    """Write the scores of crops to label_free.json, and their features to features.npz with what is known of each.
+    """Write label-free scores of crops to label_free.json, and their features and metadata to features.npz.
 
-    There are `NUM_CROPS` of them, or as many as training has seen, where these are fewer. Features that are no finite numbers have
-    no scores: that is a warning, and the run ends as any other.
-    features.npz: `features` ``Float32[N, F]`` of one augmentation of each crop, `scan` and `patient`, `structure` (the label
-    at the crop's middle, "" where there is none), and every column of metadata, as text.
+    The number of crops is `NUM_CROPS`, or the number of training samples if that is smaller. Non-finite
+    features give a warning and no scores; the run still finishes.
+    features.npz: `features` ``Float32[N, F]`` of one augmentation of each crop, `scan` and `patient`,
+    `structure` (the label at the centre of the crop, "" if there is none), and every column of metadata, as
+    text.
     """
     scans = pretraining_scans(parts.store, parts.config.data)
     strategy, recipe = PAIRS.build(Choice("augmented_views", {})), parts.learner.recipe
     train = parts.config.train
     crops = min(NUM_CROPS, train.steps * train.samples_per_step)
-    plan = Plan(strategy.anchors(scans.collection).ids, min(AT_ONCE, crops), SEED)
+    plan = Plan(strategy.anchors(scans.collection).ids, min(BATCH_SIZE, crops), SEED)
     dataset = PairDataset(parts.store, scans, strategy, recipe, plan, crops // plan.samples_per_step)
     network = parts.learner.network.eval().to(device)
     dtype = autocast_dtype(train.precision, device)
@@ -63,17 +64,18 @@ def portray(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
     if not scores:
         wrong = int((~np.isfinite(both)).any((1, 2)).sum())
         run.warn(
-            train.steps, f"the encoder's features of {wrong} of {len(views)} crops are no finite numbers: it has no scores without labels"
+            train.steps,
+            f"the encoder's features of {wrong} of {len(views)} crops are not finite: no label-free scores",
         )
     write_json(run.path / SCORES, {"schema": SCHEMA, "crops": len(views), "scores": scores})
     packed = io.BytesIO()
-    np.savez(packed, features=both[:, 0], **_known(parts.store, scans, views))  # type: ignore[arg-type]
+    np.savez(packed, features=both[:, 0], **_metadata(parts.store, scans, views))  # type: ignore[arg-type]
     with replacing(run.path / FEATURES) as file:
         file.write(packed.getvalue())
 
 
-def _known(store: Store, scans: ScansInUse, views: list[ViewSpec]) -> dict[str, np.ndarray]:
-    """What the manifest and the labels say of each crop, as arrays of text."""
+def _metadata(store: Store, scans: ScansInUse, views: list[ViewSpec]) -> dict[str, np.ndarray]:
+    """Metadata and structure of each crop, as arrays of text."""
     table = scans.collection.table.iloc[[view.scan for view in views]]
     metadata = [name for name in table if name not in KNOWN_COLUMNS]
     columns = {str(name): table[name].fillna("").astype(str).to_numpy(dtype=str) for name in ("scan", "patient", "modality", *metadata)}
@@ -84,7 +86,7 @@ def _known(store: Store, scans: ScansInUse, views: list[ViewSpec]) -> dict[str, 
 def _structure(store: Store, scan: int, box: Box) -> str:
     if not store.has_label(scan):
         return ""
-    middle = np.array(box.start) + np.array(box.size) // 2
-    middle = np.clip(middle, 0, np.array(store.collection.shapes[scan]) - 1)
-    value = int(store.read_label(scan, Box(triple(middle), (1, 1, 1))).ravel()[0])
+    centre = np.array(box.start) + np.array(box.size) // 2
+    centre = np.clip(centre, 0, np.array(store.collection.shapes[scan]) - 1)
+    value = int(store.read_label(scan, Box(triple(centre), (1, 1, 1))).ravel()[0])
     return store.label_names.get(value, str(value)) if value else ""

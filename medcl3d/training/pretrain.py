@@ -1,4 +1,4 @@
-"""`medcl3d pretrain`: a configuration becomes an encoder."""
+"""`medcl3d pretrain`: train an encoder from a configuration."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ SCHEMA = 1
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
 class PretrainConfig:
-    """A pretraining: which scans, which pairs, which views, which network, which objective, how long.
+    """Configuration of a pretraining: scans, pairs, views, network, objective, training.
 
-    loader   what cuts the crops: `store` reads them from memory maps, `torchio` through a `tio.Queue`; the
-             samples are the same, and the second is slower, since it reads whole scans
-    placebo  the control: what the strategy knows of the scans is permuted among them
-    probe    a linear probe of training patients' labels, asked now and then and logged; it changes nothing
+    loader   `store` reads crops from memory maps, `torchio` uses a `tio.Queue`; the samples are the same, but
+             `torchio` is slower, since it reads whole scans
+    placebo  control: permute the signal columns of the strategy among scans
+    probe    linear probe on labels of training patients, evaluated and logged periodically; does not affect
+             training
     """
 
     data: DataConfig
@@ -74,9 +75,9 @@ class PretrainConfig:
 
 
 class Learner(nn.Module):
-    """Network and objective as the one module whose call is a step.
+    """Network and objective in one module; a call computes the loss of a step.
 
-    grad_cache  samples that are embedded at a time, 0 for all at once
+    grad_cache  samples embedded at a time (0: all at once)
     """
 
     def __init__(self, network: Network, objective: Any, recipe: Any, relating: Relating, grad_cache: int = 0):
@@ -91,24 +92,24 @@ class Learner(nn.Module):
         return loss
 
     def embed(self, raw: RawBatch) -> Embedded:
-        """Views of some samples as vectors with their keys."""
+        """Embeddings of the views of some samples, with their keys."""
         embedded: Embedded = self.objective.embed(self.network, make_views(raw, self.recipe))
         return embedded
 
     def before_step(self, step: int, steps: int) -> None:
-        """Tell an objective that follows a schedule where it is."""
+        """Pass the current step to an objective with a schedule."""
         if hasattr(self.objective, "before_step"):
             self.objective.before_step(step, steps)
 
     def after_step(self) -> None:
-        """Let an objective follow the network."""
+        """Update an objective after a change of the network (momentum encoders)."""
         if hasattr(self.objective, "after_step"):
             self.objective.after_step(self.network)
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """All parts of a pretraining, put together from its configuration."""
+    """All parts of a pretraining, built from its configuration."""
 
     config: PretrainConfig
     store: Store
@@ -118,7 +119,7 @@ class Pretraining:
     learner: Learner
 
     def dataset(self) -> PairDataset:
-        """This rank's samples of every step."""
+        """The samples of this rank, for all steps."""
         train, objective = self.config.train, self.learner.objective
         points = hasattr(objective, "gate")
         own = self.strategy if relates_points(self.strategy) else objective
@@ -137,7 +138,10 @@ class Pretraining:
 
 
 def assemble(config: PretrainConfig) -> Pretraining:
-    """Build what the configuration says and check that its parts fit. ConfigError, DataError where they do not."""
+    """Build all parts of a configuration and check that they are compatible.
+
+    ConfigError, DataError otherwise.
+    """
     check_ranks(config.train)
     store = Store.open(config.data.root)
     scans = pretraining_scans(store, config.data)
@@ -171,7 +175,7 @@ def assemble(config: PretrainConfig) -> Pretraining:
 
 
 def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Relating:
-    """How things relate under a strategy, gated for an objective of points that the strategy does not know of."""
+    """The relation of a strategy; gated if the objective compares points and the strategy relates views."""
     relate: Relate = strategy.relate
     constant_across = getattr(strategy, "constant_across", None)
     if hasattr(objective, "gate") and not relates_points(strategy):
@@ -191,7 +195,10 @@ def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Re
 
 
 def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
-    """Pretrain an encoder; the same command again resumes, and does nothing once the run is done. Returns the run folder."""
+    """Pretrain an encoder and return the run folder.
+
+    Resumes a run that was stopped; does nothing if it is done.
+    """
     config = load(config_path, overrides, PretrainConfig)
     with process_group() as device:
         parts = assemble(config)
@@ -203,7 +210,7 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         provenance = {**fingerprints(parts.store), "kind": "pretrain", "precision": computes_in(config.train.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=PretrainConfig) as run:
             if run.finished:
-                say(f"{config.out_dir}: this pretraining is done; remove the folder to do it again")
+                say(f"{config.out_dir}: this pretraining is done; remove the folder to repeat it")
                 return config.out_dir
             dataset, train = parts.dataset(), config.train
             if rank() == 0 and not (run.path / "pictures" / "pairs.png").exists():
@@ -238,7 +245,7 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
 
 
 def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterator[RawBatch]:
-    """This rank's batches from step `start` on, by the loader that the configuration names."""
+    """The batches of this rank from step `start` on, from the configured loader."""
     if config.loader == "store":
         return batches_from(dataset, config.train.steps, config.train.workers, start)
     from medcl3d.data.torchio_bridge import torchio_batches
@@ -247,7 +254,7 @@ def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterato
 
 
 def summary(parts: Pretraining) -> str:
-    """What is about to run, in a few lines: scans, anchors, network."""
+    """Summary of a pretraining in a few lines: scans, anchors, network."""
     config, learner = parts.config, parts.learner
     left = [*parts.scans.left_out.items(), *parts.anchors.left_out.items()]
     count = {name: sum(p.numel() for p in module.parameters()) for name, module in learner.named_children()}
@@ -261,32 +268,38 @@ def summary(parts: Pretraining) -> str:
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
             *(f"  {note}" for note in parts.anchors.notes),
             *few_anchors(config, parts.anchors, companions_of(parts.strategy, parts.scans.collection)),
-            *(f"  {line}" for line in without_effect(config, parts.strategy, learner.objective, parts.scans.collection, parts.anchors)),
+            *(
+                f"  {line}"
+                for line in without_effect(
+                    config, parts.strategy, learner.objective, parts.scans.collection, parts.anchors
+                )
+            ),
             *short_of_warmup(config.train),
             *(f"  {note}" for note in objective_notes(learner.objective, config.train.steps)),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
-            f"  {flops / 1e9:.2f} GFLOP a crop of {' x '.join(map(str, config.data.patch_size))}, one forward pass",
+            f"  {flops / 1e9:.2f} GFLOP per crop of {' x '.join(map(str, config.data.patch_size))}, one "
+            "forward pass",
         ]
     )
 
 
 def objective_notes(objective: Any, steps: int) -> list[str]:
-    """What an objective reports before a training of so many steps."""
+    """Notes of an objective on a training of `steps` steps."""
     return list(objective.notes(steps)) if hasattr(objective, "notes") else []
 
 
 def few_anchors(config: PretrainConfig, anchors: Anchors, companions: Companions | None) -> list[str]:
-    """A line if a batch visits anchors more often than was asked for."""
+    """A note if a batch visits anchors more often than requested."""
     samples, num = config.train.samples_per_step, len(anchors.ids)
     visits = 1 if companions is None else companions.samples_per_scan
     if samples <= num * visits:
         return []
     times = "once" if visits == 1 else f"{visits} times (samples_per_scan)"
-    return [f"  {samples} samples a step, but {num} anchors: each is visited more than {times} in a batch"]
+    return [f"  {samples} samples per step, but {num} anchors: each is visited more than {times} in a batch"]
 
 
 def finish(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
-    """Write the weights to share, what they make of some crops, and mark the run as done."""
+    """Write the encoder and the embedding export, and mark the run as done."""
     if rank() == 0:
         network = parts.learner.network
         weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
@@ -298,7 +311,7 @@ def finish(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
 
 
 def sidecar(parts: Pretraining) -> dict[str, Any]:
-    """What one must know to use the weights."""
+    """The metadata needed to use the weights (encoder.json)."""
     config, collection = parts.config, parts.scans.collection
     return {
         "schema": SCHEMA,
@@ -312,6 +325,6 @@ def sidecar(parts: Pretraining) -> dict[str, Any]:
         "pretraining": {"pairs": plain(config.pairs), "objective": plain(config.objective), "placebo": config.placebo, "seed": config.seed},
         "pretraining_patients": sorted(collection.table["patient"].unique().tolist()),
         "provenance": {"data": parts.store.fingerprint(), **versions()},
-        # Last, since it is long: a line a scan.
+        # Last, since it is long: one line per scan.
         "pretraining_content": contents(parts.store.scans[row] for row in parts.scans.rows),
     }

@@ -1,4 +1,4 @@
-"""Randomness is explicit: every draw has a name, and its name is its seed."""
+"""Explicit randomness: each draw is seeded by run seed, epoch, sample and purpose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """What a draw is for. Views take VIEW + their number."""
+    """The purpose of a draw. Views use VIEW + their number."""
 
     PLAN = 0
     SAMPLE = 1
@@ -21,10 +21,10 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, epoch: int, sample: int, stream: int) -> np.random.Generator:
-    """The generator of one draw: the same on any rank, in any worker, before and after a resume."""
+    """The generator of one draw: the same on any rank and worker, and after a resume."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, sample, stream]))
 
 
 def seed_weights(seed: int) -> None:
-    """Make the weights drawn next the same on every rank and in every run of this seed."""
+    """Seed torch, so that the next weights are the same on every rank and in every run with this seed."""
     torch.manual_seed(seed)

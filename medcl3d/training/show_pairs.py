@@ -1,4 +1,4 @@
-"""`medcl3d show_pairs`: what a configuration's strategy draws and relates, before any training, as a picture or a page."""
+"""`medcl3d show_pairs`: a picture or page of the pairs of a configuration, before any training."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ table {{ border-collapse: collapse; }} td {{ padding: .2rem 1rem .2rem 0; border
 td + td {{ text-align: right; font-variant-numeric: tabular-nums; }} pre {{ overflow-x: auto; }}
 </style></head><body>
 <h1>{title}</h1><pre>{summary}</pre>
-<h2>What is drawn</h2>
+<h2>Samples</h2>
 <img alt="For {samples} samples: the scans in three planes with the boxes of the views, the views as read and as augmented" src="{pairs}">
-<h2>How one batch is related</h2>
+<h2>Relation of one batch</h2>
 <table>{counts}</table>
 <img alt="The relation of the batch as a matrix, and the distances of its pairs" src="{relation}">
 <h2>Configuration</h2><pre>{config}</pre>
@@ -44,12 +44,13 @@ td + td {{ text-align: right; font-variant-numeric: tabular-nums; }} pre {{ over
 def show_pairs(
     config_path: Path, overrides: Sequence[str], out: Path, page: bool = False, num_samples: int = 3, check: bool = False
 ) -> PairFacts | None:
-    """Write a PNG of the first batch: its samples, the relation, the counts; with `page` also an HTML file beside it.
+    """Write a PNG of the first batch (samples, relation, counts); with `page` also an HTML file.
 
-    Returns what was drawn, in numbers; None with `check`, which draws nothing. ConfigError, DataError, MachineError.
+    Returns the facts of the batch; None with `check`, which draws nothing. ConfigError, DataError,
+    MachineError.
     """
     if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out}: the picture is a PNG; give a name that ends in .png")
+        raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
     parts = assemble(load(config_path, overrides, PretrainConfig))
     say(summary(parts))
     refuse_unwritable(out.parent, "--out")
@@ -71,7 +72,7 @@ def show_pairs(
 
 
 def _page(parts: Pretraining, facts: PairFacts, pairs: np.ndarray, relation: np.ndarray, config_path: Path) -> str:
-    """One file that needs no other."""
+    """A self-contained HTML page."""
     rows = (line.rsplit(maxsplit=1) for line in facts.lines())
     return PAGE.format(
         title=html.escape(f"Pairs of {config_path.stem}"),
@@ -95,7 +96,7 @@ def _embedded(image: np.ndarray) -> str:
 
 
 def _above(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """Two pictures on one page, white beside the narrower one."""
+    """Stack two pictures; the narrower one is padded with white."""
     width = max(top.shape[1], bottom.shape[1])
     padded = [np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), constant_values=255) for image in (top, bottom)]
     return np.concatenate(padded)

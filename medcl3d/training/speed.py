@@ -1,4 +1,4 @@
-"""What makes training cheaper and leaves the model what it is: its names, its weights, its outputs up to rounding."""
+"""Options that reduce the cost of training without changing names, weights or outputs (up to rounding)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SURROUNDINGS: ContextVar[tuple[Surrounding, ...]] = ContextVar("surroundings", 
 
 @contextmanager
 def in_recomputation(surrounding: Surrounding) -> Iterator[None]:
-    """Blocks that are computed inside, and again in the backward pass, have `surrounding` entered then: it is long left by that time."""
+    """Enter `surrounding` again when the backward pass recomputes blocks that were computed inside."""
     token = _SURROUNDINGS.set((*_SURROUNDINGS.get(), surrounding))
     try:
         yield
@@ -35,13 +35,14 @@ def in_recomputation(surrounding: Surrounding) -> Iterator[None]:
 
 
 def at_speed(model: nn.Module, *, checkpointing: bool = False, channels_last: bool = False, compiled: bool = False) -> None:
-    """Change how the networks inside `model` are computed, in place; the keys of its state stay.
+    """Apply cost options to the networks inside `model`, in place; the keys of its state do not change.
 
-    checkpointing   activations inside the blocks of the encoder are computed again in the backward pass
-    channels_last   5-D weights and crops lie in memory with their channels last
-    compiled        networks go through torch.compile at their first call
+    checkpointing   recompute activations inside the blocks of the encoder in the backward pass
+    channels_last   store 5-D weights and crops with channels last
+    compiled        compile networks with torch.compile at their first call
 
-    ConfigError: checkpointing of an encoder that does not name its layers. MachineError: no C++ compiler to compile with.
+    ConfigError: checkpointing of an encoder without `layers()`. MachineError: no C++ compiler for
+    torch.compile.
     """
     if compiled:
         check_compiler()
@@ -58,23 +59,26 @@ def at_speed(model: nn.Module, *, checkpointing: bool = False, channels_last: bo
 
 
 def check_compiler() -> None:
-    """MachineError where there is no C++ compiler, which torch.compile would miss in the middle of the first step."""
+    """MachineError if the C++ compiler of torch.compile is missing, before the first step would fail."""
     wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(wanted) is None:
-        raise MachineError(f"train.compile: there is no C++ compiler ({wanted}); install one, name it in CXX, or set train.compile: false")
+        raise MachineError(
+            f"train.compile: no C++ compiler found ({wanted}); install one, set CXX, or set train.compile: "
+            "false"
+        )
 
 
 def recompute_blocks(network: Network) -> None:
-    """Let every block of the encoder compute its activations again in the backward pass (Chen et al. 2016, Sublinear Memory Cost)."""
+    """Recompute activations of encoder blocks in the backward pass (Chen et al. 2016)."""
     named = dict(network.encoder.named_modules())
     for module in [named[piece] for pieces in layers_of(network, "checkpointing") for piece in pieces if piece in named]:
-        # A lone convolution or norm keeps its input alone, which has to be kept anyway.
+        # A single convolution or norm stores only its input, which is stored in any case.
         if any(True for _ in module.children()):
             module.forward = _Recomputed(module.forward)  # type: ignore[method-assign]
 
 
 class _Recomputed:
-    """The forward pass of a module, whose inner activations are forgotten; a copy of the module has its own."""
+    """The forward pass of a module without stored inner activations; a copy of the module gets its own."""
 
     def __init__(self, forward: Callable[..., Any]):
         self.forward = forward
@@ -82,34 +86,36 @@ class _Recomputed:
     def __call__(self, *inputs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.forward(*inputs)
-        if torch.compiler.is_compiling():  # it writes statistics once, whatever it computes twice
+        if torch.compiler.is_compiling():  # compiled code updates statistics once, even if it recomputes
             return checkpoint(self.forward, *inputs, use_reentrant=False)
         surroundings = _SURROUNDINGS.get()
         return checkpoint(self._padded, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), self._again(surroundings)))
 
     def _padded(self, *inputs: Any) -> Any:
-        # The second time comes in the backward pass, where the autocast of the step has ended, and with it this mode.
+        # The recomputation runs in the backward pass, after the autocast of the step and with it this mode
+        # have ended.
         with small_maps_padded_first(inputs[0].device.type):
             return self.forward(*inputs)
 
     @contextmanager
     def _again(self, surroundings: tuple[Surrounding, ...]) -> Iterator[None]:
-        """What the second time needs: the surroundings of the first, and statistics that stay."""
+        """Context of the recomputation: the surroundings of the first pass, and unchanged statistics."""
         with ExitStack() as stack:
             for surrounding in surroundings:
                 stack.enter_context(surrounding())
-            stack.enter_context(self._statistics_stay())
+            stack.enter_context(self._unchanged_statistics())
             yield
 
     @contextmanager
-    def _statistics_stay(self) -> Iterator[None]:
-        """Batch norms see each batch twice and count it once."""
+    def _unchanged_statistics(self) -> Iterator[None]:
+        """Keep running statistics of batch norms unchanged during the recomputation."""
         module: nn.Module = self.forward.__self__  # type: ignore[attr-defined]
         norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
         before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
         counts = [None if count is None else count.clone() for *_, count in before]
         for norm in norms:
-            norm.momentum = 0.0  # to track nothing instead would keep other tensors than the first time, which is refused
+            # Switching tracking off would save other tensors than the first pass, which torch refuses.
+            norm.momentum = 0.0
         try:
             yield
         finally:

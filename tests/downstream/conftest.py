@@ -1,4 +1,4 @@
-"""A prepared collection of bright balls whose place and size are known."""
+"""A prepared collection of bright balls with known position and size."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def write_balls(root: Path, num_patients: int = NUM_PATIENTS) -> None:
 
 @pytest.fixture(scope="session")
 def ball_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Test patients: p0 (no cube), p6, p7; training: p1 to p5, of whom p5 has no label. Read it, write elsewhere."""
+    """Test patients: p0 (no cube), p6, p7; training: p1 to p5, of whom p5 has no label.
+
+    Read it, write elsewhere.
+    """
     raw, out = tmp_path_factory.mktemp("balls_raw"), tmp_path_factory.mktemp("balls")
     write_balls(raw)
     given = prepare_options("csv", {"workers": 1})

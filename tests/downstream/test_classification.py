@@ -1,4 +1,4 @@
-"""Classification of scans as a user runs it, and what it refuses."""
+"""Classification of scans from a configuration, and refused configurations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from medcl3d.errors import ConfigError, DataError
 
 @pytest.fixture(scope="module")
 def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty noisy scans; of kind 10 are those with a bright block in one half. p0 has no kind; the last ten test."""
+    """Thirty noisy scans.
+
+    Those with a bright block in one half have kind 10. p0 has no kind; the last ten are test scans.
+    """
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("classified")
     rng, rows = np.random.default_rng(0), ["scan,patient,path,split,kind,age,site"]
     for i in range(30):
@@ -54,7 +57,7 @@ def run(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_it_learns_and_says_so(classified: Path, tmp_path: Path) -> None:
+def test_it_learns_the_classes(classified: Path, tmp_path: Path) -> None:
     found = run(tmp_path / "c", config_of(classified, tmp_path / "run"))
     area = found["metrics"]["auroc"]
     assert area["mean"] > 0.9 and area["n"] == 10
@@ -65,8 +68,8 @@ def test_it_learns_and_says_so(classified: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
-def test_labels_that_mean_nothing_are_not_learnt(classified: Path, tmp_path: Path) -> None:
-    """The broken twin: a column that is independent of the voxels."""
+def test_labels_independent_of_voxels_are_not_learnt(classified: Path, tmp_path: Path) -> None:
+    """Negative control: a column that is independent of the voxels."""
     table = Store.open(classified).collection.table
     root = tmp_path / "shuffled"
     root.mkdir()
@@ -79,7 +82,7 @@ def test_labels_that_mean_nothing_are_not_learnt(classified: Path, tmp_path: Pat
     assert area["low"] < 0.5 < area["high"]
 
 
-def test_classes_are_ordered_as_numbers_and_weighed(classified: Path) -> None:
+def test_classes_are_sorted_as_numbers_and_weighted(classified: Path) -> None:
     store, task = Store.open(classified), Classification(target="kind")
     assert task.class_names(store) == ("2", "10")
     assert not task.has_target(store, 0) and task.has_target(store, 1)
@@ -91,7 +94,9 @@ def test_classes_are_ordered_as_numbers_and_weighed(classified: Path) -> None:
 
 
 @pytest.mark.parametrize(("target", "words"), [("knid", "no such column"), ("site", "1 different values")])
-def test_a_column_that_holds_no_classes_is_refused(classified: Path, tmp_path: Path, target: str, words: str) -> None:
+def test_a_column_without_classes_is_refused(
+    classified: Path, tmp_path: Path, target: str, words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         run(tmp_path / "c", config_of(classified, tmp_path / "run", task={"classification": {"target": target}}))
     assert not (tmp_path / "run").exists()
@@ -109,7 +114,7 @@ def test_no_labelled_test_patient_is_refused(classified: Path, tmp_path: Path) -
         run(tmp_path / "c", config_of(root, tmp_path / "run"))
 
 
-def test_a_decoder_cannot_be_taken_over(classified: Path, tmp_path: Path) -> None:
+def test_a_decoder_cannot_be_transferred(classified: Path, tmp_path: Path) -> None:
     (tmp_path / "encoder.safetensors").write_bytes(b"")
     (tmp_path / "encoder.json").write_text(json.dumps({"schema": 1, "decoder": True, "pretraining_patients": []}))
     with pytest.raises(ConfigError, match="transfer = all: this task has no decoder"):

@@ -1,4 +1,4 @@
-"""Evaluating a frozen encoder as a user runs it."""
+"""Evaluation of a frozen encoder from a configuration."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ def run(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_all_probes_at_once_and_again(ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bright ball and a dark cube: even an untrained encoder tells them apart."""
+def test_all_probes_at_once_and_repeated(
+    ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bright ball and a dark cube: even an untrained encoder distinguishes them."""
     config = config_of(ball_root, tmp_path / "run", knn={"k": 5}, retrieval={"same": "modality", "differ": "scan"})
     with pytest.raises(DataError, match="no test scan has another with another scan of the same modality"):
-        run(
-            tmp_path, config | {"out_dir": str(tmp_path / "refused")}
-        )  # all are of one modality: every gallery would hold nothing but matches
+        # All scans have one modality: every gallery would consist of matches.
+        run(tmp_path, config | {"out_dir": str(tmp_path / "refused")})
     found = run(tmp_path, config | {"retrieval": None})
     measures = ("auroc", "average_precision", "balanced_accuracy", "accuracy", "brier", "calibration_error")
     assert set(found["metrics"]) == {f"{probe}/{name}" for probe in ("linear", "knn") for name in measures}
@@ -61,7 +62,7 @@ def test_all_probes_at_once_and_again(ball_root: Path, tmp_path: Path, capsys: p
         ({"crop_retrieval": {"same": "side"}}, "retrieval: the manifest has no column 'side'"),
     ],
 )
-def test_what_cannot_be_retrieved_is_refused_before_an_encoder_is_trained(
+def test_retrieval_without_queries_is_refused_before_training(
     ball_root: Path, tmp_path: Path, fields: dict[str, Any], words: str
 ) -> None:
     written = write(tmp_path / "c.yaml", config_of(ball_root, tmp_path / "run", **fields))
@@ -69,18 +70,22 @@ def test_what_cannot_be_retrieved_is_refused_before_an_encoder_is_trained(
         evaluate(written, check=True)
 
 
-def test_crops_are_retrieved_and_landmarks_found_without_labels_for_training(ball_root: Path, tmp_path: Path) -> None:
-    asked = {"linear": None, "crop_retrieval": {"same": "class", "differ": "patient"}, "landmarks": {"structures": 2, "stride_mm": 4}}
-    found = run(tmp_path, config_of(ball_root, tmp_path / "run", **asked))
+def test_crop_retrieval_and_landmarks_need_no_linear_probe(ball_root: Path, tmp_path: Path) -> None:
+    probes = {
+        "linear": None,
+        "crop_retrieval": {"same": "class", "differ": "patient"},
+        "landmarks": {"structures": 2, "stride_mm": 4},
+    }
+    found = run(tmp_path, config_of(ball_root, tmp_path / "run", **probes))
     metrics = found["metrics"]
     assert metrics["crop_retrieval/average_precision"]["mean"] > metrics["crop_retrieval/chance_average_precision"]["mean"]
     assert metrics["landmarks/error_mm"]["mean"] < metrics["landmarks/chance_error_mm"]["mean"]
     assert {case["probe"] for case in found["cases"]} == {"crop_retrieval", "landmarks"}
     with pytest.raises(ConfigError, match="crop_retrieval need a task"):
-        run(tmp_path, config_of(ball_root, tmp_path / "other", **{**asked, "task": None}))
+        run(tmp_path, config_of(ball_root, tmp_path / "other", **{**probes, "task": None}))
 
 
-def test_it_takes_a_pretraining_that_saw_no_test_patient(ball_root: Path, tmp_path: Path) -> None:
+def test_a_pretraining_without_test_patients_is_accepted(ball_root: Path, tmp_path: Path) -> None:
     config = {
         "data": {"root": str(ball_root), "patch_size": [8, 8, 8]}, "pairs": "overlapping_crops", "views": "mri", "encoder": ENCODER,
         "objective": "simclr", "train": {"steps": 2, "samples_per_step": 2, "precision": "float32"}, "out_dir": str(tmp_path / "pre"),
@@ -93,14 +98,14 @@ def test_it_takes_a_pretraining_that_saw_no_test_patient(ball_root: Path, tmp_pa
     assert one["cases"] != two["cases"]
     sidecar = json.loads((made / "encoder.json").read_text())
     (made / "encoder.json").write_text(json.dumps(sidecar | {"pretraining_patients": ["p1", "p6"]}))
-    with pytest.raises(DataError, match="pretraining saw 1 of the test patients: p6"):
+    with pytest.raises(DataError, match="pretraining used 1 of the test patients: p6"):
         run(tmp_path, config_of(ball_root, tmp_path / "three", init=str(made)))
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"linear": None}, "nothing is asked"),
+        ({"linear": None}, "no probe is configured"),
         ({"task": None}, "linear, knn and crop_retrieval need a task"),
         ({"task": {"segmentation": {}}}, "no classes of crops"),
         ({"task": {"structures_at_centre": {}}}, "did you mean 'structure_at_centre'"),
@@ -108,13 +113,15 @@ def test_it_takes_a_pretraining_that_saw_no_test_patient(ball_root: Path, tmp_pa
         ({"data": {"root": "nowhere"}}, "nowhere"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_runs(ball_root: Path, tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+def test_incompatible_configurations_are_refused_before_anything_runs(
+    ball_root: Path, tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
     with pytest.raises((ConfigError, DataError)) as caught:
         run(tmp_path, config_of(ball_root, tmp_path / "run", **fields))
     assert words in str(caught.value) and not (tmp_path / "run").exists()
 
 
-def test_arms_are_compared_by_what_they_know(ball_root: Path, tmp_path: Path) -> None:
+def test_arms_are_compared_by_probes(ball_root: Path, tmp_path: Path) -> None:
     write(tmp_path / "evaluate.yaml", config_of(ball_root, tmp_path / "unused", knn={}))
     arms: dict[str, Any] = {"with folds": {}, "without": {"set": {"linear.inverse_strengths": [0.1]}}}
     config = {"out_dir": str(tmp_path / "runs"), "evaluate": {"config": str(tmp_path / "evaluate.yaml")}, "arms": arms}

@@ -1,4 +1,4 @@
-"""Crops with a class: where they lie, and that samples depend on nothing but their name."""
+"""Crop dataset: positions of crops, and samples that depend only on seed, epoch and index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medcl3d.views import VIEWS
 
 
 class ByParity:
-    """The class of a scan is whether its number is odd."""
+    """A task whose class is the parity of the scan's number."""
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
         return random_crop(store, scan, patch_size, rng), scan % 2
@@ -38,14 +38,14 @@ def test_covering_crops_cover_a_scan(ball_store: Store, size: Triple) -> None:
         assert len(boxes) == np.prod(np.ceil(shape / np.array(size)))
 
 
-def test_a_random_crop_stays_inside_and_reaches_every_place(ball_store: Store) -> None:
+def test_a_random_crop_stays_inside_and_reaches_every_position(ball_store: Store) -> None:
     rng = np.random.default_rng(0)
     starts = np.array([random_crop(ball_store, 0, (8, 40, 8), rng).start for _ in range(600)])
-    room = ball_store.collection.shapes[0] - np.array([8, 40, 8])
-    assert (starts.min(0) == np.minimum(0, room)).all() and (starts.max(0) == np.maximum(0, room)).all()
+    margin = ball_store.collection.shapes[0] - np.array([8, 40, 8])
+    assert (starts.min(0) == np.minimum(0, margin)).all() and (starts.max(0) == np.maximum(0, margin)).all()
 
 
-def test_two_ranks_draw_what_one_process_draws(ball_store: Store) -> None:
+def test_two_ranks_draw_the_samples_of_one_process(ball_store: Store) -> None:
     plan, recipe = Plan(np.arange(6), 4, 3), VIEWS.build(Choice("mri"))
     whole = CropDataset(ball_store, plan, ByParity(), (8, 8, 8), recipe, 5)
     halves = [CropDataset(ball_store, plan, ByParity(), (8, 8, 8), recipe, 5, rank, 2) for rank in (0, 1)]
@@ -59,10 +59,16 @@ def test_two_ranks_draw_what_one_process_draws(ball_store: Store) -> None:
     assert not torch.equal(whole[0].voxels, whole[3].voxels)
 
 
-def test_answers_are_averaged_over_an_examples_boxes(ball_store: Store) -> None:
+def test_outputs_are_averaged_over_the_boxes_of_an_example(ball_store: Store) -> None:
     boxes = covering_crops(ball_store, 0, (12, 11, 10))
     examples = [Example(0, boxes, 0), Example(1, boxes[:1], 1), Example(0, boxes[1:3], 0)]
-    found = answers(lambda crops: crops.mean((1, 2, 3, 4))[:, None].repeat(1, 2), ball_store, examples, torch.device("cpu"), None)
+    found = answers(
+        lambda crops: crops.mean((1, 2, 3, 4))[:, None].repeat(1, 2),
+        ball_store,
+        examples,
+        torch.device("cpu"),
+        None,
+    )
     for row, example in zip(found, examples, strict=True):
         expected = np.mean([ball_store.read_crop(example.scan, box).mean() for box in example.boxes])
         assert row == pytest.approx([expected, expected], abs=1e-6)

@@ -1,4 +1,4 @@
-"""Classes that few labelled training patients have are named with their number, in run and comparison."""
+"""Classes with few labelled training patients are reported with their number, in runs and comparisons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from medcl3d.comparison.results import few_training_cases as of_comparison
 from medcl3d.data.store import Store
 from medcl3d.downstream.classification import Classification
-from medcl3d.downstream.few_cases import few_training_cases, few_words, over_runs
+from medcl3d.downstream.few_cases import few_case_notes, few_training_cases, over_runs
 from medcl3d.downstream.finetune import finetune
 from medcl3d.downstream.multilabel import Multilabel
 from medcl3d.downstream.regression import Regression
@@ -26,7 +26,9 @@ def test_a_class_of_few_patients_is_counted(ball_store: Store, task: Segmentatio
     assert few_training_cases(task, ball_store, [0, 1]) == {"cube": 1}
     assert few_training_cases(task, ball_store, [0]) == {"ball": 1, "cube": 0}
     assert few_training_cases(task, ball_store, [1, 2, 3, 4]) == {}, "every labelled patient has both"
-    assert few_training_cases(task, ball_store, [1]) == {"ball": 1, "cube": 1}, "one is always named"
+    assert few_training_cases(task, ball_store, [1]) == {"ball": 1, "cube": 1}, (
+        "a single patient is always reported"
+    )
     assert few_training_cases(Segmentation(classes=(1,)), ball_store, [0, 1]) == {}
 
 
@@ -37,7 +39,7 @@ def with_columns(store: Store, **columns: list[str]) -> Store:
     return other
 
 
-def test_patients_count_and_not_their_scans(ball_store: Store) -> None:
+def test_patients_are_counted_not_scans(ball_store: Store) -> None:
     kinds = ["a", "a", "b", "a", "a", "a", "a", "b"]
     store = with_columns(ball_store, kind=kinds, tumour=["1", "0", "0", "1", "", "0", "1", "0"])
     assert few_training_cases(Classification(target="kind"), store, [0, 1, 2, 3, 4, 5]) == {"b": 1}
@@ -48,21 +50,24 @@ def test_patients_count_and_not_their_scans(ball_store: Store) -> None:
 
 
 def test_sentences() -> None:
-    assert few_words({"cube": 1, "tail": 0, "head": 3}, 8) == [
-        "class cube: 1 of 8 labelled training patients has it; its results rest on 1",
-        "class tail: none of 8 labelled training patients has it, so that it was not learnt",
-        "class head: 3 of 8 labelled training patients have it; its results rest on 3",
+    assert few_case_notes({"cube": 1, "tail": 0, "head": 3}, 8) == [
+        "class cube: 1 of 8 labelled training patients has it; its results depend on 1",
+        "class tail: none of 8 labelled training patients has it, so it was not trained",
+        "class head: 3 of 8 labelled training patients have it; its results depend on 3",
     ]
     runs = [{"few_training_cases": {"cube": 1}}, {}, {"few_training_cases": {"cube": 3}}]
     assert over_runs(runs) == [
-        "Class cube: few labelled training patients have it (1 to 3, in 2 of 3 measurements); its results rest on them."
+        "Class cube: few labelled training patients have it (1 to 3, in 2 of 3 measurements); its results "
+        "depend on them."
     ]
     assert over_runs([{}]) == [] and of_comparison([]) == []
 
 
-def test_a_run_prints_and_keeps_them(ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_and_writes_them(
+    ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     finetune(write(tmp_path / "c.yaml", config_of(ball_root, tmp_path / "run", num_labelled=1)))
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["few_training_cases"] == {"ball": 1, "cube": 1}
-    assert "note: class cube: 1 of 1 labelled training patients has it; its results rest on 1" in printed
+    assert "note: class cube: 1 of 1 labelled training patients has it; its results depend on 1" in printed

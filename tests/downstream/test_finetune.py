@@ -1,4 +1,4 @@
-"""Fine-tuning as a user runs it: from scratch, from a pretraining, stopped, resumed, refused."""
+"""Fine-tuning from a configuration: from scratch, from a pretraining, stopped, resumed, refused."""
 
 from __future__ import annotations
 
@@ -77,12 +77,14 @@ def test_from_scratch_to_results(ball_root: Path, tmp_path: Path, capsys: pytest
     assert "is done" in capsys.readouterr().out and (folder / "results.json").stat().st_mtime_ns == stamp
 
 
-def test_a_stopped_run_goes_on_bitwise(ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_resumes_bitwise(
+    ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = finetune(write(tmp_path / "a.yaml", config_of(ball_root, tmp_path / "a")))
     path = write(tmp_path / "b.yaml", config_of(ball_root, tmp_path / "b"))
 
     def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError("the machine went down")
+        raise RuntimeError("simulated failure")
 
     calls = 0
 
@@ -93,12 +95,12 @@ def test_a_stopped_run_goes_on_bitwise(ball_root: Path, tmp_path: Path, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr("medcl3d.downstream.segmentation.augmented", fails_in_step_five)
-        with pytest.raises(RuntimeError, match="went down"):
+        with pytest.raises(RuntimeError, match="simulated failure"):
             finetune(path)
     assert [row["step"] for row in curve(tmp_path / "b")] == [1, 2, 3, 4]
     with monkeypatch.context() as patched:
         patched.setattr("medcl3d.downstream.finetune.measure", fail)
-        with pytest.raises(RuntimeError, match="went down"):
+        with pytest.raises(RuntimeError, match="simulated failure"):
             finetune(path)
     finetune(path)
     assert curve(tmp_path / "b") == curve(whole)
@@ -119,13 +121,13 @@ def test_from_a_pretraining(ball_root: Path, tmp_path: Path, transfer: str) -> N
     for name, value in own.items():
         key = name.removeprefix("network.")
         loaded = key.startswith("encoder.") or (transfer == "all" and key.startswith("decoder."))
-        # What is not loaded is the same in all arms.
+        # Weights that are not loaded are the same in all arms.
         assert torch.equal(value, weights[key] if loaded else fresh[name]), name
     assert f"loaded encoder{' and decoder' if transfer == 'all' else ''}" in summary(parts) and "from scratch" in summary(scratch)
     assert parts.labelled == scratch.labelled
 
 
-def test_a_pretraining_that_saw_test_patients_is_refused(ball_root: Path, tmp_path: Path) -> None:
+def test_a_pretraining_with_test_patients_is_refused(ball_root: Path, tmp_path: Path) -> None:
     run = pretrained(ball_root, tmp_path / "pretraining", "simclr")
     sidecar = json.loads((run / "encoder.json").read_text())
     assert not set(sidecar["pretraining_patients"]) & {"p0", "p6", "p7"}
@@ -141,7 +143,9 @@ def test_a_pretraining_that_saw_test_patients_is_refused(ball_root: Path, tmp_pa
 
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "evaluate"])
-def test_a_run_does_not_go_on_with_another_manifest_or_split(ball_root: Path, tmp_path: Path, command: str) -> None:
+def test_a_run_does_not_resume_with_another_manifest_or_split(
+    ball_root: Path, tmp_path: Path, command: str
+) -> None:
     root = tmp_path / "store"
     shutil.copytree(ball_root, root)
     if command == "pretrain":
@@ -150,20 +154,32 @@ def test_a_run_does_not_go_on_with_another_manifest_or_split(ball_root: Path, tm
         path = write(tmp_path / "c.yaml", config_of(root, tmp_path / "run", {"steps": 1}))
         again = partial(finetune, path)
     else:
-        asked = {"data": {"root": str(root), "patch_size": [8, 8, 8]}, "encoder": ENCODER, "landmarks": {"structures": 2, "stride_mm": 8}}
-        again = partial(evaluate, write(tmp_path / "c.yaml", {**asked, "precision": "float32", "out_dir": str(tmp_path / "run")}))
+        config = {
+            "data": {"root": str(root), "patch_size": [8, 8, 8]},
+            "encoder": ENCODER,
+            "landmarks": {"structures": 2, "stride_mm": 8},
+        }
+        again = partial(
+            evaluate,
+            write(tmp_path / "c.yaml", {**config, "precision": "float32", "out_dir": str(tmp_path / "run")}),
+        )
     again()
     kept = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert {"data", "body", "manifest", "split", "versions", "commit", "dirty", "device", "threads"} <= set(kept)
     assert kept["kind"] == command and kept["precision"] == "float32"
     text = (root / "manifest.csv").read_text()
     (root / "manifest.csv").write_text(text.replace("scan5,p5,1,", "scan5,p5,2,"))
-    with pytest.raises(ConfigError, match=r"the data changed since this run began: the column session of manifest\.csv; set another"):
+    with pytest.raises(
+        ConfigError,
+        match=r"the data changed since this run started: the column session of manifest\.csv; set another",
+    ):
         again()
     (root / "manifest.csv").write_text(text)
     split = json.loads((root / "split.json").read_text())
     (root / "split.json").write_text(json.dumps({**split, "train": split["train"][:-1], "test": [*split["test"], split["train"][-1]]}))
-    with pytest.raises(ConfigError, match=r"the data changed since this run began: split\.json; set another"):
+    with pytest.raises(
+        ConfigError, match=r"the data changed since this run started: split\.json; set another"
+    ):
         again()
     (root / "split.json").write_text(json.dumps(split))
     again()
@@ -184,7 +200,7 @@ def test_labelled_patients_are_nested_and_have_labels(ball_root: Path, tmp_path:
         assemble(parse(config_of(ball_root, tmp_path / "x", num_labelled=5), FinetuneConfig, "test"))
 
 
-def test_what_is_refused_before_anything_runs(ball_root: Path, tmp_path: Path) -> None:
+def test_invalid_configurations_are_refused_before_anything_runs(ball_root: Path, tmp_path: Path) -> None:
     for changed, message in (
         ({"data": {"root": str(ball_root), "patch_size": [16, 16, 9]}}, "encoder"),
         ({"data": {"root": str(ball_root), "patch_size": [16, 16, 16]}}, "smaller than data.patch_size"),
@@ -193,7 +209,7 @@ def test_what_is_refused_before_anything_runs(ball_root: Path, tmp_path: Path) -
         ({"task": "classify"}, "segmentation"),
         ({"transfer": "decoder"}, "transfer"),
         ({"train": {"steps": 6, "samples_per_step": 2, "grad_cache": 1}}, "train.grad_cache"),
-        ({"init": str(tmp_path / "nothing")}, "no such file"),
+        ({"init": str(tmp_path / "nothing")}, "file not found"),
     ):
         with pytest.raises((ConfigError, DataError), match=message):
             finetune(write(tmp_path / "c.yaml", config_of(ball_root, tmp_path / "x", **changed)), check=True)
@@ -201,7 +217,7 @@ def test_what_is_refused_before_anything_runs(ball_root: Path, tmp_path: Path) -
     assert not (tmp_path / "x").exists()
 
 
-def test_test_scans_smaller_than_a_patch_are_tested_too(ball_root: Path, tmp_path: Path) -> None:
+def test_test_scans_smaller_than_a_patch_are_not_skipped(ball_root: Path, tmp_path: Path) -> None:
     data = {"root": str(ball_root), "patch_size": [16, 16, 16], "smaller_than_patch": "skip"}
     parts = assemble(parse(config_of(ball_root, tmp_path / "x", data=data, num_labelled=None), FinetuneConfig, "test"))
     assert parts.labelled == ("p2", "p4") and len(parts.test.rows) == 3

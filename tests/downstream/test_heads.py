@@ -10,7 +10,7 @@ from medcl3d.encoders.network import build_network
 from medcl3d.registry import Choice
 
 
-def test_it_begins_near_the_background_prior_and_trains_everything() -> None:
+def test_it_starts_near_the_background_prior_and_trains_all_parameters() -> None:
     torch.manual_seed(0)
     model = Segmenter(build_network(Choice("unet3d", {"channels": (4, 8), "strides": (1, 2)}), 2, decoder=True), 5)
     scores = model(torch.randn(2, 2, 8, 10, 6))

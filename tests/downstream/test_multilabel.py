@@ -1,4 +1,4 @@
-"""Findings of which a scan may have any number, as a user trains and probes them, and what is refused."""
+"""Multi-label classification: training and probes from a configuration, and refused configurations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ TASK = Multilabel(targets=TARGETS)
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty noisy scans; each finding is a block of its own place. The last sixteen test; nothing is known of p0, half of p1 and p2."""
+    """Forty noisy scans; each finding is a block at its own position. The last sixteen are test scans.
+
+    No finding of p0 is known, and only one each of p1 and p2.
+    """
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("findings")
     rng, rows = np.random.default_rng(0), ["scan,patient,path,split,bright,dark,odd,all,words"]
     for i in range(40):
@@ -42,8 +45,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         voxels[2:8, 3:12, 3:12] += 60 * bright
         voxels[9:15, 3:12, 3:12] -= 60 * dark
         nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.eye(4)), raw / f"{i}.nii.gz")
-        told = {0: ",", 1: f"n/a,{dark}", 2: f"{bright}.0,"}.get(i, f"{bright},{dark}")
-        rows.append(f"s{i},p{i},{i}.nii.gz,{'test' if i >= 24 else 'train'},{told},{-1 if i == 9 else i % 2},1,bright+dark")
+        cells = {0: ",", 1: f"n/a,{dark}", 2: f"{bright}.0,"}.get(i, f"{bright},{dark}")
+        rows.append(
+            f"s{i},p{i},{i}.nii.gz,{'test' if i >= 24 else 'train'},{cells},{-1 if i == 9 else i % 2},1,bright+dark"
+        )
     (raw / "manifest.csv").write_text("\n".join(rows) + "\n")
     given = prepare_options("csv", {"workers": 1})
     prepare("csv", raw, out, fields=given.fields, options=given.options)
@@ -80,8 +85,8 @@ def test_each_finding_is_learnt(root: Path, tmp_path: Path) -> None:
     assert "p0" not in found["split"]["labelled"] and {"p1", "p2"} < set(found["split"]["labelled"])
 
 
-def test_findings_that_mean_nothing_are_not_learnt(root: Path, tmp_path: Path) -> None:
-    """The broken twin: columns that are independent of the voxels."""
+def test_findings_independent_of_voxels_are_not_learnt(root: Path, tmp_path: Path) -> None:
+    """Negative control: columns that are independent of the voxels."""
     other = tmp_path / "shuffled"
     other.mkdir()
     for name in ("prepared.json", "split.json", "store"):
@@ -95,24 +100,26 @@ def test_findings_that_mean_nothing_are_not_learnt(root: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("probe", [LinearProbe(), NearestNeighbours(k=5)])
-def test_a_probe_learns_each_finding_of_the_scans_of_which_it_is_known(root: Path, probe: LinearProbe | NearestNeighbours) -> None:
+def test_a_probe_of_a_finding_uses_the_scans_with_a_known_value(
+    root: Path, probe: LinearProbe | NearestNeighbours
+) -> None:
     store, rng = Store.open(root), np.random.default_rng(0)
     truth = TASK.truth(store)
     features = rng.normal(size=(40, 3))
     features[:, :2] += 6 * np.nan_to_num(truth)
     examples = TASK.examples(store, range(24, 40), (16, 16, 16))
     known = Labelled(features[1:24], truth[1:24], tuple(f"p{i}" for i in range(1, 24)))
-    metrics, cases = TASK.asked(probe, known, features[24:], examples, store, 0)
+    metrics, cases = TASK.probe_metrics(probe, known, features[24:], examples, store, 0)
     assert all(metrics[f"auroc/{target}"].mean > 0.95 for target in TARGETS) and len(cases) == 32
-    blind, _ = TASK.asked(probe, known, rng.normal(size=(16, 3)), examples, store, 0)
+    blind, _ = TASK.probe_metrics(probe, known, rng.normal(size=(16, 3)), examples, store, 0)
     assert blind["auroc"].low < 0.5 < blind["auroc"].high
     none_dark = Labelled(known.features, np.where([False, True] & (known.targets == 1), np.nan, known.targets), known.patients)
-    metrics, cases = TASK.asked(probe, none_dark, features[24:], examples, store, 0)
+    metrics, cases = TASK.probe_metrics(probe, none_dark, features[24:], examples, store, 0)
     assert metrics["auroc/dark"].mean == 0.5 and {case["probability"] for case in cases if case["class"] == "dark"} == {0}
     assert metrics["auroc/bright"].mean > 0.95
 
 
-def test_frozen_probes_are_asked_as_a_user_asks_them(root: Path, tmp_path: Path) -> None:
+def test_probes_of_findings_from_a_configuration(root: Path, tmp_path: Path) -> None:
     config = config_of(root, tmp_path / "run", linear={}, knn={"k": 5}, precision="float32")
     whole = results(evaluate, tmp_path / "c.yaml", config)
     metrics = whole["metrics"]
@@ -123,7 +130,7 @@ def test_frozen_probes_are_asked_as_a_user_asks_them(root: Path, tmp_path: Path)
     assert len(few["split"]["labelled"]) == 2 and set(few["metrics"]) == set(metrics)
 
 
-def test_what_is_unknown_weighs_nothing_and_the_rest_is_balanced(root: Path) -> None:
+def test_unknown_findings_have_weight_zero_and_the_others_are_balanced(root: Path) -> None:
     store = Store.open(root)
     scans = np.arange(24)
     truth = TASK.truth(store)
@@ -136,8 +143,8 @@ def test_what_is_unknown_weighs_nothing_and_the_rest_is_balanced(root: Path) -> 
         with_it, without = (float(weights[targets[:, k] == value, k].sum()) for value in (1, 0))
         known = int(torch.isfinite(targets[:, k]).sum())
         assert with_it == pytest.approx(without) and with_it + without == pytest.approx(known)
-    alike = Multilabel(targets=TARGETS, class_weights="none").weigh(store, scans, targets)
-    assert torch.equal(alike, torch.isfinite(targets).float())
+    unweighted = Multilabel(targets=TARGETS, class_weights="none").weigh(store, scans, targets)
+    assert torch.equal(unweighted, torch.isfinite(targets).float())
 
 
 def test_the_loss_is_binary_cross_entropy_and_the_same_over_ranks(root: Path) -> None:
@@ -156,7 +163,7 @@ def test_the_loss_is_binary_cross_entropy_and_the_same_over_ranks(root: Path) ->
     assert loss.item() == pytest.approx(total / 16, rel=1e-4)
 
 
-def test_few_labels_hold_every_finding(root: Path) -> None:
+def test_few_labelled_patients_include_every_finding(root: Path) -> None:
     store, split = Store.open(root), read_split(root / "split.json", [f"p{i}" for i in range(40)])
     truth = TASK.truth(store)
     strata = {f"p{i}": TASK.stratum(store, i) for i in range(1, 24)}
@@ -173,14 +180,19 @@ def test_few_labels_hold_every_finding(root: Path) -> None:
     ("targets", "words"),
     [
         (["bright", "drak"], "no column drak; it has scan, patient"),
-        (["bright", "bright"], "bright is named twice"),
+        (["bright", "bright"], "bright is listed twice"),
         (["bright", "odd"], "'odd': '-1' of scan s9 is neither 0, 1 nor empty"),
-        (["bright", "all"], "'all': everybody has it"),
-        (["words"], r"'words': 'bright\+dark' of scan s0 is neither 0, 1 nor empty; give each finding a column"),
+        (["bright", "all"], "'all': all scans have it"),
+        (
+            ["words"],
+            r"'words': 'bright\+dark' of scan s0 is neither 0, 1 nor empty; use one column per finding",
+        ),
         ([], "targets"),
     ],
 )
-def test_columns_that_hold_no_findings_are_refused(root: Path, tmp_path: Path, targets: list[str], words: str) -> None:
+def test_columns_without_findings_are_refused(
+    root: Path, tmp_path: Path, targets: list[str], words: str
+) -> None:
     fields = {"task": {"multilabel": {"targets": targets}}}
     for command, more in ((finetune, {"train": TRAIN}), (evaluate, {"linear": {}})):
         with pytest.raises(ConfigError, match=words) as caught:
@@ -188,21 +200,29 @@ def test_columns_that_hold_no_findings_are_refused(root: Path, tmp_path: Path, t
         assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
-def test_labels_that_are_alike_and_probes_of_one_class_are_refused(root: Path, tmp_path: Path) -> None:
+def test_constant_labels_and_probes_of_one_class_are_refused(root: Path, tmp_path: Path) -> None:
     for command, more in ((finetune, {"train": TRAIN}), (evaluate, {"knn": {}})):
-        with pytest.raises(DataError, match="all labelled scans are alike in bright, dark"):
+        with pytest.raises(DataError, match="all labelled scans have the same known values of bright, dark"):
             results(command, tmp_path / "c.yaml", config_of(root, tmp_path / command.__name__, num_labelled=1, **more))
-    asked: list[tuple[Any, dict[str, Any], str]] = [
-        (evaluate, config_of(root, tmp_path / "crops", crop_retrieval={"same": "class"}), "multilabel has no single class"),
+    refused: list[tuple[Any, dict[str, Any], str]] = [
+        (
+            evaluate,
+            config_of(root, tmp_path / "crops", crop_retrieval={"same": "class"}),
+            "multilabel have no single class",
+        ),
         (
             pretrain,
-            {key: value for key, value in config_of(root, tmp_path / "pre", train=TRAIN).items() if key != "task"}
+            {
+                key: value
+                for key, value in config_of(root, tmp_path / "pre", train=TRAIN).items()
+                if key != "task"
+            }
             | {"pairs": "augmented_views", "views": "mri", "objective": "simclr"}
             | {"probe": {"task": {"multilabel": {"targets": ["bright"]}}, "every": 10}},
-            r"probe\.task = multilabel: it has no classes",
+            r"probe\.task = multilabel: has no classes",
         ),
     ]
-    for command, config, words in asked:
+    for command, config, words in refused:
         with pytest.raises(UserError, match=words):
             results(command, tmp_path / "c.yaml", config)
         assert not Path(config["out_dir"]).exists()

@@ -1,4 +1,4 @@
-"""The online probe: it answers when it was asked to, and it changes nothing of what is learnt."""
+"""The online probe is evaluated at the configured steps and does not affect training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def probe(every: int = 2, patients: int = 6) -> dict[str, object]:
     return {"task": {"structure_at_centre": {"crops_per_scan": 2}}, "every": every, "patients": patients}
 
 
-def test_it_answers_and_leaves_the_training_as_it_is(tiny_store: Path, tmp_path: Path) -> None:
+def test_it_is_logged_and_does_not_affect_training(tiny_store: Path, tmp_path: Path) -> None:
     pretrain(config(tiny_store, tmp_path / "without"))
     pretrain(config(tiny_store, tmp_path / "with", probe=probe()))
     rows = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
@@ -44,10 +44,10 @@ def test_it_answers_and_leaves_the_training_as_it_is(tiny_store: Path, tmp_path:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_what_it_cannot_ask_is_refused_before_training(tiny_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"probe\.every = 3 is no multiple of train\.log_every = 2"):
+def test_an_invalid_probe_is_refused_before_training(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"probe\.every = 3 is not a multiple of train\.log_every = 2"):
         train = {"steps": 4, "samples_per_step": 4, "log_every": 2}
         pretrain(config(tiny_store, tmp_path / "every", probe=probe(every=3), train=train), check=True)
-    with pytest.raises(ConfigError, match=r"probe\.task = segmentation: it has no classes"):
+    with pytest.raises(ConfigError, match=r"probe\.task = segmentation: has no classes"):
         pretrain(config(tiny_store, tmp_path / "task", probe=probe() | {"task": "segmentation"}), check=True)
     assert not (tmp_path / "every").exists() and not (tmp_path / "task").exists()

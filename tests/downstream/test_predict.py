@@ -1,4 +1,4 @@
-"""New scans through a finished run: labels on the scan's own grid, exact where nothing was resampled."""
+"""Prediction of new scans: label maps on the original grid, exact without resampling."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPTIONS: dict[str, Any] = {
 
 
 class Identity(torch.nn.Module):
-    """A network that sees which class a voxel is: its input is a label map."""
+    """A network whose input is a label map, and whose output is the class of each voxel."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([-100.0 * (x - value).abs() for value in (0, *CLASSES)], dim=1)
@@ -51,7 +51,7 @@ def write(path: Path, labels: np.ndarray, affine: np.ndarray) -> Path:
     return path
 
 
-def turned(seed: int) -> np.ndarray:
+def random_affine(seed: int) -> np.ndarray:
     """An affine of any handedness: oblique by up to 40 degrees, anisotropic, axes permuted and flipped."""
     rng = np.random.default_rng(seed)
     axis = rng.normal(size=3)
@@ -68,16 +68,18 @@ def turned(seed: int) -> np.ndarray:
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
-def test_an_identity_network_gives_back_the_label_map_to_the_voxel(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+def test_an_identity_network_reproduces_the_label_map_exactly(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
     labels = np.random.default_rng(seed).choice([0, *CLASSES], (9, 12, 7)).astype(np.int16)
-    path = write(tmp_path_factory.mktemp("scan") / "a.nii.gz", labels, turned(seed))
+    path = write(tmp_path_factory.mktemp("scan") / "a.nii.gz", labels, random_affine(seed))
     found, shares, _ = segment(predictor(), path, keep=True)
     np.testing.assert_array_equal(found, labels)
     assert shares is not None
     np.testing.assert_allclose(shares.sum(0), 1, atol=1e-5)
 
 
-def test_a_voxel_size_that_was_assumed_in_training_is_assumed_here_too(tmp_path: Path) -> None:
+def test_a_voxel_size_assumed_in_training_is_assumed_in_prediction(tmp_path: Path) -> None:
     labels = np.random.default_rng(0).choice([0, *CLASSES], (9, 8, 7)).astype(np.int16)
     path = write(tmp_path / "a.nii.gz", labels, np.eye(4)[[1, 2, 0, 3]])
     found, _, ready = segment(predictor(assume_spacing_mm=[1.5, 2.5, 8.0]), path)
@@ -85,8 +87,8 @@ def test_a_voxel_size_that_was_assumed_in_training_is_assumed_here_too(tmp_path:
     assert sorted(np.linalg.norm(ready.affine[:3, :3], axis=0)) == [1.5, 2.5, 8.0]
 
 
-def test_it_prepares_a_scan_as_the_store_does(ball_root: Path) -> None:
-    """The same voxels to the bit, from the options that a sidecar holds."""
+def test_a_scan_is_prepared_as_in_the_store(ball_root: Path) -> None:
+    """Bitwise the same voxels, from the options in a sidecar."""
     from medcl3d.data.scan import ScanTask
 
     store = Store.open(ball_root)
@@ -97,15 +99,15 @@ def test_it_prepares_a_scan_as_the_store_does(ball_root: Path) -> None:
         np.testing.assert_array_equal(ready.affine, store.collection.affines[scan])
 
 
-def test_a_resampled_scan_comes_back_to_its_own_grid(tmp_path: Path) -> None:
-    """A box of 2 mm voxels seen at 1 mm, and one of 1 mm seen at 2 mm: its faces move by less than a coarse voxel."""
-    for spacing, seen in ((2.0, 1.0), (1.0, 2.0)):
-        affine = turned(3)
+def test_labels_of_a_resampled_scan_are_on_its_own_grid(tmp_path: Path) -> None:
+    """A box at 2 mm resampled to 1 mm, and the reverse: its faces move by less than a coarse voxel."""
+    for spacing, resampled in ((2.0, 1.0), (1.0, 2.0)):
+        affine = random_affine(3)
         affine[:3, :3] *= spacing / np.linalg.norm(affine[:3, :3], axis=0)
         labels = np.zeros((24, 20, 18), np.int16)
         labels[6:18, 5:15, 4:14] = 1
         path = write(tmp_path / f"{spacing}.nii.gz", labels, affine)
-        found, _, ready = segment(predictor(spacing_mm=[seen] * 3), path)
+        found, _, ready = segment(predictor(spacing_mm=[resampled] * 3), path)
         assert found.shape == labels.shape and ready.voxels.shape[1:] != labels.shape
         inner, outer = np.zeros_like(labels, bool), np.zeros_like(labels, bool)
         inner[8:16, 7:13, 6:12] = True
@@ -114,11 +116,11 @@ def test_a_resampled_scan_comes_back_to_its_own_grid(tmp_path: Path) -> None:
         assert 2 * ((found == 1) & (labels == 1)).sum() / ((found == 1).sum() + (labels == 1).sum()) > 0.85
 
 
-def test_what_was_cropped_off_is_background(tmp_path: Path) -> None:
+def test_cropped_regions_are_background(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     voxels = rng.normal(0, 1, (20, 22, 24)) - 1000
     voxels[4:15, 5:16, 6:20] = rng.normal(40, 9, (11, 11, 14))
-    path = write(tmp_path / "a.nii.gz", voxels.astype(np.int16), turned(5))
+    path = write(tmp_path / "a.nii.gz", voxels.astype(np.int16), random_affine(5))
 
     class Everywhere(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,7 +134,7 @@ def test_what_was_cropped_off_is_background(tmp_path: Path) -> None:
 
 
 class Sided(torch.nn.Module):
-    """A network that takes what lies right, front or head of a patch's middle for a class each, the further the more."""
+    """A network with one class per axis (right, front, head), whose score grows along that axis."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         ramps = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in x.shape[2:]), indexing="ij")
@@ -140,8 +142,10 @@ class Sided(torch.nn.Module):
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SLP", "AIR"])
-def test_flips_are_of_the_patients_axes_however_a_file_lies(tmp_path: Path, axes: str) -> None:
-    """Mirrored along an axis, probabilities are the same on its two sides; along the others they are as before."""
+def test_flips_are_along_the_axes_of_the_patient_for_any_orientation_of_a_file(
+    tmp_path: Path, axes: str
+) -> None:
+    """Probabilities are symmetric along flipped axes, and unchanged along the others."""
     to_ras = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
     shape = [8, 6, 4]
     affine = nib.orientations.inv_ornt_aff(to_ras, shape)
@@ -192,7 +196,7 @@ def test_a_finished_run_segments_a_file_and_a_folder(run: Path, ball_root: Path,
     predictor = load_run(run)
     values = np.array([0, *predictor.classes])
     np.testing.assert_array_equal(np.asarray(label.dataobj), values[shares.argmax(-1)])
-    # It is what the evaluation of the run saw.
+    # The same as in the evaluation of the run.
     expected = Segmentation().segment(predictor.model, store, 6, predictor.patch_size, torch.device("cpu"), None)
     np.testing.assert_array_equal(np.asarray(label.dataobj), values[expected])
 
@@ -204,8 +208,8 @@ def test_a_finished_run_segments_a_file_and_a_folder(run: Path, ball_root: Path,
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "labels/deep/a.nii.gz").dataobj), np.asarray(label.dataobj))
 
 
-def test_a_run_predicts_with_the_flips_that_it_was_tested_with(run: Path, ball_root: Path, tmp_path: Path) -> None:
-    """Also one from before there were any: neither its weights nor its folder are taken for another's."""
+def test_a_run_predicts_with_the_flips_of_its_evaluation(run: Path, ball_root: Path, tmp_path: Path) -> None:
+    """An older run without flips keeps its task and its run folder."""
     store = Store.open(ball_root)
     scan, shares = Path(store.scans[6]["source"]["path"]), []
     flips = (True, True, False)
@@ -239,10 +243,10 @@ def test_nothing_is_overwritten_without_force(run: Path, ball_root: Path, tmp_pa
     assert medcl3d("predict", run, scan, "--out", out, "--force").exit_code == 0 and out.read_bytes() != b"mine"
     own = shutil.copy(scan, tmp_path / "scan.nii.gz")
     done = medcl3d("predict", run, own, "--out", own, "--force")
-    assert done.exit_code == 2 and "is a scan itself" in done.stderr
+    assert done.exit_code == 2 and "is an input scan" in done.stderr
 
 
-def test_the_same_command_again_goes_on_where_one_was_stopped(
+def test_a_rerun_resumes_a_stopped_prediction(
     run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans, inputs, out = Store.open(ball_root).scans, tmp_path / "in", tmp_path / "labels"
@@ -260,30 +264,32 @@ def test_the_same_command_again_goes_on_where_one_was_stopped(
         return segment(predictor, path, *args, **fields)
 
     monkeypatch.setattr("medcl3d.downstream.predict.segment", watched)
-    asked = ("predict", run, inputs, "--out", out, "--probabilities")
-    assert medcl3d(*asked).exit_code != 0 and seen == ["a.nii.gz", "b.nii.gz"]
-    corrected = nib.load(out / "a.nii.gz")  # by hand, in a program that keeps the header
+    command = ("predict", run, inputs, "--out", out, "--probabilities")
+    assert medcl3d(*command).exit_code != 0 and seen == ["a.nii.gz", "b.nii.gz"]
+    corrected = nib.load(out / "a.nii.gz")  # corrected manually, in a program that keeps the header
     nib.save(nib.Nifti1Image(np.asarray(corrected.dataobj) * 0, None, corrected.header), out / "a.nii.gz")
     (out / "a_probabilities.nii.gz").unlink()
-    done = medcl3d(*asked)
+    done = medcl3d(*command)
     assert done.exit_code == 0 and seen[2:] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"], done.output
-    assert not np.asarray(nib.load(out / "a.nii.gz").dataobj).any(), "only what lacks is written"
+    assert not np.asarray(nib.load(out / "a.nii.gz").dataobj).any(), "only missing files are written"
     for name in ("a_probabilities", "b", "b_probabilities", "c", "c_probabilities"):
         assert (out / f"{name}.nii.gz").read_bytes() == (whole / f"{name}.nii.gz").read_bytes()
-    done = medcl3d(*asked)
-    assert done.exit_code == 0 and len(seen) == 5 and "3 of 3 scans were segmented by this run before and are kept; 0 to do" in done.stderr
+    done = medcl3d(*command)
+    assert done.exit_code == 0 and len(seen) == 5
+    assert "3 of 3 scans were segmented by this run before and are kept; 0 remaining" in done.stderr
 
-    shutil.copy(scans[4]["source"]["path"], inputs / "b.nii.gz")  # another scan of the name
-    done, foreign = medcl3d(*asked), out / "b.nii.gz"
-    assert done.exit_code == 2 and f"2 files are there already, as {foreign}, that this run did not make" in done.stderr, done.output
+    shutil.copy(scans[4]["source"]["path"], inputs / "b.nii.gz")  # another scan with the same name
+    done, foreign = medcl3d(*command), out / "b.nii.gz"
+    message = f"2 files exist already that this run did not write for these scans, for example {foreign}"
+    assert done.exit_code == 2 and message in done.stderr, done.output
     other = change(run, tmp_path / "other", lambda sidecar: sidecar["task"]["segmentation"].update(overlap=0.25))
     done = medcl3d("predict", other, inputs, "--out", out)
-    assert done.exit_code == 2 and "3 files are there already" in done.stderr, done.output
-    assert medcl3d(*asked, "--force").exit_code == 0 and seen[5:] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert done.exit_code == 2 and "3 files exist already" in done.stderr, done.output
+    assert medcl3d(*command, "--force").exit_code == 0 and seen[5:] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
     assert (out / "a.nii.gz").read_bytes() == (whole / "a.nii.gz").read_bytes()
 
 
-def test_names_in_a_header_do_not_travel(run: Path, ball_root: Path, tmp_path: Path) -> None:
+def test_names_in_a_header_are_not_copied(run: Path, ball_root: Path, tmp_path: Path) -> None:
     image = nib.load(Path(Store.open(ball_root).scans[6]["source"]["path"]))
     image.header["descrip"], image.header["aux_file"] = b"Doe Jane", b"Doe"
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Doe Jane"))
@@ -301,7 +307,7 @@ def change(run: Path, copy: Path, edit: Callable[[dict[str, Any]], None]) -> Pat
 
 
 def test_a_run_that_cannot_segment_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no run folder"):
+    with pytest.raises(ConfigError, match="not a run folder"):
         load_run(tmp_path)
     (tmp_path / "status.json").write_text('{"state": "running"}')
     with pytest.raises(ConfigError, match="its run is running; let it finish"):
@@ -310,20 +316,24 @@ def test_a_run_that_cannot_segment_is_refused(run: Path, tmp_path: Path) -> None
         ("task", lambda s: s.update(task="structure_at_centre"), "trained for structure_at_centre"),
         ("lacking", lambda s: s.pop("intensity"), "model.json: lacks intensity"),
         ("schema", lambda s: s.update(schema=99), "newer medcl3d"),
-        ("shape", lambda s: s["architecture"]["unet3d"].update(channels=[4, 16]), "not the network that model.json describes"),
+        (
+            "shape",
+            lambda s: s["architecture"]["unet3d"].update(channels=[4, 16]),
+            "not the network of model.json",
+        ),
         ("kinds", lambda s: s["intensity"].update(kind="ct+mri"), "--intensity ct"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_run(change(run, tmp_path / name, edit))
     assert load_run(tmp_path / "kinds", "ct").options["kind"] == "ct"
-    with pytest.raises(ConfigError, match="learnt from mri"):
+    with pytest.raises(ConfigError, match="was trained on mri"):
         load_run(run, "ct")
     (tmp_path / "task" / "model.safetensors").write_bytes(b"cut")
     done = medcl3d("predict", tmp_path / "nothing", tmp_path, "--out", tmp_path / "o")
     assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
 
 
-def test_a_scan_of_other_channels_is_refused(tmp_path: Path) -> None:
+def test_a_scan_with_another_number_of_channels_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 2, (6, 6, 6, 2)).astype(np.int16), np.eye(4))
     with pytest.raises(DataError, match="has 2 channels, the network takes 1"):
         segment(predictor(channels="all"), path)
@@ -339,7 +349,9 @@ def test_a_dicom_folder_is_segmented_series_by_series(run: Path, tmp_path: Path)
     assert nib.load(label).shape == (12, 14, 10)
 
 
-def test_nifti_and_dicom_of_one_folder_are_both_segmented_and_the_rest_is_named(run: Path, ball_root: Path, tmp_path: Path) -> None:
+def test_nifti_and_dicom_of_one_folder_are_both_segmented_and_others_are_reported(
+    run: Path, ball_root: Path, tmp_path: Path
+) -> None:
     from tests.data.dicoms import VOXELS, write_series
 
     scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
@@ -352,29 +364,31 @@ def test_nifti_and_dicom_of_one_folder_are_both_segmented_and_the_rest_is_named(
     assert done.exit_code == 0, done.output
     names = sorted(path.name for path in (tmp_path / "labels").iterdir())
     assert len(names) == 2 and "a.nii.gz" in names, names
-    assert "3 files are neither NIfTI nor DICOM and were passed over: b.mha, c.nrrd, notes.txt" in done.stderr
+    assert "3 files are neither NIfTI nor DICOM and were skipped: b.mha, c.nrrd, notes.txt" in done.stderr
     assert "fewer than 3 slices were skipped" in done.stderr and "are not DICOM images" not in done.stderr
     shutil.rmtree(tmp_path / "in" / "series")
     done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "again")
-    assert done.exit_code == 0 and "the NIfTI files are taken alone" in done.stderr, done.output
+    assert done.exit_code == 0 and "only the NIfTI files are used" in done.stderr, done.output
 
 
 @pytest.mark.parametrize("names", [("a.nii", "a.nii.gz"), ("a.nii.gz", "a_probabilities.nii.gz")])
-def test_two_scans_that_would_become_one_file_are_refused_before_any_runs(
+def test_two_scans_with_one_output_file_are_refused_before_any_is_segmented(
     run: Path, ball_root: Path, tmp_path: Path, names: tuple[str, str]
 ) -> None:
     image = nib.load(Path(Store.open(ball_root).scans[6]["source"]["path"]))
     (tmp_path / "in").mkdir()
     for name in names:
         nib.save(image, tmp_path / "in" / name)
-    asked = ("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
+    command = ("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
     for more in ("--probabilities", "--force", "--check")[: 3 if names[0] == "a.nii" else 1]:
-        done = medcl3d(*asked, more)
-        assert done.exit_code == 2 and f"{names[0]} and {names[1]} would both become" in done.stderr, done.output
+        done = medcl3d(*command, more)
+        assert done.exit_code == 2 and f"{names[0]} and {names[1]} would both be written to" in done.stderr, (
+            done.output
+        )
     assert not (tmp_path / "labels").exists()
 
 
-def test_a_scan_that_breaks_a_library_is_named_and_the_others_are_done(
+def test_a_scan_that_raises_in_a_library_is_reported_and_the_others_are_segmented(
     run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from medcl3d.downstream import predict as module
@@ -399,7 +413,9 @@ def test_a_scan_that_breaks_a_library_is_named_and_the_others_are_done(
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["a.nii.gz", "d.nii.gz"]
 
 
-def test_a_full_disk_ends_it_with_what_is_done(run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_prediction(
+    run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -409,7 +425,7 @@ def test_a_full_disk_ends_it_with_what_is_done(run: Path, ball_root: Path, tmp_p
     assert done.exit_code == 4 and "No space left on device; 0 scans are done" in done.stderr, done.output
 
 
-def test_the_remedy_is_one_that_predict_has(run: Path, ball_root: Path, tmp_path: Path) -> None:
+def test_the_remedy_applies_to_predict(run: Path, ball_root: Path, tmp_path: Path) -> None:
     image = nib.load(Path(Store.open(ball_root).scans[6]["source"]["path"]))
     voxels = np.asarray(image.dataobj).astype(np.float32)
     write(tmp_path / "in" / "four.nii.gz", np.stack([voxels, voxels], -1), image.affine)
@@ -418,11 +434,15 @@ def test_the_remedy_is_one_that_predict_has(run: Path, ball_root: Path, tmp_path
     done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
     assert done.exit_code == 3, done.output
     for option in ("channels", "nonfinite"):
-        assert f"the run learnt from scans prepared with {option} = error, so this one has to be repaired or left out" in done.stderr
+        assert (
+            f"the run was trained on scans prepared with {option} = error, so repair or leave out this "
+            "scan"
+            in done.stderr
+        )
         assert f"set {option}" not in done.stderr
 
 
-def test_an_output_that_cannot_be_is_refused_at_once(run: Path, ball_root: Path, tmp_path: Path) -> None:
+def test_an_invalid_output_path_is_refused_at_once(run: Path, ball_root: Path, tmp_path: Path) -> None:
     scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
     done = medcl3d("predict", run, scan, "--out", tmp_path / "z.mha")
     assert done.exit_code == 2 and "labels are written as NIfTI" in done.stderr and not (tmp_path / "z.mha").exists()
@@ -430,30 +450,35 @@ def test_an_output_that_cannot_be_is_refused_at_once(run: Path, ball_root: Path,
     done = medcl3d("predict", run, scan, "--out", tmp_path / "file")
     assert done.exit_code == 4 and "is not a folder; choose another path" in done.stderr
     (tmp_path / "v1.img").mkdir()
-    assert medcl3d("predict", run, scan, "--out", tmp_path / "v1.img").exit_code == 0, "a folder may be called as it likes"
+    assert medcl3d("predict", run, scan, "--out", tmp_path / "v1.img").exit_code == 0, (
+        "a folder may have any name"
+    )
 
 
-def test_check_says_what_would_be_written_and_writes_nothing(run: Path, ball_root: Path, tmp_path: Path) -> None:
+def test_a_dry_run_reports_the_files_and_writes_nothing(run: Path, ball_root: Path, tmp_path: Path) -> None:
     scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
     (tmp_path / "in").mkdir()
     shutil.copy(scan, tmp_path / "in" / "a.nii.gz")
-    asked = ("predict", run, tmp_path / "in", "--out", tmp_path / "labels", "--probabilities", "--check")
-    done = medcl3d(*asked)
+    command = ("predict", run, tmp_path / "in", "--out", tmp_path / "labels", "--probabilities", "--check")
+    done = medcl3d(*command)
     assert done.exit_code == 0 and "1 scans would be segmented" in done.stderr, done.output
     assert f"{tmp_path / 'labels' / 'a.nii.gz'} and {tmp_path / 'labels' / 'a_probabilities.nii.gz'}" in done.stderr
     (tmp_path / "in" / "b.nii.gz").write_bytes(b"nothing")
-    done = medcl3d(*asked)
+    done = medcl3d(*command)
     assert done.exit_code == 3 and "1 scans would not be segmented, of 2" in done.stderr, done.output
     write(tmp_path / "in" / "b.nii.gz", np.zeros((8, 8, 8, 3), np.int16), np.eye(4))
-    done = medcl3d(*asked)
+    done = medcl3d(*command)
     assert done.exit_code == 3 and "b.nii.gz: 4-D, 8x8x8x3" in done.stderr, done.output
     done = medcl3d("predict", run, scan, "--out", tmp_path / "labels.NII.GZ", "--check")
-    assert done.exit_code == 2 and "write .nii.gz in small letters" in done.stderr, done.output
+    assert done.exit_code == 2 and "extension not in lower case; use .nii.gz" in done.stderr, done.output
     assert not (tmp_path / "labels").exists()
 
 
 def test_a_store_may_be_cropped_to_bodies_and_its_labels_interpolated(tmp_path: Path) -> None:
-    """A ball of HU in air: the store holds the body's box, at its place; the label's volume is kept better than by nearest."""
+    """A ball of HU in air: the store has the body's box at its position.
+
+    Linear interpolation keeps the volume.
+    """
     grid = np.indices((30, 30, 30)).astype(float)
     ball = ((grid - 14.6) ** 2).sum(0) < 9.3**2
     body = ((grid - 14.6) ** 2).sum(0) < 12**2
@@ -466,7 +491,9 @@ def test_a_store_may_be_cropped_to_bodies_and_its_labels_interpolated(tmp_path: 
         prepare("csv", tmp_path, tmp_path / way, options=options)
         store = Store.open(tmp_path / way)
         label = store.read_label(0)
-        assert label.shape == store.read_volume(0).shape[1:] and max(label.shape) < 13, "30 mm at 2.3 mm, and the box of the ball"
+        assert label.shape == store.read_volume(0).shape[1:] and max(label.shape) < 13, (
+            "30 mm at 2.3 mm, cropped to the ball"
+        )
         centre = np.argwhere(label).mean(0) @ store.collection.affines[0][:3, :3].T + store.collection.affines[0][:3, 3]
         np.testing.assert_allclose(centre, 14.6, atol=0.4)
         volumes[way] = label.sum() * 2.3**3

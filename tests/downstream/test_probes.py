@@ -1,4 +1,4 @@
-"""Probes on features whose answer is known."""
+"""Probes on features with known classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medcl3d.errors import DataError
 
 
 def features(num_patients: int, seed: int, gap: float) -> Labelled:
-    """Five things a patient, of three classes `gap` deviations apart; one feature is large and says nothing."""
+    """Five examples per patient, of three classes `gap` deviations apart; one large feature is noise."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(3, size=num_patients * 5)
     x = rng.normal(size=(len(targets), 6))
@@ -22,18 +22,20 @@ def features(num_patients: int, seed: int, gap: float) -> Labelled:
 
 
 @pytest.mark.parametrize("probe", [LinearProbe(), LinearProbe(inverse_strengths=(0.1,)), NearestNeighbours(k=10)])
-def test_a_probe_finds_what_is_there_and_nothing_else(probe: LinearProbe | NearestNeighbours) -> None:
+def test_a_probe_finds_classes_only_if_features_separate_them(probe: LinearProbe | NearestNeighbours) -> None:
     for gap, low, high in ((6.0, 0.95, 1.0), (0.0, 0.15, 0.5)):
         train, test = features(30, 0, gap), features(40, 1, gap)
         found = probe.probabilities(train, test.features, 4, 0)
         assert found.shape == (200, 4) and found.sum(1) == pytest.approx(1)
-        assert (found[:, 3] == 0).all()  # a class that no training example has
+        assert (found[:, 3] == 0).all()  # a class without training examples
         assert low <= (found.argmax(1) == test.targets).mean() <= high
 
 
 @pytest.mark.parametrize("k", [1, 7, 20, 400])
-def test_neighbours_are_those_of_scikit_learn_to_the_bit_where_none_ties(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medcl3d.downstream.probes.ASKED_AT_ONCE", 64)
+def test_neighbours_without_ties_equal_those_of_scikit_learn_bitwise(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medcl3d.downstream.probes.CHUNK_SIZE", 64)
     train, test = features(30, 0, 1.0), features(40, 1, 1.0)
     scale = standardiser(train.features)
     peer = KNeighborsClassifier(min(k, 150), metric="cosine").fit(scale.transform(train.features), train.targets)
@@ -41,8 +43,8 @@ def test_neighbours_are_those_of_scikit_learn_to_the_bit_where_none_ties(k: int,
     assert np.array_equal(found, peer.predict_proba(scale.transform(test.features)))
 
 
-def test_neighbours_that_tie_share_the_places_left() -> None:
-    """One number a feature: three lie on the asked side of the mean, and those of the other side are all as far."""
+def test_tied_neighbours_share_the_remaining_weight() -> None:
+    """One-dimensional features: three are on the query's side of the mean, the others are equally far."""
     x, targets = np.array([[1.0], [2.0], [3.0], [-1.0], [-2.0], [-3.0]]), np.array([0, 0, 1, 2, 2, 1])
     for order in (np.arange(6), np.arange(6)[::-1], np.array([4, 0, 5, 2, 1, 3])):
         known = Labelled(x[order], targets[order], ("p",) * 6)
@@ -56,7 +58,7 @@ def test_neighbours_that_tie_share_the_places_left() -> None:
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1234.567])
-def test_features_that_never_change_have_all_examples_for_neighbours(constant: float) -> None:
+def test_constant_features_have_all_examples_as_neighbours(constant: float) -> None:
     targets = np.array([0] * 30 + [1] * 10)
     train = Labelled(np.full((40, 8), constant), targets, tuple(map(str, range(40))))
     found = NearestNeighbours(k=5).probabilities(train, np.full((7, 8), constant), 2, 0)
@@ -70,10 +72,12 @@ def test_few_patients_need_no_folds() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_class_of_fewer_patients_than_folds_leaves_the_penalty_in_the_middle() -> None:
-    """A fold without it could neither teach nor be asked; many patients of one class do not change that."""
+def test_a_class_with_fewer_patients_than_folds_gives_the_middle_penalty() -> None:
+    """A fold without a class cannot train or test, however many patients the other class has."""
     known = features(30, 0, 2.0)
-    rare = Labelled(known.features, (np.arange(150) < 10).astype(int), known.patients)  # of two patients
+    rare = Labelled(
+        known.features, (np.arange(150) < 10).astype(int), known.patients
+    )  # ten examples of two patients
     chosen = LinearProbe(inverse_strengths=(1e-4, 1e-2, 1e-1)).probabilities(rare, known.features, 2, 0)
     assert chosen == pytest.approx(LinearProbe(inverse_strengths=(1e-2,)).probabilities(rare, known.features, 2, 0))
 
@@ -88,7 +92,7 @@ def scans(num: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["scan", "patient", "modality"])
 
 
-def test_retrieval_finds_patients_where_features_tell_them_apart() -> None:
+def test_retrieval_finds_patients_if_features_distinguish_them() -> None:
     rng, table = np.random.default_rng(0), scans(12)
     person = np.repeat(rng.normal(size=(12, 8)), 2, axis=0)
     kind = np.tile([[50.0], [-50.0]], (12, 8))
@@ -98,17 +102,17 @@ def test_retrieval_finds_patients_where_features_tell_them_apart() -> None:
     assert known["recall@1"].n == 12 and len(cases) == 24 and cases[0]["gallery"] == 23
     noise, _ = Retrieval().measure(train, rng.normal(size=(24, 8)), table, 0)
     assert noise["recall@5"].low < noise["chance_recall@5"].mean + 0.1 and noise["recall@1"].mean < 0.3
-    # Where modality drowns the person, comparing across modalities alone still finds them.
-    drowned, _ = Retrieval().measure(train, person + kind, table, 0)
+    # If modality dominates the features, comparing only across modalities still finds patients.
+    dominated, _ = Retrieval().measure(train, person + kind, table, 0)
     across, rows = Retrieval(differ="modality").measure(train, person + kind, table, 0)
-    assert drowned["recall@1"].mean < 0.1
-    assert across["recall@1"].mean > drowned["recall@1"].mean and rows[0]["gallery"] == 12
+    assert dominated["recall@1"].mean < 0.1
+    assert across["recall@1"].mean > dominated["recall@1"].mean and rows[0]["gallery"] == 12
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1234.567])
-def test_retrieval_by_features_that_never_change_is_chance(constant: float) -> None:
-    """In a table sorted by what is asked for, a stable sort finds the first of it."""
+def test_retrieval_by_constant_features_is_chance(constant: float) -> None:
+    """In a table sorted by class, a stable sort of ties would find the first scans of the class."""
     table = pd.DataFrame({"scan": [f"s{i}" for i in range(20)], "patient": [f"p{i}" for i in range(20)], "class": ["a"] * 12 + ["b"] * 8})
     for probe in (Retrieval(same="class"), Retrieval(same="class", differ="patient")):
         found, cases = probe.measure(np.full((50, 16), constant), np.full((20, 16), constant), table, 0)
@@ -117,8 +121,8 @@ def test_retrieval_by_features_that_never_change_is_chance(constant: float) -> N
             assert found[name].mean == pytest.approx(found[f"chance_{name}"].mean, abs=1e-12)
 
 
-def test_retrieval_does_not_ask_in_which_order_a_table_stands() -> None:
-    """Of features of one number, all that lies on one side of the mean is alike."""
+def test_retrieval_does_not_depend_on_the_order_of_a_table() -> None:
+    """With one-dimensional features, all scans on one side of the mean are tied."""
     rng = np.random.default_rng(0)
     train, test, table = rng.normal(size=(50, 1)), rng.normal(size=(24, 1)), scans(12)
     _, cases = Retrieval().measure(train, test, table, 0)
@@ -130,10 +134,10 @@ def test_retrieval_does_not_ask_in_which_order_a_table_stands() -> None:
         assert by_scan[case["scan"]] == pytest.approx(case, abs=1e-12)
 
 
-def test_features_that_are_no_numbers_are_refused() -> None:
+def test_non_finite_features_are_refused() -> None:
     test = np.ones((6, 2))
     test[4, 1] = np.nan
-    with pytest.raises(DataError, match="features of 1 of 6 crops or scans are no finite numbers"):
+    with pytest.raises(DataError, match="features of 1 of 6 crops or scans are not finite"):
         Retrieval().measure(np.random.default_rng(0).normal(size=(9, 2)), test, scans(3), 0)
 
 

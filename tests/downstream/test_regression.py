@@ -1,4 +1,4 @@
-"""Regression of a column as a user runs it, and what it refuses."""
+"""Regression of a column from a configuration, and refused configurations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from tests.downstream.test_classification import config_of, run
 
 @pytest.fixture(scope="module")
 def aged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty noisy scans whose bright block grows with age; s0 has none, and `noise` says nothing. The last 14 test."""
+    """Forty noisy scans whose bright block grows with age; s0 has no age, `noise` is independent.
+
+    The last 14 are test scans.
+    """
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("aged")
     rng, rows = np.random.default_rng(0), ["scan,patient,path,split,age,noise,site,same"]
     for i in range(40):
@@ -37,12 +40,12 @@ def aged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def asked(root: Path, out: Path, target: str, **fields: Any) -> dict[str, Any]:
+def regression_of(root: Path, out: Path, target: str, **fields: Any) -> dict[str, Any]:
     return config_of(root, out, **{"task": {"regression": {"target": target}}, **fields})
 
 
-def test_it_learns_and_says_so(aged: Path, tmp_path: Path) -> None:
-    found = run(tmp_path / "c", asked(aged, tmp_path / "run", "age"))
+def test_it_learns_ages(aged: Path, tmp_path: Path) -> None:
+    found = run(tmp_path / "c", regression_of(aged, tmp_path / "run", "age"))
     metrics = found["metrics"]
     assert set(metrics) == {"mae", "r2"}
     assert metrics["r2"]["mean"] > 0.5 and metrics["mae"]["n"] == 14
@@ -54,20 +57,25 @@ def test_it_learns_and_says_so(aged: Path, tmp_path: Path) -> None:
     assert weights["scale"] == pytest.approx(np.nanstd(ages[:26]), rel=1e-5)
 
 
-def test_numbers_that_mean_nothing_are_not_learnt(aged: Path, tmp_path: Path) -> None:
-    """The broken twin: a column that is independent of the voxels."""
-    assert run(tmp_path / "c", asked(aged, tmp_path / "run", "noise"))["metrics"]["r2"]["mean"] < 0.3
+def test_numbers_independent_of_voxels_are_not_learnt(aged: Path, tmp_path: Path) -> None:
+    """Negative control: a column that is independent of the voxels."""
+    assert run(tmp_path / "c", regression_of(aged, tmp_path / "run", "noise"))["metrics"]["r2"]["mean"] < 0.3
 
 
 @pytest.mark.parametrize(
-    ("target", "words"), [("agge", "no such column"), ("site", "'A' of scan s0 is no number"), ("same", "labelled scans all have 7")]
+    ("target", "words"),
+    [
+        ("agge", "no such column"),
+        ("site", "'A' of scan s0 is not a number"),
+        ("same", "all labelled scans have 7"),
+    ],
 )
-def test_a_column_that_holds_no_numbers_is_refused(aged: Path, tmp_path: Path, target: str, words: str) -> None:
+def test_a_column_without_numbers_is_refused(aged: Path, tmp_path: Path, target: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        run(tmp_path / "c", asked(aged, tmp_path / "run", target))
+        run(tmp_path / "c", regression_of(aged, tmp_path / "run", target))
 
 
-def test_the_loss_is_of_standard_units(aged: Path) -> None:
+def test_the_loss_is_in_standard_units(aged: Path) -> None:
     from medcl3d.data.loader import Plan
     from medcl3d.registry import Choice
     from medcl3d.views import VIEWS
@@ -79,8 +87,8 @@ def test_the_loss_is_of_standard_units(aged: Path) -> None:
     assert batch.targets.mean() == pytest.approx(0, abs=1e-5)
     assert batch.targets.std(correction=0) == pytest.approx(1, abs=1e-5)
 
-    class Knows(torch.nn.Module):
+    class Offset(torch.nn.Module):
         def forward(self, _x: torch.Tensor) -> torch.Tensor:
             return batch.targets + 0.5
 
-    assert task.loss(Knows(), batch, recipe).value == pytest.approx(0.5 * 0.25)
+    assert task.loss(Offset(), batch, recipe).value == pytest.approx(0.5 * 0.25)

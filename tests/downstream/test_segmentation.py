@@ -1,4 +1,4 @@
-"""Patches where the structures are, a loss that sees them, and a network that learns them."""
+"""Segmentation: foreground oversampling of patches, the loss, and training on simple structures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def equal(a: PatchBatch, b: PatchBatch) -> bool:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1 / 3, 1.0])
-def test_the_asked_fraction_of_patches_holds_foreground_at_its_centre(ball_store: Store, fraction: float) -> None:
+def test_the_configured_fraction_of_patches_is_centred_on_foreground(
+    ball_store: Store, fraction: float
+) -> None:
     dataset = patches(ball_store, fraction)
     batches = [dataset[step] for step in range(len(dataset))]
     centred = [c for batch in batches for c in batch.centred]
@@ -54,8 +56,8 @@ def test_the_asked_fraction_of_patches_holds_foreground_at_its_centre(ball_store
     assert 0 not in kinds
 
 
-def test_classes_are_drawn_equally_often_though_one_is_larger(ball_store: Store) -> None:
-    """Each class of a scan is drawn as often as the other: patches of one voxel say which."""
+def test_classes_of_unequal_size_are_drawn_equally_often(ball_store: Store) -> None:
+    """Both classes of a scan are drawn equally often: patches of one voxel show the class."""
     dataset = patches(ball_store, 1.0, size=(1, 1, 1), steps=100)
     labels = torch.cat([dataset[step].labels.flatten() for step in range(100)])
     assert (labels > 0).all()
@@ -76,7 +78,7 @@ def test_uniform_patches_reach_every_corner(ball_store: Store) -> None:
 def test_a_step_is_the_same_in_any_worker_and_any_rank(ball_store: Store) -> None:
     dataset = patches(ball_store, 0.5)
     again = pickle.loads(pickle.dumps(dataset))
-    later = again[7]  # without the steps before
+    later = again[7]  # without the previous steps
     for step in range(3):
         dataset[step]
     assert equal(dataset[7], later)
@@ -125,7 +127,7 @@ def test_the_loss_equals_its_definition() -> None:
 
 
 class Mirror:
-    """A recipe that mirrors the first axis, to see that labels go with their voxels."""
+    """A recipe that mirrors the first axis, to test that labels get the same transform."""
 
     def apply(self, voxels, parameters, spacing_mm, labels=None):  # type: ignore[no-untyped-def]
         from types import SimpleNamespace
@@ -133,7 +135,7 @@ class Mirror:
         return SimpleNamespace(voxels=voxels.flip(2), labels=labels.flip(1))
 
 
-def test_labels_go_where_their_voxels_go(ball_store: Store) -> None:
+def test_labels_get_the_transform_of_their_voxels(ball_store: Store) -> None:
     from medcl3d.downstream.segmentation import augmented
 
     batch = patches(ball_store, 1.0)[0]
@@ -161,14 +163,14 @@ def test_it_learns_a_bright_ball(ball_store: Store) -> None:
     assert found.metrics["dice"].n == 3 and found.metrics["dice"].low <= found.metrics["dice"].mean <= found.metrics["dice"].high
     rows = {(case["scan"], case["class"]): case for case in found.cases}
     assert set(rows) == {(f"scan{i}", name) for i in (0, 6, 7) for name in ("ball", "cube")}
-    # The cube is absent from scan 0: not counted, unless it was invented.
+    # The cube is absent from scan 0: undefined, unless it is predicted.
     cube = rows["scan0", "cube"]
     assert (cube["dice"] is None and cube["hd95_mm"] is None) or cube["dice"] == 0.0
     assert found.pictures["cases"].dtype == np.uint8 and found.pictures["cases"].shape[2] == 3
 
 
-def test_the_prediction_lies_on_the_grid_of_the_store(ball_store: Store, tmp_path: Path) -> None:
-    """A network that thresholds voxels: the prediction is the threshold, whatever the windows."""
+def test_the_prediction_is_on_the_grid_of_the_store(ball_store: Store, tmp_path: Path) -> None:
+    """A network that thresholds voxels: the prediction is the threshold, independently of the windows."""
 
     class Threshold(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -196,10 +198,10 @@ def test_flips_are_read_from_yaml(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-def test_dice_is_monais_on_one_rank(num_classes: int) -> None:
+def test_dice_equals_monai_on_one_rank(num_classes: int) -> None:
     torch.manual_seed(0)
     labels = torch.randint(0, num_classes, (3, 5, 6, 7))
-    labels[labels == num_classes - 1] = 0  # a class that is not there
+    labels[labels == num_classes - 1] = 0  # an absent class
     ours, theirs = (torch.randn(3, num_classes, 5, 6, 7, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
     peer = DiceLoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
     found, expected = dice_loss(ours, labels), peer(theirs, labels[:, None])

@@ -1,4 +1,4 @@
-"""The structure at a crop's centre: that it is the one there, and the same question in every run."""
+"""Structure at the centre of a crop: the class is right, and examples are the same in every run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def at_centre(store: Store, scan: int, box: object) -> int:
 
 
 @pytest.mark.parametrize("size", [(8, 8, 8), (7, 9, 20)])
-def test_the_class_is_what_lies_at_the_centre(ball_store: Store, size: tuple[int, int, int]) -> None:
+def test_the_class_is_the_structure_at_the_centre(ball_store: Store, size: tuple[int, int, int]) -> None:
     task = StructureAtCentre(structures=2, crops_per_scan=30)
     values = {"ball": 1, "cube": 3}
     assert task.class_names(ball_store) == ("ball", "cube")
@@ -28,10 +28,10 @@ def test_the_class_is_what_lies_at_the_centre(ball_store: Store, size: tuple[int
     for example in examples:
         assert at_centre(ball_store, example.scan, example.boxes[0]) == values[task.class_names(ball_store)[example.target]]
     shares = np.bincount([example.target for example in examples]) / 60
-    assert (abs(shares - 0.5) < 0.25).all()  # each as often, though the ball is far larger
+    assert (abs(shares - 0.5) < 0.25).all()  # equally often, though the ball is much larger
 
 
-def test_a_scan_is_asked_about_what_it_holds(ball_store: Store) -> None:
+def test_examples_are_of_structures_in_the_scan(ball_store: Store) -> None:
     task = StructureAtCentre(structures=2, crops_per_scan=10)
     assert {example.target for example in task.examples(ball_store, [0], (8, 8, 8))} == {0}  # p0 has no cube
     unlabelled = next(i for i in range(len(ball_store)) if not ball_store.has_label(i))
@@ -47,5 +47,5 @@ def test_examples_are_the_same_in_every_run_and_training_draws_are_not(ball_stor
 
 
 def test_one_structure_is_refused(ball_store: Store, ball_root: Path) -> None:
-    with pytest.raises(ConfigError, match="hold 1 structures, two are needed"):
+    with pytest.raises(ConfigError, match="have 1 structures, at least two are needed"):
         StructureAtCentre(structures=1).class_names(ball_store)

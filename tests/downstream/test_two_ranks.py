@@ -1,4 +1,4 @@
-"""Fine-tuning under a real torchrun: two ranks learn what one process learns."""
+"""Fine-tuning under torchrun: two ranks train as one process."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def run(path: Path, config: dict[str, Any], *launcher: str) -> Path:
 
 
 @pytest.mark.parametrize("task", ["segmentation", "structure_at_centre"])
-def test_two_ranks_learn_what_one_process_learns(ball_root: Path, tmp_path: Path, task: str) -> None:
-    """Dice is a ratio of sums over all patches: with the sums of each rank alone this fails."""
+def test_two_ranks_train_as_one_process(ball_root: Path, tmp_path: Path, task: str) -> None:
+    """Dice is a ratio of sums over all patches: with separate sums per rank this fails."""
     config = {
         "data": {"root": str(ball_root), "patch_size": [16, 16, 8], "smaller_than_patch": "pad"},
         "task": {task: {}},

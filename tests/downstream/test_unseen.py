@@ -1,4 +1,4 @@
-"""Whatever is measured was unseen: the files of a pretraining, prepared once more under other ids, are refused as test scans."""
+"""Scans of a pretraining, prepared again under other ids, are refused as test scans."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRAIN = {"steps": 1, "samples_per_step": 2, "precision": "float32"}
 
 @pytest.fixture(scope="module")
 def seen(ball_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pretraining on p1 to p5. Read it, write elsewhere."""
+    """A pretraining on p1 to p5; do not write to it."""
     folder = tmp_path_factory.mktemp("seen")
     config = {**SHARED, "data": {"root": str(ball_root), **PATCH}, "pairs": "overlapping_crops", "views": "mri", "objective": "simclr"}
     return pretrain(write(folder / "c.yaml", {**config, "train": TRAIN, "out_dir": str(folder / "run")}))
@@ -40,11 +40,11 @@ def write(path: Path, content: dict[str, Any]) -> Path:
 
 
 def same(path: Path) -> None:
-    """As it is."""
+    """Leave the file unchanged."""
 
 
 def anonymised(path: Path) -> None:
-    """Another header, the same values."""
+    """Change the header, not the values."""
     image = nibabel.load(path)
     image.header["descrip"] = "anonymised"
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header), path)
@@ -53,7 +53,7 @@ def anonymised(path: Path) -> None:
 def again(
     folder: Path, test: str = "0167", validation: str = "", change: Callable[[Path], None] = same, options: dict[str, Any] | None = None
 ) -> Path:
-    """The files of `ball_root` prepared once more: case1 of q1 is scan1 of p1. `test`: the numbers of the patients that test."""
+    """The files of `ball_root` prepared again: case1 of q1 is scan1 of p1. test: numbers of test patients."""
     raw = folder / "raw"
     raw.mkdir(parents=True)
     write_balls(raw)
@@ -87,7 +87,7 @@ def evaluation(root: Path, init: Path, **fields: Any) -> dict[str, Any]:
 
 
 def refused(folder: Path, root: Path, init: Path, words: str, **fields: Any) -> None:
-    """Both commands that measure refuse it, with these words."""
+    """Assert that finetune and evaluate refuse `init` with this message."""
     for command, made in ((finetune, finetuning), (evaluate, evaluation)):
         with pytest.raises(DataError, match=words):
             command(write(folder / "c.yaml", made(root, init, **fields)), check=True)
@@ -102,14 +102,17 @@ WAYS: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_scans_of_a_pretraining_are_no_test_scans_under_any_id(seen: Path, tmp_path: Path, way: str) -> None:
-    change, options, what = WAYS[way]
+def test_scans_of_a_pretraining_are_refused_as_test_scans_under_any_id(
+    seen: Path, tmp_path: Path, way: str
+) -> None:
+    change, options, match = WAYS[way]
     root = again(tmp_path / "again", change=change, options=options)
-    words = rf"saw 1 of the 4 test scans of {root} under other patient ids: case1 of q1 \({what}\); pretrain without them"
+    found = rf"case1 of q1 \({match}\)"
+    words = rf"used 1 of the 4 test scans of {root} under other patient ids: {found}; pretrain without them"
     refused(tmp_path, root, seen, words)
 
 
-def test_a_store_that_knows_no_hash_of_values_has_that_of_what_is_stored(seen: Path, tmp_path: Path) -> None:
+def test_a_store_without_hashes_of_values_uses_those_of_stored_volumes(seen: Path, tmp_path: Path) -> None:
     root = again(tmp_path / "again", change=anonymised)
     for path in (root / "store").glob("*.json"):
         about = json.loads(path.read_text())
@@ -119,36 +122,43 @@ def test_a_store_that_knows_no_hash_of_values_has_that_of_what_is_stored(seen: P
 
 
 @pytest.mark.parametrize("measured_on", ["test", "validation"])
-def test_whichever_side_is_measured_neither_was_seen(seen: Path, tmp_path: Path, measured_on: str) -> None:
+def test_both_test_and_validation_scans_are_checked(seen: Path, tmp_path: Path, measured_on: str) -> None:
     root = again(tmp_path / "again", test="06", validation="27")
-    refused(tmp_path, root, seen, r"saw 1 of the 4 test scans .*case2 of q2", measured_on=measured_on)
+    refused(tmp_path, root, seen, r"used 1 of the 4 test scans .*case2 of q2", measured_on=measured_on)
 
 
-def test_whichever_fold_is_measured(seen: Path, tmp_path: Path) -> None:
+def test_test_scans_of_every_fold_are_checked(seen: Path, tmp_path: Path) -> None:
     root = again(tmp_path / "again", options={"folds": 2})
     for number, fold in enumerate(json.loads((root / "split.json").read_text())["folds"]):
         of_seen = [patient for patient in fold if patient in ("q1", "q2", "q3", "q4", "q5")]
         words = "".join(f".*case{patient[1]} of {patient}" for patient in of_seen)
-        refused(tmp_path, root, seen, rf"saw {len(of_seen)} of the 4 test scans{words}", data={"fold": number})
+        refused(
+            tmp_path, root, seen, rf"used {len(of_seen)} of the 4 test scans{words}", data={"fold": number}
+        )
 
 
-def test_other_scans_are_measured(seen: Path, tmp_path: Path) -> None:
-    root = again(tmp_path / "again", test="067")  # they were the test side of the pretraining's folder, too
+def test_other_scans_are_accepted(seen: Path, tmp_path: Path) -> None:
+    root = again(tmp_path / "again", test="067")  # also test scans of the folder of the pretraining
     parts = assemble(parse(finetuning(root, seen), FinetuneConfig, "test"))
     assert parts.transferred is not None and len(parts.transferred.notes) == 1
     evaluate(write(tmp_path / "c.yaml", evaluation(root, seen)), check=True)
 
 
-def test_weights_that_do_not_say_what_they_saw_are_taken_with_a_note(
+def test_weights_without_content_hashes_are_accepted_with_a_note(
     seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = json.loads((seen / "encoder.json").read_text())
-    assert len(before["pretraining_content"]) == 5 and list(before)[-1] == "pretraining_content", "the long list stands last"
+    assert len(before["pretraining_content"]) == 5 and list(before)[-1] == "pretraining_content", (
+        "the long list is last"
+    )
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "encoder.safetensors").write_bytes((seen / "encoder.safetensors").read_bytes())
     del before["pretraining_content"]
     (tmp_path / "old" / "encoder.json").write_text(json.dumps(before))
-    root, words = again(tmp_path / "again"), "encoder.json: does not say which scans pretraining saw, only whose"
+    root, words = (
+        again(tmp_path / "again"),
+        "encoder.json: lists the patients of pretraining but not the content of their scans",
+    )
     assert words in summary(assemble(parse(finetuning(root, tmp_path / "old"), FinetuneConfig, "test")))
     evaluate(write(tmp_path / "c.yaml", evaluation(root, tmp_path / "old")), check=True)
     assert words in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Intervals over patients: which draws they are made of, and where their limits lie among them."""
+"""Bootstrap intervals over patients: resamples, and limits as their percentiles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medcl3d.evaluation.statistics import Interval
 
 
 class Noted:
-    """The mean of the predictions, and what it was asked for."""
+    """The mean of the predictions; records its arguments."""
 
     def __init__(self) -> None:
         self.predictions: list[np.ndarray] = []
@@ -34,7 +34,7 @@ def intervals(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_fortieth_of_the_draws_lies_beyond_each_limit(seed: int) -> None:
+def test_a_fortieth_of_the_resamples_is_outside_each_limit(seed: int) -> None:
     interval, noted = intervals([f"p{i}" for i in range(30)], seed)
     draws = np.array(noted.values[1:])
     assert len(draws) == RESAMPLES == 1000
@@ -42,7 +42,7 @@ def test_a_fortieth_of_the_draws_lies_beyond_each_limit(seed: int) -> None:
     assert interval.mean == noted.values[0] and interval.n == 30
 
 
-def test_the_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
+def test_the_interval_of_a_mean_has_the_theoretical_width() -> None:
     values = np.random.default_rng(1).normal(size=400)
     widths = [
         np.subtract(*(lambda i: (i.high, i.low))(intervals([f"p{i}" for i in range(400)], s, values)[0]))
@@ -50,10 +50,10 @@ def test_the_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
     ]
     assert np.mean(widths) == pytest.approx(
         2 * 1.96 * values.std() / 20, rel=0.04
-    )  # 5% and 95% would give 16% less
+    )  # percentiles of 5% and 95% would give 16% less
 
 
-def test_patients_are_drawn_with_replacement_and_bring_all_their_rows() -> None:
+def test_patients_are_drawn_with_replacement_with_all_their_rows() -> None:
     patients = ["b", "a", "b", "c", "b", "c"]
     rows = {"a": [1], "b": [0, 2, 4], "c": [3, 5]}
     interval, noted = intervals(patients, predictions=np.arange(6) * 10.0)
@@ -65,13 +65,13 @@ def test_patients_are_drawn_with_replacement_and_bring_all_their_rows() -> None:
     ):
         assert predictions.tolist() == (targets * 10).tolist()
         times = [np.bincount(targets, minlength=6)[of] for of in rows.values()]
-        assert all(len(set(of)) == 1 for of in times)  # each of a patient's rows as often as the others
+        assert all(len(set(of)) == 1 for of in times)  # all rows of a patient equally often
         drawn[number] = [of[0] for of in times]
     assert (drawn.sum(1) == 3).all() and (drawn > 1).any()
     assert np.abs(drawn.mean(0) - 1).max() < 4 * np.sqrt(2 / 3 / RESAMPLES)
 
 
-def test_draws_without_a_value_do_not_count_and_measures_without_one_are_left_out() -> None:
+def test_undefined_resamples_are_dropped_and_undefined_measures_left_out() -> None:
     values: list[float] = []
 
     def largest(predictions: np.ndarray, _targets: np.ndarray) -> float:
@@ -92,7 +92,7 @@ def test_draws_without_a_value_do_not_count_and_measures_without_one_are_left_ou
     np.testing.assert_allclose([found["half"].low, found["half"].high], np.quantile(defined, [0.025, 0.975]))
 
 
-def test_measures_see_the_same_draws_and_the_seed_decides_them() -> None:
+def test_measures_share_resamples_that_depend_on_the_seed() -> None:
     patients = [f"p{i}" for i in range(12)]
     one, other = Noted(), Noted()
     over_drawn_patients({"one": one, "other": other}, np.arange(12.0), np.arange(12), patients, 3)
@@ -112,7 +112,7 @@ def test_two_patients_have_limits() -> None:
     assert (interval.mean, interval.low, interval.high, interval.n) == (0.5, 0.0, 1.0, 2)
 
 
-def test_no_limits_if_no_draw_has_a_value() -> None:
+def test_no_limits_if_all_resamples_are_undefined() -> None:
     seen: list[int] = []
 
     def once(predictions: np.ndarray, _targets: np.ndarray) -> float:

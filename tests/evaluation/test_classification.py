@@ -1,4 +1,4 @@
-"""Measures of classification against scikit-learn's, and their intervals over patients."""
+"""Measures of classification against scikit-learn, and intervals over patients."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_many_classes_as_scikit_learn(seed: int) -> None:
     assert balanced_accuracy(probabilities, targets) == pytest.approx(peer.balanced_accuracy_score(targets, probabilities.argmax(1)))
 
 
-def test_a_class_that_no_one_has_is_not_counted() -> None:
+def test_an_absent_class_is_not_counted() -> None:
     probabilities, targets = drawn(4, 0)
     targets[targets == 3] = 0
     with warnings.catch_warnings():
@@ -59,8 +59,8 @@ def test_one_class_has_no_area_but_an_accuracy() -> None:
     assert set(found) == {"balanced_accuracy", "accuracy", "brier", "calibration_error"}
 
 
-def test_the_interval_is_of_patients_and_not_of_crops() -> None:
-    """Sixty things of six patients who are each all right or all wrong say no more than six."""
+def test_the_interval_is_over_patients_not_crops() -> None:
+    """Sixty items of six patients, each all right or all wrong, are as uncertain as six items."""
     targets = np.tile([0, 1], 30)
     right = np.repeat([1, 1, 1, 0, 0, 1], 10)
     probabilities = np.eye(2)[np.where(right, targets, 1 - targets)]
@@ -87,7 +87,7 @@ def test_precision_and_calibration_as_scikit_learn(seed: int) -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    """Nine in ten at 0.9 is calibrated; all of ten is 0.1 off, all wrong 0.9; probability 1 falls into the last bin."""
+    """Nine of ten correct at 0.9 is calibrated, all correct gives 0.1, all wrong 0.9."""
     sure = np.tile([0.1, 0.9], (10, 1))
     assert calibration_error(sure, np.array([0] + [1] * 9)) == pytest.approx(0)
     assert calibration_error(sure, np.ones(10, dtype=int)) == pytest.approx(0.1)
@@ -95,7 +95,7 @@ def test_calibration_error_by_hand() -> None:
     assert calibration_error(np.array([[0.0, 1.0]]), np.array([0])) == 1
 
 
-def test_probabilities_that_are_right_are_calibrated_and_overconfident_ones_are_not() -> None:
+def test_true_probabilities_are_calibrated_and_overconfident_ones_are_not() -> None:
     rng = np.random.default_rng(0)
     p = rng.uniform(size=20000)
     targets = (rng.uniform(size=len(p)) < p).astype(int)

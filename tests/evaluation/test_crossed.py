@@ -1,4 +1,4 @@
-"""The two-way estimate against values worked by hand, scipy, statsmodels and a thousand simulated comparisons."""
+"""The two-way estimate against manual values, scipy, statsmodels and a thousand simulated comparisons."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_mean_squares_against_statsmodels():
     assert found.components.residual == pytest.approx(squares[2])
 
 
-def test_replicates_alone_against_scipy():
+def test_over_replicates_against_scipy():
     values = np.random.default_rng(1).normal(0.3, 1, 9)
     found = over_replicates(values)
     reference = stats.ttest_1samp(values, 0)
@@ -60,13 +60,13 @@ def test_replicates_alone_against_scipy():
     assert found.num_cases is None
 
 
-def test_never_less_than_replicates_alone_give():
+def test_the_variance_is_at_least_that_over_replicates():
     values = comparisons(spread=(1.0, 0.0, 1.0))
     assert (over_replicates_and_cases(values).variance >= over_replicates(values.mean(-1)).variance * (1 - 1e-12)).all()
 
 
-def test_no_interval_is_without_end_where_replicates_agree() -> None:
-    """Two replicates of one mean, and cases that vary as the residual does: Satterthwaite alone leaves next to no degrees of freedom."""
+def test_intervals_are_finite_if_replicates_agree() -> None:
+    """Two replicates with equal means, cases that vary as the residual: Satterthwaite's df is almost 0."""
     rest = np.random.default_rng(0).normal(size=(500, 2, 20))
     estimate = over_replicates_and_cases(0.01 + rest - rest.mean(-1, keepdims=True))
     low, high = estimate.limits()
@@ -75,8 +75,10 @@ def test_no_interval_is_without_end_where_replicates_agree() -> None:
 
 
 @pytest.mark.parametrize(("spread", "unfloored", "floored"), [((1.0, 0.2, 1.0), 0.4, 0.75), ((0.2, 1.0, 1.0), 0.86, 0.92)])
-def test_few_replicates_that_agree_by_chance_are_not_believed(spread, unfloored: float, floored: float) -> None:
-    """Two replicates whose mean square is under a tenth of the residual's: their own spread as it stands holds the truth far too seldom."""
+def test_few_replicates_that_agree_by_chance_do_not_shorten_intervals(
+    spread, unfloored: float, floored: float
+) -> None:
+    """Two replicates, mean square below a tenth of the residual's: the lower bound restores coverage."""
     values = comparisons(num=20_000, replicates=2, spread=spread)
     by_replicate, by_case = values.mean(-1), values.mean(-2)
     rest = values - by_replicate[..., None] - by_case[:, None] + values.mean((-2, -1))[:, None, None]
@@ -98,21 +100,21 @@ def test_one_replicate_or_one_case():
     assert single.variance == over_replicates([1, 2, 4]).variance
 
 
-def test_nothing_or_all_alike_differs():
+def test_p_values_without_variance():
     assert over_replicates_and_cases(np.zeros((6, 4))).p_value() == 1
-    alike = over_replicates_and_cases(np.full((6, 4), 0.1) + np.array([0.2] * 4) - 0.2)
-    assert alike.p_value() == 0
-    assert alike.interval().low == pytest.approx(0.1)
+    equal = over_replicates_and_cases(np.full((6, 4), 0.1) + np.array([0.2] * 4) - 0.2)
+    assert equal.p_value() == 0
+    assert equal.interval().low == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("values", [[[0.1, np.nan]], [], [1.0, 2.0]])
-def test_only_full_tables_enter(values):
+def test_incomplete_tables_are_refused(values):
     with pytest.raises(ValueError, match="needed"):
         over_replicates_and_cases(values)
 
 
-def test_components_are_found_and_carried_to_other_sizes():
-    """On average the components are those simulated (but for the floor); what they promise of 20 x 80 is what such have."""
+def test_components_are_estimated_and_extrapolated_to_other_sizes():
+    """Components are unbiased (except for the lower bound), and predict the errors of 20 x 80."""
     found = over_replicates_and_cases(comparisons())
     parts = found.components
     for got, sd in zip((parts.replicate, parts.case, parts.residual), SPREAD, strict=True):
@@ -135,28 +137,28 @@ def test_intervals_cover_and_the_test_keeps_its_level(spread):
 
 
 def test_pooled_cases_reject_far_too_often():
-    """400 differences as if they were independent: what is wrong with most tables, and why the two-way variance is there."""
+    """400 differences analysed as if they were independent: the error that the two-way variance avoids."""
     values = comparisons()
     pooled = over_replicates(values.reshape(REPETITIONS, -1))
     assert (pooled.p_value() < 0.05).mean() > 0.4
     assert coverage(pooled) < 0.6
 
 
-def test_looking_at_every_replicate_and_stopping_at_a_small_p_rejects_too_often():
-    """Why nothing is tested before all planned replicates are complete; docs/statistics.md quotes the share."""
+def test_stopping_at_a_small_p_rejects_too_often():
+    """The reason for testing only after all planned replicates; docs/statistics.md quotes the fraction."""
     d = simulated(4000, 10, 40, (1, 1, 1), np.random.default_rng(0))
     p = np.array([over_replicates_and_cases(d[:, :seen]).p_value() for seen in range(6, 11)])
     assert 0.09 < (p < 0.05).any(0).mean() < 0.13
     assert 0.04 < (p[-1] < 0.05).mean() < 0.06
 
 
-def test_replicates_alone_do_not_speak_of_other_cases():
+def test_intervals_over_replicates_do_not_apply_to_other_cases():
     values = comparisons(spread=(0.2, 1.0, 1.0))
     assert coverage(over_replicates(values.mean(-1))) < 0.75
 
 
-def test_holm_holds_the_family():
-    """Four arms that share the reference's noise: of a thousand families without a difference at most 5% (and noise) find one."""
+def test_holm_controls_the_familywise_error():
+    """Four arms and one reference: at most 5% (and noise) of a thousand null families have a rejection."""
     rng = np.random.default_rng(5)
     reference = simulated(REPETITIONS, 10, NUM_CASES, SPREAD, rng)
     arms = [simulated(REPETITIONS, 10, NUM_CASES, SPREAD, rng) - reference for _ in range(4)]
@@ -166,23 +168,23 @@ def test_holm_holds_the_family():
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.05 / 3])
-def test_a_planted_difference_is_found_at_the_power_that_is_claimed(alpha):
-    """The smallest difference is that of the true components, as a pilot would know them."""
+def test_a_simulated_difference_is_detected_with_the_nominal_power(alpha):
+    """The smallest difference is computed from the true components."""
     truth = Components(*(np.float64(sd**2) for sd in SPREAD))
     planted = smallest_difference(expected(truth, 10, NUM_CASES), alpha)
     found = over_replicates_and_cases(comparisons(planted, seed=3)).p_value() < alpha
     assert 0.76 < found.mean() < 0.84
 
 
-def test_wilcoxon_agrees_where_replicates_vary_most():
-    """The check: where cases hardly differ, both tests keep their level and find the same comparisons."""
+def test_wilcoxon_agrees_if_replicates_vary_most():
+    """If cases hardly differ, both tests keep their level and reject the same comparisons."""
     values = comparisons(mean=1.0, spread=(1.0, 0.1, 1.0), num=300)
     t = over_replicates_and_cases(values).p_value() < 0.05
     w = np.array([wilcoxon_exact(row, np.zeros(10)) < 0.05 for row in values.mean(-1)])
     assert (t == w).mean() > 0.9
 
 
-def test_the_coverage_that_reports_quote_is_what_is_measured():
+def test_the_coverage_quoted_in_reports_is_reproduced():
     for (num, cases), quoted in MEASURED.items():
         found = measure(num, cases)
         assert (round(min(found), 1), round(max(found), 1)) == quoted

@@ -55,14 +55,16 @@ def test_one_endpoint_is_holm_and_one_arm_a_fixed_sequence() -> None:
         p = rng.random(5) ** 3
         assert in_order(p[:, None])[:, 0] == pytest.approx(holm(p))
         assert in_order(p[None])[0] == pytest.approx(np.maximum.accumulate(p))
-    assert in_order([[0.2, 0.001]]).tolist() == [[0.2, 0.2]], "an endpoint after one that was not rejected is not"
-    with pytest.raises(ValueError, match="lie in"):
+    assert in_order([[0.2, 0.001]]).tolist() == [[0.2, 0.2]], (
+        "an endpoint is not rejected unless the previous one is"
+    )
+    with pytest.raises(ValueError, match="must be in"):
         in_order([[np.nan, 0.1]])
 
 
 @pytest.mark.parametrize("true", [(0, 0, 0, 0, 0, 0), (5, 0, 0, 0, 0, 0), (5, 0, 5, 5, 0, 0), (0, 5, 0, 5, 5, 0)])
 def test_the_familywise_error(true: tuple[int, ...]) -> None:
-    """Three arms and two endpoints that share a reference: some nulls true, some not, at most 5% (and noise) have a false rejection."""
+    """Three arms, two endpoints, some nulls true: at most 5% (and noise) have a false rejection."""
     rng = np.random.default_rng(2)
     effect = np.reshape(true, (3, 2))
     shared, own = rng.normal(size=(4000, 1, 1)), rng.normal(size=(4000, 3, 2))

@@ -21,7 +21,7 @@ def test_against_statsmodels() -> None:
     assert equivalence_p(over_replicates(first - second), 0.02) == pytest.approx(expected)
 
 
-def test_the_interval_of_90_percent_lies_within_the_margin_where_p_is_small() -> None:
+def test_the_90_percent_interval_is_inside_the_margin_if_p_is_small() -> None:
     found = over_replicates(np.random.default_rng(1).normal(0.2, 1, (500, 10)))
     low, high = found.limits(0.9)
     inside = (low > -1) & (high < 1)
@@ -32,12 +32,12 @@ def test_the_interval_of_90_percent_lies_within_the_margin_where_p_is_small() ->
 @pytest.mark.parametrize("edge", [-1.0, 1.0])
 @pytest.mark.parametrize("replicates", [6, 10])
 def test_the_level_at_the_edge_of_the_margin(edge: float, replicates: int) -> None:
-    """At most 5% (and noise) of comparisons whose true difference is the margin are called equivalent."""
+    """At most 5% (and noise) of comparisons whose true difference is the margin are declared equivalent."""
     values = simulated(3000, replicates, 40, SPREAD, np.random.default_rng(2), edge)
     assert 0.02 < (equivalence_p(over_replicates_and_cases(values), 1.0) < 0.05).mean() < 0.062
 
 
-def test_the_power_in_the_middle() -> None:
+def test_the_power_at_a_difference_of_zero() -> None:
     values = simulated(1000, 10, 40, SPREAD, np.random.default_rng(3))
     assert (equivalence_p(over_replicates_and_cases(values), 1.0) < 0.05).mean() > 0.97
     assert (equivalence_p(over_replicates_and_cases(values), 0.2) < 0.05).mean() < 0.05
@@ -51,7 +51,7 @@ def test_a_family_at_the_edge_has_at_most_one_error_in_twenty() -> None:
     assert (np.stack([holm(row) for row in p]) < 0.05).any(-1).mean() < 0.06
 
 
-def test_nothing_that_varies() -> None:
+def test_p_values_without_variance() -> None:
     assert equivalence_p(over_replicates([0.1, 0.1, 0.1]), 0.2) == 0
     assert equivalence_p(over_replicates([0.3, 0.3, 0.3]), 0.2) == 1
     assert np.isnan(equivalence_p(over_replicates([0.1]), 0.2))

@@ -1,4 +1,4 @@
-"""Scores without labels are what their papers say, on features whose answer is known."""
+"""Label-free scores follow their definitions, on features with known scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_alignment_is_the_mean_squared_distance_of_partners() -> None:
     assert alignment(first, second) == pytest.approx((0 + 2 + 2) / 3)
 
 
-def test_uniformity_leaves_out_a_vector_and_itself() -> None:
+def test_uniformity_excludes_pairs_of_a_vector_with_itself() -> None:
     assert uniformity(np.ones((5, 1))) == 0
     assert uniformity(np.array([[1.0, 0], [-1, 0]])) == pytest.approx(-8)
     z = unit(np.random.default_rng(0).normal(size=(7, 4)))
@@ -28,12 +28,12 @@ def test_uniformity_leaves_out_a_vector_and_itself() -> None:
     assert uniformity(z) == pytest.approx(math.log(np.mean(slow)))
 
 
-def test_rankme_counts_directions_that_are_used_alike() -> None:
+def test_rankme_counts_equally_used_directions() -> None:
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(40, 5)))[0]
     assert rankme(basis) == pytest.approx(5, abs=1e-3)
     assert rankme(np.outer(rng.normal(size=40), np.ones(6))) == pytest.approx(1, abs=1e-3)
-    assert rankme(7 * basis) == pytest.approx(rankme(basis)), "however long features are"
+    assert rankme(7 * basis) == pytest.approx(rankme(basis)), "independent of the length of features"
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
@@ -53,8 +53,8 @@ def collapsed(where: str) -> np.ndarray:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("where", ["0", "1e-20", "0.1", "-1e4", "rounding"])
-def test_features_that_collapsed_have_the_worst_scores_and_no_slope(where: str) -> None:
-    """All 0 is as collapsed as all 1: it was as uniform as can be while distances took its vectors for units."""
+def test_collapsed_features_have_the_worst_scores_and_no_slope(where: str) -> None:
+    """All 0 is as collapsed as all 1; distances that assume unit vectors would make it uniform."""
     x = collapsed(where)
     assert math.isnan(alpha_req(x))
     found = label_free(x, x)
@@ -62,14 +62,14 @@ def test_features_that_collapsed_have_the_worst_scores_and_no_slope(where: str) 
     assert found["alignment"] == 0 and found["uniformity"] == pytest.approx(0, abs=1e-9) and found["rankme"] == pytest.approx(1, abs=1e-2)
 
 
-def test_dead_crops_among_others_lie_apart_from_them_and_not_from_each_other() -> None:
+def test_zero_features_are_equal_to_each_other_and_differ_from_others() -> None:
     z = np.array([[1.0, 0], [0, 0], [0, 0]])
     assert uniformity(z) == pytest.approx(math.log((2 * math.exp(-2) + 1) / 3))
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_features_that_are_no_numbers_have_no_scores(value: float) -> None:
+def test_non_finite_features_have_no_scores(value: float) -> None:
     good = np.random.default_rng(0).normal(size=(30, 8))
     for bad in (np.full_like(good, value), np.where(np.arange(30)[:, None] == 7, value, good)):
         assert label_free(bad, good) == label_free(good, bad) == {}
@@ -80,7 +80,7 @@ def test_one_crop_has_no_pairs() -> None:
     assert set(label_free(np.ones((1, 4)), np.ones((1, 4)))) == {"alignment", "rankme"}
 
 
-def test_all_scores_come_together() -> None:
+def test_all_scores_are_returned() -> None:
     rng = np.random.default_rng(0)
     first = rng.normal(size=(30, 8)).astype(np.float32)
     found = label_free(first, first)

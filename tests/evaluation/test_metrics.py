@@ -1,4 +1,4 @@
-"""Dice and surface distance against slow definitions, and means over patients."""
+"""Dice and surface distance against slow reference implementations, and means over patients."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_shift_by_slices_is_measured_in_mm() -> None:
     assert overlap_of(mask, mask, (1.0, 1.0, 5.0)).dice == 1 and overlap_of(mask, mask, (1.0, 1.0, 5.0)).hd95_mm == 0
 
 
-def test_missed_invented_and_absent_structures() -> None:
+def test_missed_falsely_predicted_and_absent_structures() -> None:
     empty, full = np.zeros((3, 4, 5), dtype=bool), np.ones((3, 4, 5), dtype=bool)
     diagonal = np.sqrt(6.0**2 + 4.0**2 + 2.5**2)
     for prediction, truth in ((empty, full), (full, empty)):
@@ -86,12 +86,12 @@ def test_patients_are_resampled_not_scans() -> None:
     assert one is not None and one.n == 3
     assert one.mean == pytest.approx((0.3 + 0.9 + 0.5) / 3) and one.low < one.mean < one.high
     assert one == over_patients(values, ["a", "a", "b", "c", "d"], seed=0)
-    # Many copies of a patient's scans add no certainty.
+    # Copies of the scans of a patient do not shorten the interval.
     many = over_patients(np.repeat(values, 50), list(np.repeat(["a", "a", "b", "c", "d"], 50)), seed=0)
     assert many is not None and many.high - many.low == pytest.approx(one.high - one.low, rel=1e-6)
 
 
-def test_intervals_at_the_edges() -> None:
+def test_intervals_of_constant_and_missing_values() -> None:
     assert over_patients([np.nan], ["a"], 0) is None
     single = over_patients([0.5, 0.7], ["a", "a"], 0)
     assert single is not None and single.mean == pytest.approx(0.6) and not single.known and single.n == 1
@@ -99,7 +99,7 @@ def test_intervals_at_the_edges() -> None:
     assert same is not None and (same.low, same.mean, same.high) == (0.5, 0.5, 0.5)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_has_about_its_nominal_coverage() -> None:
     rng = np.random.default_rng(0)
     patients = [str(i) for i in range(25)]
     draws = [over_patients(rng.normal(0.7, 0.1, 25), patients, seed=0) for _ in range(60)]
@@ -107,7 +107,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 51 <= covered <= 60
 
 
-def test_summary_counts_each_scan_once_and_skips_what_is_absent() -> None:
+def test_summary_counts_each_scan_once_and_skips_absent_structures() -> None:
     rows = [
         ("s1", "p1", "liver", 0.8, 2.0),
         ("s1", "p1", "spleen", None, None),

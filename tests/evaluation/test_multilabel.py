@@ -1,4 +1,4 @@
-"""Measures of findings against scikit-learn's, and what is done with what nobody knows."""
+"""Measures of findings against scikit-learn, and the treatment of unknown findings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_areas_and_accuracy_as_scikit_learn(seed: int) -> None:
     assert all(one.n == 40 and one.low < one.mean < one.high for name, one in found.items() if not name.startswith("calibration"))
 
 
-def test_what_is_not_known_is_as_if_it_were_not_there() -> None:
+def test_unknown_findings_are_ignored() -> None:
     probabilities, truth, patients = drawn(0)
     unknown = np.random.default_rng(1).uniform(size=truth.shape) < 0.3
     partly = np.where(unknown, np.nan, truth)
@@ -53,7 +53,7 @@ def test_what_is_not_known_is_as_if_it_were_not_there() -> None:
     assert finding_metrics(scrambled, partly, NAMES, patients, 0) == found
 
 
-def test_a_finding_that_all_or_none_have_enters_no_area() -> None:
+def test_a_constant_finding_is_excluded_from_areas() -> None:
     probabilities, truth, patients = drawn(0)
     truth[:, 2] = 0
     with warnings.catch_warnings():
@@ -67,8 +67,8 @@ def test_a_finding_that_all_or_none_have_enters_no_area() -> None:
     }
 
 
-def test_calibration_is_of_the_finding_and_not_of_the_likelier_answer() -> None:
-    """One in ten has it: at 0.1 for all it is calibrated; at 0 it is 0.1 off; at 1, in the last bin, 0.9."""
+def test_calibration_is_of_the_finding_not_of_the_more_probable_class() -> None:
+    """One in ten has it: 0.1 is calibrated, 0 has an error of 0.1, and 1, in the last bin, of 0.9."""
     present = np.array([True] + [False] * 9)
     assert calibration_error(np.full(10, 0.1), present) == pytest.approx(0)
     assert calibration_error(np.zeros(10), present) == pytest.approx(0.1)

@@ -1,4 +1,4 @@
-"""Power against statsmodels, the effect size against its definition, label efficiency by hand."""
+"""Power against statsmodels, effect sizes against definitions, label efficiency against manual values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_power_against_statsmodels(num, alpha):
     assert theirs.power(found, num, alpha) == pytest.approx(0.8, abs=1e-6)
 
 
-def test_the_smallest_difference_where_nothing_varies_or_is_known():
+def test_the_smallest_difference_without_variance_or_with_one_replicate():
     assert smallest_difference(over_replicates([1.0, 1.0, 1.0])) == 0
     assert np.isnan(smallest_difference(over_replicates([1.0])))
 
@@ -36,7 +36,7 @@ NUM_CASES = 40
 
 
 DFS = np.array([9.0, 10, 11, 12, 14, 17, 22, 30, 50, 100, 400])
-"""Degrees of freedom between which the smallest difference in standard errors is interpolated."""
+"""Degrees of freedom for interpolation of the smallest difference in standard errors."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def in_errors() -> np.ndarray:
 def real_power(
     pilot: int, num_cases: int | None, spread: tuple[float, float, float], cautious: bool, in_errors: np.ndarray, num: int = 4000
 ) -> np.ndarray:
-    """The real power of ten replicates at the difference that each simulated pilot planned."""
+    """True power of ten replicates at the difference planned by each simulated pilot."""
     values = simulated(num, pilot, num_cases or 1, spread, np.random.default_rng([7, pilot]))
     means = values.mean(-1)
     parts = (over_replicates_and_cases(values) if num_cases else over_replicates(means)).components
@@ -60,8 +60,8 @@ def real_power(
 
 @pytest.mark.parametrize("pilot", [2, 3, 5])
 @pytest.mark.parametrize("setting", ["replicates alone", "replicates vary", "both vary", "both vary, small residual"])
-def test_a_planned_difference_has_the_power_that_is_said(pilot: int, setting: str, in_errors: np.ndarray) -> None:
-    """At the upper limit of the variance four of five pilots plan enough; at its estimate most plan too little."""
+def test_a_planned_difference_has_the_nominal_power(pilot: int, setting: str, in_errors: np.ndarray) -> None:
+    """With the upper limit of the variance, four of five pilots have enough power; with its estimate, few."""
     of = (None, (1.0, 0.0, 0.0)) if setting == "replicates alone" else (NUM_CASES, SPREADS[setting])
     cautious, plain = (real_power(pilot, *of, which, in_errors) for which in (True, False))
     assert 0.84 < cautious.mean() < 0.92
@@ -70,7 +70,7 @@ def test_a_planned_difference_has_the_power_that_is_said(pilot: int, setting: st
 
 
 def test_the_upper_limit_by_hand() -> None:
-    """Of 1 and 3 the variance is 2; its limit with one degree of freedom is 2 / 0.0642; a residual of 4 over 8 cases comes off."""
+    """1 and 3: variance 2, limit at one degree of freedom 2 / 0.0642, minus a residual of 4 over 8 cases."""
     parts = upper_limit_of_replicates([1.0, 3.0], Components(np.float64(2), np.float64(5), np.float64(4)), 8)
     assert (parts.replicate, parts.case, parts.residual) == pytest.approx((2 / stats.chi2.ppf(0.2, 1) - 0.5, 5, 4))
 
@@ -91,7 +91,7 @@ def test_the_intervals_of_effect_sizes_cover():
     assert np.mean([interval.mean for interval in found]) == pytest.approx(0.8, abs=0.06)
 
 
-def test_no_effect_size_without_spread():
+def test_no_effect_size_without_variance():
     assert effect_size([0.1]) is None
     assert effect_size([0.1, 0.2]) is None
     assert effect_size([0.1, 0.1, 0.1]) is None
@@ -116,9 +116,9 @@ def test_labels_needed_by_hand(value, found):
     assert (word, number) == (found[0], pytest.approx(found[1]))
 
 
-def test_a_curve_that_falls_counts_where_it_is_first_reached():
+def test_a_non_monotone_curve_gives_the_smallest_number():
     assert labels_needed({2: 0.5, 4: 0.7, 8: 0.6}, 0.65)[1] < 4
     assert labels_needed({2: 0.5, 4: 0.7, 8: 0.6}, 0.75) == ("more than", 8)
     assert labels_needed({2: 0.5}, 0.5) == ("at", 2)
-    with pytest.raises(ValueError, match="no point"):
+    with pytest.raises(ValueError, match="no points"):
         labels_needed({}, 0.5)

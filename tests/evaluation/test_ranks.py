@@ -1,4 +1,4 @@
-"""Ranks over data sets are those of Demsar's paper, and arms that are alike are not told apart."""
+"""Cross-dataset ranks as in Demsar's paper; equal arms are not distinguished."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_the_example_of_the_paper() -> None:
     assert ranks(-TABLE_6, higher=False) == found
 
 
-def test_groups_are_of_arms_that_no_critical_difference_parts() -> None:
+def test_groups_are_arms_within_the_critical_difference() -> None:
     assert Ranks((1.0, 4.0, 2.0, 3.2), 9, 0.01, 1.3).groups() == [(0, 2), (2, 3), (3, 1)]
     assert Ranks((1.0, 4.0, 2.0, 3.2), 9, 0.01, 5.0).groups() == [(0, 2, 3, 1)]
     assert Ranks((1.0, 2.0, 3.0), 9, 0.01, 0.5).groups() == []
 
 
-def test_arms_that_are_alike_are_told_apart_as_rarely_as_is_said() -> None:
+def test_equal_arms_are_distinguished_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(0)
     told = [np.ptp(found.mean) > found.critical for found in (ranks(rng.normal(size=(10, 4))) for _ in range(1000))]
     assert 0.02 < np.mean(told) < 0.07
@@ -41,6 +41,6 @@ def test_arms_that_are_alike_are_told_apart_as_rarely_as_is_said() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (8, 2)])
-def test_too_few_data_sets_or_arms_rank_nothing(shape: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="the fewest to rank over"):
+def test_too_few_data_sets_or_arms_are_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="are needed for ranks"):
         ranks(np.zeros(shape))

@@ -1,4 +1,4 @@
-"""Measures of regression against scikit-learn's, and their intervals over patients."""
+"""Measures of regression against scikit-learn, and intervals over patients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures of a ranking are what their definitions say, and ties are the mean over all orders of what ties."""
+"""Measures of retrieval follow their definitions; with ties they are the mean over all orders."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ NAMES = ("recall@1", "recall@5", "reciprocal_rank", "average_precision")
 
 
 def by_definition(ordered: np.ndarray) -> dict[str, float]:
-    """The measures of matches in their order, ``Bool[n]``."""
+    """The measures of ordered matches ``Bool[n]``."""
     ranks = np.flatnonzero(ordered) + 1
     precision = np.arange(1, len(ranks) + 1) / ranks
     return dict(zip(NAMES, (float(ranks[0] <= 1), float(ranks[0] <= 5), float(1 / ranks[0]), float(precision.mean())), strict=True))
 
 
-def mean_over_orders(likeness: np.ndarray, matches: np.ndarray) -> dict[str, float]:
-    """The mean over all permutations that a sort by likeness could have given."""
+def mean_over_orders(similarity: np.ndarray, matches: np.ndarray) -> dict[str, float]:
+    """The mean over all permutations that are sorted by similarity."""
     orders = [
-        by_definition(matches[list(p)]) for p in itertools.permutations(range(len(matches))) if (np.diff(likeness[list(p)]) <= 0).all()
+        by_definition(matches[list(p)])
+        for p in itertools.permutations(range(len(matches)))
+        if (np.diff(similarity[list(p)]) <= 0).all()
     ]
     return {name: float(np.mean([order[name] for order in orders])) for name in NAMES}
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_without_ties_they_are_the_definitions_to_the_bit(seed: int) -> None:
+def test_without_ties_measures_equal_their_definitions_bitwise(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    likeness, matches = rng.uniform(-1, 1, 60), rng.random(60) < rng.uniform(0.05, 0.9)
+    similarity, matches = rng.uniform(-1, 1, 60), rng.random(60) < rng.uniform(0.05, 0.9)
     matches[rng.integers(60)] = True
-    found = measures(likeness, matches)
-    assert {name: found[name] for name in NAMES} == by_definition(matches[np.argsort(-likeness)])
+    found = measures(similarity, matches)
+    assert {name: found[name] for name in NAMES} == by_definition(matches[np.argsort(-similarity)])
 
 
 @pytest.mark.parametrize(("n", "m"), [(5, 1), (6, 2), (5, 4), (7, 3)])
@@ -45,21 +47,21 @@ def test_chance_is_the_mean_over_all_orders(n: int, m: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_ties_are_the_mean_over_every_order_of_theirs(seed: int) -> None:
+def test_measures_with_ties_are_the_mean_over_all_orders(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(4, 8))
-    likeness, matches = rng.integers(0, rng.integers(1, 4), n) / 4, rng.random(n) < 0.5
+    similarity, matches = rng.integers(0, rng.integers(1, 4), n) / 4, rng.random(n) < 0.5
     matches[rng.integers(n)] = True
-    expected = mean_over_orders(likeness, matches)
-    found = measures(likeness, matches)
+    expected = mean_over_orders(similarity, matches)
+    found = measures(similarity, matches)
     for name in NAMES:
         assert found[name] == pytest.approx(expected[name], abs=1e-12)
 
 
 @pytest.mark.parametrize("matches", [np.arange(30) < 12, np.arange(30) >= 12, np.arange(30) == 3])
-def test_what_is_all_alike_measures_chance_whatever_the_order_of_the_table(matches: np.ndarray) -> None:
+def test_equal_similarities_give_chance_for_any_order_of_the_table(matches: np.ndarray) -> None:
     rounding = np.random.default_rng(0).uniform(-TIE, TIE, 30) / 60
-    for likeness in (np.zeros(30), 0.3 + rounding):
-        found = measures(likeness, matches)
+    for similarity in (np.zeros(30), 0.3 + rounding):
+        found = measures(similarity, matches)
         for name in NAMES:
             assert found[name] == pytest.approx(found[f"chance_{name}"], abs=1e-12)

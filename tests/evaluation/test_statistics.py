@@ -1,4 +1,4 @@
-"""Statistics against scipy, brute force and values worked by hand."""
+"""Statistics against scipy, brute force and manual values."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_one_replicate_has_no_interval():
 
 
 @pytest.mark.parametrize("values", [[], [0.1, np.nan], [[1.0, 2.0]]])
-def test_only_finite_numbers_enter(values):
+def test_non_finite_numbers_are_refused(values):
     with pytest.raises(ValueError, match="finite"):
         mean_interval(values)
 
 
-def test_nothing_differs():
+def test_equal_values_have_p_one():
     same = np.linspace(0, 1, 6)
     assert wilcoxon_exact(same, same) == 1
 
@@ -53,13 +53,13 @@ def test_wilcoxon_against_scipy_without_ties(n):
 
 
 def test_wilcoxon_by_hand():
-    """Six differences of one sign: 2 of the 64 signings are as extreme."""
+    """Six differences of one sign: 2 of the 64 sign assignments are as extreme."""
     assert wilcoxon_exact([1, 2, 3, 4, 5, 6], np.zeros(6)) == pytest.approx(2 / 64)
     assert wilcoxon_exact(np.zeros(6), [1, 2, 3, 4, 5, 6]) == pytest.approx(2 / 64)
 
 
 def test_wilcoxon_with_ties_is_exact():
-    """All signings of the mid-ranks, enumerated; 0 drops out."""
+    """Enumeration of all signs of the mid-ranks; 0 is dropped."""
     difference = np.array([0.1, 0.1, -0.2, 0.3, 0.3, -0.1, 0.0, 0.5])
     kept = difference[difference != 0]
     ranks = stats.rankdata(np.abs(kept))
@@ -70,13 +70,13 @@ def test_wilcoxon_with_ties_is_exact():
 
 
 def test_ties_survive_rounding():
-    """0.3 - 0.2 and 0.2 - 0.1 differ in their last digit, and are one rank."""
+    """0.3 - 0.2 and 0.2 - 0.1 differ by rounding and are tied."""
     exact = wilcoxon_exact([1, 1, -1, 2, 3, 4], np.zeros(6))
     assert wilcoxon_exact([0.3, 0.2, 0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.2, 0, 0, 0]) == exact
 
 
 def test_wilcoxon_needs_pairs():
-    with pytest.raises(ValueError, match="3 against 2"):
+    with pytest.raises(ValueError, match="3 and 2"):
         wilcoxon_exact([1, 2, 3], [1, 2])
 
 
@@ -86,7 +86,7 @@ def test_holm_by_hand():
 
 
 def test_holm_against_its_definition():
-    """Rejecting at alpha step by step, smallest p first, until one stays: the adjusted p is where that turns."""
+    """Step-down rejection, smallest p first: the adjusted p is the alpha at which the rejection changes."""
     p = RNG.uniform(0, 0.05, size=7)
     adjusted = holm(p)
     for alpha in np.linspace(0.001, 0.3, 50):
@@ -105,7 +105,7 @@ def test_holm_against_statsmodels():
         assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
-def test_holm_of_nothing_is_nothing():
+def test_holm_of_an_empty_family_is_empty():
     assert len(holm([])) == 0
 
 
@@ -115,7 +115,7 @@ def test_holm_refuses_nan():
 
 
 def test_false_positives_at_the_nominal_rate():
-    """On 2,000 comparisons without a difference the t-test says p < 0.05 in about 5%, Wilcoxon in at most that."""
+    """In 2,000 null comparisons, the t-test has p < 0.05 in about 5%, Wilcoxon in at most 5%."""
     rng = np.random.default_rng(0)
     pairs = rng.normal(size=(2000, 2, 8))
     t = np.mean([over_replicates(a - b).p_value() < 0.05 for a, b in pairs])

@@ -192,7 +192,7 @@ MANIFESTS = [
         "fewer scans than a batch",
         put("train", "samples_per_step", value=64),
         PRETRAIN,
-        ["64 samples a step", "visited more than once"],
+        ["64 samples per step", "visited more than once"],
         0,
     ),
     Fault(

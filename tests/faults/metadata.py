@@ -35,7 +35,10 @@ METADATA = [
     Fault(
         41,
         "metadata missing everywhere",
-        config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}), cells("age", lambda i: "n/a")),
+        config(
+            lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}),
+            cells("age", lambda i: "n/a"),
+        ),
         PRETRAIN,
         ["metadata_kernel: the column 'age' is empty", "remove it, or fill it in"],
         3,
@@ -51,7 +54,10 @@ METADATA = [
     Fault(
         41,
         "metadata missing, left out",
-        config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}, "on_missing": "drop"}}), cells("age", some)),
+        config(
+            lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}, "on_missing": "drop"}}),
+            cells("age", some),
+        ),
         PRETRAIN,
         ["scans, its age is missing", "left out:"],
         0,
@@ -59,15 +65,30 @@ METADATA = [
     Fault(
         41,
         "metadata missing, refused",
-        config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}, "on_missing": "error"}}), cells("age", some)),
+        config(
+            lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}, "on_missing": "error"}}),
+            cells("age", some),
+        ),
         PRETRAIN,
         ["metadata_kernel: age is missing in", "on_missing is error", "fill it in"],
         3,
     ),
     Fault(
-        42, "age of -1", lambda f, _: good(f, ["a,p,40", "b,q,-1"], "scan,patient,age"), PREPARE, ["manifest.csv:3: age = '-1'", "n/a"], 3
+        42,
+        "age of -1",
+        lambda f, _: good(f, ["a,p,40", "b,q,-1"], "scan,patient,age"),
+        PREPARE,
+        ["manifest.csv:3: age = '-1'", "n/a"],
+        3,
     ),
-    Fault(42, "age of 430", lambda f, _: good(f, ["a,p,40", "b,q,430"], "scan,patient,age"), PREPARE, ["manifest.csv:3: age = '430'"], 3),
+    Fault(
+        42,
+        "age of 430",
+        lambda f, _: good(f, ["a,p,40", "b,q,430"], "scan,patient,age"),
+        PREPARE,
+        ["manifest.csv:3: age = '430'"],
+        3,
+    ),
     Fault(
         42,
         "text among days",
@@ -129,7 +150,7 @@ METADATA = [
         "test patient seen in pretraining",
         pretrained(all_patients),
         ("finetune", "c.yaml", "--check"),
-        ["pretraining saw", "of the test patients", "pretrain on the training side"],
+        ["pretraining used", "of the test patients", "pretrain on the training patients"],
         3,
     ),
     Fault(
@@ -137,7 +158,13 @@ METADATA = [
         "test scan seen under another id",
         pretrained(all_scans_of_others),
         ("finetune", "c.yaml", "--check"),
-        ["pretraining saw", "test scans", "under other patient ids", "the same file", "pretrain without them"],
+        [
+            "pretraining used",
+            "test scans",
+            "under other patient ids",
+            "the same file",
+            "pretrain without them",
+        ],
         3,
     ),
     Fault(
@@ -161,7 +188,9 @@ METADATA = [
     Fault(
         46,
         "names of patients, any source",
-        lambda f, _: good(f, ["SECRET1,Doe,20200131", "SECRET2,Doe,20210131", "SECRET3,Jane,1"], "scan,patient,session"),
+        lambda f, _: good(
+            f, ["SECRET1,Doe,20200131", "SECRET2,Doe,20210131", "SECRET3,Jane,1"], "scan,patient,session"
+        ),
         (*PREPARE, "hash_ids=true"),
         ["3 scans of 2 patients", ",2,unknown,"],
         0,

@@ -158,11 +158,11 @@ def test_negatives_of_one_scan_occur_with_the_field_and_never_without(tiny_store
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ({"overlapping_crops": {"samples_per_scan": 3}}, r"train.samples_per_step = 8 is no multiple of pairs.overlapping_crops: "
-         r"samples_per_scan = 3; 6 would do"),
-        ({"physical_overlap": {"samples_per_scan": 16}}, r"pairs.physical_overlap: samples_per_scan = 16; 16 would do"),
+        ({"overlapping_crops": {"samples_per_scan": 3}}, r"train.samples_per_step = 8 is not a multiple of pairs.overlapping_crops: "
+         r"samples_per_scan = 3; use 6"),
+        ({"physical_overlap": {"samples_per_scan": 16}}, r"pairs.physical_overlap: samples_per_scan = 16; use 16"),
         ({"class_labels": {"inner": {"overlapping_crops": {"samples_per_scan": 3}}}},
-         r"pairs.class_labels: together = 2 times samples_per_scan = 3; 6 would do"),
+         r"pairs.class_labels: together = 2 times samples_per_scan = 3; use 6"),
     ],
 )  # fmt: skip
 def test_groups_across_the_border_of_two_steps_are_refused(tiny_store: Path, pairs: Any, message: str) -> None:
@@ -186,7 +186,9 @@ def test_a_field_without_effect_is_reported(tiny_store: Path) -> None:
     (line,) = warnings_of(tiny_store, NEGATIVE, "byol")
     assert line.endswith("has no effect: objective.byol uses no negatives; choose another objective")
     (line,) = warnings_of(tiny_store, {"class_labels": {"inner": NEGATIVE, "together": 1}})
-    assert line.endswith("the inner strategy draws the views, and its relation is not used; leave the field out")
+    assert line.endswith(
+        "only the views of the inner strategy are used, not its relation; leave the field out"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, and runs nothing."""
+"""Checkpoints are written atomically, and reading one runs no code."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def test_round_trip_and_only_the_last_two_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [i / 20 for i in range(20)])
-def test_a_truncated_one_gives_way_to_the_one_before_and_says_so(tmp_path: Path, share: float) -> None:
+def test_a_truncated_checkpoint_is_skipped_with_a_warning(tmp_path: Path, share: float) -> None:
     save(tmp_path, state(1))
     path = save(tmp_path, state(2))
     os.truncate(path, int(path.stat().st_size * share))
-    with pytest.warns(UserWarning, match=r"step_00000002.pt: .*going back to the one before"):
+    with pytest.warns(UserWarning, match=r"step_00000002.pt: .*using the previous checkpoint"):
         latest = load_latest(tmp_path)
     assert latest is not None and latest.step == 1
 
@@ -45,7 +45,7 @@ class Evil:
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"schema": 1, "model": Evil()}, tmp_path / "step_00000001.pt")
-    with pytest.raises(ConfigError, match="was not run"):
+    with pytest.raises(ConfigError, match="no code was run"):
         load(tmp_path / "step_00000001.pt")
     assert not (tmp_path / "owned").exists()
 
@@ -69,7 +69,7 @@ while True:
 
 
 @pytest.mark.slow
-def test_fifty_kills_in_mid_write_leave_a_checkpoint_that_loads(tmp_path: Path) -> None:
+def test_fifty_kills_during_writing_leave_a_readable_checkpoint(tmp_path: Path) -> None:
     for kill in range(50):
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None

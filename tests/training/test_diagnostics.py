@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""Metrics and warnings of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tally_of(z: Tensor, relation: Relation) -> Tally:
     return tally
 
 
-def test_a_healthy_run_is_not_warned_of() -> None:
+def test_a_healthy_run_gives_no_warning() -> None:
     assert rows(20) == []
 
 
@@ -41,24 +41,26 @@ def test_a_healthy_run_is_not_warned_of() -> None:
         ({"loss": 2.0}, "the loss has not changed", 5),
     ],
 )
-def test_each_trouble_is_said_once_and_not_too_soon(changes: dict[str, float], words: str, least: int) -> None:
-    said = rows(20, **changes)
-    assert len(said) == 1 and words in said[0]
+def test_each_warning_is_given_once_and_not_too_early(
+    changes: dict[str, float], words: str, least: int
+) -> None:
+    warnings = rows(20, **changes)
+    assert len(warnings) == 1 and words in warnings[0]
     assert not rows(least - 1, **changes)
 
 
-def test_what_a_fine_tuning_logs_is_enough() -> None:
+def test_metrics_of_a_fine_tuning_are_accepted() -> None:
     assert Watch().look({"loss": 0.5, "dice": 0.1}) == []
 
 
-def test_a_warning_is_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_is_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with run_folder(tmp_path / "run", {"seed": 0}, {"data": "a"}) as run:
         run.log(7, {**HEALTHY, "anchors_without_positive": 2.0})
     assert (tmp_path / "run" / "warnings.txt").read_text().startswith("step 7: 2 anchors")
     assert "warning: step 7: 2 anchors" in capsys.readouterr().err
 
 
-def test_the_numbers_of_a_relation_by_hand() -> None:
+def test_metrics_of_a_relation_computed_by_hand() -> None:
     z = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
     positive = torch.tensor([[0, 1, 0], [0.5, 0, 0], [0, 0, 0.0]])
     negative = torch.tensor([[0, 0, 1], [0.5, 0, 1], [0, 0, 0.0]])
@@ -66,13 +68,15 @@ def test_the_numbers_of_a_relation_by_hand() -> None:
     assert found["positives_per_anchor"] == pytest.approx(0.5)
     assert found["anchors_without_positive"] == 1
     assert found["effective_negatives"] == pytest.approx(2.5 / 3)
-    assert found["fraction_left_alone"] == pytest.approx(2 / 6), "two pairs of the last row, and nothing of the diagonal"
-    assert found["alignment"] == pytest.approx(2.0), "both attracted pairs are at a right angle"
+    assert found["fraction_left_alone"] == pytest.approx(2 / 6), (
+        "two pairs of the last row, without the diagonal"
+    )
+    assert found["alignment"] == pytest.approx(2.0), "both attracting pairs are orthogonal"
     assert effective_rank(z) > 1.5 and effective_rank(torch.ones(5, 3)) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_tiles_are_counted_as_the_whole_is() -> None:
-    """Blocks of rows, one of them told of some columns only: the others have P = 0 and M = 1."""
+def test_tiles_give_the_counts_of_the_whole_matrix() -> None:
+    """Tiles of rows, one of which covers only some columns: in the other columns P = 0 and M = 1."""
     rng = torch.Generator().manual_seed(0)
     z = F.normalize(torch.randn(10, 4, generator=rng), dim=1)
     positive = torch.zeros(10, 10)
@@ -88,11 +92,11 @@ def test_tiles_are_counted_as_the_whole_is() -> None:
         torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=1e-9)
 
 
-def test_rows_that_are_no_columns_leave_nothing_alone_by_being_absent() -> None:
-    """Small views against large ones, as a teacher sees them: two of the four rows are among the columns."""
+def test_only_rows_that_are_columns_are_excluded_from_ignored_pairs() -> None:
+    """Local views against global ones, as for a momentum encoder: two of four rows are also columns."""
     positive = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
     negative = torch.zeros_like(positive)
     tally = Tally()
     tally.add(Tile(Relation(positive, negative)), selves=torch.tensor(2))
     found = diagnose(F.normalize(torch.randn(4, 3), dim=1), tally)
-    assert found["fraction_left_alone"] == pytest.approx(1 / 6), "one of six pairs of different things"
+    assert found["fraction_left_alone"] == pytest.approx(1 / 6), "one of six pairs of different items"

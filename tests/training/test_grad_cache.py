@@ -1,4 +1,4 @@
-"""A batch embedded in chunks is the batch: rows, loss, gradients, on one process and on two ranks."""
+"""Chunks give the embeddings, loss and gradients of the whole batch, on one process and on two ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medcl3d.training.pretrain import Learner, PretrainConfig, Pretraining, asse
 from medcl3d.types import Embedded, Loss, Rows
 from tests.training.test_pretrain import config_of, curve, write
 
-OF_ONE_ROW = {"simclr": {"norm": "layer"}}  # a head that sees each row alone, as chunks need
+OF_ONE_ROW = {"simclr": {"norm": "layer"}}  # a head without batch statistics, as chunks need
 CASES = {
     "simclr": ("overlapping_crops", OF_ONE_ROW),
     "dense": ("voxel_correspondence", "dense"),
@@ -61,7 +61,7 @@ def test_chunks_give_the_gradients_of_the_batch(tiny_store: Path, case: str, sam
 
 
 @pytest.mark.parametrize("case", ["dense", "multi_crop"])
-def test_rows_come_in_the_order_of_the_batch(tiny_store: Path, case: str) -> None:
+def test_embeddings_have_the_order_of_the_batch(tiny_store: Path, case: str) -> None:
     learner = parts_of(tiny_store, case).learner
     raw = parts_of(tiny_store, case).dataset()[0]
     with torch.no_grad():
@@ -71,16 +71,16 @@ def test_rows_come_in_the_order_of_the_batch(tiny_store: Path, case: str) -> Non
         torch.testing.assert_close(chunked[name].z, rows.z, rtol=1e-4, atol=1e-5)
 
 
-def test_no_more_than_a_chunk_is_embedded_at_a_time_and_each_twice(tiny_store: Path) -> None:
+def test_chunks_are_embedded_one_at_a_time_and_twice(tiny_store: Path) -> None:
     parts = parts_of(tiny_store, "simclr", 4)
     seen: list[int] = []
     parts.learner.network.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     parts.learner(parts.dataset()[0]).value.backward()
-    assert seen == [8, 4, 4, 8], "two views a sample; the backward pass begins with the last chunk"
+    assert seen == [8, 4, 4, 8], "two views per sample; the backward pass starts with the last chunk"
 
 
 def test_bfloat16_is_the_same_in_both_passes(tiny_store: Path) -> None:
-    """The maps of this network are small enough to be padded first, which the second pass must do too."""
+    """The maps of this network are small enough for explicit padding, which the second pass must do too."""
     found = []
     for samples in (0, 4):
         parts = parts_of(tiny_store, "simclr", samples)
@@ -92,7 +92,7 @@ def test_bfloat16_is_the_same_in_both_passes(tiny_store: Path) -> None:
     assert F.cosine_similarity(flat[0], flat[1], dim=0) > 0.999
 
 
-def test_dropout_drops_the_same_twice(tiny_store: Path) -> None:
+def test_dropout_is_the_same_in_both_passes(tiny_store: Path) -> None:
     raw = parts_of(tiny_store, "simclr").dataset()[0]
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Flatten(), nn.Linear(16**3, 6), nn.Dropout(0.5), nn.Linear(6, 4))
@@ -121,7 +121,7 @@ def run_rank(rank: int, world: int, store: str, folder: str, case: str) -> None:
         wrapped(parts.dataset()[step]).value.backward()
     torch.save(gradients(parts.learner), f"{folder}/{rank}.pt")
     dist.barrier()
-    del wrapped  # it holds the group, whose threads must end before the process does
+    del wrapped  # it holds the process group, whose threads must end before the process
     gc.collect()
     dist.destroy_process_group()
 
@@ -138,7 +138,9 @@ def test_two_ranks_in_chunks_equal_one_process(tiny_store: Path, tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_a_run_cut_short_goes_on_bit_for_bit(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes_bitwise(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("whole", "cut"):
         write(tmp_path / f"{name}.yaml", config_of(tiny_store, tmp_path / name, "overlapping_crops", OF_ONE_ROW, steps=5, grad_cache=3))
     pretrain(tmp_path / "whole.yaml")
@@ -163,8 +165,11 @@ def test_batch_norm_is_refused(tiny_store: Path) -> None:
         parts_of(tiny_store, "simclr", 2, encoder=batch)
 
 
-def test_a_head_of_batch_statistics_is_refused(tiny_store: Path) -> None:
+def test_a_head_with_batch_statistics_is_refused(tiny_store: Path) -> None:
     batch = {"simclr": {"norm": "batch"}}
     parts_of(tiny_store, "simclr", objective=batch)
-    with pytest.raises(ConfigError, match=r"train.grad_cache = 2 with objective.simclr .*GlobalBatchNorm.*another norm, as layer"):
+    message = (
+        r"train.grad_cache = 2 with objective.simclr .*GlobalBatchNorm.*another norm .*, for example layer"
+    )
+    with pytest.raises(ConfigError, match=message):
         parts_of(tiny_store, "simclr", 2, objective=batch)

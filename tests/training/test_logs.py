@@ -1,4 +1,4 @@
-"""The run folder keeps what was asked, refuses what would mix, and survives a full TensorBoard disk."""
+"""The run folder writes metrics and status, refuses another configuration or other data, and resumes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medcl3d.training.logs import read_status, run_folder
 CONFIG = {"seed": 0, "train": {"steps": 10, "workers": 0}}
 
 
-def test_a_row_is_json_and_tensorboard_has_it_too(tmp_path: Path) -> None:
+def test_a_row_is_written_to_json_and_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with run_folder(tmp_path / "run", CONFIG, {"data": "a"}) as run:
@@ -43,18 +43,20 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_changed_manifest_or_split_is_refused_by_name(tmp_path: Path) -> None:
-    began = {"data": "a", "body": "b", "manifest": {"age": "1", "sex": "2"}, "split": "s"}
-    with run_folder(tmp_path, CONFIG, began):
+    start = {"data": "a", "body": "b", "manifest": {"age": "1", "sex": "2"}, "split": "s"}
+    with run_folder(tmp_path, CONFIG, start):
         pass
-    other = {**began, "manifest": {"age": "3", "sex": "2", "site": "4"}, "split": "t"}
-    words = "since this run began: split.json, the column age of manifest.csv; set another out_dir, or prepare"
+    other = {**start, "manifest": {"age": "3", "sex": "2", "site": "4"}, "split": "t"}
+    words = (
+        "since this run started: split.json, the column age of manifest.csv; set another out_dir, or prepare"
+    )
     with pytest.raises(ConfigError, match=words), run_folder(tmp_path, CONFIG, other):
         pass
-    with run_folder(tmp_path, CONFIG, {**began, "manifest": {**began["manifest"], "site": "4"}}) as run:  # type: ignore[dict-item]
-        assert run.resumed, "a new column was not there to be read"
+    with run_folder(tmp_path, CONFIG, {**start, "manifest": {**start["manifest"], "site": "4"}}) as run:  # type: ignore[dict-item]
+        assert run.resumed, "the run did not read the new column"
 
 
-def test_a_run_of_before_the_manifest_was_hashed_goes_on(tmp_path: Path) -> None:
+def test_a_run_without_a_hash_of_the_manifest_resumes(tmp_path: Path) -> None:
     with run_folder(tmp_path, CONFIG, {"data": "a"}):
         pass
     now = {"data": "a", "body": "b", "manifest": {"age": "1"}, "split": "s"}
@@ -64,14 +66,14 @@ def test_a_run_of_before_the_manifest_was_hashed_goes_on(tmp_path: Path) -> None
     assert now.items() <= kept.items() and {"versions", "python", "commit", "dirty", "device", "threads", "command"} <= set(kept)
 
 
-def test_what_changes_nothing_learnt_may_change(tmp_path: Path) -> None:
+def test_fields_without_effect_on_training_may_change(tmp_path: Path) -> None:
     with run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
         assert not run.resumed
     with run_folder(tmp_path, {"seed": 0, "train": {"steps": 10, "workers": 2}}, {"data": "a"}) as run:
         assert run.resumed and not run.finished
 
 
-def test_a_run_from_before_a_field_was_known_had_its_default(tmp_path: Path) -> None:
+def test_missing_fields_of_an_older_run_have_their_defaults(tmp_path: Path) -> None:
     today = plain(parse({"steps": 10, "samples_per_step": 2}, FitOptions, "test"))
     then = {name: value for name, value in today.items() if name not in ("optimizer", "layer_decay", "compile")}
     with run_folder(tmp_path, then, {"data": "a"}):
@@ -86,15 +88,15 @@ def test_a_run_from_before_a_field_was_known_had_its_default(tmp_path: Path) -> 
         pass
 
 
-def test_an_error_leaves_its_reason(tmp_path: Path) -> None:
+def test_the_reason_of_an_error_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError), run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
         run.status("running", 4)
-        raise ValueError("the disk fell down")
+        raise ValueError("the disk failed")
     status = read_status(tmp_path)
-    assert status["state"] == "failed" and status["step"] == 4 and "the disk fell down" in status["reason"]
+    assert status["state"] == "failed" and status["step"] == 4 and "the disk failed" in status["reason"]
 
 
-def test_rows_past_the_checkpoint_are_forgotten_and_a_cut_line_too(tmp_path: Path) -> None:
+def test_rows_after_the_checkpoint_and_incomplete_lines_are_removed(tmp_path: Path) -> None:
     with run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
         for step in (1, 2, 3):
             run.log(step, {"loss": 1.0})

@@ -1,4 +1,4 @@
-"""What a run runs on is known where it can be, and nothing fails where it cannot."""
+"""The environment of a run is recorded if it can be determined; nothing fails otherwise."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from medcl3d.training.precision import computes_in
 
 
 def git(folder: Path, *command: str) -> str:
-    who = ["-c", "user.name=a", "-c", "user.email=a@b.invalid", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", *who, "-C", str(folder), *command], capture_output=True, text=True, check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.invalid", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(
+        ["git", *identity, "-C", str(folder), *command], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_a_checkout_is_clean_until_a_tracked_file_changes(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
-    assert checkout(tmp_path) == {"commit": None, "dirty": None}, "there is no commit yet"
+    assert checkout(tmp_path) == {"commit": None, "dirty": None}, "no commit yet"
     (tmp_path / "a.py").write_text("one")
     git(tmp_path, "add", "a.py")
     git(tmp_path, "commit", "-qm", "one")
@@ -37,26 +39,28 @@ def test_a_checkout_is_clean_until_a_tracked_file_changes(tmp_path: Path) -> Non
     assert checkout(tmp_path)["dirty"] is True
 
 
-def test_without_git_or_without_a_checkout_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_or_without_a_checkout_the_commit_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nothing = {"commit": None, "dirty": None}
     assert checkout(tmp_path) == nothing
     (tmp_path / ".git").mkdir()
-    assert checkout(tmp_path) == nothing, "that is no repository"
+    assert checkout(tmp_path) == nothing, "not a repository"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert checkout(tmp_path) == nothing and checkout() == nothing, "there is no git"
+    assert checkout(tmp_path) == nothing and checkout() == nothing, "git is missing"
     monkeypatch.undo()
     monkeypatch.setattr(machine, "GIT_SECONDS", 0.0)
     assert checkout() == nothing, "git takes too long"
 
 
-def test_what_a_run_runs_on_is_named_without_the_host() -> None:
+def test_the_environment_is_recorded_without_the_host() -> None:
     found = versions()
     assert found["threads"] == torch.get_num_threads() and found["device"] == device_name() != ""
     if not torch.cuda.is_available():
         assert socket.gethostname() not in json.dumps(found)
 
 
-def test_a_precision_is_named_by_what_it_came_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_precision_is_recorded_as_the_precision_used(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     assert (computes_in("float32", cpu), computes_in("bfloat16", cpu)) == ("float32", "bfloat16")
     for fast in (True, False):

@@ -1,4 +1,4 @@
-"""Memory that is freed is kept: the next step of the same shape asks the kernel for no new pages."""
+"""Freed memory is kept: the next step of the same shape gets no new pages from the kernel."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(mode: str) -> int:
-    """Page faults of five steps. Whether glibc keeps a block depends on what lies beside it: here it starts by keeping none."""
+    """Page faults of five steps, from a malloc threshold at which glibc keeps no blocks."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
     done = subprocess.run([sys.executable, "-c", PROBE, mode], capture_output=True, text=True, check=True, env=environment)
     return int(done.stdout)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
-def test_pages_are_not_asked_for_again() -> None:
+def test_pages_are_not_requested_again() -> None:
     assert faults("keep") < 0.1 * faults("default")

@@ -1,4 +1,4 @@
-"""The learning rate over a run and over the layers, what is decayed, LARS against a loop, and runs that resume."""
+"""Learning rate schedule, layer decay, weight decay, LARS against a loop, and resumed runs."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_tokens_and_learned_positions_are_not_decayed(choice: Choice, name: str)
     assert wanted and all(p.ndim > 1 and any(p is q for q in free["params"]) for p in wanted)
 
 
-def test_adamw_goes_on_from_a_checkpoint_of_before_there_were_other_optimisers() -> None:
-    """The groups of then, written out: same places, so the same moments, so the same weights to the bit."""
+def test_adamw_resumes_from_a_checkpoint_with_the_older_groups() -> None:
+    """The former groups, written out: same positions, hence the same moments and bitwise the same weights."""
     torch.manual_seed(0)
     network, x = build_network(UNET, 1, decoder=True), torch.randn(2, 1, 8, 8, 8)
     trained = list(network.parameters())
@@ -79,7 +79,7 @@ def test_adamw_goes_on_from_a_checkpoint_of_before_there_were_other_optimisers()
 
 
 def lars_by_loops(weights: list[np.ndarray], gradients: list[list[np.ndarray]], rates: list[float], decay: float) -> list[np.ndarray]:
-    """Algorithm 1 of You et al. 2017, a number at a time; one-dimensional weights take plain momentum."""
+    """Algorithm 1 of You et al. 2017, one number at a time; one-dimensional weights use plain momentum."""
     weights, velocities = [w.copy() for w in weights], [np.zeros_like(w) for w in weights]
     for step, rate in zip(gradients, rates, strict=True):
         for w, v, g in zip(weights, velocities, step, strict=True):
@@ -93,11 +93,11 @@ def lars_by_loops(weights: list[np.ndarray], gradients: list[list[np.ndarray]], 
     return weights
 
 
-def test_lars_equals_its_loops_and_leaves_norms_and_biases_out() -> None:
+def test_lars_equals_a_loop_and_excludes_norms_and_biases() -> None:
     rng = np.random.default_rng(0)
     shapes, rates = [(3, 2, 2), (4,), (2, 3), (2, 2)], [0.5, 0.3, 2.0]
     start = [rng.normal(size=shape) for shape in shapes]
-    start[2][:] = 0  # a weight without a norm still learns
+    start[2][:] = 0  # a weight with norm 0 still changes
     gradients = [[rng.normal(size=shape) for shape in shapes] for _ in rates]
     gradients[1][3][:] = 0
     model = nn.Module()
@@ -121,7 +121,7 @@ def rates_of(model: nn.Module, decay: float) -> dict[str, float]:
     return {name: of[id(p)] for name, p in model.named_parameters()}
 
 
-def test_a_vit_learns_layer_by_layer_at_beits_rates() -> None:
+def test_layers_of_a_vit_have_the_rates_of_beit() -> None:
     model = nn.ModuleDict({"network": build_network(VIT, 1, decoder=True), "head": nn.Linear(12, 2)})
     rates = rates_of(model, 0.5)
     for name, rate in rates.items():
@@ -144,7 +144,9 @@ def test_a_vit_learns_layer_by_layer_at_beits_rates() -> None:
         (Choice("resnet3d", {"depth": 10, "width": 0.125}), "encoder.bn1.weight", "encoder.layer4.0.conv2.weight", 5),
     ],
 )
-def test_other_encoders_learn_stage_by_stage(choice: Choice, first: str, last: str, num_layers: int) -> None:
+def test_stages_of_other_encoders_have_decaying_rates(
+    choice: Choice, first: str, last: str, num_layers: int
+) -> None:
     rates = rates_of(build_network(choice, 1, decoder=False), 0.5)
     assert rates[first] == 2 * 0.5**num_layers and rates[last] == 2 * 0.5
     assert len(set(rates.values())) == num_layers
@@ -160,7 +162,7 @@ def test_the_first_group_has_the_full_rate_and_nothing_is_decayed_twice() -> Non
 
 def test_an_encoder_that_does_not_name_its_layers_is_refused() -> None:
     class Plain(nn.Conv3d):
-        """An encoder of somebody else."""
+        """A third-party encoder."""
 
     network = Network(Plain(1, 4, 3), Decoder(1, (4,), ((1, 1, 1),)))
     with pytest.raises(ConfigError, match=r"train.layer_decay: Plain does not name its layers"):
@@ -170,14 +172,14 @@ def test_an_encoder_that_does_not_name_its_layers_is_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"momentum": 0.9}, r"momentum = 0.9: adamw has two of its own"),
-        ({"optimizer": "lars", "nesterov": True}, r"nesterov: lars has no such momentum"),
-        ({"optimizer": "sgd", "momentum": 0.0, "nesterov": True}, r"nesterov: sgd has no such momentum"),
+        ({"momentum": 0.9}, r"momentum = 0.9: adamw has its own two momenta"),
+        ({"optimizer": "lars", "nesterov": True}, r"nesterov: lars has no Nesterov momentum"),
+        ({"optimizer": "sgd", "momentum": 0.0, "nesterov": True}, r"nesterov: sgd has no Nesterov momentum"),
         ({"layer_decay": 1.5}, r"layer_decay"),
         ({"optimizer": "adam"}, r"optimizer"),
     ],
 )
-def test_fields_that_do_not_fit_are_refused(fields: dict[str, Any], message: str) -> None:
+def test_incompatible_fields_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse({"steps": 1, "samples_per_step": 1, **fields}, FitOptions, "test")
 
@@ -206,7 +208,9 @@ def learn(path: Path, fields: dict[str, Any], until: int = 8) -> dict[str, Tenso
     [{"layer_decay": 0.7}, {"optimizer": "sgd", "nesterov": True}, {"optimizer": "lars", "layer_decay": 0.7, "momentum": 0.8}],
     ids=["adamw", "sgd", "lars"],
 )
-def test_a_cut_run_ends_with_the_weights_of_a_whole_one(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
     whole = learn(tmp_path / "whole", fields)
     with pytest.raises(StopIteration):
         learn(tmp_path / "cut", fields, until=5)

@@ -1,4 +1,4 @@
-"""Distances of pairs, weighted, against pairs that are counted one by one."""
+"""Weighted distances of pairs against quantiles of repeated pairs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
 
 
-def facts(keys, relation: Relation, what: str = "views") -> PairFacts:  # type: ignore[no-untyped-def]
-    return PairFacts(what, (), keys, relation, {}, {})
+def facts(keys, relation: Relation, items: str = "views") -> PairFacts:  # type: ignore[no-untyped-def]
+    return PairFacts(items, (), keys, relation, {}, {})
 
 
-def test_quantiles_are_those_of_each_pair_repeated_by_its_weight() -> None:
+def test_quantiles_equal_those_of_pairs_repeated_by_their_weights() -> None:
     collection = make_collection(3, 6)
     keys = batch_of_views(OverlappingCrops(), collection, 0)
     rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def test_quantiles_are_those_of_each_pair_repeated_by_its_weight() -> None:
     found = distances_of([facts(keys, relation), facts(keys, relation)])
     # Repeating the batch changes nothing.
     assert found == distances_of([facts(keys, relation)])
-    body, world = (torch.cdist(place, place) for place in (keys.body, keys.center_mm))
+    body, world = (torch.cdist(points, points) for points in (keys.body, keys.center_mm))
     mm = torch.where(keys.frame[:, None] == keys.frame, world, body)
     same = keys.sample[:, None] == keys.sample
     for spread, weight in (
@@ -43,7 +43,7 @@ def test_quantiles_are_those_of_each_pair_repeated_by_its_weight() -> None:
     assert sum(found.shares) == pytest.approx(1)
 
 
-def test_the_weight_of_each_place() -> None:
+def test_the_share_of_positive_weight_by_origin() -> None:
     collection = make_collection(0, 4)
     box = Box((2, 2, 2), collection.patch_size)
     # Scan 0 twice in one sample, then in another sample; scan 1 is of the same patient, scan 2 of another.
@@ -62,7 +62,7 @@ def test_the_weight_of_each_place() -> None:
     )
 
 
-def test_boxes_of_two_frames_are_laid_along_the_axes_of_the_body() -> None:
+def test_boxes_of_two_frames_are_compared_along_the_axes_of_the_body() -> None:
     made = make_collection(0, 2)
     collection = dataclasses.replace(
         made,

@@ -1,4 +1,4 @@
-"""A pretraining ends well whatever its features have become."""
+"""A pretraining finishes with collapsed and with non-finite features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medcl3d.training.pretrain import PretrainConfig, assemble
     ("weight", "scores"),
     [(0.0, {"alignment": 0.0, "uniformity": 0.0, "rankme": pytest.approx(1, abs=1e-2)}), (float("nan"), {})],
 )
-def test_collapsed_features_have_the_worst_scores_and_those_that_are_no_numbers_none(
+def test_collapsed_features_have_the_worst_scores_and_non_finite_ones_none(
     tiny_store: Path, tmp_path: Path, weight: float, scores: dict[str, float]
 ) -> None:
     config = {
@@ -43,4 +43,4 @@ def test_collapsed_features_have_the_worst_scores_and_those_that_are_no_numbers_
         assert len(content["features"]) == 20
     warnings = tmp_path / "run" / "warnings.txt"
     assert warnings.exists() == (not scores)
-    assert scores or "step 5: the encoder's features of 20 of 20 crops are no finite numbers" in warnings.read_text()
+    assert scores or "step 5: the encoder's features of 20 of 20 crops are not finite" in warnings.read_text()

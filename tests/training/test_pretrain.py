@@ -1,4 +1,4 @@
-"""Pretraining as a user runs it: under torchrun, killed, resumed, on bad input."""
+"""Pretraining from the command line: under torchrun, killed, resumed, with bad input."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(command: Sequence[str], check: bool = True) -> subprocess.CompletedProce
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """What was learnt, step by step, without the clock."""
+    """Logged metrics of every step, without timings."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in RATES} for row in rows]
 
@@ -64,8 +64,10 @@ def curve(folder: Path) -> list[dict[str, float]]:
         ("same_patient", "simclr", "torchio"),
     ],
 )
-def test_two_ranks_learn_what_one_process_learns(tiny_store: Path, tmp_path: Path, pairs: str, objective: str, loader: str) -> None:
-    """One process reads the store; two ranks by the loader under test."""
+def test_two_ranks_train_as_one_process(
+    tiny_store: Path, tmp_path: Path, pairs: str, objective: str, loader: str
+) -> None:
+    """One process reads the store; two ranks use the loader under test."""
     one = write(tmp_path / "one.yaml", config_of(tiny_store, tmp_path / "one", pairs, objective, steps=4))
     two = write(tmp_path / "two.yaml", config_of(tiny_store, tmp_path / "two", pairs, objective, steps=4) | {"loader": loader})
     run([str(TOOL), str(one)])
@@ -78,7 +80,7 @@ def test_two_ranks_learn_what_one_process_learns(tiny_store: Path, tmp_path: Pat
         torch.testing.assert_close(weights[name], tensor, atol=2e-3, rtol=2e-2, msg=name)
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tiny_store: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bitwise(tiny_store: Path, tmp_path: Path) -> None:
     whole = write(tmp_path / "whole.yaml", config_of(tiny_store, tmp_path / "whole", steps=14))
     cut = write(tmp_path / "cut.yaml", config_of(tiny_store, tmp_path / "cut", steps=14))
     run([str(TOOL), str(whole)])
@@ -88,8 +90,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tiny_store: Path, tmp_p
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    died_at = len(curve_lines(log))
-    assert 5 <= died_at < 14 and list((tmp_path / "cut" / "checkpoints").glob("*.pt")), "it died in the middle, past a checkpoint"
+    killed_at = len(curve_lines(log))
+    assert 5 <= killed_at < 14 and list((tmp_path / "cut" / "checkpoints").glob("*.pt")), (
+        "killed after a checkpoint, before the end"
+    )
     run([str(TOOL), str(cut)])
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
     first, second = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut"))
@@ -113,14 +117,16 @@ def test_a_signal_stops_all_ranks_after_one_step_and_the_run_resumes(tiny_store:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     status = json.loads((tmp_path / "cut" / "status.json").read_text())
-    assert process.returncode == 75 and status["state"] == "stopped" and "the same command resumes" in errors
+    assert (
+        process.returncode == 75 and status["state"] == "stopped" and "rerun the command to resume" in errors
+    )
     assert status["step"] == len(curve(tmp_path / "cut")) < 40
     run([str(TOOL), str(cut)])
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
 
 
 def dataset_of(store: Path, workers: int = 0, rank: int = 0, world: int = 1) -> list[torch.Tensor]:
-    """The first crops of four steps as the loader delivers them."""
+    """The crops of the first four steps, from the loader."""
     import dataclasses
 
     parts = assemble(parse(config_of(store, Path("unused"), steps=4), PretrainConfig, "test"))
@@ -129,18 +135,18 @@ def dataset_of(store: Path, workers: int = 0, rank: int = 0, world: int = 1) -> 
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_workers_change_no_sample(tiny_store: Path, workers: int) -> None:
-    for alone, helped in zip(dataset_of(tiny_store), dataset_of(tiny_store, workers), strict=True):
-        assert torch.equal(alone, helped)
+def test_workers_do_not_change_samples(tiny_store: Path, workers: int) -> None:
+    for without, with_workers in zip(dataset_of(tiny_store), dataset_of(tiny_store, workers), strict=True):
+        assert torch.equal(without, with_workers)
 
 
-def test_ranks_share_the_samples_of_one_process(tiny_store: Path) -> None:
+def test_ranks_divide_the_samples_of_one_process(tiny_store: Path) -> None:
     shared = [dataset_of(tiny_store, rank=rank, world=2) for rank in range(2)]
     for alone, first, second in zip(dataset_of(tiny_store), *shared, strict=True):
         assert torch.equal(alone, torch.cat([first, second]))
 
 
-def test_a_finished_run_is_not_done_again(tiny_store: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_repeated(tiny_store: Path, tmp_path: Path) -> None:
     config = write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run", steps=1))
     run([str(TOOL), str(config)])
     before = (tmp_path / "run" / "encoder.safetensors").stat().st_mtime_ns
@@ -148,7 +154,7 @@ def test_a_finished_run_is_not_done_again(tiny_store: Path, tmp_path: Path) -> N
     assert (tmp_path / "run" / "encoder.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_run_leaves_what_a_reader_needs(tiny_store: Path, tmp_path: Path) -> None:
+def test_a_run_folder_has_all_its_files(tiny_store: Path, tmp_path: Path) -> None:
     run([str(TOOL), str(write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run", steps=2)))])
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {
@@ -181,7 +187,7 @@ def test_a_run_leaves_what_a_reader_needs(tiny_store: Path, tmp_path: Path) -> N
         (["placebo=true", "pairs=overlapping_crops"], 2, r"no signal column"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_leaves_nothing(
+def test_bad_input_gives_one_line_and_no_run_folder(
     tiny_store: Path, tmp_path: Path, changes: list[str], code: int, message: str
 ) -> None:
     import re

@@ -1,4 +1,4 @@
-"""The pictures show what the strategy draws: boxes, points, counts."""
+"""The pictures show the boxes, points and counts of the strategy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from medcl3d.data.prepare import prepare
 from medcl3d.data.store import Store
 from medcl3d.pairs.boxes import iou
 from medcl3d.training.pair_facts import facts_of
-from medcl3d.training.pictures import ALONE, ATTRACTED, REPELLED, colours_of, picture_of_pairs, picture_of_relation
+from medcl3d.training.pictures import (
+    ATTRACTED,
+    IGNORED,
+    REPELLED,
+    colours_of,
+    picture_of_pairs,
+    picture_of_relation,
+)
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
 from medcl3d.training.show_pairs import show_pairs
 from medcl3d.types import Box, Relation, triple
@@ -37,7 +44,7 @@ def pretraining(store: Path, pairs: Any, objective: str = "simclr", patch: int =
     return assemble(parse(config, PretrainConfig, "test"))
 
 
-def test_boxes_overlap_as_said_and_the_counts_are_the_relations(tiny_store: Path) -> None:
+def test_boxes_overlap_as_configured_and_counts_match_the_relation(tiny_store: Path) -> None:
     parts = pretraining(tiny_store, {"overlapping_crops": {"min_iou": 0.3, "max_iou": 0.6}})
     raw = parts.dataset()[0]
     facts = facts_of(raw, parts.learner.relating, parts.learner.recipe)
@@ -51,7 +58,7 @@ def test_boxes_overlap_as_said_and_the_counts_are_the_relations(tiny_store: Path
     assert any("effective negatives" in line for line in facts.lines())
 
 
-def test_what_lies_across_visits_and_frames_is_measured(tiny_store: Path) -> None:
+def test_days_between_visits_are_measured(tiny_store: Path) -> None:
     parts = pretraining(tiny_store, {"longitudinal": {}})
     raw = parts.dataset()[0]
     spread = facts_of(raw, parts.learner.relating, parts.learner.recipe).spread
@@ -60,7 +67,7 @@ def test_what_lies_across_visits_and_frames_is_measured(tiny_store: Path) -> Non
     assert np.allclose(np.sort(spread["days between visits"]), np.sort(expected)) and min(expected) > 0
 
 
-def test_colours_say_who_attracts_and_who_repels() -> None:
+def test_colours_show_attraction_and_repulsion() -> None:
     positive = torch.tensor([[0.0, 1.0, 0.5], [0, 0, 0], [0, 0, 0]])
     negative = torch.tensor([[0.0, 0.0, 0.5], [1, 0, 0], [3, 0, 0]])
 
@@ -69,21 +76,27 @@ def test_colours_say_who_attracts_and_who_repels() -> None:
 
     for at_most_one in (negative.clamp(max=1), negative):
         colours = colours_of(Relation(positive, at_most_one))
-        assert hexed(colours[0, 0]) == ALONE and hexed(colours[0, 1]) == ATTRACTED and hexed(colours[1, 1]) == ALONE
+        assert (
+            hexed(colours[0, 0]) == IGNORED
+            and hexed(colours[0, 1]) == ATTRACTED
+            and hexed(colours[1, 1]) == IGNORED
+        )
         assert hexed(colours[2, 0]) == REPELLED, "the strongest repulsion of a batch has the full colour"
 
 
 @pytest.mark.parametrize("pairs", ["augmented_views", {"multi_crop": {"local_size": [8, 8, 8]}}, {"same_patient": {}}])
-def test_pictures_hold_every_scan_and_view(tiny_store: Path, pairs: Any) -> None:
+def test_pictures_show_every_scan_and_view(tiny_store: Path, pairs: Any) -> None:
     parts = pretraining(tiny_store, pairs)
     raw = parts.dataset()[0]
     one, three = (picture_of_pairs(parts.store, parts.scans, raw, parts.learner.recipe, number) for number in (1, 3))
     assert one.dtype == np.uint8 and one.shape[2] == 3 and one.size < three.size
-    assert one.std() > 20, "there is something on it"
+    assert one.std() > 20, "the picture is not blank"
     assert picture_of_relation(facts_of(raw, parts.learner.relating, parts.learner.recipe)).std() > 20
 
 
-def test_the_page_needs_no_other_file(tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_self_contained(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "visits.yaml").write_text(f"""
 data: {{root: {tiny_store}, patch_size: [16, 16, 16]}}
 pairs: same_patient
@@ -115,13 +128,13 @@ def ixi(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def structures(store: Store, scan: int, voxels: np.ndarray) -> np.ndarray:
-    """The label at voxel coordinates, 0 outside."""
+    """Labels at voxel coordinates, 0 outside."""
     index = np.round(voxels).astype(int)
-    return np.array([store.read_label(scan, Box(triple(place), (1, 1, 1)))[0, 0, 0] for place in index])
+    return np.array([store.read_label(scan, Box(triple(voxel), (1, 1, 1)))[0, 0, 0] for voxel in index])
 
 
-def test_matched_dots_lie_on_the_same_structure(ixi: Path) -> None:
-    """Where a dot is drawn on a view, back to the scan's own label map: the same structure in both views, as chance would not have it."""
+def test_corresponding_dots_are_on_the_same_structure(ixi: Path) -> None:
+    """Map drawn dots to the label map: both views show the same structure, far more often than by chance."""
     parts = pretraining(ixi, {"voxel_correspondence": {"num_points": 16}}, "dense", patch=32, samples=12)
     raw = parts.dataset()[0]
     batch = make_views(raw, parts.learner.recipe)
@@ -131,11 +144,13 @@ def test_matched_dots_lie_on_the_same_structure(ixi: Path) -> None:
         scan = int(parts.scans.rows[view.scan])
         to_voxel = torch.linalg.inv(batch.main.affine[row])
         drawn = batch.points.position_mm[row // 2] @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-        # From the view's pixel to the scan: through the view's own affine, as a reader of the picture would.
+        # From the pixel of the view to the scan, through the affine of the view.
         world = drawn @ batch.main.affine[row, :3, :3].T + batch.main.affine[row, :3, 3]
         affine = parts.scans.collection.affines[view.scan]
         found.append(structures(parts.store, scan, np.linalg.solve(affine[:3, :3], (world.numpy() - affine[:3, 3]).T).T))
-        assert ((drawn >= -0.5) & (drawn <= 31.5))[batch.points.valid[row // 2]].all(), "a dot lies inside its view"
+        assert ((drawn >= -0.5) & (drawn <= 31.5))[batch.points.valid[row // 2]].all(), (
+            "a dot is inside its view"
+        )
     first, second = np.array(found[::2]), np.array(found[1::2])
     valid = batch.points.valid.numpy()
     agree = (first == second)[valid].mean()
@@ -144,8 +159,8 @@ def test_matched_dots_lie_on_the_same_structure(ixi: Path) -> None:
     assert agree > 0.99 and agree > chance + 0.2, (agree, chance)
 
 
-def test_one_place_of_two_brains_is_the_same_structure_more_often_than_chance(ixi: Path) -> None:
-    """What body_position attracts across patients: points near each other in body coordinates, without any registration."""
+def test_near_points_of_two_brains_are_on_the_same_structure_more_often_than_by_chance(ixi: Path) -> None:
+    """body_position attracts points of patients that are near in body coordinates, without registration."""
     parts = pretraining(ixi, {"body_position": {"num_points": 64, "sigma_mm": 4, "alpha": 1}}, "dense", patch=32, samples=24, views="none")
     raw = parts.dataset()[0]
     assert raw.points is not None

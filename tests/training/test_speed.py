@@ -1,4 +1,4 @@
-"""What makes training cheaper leaves outputs, gradients, statistics and names as they were."""
+"""Options that reduce the cost of training do not change outputs, gradients, statistics or names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SMALL: list[tuple[str, dict[str, Any], Triple]] = [
 
 @contextmanager
 def kept_bytes() -> Iterator[list[int]]:
-    """How much autograd keeps for the backward pass, each tensor once; weights too."""
+    """Bytes that autograd saves for the backward pass, each tensor counted once, including weights."""
     sizes: dict[int, int] = {}
     total = [0]
 
@@ -50,7 +50,7 @@ def kept_bytes() -> Iterator[list[int]]:
 
 
 def one_step(network: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> tuple[dict[str, Tensor], int]:
-    """Gradients and buffers after a step as `fit` makes it, where the backward pass comes after autocast."""
+    """Gradients and buffers after a step as in `fit`, with the backward pass outside autocast."""
     with kept_bytes() as kept:
         with autocast(CPU, dtype):
             value = network(x).decoded.square().mean()
@@ -68,7 +68,7 @@ def test_recomputed_activations_give_the_same_gradients_and_statistics(
     network = build_network(Choice(name, fields), 1, decoder=True)
     cheaper = copy.deepcopy(network)
     at_speed(cheaper, checkpointing=True)
-    cheaper = copy.deepcopy(cheaper)  # what a teacher would be
+    cheaper = copy.deepcopy(cheaper)  # as for a momentum encoder
     assert list(cheaper.state_dict()) == list(network.state_dict())
     x = torch.randn(2, 1, *shape)
     expected, before = one_step(network, x, dtype)
@@ -97,9 +97,11 @@ def test_channels_last_computes_the_same(name: str, fields: dict[str, Any], shap
     torch.testing.assert_close(dict(other.state_dict()), dict(network.state_dict()), rtol=1e-5, atol=1e-6)
 
 
-def test_a_machine_without_a_compiler_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_gives_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(MachineError, match=r"train.compile: there is no C\+\+ compiler \(no-such-compiler\); install one"):
+    with pytest.raises(
+        MachineError, match=r"train.compile: no C\+\+ compiler found \(no-such-compiler\); install one"
+    ):
         at_speed(build_network(Choice("unet3d"), 1, decoder=False), compiled=True)
 
 
@@ -130,11 +132,11 @@ def compare(store: Path, folder: Path, **train: Any) -> None:
         torch.testing.assert_close(found[key], value, rtol=2e-2, atol=2e-3, msg=key)
 
 
-def test_a_pretraining_learns_the_same_and_writes_the_same_names(tiny_store: Path, tmp_path: Path) -> None:
+def test_a_cheaper_pretraining_gives_the_same_losses_and_weights(tiny_store: Path, tmp_path: Path) -> None:
     compare(tiny_store, tmp_path, checkpointing=True, channels_last=True)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # most of it is the compiler, a minute or two on a quiet core
-def test_a_compiled_pretraining_learns_the_same_and_writes_the_same_names(tiny_store: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)  # mostly the compiler, one or two minutes on an idle core
+def test_a_compiled_pretraining_gives_the_same_losses_and_weights(tiny_store: Path, tmp_path: Path) -> None:
     compare(tiny_store, tmp_path, compile=True, checkpointing=True)

@@ -1,4 +1,4 @@
-"""A signal to one rank of a real torchrun: all ranks stop after one step, and the run resumes to the bit."""
+"""A signal to one rank under torchrun: all ranks stop after the same step, and the run resumes bitwise."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ STEPS = 60
 
 @pytest.fixture(scope="module")
 def whole(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two ranks that nothing stopped."""
+    """An uninterrupted run of two ranks."""
     folder = tmp_path_factory.mktemp("whole")
     run([*TORCHRUN, str(TOOL), str(write(folder / "whole.yaml", config_of(tiny_store, folder / "run", steps=STEPS)))])
     return folder / "run"
 
 
 def ranks_of(torchrun: int) -> list[int]:
-    """The processes that torchrun started."""
+    """Process ids of the ranks of a torchrun."""
     return [int(pid) for pid in Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()]
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the ranks in /proc, which only Linux has")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the ranks from /proc (Linux)")
 @pytest.mark.parametrize(("number", "of_rank_zero"), [(signal.SIGTERM, False), (signal.SIGUSR1, True)])
-def test_one_rank_is_asked_and_all_stop(tiny_store: Path, tmp_path: Path, whole: Path, number: signal.Signals, of_rank_zero: bool) -> None:
+def test_a_signal_to_one_rank_stops_all(
+    tiny_store: Path, tmp_path: Path, whole: Path, number: signal.Signals, of_rank_zero: bool
+) -> None:
     out = tmp_path / "cut"
     command = [*TORCHRUN, str(TOOL), str(write(tmp_path / "cut.yaml", config_of(tiny_store, out, steps=STEPS)))]
     process = subprocess.Popen(
@@ -55,9 +57,9 @@ def test_one_rank_is_asked_and_all_stop(tiny_store: Path, tmp_path: Path, whole:
             os.killpg(process.pid, signal.SIGKILL)
     status = json.loads((out / "status.json").read_text())
     assert status["state"] == "stopped" and 3 <= status["step"] < STEPS
-    assert status["step"] == len(curve(out)), "the last step that was logged is the one that was saved"
+    assert status["step"] == len(curve(out)), "the last logged step was saved"
     assert (out / "checkpoints").is_dir() and any(str(status["step"]) in path.name for path in (out / "checkpoints").iterdir())
-    # torchrun itself exits with 1 for any worker that does not exit with 0, and says with what each did.
+    # torchrun exits with 1 if any worker does not exit with 0, and reports the exit code of each.
     assert process.returncode == 1 and "exitcode  : 75" in errors, errors
     run(command)
     assert curve(out) == curve(whole)
