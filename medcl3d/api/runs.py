@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -26,6 +27,7 @@ from medcl3d.evaluation.statistics import Interval
 from medcl3d.packaged_configs import find_config
 from medcl3d.pairs import PAIRS
 from medcl3d.training.pretrain import pretrain as run_pretraining
+from medcl3d.yaml_tree import COMMAND_LINE
 
 Config = str | Path | Mapping[str, Any]
 Overrides = Mapping[str, Any] | None
@@ -104,7 +106,7 @@ def pretrain(
     The same call again resumes, and returns the same result once the run is done. Stopped, ConfigError, DataError, MachineError.
     """
     source, fields, module = _given(config, out_dir, overrides, encoder)
-    with passing(module):
+    with passing(module), _overrides_named():
         folder = run_pretraining(source, fields)  # type: ignore[arg-type]
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return PretrainResult(folder, tuple(json.loads(line) for line in lines))
@@ -121,7 +123,7 @@ def finetune(
     The arguments are those of `pretrain`.
     """
     source, fields, module = _given(config, out_dir, overrides, encoder)
-    with passing(module):
+    with passing(module), _overrides_named():
         return _task_result(run_finetuning(source, fields))  # type: ignore[arg-type]
 
 
@@ -133,7 +135,7 @@ def evaluate(
     The arguments are those of `pretrain`.
     """
     source, fields, module = _given(config, out_dir, overrides, encoder)
-    with passing(module):
+    with passing(module), _overrides_named():
         return _task_result(run_evaluation(source, fields))  # type: ignore[arg-type]
 
 
@@ -155,7 +157,8 @@ def compare(config: Config, *, out_dir: str | Path | None = None, overrides: Ove
     else:
         path = find_config(str(config))
     texts = [f"{key}={value if isinstance(value, str) else json.dumps(plain(value))}" for key, value in fields.items()]
-    report = run_comparison(path, texts)
+    with _overrides_named():
+        report = run_comparison(path, texts)
     with (report.parent / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = tuple(csv.DictReader(file))
     return CompareResult(report, json.loads((report.parent / "conclusion.json").read_text(encoding="utf-8")), rows)
@@ -180,6 +183,18 @@ def _given(
             raise ConfigError(f"encoder: a {type(encoder).__name__} does not declare its maps; wrap it, as medcl3d.as_encoder(...)")
         fields["encoder"] = encoder.choice.as_plain()
     return source, fields, encoder
+
+
+@contextmanager
+def _overrides_named() -> Iterator[None]:
+    """Errors of fields that were replaced begin with `overrides`, not with `command line`."""
+    try:
+        yield
+    except ConfigError as error:
+        start = f"{COMMAND_LINE}: "
+        if not str(error).startswith(start):
+            raise
+        raise ConfigError(f"overrides: {str(error).removeprefix(start)}") from None
 
 
 def _named(strategy: Any) -> Any:
