@@ -21,7 +21,7 @@ Scan = str | Path
 
 
 @overload
-def extract_features(
+def extract_features(  # type: ignore[overload-overlap]  # a str is a sequence too, and means one scan or folder
     encoder: PretrainedEncoder | Scan,
     scans: Scan,
     dense: bool = ...,

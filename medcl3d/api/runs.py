@@ -205,8 +205,9 @@ def _named(strategy: Any) -> Any:
 
 def _task_result(folder: Path) -> TaskResult:
     found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    metrics = {
-        name: Interval(one["mean"], *(nan if one[side] is None else one[side] for side in ("low", "high")), one["n"])
-        for name, one in found["metrics"].items()
-    }
+
+    def number(value: float | None) -> float:
+        return nan if value is None else value
+
+    metrics = {name: Interval(m["mean"], number(m["low"]), number(m["high"]), m["n"]) for name, m in found["metrics"].items()}
     return TaskResult(folder, metrics, tuple(found["cases"]), found["split"])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import packages_distributions
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
@@ -139,7 +139,7 @@ def as_encoder(
             0,
             path=f"{type(module).__module__}:{type(module).__qualname__}",
             channels=tuple(each),
-            strides=tuple(one if isinstance(one, int) else tuple(one) for one in steps),
+            strides=tuple(one if isinstance(one, int) else cast(Triple, tuple(one)) for one in steps),
             attribute=attribute,
             from_python=True,
         )
