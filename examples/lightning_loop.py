@@ -1,4 +1,4 @@
-"""Pretrain a MONAI network with Lightning, with the pairs and the loss of medcl3d. It needs `pip install lightning`."""
+"""Pretrain a MONAI network with Lightning (`pip install lightning`), with pairs and loss of medcl3d."""
 
 import lightning
 import torch
@@ -30,7 +30,9 @@ class Contrastive(lightning.LightningModule):
 
 def main(folder="data/example", num_patients=24, steps=200, samples_per_step=16, **trainer):
     store = medcl3d.prepare("simulated", out=folder, num_patients=num_patients, shape=[32, 32, 32])
-    dataset = medcl3d.PairDataset(store, medcl3d.pairs.OverlappingCrops(min_iou=0.3), "mri", 16, samples_per_step, steps=steps)
+    dataset = medcl3d.PairDataset(
+        store, medcl3d.pairs.OverlappingCrops(min_iou=0.3), "mri", 16, samples_per_step, steps=steps
+    )
     loader = DataLoader(dataset, batch_size=None, num_workers=0)  # an item is a whole batch already
     fit = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, **trainer)
     fit.fit(Contrastive(dataset), loader)

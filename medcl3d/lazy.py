@@ -16,7 +16,9 @@ def registered_attribute(registry: Registry, name: str) -> Callable[..., Any]:
     AttributeError if none has this name. Submodules are left to the import system.
     """
     package = importlib.import_module(registry.package)
-    if not name.startswith("_") and name not in {module.name for module in pkgutil.iter_modules(package.__path__)}:
+    if not name.startswith("_") and name not in {
+        module.name for module in pkgutil.iter_modules(package.__path__)
+    }:
         for constructor in map(registry.get, registry.names()):
             if constructor.__name__ == name:
                 return constructor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 from medcl3d.pairs import PAIRS
 from tests.pairs.collections import make_collection
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 PLUGIN = EXAMPLES / "own_strategy"
 
 
@@ -30,27 +32,39 @@ def loaded(path: Path) -> ModuleType:
 
 def test_own_loop(tmp_path: Path) -> None:
     assert len((EXAMPLES / "own_loop.py").read_text().splitlines()) < 40
-    history = loaded(EXAMPLES / "own_loop.py").main(tmp_path / "data", num_patients=4, steps=2, samples_per_step=2)
+    history = loaded(EXAMPLES / "own_loop.py").main(
+        tmp_path / "data", num_patients=4, steps=2, samples_per_step=2
+    )
     assert len(history) == 2 and all(map(math.isfinite, history))
 
 
 def test_lightning_loop(tmp_path: Path) -> None:
     pytest.importorskip("lightning", reason="lightning is not installed: pip install lightning")
     trainer = loaded(EXAMPLES / "lightning_loop.py").main(
-        tmp_path / "data", num_patients=4, steps=2, samples_per_step=2, accelerator="cpu", enable_progress_bar=False
+        tmp_path / "data",
+        num_patients=4,
+        steps=2,
+        samples_per_step=2,
+        accelerator="cpu",
+        enable_progress_bar=False,
     )
     assert trainer.global_step == 2 and math.isfinite(float(trainer.callback_metrics["loss"]))
 
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example's package as if it was installed: on the path, with the entry point that its pyproject.toml declares."""
+    """The example's package as if it was installed: on the path, with its entry point."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and newer have it")
     described = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
     folder = tmp_path / "same_height-0.1.dist-info"
     folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {described['name']}\nVersion: {described['version']}\n")
-    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in described["entry-points"].items()]
+    (folder / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {described['name']}\nVersion: {described['version']}\n"
+    )
+    lines = [
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items())
+        for group, points in described["entry-points"].items()
+    ]
     (folder / "entry_points.txt").write_text("".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.syspath_prepend(PLUGIN)
@@ -77,10 +91,22 @@ def test_own_strategy_is_found_by_its_entry_point_and_keeps_its_promise(plugin: 
 
 @pytest.mark.slow
 def test_own_strategy_installs(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", tmp_path, PLUGIN]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        tmp_path,
+        PLUGIN,
+    ]
     subprocess.run(build, check=True, capture_output=True)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from medcl3d.cli import main; main(['list', 'pairs', 'same_height'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-m", "medcl3d", "list", "pairs", "same_height"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "tolerance" in done.stdout
 
@@ -94,7 +120,7 @@ def cells() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its code cells in order, as Jupyter would run them, with smaller sizes in place of those of the first cell."""
+    """Its code cells in order, as Jupyter runs them, with smaller sizes than those of the first cell."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     first, *rest = cells()

@@ -12,9 +12,9 @@ from medcl3d.types import ViewSpec, related
 @PAIRS.register("same_height")
 @dataclass(frozen=True, kw_only=True)
 class SameHeight:
-    """Positives are crops of one scan whose heights differ by at most `tolerance` of the body's; others of that scan are ignored.
+    """Positives are crops of one scan whose heights differ by at most `tolerance` of the body's height.
 
-    Source: an example.
+    Other crops of that scan are ignored. Source: an example.
     """
 
     tolerance: Fraction = 0.05

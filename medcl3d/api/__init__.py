@@ -1,1 +1,1 @@
-"""The functions and classes of the public Python API that only combine other packages; `medcl3d` exports them."""
+"""Functions and classes of the public Python API that only combine other packages; `medcl3d` exports them."""

@@ -21,7 +21,7 @@ Scan = str | Path
 
 
 @overload
-def extract_features(  # type: ignore[overload-overlap]  # a str is a sequence too, and means one scan or folder
+def extract_features(  # type: ignore[overload-overlap]  # a str is a sequence too
     encoder: PretrainedEncoder | Scan,
     scans: Scan,
     dense: bool = ...,
@@ -69,19 +69,20 @@ def extract_features(
         vectors = medcl3d.extract_features(encoder, "scans/")                  # a dict: name -> Float32[F]
 
     encoder    from `medcl3d.load_encoder`, or its run folder
-    scans      a NIfTI file; or a list of them, or a folder of NIfTI files and DICOM series, which give a dict by path (of a
-               folder: below it)
-    dense      a map on each scan's own grid, interpolated linearly through the affines, in place of one vector, which is the mean
-               of the pooled features of all windows. It takes 4 C bytes per voxel
-    layer      which feature map `dense` takes, 0 being the finest; default: the decoder's, if pretraining trained one, else 0
+    scans      a NIfTI file; or a list of them, or a folder of NIfTI files and DICOM series, which give a dict
+               by path (of a folder: below it)
+    dense      a map on each scan's own grid, interpolated linearly through the affines, in place of one
+               vector, which is the mean of the pooled features of all windows. It takes 4 C bytes per voxel
+    layer      which feature map `dense` takes, 0 being the finest; default: the decoder's, if pretraining
+               trained one, else 0
     overlap    share of a window (of the encoder's `patch_size`) that the next one covers too
     windows    crops computed at once
     intensity  mri, ct or none: how to normalise, if the encoder was trained on scans of several kinds
     precision  auto (bfloat16 if the device computes in it), float32, bfloat16
     device     where the encoder is moved to (default: where it is)
 
-    Doubts about a scan, as another voxel size than in pretraining, are Python warnings. DataError: a scan cannot be read, or has
-    another number of channels. ConfigError: an argument is wrong.
+    Doubts about a scan, as another voxel size than in pretraining, are Python warnings. DataError: a scan
+    cannot be read, or has another number of channels. ConfigError: an argument is wrong.
     """
     loaded = encoder if isinstance(encoder, PretrainedEncoder) else load_encoder(encoder)
     if device is not None:
@@ -91,7 +92,9 @@ def extract_features(
 
     def features_of(path: Path) -> Tensor:
         try:
-            return scan_features(loaded, path, extraction, dtype, note=lambda text: warnings.warn(text, stacklevel=3))[0]
+            return scan_features(
+                loaded, path, extraction, dtype, note=lambda text: warnings.warn(text, stacklevel=3)
+            )[0]
         except DataError as error:
             raise DataError(without_settled_remedy(error, loaded.intensity)) from error
 
@@ -100,7 +103,10 @@ def extract_features(
             return {str(scan): features_of(_path(scan)) for scan in scans}
         if not _path(scans).is_dir():
             return features_of(_path(scans))
-        with scans_of(_path(scans), Path("features"), lambda text: warnings.warn(text, stacklevel=2)) as (found, refused):
+        with scans_of(_path(scans), Path("features"), lambda text: warnings.warn(text, stacklevel=2)) as (
+            found,
+            refused,
+        ):
             if refused:
                 raise DataError(f"{scans}: {len(refused)} series cannot be used: {refused[0]}")
             return {one.name: features_of(one.path) for one in found}

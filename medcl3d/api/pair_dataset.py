@@ -25,21 +25,25 @@ from medcl3d.views import VIEWS
 
 
 class PairDataset(Dataset[PairBatch]):
-    """Augmented views drawn by a pair strategy from the training patients of a store; item `step` is the batch of that step.
+    """Views drawn by a pair strategy from the training patients of a store; item `step` is a batch.
 
         dataset = PairDataset(store, medcl3d.pairs.OverlappingCrops(min_iou=0.3), patch_size=64, steps=1000)
         for batch in dataset:
             views = batch.main                              # the global views; batch.groups holds all roles
-            z = network(views.voxels)                       # Float[N, C, D, H, W]; views.affine: Float64[N, 4, 4], voxel -> mm
+            z = network(views.voxels)                       # Float[N, C, D, H, W]
             relation = dataset.relation(views.keys)         # strategy.relate(keys, keys, None) with checks
             value = loss(z, relation.positive, relation.negative)
 
-    A batch depends on `seed` and its step alone, not on the number of workers: iterate once over all `steps`, since a second pass
-    repeats the batches of the first. With worker processes, `DataLoader(dataset, batch_size=None, num_workers=4)` makes views on
-    the processor; `dataset.batches(workers=4, device="cuda")` reads crops in workers and makes views on the GPU.
+    `views.affine` is ``Float64[N, 4, 4]``, from a view's voxels to RAS+ mm, augmentation included.
+
+    A batch depends on `seed` and its step alone, not on the number of workers: iterate once over all `steps`,
+    since a second pass repeats the batches of the first. With worker processes, `DataLoader(dataset,
+    batch_size=None, num_workers=4)` makes views on the processor; `dataset.batches(workers=4, device="cuda")`
+    reads crops in workers and makes views on the GPU.
 
     store             a `Store`, or the folder that `prepare` wrote
-    strategy          a strategy, as ``medcl3d.pairs.SamePatient()``, or its name, or ``{name: {field: value}}``
+    strategy          a strategy, as ``medcl3d.pairs.SamePatient()``, or its name, or ``{name: {field:
+                      value}}``
     views             a recipe, its name, or ``{name: {field: value}}``
     patch_size        voxels of a view, one number or three
     samples_per_step  samples of a batch, over all ranks; N = samples_per_step / world_size x views per sample
@@ -71,7 +75,8 @@ class PairDataset(Dataset[PairBatch]):
     ):
         if samples_per_step < 1 or samples_per_step % world_size or not 0 <= rank < world_size:
             raise ConfigError(
-                f"PairDataset: samples_per_step = {samples_per_step} cannot be divided among world_size = {world_size} (rank = {rank}); "
+                f"PairDataset: samples_per_step = {samples_per_step} cannot be divided among world_size = "
+                f"{world_size} (rank = {rank}); "
                 "use a multiple of world_size, and a rank below it"
             )
         opened = store if isinstance(store, Store) else Store.open(Path(store).expanduser())
@@ -84,7 +89,8 @@ class PairDataset(Dataset[PairBatch]):
         companions = companions_of(self.strategy, self.scans.collection)
         if companions is not None and samples_per_step % companions.group_size:
             raise ConfigError(
-                f"PairDataset: samples_per_step = {samples_per_step} is not a multiple of the strategy's batch grouping, "
+                f"PairDataset: samples_per_step = {samples_per_step} is not a multiple of the strategy's "
+                "batch grouping, "
                 f"{companions.group_size} samples; use one"
             )
         plan = Plan(self.anchors.ids, samples_per_step, seed, companions)
@@ -116,8 +122,10 @@ class PairDataset(Dataset[PairBatch]):
     def __iter__(self) -> Iterator[PairBatch]:
         return self.batches()
 
-    def batches(self, workers: int = 0, device: torch.device | str = "cpu", start: int = 0) -> Iterator[PairBatch]:
-        """Batches from step `start` on. `workers` processes read crops ahead (0: none); views are made on `device`.
+    def batches(
+        self, workers: int = 0, device: torch.device | str = "cpu", start: int = 0
+    ) -> Iterator[PairBatch]:
+        """Batches from step `start` on; `workers` processes read crops ahead (0: none), `device` makes views.
 
         MachineError: shared memory is too small for the workers, or one died.
         """
@@ -126,15 +134,19 @@ class PairDataset(Dataset[PairBatch]):
             yield make_views(raw.to(place), self.recipe)
 
     def relation(self, keys: Keys, z: Tensor | None = None) -> Relation:
-        """How the items of a batch attract and repel each other: `strategy.relate`, after its `link` if it has one.
+        """Relation of the items of a batch: `strategy.relate`, after the strategy's `link` if it has one.
 
         keys  of N items; z: their embeddings ``[N, D]``, which only strategies that depend on features need
 
-        Returns `positive` and `negative`, ``Float[N, N]``. ConfigError: the strategy needs `z`, or an embedding queue.
+        Returns `positive` and `negative`, ``Float[N, N]``. ConfigError: the strategy needs `z`, or an
+        embedding queue.
         """
         name = type(self.strategy).__name__
         if queue_size(self.strategy):
-            raise ConfigError(f"{name} compares with an embedding queue, which a dataset does not have; train with medcl3d.pretrain")
+            raise ConfigError(
+                f"{name} compares with an embedding queue, which a dataset does not have; train with "
+                "medcl3d.pretrain"
+            )
         if not looks_at_features(self.strategy):
             return self.strategy.relate(keys, keys, None if z is None else _similarity(z))
         if z is None:
@@ -150,7 +162,11 @@ def _similarity(z: Tensor) -> Tensor:
 
 
 def _data_config(
-    store: Store, patch_size: int | Sequence[int], smaller: str, modalities: Sequence[str] | None, fold: int | None
+    store: Store,
+    patch_size: int | Sequence[int],
+    smaller: str,
+    modalities: Sequence[str] | None,
+    fold: int | None,
 ) -> DataConfig:
     given = {
         "root": str(store.root),
@@ -170,7 +186,9 @@ def _built(registry: Registry, value: Any, name: str) -> Any:
         return registry.build(value)
     if isinstance(value, Mapping):
         if len(value) != 1:
-            raise ConfigError(f"{name}: one {registry.kind} is needed, as {{name: {{field: value}}}}, not {len(value)}")
+            raise ConfigError(
+                f"{name}: one {registry.kind} is needed, as {{name: {{field: value}}}}, not {len(value)}"
+            )
         ((chosen, fields),) = value.items()
         return registry.build(parse_choice(registry, chosen, fields or {}, name))
     if isinstance(value, type) or callable(value):

@@ -64,7 +64,8 @@ class TaskResult:
     """A finished fine-tuning, or an evaluation of a frozen encoder.
 
     path     run folder
-    metrics  name -> mean with its 95% interval (bootstrap over test patients); `low` and `high` are NaN if not defined
+    metrics  name -> mean with its 95% interval (bootstrap over test patients); `low` and `high` are NaN if
+             not defined
     cases    one dict per test case and metric, as in results.json
     split    `labelled` and `test`: patient ids
     """
@@ -90,20 +91,25 @@ class CompareResult:
 
 
 def pretrain(
-    config: Config, *, out_dir: str | Path | None = None, overrides: Overrides = None, encoder: nn.Module | None = None
+    config: Config,
+    *,
+    out_dir: str | Path | None = None,
+    overrides: Overrides = None,
+    encoder: nn.Module | None = None,
 ) -> PretrainResult:
     """Pretrain an encoder, as `medcl3d pretrain` does.
 
-        run = medcl3d.pretrain("pretrain/mine", out_dir="runs/pre", overrides={"data.root": "data/mine", "train.steps": 500})
+        run = medcl3d.pretrain("pretrain/mine", out_dir="runs/pre", overrides={"train.steps": 500})
         encoder = run.encoder()
 
-    config     a YAML file, the name of a packaged one, or its content as a dict; under `pairs` also a strategy object, and under
-               `encoder` also a module from `medcl3d.as_encoder`
+    config     a YAML file, the name of a packaged one, or its content as a dict; under `pairs` also a
+               strategy object, and under `encoder` also a module from `medcl3d.as_encoder`
     out_dir    run folder, in place of the configuration's
     overrides  further fields, ``{"train.steps": 100}``
     encoder    a module from `medcl3d.as_encoder`, in place of the configuration's; it is copied, not changed
 
-    The same call again resumes, and returns the same result once the run is done. Stopped, ConfigError, DataError, MachineError.
+    The same call again resumes, and returns the same result once the run is done. Stopped, ConfigError,
+    DataError, MachineError.
     """
     source, fields, module = _given(config, out_dir, overrides, encoder)
     with passing(module), _overrides_named():
@@ -113,14 +119,18 @@ def pretrain(
 
 
 def finetune(
-    config: Config, *, out_dir: str | Path | None = None, overrides: Overrides = None, encoder: nn.Module | None = None
+    config: Config,
+    *,
+    out_dir: str | Path | None = None,
+    overrides: Overrides = None,
+    encoder: nn.Module | None = None,
 ) -> TaskResult:
-    """Fine-tune an encoder (`init`: a run folder, or scratch) and measure it on the test patients, as `medcl3d finetune` does.
+    """Fine-tune an encoder and measure it on the test patients, as `medcl3d finetune` does.
 
         result = medcl3d.finetune("finetune/mine", out_dir="runs/fine", overrides={"init": "runs/pre"})
         result.metrics["dice"].mean
 
-    The arguments are those of `pretrain`.
+    The arguments are those of `pretrain`; `init` in the configuration is a run folder, or scratch.
     """
     source, fields, module = _given(config, out_dir, overrides, encoder)
     with passing(module), _overrides_named():
@@ -128,7 +138,11 @@ def finetune(
 
 
 def evaluate(
-    config: Config, *, out_dir: str | Path | None = None, overrides: Overrides = None, encoder: nn.Module | None = None
+    config: Config,
+    *,
+    out_dir: str | Path | None = None,
+    overrides: Overrides = None,
+    encoder: nn.Module | None = None,
 ) -> TaskResult:
     """Evaluate a frozen encoder with probes and retrieval, as `medcl3d evaluate` does.
 
@@ -139,7 +153,9 @@ def evaluate(
         return _task_result(run_evaluation(source, fields))  # type: ignore[arg-type]
 
 
-def compare(config: Config, *, out_dir: str | Path | None = None, overrides: Overrides = None) -> CompareResult:
+def compare(
+    config: Config, *, out_dir: str | Path | None = None, overrides: Overrides = None
+) -> CompareResult:
     """Run a comparison, or what is missing of it, and write its report, as `medcl3d compare` does.
 
     config  as in `pretrain`; a dict is written to OUT_DIR/compare.yaml, which the report names
@@ -156,12 +172,17 @@ def compare(config: Config, *, out_dir: str | Path | None = None, overrides: Ove
         write_text(path, yaml.safe_dump(content, sort_keys=False))
     else:
         path = find_config(str(config))
-    texts = [f"{key}={value if isinstance(value, str) else json.dumps(plain(value))}" for key, value in fields.items()]
+    texts = [
+        f"{key}={value if isinstance(value, str) else json.dumps(plain(value))}"
+        for key, value in fields.items()
+    ]
     with _overrides_named():
         report = run_comparison(path, texts)
     with (report.parent / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = tuple(csv.DictReader(file))
-    return CompareResult(report, json.loads((report.parent / "conclusion.json").read_text(encoding="utf-8")), rows)
+    return CompareResult(
+        report, json.loads((report.parent / "conclusion.json").read_text(encoding="utf-8")), rows
+    )
 
 
 def _given(
@@ -180,7 +201,10 @@ def _given(
             source["pairs"] = _named(source["pairs"])
     if encoder is not None:
         if not isinstance(encoder, ModuleEncoder):
-            raise ConfigError(f"encoder: a {type(encoder).__name__} does not declare its maps; wrap it, as medcl3d.as_encoder(...)")
+            raise ConfigError(
+                f"encoder: a {type(encoder).__name__} does not declare its maps; wrap it, as "
+                "medcl3d.as_encoder(...)"
+            )
         fields["encoder"] = encoder.choice.as_plain()
     return source, fields, encoder
 
@@ -200,7 +224,11 @@ def _overrides_named() -> Iterator[None]:
 def _named(strategy: Any) -> Any:
     """A strategy object as ``{name: {field: value}}``; anything else as it is."""
     name = next((name for name in PAIRS.names() if PAIRS.get(name) is type(strategy)), None)
-    return strategy if name is None else {name: {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}}
+    return (
+        strategy
+        if name is None
+        else {name: {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}}
+    )
 
 
 def _task_result(folder: Path) -> TaskResult:
@@ -209,5 +237,8 @@ def _task_result(folder: Path) -> TaskResult:
     def number(value: float | None) -> float:
         return nan if value is None else value
 
-    metrics = {name: Interval(m["mean"], number(m["low"]), number(m["high"]), m["n"]) for name, m in found["metrics"].items()}
+    metrics = {
+        name: Interval(m["mean"], number(m["low"]), number(m["high"]), m["n"])
+        for name, m in found["metrics"].items()
+    }
     return TaskResult(folder, metrics, tuple(found["cases"]), found["split"])

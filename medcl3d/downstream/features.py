@@ -53,24 +53,30 @@ def write_features(
     check: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
-    """Write features of a scan, or of all below a folder; returns the files. What an earlier call wrote of the same scans is kept.
+    """Write features of a scan, or of all below a folder, and return the files.
+
+    Features that an earlier call wrote for the same run and scans are kept.
 
     run          a pretraining's run folder, or its encoder.safetensors
     target       a NIfTI file, or a folder of NIfTI files and DICOM series
     out          a folder
-    file_format  safetensors: OUT/NAME.safetensors with `features` ``Float32[F]``, or with `dense` ``Float32[C, X, Y, Z]`` and
-                 `affine` ``Float64[4, 4]``, voxel -> RAS+ mm; csv: OUT/features.csv, one row per scan: scan, origin, f0, f1, ...
+    file_format  safetensors: OUT/NAME.safetensors with `features` ``Float32[F]``, or with `dense`
+                 ``Float32[C, X, Y, Z]`` and `affine` ``Float64[4, 4]``, voxel -> RAS+ mm; csv:
+                 OUT/features.csv, one row per scan: scan, origin, f0, f1, ...
     intensity    mri, ct or none: how to normalise, if the encoder was trained on several kinds
     force        replace files of another origin; without it they are refused before anything is computed
     check        read headers only, report what would be written, and write nothing
 
-    ConfigError: the run, the target or the outputs are wrong. DataError, after all other scans are done: some were refused.
-    MachineError: nothing can be written.
+    ConfigError: the run, the target or the outputs are wrong. DataError, after all other scans are done: some
+    were refused. MachineError: nothing can be written.
     """
     if file_format not in ("safetensors", "csv"):
         raise ConfigError(f"--format = {file_format}: use safetensors or csv")
     if dense and file_format == "csv":
-        raise ConfigError("--format = csv: a table holds one vector per scan, not maps; use --format safetensors, or leave --dense out")
+        raise ConfigError(
+            "--format = csv: a table holds one vector per scan, not maps; use --format safetensors, or "
+            "leave --dense out"
+        )
     if is_volume(out.name) or out.is_file():
         raise ConfigError(f"--out = {out}: features are written into a folder; give one")
     encoder = load_encoder(run)
@@ -82,7 +88,10 @@ def write_features(
         refuse_unwritable(out, "--out")
         left = output.missing(scans, force)
         if len(left) < len(scans):
-            say(f"{len(scans) - len(left)} of {len(scans)} scans have features of this run already and are kept; {len(left)} to do")
+            say(
+                f"{len(scans) - len(left)} of {len(scans)} scans have features of this run already and are "
+                f"kept; {len(left)} to do"
+            )
         if check:
             _forecast(encoder, output, left, refused, say)
             return []
@@ -96,7 +105,9 @@ def write_features(
                 try:
                     found, ready = scan_features(encoder, one.path, extraction, dtype, note=_naming(one, say))
                 except DataError as error:
-                    reason = without_settled_remedy(error, encoder.intensity).replace(str(one.path), one.shown)
+                    reason = without_settled_remedy(error, encoder.intensity).replace(
+                        str(one.path), one.shown
+                    )
                 except UserError:
                     raise
                 except Exception as error:  # of one file: the other scans are still computed
@@ -110,7 +121,9 @@ def write_features(
         finally:
             output.finish()
     if refused:
-        raise DataError(f"{len(refused)} scans have no features, {done} were computed: {refused[0]}") from cause
+        raise DataError(
+            f"{len(refused)} scans have no features, {done} were computed: {refused[0]}"
+        ) from cause
     what = "maps" if dense else f"vectors of {encoder.num_features} features"
     say(f"{len(scans)} scans: {what} in {out / TABLE if file_format == 'csv' else out}")
     return output.written
@@ -121,9 +134,13 @@ def _naming(one: Asked, say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _forecast(
-    encoder: PretrainedEncoder, output: _Output, scans: Sequence[Asked], refused: list[str], say: Callable[[str], None]
+    encoder: PretrainedEncoder,
+    output: _Output,
+    scans: Sequence[Asked],
+    refused: list[str],
+    say: Callable[[str], None],
 ) -> None:
-    """Report what would be written, from the headers alone. DataError: some are not of a scan that the encoder takes."""
+    """Report what would be written, from headers alone. DataError: the encoder does not take some scans."""
     for one in scans:
         try:
             refuse_unreadable(encoder, one.path)
@@ -134,7 +151,10 @@ def _forecast(
         say(f"{one.name} would be written to {output.file_of(one)}")
     if refused:
         raise DataError(f"{len(refused)} scans would have no features, of {len(scans)}: {refused[0]}")
-    say(f"{len(scans)} scans would get features; their headers are right, voxels are read when it runs; nothing was written")
+    say(
+        f"{len(scans)} scans would get features; their headers are right, voxels are read when it runs; "
+        "nothing was written"
+    )
 
 
 def _identity(encoder: PretrainedEncoder, extraction: Extraction, dtype: torch.dtype | None) -> str:
@@ -183,7 +203,10 @@ class _Files:
         for one in scans:
             other = files.setdefault(self.file_of(one), one)
             if other is not one:
-                raise ConfigError(f"--out: {other.name} and {one.name} would both be written to {self.file_of(one)}; rename one")
+                raise ConfigError(
+                    f"--out: {other.name} and {one.name} would both be written to {self.file_of(one)}; "
+                    "rename one"
+                )
         if force:
             return list(scans)
         left, foreign = [], []
@@ -193,8 +216,10 @@ class _Files:
             elif _origin_in(file) != _origin_or_none(one, self.identity):
                 foreign.append(file)
         if foreign:
-            what = f"{len(foreign)} files exist already, as {foreign[0]}, that were not computed by this run from these scans"
-            raise ConfigError(f"--out: {what}; give another folder, or --force to replace them")
+            raise ConfigError(
+                f"--out: {len(foreign)} files exist already, as {foreign[0]}, that were not computed by this run "
+                "from these scans; give another folder, or --force to replace them"
+            )
         return left
 
     def write(self, one: Asked, features: Tensor, ready: ReadyScan) -> None:
@@ -253,18 +278,26 @@ class _Table:
         except (OSError, ValueError, IndexError):
             before = {}
             if not force:
-                raise ConfigError(f"--out: {self.path} is not a table of features; give another folder, or --force") from None
+                raise ConfigError(
+                    f"--out: {self.path} is not a table of features; give another folder, or --force"
+                ) from None
         names = {one.name for one in scans}
         wanted = {one.name: _origin_or_none(one, self.identity) for one in scans if one.name in before}
         foreign = [name for name, row in before.items() if name not in names or wanted[name] != row[1]]
         if foreign and not force:
-            what = f"{self.path} holds {len(foreign)} rows, as that of {foreign[0]}, that were not computed by this run from these scans"
-            raise ConfigError(f"--out: {what}; give another folder, or --force to replace the table")
+            raise ConfigError(
+                f"--out: {self.path} holds {len(foreign)} rows, as that of {foreign[0]}, that were not computed by "
+                "this run from these scans; give another folder, or --force to replace the table"
+            )
         self.rows = {} if force else before
         return [one for one in scans if one.name not in self.rows]
 
     def write(self, one: Asked, features: Tensor, ready: ReadyScan) -> None:
-        self.rows[one.name] = [one.name, _origin(one, self.identity), *(f"{value:.9g}" for value in features.tolist())]
+        self.rows[one.name] = [
+            one.name,
+            _origin(one, self.identity),
+            *(f"{value:.9g}" for value in features.tolist()),
+        ]
         self._fresh = True
         if time.monotonic() - self._at > SECONDS_BETWEEN_WRITES:
             self.finish()

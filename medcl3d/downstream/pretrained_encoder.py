@@ -30,7 +30,8 @@ class PretrainedEncoder(nn.Module):
     network       encoder, and the decoder if pretraining trained one
     in_channels   C
     spacing_mm    median voxel size of the pretraining scans along right, front and head (RAS+ axes)
-    patch_size    voxels of a crop in pretraining; other sizes work if they are divisible by the coarsest stride
+    patch_size    voxels of a crop in pretraining; other sizes work if they are divisible by the coarsest
+                  stride
     intensity     how intensities were prepared: `kind` (mri, ct, none) and the options of `medcl3d prepare`
     channels      of each feature map, finest first
     strides       of each feature map, voxels of the crop per voxel of the map
@@ -43,7 +44,8 @@ class PretrainedEncoder(nn.Module):
         super().__init__()
         self.network, self.sidecar, self.path = network, sidecar, path
         self.in_channels = int(sidecar["in_channels"])
-        self.spacing_mm: tuple[float, float, float] = tuple(float(v) for v in sidecar["spacing_mm"])  # type: ignore[assignment]
+        x, y, z = map(float, sidecar["spacing_mm"])
+        self.spacing_mm: tuple[float, float, float] = (x, y, z)
         self.patch_size: Triple = triple(sidecar["patch_size"])
         self.intensity: dict[str, Any] = dict(sidecar["intensity"])
         self.channels: tuple[int, ...] = tuple(network.encoder.channels)  # type: ignore[arg-type]
@@ -51,7 +53,7 @@ class PretrainedEncoder(nn.Module):
         self.num_features: int = network.num_features
 
     def forward(self, x: Tensor) -> Features:
-        """Pooled features ``[B, num_features]`` and maps ``[B, C_i, D_i, H_i, W_i]``, finest first; `decoded` with a decoder."""
+        """Pooled features ``[B, num_features]`` and maps ``[B, C_i, D_i, H_i, W_i]``, finest first."""
         features: Features = self.network(x)
         return features
 
@@ -62,8 +64,10 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
         encoder = medcl3d.load_encoder("runs/pre")
         features = encoder(crops)                      # features.pooled [B, num_features], features.maps
 
-    run      a pretraining's run folder, a folder with encoder.safetensors and encoder.json, or that safetensors file
-    encoder  for runs whose encoder was passed from Python: a module of the same architecture (`medcl3d.as_encoder`), which is copied
+    run      a pretraining's run folder, a folder with encoder.safetensors and encoder.json, or that
+             safetensors file
+    encoder  for runs whose encoder was passed from Python: a module of the same architecture
+             (`medcl3d.as_encoder`), which is copied
 
     ConfigError: the files are absent, damaged, of a newer version, or do not fit each other.
     """
@@ -75,9 +79,13 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
     sidecar = read_sidecar(path)
     lacking = [name for name in NEEDED if name not in sidecar]
     if lacking:
-        raise ConfigError(f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again")
+        raise ConfigError(
+            f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again"
+        )
     described = parse({"encoder": sidecar["architecture"]}, _Described, str(path.with_suffix(".json")))
     with passing(encoder):
-        network = build_network(described.encoder, int(sidecar["in_channels"]), decoder=bool(sidecar.get("decoder")))
+        network = build_network(
+            described.encoder, int(sidecar["in_channels"]), decoder=bool(sidecar.get("decoder"))
+        )
     load_weights(network, path, "all" if network.decoder is not None else "encoder")
     return PretrainedEncoder(network, sidecar, path).eval()

@@ -31,7 +31,8 @@ class Extraction:
     """What is computed of each scan.
 
     dense    a map on the scan's own grid in place of one vector
-    layer    the feature map that is taken, by its number (0 is the finest); None: the decoder's, else the finest (`dense` only)
+    layer    the feature map that is taken, by its number (0 is the finest); None: the decoder's, else the
+             finest (`dense` only)
     overlap  share of a window that the next one covers too, at least
     windows  crops at once
     kind     how intensities are normalised: mri, ct or none
@@ -49,17 +50,25 @@ class Extraction:
         if self.windows < 1:
             raise ConfigError(f"windows = {self.windows}: at least one crop is computed at once; use 4")
         if self.layer is not None and not self.dense:
-            raise ConfigError(f"layer = {self.layer}: pooled features come from the coarsest map; set dense, or leave layer out")
+            raise ConfigError(
+                f"layer = {self.layer}: pooled features come from the coarsest map; set dense, or leave "
+                "layer out"
+            )
 
 
 def intensity_kind(encoder: PretrainedEncoder, wanted: str | None, field: str) -> str:
-    """How a scan's intensities are normalised. ConfigError: the encoder was trained on several kinds, or not on the wanted one."""
+    """How a scan's intensities are normalised. ConfigError: `wanted` is not a kind of the encoder's, or missing."""
     trained = str(encoder.intensity["kind"])
     kinds = trained.split("+")
     if wanted is None and len(kinds) > 1:
-        raise ConfigError(f"{encoder.path}: trained on intensities of kinds {trained}; state that of these scans, as {field} {kinds[0]}")
+        raise ConfigError(
+            f"{encoder.path}: trained on intensities of kinds {trained}; state that of these scans, as "
+            f"{field} {kinds[0]}"
+        )
     if wanted is not None and wanted not in kinds:
-        raise ConfigError(f"{field} = {wanted}: {encoder.path} was trained on {trained}; use {' or '.join(kinds)}")
+        raise ConfigError(
+            f"{field} = {wanted}: {encoder.path} was trained on {trained}; use {' or '.join(kinds)}"
+        )
     return wanted or kinds[0]
 
 
@@ -70,12 +79,13 @@ def scan_features(
     dtype: torch.dtype | None,
     note: Callable[[str], None] = lambda _: None,
 ) -> tuple[Tensor, ReadyScan]:
-    """Features of one file, which is prepared as the pretraining scans were (axes, spacing, intensity), and the prepared scan.
+    """Features of one file, prepared as those of pretraining (axes, spacing, intensity), and the scan.
 
     dtype  as in autocast, None for float32; note: receives warnings about the scan
 
-    Returns ``Float32[F]``, the mean of the pooled features of overlapping windows; with `dense` ``Float32[C, X, Y, Z]`` on the
-    file's own grid, interpolated linearly. DataError: the file cannot be read, or is not a scan that the encoder takes.
+    Returns ``Float32[F]``, the mean of the pooled features of overlapping windows; with `dense` ``Float32[C,
+    X, Y, Z]`` on the file's own grid, interpolated linearly. DataError: the file cannot be read, or is not a
+    scan that the encoder takes.
     """
     ready = ready_scan(ScanTask.like({**encoder.intensity, "kind": extraction.kind}, path.name, path))
     refuse_channels(encoder, path, len(ready.stored))
@@ -85,9 +95,15 @@ def scan_features(
         note(f"{path}: voxels of {there} mm, the encoder was trained at {trained} mm")
     for warning in ready.warnings:
         note(f"{path}: {warning}")
-    found = _dense(encoder, ready, extraction, dtype) if extraction.dense else _pooled(encoder, ready, extraction, dtype)
+    found = (
+        _dense(encoder, ready, extraction, dtype)
+        if extraction.dense
+        else _pooled(encoder, ready, extraction, dtype)
+    )
     if not bool(found.isfinite().all()):
-        raise DataError(f"{path}: its features are not finite; look at the scan's intensities, or use precision float32")
+        raise DataError(
+            f"{path}: its features are not finite; look at the scan's intensities, or use precision float32"
+        )
     return found, ready
 
 
@@ -103,18 +119,26 @@ def refuse_channels(encoder: PretrainedEncoder, path: Path, channels: int) -> No
 
 
 def without_settled_remedy(error: DataError, options: Mapping[str, Any]) -> str:
-    """An error of a scan; a remedy that names an option of `prepare` is replaced, since the pretraining settled that option."""
+    """A scan's error; a remedy that names an option of `prepare`, which pretraining settled, is replaced."""
     wrong, _, remedy = str(error).partition("; ")
-    settled = next((name for name in (*options, "intensity") if remedy and name in remedy.replace("=", " ").split()), None)
+    settled = next(
+        (name for name in (*options, "intensity") if remedy and name in remedy.replace("=", " ").split()),
+        None,
+    )
     if settled is None:
         return str(error)
     value = options.get("kind" if settled == "intensity" else settled)
-    return f"{wrong}; the encoder was trained on scans prepared with {settled} = {value}: repair this scan, or leave it out"
+    remedy = "repair this scan, or leave it out"
+    return f"{wrong}; the encoder was trained on scans prepared with {settled} = {value}: {remedy}"
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """Windows that cover a padded volume. before: voxels padded in front, per axis; size: of the padded volume."""
+    """Windows that cover a padded volume.
+
+    before  voxels padded in front, per axis
+    size    of the padded volume
+    """
 
     starts: list[Triple]
     before: Triple
@@ -134,7 +158,13 @@ def _windows(shape: Sequence[int], patch: Triple, overlap: float, multiple: Trip
 
 
 def _computed(
-    encoder: PretrainedEncoder, ready: ReadyScan, windows: _Windows, at_once: int, dtype: torch.dtype | None, *, decoded: bool
+    encoder: PretrainedEncoder,
+    ready: ReadyScan,
+    windows: _Windows,
+    at_once: int,
+    dtype: torch.dtype | None,
+    *,
+    decoded: bool,
 ) -> Iterator[tuple[Triple, Features]]:
     """The start of each window, and its features with a batch axis of 1."""
     device = next(encoder.parameters()).device
@@ -151,14 +181,23 @@ def _computed(
             features: Features = network(crops.to(device))
         for i, start in enumerate(starts):
             maps = tuple(one[i : i + 1] for one in features.maps)
-            yield start, Features(features.pooled[i : i + 1], maps, None if features.decoded is None else features.decoded[i : i + 1])
+            yield (
+                start,
+                Features(
+                    features.pooled[i : i + 1],
+                    maps,
+                    None if features.decoded is None else features.decoded[i : i + 1],
+                ),
+            )
 
 
 def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
 
 
-def _pooled(encoder: PretrainedEncoder, ready: ReadyScan, extraction: Extraction, dtype: torch.dtype | None) -> Tensor:
+def _pooled(
+    encoder: PretrainedEncoder, ready: ReadyScan, extraction: Extraction, dtype: torch.dtype | None
+) -> Tensor:
     windows = _windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, WHOLE_VOXELS)
     total = torch.zeros(encoder.num_features, dtype=torch.float64)
     for _, features in _computed(encoder, ready, windows, extraction.windows, dtype, decoded=False):
@@ -166,8 +205,10 @@ def _pooled(encoder: PretrainedEncoder, ready: ReadyScan, extraction: Extraction
     return (total / len(windows.starts)).float()
 
 
-def _dense(encoder: PretrainedEncoder, ready: ReadyScan, extraction: Extraction, dtype: torch.dtype | None) -> Tensor:
-    """Windows start at multiples of the map's stride, so that their maps share one grid; a Gaussian weights each window's centre."""
+def _dense(
+    encoder: PretrainedEncoder, ready: ReadyScan, extraction: Extraction, dtype: torch.dtype | None
+) -> Tensor:
+    """The map of all windows, whose starts are multiples of its stride, with Gaussian weights."""
     decoded = extraction.layer is None and encoder.network.decoder is not None
     layer = extraction.layer or 0
     if not 0 <= layer < len(encoder.strides):
@@ -193,9 +234,12 @@ def _dense(encoder: PretrainedEncoder, ready: ReadyScan, extraction: Extraction,
 
 
 def _on_own_grid(values: np.ndarray, ready: ReadyScan, to_prepared: np.ndarray) -> np.ndarray:
-    """``Float32[C, X, Y, Z]``: a map, voxel of the map -> voxel of the prepared scan, linearly at the voxels of the file.
+    """``Float32[C, X, Y, Z]``: a map ``[C, d, h, w]``, interpolated linearly at the voxels of the file.
 
-    Beyond the centres of its outermost voxels the map continues unchanged; beyond a scan that was cropped to the body it is 0.
+    to_prepared  ``Float64[4, 4]`` voxel of the map -> voxel of the prepared scan
+
+    Beyond the centres of its outermost voxels the map continues unchanged; beyond a scan that was cropped to
+    the body it is 0.
     """
     shape = ready.image.voxels.shape[1:]
     into_prepared = np.linalg.inv(ready.affine) @ ready.own_affine

@@ -1,4 +1,4 @@
-"""Any network that returns feature maps as an encoder: from Python, or by the import path of an installed package."""
+"""Any network that returns feature maps as an encoder: from Python, or by its import path."""
 
 from __future__ import annotations
 
@@ -33,16 +33,19 @@ _passed: ContextVar[nn.Module | None] = ContextVar("passed", default=None)
 class ModuleEncoder(nn.Module):
     """A network of an installed package, as of MONAI, that returns one feature map or several.
 
-    path         `package.module:Class`, a `torch.nn.Module` of a package that is installed. Importing a package runs its code, as
-                 ``import`` in Python does; nothing else is run: other objects than module classes are refused
+    path         `package.module:Class`, a `torch.nn.Module` of a package that is installed. Importing a
+                 package runs its code, as ``import`` in Python does; nothing else is run: other objects than
+                 module classes are refused
     arguments    of its constructor, by name; its number of input channels is among them
-    attribute    the part of it that is called and trained, as `features` of MONAI's DenseNet (default: all of it)
+    attribute    the part of it that is called and trained, as `features` of MONAI's DenseNet (default: all of
+                 it)
     channels     of each map that it returns, finest first; fewer than it returns: the first ones
     strides      of each map, cumulative, one number or three; crops are divisible by the coarsest
     from_python  the module was passed by `medcl3d.as_encoder`; `path` and `arguments` only record its class
 
-    Its output is one map ``[B, C, D, H, W]``, or a list, tuple or dict of them, finest first. The coarsest map is averaged to give
-    the pooled features. ConfigError: `path` is not importable or not a module, or its maps differ from `channels` and `strides`.
+    Its output is one map ``[B, C, D, H, W]``, or a list, tuple or dict of them, finest first. The coarsest
+    map is averaged to give the pooled features. ConfigError: `path` is not importable or not a module, or its
+    maps differ from `channels` and `strides`.
     """
 
     def __init__(
@@ -63,11 +66,14 @@ class ModuleEncoder(nn.Module):
         self.strides: tuple[Triple, ...] = tuple((s, s, s) if isinstance(s, int) else s for s in strides)
         self.num_features = self.channels[-1]
         _refuse_unordered(self.channels, self.strides)
-        # Not `module`: that is what DistributedDataParallel puts before names, and what loading takes off them.
+        # Not `module`: loading takes that name off, as a prefix of DistributedDataParallel.
         if from_python:
             passed = _passed.get()
             if passed is None:
-                raise ConfigError(f"{self.name}: this encoder was passed from Python; pass it again, as encoder=medcl3d.as_encoder(...)")
+                raise ConfigError(
+                    f"{self.name}: this encoder was passed from Python; pass it again, as "
+                    "encoder=medcl3d.as_encoder(...)"
+                )
             self.wrapped: nn.Module = copy.deepcopy(passed)
         else:
             self.wrapped = _part(_constructed(path, arguments or {}), attribute, self.name)
@@ -75,7 +81,12 @@ class ModuleEncoder(nn.Module):
     @property
     def choice(self) -> Choice:
         """How a configuration names an encoder that was passed from Python."""
-        fields = {"path": self.path, "channels": self.channels, "strides": self.strides, "attribute": self.attribute}
+        fields = {
+            "path": self.path,
+            "channels": self.channels,
+            "strides": self.strides,
+            "attribute": self.attribute,
+        }
         return Choice("module", {**fields, "arguments": None, "from_python": True})
 
     def forward(self, x: Tensor) -> Features:
@@ -90,7 +101,10 @@ class ModuleEncoder(nn.Module):
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             said = " ".join(str(error).split())[:300]
-            raise ConfigError(f"{self.name}: it does not take crops of shape {tuple(x.shape)}: {said}; correct its arguments") from error
+            raise ConfigError(
+                f"{self.name}: it does not take crops of shape {tuple(x.shape)}: {said}; correct its "
+                "arguments"
+            ) from error
         if isinstance(found, Tensor):
             found = (found,)
         elif isinstance(found, Mapping):
@@ -98,20 +112,27 @@ class ModuleEncoder(nn.Module):
         elif isinstance(found, Features):
             found = found.maps
         if not isinstance(found, tuple | list) or not all(isinstance(one, Tensor) for one in found):
-            raise ConfigError(f"{self.name}: it returns a {type(found).__name__}, not feature maps; name a part of it with attribute")
+            raise ConfigError(
+                f"{self.name}: it returns a {type(found).__name__}, not feature maps; name a part of it "
+                "with attribute"
+            )
         shapes = [tuple(one.shape[1:]) for one in found]
         declared = zip(self.channels, self.strides, strict=True)
         wanted = [(c, *(n // s for n, s in zip(x.shape[2:], stride, strict=True))) for c, stride in declared]
         if shapes[: len(wanted)] != wanted:
             raise ConfigError(
-                f"{self.name}: of crops {tuple(x.shape)} it makes maps of shapes {shapes}, but channels and strides declare {wanted}, "
-                "finest first; correct them"
+                f"{self.name}: of crops {tuple(x.shape)} it makes maps of shapes {shapes}, but channels and "
+                f"strides declare {wanted}, finest first; correct them"
             )
         return tuple(found[: len(wanted)])
 
 
 def as_encoder(
-    module: nn.Module, *, channels: int | Sequence[int], strides: int | Sequence[int | Sequence[int]], attribute: str | None = None
+    module: nn.Module,
+    *,
+    channels: int | Sequence[int],
+    strides: int | Sequence[int | Sequence[int]],
+    attribute: str | None = None,
 ) -> ModuleEncoder:
     """Wrap any module that returns a feature map, or several finest first, as an encoder.
 
@@ -126,11 +147,13 @@ def as_encoder(
     attribute  the part of the module that is called and trained (default: all of it)
 
     Runs copy the module before they train it, so it stays as it is. In YAML, name the class instead, as
-    ``encoder: {module: {path: "monai.networks.nets:DenseNet121", attribute: features, ...}}`` (`medcl3d list encoders module`).
+    ``encoder: {module: {path: "monai.networks.nets:DenseNet121", attribute: features, ...}}``.
     ConfigError: channels and strides do not fit each other, or the module has no such attribute.
     """
     if not isinstance(module, nn.Module):
-        raise ConfigError(f"as_encoder: a {type(module).__name__} is not a torch.nn.Module; construct the network first")
+        raise ConfigError(
+            f"as_encoder: a {type(module).__name__} is not a torch.nn.Module; construct the network first"
+        )
     part = _part(module, attribute, "as_encoder")
     each = [channels] if isinstance(channels, int) else list(channels)
     steps = [strides] if isinstance(strides, int) else list(strides)
@@ -161,18 +184,28 @@ def _constructed(path: str, arguments: Mapping[str, Any]) -> nn.Module:
     """An object of the module class at an import path. ConfigError."""
     name = f"encoder.module: path = {path}"
     if not IMPORT_PATH.fullmatch(path):
-        raise ConfigError(f"{name}: not an import path; write package.module:Class, as monai.networks.nets:DenseNet121")
+        raise ConfigError(
+            f"{name}: not an import path; write package.module:Class, as monai.networks.nets:DenseNet121"
+        )
     location, _, attribute = path.partition(":")
     top = location.partition(".")[0]
     if top not in packages_distributions():
-        raise ConfigError(f"{name}: {top} is not part of an installed package; install it with pip, or pass the module with as_encoder")
+        raise ConfigError(
+            f"{name}: {top} is not part of an installed package; install it with pip, or pass the module "
+            "with as_encoder"
+        )
     try:
         module = importlib.import_module(location)
     except Exception as error:
-        raise ConfigError(f"{name}: {location} cannot be imported: {type(error).__name__}: {error}; correct the path") from None
+        said = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"{name}: {location} cannot be imported: {type(error).__name__}: {said}; correct the path"
+        ) from None
     constructor = getattr(module, attribute, None)
     if not (isinstance(constructor, type) and issubclass(constructor, nn.Module)):
-        raise ConfigError(f"{name}: {location} has no torch.nn.Module class {attribute}; only such classes may be named")
+        raise ConfigError(
+            f"{name}: {location} has no torch.nn.Module class {attribute}; only such classes may be named"
+        )
     try:
         return constructor(**arguments)
     except Exception as error:
@@ -188,14 +221,21 @@ def _part(module: nn.Module, attribute: str | None, name: str) -> nn.Module:
         return module.get_submodule(attribute)
     except AttributeError:
         parts = ", ".join(child for child, _ in module.named_children())
-        raise ConfigError(f"{name}: attribute = {attribute}: {type(module).__name__} has no such part; its parts are {parts}") from None
+        raise ConfigError(
+            f"{name}: attribute = {attribute}: {type(module).__name__} has no such part; its parts are "
+            f"{parts}"
+        ) from None
 
 
 def _refuse_unordered(channels: Sequence[int], strides: Sequence[Triple]) -> None:
     if len(channels) != len(strides):
-        raise ConfigError(f"encoder.module: channels has {len(channels)} entries and strides {len(strides)}; give one of each per map")
+        raise ConfigError(
+            f"encoder.module: channels has {len(channels)} entries and strides {len(strides)}; give one of "
+            "each per map"
+        )
     for finer, coarser in pairwise(strides):
         if any(b % a for a, b in zip(finer, coarser, strict=True)):
             raise ConfigError(
-                f"encoder.module: strides = {[list(s) for s in strides]}: each must be a multiple of the one before; list maps finest first"
+                f"encoder.module: strides = {[list(s) for s in strides]}: each must be a multiple of the "
+                "one before; list maps finest first"
             )

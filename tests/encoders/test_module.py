@@ -18,8 +18,20 @@ from medcl3d.encoders.module import as_encoder
 from medcl3d.errors import ConfigError
 from medcl3d.registry import Choice
 
-DENSENET = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1, "init_features": 8, "growth_rate": 4, "block_config": [1, 1]}
-OF_MONAI = {"path": "monai.networks.nets.densenet:DenseNet", "attribute": "features", "channels": [10], "strides": [8]}
+DENSENET = {
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 1,
+    "init_features": 8,
+    "growth_rate": 4,
+    "block_config": [1, 1],
+}
+OF_MONAI = {
+    "path": "monai.networks.nets.densenet:DenseNet",
+    "attribute": "features",
+    "channels": [10],
+    "strides": [8],
+}
 
 
 def densenet() -> nn.Module:
@@ -56,7 +68,10 @@ def test_several_maps_finest_first(kind: type) -> None:
 
 def test_a_path_and_python_give_the_same_encoder() -> None:
     torch.manual_seed(0)
-    by_path, by_python = built().eval(), as_encoder(densenet(), attribute="features", channels=10, strides=8).eval()
+    by_path, by_python = (
+        built().eval(),
+        as_encoder(densenet(), attribute="features", channels=10, strides=8).eval(),
+    )
     x = torch.randn(1, 1, 16, 16, 16)
     torch.testing.assert_close(by_path(x).pooled, by_python(x).pooled, rtol=0, atol=0)
 
@@ -88,7 +103,9 @@ def test_pretraining_from_python_trains_a_copy_and_loads_again(tiny_store: Path,
 
 
 def test_pretraining_from_yaml_and_its_features(tiny_store: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config(tiny_store, {"module": {**OF_MONAI, "arguments": DENSENET}})))
+    (tmp_path / "a.yaml").write_text(
+        yaml.safe_dump(config(tiny_store, {"module": {**OF_MONAI, "arguments": DENSENET}}))
+    )
     run = medcl3d.pretrain(tmp_path / "a.yaml", out_dir=tmp_path / "run")
     scan = sorted((tiny_store / "raw" / "images").glob("*.nii.gz"))[0]
     volume = medcl3d.extract_features(run.path, scan, dense=True)
@@ -98,12 +115,21 @@ def test_pretraining_from_yaml_and_its_features(tiny_store: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"path": "os:system", "arguments": {"command": "touch ran"}}, "os is not part of an installed package"),
+        (
+            {"path": "os:system", "arguments": {"command": "touch ran"}},
+            "os is not part of an installed package",
+        ),
         ({"path": "no_such_package.nets:Net"}, "no_such_package is not part of an installed package"),
         ({"path": "monai.networks.no_such:Net"}, "cannot be imported"),
         ({"path": "monai.networks.nets:NoSuchNet"}, "has no torch.nn.Module class NoSuchNet"),
         ({"path": "monai.networks.utils:one_hot"}, "only such classes"),
-        ({"path": "yaml:unsafe_load", "arguments": {"stream": "!!python/object/apply:os.system [touch ran]"}}, "only such classes"),
+        (
+            {
+                "path": "yaml:unsafe_load",
+                "arguments": {"stream": "!!python/object/apply:os.system [touch ran]"},
+            },
+            "only such classes",
+        ),
         ({"path": "__import__('os').system('touch ran')"}, "not an import path"),
         ({"arguments": {"spatial_dims": 3}}, "refuses its arguments"),
         ({"attribute": "feature"}, "its parts are features, class_layers"),
@@ -111,7 +137,9 @@ def test_pretraining_from_yaml_and_its_features(tiny_store: Path, tmp_path: Path
         ({"channels": [10, 4], "strides": [8, 4]}, "finest first"),
     ],
 )
-def test_refusals_are_one_line_and_run_nothing(fields: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_are_one_line_and_run_nothing(
+    fields: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=said) as refused:
         built(**fields)
@@ -119,7 +147,9 @@ def test_refusals_are_one_line_and_run_nothing(fields: dict[str, Any], said: str
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_module_beside_the_configuration_is_not_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_beside_the_configuration_is_not_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "beside.py").write_text("open('ran', 'w')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -136,7 +166,9 @@ def test_a_module_beside_the_configuration_is_not_an_installed_package(tmp_path:
         (nn.LSTM(8, 8), {"channels": 4, "strides": 2}, "does not take crops|not feature maps"),
     ],
 )
-def test_what_it_returns_is_held_against_what_it_declares(module: nn.Module, declared: dict[str, Any], said: str) -> None:
+def test_what_it_returns_is_held_against_what_it_declares(
+    module: nn.Module, declared: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         as_encoder(module, **declared)(torch.zeros(1, 1, 8, 8, 8))
 
