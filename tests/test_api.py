@@ -29,6 +29,7 @@ from medcl3d.config import parse
 from medcl3d.data.loader import make_views
 from medcl3d.data.store import Store
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
+from medcl3d.downstream.scan_features import scan_features
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network
 from medcl3d.errors import ConfigError, DataError
@@ -342,6 +343,9 @@ def test_encoder_declares_how_scans_are_prepared_for_it(run: PretrainResult, sto
 def test_what_is_not_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"^{tmp_path}: holds no encoder.safetensors"):
         medcl3d.load_encoder(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match="holds a fine-tuned model"):
+        medcl3d.load_encoder(tmp_path)
     with pytest.raises(ConfigError, match=r"^nowhere: there is no such file"):
         medcl3d.load_encoder("nowhere")
 
@@ -452,11 +456,11 @@ def test_a_decoder_that_was_trained_makes_the_map(tiny_store: Path, scan: Path, 
     run = medcl3d.pretrain(fields, out_dir=tmp_path / "dense", overrides={"train.steps": 1})
     encoder = run.encoder()
     assert encoder.network.decoder is not None
-    decoded, finest = (medcl3d.extract_features(encoder, scan, dense=True, layer=layer) for layer in (None, 0))
+    decoded, finest = (medcl3d.extract_features(encoder, scan, dense=True, layer=i) for i in (None, 0))
     assert isinstance(decoded, Tensor) and isinstance(finest, Tensor)
     assert decoded.shape == (encoder.network.decoder.out_channels, 32, 32, 32)
     assert not torch.equal(decoded, finest)
-    one = pools(1, patch=32)  # one window, and nothing to interpolate: the map is what the decoder makes of the scan
+    one = pools(1, patch=32)  # one window, and nothing to interpolate: what the decoder makes of the scan
     one.network.decoder = Negative()  # type: ignore[assignment]
     whole = medcl3d.extract_features(one, scan, dense=True, precision="float32")
     voxels = nib.load(scan).get_fdata()  # type: ignore[attr-defined]
@@ -529,6 +533,23 @@ def test_a_table_has_one_row_per_scan_and_resumes(run: PretrainResult, scans: Pa
     (scans / "a.nii.gz").unlink()
     code, said = features(run.path, scans, "--out", out, "--format", "csv")
     assert code == 2 and "a.nii.gz" in said, "a row of another scan"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("of a library")])
+def test_what_was_computed_before_a_fault_is_kept(
+    run: PretrainResult, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def faulty(encoder: PretrainedEncoder, path: Path, *rest: Any, **named: Any) -> Any:
+        if path.name == "b.nii.gz":
+            raise error
+        return scan_features(encoder, path, *rest, **named)
+
+    monkeypatch.setattr("medcl3d.downstream.features.scan_features", faulty)
+    code, said = features(run.path, scans, "--out", tmp_path / "out", "--format", "csv")
+    assert (code, "b.nii.gz: cannot be used" in said) == ((3, True) if isinstance(error, RuntimeError) else (130, False))
+    monkeypatch.undo()
+    code, said = features(run.path, scans, "--out", tmp_path / "out", "--format", "csv")
+    assert code == 0 and "1 of 2 scans have features" in said
 
 
 @pytest.mark.parametrize(

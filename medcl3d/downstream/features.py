@@ -217,8 +217,8 @@ class _Files:
                 foreign.append(file)
         if foreign:
             raise ConfigError(
-                f"--out: {len(foreign)} files exist already, as {foreign[0]}, that were not computed by this run "
-                "from these scans; give another folder, or --force to replace them"
+                f"--out: {len(foreign)} files exist already, as {foreign[0]}, that were not computed by this "
+                "run from these scans; give another folder, or --force to replace them"
             )
         return left
 
@@ -286,8 +286,8 @@ class _Table:
         foreign = [name for name, row in before.items() if name not in names or wanted[name] != row[1]]
         if foreign and not force:
             raise ConfigError(
-                f"--out: {self.path} holds {len(foreign)} rows, as that of {foreign[0]}, that were not computed by "
-                "this run from these scans; give another folder, or --force to replace the table"
+                f"--out: {self.path} holds {len(foreign)} rows, as that of {foreign[0]}, that were not computed "
+                "by this run from these scans; give another folder, or --force to replace the table"
             )
         self.rows = {} if force else before
         return [one for one in scans if one.name not in self.rows]

@@ -72,6 +72,11 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
     ConfigError: the files are absent, damaged, of a newer version, or do not fit each other.
     """
     folder = Path(run).expanduser()
+    if (folder / "model.safetensors").is_file():
+        raise ConfigError(
+            f"{folder}: holds a fine-tuned model, not an encoder; give the pretraining's run folder (`init` in its "
+            "config.yaml)"
+        )
     try:
         path = weights_path(folder)
     except ConfigError as error:  # its field is that of a fine-tuning

@@ -28,7 +28,8 @@ def test_a_dict_gives_the_report_of_the_file(comparison: Callable[..., Path]) ->
 
 def test_overrides_are_values(comparison: Callable[..., Path]) -> None:
     path = comparison(replicates=1)
-    report = medcl3d.compare(path, out_dir="runs", overrides={"vary.num_labelled": [2], "reference": "scratch"})
+    overrides = {"vary.num_labelled": [2], "reference": "scratch"}
+    report = medcl3d.compare(path, out_dir="runs", overrides=overrides)
     assert {row["num_labelled"] for row in report.rows} == {"2"}
     with pytest.raises(ConfigError, match=r"^overrides: replicates = 0"):
         medcl3d.compare(path, overrides={"replicates": 0})
