@@ -193,11 +193,11 @@ def test_loss_refuses_weights() -> None:
 # Scans
 
 
-def test_prepare_opens_what_it_wrote_and_refuses_options(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_prepare_opens_its_store_and_refuses_options(tmp_path: Path) -> None:
+    message: list[str] = []
     options: dict[str, Any] = {"num_patients": 2, "shape": [16, 16, 16], "workers": 1}
-    store = medcl3d.prepare("simulated", out=tmp_path / "out", say=said.append, **options)
-    assert len(store) == len(medcl3d.open_store(str(tmp_path / "out"))) > 0 and said
+    store = medcl3d.prepare("simulated", out=tmp_path / "out", say=message.append, **options)
+    assert len(store) == len(medcl3d.open_store(str(tmp_path / "out"))) > 0 and message
     with pytest.raises(ConfigError, match="spacing"):
         medcl3d.prepare("simulated", out=tmp_path / "other", spacing=[1, 1, 1])
     with pytest.raises(DataError, match="no finished store"):
@@ -223,16 +223,19 @@ def test_dataset_gives_the_batches_of_a_pretraining(store: Store, tiny_store: Pa
 
 
 def test_batches_are_the_same_in_workers_on_ranks_and_from_any_step(store: Store) -> None:
-    def dataset(**fields: Any) -> PairDataset:
-        return medcl3d.PairDataset(
-            store, "overlapping_crops", {"mri": {"blur_probability": 0}}, (16, 16, 16), 4, steps=2, **fields
-        )
+    def dataset(steps: int = 2, **fields: Any) -> PairDataset:
+        views = {"mri": {"blur_probability": 0}}
+        return medcl3d.PairDataset(store, "overlapping_crops", views, (16, 16, 16), 4, steps=steps, **fields)
 
     alone = [batch.main.voxels for batch in dataset()]
     for batch, voxels in zip(DataLoader(dataset(), batch_size=None, num_workers=1), alone, strict=True):
         assert torch.equal(batch.main.voxels, voxels)
     (last,) = dataset().batches(start=1)
     assert torch.equal(last.main.voxels, alone[1])
+    second, longer = dataset(), dataset(steps=4)
+    second.set_epoch(1)
+    for found, step in zip((*second, second[1]), (2, 3, 3), strict=True):
+        assert torch.equal(found.main.voxels, longer[step].main.voxels)
     parts = [dataset(rank=rank, world_size=2)[0].to("cpu").main.voxels for rank in range(2)]
     assert torch.equal(torch.cat(parts), alone[0])
 
@@ -252,7 +255,7 @@ def test_points_and_features_reach_the_strategies_that_need_them(store: Store) -
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"strategy": "overlaping_crops"}, "did you mean 'overlapping_crops'"),
         ({"strategy": medcl3d.pairs.OverlappingCrops}, r"write OverlappingCrops\(\)"),
@@ -264,8 +267,8 @@ def test_points_and_features_reach_the_strategies_that_need_them(store: Store) -
         ({"patch_size": 64}, "smaller_than_patch"),
     ],
 )
-def test_dataset_refuses(store: Store, fields: dict[str, Any], said: str) -> None:
-    with pytest.raises((ConfigError, DataError), match=said):
+def test_dataset_refuses(store: Store, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=message):
         medcl3d.PairDataset(**{"store": store, "strategy": "overlapping_crops", "patch_size": 16, **fields})
 
 
@@ -300,7 +303,7 @@ def test_a_wrong_field_is_named(tiny_store: Path, tmp_path: Path) -> None:
         medcl3d.compare({"arms": {}})
 
 
-def test_finetune_and_evaluate_return_what_they_measured(
+def test_finetune_and_evaluate_return_their_results(
     run: PretrainResult, tiny_store: Path, tmp_path: Path
 ) -> None:
     shared = {
@@ -340,7 +343,7 @@ def test_encoder_declares_how_scans_are_prepared_for_it(run: PretrainResult, sto
     assert encoder(torch.zeros(2, 1, 16, 16, 16)).pooled.shape == (2, 8)
 
 
-def test_what_is_not_an_encoder_is_refused(tmp_path: Path) -> None:
+def test_folders_without_an_encoder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"^{tmp_path}: holds no encoder.safetensors"):
         medcl3d.load_encoder(tmp_path)
     (tmp_path / "model.safetensors").touch()
@@ -425,7 +428,7 @@ def test_lists_and_folders_give_a_dict(run: PretrainResult, scan: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"overlap": 1.0}, "overlap"),
         ({"layer": 1}, "set dense"),
@@ -434,8 +437,10 @@ def test_lists_and_folders_give_a_dict(run: PretrainResult, scan: Path) -> None:
         ({"windows": 0}, "windows"),
     ],
 )
-def test_features_refuse_fields(run: PretrainResult, scan: Path, fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_features_refuse_fields(
+    run: PretrainResult, scan: Path, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
         medcl3d.extract_features(run.path, scan, **fields)
 
 
@@ -492,12 +497,12 @@ def scans(scan: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_command_writes_what_python_returns_and_resumes(
+def test_command_writes_the_features_of_python_and_resumes(
     run: PretrainResult, scans: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    code, said = features(run.path, scans, "--out", out, "--check")
-    assert code == 0 and "a.safetensors" in said and not out.exists()
+    code, message = features(run.path, scans, "--out", out, "--check")
+    assert code == 0 and "a.safetensors" in message and not out.exists()
     assert features(run.path, scans, "--out", out)[0] == 0
     expected = medcl3d.extract_features(run.path, scans)
     assert isinstance(expected, dict)
@@ -507,11 +512,11 @@ def test_command_writes_what_python_returns_and_resumes(
         )
     before = (out / "a.safetensors").stat().st_mtime_ns
     (out / "sub" / "b.safetensors").unlink()
-    code, said = features(run.path, scans, "--out", out)
-    assert code == 0 and "1 of 2 scans have features" in said
+    code, message = features(run.path, scans, "--out", out)
+    assert code == 0 and "1 of 2 scans have features" in message
     assert (out / "a.safetensors").stat().st_mtime_ns == before and (out / "sub" / "b.safetensors").is_file()
-    code, said = features(run.path, scans, "--out", out, "--dense")
-    assert code == 2 and "--force" in said, "vectors are not maps"
+    code, message = features(run.path, scans, "--out", out, "--dense")
+    assert code == 2 and "--force" in message, "vectors are not maps"
     assert features(run.path, scans, "--out", out, "--dense", "--force")[0] == 0
     dense = load_file(out / "a.safetensors")
     assert dense["features"].shape == (4, 32, 32, 32)
@@ -521,22 +526,23 @@ def test_command_writes_what_python_returns_and_resumes(
 def test_a_table_has_one_row_per_scan_and_resumes(run: PretrainResult, scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (scans / "bad.nii.gz").write_text("not a scan")
-    code, said = features(run.path, scans, "--out", out, "--format", "csv")
-    assert code == 3 and "bad.nii.gz" in said and "1 scans have no features, 2 were computed" in said
+    code, message = features(run.path, scans, "--out", out, "--format", "csv")
+    assert code == 3 and "bad.nii.gz" in message and "1 scans have no features, 2 were computed" in message
     first = (out / "features.csv").read_text()
     header, *rows = first.splitlines()
     assert header == "scan,origin," + ",".join(f"f{i}" for i in range(8))
     assert [row.split(",")[0] for row in rows] == ["a.nii.gz", "sub/b.nii.gz"]
     (scans / "bad.nii.gz").unlink()
-    code, said = features(run.path, scans, "--out", out, "--format", "csv")
-    assert code == 0 and "2 of 2 scans have features" in said and (out / "features.csv").read_text() == first
+    code, message = features(run.path, scans, "--out", out, "--format", "csv")
+    assert code == 0 and "2 of 2 scans have features" in message
+    assert (out / "features.csv").read_text() == first
     (scans / "a.nii.gz").unlink()
-    code, said = features(run.path, scans, "--out", out, "--format", "csv")
-    assert code == 2 and "a.nii.gz" in said, "a row of another scan"
+    code, message = features(run.path, scans, "--out", out, "--format", "csv")
+    assert code == 2 and "a.nii.gz" in message, "a row of another scan"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("of a library")])
-def test_what_was_computed_before_a_fault_is_kept(
+def test_features_computed_before_a_fault_are_kept(
     run: PretrainResult, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def faulty(encoder: PretrainedEncoder, path: Path, *rest: Any, **named: Any) -> Any:
@@ -545,15 +551,16 @@ def test_what_was_computed_before_a_fault_is_kept(
         return scan_features(encoder, path, *rest, **named)
 
     monkeypatch.setattr("medcl3d.downstream.features.scan_features", faulty)
-    code, said = features(run.path, scans, "--out", tmp_path / "out", "--format", "csv")
-    assert (code, "b.nii.gz: cannot be used" in said) == ((3, True) if isinstance(error, RuntimeError) else (130, False))
+    code, message = features(run.path, scans, "--out", tmp_path / "out", "--format", "csv")
+    assert code == (3 if isinstance(error, RuntimeError) else 130)
+    assert ("b.nii.gz: cannot be used" in message) is isinstance(error, RuntimeError)
     monkeypatch.undo()
-    code, said = features(run.path, scans, "--out", tmp_path / "out", "--format", "csv")
-    assert code == 0 and "1 of 2 scans have features" in said
+    code, message = features(run.path, scans, "--out", tmp_path / "out", "--format", "csv")
+    assert code == 0 and "1 of 2 scans have features" in message
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--format", "json"], "safetensors or csv"),
         (["--format", "csv", "--dense"], "one vector per scan"),
@@ -561,9 +568,9 @@ def test_what_was_computed_before_a_fault_is_kept(
     ],
 )
 def test_command_refuses_options(
-    run: PretrainResult, scans: Path, tmp_path: Path, options: list[str], said: str
+    run: PretrainResult, scans: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     code, output = features(run.path, scans, "--out", tmp_path / "out", *options)
-    assert code == 2 and said in output
+    assert code == 2 and message in output
     code, output = features(run.path, scans, "--out", tmp_path / "out.nii.gz")
     assert code == 2 and "folder" in output

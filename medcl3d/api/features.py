@@ -81,8 +81,8 @@ def extract_features(
     precision  auto (bfloat16 if the device computes in it), float32, bfloat16
     device     where the encoder is moved to (default: where it is)
 
-    Doubts about a scan, as another voxel size than in pretraining, are Python warnings. DataError: a scan
-    cannot be read, or has another number of channels. ConfigError: an argument is wrong.
+    Problems that do not stop it, such as a voxel size that differs from pretraining, are Python warnings.
+    DataError: a scan cannot be read, or has another number of channels. ConfigError: an argument is wrong.
     """
     loaded = encoder if isinstance(encoder, PretrainedEncoder) else load_encoder(encoder)
     if device is not None:

@@ -1,4 +1,4 @@
-"""Batches of a pair strategy for training loops of one's own."""
+"""Batches of a pair strategy for your own training loop."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class PairDataset(Dataset[PairBatch]):
 
     `views.affine` is ``Float64[N, 4, 4]``, from a view's voxels to RAS+ mm, augmentation included.
 
-    A batch depends on `seed` and its step alone, not on the number of workers: iterate once over all `steps`,
-    since a second pass repeats the batches of the first. With worker processes, `DataLoader(dataset,
-    batch_size=None, num_workers=4)` makes views on the processor; `dataset.batches(workers=4, device="cuda")`
+    A batch depends on `seed` and its step alone, not on the number of workers, so a second pass repeats the
+    batches of the first: iterate once over all `steps`, or call `set_epoch`. With worker processes,
+    `DataLoader(dataset, batch_size=None, num_workers=4)` makes views on the processor; `dataset.batches(workers=4, device="cuda")`
     reads crops in workers and makes views on the GPU.
 
     store             a `Store`, or the folder that `prepare` wrote
@@ -93,6 +93,7 @@ class PairDataset(Dataset[PairBatch]):
                 "batch grouping, "
                 f"{companions.group_size} samples; use one"
             )
+        self._first = 0
         plan = Plan(self.anchors.ids, samples_per_step, seed, companions)
         self._raw = StepDataset(
             store=opened,
@@ -111,13 +112,17 @@ class PairDataset(Dataset[PairBatch]):
         """Batches in which each anchor is visited about once."""
         return self._raw.plan.steps_per_epoch
 
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next pass yield the batches that follow `epoch` earlier passes; call it before each pass."""
+        self._first = epoch * len(self)
+
     def __len__(self) -> int:
         return self._raw.steps
 
     def __getitem__(self, step: int) -> PairBatch:
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
-        return make_views(self._raw[step], self.recipe)
+        return make_views(self._raw[self._first + step], self.recipe)
 
     def __iter__(self) -> Iterator[PairBatch]:
         return self.batches()
@@ -130,7 +135,7 @@ class PairDataset(Dataset[PairBatch]):
         MachineError: shared memory is too small for the workers, or one died.
         """
         place = torch.device(device)
-        for raw in batches_from(self._raw, len(self), workers, start):
+        for raw in batches_from(self._raw, self._first + len(self), workers, self._first + start):
             yield make_views(raw.to(place), self.recipe)
 
     def relation(self, keys: Keys, z: Tensor | None = None) -> Relation:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from rich.console import Console
@@ -36,7 +36,6 @@ from medcl3d.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.training.distributed import process_group
 from medcl3d.training.precision import autocast_dtype
 
-Format = Literal["safetensors", "csv"]
 TABLE = "features.csv"
 SECONDS_BETWEEN_WRITES = 30
 
@@ -174,7 +173,7 @@ class _Output(Protocol):
     written: list[Path]
 
     def missing(self, scans: Sequence[Asked], force: bool) -> list[Asked]:
-        """The scans without features of this origin. ConfigError: files of another origin are in the way."""
+        """The scans without features of this origin. ConfigError: files of another origin exist."""
 
     def file_of(self, one: Asked) -> Path:
         """The file that a scan's features go to."""
@@ -183,7 +182,7 @@ class _Output(Protocol):
         """Keep the features of one scan."""
 
     def finish(self) -> None:
-        """Write what is not on the disk yet."""
+        """Write rows that are not on disk yet."""
 
 
 @dataclass
@@ -286,8 +285,8 @@ class _Table:
         foreign = [name for name, row in before.items() if name not in names or wanted[name] != row[1]]
         if foreign and not force:
             raise ConfigError(
-                f"--out: {self.path} holds {len(foreign)} rows, as that of {foreign[0]}, that were not computed "
-                "by this run from these scans; give another folder, or --force to replace the table"
+                f"--out: {self.path} holds {len(foreign)} rows, as that of {foreign[0]}, that were not "
+                "computed by this run from these scans; give another folder, or --force to replace the table"
             )
         self.rows = {} if force else before
         return [one for one in scans if one.name not in self.rows]

@@ -74,8 +74,8 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
     folder = Path(run).expanduser()
     if (folder / "model.safetensors").is_file():
         raise ConfigError(
-            f"{folder}: holds a fine-tuned model, not an encoder; give the pretraining's run folder (`init` in its "
-            "config.yaml)"
+            f"{folder}: holds a fine-tuned model, not an encoder; give the pretraining's run folder "
+            "(`init` in its config.yaml)"
         )
     try:
         path = weights_path(folder)

@@ -57,7 +57,7 @@ class Extraction:
 
 
 def intensity_kind(encoder: PretrainedEncoder, wanted: str | None, field: str) -> str:
-    """How a scan's intensities are normalised. ConfigError: `wanted` is not one of the encoder's, or missing."""
+    """How a scan's intensities are normalised. ConfigError: `wanted` is not one of its kinds, or missing."""
     trained = str(encoder.intensity["kind"])
     kinds = trained.split("+")
     if wanted is None and len(kinds) > 1:

@@ -100,9 +100,9 @@ class ModuleEncoder(nn.Module):
         except (RuntimeError, ValueError, TypeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            said = " ".join(str(error).split())[:300]
+            message = " ".join(str(error).split())[:300]
             raise ConfigError(
-                f"{self.name}: it does not take crops of shape {tuple(x.shape)}: {said}; correct its "
+                f"{self.name}: it does not take crops of shape {tuple(x.shape)}: {message}; correct its "
                 "arguments"
             ) from error
         if isinstance(found, Tensor):
@@ -146,7 +146,7 @@ def as_encoder(
     strides    of each map, cumulative: voxels of the crop per voxel of the map, one number or one per axis
     attribute  the part of the module that is called and trained (default: all of it)
 
-    Runs copy the module before they train it, so it stays as it is. In YAML, name the class instead, as
+    Runs copy the module before they train it, so it is unchanged. In YAML, name the class instead, as
     ``encoder: {module: {path: "monai.networks.nets:DenseNet121", attribute: features, ...}}``.
     ConfigError: channels and strides do not fit each other, or the module has no such attribute.
     """
@@ -197,9 +197,9 @@ def _constructed(path: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         module = importlib.import_module(location)
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"{name}: {location} cannot be imported: {type(error).__name__}: {said}; correct the path"
+            f"{name}: {location} cannot be imported: {type(error).__name__}: {message}; correct the path"
         ) from None
     constructor = getattr(module, attribute, None)
     if not (isinstance(constructor, type) and issubclass(constructor, nn.Module)):
@@ -209,8 +209,8 @@ def _constructed(path: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         return constructor(**arguments)
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{name}: {attribute} refuses its arguments: {said}; correct arguments") from error
+        message = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{name}: {attribute} refuses its arguments: {message}; correct them") from error
 
 
 def _part(module: nn.Module, attribute: str | None, name: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The contrastive loss as a module on plain tensors, for training loops of one's own."""
+"""The contrastive loss as a module on plain tensors, for your own training loop."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_pretraining_from_yaml_and_its_features(tiny_store: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         (
             {"path": "os:system", "arguments": {"command": "touch ran"}},
@@ -138,10 +138,10 @@ def test_pretraining_from_yaml_and_its_features(tiny_store: Path, tmp_path: Path
     ],
 )
 def test_refusals_are_one_line_and_run_nothing(
-    fields: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fields: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=said) as refused:
+    with pytest.raises(ConfigError, match=message) as refused:
         built(**fields)
     assert "\n" not in str(refused.value) and str(refused.value).startswith("encoder.module: ")
     assert not (tmp_path / "ran").exists()
@@ -159,17 +159,17 @@ def test_a_module_beside_the_configuration_is_not_an_installed_package(
 
 
 @pytest.mark.parametrize(
-    ("module", "declared", "said"),
+    ("module", "declared", "message"),
     [
         (nn.Conv3d(1, 4, 2, 2), {"channels": 5, "strides": 2}, r"makes maps of shapes \[\(4, 4, 4, 4\)\]"),
         (nn.Conv3d(2, 4, 2, 2), {"channels": 4, "strides": 2}, "does not take crops"),
         (nn.LSTM(8, 8), {"channels": 4, "strides": 2}, "does not take crops|not feature maps"),
     ],
 )
-def test_what_it_returns_is_held_against_what_it_declares(
-    module: nn.Module, declared: dict[str, Any], said: str
+def test_maps_are_checked_against_their_declaration(
+    module: nn.Module, declared: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         as_encoder(module, **declared)(torch.zeros(1, 1, 8, 8, 8))
 
 
