@@ -240,6 +240,29 @@ def predict(
 
 
 @command
+def features(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished pretraining.")],
+    target: Annotated[Path, typer.Argument(metavar="SCANS", help="A NIfTI file, or a folder of NIfTI files and DICOM series.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for the features.")],
+    file_format: Annotated[
+        str,
+        typer.Option("--format", metavar="FORMAT", help="safetensors: one file per scan; csv: one table, features.csv."),
+    ] = "safetensors",
+    dense: Annotated[bool, typer.Option("--dense", help="A map on each scan's own grid, not one vector per scan.")] = False,
+    intensity: Annotated[
+        str | None,
+        typer.Option("--intensity", metavar="KIND", help="mri, ct or none, if the run was trained on several.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read headers, report what would be written; write nothing.")] = False,
+) -> None:
+    """Write a pretrained encoder's features of new scans. The same command again resumes."""
+    from medcl3d.downstream.features import write_features
+
+    write_features(run, target, out, file_format=file_format, dense=dense, intensity=intensity, force=force, check=check, say=say)
+
+
+@command
 def compare(
     config: Config,
     overrides: Annotated[

@@ -79,12 +79,15 @@ def describe(registry: Registry, name: str) -> list[FieldSpec]:
     return [FieldSpec(key, type_words(spec), spec.get("default", "required")) for key, spec in properties.items()]
 
 
-def load(path: str | Path, overrides: Sequence[str] | Mapping[str, Any], model: type[T]) -> T:
+def load(path: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], model: type[T]) -> T:
     """Read a configuration.
 
-    path: a YAML file; overrides: ``key.path=value`` each, or values by their ``key.path``; model: a pydantic dataclass with `STRICT`.
+    path: a YAML file, or its content as a mapping; overrides: ``key.path=value`` each, or values by their ``key.path``;
+    model: a pydantic dataclass with `STRICT`.
     ConfigError: one line ``file:line: key = value: problem; remedy``.
     """
+    if isinstance(path, Mapping):
+        return _overridden(_in_memory(plain(path)), overrides, model, "configuration")
     path = Path(path)
     try:
         text = _read(path)
@@ -100,7 +103,14 @@ def load(path: str | Path, overrides: Sequence[str] | Mapping[str, Any], model: 
         raise ConfigError(f"{place}: {_key(wrong.where, wrong.value)}{wrong.message}") from None
     if not isinstance(tree.value, dict):
         what = "empty" if tree.value is None else f"a {type(tree.value).__name__}"
-        raise ConfigError(f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. See configs/ for complete files")
+        raise ConfigError(
+            f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. See configs/ for complete files"
+        )
+    return _overridden(tree, overrides, model, str(path))
+
+
+def _overridden(tree: Tree, overrides: Sequence[str] | Mapping[str, Any], model: type[T], name: str) -> T:
+    """A validated tree, with some of its fields replaced."""
     adapter = TypeAdapter(model)
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
@@ -109,7 +119,7 @@ def load(path: str | Path, overrides: Sequence[str] | Mapping[str, Any], model: 
         schemas = [adapter.json_schema()] if overrides else []
         for text in overrides:
             override(tree, text, schemas)
-    return _validate(tree, adapter, str(path))
+    return _validate(tree, adapter, name)
 
 
 def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:

@@ -228,6 +228,10 @@ class ViewGroup:
     affine: Tensor
     keys: Keys
 
+    def to(self, device: torch.device | str) -> ViewGroup:
+        """The same views on another device."""
+        return ViewGroup(self.role, self.voxels.to(device), self.affine.to(device), self.keys.to(device))
+
 
 @dataclass(frozen=True)
 class PairBatch:
@@ -240,6 +244,11 @@ class PairBatch:
     def main(self) -> ViewGroup:
         """The group that every objective uses: the global views."""
         return self.groups[0]
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """The same batch on another device."""
+        points = self.points and self.points.map(lambda tensor: tensor.to(device))
+        return PairBatch(tuple(group.to(device) for group in self.groups), points)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ COMMANDS = (
     "finetune",
     "evaluate",
     "predict",
+    "features",
     "compare",
     "show_pairs",
     "benchmark",

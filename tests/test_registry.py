@@ -48,6 +48,9 @@ NEEDED: dict[str, Any] = {
     "columns": {"age": 5.0},
     "targets": ["a"],
     "transforms": [{"RandomNoise": {}}],
+    "path": "torch.nn:Conv3d",
+    "channels": [4],
+    "strides": [2],
 }
 
 

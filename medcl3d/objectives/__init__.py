@@ -9,13 +9,25 @@ whole batch (gradient cache).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from medcl3d.registry import Registry
 
 if TYPE_CHECKING:
     from medcl3d.encoders.network import Network
+    from medcl3d.objectives.barlow_twins import BarlowTwins as BarlowTwins
+    from medcl3d.objectives.byol import BYOL as BYOL
+    from medcl3d.objectives.dense import Dense as Dense
+    from medcl3d.objectives.dino import DINO as DINO
+    from medcl3d.objectives.global_dense import GlobalDense as GlobalDense
+    from medcl3d.objectives.mae import MAE as MAE
+    from medcl3d.objectives.mae_contrastive import MAEContrastive as MAEContrastive
+    from medcl3d.objectives.moco import MoCo as MoCo
     from medcl3d.objectives.relating import Relating
+    from medcl3d.objectives.simclr import SimCLR as SimCLR
+    from medcl3d.objectives.simsiam import SimSiam as SimSiam
+    from medcl3d.objectives.swav import SwAV as SwAV
+    from medcl3d.objectives.vicreg import VICReg as VICReg
     from medcl3d.types import Embedded, Loss, PairBatch
 
 OBJECTIVES = Registry("objective", __name__)
@@ -54,3 +66,18 @@ class Objective(Protocol):
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The loss of one rank's part of a batch, scaled so that its mean over ranks is the global loss."""
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """A registered class or function, imported on first use."""
+        from medcl3d.lazy import registered_attribute
+
+        return registered_attribute(OBJECTIVES, name)
+
+
+def __dir__() -> list[str]:
+    from medcl3d.lazy import registered_attributes
+
+    return sorted({*globals(), *registered_attributes(OBJECTIVES)})

@@ -6,7 +6,7 @@ decides from the keys of a batch which items attract, repel or are ignored.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from medcl3d.registry import Registry
 
@@ -15,7 +15,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medcl3d.data.collection import Collection
+    from medcl3d.pairs.adjacent_slices import AdjacentSlices as AdjacentSlices
     from medcl3d.pairs.anchors import Anchors
+    from medcl3d.pairs.augmented_views import AugmentedViews as AugmentedViews
+    from medcl3d.pairs.body_position import BodyPosition as BodyPosition
+    from medcl3d.pairs.class_labels import ClassLabels as ClassLabels
+    from medcl3d.pairs.compose import Exclude as Exclude
+    from medcl3d.pairs.compose import Product as Product
+    from medcl3d.pairs.compose import Sum as Sum
+    from medcl3d.pairs.cross_modality import CrossModality as CrossModality
+    from medcl3d.pairs.hard_negatives import HardNegatives as HardNegatives
+    from medcl3d.pairs.longitudinal import Longitudinal as Longitudinal
+    from medcl3d.pairs.metadata_kernel import MetadataKernel as MetadataKernel
+    from medcl3d.pairs.multi_crop import MultiCrop as MultiCrop
+    from medcl3d.pairs.nearest_neighbours import NearestNeighbours as NearestNeighbours
+    from medcl3d.pairs.overlapping_crops import OverlappingCrops as OverlappingCrops
+    from medcl3d.pairs.physical_overlap import PhysicalOverlap as PhysicalOverlap
+    from medcl3d.pairs.same_patient import SamePatient as SamePatient
+    from medcl3d.pairs.slice_position import SlicePosition as SlicePosition
+    from medcl3d.pairs.tabular_neighbours import TabularNeighbours as TabularNeighbours
+    from medcl3d.pairs.voxel_correspondence import VoxelCorrespondence as VoxelCorrespondence
     from medcl3d.types import Keys, Relation, ViewSpec
 
 PAIRS = Registry("pair strategy", __name__)
@@ -114,3 +133,18 @@ def learns_through_weights(strategy: PairStrategy) -> bool:
 def queue_size(strategy: PairStrategy) -> int:
     """The size of the embedding queue that a strategy needs."""
     return max(getattr(part, "queue_size", 0) for part in every_part(strategy))
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """A registered class or function, imported on first use."""
+        from medcl3d.lazy import registered_attribute
+
+        return registered_attribute(PAIRS, name)
+
+
+def __dir__() -> list[str]:
+    from medcl3d.lazy import registered_attributes
+
+    return sorted({*globals(), *registered_attributes(PAIRS)})

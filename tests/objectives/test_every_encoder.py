@@ -12,6 +12,12 @@ from tests.objectives.small import NAMES, SIDE, Step, batch_of
 
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"channels": [4, 8], "strides": [1, 2]},
+    "module": {
+        "path": "torch.nn:Conv3d",
+        "arguments": {"in_channels": 1, "out_channels": 6, "kernel_size": 2, "stride": 2},
+        "channels": [6],
+        "strides": [2],
+    },
     "resnet3d": {"depth": 10, "width": 0.0625, "stem_kernel": 3, "stem_stride": 1, "max_pool": False},
     "swin3d": {"patch": [1, 1, 1], "feature_size": 6, "num_layers": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": [2, 2, 2]},
     "vit3d": {"patch": [4, 4, 4], "hidden_size": 12, "num_layers": 1, "num_heads": 2},

@@ -1,0 +1,241 @@
+"""Any network that returns feature maps as an encoder: from Python, or by its import path."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import packages_distributions
+from itertools import pairwise
+from typing import Annotated, Any, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from medcl3d.encoders import ENCODERS
+from medcl3d.encoders.blocks import global_average
+from medcl3d.errors import ConfigError
+from medcl3d.registry import Choice, Count, Size
+from medcl3d.types import Features, Triple
+
+Strides = Annotated[tuple[Count | Size, ...], Field(min_length=1)]
+Channels = Annotated[tuple[Count, ...], Field(min_length=1)]
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+_passed: ContextVar[nn.Module | None] = ContextVar("passed", default=None)
+
+
+@ENCODERS.register("module")
+class ModuleEncoder(nn.Module):
+    """A network of an installed package, as of MONAI, that returns one feature map or several.
+
+    path         `package.module:Class`, a `torch.nn.Module` of a package that is installed. Importing a
+                 package runs its code, as ``import`` in Python does; nothing else is run: other objects than
+                 module classes are refused
+    arguments    of its constructor, by name; its number of input channels is among them
+    attribute    the part of it that is called and trained, as `features` of MONAI's DenseNet (default: all of
+                 it)
+    channels     of each map that it returns, finest first; fewer than it returns: the first ones
+    strides      of each map, cumulative, one number or three; crops are divisible by the coarsest
+    from_python  the module was passed by `medcl3d.as_encoder`; `path` and `arguments` only record its class
+
+    Its output is one map ``[B, C, D, H, W]``, or a list, tuple or dict of them, finest first. The coarsest
+    map is averaged to give the pooled features. ConfigError: `path` is not importable or not a module, or its
+    maps differ from `channels` and `strides`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        path: str,
+        channels: Channels,
+        strides: Strides,
+        arguments: dict[str, Any] | None = None,
+        attribute: str | None = None,
+        from_python: bool = False,
+    ):
+        super().__init__()
+        self.name = f"encoder.module: path = {path}"
+        self.path, self.attribute = path, attribute
+        self.channels: tuple[int, ...] = tuple(channels)
+        self.strides: tuple[Triple, ...] = tuple((s, s, s) if isinstance(s, int) else s for s in strides)
+        self.num_features = self.channels[-1]
+        _refuse_unordered(self.channels, self.strides)
+        # Not `module`: loading takes that name off, as a prefix of DistributedDataParallel.
+        if from_python:
+            passed = _passed.get()
+            if passed is None:
+                raise ConfigError(
+                    f"{self.name}: this encoder was passed from Python; pass it again, as "
+                    "encoder=medcl3d.as_encoder(...)"
+                )
+            self.wrapped: nn.Module = copy.deepcopy(passed)
+        else:
+            self.wrapped = _part(_constructed(path, arguments or {}), attribute, self.name)
+
+    @property
+    def choice(self) -> Choice:
+        """How a configuration names an encoder that was passed from Python."""
+        fields = {
+            "path": self.path,
+            "channels": self.channels,
+            "strides": self.strides,
+            "attribute": self.attribute,
+        }
+        return Choice("module", {**fields, "arguments": None, "from_python": True})
+
+    def forward(self, x: Tensor) -> Features:
+        """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
+        maps = self._maps(x)
+        return Features(global_average(maps[-1]), maps)
+
+    def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        try:
+            found = self.wrapped(x)
+        except (RuntimeError, ValueError, TypeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            message = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"{self.name}: it does not take crops of shape {tuple(x.shape)}: {message}; correct its "
+                "arguments"
+            ) from error
+        if isinstance(found, Tensor):
+            found = (found,)
+        elif isinstance(found, Mapping):
+            found = tuple(found.values())
+        elif isinstance(found, Features):
+            found = found.maps
+        if not isinstance(found, tuple | list) or not all(isinstance(one, Tensor) for one in found):
+            raise ConfigError(
+                f"{self.name}: it returns a {type(found).__name__}, not feature maps; name a part of it "
+                "with attribute"
+            )
+        shapes = [tuple(one.shape[1:]) for one in found]
+        declared = zip(self.channels, self.strides, strict=True)
+        wanted = [(c, *(n // s for n, s in zip(x.shape[2:], stride, strict=True))) for c, stride in declared]
+        if shapes[: len(wanted)] != wanted:
+            raise ConfigError(
+                f"{self.name}: of crops {tuple(x.shape)} it makes maps of shapes {shapes}, but channels and "
+                f"strides declare {wanted}, finest first; correct them"
+            )
+        return tuple(found[: len(wanted)])
+
+
+def as_encoder(
+    module: nn.Module,
+    *,
+    channels: int | Sequence[int],
+    strides: int | Sequence[int | Sequence[int]],
+    attribute: str | None = None,
+) -> ModuleEncoder:
+    """Wrap any module that returns a feature map, or several finest first, as an encoder.
+
+        densenet = monai.networks.nets.DenseNet121(spatial_dims=3, in_channels=1, out_channels=1)
+        encoder = medcl3d.as_encoder(densenet, attribute="features", channels=1024, strides=32)
+        run = medcl3d.pretrain("pretrain/mine", encoder=encoder, out_dir="runs/densenet")
+        trained = medcl3d.load_encoder("runs/densenet", encoder=encoder)
+
+    module     called with crops ``[B, C, D, H, W]``; it returns one map, or a list, tuple or dict of maps
+    channels   of each map
+    strides    of each map, cumulative: voxels of the crop per voxel of the map, one number or one per axis
+    attribute  the part of the module that is called and trained (default: all of it)
+
+    Runs copy the module before they train it, so it is unchanged. In YAML, name the class instead, as
+    ``encoder: {module: {path: "monai.networks.nets:DenseNet121", attribute: features, ...}}``.
+    ConfigError: channels and strides do not fit each other, or the module has no such attribute.
+    """
+    if not isinstance(module, nn.Module):
+        raise ConfigError(
+            f"as_encoder: a {type(module).__name__} is not a torch.nn.Module; construct the network first"
+        )
+    part = _part(module, attribute, "as_encoder")
+    each = [channels] if isinstance(channels, int) else list(channels)
+    steps = [strides] if isinstance(strides, int) else list(strides)
+    with passing(part):
+        encoder = ModuleEncoder(
+            0,
+            path=f"{type(module).__module__}:{type(module).__qualname__}",
+            channels=tuple(each),
+            strides=tuple(one if isinstance(one, int) else cast(Triple, tuple(one)) for one in steps),
+            attribute=attribute,
+            from_python=True,
+        )
+    encoder.wrapped = part
+    return encoder
+
+
+@contextmanager
+def passing(module: nn.Module | None) -> Iterator[None]:
+    """Let configurations with `from_python` build copies of a module inside the block."""
+    token = _passed.set(module.wrapped if isinstance(module, ModuleEncoder) else module)
+    try:
+        yield
+    finally:
+        _passed.reset(token)
+
+
+def _constructed(path: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """An object of the module class at an import path. ConfigError."""
+    name = f"encoder.module: path = {path}"
+    if not IMPORT_PATH.fullmatch(path):
+        raise ConfigError(
+            f"{name}: not an import path; write package.module:Class, as monai.networks.nets:DenseNet121"
+        )
+    location, _, attribute = path.partition(":")
+    top = location.partition(".")[0]
+    if top not in packages_distributions():
+        raise ConfigError(
+            f"{name}: {top} is not part of an installed package; install it with pip, or pass the module "
+            "with as_encoder"
+        )
+    try:
+        module = importlib.import_module(location)
+    except Exception as error:
+        message = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"{name}: {location} cannot be imported: {type(error).__name__}: {message}; correct the path"
+        ) from None
+    constructor = getattr(module, attribute, None)
+    if not (isinstance(constructor, type) and issubclass(constructor, nn.Module)):
+        raise ConfigError(
+            f"{name}: {location} has no torch.nn.Module class {attribute}; only such classes may be named"
+        )
+    try:
+        return constructor(**arguments)
+    except Exception as error:
+        message = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{name}: {attribute} refuses its arguments: {message}; correct them") from error
+
+
+def _part(module: nn.Module, attribute: str | None, name: str) -> nn.Module:
+    """The submodule of a dotted name, or all of it. ConfigError: it has none of this name."""
+    if attribute is None:
+        return module
+    try:
+        return module.get_submodule(attribute)
+    except AttributeError:
+        parts = ", ".join(child for child, _ in module.named_children())
+        raise ConfigError(
+            f"{name}: attribute = {attribute}: {type(module).__name__} has no such part; its parts are "
+            f"{parts}"
+        ) from None
+
+
+def _refuse_unordered(channels: Sequence[int], strides: Sequence[Triple]) -> None:
+    if len(channels) != len(strides):
+        raise ConfigError(
+            f"encoder.module: channels has {len(channels)} entries and strides {len(strides)}; give one of "
+            "each per map"
+        )
+    for finer, coarser in pairwise(strides):
+        if any(b % a for a, b in zip(finer, coarser, strict=True)):
+            raise ConfigError(
+                f"encoder.module: strides = {[list(s) for s in strides]}: each must be a multiple of the "
+                "one before; list maps finest first"
+            )
