@@ -17,7 +17,7 @@ from medcl3d.data.loader import PairDataset as StepDataset
 from medcl3d.data.loader import Plan, batches_from, make_views
 from medcl3d.data.store import Store
 from medcl3d.errors import ConfigError
-from medcl3d.pairs import PAIRS, PairStrategy, link, looks_at_features, queue_size
+from medcl3d.pairs import PAIRS, PairStrategy, link, needs_features, queue_size
 from medcl3d.pairs.companions import companions_of
 from medcl3d.registry import Choice, Registry
 from medcl3d.types import Keys, PairBatch, Relation
@@ -152,7 +152,7 @@ class PairDataset(Dataset[PairBatch]):
                 f"{name} compares with an embedding queue, which a dataset does not have; train with "
                 "medcl3d.pretrain"
             )
-        if not looks_at_features(self.strategy):
+        if not needs_features(self.strategy):
             return self.strategy.relate(keys, keys, None if z is None else _similarity(z))
         if z is None:
             raise ConfigError(f"{name} depends on features; use dataset.relation(keys, z)")

@@ -23,7 +23,7 @@ from medcl3d.data.atomic import replacing
 from medcl3d.data.nifti import content_sha256
 from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.scan import ReadyScan
-from medcl3d.downstream.asked import Asked, is_volume, scans_of
+from medcl3d.downstream.asked import InputScan, is_volume, scans_of
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
 from medcl3d.downstream.scan_features import (
     Extraction,
@@ -128,14 +128,14 @@ def write_features(
     return output.written
 
 
-def _naming(one: Asked, say: Callable[[str], None]) -> Callable[[str], None]:
+def _naming(one: InputScan, say: Callable[[str], None]) -> Callable[[str], None]:
     return lambda text: say(f"warning: {text}".replace(str(one.path), one.shown))
 
 
 def _forecast(
     encoder: PretrainedEncoder,
     output: _Output,
-    scans: Sequence[Asked],
+    scans: Sequence[InputScan],
     refused: list[str],
     say: Callable[[str], None],
 ) -> None:
@@ -162,7 +162,7 @@ def _identity(encoder: PretrainedEncoder, extraction: Extraction, dtype: torch.d
     return f"{hashlib.sha256(content).hexdigest()} {extraction} {dtype}"
 
 
-def _origin(one: Asked, identity: str) -> str:
+def _origin(one: InputScan, identity: str) -> str:
     """A hash of the run and of the scan's content. DataError: the scan cannot be read."""
     return hashlib.sha256(f"{identity} {content_sha256(one.path)}".encode()).hexdigest()
 
@@ -172,13 +172,13 @@ class _Output(Protocol):
 
     written: list[Path]
 
-    def missing(self, scans: Sequence[Asked], force: bool) -> list[Asked]:
+    def missing(self, scans: Sequence[InputScan], force: bool) -> list[InputScan]:
         """The scans without features of this origin. ConfigError: files of another origin exist."""
 
-    def file_of(self, one: Asked) -> Path:
+    def file_of(self, one: InputScan) -> Path:
         """The file that a scan's features go to."""
 
-    def write(self, one: Asked, features: Tensor, ready: ReadyScan) -> None:
+    def write(self, one: InputScan, features: Tensor, ready: ReadyScan) -> None:
         """Keep the features of one scan."""
 
     def finish(self) -> None:
@@ -193,12 +193,12 @@ class _Files:
     identity: str
     written: list[Path] = field(default_factory=list)
 
-    def file_of(self, one: Asked) -> Path:
+    def file_of(self, one: InputScan) -> Path:
         name = re.sub(r"\.nii(\.gz)?$", "", one.name, flags=re.IGNORECASE)
         return self.folder / f"{name}.safetensors"
 
-    def missing(self, scans: Sequence[Asked], force: bool) -> list[Asked]:
-        files: dict[Path, Asked] = {}
+    def missing(self, scans: Sequence[InputScan], force: bool) -> list[InputScan]:
+        files: dict[Path, InputScan] = {}
         for one in scans:
             other = files.setdefault(self.file_of(one), one)
             if other is not one:
@@ -221,7 +221,7 @@ class _Files:
             )
         return left
 
-    def write(self, one: Asked, features: Tensor, ready: ReadyScan) -> None:
+    def write(self, one: InputScan, features: Tensor, ready: ReadyScan) -> None:
         tensors = {"features": features.contiguous()}
         if features.ndim == 4:
             tensors["affine"] = torch.from_numpy(ready.own_affine.copy())
@@ -244,7 +244,7 @@ def _origin_in(file: Path) -> str | None:
         return None
 
 
-def _origin_or_none(one: Asked, identity: str) -> str:
+def _origin_or_none(one: InputScan, identity: str) -> str:
     try:
         return _origin(one, identity)
     except DataError:
@@ -262,10 +262,10 @@ class _Table:
     _fresh: bool = False
     _at: float = field(default_factory=time.monotonic)
 
-    def file_of(self, one: Asked) -> Path:
+    def file_of(self, one: InputScan) -> Path:
         return self.path
 
-    def missing(self, scans: Sequence[Asked], force: bool) -> list[Asked]:
+    def missing(self, scans: Sequence[InputScan], force: bool) -> list[InputScan]:
         try:
             with self.path.open(encoding="utf-8", newline="") as file:
                 header, *rows = csv.reader(file)
@@ -291,7 +291,7 @@ class _Table:
         self.rows = {} if force else before
         return [one for one in scans if one.name not in self.rows]
 
-    def write(self, one: Asked, features: Tensor, ready: ReadyScan) -> None:
+    def write(self, one: InputScan, features: Tensor, ready: ReadyScan) -> None:
         self.rows[one.name] = [
             one.name,
             _origin(one, self.identity),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.errors import ConfigError, DataError
-from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum, kind_of
+from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum, denominator_kind
 from medcl3d.types import Relation
 
 
@@ -35,7 +35,7 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         if not 0 < temperature < float("inf"):
             raise ConfigError(f"ContrastiveLoss: temperature = {temperature} is not above 0; use 0.1, say")
-        kind_of(denominator, decoupled, "ContrastiveLoss")
+        denominator_kind(denominator, decoupled, "ContrastiveLoss")
         self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled
 
     def forward(self, z: Tensor, positive: Tensor, negative: Tensor | None = None) -> Tensor:
