@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from medcl3d.config import describe
+from medcl3d.core.errors import ConfigError
 from medcl3d.data.known_sets import find_set, known_sets
-from medcl3d.errors import ConfigError
 from medcl3d.packaged_configs import find_config, packaged_names
 from medcl3d.registry import CHOICE_OF, Registry, registry_of
 

@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperCommand
 
 import medcl3d
+from medcl3d.core.errors import DataError, UserError
 from medcl3d.encoding import show_any_text, unwritable
-from medcl3d.errors import DataError, UserError
 from medcl3d.key_value import WithOptions
 
 P = ParamSpec("P")

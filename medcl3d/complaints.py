@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 from medcl3d.registry import CHOICE_OF
 from medcl3d.yaml_tree import Place, Wrong
 

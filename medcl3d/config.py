@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationE
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from medcl3d.complaints import did_you_mean, problems, type_words
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 from medcl3d.registry import Choice, Registry
 from medcl3d.typed_text import Schema, value_of
 from medcl3d.yaml_tree import COMMAND_LINE, Place, Tree, Wrong

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from medcl3d.errors import DataError, MachineError, UserError
+from medcl3d.core.errors import DataError, MachineError, UserError
 
 REMEDY = "set PYTHONUTF8=1, or a locale such as LC_ALL=C.UTF-8"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 
 
 def packaged_root() -> Path | None:

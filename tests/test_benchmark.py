@@ -16,7 +16,7 @@ from medcl3d.benchmarks.page import update
 from medcl3d.benchmarks.pairs import pairs
 from medcl3d.benchmarks.stores import stores
 from medcl3d.benchmarks.views import torchio_transform, views
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 from medcl3d.pairs import PAIRS
 
 SMALL = Scale(

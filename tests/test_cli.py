@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from medcl3d.catalogue import CONFIGS, KINDS
 from medcl3d.cli import app
-from medcl3d.errors import ConfigError, DataError, MachineError, Stopped, UserError
+from medcl3d.core.errors import ConfigError, DataError, MachineError, Stopped, UserError
 from medcl3d.key_value import as_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def test_help_describes_every_command(command: str) -> None:
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = f"import sys; from medcl3d.cli import main\ntry: main(['{command}', '--help'])\nfinally: print(*sys.modules, file=sys.stderr)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stderr.split()
-    assert "medcl3d.errors" in loaded
+    assert "medcl3d.core.errors" in loaded
     assert not set(HEAVY) & set(loaded)
 
 

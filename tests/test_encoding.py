@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from medcl3d import encoding
-from medcl3d.errors import DataError, MachineError
+from medcl3d.core.errors import DataError, MachineError
 
 
 def test_names_are_refused_if_the_locale_is_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:

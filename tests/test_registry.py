@@ -21,11 +21,12 @@ from torch import nn
 
 from medcl3d.catalogue import KINDS, _load
 from medcl3d.config import STRICT, choice_of, load
+from medcl3d.core.errors import ConfigError
+from medcl3d.core.types import Relation
 from medcl3d.encoders.blocks import act_layer, norm_layer
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.encoders.resnet3d import ResNet3d
 from medcl3d.encoders.unet3d import UNet3d
-from medcl3d.errors import ConfigError
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.objectives.dense import Dense
 from medcl3d.objectives.projector import Projector
@@ -37,7 +38,6 @@ from medcl3d.pairs.kernels import similarity_of
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.registry import Choice, Count, Registry
-from medcl3d.types import Relation
 from medcl3d.views.recipes import mri
 
 REGISTRIES: dict[str, Registry] = {kind: _load(place) for kind, place in KINDS.items()}

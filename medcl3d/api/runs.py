@@ -17,12 +17,12 @@ from torch import nn
 
 from medcl3d.comparison import compare as run_comparison
 from medcl3d.config import plain
+from medcl3d.core.errors import ConfigError
 from medcl3d.data.atomic import write_text
 from medcl3d.downstream.evaluate import evaluate as run_evaluation
 from medcl3d.downstream.finetune import finetune as run_finetuning
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
 from medcl3d.encoders.module import ModuleEncoder, passing
-from medcl3d.errors import ConfigError
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.packaged_configs import find_config
 from medcl3d.pairs import PAIRS

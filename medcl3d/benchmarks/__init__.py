@@ -20,7 +20,7 @@ from medcl3d.benchmarks.pairs import pairs
 from medcl3d.benchmarks.step import step
 from medcl3d.benchmarks.stores import stores
 from medcl3d.benchmarks.views import views
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 
 BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
     "stores": stores,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.loader import PairDataset
-from medcl3d.errors import ConfigError, DataError
 from medcl3d.pairs import PAIRS
 from medcl3d.registry import Choice
 from medcl3d.training.seeding import Stream, generator

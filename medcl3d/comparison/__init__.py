@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcl3d.errors import DataError, UserError
+from medcl3d.core.errors import DataError, UserError
 
 if TYPE_CHECKING:
     import pandas as pd

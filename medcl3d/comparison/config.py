@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from medcl3d.catalogue import CONFIGS, KINDS
 from medcl3d.config import STRICT
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.directions import Direction, direction_of
 from medcl3d.registry import Count, Positive, Seed
 from medcl3d.typed_text import FIELDS_OF

@@ -23,7 +23,7 @@ from medcl3d.comparison.launch import INPUTS, LOG, Child, encoder_hash, read_jso
 from medcl3d.comparison.plan import Run, model_of
 from medcl3d.comparison.timing import TimeEstimates
 from medcl3d.config import differences
-from medcl3d.errors import ConfigError, DataError, Stopped, UserError
+from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
 from medcl3d.training.logs import FREE_FIELDS, with_defaults
 
 POLL_SECONDS = 0.2

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medcl3d.comparison.plan import Run
+from medcl3d.core.errors import DataError
 from medcl3d.data.atomic import write_json
-from medcl3d.errors import DataError
 
 LOG = "compare.log"
 STARTED = ".started.lock"

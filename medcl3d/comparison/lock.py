@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from medcl3d.comparison.launch import STARTED, read_json
+from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.data.atomic import write_json
-from medcl3d.errors import ConfigError, MachineError
 
 LOCK, HOLDER = ".compare.lock", ".compare.json"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from medcl3d.comparison.config import Command, CompareConfig, Recipe
 from medcl3d.config import differences, load, plain
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.directions import direction_of
 from medcl3d.packaged_configs import find_config
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medcl3d.comparison.plan import MODELS, Run, model_of
 from medcl3d.config import load
-from medcl3d.errors import ConfigError, UserError
+from medcl3d.core.errors import ConfigError, UserError
 
 MOST_NAMED = 5
 """Failures that one message names."""

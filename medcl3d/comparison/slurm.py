@@ -12,8 +12,8 @@ from typing import Any
 from medcl3d.comparison.launch import LOG, Child, Measured, command_of, prepare_folder, start_process
 from medcl3d.comparison.lock import is_locked
 from medcl3d.comparison.plan import Run
+from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.data.atomic import write_text
-from medcl3d.errors import ConfigError, MachineError
 
 MANY = 10**6
 JOB = "job.txt"

@@ -9,7 +9,7 @@ from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import Run
 from medcl3d.config import load
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.packaged_configs import find_config
 
 

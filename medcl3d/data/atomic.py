@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from medcl3d.errors import MachineError
+from medcl3d.core.errors import MachineError
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from medcl3d.core.errors import DataError, MachineError
+from medcl3d.core.warning_summary import first_reasons, warnings_told
 from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.content import duplicate_groups
 from medcl3d.data.dicom.examine import examine_series, with_series
@@ -24,9 +26,7 @@ from medcl3d.data.place import CheckOptions, manifest_at, shared_out
 from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
-from medcl3d.data.told import first_reasons, warnings_told
 from medcl3d.data.workers import bar, each
-from medcl3d.errors import DataError, MachineError
 from medcl3d.registry import Choice
 
 SCHEMA = 4

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.columns import MISSING, PlaceOf
-from medcl3d.errors import DataError
 
 _TIME = r"[T ]\s*\d\d?(?::?\d\d)*(?:[.,]\d+)?\s*(?:Z|[+-]\d\d(?::?\d\d)?)?"
 _DATE = re.compile(rf"(\d{{4}})-(\d\d)-(\d\d)(?:{_TIME})?|(\d{{4}})(\d\d)(\d\d)(?:{_TIME})")

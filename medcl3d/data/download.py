@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 import medcl3d
+from medcl3d.core.errors import DataError, MachineError
 from medcl3d.data.known_sets import KnownSet, as_size
 from medcl3d.data.room import free_bytes, nearest_folder, refuse_unwritable
 from medcl3d.data.unpack import is_unpacked, require_space, unpack
-from medcl3d.errors import DataError, MachineError
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT_S = 60.0  # without a byte

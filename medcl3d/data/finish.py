@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.warning_summary import first_reasons, warnings_told
 from medcl3d.data.array_file import SUFFIXES, Container
 from medcl3d.data.atomic import write_json, write_text
 from medcl3d.data.columns import MISSING, PATH_COLUMNS
@@ -30,9 +32,7 @@ from medcl3d.data.splits import (
     with_previous_sides,
     write_split,
 )
-from medcl3d.data.told import first_reasons, warnings_told
 from medcl3d.data.walk import VOLUMES
-from medcl3d.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import nibabel
 import numpy as np
 from nibabel.orientations import io_orientation
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.check import Volume
-from medcl3d.errors import DataError
 
 LabelInterpolation = Literal["nearest", "linear"]
 

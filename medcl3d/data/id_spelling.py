@@ -11,11 +11,11 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
+from medcl3d.core.errors import DataError
+from medcl3d.core.notes import naming
 from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PlaceOf
 from medcl3d.data.distinct import changed, distinct, matching
 from medcl3d.data.missing_text import NOT_KNOWN, bare, visible
-from medcl3d.data.notes import naming
-from medcl3d.errors import DataError
 
 MOST_NAMES = 50  # distinct names of a column that are compared; more are free text
 

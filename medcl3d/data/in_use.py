@@ -12,10 +12,10 @@ import numpy as np
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from medcl3d.config import STRICT
-from medcl3d.data.collection import Collection
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import DataError
 from medcl3d.data.splits import Split, read_split
 from medcl3d.data.store import Store
-from medcl3d.errors import DataError
 from medcl3d.registry import Size, Whole
 
 

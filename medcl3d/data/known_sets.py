@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 
 # Name in the archive of the Decathlon -> content, modality, scans with and without labels, bytes of the tar
 # file, options of prepare. Counts are of the released files, which are fewer than in the papers for

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, PlaceOf, odd_cells, without_top_codes
 from medcl3d.data.days import days_of_dates
 from medcl3d.data.id_spelling import doubtful_ids, doubtful_names, refuse_cut_numbers, refuse_look_alikes
@@ -21,7 +22,6 @@ from medcl3d.data.regular_file import FETCH, is_annexed
 from medcl3d.data.scan_ids import fault_of, made_ids
 from medcl3d.data.walk import not_taken
 from medcl3d.encoding import refuse_other_encoding
-from medcl3d.errors import DataError
 
 if TYPE_CHECKING:
     from medcl3d.data.dicom.series import Series

@@ -7,10 +7,10 @@ import unicodedata
 import numpy as np
 import pandas as pd
 
+from medcl3d.core.errors import DataError
+from medcl3d.core.notes import naming
 from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PlaceOf
 from medcl3d.data.distinct import changed, distinct
-from medcl3d.data.notes import naming
-from medcl3d.errors import DataError
 
 NEEDED = ("path", "scan", "patient")  # required per scan
 _WITH_A_MEANING = (*KNOWN_COLUMNS, "age", "sex")

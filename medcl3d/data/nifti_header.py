@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from medcl3d.errors import DataError
+from medcl3d.core.errors import DataError
 
 _MAX_FORM_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
 # How far 1 - b^2 - c^2 - d^2 may be below 0: rounding to float32 leaves about 1e-7, text with six decimals

@@ -12,13 +12,13 @@ from pydantic.dataclasses import dataclass as validated
 
 from medcl3d.complaints import did_you_mean
 from medcl3d.config import describe, parse, parse_choice
+from medcl3d.core.errors import ConfigError
 from medcl3d.data.array_file import Container
 from medcl3d.data.check import Channels
 from medcl3d.data.grid import LabelInterpolation
 from medcl3d.data.packing import StoreAs
 from medcl3d.data.scan import Crop
 from medcl3d.data.sources import SOURCES
-from medcl3d.errors import ConfigError
 from medcl3d.registry import Fraction, Positive, Seed
 from medcl3d.typed_text import Schema
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medcl3d.errors import DataError
+from medcl3d.core.errors import DataError
 
 StoreAs = Literal["float16", "int16"]
 Scaling = tuple[float, float]  # stored * first + second

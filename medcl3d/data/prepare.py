@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medcl3d.config import parse_choice
+from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.data.array_file import import_blosc2
 from medcl3d.data.finish import (
     Prepared,
@@ -29,7 +30,6 @@ from medcl3d.data.scan import Outcome, ScanTask
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.volumes import VOLUME, one_scan_a_volume
 from medcl3d.data.workers import run_tasks
-from medcl3d.errors import ConfigError, DataError, MachineError
 from medcl3d.registry import Choice
 
 

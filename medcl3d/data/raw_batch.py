@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medcl3d.types import Keys, Points, ViewSpec
+from medcl3d.core.types import Keys, Points, ViewSpec
 
 
 @dataclass(frozen=True)

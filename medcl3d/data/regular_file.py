@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from medcl3d.errors import DataError
+from medcl3d.core.errors import DataError
 
 FETCH = "fetch the content with `datalad get .`"
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from medcl3d.errors import MachineError
+from medcl3d.core.errors import MachineError
 
 
 def refuse_unwritable(path: Path, name: str, *, is_file: bool = False) -> None:

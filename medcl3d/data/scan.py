@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medcl3d.core.body_coordinates import middle_of_body
+from medcl3d.core.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.data.array_file import SUFFIXES, Container, write_array
 from medcl3d.data.atomic import write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label, volume_hash
@@ -31,8 +33,6 @@ from medcl3d.data.nifti_header import spacing_warnings
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
 from medcl3d.data.regular_file import open_regular, why_absent
 from medcl3d.data.scan_ids import file_stem
-from medcl3d.errors import ConfigError, DataError, UserError, unforeseen
-from medcl3d.pairs.body_coordinates import middle_of_body
 
 SCHEMA = 2
 # File -> key of its hash in a description.

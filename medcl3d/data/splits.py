@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.atomic import write_json
-from medcl3d.errors import ConfigError, DataError
 
 SCHEMA = 1
 SIDES = ("train", "test", "validation")

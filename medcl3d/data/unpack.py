@@ -7,10 +7,10 @@ import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
+from medcl3d.core.errors import DataError, MachineError
 from medcl3d.data.atomic import write_json
 from medcl3d.data.json_file import read_json
 from medcl3d.data.known_sets import as_size
-from medcl3d.errors import DataError, MachineError
 
 STAMP = ".unpacked.json"  # MD5 of the archive, and the size of each unpacked file
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 
-from medcl3d.data.notes import Counted
-from medcl3d.errors import DataError
+from medcl3d.core.errors import DataError
+from medcl3d.core.notes import Counted
 
 VOLUMES = (".nii.gz", ".nii")
 # Other formats of scans. A pair of .hdr and .img, or of .mhd and .raw, counts once.

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from medcl3d.core.errors import MachineError
 from medcl3d.data.scan import Outcome, ScanTask, prepare_scan
-from medcl3d.errors import MachineError
 
 T = TypeVar("T")
 R = TypeVar("R")

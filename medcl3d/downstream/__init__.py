@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
+    from medcl3d.core.types import Loss, Triple
     from medcl3d.data.loader import Plan
     from medcl3d.data.store import Store
     from medcl3d.encoders.network import Network
     from medcl3d.evaluation.statistics import Interval
-    from medcl3d.types import Loss, Triple
 
 TASKS = Registry("task", __name__)
 

@@ -11,6 +11,7 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from medcl3d.config import STRICT, choice_of, load, part_of, plain
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.atomic import write_json
 from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, pretraining_scans, split_of
@@ -28,7 +29,6 @@ from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, 
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
-from medcl3d.errors import ConfigError, DataError
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Choice, Count, Seed
 from medcl3d.training.distributed import process_group, say, world_size

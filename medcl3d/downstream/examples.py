@@ -14,11 +14,11 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medcl3d.core.types import Box, Triple, triple
 from medcl3d.data.loader import Plan
 from medcl3d.data.store import Store
 from medcl3d.training.precision import autocast
 from medcl3d.training.seeding import Stream, generator
-from medcl3d.types import Box, Triple, triple
 
 BATCH_SIZE = 32
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from medcl3d.core.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.data.atomic import replacing
 from medcl3d.data.nifti import content_sha256
 from medcl3d.data.room import refuse_unwritable
@@ -32,7 +33,6 @@ from medcl3d.downstream.scan_features import (
     scan_features,
     without_settled_remedy,
 )
-from medcl3d.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.training.distributed import process_group
 from medcl3d.training.precision import autocast_dtype
 

@@ -14,6 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.types import Box, Loss, Triple
 from medcl3d.data.loader import Plan
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
@@ -21,11 +23,9 @@ from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe
 from medcl3d.encoders.network import Network
-from medcl3d.errors import ConfigError, DataError
 from medcl3d.evaluation.multilabel import finding_metrics
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.training.distributed import all_mean
-from medcl3d.types import Box, Loss, Triple
 
 
 @TASKS.register("multilabel")

@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from medcl3d.config import STRICT, part_of
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.in_use import DataConfig, pretraining_scans
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS
@@ -18,7 +19,6 @@ from medcl3d.downstream.examples import Example, answers
 from medcl3d.downstream.labelled import with_target
 from medcl3d.downstream.probes import Labelled, LinearProbe
 from medcl3d.encoders.network import Network
-from medcl3d.errors import ConfigError, DataError
 from medcl3d.evaluation.classification import balanced_accuracy
 from medcl3d.registry import Choice, Count
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medcl3d.core.types import Box, Triple, triple
 from medcl3d.data.loader import Plan
 from medcl3d.data.store import Store
 from medcl3d.training.seeding import Stream, generator
-from medcl3d.types import Box, Triple, triple
 
 MAX_VOXELS_PER_CLASS = 10_000  # voxels per scan to draw from, as in nnU-Net
 

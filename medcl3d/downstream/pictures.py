@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from skimage.measure import find_contours
 
+from medcl3d.core.types import Box
 from medcl3d.data.store import Store
-from medcl3d.types import Box
 
 TRUE, PREDICTED = "#3bb273", "#e4572e"
 

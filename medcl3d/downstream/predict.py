@@ -22,6 +22,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from medcl3d.config import STRICT, choice_of, parse
+from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
+from medcl3d.core.types import Triple, triple
 from medcl3d.data.atomic import replacing
 from medcl3d.data.check import num_channels
 from medcl3d.data.nifti import read_header
@@ -35,11 +37,9 @@ from medcl3d.downstream.segmentation import Segmentation
 from medcl3d.downstream.transfer import compare, read_sidecar
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network
-from medcl3d.errors import ConfigError, DataError, MachineError, UserError
 from medcl3d.training.distributed import process_group
 from medcl3d.training.logs import read_status
 from medcl3d.training.precision import autocast_dtype
-from medcl3d.types import Triple, triple
 
 WEIGHTS = "model.safetensors"
 NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")

@@ -9,12 +9,12 @@ from pydantic.dataclasses import dataclass as validated
 from torch import Tensor, nn
 
 from medcl3d.config import STRICT, choice_of, parse
+from medcl3d.core.errors import ConfigError
+from medcl3d.core.types import Features, Triple, triple
 from medcl3d.downstream.transfer import load_weights, read_sidecar, weights_path
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.module import passing
 from medcl3d.encoders.network import Network, build_network
-from medcl3d.errors import ConfigError
-from medcl3d.types import Features, Triple, triple
 
 NEEDED = ("architecture", "in_channels", "spacing_mm", "patch_size", "intensity")
 

@@ -15,17 +15,17 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from medcl3d.config import STRICT
+from medcl3d.core.errors import DataError
 from medcl3d.downstream import Task
-from medcl3d.errors import DataError
 from medcl3d.evaluation.metrics import over_patients
 from medcl3d.evaluation.retrieval import TIE, measures
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.registry import Count, Positive
 
 if TYPE_CHECKING:
+    from medcl3d.core.types import Triple
     from medcl3d.data.store import Store
     from medcl3d.downstream.examples import Example
-    from medcl3d.types import Triple
 
 MAX_ITERATIONS = 1000
 CHUNK_SIZE = 1024  # test examples whose cosines with all training examples are in memory at a time

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.content import known_again
 from medcl3d.data.store import Store
 from medcl3d.encoders.network import Network
-from medcl3d.errors import ConfigError, DataError
 
 Transfer = Literal["encoder", "all"]
 

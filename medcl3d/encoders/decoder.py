@@ -8,8 +8,8 @@ import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock
 from torch import Tensor, nn
 
+from medcl3d.core.types import Triple, triple
 from medcl3d.encoders.blocks import Act, Norm, act_layer, norm_layer
-from medcl3d.types import Triple, triple
 
 INPUT_SKIP_CHANNELS = 8  # few, since full-resolution convolutions take most of the time
 

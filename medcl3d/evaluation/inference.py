@@ -9,8 +9,8 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from medcl3d.core.types import Triple
 from medcl3d.training.precision import autocast
-from medcl3d.types import Triple
 
 
 def sliding_window(

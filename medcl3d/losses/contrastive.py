@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medcl3d.complaints import require_one_of
-from medcl3d.errors import ConfigError
-from medcl3d.types import Relation
+from medcl3d.core.errors import ConfigError
+from medcl3d.core.types import Relation
 
 Denominator = Literal["all", "own"]
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.types import Relation
 from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum, denominator_kind
-from medcl3d.types import Relation
 
 
 class ContrastiveLoss(nn.Module):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from medcl3d.registry import Registry
 
 if TYPE_CHECKING:
+    from medcl3d.core.types import Embedded, Loss, PairBatch
     from medcl3d.encoders.network import Network
     from medcl3d.objectives.barlow_twins import BarlowTwins as BarlowTwins
     from medcl3d.objectives.byol import BYOL as BYOL
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from medcl3d.objectives.simsiam import SimSiam as SimSiam
     from medcl3d.objectives.swav import SwAV as SwAV
     from medcl3d.objectives.vicreg import VICReg as VICReg
-    from medcl3d.types import Embedded, Loss, PairBatch
 
 OBJECTIVES = Registry("objective", __name__)
 

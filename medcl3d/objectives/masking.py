@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcl3d.core.types import Features, Keys, Triple, triple
 from medcl3d.objectives.partners import uniform
 from medcl3d.training.seeding import Stream
 from medcl3d.training.speed import in_recomputation
-from medcl3d.types import Features, Keys, Triple, triple
 
 
 def visible_blocks(keys: Keys, grid: Triple, mask_ratio: float) -> Tensor:

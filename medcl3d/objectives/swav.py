@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
 from medcl3d.encoders.network import Network
 from medcl3d.losses.clusters import cross_entropy_sum, scores_of, sinkhorn
 from medcl3d.objectives import OBJECTIVES
@@ -17,7 +18,6 @@ from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.registry import Count, Positive, Whole
 from medcl3d.training.distributed import gather, gather_keys, global_mean
-from medcl3d.types import Embedded, Keys, Loss, PairBatch, Rows
 
 NUM_GLOBAL = 2  # views of a sample that get codes, each with its own queue
 

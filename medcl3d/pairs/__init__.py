@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from medcl3d.data.collection import Collection
+    from medcl3d.core.collection import Collection
+    from medcl3d.core.types import Keys, Relation, ViewSpec
     from medcl3d.pairs.adjacent_slices import AdjacentSlices as AdjacentSlices
     from medcl3d.pairs.anchors import Anchors
     from medcl3d.pairs.augmented_views import AugmentedViews as AugmentedViews
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from medcl3d.pairs.slice_position import SlicePosition as SlicePosition
     from medcl3d.pairs.tabular_neighbours import TabularNeighbours as TabularNeighbours
     from medcl3d.pairs.voxel_correspondence import VoxelCorrespondence as VoxelCorrespondence
-    from medcl3d.types import Keys, Relation, ViewSpec
 
 PAIRS = Registry("pair strategy", __name__)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import DataError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.data.collection import Collection
-from medcl3d.types import Box, Keys, Triple, triple
+from medcl3d.core.collection import Collection
+from medcl3d.core.types import Box, Keys, Triple, triple
 
 
 def start_range(collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,14 +11,14 @@ import numpy as np
 from torch import Tensor
 
 from medcl3d.config import choice_of
-from medcl3d.data.collection import Collection
-from medcl3d.errors import DataError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import DataError
+from medcl3d.core.types import Keys, Relation, ViewSpec, related
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions
 from medcl3d.pairs.kernels import require_columns, without_missing
 from medcl3d.registry import Choice, Count
-from medcl3d.types import Keys, Relation, ViewSpec, related
 
 
 @PAIRS.register("class_labels")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medcl3d.data.collection import Collection
+from medcl3d.core.collection import Collection
 from medcl3d.pairs import PairStrategy, every_part
 
 

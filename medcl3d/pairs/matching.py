@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from medcl3d.data.collection import Collection
+from medcl3d.core.collection import Collection
+from medcl3d.core.types import Box, ViewSpec, triple
 from medcl3d.pairs.boxes import random_box, start_at
-from medcl3d.types import Box, ViewSpec, triple
 
 TRIES = 20
 

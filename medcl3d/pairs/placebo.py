@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import ConfigError
+from medcl3d.core.body_coordinates import BODY
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import ConfigError
 from medcl3d.pairs import PairStrategy
-from medcl3d.pairs.body_coordinates import BODY
 
 # Signals that are not columns of the manifest: shuffled within a sample and within a scan.
 POINTS, SLICE = "position_mm", "slice"

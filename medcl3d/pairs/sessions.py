@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from medcl3d.data.collection import Collection
+from medcl3d.core.collection import Collection
 
 ONLY_SESSION = "1"
 """The default session of scans of a table without that column."""

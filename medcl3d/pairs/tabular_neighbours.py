@@ -11,14 +11,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import DataError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import DataError
+from medcl3d.core.types import Keys, Relation, ViewSpec, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.kernels import Combine, Kernels, require_columns, similarity_between, similarity_of, without_missing
 from medcl3d.pairs.matching import matched_crops
 from medcl3d.registry import Count, NonNegative
-from medcl3d.types import Keys, Relation, ViewSpec, related
 
 NEAR = 128  # scans per block of the first comparison
 

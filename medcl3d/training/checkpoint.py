@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.data.atomic import replacing
-from medcl3d.errors import ConfigError, MachineError
 
 SCHEMA = 1
 KEEP = 2

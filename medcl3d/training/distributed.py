@@ -20,9 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from medcl3d.errors import MachineError
+from medcl3d.core.errors import MachineError
+from medcl3d.core.types import Keys
 from medcl3d.training.memory import keep_freed_memory
-from medcl3d.types import Keys
 
 
 def world_size() -> int:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import ConfigError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import ConfigError
+from medcl3d.core.types import Triple
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS, PairStrategy, every_part, parts_of, queue_size
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions, companions_of
-from medcl3d.types import Triple
 
 if TYPE_CHECKING:
     from medcl3d.training.pretrain import PretrainConfig

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from medcl3d.core.errors import ConfigError
+from medcl3d.core.types import Embedded, Keys, Rows
 from medcl3d.data.raw_batch import RawBatch
-from medcl3d.errors import ConfigError
 from medcl3d.training.precision import autocast
-from medcl3d.types import Embedded, Keys, Rows
 
 
 def embed_in_chunks(embed: Callable[[RawBatch], Embedded], raw: RawBatch, samples: int) -> Embedded:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from medcl3d.core.errors import ConfigError
 from medcl3d.encoders.network import Network
-from medcl3d.errors import ConfigError
 from medcl3d.training.lars import LARS
 
 OptimizerName = Literal["adamw", "sgd", "lars"]

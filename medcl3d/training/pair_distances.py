@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medcl3d.core.types import Keys
 from medcl3d.pairs.boxes import iou_mm
 from medcl3d.training.pair_facts import PairFacts
-from medcl3d.types import Keys
 
 QUANTILES = (0.1, 0.5, 0.9)
 PLACES = ("within the sample", "other samples of the scan", "other scans of the patient", "other patients")

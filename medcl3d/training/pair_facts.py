@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medcl3d.core.types import Keys, Relation
 from medcl3d.data.loader import make_views
 from medcl3d.data.raw_batch import RawBatch
 from medcl3d.objectives.dense import point_keys
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.boxes import iou_mm
 from medcl3d.training.diagnostics import counts
-from medcl3d.types import Keys, Relation
 
 MAX_POINTS = 96
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from medcl3d.core.types import Box, ViewSpec, triple
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.columns import KNOWN_COLUMNS
 from medcl3d.data.in_use import ScansInUse, pretraining_scans
@@ -21,7 +22,6 @@ from medcl3d.pairs import PAIRS
 from medcl3d.registry import Choice
 from medcl3d.training.logs import RunFolder
 from medcl3d.training.precision import autocast, autocast_dtype
-from medcl3d.types import Box, ViewSpec, triple
 
 if TYPE_CHECKING:
     from medcl3d.training.pretrain import Pretraining

@@ -14,6 +14,8 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from medcl3d.config import STRICT, choice_of, load, plain
+from medcl3d.core.errors import ConfigError
+from medcl3d.core.types import Box, Embedded, Loss, Relate, ViewSpec
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.content import contents
 from medcl3d.data.fingerprints import fingerprints
@@ -26,7 +28,6 @@ from medcl3d.downstream.online_probe import Asked, OnlineProbe
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network, check_patch_size
-from medcl3d.errors import ConfigError
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_size, relates_points
@@ -44,7 +45,6 @@ from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.training.portrait import portray
 from medcl3d.training.precision import autocast_dtype, computes_in
 from medcl3d.training.seeding import seed_weights
-from medcl3d.types import Box, Embedded, Loss, Relate, ViewSpec
 from medcl3d.views import VIEWS
 
 SCHEMA = 1

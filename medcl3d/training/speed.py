@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from medcl3d.core.errors import MachineError
 from medcl3d.encoders.network import Network
-from medcl3d.errors import MachineError
 from medcl3d.training.optim import layers_of
 from medcl3d.training.precision import small_maps_padded_first
 

@@ -17,7 +17,7 @@ from skimage.io import imsave
 from medcl3d.comparison import compare
 from medcl3d.comparison.report import case_means
 from medcl3d.comparison.results import contrasts
-from medcl3d.errors import ConfigError, DataError, UserError
+from medcl3d.core.errors import ConfigError, DataError, UserError
 
 
 class Page(HTMLParser):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import medcl3d
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 
 
 def test_a_dict_gives_the_report_of_the_file(comparison: Callable[..., Path]) -> None:

@@ -22,7 +22,7 @@ from medcl3d.comparison.launch import LOG
 from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.plan import Run, plan
 from medcl3d.config import load
-from medcl3d.errors import ConfigError, DataError, Stopped
+from medcl3d.core.errors import ConfigError, DataError, Stopped
 
 
 def go(path: Path, *overrides: str) -> tuple[list[Run], list[Outcome], str]:

@@ -19,7 +19,7 @@ from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.lock import exclusive_start, is_locked
 from medcl3d.comparison.plan import plan
 from medcl3d.config import load
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 from tests.comparison.test_execute import SMALL, go
 
 HERE = Path(__file__).parent

@@ -13,7 +13,7 @@ import yaml
 from medcl3d.comparison.config import Command
 from medcl3d.comparison.plan import Run
 from medcl3d.comparison.results import check_provenance
-from medcl3d.errors import DataError
+from medcl3d.core.errors import DataError
 
 READ: dict[str, Any] = {"data": "a", "body": "b", "manifest": {"age": "1", "sex": "2"}, "split": "s"}
 MADE: dict[str, Any] = {"versions": {"torch": "2"}, "python": "3", "commit": "f00", "dirty": False, "device": "one"}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from medcl3d.comparison import compare
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.plan import plan
 from medcl3d.comparison.slurm import JOB, RunJob, SlurmChild, SlurmLauncher, is_queued
 from medcl3d.config import load
-from medcl3d.errors import ConfigError, MachineError
+from medcl3d.core.errors import ConfigError, MachineError
 
 SMALL = ("replicates=1", "vary={num_labelled: [2]}")
 LOCAL = {"cluster": "local", "timeout_min": 5}

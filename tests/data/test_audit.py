@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.data.audit import audit
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
-from medcl3d.errors import ConfigError, DataError, MachineError
 
 RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.columns import meant_columns, near_columns, odd_cells
-from medcl3d.errors import DataError
 
 
 def read(*names: str) -> tuple[list[str], list[str]]:

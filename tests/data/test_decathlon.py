@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources.decathlon import decathlon
-from medcl3d.errors import DataError
 
 
 def read(tmp_path: Path, training: list[Any], **others: Any) -> Manifest:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.check import read_image, read_label
 from medcl3d.data.dicom.header import NAMES, SEQUENCES, read_header
 from medcl3d.data.dicom.order import affine_of, in_order
@@ -20,7 +21,6 @@ from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.dicom import dicom
 from medcl3d.data.store import Store
-from medcl3d.errors import DataError
 from tests.data.dicoms import (
     CT,
     SHAPE,

@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 
 from medcl3d.config import read_options
+from medcl3d.core.errors import DataError, MachineError
 from medcl3d.data import known_sets as table
 from medcl3d.data.download import download, forecast
 from medcl3d.data.known_sets import KnownSet, find_set, known_sets
 from medcl3d.data.options import prepare_options
-from medcl3d.errors import DataError, MachineError
 from tests.data.test_medmnist import write
 from tests.test_cli import medcl3d
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.folder import folder
 from medcl3d.data.store import Store
-from medcl3d.errors import ConfigError, DataError
 
 RAMP = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
 

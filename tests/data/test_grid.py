@@ -9,9 +9,9 @@ import pytest
 import torch
 import torchio as tio
 
+from medcl3d.core.errors import DataError
 from medcl3d.data import grid
 from medcl3d.data.grid import grid_at, memory_bytes, refuse_too_large
-from medcl3d.errors import DataError
 
 TILT = np.radians(9)
 OBLIQUE = np.array(

@@ -16,9 +16,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.check import read_image
 from medcl3d.data.nifti import read_header
-from medcl3d.errors import DataError
 
 sitk = pytest.importorskip("SimpleITK")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.audit import audit
 from medcl3d.data.hidden_ids import hidden
 from medcl3d.data.options import PrepareOptions
@@ -14,7 +15,6 @@ from medcl3d.data.prepare import prepare
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.sources.folder import folder
 from medcl3d.data.store import Store
-from medcl3d.errors import ConfigError, DataError
 
 PATTERN = {
     "pattern": "{patient}/{session}/{modality}.nii.gz",

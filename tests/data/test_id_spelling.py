@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.id_spelling import plain_spelling
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
-from medcl3d.errors import DataError
 
 
 def write(tmp_path: Path, text: str) -> Manifest:

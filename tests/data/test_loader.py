@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from medcl3d.config import parse
+from medcl3d.core.errors import DataError, MachineError
+from medcl3d.core.types import Box, ViewSpec
 from medcl3d.data.in_use import DataConfig, scans_in_use
 from medcl3d.data.loader import Plan, batches_from, make_views, to_grid, view_affine
 from medcl3d.data.store import Store
-from medcl3d.errors import DataError, MachineError
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
-from medcl3d.types import Box, ViewSpec
 from tests.pairs.collections import make_collection
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.medmnist import medmnist
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
-from medcl3d.errors import DataError
 
 SIZES = {"train": 5, "val": 2, "test": 3}
 

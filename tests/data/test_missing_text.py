@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
-from medcl3d.errors import DataError
 
 # Text that pandas reads as missing (STR_NA_VALUES), and text of spreadsheets, databases and people.
 # NA alone may be an id.

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.sources.decathlon import decathlon
 from medcl3d.data.sources.nnunet import nnunet
 from medcl3d.data.store import Store
-from medcl3d.errors import DataError
 
 RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)
 DATASET = {

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medcl3d.core.errors import DataError
+from medcl3d.core.notes import Counted, without_names
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.notes import Counted, without_names
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.sources import SOURCES
-from medcl3d.errors import DataError
 
 Write = Callable[..., Path]
 RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)

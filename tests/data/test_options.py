@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from medcl3d.config import read_options
+from medcl3d.core.errors import ConfigError
 from medcl3d.data.options import prepare_options
-from medcl3d.errors import ConfigError
 
 
 def test_options_are_separated_between_source_and_preparation() -> None:

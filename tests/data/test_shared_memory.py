@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from medcl3d.core.errors import MachineError
 from medcl3d.data import loader
 from medcl3d.data.loader import batches_from
 from medcl3d.data.shared_memory import num_bytes, refuse_too_little
-from medcl3d.errors import MachineError
 
 Status = namedtuple("Status", ["f_bavail", "f_frsize"])
 
@@ -90,7 +90,7 @@ SMALL = """
 mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$0" -c '
 import sys, torch
 from medcl3d.data.loader import batches_from
-from medcl3d.errors import MachineError
+from medcl3d.core.errors import MachineError
 from tests.data.test_shared_memory import Cubes
 try:
     list(batches_from(Cubes(), 4, 2, 0))

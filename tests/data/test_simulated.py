@@ -7,13 +7,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from medcl3d.core.errors import ConfigError
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.phantom import LABELS, Patient, take_scan
 from medcl3d.data.prepare import prepare
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.store import Store
-from medcl3d.errors import ConfigError
 
 simulated = SOURCES.get("simulated")
 

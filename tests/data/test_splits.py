@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.splits import (
     Split,
     draw_labelled,
@@ -20,7 +21,6 @@ from medcl3d.data.splits import (
     with_previous_sides,
     write_split,
 )
-from medcl3d.errors import ConfigError, DataError
 
 
 def table(num: int, labelled: int, split: str = "") -> pd.DataFrame:

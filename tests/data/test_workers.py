@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
-from medcl3d.errors import DataError
 
 CODE = """
 import multiprocessing, os, time

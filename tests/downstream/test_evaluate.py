@@ -12,8 +12,8 @@ import yaml
 
 from medcl3d.cli import main
 from medcl3d.comparison import compare
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.evaluate import evaluate
-from medcl3d.errors import ConfigError, DataError
 from medcl3d.training.pretrain import pretrain
 
 ENCODER = {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}

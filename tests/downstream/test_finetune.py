@@ -16,11 +16,11 @@ import yaml
 from safetensors.torch import load_file
 
 from medcl3d.config import parse
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.finetune import FinetuneConfig, assemble, finetune, summary
 from medcl3d.downstream.patches import PatchBatch
 from medcl3d.downstream.segmentation import augmented
-from medcl3d.errors import ConfigError, DataError
 from medcl3d.training.pretrain import pretrain
 
 RATES = ("samples_per_s", "data_wait", "peak_memory_mb")

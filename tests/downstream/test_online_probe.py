@@ -10,8 +10,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from medcl3d.core.errors import ConfigError
 from medcl3d.downstream.online_probe import METRIC
-from medcl3d.errors import ConfigError
 from medcl3d.training.pretrain import pretrain
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
+from medcl3d.core.errors import DataError
 from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, check_classes, standardiser
-from medcl3d.errors import DataError
 
 
 def features(num_patients: int, seed: int, gap: float) -> Labelled:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medcl3d.core.errors import ConfigError
 from medcl3d.data.store import Store
 from medcl3d.downstream.structure_at_centre import StructureAtCentre
-from medcl3d.errors import ConfigError
 from medcl3d.training.seeding import generator
 
 

@@ -12,10 +12,10 @@ from monai.networks.nets.densenet import DenseNet
 from torch import Tensor, nn
 
 import medcl3d
+from medcl3d.core.errors import ConfigError
 from medcl3d.downstream.pretrained_encoder import load_encoder
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.module import as_encoder
-from medcl3d.errors import ConfigError
 from medcl3d.registry import Choice
 
 DENSENET = {

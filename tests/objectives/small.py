@@ -9,11 +9,11 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from medcl3d.config import part_of
+from medcl3d.core.types import Keys, PairBatch, Points, Relation, Rows, ViewGroup, related
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.relating import Relating, Support
-from medcl3d.types import Keys, PairBatch, Points, Relation, Rows, ViewGroup, related
 
 SIDE = 8
 NAMES = OBJECTIVES.names()

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from medcl3d.core.types import Embedded
 from medcl3d.objectives.partners import relate_to_all, uniform
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs.multi_crop import MultiCrop
-from medcl3d.types import Embedded
 from tests.objectives.small import NAMES, SIDE, Step, batch_of, keys_of
 
 SAMPLES, NUM_LOCAL = 4, 4

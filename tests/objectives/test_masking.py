@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 from medcl3d.objectives.masking import at_size, masked_convolutions, masked_features, visible_blocks
 from medcl3d.training.speed import at_speed
 from tests.objectives.small import Step, batch_of, keys_of

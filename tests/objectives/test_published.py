@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medcl3d.core.types import Keys, Relation, Rows, related
 from medcl3d.losses.clusters import scores_of
 from medcl3d.objectives.partners import draw_partners, in_order, uniform
 from medcl3d.objectives.relating import Relating, Support
-from medcl3d.types import Keys, Relation, Rows, related
 from tests.objectives.small import Step, keys_of, rows_of
 from tests.reference.lightly_losses import lightly_loss
 

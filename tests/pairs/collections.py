@@ -9,7 +9,7 @@ import pandas as pd
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from medcl3d.data.collection import Collection
+from medcl3d.core.collection import Collection
 
 
 def make_collection(

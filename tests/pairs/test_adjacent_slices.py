@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.pairs.adjacent_slices import AdjacentSlices
 from medcl3d.pairs.boxes import gap_mm
 from tests.pairs.collections import collections, make_collection

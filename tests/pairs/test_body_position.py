@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
+from medcl3d.core.collection import Collection
+from medcl3d.core.types import Keys
 from medcl3d.pairs.body_position import BodyPosition
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.voxel_correspondence import relate_points
-from medcl3d.types import Keys
 from tests.pairs.collections import collections, make_collection
 from tests.pairs.test_strategies import batch_of_views
 

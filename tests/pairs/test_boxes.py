@@ -12,7 +12,8 @@ import torch
 from scipy import stats
 from scipy.spatial.transform import Rotation
 
-from medcl3d.data.collection import Collection
+from medcl3d.core.collection import Collection
+from medcl3d.core.types import Box, Keys, ViewSpec, triple
 from medcl3d.pairs.boxes import (
     distance_mm,
     gap_mm,
@@ -25,7 +26,6 @@ from medcl3d.pairs.boxes import (
     start_range,
     whole_body_across,
 )
-from medcl3d.types import Box, Keys, ViewSpec, triple
 
 SPACING = np.array([0.5, 2.0, 3.0])
 ROTATION = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()

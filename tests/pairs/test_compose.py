@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medcl3d.config import load, parse, plain
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.pairs.compose import Exclude, Product, Sum
 from medcl3d.registry import Choice
 from medcl3d.training.pretrain import PretrainConfig, assemble

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import DataError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import DataError
 from medcl3d.pairs.cross_modality import CrossModality
 from medcl3d.pairs.placebo import placebo
 from tests.pairs.collections import make_collection, one_session

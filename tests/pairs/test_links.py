@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medcl3d.config import parse
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
+from medcl3d.core.types import Keys
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs import PAIRS, link
@@ -25,7 +26,6 @@ from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.nearest_neighbours import NearestNeighbours
 from medcl3d.registry import Choice
 from medcl3d.training.pretrain import PretrainConfig, assemble
-from medcl3d.types import Keys
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
 

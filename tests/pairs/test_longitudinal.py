@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import DataError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import DataError
+from medcl3d.core.types import Relation
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.pairs.longitudinal import Longitudinal
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.same_patient import SamePatient
-from medcl3d.types import Relation
 from tests.pairs.collections import make_collection, visits
 from tests.pairs.test_strategies import batch_of_views
 

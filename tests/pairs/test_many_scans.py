@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
+from medcl3d.core.collection import Collection
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.companions import Companions, companions_of
 from medcl3d.pairs.cross_modality import CrossModality

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.types import Relation
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.compose import Product
@@ -22,7 +23,6 @@ from medcl3d.pairs.metadata_kernel import MetadataKernel
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.tabular_neighbours import TabularNeighbours
 from medcl3d.registry import Choice
-from medcl3d.types import Relation
 from tests.pairs.collections import collections, make_collection
 from tests.pairs.test_strategies import batch_of_views
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import ConfigError, DataError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.pairs.boxes import iou, iou_mm
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from tests.pairs.collections import collections, make_collection

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import ConfigError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import ConfigError
 from medcl3d.pairs.physical_overlap import PhysicalOverlap
 from tests.pairs.collections import collections
 from tests.pairs.test_strategies import batch_of_views
@@ -37,7 +37,7 @@ def test_weights_follow_the_overlap(collection: Collection, seed: int, gamma: fl
 
 
 def test_a_wider_overlap_attracts_more_and_repels_less() -> None:
-    from medcl3d.types import Box, ViewSpec
+    from medcl3d.core.types import Box, ViewSpec
     from tests.pairs.collections import make_collection
 
     collection = make_collection(1, 2, smallest=60)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.placebo import placebo
 from tests.pairs.collections import make_collection

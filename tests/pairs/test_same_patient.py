@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import DataError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import DataError
+from medcl3d.core.types import ViewSpec
 from medcl3d.pairs.boxes import random_box, start_at
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.same_patient import SamePatient
-from medcl3d.types import ViewSpec
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medcl3d.config import parse
+from medcl3d.core.errors import ConfigError
 from medcl3d.data.loader import Plan
-from medcl3d.errors import ConfigError
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.companions import Companions, companions_of

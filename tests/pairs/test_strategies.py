@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
-from medcl3d.errors import DataError
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import DataError
+from medcl3d.core.types import Keys
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.compose import Exclude, Product, Sum
 from medcl3d.pairs.cross_modality import CrossModality
@@ -23,7 +24,6 @@ from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.pairs.tabular_neighbours import TabularNeighbours
 from medcl3d.registry import Choice
-from medcl3d.types import Keys
 from tests.pairs.collections import collections, gappy, one_session, visits
 
 STRATEGIES = PAIRS.names()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medcl3d.data.collection import Collection
+from medcl3d.core.collection import Collection
 
 
 def same_patient_loops(strategy: Any, collection: Collection, scan: int) -> list[int]:

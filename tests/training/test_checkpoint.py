@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 from medcl3d.training.checkpoint import TrainState, found, load, load_latest, save
 
 

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config import parse
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
+from medcl3d.core.types import Embedded, Loss, Rows
 from medcl3d.training.grad_cache import embed_in_chunks
 from medcl3d.training.precision import autocast
 from medcl3d.training.pretrain import Learner, PretrainConfig, Pretraining, assemble, pretrain
-from medcl3d.types import Embedded, Loss, Rows
 from tests.training.test_pretrain import config_of, curve, write
 
 OF_ONE_ROW = {"simclr": {"norm": "layer"}}  # a head without batch statistics, as chunks need

@@ -12,6 +12,7 @@ import torch
 from skimage.io import imread
 
 from medcl3d.config import parse
+from medcl3d.core.types import Box, Relation, triple
 from medcl3d.data.loader import make_views
 from medcl3d.data.options import prepare_options
 from medcl3d.data.prepare import prepare
@@ -28,7 +29,6 @@ from medcl3d.training.pictures import (
 )
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
 from medcl3d.training.show_pairs import show_pairs
-from medcl3d.types import Box, Relation, triple
 
 
 def pretraining(store: Path, pairs: Any, objective: str = "simclr", patch: int = 16, samples: int = 8, views: Any = "mri") -> Pretraining:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medcl3d.config import describe
-from medcl3d.errors import ConfigError
+from medcl3d.core.errors import ConfigError
 from medcl3d.registry import Choice
 from medcl3d.views import VIEWS
 from medcl3d.views.intensity import NAMES, named

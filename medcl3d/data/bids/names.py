@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from medcl3d.errors import DataError
+from medcl3d.core.errors import DataError
 
 # Entities that identify a label map or a resampled image of a scan, not the scan.
 OF_A_DERIVATIVE = frozenset(

@@ -8,13 +8,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medcl3d.core.errors import DataError
+from medcl3d.core.notes import naming
 from medcl3d.data.bids.names import BidsName
 from medcl3d.data.columns import MISSING
 from medcl3d.data.days import date_of, days_from_first
 from medcl3d.data.json_file import read_json
-from medcl3d.data.notes import naming
 from medcl3d.data.table_file import read_rows
-from medcl3d.errors import DataError
 
 DAYS = ("days_since_first", "session_days", "days")
 # Columns filled from file names.

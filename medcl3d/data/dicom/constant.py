@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.dicom.slices import MARKS, Slice
-from medcl3d.errors import DataError
 
 # The standard's defaults of missing fields.
 DEFAULTS = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0, "PixelRepresentation": 0.0}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medcl3d.errors import DataError, MachineError
+from medcl3d.core.errors import DataError, MachineError
 
 # The only fields that are read.
 NAMES = (

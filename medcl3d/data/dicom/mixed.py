@@ -8,9 +8,9 @@ from itertools import combinations
 
 import numpy as np
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.dicom.order import in_order
 from medcl3d.data.dicom.slices import MARKS, Slice
-from medcl3d.errors import DataError
 
 # Blocks of slices closer than this many gaps may be one volume with missing slices.
 FEWEST_GAPS = 3.0

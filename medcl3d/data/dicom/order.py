@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.dicom.slices import Slice
-from medcl3d.errors import DataError
 
 # Relative tolerance of a gap (positions have few digits), and of lateral offsets in pixels.
 GAP_TOLERANCE, LATERAL_TOLERANCE = 0.02, 0.5

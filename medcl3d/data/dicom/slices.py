@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.dicom.header import Header
-from medcl3d.errors import DataError
 
 # Fields that distinguish volumes of one series, in order of use: kind of values, time, acquisition.
 MARKS = ("ImageType", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "StackID", "AcquisitionNumber")

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.dicom.header import Header
-from medcl3d.errors import DataError
 
 DOSE = "RadiopharmaceuticalInformationSequence"
 # Bq: from a child's dose to 270 mCi; numbers in MBq, kBq or mCi are below.

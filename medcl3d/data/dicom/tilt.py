@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from medcl3d.core.errors import DataError
 from medcl3d.data.dicom.order import LATERAL_TOLERANCE, LPS_TO_RAS, step_of
 from medcl3d.data.dicom.slices import Slice
-from medcl3d.errors import DataError
 
 Tilt = Literal["error", "resample"]
 AIR = -1000.0  # HU

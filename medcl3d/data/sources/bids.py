@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from medcl3d.core.errors import DataError
+from medcl3d.core.notes import Counted
 from medcl3d.data.bids import labels as bids_labels
 from medcl3d.data.bids.names import BidsName, session_of
 from medcl3d.data.bids.tables import Line, Row, Sidecar, Sidecars, participants, scans, sessions
 from medcl3d.data.columns import MISSING
 from medcl3d.data.days import date_of, days_from_first
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.notes import Counted
 from medcl3d.data.scan_ids import made_ids
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.walk import VOLUMES, folders_under, unread
-from medcl3d.errors import DataError
 
 # Series over time or direction, calibrations, field maps; masks and label maps in the folders of images.
 LEFT_OUT = frozenset(

@@ -15,6 +15,9 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from medcl3d.core.errors import DataError
+from medcl3d.core.notes import Counted
+from medcl3d.core.warning_summary import warnings_told
 from medcl3d.data.atomic import write_json
 from medcl3d.data.dicom.constant import differences, refuse_values_in_part
 from medcl3d.data.dicom.files import PERSON, FoundSeries, find_series, is_taken
@@ -26,10 +29,7 @@ from medcl3d.data.hidden_ids import hider
 from medcl3d.data.id_spelling import alike, is_cut_number
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.missing_text import is_no_id
-from medcl3d.data.notes import Counted
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.told import warnings_told
-from medcl3d.errors import DataError
 from medcl3d.registry import Count
 
 SCHEMA = 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medcl3d.data.told import MAX_LINES, first_reasons, warnings_told
+from medcl3d.core.warning_summary import MAX_LINES, first_reasons, warnings_told
 
 
 def test_warnings_that_differ_only_in_numbers_are_one_line() -> None:

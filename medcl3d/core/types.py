@@ -71,7 +71,7 @@ class Keys:
     center_mm       ``[N, 3]`` centre of the view's box, world mm
     size_mm         ``[N, 3]`` extent of the box along the scan's own axes
     axes            ``[N, 3, 3]`` columns are the scan's axes as unit vectors in world coordinates, sheared if the scan is
-    body            ``[N, 3]`` position in body coordinates, mm (see `pairs/body_coordinates.py`)
+    body            ``[N, 3]`` position in body coordinates, mm (see `core/body_coordinates.py`)
     fraction        ``[N, 3]`` position along the scan's axes, 0 and 1 where its body begins and ends
     point           id of a point within its sample, -1 for views
     position_mm     ``[N, 3]`` world mm of a point, NaN for views

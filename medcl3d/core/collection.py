@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from medcl3d.core.body_coordinates import BodyCoordinates, middle_of_body
+from medcl3d.core.errors import DataError
+from medcl3d.core.types import Keys, Triple, ViewSpec
 from medcl3d.data.columns import ID_COLUMNS, PATH_COLUMNS
-from medcl3d.errors import DataError
-from medcl3d.pairs.body_coordinates import BodyCoordinates, middle_of_body
-from medcl3d.types import Keys, Triple, ViewSpec
 
 
 @dataclass(frozen=True)

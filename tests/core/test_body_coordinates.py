@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.data.collection import Collection
+from medcl3d.core.collection import Collection
+from medcl3d.core.errors import DataError
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.scan import read_affine
 from medcl3d.data.store import Store
-from medcl3d.errors import DataError
 from tests.pairs.collections import collections
 
 

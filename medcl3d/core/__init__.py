@@ -1,0 +1,1 @@
+"""Geometry, keys, relations, batches, collections and errors that every package uses."""
