@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from medcl3d.config import describe
+from medcl3d.config.loading import describe
+from medcl3d.config.packaged import find_config, packaged_names
+from medcl3d.config.registry import CHOICE_OF, Registry, registry_of
 from medcl3d.core.errors import ConfigError
 from medcl3d.data.known_sets import find_set, known_sets
-from medcl3d.packaged_configs import find_config, packaged_names
-from medcl3d.registry import CHOICE_OF, Registry, registry_of
 
 KINDS = {
     "pairs": "medcl3d.pairs:PAIRS",

@@ -14,9 +14,9 @@ import typer
 from typer.core import TyperCommand
 
 import medcl3d
+from medcl3d.config.key_value import WithOptions
 from medcl3d.core.errors import DataError, UserError
 from medcl3d.encoding import show_any_text, unwritable
-from medcl3d.key_value import WithOptions
 
 P = ParamSpec("P")
 
@@ -78,8 +78,8 @@ def message_of(error: UserError, given: dict[str, Any]) -> str:
     """The message of an error, with file and line if it is about a field of the command's configuration."""
     if "config" not in given:
         return str(error)
-    from medcl3d.config import with_line
-    from medcl3d.packaged_configs import find_config
+    from medcl3d.config.loading import with_line
+    from medcl3d.config.packaged import find_config
 
     try:
         path = find_config(given["config"])
@@ -90,7 +90,7 @@ def message_of(error: UserError, given: dict[str, Any]) -> str:
 
 def config_path(name: str) -> Path:
     """The configuration file for `name`; a packaged one is reported on stderr. ConfigError if there is none."""
-    from medcl3d.packaged_configs import find_config
+    from medcl3d.config.packaged import find_config
 
     path = find_config(name)
     if path != Path(name):
@@ -134,7 +134,7 @@ def prepare(
     ] = False,
 ) -> None:
     """Validate scans and write them to a store for fast training. The same command resumes."""
-    from medcl3d.config import read_options
+    from medcl3d.config.loading import read_options
     from medcl3d.data.options import option_schemas, prepare_options
 
     if source == "simulated" and "=" in root and not Path(root).exists():  # ROOT is optional: the first option may replace it
@@ -177,7 +177,7 @@ def check(
     dry_run: Annotated[bool, typer.Option("--check", help="Dry run: report what would be read; read nothing.")] = False,
 ) -> None:
     """Validate every file. Exit code 3, with the first fault, if more files fail than `max_bad_fraction` allows."""
-    from medcl3d.config import read_options
+    from medcl3d.config.loading import read_options
     from medcl3d.data.place import schemas_at
 
     given = read_options(options or [], schemas_at(target, options or []))

@@ -25,7 +25,8 @@ import medcl3d
 from medcl3d.api.pair_dataset import PairDataset
 from medcl3d.api.runs import PretrainResult
 from medcl3d.cli import app
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
+from medcl3d.config.registry import Registry
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Features
 from medcl3d.data.loader import make_views
@@ -36,7 +37,6 @@ from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS
-from medcl3d.registry import Registry
 from medcl3d.training.pretrain import PretrainConfig, assemble
 from medcl3d.views import VIEWS
 

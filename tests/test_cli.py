@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from medcl3d.catalogue import CONFIGS, KINDS
 from medcl3d.cli import app
+from medcl3d.config.key_value import as_pairs
 from medcl3d.core.errors import ConfigError, DataError, MachineError, Stopped, UserError
-from medcl3d.key_value import as_pairs
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (

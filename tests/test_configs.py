@@ -9,7 +9,7 @@ import yaml
 
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.plan import plan
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.downstream.evaluate import EvaluateConfig
 from medcl3d.downstream.finetune import FinetuneConfig
 from medcl3d.training.pretrain import PretrainConfig

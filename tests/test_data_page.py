@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medcl3d.config import read_options
+from medcl3d.config.loading import read_options
 from medcl3d.data.options import prepare_options
 from medcl3d.data.sources import SOURCES
 from tests.test_cli import COMMANDS, medcl3d

@@ -11,7 +11,7 @@ import yaml
 
 import medcl3d
 from medcl3d.cli import app
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.training.pretrain import PretrainConfig
 from tests.test_cli import COMMANDS
 

@@ -74,7 +74,7 @@ def test_own_scans_in_five_lines(tmp_path: Path) -> None:
 def test_yaml_is_a_configuration(block: str, tmp_path: Path) -> None:
     import yaml
 
-    from medcl3d.config import load
+    from medcl3d.config.loading import load
     from medcl3d.training.pretrain import PretrainConfig
 
     whole = yaml.safe_load((ROOT / "configs" / "pretrain" / "mine.yaml").read_text()) | yaml.safe_load(block)

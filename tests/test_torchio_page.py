@@ -11,7 +11,7 @@ import torch
 import torchio as tio
 import yaml
 
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.training.pretrain import PretrainConfig
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ import torch
 from draw import configuration, pages
 from sklearn.linear_model import RidgeCV
 
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store

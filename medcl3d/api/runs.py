@@ -16,7 +16,9 @@ import yaml
 from torch import nn
 
 from medcl3d.comparison import compare as run_comparison
-from medcl3d.config import plain
+from medcl3d.config.loading import plain
+from medcl3d.config.packaged import find_config
+from medcl3d.config.yaml_tree import COMMAND_LINE
 from medcl3d.core.errors import ConfigError
 from medcl3d.data.atomic import write_text
 from medcl3d.downstream.evaluate import evaluate as run_evaluation
@@ -24,10 +26,8 @@ from medcl3d.downstream.finetune import finetune as run_finetuning
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
 from medcl3d.encoders.module import ModuleEncoder, passing
 from medcl3d.evaluation.statistics import Interval
-from medcl3d.packaged_configs import find_config
 from medcl3d.pairs import PAIRS
 from medcl3d.training.pretrain import pretrain as run_pretraining
-from medcl3d.yaml_tree import COMMAND_LINE
 
 Config = str | Path | Mapping[str, Any]
 Overrides = Mapping[str, Any] | None

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.loader import PairDataset
 from medcl3d.pairs import PAIRS
-from medcl3d.registry import Choice
 from medcl3d.training.seeding import Stream, generator
 from medcl3d.views import VIEWS
 
@@ -60,7 +60,7 @@ def pairs(bench: Bench) -> Table:
 
 def _defaults(name: str) -> dict[str, Any]:
     """The fields of a strategy with their defaults. ConfigError if a field has no default."""
-    from medcl3d.config import describe
+    from medcl3d.config.loading import describe
 
     if required := [field.name for field in describe(PAIRS, name) if field.default == "required"]:
         raise ConfigError(f"{name} needs {', '.join(required)}")

@@ -41,7 +41,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from medcl3d.comparison.rehearse import dry_run
     from medcl3d.comparison.results import check_metrics, moved, progress
     from medcl3d.comparison.stages import check_confirmation
-    from medcl3d.config import load
+    from medcl3d.config.loading import load
     from medcl3d.data.room import refuse_unwritable
 
     console = Console(highlight=False, markup=False, soft_wrap=True)

@@ -14,11 +14,11 @@ from medcl3d.comparison.controls import with_controls
 from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import cells, in_endpoint
 from medcl3d.comparison.results import complete_replicates
-from medcl3d.config import load
+from medcl3d.config.loading import load
+from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.normalised import normalised
 from medcl3d.evaluation.ranks import MIN_ARMS, MIN_DATA_SETS, Ranks, ranks
-from medcl3d.packaged_configs import find_config
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from medcl3d.catalogue import CONFIGS, KINDS
-from medcl3d.config import STRICT
+from medcl3d.config.loading import STRICT
+from medcl3d.config.overrides import FIELDS_OF
+from medcl3d.config.registry import Count, Positive, Seed
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.directions import Direction, direction_of
-from medcl3d.registry import Count, Positive, Seed
-from medcl3d.typed_text import FIELDS_OF
 
 Command = Literal["pretrain", "finetune", "evaluate"]
 

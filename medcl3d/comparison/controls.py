@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.plan import dotted, model_of
-from medcl3d.config import load, plain
-from medcl3d.packaged_configs import find_config
+from medcl3d.config.loading import load, plain
+from medcl3d.config.packaged import find_config
 
 if TYPE_CHECKING:
     from medcl3d.pairs import PairStrategy

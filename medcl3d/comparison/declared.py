@@ -11,7 +11,7 @@ from typing import Any
 
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.plan import Run, cells, family_of, in_endpoint
-from medcl3d.config import differences
+from medcl3d.config.loading import differences
 from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
 

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from medcl3d.comparison.launch import INPUTS, LOG, Child, encoder_hash, read_json
 from medcl3d.comparison.plan import Run, model_of
 from medcl3d.comparison.timing import TimeEstimates
-from medcl3d.config import differences
+from medcl3d.config.loading import differences
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
 from medcl3d.training.logs import FREE_FIELDS, with_defaults
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from medcl3d.comparison.config import Command, CompareConfig, Recipe
-from medcl3d.config import differences, load, plain
+from medcl3d.config.loading import differences, load, plain
+from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.directions import direction_of
-from medcl3d.packaged_configs import find_config
 
 Cell = tuple[tuple[str, Any], ...]
 """One combination of the varied fields: dotted key and value, in the order of the configuration."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medcl3d.comparison.plan import MODELS, Run, model_of
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, UserError
 
 MOST_NAMED = 5

@@ -17,7 +17,7 @@ from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.execute import is_done
 from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import COMPARED, MODELS, Run, cells
-from medcl3d.config import differences
+from medcl3d.config.loading import differences
 from medcl3d.core.errors import DataError
 from medcl3d.data.fingerprints import parts_read
 from medcl3d.downstream.few_cases import over_runs

@@ -8,9 +8,9 @@ from pathlib import Path
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import Run
-from medcl3d.config import load
+from medcl3d.config.loading import load
+from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.packaged_configs import find_config
 
 
 def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) -> None:

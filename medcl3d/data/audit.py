@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.warning_summary import first_reasons, warnings_told
 from medcl3d.data.atomic import replacing, write_text
@@ -27,7 +28,6 @@ from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
 from medcl3d.data.workers import bar, each
-from medcl3d.registry import Choice
 
 SCHEMA = 4
 SMALL_BYTES = 1 << 30

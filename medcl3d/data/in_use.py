@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from medcl3d.config import STRICT
+from medcl3d.config.loading import STRICT
+from medcl3d.config.registry import Size, Whole
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.data.splits import Split, read_split
 from medcl3d.data.store import Store
-from medcl3d.registry import Size, Whole
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)

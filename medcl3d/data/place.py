@@ -11,15 +11,15 @@ import pandas as pd
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
-from medcl3d.config import STRICT, choice_of, describe, parse
+from medcl3d.config.loading import STRICT, choice_of, describe, parse
+from medcl3d.config.overrides import Schema
+from medcl3d.config.registry import Choice, Fraction
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.check import Channels, Nonfinite
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.options import option_schemas
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.walk import volumes_under
-from medcl3d.registry import Choice, Fraction
-from medcl3d.typed_text import Schema
 
 SOURCE_OF_FILE = (
     ("dataset.json", "decathlon"),

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medcl3d.config import parse_choice
+from medcl3d.config.loading import parse_choice
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.data.array_file import import_blosc2
 from medcl3d.data.finish import (
@@ -30,7 +31,6 @@ from medcl3d.data.scan import Outcome, ScanTask
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.volumes import VOLUME, one_scan_a_volume
 from medcl3d.data.workers import run_tasks
-from medcl3d.registry import Choice
 
 
 def prepare(

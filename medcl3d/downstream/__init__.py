@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from medcl3d.registry import Registry
+from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config import STRICT, choice_of, load, part_of, plain
+from medcl3d.config.loading import STRICT, choice_of, load, part_of, plain
+from medcl3d.config.registry import Choice, Count, Seed
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.atomic import write_json
 from medcl3d.data.fingerprints import fingerprints
@@ -30,7 +31,6 @@ from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.evaluation.statistics import Interval
-from medcl3d.registry import Choice, Count, Seed
 from medcl3d.training.distributed import process_group, say, world_size
 from medcl3d.training.logs import run_folder
 from medcl3d.training.precision import Precision, autocast_dtype, computes_in

@@ -15,7 +15,8 @@ from pydantic.dataclasses import dataclass
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from medcl3d.config import STRICT, choice_of, load, plain
+from medcl3d.config.loading import STRICT, choice_of, load, plain
+from medcl3d.config.registry import Choice, Count, Seed
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Loss
 from medcl3d.data.atomic import replacing, write_json
@@ -32,7 +33,6 @@ from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
 from medcl3d.evaluation.statistics import Interval
-from medcl3d.registry import Choice, Count, Seed
 from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
 from medcl3d.training.logs import RunFolder, run_folder, versions

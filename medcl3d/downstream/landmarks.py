@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config import STRICT
+from medcl3d.config.loading import STRICT
+from medcl3d.config.registry import Count, Positive
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Box, Triple, triple
 from medcl3d.data.store import Store
@@ -18,7 +19,6 @@ from medcl3d.downstream.structure_at_centre import StructureAtCentre
 from medcl3d.evaluation.metrics import over_patients
 from medcl3d.evaluation.retrieval import TIE
 from medcl3d.evaluation.statistics import Interval
-from medcl3d.registry import Count, Positive
 
 SCANS_TO_STANDARDISE = 4
 MEASURES = ("error_mm", "same_place_error_mm", "chance_error_mm")

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config import STRICT, part_of
+from medcl3d.config.loading import STRICT, part_of
+from medcl3d.config.registry import Choice, Count
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.in_use import DataConfig, pretraining_scans
 from medcl3d.data.store import Store
@@ -20,7 +21,6 @@ from medcl3d.downstream.labelled import with_target
 from medcl3d.downstream.probes import Labelled, LinearProbe
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.classification import balanced_accuracy
-from medcl3d.registry import Choice, Count
 
 METRIC = "probe/balanced_accuracy"
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from medcl3d.config import STRICT, choice_of, parse
+from medcl3d.config.loading import STRICT, choice_of, parse
 from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
 from medcl3d.core.types import Triple, triple
 from medcl3d.data.atomic import replacing

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.dataclasses import dataclass as validated
 from torch import Tensor, nn
 
-from medcl3d.config import STRICT, choice_of, parse
+from medcl3d.config.loading import STRICT, choice_of, parse
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Features, Triple, triple
 from medcl3d.downstream.transfer import load_weights, read_sidecar, weights_path

@@ -14,13 +14,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from medcl3d.config import STRICT
+from medcl3d.config.loading import STRICT
+from medcl3d.config.registry import Count, Positive
 from medcl3d.core.errors import DataError
 from medcl3d.downstream import Task
 from medcl3d.evaluation.metrics import over_patients
 from medcl3d.evaluation.retrieval import TIE, measures
 from medcl3d.evaluation.statistics import Interval
-from medcl3d.registry import Count, Positive
 
 if TYPE_CHECKING:
     from medcl3d.core.types import Triple

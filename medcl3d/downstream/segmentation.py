@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcl3d.config.registry import Count, Fraction
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Loss, Triple
 from medcl3d.data.loader import Plan
@@ -26,7 +27,6 @@ from medcl3d.downstream.pictures import picture_of_cases
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.inference import mean_of_flips, probabilities_of, sliding_window
 from medcl3d.evaluation.metrics import overlap_of, summary
-from medcl3d.registry import Count, Fraction
 from medcl3d.training.distributed import all_mean, gather
 
 MEASURES = ("dice", "hd95_mm", "nsd_2mm", "volume_error_ml")

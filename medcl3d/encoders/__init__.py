@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medcl3d.registry import Registry
+from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
     from medcl3d.encoders.module import ModuleEncoder as ModuleEncoder
@@ -20,12 +20,12 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """A registered class or function, imported on first use."""
-        from medcl3d.lazy import registered_attribute
+        from medcl3d.config.lazy import registered_attribute
 
         return registered_attribute(ENCODERS, name)
 
 
 def __dir__() -> list[str]:
-    from medcl3d.lazy import registered_attributes
+    from medcl3d.config.lazy import registered_attributes
 
     return sorted({*globals(), *registered_attributes(ENCODERS)})

@@ -16,11 +16,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from medcl3d.config.registry import Choice, Count, Size
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Features, Triple
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import global_average
-from medcl3d.registry import Choice, Count, Size
 
 Strides = Annotated[tuple[Count | Size, ...], Field(min_length=1)]
 Channels = Annotated[tuple[Count, ...], Field(min_length=1)]

@@ -10,11 +10,11 @@ from monai.networks.layers.utils import get_act_layer, get_norm_layer
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
+from medcl3d.config.registry import Positive
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Features, Triple
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import Norm, act_layer, global_average, norm_layer
-from medcl3d.registry import Positive
 
 WIDTHS = (64, 128, 256, 512)
 SE_REDUCTION = 16

@@ -7,11 +7,11 @@ from typing import Literal
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
+from medcl3d.config.registry import Count, Positive, Size
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Features, Triple, triple
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import global_average
-from medcl3d.registry import Count, Positive, Size
 
 NUM_STAGES = 4  # MONAI's transformer has four, each ending with a merge of 2 x 2 x 2 tokens
 Stages = tuple[Count, Count, Count, Count]

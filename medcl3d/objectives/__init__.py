@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from medcl3d.registry import Registry
+from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
     from medcl3d.core.types import Embedded, Loss, PairBatch
@@ -72,12 +72,12 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """A registered class or function, imported on first use."""
-        from medcl3d.lazy import registered_attribute
+        from medcl3d.config.lazy import registered_attribute
 
         return registered_attribute(OBJECTIVES, name)
 
 
 def __dir__() -> list[str]:
-    from medcl3d.lazy import registered_attributes
+    from medcl3d.config.lazy import registered_attributes
 
     return sorted({*globals(), *registered_attributes(OBJECTIVES)})

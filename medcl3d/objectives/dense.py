@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcl3d.config.registry import Count, NonNegative, Positive
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Points, Relate, Relation, Rows, ViewGroup
 from medcl3d.encoders.network import Network
@@ -20,7 +21,6 @@ from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.voxel_correspondence import relate_points
-from medcl3d.registry import Count, NonNegative, Positive
 
 
 @OBJECTIVES.register("dense")

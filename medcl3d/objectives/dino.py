@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcl3d.config.registry import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
 from medcl3d.encoders.network import Network
 from medcl3d.losses.clusters import cross_entropy_sum, scores_of
@@ -18,7 +19,6 @@ from medcl3d.objectives.partners import relate_to_all
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.objectives.teacher import Momentum, Schedule, Teacher
-from medcl3d.registry import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.training.distributed import all_sum, gather, gather_keys, global_mean
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from medcl3d.config.registry import Count, Fraction, NonNegative, Positive
 from medcl3d.core.types import Embedded, Loss, PairBatch, Relate
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
@@ -14,7 +15,6 @@ from medcl3d.objectives.projector import HeadNorm
 from medcl3d.objectives.relating import Relating
 from medcl3d.objectives.simclr import SimCLR
 from medcl3d.objectives.weighted import weighted
-from medcl3d.registry import Count, Fraction, NonNegative, Positive
 
 
 @OBJECTIVES.register("global_dense")

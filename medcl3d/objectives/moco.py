@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from medcl3d.config.registry import Count, Positive, Whole
 from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
@@ -15,7 +16,6 @@ from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.objectives.teacher import Momentum, Schedule, Teacher
-from medcl3d.registry import Count, Positive, Whole
 
 
 @OBJECTIVES.register("moco")

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from medcl3d.config.registry import Count, Positive
 from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
 from medcl3d.encoders.network import Network
 from medcl3d.losses.contrastive import Denominator, denominator_kind
@@ -16,7 +17,6 @@ from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.registry import Count, Positive
 
 
 @OBJECTIVES.register("simclr")

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from medcl3d.config.registry import Count
 from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
 from medcl3d.encoders.network import Network
 from medcl3d.losses.pairs import cosine_distance
@@ -15,7 +16,6 @@ from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.partners import draw_partners
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.registry import Count
 from medcl3d.training.distributed import global_mean
 
 

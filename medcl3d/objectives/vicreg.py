@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import nn
 
+from medcl3d.config.registry import Count, NonNegative
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Embedded, Loss, PairBatch
 from medcl3d.encoders.network import Network
@@ -15,7 +16,6 @@ from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.global_pairs import global_pairs, project
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.registry import Count, NonNegative
 
 
 @OBJECTIVES.register("vicreg")

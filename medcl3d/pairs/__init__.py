@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from medcl3d.registry import Registry
+from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,12 +139,12 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """A registered class or function, imported on first use."""
-        from medcl3d.lazy import registered_attribute
+        from medcl3d.config.lazy import registered_attribute
 
         return registered_attribute(PAIRS, name)
 
 
 def __dir__() -> list[str]:
-    from medcl3d.lazy import registered_attributes
+    from medcl3d.config.lazy import registered_attributes
 
     return sorted({*globals(), *registered_attributes(PAIRS)})

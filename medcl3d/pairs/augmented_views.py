@@ -9,12 +9,12 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
+from medcl3d.config.registry import Fraction
 from medcl3d.core.collection import Collection
 from medcl3d.core.types import Box, Keys, Relation, ViewSpec, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors, every_scan
 from medcl3d.pairs.boxes import random_box
-from medcl3d.registry import Fraction
 
 
 @PAIRS.register("augmented_views")

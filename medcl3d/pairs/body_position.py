@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medcl3d.config.registry import Count, Fraction, NonNegative, Positive
 from medcl3d.core.collection import Collection
 from medcl3d.core.types import Keys, Relation, ViewSpec, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.voxel_correspondence import relate_points
-from medcl3d.registry import Count, Fraction, NonNegative, Positive
 
 
 @PAIRS.register("body_position")

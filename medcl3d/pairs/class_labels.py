@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from medcl3d.config import choice_of
+from medcl3d.config.loading import choice_of
+from medcl3d.config.registry import Choice, Count
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys, Relation, ViewSpec, related
@@ -18,7 +19,6 @@ from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions
 from medcl3d.pairs.kernels import require_columns, without_missing
-from medcl3d.registry import Choice, Count
 
 
 @PAIRS.register("class_labels")

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.config import part_of
+from medcl3d.config.loading import part_of
+from medcl3d.config.registry import Positive
 from medcl3d.core.body_coordinates import BODY
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Keys, Relation, ViewSpec, related
 from medcl3d.pairs import PAIRS, PairStrategy, crosses_patients, every_part, link, relates_points
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.registry import Positive
 
 Part = part_of(PAIRS)
 

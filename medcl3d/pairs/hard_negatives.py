@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.config import choice_of
+from medcl3d.config.loading import choice_of
+from medcl3d.config.registry import Choice, NonNegative, Positive
 from medcl3d.core.collection import Collection
 from medcl3d.core.types import Keys, Relation, ViewSpec
 from medcl3d.pairs import PAIRS, PairStrategy, link, relates_points
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.registry import Choice, NonNegative, Positive
 
 
 @PAIRS.register("hard_negatives")

@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.complaints import require_one_of
+from medcl3d.config.registry import Positive
+from medcl3d.config.validation_errors import require_one_of
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.registry import Positive
 
 # A number is the bandwidth of an RBF kernel, in the column's unit; `equal` compares categories.
 Kernels = Annotated[dict[str, Positive | Literal["equal"]], Field(min_length=1)]

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medcl3d.config.registry import NonNegative, Positive
 from medcl3d.core.collection import Collection
 from medcl3d.core.types import Keys, Relation, ViewSpec, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.matching import matched_crops
 from medcl3d.pairs.sessions import compare_sessions
-from medcl3d.registry import NonNegative, Positive
 
 
 @PAIRS.register("longitudinal")

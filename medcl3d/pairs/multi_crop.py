@@ -8,13 +8,13 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from medcl3d.config.registry import Count, Fraction, Size
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Box, Keys, Relation, ViewSpec, related, triple
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.registry import Count, Fraction, Size
 
 NUM_GLOBAL = 2
 

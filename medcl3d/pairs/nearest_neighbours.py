@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.config import choice_of
+from medcl3d.config.loading import choice_of
+from medcl3d.config.registry import Choice, Count
 from medcl3d.core.collection import Collection
 from medcl3d.core.types import Keys, Relation, ViewSpec
 from medcl3d.pairs import PAIRS, PairStrategy, link
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.registry import Choice, Count
 
 
 @PAIRS.register("nearest_neighbours")

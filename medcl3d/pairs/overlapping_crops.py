@@ -11,13 +11,13 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
+from medcl3d.config.registry import Count, Fraction
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Box, Keys, Relation, ViewSpec, related, triple
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import iou, iou_mm, overlap_offset, start_range
-from medcl3d.registry import Count, Fraction
 
 TRIES = 200
 ROUNDING = 1e-9

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medcl3d.config.registry import Count, Fraction, NonNegative, Positive
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Keys, Relation, ViewSpec, related
@@ -16,7 +17,6 @@ from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import iou_mm
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.registry import Count, Fraction, NonNegative, Positive
 
 ROUNDING = 1e-9
 """Largest IoU that rounding gives two boxes that only touch."""

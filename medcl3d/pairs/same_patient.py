@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from medcl3d.config.registry import NonNegative
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys, Relation, ViewSpec, related
@@ -17,7 +18,6 @@ from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import random_box
 from medcl3d.pairs.matching import matched_crops
 from medcl3d.pairs.sessions import ONLY_SESSION, compare_sessions
-from medcl3d.registry import NonNegative
 
 
 @PAIRS.register("same_patient")

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from medcl3d.config.registry import Count, NonNegative
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys, Relation, ViewSpec, related
@@ -18,7 +19,6 @@ from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.kernels import Combine, Kernels, require_columns, similarity_between, similarity_of, without_missing
 from medcl3d.pairs.matching import matched_crops
-from medcl3d.registry import Count, NonNegative
 
 NEAR = 128  # scans per block of the first comparison
 

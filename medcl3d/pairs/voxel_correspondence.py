@@ -8,13 +8,13 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from medcl3d.config.registry import Count, Fraction, NonNegative
 from medcl3d.core.collection import Collection
 from medcl3d.core.types import Keys, Relation, ViewSpec, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import distance_mm
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.registry import Count, Fraction, NonNegative
 
 ROUNDING_MM = 1e-6
 

@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medcl3d.config import STRICT
+from medcl3d.config.loading import STRICT
+from medcl3d.config.registry import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.core.errors import ConfigError, DataError, Stopped
 from medcl3d.core.types import Loss
-from medcl3d.registry import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.distributed import all_sum, rank, wait_for_all, world_size
 from medcl3d.training.logs import RunFolder

@@ -20,7 +20,7 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from medcl3d.config import differences, parse, plain
+from medcl3d.config.loading import differences, parse, plain
 from medcl3d.core.errors import ConfigError, MachineError, UserError
 from medcl3d.data.atomic import write_text
 from medcl3d.data.fingerprints import changed

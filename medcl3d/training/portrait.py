@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.types import Box, ViewSpec, triple
 from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.columns import KNOWN_COLUMNS
@@ -19,7 +20,6 @@ from medcl3d.data.loader import PairDataset, Plan, make_views
 from medcl3d.data.store import Store
 from medcl3d.evaluation.label_free import label_free
 from medcl3d.pairs import PAIRS
-from medcl3d.registry import Choice
 from medcl3d.training.logs import RunFolder
 from medcl3d.training.precision import autocast, autocast_dtype
 

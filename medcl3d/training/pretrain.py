@@ -13,7 +13,8 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from medcl3d.config import STRICT, choice_of, load, plain
+from medcl3d.config.loading import STRICT, choice_of, load, plain
+from medcl3d.config.registry import Seed
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Box, Embedded, Loss, Relate, ViewSpec
 from medcl3d.data.atomic import replacing, write_json
@@ -34,7 +35,6 @@ from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_siz
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions, companions_of
 from medcl3d.pairs.placebo import placebo
-from medcl3d.registry import Seed
 from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
 from medcl3d.training.fits_together import check_not_alone, check_together, check_uses, shapes_of_roles, without_effect

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imsave
 
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 from medcl3d.data.atomic import replacing, write_text
 from medcl3d.data.room import refuse_unwritable

@@ -11,9 +11,9 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor
 
-from medcl3d.config import choice_of
+from medcl3d.config.loading import choice_of
+from medcl3d.config.registry import Choice
 from medcl3d.core.types import Triple
-from medcl3d.registry import Choice
 from medcl3d.views import VIEWS
 from medcl3d.views.recipes import Recipe, ViewResult
 

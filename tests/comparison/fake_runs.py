@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config import STRICT, load, plain
+from medcl3d.config.loading import STRICT, load, plain
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

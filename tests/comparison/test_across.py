@@ -14,7 +14,7 @@ from medcl3d.comparison.across import endpoints, rank_across
 from medcl3d.comparison.analysis import analyse
 from medcl3d.comparison.config import Anchors, Arm, CompareConfig, Recipe
 from medcl3d.comparison.figures import rank_line
-from medcl3d.config import plain
+from medcl3d.config.loading import plain
 from medcl3d.core.errors import ConfigError
 
 GAINS = {"scratch": 0.0, "a": 0.1, "b": 0.2}

@@ -23,7 +23,7 @@ from medcl3d.comparison.markdown import markdown
 from medcl3d.comparison.plan import plan
 from medcl3d.comparison.report import tests as sentences
 from medcl3d.comparison.sensitivity import far_replicates
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.statistics import holm
 from tests.comparison.test_analysis import config_of, table_of

@@ -248,7 +248,7 @@ def test_the_direction_of_a_known_metric_is_optional_and_validated(compared):
 def test_case_means_and_contrasts(compared):
     from medcl3d.comparison.config import CompareConfig
     from medcl3d.comparison.plan import plan
-    from medcl3d.config import load
+    from medcl3d.config.loading import load
 
     runs = plan(load(compared, [], CompareConfig))
     means = case_means(runs, "dice")

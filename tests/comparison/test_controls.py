@@ -11,7 +11,7 @@ from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.controls import with_controls
 from medcl3d.comparison.kinds import arm_types_of
 from medcl3d.comparison.plan import check_names, family_of, plan
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DENSE = {"config": str(CONFIGS / "pretrain" / "hippocampus_dense.yaml")}

@@ -14,7 +14,7 @@ import pytest
 from medcl3d.comparison import compare
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.declared import DECLARED, check_preregistration, preregister, preregistrations
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError
 
 SIX = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "pretrainings": {}, "replicates": 6, "jobs": 2}

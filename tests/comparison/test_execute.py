@@ -21,7 +21,7 @@ from medcl3d.comparison.execute import Outcome, execute, is_done, step_of
 from medcl3d.comparison.launch import LOG
 from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.plan import Run, plan
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError, Stopped
 
 

@@ -17,7 +17,7 @@ from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.launch import prepare_folder
 from medcl3d.comparison.plan import plan
 from medcl3d.comparison.results import complete_replicates, gather_cases
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.options import prepare_options
 from medcl3d.data.prepare import prepare

@@ -17,7 +17,7 @@ from medcl3d.comparison.launch import COST, read_json, record_cost
 from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.plan import plan
 from medcl3d.comparison.timing import duration, samples_per_s, seconds_to_go
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from tests.comparison.test_execute import SMALL, go
 
 

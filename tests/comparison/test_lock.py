@@ -18,7 +18,7 @@ from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.lock import exclusive_start, is_locked
 from medcl3d.comparison.plan import plan
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 from tests.comparison.test_execute import SMALL, go
 

@@ -10,7 +10,7 @@ import pytest
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.controls import with_controls
 from medcl3d.comparison.plan import plan
-from medcl3d.config import load
+from medcl3d.config.loading import load
 
 ROOT = Path(__file__).parents[2]
 COMPARE = ROOT / "configs" / "compare"

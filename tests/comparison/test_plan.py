@@ -13,7 +13,7 @@ import yaml
 
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.plan import check_comparable, dotted, free_fields, plan, slug, unexpected_differences
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 
 

@@ -18,7 +18,7 @@ from medcl3d.comparison.launch import COST, LOG, read_json
 from medcl3d.comparison.local import LocalLauncher
 from medcl3d.comparison.plan import plan
 from medcl3d.comparison.slurm import JOB, RunJob, SlurmChild, SlurmLauncher, is_queued
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, MachineError
 
 SMALL = ("replicates=1", "vary={num_labelled: [2]}")

@@ -11,9 +11,9 @@ import pytest
 from medcl3d.comparison import compare
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.stages import check_confirmation
-from medcl3d.config import load
+from medcl3d.config.loading import load
+from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.packaged_configs import find_config
 
 SMALL = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "vary": {"num_labelled": [2]}, "replicates": 1}
 

@@ -21,7 +21,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medcl3d.config import read_options
+from medcl3d.config.loading import read_options
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.data import known_sets as table
 from medcl3d.data.download import download, forecast

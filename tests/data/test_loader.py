@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.types import Box, ViewSpec
 from medcl3d.data.in_use import DataConfig, scans_in_use

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medcl3d.config import read_options
+from medcl3d.config.loading import read_options
 from medcl3d.core.errors import ConfigError
 from medcl3d.data.options import prepare_options
 

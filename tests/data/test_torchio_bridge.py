@@ -10,7 +10,8 @@ import pytest
 import torch
 import torchio as tio
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Box
 from medcl3d.data.torchio_bridge import PairSampler, collection_of, crop_of, resample, torchio_batches
@@ -18,7 +19,6 @@ from medcl3d.pairs.adjacent_slices import AdjacentSlices
 from medcl3d.pairs.compose import Sum
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.same_patient import SamePatient
-from medcl3d.registry import Choice
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble, batches
 
 

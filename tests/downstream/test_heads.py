@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medcl3d.config.registry import Choice
 from medcl3d.downstream.heads import BACKGROUND_PRIOR, Segmenter
 from medcl3d.encoders.network import build_network
-from medcl3d.registry import Choice
 
 
 def test_it_starts_near_the_background_prior_and_trains_all_parameters() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError, UserError
 from medcl3d.data.loader import Plan
 from medcl3d.data.options import prepare_options
@@ -23,7 +24,6 @@ from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.finetune import finetune
 from medcl3d.downstream.multilabel import Multilabel
 from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours
-from medcl3d.registry import Choice
 from medcl3d.training.pretrain import pretrain
 from medcl3d.views import VIEWS
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders.network import Network, build_network
-from medcl3d.registry import Choice
 
 FIELDS: dict[str, dict[str, Any]] = {
     "unet3d": {"channels": (4, 8), "strides": (1, 2)},

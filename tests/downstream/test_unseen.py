@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
 from medcl3d.core.errors import DataError
 from medcl3d.data.options import prepare_options
 from medcl3d.data.prepare import prepare

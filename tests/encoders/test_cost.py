@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.types import Features
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network
-from medcl3d.registry import Choice
 
 
 def test_a_convolution_and_a_linear_layer_are_counted_as_by_hand() -> None:

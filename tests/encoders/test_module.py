@@ -12,11 +12,11 @@ from monai.networks.nets.densenet import DenseNet
 from torch import Tensor, nn
 
 import medcl3d
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.downstream.pretrained_encoder import load_encoder
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.module import as_encoder
-from medcl3d.registry import Choice
 
 DENSENET = {
     "spatial_dims": 3,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Triple
 from medcl3d.encoders.decoder import Decoder, _factors
 from medcl3d.encoders.network import build_network, check_patch_size
-from medcl3d.registry import Choice
 
 NETWORKS: list[tuple[str, dict[str, Any], Triple]] = [
     ("resnet3d", {"depth": 10, "width": 0.125}, (32, 64, 32)),

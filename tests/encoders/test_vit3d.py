@@ -6,11 +6,11 @@ import pytest
 import torch
 from monai.networks.nets.vit import ViT
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.encoders import vit3d
 from medcl3d.encoders.network import build_network, check_patch_size
 from medcl3d.encoders.vit3d import ViT3d
-from medcl3d.registry import Choice
 
 FIELDS = {"patch": (4, 8, 8), "hidden_size": 24, "num_layers": 2, "num_heads": 2}
 

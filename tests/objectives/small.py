@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from medcl3d.config import part_of
+from medcl3d.config.loading import part_of
 from medcl3d.core.types import Keys, PairBatch, Points, Relation, Rows, ViewGroup, related
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys, Relate, Relation, Rows, related
 from medcl3d.losses import contrastive
@@ -23,7 +24,6 @@ from medcl3d.pairs import link, needs_features
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.compose import Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
-from medcl3d.registry import Choice
 
 N = 12
 

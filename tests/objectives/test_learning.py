@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
 from medcl3d.data.loader import make_views
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.dense import point_features, point_keys

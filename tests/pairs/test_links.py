@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Keys
 from medcl3d.losses.contrastive import Tile, contrastive_sum
@@ -24,7 +25,6 @@ from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.compose import Product, Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.nearest_neighbours import NearestNeighbours
-from medcl3d.registry import Choice
 from medcl3d.training.pretrain import PretrainConfig, assemble
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views

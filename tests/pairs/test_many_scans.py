@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.collection import Collection
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.companions import Companions, companions_of
@@ -20,7 +21,6 @@ from medcl3d.pairs.longitudinal import Longitudinal
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.pairs.tabular_neighbours import TabularNeighbours
-from medcl3d.registry import Choice
 from tests.pairs.collections import make_collection
 from tests.reference.partners import arranged_loops, cross_modality_loops, longitudinal_loops, same_patient_loops, tabular_loops
 

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Relation
@@ -22,7 +23,6 @@ from medcl3d.pairs.kernels import similarity_between
 from medcl3d.pairs.metadata_kernel import MetadataKernel
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.tabular_neighbours import TabularNeighbours
-from medcl3d.registry import Choice
 from tests.pairs.collections import collections, make_collection
 from tests.pairs.test_strategies import batch_of_views
 

@@ -52,7 +52,7 @@ def test_local_crops_larger_than_global_ones_are_refused() -> None:
 
 
 def test_roles_go_through_the_loader_and_the_objective(tmp_path: Any, tiny_store: Any) -> None:
-    from medcl3d.config import load
+    from medcl3d.config.loading import load
     from medcl3d.training.pretrain import PretrainConfig, assemble
 
     text = f"""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcl3d.config import load
+from medcl3d.config.loading import load
 from medcl3d.data.options import prepare_options
 from medcl3d.data.prepare import prepare
 from medcl3d.training.checkpoint import load_latest

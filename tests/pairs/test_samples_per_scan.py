@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.data.loader import Plan
 from medcl3d.pairs import PAIRS, PairStrategy
@@ -21,7 +22,6 @@ from medcl3d.pairs.companions import Companions, companions_of
 from medcl3d.pairs.compose import Exclude, Product, Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.registry import Choice
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble, summary
 from tests.pairs.collections import make_collection
 

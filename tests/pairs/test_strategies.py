@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medcl3d.config.registry import Choice
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys
@@ -23,7 +24,6 @@ from medcl3d.pairs.longitudinal import Longitudinal
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.pairs.tabular_neighbours import TabularNeighbours
-from medcl3d.registry import Choice
 from tests.pairs.collections import collections, gappy, one_session, visits
 
 STRATEGIES = PAIRS.names()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Embedded, Loss, Rows
 from medcl3d.training.grad_cache import embed_in_chunks

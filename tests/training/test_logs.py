@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medcl3d.config import parse, plain
+from medcl3d.config.loading import parse, plain
 from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.training.fit import FitOptions
 from medcl3d.training.logs import read_status, run_folder

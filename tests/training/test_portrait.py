@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
 from medcl3d.training.logs import run_folder
 from medcl3d.training.portrait import FEATURES, SCORES, portray
 from medcl3d.training.pretrain import PretrainConfig, assemble

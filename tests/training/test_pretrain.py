@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
 from medcl3d.data.loader import batches_from
 from medcl3d.training.pretrain import PretrainConfig, assemble
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from skimage.io import imread
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
 from medcl3d.core.types import Box, Relation, triple
 from medcl3d.data.loader import make_views
 from medcl3d.data.options import prepare_options

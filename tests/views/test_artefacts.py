@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from medcl3d.config import parse
+from medcl3d.config.loading import parse
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
-from medcl3d.registry import Choice
 from medcl3d.training.pretrain import PretrainConfig
 from medcl3d.views import VIEWS
 

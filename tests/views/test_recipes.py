@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from medcl3d.config import describe
+from medcl3d.config.loading import describe
+from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
-from medcl3d.registry import Choice
 from medcl3d.views import VIEWS
 from medcl3d.views.intensity import NAMES, named
 from tests.views.test_spatial import draws
@@ -101,7 +101,7 @@ def test_every_field_has_a_valid_default_and_is_documented(name: str) -> None:
 def test_a_wrong_field_is_an_error_with_its_name(tmp_path, field: str, value: str, message: str) -> None:
     from pydantic.dataclasses import dataclass
 
-    from medcl3d.config import STRICT, choice_of, load
+    from medcl3d.config.loading import STRICT, choice_of, load
 
     @dataclass(frozen=True, config=STRICT)
     class Model:

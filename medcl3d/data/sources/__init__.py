@@ -5,6 +5,6 @@ second folder and writes them there. If that folder is None (``prepare --check``
 manifest lists the files that it would write.
 """
 
-from medcl3d.registry import Registry
+from medcl3d.config.registry import Registry
 
 SOURCES = Registry("source", __name__)

@@ -15,6 +15,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from medcl3d.config.registry import Count
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import Counted
 from medcl3d.core.warning_summary import warnings_told
@@ -30,7 +31,6 @@ from medcl3d.data.id_spelling import alike, is_cut_number
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.missing_text import is_no_id
 from medcl3d.data.sources import SOURCES
-from medcl3d.registry import Count
 
 SCHEMA = 2
 LONGEST = 90  # bytes of the patient's id in a file name

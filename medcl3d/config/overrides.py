@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from medcl3d.complaints import below, resolved
-from medcl3d.registry import CHOICE_OF, Registry, registry_of
-from medcl3d.yaml_tree import Place, Tree, Wrong
+from medcl3d.config.registry import CHOICE_OF, Registry, registry_of
+from medcl3d.config.validation_errors import below, resolved
+from medcl3d.config.yaml_tree import Place, Tree, Wrong
 
 Schema = Mapping[str, Any]
 FIELDS_OF = "x-fields-of"  # in a JSON Schema: ``module:name`` of the definitions of the free-form fields below this one

@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from medcl3d.registry import Registry
+from medcl3d.config.registry import Registry
 
 
 def registered_attribute(registry: Registry, name: str) -> Callable[..., Any]:

@@ -18,11 +18,11 @@ import yaml
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from medcl3d.complaints import did_you_mean, problems, type_words
+from medcl3d.config.overrides import Schema, value_of
+from medcl3d.config.registry import Choice, Registry
+from medcl3d.config.validation_errors import did_you_mean, problems, type_words
+from medcl3d.config.yaml_tree import COMMAND_LINE, Place, Tree, Wrong
 from medcl3d.core.errors import ConfigError
-from medcl3d.registry import Choice, Registry
-from medcl3d.typed_text import Schema, value_of
-from medcl3d.yaml_tree import COMMAND_LINE, Place, Tree, Wrong
 
 T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)

@@ -80,7 +80,7 @@ class Registry:
 
         @functools.wraps(function)
         def validate_and_call(*args: Any, **given: Any) -> Any:
-            from medcl3d.config import parse_fields  # which imports this module
+            from medcl3d.config.loading import parse_fields  # which imports this module
 
             fields = parse_fields(self, name, {key: value for key, value in given.items() if key not in others}, name)
             return function(*args, **{key: given[key] for key in others if key in given}, **fields)

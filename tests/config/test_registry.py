@@ -20,7 +20,8 @@ from pydantic.dataclasses import dataclass as validated
 from torch import nn
 
 from medcl3d.catalogue import KINDS, _load
-from medcl3d.config import STRICT, choice_of, load
+from medcl3d.config.loading import STRICT, choice_of, load
+from medcl3d.config.registry import Choice, Count, Registry
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Relation
 from medcl3d.encoders.blocks import act_layer, norm_layer
@@ -37,7 +38,6 @@ from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.kernels import similarity_of
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.same_patient import SamePatient
-from medcl3d.registry import Choice, Count, Registry
 from medcl3d.views.recipes import mri
 
 REGISTRIES: dict[str, Registry] = {kind: _load(place) for kind, place in KINDS.items()}
@@ -257,5 +257,5 @@ def test_strategies_do_not_validate_again_for_every_sample(monkeypatch: pytest.M
     for name in ("body_position", "multi_crop", "physical_overlap", "voxel_correspondence"):
         strategy = PAIRS.build(Choice(name, {"local_size": (4, 4, 4)} if name == "multi_crop" else {}))
         with monkeypatch.context() as patch:
-            patch.setattr("medcl3d.config.parse_fields", None)
+            patch.setattr("medcl3d.config.loading.parse_fields", None)
             strategy.sample(scans, int(strategy.anchors(scans).ids[0]), rng)

@@ -9,9 +9,9 @@ from typing import Literal
 import pytest
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from medcl3d.config import STRICT, choice_of, differences, load, parse, part_of, plain, with_line
+from medcl3d.config.loading import STRICT, choice_of, differences, load, parse, part_of, plain, with_line
+from medcl3d.config.registry import Choice, Fraction, Positive, Registry, Size, Whole
 from medcl3d.core.errors import ConfigError
-from medcl3d.registry import Choice, Fraction, Positive, Registry, Size, Whole
 
 PARTS = Registry("part", "medcl3d.losses")  # a package without components of this kind
 

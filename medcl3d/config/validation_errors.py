@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from medcl3d.config.registry import CHOICE_OF
+from medcl3d.config.yaml_tree import Place, Wrong
 from medcl3d.core.errors import ConfigError
-from medcl3d.registry import CHOICE_OF
-from medcl3d.yaml_tree import Place, Wrong
 
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")

@@ -1,0 +1,1 @@
+"""Configurations: YAML to frozen dataclasses, registries, field types."""
