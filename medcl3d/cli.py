@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 import medcl3d
 from medcl3d.config.key_value import WithOptions
 from medcl3d.core.errors import DataError, UserError
-from medcl3d.encoding import show_any_text, unwritable
+from medcl3d.io.encoding import show_any_text, unwritable
 
 P = ParamSpec("P")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from draw import configuration, pages
 
 from medcl3d.config.loading import load
-from medcl3d.data.atomic import write_text
+from medcl3d.io.atomic import write_text
 from medcl3d.pairs import needs_features
 from medcl3d.training.pair_distances import distances_of
 from medcl3d.training.pair_facts import facts_of

@@ -42,7 +42,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from medcl3d.comparison.results import check_metrics, moved, progress
     from medcl3d.comparison.stages import check_confirmation
     from medcl3d.config.loading import load
-    from medcl3d.data.room import refuse_unwritable
+    from medcl3d.io.disk_space import refuse_unwritable
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     config = with_controls(load(config_path, overrides, CompareConfig))
@@ -129,7 +129,7 @@ def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext)
         undefined,
     )
     from medcl3d.comparison.stages import check_confirmation
-    from medcl3d.data.atomic import write_json, write_text
+    from medcl3d.io.atomic import write_json, write_text
 
     check_confirmation(runs, config, str(context.config_path))
     table = gather(runs, config)

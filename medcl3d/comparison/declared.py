@@ -12,8 +12,8 @@ from typing import Any
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.plan import Run, cells, family_of, in_endpoint
 from medcl3d.config.loading import differences
-from medcl3d.data.atomic import write_text
 from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
+from medcl3d.io.atomic import write_text
 
 DECLARED = "declared.jsonl"
 CHANGED = "the preregistered tests were changed after results existed (see the notes)"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from medcl3d.comparison.plan import Run
 from medcl3d.core.errors import DataError
-from medcl3d.data.atomic import write_json
+from medcl3d.io.atomic import write_json
 
 LOG = "compare.log"
 STARTED = ".started.lock"

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from medcl3d.comparison.launch import STARTED, read_json
 from medcl3d.core.errors import ConfigError, MachineError
-from medcl3d.data.atomic import write_json
+from medcl3d.io.atomic import write_json
 
 LOCK, HOLDER = ".compare.lock", ".compare.json"
 

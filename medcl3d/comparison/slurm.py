@@ -13,7 +13,7 @@ from medcl3d.comparison.launch import LOG, Child, Measured, command_of, prepare_
 from medcl3d.comparison.lock import is_locked
 from medcl3d.comparison.plan import Run
 from medcl3d.core.errors import ConfigError, MachineError
-from medcl3d.data.atomic import write_text
+from medcl3d.io.atomic import write_text
 
 MANY = 10**6
 JOB = "job.txt"

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.nifti import read_nifti
-from medcl3d.data.nifti_header import Header, corner_distance, spacing_warnings
+from medcl3d.io.nifti import read_nifti
+from medcl3d.io.nifti_header import Header, corner_distance, spacing_warnings
 
 _TOLERANCE = 1e-3  # of a label value: a scale factor or a conversion stays below it, interpolation does not
 _MIN_STEPS = 64  # of float32 between the smallest and the largest value of a scan

@@ -11,7 +11,7 @@ import pandas as pd
 
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import naming
-from medcl3d.data.walk import VOLUMES
+from medcl3d.io.walk import VOLUMES
 
 # Columns with a defined meaning; all other columns of a manifest are metadata.
 ID_COLUMNS = ("scan", "patient", "session", "modality", "frame", "class")

@@ -20,8 +20,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 import medcl3d
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.data.known_sets import KnownSet, as_size
-from medcl3d.data.room import free_bytes, nearest_folder, refuse_unwritable
 from medcl3d.data.unpack import is_unpacked, require_space, unpack
+from medcl3d.io.disk_space import free_bytes, nearest_folder, refuse_unwritable
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT_S = 60.0  # without a byte

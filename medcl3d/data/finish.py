@@ -15,8 +15,6 @@ import pandas as pd
 
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.warning_summary import first_reasons, warnings_told
-from medcl3d.data.array_file import SUFFIXES, Container
-from medcl3d.data.atomic import write_json, write_text
 from medcl3d.data.columns import MISSING, PATH_COLUMNS
 from medcl3d.data.content import OF_SOURCE, duplicate_groups
 from medcl3d.data.manifest import Manifest
@@ -32,7 +30,9 @@ from medcl3d.data.splits import (
     with_previous_sides,
     write_split,
 )
-from medcl3d.data.walk import VOLUMES
+from medcl3d.io.array_file import SUFFIXES, Container
+from medcl3d.io.atomic import write_json, write_text
+from medcl3d.io.walk import VOLUMES
 
 
 @dataclass(frozen=True)

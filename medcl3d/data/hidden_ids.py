@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from medcl3d.core.notes import without_names
-from medcl3d.data.atomic import replacing
 from medcl3d.data.columns import PATH_COLUMNS
 from medcl3d.data.manifest import Manifest
+from medcl3d.io.atomic import replacing
 
 KEY = ".hash_key"
 ENDINGS = (".nii.gz", ".nii", ".gz")  # needed by readers; no other piece of the name is kept

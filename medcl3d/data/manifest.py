@@ -18,10 +18,10 @@ from medcl3d.data.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, PlaceOf, 
 from medcl3d.data.days import days_of_dates
 from medcl3d.data.id_spelling import doubtful_ids, doubtful_names, refuse_cut_numbers, refuse_look_alikes
 from medcl3d.data.missing_text import refuse_missing_ids, without_missing_text
-from medcl3d.data.regular_file import FETCH, is_annexed
 from medcl3d.data.scan_ids import fault_of, made_ids
-from medcl3d.data.walk import not_taken
-from medcl3d.encoding import refuse_other_encoding
+from medcl3d.io.encoding import refuse_other_encoding
+from medcl3d.io.regular_file import FETCH, is_annexed
+from medcl3d.io.walk import not_taken
 
 if TYPE_CHECKING:
     from medcl3d.data.dicom.series import Series

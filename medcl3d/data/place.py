@@ -19,7 +19,7 @@ from medcl3d.data.check import Channels, Nonfinite
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.options import option_schemas
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import volumes_under
+from medcl3d.io.walk import volumes_under
 
 SOURCE_OF_FILE = (
     ("dataset.json", "decathlon"),

@@ -13,7 +13,6 @@ import numpy as np
 from medcl3d.config.loading import parse_choice
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError, MachineError
-from medcl3d.data.array_file import import_blosc2
 from medcl3d.data.finish import (
     Prepared,
     finish,
@@ -25,12 +24,13 @@ from medcl3d.data.finish import (
 from medcl3d.data.hidden_ids import hidden
 from medcl3d.data.intensity import kind_of
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.nifti import read_header
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.scan import Outcome, ScanTask
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.volumes import VOLUME, one_scan_a_volume
 from medcl3d.data.workers import run_tasks
+from medcl3d.io.array_file import import_blosc2
+from medcl3d.io.nifti import read_header
 
 
 def prepare(

@@ -13,8 +13,6 @@ import numpy as np
 
 from medcl3d.core.body_coordinates import middle_of_body
 from medcl3d.core.errors import ConfigError, DataError, UserError, unforeseen
-from medcl3d.data.array_file import SUFFIXES, Container, write_array
-from medcl3d.data.atomic import write_json
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label, volume_hash
 from medcl3d.data.content import hash_voxels
 from medcl3d.data.grid import LabelInterpolation, refuse_too_large, resampled, resampled_label, respaced, to_ras
@@ -28,11 +26,13 @@ from medcl3d.data.intensity import (
     mask_levels,
     normalise,
 )
-from medcl3d.data.nifti import content_sha256
-from medcl3d.data.nifti_header import spacing_warnings
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
-from medcl3d.data.regular_file import open_regular, why_absent
 from medcl3d.data.scan_ids import file_stem
+from medcl3d.io.array_file import SUFFIXES, Container, write_array
+from medcl3d.io.atomic import write_json
+from medcl3d.io.nifti import content_sha256
+from medcl3d.io.nifti_header import spacing_warnings
+from medcl3d.io.regular_file import open_regular, why_absent
 
 SCHEMA = 2
 # File -> key of its hash in a description.

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.atomic import write_json
+from medcl3d.io.atomic import write_json
 
 SCHEMA = 1
 SIDES = ("train", "test", "validation")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from medcl3d.core.errors import DataError
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.nifti import read_header
+from medcl3d.io.nifti import read_header
 
 VOLUME = "volume_of_file"  # column of the manifest: index along the fourth axis, from 0
 

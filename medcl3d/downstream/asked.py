@@ -15,8 +15,8 @@ import nibabel
 from nibabel.filebasedimages import ImageFileError
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
-from medcl3d.data.nifti import content_sha256
-from medcl3d.data.walk import VOLUMES, files_under, unread
+from medcl3d.io.nifti import content_sha256
+from medcl3d.io.walk import VOLUMES, files_under, unread
 
 # First tags of DICOM files without a preamble.
 FIRST_TAGS = (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")

@@ -13,10 +13,8 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config.loading import STRICT, choice_of, load, part_of, plain
 from medcl3d.config.registry import Choice, Count, Seed
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.atomic import write_json
 from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, pretraining_scans, split_of
-from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.splits import Measured, Split
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation
@@ -31,6 +29,8 @@ from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.evaluation.statistics import Interval
+from medcl3d.io.atomic import write_json
+from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.training.distributed import process_group, say, world_size
 from medcl3d.training.logs import run_folder
 from medcl3d.training.precision import Precision, autocast_dtype, computes_in

@@ -20,9 +20,6 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, DataError, UserError, unforeseen
-from medcl3d.data.atomic import replacing
-from medcl3d.data.nifti import content_sha256
-from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.scan import ReadyScan
 from medcl3d.downstream.asked import InputScan, is_volume, scans_of
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
@@ -33,6 +30,9 @@ from medcl3d.downstream.scan_features import (
     scan_features,
     without_settled_remedy,
 )
+from medcl3d.io.atomic import replacing
+from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.io.nifti import content_sha256
 from medcl3d.training.distributed import process_group
 from medcl3d.training.precision import autocast_dtype
 

@@ -19,11 +19,9 @@ from medcl3d.config.loading import STRICT, choice_of, load, plain
 from medcl3d.config.registry import Choice, Count, Seed
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Loss
-from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, ScansInUse, split_of
 from medcl3d.data.loader import Plan, batches_from
-from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.splits import Measured
 from medcl3d.data.store import Store
 from medcl3d.downstream import TASKS, Evaluation, Task
@@ -33,6 +31,8 @@ from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
 from medcl3d.evaluation.statistics import Interval
+from medcl3d.io.atomic import replacing, write_json
+from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
 from medcl3d.training.logs import RunFolder, run_folder, versions

@@ -24,10 +24,7 @@ from torch import nn
 from medcl3d.config.loading import STRICT, choice_of, parse
 from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
 from medcl3d.core.types import Triple, triple
-from medcl3d.data.atomic import replacing
 from medcl3d.data.check import num_channels
-from medcl3d.data.nifti import read_header
-from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.scan import ReadyScan, ScanTask, ready_scan
 from medcl3d.downstream import TASKS
 from medcl3d.downstream.asked import InputScan, is_volume, missing, scans_of, stamp_of
@@ -37,6 +34,9 @@ from medcl3d.downstream.segmentation import Segmentation
 from medcl3d.downstream.transfer import compare, read_sidecar
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network
+from medcl3d.io.atomic import replacing
+from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.io.nifti import read_header
 from medcl3d.training.distributed import process_group
 from medcl3d.training.logs import read_status
 from medcl3d.training.precision import autocast_dtype

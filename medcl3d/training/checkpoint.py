@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, MachineError
-from medcl3d.data.atomic import replacing
+from medcl3d.io.atomic import replacing
 
 SCHEMA = 1
 KEEP = 2

@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 
 from medcl3d.config.loading import differences, parse, plain
 from medcl3d.core.errors import ConfigError, MachineError, UserError
-from medcl3d.data.atomic import write_text
 from medcl3d.data.fingerprints import changed
+from medcl3d.io.atomic import write_text
 from medcl3d.training.diagnostics import Watch
 from medcl3d.training.distributed import from_rank_zero, rank
 from medcl3d.training.machine import checkout, device_name

@@ -17,18 +17,18 @@ from medcl3d.config.loading import STRICT, choice_of, load, plain
 from medcl3d.config.registry import Seed
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Box, Embedded, Loss, Relate, ViewSpec
-from medcl3d.data.atomic import replacing, write_json
 from medcl3d.data.content import contents
 from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, ScansInUse, pretraining_scans
 from medcl3d.data.loader import PairDataset, Plan, batches_from, make_views
 from medcl3d.data.raw_batch import RawBatch
-from medcl3d.data.room import refuse_unwritable
 from medcl3d.data.store import Store
 from medcl3d.downstream.online_probe import Asked, OnlineProbe
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network, check_patch_size
+from medcl3d.io.atomic import replacing, write_json
+from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_size, relates_points

@@ -10,7 +10,7 @@ import pytest
 from medcl3d.comparison.figures import COLOURS, feature_maps
 from medcl3d.comparison.plan import Run
 from medcl3d.comparison.portraits import EmbeddingMap, Spread, embedding_maps, scores, shown_columns, spread, spreads
-from medcl3d.data.atomic import write_json
+from medcl3d.io.atomic import write_json
 from medcl3d.training.portrait import FEATURES, SCORES
 from tests.comparison.large_comparison import written
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medcl3d.comparison.plan import Run
 from medcl3d.comparison.repeat import provenance_entries
-from medcl3d.data.atomic import write_json
+from medcl3d.io.atomic import write_json
 
 
 def runs_of(folder: Path, *noted: dict) -> list[Run]:

@@ -10,7 +10,7 @@ from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.launch import LOG, STARTED
 from medcl3d.comparison.plan import Run
 from medcl3d.comparison.unfinished import count, incomplete_runs
-from medcl3d.data.atomic import write_json
+from medcl3d.io.atomic import write_json
 
 CONFIG = CompareConfig(out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms={"a": Arm()}, reference="a")
 

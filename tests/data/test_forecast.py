@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from medcl3d.data import room
+from medcl3d.io import disk_space as room
 from tests.data.test_medmnist import write as write_npz
 from tests.faults.build import cut, good, nifti, table
 from tests.test_cli import medcl3d

@@ -9,9 +9,9 @@ import pytest
 
 from medcl3d.core.errors import DataError
 from medcl3d.data.manifest import Manifest
-from medcl3d.data.nifti import read_header
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.table_file import read_table
+from medcl3d.io.nifti import read_header
+from medcl3d.io.table_file import read_table
 
 ROWS = "scan,patient,path,site,age\n001,007,a.nii.gz,NA,40\n010,7,b.nii.gz,1e3,n/a\n"
 

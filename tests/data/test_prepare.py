@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
-from medcl3d.data.array_file import SUFFIXES
 from medcl3d.data.audit import audit
 from medcl3d.data.forecast import forecast
 from medcl3d.data.options import PrepareOptions
@@ -24,6 +23,7 @@ from medcl3d.data.prepare import prepare
 from medcl3d.data.scan import ReadyScan, ScanTask
 from medcl3d.data.splits import make_split, read_split
 from medcl3d.data.store import Store
+from medcl3d.io.array_file import SUFFIXES
 
 ONE = PrepareOptions(workers=1)
 

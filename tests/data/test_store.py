@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.types import Box
-from medcl3d.data.array_file import write_array
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.store import Store
+from medcl3d.io.array_file import write_array
 
 
 @pytest.fixture

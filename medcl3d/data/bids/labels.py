@@ -9,8 +9,8 @@ from pathlib import Path
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.notes import Counted, naming
 from medcl3d.data.bids.names import OF_A_DERIVATIVE, BidsName, session_of
-from medcl3d.data.table_file import read_rows
-from medcl3d.data.walk import VOLUMES, folders_under
+from medcl3d.io.table_file import read_rows
+from medcl3d.io.walk import VOLUMES, folders_under
 
 SUFFIXES = ("dseg", "mask")
 NATIVE = ("orig", "native", "individual", "scanner")  # spaces that are the image's own

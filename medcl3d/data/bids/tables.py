@@ -13,8 +13,8 @@ from medcl3d.core.notes import naming
 from medcl3d.data.bids.names import BidsName
 from medcl3d.data.columns import MISSING
 from medcl3d.data.days import date_of, days_from_first
-from medcl3d.data.json_file import read_json
-from medcl3d.data.table_file import read_rows
+from medcl3d.io.json_file import read_json
+from medcl3d.io.table_file import read_rows
 
 DAYS = ("days_since_first", "session_days", "days")
 # Columns filled from file names.

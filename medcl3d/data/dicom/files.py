@@ -10,7 +10,7 @@ from pathlib import Path
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import Counted
 from medcl3d.data.dicom.header import Header, has_voxels, read_header
-from medcl3d.data.walk import files_under, unread
+from medcl3d.io.walk import files_under, unread
 
 MODALITIES = {"PT": "PET"}  # DICOM code -> usual name
 PERSON = ("IssuerOfPatientID", "PatientBirthDate", "PatientSex")  # distinguishes two people of one PatientID

@@ -16,11 +16,11 @@ import nibabel
 import numpy as np
 
 from medcl3d.core.errors import DataError, UserError
-from medcl3d.data.atomic import replacing
 from medcl3d.data.dicom.order import affine_of
 from medcl3d.data.dicom.slices import Slice
 from medcl3d.data.dicom.suv import refuse_impossible, suv_factor
 from medcl3d.data.dicom.tilt import AIR, Tilt, refuse_tilted, tilt_of, upright
+from medcl3d.io.atomic import replacing
 
 PetUnits = Literal["suv", "raw"]
 PIXELS = (

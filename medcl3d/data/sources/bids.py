@@ -20,7 +20,7 @@ from medcl3d.data.days import date_of, days_from_first
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.scan_ids import made_ids
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import VOLUMES, folders_under, unread
+from medcl3d.io.walk import VOLUMES, folders_under, unread
 
 # Series over time or direction, calibrations, field maps; masks and label maps in the folders of images.
 LEFT_OUT = frozenset(

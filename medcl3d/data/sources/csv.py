@@ -10,10 +10,10 @@ import pandas as pd
 
 from medcl3d.core.errors import DataError
 from medcl3d.data.columns import PATH_COLUMNS, meant_columns
-from medcl3d.data.json_file import read_json, read_label_names
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.table_file import read_rows
+from medcl3d.io.json_file import read_json, read_label_names
+from medcl3d.io.table_file import read_rows
 
 USUAL = ("manifest.csv", "manifest.tsv", "manifest.json")
 ROWS = 'a list of objects is needed, one per scan, as [{"path": "a.nii.gz", "patient": "001"}]'

@@ -10,12 +10,12 @@ import pandas as pd
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import Counted
 from medcl3d.data.columns import ask_for_patient, near_columns
-from medcl3d.data.json_file import label_names, read_json
 from medcl3d.data.manifest import NO_PATIENTS, Manifest
 from medcl3d.data.scan_ids import made_ids
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.sources.nnunet import is_numbered
-from medcl3d.data.walk import VOLUMES, files_under
+from medcl3d.io.json_file import label_names, read_json
+from medcl3d.io.walk import VOLUMES, files_under
 
 NEEDED = (
     'training: [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}] and '

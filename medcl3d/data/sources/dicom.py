@@ -19,7 +19,6 @@ from medcl3d.config.registry import Count
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import Counted
 from medcl3d.core.warning_summary import warnings_told
-from medcl3d.data.atomic import write_json
 from medcl3d.data.dicom.constant import differences, refuse_values_in_part
 from medcl3d.data.dicom.files import PERSON, FoundSeries, find_series, is_taken
 from medcl3d.data.dicom.mixed import Part, volumes_of
@@ -31,6 +30,7 @@ from medcl3d.data.id_spelling import alike, is_cut_number
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.missing_text import is_no_id
 from medcl3d.data.sources import SOURCES
+from medcl3d.io.atomic import write_json
 
 SCHEMA = 2
 LONGEST = 90  # bytes of the patient's id in a file name

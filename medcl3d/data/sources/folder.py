@@ -10,10 +10,10 @@ import pandas as pd
 
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.columns import ask_for_patient, near_columns
-from medcl3d.data.json_file import read_label_names
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import files_under, not_taken
+from medcl3d.io.json_file import read_label_names
+from medcl3d.io.walk import files_under, not_taken
 
 RESERVED = ("path", "label", "atlas")  # columns that hold paths
 

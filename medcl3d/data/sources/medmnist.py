@@ -14,10 +14,10 @@ import pandas as pd
 
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import Counted
-from medcl3d.data.atomic import replacing
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import not_taken
+from medcl3d.io.atomic import replacing
+from medcl3d.io.walk import not_taken
 
 PARTS = {"train": "train", "val": "train", "test": "test"}  # part of the npz -> side of the split
 

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.json_file import read_json
 from medcl3d.data.manifest import NO_PATIENTS, Manifest
 from medcl3d.data.sources import SOURCES
-from medcl3d.data.walk import VOLUMES, files_under
+from medcl3d.io.json_file import read_json
+from medcl3d.io.walk import VOLUMES, files_under
 
 LAYOUT = (
     'an nnU-Net folder holds dataset.json with channel_names {"0": "CT"}, labels {"background": 0} and '

@@ -19,12 +19,12 @@ from pydantic import Field
 
 from medcl3d.config.registry import Count, Fraction, Seed, Size
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.atomic import replacing, write_json, write_text
-from medcl3d.data.json_file import read_json
 from medcl3d.data.manifest import Manifest
 from medcl3d.data.phantom import LABELS, MODALITIES, Patient, take_scan
 from medcl3d.data.sources import SOURCES
 from medcl3d.data.sources.csv import csv as read_csv
+from medcl3d.io.atomic import replacing, write_json, write_text
+from medcl3d.io.json_file import read_json
 
 
 @SOURCES.register("simulated")

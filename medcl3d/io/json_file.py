@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.regular_file import read_regular
+from medcl3d.io.regular_file import read_regular
 
 CLASSES = 'needed is an object like {"1": "liver", "2": "spleen"}'
 

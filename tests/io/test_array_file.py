@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.array_file import SUFFIXES, open_array, write_array
+from medcl3d.io.array_file import SUFFIXES, open_array, write_array
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 30, 3, 80), (1, 73, 25, 24), (75, 1, 49)], ids=str)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.regular_file import read_regular
+from medcl3d.io.regular_file import read_regular
 
 # sep=; with or without quotes, possibly followed by delimiters, since some programs pad rows.
 _DELIMITER = re.compile(r"""\s*["']?sep=(\\t|[^\w"'\\])["']?[,;\t ]*""", re.IGNORECASE)

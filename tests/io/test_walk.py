@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcl3d.data.walk import files_under, volumes_under
+from medcl3d.io.walk import files_under, volumes_under
 
 RAMP = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 

@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from medcl3d import encoding
 from medcl3d.core.errors import DataError, MachineError
+from medcl3d.io import encoding
 
 
 def test_names_are_refused_if_the_locale_is_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:

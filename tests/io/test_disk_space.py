@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medcl3d.core.errors import MachineError
-from medcl3d.data.room import free_bytes, refuse_unwritable
+from medcl3d.io.disk_space import free_bytes, refuse_unwritable
 
 
 def test_a_folder_that_could_be_created_is_not_created(tmp_path: Path) -> None:

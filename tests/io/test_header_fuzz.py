@@ -18,7 +18,7 @@ import pytest
 
 from medcl3d.core.errors import DataError
 from medcl3d.data.check import read_image
-from medcl3d.data.nifti import read_header
+from medcl3d.io.nifti import read_header
 
 sitk = pytest.importorskip("SimpleITK")
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from medcl3d.core.errors import DataError, MachineError
-from medcl3d.data.atomic import replacing
+from medcl3d.io.atomic import replacing
 
 Container = Literal["npy", "blosc2"]
 SUFFIXES: dict[Container, str] = {"npy": ".npy", "blosc2": ".b2nd"}

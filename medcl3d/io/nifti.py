@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.nifti_header import Header, parse_header, size_of_header
-from medcl3d.data.regular_file import open_regular
+from medcl3d.io.nifti_header import Header, parse_header, size_of_header
+from medcl3d.io.regular_file import open_regular
 
 _CHUNK = 1 << 20
 # Deflate compresses at most 1032:1 (zlib, technical details).

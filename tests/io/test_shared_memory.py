@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from medcl3d.core.errors import MachineError
 from medcl3d.data import loader
 from medcl3d.data.loader import batches_from
-from medcl3d.data.shared_memory import num_bytes, refuse_too_little
+from medcl3d.io.shared_memory import num_bytes, refuse_too_little
 
 Status = namedtuple("Status", ["f_bavail", "f_frsize"])
 
@@ -91,7 +91,7 @@ mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$0" -c '
 import sys, torch
 from medcl3d.data.loader import batches_from
 from medcl3d.core.errors import MachineError
-from tests.data.test_shared_memory import Cubes
+from tests.io.test_shared_memory import Cubes
 try:
     list(batches_from(Cubes(), 4, 2, 0))
 except MachineError as error:

@@ -1,0 +1,1 @@
+"""Reading and writing files: NIfTI, arrays, tables, JSON, atomic writes, disk space."""
