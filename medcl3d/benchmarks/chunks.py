@@ -13,7 +13,7 @@ import torch
 
 from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric
 from medcl3d.config.loading import parse
-from medcl3d.training.memory import peak_memory_mb
+from medcl3d.distributed.memory import peak_memory_mb
 
 TURNS = 2  # processes per size, with two steps each
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from medcl3d.benchmarks.measure import Bench, Table, by
-from medcl3d.training.memory import peak_memory_mb, process_peak_mb
+from medcl3d.distributed.memory import peak_memory_mb, process_peak_mb
 
 SIDE = 16  # voxels: small scans, so that the cost depends on their number, not on their voxels
 SESSIONS, MODALITIES = ("a", "b"), ("T1w", "FLAIR")

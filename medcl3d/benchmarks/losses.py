@@ -24,11 +24,11 @@ from torch.nn import functional as F
 
 from medcl3d.benchmarks.measure import Bench, Table, geometric
 from medcl3d.core.types import Keys
+from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.losses.contrastive import contrastive_sum
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.training.memory import peak_memory_mb
 
 DIM, TEMPERATURE = 128, 0.1
 SAMPLES_PER_SCAN = 4

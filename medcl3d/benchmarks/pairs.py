@@ -10,8 +10,8 @@ from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric, one_c
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.loader import PairDataset
+from medcl3d.distributed.seeding import Stream, generator
 from medcl3d.pairs import PAIRS
-from medcl3d.training.seeding import Stream, generator
 from medcl3d.views import VIEWS
 
 

@@ -17,6 +17,9 @@ from medcl3d.data.fingerprints import fingerprints
 from medcl3d.data.in_use import DataConfig, pretraining_scans, split_of
 from medcl3d.data.splits import Measured, Split
 from medcl3d.data.store import Store
+from medcl3d.distributed.collectives import process_group, say, world_size
+from medcl3d.distributed.precision import Precision, autocast_dtype, computes_in
+from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.classification import CropClassification
 from medcl3d.downstream.examples import Example, answers, covering_crops
@@ -31,10 +34,7 @@ from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.io.atomic import write_json
 from medcl3d.io.disk_space import refuse_unwritable
-from medcl3d.training.distributed import process_group, say, world_size
 from medcl3d.training.logs import run_folder
-from medcl3d.training.precision import Precision, autocast_dtype, computes_in
-from medcl3d.training.seeding import seed_weights
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.data.scan import ReadyScan
+from medcl3d.distributed.collectives import process_group
+from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.asked import InputScan, is_volume, scans_of
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
 from medcl3d.downstream.scan_features import (
@@ -33,8 +35,6 @@ from medcl3d.downstream.scan_features import (
 from medcl3d.io.atomic import replacing
 from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.io.nifti import content_sha256
-from medcl3d.training.distributed import process_group
-from medcl3d.training.precision import autocast_dtype
 
 TABLE = "features.csv"
 SECONDS_BETWEEN_WRITES = 30

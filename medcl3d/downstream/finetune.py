@@ -24,6 +24,9 @@ from medcl3d.data.in_use import DataConfig, ScansInUse, split_of
 from medcl3d.data.loader import Plan, batches_from
 from medcl3d.data.splits import Measured
 from medcl3d.data.store import Store
+from medcl3d.distributed.collectives import process_group, rank, say, world_size
+from medcl3d.distributed.precision import autocast_dtype, computes_in
+from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream import TASKS, Evaluation, Task
 from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
 from medcl3d.downstream.labelled import labelled_scans, scans_to_test
@@ -33,11 +36,8 @@ from medcl3d.encoders.network import build_network, check_patch_size
 from medcl3d.evaluation.statistics import Interval
 from medcl3d.io.atomic import replacing, write_json
 from medcl3d.io.disk_space import refuse_unwritable
-from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
 from medcl3d.training.logs import RunFolder, run_folder, versions
-from medcl3d.training.precision import autocast_dtype, computes_in
-from medcl3d.training.seeding import seed_weights
 from medcl3d.views import VIEWS
 
 SCHEMA = 1

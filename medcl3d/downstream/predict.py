@@ -26,6 +26,8 @@ from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
 from medcl3d.core.types import Triple, triple
 from medcl3d.data.check import num_channels
 from medcl3d.data.scan import ReadyScan, ScanTask, ready_scan
+from medcl3d.distributed.collectives import process_group
+from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream import TASKS
 from medcl3d.downstream.asked import InputScan, is_volume, missing, scans_of, stamp_of
 from medcl3d.downstream.heads import Segmenter
@@ -37,9 +39,7 @@ from medcl3d.encoders.network import build_network
 from medcl3d.io.atomic import replacing
 from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.io.nifti import read_header
-from medcl3d.training.distributed import process_group
 from medcl3d.training.logs import read_status
-from medcl3d.training.precision import autocast_dtype
 
 WEIGHTS = "model.safetensors"
 NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")

@@ -10,7 +10,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from medcl3d.core.types import Triple
-from medcl3d.training.precision import autocast
+from medcl3d.distributed.precision import autocast
 
 
 def sliding_window(

@@ -10,6 +10,7 @@ from torch import nn
 
 from medcl3d.config.registry import Count
 from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
+from medcl3d.distributed.collectives import global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.pairs import cosine_distance
 from medcl3d.objectives import OBJECTIVES
@@ -17,7 +18,6 @@ from medcl3d.objectives.partners import draw_partners
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.objectives.teacher import Momentum, Schedule, Teacher
-from medcl3d.training.distributed import global_mean
 
 
 @OBJECTIVES.register("byol")

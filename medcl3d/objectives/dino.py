@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from medcl3d.config.registry import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
+from medcl3d.distributed.collectives import all_sum, gather, gather_keys, global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.clusters import cross_entropy_sum, scores_of
 from medcl3d.losses.pairs import koleo
@@ -19,7 +20,6 @@ from medcl3d.objectives.partners import relate_to_all
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.objectives.teacher import Momentum, Schedule, Teacher
-from medcl3d.training.distributed import all_sum, gather, gather_keys, global_mean
 
 
 @OBJECTIVES.register("dino")

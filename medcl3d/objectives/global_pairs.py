@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from medcl3d.core.types import Embedded, Keys, PairBatch, Rows
+from medcl3d.distributed.collectives import gather
 from medcl3d.encoders.network import Network
 from medcl3d.objectives.partners import draw_partners
 from medcl3d.objectives.projector import Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.training.distributed import gather
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from medcl3d.config.registry import Fraction, Size
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Embedded, Loss, PairBatch, Rows, triple
+from medcl3d.distributed.collectives import global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.masking import at_size, masked_features, visible_blocks
 from medcl3d.objectives.relating import Relating
-from medcl3d.training.distributed import global_mean
 
 
 @OBJECTIVES.register("mae")

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys, Relation, Rows
+from medcl3d.distributed.collectives import all_sum, gather, gather_keys
+from medcl3d.distributed.seeding import Stream
 from medcl3d.losses.contrastive import Tile
 from medcl3d.objectives.relating import Relating
 from medcl3d.training.diagnostics import Tally, diagnose
-from medcl3d.training.distributed import all_sum, gather, gather_keys
-from medcl3d.training.seeding import Stream
 
 # Constants of splitmix64 (Steele et al., OOPSLA 2014), as signed numbers.
 _GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.config.validation_errors import require_one_of
-from medcl3d.training.distributed import gather
+from medcl3d.distributed.collectives import gather
 
 HeadNorm = Literal["layer", "group", "batch", "none"]
 GROUPS = 8

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from medcl3d.config.registry import Count, Positive, Whole
 from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
+from medcl3d.distributed.collectives import gather, gather_keys, global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.clusters import cross_entropy_sum, scores_of, sinkhorn
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.partners import relate_to_all
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.training.distributed import gather, gather_keys, global_mean
 
 NUM_GLOBAL = 2  # views of a sample that get codes, each with its own queue
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from medcl3d.core.types import Relation
+from medcl3d.distributed.collectives import all_mean, all_sum
 from medcl3d.losses.contrastive import Tile
-from medcl3d.training.distributed import all_mean, all_sum
 
 # Singular values of more embeddings cost more time and change the effective rank little.
 RANK_ROWS = 512

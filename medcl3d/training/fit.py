@@ -19,12 +19,12 @@ from medcl3d.config.loading import STRICT
 from medcl3d.config.registry import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.core.errors import ConfigError, DataError, Stopped
 from medcl3d.core.types import Loss
+from medcl3d.distributed.collectives import all_sum, rank, wait_for_all, world_size
+from medcl3d.distributed.memory import peak_memory_mb
+from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
 from medcl3d.training.checkpoint import TrainState, load_latest, save
-from medcl3d.training.distributed import all_sum, rank, wait_for_all, world_size
 from medcl3d.training.logs import RunFolder
-from medcl3d.training.memory import peak_memory_mb
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
-from medcl3d.training.precision import Precision, autocast, autocast_dtype
 from medcl3d.training.speed import at_speed
 
 MAX_BAD_STEPS = 10

@@ -23,10 +23,10 @@ from filelock import FileLock, Timeout
 from medcl3d.config.loading import differences, parse, plain
 from medcl3d.core.errors import ConfigError, MachineError, UserError
 from medcl3d.data.fingerprints import changed
+from medcl3d.distributed.collectives import from_rank_zero, rank
+from medcl3d.distributed.environment import checkout, device_name
 from medcl3d.io.atomic import write_text
 from medcl3d.training.diagnostics import Watch
-from medcl3d.training.distributed import from_rank_zero, rank
-from medcl3d.training.machine import checkout, device_name
 
 # Fields that do not affect training or its order: a run may resume with other values.
 FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.checkpointing", "out_dir", "probe")

@@ -23,6 +23,9 @@ from medcl3d.data.in_use import DataConfig, ScansInUse, pretraining_scans
 from medcl3d.data.loader import PairDataset, Plan, batches_from, make_views
 from medcl3d.data.raw_batch import RawBatch
 from medcl3d.data.store import Store
+from medcl3d.distributed.collectives import process_group, rank, say, world_size
+from medcl3d.distributed.precision import autocast_dtype, computes_in
+from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.online_probe import Asked, OnlineProbe
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.cost import forward_flops
@@ -35,7 +38,6 @@ from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_siz
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions, companions_of
 from medcl3d.pairs.placebo import placebo
-from medcl3d.training.distributed import process_group, rank, say, world_size
 from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
 from medcl3d.training.fits_together import check_not_alone, check_together, check_uses, shapes_of_roles, without_effect
 from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics
@@ -43,8 +45,6 @@ from medcl3d.training.logs import RunFolder, run_folder, versions
 from medcl3d.training.pair_facts import facts_of
 from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.training.portrait import portray
-from medcl3d.training.precision import autocast_dtype, computes_in
-from medcl3d.training.seeding import seed_weights
 from medcl3d.views import VIEWS
 
 SCHEMA = 1

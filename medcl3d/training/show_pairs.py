@@ -13,9 +13,9 @@ from matplotlib.image import imsave
 
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
+from medcl3d.distributed.collectives import say
 from medcl3d.io.atomic import replacing, write_text
 from medcl3d.io.disk_space import refuse_unwritable
-from medcl3d.training.distributed import say
 from medcl3d.training.pair_distances import distances_of
 from medcl3d.training.pair_facts import PairFacts, facts_of
 from medcl3d.training.pictures import picture_of_pairs, picture_of_relation

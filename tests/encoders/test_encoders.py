@@ -10,11 +10,11 @@ import torch
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Triple
+from medcl3d.distributed.precision import autocast
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import norm_layer
 from medcl3d.encoders.resnet3d import ResNet3d
 from medcl3d.encoders.unet3d import UNet3d
-from medcl3d.training.precision import autocast
 
 SMALL: list[tuple[str, dict[str, Any], Triple]] = [
     ("resnet3d", {"depth": 10, "width": 0.125}, (32, 32, 96)),

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.core.types import Triple
+from medcl3d.distributed.precision import autocast
 from medcl3d.encoders.decoder import Decoder
 from medcl3d.encoders.network import Network, build_network
-from medcl3d.training.precision import autocast
 from medcl3d.training.pretrain import pretrain
 from medcl3d.training.speed import at_speed
 

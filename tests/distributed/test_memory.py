@@ -10,7 +10,7 @@ import pytest
 
 PROBE = """
 import resource, sys, torch
-from medcl3d.training.memory import keep_freed_memory
+from medcl3d.distributed.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def step():

@@ -50,7 +50,7 @@ class _SmallMapsPaddedFirst(TorchFunctionMode):
     or finite and wrong, or the process crashes. Observed with torch 2.13 (oneDNN) on an x86 processor with
     avx512_bf16 and without AMX: in bfloat16 for kernels of 3 on maps of 2 voxels, in float32 for kernels of 7
     on maps of 6 or 7. The forward pass and the gradient of the input are correct. Test cases:
-    tests/training/test_precision.py.
+    tests/distributed/test_precision.py.
     """
 
     def __torch_function__(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from medcl3d.core.errors import MachineError
 from medcl3d.core.types import Keys
-from medcl3d.training.memory import keep_freed_memory
+from medcl3d.distributed.memory import keep_freed_memory
 
 
 def world_size() -> int:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.config.registry import Choice
+from medcl3d.distributed.precision import autocast, autocast_dtype
 from medcl3d.encoders.network import build_network
-from medcl3d.training.precision import autocast, autocast_dtype
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from medcl3d.training import machine
+from medcl3d.distributed import environment as machine
+from medcl3d.distributed.environment import checkout, device_name
+from medcl3d.distributed.precision import computes_in
 from medcl3d.training.logs import versions
-from medcl3d.training.machine import checkout, device_name
-from medcl3d.training.precision import computes_in
 
 
 def git(folder: Path, *command: str) -> str:

@@ -1,0 +1,1 @@
+"""Ranks, random seeds, precision and the environment of a run."""
