@@ -19,7 +19,7 @@ SMALL := out_dir=runs/demo_small replicates=1 'vary.num_labelled=[2]' \
 	finetune.set.data.root=data/demo_small finetune.set.train.steps=2 finetune.set.train.warmup_steps=1
 
 # Files or folders for `make mutation`. The default ones pass; any of medcl3d/ may be given.
-FILES ?= medcl3d/evaluation/bootstrap.py medcl3d/pairs/boxes.py medcl3d/views/intensity.py medcl3d/objectives/projector.py
+FILES ?= medcl3d/evaluation/statistics/bootstrap.py medcl3d/pairs/boxes.py medcl3d/views/intensity.py medcl3d/objectives/projector.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-small test test-slow mutation lint language reliability security audit pictures measured recovery wheel clean

@@ -31,7 +31,7 @@ from medcl3d.downstream.probes import Labelled, LinearProbe, standardiser
 from medcl3d.downstream.structure_at_centre import StructureAtCentre
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders.network import Network, build_network
-from medcl3d.evaluation.classification import balanced_accuracy
+from medcl3d.evaluation.metrics.classification import balanced_accuracy
 from medcl3d.io.atomic import replacing, write_text
 from medcl3d.pairs import PAIRS
 from medcl3d.training.pretrain import PretrainConfig, pretrain

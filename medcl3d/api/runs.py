@@ -24,7 +24,7 @@ from medcl3d.downstream.evaluate import evaluate as run_evaluation
 from medcl3d.downstream.finetune import finetune as run_finetuning
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
 from medcl3d.encoders.module import ModuleEncoder, passing
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import write_text
 from medcl3d.pairs import PAIRS
 from medcl3d.training.pretrain import pretrain as run_pretraining

@@ -17,7 +17,7 @@ import torch
 from medcl3d.data.in_use import DataConfig, pretraining_scans
 from medcl3d.data.loader import PairDataset, Plan
 from medcl3d.data.store import Store
-from medcl3d.evaluation.statistics import mean_interval
+from medcl3d.evaluation.statistics.intervals import mean_interval
 
 PATCH = (32, 32, 32)
 

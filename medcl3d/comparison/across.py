@@ -17,8 +17,8 @@ from medcl3d.comparison.results import complete_replicates
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError
-from medcl3d.evaluation.normalised import normalised
-from medcl3d.evaluation.ranks import MIN_ARMS, MIN_DATA_SETS, Ranks, ranks
+from medcl3d.evaluation.statistics.normalised import normalised
+from medcl3d.evaluation.statistics.ranks import MIN_ARMS, MIN_DATA_SETS, Ranks, ranks
 
 
 @dataclass(frozen=True)

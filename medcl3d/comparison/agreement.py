@@ -10,8 +10,8 @@ from scipy import stats
 
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.portraits import Scores
-from medcl3d.evaluation.label_free import BETTER
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.metrics.label_free import BETTER
+from medcl3d.evaluation.statistics.intervals import Interval
 
 FEWEST_ENCODERS = 4
 """The interval of a rank correlation needs n - 3 > 0 encoders."""

@@ -13,14 +13,14 @@ from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.kinds import ArmType, arm_types_of
 from medcl3d.comparison.plan import Cell, cell_words, cells, family_of, in_endpoint
 from medcl3d.comparison.results import complete_replicates
-from medcl3d.evaluation.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
-from medcl3d.evaluation.endpoint_order import in_order
-from medcl3d.evaluation.equivalence import Equivalence, equivalence_p
-from medcl3d.evaluation.labels import labels_needed
-from medcl3d.evaluation.outliers import deviations, far
-from medcl3d.evaluation.power import effect_size, smallest_difference
-from medcl3d.evaluation.rank_stability import RankStability, rank_stability
-from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST, Interval, holm, wilcoxon_exact
+from medcl3d.evaluation.statistics.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
+from medcl3d.evaluation.statistics.endpoint_order import in_order
+from medcl3d.evaluation.statistics.equivalence import Equivalence, equivalence_p
+from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST, Interval, holm, wilcoxon_exact
+from medcl3d.evaluation.statistics.label_efficiency import labels_needed
+from medcl3d.evaluation.statistics.outliers import deviations, far
+from medcl3d.evaluation.statistics.power import effect_size, smallest_difference
+from medcl3d.evaluation.statistics.rank_stability import RankStability, rank_stability
 
 ALPHA = 0.05
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from medcl3d.comparison.analysis import ALPHA, Analysis, ArmNumbers
 from medcl3d.comparison.kinds import ArmType
-from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_CLAIM, MIN_REPLICATES_FOR_TEST, Interval
+from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_CLAIM, MIN_REPLICATES_FOR_TEST, Interval
 
 CONTROL_NOTES: dict[ArmType, str] = {
     "placebo": " (a placebo: its signal columns are permuted)",

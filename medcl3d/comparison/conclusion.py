@@ -8,7 +8,7 @@ from typing import Any
 from medcl3d.comparison.analysis import ALPHA, Analysis, ArmNumbers
 from medcl3d.comparison.answer import conclusion_sentences
 from medcl3d.comparison.sensitivity import far_replicates
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.intervals import Interval
 
 SCHEMA = 1
 

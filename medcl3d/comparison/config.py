@@ -14,7 +14,7 @@ from medcl3d.config.loading import STRICT
 from medcl3d.config.overrides import FIELDS_OF
 from medcl3d.config.registry import Count, Positive, Seed
 from medcl3d.core.errors import ConfigError
-from medcl3d.evaluation.directions import Direction, direction_of
+from medcl3d.evaluation.metrics.directions import Direction, direction_of
 
 Command = Literal["pretrain", "finetune", "evaluate"]
 

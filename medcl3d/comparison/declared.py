@@ -12,7 +12,7 @@ from typing import Any
 from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.plan import Run, cells, family_of, in_endpoint
 from medcl3d.config.loading import differences
-from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
+from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
 
 DECLARED = "declared.jsonl"

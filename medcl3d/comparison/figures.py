@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from medcl3d.comparison.analysis import Analysis
 from medcl3d.comparison.plan import Cell
 from medcl3d.comparison.portraits import NONE, OTHER, EmbeddingMap, shown_columns
-from medcl3d.evaluation.ranks import Ranks
+from medcl3d.evaluation.statistics.ranks import Ranks
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish, and lighter ones for a dark page.
 COLOURS = {

@@ -13,9 +13,9 @@ from medcl3d.comparison.execute import kept_and_waiting
 from medcl3d.comparison.plan import MODELS, Run, family_of
 from medcl3d.comparison.results import complete_replicates, gather, gather_cases
 from medcl3d.comparison.timing import duration, seconds_to_go
-from medcl3d.evaluation.crossed import Components, expected
-from medcl3d.evaluation.power import smallest_difference, upper_limit_of_replicates
-from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
+from medcl3d.evaluation.statistics.crossed import Components, expected
+from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
+from medcl3d.evaluation.statistics.power import smallest_difference, upper_limit_of_replicates
 
 
 def plan_summary(runs: Sequence[Run], config: CompareConfig) -> list[str]:

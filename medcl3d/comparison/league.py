@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from medcl3d.comparison.analysis import Analysis, ArmNumbers, PairedTest
 from medcl3d.comparison.kinds import ArmType
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.intervals import Interval
 
 WORDS: dict[ArmType, str] = {
     "pairs": "",

@@ -20,7 +20,7 @@ from medcl3d.comparison.config import Command, CompareConfig, Recipe
 from medcl3d.config.loading import differences, load, plain
 from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError
-from medcl3d.evaluation.directions import direction_of
+from medcl3d.evaluation.metrics.directions import direction_of
 
 Cell = tuple[tuple[str, Any], ...]
 """One combination of the varied fields: dotted key and value, in the order of the configuration."""

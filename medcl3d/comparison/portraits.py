@@ -9,7 +9,7 @@ import numpy as np
 
 from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import Run
-from medcl3d.evaluation.label_free import BETTER
+from medcl3d.evaluation.metrics.label_free import BETTER
 from medcl3d.training.portrait import FEATURES, SCORES
 
 FEWEST_CROPS = 8

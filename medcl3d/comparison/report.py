@@ -27,9 +27,9 @@ from medcl3d.comparison.results import contrasts
 from medcl3d.comparison.sensitivity import far_replicates
 from medcl3d.comparison.timing import duration, metric_rows
 from medcl3d.comparison.unfinished import IncompleteRun, count, incomplete_runs
-from medcl3d.evaluation.coverage import covered
-from medcl3d.evaluation.label_free import BETTER
-from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST
+from medcl3d.evaluation.metrics.label_free import BETTER
+from medcl3d.evaluation.statistics.coverage import covered
+from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
 
 NUM_CASES = 3

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from medcl3d.comparison.analysis import Analysis, FarReplicate
 from medcl3d.comparison.answer import conclusion_sentences, number
-from medcl3d.evaluation.outliers import MIN_REPLICATES, limit
+from medcl3d.evaluation.statistics.outliers import MIN_REPLICATES, limit
 
 
 def rule(num_replicates: int) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medcl3d.data.loader import Plan
     from medcl3d.data.store import Store
     from medcl3d.encoders.network import Network
-    from medcl3d.evaluation.statistics import Interval
+    from medcl3d.evaluation.statistics.intervals import Interval
 
 TASKS = Registry("task", __name__)
 

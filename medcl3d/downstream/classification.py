@@ -23,8 +23,8 @@ from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe, check_classes
 from medcl3d.encoders.network import Network
-from medcl3d.evaluation.classification import classification_metrics
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.metrics.classification import classification_metrics
+from medcl3d.evaluation.statistics.intervals import Interval
 
 MAX_CLASSES = 100
 

@@ -31,7 +31,7 @@ from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, 
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import write_json
 from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.training.logs import run_folder

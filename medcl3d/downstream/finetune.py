@@ -33,7 +33,7 @@ from medcl3d.downstream.labelled import labelled_scans, scans_to_test
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import replacing, write_json
 from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup

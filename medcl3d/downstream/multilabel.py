@@ -24,8 +24,8 @@ from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe
 from medcl3d.encoders.network import Network
-from medcl3d.evaluation.multilabel import finding_metrics
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.metrics.multilabel import finding_metrics
+from medcl3d.evaluation.statistics.intervals import Interval
 
 
 @TASKS.register("multilabel")

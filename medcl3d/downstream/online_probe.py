@@ -20,7 +20,7 @@ from medcl3d.downstream.examples import Example, answers
 from medcl3d.downstream.labelled import with_target
 from medcl3d.downstream.probes import Labelled, LinearProbe
 from medcl3d.encoders.network import Network
-from medcl3d.evaluation.classification import balanced_accuracy
+from medcl3d.evaluation.metrics.classification import balanced_accuracy
 
 METRIC = "probe/balanced_accuracy"
 

@@ -18,9 +18,9 @@ from medcl3d.config.loading import STRICT
 from medcl3d.config.registry import Count, Positive
 from medcl3d.core.errors import DataError
 from medcl3d.downstream import Task
-from medcl3d.evaluation.metrics import over_patients
-from medcl3d.evaluation.retrieval import TIE, measures
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.metrics.retrieval import TIE, measures
+from medcl3d.evaluation.metrics.segmentation import over_patients
+from medcl3d.evaluation.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     from medcl3d.core.types import Triple

@@ -22,7 +22,7 @@ from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
 from medcl3d.downstream.heads import Classifier
 from medcl3d.encoders.network import Network
-from medcl3d.evaluation.regression import regression_metrics
+from medcl3d.evaluation.metrics.regression import regression_metrics
 
 
 class Regressor(nn.Module):

@@ -25,9 +25,9 @@ from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.patches import PatchBatch, PatchDataset, class_indices
 from medcl3d.downstream.pictures import picture_of_cases
+from medcl3d.downstream.sliding_window import mean_of_flips, probabilities_of, sliding_window
 from medcl3d.encoders.network import Network
-from medcl3d.evaluation.inference import mean_of_flips, probabilities_of, sliding_window
-from medcl3d.evaluation.metrics import overlap_of, summary
+from medcl3d.evaluation.metrics.segmentation import overlap_of, summary
 
 MEASURES = ("dice", "hd95_mm", "nsd_2mm", "volume_error_ml")
 SMOOTH = 1e-5  # makes the Dice of a class that is absent in truth and prediction 1

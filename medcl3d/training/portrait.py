@@ -18,7 +18,7 @@ from medcl3d.data.in_use import ScansInUse, pretraining_scans
 from medcl3d.data.loader import PairDataset, Plan, make_views
 from medcl3d.data.store import Store
 from medcl3d.distributed.precision import autocast, autocast_dtype
-from medcl3d.evaluation.label_free import label_free
+from medcl3d.evaluation.metrics.label_free import label_free
 from medcl3d.io.atomic import replacing, write_json
 from medcl3d.pairs import PAIRS
 from medcl3d.training.logs import RunFolder

@@ -16,7 +16,7 @@ from medcl3d.comparison.config import CompareConfig
 from medcl3d.comparison.launch import INPUTS, encoder_hash, record_cost
 from medcl3d.comparison.plan import MODELS, Run, plan
 from medcl3d.config.loading import load, plain
-from medcl3d.evaluation.label_free import label_free
+from medcl3d.evaluation.metrics.label_free import label_free
 from medcl3d.io.atomic import write_json
 from medcl3d.training.portrait import FEATURES, SCORES
 

@@ -15,8 +15,8 @@ from medcl3d.comparison.answer import conclusion_sentences, with_interval
 from medcl3d.comparison.case_values import collect
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.plan import cells
-from medcl3d.evaluation.crossed import over_replicates_and_cases
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.crossed import over_replicates_and_cases
+from medcl3d.evaluation.statistics.intervals import Interval
 
 
 def config_of(**fields) -> CompareConfig:

@@ -12,7 +12,7 @@ from medcl3d.comparison.analysis import analyse
 from medcl3d.comparison.answer import conclusion_sentences, number, with_interval
 from medcl3d.comparison.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.kinds import ArmType
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.intervals import Interval
 
 KINDS: dict[str, ArmType] = {
     "ours": "pairs",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medcl3d.comparison.case_values import by_patient, collect
-from medcl3d.evaluation.classification import classification_metrics
-from medcl3d.evaluation.metrics import summary
+from medcl3d.evaluation.metrics.classification import classification_metrics
+from medcl3d.evaluation.metrics.segmentation import summary
 
 RNG = np.random.default_rng(4)
 

@@ -25,7 +25,7 @@ from medcl3d.comparison.report import tests as sentences
 from medcl3d.comparison.sensitivity import far_replicates
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
-from medcl3d.evaluation.statistics import holm
+from medcl3d.evaluation.statistics.intervals import holm
 from tests.comparison.test_analysis import config_of, table_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"

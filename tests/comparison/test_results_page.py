@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medcl3d.evaluation.statistics import mean_interval
+from medcl3d.evaluation.statistics.intervals import mean_interval
 
 DOCS = Path(__file__).parents[2] / "docs"
 PROBE, RECALL, MAP = "linear/balanced_accuracy", "crop_retrieval/recall@1", "crop_retrieval/average_precision"

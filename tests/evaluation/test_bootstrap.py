@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcl3d.evaluation.bootstrap import RESAMPLES, over_drawn_patients
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.bootstrap import RESAMPLES, over_drawn_patients
+from medcl3d.evaluation.statistics.intervals import Interval
 
 
 class Noted:

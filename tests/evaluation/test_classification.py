@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as peer
 
-from medcl3d.evaluation.classification import (
+from medcl3d.evaluation.metrics.classification import (
     accuracy,
     auroc,
     average_precision,

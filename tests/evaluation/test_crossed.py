@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medcl3d.evaluation.coverage import MEASURED, NUM_CASES, coverage, covered, measure, simulated, table, table_of_cases
-from medcl3d.evaluation.crossed import Components, expected, over_replicates, over_replicates_and_cases
-from medcl3d.evaluation.power import smallest_difference
-from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST, holm, wilcoxon_exact
+from medcl3d.evaluation.statistics.coverage import MEASURED, NUM_CASES, coverage, covered, measure, simulated, table, table_of_cases
+from medcl3d.evaluation.statistics.crossed import Components, expected, over_replicates, over_replicates_and_cases
+from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST, holm, wilcoxon_exact
+from medcl3d.evaluation.statistics.power import smallest_difference
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 REPETITIONS = 1000

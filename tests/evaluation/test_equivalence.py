@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from statsmodels.stats.weightstats import ttost_paired
 
-from medcl3d.evaluation.coverage import simulated
-from medcl3d.evaluation.crossed import over_replicates, over_replicates_and_cases
-from medcl3d.evaluation.equivalence import equivalence_p
-from medcl3d.evaluation.statistics import holm
+from medcl3d.evaluation.statistics.coverage import simulated
+from medcl3d.evaluation.statistics.crossed import over_replicates, over_replicates_and_cases
+from medcl3d.evaluation.statistics.equivalence import equivalence_p
+from medcl3d.evaluation.statistics.intervals import holm
 
 SPREAD = (0.5, 0.8, 1.0)
 

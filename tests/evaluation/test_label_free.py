@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from medcl3d.evaluation.label_free import BETTER, alignment, alpha_req, label_free, rankme, uniformity
+from medcl3d.evaluation.metrics.label_free import BETTER, alignment, alpha_req, label_free, rankme, uniformity
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as peer
 
-from medcl3d.evaluation.multilabel import brier, calibration_error, finding_metrics
+from medcl3d.evaluation.metrics.multilabel import brier, calibration_error, finding_metrics
 
 NAMES = ("effusion", "nodule", "fracture")
 

@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from medcl3d.evaluation.coverage import SPREADS, simulated
-from medcl3d.evaluation.crossed import Components, expected, over_replicates, over_replicates_and_cases
-from medcl3d.evaluation.labels import labels_needed
-from medcl3d.evaluation.power import effect_size, power, smallest_difference, upper_limit_of_replicates
+from medcl3d.evaluation.statistics.coverage import SPREADS, simulated
+from medcl3d.evaluation.statistics.crossed import Components, expected, over_replicates, over_replicates_and_cases
+from medcl3d.evaluation.statistics.label_efficiency import labels_needed
+from medcl3d.evaluation.statistics.power import effect_size, power, smallest_difference, upper_limit_of_replicates
 
 
 @pytest.mark.parametrize("num", [3, 6, 10, 30])

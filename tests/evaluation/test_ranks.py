@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medcl3d.evaluation.ranks import Ranks, ranks
+from medcl3d.evaluation.statistics.ranks import Ranks, ranks
 
 # Demsar, JMLR 2006, table 6: area under the curve of C4.5, C4.5+m, C4.5+cf and C4.5+m+cf on 14 data sets.
 TABLE_6 = np.array(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as peer
 
-from medcl3d.evaluation.regression import mean_absolute_error, r2, regression_metrics
+from medcl3d.evaluation.metrics.regression import mean_absolute_error, r2, regression_metrics
 
 
 def test_as_scikit_learn() -> None:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from medcl3d.evaluation.retrieval import TIE, measures
+from medcl3d.evaluation.metrics.retrieval import TIE, measures
 
 NAMES = ("recall@1", "recall@5", "reciprocal_rank", "average_precision")
 

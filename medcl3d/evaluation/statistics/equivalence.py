@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from medcl3d.evaluation.crossed import Estimate
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.crossed import Estimate
+from medcl3d.evaluation.statistics.intervals import Interval
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy import ndimage, stats
 from scipy.spatial import cKDTree
 
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.intervals import Interval
 
 SURFACE_TOLERANCE_MM = 2.0
 """Tolerance of the surface Dice; part of the name of the measure."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from medcl3d.evaluation.statistics import MIN_REPLICATES_FOR_TEST, Interval
+from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST, Interval
 
 ROUNDING = 1e-12
 """Standard errors below this fraction of the mean are rounding errors of 0."""

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medcl3d.evaluation.crossed import over_replicates
-from medcl3d.evaluation.statistics import holm, mean_interval, wilcoxon_exact
+from medcl3d.evaluation.statistics.crossed import over_replicates
+from medcl3d.evaluation.statistics.intervals import holm, mean_interval, wilcoxon_exact
 
 RNG = np.random.default_rng(7)
 

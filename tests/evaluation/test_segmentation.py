@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from medcl3d.evaluation.metrics import over_patients, overlap_of, summary
+from medcl3d.evaluation.metrics.segmentation import over_patients, overlap_of, summary
 
 
 def surface(mask: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medcl3d.evaluation.bootstrap import Measure, over_drawn_patients
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.bootstrap import Measure, over_drawn_patients
+from medcl3d.evaluation.statistics.intervals import Interval
 
 
 def mean_absolute_error(predictions: np.ndarray, targets: np.ndarray) -> float:

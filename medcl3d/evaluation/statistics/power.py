@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
-from medcl3d.evaluation.crossed import Components, Estimate
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.crossed import Components, Estimate
+from medcl3d.evaluation.statistics.intervals import Interval
 
 POWER = 0.8
 PILOT_LIMIT = 0.8

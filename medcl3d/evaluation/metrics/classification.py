@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from medcl3d.evaluation.bootstrap import Measure, over_drawn_patients
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.statistics.bootstrap import Measure, over_drawn_patients
+from medcl3d.evaluation.statistics.intervals import Interval
 
 CALIBRATION_BINS = 10
 

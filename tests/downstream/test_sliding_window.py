@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medcl3d.evaluation.inference import mean_of_flips, probabilities_of, sliding_window
+from medcl3d.downstream.sliding_window import mean_of_flips, probabilities_of, sliding_window
 
 
 def test_one_window_over_the_whole_volume_is_a_forward_pass() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from medcl3d.evaluation.bootstrap import Measure, over_drawn_patients
-from medcl3d.evaluation.classification import CALIBRATION_BINS, auroc, average_precision, balanced_accuracy
-from medcl3d.evaluation.statistics import Interval
+from medcl3d.evaluation.metrics.classification import CALIBRATION_BINS, auroc, average_precision, balanced_accuracy
+from medcl3d.evaluation.statistics.bootstrap import Measure, over_drawn_patients
+from medcl3d.evaluation.statistics.intervals import Interval
 
 FindingMeasure = Callable[[np.ndarray, np.ndarray], float]
 """A function of the probabilities ``[N]`` and presence ``Bool[N]`` of one finding, N >= 1."""

@@ -1,6 +1,6 @@
 """Coverage of nominal 95% intervals, measured on simulated comparisons with few replicates.
 
-`python -m medcl3d.evaluation.coverage` repeats the simulation and prints the tables of docs/statistics.md.
+`python -m medcl3d.evaluation.statistics.coverage` repeats the simulation and prints the tables of docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medcl3d.evaluation.crossed import Estimate, over_replicates, over_replicates_and_cases
+from medcl3d.evaluation.statistics.crossed import Estimate, over_replicates, over_replicates_and_cases
 
 Spread = tuple[float, float, float]
 """Standard deviations of replicate, case and residual."""
