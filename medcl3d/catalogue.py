@@ -15,14 +15,14 @@ from medcl3d.config.loading import describe
 from medcl3d.config.packaged import find_config, packaged_names
 from medcl3d.config.registry import CHOICE_OF, Registry, registry_of
 from medcl3d.core.errors import ConfigError
-from medcl3d.data.known_sets import find_set, known_sets
+from medcl3d.datasets.public_sets import find_set, known_sets
 
 KINDS = {
     "pairs": "medcl3d.pairs:PAIRS",
     "views": "medcl3d.views:VIEWS",
     "encoders": "medcl3d.encoders:ENCODERS",
     "objectives": "medcl3d.objectives:OBJECTIVES",
-    "sources": "medcl3d.data.sources:SOURCES",
+    "sources": "medcl3d.datasets.sources:SOURCES",
     "tasks": "medcl3d.downstream:TASKS",
 }
 CONFIGS = {

@@ -107,9 +107,9 @@ def download(
     ] = False,
 ) -> None:
     """Download a public data set, verify and unpack it. The same command resumes."""
-    from medcl3d.data.download import download as run
-    from medcl3d.data.download import forecast
-    from medcl3d.data.known_sets import find_set
+    from medcl3d.datasets.download import download as run
+    from medcl3d.datasets.download import forecast
+    from medcl3d.datasets.public_sets import find_set
 
     (forecast if check else run)(find_set(name), out, say=print)
 

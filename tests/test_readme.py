@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from medcl3d.data.sources.simulated import simulated
+from medcl3d.datasets.sources.simulated import simulated
 from tests.test_cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]

@@ -151,7 +151,7 @@ def _watched_workers() -> Iterator[dict[int, float]]:
 
 
 def _index(folder: Path) -> Callable[[], Any]:
-    from medcl3d.data.sources.bids import bids
+    from medcl3d.datasets.sources.bids import bids
 
     return lambda: bids(folder / "raw")
 

@@ -21,11 +21,11 @@ from medcl3d.data.dicom.examine import examine_series, with_series
 from medcl3d.data.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
 from medcl3d.data.finish import refuse_report_over
 from medcl3d.data.intensity import kind_of
-from medcl3d.data.manifest import Manifest
 from medcl3d.data.place import CheckOptions, manifest_at, shared_out
 from medcl3d.data.splits import read_split
 from medcl3d.data.store import Store
 from medcl3d.data.workers import bar, each
+from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import replacing, write_text
 from medcl3d.io.disk_space import refuse_unwritable
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from medcl3d.data.columns import ID_COLUMNS, PATH_COLUMNS
 from medcl3d.data.splits import read_split
+from medcl3d.datasets.columns import ID_COLUMNS, PATH_COLUMNS
 
 if TYPE_CHECKING:
     from medcl3d.data.store import Store

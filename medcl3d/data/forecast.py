@@ -14,14 +14,14 @@ from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.notes import without_names
 from medcl3d.data.check import num_channels
 from medcl3d.data.finish import refuse_foreign, refuse_report_over, split_of
-from medcl3d.data.known_sets import as_size
-from medcl3d.data.manifest import Manifest
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.place import manifest_at, shared_out
 from medcl3d.data.prepare import plan_preparation
 from medcl3d.data.scan import ScanTask
 from medcl3d.data.store import Store
 from medcl3d.data.workers import bar
+from medcl3d.datasets.manifest import Manifest
+from medcl3d.datasets.public_sets import as_size
 from medcl3d.io.array_file import import_blosc2
 from medcl3d.io.disk_space import free_bytes, refuse_unwritable
 from medcl3d.io.nifti import read_header

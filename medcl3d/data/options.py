@@ -19,7 +19,7 @@ from medcl3d.data.check import Channels
 from medcl3d.data.grid import LabelInterpolation
 from medcl3d.data.packing import StoreAs
 from medcl3d.data.scan import Crop
-from medcl3d.data.sources import SOURCES
+from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.array_file import Container
 
 Spacing = Literal["keep", "median"] | tuple[Positive, Positive, Positive]

@@ -16,9 +16,9 @@ from medcl3d.config.overrides import Schema
 from medcl3d.config.registry import Choice, Fraction
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.check import Channels, Nonfinite
-from medcl3d.data.manifest import Manifest
 from medcl3d.data.options import option_schemas
-from medcl3d.data.sources import SOURCES
+from medcl3d.datasets.manifest import Manifest
+from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.walk import volumes_under
 
 SOURCE_OF_FILE = (

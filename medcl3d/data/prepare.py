@@ -21,14 +21,14 @@ from medcl3d.data.finish import (
     remove_partial_files,
     write_report,
 )
-from medcl3d.data.hidden_ids import hidden
 from medcl3d.data.intensity import kind_of
-from medcl3d.data.manifest import Manifest
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.scan import Outcome, ScanTask
-from medcl3d.data.sources import SOURCES
-from medcl3d.data.volumes import VOLUME, one_scan_a_volume
 from medcl3d.data.workers import run_tasks
+from medcl3d.datasets.manifest import Manifest
+from medcl3d.datasets.pseudonymise import hidden
+from medcl3d.datasets.sources import SOURCES
+from medcl3d.datasets.volumes import VOLUME, one_scan_a_volume
 from medcl3d.io.array_file import import_blosc2
 from medcl3d.io.nifti import read_header
 

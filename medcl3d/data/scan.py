@@ -27,7 +27,7 @@ from medcl3d.data.intensity import (
     normalise,
 )
 from medcl3d.data.packing import Scaling, StoreAs, pack, unpack
-from medcl3d.data.scan_ids import file_stem
+from medcl3d.datasets.scan_ids import file_stem
 from medcl3d.io.array_file import SUFFIXES, Container, write_array
 from medcl3d.io.atomic import write_json
 from medcl3d.io.nifti import content_sha256

@@ -74,7 +74,7 @@ def _series(
     target: Path, raw: Path, num_volumes: int, num_others: int, say: Callable[[str], None]
 ) -> tuple[list[tuple[str, Path]], list[str]]:
     """The DICOM series of a folder as NIfTI files, and the faults of others."""
-    from medcl3d.data.sources.dicom import dicom
+    from medcl3d.datasets.sources.dicom import dicom
 
     try:
         manifest = dicom(target, raw)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from medcl3d.io import disk_space as room
-from tests.data.test_medmnist import write as write_npz
+from tests.datasets.test_medmnist import write as write_npz
 from tests.faults.build import cut, good, nifti, table
 from tests.test_cli import medcl3d
 
@@ -135,7 +135,7 @@ def test_sources_that_write_scans_do_not_write_any(here: Path) -> None:
 
 def test_series_are_validated_and_not_written(here: Path) -> None:
     pytest.importorskip("pydicom")
-    from tests.data.dicoms import VOXELS, write_series
+    from tests.datasets.dicoms import VOXELS, write_series
     from tests.faults.build import shifted
 
     for patient in range(4):

@@ -415,7 +415,7 @@ def test_an_unreadable_source_is_not_an_error_of_the_output_folder(cohort, tmp_p
         def build(*_: object, place: Path = place) -> None:
             raise PermissionError(13, "Permission denied", str(place))
 
-        monkeypatch.setattr("medcl3d.data.sources.SOURCES.build", build)
+        monkeypatch.setattr("medcl3d.datasets.sources.SOURCES.build", build)
         with pytest.raises(error, match=f"{place}: .*Permission denied"):
             prepare("csv", cohort, out, options=ONE)
 

@@ -340,7 +340,7 @@ def test_a_scan_with_another_number_of_channels_is_refused(tmp_path: Path) -> No
 
 
 def test_a_dicom_folder_is_segmented_series_by_series(run: Path, tmp_path: Path) -> None:
-    from tests.data.dicoms import VOXELS, write_series
+    from tests.datasets.dicoms import VOXELS, write_series
 
     write_series(tmp_path / "in" / "a", np.tile(VOXELS, (2, 2, 2)), Modality="MR")
     done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
@@ -352,7 +352,7 @@ def test_a_dicom_folder_is_segmented_series_by_series(run: Path, tmp_path: Path)
 def test_nifti_and_dicom_of_one_folder_are_both_segmented_and_others_are_reported(
     run: Path, ball_root: Path, tmp_path: Path
 ) -> None:
-    from tests.data.dicoms import VOXELS, write_series
+    from tests.datasets.dicoms import VOXELS, write_series
 
     scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
     write_series(tmp_path / "in" / "series", np.tile(VOXELS, (2, 2, 2)), Modality="MR")

@@ -268,10 +268,10 @@ def extreme_voxel(folder: Path, _: Path) -> None:
 
 
 def dicom_series(**fields: Any) -> Callable[..., None]:
-    """A folder of slices, each written by `tests.data.dicoms`."""
+    """A folder of slices, each written by `tests.datasets.dicoms`."""
 
     def build(folder: Path, _: Path) -> None:
-        from tests.data.dicoms import write_series
+        from tests.datasets.dicoms import write_series
 
         write_series(folder / "in", **fields)
 
@@ -285,7 +285,7 @@ def shifted(mm: float, at: int = 3) -> Callable[[int], dict[str, Any]]:
 
 def two_series(folder: Path, _: Path) -> None:
     """Slices of two series in one folder, with a DICOMDIR that points out of it."""
-    from tests.data.dicoms import VOXELS, write_series, write_slice
+    from tests.datasets.dicoms import VOXELS, write_series, write_slice
 
     write_series(folder / "in", uid="1.2.1")
     write_series(folder / "in", VOXELS + 1, uid="1.2.2", PatientID="008")
@@ -309,7 +309,7 @@ def two_acquisitions(folder: Path, _: Path) -> None:
     """Ten slices under one UID: five positions, each of two acquisitions."""
     import numpy as np
 
-    from tests.data.dicoms import VOXELS, write_series
+    from tests.datasets.dicoms import VOXELS, write_series
 
     def change(n: int) -> dict[str, Any]:
         return {"AcquisitionNumber": 1 + n // 5, "ImagePositionPatient": [10.0, 20.0, 30.0 + 3 * (n % 5)]}
@@ -319,7 +319,7 @@ def two_acquisitions(folder: Path, _: Path) -> None:
 
 def dose_in_mbq(folder: Path, _: Path) -> None:
     """A PET with everything that an SUV needs, except the correct unit of the dose."""
-    from tests.data.dicoms import item, write_series
+    from tests.datasets.dicoms import item, write_series
 
     tracer = item(RadionuclideTotalDose=370, RadionuclideHalfLife=6586.2, RadiopharmaceuticalStartTime="0900")
     times = {
@@ -340,7 +340,7 @@ def dose_in_mbq(folder: Path, _: Path) -> None:
 
 def no_number(folder: Path, _: Path) -> None:
     """Two series, one of which has text in place of a number."""
-    from tests.data.dicoms import spoil, write_series
+    from tests.datasets.dicoms import spoil, write_series
 
     write_series(folder / "in" / "good", uid="1.2.1")
     spoil(write_series(folder / "in" / "bad") / "IM4_129", "RescaleSlope", "DS", b"abc ")

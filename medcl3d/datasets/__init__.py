@@ -1,0 +1,1 @@
+"""Manifests of scans: columns, ids, pseudonyms, sources and public data sets."""

@@ -1,0 +1,162 @@
+"""A simulated cohort with known ground truth: patients, visits, modalities, scanners, written as NIfTI.
+
+The manifest holds the known factors of each scan: the shape depends on the patient, the size of the ventricle
+on `age`, its growth on `session_days`, the lesion on `class`, and all scanner effects on `site`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from medcl3d.config.registry import Count, Fraction, Seed, Size
+from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.datasets.manifest import Manifest
+from medcl3d.datasets.phantom import LABELS, MODALITIES, Patient, take_scan
+from medcl3d.datasets.sources import SOURCES
+from medcl3d.datasets.sources.csv import csv as read_csv
+from medcl3d.io.atomic import replacing, write_json, write_text
+from medcl3d.io.json_file import read_json
+
+
+@SOURCES.register("simulated")
+def simulated(
+    root: Path | None,
+    *,
+    num_patients: Annotated[int, Field(ge=2, le=100_000)] = 40,
+    shape: Size = (64, 64, 64),
+    max_visits: Annotated[int, Field(ge=1, le=10)] = 2,
+    num_modalities: Annotated[int, Field(ge=1, le=2)] = 2,
+    num_sites: Count = 3,
+    lesion_fraction: Fraction = 0.4,
+    difficulty: Annotated[float, Field(ge=0, le=3, allow_inf_nan=False)] = 1.0,
+    seed: Seed = 0,
+) -> Manifest:
+    """Write a cohort into `root` (None: nowhere) unless it exists, and read it like any table of files.
+
+    shape           voxels over 128 mm in each direction, on the finest scanner
+    max_visits      each patient has 1 to max_visits
+    num_modalities  1: T1; 2: T1 and T2 of each visit, in one frame
+    difficulty      multiplies scanner effects and the variation of shapes
+
+    The same fields give the same bytes (on the same processor type). Raises ConfigError if `root` holds
+    another cohort or other files.
+    """
+    if min(shape) < 16:
+        raise ConfigError(
+            f"simulated: shape = {shape}: at least 16 voxels per axis are needed, or the structures vanish"
+        )
+    fields = dict(
+        num_patients=num_patients,
+        shape=list(shape),
+        max_visits=max_visits,
+        num_modalities=num_modalities,
+        num_sites=num_sites,
+        lesion_fraction=lesion_fraction,
+        difficulty=difficulty,
+        seed=seed,
+    )
+    people = (Patient(number, seed, difficulty, lesion_fraction, num_sites) for number in range(num_patients))
+    if root is None:
+        planned = [
+            row
+            for patient in people
+            for row in _write_patient(None, patient, shape, max_visits, num_modalities)
+        ]
+        return Manifest.of(pd.DataFrame(planned), Path("raw"), LABELS)
+    exists = _is_complete(root, fields)
+    if not exists:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(root / "simulated.json", {"version": 1, "fields": fields, "complete": False})
+        for name in ("images", "labels"):
+            (root / name).mkdir(exist_ok=True)
+        rows = []
+        for patient in people:
+            rows += _write_patient(root, patient, shape, max_visits, num_modalities)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(root / "manifest.csv", text.getvalue())
+        write_json(root / "labels.json", LABELS)
+        write_json(root / "simulated.json", {"version": 1, "fields": fields, "complete": True})
+    manifest = read_csv(root)
+    note = (
+        f"an existing cohort was read from {root}"
+        if exists
+        else f"the cohort was simulated and written to {root}"
+    )
+    return replace(manifest, notes=(*manifest.notes, note))
+
+
+def _is_complete(root: Path, fields: dict[str, Any]) -> bool:
+    """Whether `root` holds this cohort, complete. ConfigError or DataError if it holds anything else."""
+    path = root / "simulated.json"
+    if not path.exists():
+        others = (
+            sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+            if root.is_dir()
+            else []
+        )
+        if others or (root.exists() and not root.is_dir()):
+            raise ConfigError(
+                f"{root}: contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort; choose an "
+                "empty folder, or write - instead"
+            )
+        return False
+    found = read_json(path, f"delete {root}")
+    if not isinstance(found, dict) or not isinstance(found.get("complete"), bool):
+        raise DataError(f"{path}: is damaged; delete {root}")
+    if found.get("fields") != fields:
+        raise ConfigError(
+            f"{root}: holds a cohort with {found.get('fields')}, not with {fields}; choose another folder, "
+            "or delete this one"
+        )
+    return bool(found["complete"])
+
+
+def _write_patient(
+    root: Path | None, patient: Patient, shape: tuple[int, int, int], max_visits: int, num_modalities: int
+) -> list[dict[str, Any]]:
+    """Write all scans of a patient (root None: nothing); returns their rows of the manifest."""
+    rng = np.random.default_rng([patient.seed, patient.number, 3])
+    days = np.concatenate(
+        [[0], np.cumsum(rng.integers(150, 700, int(rng.integers(1, max_visits + 1)) - 1))]
+    ).astype(int)
+    rows = []
+    for visit, day in enumerate(days, start=1):
+        years = float(day) / 365.25
+        for modality in MODALITIES[:num_modalities]:
+            scan = f"{patient.name}_{visit}_{modality}"
+            paths = f"images/{scan}.nii.gz", f"labels/{scan}.nii.gz"
+            if root is not None:
+                for path, volume in zip(
+                    paths, take_scan(patient, shape, visit, years, modality), strict=True
+                ):
+                    with replacing(root / path) as file:
+                        file.write(gzip.compress(volume.to_bytes(), compresslevel=1, mtime=0))
+            rows.append(
+                {
+                    "scan": scan,
+                    "patient": patient.name,
+                    "session": str(visit),
+                    "session_days": int(day),
+                    "modality": modality,
+                    "frame": f"{patient.name}_{visit}",
+                    "path": paths[0],
+                    "label": paths[1],
+                    "class": "lesion" if patient.has_lesion else "healthy",
+                    "age": round(patient.age + years, 1),
+                    "sex": patient.sex,
+                    "site": f"site{patient.site + 1}",
+                }
+            )
+    return rows
