@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from medcl3d.cli import app
-from medcl3d.data.store import Store
+from medcl3d.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT.parent / "shared" / "cases"

@@ -23,8 +23,6 @@ from draw import configuration, pages
 from sklearn.linear_model import RidgeCV
 
 from medcl3d.config.loading import load
-from medcl3d.data.splits import read_split
-from medcl3d.data.store import Store
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.examples import Example, answers
 from medcl3d.downstream.probes import Labelled, LinearProbe, standardiser
@@ -34,6 +32,8 @@ from medcl3d.encoders.network import Network, build_network
 from medcl3d.evaluation.metrics.classification import balanced_accuracy
 from medcl3d.io.atomic import replacing, write_text
 from medcl3d.pairs import PAIRS
+from medcl3d.store.splits import read_split
+from medcl3d.store.store import Store
 from medcl3d.training.pretrain import PretrainConfig, pretrain
 
 HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ from typing import Any
 
 from medcl3d.data.options import prepare_options
 from medcl3d.data.prepare import prepare as prepare_scans
-from medcl3d.data.store import Store
+from medcl3d.store.store import Store
 
 
 def prepare(

@@ -169,7 +169,7 @@ def _prepare(folder: Path) -> Callable[[], Any]:
 
 
 def _open(folder: Path) -> Callable[[], Any]:
-    from medcl3d.data.store import Store
+    from medcl3d.store.store import Store
 
     return lambda: Store.open(folder / "store")
 

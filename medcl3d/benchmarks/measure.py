@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from medcl3d.data.in_use import DataConfig, pretraining_scans
 from medcl3d.data.loader import PairDataset, Plan
-from medcl3d.data.store import Store
 from medcl3d.evaluation.statistics.intervals import mean_interval
+from medcl3d.store.scan_selection import DataConfig, pretraining_scans
+from medcl3d.store.store import Store
 
 PATCH = (32, 32, 32)
 

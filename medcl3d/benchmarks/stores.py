@@ -10,7 +10,7 @@ import numpy as np
 
 from medcl3d.benchmarks.measure import Bench, Table, by, geometric, one_core, take_turns
 from medcl3d.core.types import Box
-from medcl3d.data.store import Store
+from medcl3d.store.store import Store
 
 EDGES = (32, 64, 96)  # voxels per axis of a crop
 

@@ -19,8 +19,8 @@ from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import COMPARED, MODELS, Run, cells
 from medcl3d.config.loading import differences
 from medcl3d.core.errors import DataError
-from medcl3d.data.fingerprints import parts_read
 from medcl3d.downstream.few_cases import over_runs
+from medcl3d.store.fingerprints import parts_read
 
 MOST_NAMED = 5
 

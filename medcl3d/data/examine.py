@@ -15,11 +15,11 @@ import numpy as np
 
 from medcl3d.core.errors import DataError, MachineError, unforeseen
 from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
-from medcl3d.data.content import OF_SOURCE, hash_voxels
 from medcl3d.data.grid import to_ras
 from medcl3d.data.intensity import Kind, kind_warnings, label_warnings
 from medcl3d.data.scan import file_state, is_same_file
-from medcl3d.data.stored import verify_stored
+from medcl3d.store.content_hashes import OF_SOURCE, hash_voxels
+from medcl3d.store.stored_scan import verify_stored
 
 THUMBNAIL = 56  # pixels along the longer side of a plane
 MAX_PICTURES = 300  # per page: some MB, which a browser still opens quickly

@@ -18,7 +18,6 @@ from medcl3d.data.options import PrepareOptions
 from medcl3d.data.place import manifest_at, shared_out
 from medcl3d.data.prepare import plan_preparation
 from medcl3d.data.scan import ScanTask
-from medcl3d.data.store import Store
 from medcl3d.data.workers import bar
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.public_sets import as_size
@@ -28,6 +27,7 @@ from medcl3d.io.nifti import read_header
 from medcl3d.io.nifti_header import Header
 from medcl3d.io.regular_file import why_absent
 from medcl3d.io.walk import files_under
+from medcl3d.store.store import Store
 
 Say = Callable[[str], None]
 BYTES_PER_VOXEL = 2  # of a stored image, and of a stored label map

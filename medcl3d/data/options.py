@@ -17,10 +17,10 @@ from medcl3d.config.validation_errors import did_you_mean
 from medcl3d.core.errors import ConfigError
 from medcl3d.data.check import Channels
 from medcl3d.data.grid import LabelInterpolation
-from medcl3d.data.packing import StoreAs
 from medcl3d.data.scan import Crop
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.array_file import Container
+from medcl3d.store.quantise import StoreAs
 
 Spacing = Literal["keep", "median"] | tuple[Positive, Positive, Positive]
 Percent = Annotated[float, Field(ge=0, le=100)]

@@ -22,12 +22,12 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Box, Triple, ViewSpec, triple
 from medcl3d.data.grid import grid_at
 from medcl3d.data.loader import PairDataset, to_grid, view_affine
-from medcl3d.data.packing import AS_STORED, Scaling, unpack
 from medcl3d.data.raw_batch import RawBatch
-from medcl3d.data.store import Store
 from medcl3d.io.array_file import open_array
 from medcl3d.io.shared_memory import num_bytes, refuse_too_little
 from medcl3d.pairs import PairStrategy, crosses_patients
+from medcl3d.store.quantise import AS_STORED, Scaling, unpack
+from medcl3d.store.store import Store
 
 ROW = "row"  # of an image: its scan in the collection
 DRAW = "draw"  # of a subject: which sample of the run it is for

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from medcl3d.core.types import Loss, Triple
     from medcl3d.data.loader import Plan
-    from medcl3d.data.store import Store
     from medcl3d.encoders.network import Network
     from medcl3d.evaluation.statistics.intervals import Interval
+    from medcl3d.store.store import Store
 
 TASKS = Registry("task", __name__)
 

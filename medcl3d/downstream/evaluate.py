@@ -13,10 +13,6 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config.loading import STRICT, choice_of, load, part_of, plain
 from medcl3d.config.registry import Choice, Count, Seed
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.fingerprints import fingerprints
-from medcl3d.data.in_use import DataConfig, pretraining_scans, split_of
-from medcl3d.data.splits import Measured, Split
-from medcl3d.data.store import Store
 from medcl3d.distributed.collectives import process_group, say, world_size
 from medcl3d.distributed.precision import Precision, autocast_dtype, computes_in
 from medcl3d.distributed.seeding import seed_weights
@@ -34,6 +30,10 @@ from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import write_json
 from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.store.fingerprints import fingerprints
+from medcl3d.store.scan_selection import DataConfig, pretraining_scans, split_of
+from medcl3d.store.splits import Measured, Split
+from medcl3d.store.store import Store
 from medcl3d.training.logs import run_folder
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medcl3d.data.store import Store
     from medcl3d.downstream import Task
+    from medcl3d.store.store import Store
 
 FEW = 5
 """A class with fewer labelled patients is reported, unless all patients have it."""

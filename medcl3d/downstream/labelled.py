@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.in_use import DataConfig, ScansInUse, scans_in_use
-from medcl3d.data.splits import Split, draw_labelled
-from medcl3d.data.store import Store
 from medcl3d.downstream import Task
+from medcl3d.store.scan_selection import DataConfig, ScansInUse, scans_in_use
+from medcl3d.store.splits import Split, draw_labelled
+from medcl3d.store.store import Store
 
 
 def labelled_scans(

@@ -12,13 +12,13 @@ from medcl3d.config.loading import STRICT
 from medcl3d.config.registry import Count, Positive
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Box, Triple, triple
-from medcl3d.data.store import Store
 from medcl3d.downstream.examples import Example
 from medcl3d.downstream.probes import directions, standardiser
 from medcl3d.downstream.structure_at_centre import StructureAtCentre
 from medcl3d.evaluation.metrics.retrieval import TIE
 from medcl3d.evaluation.metrics.segmentation import over_patients
 from medcl3d.evaluation.statistics.intervals import Interval
+from medcl3d.store.store import Store
 
 SCANS_TO_STANDARDISE = 4
 MEASURES = ("error_mm", "same_place_error_mm", "chance_error_mm")

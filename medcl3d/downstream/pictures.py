@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from skimage.measure import find_contours
 
 from medcl3d.core.types import Box
-from medcl3d.data.store import Store
+from medcl3d.store.store import Store
 
 TRUE, PREDICTED = "#3bb273", "#e4572e"
 

@@ -24,8 +24,8 @@ from medcl3d.evaluation.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     from medcl3d.core.types import Triple
-    from medcl3d.data.store import Store
     from medcl3d.downstream.examples import Example
+    from medcl3d.store.store import Store
 
 MAX_ITERATIONS = 1000
 CHUNK_SIZE = 1024  # test examples whose cosines with all training examples are in memory at a time

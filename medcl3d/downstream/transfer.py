@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.content import known_again
-from medcl3d.data.store import Store
 from medcl3d.encoders.network import Network
+from medcl3d.store.content_hashes import known_again
+from medcl3d.store.store import Store
 
 Transfer = Literal["encoder", "all"]
 

@@ -22,10 +22,10 @@ from filelock import FileLock, Timeout
 
 from medcl3d.config.loading import differences, parse, plain
 from medcl3d.core.errors import ConfigError, MachineError, UserError
-from medcl3d.data.fingerprints import changed
 from medcl3d.distributed.collectives import from_rank_zero, rank
 from medcl3d.distributed.environment import checkout, device_name
 from medcl3d.io.atomic import write_text
+from medcl3d.store.fingerprints import changed
 from medcl3d.training.diagnostics import Watch
 
 # Fields that do not affect training or its order: a run may resume with other values.

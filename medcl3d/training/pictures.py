@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from medcl3d.core.types import Box, PairBatch, Relation, ViewSpec, triple
-from medcl3d.data.in_use import ScansInUse
 from medcl3d.data.loader import make_views
 from medcl3d.data.raw_batch import RawBatch
-from medcl3d.data.store import Store
+from medcl3d.store.scan_selection import ScansInUse
+from medcl3d.store.store import Store
 from medcl3d.training.pair_facts import PairFacts
 
 COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#b565d9", "#e9b44c", "#50514f")

@@ -17,12 +17,8 @@ from medcl3d.config.loading import STRICT, choice_of, load, plain
 from medcl3d.config.registry import Seed
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Box, Embedded, Loss, Relate, ViewSpec
-from medcl3d.data.content import contents
-from medcl3d.data.fingerprints import fingerprints
-from medcl3d.data.in_use import DataConfig, ScansInUse, pretraining_scans
 from medcl3d.data.loader import PairDataset, Plan, batches_from, make_views
 from medcl3d.data.raw_batch import RawBatch
-from medcl3d.data.store import Store
 from medcl3d.distributed.collectives import process_group, rank, say, world_size
 from medcl3d.distributed.precision import autocast_dtype, computes_in
 from medcl3d.distributed.seeding import seed_weights
@@ -38,6 +34,10 @@ from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_siz
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions, companions_of
 from medcl3d.pairs.placebo import placebo
+from medcl3d.store.content_hashes import contents
+from medcl3d.store.fingerprints import fingerprints
+from medcl3d.store.scan_selection import DataConfig, ScansInUse, pretraining_scans
+from medcl3d.store.store import Store
 from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
 from medcl3d.training.fits_together import check_not_alone, check_together, check_uses, shapes_of_roles, without_effect
 from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics

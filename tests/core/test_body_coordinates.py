@@ -17,7 +17,7 @@ from medcl3d.core.errors import DataError
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.scan import read_affine
-from medcl3d.data.store import Store
+from medcl3d.store.store import Store
 from tests.pairs.collections import collections
 
 

@@ -21,9 +21,9 @@ from medcl3d.data.forecast import forecast
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.scan import ReadyScan, ScanTask
-from medcl3d.data.splits import make_split, read_split
-from medcl3d.data.store import Store
 from medcl3d.io.array_file import SUFFIXES
+from medcl3d.store.splits import make_split, read_split
+from medcl3d.store.store import Store
 
 ONE = PrepareOptions(workers=1)
 

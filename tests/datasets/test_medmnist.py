@@ -8,9 +8,9 @@ import pytest
 from medcl3d.core.errors import DataError
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
-from medcl3d.data.splits import read_split
-from medcl3d.data.store import Store
 from medcl3d.datasets.sources.medmnist import medmnist
+from medcl3d.store.splits import read_split
+from medcl3d.store.store import Store
 
 SIZES = {"train": 5, "val": 2, "test": 3}
 

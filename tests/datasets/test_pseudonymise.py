@@ -11,10 +11,10 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.audit import audit
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
-from medcl3d.data.store import Store
 from medcl3d.datasets.pseudonymise import hidden
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.sources.folder import folder
+from medcl3d.store.store import Store
 
 PATTERN = {
     "pattern": "{patient}/{session}/{modality}.nii.gz",

@@ -9,7 +9,7 @@ import pytest
 
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
-from medcl3d.data.store import Store
+from medcl3d.store.store import Store
 
 
 def head(real: Path, out: Path, rows: int) -> Path:

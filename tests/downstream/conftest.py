@@ -11,7 +11,7 @@ import pytest
 
 from medcl3d.data.options import prepare_options
 from medcl3d.data.prepare import prepare
-from medcl3d.data.store import Store
+from medcl3d.store.store import Store
 
 NUM_PATIENTS = 8
 

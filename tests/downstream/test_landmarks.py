@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.store import Store
 from medcl3d.downstream.examples import Example
 from medcl3d.downstream.landmarks import MEASURES, Landmarks, _centres, _first_of_each
+from medcl3d.store.store import Store
 
 SIZE = (8, 8, 8)
 TRAIN, TEST = [1, 2, 3, 4], [0, 6, 7]

@@ -22,10 +22,10 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
 from medcl3d.data.scan import ready_scan
-from medcl3d.data.store import Store
 from medcl3d.downstream.finetune import finetune
 from medcl3d.downstream.predict import Predictor, load_run, segment
 from medcl3d.downstream.segmentation import Segmentation
+from medcl3d.store.store import Store
 
 CLASSES = {1: "a", 4: "b", 300: "c"}
 OPTIONS: dict[str, Any] = {

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import ConfigError
-from medcl3d.data.store import Store
 from medcl3d.distributed.seeding import generator
 from medcl3d.downstream.structure_at_centre import StructureAtCentre
+from medcl3d.store.store import Store
 
 
 def at_centre(store: Store, scan: int, box: object) -> int:

@@ -218,8 +218,8 @@ def all_patients(split: dict[str, Any], _: Path) -> dict[str, Any]:
 
 def all_scans_of_others(_: dict[str, Any], tiny: Path) -> dict[str, Any]:
     """The same scans under other ids."""
-    from medcl3d.data.content import contents
-    from medcl3d.data.store import Store
+    from medcl3d.store.content_hashes import contents
+    from medcl3d.store.store import Store
 
     return {"pretraining_patients": ["another"], "pretraining_content": contents(Store.open(tiny).scans)}
 

@@ -15,9 +15,9 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.types import Keys, Triple
 from medcl3d.data.options import prepare_options
 from medcl3d.data.prepare import prepare
-from medcl3d.data.store import Store
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.slice_position import SlicePosition
+from medcl3d.store.store import Store
 from tests.pairs.collections import collections, make_collection
 from tests.pairs.test_strategies import batch_of_views
 

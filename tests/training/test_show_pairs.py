@@ -16,8 +16,8 @@ from medcl3d.core.types import Box, Relation, triple
 from medcl3d.data.loader import make_views
 from medcl3d.data.options import prepare_options
 from medcl3d.data.prepare import prepare
-from medcl3d.data.store import Store
 from medcl3d.pairs.boxes import iou
+from medcl3d.store.store import Store
 from medcl3d.training.pair_facts import facts_of
 from medcl3d.training.pictures import (
     ATTRACTED,

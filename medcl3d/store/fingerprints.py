@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from medcl3d.data.splits import read_split
 from medcl3d.datasets.columns import ID_COLUMNS, PATH_COLUMNS
+from medcl3d.store.splits import read_split
 
 if TYPE_CHECKING:
-    from medcl3d.data.store import Store
+    from medcl3d.store.store import Store
 
 # Read by strategies and tasks without being named in a configuration: adding or removing one is a change.
 ALWAYS_READ = (*ID_COLUMNS, "session_days")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from medcl3d.data.fingerprints import ALWAYS_READ, changed, fingerprints
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
-from medcl3d.data.store import Store
+from medcl3d.store.fingerprints import ALWAYS_READ, changed, fingerprints
+from medcl3d.store.store import Store
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from medcl3d.config.loading import STRICT
 from medcl3d.config.registry import Size, Whole
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
-from medcl3d.data.splits import Split, read_split
-from medcl3d.data.store import Store
+from medcl3d.store.splits import Split, read_split
+from medcl3d.store.store import Store
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.splits import (
+from medcl3d.store.splits import (
     Split,
     draw_labelled,
     make_folds,

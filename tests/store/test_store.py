@@ -19,8 +19,8 @@ from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.types import Box
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
-from medcl3d.data.store import Store
 from medcl3d.io.array_file import write_array
+from medcl3d.store.store import Store
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_the_number_of_open_files_is_limited(store, monkeypatch) -> None:
     def of_store() -> int:
         return sum(str(store.root) in str(path.resolve()) for path in open_files.iterdir())
 
-    monkeypatch.setattr("medcl3d.data.store._max_open", lambda: 3)
+    monkeypatch.setattr("medcl3d.store.store._max_open", lambda: 3)
     for _ in range(2):
         for scan in range(6):
             store.read_crop(scan, Box((0, 0, 0), (4, 4, 4)))

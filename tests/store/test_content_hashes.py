@@ -14,10 +14,10 @@ import pytest
 
 from medcl3d.core.errors import DataError
 from medcl3d.data.audit import audit
-from medcl3d.data.content import DIGITS, HASHES, contents, duplicate_groups, known_again
 from medcl3d.data.options import PrepareOptions
 from medcl3d.data.prepare import prepare
-from medcl3d.data.store import Store
+from medcl3d.store.content_hashes import DIGITS, HASHES, contents, duplicate_groups, known_again
+from medcl3d.store.store import Store
 
 ONE = PrepareOptions(workers=1)
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, -1, 0, 20], [0, 0, 2, -10], [0, 0, 0, 1]])

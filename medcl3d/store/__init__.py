@@ -1,0 +1,1 @@
+"""Prepared scans: reading, splits, scan selection, content hashes."""
