@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from medcl3d.data.options import prepare_options  # noqa: E402
-from medcl3d.data.prepare import prepare  # noqa: E402
+from medcl3d.preprocessing.options import prepare_options  # noqa: E402
+from medcl3d.preprocessing.prepare import prepare  # noqa: E402
 from tests.faults import FAULTS  # noqa: E402
 from tests.faults.fault import meet  # noqa: E402
 

@@ -135,7 +135,7 @@ def prepare(
 ) -> None:
     """Validate scans and write them to a store for fast training. The same command resumes."""
     from medcl3d.config.loading import read_options
-    from medcl3d.data.options import option_schemas, prepare_options
+    from medcl3d.preprocessing.options import option_schemas, prepare_options
 
     if source == "simulated" and "=" in root and not Path(root).exists():  # ROOT is optional: the first option may replace it
         root, options = "-", [root, *(options or [])]
@@ -144,11 +144,11 @@ def prepare(
         raise DataError(f"{root}: no such file or folder; give ROOT, which {source} reads, before any KEY=VALUE")
     place = None if root == "-" else at_home(Path(root))
     if check:
-        from medcl3d.data.forecast import forecast
+        from medcl3d.preprocessing.dry_run import forecast
 
         forecast(source, place, out, given.fields, given.options, say=print)
         return
-    from medcl3d.data.prepare import prepare as run
+    from medcl3d.preprocessing.prepare import prepare as run
 
     run(source, place, out, fields=given.fields, options=given.options, say=print)
 
@@ -182,7 +182,7 @@ def check(
 
     given = read_options(options or [], schemas_at(target, options or []))
     if dry_run:
-        from medcl3d.data.forecast import forecast_check
+        from medcl3d.preprocessing.dry_run import forecast_check
 
         forecast_check(target, report, given, say=print)
         return

@@ -34,8 +34,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared simulated cohort: 6 patients, up to 2 visits, 2 modalities, 32^3 voxels. Read-only."""
-    from medcl3d.data.options import prepare_options
-    from medcl3d.data.prepare import prepare
+    from medcl3d.preprocessing.options import prepare_options
+    from medcl3d.preprocessing.prepare import prepare
 
     out = tmp_path_factory.mktemp("tiny") / "store"
     given = prepare_options("simulated", {"num_patients": 6, "shape": [32, 32, 32], "workers": 1})

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from medcl3d.config.loading import read_options
-from medcl3d.data.options import prepare_options
 from medcl3d.datasets.sources import SOURCES
+from medcl3d.preprocessing.options import prepare_options
 from tests.test_cli import COMMANDS, medcl3d
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text()

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from medcl3d.data.options import prepare_options
-from medcl3d.data.prepare import prepare
 from medcl3d.pairs import PAIRS
+from medcl3d.preprocessing.options import prepare_options
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.training.pair_distances import PLACES
 
 ROOT = Path(__file__).parents[1]

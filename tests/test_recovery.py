@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medcl3d.data.options import prepare_options
-from medcl3d.data.prepare import prepare
 from medcl3d.pairs import PAIRS
+from medcl3d.preprocessing.options import prepare_options
+from medcl3d.preprocessing.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 

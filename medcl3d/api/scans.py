@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medcl3d.data.options import prepare_options
-from medcl3d.data.prepare import prepare as prepare_scans
+from medcl3d.preprocessing.options import prepare_options
+from medcl3d.preprocessing.prepare import prepare as prepare_scans
 from medcl3d.store.store import Store
 
 

@@ -163,7 +163,7 @@ def _check(folder: Path) -> Callable[[], Any]:
 
 
 def _prepare(folder: Path) -> Callable[[], Any]:
-    from medcl3d.data.prepare import prepare
+    from medcl3d.preprocessing.prepare import prepare
 
     return lambda: prepare("bids", folder / "raw", folder / "store")
 

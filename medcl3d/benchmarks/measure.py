@@ -64,8 +64,8 @@ class Bench:
 
     def prepared(self, name: str, **options: Any) -> Store:
         """The same cohort in another folder, prepared with options."""
-        from medcl3d.data.options import prepare_options
-        from medcl3d.data.prepare import prepare
+        from medcl3d.preprocessing.options import prepare_options
+        from medcl3d.preprocessing.prepare import prepare
 
         cohort = {"num_patients": self.scale.num_patients, "shape": list(self.scale.shape), "workers": 1}
         given = prepare_options("simulated", cohort | options)

@@ -93,8 +93,8 @@ def _launcher(config: CompareConfig) -> Launcher:
 
 def _prepare(wanted: Prepare, console: Console) -> None:
     """Prepare the data; if it exists, check that it matches the comparison's fields."""
-    from medcl3d.data.options import prepare_options
-    from medcl3d.data.prepare import prepare
+    from medcl3d.preprocessing.options import prepare_options
+    from medcl3d.preprocessing.prepare import prepare
 
     given = prepare_options(wanted.source, wanted.options)
     prepare(wanted.source, wanted.root, wanted.out, fields=given.fields, options=given.options, say=console.print)

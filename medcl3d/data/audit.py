@@ -18,13 +18,13 @@ from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.warning_summary import first_reasons, warnings_told
 from medcl3d.data.dicom.examine import examine_series, with_series
 from medcl3d.data.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
-from medcl3d.data.finish import refuse_report_over
-from medcl3d.data.intensity import kind_of
 from medcl3d.data.place import CheckOptions, manifest_at, shared_out
-from medcl3d.data.workers import bar, each
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import replacing, write_text
 from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.preprocessing.finish import refuse_report_over
+from medcl3d.preprocessing.normalise import kind_of
+from medcl3d.preprocessing.workers import bar, each
 from medcl3d.store.content_hashes import duplicate_groups
 from medcl3d.store.splits import read_split
 from medcl3d.store.store import Store

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from medcl3d.core.errors import DataError, MachineError, unforeseen
-from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
-from medcl3d.data.grid import to_ras
-from medcl3d.data.intensity import Kind, kind_warnings, label_warnings
-from medcl3d.data.scan import file_state, is_same_file
+from medcl3d.preprocessing.normalise import Kind, kind_warnings, label_warnings
+from medcl3d.preprocessing.read_scan import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
+from medcl3d.preprocessing.resample import to_ras
+from medcl3d.preprocessing.scan import file_state, is_same_file
 from medcl3d.store.content_hashes import OF_SOURCE, hash_voxels
 from medcl3d.store.stored_scan import verify_stored
 

@@ -15,11 +15,11 @@ from medcl3d.config.loading import STRICT, choice_of, describe, parse
 from medcl3d.config.overrides import Schema
 from medcl3d.config.registry import Choice, Fraction
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.check import Channels, Nonfinite
-from medcl3d.data.options import option_schemas
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.walk import volumes_under
+from medcl3d.preprocessing.options import option_schemas
+from medcl3d.preprocessing.read_scan import Channels, Nonfinite
 
 SOURCE_OF_FILE = (
     ("dataset.json", "decathlon"),

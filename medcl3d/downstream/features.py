@@ -20,7 +20,6 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, DataError, UserError, unforeseen
-from medcl3d.data.scan import ReadyScan
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.asked import InputScan, is_volume, scans_of
@@ -35,6 +34,7 @@ from medcl3d.downstream.scan_features import (
 from medcl3d.io.atomic import replacing
 from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.io.nifti import content_sha256
+from medcl3d.preprocessing.scan import ReadyScan
 
 TABLE = "features.csv"
 SECONDS_BETWEEN_WRITES = 30

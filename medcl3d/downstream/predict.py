@@ -24,8 +24,6 @@ from torch import nn
 from medcl3d.config.loading import STRICT, choice_of, parse
 from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
 from medcl3d.core.types import Triple, triple
-from medcl3d.data.check import num_channels
-from medcl3d.data.scan import ReadyScan, ScanTask, ready_scan
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream import TASKS
@@ -39,6 +37,8 @@ from medcl3d.encoders.network import build_network
 from medcl3d.io.atomic import replacing
 from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.io.nifti import read_header
+from medcl3d.preprocessing.read_scan import num_channels
+from medcl3d.preprocessing.scan import ReadyScan, ScanTask, ready_scan
 from medcl3d.training.logs import read_status
 
 WEIGHTS = "model.safetensors"

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Features, Triple, triple
-from medcl3d.data.check import num_channels
-from medcl3d.data.scan import ReadyScan, ScanTask, ready_scan
 from medcl3d.distributed.precision import autocast
 from medcl3d.downstream.predict import SPACING_TOLERANCE
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
 from medcl3d.io.nifti import read_header
+from medcl3d.preprocessing.read_scan import num_channels
+from medcl3d.preprocessing.scan import ReadyScan, ScanTask, ready_scan
 
 WHOLE_VOXELS: Triple = (1, 1, 1)
 

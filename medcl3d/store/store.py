@@ -17,9 +17,9 @@ import numpy as np
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Box, triple
-from medcl3d.data.scan import SCHEMA, stored_names
 from medcl3d.io.array_file import Stored, import_blosc2
 from medcl3d.io.table_file import read_table
+from medcl3d.preprocessing.scan import SCHEMA, stored_names
 from medcl3d.store.quantise import AS_STORED, Scaling, scale, unpack
 from medcl3d.store.stored_scan import open_stored, stored_path, verify_stored
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.scan import stored_names
 from medcl3d.io.array_file import PREPARE_AGAIN, Stored, open_array
+from medcl3d.preprocessing.scan import stored_names
 
 
 def stored_path(root: Path, about: Mapping[str, Any], *, is_label: bool) -> Path:

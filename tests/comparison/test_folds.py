@@ -19,9 +19,9 @@ from medcl3d.comparison.plan import plan
 from medcl3d.comparison.results import complete_replicates, gather_cases
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.options import prepare_options
-from medcl3d.data.prepare import prepare
 from medcl3d.downstream.finetune import finetune
+from medcl3d.preprocessing.options import prepare_options
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.training.pretrain import pretrain
 
 COMMANDS = {"pretrain": pretrain, "finetune": finetune}

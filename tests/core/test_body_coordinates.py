@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
-from medcl3d.data.scan import read_affine
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
+from medcl3d.preprocessing.scan import read_affine
 from medcl3d.store.store import Store
 from tests.pairs.collections import collections
 

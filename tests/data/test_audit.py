@@ -16,8 +16,8 @@ import pytest
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.data.audit import audit
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
 
 RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)
 

@@ -68,7 +68,7 @@ def test_a_scan_smaller_than_a_voxel_becomes_one() -> None:
 
 
 def test_torchio_waits_until_it_is_needed() -> None:
-    code = "import sys, medcl3d.data.prepare, medcl3d.store.store; sys.exit('torchio' in sys.modules)"
+    code = "import sys, medcl3d.preprocessing.prepare, medcl3d.store.store; sys.exit('torchio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 

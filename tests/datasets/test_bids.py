@@ -12,11 +12,11 @@ import pytest
 
 from medcl3d.benchmarks.collection import make_tree
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
 from medcl3d.datasets.bids.tables import sessions
 from medcl3d.datasets.sources.bids import bids
 from medcl3d.io.nifti import read_header
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store
 
 Write = Callable[..., Path]

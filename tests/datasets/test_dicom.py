@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.check import read_image, read_label
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
 from medcl3d.datasets.dicom.header import NAMES, SEQUENCES, read_header
 from medcl3d.datasets.dicom.order import affine_of, in_order
 from medcl3d.datasets.dicom.slices import slices_of
 from medcl3d.datasets.sources.dicom import dicom
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
+from medcl3d.preprocessing.read_scan import read_image, read_label
 from medcl3d.store.store import Store
 from tests.datasets.dicoms import (
     CT,

@@ -23,10 +23,10 @@ import pytest
 
 from medcl3d.config.loading import read_options
 from medcl3d.core.errors import DataError, MachineError
-from medcl3d.data.options import prepare_options
 from medcl3d.datasets import public_sets as table
 from medcl3d.datasets.download import download, forecast
 from medcl3d.datasets.public_sets import KnownSet, find_set, known_sets
+from medcl3d.preprocessing.options import prepare_options
 from tests.datasets.test_medmnist import write
 from tests.test_cli import medcl3d
 

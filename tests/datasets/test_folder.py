@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
 from medcl3d.datasets.sources.folder import folder
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store
 
 RAMP = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
 from medcl3d.datasets.sources.medmnist import medmnist
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.splits import read_split
 from medcl3d.store.store import Store
 

@@ -13,10 +13,10 @@ import pytest
 
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import Counted, without_names
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
 
 Write = Callable[..., Path]
 RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)

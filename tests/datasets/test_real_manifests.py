@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import ConfigError
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.phantom import LABELS, Patient, take_scan
 from medcl3d.datasets.sources import SOURCES
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store
 
 simulated = SOURCES.get("simulated")

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medcl3d.data.options import prepare_options
-from medcl3d.data.prepare import prepare
+from medcl3d.preprocessing.options import prepare_options
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store
 
 NUM_PATIENTS = 8

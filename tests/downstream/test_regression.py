@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from medcl3d.core.errors import ConfigError
-from medcl3d.data.options import prepare_options
-from medcl3d.data.prepare import prepare
 from medcl3d.downstream.regression import Regression
+from medcl3d.preprocessing.options import prepare_options
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store
 from tests.downstream.test_classification import config_of, run
 

@@ -14,10 +14,10 @@ import yaml
 
 from medcl3d.config.loading import parse
 from medcl3d.core.errors import DataError
-from medcl3d.data.options import prepare_options
-from medcl3d.data.prepare import prepare
 from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.finetune import FinetuneConfig, assemble, finetune, summary
+from medcl3d.preprocessing.options import prepare_options
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.training.pretrain import pretrain
 from tests.downstream.conftest import NUM_PATIENTS, write_balls
 

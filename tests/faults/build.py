@@ -127,8 +127,8 @@ def prepared_then(change: Callable[[Path], object]) -> Callable[..., None]:
     """A store that is prepared here and changed afterwards."""
 
     def build(folder: Path, _: Path) -> None:
-        from medcl3d.data.options import PrepareOptions
-        from medcl3d.data.prepare import prepare
+        from medcl3d.preprocessing.options import PrepareOptions
+        from medcl3d.preprocessing.prepare import prepare
 
         good(folder)
         prepare("csv", folder, folder / "out", options=PrepareOptions(workers=1))

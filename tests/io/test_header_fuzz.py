@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.check import read_image
 from medcl3d.io.nifti import read_header
+from medcl3d.preprocessing.read_scan import read_image
 
 sitk = pytest.importorskip("SimpleITK")
 

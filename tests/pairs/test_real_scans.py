@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from medcl3d.config.loading import load
-from medcl3d.data.options import prepare_options
-from medcl3d.data.prepare import prepare
+from medcl3d.preprocessing.options import prepare_options
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.training.checkpoint import load_latest
 from medcl3d.training.pretrain import PretrainConfig, assemble, pretrain
 

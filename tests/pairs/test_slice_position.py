@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.types import Keys, Triple
-from medcl3d.data.options import prepare_options
-from medcl3d.data.prepare import prepare
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.slice_position import SlicePosition
+from medcl3d.preprocessing.options import prepare_options
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store
 from tests.pairs.collections import collections, make_collection
 from tests.pairs.test_strategies import batch_of_views

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.fingerprints import ALWAYS_READ, changed, fingerprints
 from medcl3d.store.store import Store
 

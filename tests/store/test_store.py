@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.types import Box
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
 from medcl3d.io.array_file import write_array
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store
 
 
@@ -209,8 +209,8 @@ def test_int16_is_more_precise_than_float16_and_all_readers_agree(
 ) -> None:
     import torchio as tio
 
-    from medcl3d.data.scan import ScanTask, ready_scan
     from medcl3d.data.torchio_bridge import subject_of
+    from medcl3d.preprocessing.scan import ScanTask, ready_scan
 
     stores = {}
     for store_as in ("float16", "int16"):

@@ -13,24 +13,15 @@ import numpy as np
 
 from medcl3d.core.body_coordinates import middle_of_body
 from medcl3d.core.errors import ConfigError, DataError, UserError, unforeseen
-from medcl3d.data.check import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label, volume_hash
-from medcl3d.data.grid import LabelInterpolation, refuse_too_large, resampled, resampled_label, respaced, to_ras
-from medcl3d.data.intensity import (
-    Body,
-    Kind,
-    Normalisation,
-    find_body,
-    kind_warnings,
-    label_warnings,
-    mask_levels,
-    normalise,
-)
 from medcl3d.datasets.scan_ids import file_stem
 from medcl3d.io.array_file import SUFFIXES, Container, write_array
 from medcl3d.io.atomic import write_json
 from medcl3d.io.nifti import content_sha256
 from medcl3d.io.nifti_header import spacing_warnings
 from medcl3d.io.regular_file import open_regular, why_absent
+from medcl3d.preprocessing.normalise import Body, Kind, Normalisation, find_body, kind_warnings, label_warnings, mask_levels, normalise
+from medcl3d.preprocessing.read_scan import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label, volume_hash
+from medcl3d.preprocessing.resample import LabelInterpolation, refuse_too_large, resampled, resampled_label, respaced, to_ras
 from medcl3d.store.content_hashes import hash_voxels
 from medcl3d.store.quantise import Scaling, StoreAs, pack, unpack
 

@@ -6,7 +6,7 @@ import pytest
 
 from medcl3d.config.loading import read_options
 from medcl3d.core.errors import ConfigError
-from medcl3d.data.options import prepare_options
+from medcl3d.preprocessing.options import prepare_options
 
 
 def test_options_are_separated_between_source_and_preparation() -> None:

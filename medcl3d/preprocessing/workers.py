@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from medcl3d.core.errors import MachineError
-from medcl3d.data.scan import Outcome, ScanTask, prepare_scan
+from medcl3d.preprocessing.scan import Outcome, ScanTask, prepare_scan
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -15,14 +15,14 @@ import pandas as pd
 
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.warning_summary import first_reasons, warnings_told
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.scan import SCHEMA, Outcome, stored_names
 from medcl3d.datasets.columns import MISSING, PATH_COLUMNS
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.array_file import SUFFIXES, Container
 from medcl3d.io.atomic import write_json, write_text
 from medcl3d.io.walk import VOLUMES
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.scan import SCHEMA, Outcome, stored_names
 from medcl3d.store.content_hashes import OF_SOURCE, duplicate_groups
 from medcl3d.store.splits import Split, make_folds, make_split, moved_patients, read_previous_split, with_previous_sides, write_split
 

@@ -13,24 +13,17 @@ import numpy as np
 from medcl3d.config.loading import parse_choice
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError, MachineError
-from medcl3d.data.finish import (
-    Prepared,
-    finish,
-    open_folder,
-    refuse_foreign,
-    remove_partial_files,
-    write_report,
-)
-from medcl3d.data.intensity import kind_of
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.scan import Outcome, ScanTask
-from medcl3d.data.workers import run_tasks
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.pseudonymise import hidden
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.volumes import VOLUME, one_scan_a_volume
 from medcl3d.io.array_file import import_blosc2
 from medcl3d.io.nifti import read_header
+from medcl3d.preprocessing.finish import Prepared, finish, open_folder, refuse_foreign, remove_partial_files, write_report
+from medcl3d.preprocessing.normalise import kind_of
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.scan import Outcome, ScanTask
+from medcl3d.preprocessing.workers import run_tasks
 
 
 def prepare(

@@ -17,11 +17,11 @@ import pytest
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.data.audit import audit
-from medcl3d.data.forecast import forecast
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
-from medcl3d.data.scan import ReadyScan, ScanTask
 from medcl3d.io.array_file import SUFFIXES
+from medcl3d.preprocessing.dry_run import forecast
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
+from medcl3d.preprocessing.scan import ReadyScan, ScanTask
 from medcl3d.store.splits import make_split, read_split
 from medcl3d.store.store import Store
 
@@ -114,7 +114,7 @@ def test_it_resumes_after_being_killed(cohort, tmp_path, container) -> None:
     """SIGKILL after the second scan; resuming prepares the others, and equals an uninterrupted run."""
     code = (
         "import os, signal, sys; from pathlib import Path; from medcl3d.data import scan, workers; from "
-        "medcl3d.data.prepare import *\ndone, real = [], scan.prepare_scan\ndef slow(task, store):\n    if "
+        "medcl3d.preprocessing.prepare import *\ndone, real = [], scan.prepare_scan\ndef slow(task, store):\n    if "
         "len(done) == 2: os.kill(os.getpid(), signal.SIGKILL)\n    done.append(1); return real(task, "
         "store)\nworkers.prepare_scan = slow\nprepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), "
         "options=PrepareOptions(workers=1, store=sys.argv[3]))"
@@ -140,7 +140,7 @@ def test_it_resumes_after_being_killed(cohort, tmp_path, container) -> None:
 def test_a_kill_while_voxels_are_written_leaves_no_partial_file(cohort, tmp_path, container) -> None:
     """SIGKILL between writing and renaming the third file; then the other container replaces the first."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from medcl3d.data.prepare import *\nreal = "
+        "import os, signal, sys; from pathlib import Path; from medcl3d.preprocessing.prepare import *\nreal = "
         "os.fsync\ndef end(descriptor):\n    name = os.readlink(f'/proc/self/fd/{descriptor}')\n    if "
         "'/store/.001.' in name and 'json' not in name: os.kill(os.getpid(), signal.SIGKILL)\n    "
         "real(descriptor)\nos.fsync = end\nprepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), "
@@ -237,7 +237,7 @@ def test_a_touched_file_is_unchanged_and_other_content_is_a_change(cohort, tmp_p
     audit(out)
     assert prepare("csv", cohort, out, options=ONE).num_there == 6
     monkeypatch.setattr(
-        "medcl3d.data.scan.content_sha256", lambda path: pytest.fail(f"{path} was read again")
+        "medcl3d.preprocessing.scan.content_sha256", lambda path: pytest.fail(f"{path} was read again")
     )
     audit(out)
     assert prepare("csv", cohort, out, options=ONE).num_there == 6
@@ -355,7 +355,7 @@ def test_an_impossible_scan_is_refused_and_the_others_are_prepared(
 
 
 def test_an_unforeseen_exception_refuses_one_scan_only(cohort, tmp_path, monkeypatch) -> None:
-    import medcl3d.data.scan as module
+    import medcl3d.preprocessing.scan as module
 
     ready = module.ready_scan
 
@@ -473,7 +473,7 @@ def test_each_volume_of_a_file_can_be_a_scan(tmp_path, write_nifti, store_as, mo
     rows = "f,p,2,30,four.nii.gz,label.nii.gz\nt,q,1,0,three.nii.gz,\ng,r,1,0,gone.nii.gz,\n"
     (tmp_path / "manifest.csv").write_text(head + rows)
     reads: list[Path] = []
-    import medcl3d.data.check as module
+    import medcl3d.preprocessing.read_scan as module
 
     read = module.read_nifti
     monkeypatch.setattr(module, "read_nifti", lambda path: (reads.append(path), read(path))[1])

@@ -15,11 +15,11 @@ from medcl3d.config.overrides import Schema
 from medcl3d.config.registry import Fraction, Positive, Seed
 from medcl3d.config.validation_errors import did_you_mean
 from medcl3d.core.errors import ConfigError
-from medcl3d.data.check import Channels
-from medcl3d.data.grid import LabelInterpolation
-from medcl3d.data.scan import Crop
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.array_file import Container
+from medcl3d.preprocessing.read_scan import Channels
+from medcl3d.preprocessing.resample import LabelInterpolation
+from medcl3d.preprocessing.scan import Crop
 from medcl3d.store.quantise import StoreAs
 
 Spacing = Literal["keep", "median"] | tuple[Positive, Positive, Positive]

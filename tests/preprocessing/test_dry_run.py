@@ -105,7 +105,7 @@ def test_a_full_disk_and_an_unwritable_folder_are_reported(
 ) -> None:
     good(here)
     assert checked(here, "prepare", "csv", ".", "--out", "/proc/out").exit_code == 4
-    monkeypatch.setattr("medcl3d.data.forecast.free_bytes", lambda _: 100)
+    monkeypatch.setattr("medcl3d.preprocessing.dry_run.free_bytes", lambda _: 100)
     done = checked(here, "prepare", "csv", ".", "--out", "out")
     assert done.exit_code == 4 and "4.32 kB are needed, 100 bytes are free" in done.output
     assert checked(here, "prepare", "csv", ".", "--out", "out", "crop=body").exit_code == 0, (

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
 
 CODE = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from medcl3d.data.workers import _end_with_parent
+from medcl3d.preprocessing.workers import _end_with_parent
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent)
@@ -61,7 +61,7 @@ def test_it_stops_early_if_too_many_scans_are_refused(cohort, tmp_path) -> None:
 
 def test_a_script_without_a_main_guard_is_reported(tmp_path) -> None:
     script = tmp_path / "main.py"
-    script.write_text("from medcl3d.data.workers import each\nprint(list(each(abs, [1, 2, 3], 2, str)))\n")
+    script.write_text("from medcl3d.preprocessing.workers import each\nprint(list(each(abs, [1, 2, 3], 2, str)))\n")
     root = str(Path(__file__).parents[2])
     ended = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}

@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.check import Volume
+from medcl3d.preprocessing.read_scan import Volume
 
 LabelInterpolation = Literal["nearest", "linear"]
 

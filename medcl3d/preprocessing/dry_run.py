@@ -12,13 +12,7 @@ import numpy as np
 
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.notes import without_names
-from medcl3d.data.check import num_channels
-from medcl3d.data.finish import refuse_foreign, refuse_report_over, split_of
-from medcl3d.data.options import PrepareOptions
 from medcl3d.data.place import manifest_at, shared_out
-from medcl3d.data.prepare import plan_preparation
-from medcl3d.data.scan import ScanTask
-from medcl3d.data.workers import bar
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.public_sets import as_size
 from medcl3d.io.array_file import import_blosc2
@@ -27,6 +21,12 @@ from medcl3d.io.nifti import read_header
 from medcl3d.io.nifti_header import Header
 from medcl3d.io.regular_file import why_absent
 from medcl3d.io.walk import files_under
+from medcl3d.preprocessing.finish import refuse_foreign, refuse_report_over, split_of
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import plan_preparation
+from medcl3d.preprocessing.read_scan import num_channels
+from medcl3d.preprocessing.scan import ScanTask
+from medcl3d.preprocessing.workers import bar
 from medcl3d.store.store import Store
 
 Say = Callable[[str], None]

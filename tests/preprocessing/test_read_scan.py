@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.check import SkippedScan, read_image, read_label, verify
-from medcl3d.data.options import PrepareOptions
-from medcl3d.data.prepare import prepare
 from medcl3d.datasets.sources.csv import csv
 from medcl3d.datasets.volumes import one_scan_a_volume
 from medcl3d.io.nifti import read_header
+from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.prepare import prepare
+from medcl3d.preprocessing.read_scan import SkippedScan, read_image, read_label, verify
 
 RAMP = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
 

@@ -1,0 +1,1 @@
+"""Preparation of scans: reading, resampling, normalisation, writing a store."""
