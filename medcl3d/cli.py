@@ -178,7 +178,7 @@ def check(
 ) -> None:
     """Validate every file. Exit code 3, with the first fault, if more files fail than `max_bad_fraction` allows."""
     from medcl3d.config.loading import read_options
-    from medcl3d.data.place import schemas_at
+    from medcl3d.quality.source_detection import schemas_at
 
     given = read_options(options or [], schemas_at(target, options or []))
     if dry_run:
@@ -186,7 +186,7 @@ def check(
 
         forecast_check(target, report, given, say=print)
         return
-    from medcl3d.data.audit import audit
+    from medcl3d.quality.check import audit
 
     audit(target, report=report, given=given, say=print)
 

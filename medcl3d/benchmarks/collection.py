@@ -157,7 +157,7 @@ def _index(folder: Path) -> Callable[[], Any]:
 
 
 def _check(folder: Path) -> Callable[[], Any]:
-    from medcl3d.data.audit import audit
+    from medcl3d.quality.check import audit
 
     return lambda: audit(folder / "raw", report=folder / "checked")
 
@@ -175,7 +175,7 @@ def _open(folder: Path) -> Callable[[], Any]:
 
 
 def _check_store(folder: Path) -> Callable[[], Any]:
-    from medcl3d.data.audit import audit
+    from medcl3d.quality.check import audit
 
     return lambda: audit(folder / "store")
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.notes import without_names
-from medcl3d.data.place import manifest_at, shared_out
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.public_sets import as_size
 from medcl3d.io.array_file import import_blosc2
@@ -27,6 +26,7 @@ from medcl3d.preprocessing.prepare import plan_preparation
 from medcl3d.preprocessing.read_scan import num_channels
 from medcl3d.preprocessing.scan import ScanTask
 from medcl3d.preprocessing.workers import bar
+from medcl3d.quality.source_detection import manifest_at, shared_out
 from medcl3d.store.store import Store
 
 Say = Callable[[str], None]

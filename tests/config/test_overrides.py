@@ -11,8 +11,8 @@ from medcl3d.catalogue import CONFIGS, _load
 from medcl3d.comparison.plan import as_overrides, plan
 from medcl3d.config.loading import load, parse, plain, read_options
 from medcl3d.core.errors import ConfigError
-from medcl3d.data.place import schemas_at
 from medcl3d.preprocessing.options import option_schemas, prepare_options
+from medcl3d.quality.source_detection import schemas_at
 
 ROOT = Path(__file__).parents[1]
 FILES = {

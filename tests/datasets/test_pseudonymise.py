@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.audit import audit
 from medcl3d.datasets.pseudonymise import hidden
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.sources.folder import folder
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
+from medcl3d.quality.check import audit
 from medcl3d.store.store import Store
 
 PATTERN = {

@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
-from medcl3d.data.audit import audit
 from medcl3d.io.array_file import SUFFIXES
 from medcl3d.preprocessing.dry_run import forecast
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.preprocessing.scan import ReadyScan, ScanTask
+from medcl3d.quality.check import audit
 from medcl3d.store.splits import make_split, read_split
 from medcl3d.store.store import Store
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.audit import audit
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
+from medcl3d.quality.check import audit
 from medcl3d.store.content_hashes import DIGITS, HASHES, contents, duplicate_groups, known_again
 from medcl3d.store.store import Store
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from medcl3d.core.errors import DataError, UserError, unforeseen
-from medcl3d.data.examine import Finding, Look, examine
 from medcl3d.datasets.dicom.series import Series, write_series
+from medcl3d.quality.examine import Finding, Look, examine
 
 
 @dataclass(frozen=True)

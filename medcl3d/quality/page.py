@@ -10,8 +10,8 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from medcl3d.data.examine import MAX_PICTURES, Finding
 from medcl3d.datasets.columns import MISSING, PATH_COLUMNS
+from medcl3d.quality.examine import MAX_PICTURES, Finding
 
 MAX_ROWS = 1000  # per list; report.csv has all
 NUM_BINS = 20

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.data.audit import audit
+from medcl3d.quality.check import audit
 from tests.datasets.dicoms import VOXELS, shifted, spoil, write_series
 
 NOISE = np.random.default_rng(0).integers(0, 1000, (5, 7, 6)).astype(np.int16)

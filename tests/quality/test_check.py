@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
-from medcl3d.data.audit import audit
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
+from medcl3d.quality.check import audit
 
 RAMP = np.arange(6 * 5 * 7, dtype=np.int16).reshape(6, 5, 7)
 
@@ -94,7 +94,7 @@ def test_a_report_has_a_page_and_a_cache_for_the_next_check(
     assert table["shape"].iloc[0] == "12x11x10" and table["spacing_mm"].iloc[0] == "1x1x2"
 
     seen: list[str] = []
-    import medcl3d.data.audit as module
+    import medcl3d.quality.check as module
 
     real_examine = module.examine
     monkeypatch.setattr(module, "examine", lambda look: (seen.append(look.scan), real_examine(look))[1])
@@ -115,7 +115,7 @@ def test_a_page_of_many_scans_is_limited_and_states_what_it_omits(
 ) -> None:
     for module in ("audit", "check_page"):
         monkeypatch.setattr(f"medcl3d.data.{module}.MAX_PICTURES", 3)
-    monkeypatch.setattr("medcl3d.data.check_page.MAX_ROWS", 2)
+    monkeypatch.setattr("medcl3d.quality.page.MAX_ROWS", 2)
     for number in range(5):
         # A few whole numbers: a warning.
         write_nifti(f"in/s{number}.nii.gz", RAMP % 3 if number else RAMP, np.diag([1, 1, 2.0, 1]))
@@ -254,7 +254,7 @@ def test_the_path_of_a_report_is_tested_before_the_check(
     (tmp_path / "taken").write_text("a file")
     (tmp_path / "folder.csv").mkdir()
     monkeypatch.setattr(
-        "medcl3d.data.audit.examine",
+        "medcl3d.quality.check.examine",
         lambda look: pytest.fail("a scan was read before the report's path was tested"),
     )
     for place in ("taken", "taken/look", "taken/r.csv", "folder.csv"):
@@ -277,7 +277,7 @@ def test_an_unforeseen_exception_is_a_fault_of_its_scan(
 ) -> None:
     for name in "ab":
         write_nifti(f"in/{name}.nii.gz", RAMP + ord(name))
-    import medcl3d.data.examine as module
+    import medcl3d.quality.examine as module
 
     read = module.read_image
 

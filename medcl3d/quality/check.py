@@ -16,15 +16,15 @@ import pandas as pd
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.warning_summary import first_reasons, warnings_told
-from medcl3d.data.dicom.examine import examine_series, with_series
-from medcl3d.data.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
-from medcl3d.data.place import CheckOptions, manifest_at, shared_out
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import replacing, write_text
 from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.preprocessing.finish import refuse_report_over
 from medcl3d.preprocessing.normalise import kind_of
 from medcl3d.preprocessing.workers import bar, each
+from medcl3d.quality.dicom_series import examine_series, with_series
+from medcl3d.quality.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
+from medcl3d.quality.source_detection import CheckOptions, manifest_at, shared_out
 from medcl3d.store.content_hashes import duplicate_groups
 from medcl3d.store.splits import read_split
 from medcl3d.store.store import Store
@@ -236,7 +236,7 @@ def _write(report: Path, checked: Checked) -> None:
     if report.suffix == ".csv":
         write_text(report, text.getvalue())
         return
-    from medcl3d.data.check_page import render_page
+    from medcl3d.quality.page import render_page
 
     write_text(report / "report.csv", text.getvalue())
     duplicates = (*_leaks(checked), *_duplicates(checked))

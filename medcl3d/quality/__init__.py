@@ -1,0 +1,1 @@
+"""Validation of scans, manifests and stores, with a report page."""
