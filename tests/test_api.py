@@ -29,13 +29,13 @@ from medcl3d.config.loading import parse
 from medcl3d.config.registry import Registry
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Features
-from medcl3d.data.loader import make_views
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
 from medcl3d.downstream.scan_features import scan_features
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS
+from medcl3d.sampling.pair_dataset import make_views
 from medcl3d.store.store import Store
 from medcl3d.training.pretrain import PretrainConfig, assemble
 from medcl3d.views import VIEWS

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from medcl3d.data.loader import PairDataset, Plan
 from medcl3d.evaluation.statistics.intervals import mean_interval
+from medcl3d.sampling.pair_dataset import PairDataset, Plan
 from medcl3d.store.scan_selection import DataConfig, pretraining_scans
 from medcl3d.store.store import Store
 

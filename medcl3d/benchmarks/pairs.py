@@ -9,9 +9,9 @@ import numpy as np
 from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.data.loader import PairDataset
 from medcl3d.distributed.seeding import Stream, generator
 from medcl3d.pairs import PAIRS
+from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.views import VIEWS
 
 

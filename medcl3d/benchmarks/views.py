@@ -10,8 +10,8 @@ from typing import Any
 
 from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
 from medcl3d.config.registry import Choice
-from medcl3d.data.loader import make_views
 from medcl3d.pairs import PAIRS
+from medcl3d.sampling.pair_dataset import make_views
 from medcl3d.views import VIEWS
 
 CROPS_PER_VOLUME = 8  # crops per volume in TorchIO's queue

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from medcl3d.core.types import Loss, Triple
-    from medcl3d.data.loader import Plan
     from medcl3d.encoders.network import Network
     from medcl3d.evaluation.statistics.intervals import Interval
+    from medcl3d.sampling.pair_dataset import Plan
     from medcl3d.store.store import Store
 
 TASKS = Registry("task", __name__)

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Box, Loss, Triple
-from medcl3d.data.loader import Plan
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
@@ -24,6 +23,7 @@ from medcl3d.downstream.probes import Labelled, Probe, check_classes
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.classification import classification_metrics
 from medcl3d.evaluation.statistics.intervals import Interval
+from medcl3d.sampling.pair_dataset import Plan
 from medcl3d.store.store import Store
 
 MAX_CLASSES = 100

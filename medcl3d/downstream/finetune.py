@@ -19,7 +19,6 @@ from medcl3d.config.loading import STRICT, choice_of, load, plain
 from medcl3d.config.registry import Choice, Count, Seed
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Loss
-from medcl3d.data.loader import Plan, batches_from
 from medcl3d.distributed.collectives import process_group, rank, say, world_size
 from medcl3d.distributed.precision import autocast_dtype, computes_in
 from medcl3d.distributed.seeding import seed_weights
@@ -32,6 +31,7 @@ from medcl3d.encoders.network import build_network, check_patch_size
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import replacing, write_json
 from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.sampling.pair_dataset import Plan, batches_from
 from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.scan_selection import DataConfig, ScansInUse, split_of
 from medcl3d.store.splits import Measured

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medcl3d.core.types import Box, Triple, triple
-from medcl3d.data.loader import Plan
 from medcl3d.distributed.seeding import Stream, generator
+from medcl3d.sampling.pair_dataset import Plan
 from medcl3d.store.store import Store
 
 MAX_VOXELS_PER_CLASS = 10_000  # voxels per scan to draw from, as in nnU-Net

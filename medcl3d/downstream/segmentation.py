@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from medcl3d.config.registry import Count, Fraction
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Loss, Triple
-from medcl3d.data.loader import Plan
 from medcl3d.distributed.collectives import all_mean, gather
 from medcl3d.downstream import TASKS, Evaluation
 from medcl3d.downstream.heads import Segmenter
@@ -27,6 +26,7 @@ from medcl3d.downstream.pictures import picture_of_cases
 from medcl3d.downstream.sliding_window import mean_of_flips, probabilities_of, sliding_window
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.segmentation import overlap_of, summary
+from medcl3d.sampling.pair_dataset import Plan
 from medcl3d.store.store import Store
 
 MEASURES = ("dice", "hd95_mm", "nsd_2mm", "volume_error_ml")

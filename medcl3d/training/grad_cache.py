@@ -24,8 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Embedded, Keys, Rows
-from medcl3d.data.raw_batch import RawBatch
 from medcl3d.distributed.precision import autocast
+from medcl3d.sampling.raw_batch import RawBatch
 
 
 def embed_in_chunks(embed: Callable[[RawBatch], Embedded], raw: RawBatch, samples: int) -> Embedded:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from medcl3d.core.types import Box, PairBatch, Relation, ViewSpec, triple
-from medcl3d.data.loader import make_views
-from medcl3d.data.raw_batch import RawBatch
+from medcl3d.sampling.pair_dataset import make_views
+from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.scan_selection import ScansInUse
 from medcl3d.store.store import Store
 from medcl3d.training.pair_facts import PairFacts

@@ -13,12 +13,12 @@ import torch
 
 from medcl3d.config.registry import Choice
 from medcl3d.core.types import Box, ViewSpec, triple
-from medcl3d.data.loader import PairDataset, Plan, make_views
 from medcl3d.datasets.columns import KNOWN_COLUMNS
 from medcl3d.distributed.precision import autocast, autocast_dtype
 from medcl3d.evaluation.metrics.label_free import label_free
 from medcl3d.io.atomic import replacing, write_json
 from medcl3d.pairs import PAIRS
+from medcl3d.sampling.pair_dataset import PairDataset, Plan, make_views
 from medcl3d.store.scan_selection import ScansInUse, pretraining_scans
 from medcl3d.store.store import Store
 from medcl3d.training.logs import RunFolder

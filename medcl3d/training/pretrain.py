@@ -17,8 +17,6 @@ from medcl3d.config.loading import STRICT, choice_of, load, plain
 from medcl3d.config.registry import Seed
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Box, Embedded, Loss, Relate, ViewSpec
-from medcl3d.data.loader import PairDataset, Plan, batches_from, make_views
-from medcl3d.data.raw_batch import RawBatch
 from medcl3d.distributed.collectives import process_group, rank, say, world_size
 from medcl3d.distributed.precision import autocast_dtype, computes_in
 from medcl3d.distributed.seeding import seed_weights
@@ -34,6 +32,8 @@ from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_siz
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.companions import Companions, companions_of
 from medcl3d.pairs.placebo import placebo
+from medcl3d.sampling.pair_dataset import PairDataset, Plan, batches_from, make_views
+from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.content_hashes import contents
 from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.scan_selection import DataConfig, ScansInUse, pretraining_scans
@@ -149,7 +149,7 @@ def assemble(config: PretrainConfig) -> Pretraining:
     if config.placebo:
         scans = ScansInUse(placebo(scans.collection, strategy, config.seed), scans.rows, scans.left_out)
     if config.loader == "torchio":
-        from medcl3d.data.torchio_bridge import refuse_across_patients
+        from medcl3d.sampling.torchio_sampler import refuse_across_patients
 
         refuse_across_patients(strategy)
     anchors = strategy.anchors(scans.collection)
@@ -248,7 +248,7 @@ def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterato
     """The batches of this rank from step `start` on, from the configured loader."""
     if config.loader == "store":
         return batches_from(dataset, config.train.steps, config.train.workers, start)
-    from medcl3d.data.torchio_bridge import torchio_batches
+    from medcl3d.sampling.torchio_sampler import torchio_batches
 
     return torchio_batches(dataset, config.train.workers, start)
 

@@ -15,13 +15,13 @@ import yaml
 
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError, UserError
-from medcl3d.data.loader import Plan
 from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.finetune import finetune
 from medcl3d.downstream.multilabel import Multilabel
 from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
+from medcl3d.sampling.pair_dataset import Plan
 from medcl3d.store.splits import draw_labelled, read_split
 from medcl3d.store.store import Store
 from medcl3d.training.pretrain import pretrain

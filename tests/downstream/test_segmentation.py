@@ -14,12 +14,12 @@ from medcl3d.config.loading import load, plain
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Triple
-from medcl3d.data.loader import Plan
 from medcl3d.downstream import TASKS
 from medcl3d.downstream.finetune import FinetuneConfig
 from medcl3d.downstream.patches import PatchBatch, PatchDataset, class_indices
 from medcl3d.downstream.segmentation import Segmentation, dice_and_cross_entropy, dice_loss
 from medcl3d.encoders.network import build_network
+from medcl3d.sampling.pair_dataset import Plan
 from medcl3d.store.store import Store
 
 TRAIN = np.arange(1, 5)  # labelled training scans of the balls

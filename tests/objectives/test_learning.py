@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional as F
 
 from medcl3d.config.loading import parse
-from medcl3d.data.loader import make_views
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.dense import point_features, point_keys
+from medcl3d.sampling.pair_dataset import make_views
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
 
 STEPS, LONG = 40, 150

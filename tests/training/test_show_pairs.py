@@ -13,10 +13,10 @@ from skimage.io import imread
 
 from medcl3d.config.loading import parse
 from medcl3d.core.types import Box, Relation, triple
-from medcl3d.data.loader import make_views
 from medcl3d.pairs.boxes import iou
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
+from medcl3d.sampling.pair_dataset import make_views
 from medcl3d.store.store import Store
 from medcl3d.training.pair_facts import facts_of
 from medcl3d.training.pictures import (

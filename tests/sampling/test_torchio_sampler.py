@@ -14,11 +14,11 @@ from medcl3d.config.loading import parse
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Box
-from medcl3d.data.torchio_bridge import PairSampler, collection_of, crop_of, resample, torchio_batches
 from medcl3d.pairs.adjacent_slices import AdjacentSlices
 from medcl3d.pairs.compose import Sum
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.same_patient import SamePatient
+from medcl3d.sampling.torchio_sampler import PairSampler, collection_of, crop_of, resample, torchio_batches
 from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble, batches
 
 

@@ -1,1 +1,0 @@
-"""From files as they lie on a disk to crops in memory."""

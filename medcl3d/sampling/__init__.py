@@ -1,0 +1,1 @@
+"""Batches of views: anchors per step, crops, points, augmentation, TorchIO."""
