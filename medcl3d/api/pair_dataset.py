@@ -16,7 +16,7 @@ from medcl3d.config.registry import Choice, Registry
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Keys, PairBatch, Relation
 from medcl3d.pairs import PAIRS, PairStrategy, link, needs_features, queue_size
-from medcl3d.pairs.companions import companions_of
+from medcl3d.pairs.batch_grouping import companions_of
 from medcl3d.sampling.pair_dataset import PairDataset as StepDataset
 from medcl3d.sampling.pair_dataset import Plan, batches_from, make_views
 from medcl3d.store.scan_selection import DataConfig, ScansInUse, pretraining_scans

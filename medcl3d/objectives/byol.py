@@ -14,10 +14,10 @@ from medcl3d.distributed.collectives import global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.pairs import cosine_distance
 from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.momentum_encoder import Momentum, Schedule, Teacher
 from medcl3d.objectives.partners import draw_partners
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.objectives.teacher import Momentum, Schedule, Teacher
 
 
 @OBJECTIVES.register("byol")

@@ -11,8 +11,8 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys, Loss, Rows
 from medcl3d.distributed.collectives import all_sum, gather, gather_keys, world_size
 from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum
+from medcl3d.objectives.diagnostics import Tally, diagnose
 from medcl3d.objectives.relating import Relating
-from medcl3d.training.diagnostics import Tally, diagnose
 
 
 def contrast(

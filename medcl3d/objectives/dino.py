@@ -16,10 +16,10 @@ from medcl3d.encoders.network import Network
 from medcl3d.losses.clusters import cross_entropy_sum, scores_of
 from medcl3d.losses.pairs import koleo
 from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.momentum_encoder import Momentum, Schedule, Teacher
 from medcl3d.objectives.partners import relate_to_all
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.objectives.teacher import Momentum, Schedule, Teacher
 
 
 @OBJECTIVES.register("dino")

@@ -13,9 +13,9 @@ from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
+from medcl3d.objectives.momentum_encoder import Momentum, Schedule, Teacher
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.objectives.teacher import Momentum, Schedule, Teacher
 
 
 @OBJECTIVES.register("moco")

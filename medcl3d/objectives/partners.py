@@ -13,8 +13,8 @@ from medcl3d.core.types import Keys, Relation, Rows
 from medcl3d.distributed.collectives import all_sum, gather, gather_keys
 from medcl3d.distributed.seeding import Stream
 from medcl3d.losses.contrastive import Tile
+from medcl3d.objectives.diagnostics import Tally, diagnose
 from medcl3d.objectives.relating import Relating
-from medcl3d.training.diagnostics import Tally, diagnose
 
 # Constants of splitmix64 (Steele et al., OOPSLA 2014), as signed numbers.
 _GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685

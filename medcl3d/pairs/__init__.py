@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from medcl3d.pairs.augmented_views import AugmentedViews as AugmentedViews
     from medcl3d.pairs.body_position import BodyPosition as BodyPosition
     from medcl3d.pairs.class_labels import ClassLabels as ClassLabels
-    from medcl3d.pairs.compose import Exclude as Exclude
-    from medcl3d.pairs.compose import Product as Product
-    from medcl3d.pairs.compose import Sum as Sum
+    from medcl3d.pairs.combinators import Exclude as Exclude
+    from medcl3d.pairs.combinators import Product as Product
+    from medcl3d.pairs.combinators import Sum as Sum
     from medcl3d.pairs.cross_modality import CrossModality as CrossModality
     from medcl3d.pairs.hard_negatives import HardNegatives as HardNegatives
     from medcl3d.pairs.longitudinal import Longitudinal as Longitudinal

@@ -17,8 +17,8 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys, Relation, ViewSpec, related
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.companions import Companions
-from medcl3d.pairs.kernels import require_columns, without_missing
+from medcl3d.pairs.batch_grouping import Companions
+from medcl3d.pairs.metadata_similarity import require_columns, without_missing
 
 
 @PAIRS.register("class_labels")

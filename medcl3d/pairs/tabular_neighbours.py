@@ -17,8 +17,8 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys, Relation, ViewSpec, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.kernels import Combine, Kernels, require_columns, similarity_between, similarity_of, without_missing
 from medcl3d.pairs.matching import matched_crops
+from medcl3d.pairs.metadata_similarity import Combine, Kernels, require_columns, similarity_between, similarity_of, without_missing
 
 NEAR = 128  # scans per block of the first comparison
 

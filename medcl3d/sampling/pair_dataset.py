@@ -18,7 +18,7 @@ from medcl3d.core.types import PairBatch, Points, ViewGroup, ViewSpec
 from medcl3d.distributed.seeding import Stream, generator
 from medcl3d.io.shared_memory import REMEDY, num_bytes, refuse_too_little, shared_memory_now
 from medcl3d.pairs import PairStrategy
-from medcl3d.pairs.companions import Companions
+from medcl3d.pairs.batch_grouping import Companions
 from medcl3d.pairs.placebo import permutes_points
 from medcl3d.sampling.raw_batch import RawBatch, RawGroup
 from medcl3d.store.scan_selection import ScansInUse

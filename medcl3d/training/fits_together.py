@@ -14,7 +14,7 @@ from medcl3d.core.types import Triple
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS, PairStrategy, every_part, parts_of, queue_size
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.companions import Companions, companions_of
+from medcl3d.pairs.batch_grouping import Companions, companions_of
 
 if TYPE_CHECKING:
     from medcl3d.training.pretrain import PretrainConfig

@@ -25,8 +25,8 @@ from medcl3d.core.errors import ConfigError, MachineError, UserError
 from medcl3d.distributed.collectives import from_rank_zero, rank
 from medcl3d.distributed.environment import checkout, device_name
 from medcl3d.io.atomic import write_text
+from medcl3d.objectives.diagnostics import Watch
 from medcl3d.store.fingerprints import changed
-from medcl3d.training.diagnostics import Watch
 
 # Fields that do not affect training or its order: a run may resume with other values.
 FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.checkpointing", "out_dir", "probe")

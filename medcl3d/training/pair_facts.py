@@ -10,11 +10,11 @@ from torch import Tensor
 
 from medcl3d.core.types import Keys, Relation
 from medcl3d.objectives.dense import point_keys
+from medcl3d.objectives.diagnostics import counts
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.boxes import iou_mm
 from medcl3d.sampling.pair_dataset import make_views
 from medcl3d.sampling.raw_batch import RawBatch
-from medcl3d.training.diagnostics import counts
 
 MAX_POINTS = 96
 

@@ -30,7 +30,7 @@ from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_size, relates_points
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.companions import Companions, companions_of
+from medcl3d.pairs.batch_grouping import Companions, companions_of
 from medcl3d.pairs.placebo import placebo
 from medcl3d.sampling.pair_dataset import PairDataset, Plan, batches_from, make_views
 from medcl3d.sampling.raw_batch import RawBatch

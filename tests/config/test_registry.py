@@ -35,7 +35,7 @@ from medcl3d.objectives.simclr import SimCLR
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.hard_negatives import HardNegatives
-from medcl3d.pairs.kernels import similarity_of
+from medcl3d.pairs.metadata_similarity import similarity_of
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.views.recipes import mri

@@ -22,7 +22,7 @@ from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs import link, needs_features
 from medcl3d.pairs.augmented_views import AugmentedViews
-from medcl3d.pairs.compose import Sum
+from medcl3d.pairs.combinators import Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 
 N = 12

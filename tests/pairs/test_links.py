@@ -22,7 +22,7 @@ from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs import PAIRS, link
 from medcl3d.pairs.augmented_views import AugmentedViews
-from medcl3d.pairs.compose import Product, Sum
+from medcl3d.pairs.combinators import Product, Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.nearest_neighbours import NearestNeighbours
 from medcl3d.training.pretrain import PretrainConfig, assemble

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from medcl3d.config.registry import Choice
 from medcl3d.core.collection import Collection
 from medcl3d.pairs import PAIRS
-from medcl3d.pairs.companions import Companions, companions_of
+from medcl3d.pairs.batch_grouping import Companions, companions_of
 from medcl3d.pairs.cross_modality import CrossModality
-from medcl3d.pairs.kernels import similarity_between
 from medcl3d.pairs.longitudinal import Longitudinal
+from medcl3d.pairs.metadata_similarity import similarity_between
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.pairs.tabular_neighbours import TabularNeighbours

@@ -18,9 +18,9 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Relation
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.pairs.class_labels import ClassLabels
-from medcl3d.pairs.compose import Product
-from medcl3d.pairs.kernels import similarity_between
+from medcl3d.pairs.combinators import Product
 from medcl3d.pairs.metadata_kernel import MetadataKernel
+from medcl3d.pairs.metadata_similarity import similarity_between
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.tabular_neighbours import TabularNeighbours
 from tests.pairs.collections import collections, make_collection

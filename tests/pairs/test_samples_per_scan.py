@@ -16,9 +16,9 @@ from medcl3d.config.loading import parse
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.pairs.batch_grouping import Companions, companions_of
 from medcl3d.pairs.class_labels import ClassLabels
-from medcl3d.pairs.companions import Companions, companions_of
-from medcl3d.pairs.compose import Exclude, Product, Sum
+from medcl3d.pairs.combinators import Exclude, Product, Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.sampling.pair_dataset import Plan

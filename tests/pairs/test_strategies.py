@@ -17,7 +17,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Keys
 from medcl3d.pairs import PAIRS, PairStrategy
-from medcl3d.pairs.compose import Exclude, Product, Sum
+from medcl3d.pairs.combinators import Exclude, Product, Sum
 from medcl3d.pairs.cross_modality import CrossModality
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.longitudinal import Longitudinal

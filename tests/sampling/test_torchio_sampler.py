@@ -15,7 +15,7 @@ from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Box
 from medcl3d.pairs.adjacent_slices import AdjacentSlices
-from medcl3d.pairs.compose import Sum
+from medcl3d.pairs.combinators import Sum
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.sampling.torchio_sampler import PairSampler, collection_of, crop_of, resample, torchio_batches

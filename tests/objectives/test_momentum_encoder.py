@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.teacher import Schedule, Teacher, momentum_at
+from medcl3d.objectives.momentum_encoder import Schedule, Teacher, momentum_at
 from tests.objectives.small import UNET, Step, batch_of, network_of
 
 FOLLOWED = ("byol", "moco", "dino")
