@@ -26,7 +26,7 @@ KINDS = {
     "tasks": "medcl3d.downstream:TASKS",
 }
 CONFIGS = {
-    "pretrain": "medcl3d.training.pretrain:PretrainConfig",
+    "pretrain": "medcl3d.pretraining.pretrain:PretrainConfig",
     "finetune": "medcl3d.downstream.finetune:FinetuneConfig",
     "evaluate": "medcl3d.downstream.evaluate:EvaluateConfig",
     "compare": "medcl3d.comparison.plan:CompareConfig",

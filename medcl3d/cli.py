@@ -195,7 +195,7 @@ def check(
 def pretrain(config: Config, overrides: Overrides = None, check: Check = False) -> None:
     """Pretrain an encoder. The same command resumes. Also runs under torchrun."""
     path = config_path(config)
-    from medcl3d.training.pretrain import pretrain as run
+    from medcl3d.pretraining.pretrain import pretrain as run
 
     run(path, overrides or [], check)
 
@@ -294,7 +294,7 @@ def show_pairs(
 ) -> None:
     """Show the pairs of a strategy: crops on the scans, views, and the relation matrix of a batch, with counts."""
     path = config_path(config)
-    from medcl3d.training.show_pairs import show_pairs as run
+    from medcl3d.pretraining.show_pairs import show_pairs as run
 
     run(path, overrides or [], out, page=html, check=check)
 

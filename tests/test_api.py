@@ -35,9 +35,9 @@ from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS
+from medcl3d.pretraining.pretrain import PretrainConfig, assemble
 from medcl3d.sampling.pair_dataset import make_views
 from medcl3d.store.store import Store
-from medcl3d.training.pretrain import PretrainConfig, assemble
 from medcl3d.views import VIEWS
 
 ROOT = Path(__file__).parents[1]

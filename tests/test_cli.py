@@ -94,7 +94,7 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tup
     """Arguments of the functions behind `pretrain` and `compare`, which are replaced."""
     calls: list[tuple[Any, ...]] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("medcl3d.training.pretrain.pretrain", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("medcl3d.pretraining.pretrain.pretrain", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr("medcl3d.comparison.compare", lambda *arguments: calls.append(arguments))
     yield calls
 
@@ -152,7 +152,7 @@ def test_a_mistake_ends_with_one_line_and_its_code(
     def fail(*_: object) -> None:
         raise error("the file\nis wrong; fix it")
 
-    monkeypatch.setattr("medcl3d.training.pretrain.pretrain", fail)
+    monkeypatch.setattr("medcl3d.pretraining.pretrain.pretrain", fail)
     done = medcl3d("pretrain", tmp_path)
     assert (done.exit_code, done.stderr, done.stdout) == (code, "medcl3d: the file is wrong; fix it\n", "")
     monkeypatch.setenv("MEDCL3D_DEBUG", "1")
@@ -163,7 +163,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medcl3d.training.pretrain.pretrain", interrupt)
+    monkeypatch.setattr("medcl3d.pretraining.pretrain.pretrain", interrupt)
     done = medcl3d("pretrain", tmp_path)
     assert (done.exit_code, done.stderr) == (130, "medcl3d: interrupted\n")
 

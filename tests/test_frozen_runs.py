@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from medcl3d.downstream.finetune import finetune
 from medcl3d.downstream.predict import predict
+from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.store import Store
-from medcl3d.training.pretrain import pretrain
 
 FROZEN = Path(__file__).parent / "frozen" / "v0_1"
 

@@ -14,7 +14,7 @@ from skimage.io import imread
 
 from medcl3d.catalogue import explain
 from medcl3d.pairs import PAIRS
-from medcl3d.training.pretrain import pretrain
+from medcl3d.pretraining.pretrain import pretrain
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "strategies"

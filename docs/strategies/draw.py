@@ -29,7 +29,7 @@ def main(names: list[str]) -> None:
     """Draw the named strategies, all by default; 128 colours keep the files small."""
     from PIL import Image
 
-    from medcl3d.training.show_pairs import show_pairs
+    from medcl3d.pretraining.show_pairs import show_pairs
 
     (HERE / "pictures").mkdir(exist_ok=True)
     for page in pages():

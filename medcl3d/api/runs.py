@@ -27,7 +27,7 @@ from medcl3d.encoders.module import ModuleEncoder, passing
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import write_text
 from medcl3d.pairs import PAIRS
-from medcl3d.training.pretrain import pretrain as run_pretraining
+from medcl3d.pretraining.pretrain import pretrain as run_pretraining
 
 Config = str | Path | Mapping[str, Any]
 Overrides = Mapping[str, Any] | None

@@ -52,7 +52,7 @@ def _measured(bench: Bench, samples: int, size: int) -> tuple[float, float]:
 
 def measure(store: str, depth: int, samples: int, size: int) -> None:
     """Print seconds (of the faster of two steps) and MiB of a step as JSON."""
-    from medcl3d.training.pretrain import PretrainConfig, assemble
+    from medcl3d.pretraining.pretrain import PretrainConfig, assemble
 
     torch.set_num_threads(1)
     config = {

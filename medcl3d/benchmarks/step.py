@@ -31,7 +31,7 @@ def step(bench: Bench) -> Table:
 
 def _pretrain(bench: Bench, workers: int) -> list[dict[str, float]]:
     """The logged rows of a short pretraining, without the first."""
-    from medcl3d.training.pretrain import pretrain
+    from medcl3d.pretraining.pretrain import pretrain
 
     every = max(1, bench.scale.steps // 6)
     run = bench.folder / f"step_{workers}"

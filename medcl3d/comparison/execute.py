@@ -24,7 +24,7 @@ from medcl3d.comparison.plan import Run, model_of
 from medcl3d.comparison.timing import TimeEstimates
 from medcl3d.config.loading import differences
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
-from medcl3d.training.logs import FREE_FIELDS, with_defaults
+from medcl3d.training.run_folder import FREE_FIELDS, with_defaults
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 120.0

@@ -10,7 +10,7 @@ import numpy as np
 from medcl3d.comparison.launch import read_json
 from medcl3d.comparison.plan import Run
 from medcl3d.evaluation.metrics.label_free import BETTER
-from medcl3d.training.portrait import FEATURES, SCORES
+from medcl3d.pretraining.embedding_export import FEATURES, SCORES
 
 FEWEST_CROPS = 8
 MOST_NAMES, FEWEST_DOTS = 7, 5

@@ -34,7 +34,7 @@ from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.scan_selection import DataConfig, pretraining_scans, split_of
 from medcl3d.store.splits import Measured, Split
 from medcl3d.store.store import Store
-from medcl3d.training.logs import run_folder
+from medcl3d.training.run_folder import run_folder
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

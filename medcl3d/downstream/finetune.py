@@ -36,8 +36,8 @@ from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.scan_selection import DataConfig, ScansInUse, split_of
 from medcl3d.store.splits import Measured
 from medcl3d.store.store import Store
-from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
-from medcl3d.training.logs import RunFolder, run_folder, versions
+from medcl3d.training.loop import FitOptions, check_ranks, fit, short_of_warmup
+from medcl3d.training.run_folder import RunFolder, run_folder, versions
 from medcl3d.views import VIEWS
 
 SCHEMA = 1

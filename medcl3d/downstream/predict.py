@@ -39,7 +39,7 @@ from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.io.nifti import read_header
 from medcl3d.preprocessing.read_scan import num_channels
 from medcl3d.preprocessing.scan import ReadyScan, ScanTask, ready_scan
-from medcl3d.training.logs import read_status
+from medcl3d.training.run_folder import read_status
 
 WEIGHTS = "model.safetensors"
 NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")

@@ -18,7 +18,7 @@ from medcl3d.comparison.plan import MODELS, Run, plan
 from medcl3d.config.loading import load, plain
 from medcl3d.evaluation.metrics.label_free import label_free
 from medcl3d.io.atomic import write_json
-from medcl3d.training.portrait import FEATURES, SCORES
+from medcl3d.pretraining.embedding_export import FEATURES, SCORES
 
 NUM_CASES = 30
 CONFIG = {

@@ -22,7 +22,7 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.finetune import finetune
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
-from medcl3d.training.pretrain import pretrain
+from medcl3d.pretraining.pretrain import pretrain
 
 COMMANDS = {"pretrain": pretrain, "finetune": finetune}
 

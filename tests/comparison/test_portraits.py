@@ -11,7 +11,7 @@ from medcl3d.comparison.figures import COLOURS, feature_maps
 from medcl3d.comparison.plan import Run
 from medcl3d.comparison.portraits import EmbeddingMap, Spread, embedding_maps, scores, shown_columns, spread, spreads
 from medcl3d.io.atomic import write_json
-from medcl3d.training.portrait import FEATURES, SCORES
+from medcl3d.pretraining.embedding_export import FEATURES, SCORES
 from tests.comparison.large_comparison import written
 
 NAMES = ("a", "b", "c", "d")

@@ -14,7 +14,7 @@ from medcl3d.cli import main
 from medcl3d.comparison import compare
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.evaluate import evaluate
-from medcl3d.training.pretrain import pretrain
+from medcl3d.pretraining.pretrain import pretrain
 
 ENCODER = {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}
 STRUCTURES = {"structure_at_centre": {"structures": 2, "crops_per_scan": 12}}

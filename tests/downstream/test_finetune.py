@@ -21,7 +21,7 @@ from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.finetune import FinetuneConfig, assemble, finetune, summary
 from medcl3d.downstream.patches import PatchBatch
 from medcl3d.downstream.segmentation import augmented
-from medcl3d.training.pretrain import pretrain
+from medcl3d.pretraining.pretrain import pretrain
 
 RATES = ("samples_per_s", "data_wait", "peak_memory_mb")
 ENCODER = {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}

@@ -21,10 +21,10 @@ from medcl3d.downstream.multilabel import Multilabel
 from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
+from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.sampling.pair_dataset import Plan
 from medcl3d.store.splits import draw_labelled, read_split
 from medcl3d.store.store import Store
-from medcl3d.training.pretrain import pretrain
 from medcl3d.views import VIEWS
 
 TARGETS = ("bright", "dark")

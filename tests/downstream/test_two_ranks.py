@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.training.test_pretrain import ENVIRONMENT
+from tests.pretraining.test_pretrain import ENVIRONMENT
 
 TOOL = Path(__file__).parents[2] / "tools" / "finetune.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")

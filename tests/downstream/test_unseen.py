@@ -18,7 +18,7 @@ from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.finetune import FinetuneConfig, assemble, finetune, summary
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
-from medcl3d.training.pretrain import pretrain
+from medcl3d.pretraining.pretrain import pretrain
 from tests.downstream.conftest import NUM_PATIENTS, write_balls
 
 SHARED: dict[str, Any] = {"encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from medcl3d.core.types import Relation
 from medcl3d.losses.contrastive import Tile
 from medcl3d.objectives.diagnostics import Tally, Watch, diagnose, effective_rank
-from medcl3d.training.logs import run_folder
+from medcl3d.training.run_folder import run_folder
 
 HEALTHY = {"loss": 2.0, "effective_rank": 20.0, "anchors_without_positive": 0.0, "effective_negatives": 30.0}
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from medcl3d.config.loading import parse
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.dense import point_features, point_keys
+from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble
 from medcl3d.sampling.pair_dataset import make_views
-from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
 
 STEPS, LONG = 40, 150
 UNSEEN = range(10_000, 10_008)  # steps far beyond training: other crops, other augmentation

@@ -12,7 +12,7 @@ from medcl3d.config.loading import load, parse, plain
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.pairs.combinators import Exclude, Product, Sum
-from medcl3d.training.pretrain import PretrainConfig, assemble
+from medcl3d.pretraining.pretrain import PretrainConfig, assemble
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
 

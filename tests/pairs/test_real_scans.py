@@ -18,8 +18,8 @@ import torch
 from medcl3d.config.loading import load
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
+from medcl3d.pretraining.pretrain import PretrainConfig, assemble, pretrain
 from medcl3d.training.checkpoint import load_latest
-from medcl3d.training.pretrain import PretrainConfig, assemble, pretrain
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
 SOURCES: dict[str, tuple[str, str, dict[str, Any]]] = {

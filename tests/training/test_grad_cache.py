@@ -18,9 +18,9 @@ from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Embedded, Loss, Rows
 from medcl3d.distributed.precision import autocast
+from medcl3d.pretraining.pretrain import Learner, PretrainConfig, Pretraining, assemble, pretrain
 from medcl3d.training.grad_cache import embed_in_chunks
-from medcl3d.training.pretrain import Learner, PretrainConfig, Pretraining, assemble, pretrain
-from tests.training.test_pretrain import config_of, curve, write
+from tests.pretraining.test_pretrain import config_of, curve, write
 
 OF_ONE_ROW = {"simclr": {"norm": "layer"}}  # a head without batch statistics, as chunks need
 CASES = {

@@ -21,7 +21,7 @@ from medcl3d.core.types import Triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.encoders.decoder import Decoder
 from medcl3d.encoders.network import Network, build_network
-from medcl3d.training.pretrain import pretrain
+from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.training.speed import at_speed
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.test_pretrain import ENVIRONMENT, TOOL, config_of, curve, run, write
+from tests.pretraining.test_pretrain import ENVIRONMENT, TOOL, config_of, curve, run, write
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 STEPS = 60

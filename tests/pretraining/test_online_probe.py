@@ -11,8 +11,8 @@ import yaml
 from safetensors.torch import load_file
 
 from medcl3d.core.errors import ConfigError
-from medcl3d.downstream.online_probe import METRIC
-from medcl3d.training.pretrain import pretrain
+from medcl3d.pretraining.online_probe import METRIC
+from medcl3d.pretraining.pretrain import pretrain
 
 
 def config(store: Path, out: Path, **more: object) -> Path:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from medcl3d.config.loading import parse
-from medcl3d.training.logs import run_folder
-from medcl3d.training.portrait import FEATURES, SCORES, portray
-from medcl3d.training.pretrain import PretrainConfig, assemble
+from medcl3d.pretraining.embedding_export import FEATURES, SCORES, portray
+from medcl3d.pretraining.pretrain import PretrainConfig, assemble
+from medcl3d.training.run_folder import run_folder
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from medcl3d.distributed.collectives import all_sum, rank, wait_for_all, world_s
 from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
 from medcl3d.training.checkpoint import TrainState, load_latest, save
-from medcl3d.training.logs import RunFolder
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
+from medcl3d.training.run_folder import RunFolder
 from medcl3d.training.speed import at_speed
 
 MAX_BAD_STEPS = 10

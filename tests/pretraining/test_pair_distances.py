@@ -10,8 +10,8 @@ import torch
 
 from medcl3d.core.types import Box, Relation, ViewSpec
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.training.pair_distances import QUANTILES, distances_of
-from medcl3d.training.pair_facts import PairFacts
+from medcl3d.pretraining.pair_distances import QUANTILES, distances_of
+from medcl3d.pretraining.pair_measures import PairFacts
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
 

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from medcl3d.core.types import Box, PairBatch, Relation, ViewSpec, triple
+from medcl3d.pretraining.pair_measures import PairFacts
 from medcl3d.sampling.pair_dataset import make_views
 from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.scan_selection import ScansInUse
 from medcl3d.store.store import Store
-from medcl3d.training.pair_facts import PairFacts
 
 COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#b565d9", "#e9b44c", "#50514f")
 ATTRACTED, REPELLED, IGNORED = "#1b7837", "#c2603a", "#e8e8e8"

@@ -16,19 +16,12 @@ from medcl3d.core.types import Box, Relation, triple
 from medcl3d.pairs.boxes import iou
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
+from medcl3d.pretraining.pair_measures import facts_of
+from medcl3d.pretraining.pictures import ATTRACTED, IGNORED, REPELLED, colours_of, picture_of_pairs, picture_of_relation
+from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble
+from medcl3d.pretraining.show_pairs import show_pairs
 from medcl3d.sampling.pair_dataset import make_views
 from medcl3d.store.store import Store
-from medcl3d.training.pair_facts import facts_of
-from medcl3d.training.pictures import (
-    ATTRACTED,
-    IGNORED,
-    REPELLED,
-    colours_of,
-    picture_of_pairs,
-    picture_of_relation,
-)
-from medcl3d.training.pretrain import PretrainConfig, Pretraining, assemble
-from medcl3d.training.show_pairs import show_pairs
 
 
 def pretraining(store: Path, pairs: Any, objective: str = "simclr", patch: int = 16, samples: int = 8, views: Any = "mri") -> Pretraining:

@@ -21,10 +21,10 @@ from medcl3d.pairs import PAIRS
 from medcl3d.sampling.pair_dataset import PairDataset, Plan, make_views
 from medcl3d.store.scan_selection import ScansInUse, pretraining_scans
 from medcl3d.store.store import Store
-from medcl3d.training.logs import RunFolder
+from medcl3d.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from medcl3d.training.pretrain import Pretraining
+    from medcl3d.pretraining.pretrain import Pretraining
 
 SCHEMA = 1
 SEED = 0  # seed of the crops, independent of the seed of the run

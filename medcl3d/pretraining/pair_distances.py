@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medcl3d.core.types import Keys
 from medcl3d.pairs.boxes import iou_mm
-from medcl3d.training.pair_facts import PairFacts
+from medcl3d.pretraining.pair_measures import PairFacts
 
 QUANTILES = (0.1, 0.5, 0.9)
 PLACES = ("within the sample", "other samples of the scan", "other scans of the patient", "other patients")

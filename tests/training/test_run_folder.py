@@ -11,8 +11,8 @@ import pytest
 
 from medcl3d.config.loading import parse, plain
 from medcl3d.core.errors import ConfigError, MachineError
-from medcl3d.training.fit import FitOptions
-from medcl3d.training.logs import read_status, run_folder
+from medcl3d.training.loop import FitOptions
+from medcl3d.training.run_folder import read_status, run_folder
 
 CONFIG = {"seed": 0, "train": {"steps": 10, "workers": 0}}
 
@@ -109,7 +109,7 @@ def test_rows_after_the_checkpoint_and_incomplete_lines_are_removed(tmp_path: Pa
 HOLD = """
 import sys, time
 from pathlib import Path
-from medcl3d.training.logs import run_folder
+from medcl3d.training.run_folder import run_folder
 with run_folder(Path(sys.argv[1]), {"seed": 0}, {"data": "a"}) as run:
     run.status("running", 0)
     print("held", flush=True)

@@ -17,8 +17,8 @@ import yaml
 from safetensors.torch import load_file
 
 from medcl3d.config.loading import parse
+from medcl3d.pretraining.pretrain import PretrainConfig, assemble
 from medcl3d.sampling.pair_dataset import batches_from
-from medcl3d.training.pretrain import PretrainConfig, assemble
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "pretrain.py"

@@ -20,7 +20,6 @@ from medcl3d.core.types import Box, Embedded, Loss, Relate, ViewSpec
 from medcl3d.distributed.collectives import process_group, rank, say, world_size
 from medcl3d.distributed.precision import autocast_dtype, computes_in
 from medcl3d.distributed.seeding import seed_weights
-from medcl3d.downstream.online_probe import Asked, OnlineProbe
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network, check_patch_size
@@ -32,19 +31,20 @@ from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_siz
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import Companions, companions_of
 from medcl3d.pairs.placebo import placebo
+from medcl3d.pretraining.compatibility import check_not_alone, check_together, check_uses, shapes_of_roles, without_effect
+from medcl3d.pretraining.embedding_export import portray
+from medcl3d.pretraining.online_probe import Asked, OnlineProbe
+from medcl3d.pretraining.pair_measures import facts_of
+from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.sampling.pair_dataset import PairDataset, Plan, batches_from, make_views
 from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.content_hashes import contents
 from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.scan_selection import DataConfig, ScansInUse, pretraining_scans
 from medcl3d.store.store import Store
-from medcl3d.training.fit import FitOptions, check_ranks, fit, short_of_warmup
-from medcl3d.training.fits_together import check_not_alone, check_together, check_uses, shapes_of_roles, without_effect
 from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics
-from medcl3d.training.logs import RunFolder, run_folder, versions
-from medcl3d.training.pair_facts import facts_of
-from medcl3d.training.pictures import picture_of_pairs, picture_of_relation
-from medcl3d.training.portrait import portray
+from medcl3d.training.loop import FitOptions, check_ranks, fit, short_of_warmup
+from medcl3d.training.run_folder import RunFolder, run_folder, versions
 from medcl3d.views import VIEWS
 
 SCHEMA = 1

@@ -1,0 +1,1 @@
+"""Pretraining: configuration, compatibility checks, online probe, pictures of pairs."""
