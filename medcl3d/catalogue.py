@@ -23,7 +23,7 @@ KINDS = {
     "encoders": "medcl3d.encoders:ENCODERS",
     "objectives": "medcl3d.objectives:OBJECTIVES",
     "sources": "medcl3d.datasets.sources:SOURCES",
-    "tasks": "medcl3d.downstream:TASKS",
+    "tasks": "medcl3d.downstream.tasks:TASKS",
 }
 CONFIGS = {
     "pretrain": "medcl3d.pretraining.pretrain:PretrainConfig",

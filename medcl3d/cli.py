@@ -234,7 +234,7 @@ def predict(
     ] = False,
 ) -> None:
     """Segment new scans, with labels on each scan's own grid. The same command resumes."""
-    from medcl3d.downstream.predict import predict as run_
+    from medcl3d.downstream.predict.predict import predict as run_
 
     run_(run, target, out, probabilities=probabilities, intensity=intensity, force=force, check=check, say=say)
 

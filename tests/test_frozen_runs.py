@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from medcl3d.downstream.finetune import finetune
-from medcl3d.downstream.predict import predict
+from medcl3d.downstream.predict.predict import predict
 from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.store import Store

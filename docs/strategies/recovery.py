@@ -24,9 +24,9 @@ from sklearn.linear_model import RidgeCV
 
 from medcl3d.config.loading import load
 from medcl3d.distributed.precision import autocast_dtype
-from medcl3d.downstream.examples import Example, answers
+from medcl3d.downstream.crop_dataset import Example, answers
 from medcl3d.downstream.probes import Labelled, LinearProbe, standardiser
-from medcl3d.downstream.structure_at_centre import StructureAtCentre
+from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.evaluation.metrics.classification import balanced_accuracy

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medcl3d.core.errors import DataError
 from medcl3d.distributed.precision import Precision, autocast_dtype
-from medcl3d.downstream.asked import scans_of
+from medcl3d.downstream.predict.inputs import scans_of
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
 from medcl3d.downstream.scan_features import Extraction, intensity_kind, scan_features, without_settled_remedy
 

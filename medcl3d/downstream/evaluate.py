@@ -16,14 +16,14 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.collectives import process_group, say, world_size
 from medcl3d.distributed.precision import Precision, autocast_dtype, computes_in
 from medcl3d.distributed.seeding import seed_weights
-from medcl3d.downstream import TASKS, Evaluation
-from medcl3d.downstream.classification import CropClassification
-from medcl3d.downstream.examples import Example, answers, covering_crops
+from medcl3d.downstream.crop_dataset import Example, answers, covering_crops
 from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
-from medcl3d.downstream.labelled import labelled_scans, scans_to_test
+from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
 from medcl3d.downstream.landmarks import Landmarks
 from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Probed, Retrieval, finite
+from medcl3d.downstream.tasks import TASKS, Evaluation
+from medcl3d.downstream.tasks.classification import CropClassification
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size

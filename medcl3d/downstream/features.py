@@ -22,7 +22,7 @@ from torch import Tensor
 from medcl3d.core.errors import ConfigError, DataError, UserError, unforeseen
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
-from medcl3d.downstream.asked import InputScan, is_volume, scans_of
+from medcl3d.downstream.predict.inputs import InputScan, is_volume, scans_of
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
 from medcl3d.downstream.scan_features import (
     Extraction,

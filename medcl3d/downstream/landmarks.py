@@ -12,9 +12,9 @@ from medcl3d.config.loading import STRICT
 from medcl3d.config.registry import Count, Positive
 from medcl3d.core.errors import DataError
 from medcl3d.core.types import Box, Triple, triple
-from medcl3d.downstream.examples import Example
+from medcl3d.downstream.crop_dataset import Example
 from medcl3d.downstream.probes import directions, standardiser
-from medcl3d.downstream.structure_at_centre import StructureAtCentre
+from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre
 from medcl3d.evaluation.metrics.retrieval import TIE
 from medcl3d.evaluation.metrics.segmentation import over_patients
 from medcl3d.evaluation.statistics.intervals import Interval

@@ -17,14 +17,14 @@ from sklearn.preprocessing import StandardScaler
 from medcl3d.config.loading import STRICT
 from medcl3d.config.registry import Count, Positive
 from medcl3d.core.errors import DataError
-from medcl3d.downstream import Task
+from medcl3d.downstream.tasks import Task
 from medcl3d.evaluation.metrics.retrieval import TIE, measures
 from medcl3d.evaluation.metrics.segmentation import over_patients
 from medcl3d.evaluation.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     from medcl3d.core.types import Triple
-    from medcl3d.downstream.examples import Example
+    from medcl3d.downstream.crop_dataset import Example
     from medcl3d.store.store import Store
 
 MAX_ITERATIONS = 1000

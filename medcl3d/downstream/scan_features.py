@@ -17,7 +17,7 @@ from torch import Tensor
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Features, Triple, triple
 from medcl3d.distributed.precision import autocast
-from medcl3d.downstream.predict import SPACING_TOLERANCE
+from medcl3d.downstream.predict.predict import SPACING_TOLERANCE
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
 from medcl3d.io.nifti import read_header
 from medcl3d.preprocessing.read_scan import num_channels

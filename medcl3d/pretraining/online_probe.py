@@ -12,11 +12,11 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config.loading import STRICT, part_of
 from medcl3d.config.registry import Choice, Count
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.downstream import TASKS
-from medcl3d.downstream.classification import CropClassification
-from medcl3d.downstream.examples import Example, answers
-from medcl3d.downstream.labelled import with_target
+from medcl3d.downstream.crop_dataset import Example, answers
+from medcl3d.downstream.label_selection import with_target
 from medcl3d.downstream.probes import Labelled, LinearProbe
+from medcl3d.downstream.tasks import TASKS
+from medcl3d.downstream.tasks.classification import CropClassification
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.classification import balanced_accuracy
 from medcl3d.store.scan_selection import DataConfig, pretraining_scans

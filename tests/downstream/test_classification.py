@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.downstream.classification import Classification
 from medcl3d.downstream.finetune import finetune
+from medcl3d.downstream.tasks.classification import Classification
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from medcl3d.comparison.results import few_training_cases as of_comparison
-from medcl3d.downstream.classification import Classification
 from medcl3d.downstream.few_cases import few_case_notes, few_training_cases, over_runs
 from medcl3d.downstream.finetune import finetune
-from medcl3d.downstream.multilabel import Multilabel
-from medcl3d.downstream.regression import Regression
-from medcl3d.downstream.segmentation import Segmentation
-from medcl3d.downstream.structure_at_centre import StructureAtCentre
+from medcl3d.downstream.tasks.classification import Classification
+from medcl3d.downstream.tasks.multilabel import Multilabel
+from medcl3d.downstream.tasks.regression import Regression
+from medcl3d.downstream.tasks.segmentation import Segmentation
+from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre
 from medcl3d.store.store import Store
 from tests.downstream.test_finetune import config_of, write
 

@@ -19,8 +19,8 @@ from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.finetune import FinetuneConfig, assemble, finetune, summary
-from medcl3d.downstream.patches import PatchBatch
-from medcl3d.downstream.segmentation import augmented
+from medcl3d.downstream.patch_dataset import PatchBatch
+from medcl3d.downstream.tasks.segmentation import augmented
 from medcl3d.pretraining.pretrain import pretrain
 
 RATES = ("samples_per_s", "data_wait", "peak_memory_mb")
@@ -94,7 +94,7 @@ def test_a_stopped_run_resumes_bitwise(
         return fail() if calls == 5 else augmented(batch, recipe)
 
     with monkeypatch.context() as patched:
-        patched.setattr("medcl3d.downstream.segmentation.augmented", fails_in_step_five)
+        patched.setattr("medcl3d.downstream.tasks.segmentation.augmented", fails_in_step_five)
         with pytest.raises(RuntimeError, match="simulated failure"):
             finetune(path)
     assert [row["step"] for row in curve(tmp_path / "b")] == [1, 2, 3, 4]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.downstream.examples import Example
+from medcl3d.downstream.crop_dataset import Example
 from medcl3d.downstream.landmarks import MEASURES, Landmarks, _centres, _first_of_each
 from medcl3d.store.store import Store
 

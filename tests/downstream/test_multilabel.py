@@ -17,8 +17,8 @@ from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError, UserError
 from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.finetune import finetune
-from medcl3d.downstream.multilabel import Multilabel
 from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours
+from medcl3d.downstream.tasks.multilabel import Multilabel
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.pretraining.pretrain import pretrain

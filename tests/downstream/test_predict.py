@@ -20,8 +20,8 @@ from typer.testing import CliRunner, Result
 from medcl3d.cli import app
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.finetune import finetune
-from medcl3d.downstream.predict import Predictor, load_run, segment
-from medcl3d.downstream.segmentation import Segmentation
+from medcl3d.downstream.predict.predict import Predictor, load_run, segment
+from medcl3d.downstream.tasks.segmentation import Segmentation
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.preprocessing.scan import ready_scan
@@ -263,7 +263,7 @@ def test_a_rerun_resumes_a_stopped_prediction(
             raise KeyboardInterrupt
         return segment(predictor, path, *args, **fields)
 
-    monkeypatch.setattr("medcl3d.downstream.predict.segment", watched)
+    monkeypatch.setattr("medcl3d.downstream.predict.predict.segment", watched)
     command = ("predict", run, inputs, "--out", out, "--probabilities")
     assert medcl3d(*command).exit_code != 0 and seen == ["a.nii.gz", "b.nii.gz"]
     corrected = nib.load(out / "a.nii.gz")  # corrected manually, in a program that keeps the header
@@ -391,7 +391,7 @@ def test_two_scans_with_one_output_file_are_refused_before_any_is_segmented(
 def test_a_scan_that_raises_in_a_library_is_reported_and_the_others_are_segmented(
     run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medcl3d.downstream import predict as module
+    from medcl3d.downstream.predict import predict as module
 
     image = nib.load(Path(Store.open(ball_root).scans[6]["source"]["path"]))
     (tmp_path / "in").mkdir()
@@ -419,7 +419,7 @@ def test_a_full_disk_ends_the_prediction(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medcl3d.downstream.predict._write_nifti", full)
+    monkeypatch.setattr("medcl3d.downstream.predict.predict._write_nifti", full)
     scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
     done = medcl3d("predict", run, scan, "--out", tmp_path / "a.nii.gz")
     assert done.exit_code == 4 and "No space left on device; 0 scans are done" in done.stderr, done.output

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from medcl3d.core.errors import ConfigError
-from medcl3d.downstream.regression import Regression
+from medcl3d.downstream.tasks.regression import Regression
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store

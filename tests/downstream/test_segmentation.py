@@ -14,10 +14,10 @@ from medcl3d.config.loading import load, plain
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Triple
-from medcl3d.downstream import TASKS
 from medcl3d.downstream.finetune import FinetuneConfig
-from medcl3d.downstream.patches import PatchBatch, PatchDataset, class_indices
-from medcl3d.downstream.segmentation import Segmentation, dice_and_cross_entropy, dice_loss
+from medcl3d.downstream.patch_dataset import PatchBatch, PatchDataset, class_indices
+from medcl3d.downstream.tasks import TASKS
+from medcl3d.downstream.tasks.segmentation import Segmentation, dice_and_cross_entropy, dice_loss
 from medcl3d.encoders.network import build_network
 from medcl3d.sampling.pair_dataset import Plan
 from medcl3d.store.store import Store
@@ -136,7 +136,7 @@ class Mirror:
 
 
 def test_labels_get_the_transform_of_their_voxels(ball_store: Store) -> None:
-    from medcl3d.downstream.segmentation import augmented
+    from medcl3d.downstream.tasks.segmentation import augmented
 
     batch = patches(ball_store, 1.0)[0]
     voxels, labels = augmented(batch, Mirror())

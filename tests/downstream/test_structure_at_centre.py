@@ -9,7 +9,7 @@ import pytest
 
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.seeding import generator
-from medcl3d.downstream.structure_at_centre import StructureAtCentre
+from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre
 from medcl3d.store.store import Store
 
 

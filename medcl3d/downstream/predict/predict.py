@@ -26,11 +26,11 @@ from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
 from medcl3d.core.types import Triple, triple
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
-from medcl3d.downstream import TASKS
-from medcl3d.downstream.asked import InputScan, is_volume, missing, scans_of, stamp_of
 from medcl3d.downstream.heads import Segmenter
-from medcl3d.downstream.own_grid import classes_on
-from medcl3d.downstream.segmentation import Segmentation
+from medcl3d.downstream.predict.inputs import InputScan, is_volume, missing, scans_of, stamp_of
+from medcl3d.downstream.predict.scan_grid import classes_on
+from medcl3d.downstream.tasks import TASKS
+from medcl3d.downstream.tasks.segmentation import Segmentation
 from medcl3d.downstream.transfer import compare, read_sidecar
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network

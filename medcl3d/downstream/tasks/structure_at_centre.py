@@ -12,9 +12,9 @@ from medcl3d.config.registry import Count
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Box, Triple, triple
 from medcl3d.distributed.seeding import Stream, generator
-from medcl3d.downstream import TASKS
-from medcl3d.downstream.classification import CropClassification
-from medcl3d.downstream.examples import Example
+from medcl3d.downstream.crop_dataset import Example
+from medcl3d.downstream.tasks import TASKS
+from medcl3d.downstream.tasks.classification import CropClassification
 from medcl3d.store.store import Store
 
 TEST_SEED = 0  # seed of the examples, independent of the seed of the run

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.types import Box, Loss, Triple
 from medcl3d.distributed.collectives import all_mean
-from medcl3d.downstream import TASKS, Evaluation
-from medcl3d.downstream.examples import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
+from medcl3d.downstream.crop_dataset import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe
+from medcl3d.downstream.tasks import TASKS, Evaluation
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.multilabel import finding_metrics
 from medcl3d.evaluation.statistics.intervals import Interval

@@ -19,11 +19,11 @@ from medcl3d.config.registry import Count, Fraction
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.types import Loss, Triple
 from medcl3d.distributed.collectives import all_mean, gather
-from medcl3d.downstream import TASKS, Evaluation
+from medcl3d.downstream.case_pictures import picture_of_cases
 from medcl3d.downstream.heads import Segmenter
-from medcl3d.downstream.patches import PatchBatch, PatchDataset, class_indices
-from medcl3d.downstream.pictures import picture_of_cases
+from medcl3d.downstream.patch_dataset import PatchBatch, PatchDataset, class_indices
 from medcl3d.downstream.sliding_window import mean_of_flips, probabilities_of, sliding_window
+from medcl3d.downstream.tasks import TASKS, Evaluation
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.segmentation import overlap_of, summary
 from medcl3d.sampling.pair_dataset import Plan

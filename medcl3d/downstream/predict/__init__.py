@@ -1,0 +1,1 @@
+"""Segmentation of new scans on their own grid."""
