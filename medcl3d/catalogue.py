@@ -29,7 +29,7 @@ CONFIGS = {
     "pretrain": "medcl3d.pretraining.pretrain:PretrainConfig",
     "finetune": "medcl3d.downstream.finetune:FinetuneConfig",
     "evaluate": "medcl3d.downstream.evaluate:EvaluateConfig",
-    "compare": "medcl3d.comparison.plan:CompareConfig",
+    "compare": "medcl3d.comparison.plan.runs:CompareConfig",
 }
 
 

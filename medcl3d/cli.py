@@ -277,7 +277,7 @@ def compare(
 ) -> None:
     """Run a comparison, or its missing runs, and write the report."""
     path = config_path(config)
-    from medcl3d.comparison import compare as run
+    from medcl3d.comparison.compare import compare as run
 
     # `--from runs/*`: the shell passes the second and further folders as plain arguments.
     more = [text for text in overrides or [] if from_runs and ("=" not in text or Path(text).exists())]

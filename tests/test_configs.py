@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.plan import plan
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import plan
 from medcl3d.config.loading import load
 from medcl3d.downstream.evaluate import EvaluateConfig
 from medcl3d.downstream.finetune import FinetuneConfig

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from medcl3d.comparison import compare as run_comparison
+from medcl3d.comparison.compare import compare as run_comparison
 from medcl3d.config.loading import plain
 from medcl3d.config.packaged import find_config
 from medcl3d.config.yaml_tree import COMMAND_LINE

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medcl3d.comparison.analysis import ALPHA, analyse
-from medcl3d.comparison.answer import number
-from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.execute import kept_and_waiting
-from medcl3d.comparison.plan import MODELS, Run, family_of
-from medcl3d.comparison.results import complete_replicates, gather, gather_cases
-from medcl3d.comparison.timing import duration, seconds_to_go
+from medcl3d.comparison.analysis.analysis import ALPHA, analyse
+from medcl3d.comparison.analysis.conclusion import number
+from medcl3d.comparison.analysis.results import complete_replicates, gather, gather_cases
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import MODELS, Run, family_of
+from medcl3d.comparison.run.execute import kept_and_waiting
+from medcl3d.comparison.run.timing import duration, seconds_to_go
 from medcl3d.evaluation.statistics.crossed import Components, expected
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.evaluation.statistics.power import smallest_difference, upper_limit_of_replicates

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from medcl3d.comparison import local, slurm
-from medcl3d.comparison.plan import MODELS
+from medcl3d.comparison.plan.runs import MODELS
+from medcl3d.comparison.run import local, slurm
 
 HERE = Path(__file__).parent
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from skimage.io import imsave
 
-from medcl3d.comparison import compare
-from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.launch import INPUTS, encoder_hash, record_cost
-from medcl3d.comparison.plan import MODELS, Run, plan
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import MODELS, Run, plan
+from medcl3d.comparison.run.launch import INPUTS, encoder_hash, record_cost
 from medcl3d.config.loading import load, plain
 from medcl3d.evaluation.metrics.label_free import label_free
 from medcl3d.io.atomic import write_json

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medcl3d.comparison.agreement import better, rank_interval, score_agreement, verdict
-from medcl3d.comparison.config import Arm, CompareConfig, Recipe
+from medcl3d.comparison.analysis.agreement import better, rank_interval, score_agreement, verdict
+from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
 
 NAMES = ("a", "b", "c", "d")
 ARMS = {"scratch": Arm(), **{f"arm {name}": Arm(pretraining=name) for name in NAMES}, "a, all": Arm("a", {"transfer": "all"})}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcl3d.comparison.case_values import by_patient, collect
+from medcl3d.comparison.analysis.case_values import by_patient, collect
 from medcl3d.evaluation.metrics.classification import classification_metrics
 from medcl3d.evaluation.metrics.segmentation import summary
 

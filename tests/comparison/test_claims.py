@@ -12,17 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medcl3d.comparison import compare
-from medcl3d.comparison.analysis import Analysis, analyse
-from medcl3d.comparison.answer import conclusion_sentences
-from medcl3d.comparison.conclusion import conclusion
-from medcl3d.comparison.config import Arm, CompareConfig, NextEndpoint, Recipe
-from medcl3d.comparison.declared import check_preregistration, preregister, preregistrations
-from medcl3d.comparison.declared import tested_fields as what_is_tested
-from medcl3d.comparison.markdown import markdown
-from medcl3d.comparison.plan import plan
-from medcl3d.comparison.report import tests as sentences
-from medcl3d.comparison.sensitivity import far_replicates
+from medcl3d.comparison.analysis.analysis import Analysis, analyse
+from medcl3d.comparison.analysis.conclusion import conclusion_sentences
+from medcl3d.comparison.analysis.conclusion_values import conclusion
+from medcl3d.comparison.analysis.sensitivity import far_replicates
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.config import Arm, CompareConfig, NextEndpoint, Recipe
+from medcl3d.comparison.plan.preregistration import check_preregistration, preregister, preregistrations
+from medcl3d.comparison.plan.preregistration import tested_fields as what_is_tested
+from medcl3d.comparison.plan.runs import plan
+from medcl3d.comparison.report.markdown import markdown
+from medcl3d.comparison.report.report import tests as sentences
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.statistics.intervals import holm

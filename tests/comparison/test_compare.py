@@ -14,9 +14,9 @@ import pytest
 import yaml
 from skimage.io import imsave
 
-from medcl3d.comparison import compare
-from medcl3d.comparison.report import case_means
-from medcl3d.comparison.results import contrasts
+from medcl3d.comparison.analysis.results import contrasts
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.report.report import case_means
 from medcl3d.core.errors import ConfigError, DataError, UserError
 
 
@@ -246,8 +246,8 @@ def test_the_direction_of_a_known_metric_is_optional_and_validated(compared):
 
 
 def test_case_means_and_contrasts(compared):
-    from medcl3d.comparison.config import CompareConfig
-    from medcl3d.comparison.plan import plan
+    from medcl3d.comparison.plan.config import CompareConfig
+    from medcl3d.comparison.plan.runs import plan
     from medcl3d.config.loading import load
 
     runs = plan(load(compared, [], CompareConfig))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from medcl3d.comparison.config import Arm, CompareConfig, Recipe
-from medcl3d.comparison.controls import with_controls
-from medcl3d.comparison.kinds import arm_types_of
-from medcl3d.comparison.plan import check_names, family_of, plan
+from medcl3d.comparison.plan.arm_types import arm_types_of
+from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
+from medcl3d.comparison.plan.controls import with_controls
+from medcl3d.comparison.plan.runs import check_names, family_of, plan
 from medcl3d.config.loading import parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"

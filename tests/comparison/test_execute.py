@@ -15,12 +15,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from medcl3d.comparison import compare
-from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.execute import Outcome, execute, is_done, step_of
-from medcl3d.comparison.launch import LOG
-from medcl3d.comparison.local import LocalLauncher
-from medcl3d.comparison.plan import Run, plan
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import Run, plan
+from medcl3d.comparison.run.execute import Outcome, execute, is_done, step_of
+from medcl3d.comparison.run.launch import LOG
+from medcl3d.comparison.run.local import LocalLauncher
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError, Stopped
 

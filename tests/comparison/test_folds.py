@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from medcl3d.comparison import compare
-from medcl3d.comparison.analysis import analyse
-from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.launch import prepare_folder
-from medcl3d.comparison.plan import plan
-from medcl3d.comparison.results import complete_replicates, gather_cases
+from medcl3d.comparison.analysis.analysis import analyse
+from medcl3d.comparison.analysis.results import complete_replicates, gather_cases
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import plan
+from medcl3d.comparison.run.launch import prepare_folder
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.finetune import finetune

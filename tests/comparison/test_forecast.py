@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.execute import execute
 from medcl3d.comparison.forecast import plan_summary
-from medcl3d.comparison.launch import COST, read_json, record_cost
-from medcl3d.comparison.local import LocalLauncher
-from medcl3d.comparison.plan import plan
-from medcl3d.comparison.timing import duration, samples_per_s, seconds_to_go
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import plan
+from medcl3d.comparison.run.execute import execute
+from medcl3d.comparison.run.launch import COST, read_json, record_cost
+from medcl3d.comparison.run.local import LocalLauncher
+from medcl3d.comparison.run.timing import duration, samples_per_s, seconds_to_go
 from medcl3d.config.loading import load
 from tests.comparison.test_execute import SMALL, go
 
@@ -68,7 +68,7 @@ def test_each_pretraining_is_timed_by_its_own_runs(comparison):
 
 
 def test_a_wrong_time_estimate_is_replaced(comparison, monkeypatch):
-    monkeypatch.setattr("medcl3d.comparison.timing.WRONG_FROM", 1.0)
+    monkeypatch.setattr("medcl3d.comparison.run.timing.WRONG_FROM", 1.0)
     arms = {"scratch": {"set": {"seconds": 0.3}}, "dense": {"pretraining": "dense", "set": {"seconds": 3.0}}}
     _, _, said = go(comparison(arms=arms), *SMALL, "replicates=2")
     lines = [line for line in said.splitlines() if line.startswith("finetune: about")]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medcl3d.comparison.analysis import Analysis, analyse
-from medcl3d.comparison.config import Arm, CompareConfig, Recipe
-from medcl3d.comparison.gallery import cases, pairing
-from medcl3d.comparison.kinds import ArmType
-from medcl3d.comparison.plan import Run
+from medcl3d.comparison.analysis.analysis import Analysis, analyse
+from medcl3d.comparison.plan.arm_types import ArmType
+from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
+from medcl3d.comparison.plan.runs import Run
+from medcl3d.comparison.report.gallery import cases, pairing
 
 KINDS: dict[str, ArmType] = {"ours": "pairs", "other": "pairs", "placebo": "placebo", "mae": "mae"}
 CONFIG = CompareConfig(

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from medcl3d.comparison import compare
-from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.local import LocalLauncher
-from medcl3d.comparison.lock import exclusive_start, is_locked
-from medcl3d.comparison.plan import plan
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import plan
+from medcl3d.comparison.run.local import LocalLauncher
+from medcl3d.comparison.run.lock import exclusive_start, is_locked
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 from tests.comparison.test_execute import SMALL, go
@@ -26,8 +26,9 @@ HERE = Path(__file__).parent
 START = """
 import sys
 sys.path[:0] = [{here!r}]
-from medcl3d.comparison import local, compare
-from medcl3d.comparison.plan import MODELS
+from medcl3d.comparison.run import local
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.runs import MODELS
 MODELS.update(pretrain="fake_runs:PretrainConfig", finetune="fake_runs:FinetuneConfig")
 local.command_of = lambda run: [{fake!r}, run.command, str(run.config), *run.overrides]
 from pathlib import Path

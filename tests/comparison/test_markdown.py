@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from medcl3d.comparison.analysis import analyse
-from medcl3d.comparison.answer import with_interval
-from medcl3d.comparison.config import Arm
-from medcl3d.comparison.markdown import markdown
+from medcl3d.comparison.analysis.analysis import analyse
+from medcl3d.comparison.analysis.conclusion import with_interval
+from medcl3d.comparison.plan.config import Arm
+from medcl3d.comparison.report.markdown import markdown
 from tests.comparison.test_analysis import config_of, table_of
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.controls import with_controls
-from medcl3d.comparison.plan import plan
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.controls import with_controls
+from medcl3d.comparison.plan.runs import plan
 from medcl3d.config.loading import load
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from medcl3d.comparison.config import Command
-from medcl3d.comparison.plan import Run
-from medcl3d.comparison.results import check_provenance
+from medcl3d.comparison.analysis.results import check_provenance
+from medcl3d.comparison.plan.config import Command
+from medcl3d.comparison.plan.runs import Run
 from medcl3d.core.errors import DataError
 
 READ: dict[str, Any] = {"data": "a", "body": "b", "manifest": {"age": "1", "sex": "2"}, "split": "s"}

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.execute import execute, is_done, last_line
-from medcl3d.comparison.launch import COST, LOG, read_json
-from medcl3d.comparison.local import LocalLauncher
-from medcl3d.comparison.plan import plan
-from medcl3d.comparison.slurm import JOB, RunJob, SlurmChild, SlurmLauncher, is_queued
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import plan
+from medcl3d.comparison.run.execute import execute, is_done, last_line
+from medcl3d.comparison.run.launch import COST, LOG, read_json
+from medcl3d.comparison.run.local import LocalLauncher
+from medcl3d.comparison.run.slurm import JOB, RunJob, SlurmChild, SlurmLauncher, is_queued
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, MachineError
 
@@ -75,7 +75,7 @@ def _without_signals(job: RunJob) -> int:
     """Run a job in a thread that is not the main one, in which it cannot set a signal handler."""
     from unittest import mock
 
-    with mock.patch("medcl3d.comparison.slurm.signal.signal"):
+    with mock.patch("medcl3d.comparison.run.slurm.signal.signal"):
         return job()
 
 

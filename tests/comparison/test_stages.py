@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from medcl3d.comparison import compare
-from medcl3d.comparison.config import CompareConfig
-from medcl3d.comparison.stages import check_confirmation
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.run.stages import check_confirmation
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError, DataError

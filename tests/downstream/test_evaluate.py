@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from medcl3d.cli import main
-from medcl3d.comparison import compare
+from medcl3d.comparison.compare import compare
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.evaluate import evaluate
 from medcl3d.pretraining.pretrain import pretrain

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medcl3d.comparison.results import few_training_cases as of_comparison
+from medcl3d.comparison.analysis.results import few_training_cases as of_comparison
 from medcl3d.downstream.few_cases import few_case_notes, few_training_cases, over_runs
 from medcl3d.downstream.finetune import finetune
 from medcl3d.downstream.tasks.classification import Classification

@@ -229,7 +229,7 @@ def test_constant_labels_and_probes_of_one_class_are_refused(root: Path, tmp_pat
 
 
 def test_the_brier_score_is_a_mean_over_patients_for_a_comparison(root: Path, tmp_path: Path) -> None:
-    from medcl3d.comparison.case_values import by_patient, collect
+    from medcl3d.comparison.analysis.case_values import by_patient, collect
 
     config = config_of(root, tmp_path / "run", train=TRAIN | {"steps": 2})
     found = results(finetune, tmp_path / "c.yaml", config)

@@ -1,0 +1,1 @@
+"""Results of a comparison and the conclusions that they allow."""

@@ -1,0 +1,52 @@
+"""Cost of each arm: seconds and memory, as recorded by its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import Run
+from medcl3d.comparison.run.launch import COST, read_json
+from medcl3d.comparison.run.timing import metric_rows
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Mean time of one arm over its runs, and the largest memory of any; None if not recorded."""
+
+    arm: str
+    pretraining_s: float | None
+    measuring_s: float | None
+    peak_memory_mib: float | None
+
+
+def seconds_of(run: Run) -> float | None:
+    """Total seconds of the run; if not recorded, the seconds of its logged steps."""
+    noted = read_json(run.folder / COST).get("seconds")
+    if noted is not None:
+        return float(noted)
+    before, total, size = 0.0, 0.0, run.size / max(1, run.steps)
+    for row in metric_rows(run):
+        if row.get("samples_per_s", 0) > 0:
+            total += (row["step"] - before) * size / row["samples_per_s"]
+        before = row["step"]
+    return total or None
+
+
+def costs(runs: Sequence[Run], config: CompareConfig) -> list[Cost]:
+    """One row per arm."""
+    found = []
+    for name, arm in config.arms.items():
+        first = [run for run in runs if not run.measures and run.name == arm.pretraining]
+        second = [run for run in runs if run.measures and run.name == name]
+        memory = [value for run in (*first, *second) if (value := read_json(run.folder / COST).get("peak_memory_mib")) is not None]
+        found.append(Cost(name, _mean(first), _mean(second), max(memory, default=None)))
+    return found
+
+
+def _mean(runs: Sequence[Run]) -> float | None:
+    known = [seconds for run in runs if (seconds := seconds_of(run)) is not None]
+    return float(np.mean(known)) if known else None

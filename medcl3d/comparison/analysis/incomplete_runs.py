@@ -1,0 +1,65 @@
+"""Incomplete runs of a plan: failed, stopped or not started, with reasons."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import Run, plan
+from medcl3d.comparison.run.execute import last_line
+from medcl3d.comparison.run.launch import LOG, read_json
+from medcl3d.comparison.run.lock import is_locked
+
+ORDER = ("failed", "stopped", "running", "not started", "not found")
+
+
+@dataclass(frozen=True)
+class IncompleteRun:
+    """A run, its state (one of `ORDER`), and the reason."""
+
+    run: Run
+    state: str
+    reason: str
+
+
+def incomplete_runs(runs: Sequence[Run], config: CompareConfig) -> list[IncompleteRun]:
+    """Every run that is not done, failed ones first; for moved runs also the measurements that are missing.
+
+    A deleted pretraining is left out if no incomplete run needs it.
+    """
+    waiting = [one for run in runs if (one := _state(run)) is not None]
+    needed = {one.run.needs for one in waiting}
+    found = [one for one in waiting if one.run.measures or one.run.folder in needed or one.state != "not started"]
+    if any(run.moved_to for run in runs):
+        given = {(run.command, run.name, run.cell, run.seed, run.fold) for run in runs}
+        absent = [run for run in plan(config) if run.measures and (run.command, run.name, run.cell, run.seed, run.fold) not in given]
+        found += [IncompleteRun(run, "not found", "no folder of --from holds it") for run in absent]
+    return sorted(found, key=lambda one: ORDER.index(one.state))
+
+
+def _state(run: Run) -> IncompleteRun | None:
+    status, log = read_json(run.folder / "status.json"), run.folder / LOG
+    state, reason = status.get("state"), status.get("reason")
+    if state == "done":
+        return None
+    if state == "stopped":
+        return IncompleteRun(run, "stopped", f"at step {status.get('step', 0)}; the same command resumes it")
+    if not run.moved_to and is_locked(run.folder):
+        return IncompleteRun(run, "running", "a process is executing it")
+    if state is None and not log.is_file():
+        return IncompleteRun(run, "not started", _waits(run))
+    # A killed run could not record a reason: its log has the last output.
+    return IncompleteRun(run, "failed", reason if state == "failed" and reason else last_line(log))
+
+
+def _waits(run: Run) -> str:
+    done = run.needs is None or read_json(run.needs / "status.json").get("state") == "done"
+    return "the same command runs it" if done else "its pretraining is not done"
+
+
+def count(found: Sequence[IncompleteRun]) -> str:
+    """``2 failed, 1 not started``; empty if all are done."""
+    of = Counter(one.state for one in found)
+    return ", ".join(f"{of[state]} {state}" for state in ORDER if of[state])

@@ -1,0 +1,40 @@
+"""Dry run of a comparison: assemble its runs before the first starts, so that errors appear immediately."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from medcl3d.comparison.plan.runs import MODELS, Run, model_of
+from medcl3d.config.loading import load
+from medcl3d.core.errors import ConfigError, UserError
+
+MOST_NAMED = 5
+"""Failures that one message names."""
+
+
+def dry_run(runs: Sequence[Run]) -> list[str]:
+    """Assemble one run of each arm and cell, those of the first replicate among `runs`, if their data is prepared.
+
+    An encoder that does not exist yet is left out. Returns lines on data that is not prepared yet; ConfigError, with
+    the first runs that would fail and their errors.
+    """
+    found: list[str] = []
+    unknown: set[str] = set()
+    first = {(run.command, run.name, run.cell): run for run in reversed(runs)}
+    for run in reversed(first.values()):
+        assemble = getattr(importlib.import_module(MODELS[run.command].split(":")[0]), "assemble", None)
+        root = Path(str(run.planned.get("data", {}).get("root", "")))
+        if assemble is None or not (root / "prepared.json").is_file():
+            unknown.add(str(root))
+            continue
+        from_scratch = ("init=scratch",) if run.needs is not None and not (run.needs / "encoder.safetensors").is_file() else ()
+        try:
+            assemble(load(run.config, (*run.overrides, *from_scratch), model_of(run.command)))
+        except UserError as error:
+            found.append(f"{run}: {error}")
+    if found:
+        more = f" (and {len(found) - MOST_NAMED} more)" if len(found) > MOST_NAMED else ""
+        raise ConfigError(f"{len(found)} of {len(first)} kinds of runs would fail{more}:\n  " + "\n  ".join(found[:MOST_NAMED]))
+    return [f"{root}: holds no prepared scans yet, so the dry run left out its runs" for root in sorted(unknown) if root != "."]

@@ -1,0 +1,130 @@
+"""Preregistration: the planned tests, written to a file before the runs, so that a report can name later changes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import Run, cells, family_of, in_endpoint
+from medcl3d.config.loading import differences
+from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
+from medcl3d.io.atomic import write_text
+
+DECLARED = "declared.jsonl"
+CHANGED = "the preregistered tests were changed after results existed (see the notes)"
+MARGIN_CHANGED = "the margin was changed after results existed (see the notes)"
+
+
+@dataclass(frozen=True)
+class PreregistrationCheck:
+    """Comparison of the current tests with the preregistered ones.
+
+    note   a note for readers, "" if everything was preregistered before the first result
+    kept   no change was made after results that could have motivated it; otherwise nothing is tested
+    margin_kept  the same for the margin; otherwise no arm is called equivalent, and the other tests remain valid
+    """
+
+    note: str
+    kept: bool
+    margin_kept: bool = True
+
+
+def tested_fields(config: CompareConfig) -> dict[str, Any]:
+    """All fields that determine the tests."""
+    # Newer fields are written only if they are used, so that older files stay unchanged.
+    margin = {} if config.margin is None else {"margin": config.margin}
+    order = [{"metric": one.metric, "higher": one.higher, "endpoint": _endpoint(one)} for one in config.later]
+    return {
+        "metric": config.metric,
+        "higher": config.higher,
+        "endpoint": _endpoint(config),
+        **({"next_endpoints": order} if order else {}),
+        **margin,
+        "reference": config.reference,
+        "family": sorted(family_of(config)),
+        "stage": config.stage,
+        "first_seed": config.first_seed,
+        "replicates": config.replicates,
+    }
+
+
+def _endpoint(config: CompareConfig) -> list[dict[str, Any]]:
+    return [dict(cell) for cell in cells(config) if in_endpoint(cell, config)]
+
+
+def preregister(config: CompareConfig, finished: int, complete: int) -> None:
+    """Append the current tests to the comparison's declarations if they differ from the last one.
+
+    finished, complete  number of finished measurements and of complete replicates now: results that may have been seen
+    """
+    path, what = config.report_dir / DECLARED, tested_fields(config)
+    before = preregistrations(path)
+    if before and before[-1]["what"] == what:
+        return
+    row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "finished": finished, "complete": complete, "what": what}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(one) + "\n" for one in [*before, row]))
+
+
+def preregistrations(path: Path) -> list[dict[str, Any]]:
+    """The declarations of a file in their order; empty if it is absent. Damaged rows are skipped."""
+    found: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+            found.append({**row, "finished": int(row["finished"]), "complete": int(row["complete"]), "what": dict(row["what"])})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
+    """The declarations file of these runs: beside them, also if they were moved."""
+    out_dir = next((run.moved_to for run in runs if run.moved_to is not None), config.out_dir)
+    return out_dir / config.report_dir.relative_to(config.out_dir) / DECLARED
+
+
+def check_preregistration(config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Collection[str]) -> PreregistrationCheck:
+    """Compare the current tests with the declarations in the file; measured: the metrics that the runs have.
+
+    A declaration of a metric that no run has is ignored as a mistake, since none of its results can have been seen.
+    A screening tests nothing. More replicates are not a change while too few were complete for a test: a pilot
+    decides whether the rest is worth its time.
+    """
+    if config.stage == "screen":
+        return PreregistrationCheck("", True)
+    rows = [row for row in rows if row["what"].get("metric") in measured]
+    if not rows:
+        return PreregistrationCheck("The tests were not preregistered: declared.jsonl does not exist.", True)
+    what = tested_fields(config)
+    first, last = rows[0], rows[-1]
+    for row in rows:
+        if row["finished"] == 0:  # no result existed: the later declaration counts
+            first = row
+    lines = [line for line in differences(first["what"], what) if not _is_pilots(line, first, rows)]
+    margin = [line for line in lines if line.startswith("margin:")]
+    if margin and len(lines) == len(margin):
+        note = f"No arm is called equivalent: {'; '.join(margin)} was changed after results existed; other tests remain valid."
+        return PreregistrationCheck(note, True, margin_kept=False)
+    if lines:
+        when = next((row for row in rows if row["what"] == what), last)
+        seen = f"when {_measurements(when['finished'])} finished" if when["what"] == what else "after the runs"
+        return PreregistrationCheck(f"No test: {'; '.join(lines)} was changed {seen}.", False, margin_kept=not margin)
+    if first["finished"]:
+        return PreregistrationCheck(f"The tests were preregistered when {_measurements(first['finished'])} already finished.", True)
+    return PreregistrationCheck("", True)
+
+
+def _measurements(count: int) -> str:
+    return f"{count} measurement{' was' if count == 1 else 's were'}"
+
+
+def _is_pilots(line: str, first: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a change of the number of replicates was made before a test was possible."""
+    changes = [row for row in rows if row["what"]["replicates"] != first["what"]["replicates"]]
+    return line.startswith("replicates:") and bool(changes) and changes[0]["complete"] < MIN_REPLICATES_FOR_TEST

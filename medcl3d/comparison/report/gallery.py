@@ -1,0 +1,82 @@
+"""Pictures from run folders for a report: pairs of each strategy, best and worst cases of every arm."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcl3d.comparison.analysis.analysis import Analysis
+from medcl3d.comparison.plan.arm_types import ArmType
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import Run
+
+
+@dataclass(frozen=True)
+class EmbeddedPicture:
+    """An image as a data URI, its alternative text, and its caption."""
+
+    uri: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Pictures of pairs: views that are drawn together, items that attract and repel, and notes on controls."""
+
+    drawn: tuple[EmbeddedPicture, ...]
+    related: tuple[EmbeddedPicture, ...]
+    notes: tuple[str, ...]
+
+
+def png_uri(path: Path) -> str:
+    """A PNG file as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def first_runs(analysis: Analysis, runs: Sequence[Run]) -> list[Run]:
+    """The runs that represent the first replicate."""
+    return [run for run in runs if run.seed == analysis.replicates[0] and run.represents_replicate]
+
+
+def pairing(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> Pairing:
+    """Pictures of the first replicate's pretrainings; identical pictures are shown once, and MAE has none."""
+    arm_types = {arm.pretraining: analysis.arm_types[name] for name, arm in config.arms.items() if arm.pretraining is not None}
+    pretrained = [run for run in first_runs(analysis, runs) if not run.measures]
+    pairs = [run for run in pretrained if arm_types[run.name] != "mae"]
+    return Pairing(
+        tuple(_shared(pairs, "pairs.png", "Views that are drawn together", arm_types)),
+        tuple(_shared(pairs, "relation.png", "Items of a batch that attract and repel", arm_types)),
+        tuple(_notes([run.name for run in pretrained], arm_types)),
+    )
+
+
+def _shared(runs: Sequence[Run], file: str, what: str, arm_types: dict[str, ArmType]) -> Iterable[EmbeddedPicture]:
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        path = run.folder / "pictures" / file
+        if path.is_file():
+            names.setdefault(png_uri(path), []).append(f"“{run.name}”" + (" (placebo)" if arm_types[run.name] == "placebo" else ""))
+    for uri, of in names.items():
+        caption = f"{', '.join(of)}{' (identical pictures)' if len(of) > 1 else ''}"
+        yield EmbeddedPicture(uri, f"{what}: {', '.join(of)}", caption)
+
+
+def _notes(names: Sequence[str], arm_types: dict[str, ArmType]) -> Iterable[str]:
+    placebos = [f"“{name}”" for name in names if arm_types[name] == "placebo"]
+    if placebos:
+        yield f"{', '.join(placebos)}: the strategy with its signal columns permuted among the scans."
+    without = [f"“{name}”" for name in names if arm_types[name] == "mae"]
+    if without:
+        yield f"{', '.join(without)}: no pairs and no picture, since it reconstructs masked blocks of single crops."
+
+
+def cases(analysis: Analysis, runs: Sequence[Run], side: str) -> list[EmbeddedPicture]:
+    """The best and worst cases of every arm in the last cell of the first replicate. side: test or validation."""
+    # The last cell represents all: usually it has the most labels.
+    chosen = [run for run in first_runs(analysis, runs) if run.measures and run.cell == analysis.cells[-1]]
+    files = [(run, run.folder / "pictures" / "cases.png") for run in chosen]
+    alt = f"Best and worst {side} cases with true and predicted outlines"
+    return [EmbeddedPicture(png_uri(file), f"{alt}: {run.name}", run.name) for run, file in files if file.is_file()]

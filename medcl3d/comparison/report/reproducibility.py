@@ -1,0 +1,73 @@
+"""Reproducibility section of a report: commits, versions and devices of all runs, configurations and commands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from medcl3d.comparison.analysis.analysis import Analysis
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import Run
+from medcl3d.comparison.run.launch import command_of, read_json
+from medcl3d.config.loading import plain
+
+NAMES = {"commit": "commit of medcl3d", "python": "Python", "versions": "packages", "data": "hash of the scans"}
+"""Key of provenance.json -> its name in a report, in this order; other keys follow under their own names."""
+LEFT_OUT = ("kind", "command", "dirty", "body", "manifest", "split")
+"""Keys that differ from run to run or are shown with the commit, and hashes that stay in run folders: the hash of a short
+column, as the sex of ten patients, could be inverted by trying all values. Their equality is checked before the report."""
+UNKNOWN = "not recorded"
+
+
+@dataclass(frozen=True)
+class ProvenanceEntry:
+    """One provenance entry: its name, and each value with the number of runs that recorded it, most frequent first."""
+
+    name: str
+    values: tuple[tuple[str, int], ...]
+
+
+def provenance_entries(runs: Sequence[Run]) -> list[ProvenanceEntry]:
+    """Provenance entries of all these runs: commits, versions and data, then others such as the device."""
+    found = [read_json(run.folder / "provenance.json") for run in runs]
+    others = sorted({key for provenance in found for key in provenance} - {*NAMES, *LEFT_OUT})
+    counts = {key: Counter(_words(key, provenance) for provenance in found) for key in (*NAMES, *others)}
+    return [ProvenanceEntry(NAMES.get(key, key), tuple(of.most_common())) for key, of in counts.items() if set(of) != {UNKNOWN}]
+
+
+def _words(key: str, provenance: Mapping[str, Any]) -> str:
+    value = provenance.get(key)
+    if value is None or value == {}:
+        return UNKNOWN
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
+    changed = ", with uncommitted changes" if key == "commit" and provenance.get("dirty") else ""
+    return (value if isinstance(value, str) else json.dumps(value)) + changed
+
+
+@dataclass(frozen=True)
+class Document:
+    """A collapsible text."""
+
+    title: str
+    text: str
+
+
+def documents(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> list[Document]:
+    """The comparison's configuration, and the configuration and command of every run of the first replicate and cell."""
+    found = [Document("The comparison", _yaml(plain(config)))]
+    for run in runs:
+        if run.represents_replicate and run.seed == analysis.replicates[0] and run.cell in ((), analysis.cells[0]):
+            text = f"{shlex.join(['python', *command_of(run)])}\n\n{_yaml(dict(run.planned))}"
+            found.append(Document(f"{run}: its command and its full configuration", text))
+    return found
+
+
+def _yaml(content: Any) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,293 @@
+"""Execution of a plan: each run is a separate command, skipped if done, resumed if stopped, reported if it failed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from medcl3d.comparison.plan.runs import Run, model_of
+from medcl3d.comparison.run.launch import INPUTS, LOG, Child, encoder_hash, read_json
+from medcl3d.comparison.run.timing import TimeEstimates
+from medcl3d.config.loading import differences
+from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
+from medcl3d.training.run_folder import FREE_FIELDS, with_defaults
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 120.0
+"""Seconds that a run may take to save its state after a stop request."""
+STOPPED = 75
+MOST_STARTS = 50
+"""Starts of one run on a cluster that stops its jobs; more count as a failure."""
+
+
+class Launcher(Protocol):
+    """Starts runs on this machine or on a cluster.
+
+    at_once: number of runs at a time; takes: number of runs that it accepts, including waiting ones.
+    """
+
+    at_once: int
+    takes: int
+
+    def launch(self, runs: Sequence[Run]) -> list[Child]:
+        """Start runs."""
+
+    def busy(self, run: Run) -> bool:
+        """Whether a process of another start is still executing this run."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a run: `kept` was done before; `failed` has a reason; `stopped` by a cluster can resume."""
+
+    run: Run
+    state: Literal["done", "kept", "failed", "stopped"]
+    seconds: float = 0.0
+    reason: str = ""
+
+
+def is_done(run: Run) -> bool:
+    """Whether the run's folder holds this run, finished. A field that is newer than the run counts with its default.
+
+    ConfigError if the folder holds another run, or one that started from another encoder; DataError if its files are
+    damaged.
+    """
+    config_file = run.folder / "config.yaml"
+    if not config_file.is_file():
+        return False
+    _refuse_another(run, config_file)
+    if read_json(run.folder / "status.json").get("state") != "done":
+        return False
+    if run.measures and not (run.folder / "results.json").is_file():
+        raise DataError(f"{run.folder}: the run is done but results.json is missing; delete the folder to run it again")
+    now = None if run.needs is None else encoder_hash(run.needs)
+    if now is not None and read_json(run.folder / INPUTS).get("encoder_sha256") != now:
+        raise ConfigError(
+            f"{run.folder}: started from another encoder than the current one in {run.needs}. "
+            "Delete the folder to run it again"
+        )
+    return True
+
+
+def _refuse_another(run: Run, config_file: Path) -> None:
+    """ConfigError if a folder holds another run than the planned one; moved runs may differ in their paths only."""
+    try:
+        found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{config_file}: is damaged ({' '.join(str(error).split())}); delete its folder to run it again") from None
+    free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.moved_to else ()))
+
+    def changed(old: Any) -> list[str]:
+        return [line for line in differences(old, run.planned) if not line.startswith(free)]
+
+    # Filling in defaults takes longer than comparing, and most runs have all fields.
+    lines = changed(found) and changed(with_defaults(found, model_of(run.command), config_file))
+    if run.moved_to is not None and run.needs is not None:
+        # The encoder was moved too, but its path below out_dir must be the planned one: otherwise this is another arm's run.
+        inside = run.needs.relative_to(run.moved_to).parts
+        if Path(str(found.get("init"))).parts[-len(inside) :] != inside:
+            lines = [*lines, f"init: {found.get('init')!r} -> {run.planned['init']!r}"]
+    if lines:
+        shown = "; ".join([*lines[:5], *(["..."] if len(lines) > 5 else [])])
+        raise ConfigError(f"{run.folder}: holds another run: {shown}. Delete the folder to run it again, or choose another out_dir")
+
+
+def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs that are done, and those to do.
+
+    A deleted pretraining is not run again if all runs that start from it are done.
+    """
+    done = {run.folder for run in runs if is_done(run)}
+    still_needed = {run.needs for run in runs if run.needs is not None and run.folder not in done}
+    needed = {run.needs for run in runs if run.needs is not None}
+    spent = {run.folder for run in runs if run.folder in needed - still_needed and not (run.folder / "config.yaml").exists()}
+    kept = [run for run in runs if run.folder in done | spent]
+    return kept, [run for run in runs if run.folder not in done | spent]
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that is not empty."""
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines()] if path.is_file() else []
+    return next((line for line in reversed(lines) if line), "its log is empty")
+
+
+def step_of(run: Run) -> int:
+    """The last step that a run logged."""
+    path = run.folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        complete = [line for line in file.read().split(b"\n")[:-1] if line.startswith(b"{") and line.endswith(b"}")]
+    return int(json.loads(complete[-1]).get("step", 0)) if complete else 0
+
+
+def _stop(children: Sequence[Child]) -> None:
+    """Signal all to save and stop; kill the remaining ones after the grace time, or at a second Ctrl-C."""
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    try:
+        for child in children:
+            child.wait(max(0.1, deadline - time.monotonic()))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        for child in children:
+            child.kill()
+    for child in children:
+        child.wait()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that is set by Ctrl-C or SIGTERM (a cluster's time limit); a second signal interrupts."""
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+
+    def request(_number: int, _frame: FrameType | None) -> None:
+        if requested.is_set():
+            raise KeyboardInterrupt
+        requested.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _outcome(child: Child) -> Outcome | None:
+    code = child.poll()
+    if code is None:
+        return None
+    seconds = time.monotonic() - child.started
+    try:
+        if code == 0 and is_done(child.run):
+            return Outcome(child.run, "done", seconds)
+    except UserError as error:
+        return Outcome(child.run, "failed", seconds, str(error))
+    if code == STOPPED and child.resumable:
+        return Outcome(child.run, "stopped", seconds, "its job was stopped too often")
+    what = f"exit {code}" if code > 0 else f"killed by signal {-code}" if code < 0 else "exit 0, but the state in status.json is not done"
+    return Outcome(child.run, "failed", seconds, f"{what}: {last_line(child.run.folder / LOG)}")
+
+
+def execute(runs: Sequence[Run], launcher: Launcher, console: Console, accept: Callable[[Run], None] = lambda run: None) -> list[Outcome]:
+    """Execute the runs that are not done, as many at once as the launcher accepts; a failed run does not stop the others.
+
+    accept: validates each finished measurement; its exception ends the execution, since it would refuse every other too.
+    A run that another process executes (which outlived the comparison that started it) is waited for.
+    ConfigError before anything starts if a folder holds another run; Stopped on Ctrl-C or SIGTERM.
+    """
+    grid = _Grid(runs, console, accept)
+    with _stop_signals() as stop_requested, _progress(console) as progress:
+        task = progress.add_task("runs", total=sum(run.size for run in grid.waiting))
+        grid.say = progress.console.print
+        try:
+            while grid.waiting or grid.children:
+                grid.start(launcher)
+                if stop_requested.wait(POLL_SECONDS if grid.children or grid.waiting else 0):
+                    raise Stopped(f"stopped after {len(grid.outcomes)} of {len(runs)} runs; the same command resumes")
+                grid.collect()
+                grid.report_time(launcher.at_once)
+                _advance(progress, task, [c.run for c in grid.children], [o.run for o in grid.outcomes if o.state != "kept"])
+        finally:
+            _stop(grid.children)
+    return grid.outcomes
+
+
+class _Grid:
+    """State of a plan's execution: runs that are done, running and waiting."""
+
+    def __init__(self, runs: Sequence[Run], console: Console, accept: Callable[[Run], None]):
+        self.runs, self.say, self.accept = runs, console.print, accept
+        kept, self.waiting = kept_and_waiting(runs)
+        for run in kept:
+            self._accept(run)
+        self.outcomes = [Outcome(run, "kept") for run in kept]
+        self.over = {run.folder: "done" for run in kept}
+        self.children: list[Child] = []
+        self._starts: Counter[Path] = Counter()
+        self._times = TimeEstimates()
+        self._waiting_for: set[Path] = set()
+
+    def start(self, launcher: Launcher) -> None:
+        """Start runs that are ready, as many as the launcher accepts."""
+        ready: list[Run] = []
+        for run in [r for r in self.waiting if r.needs is None or self.over.get(r.needs) == "done"]:
+            if len(ready) + len(self.children) >= launcher.takes:
+                break
+            if launcher.busy(run):
+                if run.folder not in self._waiting_for:
+                    self._say(f"waiting for {run}, which another process is executing")
+                    self._waiting_for.add(run.folder)
+                continue
+            self.waiting.remove(run)
+            if run.folder in self._waiting_for and is_done(run):
+                self._finish(Outcome(run, "done"))
+            else:
+                ready.append(run)
+        if ready:
+            self._starts.update(run.folder for run in ready)
+            self.children += launcher.launch(ready)
+
+    def collect(self) -> None:
+        """Collect runs that have ended, and runs that can no longer start."""
+        for child, outcome in [(c, o) for c in self.children if (o := _outcome(c)) is not None]:
+            self.children.remove(child)
+            if outcome.state == "stopped" and self._starts[child.run.folder] < MOST_STARTS:
+                self.waiting.append(child.run)
+            else:
+                self._finish(replace(outcome, state="failed") if outcome.state == "stopped" else outcome)
+        for run in [r for r in self.waiting if r.needs is not None and self.over.get(r.needs) == "failed"]:
+            self.waiting.remove(run)
+            self._finish(Outcome(run, "failed", 0.0, "its pretraining failed"))
+
+    def report_time(self, at_once: int) -> None:
+        """Print estimates of the remaining time of each command's runs, if they are new."""
+        left = [*self.waiting, *(child.run for child in self.children)]
+        done = [run for run in self.runs if self.over.get(run.folder) in ("done", "kept")]
+        for line in self._times.lines(self.runs, done, left, at_once):
+            self._say(line)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self.over[outcome.run.folder] = outcome.state
+        if outcome.state == "done":
+            self._accept(outcome.run)
+        line = f"{len(self.outcomes)}/{len(self.runs)} {outcome.state} in {outcome.seconds:.0f} s: {outcome.run}"
+        self._say(line + (f"\n    {outcome.reason}" if outcome.reason else ""))
+
+    def _accept(self, run: Run) -> None:
+        if run.measures:
+            self.accept(run)
+
+    def _say(self, line: str) -> None:
+        self.say(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _advance(progress: Progress, task: TaskID, going: Sequence[Run], ended: Sequence[Run]) -> None:
+    part = sum(run.size * step_of(run) // max(1, run.steps) for run in going)
+    progress.update(task, completed=part + sum(run.size for run in ended), description=f"{len(going)} running")
+
+
+def _progress(console: Console) -> Progress:
+    count = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples,"))
+    times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
+    return Progress(*count, *times, console=console, disable=not console.is_terminal)

@@ -1,0 +1,120 @@
+"""Tests are preregistered before the runs; a change after results is reported, and then nothing is tested."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.preregistration import DECLARED, check_preregistration, preregister, preregistrations
+from medcl3d.config.loading import load
+from medcl3d.core.errors import ConfigError, DataError
+
+SIX = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "pretrainings": {}, "replicates": 6, "jobs": 2}
+
+
+def test_preregistered_endpoints_are_tested_and_changed_ones_are_not(comparison: Callable[..., Path], tmp_path: Path) -> None:
+    path = comparison(**SIX, endpoint={"num_labelled": 2})
+    text = compare(path).read_text()
+    assert "p (Holm)" in text and "The tests were" not in text
+    rows = preregistrations(Path("runs") / DECLARED)
+    assert [(row["finished"], row["complete"]) for row in rows] == [(0, 0)]
+    assert rows[0]["what"]["endpoint"] == [{"num_labelled": 2}] and rows[0]["what"]["replicates"] == 6
+    assert "p (Holm)" in compare(path, ["jobs=1"]).read_text()
+    for again in range(2):
+        text = compare(path, ["endpoint={num_labelled: 8}"]).read_text()
+        assert "p (Holm)" not in text, again
+        assert "No test: endpoint: [{" in text and "was changed when 24 measurements were finished" in text
+        assert "No test, since the preregistered tests were changed after results existed" in text
+    assert "p (Holm)" in compare(path).read_text(), "the first declaration is still tested"
+    shutil.move("runs", tmp_path / "other")
+    assert "p (Holm)" in compare(path, from_runs=[Path("other")]).read_text()
+    assert "was changed" in compare(path, ["reference=gain"], from_runs=[Path("other/finetune")]).read_text()
+    (tmp_path / "other" / DECLARED).unlink()
+    assert "The tests were not preregistered: declared.jsonl does not exist." in compare(path, from_runs=[Path("other")]).read_text()
+
+
+MEASURED = ["dice", "hd95_mm"]
+
+
+@pytest.fixture
+def config(comparison: Callable[..., Path]) -> CompareConfig:
+    return load(comparison(**SIX), [], CompareConfig)
+
+
+@pytest.mark.parametrize(("complete", "kept"), [(3, True), (6, False)])
+def test_a_pilot_may_be_made_longer_and_a_tested_comparison_may_not(config: CompareConfig, complete: int, kept: bool) -> None:
+    preregister(replace(config, replicates=complete), 0, 0)
+    preregister(config := replace(config, replicates=10), complete * 4, complete)
+    found = check_preregistration(config, preregistrations(config.report_dir / DECLARED), MEASURED)
+    assert found.kept is kept
+    assert ("replicates: 6 -> 10 was changed when 24 measurements" in found.note) is not kept
+
+
+def test_a_change_before_any_result_is_allowed(config: CompareConfig) -> None:
+    preregister(replace(config, metric="hd95_mm"), 0, 0)
+    preregister(config, 0, 0)
+    rows = preregistrations(config.report_dir / DECLARED)
+    assert len(rows) == 2 and check_preregistration(config, rows, MEASURED).kept and not check_preregistration(config, rows, MEASURED).note
+
+
+def test_a_misspelt_metric_ends_the_execution_at_the_first_result_and_can_be_corrected(comparison: Callable[..., Path]) -> None:
+    path = comparison(**{**SIX, "jobs": 1})
+    with pytest.raises(DataError, match=r"has no number for 'dice/livr', which is misspelt or undefined .*: dice, hd95_mm$"):
+        compare(path, ["metric=dice/livr"])
+    assert len(list(Path("runs").rglob("results.json"))) == 1
+    with pytest.raises(DataError, match="'dice/livr'"):
+        compare(path, ["metric=dice/livr"])
+    assert len(list(Path("runs").rglob("results.json"))) == 1, "existing results are validated before any run starts"
+    text = compare(path).read_text()
+    assert "p (Holm)" in text and "The tests were preregistered when 1 measurement was already finished" in text
+
+
+def test_a_value_that_is_not_defined_is_named_and_its_replicate_left_out(comparison: Callable[..., Path]) -> None:
+    path = comparison(**SIX)
+    compare(path)
+    file = next(iter(sorted(Path("runs/finetune/gain").rglob("seed_3/results.json"))))
+    results = json.loads(file.read_text())
+    results["metrics"]["dice"]["mean"] = None
+    file.write_text(json.dumps(results))
+    with (file.parent / "metrics.jsonl").open("a") as rows:
+        rows.write('{"step": 9, "los')  # truncated, as by a full disk
+    text = compare(path).read_text()
+    assert f"dice is not defined in {file.parent}" in text and "5 of 6 replicates complete" in text
+    assert "No test, since 1 of 6 planned replicates is missing, and only a complete comparison is tested" in text
+    compare(path, ["replicates=10"], check=True)
+
+
+def test_runs_before_the_preregistration_are_noted(config: CompareConfig) -> None:
+    preregister(config, 5, 1)
+    found = check_preregistration(config, preregistrations(config.report_dir / DECLARED), MEASURED)
+    assert found.kept and found.note == "The tests were preregistered when 5 measurements were already finished."
+
+
+def test_spoilt_rows_are_left_out(config: CompareConfig) -> None:
+    preregister(config, 0, 0)
+    file = config.report_dir / DECLARED
+    file.write_text('{"cut\n[]\n' + file.read_text() + json.dumps({"what": 3, "finished": 0, "complete": 0}) + "\n")
+    assert len(preregistrations(file)) == 1
+
+
+def test_validation_patients_cannot_confirm(comparison: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from medcl3d.comparison.plan import runs as module
+
+    real = module.plain
+
+    def on_validation(config: Any) -> dict[str, Any]:
+        return {**real(config), "measured_on": "validation"}
+
+    monkeypatch.setattr(module, "plain", on_validation)
+    words = "a confirmation measures on test patients, not on validation patients; set `stage: screen`"
+    with pytest.raises(ConfigError, match=rf"compare\.yaml: stage: {words}"):
+        compare(comparison(), check=True)
+    compare(comparison(stage="screen"), check=True)
