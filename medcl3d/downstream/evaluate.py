@@ -22,7 +22,8 @@ from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
 from medcl3d.downstream.landmarks import Landmarks
 from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Probed, Retrieval, finite
-from medcl3d.downstream.tasks import TASKS, Evaluation
+from medcl3d.downstream.task import Evaluation
+from medcl3d.downstream.tasks import TASKS
 from medcl3d.downstream.tasks.classification import CropClassification
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medcl3d.downstream.tasks import Task
+    from medcl3d.downstream.task import Task
     from medcl3d.store.store import Store
 
 FEW = 5

@@ -24,7 +24,8 @@ from medcl3d.distributed.precision import autocast_dtype, computes_in
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
-from medcl3d.downstream.tasks import TASKS, Evaluation, Task
+from medcl3d.downstream.task import Evaluation, Task
+from medcl3d.downstream.tasks import TASKS
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size

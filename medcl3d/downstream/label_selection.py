@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from medcl3d.core.errors import DataError
-from medcl3d.downstream.tasks import Task
+from medcl3d.downstream.task import Task
 from medcl3d.store.scan_selection import DataConfig, ScansInUse, scans_in_use
 from medcl3d.store.splits import Split, draw_labelled
 from medcl3d.store.store import Store

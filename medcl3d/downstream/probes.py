@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from medcl3d.config.loading import STRICT
 from medcl3d.config.registry import Count, Positive
 from medcl3d.core.errors import DataError
-from medcl3d.downstream.tasks import Task
+from medcl3d.downstream.task import Task
 from medcl3d.evaluation.metrics.retrieval import TIE, measures
 from medcl3d.evaluation.metrics.segmentation import over_patients
 from medcl3d.evaluation.statistics.intervals import Interval

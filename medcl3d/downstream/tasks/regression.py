@@ -18,7 +18,8 @@ from medcl3d.core.types import Box, Loss, Triple
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
 from medcl3d.downstream.heads import Classifier
-from medcl3d.downstream.tasks import TASKS, Evaluation
+from medcl3d.downstream.task import Evaluation
+from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.regression import regression_metrics
 from medcl3d.sampling.pair_dataset import Plan

@@ -23,7 +23,8 @@ from medcl3d.downstream.case_pictures import picture_of_cases
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.patch_dataset import PatchBatch, PatchDataset, class_indices
 from medcl3d.downstream.sliding_window import mean_of_flips, probabilities_of, sliding_window
-from medcl3d.downstream.tasks import TASKS, Evaluation
+from medcl3d.downstream.task import Evaluation
+from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.segmentation import overlap_of, summary
 from medcl3d.sampling.pair_dataset import Plan
