@@ -27,8 +27,8 @@ from medcl3d.api.runs import PretrainResult
 from medcl3d.cli import app
 from medcl3d.config.loading import parse
 from medcl3d.config.registry import Registry
+from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.core.types import Features
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
 from medcl3d.downstream.scan_features import scan_features
 from medcl3d.encoders import ENCODERS

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 
 from medcl3d.config.registry import Fraction
-from medcl3d.core.types import ViewSpec, related
+from medcl3d.core.geometry import ViewSpec
+from medcl3d.core.relation import related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import every_scan
 from medcl3d.pairs.boxes import random_box

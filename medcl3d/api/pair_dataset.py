@@ -13,8 +13,10 @@ from torch.utils.data import Dataset
 
 from medcl3d.config.loading import parse, parse_choice
 from medcl3d.config.registry import Choice, Registry
+from medcl3d.core.batch import PairBatch
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Keys, PairBatch, Relation
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation
 from medcl3d.pairs import PAIRS, PairStrategy, link, needs_features, queue_size
 from medcl3d.pairs.batch_grouping import companions_of
 from medcl3d.sampling.pair_dataset import PairDataset as StepDataset

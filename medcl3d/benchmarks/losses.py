@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medcl3d.benchmarks.measure import Bench, Table, geometric
-from medcl3d.core.types import Keys
+from medcl3d.core.keys import Keys
 from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.losses.contrastive import contrastive_sum
 from medcl3d.objectives.relating import Relating

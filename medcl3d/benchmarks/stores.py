@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from medcl3d.benchmarks.measure import Bench, Table, by, geometric, one_core, take_turns
-from medcl3d.core.types import Box
+from medcl3d.core.geometry import Box
 from medcl3d.store.store import Store
 
 EDGES = (32, 64, 96)  # voxels per axis of a crop

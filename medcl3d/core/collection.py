@@ -12,7 +12,8 @@ import torch
 
 from medcl3d.core.body_coordinates import BodyCoordinates, middle_of_body
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Keys, Triple, ViewSpec
+from medcl3d.core.geometry import Triple, ViewSpec
+from medcl3d.core.keys import Keys
 from medcl3d.datasets.columns import ID_COLUMNS, PATH_COLUMNS
 
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from medcl3d.core.errors import MachineError
-from medcl3d.core.types import Keys
+from medcl3d.core.keys import Keys
 from medcl3d.distributed.memory import keep_freed_memory
 
 

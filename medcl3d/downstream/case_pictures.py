@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from skimage.measure import find_contours
 
-from medcl3d.core.types import Box
+from medcl3d.core.geometry import Box
 from medcl3d.store.store import Store
 
 TRUE, PREDICTED = "#3bb273", "#e4572e"

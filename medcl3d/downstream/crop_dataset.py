@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medcl3d.core.types import Box, Triple, triple
+from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.distributed.seeding import Stream, generator
 from medcl3d.sampling.pair_dataset import Plan

@@ -17,8 +17,8 @@ from torch import nn
 
 from medcl3d.config.loading import STRICT, choice_of, load, plain
 from medcl3d.config.registry import Choice, Count, Seed
+from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Loss
 from medcl3d.distributed.collectives import process_group, rank, say, world_size
 from medcl3d.distributed.precision import autocast_dtype, computes_in
 from medcl3d.distributed.seeding import seed_weights

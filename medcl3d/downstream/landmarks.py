@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config.loading import STRICT
 from medcl3d.config.registry import Count, Positive
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Box, Triple, triple
+from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.downstream.crop_dataset import Example
 from medcl3d.downstream.probes import directions, standardiser
 from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medcl3d.core.types import Box, Triple, triple
+from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.seeding import Stream, generator
 from medcl3d.sampling.pair_dataset import Plan
 from medcl3d.store.store import Store

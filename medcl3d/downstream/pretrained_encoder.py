@@ -9,8 +9,9 @@ from pydantic.dataclasses import dataclass as validated
 from torch import Tensor, nn
 
 from medcl3d.config.loading import STRICT, choice_of, parse
+from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Features, Triple, triple
+from medcl3d.core.geometry import Triple, triple
 from medcl3d.downstream.transfer import load_weights, read_sidecar, weights_path
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.module import passing

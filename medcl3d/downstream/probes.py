@@ -23,7 +23,7 @@ from medcl3d.evaluation.metrics.segmentation import over_patients
 from medcl3d.evaluation.statistics.intervals import Interval
 
 if TYPE_CHECKING:
-    from medcl3d.core.types import Triple
+    from medcl3d.core.geometry import Triple
     from medcl3d.downstream.crop_dataset import Example
     from medcl3d.store.store import Store
 

@@ -14,8 +14,9 @@ from monai.data.utils import compute_importance_map
 from scipy.ndimage import affine_transform
 from torch import Tensor
 
+from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.core.types import Features, Triple, triple
+from medcl3d.core.geometry import Triple, triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.downstream.predict.predict import SPACING_TOLERANCE
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder

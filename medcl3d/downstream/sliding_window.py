@@ -9,7 +9,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.distributed.precision import autocast
 
 

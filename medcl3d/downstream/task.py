@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
-    from medcl3d.core.types import Loss, Triple
+    from medcl3d.core.embeddings import Loss
+    from medcl3d.core.geometry import Triple
     from medcl3d.encoders.network import Network
     from medcl3d.evaluation.statistics.intervals import Interval
     from medcl3d.sampling.pair_dataset import Plan

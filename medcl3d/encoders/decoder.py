@@ -8,7 +8,7 @@ import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock
 from torch import Tensor, nn
 
-from medcl3d.core.types import Triple, triple
+from medcl3d.core.geometry import Triple, triple
 from medcl3d.encoders.blocks import Act, Norm, act_layer, norm_layer
 
 INPUT_SKIP_CHANNELS = 8  # few, since full-resolution convolutions take most of the time

@@ -17,8 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medcl3d.config.registry import Choice, Count, Size
+from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Features, Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import global_average
 

@@ -8,8 +8,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from medcl3d.config.registry import Choice
+from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Features, Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import Act, Norm
 from medcl3d.encoders.decoder import Decoder

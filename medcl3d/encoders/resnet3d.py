@@ -11,8 +11,9 @@ from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
 from medcl3d.config.registry import Positive
+from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Features, Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import Norm, act_layer, global_average, norm_layer
 

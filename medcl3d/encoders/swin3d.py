@@ -8,8 +8,9 @@ from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
 from medcl3d.config.registry import Count, Positive, Size
+from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Features, Triple, triple
+from medcl3d.core.geometry import Triple, triple
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import global_average
 

@@ -11,8 +11,9 @@ from monai.networks.blocks.transformerblock import TransformerBlock
 from torch import Tensor, nn
 
 from medcl3d.config.registry import Count, Positive, Size, Whole
+from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Features, Triple, triple
+from medcl3d.core.geometry import Triple, triple
 from medcl3d.encoders import ENCODERS
 
 POSITIONS_DIVIDE = 6  # sine and cosine for each of three axes

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from medcl3d.config.validation_errors import require_one_of
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Relation
+from medcl3d.core.relation import Relation
 
 Denominator = Literal["all", "own"]
 

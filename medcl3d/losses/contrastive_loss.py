@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.core.types import Relation
+from medcl3d.core.relation import Relation
 from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum, denominator_kind
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
-    from medcl3d.core.types import Embedded, Loss, PairBatch
+    from medcl3d.core.batch import PairBatch
+    from medcl3d.core.embeddings import Embedded, Loss
     from medcl3d.encoders.network import Network
     from medcl3d.objectives.barlow_twins import BarlowTwins as BarlowTwins
     from medcl3d.objectives.byol import BYOL as BYOL

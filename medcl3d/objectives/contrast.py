@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from medcl3d.core.embeddings import Loss, Rows
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Keys, Loss, Rows
+from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import all_sum, gather, gather_keys, world_size
 from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum
 from medcl3d.objectives.diagnostics import Tally, diagnose

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.config.registry import Count, NonNegative, Positive
+from medcl3d.core.batch import PairBatch, Points, ViewGroup
+from medcl3d.core.embeddings import Embedded, Loss, Rows
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Points, Relate, Relation, Rows, ViewGroup
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relate, Relation
 from medcl3d.encoders.network import Network
 from medcl3d.losses.contrastive import Denominator, denominator_kind
 from medcl3d.objectives import OBJECTIVES

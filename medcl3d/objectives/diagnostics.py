@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from medcl3d.core.types import Relation
+from medcl3d.core.relation import Relation
 from medcl3d.distributed.collectives import all_mean, all_sum
 from medcl3d.losses.contrastive import Tile
 

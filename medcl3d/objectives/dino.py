@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.config.registry import Count, Fraction, NonNegative, Positive, Whole
-from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
+from medcl3d.core.batch import PairBatch
+from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import all_sum, gather, gather_keys, global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.clusters import cross_entropy_sum, scores_of

@@ -7,7 +7,9 @@ from typing import ClassVar
 from torch import nn
 
 from medcl3d.config.registry import Count, Fraction, NonNegative, Positive
-from medcl3d.core.types import Embedded, Loss, PairBatch, Relate
+from medcl3d.core.batch import PairBatch
+from medcl3d.core.embeddings import Embedded, Loss
+from medcl3d.core.relation import Relate
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.dense import Dense

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medcl3d.core.types import Embedded, Keys, PairBatch, Rows
+from medcl3d.core.batch import PairBatch
+from medcl3d.core.embeddings import Embedded, Rows
+from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import gather
 from medcl3d.encoders.network import Network
 from medcl3d.objectives.partners import draw_partners

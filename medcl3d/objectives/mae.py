@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.config.registry import Fraction, Size
+from medcl3d.core.batch import PairBatch
+from medcl3d.core.embeddings import Embedded, Loss, Rows
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Embedded, Loss, PairBatch, Rows, triple
+from medcl3d.core.geometry import triple
 from medcl3d.distributed.collectives import global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES

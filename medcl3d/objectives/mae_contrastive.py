@@ -7,7 +7,8 @@ from typing import ClassVar
 from torch import nn
 
 from medcl3d.config.registry import Count, Fraction, Positive, Size
-from medcl3d.core.types import Embedded, Loss, PairBatch
+from medcl3d.core.batch import PairBatch
+from medcl3d.core.embeddings import Embedded, Loss
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.mae import MAE

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.core.types import Features, Keys, Triple, triple
+from medcl3d.core.embeddings import Features
+from medcl3d.core.geometry import Triple, triple
+from medcl3d.core.keys import Keys
 from medcl3d.distributed.seeding import Stream
 from medcl3d.objectives.partners import uniform
 from medcl3d.training.speed import in_recomputation

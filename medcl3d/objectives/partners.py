@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medcl3d.core.embeddings import Rows
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Keys, Relation, Rows
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation
 from medcl3d.distributed.collectives import all_sum, gather, gather_keys
 from medcl3d.distributed.seeding import Stream
 from medcl3d.losses.contrastive import Tile

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from medcl3d.core.types import Keys, Relate, Relation
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relate, Relation
 from medcl3d.losses.contrastive import RelateBlock, Tile
 from medcl3d.pairs import PairStrategy, learns_through_weights, link, needs_features
 

@@ -9,7 +9,9 @@ from pydantic import Field
 from torch import nn
 
 from medcl3d.config.registry import Count
-from medcl3d.core.types import Embedded, Keys, Loss, PairBatch, Rows
+from medcl3d.core.batch import PairBatch
+from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.pairs import cosine_distance

@@ -8,8 +8,9 @@ from pydantic import Field
 from torch import nn
 
 from medcl3d.config.registry import Count, NonNegative
+from medcl3d.core.batch import PairBatch
+from medcl3d.core.embeddings import Embedded, Loss
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Embedded, Loss, PairBatch
 from medcl3d.encoders.network import Network
 from medcl3d.losses.pairs import vicreg
 from medcl3d.objectives import OBJECTIVES

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from medcl3d.core.types import Loss
+from medcl3d.core.embeddings import Loss
 
 
 def weighted(parts: Mapping[str, tuple[float, Loss]]) -> Loss:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medcl3d.core.collection import Collection
-    from medcl3d.core.types import Keys, Relation, ViewSpec
+    from medcl3d.core.geometry import ViewSpec
+    from medcl3d.core.keys import Keys
+    from medcl3d.core.relation import Relation
     from medcl3d.pairs.adjacent_slices import AdjacentSlices as AdjacentSlices
     from medcl3d.pairs.anchors import Anchors
     from medcl3d.pairs.augmented_views import AugmentedViews as AugmentedViews

@@ -12,7 +12,9 @@ from torch import Tensor
 from medcl3d.config.registry import Count, NonNegative, Positive
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Box, Keys, Relation, ViewSpec, related, triple
+from medcl3d.core.geometry import Box, ViewSpec, triple
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import gap_mm, slab_size, start_range

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from medcl3d.core.collection import Collection
-from medcl3d.core.types import Box, Keys, Triple, triple
+from medcl3d.core.geometry import Box, Triple, triple
+from medcl3d.core.keys import Keys
 
 
 def start_range(collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,9 @@ from medcl3d.config.loading import choice_of
 from medcl3d.config.registry import Choice, Count
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Keys, Relation, ViewSpec, related
+from medcl3d.core.geometry import ViewSpec
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import Companions

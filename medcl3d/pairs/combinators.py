@@ -16,7 +16,9 @@ from medcl3d.config.registry import Positive
 from medcl3d.core.body_coordinates import BODY
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.core.types import Keys, Relation, ViewSpec, related
+from medcl3d.core.geometry import ViewSpec
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS, PairStrategy, crosses_patients, every_part, link, relates_points
 from medcl3d.pairs.anchors import Anchors
 

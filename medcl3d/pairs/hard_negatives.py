@@ -14,7 +14,9 @@ from torch import Tensor
 from medcl3d.config.loading import choice_of
 from medcl3d.config.registry import Choice, NonNegative, Positive
 from medcl3d.core.collection import Collection
-from medcl3d.core.types import Keys, Relation, ViewSpec
+from medcl3d.core.geometry import ViewSpec
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation
 from medcl3d.pairs import PAIRS, PairStrategy, link, relates_points
 from medcl3d.pairs.anchors import Anchors
 

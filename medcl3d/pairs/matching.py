@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from medcl3d.core.collection import Collection
-from medcl3d.core.types import Box, ViewSpec, triple
+from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.pairs.boxes import random_box, start_at
 
 TRIES = 20

@@ -15,7 +15,7 @@ from medcl3d.config.registry import Positive
 from medcl3d.config.validation_errors import require_one_of
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Keys
+from medcl3d.core.keys import Keys
 from medcl3d.pairs.anchors import Anchors
 
 # A number is the bandwidth of an RBF kernel, in the column's unit; `equal` compares categories.

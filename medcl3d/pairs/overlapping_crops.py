@@ -14,7 +14,9 @@ from torch import Tensor
 from medcl3d.config.registry import Count, Fraction
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Box, Keys, Relation, ViewSpec, related, triple
+from medcl3d.core.geometry import Box, ViewSpec, triple
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import iou, iou_mm, overlap_offset, start_range

@@ -10,7 +10,7 @@ import numpy as np
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS, PairStrategy, every_part, parts_of, queue_size
 from medcl3d.pairs.anchors import Anchors

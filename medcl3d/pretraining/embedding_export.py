@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from medcl3d.config.registry import Choice
-from medcl3d.core.types import Box, ViewSpec, triple
+from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.datasets.columns import KNOWN_COLUMNS
 from medcl3d.distributed.precision import autocast, autocast_dtype
 from medcl3d.evaluation.metrics.label_free import label_free

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.core.types import Keys
+from medcl3d.core.keys import Keys
 from medcl3d.pairs.boxes import iou_mm
 from medcl3d.pretraining.pair_measures import PairFacts
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.core.types import Keys, Relation
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation
 from medcl3d.objectives.dense import point_keys
 from medcl3d.objectives.diagnostics import counts
 from medcl3d.objectives.relating import Relating

@@ -11,7 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from medcl3d.core.types import Box, PairBatch, Relation, ViewSpec, triple
+from medcl3d.core.batch import PairBatch
+from medcl3d.core.geometry import Box, ViewSpec, triple
+from medcl3d.core.relation import Relation
 from medcl3d.pretraining.pair_measures import PairFacts
 from medcl3d.sampling.pair_dataset import make_views
 from medcl3d.sampling.raw_batch import RawBatch

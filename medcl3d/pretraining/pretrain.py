@@ -15,8 +15,10 @@ from torch import nn
 
 from medcl3d.config.loading import STRICT, choice_of, load, plain
 from medcl3d.config.registry import Seed
+from medcl3d.core.embeddings import Embedded, Loss
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Box, Embedded, Loss, Relate, ViewSpec
+from medcl3d.core.geometry import Box, ViewSpec
+from medcl3d.core.relation import Relate
 from medcl3d.distributed.collectives import process_group, rank, say, world_size
 from medcl3d.distributed.precision import autocast_dtype, computes_in
 from medcl3d.distributed.seeding import seed_weights

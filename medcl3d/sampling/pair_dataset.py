@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from medcl3d.core.batch import PairBatch, Points, ViewGroup
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import MachineError
-from medcl3d.core.types import PairBatch, Points, ViewGroup, ViewSpec
+from medcl3d.core.geometry import ViewSpec
 from medcl3d.distributed.seeding import Stream, generator
 from medcl3d.io.shared_memory import REMEDY, num_bytes, refuse_too_little, shared_memory_now
 from medcl3d.pairs import PairStrategy

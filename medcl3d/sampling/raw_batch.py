@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medcl3d.core.types import Keys, Points, ViewSpec
+from medcl3d.core.batch import Points
+from medcl3d.core.geometry import ViewSpec
+from medcl3d.core.keys import Keys
 
 
 @dataclass(frozen=True)

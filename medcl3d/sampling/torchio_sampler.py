@@ -19,7 +19,7 @@ import torchio as tio
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.core.types import Box, Triple, ViewSpec, triple
+from medcl3d.core.geometry import Box, Triple, ViewSpec, triple
 from medcl3d.io.array_file import open_array
 from medcl3d.io.shared_memory import num_bytes, refuse_too_little
 from medcl3d.pairs import PairStrategy, crosses_patients

@@ -16,7 +16,7 @@ import numpy as np
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Box, triple
+from medcl3d.core.geometry import Box, triple
 from medcl3d.io.array_file import Stored, import_blosc2
 from medcl3d.io.table_file import read_table
 from medcl3d.preprocessing.scan import SCHEMA, stored_names

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from medcl3d.core.embeddings import Embedded, Rows
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Embedded, Keys, Rows
+from medcl3d.core.keys import Keys
 from medcl3d.distributed.precision import autocast
 from medcl3d.sampling.raw_batch import RawBatch
 

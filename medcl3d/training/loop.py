@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config.loading import STRICT
 from medcl3d.config.registry import Count, Fraction, NonNegative, Positive, Whole
+from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, DataError, Stopped
-from medcl3d.core.types import Loss
 from medcl3d.distributed.collectives import all_sum, rank, wait_for_all, world_size
 from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.distributed.precision import Precision, autocast, autocast_dtype

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medcl3d.config.loading import choice_of
 from medcl3d.config.registry import Choice
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.views import VIEWS
 from medcl3d.views.recipes import Recipe, ViewResult
 

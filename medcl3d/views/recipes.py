@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from medcl3d.config.registry import Fraction, NonNegative
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.views import VIEWS
 from medcl3d.views.intensity import Intensity
 from medcl3d.views.spatial import Interval, Spatial, voxel_map, warp

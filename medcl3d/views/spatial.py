@@ -15,7 +15,7 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 from medcl3d.config.registry import Positive
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.views.resampling import resample, resample_nearest
 
 # A crop with an axis this many times shorter than the longest is a slab, which is rotated in its plane only:

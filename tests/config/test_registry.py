@@ -23,7 +23,7 @@ from medcl3d.catalogue import KINDS, _load
 from medcl3d.config.loading import STRICT, choice_of, load
 from medcl3d.config.registry import Choice, Count, Registry
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Relation
+from medcl3d.core.relation import Relation
 from medcl3d.encoders.blocks import act_layer, norm_layer
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.encoders.resnet3d import ResNet3d

@@ -13,7 +13,7 @@ from monai.losses import DiceLoss
 from medcl3d.config.loading import load, plain
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.downstream.finetune import FinetuneConfig
 from medcl3d.downstream.patch_dataset import PatchBatch, PatchDataset, class_indices
 from medcl3d.downstream.tasks import TASKS

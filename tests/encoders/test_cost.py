@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from medcl3d.config.registry import Choice
-from medcl3d.core.types import Features
+from medcl3d.core.embeddings import Features
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network
 

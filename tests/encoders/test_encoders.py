@@ -9,7 +9,7 @@ import torch
 
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import norm_layer

@@ -10,7 +10,7 @@ from torch import nn
 
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.encoders.decoder import Decoder, _factors
 from medcl3d.encoders.network import build_network, check_patch_size
 

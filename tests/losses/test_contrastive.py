@@ -11,7 +11,7 @@ from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.core.types import Relation
+from medcl3d.core.relation import Relation
 from medcl3d.losses.contrastive import RelateBlock, Tile, WeightedSum, contrastive_sum
 from tests.reference.contrastive import contrastive_loss_loops, dcl_loops, whole_matrix_sum
 

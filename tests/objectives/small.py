@@ -9,7 +9,10 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from medcl3d.config.loading import part_of
-from medcl3d.core.types import Keys, PairBatch, Points, Relation, Rows, ViewGroup, related
+from medcl3d.core.batch import PairBatch, Points, ViewGroup
+from medcl3d.core.embeddings import Rows
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation, related
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.objectives import OBJECTIVES

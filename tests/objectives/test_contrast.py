@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config.registry import Choice
+from medcl3d.core.embeddings import Rows
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Keys, Relate, Relation, Rows, related
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relate, Relation, related
 from medcl3d.losses import contrastive
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.relating import Relating, Support

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from medcl3d.core.types import PairBatch, Points, ViewGroup
+from medcl3d.core.batch import PairBatch, Points, ViewGroup
 from medcl3d.objectives.dense import Dense, point_features, point_keys
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from tests.pairs.collections import make_collection

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.core.types import Relation
+from medcl3d.core.relation import Relation
 from medcl3d.losses.contrastive import Tile
 from medcl3d.objectives.diagnostics import Tally, Watch, diagnose, effective_rank
 from medcl3d.training.run_folder import run_folder

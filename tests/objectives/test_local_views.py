@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcl3d.core.types import Embedded
+from medcl3d.core.embeddings import Embedded
 from medcl3d.objectives.partners import relate_to_all, uniform
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs.multi_crop import MultiCrop

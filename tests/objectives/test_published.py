@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.core.types import Keys, Relation, Rows, related
+from medcl3d.core.embeddings import Rows
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation, related
 from medcl3d.losses.clusters import scores_of
 from medcl3d.objectives.partners import draw_partners, in_order, uniform
 from medcl3d.objectives.relating import Relating, Support

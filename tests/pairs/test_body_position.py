@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medcl3d.core.collection import Collection
-from medcl3d.core.types import Keys
+from medcl3d.core.keys import Keys
 from medcl3d.pairs.body_position import BodyPosition
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.voxel_correspondence import relate_points

@@ -13,7 +13,8 @@ from scipy import stats
 from scipy.spatial.transform import Rotation
 
 from medcl3d.core.collection import Collection
-from medcl3d.core.types import Box, Keys, ViewSpec, triple
+from medcl3d.core.geometry import Box, ViewSpec, triple
+from medcl3d.core.keys import Keys
 from medcl3d.pairs.boxes import (
     distance_mm,
     gap_mm,

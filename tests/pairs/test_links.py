@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from medcl3d.config.loading import parse
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Keys
+from medcl3d.core.keys import Keys
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.objectives.relating import Relating, Support
 from medcl3d.pairs import PAIRS, link

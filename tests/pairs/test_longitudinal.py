@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Relation
+from medcl3d.core.relation import Relation
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.pairs.longitudinal import Longitudinal
 from medcl3d.pairs.placebo import placebo

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from medcl3d.config.registry import Choice
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.core.types import Relation
+from medcl3d.core.relation import Relation
 from medcl3d.losses.contrastive import Tile, contrastive_sum
 from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.combinators import Product

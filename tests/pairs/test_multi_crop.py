@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Box
+from medcl3d.core.geometry import Box
 from medcl3d.pairs.multi_crop import MultiCrop
 from tests.pairs.collections import collections, make_collection
 from tests.pairs.test_strategies import batch_of_views

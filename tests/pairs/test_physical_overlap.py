@@ -37,7 +37,7 @@ def test_weights_follow_the_overlap(collection: Collection, seed: int, gamma: fl
 
 
 def test_a_wider_overlap_attracts_more_and_repels_less() -> None:
-    from medcl3d.core.types import Box, ViewSpec
+    from medcl3d.core.geometry import Box, ViewSpec
     from tests.pairs.collections import make_collection
 
     collection = make_collection(1, 2, smallest=60)

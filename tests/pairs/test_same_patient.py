@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import ViewSpec
+from medcl3d.core.geometry import ViewSpec
 from medcl3d.pairs.boxes import random_box, start_at
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.same_patient import SamePatient

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 
 from medcl3d.core.collection import Collection
-from medcl3d.core.types import Box, Triple, ViewSpec
+from medcl3d.core.geometry import Box, Triple, ViewSpec
 from medcl3d.pairs.boxes import distance_mm, gap_mm, iou, iou_mm, start_at
 from medcl3d.pairs.matching import matched_crops
 from medcl3d.sampling.pair_dataset import view_affine

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medcl3d.core.collection import Collection
-from medcl3d.core.types import Keys, Triple
+from medcl3d.core.geometry import Triple
+from medcl3d.core.keys import Keys
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.slice_position import SlicePosition
 from medcl3d.preprocessing.options import prepare_options

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from medcl3d.config.registry import Choice
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
-from medcl3d.core.types import Keys
+from medcl3d.core.keys import Keys
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.combinators import Exclude, Product, Sum
 from medcl3d.pairs.cross_modality import CrossModality

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from medcl3d.core.types import Keys
+from medcl3d.core.keys import Keys
 from medcl3d.pairs.voxel_correspondence import VoxelCorrespondence, relate_points
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from medcl3d.core.types import Box, Relation, ViewSpec
+from medcl3d.core.geometry import Box, ViewSpec
+from medcl3d.core.relation import Relation
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pretraining.pair_distances import QUANTILES, distances_of
 from medcl3d.pretraining.pair_measures import PairFacts

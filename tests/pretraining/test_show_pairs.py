@@ -12,7 +12,8 @@ import torch
 from skimage.io import imread
 
 from medcl3d.config.loading import parse
-from medcl3d.core.types import Box, Relation, triple
+from medcl3d.core.geometry import Box, triple
+from medcl3d.core.relation import Relation
 from medcl3d.pairs.boxes import iou
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare

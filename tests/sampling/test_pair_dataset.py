@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from medcl3d.config.loading import parse
 from medcl3d.core.errors import DataError, MachineError
-from medcl3d.core.types import Box, ViewSpec
+from medcl3d.core.geometry import Box, ViewSpec
 from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble
 from medcl3d.sampling.pair_dataset import Plan, batches_from, make_views, to_grid, view_affine
 from medcl3d.store.scan_selection import DataConfig, scans_in_use

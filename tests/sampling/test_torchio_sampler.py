@@ -13,7 +13,7 @@ import torchio as tio
 from medcl3d.config.loading import parse
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.core.types import Box
+from medcl3d.core.geometry import Box
 from medcl3d.pairs.adjacent_slices import AdjacentSlices
 from medcl3d.pairs.combinators import Sum
 from medcl3d.pairs.overlapping_crops import OverlappingCrops

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medcl3d.core.errors import DataError, MachineError
-from medcl3d.core.types import Box
+from medcl3d.core.geometry import Box
 from medcl3d.io.array_file import write_array
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare

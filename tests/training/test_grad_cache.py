@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config.loading import parse
+from medcl3d.core.embeddings import Embedded, Loss, Rows
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Embedded, Loss, Rows
 from medcl3d.distributed.precision import autocast
 from medcl3d.pretraining.pretrain import Learner, PretrainConfig, Pretraining, assemble, pretrain
 from medcl3d.training.grad_cache import embed_in_chunks

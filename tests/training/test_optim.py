@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from medcl3d.config.loading import parse
 from medcl3d.config.registry import Choice
+from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Loss
 from medcl3d.encoders.decoder import Decoder
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.training.lars import LARS

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, MachineError
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.encoders.decoder import Decoder
 from medcl3d.encoders.network import Network, build_network

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn.functional import affine_grid, grid_sample
 
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.views.recipes import Recipe
 from medcl3d.views.resampling import IN_SPACE, _way, resample, resample_nearest
 from medcl3d.views.spatial import Spatial

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcl3d.core.types import Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.views.recipes import Recipe
 from medcl3d.views.spatial import Spatial, named, voxel_map
 

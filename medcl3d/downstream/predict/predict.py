@@ -23,7 +23,7 @@ from torch import nn
 
 from medcl3d.config.loading import STRICT, choice_of, parse
 from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
-from medcl3d.core.types import Triple, triple
+from medcl3d.core.geometry import Triple, triple
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.heads import Segmenter

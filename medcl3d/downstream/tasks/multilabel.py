@@ -14,8 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.core.types import Box, Loss, Triple
+from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
 from medcl3d.downstream.heads import Classifier

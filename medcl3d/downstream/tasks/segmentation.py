@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.config.registry import Count, Fraction
+from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Loss, Triple
+from medcl3d.core.geometry import Triple
 from medcl3d.distributed.collectives import all_mean, gather
 from medcl3d.downstream.case_pictures import picture_of_cases
 from medcl3d.downstream.heads import Segmenter

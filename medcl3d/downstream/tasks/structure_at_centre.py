@@ -10,7 +10,7 @@ import numpy as np
 
 from medcl3d.config.registry import Count
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.types import Box, Triple, triple
+from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.seeding import Stream, generator
 from medcl3d.downstream.crop_dataset import Example
 from medcl3d.downstream.tasks import TASKS

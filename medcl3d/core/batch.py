@@ -1,0 +1,74 @@
+"""Batches of views, with the points that the views of a sample share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from medcl3d.core.keys import Keys
+
+
+@dataclass(frozen=True)
+class Points:
+    """Physical points shared by the views of each sample.
+
+    position_mm  ``Float64[B, P, 3]`` world mm in the frame of the sample's scan
+    key_mm       the positions that strategies are told (a placebo shuffles them), same shape
+    body_mm      the positions in body coordinates, same shape
+    valid        ``Bool[B, P]``: the point lies inside the scan and inside every view
+    """
+
+    position_mm: Tensor
+    key_mm: Tensor
+    body_mm: Tensor
+    valid: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Points:
+        """Apply `function` to every tensor."""
+        return Points(*(function(getattr(self, f.name)) for f in fields(self)))
+
+    @staticmethod
+    def cat(parts: Iterable[Points]) -> Points:
+        """Points of several samples, one after the other."""
+        parts = list(parts)
+        return Points(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Points)))
+
+
+@dataclass(frozen=True)
+class ViewGroup:
+    """The views of one role: they have one shape and go through the encoder together.
+
+    voxels  ``Float[N, C, D, H, W]``, rows sorted by sample, then by view
+    affine  ``Float64[N, 4, 4]`` from a view's voxel indices to world mm, augmentation included
+    keys    one row a view
+    """
+
+    role: str
+    voxels: Tensor
+    affine: Tensor
+    keys: Keys
+
+    def to(self, device: torch.device | str) -> ViewGroup:
+        """The same views on another device."""
+        return ViewGroup(self.role, self.voxels.to(device), self.affine.to(device), self.keys.to(device))
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """One rank's samples of one step."""
+
+    groups: tuple[ViewGroup, ...]
+    points: Points | None = None
+
+    @property
+    def main(self) -> ViewGroup:
+        """The group that every objective uses: the global views."""
+        return self.groups[0]
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """The same batch on another device."""
+        points = self.points and self.points.map(lambda tensor: tensor.to(device))
+        return PairBatch(tuple(group.to(device) for group in self.groups), points)

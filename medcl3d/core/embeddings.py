@@ -1,0 +1,56 @@
+"""Features of a network, embeddings with their keys, and the loss of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medcl3d.core.keys import Keys
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a network says of a batch of volumes.
+
+    pooled   ``[B, F]``
+    maps     feature maps ``[B, C_i, D_i, H_i, W_i]``, finest first
+    decoded  the decoder's map at full resolution ``[B, C, D, H, W]``, where there is a decoder
+    """
+
+    pooled: Tensor
+    maps: tuple[Tensor, ...]
+    decoded: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Vectors that each depend on their own sample alone, and what is known of each.
+
+    z     ``Float[N, D]``
+    keys  one row a vector
+    """
+
+    z: Tensor
+    keys: Keys
+
+    def __getitem__(self, chosen: slice | Tensor) -> Rows:
+        return Rows(self.z[chosen], self.keys[chosen])
+
+    @staticmethod
+    def cat(parts: Iterable[Rows]) -> Rows:
+        """Rows of several chunks of a batch, one after the other."""
+        parts = list(parts)
+        return Rows(torch.cat([part.z for part in parts]), Keys.cat(part.keys for part in parts))
+Embedded = dict[str, Rows]
+"""What an objective's loss needs of a batch, by name: `online` rows carry a gradient, others what else it compares with."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an objective returns: the value to descend, and numbers to log (already global)."""
+
+    value: Tensor
+    metrics: dict[str, Tensor]

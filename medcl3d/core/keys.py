@@ -1,0 +1,112 @@
+"""Keys: what strategies know of each item of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a strategy may know of the things in a batch, one row a thing (a view, or a point of one).
+
+    Ids are int64 ``[N]``, -1 where there is none; numbers are float64, NaN where missing (an id as
+    a float32 would lose its last digits, a position its millimetres).
+
+    sample, view    which sample of the run the thing comes from, which of its views
+    scan, frame     scans with one frame share world millimetres; across frames they mean nothing
+    patient, modality, label
+    session_days    day of the visit, from the patient's first
+    center_mm       ``[N, 3]`` centre of the view's box, world mm
+    size_mm         ``[N, 3]`` extent of the box along the scan's own axes
+    axes            ``[N, 3, 3]`` columns are the scan's axes as unit vectors in world coordinates, sheared if the scan is
+    body            ``[N, 3]`` position in body coordinates, mm (see `core/body_coordinates.py`)
+    fraction        ``[N, 3]`` position along the scan's axes, 0 and 1 where its body begins and ends
+    point           id of a point within its sample, -1 for views
+    position_mm     ``[N, 3]`` world mm of a point, NaN for views
+    metadata        column name -> ``[N]``; categories as codes
+    linked          columns that a strategy's `link` added
+    """
+
+    sample: Tensor
+    view: Tensor
+    scan: Tensor
+    frame: Tensor
+    patient: Tensor
+    modality: Tensor
+    label: Tensor
+    session_days: Tensor
+    center_mm: Tensor
+    size_mm: Tensor
+    axes: Tensor
+    body: Tensor
+    fraction: Tensor
+    point: Tensor
+    position_mm: Tensor
+    metadata: dict[str, Tensor] = field(default_factory=dict)
+    linked: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Keys:
+        """Apply `function` to every column."""
+        columns = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name not in ("metadata", "linked")}
+        return Keys(
+            **columns,
+            metadata={k: function(v) for k, v in self.metadata.items()},
+            linked={k: function(v) for k, v in self.linked.items()},
+        )
+
+    def __getitem__(self, rows: slice | Tensor) -> Keys:
+        return self.map(lambda column: column[rows])
+
+    def to(self, device: torch.device | str) -> Keys:
+        """The same keys on another device."""
+        return self.map(lambda column: column.to(device))
+
+    def column(self, name: str) -> Tensor:
+        """A column of the manifest as ``Float64[N]``: numbers, or codes of ids and categories; NaN where missing."""
+        own = {"class": self.label, "patient": self.patient, "modality": self.modality, "frame": self.frame}
+        if name in own:
+            return torch.where(own[name] < 0, torch.nan, own[name].double())
+        return self.session_days if name == "session_days" else self.metadata[name]
+
+    def same_thing(self, other: Keys) -> Tensor:
+        """``Bool[N, M]``: row and column are one and the same view, or one point of one view."""
+        same = self.sample[:, None] == other.sample
+        same &= self.view[:, None] == other.view
+        return same & (self.point[:, None] == other.point)
+
+    def matrix(self) -> Tensor:
+        """All columns side by side as ``Float64[N, C]``, the form in which ranks exchange them."""
+        parts: list[Tensor] = []
+
+        def keep(column: Tensor) -> Tensor:
+            parts.append(column.reshape(len(self), column.shape[1:].numel()).double())
+            return column
+
+        self.map(keep)
+        return torch.cat(parts, dim=1)
+
+    def with_matrix(self, matrix: Tensor) -> Keys:
+        """Keys of this layout with the rows of a `matrix` that another rank made."""
+        taken = 0
+
+        def read(column: Tensor) -> Tensor:
+            nonlocal taken
+            width = column.shape[1:].numel()
+            part = matrix[:, taken : taken + width]
+            taken += width
+            return part.reshape(len(matrix), *column.shape[1:]).to(column.dtype)
+
+        return self.map(read)
+
+    @staticmethod
+    def cat(parts: Iterable[Keys]) -> Keys:
+        """Rows of several keys of one layout, one after the other."""
+        parts = list(parts)
+        return parts[0].with_matrix(torch.cat([part.matrix() for part in parts]))

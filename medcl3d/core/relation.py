@@ -1,0 +1,37 @@
+"""Relations: which items attract, which repel, which pairs are ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medcl3d.core.keys import Keys
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How rows and columns relate: attracted, repelled, ignored.
+
+    positive  ``Float[N, M]`` in [0, 1], attraction P
+    negative  ``Float[N, M]`` >= 0, repulsion M
+    budget    ``Float[N, M]`` or None: a distance that a pair may keep
+    """
+
+    positive: Tensor
+    negative: Tensor
+    budget: Tensor | None = None
+
+
+def related(rows: Keys, cols: Keys, positive: Tensor, negative: Tensor | None = None) -> Relation:
+    """A relation in which nothing is related to itself; what is not said to repel repels by 1 - P.
+
+    positive, negative: ``[N, M]``, bool or float.
+    """
+    other = ~rows.same_thing(cols)
+    positive = positive.to(torch.float32) * other
+    negative = (1 - positive if negative is None else negative.to(torch.float32)) * other
+    return Relation(positive, negative)
+Relate = Callable[[Keys, Keys, "Tensor | None"], Relation]
