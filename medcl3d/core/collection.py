@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 
 from medcl3d.core.body_coordinates import BodyCoordinates, middle_of_body
+from medcl3d.core.columns import ID_COLUMNS, PATH_COLUMNS
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import Triple, ViewSpec
 from medcl3d.core.keys import Keys
-from medcl3d.datasets.columns import ID_COLUMNS, PATH_COLUMNS
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,15 @@ from difflib import SequenceMatcher
 import numpy as np
 import pandas as pd
 
+from medcl3d.core.columns import KNOWN_COLUMNS
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import naming
 from medcl3d.io.walk import VOLUMES
 
-# Columns with a defined meaning; all other columns of a manifest are metadata.
-ID_COLUMNS = ("scan", "patient", "session", "modality", "frame", "class")
-KNOWN_COLUMNS = (*ID_COLUMNS, "session_days", "path", "label", "atlas", "split")
-PATH_COLUMNS = ("path", "label", "atlas")
-
 PlaceOf = Callable[[int, str], str]  # row, column -> the place of the cell, as scans.csv:7
-
 MISSING = ("", "n/a")  # BIDS writes n/a; NA may be the name of a site
 # Written by other programs in numeric columns.
 ALSO_MISSING = ("na", "nan", "null", "none", "missing", "unknown", "?", "-", ".")
-
 # Common names of these columns, in the form of `_plain`.
 SYNONYMS = {
     "path": "file filename filepath fname image imagefile imagefilename imagepath img imgpath nifti "
@@ -114,8 +108,6 @@ def _is_slip(name: str, known: str) -> bool:
     if name[:1] != known[:1] or (name.startswith(known) and name not in (known, f"{known}s")):
         return False
     return SequenceMatcher(None, name, known).ratio() > 0.85
-
-
 # Notations of ages above a limit: 89+ in BIDS and HIPAA, elsewhere >89 or 90 and over.
 _TOP_CODE = re.compile(
     r"(?:>=?|\u2265)\s*(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*(?:\+|(?:and|or) (?:over|above|older))",
@@ -152,8 +144,6 @@ def odd_cells(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
         if column not in KNOWN_COLUMNS
         for note in _non_numeric(column, table[column], place_of)
     ]
-
-
 _WITH_COMMA = r"[+-]?(?:\d+,\d+|\d{1,3}(?:\.\d{3})+,\d+)"  # 70,5 and 1.070,5
 
 

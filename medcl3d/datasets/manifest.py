@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from medcl3d.core.columns import KNOWN_COLUMNS, PATH_COLUMNS
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.columns import KNOWN_COLUMNS, MISSING, PATH_COLUMNS, PlaceOf, odd_cells, without_top_codes
+from medcl3d.datasets.columns import MISSING, PlaceOf, odd_cells, without_top_codes
 from medcl3d.datasets.days import days_of_dates
 from medcl3d.datasets.id_spelling import doubtful_ids, doubtful_names, refuse_cut_numbers, refuse_look_alikes
 from medcl3d.datasets.missing_ids import refuse_missing_ids, without_missing_text

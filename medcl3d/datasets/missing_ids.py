@@ -7,9 +7,10 @@ import unicodedata
 import numpy as np
 import pandas as pd
 
+from medcl3d.core.columns import KNOWN_COLUMNS
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import naming
-from medcl3d.datasets.columns import KNOWN_COLUMNS, MISSING, PlaceOf
+from medcl3d.datasets.columns import MISSING, PlaceOf
 from medcl3d.datasets.distinct import changed, distinct
 
 NEEDED = ("path", "scan", "patient")  # required per scan

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from medcl3d.core.columns import PATH_COLUMNS
 from medcl3d.core.notes import without_names
-from medcl3d.datasets.columns import PATH_COLUMNS
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import replacing
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
+from medcl3d.core.columns import PATH_COLUMNS
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.warning_summary import first_reasons, warnings_told
-from medcl3d.datasets.columns import MISSING, PATH_COLUMNS
+from medcl3d.datasets.columns import MISSING
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.array_file import SUFFIXES, Container

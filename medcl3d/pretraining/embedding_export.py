@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from medcl3d.config.registry import Choice
+from medcl3d.core.columns import KNOWN_COLUMNS
 from medcl3d.core.geometry import Box, ViewSpec, triple
-from medcl3d.datasets.columns import KNOWN_COLUMNS
 from medcl3d.distributed.precision import autocast, autocast_dtype
 from medcl3d.evaluation.metrics.label_free import label_free
 from medcl3d.io.atomic import replacing, write_json

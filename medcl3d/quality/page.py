@@ -10,7 +10,8 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from medcl3d.datasets.columns import MISSING, PATH_COLUMNS
+from medcl3d.core.columns import PATH_COLUMNS
+from medcl3d.datasets.columns import MISSING
 from medcl3d.quality.examine import MAX_PICTURES, Finding
 
 MAX_ROWS = 1000  # per list; report.csv has all

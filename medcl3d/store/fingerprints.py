@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from medcl3d.datasets.columns import ID_COLUMNS, PATH_COLUMNS
+from medcl3d.core.columns import ID_COLUMNS, PATH_COLUMNS
 from medcl3d.store.splits import read_split
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from medcl3d.core.columns import PATH_COLUMNS
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.columns import PATH_COLUMNS, meant_columns
+from medcl3d.datasets.columns import meant_columns
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.json_file import read_json, read_label_names
