@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from medcl3d.config.loading import describe
+from medcl3d.config.choices import describe
 from medcl3d.config.packaged import find_config, packaged_names
 from medcl3d.config.registry import CHOICE_OF, Registry, registry_of
 from medcl3d.core.errors import ConfigError

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from medcl3d.config.loading import parse, parse_choice
+from medcl3d.config.choices import parse_choice
+from medcl3d.config.loading import parse
 from medcl3d.config.registry import Choice, Registry
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.errors import ConfigError

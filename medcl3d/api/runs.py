@@ -16,8 +16,8 @@ import yaml
 from torch import nn
 
 from medcl3d.comparison.compare import compare as run_comparison
-from medcl3d.config.loading import plain
 from medcl3d.config.packaged import find_config
+from medcl3d.config.plain import plain
 from medcl3d.config.yaml_tree import COMMAND_LINE
 from medcl3d.core.errors import ConfigError
 from medcl3d.downstream.evaluate import evaluate as run_evaluation

@@ -60,7 +60,7 @@ def pairs(bench: Bench) -> Table:
 
 def _defaults(name: str) -> dict[str, Any]:
     """The fields of a strategy with their defaults. ConfigError if a field has no default."""
-    from medcl3d.config.loading import describe
+    from medcl3d.config.choices import describe
 
     if required := [field.name for field in describe(PAIRS, name) if field.default == "required"]:
         raise ConfigError(f"{name} needs {', '.join(required)}")

@@ -18,6 +18,11 @@ from importlib.metadata import entry_points
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, create_model
+from pydantic_core import PydanticSerializationError
+
+from medcl3d.config.plain import plain
+from medcl3d.config.validate import _in_memory, _validate
+from medcl3d.core.errors import ConfigError
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -80,7 +85,7 @@ class Registry:
 
         @functools.wraps(function)
         def validate_and_call(*args: Any, **given: Any) -> Any:
-            from medcl3d.config.loading import parse_fields  # which imports this module
+            from medcl3d.config.registry import parse_fields  # which imports this module
 
             fields = parse_fields(self, name, {key: value for key, value in given.items() if key not in others}, name)
             return function(*args, **{key: given[key] for key in others if key in given}, **fields)
@@ -144,3 +149,16 @@ def registry_of(package: str) -> Registry | None:
     """The registry of a package, None if it has none."""
     values = vars(importlib.import_module(package)).values()
     return next((value for value in values if isinstance(value, Registry) and value.package == package), None)
+
+
+def parse_fields(registry: Registry, chosen: str, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The fields of a component, defaults filled in. ConfigError: a wrong field; `name` as in `parse`."""
+    values: dict[str, Any] = {}
+    for field, value in fields.items():
+        try:
+            values[field] = plain(value)
+        except PydanticSerializationError:
+            kind = type(value).__name__
+            raise ConfigError(f"{name}: {field}: an object of type {kind} is not a field value; use numbers, text or lists") from None
+    parsed = _validate(_in_memory(values), registry.schema(chosen), name)
+    return {field: getattr(parsed, field) for field in type(parsed).model_fields}

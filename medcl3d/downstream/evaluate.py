@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config.loading import STRICT, choice_of, load, part_of, plain
+from medcl3d.config.choices import choice_of, part_of
+from medcl3d.config.field_types import STRICT
+from medcl3d.config.loading import load
+from medcl3d.config.plain import plain
 from medcl3d.config.registry import Choice, Count, Seed
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.collectives import process_group, say, world_size

@@ -15,7 +15,10 @@ from pydantic.dataclasses import dataclass
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from medcl3d.config.loading import STRICT, choice_of, load, plain
+from medcl3d.config.choices import choice_of
+from medcl3d.config.field_types import STRICT
+from medcl3d.config.loading import load
+from medcl3d.config.plain import plain
 from medcl3d.config.registry import Choice, Count, Seed
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config.loading import STRICT
+from medcl3d.config.field_types import STRICT
 from medcl3d.config.registry import Count, Positive
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import Box, Triple, triple

@@ -8,7 +8,9 @@ from typing import Any
 from pydantic.dataclasses import dataclass as validated
 from torch import Tensor, nn
 
-from medcl3d.config.loading import STRICT, choice_of, parse
+from medcl3d.config.choices import choice_of
+from medcl3d.config.field_types import STRICT
+from medcl3d.config.loading import parse
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple, triple

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.config.loading import part_of
+from medcl3d.config.choices import part_of
 from medcl3d.config.registry import Positive
 from medcl3d.core.body_coordinates import BODY
 from medcl3d.core.collection import Collection

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.config.loading import choice_of
+from medcl3d.config.choices import choice_of
 from medcl3d.config.registry import Choice, NonNegative, Positive
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.config.loading import choice_of
+from medcl3d.config.choices import choice_of
 from medcl3d.config.registry import Choice, Count
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError

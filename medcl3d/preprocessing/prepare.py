@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medcl3d.config.loading import parse_choice
+from medcl3d.config.choices import parse_choice
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.datasets.manifest import Manifest

@@ -13,7 +13,10 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from medcl3d.config.loading import STRICT, choice_of, load, plain
+from medcl3d.config.choices import choice_of
+from medcl3d.config.field_types import STRICT
+from medcl3d.config.loading import load
+from medcl3d.config.plain import plain
 from medcl3d.config.registry import Seed
 from medcl3d.core.embeddings import Embedded, Loss
 from medcl3d.core.errors import ConfigError

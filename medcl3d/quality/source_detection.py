@@ -11,7 +11,9 @@ import pandas as pd
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
-from medcl3d.config.loading import STRICT, choice_of, describe, parse
+from medcl3d.config.choices import choice_of, describe
+from medcl3d.config.field_types import STRICT
+from medcl3d.config.loading import parse
 from medcl3d.config.overrides import Schema
 from medcl3d.config.registry import Choice, Fraction
 from medcl3d.core.errors import ConfigError, DataError

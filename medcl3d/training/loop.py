@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medcl3d.config.loading import STRICT
+from medcl3d.config.field_types import STRICT
 from medcl3d.config.registry import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, DataError, Stopped

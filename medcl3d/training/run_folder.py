@@ -20,7 +20,8 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from medcl3d.config.loading import differences, parse, plain
+from medcl3d.config.loading import parse
+from medcl3d.config.plain import differences, plain
 from medcl3d.core.errors import ConfigError, MachineError, UserError
 from medcl3d.distributed.collectives import from_rank_zero, rank
 from medcl3d.distributed.environment import checkout, device_name

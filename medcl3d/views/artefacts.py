@@ -11,7 +11,7 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor
 
-from medcl3d.config.loading import choice_of
+from medcl3d.config.choices import choice_of
 from medcl3d.config.registry import Choice
 from medcl3d.core.geometry import Triple
 from medcl3d.views import VIEWS

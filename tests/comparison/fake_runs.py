@@ -17,7 +17,9 @@ from typing import Any
 import yaml
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config.loading import STRICT, load, plain
+from medcl3d.config.field_types import STRICT
+from medcl3d.config.loading import load
+from medcl3d.config.plain import plain
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

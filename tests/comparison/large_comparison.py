@@ -15,7 +15,8 @@ from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import MODELS, Run, plan
 from medcl3d.comparison.run.launch import INPUTS, encoder_hash, record_cost
-from medcl3d.config.loading import load, plain
+from medcl3d.config.loading import load
+from medcl3d.config.plain import plain
 from medcl3d.evaluation.metrics.label_free import label_free
 from medcl3d.io.atomic import write_json
 from medcl3d.pretraining.embedding_export import FEATURES, SCORES

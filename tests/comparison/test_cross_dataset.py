@@ -14,7 +14,7 @@ from medcl3d.comparison.analysis.analysis import analyse
 from medcl3d.comparison.analysis.cross_dataset import endpoints, rank_across
 from medcl3d.comparison.plan.config import Anchors, Arm, CompareConfig, Recipe
 from medcl3d.comparison.report.figures import rank_line
-from medcl3d.config.loading import plain
+from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError
 
 GAINS = {"scratch": 0.0, "a": 0.1, "b": 0.2}

@@ -9,7 +9,10 @@ from typing import Literal
 import pytest
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from medcl3d.config.loading import STRICT, choice_of, differences, load, parse, part_of, plain, with_line
+from medcl3d.config.choices import choice_of, part_of
+from medcl3d.config.field_types import STRICT
+from medcl3d.config.loading import load, parse, with_line
+from medcl3d.config.plain import differences, plain
 from medcl3d.config.registry import Choice, Fraction, Positive, Registry, Size, Whole
 from medcl3d.core.errors import ConfigError
 

@@ -9,7 +9,8 @@ import pytest
 
 from medcl3d.catalogue import CONFIGS, _load
 from medcl3d.comparison.plan.runs import as_overrides, plan
-from medcl3d.config.loading import load, parse, plain, read_options
+from medcl3d.config.loading import load, parse, read_options
+from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError
 from medcl3d.preprocessing.options import option_schemas, prepare_options
 from medcl3d.quality.source_detection import schemas_at

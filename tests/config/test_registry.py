@@ -20,7 +20,9 @@ from pydantic.dataclasses import dataclass as validated
 from torch import nn
 
 from medcl3d.catalogue import KINDS, _load
-from medcl3d.config.loading import STRICT, choice_of, load
+from medcl3d.config.choices import choice_of
+from medcl3d.config.field_types import STRICT
+from medcl3d.config.loading import load
 from medcl3d.config.registry import Choice, Count, Registry
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.relation import Relation
@@ -257,5 +259,5 @@ def test_strategies_do_not_validate_again_for_every_sample(monkeypatch: pytest.M
     for name in ("body_position", "multi_crop", "physical_overlap", "voxel_correspondence"):
         strategy = PAIRS.build(Choice(name, {"local_size": (4, 4, 4)} if name == "multi_crop" else {}))
         with monkeypatch.context() as patch:
-            patch.setattr("medcl3d.config.loading.parse_fields", None)
+            patch.setattr("medcl3d.config.registry.parse_fields", None)
             strategy.sample(scans, int(strategy.anchors(scans).ids[0]), rng)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
-from medcl3d.config.loading import load, plain
+from medcl3d.config.loading import load
+from medcl3d.config.plain import plain
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple

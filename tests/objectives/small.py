@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from medcl3d.config.loading import part_of
+from medcl3d.config.choices import part_of
 from medcl3d.core.batch import PairBatch, Points, ViewGroup
 from medcl3d.core.embeddings import Rows
 from medcl3d.core.keys import Keys

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from medcl3d.config.loading import load, parse, plain
+from medcl3d.config.loading import load, parse
+from medcl3d.config.plain import plain
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.pairs.combinators import Exclude, Product, Sum

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from medcl3d.config.loading import parse, plain
+from medcl3d.config.loading import parse
+from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.training.loop import FitOptions
 from medcl3d.training.run_folder import read_status, run_folder

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from medcl3d.config.loading import describe
+from medcl3d.config.choices import describe
 from medcl3d.config.registry import Choice
 from medcl3d.views import VIEWS
 from medcl3d.views.intensity import Intensity, named

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcl3d.config.loading import describe
+from medcl3d.config.choices import describe
 from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.views import VIEWS
@@ -101,7 +101,9 @@ def test_every_field_has_a_valid_default_and_is_documented(name: str) -> None:
 def test_a_wrong_field_is_an_error_with_its_name(tmp_path, field: str, value: str, message: str) -> None:
     from pydantic.dataclasses import dataclass
 
-    from medcl3d.config.loading import STRICT, choice_of, load
+    from medcl3d.config.choices import choice_of
+    from medcl3d.config.field_types import STRICT
+    from medcl3d.config.loading import load
 
     @dataclass(frozen=True, config=STRICT)
     class Model:

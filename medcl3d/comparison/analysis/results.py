@@ -17,7 +17,7 @@ from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import COMPARED, MODELS, Run, cells
 from medcl3d.comparison.run.execute import is_done
 from medcl3d.comparison.run.launch import read_json
-from medcl3d.config.loading import differences
+from medcl3d.config.plain import differences
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.few_cases import over_runs
 from medcl3d.store.fingerprints import parts_read

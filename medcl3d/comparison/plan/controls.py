@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.plan.runs import dotted, model_of
-from medcl3d.config.loading import load, plain
+from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
+from medcl3d.config.plain import plain
 
 if TYPE_CHECKING:
     from medcl3d.pairs import PairStrategy

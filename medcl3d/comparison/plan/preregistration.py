@@ -11,7 +11,7 @@ from typing import Any
 
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run, cells, family_of, in_endpoint
-from medcl3d.config.loading import differences
+from medcl3d.config.plain import differences
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
 

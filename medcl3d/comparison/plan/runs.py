@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from medcl3d.comparison.plan.config import Command, CompareConfig, Recipe
-from medcl3d.config.loading import differences, load, plain
+from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
+from medcl3d.config.plain import differences, plain
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.metrics.directions import direction_of
 

@@ -15,7 +15,7 @@ from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run
 from medcl3d.comparison.run.launch import command_of, read_json
-from medcl3d.config.loading import plain
+from medcl3d.config.plain import plain
 
 NAMES = {"commit": "commit of medcl3d", "python": "Python", "versions": "packages", "data": "hash of the scans"}
 """Key of provenance.json -> its name in a report, in this order; other keys follow under their own names."""

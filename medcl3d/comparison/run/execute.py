@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from medcl3d.comparison.plan.runs import Run, model_of
 from medcl3d.comparison.run.launch import INPUTS, LOG, Child, encoder_hash, read_json
 from medcl3d.comparison.run.timing import TimeEstimates
-from medcl3d.config.loading import differences
+from medcl3d.config.plain import differences
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
 from medcl3d.training.run_folder import FREE_FIELDS, with_defaults
 

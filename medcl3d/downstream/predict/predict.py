@@ -21,7 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from medcl3d.config.loading import STRICT, choice_of, parse
+from medcl3d.config.choices import choice_of
+from medcl3d.config.field_types import STRICT
+from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.distributed.collectives import process_group
