@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from medcl3d.config.choices import describe
+from medcl3d.config.field_types import CHOICE_OF
 from medcl3d.config.packaged import find_config, packaged_names
-from medcl3d.config.registry import CHOICE_OF, Registry, registry_of
+from medcl3d.config.registry import Registry, registry_of
 from medcl3d.core.errors import ConfigError
 from medcl3d.datasets.public_sets import find_set, known_sets
 

@@ -65,7 +65,7 @@ def test_views_are_faster_than_torchio_for_each_crop(bench: Bench) -> None:
 
 
 def test_torchio_has_the_probabilities_of_the_recipe() -> None:
-    from medcl3d.config.registry import Choice
+    from medcl3d.config.field_types import Choice
     from medcl3d.views import VIEWS
 
     recipe = VIEWS.build(Choice("mri"))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from medcl3d.config.registry import Fraction
+from medcl3d.config.field_types import Fraction
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.relation import related
 from medcl3d.pairs import PAIRS

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from medcl3d.config.choices import parse_choice
+from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import parse
-from medcl3d.config.registry import Choice, Registry
+from medcl3d.config.registry import Registry
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys

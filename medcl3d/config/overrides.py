@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from medcl3d.config.registry import CHOICE_OF, Registry, registry_of
+from medcl3d.config.field_types import CHOICE_OF
+from medcl3d.config.registry import Registry, registry_of
 from medcl3d.config.validation_errors import below, resolved
 from medcl3d.config.yaml_tree import Place, Tree, Wrong
 

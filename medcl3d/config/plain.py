@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 
 
 def plain(value: Any) -> Any:

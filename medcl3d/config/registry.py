@@ -13,40 +13,18 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, create_model
+from pydantic import ConfigDict, TypeAdapter, create_model
 from pydantic_core import PydanticSerializationError
 
+from medcl3d.config.field_types import CHOICE_OF, Choice
 from medcl3d.config.plain import plain
 from medcl3d.config.validate import _in_memory, _validate
 from medcl3d.core.errors import ConfigError
 
 T = TypeVar("T", bound=Callable[..., Any])
-
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # the range of scikit-learn; torch and NumPy accept more
-Size = tuple[Count, Count, Count]
-
-CHOICE_OF = "x-choice-of"  # in a JSON Schema: the package whose components are allowed here
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The configuration of one component: its name and its fields, defaults filled in."""
-
-    name: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_plain(self) -> dict[str, Any]:
-        """The same as in a YAML file."""
-        return {self.name: dict(self.fields)}
 
 
 class Registry:

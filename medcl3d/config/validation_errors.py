@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from medcl3d.config.registry import CHOICE_OF
+from medcl3d.config.field_types import CHOICE_OF
 from medcl3d.config.yaml_tree import Place, Wrong
 from medcl3d.core.errors import ConfigError
 

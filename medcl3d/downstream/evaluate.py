@@ -11,10 +11,9 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from medcl3d.config.choices import choice_of, part_of
-from medcl3d.config.field_types import STRICT
+from medcl3d.config.field_types import STRICT, Choice, Count, Seed
 from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
-from medcl3d.config.registry import Choice, Count, Seed
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.collectives import process_group, say, world_size
 from medcl3d.distributed.precision import Precision, autocast_dtype, computes_in

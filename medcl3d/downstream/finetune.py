@@ -16,10 +16,9 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from medcl3d.config.choices import choice_of
-from medcl3d.config.field_types import STRICT
+from medcl3d.config.field_types import STRICT, Choice, Count, Seed
 from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
-from medcl3d.config.registry import Choice, Count, Seed
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.collectives import process_group, rank, say, world_size

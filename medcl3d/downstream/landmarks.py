@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config.field_types import STRICT
-from medcl3d.config.registry import Count, Positive
+from medcl3d.config.field_types import STRICT, Count, Positive
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.downstream.crop_dataset import Example

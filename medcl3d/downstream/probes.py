@@ -14,8 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from medcl3d.config.field_types import STRICT
-from medcl3d.config.registry import Count, Positive
+from medcl3d.config.field_types import STRICT, Count, Positive
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.task import Task
 from medcl3d.evaluation.metrics.retrieval import TIE, measures

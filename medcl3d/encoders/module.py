@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medcl3d.config.registry import Choice, Count, Size
+from medcl3d.config.field_types import Choice, Count, Size
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple

@@ -10,7 +10,7 @@ from monai.networks.layers.utils import get_act_layer, get_norm_layer
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
-from medcl3d.config.registry import Positive
+from medcl3d.config.field_types import Positive
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple

@@ -7,7 +7,7 @@ from typing import Literal
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
-from medcl3d.config.registry import Count, Positive, Size
+from medcl3d.config.field_types import Count, Positive, Size
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple, triple

@@ -10,7 +10,7 @@ from einops import rearrange
 from monai.networks.blocks.transformerblock import TransformerBlock
 from torch import Tensor, nn
 
-from medcl3d.config.registry import Count, Positive, Size, Whole
+from medcl3d.config.field_types import Count, Positive, Size, Whole
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple, triple

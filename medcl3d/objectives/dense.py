@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.config.registry import Count, NonNegative, Positive
+from medcl3d.config.field_types import Count, NonNegative, Positive
 from medcl3d.core.batch import PairBatch, Points, ViewGroup
 from medcl3d.core.embeddings import Embedded, Loss, Rows
 from medcl3d.core.errors import ConfigError

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.config.registry import Count, Fraction, NonNegative, Positive, Whole
+from medcl3d.config.field_types import Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Loss, Rows
 from medcl3d.core.keys import Keys

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from medcl3d.config.registry import Count, Fraction, NonNegative, Positive
+from medcl3d.config.field_types import Count, Fraction, NonNegative, Positive
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Loss
 from medcl3d.core.relation import Relate

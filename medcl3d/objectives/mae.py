@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.config.registry import Fraction, Size
+from medcl3d.config.field_types import Fraction, Size
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Loss, Rows
 from medcl3d.core.errors import ConfigError

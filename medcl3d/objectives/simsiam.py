@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from medcl3d.config.registry import Count
+from medcl3d.config.field_types import Count
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Loss, Rows
 from medcl3d.core.keys import Keys

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import nn
 
-from medcl3d.config.registry import Count, NonNegative
+from medcl3d.config.field_types import Count, NonNegative
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Loss
 from medcl3d.core.errors import DataError

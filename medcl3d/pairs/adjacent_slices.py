@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from medcl3d.config.registry import Count, NonNegative, Positive
+from medcl3d.config.field_types import Count, NonNegative, Positive
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec, triple

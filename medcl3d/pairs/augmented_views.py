@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.config.registry import Fraction
+from medcl3d.config.field_types import Fraction
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import Box, ViewSpec
 from medcl3d.core.keys import Keys

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.config.choices import part_of
-from medcl3d.config.registry import Positive
+from medcl3d.config.field_types import Positive
 from medcl3d.core.body_coordinates import BODY
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError

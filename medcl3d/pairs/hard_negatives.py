@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
-from medcl3d.config.registry import Choice, NonNegative, Positive
+from medcl3d.config.field_types import Choice, NonNegative, Positive
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
-from medcl3d.config.registry import Choice, Count
+from medcl3d.config.field_types import Choice, Count
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.config.registry import Positive
+from medcl3d.config.field_types import Positive
 from medcl3d.config.validation_errors import require_one_of
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError

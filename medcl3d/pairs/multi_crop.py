@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from medcl3d.config.registry import Count, Fraction, Size
+from medcl3d.config.field_types import Count, Fraction, Size
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec, triple

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.config.registry import Count, Fraction
+from medcl3d.config.field_types import Count, Fraction
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec, triple

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.config.registry import Count, Fraction, NonNegative, Positive
+from medcl3d.config.field_types import Count, Fraction, NonNegative, Positive
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import ViewSpec

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from medcl3d.config.registry import NonNegative
+from medcl3d.config.field_types import NonNegative
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.config.registry import Count, NonNegative
+from medcl3d.config.field_types import Count, NonNegative
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec

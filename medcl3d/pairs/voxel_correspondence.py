@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from medcl3d.config.registry import Count, Fraction, NonNegative
+from medcl3d.config.field_types import Count, Fraction, NonNegative
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medcl3d.config.choices import parse_choice
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.pseudonymise import hidden

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.columns import KNOWN_COLUMNS
 from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.distributed.precision import autocast, autocast_dtype

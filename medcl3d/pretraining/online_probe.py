@@ -10,8 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from medcl3d.config.choices import part_of
-from medcl3d.config.field_types import STRICT
-from medcl3d.config.registry import Choice, Count
+from medcl3d.config.field_types import STRICT, Choice, Count
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.crop_dataset import Example, answers
 from medcl3d.downstream.label_selection import with_target

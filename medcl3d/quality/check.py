@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.warning_summary import first_reasons, warnings_told
 from medcl3d.datasets.manifest import Manifest

@@ -12,10 +12,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
 from medcl3d.config.choices import choice_of, describe
-from medcl3d.config.field_types import STRICT
+from medcl3d.config.field_types import STRICT, Choice, Fraction
 from medcl3d.config.loading import parse
 from medcl3d.config.overrides import Schema
-from medcl3d.config.registry import Choice, Fraction
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES

@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from medcl3d.config.field_types import STRICT
-from medcl3d.config.registry import Size, Whole
+from medcl3d.config.field_types import STRICT, Size, Whole
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.store.splits import Split, read_split

@@ -15,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medcl3d.config.field_types import STRICT
-from medcl3d.config.registry import Count, Fraction, NonNegative, Positive, Whole
+from medcl3d.config.field_types import STRICT, Count, Fraction, NonNegative, Positive, Whole
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, DataError, Stopped
 from medcl3d.distributed.collectives import all_sum, rank, wait_for_all, world_size

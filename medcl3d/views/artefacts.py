@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.geometry import Triple
 from medcl3d.views import VIEWS
 from medcl3d.views.recipes import Recipe, ViewResult

@@ -14,7 +14,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from medcl3d.config.registry import Fraction, NonNegative
+from medcl3d.config.field_types import Fraction, NonNegative
 from medcl3d.core.geometry import Triple
 from medcl3d.views import VIEWS
 from medcl3d.views.intensity import Intensity

@@ -14,7 +14,7 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor
 
-from medcl3d.config.registry import Positive
+from medcl3d.config.field_types import Positive
 from medcl3d.core.geometry import Triple
 from medcl3d.views.resampling import resample, resample_nearest
 

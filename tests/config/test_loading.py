@@ -10,10 +10,10 @@ import pytest
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from medcl3d.config.choices import choice_of, part_of
-from medcl3d.config.field_types import STRICT
+from medcl3d.config.field_types import STRICT, Choice, Fraction, Positive, Size, Whole
 from medcl3d.config.loading import load, parse, with_line
 from medcl3d.config.plain import differences, plain
-from medcl3d.config.registry import Choice, Fraction, Positive, Registry, Size, Whole
+from medcl3d.config.registry import Registry
 from medcl3d.core.errors import ConfigError
 
 PARTS = Registry("part", "medcl3d.losses")  # a package without components of this kind

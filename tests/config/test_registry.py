@@ -21,9 +21,9 @@ from torch import nn
 
 from medcl3d.catalogue import KINDS, _load
 from medcl3d.config.choices import choice_of
-from medcl3d.config.field_types import STRICT
+from medcl3d.config.field_types import STRICT, Choice, Count
 from medcl3d.config.loading import load
-from medcl3d.config.registry import Choice, Count, Registry
+from medcl3d.config.registry import Registry
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.relation import Relation
 from medcl3d.encoders.blocks import act_layer, norm_layer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.downstream.crop_dataset import CropDataset, Example, answers, covering_crops, random_crop
 from medcl3d.sampling.pair_dataset import Plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.downstream.heads import BACKGROUND_PRIOR, Segmenter
 from medcl3d.encoders.network import build_network
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError, UserError
 from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.finetune import finetune

@@ -10,9 +10,9 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
+from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
-from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
 from medcl3d.downstream.finetune import FinetuneConfig

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders.network import Network, build_network

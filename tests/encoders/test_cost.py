@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.embeddings import Features
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import Network, build_network

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.encoders.network import build_network, check_patch_size

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
 from medcl3d.distributed.precision import autocast

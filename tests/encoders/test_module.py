@@ -12,7 +12,7 @@ from monai.networks.nets.densenet import DenseNet
 from torch import Tensor, nn
 
 import medcl3d
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.downstream.pretrained_encoder import load_encoder
 from medcl3d.encoders import ENCODERS

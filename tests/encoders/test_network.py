@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
 from medcl3d.encoders.decoder import Decoder, _factors

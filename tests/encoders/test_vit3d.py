@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.networks.nets.vit import ViT
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.encoders import vit3d
 from medcl3d.encoders.network import build_network, check_patch_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.pairs.batch_grouping import Companions, companions_of
 from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.combinators import Exclude, Sum

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import load, parse
 from medcl3d.config.plain import plain
-from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.pairs.combinators import Exclude, Product, Sum
 from medcl3d.pretraining.pretrain import PretrainConfig, assemble

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import parse
-from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
 from medcl3d.losses.contrastive import Tile, contrastive_sum

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.collection import Collection
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.batch_grouping import Companions, companions_of

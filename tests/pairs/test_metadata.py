@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.relation import Relation

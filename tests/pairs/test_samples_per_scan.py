@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import parse
-from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.batch_grouping import Companions, companions_of

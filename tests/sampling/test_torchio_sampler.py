@@ -10,8 +10,8 @@ import pytest
 import torch
 import torchio as tio
 
+from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import parse
-from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Box
 from medcl3d.pairs.adjacent_slices import AdjacentSlices

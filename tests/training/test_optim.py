@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import parse
-from medcl3d.config.registry import Choice
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.encoders.decoder import Decoder

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.core.geometry import Triple
 from medcl3d.distributed.precision import autocast

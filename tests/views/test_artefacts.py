@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import parse
-from medcl3d.config.registry import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.pretraining.pretrain import PretrainConfig
 from medcl3d.views import VIEWS

@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from medcl3d.config.choices import describe
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.views import VIEWS
 from medcl3d.views.intensity import Intensity, named
 from medcl3d.views.recipes import Recipe

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medcl3d.config.choices import describe
-from medcl3d.config.registry import Choice
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.views import VIEWS
 from medcl3d.views.intensity import NAMES, named

@@ -15,7 +15,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from medcl3d.config.registry import Count
+from medcl3d.config.field_types import Count
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import Counted
 from medcl3d.core.warning_summary import warnings_told

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from medcl3d.config.registry import Count, Fraction, Seed, Size
+from medcl3d.config.field_types import Count, Fraction, Seed, Size
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.phantom import LABELS, MODALITIES, Patient, take_scan

@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.config.registry import Count, Fraction
+from medcl3d.config.field_types import Count, Fraction
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple

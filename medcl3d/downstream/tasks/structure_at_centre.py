@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medcl3d.config.registry import Count
+from medcl3d.config.field_types import Count
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.seeding import Stream, generator
