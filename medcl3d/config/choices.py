@@ -10,9 +10,11 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, ValidationError
 
 from medcl3d.config.field_types import Choice
+from medcl3d.config.json_schema import type_words
 from medcl3d.config.plain import plain
 from medcl3d.config.registry import Registry, parse_fields
-from medcl3d.config.validation_errors import did_you_mean, problems, type_words
+from medcl3d.config.suggestions import did_you_mean
+from medcl3d.config.validation_errors import problems
 from medcl3d.config.yaml_tree import Wrong
 from medcl3d.core.errors import ConfigError
 

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 
 from medcl3d.config.overrides import Schema, value_of
 from medcl3d.config.plain import plain
+from medcl3d.config.suggestions import did_you_mean
 from medcl3d.config.validate import T, _in_memory, _key, _line_prefix, _validate
-from medcl3d.config.validation_errors import did_you_mean
 from medcl3d.config.yaml_tree import COMMAND_LINE, Tree, Wrong
 from medcl3d.core.errors import ConfigError
 

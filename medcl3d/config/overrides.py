@@ -10,8 +10,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from medcl3d.config.field_types import CHOICE_OF
+from medcl3d.config.json_schema import below, resolved
 from medcl3d.config.registry import Registry, registry_of
-from medcl3d.config.validation_errors import below, resolved
 from medcl3d.config.yaml_tree import Place, Tree, Wrong
 
 Schema = Mapping[str, Any]

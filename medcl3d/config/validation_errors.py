@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from medcl3d.config.field_types import CHOICE_OF
+from medcl3d.config.json_schema import _node, type_words
+from medcl3d.config.suggestions import did_you_mean, nearest
 from medcl3d.config.yaml_tree import Place, Wrong
-from medcl3d.core.errors import ConfigError
 
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
-PLURAL = {"number": "numbers", "integer": "whole numbers", "string": "words", "path": "paths"}
 PYTHON: dict[str, tuple[type, ...]] = {"string": (str,), "integer": (int,), "number": (int, float)}
 _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$", re.IGNORECASE)
 
@@ -99,77 +97,6 @@ def _as_list(value: Any, node: Mapping[str, Any]) -> str:
     items = array.get("prefixItems") or [array.get("items", {})]
     fits = isinstance(value, PYTHON.get(items[0].get("type"), ())) and not isinstance(value, bool)
     return f"; write [{', '.join([str(value)] * len(items))}]" if fits else ""
-
-
-def type_words(spec: Mapping[str, Any]) -> str:
-    """The type in a JSON Schema as text."""
-    if "enum" in spec or "const" in spec:
-        return " or ".join(str(v) for v in spec.get("enum", [spec.get("const")]))
-    if "anyOf" in spec:
-        return " or ".join(type_words(option) for option in spec["anyOf"])
-    kind = f"one of {str(spec[CHOICE_OF]).rsplit('.', 1)[-1]}" if CHOICE_OF in spec else str(spec.get("type", "value"))
-    kind = "path" if spec.get("format") == "path" else kind
-    if kind == "array":
-        items = spec.get("prefixItems", [])
-        if items and all(item == items[0] for item in items):
-            return f"{len(items)} {_plural(type_words(items[0]))}"
-        return f"list of {_plural(type_words(spec['items']))}" if spec.get("items") else "list"
-    bounds = [
-        f"{sign} {spec[key]}"
-        for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
-        if key in spec
-    ]
-    return " ".join([kind, *bounds])
-
-
-def _plural(words: str) -> str:
-    first, space, rest = words.removeprefix("one of ").partition(" ")
-    return f"{PLURAL.get(first, first)}{space}{rest}"
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The most similar of some names; "" if none is similar."""
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), "")
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name."""
-    near = nearest(name, known)
-    return f"; did you mean {near!r}?" if near else ""
-
-
-def require_one_of(field: str, value: object, words: Any) -> None:
-    """ConfigError unless a value is one of a `Literal`'s, for functions that are not called through a configuration."""
-    known = [str(word) for word in get_args(words)]
-    if value not in get_args(words):
-        raise ConfigError(f"{field} = {value!r}: no such choice{did_you_mean(str(value), known)}; choose from {', '.join(known)}")
-
-
-def _node(schema: Mapping[str, Any], where: Place) -> Mapping[str, Any]:
-    """The part of a JSON Schema for a place, {} if there is none."""
-    node: Mapping[str, Any] = resolved(schema, schema)
-    for key in where:
-        node = next((inner for form in node.get("anyOf", [node]) if (inner := below(resolved(form, schema), key))), {})
-        node = resolved(node, schema)
-    options = [resolved(form, schema) for form in node.get("anyOf", [])]
-    return next((form for form in options if "properties" in form), node)
-
-
-def below(node: Mapping[str, Any], key: Any) -> Mapping[str, Any]:
-    """The part of a JSON Schema for one key or position, {} if there is none."""
-    if isinstance(key, int):
-        items = node.get("prefixItems", [])
-        found = items[key] if key < len(items) else node.get("items")
-    else:
-        found = node.get("properties", {}).get(key) or node.get("additionalProperties")
-    return found if isinstance(found, Mapping) else {}
-
-
-def resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The target of a reference, or the node itself."""
-    while "$ref" in node:
-        node = schema["$defs"][str(node["$ref"]).rsplit("/", 1)[-1]]
-    return node
 
 
 def _value_at(tree: Any, where: Place) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from medcl3d.config.validation_errors import require_one_of
+from medcl3d.config.suggestions import require_one_of
 
 Norm = Literal["group", "batch", "instance"]
 Act = Literal["relu", "leakyrelu", "gelu"]

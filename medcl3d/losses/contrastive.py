@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from medcl3d.config.validation_errors import require_one_of
+from medcl3d.config.suggestions import require_one_of
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.relation import Relation
 

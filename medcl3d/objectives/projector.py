@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.config.validation_errors import require_one_of
+from medcl3d.config.suggestions import require_one_of
 from medcl3d.distributed.collectives import gather
 
 HeadNorm = Literal["layer", "group", "batch", "none"]

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medcl3d.config.field_types import Positive
-from medcl3d.config.validation_errors import require_one_of
+from medcl3d.config.suggestions import require_one_of
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.keys import Keys

@@ -14,7 +14,7 @@ from medcl3d.config.choices import describe, parse_choice
 from medcl3d.config.field_types import Fraction, Positive, Seed
 from medcl3d.config.loading import parse
 from medcl3d.config.overrides import Schema
-from medcl3d.config.validation_errors import did_you_mean
+from medcl3d.config.suggestions import did_you_mean
 from medcl3d.core.errors import ConfigError
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.array_file import Container
