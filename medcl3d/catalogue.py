@@ -13,25 +13,11 @@ from pydantic import TypeAdapter
 
 from medcl3d.config.choices import describe
 from medcl3d.config.field_types import CHOICE_OF
+from medcl3d.config.kinds import CONFIGS, KINDS
 from medcl3d.config.packaged import find_config, packaged_names
 from medcl3d.config.registry import Registry, registry_of
 from medcl3d.core.errors import ConfigError
 from medcl3d.datasets.public_sets import find_set, known_sets
-
-KINDS = {
-    "pairs": "medcl3d.pairs:PAIRS",
-    "views": "medcl3d.views:VIEWS",
-    "encoders": "medcl3d.encoders:ENCODERS",
-    "objectives": "medcl3d.objectives:OBJECTIVES",
-    "sources": "medcl3d.datasets.sources:SOURCES",
-    "tasks": "medcl3d.downstream.tasks:TASKS",
-}
-CONFIGS = {
-    "pretrain": "medcl3d.pretraining.pretrain:PretrainConfig",
-    "finetune": "medcl3d.downstream.finetune:FinetuneConfig",
-    "evaluate": "medcl3d.downstream.evaluate:EvaluateConfig",
-    "compare": "medcl3d.comparison.plan.runs:CompareConfig",
-}
 
 
 def names_of(kind: str) -> list[str]:

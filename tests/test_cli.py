@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from medcl3d.catalogue import CONFIGS, KINDS
 from medcl3d.cli import app
 from medcl3d.config.key_value import as_pairs
+from medcl3d.config.kinds import CONFIGS, KINDS
 from medcl3d.core.errors import ConfigError, DataError, MachineError, Stopped, UserError
 
 ROOT = Path(__file__).parents[1]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from medcl3d.catalogue import CONFIGS, _load
+from medcl3d.catalogue import _load
 from medcl3d.comparison.plan.runs import as_overrides, plan
+from medcl3d.config.kinds import CONFIGS
 from medcl3d.config.loading import load, parse, read_options
 from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError

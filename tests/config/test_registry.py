@@ -19,9 +19,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 from torch import nn
 
-from medcl3d.catalogue import KINDS, _load
+from medcl3d.catalogue import _load
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import STRICT, Choice, Count
+from medcl3d.config.kinds import KINDS
 from medcl3d.config.loading import load
 from medcl3d.config.registry import Registry
 from medcl3d.core.errors import ConfigError

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from medcl3d.catalogue import CONFIGS, KINDS
 from medcl3d.config.field_types import STRICT, Count, Positive, Seed
+from medcl3d.config.kinds import CONFIGS, KINDS
 from medcl3d.config.overrides import FIELDS_OF
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.metrics.directions import Direction, direction_of
