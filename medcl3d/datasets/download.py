@@ -19,9 +19,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 import medcl3d
 from medcl3d.core.errors import DataError, MachineError
-from medcl3d.datasets.public_sets import KnownSet, as_size
+from medcl3d.datasets.public_sets import KnownSet
 from medcl3d.datasets.unpack import is_unpacked, require_space, unpack
-from medcl3d.io.disk_space import free_bytes, nearest_folder, refuse_unwritable
+from medcl3d.io.disk_space import as_size, free_bytes, nearest_folder, refuse_unwritable
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT_S = 60.0  # without a byte

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from medcl3d.core.errors import ConfigError
+from medcl3d.io.disk_space import as_size
 
 # Name in the archive of the Decathlon -> content, modality, scans with and without labels, bytes of the tar
 # file, options of prepare. Counts are of the released files, which are fewer than in the papers for
@@ -41,7 +42,6 @@ DECATHLON = {
     "Task09_Spleen": ("spleen", "CT", 41, 20, 1_610_000_000, ""),
     "Task10_Colon": ("primary cancers of the colon", "CT", 126, 64, 6_200_000_000, ""),
 }
-
 # Contrast -> scans, bytes of the tar file. Without IXI-DTI: its volumes are directions of one series.
 IXI = {
     "T1": (581, 4_840_816_640),
@@ -49,7 +49,6 @@ IXI = {
     "PD": (578, 4_068_966_400),
     "MRA": (570, 12_400_000_000),
 }
-
 # Name -> content, modality, samples, MD5 of the files of 28 and of 64 voxels per side.
 # From `medmnist/info.py` of MedMNIST 3.0 (record 10519652 at Zenodo); the package requires torchvision.
 MEDMNIST = {
@@ -181,16 +180,6 @@ def find_set(name: str) -> KnownSet:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"{name}: not one of the sets; {hint}known sets: {', '.join(names)}")
     return known_sets()[name]
-
-
-def as_size(num_bytes: int) -> str:
-    """Bytes in a suitable unit, three digits."""
-    size, unit = float(num_bytes), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.3g} {unit}"
 
 
 def _decathlon() -> Iterator[KnownSet]:

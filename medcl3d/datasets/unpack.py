@@ -8,8 +8,8 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from medcl3d.core.errors import DataError, MachineError
-from medcl3d.datasets.public_sets import as_size
 from medcl3d.io.atomic import write_json
+from medcl3d.io.disk_space import as_size
 from medcl3d.io.json_file import read_json
 
 STAMP = ".unpacked.json"  # MD5 of the archive, and the size of each unpacked file

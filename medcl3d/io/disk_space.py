@@ -39,3 +39,13 @@ def nearest_folder(path: Path) -> Path:
     """The path itself or its nearest parent that exists (it may not be a folder)."""
     path = path.absolute()
     return next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+
+
+def as_size(num_bytes: int) -> str:
+    """Bytes in a suitable unit, three digits."""
+    size, unit = float(num_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from medcl3d.core.errors import MachineError
-from medcl3d.datasets.public_sets import as_size
+from medcl3d.io.disk_space import as_size
 
 PLACE = Path("/dev/shm")  # nosec B108: its path on Linux; it does not exist on other systems
 PREFETCHED = 2  # batches that each worker prepares ahead, the default of DataLoader

@@ -13,9 +13,8 @@ import numpy as np
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.notes import without_names
 from medcl3d.datasets.manifest import Manifest
-from medcl3d.datasets.public_sets import as_size
 from medcl3d.io.array_file import import_blosc2
-from medcl3d.io.disk_space import free_bytes, refuse_unwritable
+from medcl3d.io.disk_space import as_size, free_bytes, refuse_unwritable
 from medcl3d.io.nifti import read_header
 from medcl3d.io.nifti_header import Header
 from medcl3d.io.regular_file import why_absent
