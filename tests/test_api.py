@@ -36,7 +36,7 @@ from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS
 from medcl3d.pretraining.pretrain import PretrainConfig, assemble
-from medcl3d.sampling.pair_dataset import make_views
+from medcl3d.sampling.augment import make_views
 from medcl3d.store.store import Store
 from medcl3d.views import VIEWS
 

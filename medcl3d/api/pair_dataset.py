@@ -21,8 +21,10 @@ from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
 from medcl3d.pairs import PAIRS, PairStrategy, link, needs_features, queue_size
 from medcl3d.pairs.batch_grouping import companions_of
+from medcl3d.sampling.augment import make_views
+from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.pair_dataset import PairDataset as StepDataset
-from medcl3d.sampling.pair_dataset import Plan, batches_from, make_views
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.scan_selection import DataConfig, ScansInUse, pretraining_scans
 from medcl3d.store.store import Store
 from medcl3d.views import VIEWS

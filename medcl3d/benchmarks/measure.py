@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from medcl3d.evaluation.statistics.intervals import mean_interval
-from medcl3d.sampling.pair_dataset import PairDataset, Plan
+from medcl3d.sampling.pair_dataset import PairDataset
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.scan_selection import DataConfig, pretraining_scans
 from medcl3d.store.store import Store
 

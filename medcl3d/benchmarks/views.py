@@ -11,7 +11,7 @@ from typing import Any
 from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
 from medcl3d.config.field_types import Choice
 from medcl3d.pairs import PAIRS
-from medcl3d.sampling.pair_dataset import make_views
+from medcl3d.sampling.augment import make_views
 from medcl3d.views import VIEWS
 
 CROPS_PER_VOLUME = 8  # crops per volume in TorchIO's queue

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.distributed.seeding import Stream, generator
-from medcl3d.sampling.pair_dataset import Plan
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 
 BATCH_SIZE = 32

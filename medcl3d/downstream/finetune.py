@@ -34,7 +34,8 @@ from medcl3d.encoders.network import build_network, check_patch_size
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import replacing, write_json
 from medcl3d.io.disk_space import refuse_unwritable
-from medcl3d.sampling.pair_dataset import Plan, batches_from
+from medcl3d.sampling.batches import batches_from
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.scan_selection import DataConfig, ScansInUse, split_of
 from medcl3d.store.splits import Measured

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medcl3d.core.geometry import Triple
     from medcl3d.encoders.network import Network
     from medcl3d.evaluation.statistics.intervals import Interval
-    from medcl3d.sampling.pair_dataset import Plan
+    from medcl3d.sampling.plan import Plan
     from medcl3d.store.store import Store
 
 

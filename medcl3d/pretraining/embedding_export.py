@@ -18,7 +18,9 @@ from medcl3d.distributed.precision import autocast, autocast_dtype
 from medcl3d.evaluation.metrics.label_free import label_free
 from medcl3d.io.atomic import replacing, write_json
 from medcl3d.pairs import PAIRS
-from medcl3d.sampling.pair_dataset import PairDataset, Plan, make_views
+from medcl3d.sampling.augment import make_views
+from medcl3d.sampling.pair_dataset import PairDataset
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.scan_selection import ScansInUse, pretraining_scans
 from medcl3d.store.store import Store
 from medcl3d.training.run_folder import RunFolder

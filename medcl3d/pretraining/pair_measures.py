@@ -14,7 +14,7 @@ from medcl3d.objectives.dense import point_keys
 from medcl3d.objectives.diagnostics import counts
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.boxes import iou_mm
-from medcl3d.sampling.pair_dataset import make_views
+from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.raw_batch import RawBatch
 
 MAX_POINTS = 96

@@ -15,7 +15,7 @@ from medcl3d.core.batch import PairBatch
 from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.core.relation import Relation
 from medcl3d.pretraining.pair_measures import PairFacts
-from medcl3d.sampling.pair_dataset import make_views
+from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.scan_selection import ScansInUse
 from medcl3d.store.store import Store

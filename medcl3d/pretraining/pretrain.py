@@ -40,7 +40,10 @@ from medcl3d.pretraining.embedding_export import portray
 from medcl3d.pretraining.online_probe import Asked, OnlineProbe
 from medcl3d.pretraining.pair_measures import facts_of
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
-from medcl3d.sampling.pair_dataset import PairDataset, Plan, batches_from, make_views
+from medcl3d.sampling.augment import make_views
+from medcl3d.sampling.batches import batches_from
+from medcl3d.sampling.pair_dataset import PairDataset
+from medcl3d.sampling.plan import Plan
 from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.content_hashes import contents
 from medcl3d.store.fingerprints import fingerprints

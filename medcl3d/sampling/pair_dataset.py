@@ -2,70 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from medcl3d.core.batch import PairBatch, Points, ViewGroup
-from medcl3d.core.collection import Collection
-from medcl3d.core.errors import MachineError
+from medcl3d.core.batch import Points
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.distributed.seeding import Stream, generator
-from medcl3d.io.shared_memory import REMEDY, num_bytes, refuse_too_little, shared_memory_now
 from medcl3d.pairs import PairStrategy
-from medcl3d.pairs.batch_grouping import Companions
 from medcl3d.pairs.placebo import permutes_points
+from medcl3d.sampling.crops import to_grid, view_affine, view_spacing
+from medcl3d.sampling.plan import Plan
 from medcl3d.sampling.raw_batch import RawBatch, RawGroup
 from medcl3d.store.scan_selection import ScansInUse
 from medcl3d.store.store import Store
 
 CANDIDATES_PER_POINT = 8
-WORKER_TIMEOUT_S = 300
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which anchor each sample of the run starts from: global batches as a function of (seed, epoch).
-
-    companions   which samples stand together in a batch, if a strategy asks for it; an epoch then visits each anchor
-                 `samples_per_scan` times
-    """
-
-    anchors: np.ndarray
-    samples_per_step: int
-    seed: int
-    companions: Companions | None = None
-    _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in one pass; few anchors are visited several times, so that an epoch has a batch."""
-        visits = 1 if self.companions is None else self.companions.samples_per_scan
-        return max(1, len(self.anchors) * visits // self.samples_per_step)
-
-    def samples(self, step: int) -> tuple[int, np.ndarray]:
-        """Epoch of a step, and its anchors ``Int[samples_per_step]``."""
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        if epoch not in self._orders:
-            self._orders.clear()
-            self._orders[epoch] = self._order(epoch)
-        return epoch, self._orders[epoch][batch]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        """``Int[steps_per_epoch, samples_per_step]``"""
-        rng = generator(self.seed, epoch, 0, Stream.PLAN)
-        wanted = self.steps_per_epoch * self.samples_per_step
-        order = np.array([], dtype=np.int64)
-        while len(order) < wanted:
-            once = rng.permutation(self.anchors)
-            order = np.concatenate([order, once if self.companions is None else self.companions.arranged(once, rng)])
-        return order[:wanted].reshape(-1, self.samples_per_step)
 
 
 @dataclass(frozen=True)
@@ -176,75 +133,3 @@ def _inside(world: Tensor, affines: Tensor, shapes: Tensor) -> Tensor:
     inverse = torch.linalg.inv(affines)
     voxels = torch.einsum("vij,pj->vpi", inverse[:, :3, :3], world) + inverse[:, None, :3, 3]
     return ((voxels >= -0.5) & (voxels <= shapes[:, None] - 0.5)).all(-1).all(0)
-
-
-def to_grid(crop: Tensor, view: ViewSpec) -> Tensor:
-    """Resample a box's voxels ``[C, D, H, W]`` to its view's grid: linear, averaged along axes that shrink."""
-    if view.out_shape == view.box.size:
-        return crop
-    # Linear samples, enough in each voxel of the view to read all of the box: exact for ramps, unlike a filter.
-    times = [-(-size // length) for size, length in zip(view.box.size, view.out_shape, strict=True)]
-    fine = [length * n for length, n in zip(view.out_shape, times, strict=True)]
-    samples = F.interpolate(crop[None], size=fine, mode="trilinear", align_corners=False)
-    return samples[0] if max(times) == 1 else F.avg_pool3d(samples, times)[0]
-
-
-def view_affine(collection: Collection, view: ViewSpec) -> Tensor:
-    """``Float64[4, 4]`` from the voxel indices of a view's grid (before augmentation) to world mm."""
-    ratio = np.array(view.box.size) / np.array(view.out_shape)
-    grid = np.eye(4)
-    grid[:3, :3] = np.diag(ratio)
-    grid[:3, 3] = np.array(view.box.start) + (ratio - 1) / 2  # both grids span the same box
-    return torch.from_numpy(collection.affines[view.scan] @ grid)
-
-
-def view_spacing(collection: Collection, view: ViewSpec) -> Tensor:
-    """``Float64[3]`` mm per voxel of the view's grid."""
-    return torch.from_numpy(collection.spacings[view.scan] * np.array(view.box.size) / np.array(view.out_shape))
-
-
-def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) -> Iterator[Any]:
-    """Items `start` .. `steps` - 1 in order, prepared ahead by worker processes (0: by this one).
-
-    With workers, this process makes the first item, which says how much shared memory they need.
-
-    MachineError if shared memory has too little room for the workers, or one of them dies, with what is known of the cause.
-    """
-    first = [dataset[start]] if workers and start < steps else []
-    size = num_bytes(first)
-    refuse_too_little(size, workers)
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=range(start + len(first), steps),
-        num_workers=workers,
-        timeout=WORKER_TIMEOUT_S if workers else 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-    try:
-        ahead = iter(loader)  # the workers begin
-        while first:
-            yield first.pop()
-        yield from ahead
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
-            raise
-        said = str(error).splitlines()[0]
-        full = shared_memory_now(size)
-        # What ended the worker is either the error itself or the one that it was raised from.
-        if full or "shared memory" in f"{error} {error.__cause__}":
-            raise MachineError(f"{said}: {full or f'shared memory is full; {REMEDY}'}") from error
-        raise MachineError(f"{said}; was it out of memory, or killed? Fewer train.workers need less; the same command resumes") from error
-
-
-def make_views(raw: RawBatch, recipe: Any) -> PairBatch:
-    """Augment a batch on the device it lies on; every view then knows its affine, augmentation included.
-
-    In float32 whatever autocast says: an augmentation is no place to lose digits.
-    """
-    groups = []
-    for group in raw.groups:
-        with torch.no_grad(), torch.autocast(group.crops.device.type, enabled=False):
-            result = recipe.apply(group.crops, group.parameters, group.spacing_mm)
-        groups.append(ViewGroup(group.role, result.voxels, group.affine @ result.voxel_map, group.keys))
-    return PairBatch(tuple(groups), raw.points)

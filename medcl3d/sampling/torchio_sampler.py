@@ -24,7 +24,8 @@ from medcl3d.io.array_file import open_array
 from medcl3d.io.shared_memory import num_bytes, refuse_too_little
 from medcl3d.pairs import PairStrategy, crosses_patients
 from medcl3d.preprocessing.resample import grid_at
-from medcl3d.sampling.pair_dataset import PairDataset, to_grid, view_affine
+from medcl3d.sampling.crops import to_grid, view_affine
+from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.quantise import AS_STORED, Scaling, unpack
 from medcl3d.store.store import Store

@@ -9,7 +9,7 @@ import torch
 from medcl3d.config.field_types import Choice
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.downstream.crop_dataset import CropDataset, Example, answers, covering_crops, random_crop
-from medcl3d.sampling.pair_dataset import Plan
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 from medcl3d.views import VIEWS
 

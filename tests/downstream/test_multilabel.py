@@ -22,7 +22,7 @@ from medcl3d.downstream.tasks.multilabel import Multilabel
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.pretraining.pretrain import pretrain
-from medcl3d.sampling.pair_dataset import Plan
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.splits import draw_labelled, read_split
 from medcl3d.store.store import Store
 from medcl3d.views import VIEWS

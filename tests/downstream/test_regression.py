@@ -77,7 +77,7 @@ def test_a_column_without_numbers_is_refused(aged: Path, tmp_path: Path, target:
 
 def test_the_loss_is_in_standard_units(aged: Path) -> None:
     from medcl3d.config.field_types import Choice
-    from medcl3d.sampling.pair_dataset import Plan
+    from medcl3d.sampling.plan import Plan
     from medcl3d.views import VIEWS
 
     store, task = Store.open(aged), Regression(target="age")

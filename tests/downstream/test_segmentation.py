@@ -20,7 +20,7 @@ from medcl3d.downstream.patch_dataset import PatchBatch, PatchDataset, class_ind
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.downstream.tasks.segmentation import Segmentation, dice_and_cross_entropy, dice_loss
 from medcl3d.encoders.network import build_network
-from medcl3d.sampling.pair_dataset import Plan
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 
 TRAIN = np.arange(1, 5)  # labelled training scans of the balls

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from medcl3d.core.errors import MachineError
 from medcl3d.io.shared_memory import num_bytes, refuse_too_little
 from medcl3d.sampling import batches as loader
-from medcl3d.sampling.pair_dataset import batches_from
+from medcl3d.sampling.batches import batches_from
 
 Status = namedtuple("Status", ["f_bavail", "f_frsize"])
 
@@ -89,7 +89,7 @@ def test_the_error_of_a_timeout_names_full_shared_memory(monkeypatch: pytest.Mon
 SMALL = """
 mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$0" -c '
 import sys, torch
-from medcl3d.sampling.pair_dataset import batches_from
+from medcl3d.sampling.batches import batches_from
 from medcl3d.core.errors import MachineError
 from tests.io.test_shared_memory import Cubes
 try:

@@ -17,7 +17,7 @@ from medcl3d.config.loading import parse
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.dense import point_features, point_keys
 from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble
-from medcl3d.sampling.pair_dataset import make_views
+from medcl3d.sampling.augment import make_views
 
 STEPS, LONG = 40, 150
 UNSEEN = range(10_000, 10_008)  # steps far beyond training: other crops, other augmentation

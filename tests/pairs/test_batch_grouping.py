@@ -10,7 +10,7 @@ from medcl3d.pairs.batch_grouping import Companions, companions_of
 from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.combinators import Exclude, Sum
 from medcl3d.pairs.metadata_kernel import MetadataKernel
-from medcl3d.sampling.pair_dataset import Plan
+from medcl3d.sampling.plan import Plan
 from tests.pairs.collections import make_collection
 
 

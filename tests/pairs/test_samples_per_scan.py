@@ -22,7 +22,7 @@ from medcl3d.pairs.combinators import Exclude, Product, Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble, summary
-from medcl3d.sampling.pair_dataset import Plan
+from medcl3d.sampling.plan import Plan
 from tests.pairs.collections import make_collection
 
 GROUPED = ("overlapping_crops", "physical_overlap", "adjacent_slices", "voxel_correspondence")

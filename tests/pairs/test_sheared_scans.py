@@ -16,7 +16,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import Box, Triple, ViewSpec
 from medcl3d.pairs.boxes import distance_mm, gap_mm, iou, iou_mm, start_at
 from medcl3d.pairs.matching import matched_crops
-from medcl3d.sampling.pair_dataset import view_affine
+from medcl3d.sampling.crops import view_affine
 from tests.pairs.collections import make_collection
 
 PATCH = (12, 10, 8)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from medcl3d.config.loading import parse
 from medcl3d.pretraining.pretrain import PretrainConfig, assemble
-from medcl3d.sampling.pair_dataset import batches_from
+from medcl3d.sampling.batches import batches_from
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "pretrain.py"

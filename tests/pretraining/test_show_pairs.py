@@ -21,7 +21,7 @@ from medcl3d.pretraining.pair_measures import facts_of
 from medcl3d.pretraining.pictures import ATTRACTED, IGNORED, REPELLED, colours_of, picture_of_pairs, picture_of_relation
 from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble
 from medcl3d.pretraining.show_pairs import show_pairs
-from medcl3d.sampling.pair_dataset import make_views
+from medcl3d.sampling.augment import make_views
 from medcl3d.store.store import Store
 
 

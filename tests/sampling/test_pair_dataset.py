@@ -18,7 +18,10 @@ from medcl3d.config.loading import parse
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.geometry import Box, ViewSpec
 from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble
-from medcl3d.sampling.pair_dataset import Plan, batches_from, make_views, to_grid, view_affine
+from medcl3d.sampling.augment import make_views
+from medcl3d.sampling.batches import batches_from
+from medcl3d.sampling.crops import to_grid, view_affine
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.scan_selection import DataConfig, scans_in_use
 from medcl3d.store.store import Store
 from tests.pairs.collections import make_collection

@@ -26,7 +26,7 @@ from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.multilabel import finding_metrics
 from medcl3d.evaluation.statistics.intervals import Interval
-from medcl3d.sampling.pair_dataset import Plan
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 
 

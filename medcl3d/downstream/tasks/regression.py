@@ -23,7 +23,7 @@ from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.regression import regression_metrics
-from medcl3d.sampling.pair_dataset import Plan
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 
 

@@ -28,7 +28,7 @@ from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.segmentation import overlap_of, summary
-from medcl3d.sampling.pair_dataset import Plan
+from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 
 MEASURES = ("dice", "hd95_mm", "nsd_2mm", "volume_error_ml")

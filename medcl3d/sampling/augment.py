@@ -1,0 +1,23 @@
+"""Augment the crops of a batch and record the affine of each view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from medcl3d.core.batch import PairBatch, ViewGroup
+from medcl3d.sampling.raw_batch import RawBatch
+
+
+def make_views(raw: RawBatch, recipe: Any) -> PairBatch:
+    """Augment a batch on the device it lies on; every view then knows its affine, augmentation included.
+
+    In float32 whatever autocast says: an augmentation is no place to lose digits.
+    """
+    groups = []
+    for group in raw.groups:
+        with torch.no_grad(), torch.autocast(group.crops.device.type, enabled=False):
+            result = recipe.apply(group.crops, group.parameters, group.spacing_mm)
+        groups.append(ViewGroup(group.role, result.voxels, group.affine @ result.voxel_map, group.keys))
+    return PairBatch(tuple(groups), raw.points)
