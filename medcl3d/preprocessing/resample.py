@@ -87,7 +87,7 @@ def resampled(
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing_mm is None or np.allclose(spacing, spacing_mm, rtol=1e-3):
         return voxels, affine
-    from medcl3d.sampling.torchio_sampler import resample
+    from medcl3d.preprocessing.torchio_resample import resample
 
     return resample(voxels, affine, spacing_mm, label=nearest)
 

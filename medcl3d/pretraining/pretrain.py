@@ -255,7 +255,7 @@ def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterato
     """The batches of this rank from step `start` on, from the configured loader."""
     if config.loader == "store":
         return batches_from(dataset, config.train.steps, config.train.workers, start)
-    from medcl3d.sampling.torchio_sampler import torchio_batches
+    from medcl3d.sampling.torchio_queue import torchio_batches
 
     return torchio_batches(dataset, config.train.workers, start)
 

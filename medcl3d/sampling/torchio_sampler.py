@@ -6,10 +6,8 @@ trains through one (``loader: torchio``) and gives the very samples that the sto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,21 +18,13 @@ import torchio as tio
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Box, Triple, ViewSpec, triple
-from medcl3d.io.array_file import open_array
-from medcl3d.io.shared_memory import num_bytes, refuse_too_little
 from medcl3d.pairs import PairStrategy, crosses_patients
-from medcl3d.preprocessing.resample import grid_at
 from medcl3d.sampling.crops import to_grid, view_affine
-from medcl3d.sampling.pair_dataset import PairDataset
-from medcl3d.sampling.raw_batch import RawBatch
-from medcl3d.store.quantise import AS_STORED, Scaling, unpack
-from medcl3d.store.store import Store
 
 ROW = "row"  # of an image: its scan in the collection
 DRAW = "draw"  # of a subject: which sample of the run it is for
 TOLD = "told"  # the boxes that strategies are told, in a form like the location's
 FILL = "fill"  # of an image: what stands past its border
-FEWEST_TO_SMOOTH = 4  # voxels along an axis that ITK's recursive Gaussian needs
 OF_TORCHIO = ("data", "affine", "path", "stem", "type", ROW, FILL)
 
 
@@ -135,151 +125,3 @@ def collection_of(subject: tio.Subject, patch_size: Triple) -> Collection:
     affines = np.stack([image.affine for image in images.values()])
     found = Collection.of(pd.DataFrame(rows), shapes, affines, boxes)
     return replace(found, patch_size=patch_size)
-
-
-def subject_of(store: Store, scans: dict[int, int]) -> tio.Subject:
-    """Stored scans as a Subject that reads them when it is asked to.
-
-    scans: row in the strategy's collection -> scan of the store.
-    """
-    content: dict[str, Any] = {}
-    for row, scan in scans.items():
-        path, affine = store.path(scan), store.collection.affines[scan]
-        fill = store.scans[scan]["normalisation"]["fill"]
-        content[str(store.scans[scan]["scan"])] = tio.ScalarImage(
-            path, reader=partial(read_stored, affine=affine, scaling=store.scaling(scan)), verify_path=False, **{ROW: row, FILL: fill}
-        )
-    return tio.Subject(content)
-
-
-def read_stored(path: str | Path, *, affine: np.ndarray, scaling: Scaling = AS_STORED) -> tuple[torch.Tensor, np.ndarray]:
-    """A whole stored scan, ``Float32[C, D, H, W]``, and its affine: a reader for TorchIO's images."""
-    return torch.from_numpy(unpack(open_array(Path(path))[...], scaling)), affine
-
-
-class _SamplesOfRun(tio.SubjectsDataset):
-    """Item i is the patient of this rank's sample i of the run, told which sample it is for."""
-
-    def __init__(self, dataset: PairDataset):
-        self.dataset = dataset
-        patients = dataset.scans.collection.columns["patient"]
-        self.subjects = {
-            patient: subject_of(dataset.store, {int(row): int(dataset.scans.rows[row]) for row in np.flatnonzero(patients == patient)})
-            for patient in np.unique(patients)
-        }
-        self.patients = patients
-        super().__init__(list(self.subjects.values()))
-
-    def __getitem__(self, index: int) -> tio.Subject:
-        anchor, rng = self.dataset.draw(*divmod(int(index), self.dataset.per_rank))
-        place = list(self.subjects).index(self.patients[anchor])
-        subject = super().__getitem__(place)
-        subject[DRAW] = anchor, rng
-        return subject
-
-    def dry_iter(self) -> Sequence[Any]:
-        return range(self.dataset.steps * self.dataset.per_rank)
-
-
-def torchio_batches(dataset: PairDataset, workers: int, start: int) -> Iterator[RawBatch]:
-    """The batches of steps `start` .. `steps` - 1 of a dataset, cut by a `PairSampler` behind a `tio.Queue`.
-
-    The queue is not shuffled, since the plan of the run already is; so the samples are those of the store's
-    loader, also after a resume. Whole scans are read for each sample (by `workers`), which is what TorchIO does.
-    """
-    per_rank = dataset.per_rank
-    samples = _SamplesOfRun(dataset)
-    if workers and start < dataset.steps:
-        refuse_too_little(num_bytes(samples[start * per_rank]), workers)
-    queue = tio.Queue(
-        samples,
-        max_length=per_rank,
-        samples_per_volume=1,
-        sampler=PairSampler(dataset.strategy, dataset.scans.collection.patch_size, dataset.scans.collection),
-        subject_sampler=range(start * per_rank, dataset.steps * per_rank),  # type: ignore[arg-type]
-        num_workers=workers,
-        shuffle_subjects=False,
-        shuffle_patches=False,
-    )
-    loader = tio.SubjectsLoader(queue, batch_size=per_rank, sampler=range((dataset.steps - start) * per_rank))
-    for step, batch in zip(range(start, dataset.steps), loader, strict=True):
-        yield dataset.collate(step, *_views_and_crops(batch))
-
-
-def _views_and_crops(batch: dict[str, Any]) -> tuple[list[tuple[ViewSpec, ...]], list[list[torch.Tensor]]]:
-    """Of each sample of a collated batch, what was drawn and its voxels, ``[C, D, H, W]`` a view."""
-    names = [name for name in batch if name.startswith("view_")]
-    samples, crops = [], []
-    for i in range(len(batch[tio.LOCATION])):
-        views = []
-        for name, place, told in zip(names, batch[tio.LOCATION][i], batch[TOLD][i], strict=True):
-            box, shape = _box(place), triple(batch[name]["data"].shape[2:])
-            grid = None if shape == box.size else shape
-            views.append(ViewSpec(int(batch[name][ROW][i]), box, batch[name]["role"][i], grid, _box(told)))
-        samples.append(tuple(views))
-        crops.append([batch[name]["data"][i] for name in names])
-    return samples, crops
-
-
-def _box(place: torch.Tensor) -> Box:
-    """From the first and last-plus-one voxel, ``Int[6]``."""
-    return Box(triple(place[:3].tolist()), triple((place[3:] - place[:3]).tolist()))
-
-
-def intensity_transforms(transforms: Sequence[Mapping[str, Mapping[str, Any]]]) -> tio.Compose:
-    """TorchIO's intensity transforms, ``[{name: fields}]``, one after the other. ValueError says which one is not right."""
-    known: dict[str, Callable[..., tio.Transform]] = {
-        name: thing
-        for name, thing in vars(tio).items()
-        if name.startswith("Random") and isinstance(thing, type) and issubclass(thing, tio.transforms.IntensityTransform)
-    }
-    made = []
-    for entry in transforms:
-        for name, fields in entry.items():
-            if name not in known:
-                kind = "moves voxels; use the recipe in `first` for that" if hasattr(tio, name) else "is unknown to TorchIO"
-                raise ValueError(f"transform {name} {kind}; there are {', '.join(sorted(known))}")
-            try:
-                made.append(known[name](**{key: tuple(v) if isinstance(v, list) else v for key, v in (fields or {}).items()}))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"transform {name}: TorchIO says: {str(error).splitlines()[0]}") from None
-    if not made:
-        raise ValueError("a list with one transform or more is needed")
-    return tio.Compose(made)
-
-
-def apply_transforms(transform: tio.Transform, voxels: torch.Tensor, spacing_mm: np.ndarray, seed: int) -> torch.Tensor:
-    """A transform of one view ``[C, D, H, W]``, with its draws from `seed` and nothing else's draws touched."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        image = tio.ScalarImage(tensor=voxels, affine=np.diag([*np.asarray(spacing_mm, dtype=np.float64), 1.0]))
-        done: torch.Tensor = transform(image).data
-    return done
-
-
-def resample(
-    voxels: np.ndarray, affine: np.ndarray, spacing_mm: tuple[float, float, float], *, label: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Resample ``[C, X, Y, Z]`` to a spacing: linear (smoothed first where voxels grow) for images, nearest for labels.
-
-    Returns voxels of the same dtype and their affine ``[4, 4]``; world positions stay.
-    """
-    grid = grid_at(voxels.shape[1:], affine, spacing_mm)
-    thin = [0 if n >= FEWEST_TO_SMOOTH else FEWEST_TO_SMOOTH for n in voxels.shape[1:]]
-    target: Any = grid if any(thin) or min(grid[0]) == 1 else spacing_mm  # of which TorchIO would make grids without a voxel
-    make = tio.LabelMap if label else tio.ScalarImage
-    image = make(tensor=torch.from_numpy(_repeated(voxels, thin)), affine=_moved(affine, thin))
-    out = tio.Resample(target, image_interpolation="linear", label_interpolation="nearest", antialias=True)(image)
-    return out.data.numpy().astype(voxels.dtype), np.asarray(out.affine, dtype=np.float64)
-
-
-def _repeated(voxels: np.ndarray, times: Sequence[int]) -> np.ndarray:
-    """More planes at both ends, like the outermost: what the filter takes to stand there anyway, and it wants a few to start from."""
-    return np.pad(voxels, [(0, 0), *((n, n) for n in times)], mode="edge") if any(times) else np.ascontiguousarray(voxels)
-
-
-def _moved(affine: np.ndarray, planes: Sequence[int]) -> np.ndarray:
-    """The affine of a grid that starts so many planes earlier."""
-    moved = affine.copy()
-    moved[:3, 3] -= affine[:3, :3] @ np.asarray(planes)
-    return moved

@@ -210,7 +210,7 @@ def test_int16_is_more_precise_than_float16_and_all_readers_agree(
     import torchio as tio
 
     from medcl3d.preprocessing.scan import ScanTask, ready_scan
-    from medcl3d.sampling.torchio_sampler import subject_of
+    from medcl3d.sampling.torchio_queue import subject_of
 
     stores = {}
     for store_as in ("float16", "int16"):

@@ -1,0 +1,1 @@
+"""View recipes that TorchIO computes."""
