@@ -15,8 +15,8 @@ from medcl3d.downstream.crop_dataset import Example
 from medcl3d.downstream.probes import directions, standardiser
 from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre
 from medcl3d.evaluation.metrics.retrieval import TIE
-from medcl3d.evaluation.metrics.segmentation import over_patients
 from medcl3d.evaluation.statistics.intervals import Interval
+from medcl3d.evaluation.statistics.over_patients import over_patients
 from medcl3d.store.store import Store
 
 SCANS_TO_STANDARDISE = 4

@@ -18,8 +18,8 @@ from medcl3d.config.field_types import STRICT, Count, Positive
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.task import Task
 from medcl3d.evaluation.metrics.retrieval import TIE, measures
-from medcl3d.evaluation.metrics.segmentation import over_patients
 from medcl3d.evaluation.statistics.intervals import Interval
+from medcl3d.evaluation.statistics.over_patients import over_patients
 
 if TYPE_CHECKING:
     from medcl3d.core.geometry import Triple

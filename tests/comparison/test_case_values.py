@@ -7,7 +7,7 @@ import pytest
 
 from medcl3d.comparison.analysis.case_values import by_patient, collect
 from medcl3d.evaluation.metrics.classification import classification_metrics
-from medcl3d.evaluation.metrics.segmentation import summary
+from medcl3d.evaluation.statistics.over_patients import summary
 
 RNG = np.random.default_rng(4)
 

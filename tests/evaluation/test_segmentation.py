@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from medcl3d.evaluation.metrics.segmentation import over_patients, overlap_of, summary
+from medcl3d.evaluation.metrics.segmentation import overlap_of
+from medcl3d.evaluation.statistics.over_patients import over_patients, summary
 
 
 def surface(mask: np.ndarray) -> np.ndarray:

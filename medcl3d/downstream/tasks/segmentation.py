@@ -27,7 +27,8 @@ from medcl3d.downstream.sliding_window import mean_of_flips, probabilities_of, s
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
-from medcl3d.evaluation.metrics.segmentation import overlap_of, summary
+from medcl3d.evaluation.metrics.segmentation import overlap_of
+from medcl3d.evaluation.statistics.over_patients import summary
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 
