@@ -34,7 +34,7 @@ from medcl3d.downstream.scan_features import (
 from medcl3d.io.atomic import replacing
 from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.io.nifti import content_sha256
-from medcl3d.preprocessing.scan import ReadyScan
+from medcl3d.preprocessing.ready_scan import ReadyScan
 
 TABLE = "features.csv"
 SECONDS_BETWEEN_WRITES = 30

@@ -22,7 +22,8 @@ from medcl3d.downstream.predict.predict import SPACING_TOLERANCE
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
 from medcl3d.io.nifti import read_header
 from medcl3d.preprocessing.read_scan import num_channels
-from medcl3d.preprocessing.scan import ReadyScan, ScanTask, ready_scan
+from medcl3d.preprocessing.ready_scan import ReadyScan, ready_scan
+from medcl3d.preprocessing.scan_task import ScanTask
 
 WHOLE_VOXELS: Triple = (1, 1, 1)
 

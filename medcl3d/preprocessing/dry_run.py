@@ -23,7 +23,7 @@ from medcl3d.preprocessing.finish import refuse_foreign, refuse_report_over, spl
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import plan_preparation
 from medcl3d.preprocessing.read_scan import num_channels
-from medcl3d.preprocessing.scan import ScanTask
+from medcl3d.preprocessing.scan_task import ScanTask
 from medcl3d.preprocessing.workers import bar
 from medcl3d.quality.source_detection import manifest_at, shared_out
 from medcl3d.store.store import Store

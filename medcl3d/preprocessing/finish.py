@@ -23,9 +23,10 @@ from medcl3d.io.array_file import SUFFIXES, Container
 from medcl3d.io.atomic import write_json, write_text
 from medcl3d.io.walk import VOLUMES
 from medcl3d.preprocessing.options import PrepareOptions
-from medcl3d.preprocessing.scan import SCHEMA, Outcome, stored_names
+from medcl3d.preprocessing.scan_task import Outcome
 from medcl3d.store.content_hashes import OF_SOURCE, duplicate_groups
 from medcl3d.store.splits import Split, make_folds, make_split, moved_patients, read_previous_split, with_previous_sides, write_split
+from medcl3d.store.stored_scan import SCHEMA, stored_names
 
 
 @dataclass(frozen=True)

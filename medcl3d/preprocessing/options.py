@@ -20,7 +20,7 @@ from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.array_file import Container
 from medcl3d.preprocessing.read_scan import Channels
 from medcl3d.preprocessing.resample import LabelInterpolation
-from medcl3d.preprocessing.scan import Crop
+from medcl3d.preprocessing.scan_task import Crop
 from medcl3d.store.quantise import StoreAs
 
 Spacing = Literal["keep", "median"] | tuple[Positive, Positive, Positive]

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from medcl3d.core.errors import MachineError
-from medcl3d.preprocessing.scan import Outcome, ScanTask, prepare_scan
+from medcl3d.preprocessing.scan import prepare_scan
+from medcl3d.preprocessing.scan_task import Outcome, ScanTask
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -17,7 +17,7 @@ from medcl3d.core.errors import DataError, MachineError, unforeseen
 from medcl3d.preprocessing.normalise import Kind, kind_warnings, label_warnings
 from medcl3d.preprocessing.read_scan import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.preprocessing.resample import to_ras
-from medcl3d.preprocessing.scan import file_state, is_same_file
+from medcl3d.preprocessing.scan_identity import file_state, is_same_file
 from medcl3d.store.content_hashes import OF_SOURCE, hash_voxels
 from medcl3d.store.stored_scan import verify_stored
 

@@ -19,9 +19,8 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import Box, triple
 from medcl3d.io.array_file import Stored, import_blosc2
 from medcl3d.io.table_file import read_table
-from medcl3d.preprocessing.scan import SCHEMA, stored_names
 from medcl3d.store.quantise import AS_STORED, Scaling, scale, unpack
-from medcl3d.store.stored_scan import open_stored, stored_path, verify_stored
+from medcl3d.store.stored_scan import SCHEMA, open_stored, stored_names, stored_path, verify_stored
 
 # Entries of a description that are not kept in memory: the collection has them as arrays, or no user of a
 # store needs them.

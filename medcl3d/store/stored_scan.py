@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from medcl3d.core.errors import DataError
-from medcl3d.io.array_file import PREPARE_AGAIN, Stored, open_array
-from medcl3d.preprocessing.scan import stored_names
+from medcl3d.datasets.scan_ids import file_stem
+from medcl3d.io.array_file import PREPARE_AGAIN, SUFFIXES, Container, Stored, open_array
 
 
 def stored_path(root: Path, about: Mapping[str, Any], *, is_label: bool) -> Path:
@@ -46,3 +46,11 @@ def verify_stored(root: Path, about: Mapping[str, Any]) -> None:
         if hashlib.sha256(content.data).hexdigest() != about[key]:
             path = stored_path(root, about, is_label=is_label)
             raise DataError(f"{path}: the voxels changed after preparing; {PREPARE_AGAIN}")
+
+SCHEMA = 2
+
+
+def stored_names(scan: str, store: Container = "npy") -> tuple[str, str, str]:
+    """File names of a scan's voxels, label and description; an id may contain any character."""
+    name = file_stem(scan)
+    return f"{name}{SUFFIXES[store]}", f"{name}.label{SUFFIXES[store]}", f"{name}.json"

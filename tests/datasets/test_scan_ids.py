@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from medcl3d.datasets.scan_ids import MADE_BYTES, MAX_BYTES, fault_of, file_stem, made_ids
 from medcl3d.io.array_file import SUFFIXES
-from medcl3d.preprocessing.scan import stored_names
+from medcl3d.store.stored_scan import stored_names
 
 
 def test_a_path_becomes_an_id() -> None:

@@ -24,7 +24,7 @@ from medcl3d.downstream.predict.predict import Predictor, load_run, segment
 from medcl3d.downstream.tasks.segmentation import Segmentation
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
-from medcl3d.preprocessing.scan import ready_scan
+from medcl3d.preprocessing.ready_scan import ready_scan
 from medcl3d.store.store import Store
 
 CLASSES = {1: "a", 4: "b", 300: "c"}
@@ -89,7 +89,7 @@ def test_a_voxel_size_assumed_in_training_is_assumed_in_prediction(tmp_path: Pat
 
 def test_a_scan_is_prepared_as_in_the_store(ball_root: Path) -> None:
     """Bitwise the same voxels, from the options in a sidecar."""
-    from medcl3d.preprocessing.scan import ScanTask
+    from medcl3d.preprocessing.scan_task import ScanTask
 
     store = Store.open(ball_root)
     for scan in (1, 2):

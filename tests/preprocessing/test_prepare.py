@@ -20,7 +20,8 @@ from medcl3d.io.array_file import SUFFIXES
 from medcl3d.preprocessing.dry_run import forecast
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
-from medcl3d.preprocessing.scan import ReadyScan, ScanTask
+from medcl3d.preprocessing.ready_scan import ReadyScan
+from medcl3d.preprocessing.scan_task import ScanTask
 from medcl3d.quality.check import audit
 from medcl3d.store.splits import make_split, read_split
 from medcl3d.store.store import Store

@@ -209,7 +209,8 @@ def test_int16_is_more_precise_than_float16_and_all_readers_agree(
 ) -> None:
     import torchio as tio
 
-    from medcl3d.preprocessing.scan import ScanTask, ready_scan
+    from medcl3d.preprocessing.ready_scan import ready_scan
+    from medcl3d.preprocessing.scan_task import ScanTask
     from medcl3d.sampling.torchio_queue import subject_of
 
     stores = {}

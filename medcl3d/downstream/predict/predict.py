@@ -40,7 +40,8 @@ from medcl3d.io.atomic import replacing
 from medcl3d.io.disk_space import refuse_unwritable
 from medcl3d.io.nifti import read_header
 from medcl3d.preprocessing.read_scan import num_channels
-from medcl3d.preprocessing.scan import ReadyScan, ScanTask, ready_scan
+from medcl3d.preprocessing.ready_scan import ReadyScan, ready_scan
+from medcl3d.preprocessing.scan_task import ScanTask
 from medcl3d.training.run_folder import read_status
 
 WEIGHTS = "model.safetensors"

@@ -1,0 +1,119 @@
+"""A scan read, validated, resampled, cropped and normalised in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from medcl3d.core.errors import DataError
+from medcl3d.io.nifti_header import spacing_warnings
+from medcl3d.preprocessing.normalise import Body, Normalisation, find_body, kind_warnings, label_warnings, mask_levels, normalise
+from medcl3d.preprocessing.read_scan import Volume, read_image
+from medcl3d.preprocessing.resample import refuse_too_large, resampled, respaced
+from medcl3d.preprocessing.scan_task import ScanTask
+from medcl3d.store.quantise import Scaling, pack, unpack
+
+
+@dataclass(frozen=True)
+class ReadyScan:
+    """A scan in the form of the store.
+
+    image       the volume of the file, on its own grid
+    own_affine  ``Float64[4, 4]`` index of that grid -> RAS+ mm, with the assumed voxel size, if any
+    stored      ``[C, D, H, W]`` reoriented, resampled, cropped, normalised and packed; `voxels` unpacks them
+    affine      ``Float64[4, 4]`` index of `stored` -> RAS+ mm
+    window      the part of the reoriented and resampled volume that is stored
+    """
+
+    image: Volume
+    own_affine: np.ndarray
+    stored: np.ndarray
+    scaling: Scaling
+    affine: np.ndarray
+    window: tuple[slice, slice, slice]
+    body: Body
+    normalisation: Normalisation
+    warnings: tuple[str, ...]
+
+    @property
+    def voxels(self) -> np.ndarray:
+        """``Float32[C, D, H, W]``, the input of a network."""
+        return unpack(self.stored, self.scaling)
+
+
+def ready_scan(task: ScanTask) -> ReadyScan:
+    """Validate one scan and convert it to the form of the store, without writing it.
+
+    DataError, SkippedScan.
+    """
+    image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels, volume=task.volume)
+    own_affine = image.affine if task.assume_spacing_mm is None else respaced(image, task.assume_spacing_mm)
+    if task.spacing_mm is not None:
+        refuse_too_large(task.image, image.voxels.shape, own_affine, task.spacing_mm)
+    voxels, affine = resampled(replace(image, affine=own_affine), task.spacing_mm)
+    levels = [mask_levels(channel, task.kind) for channel in image.voxels]
+    body = find_body(voxels, "none" if all(levels) else task.kind)
+    window = (slice(None), slice(None), slice(None))
+    if task.crop == "body":
+        voxels, affine, body, window = _cropped(voxels, affine, body)
+    limits: dict[str, Any] = {"percentiles": task.percentiles, "window_hu": task.window_hu}
+    voxels, normalisation = normalise(voxels, task.kind, body, levels=levels, **limits)
+    remedy = "use store_as=int16" + (" or intensity=mri" if task.kind == "none" else "")
+    stored, scaling = pack(voxels, task.store_as, task.image, remedy)
+    _refuse_constant(task, stored)
+    warnings = [*_header_warnings(image, own_affine), *kind_warnings(image.voxels, task.kind)]
+    if task.kind != "none":  # unchanged values may be shapes
+        warnings += label_warnings(image.voxels)
+    if (
+        task.store_as == "float16"
+        and np.array_equal(np.round(voxels), voxels)
+        and not np.array_equal(stored, voxels)
+    ):
+        warnings.append("whole numbers were rounded by float16; store_as int16 keeps them")
+    return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, tuple(warnings))
+
+
+def _header_warnings(image: Volume, own_affine: np.ndarray) -> list[str]:
+    """Warnings of a file; those of its voxel size only if no other is assumed."""
+    if own_affine is image.affine:
+        return list(image.warnings)
+    settled = spacing_warnings(image.affine)
+    return [*(warning for warning in image.warnings if warning not in settled), *spacing_warnings(own_affine)]
+
+
+def _refuse_constant(task: ScanTask, stored: np.ndarray) -> None:
+    """DataError if a channel of ``[C, D, H, W]`` became constant in preparation."""
+    bits = stored.reshape(len(stored), -1).view(np.uint16)
+    for channel in np.flatnonzero((bits == bits[:, :1]).all(axis=1)):
+        what = f"{task.image}: no image is left: every voxel of channel {channel} has the same value"
+        if task.kind == "ct":
+            low, high = task.window_hu
+            raise DataError(
+                f"{what} in the window from {low:g} to {high:g} HU; "
+                "set window_hu, or intensity if this is not CT in HU"
+            )
+        size = "x".join(map(str, stored.shape[1:]))
+        finer = ["a finer spacing_mm"] if task.spacing_mm is not None else []
+        finer += ["store_as=int16"] if task.store_as == "float16" else []
+        remedy = f"try {' or '.join(finer)}" if finer else "leave the scan out"
+        raise DataError(f"{what} in {size} voxels as {task.store_as}; {remedy}")
+
+
+def _cropped(
+    voxels: np.ndarray, affine: np.ndarray, body: Body
+) -> tuple[np.ndarray, np.ndarray, Body, tuple[slice, slice, slice]]:
+    """Crop voxels, affine and body mask to the body's box; also returns the box as slices."""
+    start, stop = body.box
+    d, h, w = (slice(a, b) for a, b in zip(start, stop, strict=True))
+    moved = affine.copy()
+    moved[:3, 3] = affine[:3, :3] @ np.array(start) + affine[:3, 3]
+    size = tuple(b - a for a, b in zip(start, stop, strict=True))
+    mask = None if body.mask is None else body.mask[d, h, w]
+    return (
+        np.ascontiguousarray(voxels[:, d, h, w]),
+        moved,
+        Body(((0, 0, 0), size), body.method, mask),
+        (d, h, w),
+    )
