@@ -15,8 +15,8 @@ from medcl3d.core.embeddings import Features
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.seeding import Stream
+from medcl3d.encoders.recompute import in_recomputation
 from medcl3d.objectives.partners import uniform
-from medcl3d.training.speed import in_recomputation
 
 
 def visible_blocks(keys: Keys, grid: Triple, mask_ratio: float) -> Tensor:
