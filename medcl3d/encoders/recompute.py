@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from medcl3d.distributed.precision import small_maps_padded_first
+from medcl3d.encoders.layers import layers_of
 from medcl3d.encoders.network import Network
-from medcl3d.training.optim import layers_of
 
 Surrounding = Callable[[], AbstractContextManager[None]]
 _SURROUNDINGS: ContextVar[tuple[Surrounding, ...]] = ContextVar("surroundings", default=())

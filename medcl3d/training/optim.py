@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from medcl3d.core.errors import ConfigError
+from medcl3d.encoders.layers import _is_in, layers_of
 from medcl3d.encoders.network import Network
 from medcl3d.training.lars import LARS
 
 OptimizerName = Literal["adamw", "sgd", "lars"]
-
 BETAS = (0.9, 0.999)
 DEFAULT_MOMENTUM = 0.9
 # Parameters with several axes that are not weights: they are added to activations, or used as tokens.
@@ -109,22 +107,3 @@ def _shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
                     len(layers) - depth
                 )
     return shares
-
-
-def layers_of(network: Network, field: str) -> tuple[tuple[str, ...], ...]:
-    """Module names of an encoder, by layer.
-
-    ConfigError, with `field` of `train`, if the encoder has no `layers()`.
-    """
-    layers = getattr(network.encoder, "layers", None)
-    if not callable(layers):
-        raise ConfigError(
-            f"train.{field}: {type(network.encoder).__name__} does not name its layers; "
-            f"implement `layers()`, or leave {field} out"
-        )
-    found: tuple[tuple[str, ...], ...] = layers()
-    return found
-
-
-def _is_in(name: str, pieces: Iterable[str]) -> bool:
-    return any(name == piece or name.startswith(f"{piece}.") for piece in pieces)
