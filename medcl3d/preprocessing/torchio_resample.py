@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torchio as tio
 
-from medcl3d.preprocessing.resample import grid_at
+from medcl3d.preprocessing.grid import grid_at
 
 FEWEST_TO_SMOOTH = 4  # voxels along an axis that ITK's recursive Gaussian needs
 
