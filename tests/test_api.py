@@ -35,7 +35,8 @@ from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS
-from medcl3d.pretraining.pretrain import PretrainConfig, assemble
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import assemble
 from medcl3d.sampling.augment import make_views
 from medcl3d.store.store import Store
 from medcl3d.views import VIEWS

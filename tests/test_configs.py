@@ -12,7 +12,7 @@ from medcl3d.comparison.plan.runs import plan
 from medcl3d.config.loading import load
 from medcl3d.downstream.evaluate import EvaluateConfig
 from medcl3d.downstream.finetune import FinetuneConfig
-from medcl3d.pretraining.pretrain import PretrainConfig
+from medcl3d.pretraining.config import PretrainConfig
 
 ROOT = Path(__file__).parents[1] / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))

@@ -12,7 +12,7 @@ import yaml
 import medcl3d
 from medcl3d.cli import app
 from medcl3d.config.loading import load
-from medcl3d.pretraining.pretrain import PretrainConfig
+from medcl3d.pretraining.config import PretrainConfig
 from tests.test_cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]

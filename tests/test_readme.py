@@ -75,7 +75,7 @@ def test_yaml_is_a_configuration(block: str, tmp_path: Path) -> None:
     import yaml
 
     from medcl3d.config.loading import load
-    from medcl3d.pretraining.pretrain import PretrainConfig
+    from medcl3d.pretraining.config import PretrainConfig
 
     whole = yaml.safe_load((ROOT / "configs" / "pretrain" / "mine.yaml").read_text()) | yaml.safe_load(block)
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(whole))

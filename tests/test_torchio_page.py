@@ -12,7 +12,7 @@ import torchio as tio
 import yaml
 
 from medcl3d.config.loading import load
-from medcl3d.pretraining.pretrain import PretrainConfig
+from medcl3d.pretraining.config import PretrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "torchio.md").read_text()

@@ -16,9 +16,10 @@ from draw import configuration, pages
 from medcl3d.config.loading import load
 from medcl3d.io.atomic import write_text
 from medcl3d.pairs import needs_features
+from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.pair_distances import distances_of
 from medcl3d.pretraining.pair_measures import facts_of
-from medcl3d.pretraining.pretrain import PretrainConfig, assemble
+from medcl3d.pretraining.parts import assemble
 
 DATA = Path("data/measured")
 PREPARE = "medcl3d prepare bids PATH/TO/{0} --out {1}/{0} 'spacing_mm=[4, 4, 4]'"

@@ -32,7 +32,8 @@ from medcl3d.encoders.network import Network, build_network
 from medcl3d.evaluation.metrics.classification import balanced_accuracy
 from medcl3d.io.atomic import replacing, write_text
 from medcl3d.pairs import PAIRS
-from medcl3d.pretraining.pretrain import PretrainConfig, pretrain
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.store.splits import read_split
 from medcl3d.store.store import Store
 

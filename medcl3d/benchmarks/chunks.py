@@ -52,7 +52,8 @@ def _measured(bench: Bench, samples: int, size: int) -> tuple[float, float]:
 
 def measure(store: str, depth: int, samples: int, size: int) -> None:
     """Print seconds (of the faster of two steps) and MiB of a step as JSON."""
-    from medcl3d.pretraining.pretrain import PretrainConfig, assemble
+    from medcl3d.pretraining.config import PretrainConfig
+    from medcl3d.pretraining.parts import assemble
 
     torch.set_num_threads(1)
     config = {

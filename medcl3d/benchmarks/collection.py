@@ -183,7 +183,8 @@ def _check_store(folder: Path) -> Callable[[], Any]:
 def _plan(pairs: str) -> Callable[[Path], Callable[[], Any]]:
     def stage(folder: Path) -> Callable[[], Any]:
         from medcl3d.config.loading import parse
-        from medcl3d.pretraining.pretrain import PretrainConfig, assemble
+        from medcl3d.pretraining.config import PretrainConfig
+        from medcl3d.pretraining.parts import assemble
 
         config = {
             "data": {"root": str(folder / "store"), "patch_size": [SIDE] * 3},

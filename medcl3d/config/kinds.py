@@ -11,7 +11,7 @@ KINDS = {
     "tasks": "medcl3d.downstream.tasks:TASKS",
 }
 CONFIGS = {
-    "pretrain": "medcl3d.pretraining.pretrain:PretrainConfig",
+    "pretrain": "medcl3d.pretraining.config:PretrainConfig",
     "finetune": "medcl3d.downstream.finetune:FinetuneConfig",
     "evaluate": "medcl3d.downstream.evaluate:EvaluateConfig",
     "compare": "medcl3d.comparison.plan.runs:CompareConfig",

@@ -17,7 +17,7 @@ from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import Companions, companions_of
 
 if TYPE_CHECKING:
-    from medcl3d.pretraining.pretrain import PretrainConfig
+    from medcl3d.pretraining.config import PretrainConfig
 
 
 def shapes_of_roles(strategy: PairStrategy, collection: Collection, anchors: Anchors) -> dict[str, Triple]:

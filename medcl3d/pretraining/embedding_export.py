@@ -26,7 +26,7 @@ from medcl3d.store.store import Store
 from medcl3d.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from medcl3d.pretraining.pretrain import Pretraining
+    from medcl3d.pretraining.parts import Pretraining
 
 SCHEMA = 1
 SEED = 0  # seed of the crops, independent of the seed of the run

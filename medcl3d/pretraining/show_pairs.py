@@ -16,10 +16,12 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.collectives import say
 from medcl3d.io.atomic import replacing, write_text
 from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.pair_distances import distances_of
 from medcl3d.pretraining.pair_measures import PairFacts, facts_of
+from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
-from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble, summary
+from medcl3d.pretraining.summary import summary
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from medcl3d.config.loading import parse
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.dense import point_features, point_keys
-from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.sampling.augment import make_views
 
 STEPS, LONG = 40, 150

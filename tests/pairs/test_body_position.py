@@ -98,7 +98,8 @@ def test_a_placebo_keeps_relations_within_a_patient_and_changes_those_across() -
 
 def test_the_loader_sets_body_coordinates_of_points(tmp_path: object, tiny_store: object) -> None:
     from medcl3d.config.loading import load
-    from medcl3d.pretraining.pretrain import PretrainConfig, assemble
+    from medcl3d.pretraining.config import PretrainConfig
+    from medcl3d.pretraining.parts import assemble
 
     path = tmp_path / "a.yaml"  # type: ignore[operator]
     path.write_text(f"""

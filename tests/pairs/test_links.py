@@ -25,7 +25,8 @@ from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.combinators import Product, Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.nearest_neighbours import NearestNeighbours
-from medcl3d.pretraining.pretrain import PretrainConfig, assemble
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import assemble
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
 

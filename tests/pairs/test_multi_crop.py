@@ -53,7 +53,8 @@ def test_local_crops_larger_than_global_ones_are_refused() -> None:
 
 def test_roles_go_through_the_loader_and_the_objective(tmp_path: Any, tiny_store: Any) -> None:
     from medcl3d.config.loading import load
-    from medcl3d.pretraining.pretrain import PretrainConfig, assemble
+    from medcl3d.pretraining.config import PretrainConfig
+    from medcl3d.pretraining.parts import assemble
 
     text = f"""
 data: {{root: {tiny_store}, patch_size: [16, 16, 16]}}

@@ -18,7 +18,9 @@ import torch
 from medcl3d.config.loading import load
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
-from medcl3d.pretraining.pretrain import PretrainConfig, assemble, pretrain
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import assemble
+from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.training.checkpoint import load_latest
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"

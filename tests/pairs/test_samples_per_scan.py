@@ -21,7 +21,9 @@ from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.combinators import Exclude, Product, Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble, summary
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import Pretraining, assemble
+from medcl3d.pretraining.summary import summary
 from medcl3d.sampling.plan import Plan
 from tests.pairs.collections import make_collection
 

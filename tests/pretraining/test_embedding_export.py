@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from medcl3d.config.loading import parse
+from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.embedding_export import FEATURES, SCORES, portray
-from medcl3d.pretraining.pretrain import PretrainConfig, assemble
+from medcl3d.pretraining.parts import assemble
 from medcl3d.training.run_folder import run_folder
 
 

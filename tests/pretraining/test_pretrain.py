@@ -17,7 +17,8 @@ import yaml
 from safetensors.torch import load_file
 
 from medcl3d.config.loading import parse
-from medcl3d.pretraining.pretrain import PretrainConfig, assemble
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import assemble
 from medcl3d.sampling.batches import batches_from
 
 ROOT = Path(__file__).parents[2]

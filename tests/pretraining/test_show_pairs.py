@@ -17,9 +17,10 @@ from medcl3d.core.relation import Relation
 from medcl3d.pairs.boxes import iou
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
+from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.pair_measures import facts_of
+from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import ATTRACTED, IGNORED, REPELLED, colours_of, picture_of_pairs, picture_of_relation
-from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble
 from medcl3d.pretraining.show_pairs import show_pairs
 from medcl3d.sampling.augment import make_views
 from medcl3d.store.store import Store

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from medcl3d.config.loading import parse
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.geometry import Box, ViewSpec
-from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.crops import to_grid, view_affine

@@ -19,7 +19,9 @@ from medcl3d.pairs.combinators import Sum
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.preprocessing.torchio_resample import resample
-from medcl3d.pretraining.pretrain import PretrainConfig, Pretraining, assemble, batches
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import Pretraining, assemble
+from medcl3d.pretraining.pretrain import batches
 from medcl3d.sampling.torchio_queue import torchio_batches
 from medcl3d.sampling.torchio_sampler import PairSampler, collection_of, crop_of
 

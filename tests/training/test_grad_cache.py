@@ -18,7 +18,9 @@ from medcl3d.config.loading import parse
 from medcl3d.core.embeddings import Embedded, Loss, Rows
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.precision import autocast
-from medcl3d.pretraining.pretrain import Learner, PretrainConfig, Pretraining, assemble, pretrain
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import Learner, Pretraining, assemble
+from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.training.grad_cache import embed_in_chunks
 from tests.pretraining.test_pretrain import config_of, curve, write
 

@@ -11,7 +11,7 @@ import torch
 from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError
-from medcl3d.pretraining.pretrain import PretrainConfig
+from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.views import VIEWS
 
 TRANSFORMS = ({"RandomMotion": {"p": 1, "degrees": [3, 6]}}, {"RandomBiasField": {}}, {"RandomGhosting": {}}, {"RandomSpike": {}})

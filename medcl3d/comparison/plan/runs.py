@@ -27,7 +27,7 @@ Cell = tuple[tuple[str, Any], ...]
 """One combination of the varied fields: dotted key and value, in the order of the configuration."""
 
 MODELS: dict[Command, str] = {
-    "pretrain": "medcl3d.pretraining.pretrain:PretrainConfig",
+    "pretrain": "medcl3d.pretraining.config:PretrainConfig",
     "finetune": "medcl3d.downstream.finetune:FinetuneConfig",
     "evaluate": "medcl3d.downstream.evaluate:EvaluateConfig",
 }

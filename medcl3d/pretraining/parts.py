@@ -1,0 +1,154 @@
+"""The parts of a pretraining: data, strategy, network and objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from medcl3d.core.embeddings import Embedded, Loss
+from medcl3d.core.errors import ConfigError
+from medcl3d.core.geometry import Box, ViewSpec
+from medcl3d.core.relation import Relate
+from medcl3d.distributed.collectives import rank, world_size
+from medcl3d.distributed.seeding import seed_weights
+from medcl3d.encoders.network import Network, build_network, check_patch_size
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.relating import Relating, Support
+from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_size, relates_points
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.batch_grouping import companions_of
+from medcl3d.pairs.placebo import placebo
+from medcl3d.pretraining.compatibility import check_not_alone, check_together, check_uses, shapes_of_roles
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.sampling.augment import make_views
+from medcl3d.sampling.pair_dataset import PairDataset
+from medcl3d.sampling.plan import Plan
+from medcl3d.sampling.raw_batch import RawBatch
+from medcl3d.store.scan_selection import ScansInUse, pretraining_scans
+from medcl3d.store.store import Store
+from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics
+from medcl3d.training.loop import check_ranks
+from medcl3d.views import VIEWS
+
+
+class Learner(nn.Module):
+    """Network and objective in one module; a call computes the loss of a step.
+
+    grad_cache  samples embedded at a time (0: all at once)
+    """
+
+    def __init__(self, network: Network, objective: Any, recipe: Any, relating: Relating, grad_cache: int = 0):
+        super().__init__()
+        self.network, self.objective, self.relating = network, objective, relating
+        self.recipe, self.grad_cache = recipe, grad_cache
+
+    def forward(self, raw: RawBatch) -> Loss:
+        """The loss of this rank's part of a global batch."""
+        embedded = embed_in_chunks(self.embed, raw, self.grad_cache) if self.grad_cache else self.embed(raw)
+        loss: Loss = self.objective.loss(embedded, self.relating)
+        return loss
+
+    def embed(self, raw: RawBatch) -> Embedded:
+        """Embeddings of the views of some samples, with their keys."""
+        embedded: Embedded = self.objective.embed(self.network, make_views(raw, self.recipe))
+        return embedded
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Pass the current step to an objective with a schedule."""
+        if hasattr(self.objective, "before_step"):
+            self.objective.before_step(step, steps)
+
+    def after_step(self) -> None:
+        """Update an objective after a change of the network (momentum encoders)."""
+        if hasattr(self.objective, "after_step"):
+            self.objective.after_step(self.network)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """All parts of a pretraining, built from its configuration."""
+
+    config: PretrainConfig
+    store: Store
+    scans: ScansInUse
+    strategy: PairStrategy
+    anchors: Anchors
+    learner: Learner
+
+    def dataset(self) -> PairDataset:
+        """The samples of this rank, for all steps."""
+        train, objective = self.config.train, self.learner.objective
+        points = hasattr(objective, "gate")
+        own = self.strategy if relates_points(self.strategy) else objective
+        return PairDataset(
+            store=self.store,
+            scans=self.scans,
+            strategy=self.strategy,
+            recipe=self.learner.recipe,
+            plan=Plan(self.anchors.ids, train.samples_per_step, self.config.seed, companions_of(self.strategy, self.scans.collection)),
+            steps=train.steps,
+            rank=rank(),
+            world_size=world_size(),
+            num_points=own.num_points if points else 0,  # type: ignore[union-attr, arg-type]
+            is_placebo=self.config.placebo,
+        )
+
+
+def assemble(config: PretrainConfig) -> Pretraining:
+    """Build all parts of a configuration and check that they are compatible.
+
+    ConfigError, DataError otherwise.
+    """
+    check_ranks(config.train)
+    store = Store.open(config.data.root)
+    scans = pretraining_scans(store, config.data)
+    strategy: PairStrategy = PAIRS.build(config.pairs)
+    if config.placebo:
+        scans = ScansInUse(placebo(scans.collection, strategy, config.seed), scans.rows, scans.left_out)
+    if config.loader == "torchio":
+        from medcl3d.sampling.torchio_sampler import refuse_across_patients
+
+        refuse_across_patients(strategy)
+    anchors = strategy.anchors(scans.collection)
+    check_together(config, companions_of(strategy, scans.collection))
+    check_not_alone(config)
+    seed_weights(config.seed)
+    constructor = OBJECTIVES.get(config.objective.name)
+    network = build_network(config.encoder, store.num_channels, decoder=constructor.decodes)  # type: ignore[attr-defined]
+    objective = OBJECTIVES.build(config.objective, network)
+    check_uses(config, strategy, objective)
+    if chunk := config.train.grad_cache:
+        refuse_batch_statistics(chunk, config.encoder.name, network, config.objective.name, objective)
+    for role, shape in shapes_of_roles(strategy, scans.collection, anchors).items():
+        check_patch_size(network, shape, "data.patch_size" if role == "global" else f"pairs.{config.pairs.name}: the size of {role} views")
+    return Pretraining(
+        config,
+        store,
+        scans,
+        strategy,
+        anchors,
+        Learner(network, objective, VIEWS.build(config.views), relating_of(strategy, objective, scans), chunk),
+    )
+
+
+def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Relating:
+    """The relation of a strategy; gated if the objective compares points and the strategy relates views."""
+    relate: Relate = strategy.relate
+    constant_across = getattr(strategy, "constant_across", None)
+    if hasattr(objective, "gate") and not relates_points(strategy):
+        if learns_through_weights(strategy):
+            raise ConfigError(
+                "pairs: detach_weights = false: the strategy relates crops, and the objective compares points; "
+                "set detach_weights to true, or choose an inner strategy that relates points"
+            )
+        relate = objective.gate(relate)
+        constant_across = constant_across and (*constant_across, "sample", "frame")
+    size = max(queue_size(strategy), getattr(objective, "queue_size", 0))
+    if not size:
+        return Relating(relate, strategy, constant_across=constant_across)
+    any_view = ViewSpec(0, Box((0, 0, 0), scans.collection.patch_size))
+    layout = scans.collection.keys([any_view], np.zeros(1), np.zeros(1))
+    return Relating(relate, strategy, Support(size, objective.dim, layout))

@@ -1,0 +1,58 @@
+"""The summary that a pretraining prints before it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medcl3d.encoders.cost import forward_flops
+from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.batch_grouping import Companions, companions_of
+from medcl3d.pretraining.compatibility import without_effect
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import Pretraining
+from medcl3d.training.loop import short_of_warmup
+
+
+def summary(parts: Pretraining) -> str:
+    """Summary of a pretraining in a few lines: scans, anchors, network."""
+    config, learner = parts.config, parts.learner
+    left = [*parts.scans.left_out.items(), *parts.anchors.left_out.items()]
+    count = {name: sum(p.numel() for p in module.parameters()) for name, module in learner.named_children()}
+    pairs = f"{config.pairs.name} (placebo)" if config.placebo else config.pairs.name
+    patients = parts.scans.collection.table["patient"].nunique()
+    flops = forward_flops(learner.network, parts.store.num_channels, config.data.patch_size)
+    return "\n".join(
+        [
+            f"{pairs} with {config.objective.name}: {len(parts.anchors.ids)} anchors in "
+            f"{len(parts.scans.collection)} scans of {patients} patients",
+            *(f"  left out: {number} scans, {reason}" for reason, number in left),
+            *(f"  {note}" for note in parts.anchors.notes),
+            *few_anchors(config, parts.anchors, companions_of(parts.strategy, parts.scans.collection)),
+            *(
+                f"  {line}"
+                for line in without_effect(
+                    config, parts.strategy, learner.objective, parts.scans.collection, parts.anchors
+                )
+            ),
+            *short_of_warmup(config.train),
+            *(f"  {note}" for note in objective_notes(learner.objective, config.train.steps)),
+            f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
+            f"  {flops / 1e9:.2f} GFLOP per crop of {' x '.join(map(str, config.data.patch_size))}, one "
+            "forward pass",
+        ]
+    )
+
+
+def objective_notes(objective: Any, steps: int) -> list[str]:
+    """Notes of an objective on a training of `steps` steps."""
+    return list(objective.notes(steps)) if hasattr(objective, "notes") else []
+
+
+def few_anchors(config: PretrainConfig, anchors: Anchors, companions: Companions | None) -> list[str]:
+    """A note if a batch visits anchors more often than requested."""
+    samples, num = config.train.samples_per_step, len(anchors.ids)
+    visits = 1 if companions is None else companions.samples_per_scan
+    if samples <= num * visits:
+        return []
+    times = "once" if visits == 1 else f"{visits} times (samples_per_scan)"
+    return [f"  {samples} samples per step, but {num} anchors: each is visited more than {times} in a batch"]
