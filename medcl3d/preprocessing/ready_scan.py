@@ -9,7 +9,9 @@ import numpy as np
 
 from medcl3d.core.errors import DataError
 from medcl3d.io.nifti_header import spacing_warnings
-from medcl3d.preprocessing.normalise import Body, Normalisation, find_body, kind_warnings, label_warnings, mask_levels, normalise
+from medcl3d.preprocessing.body_mask import Body, find_body
+from medcl3d.preprocessing.intensity_kind import kind_warnings, label_warnings, mask_levels
+from medcl3d.preprocessing.normalise import Normalisation, normalise
 from medcl3d.preprocessing.read_scan import Volume, read_image
 from medcl3d.preprocessing.resample import refuse_too_large, resampled, respaced
 from medcl3d.preprocessing.scan_task import ScanTask

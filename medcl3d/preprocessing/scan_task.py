@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from medcl3d.core.errors import ConfigError
 from medcl3d.io.array_file import Container
-from medcl3d.preprocessing.normalise import Kind
+from medcl3d.preprocessing.intensity_kind import Kind
 from medcl3d.preprocessing.read_scan import Channels, Nonfinite
 from medcl3d.preprocessing.resample import LabelInterpolation
 from medcl3d.store.quantise import StoreAs

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medcl3d.core.errors import DataError, MachineError, unforeseen
-from medcl3d.preprocessing.normalise import Kind, kind_warnings, label_warnings
+from medcl3d.preprocessing.intensity_kind import Kind, kind_warnings, label_warnings
 from medcl3d.preprocessing.read_scan import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.preprocessing.resample import to_ras
 from medcl3d.preprocessing.scan_identity import file_state, is_same_file

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medcl3d.preprocessing.normalise import Body, find_body, kind_of, kind_warnings, mask_levels, normalise
+from medcl3d.preprocessing.body_mask import Body, find_body
+from medcl3d.preprocessing.intensity_kind import kind_of, kind_warnings, mask_levels
+from medcl3d.preprocessing.normalise import normalise
 from medcl3d.preprocessing.read_scan import read_image
 
 WINDOW = {"percentiles": (0.5, 99.5), "window_hu": (-1000.0, 1000.0)}

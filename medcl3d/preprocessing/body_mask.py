@@ -1,0 +1,90 @@
+"""The mask of the body in a scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medcl3d.preprocessing.intensity_kind import Kind
+
+_AIR_HU = -400.0  # between air (-1000) and fat (-100); a scan without voxels below it shows no air
+# A body fills at least a tenth of its scan (less is a hot spot of a PET) and is one component.
+_MIN_BODY, _MAX_BODY, _MIN_SHARE = 0.1, 0.9, 0.75
+
+
+@dataclass(frozen=True)
+class Body:
+    """The body in a scan.
+
+    box     ``((d, h, w), (d, h, w))`` first and last-plus-one voxel
+    method  how it was found; "whole scan" if there is no air around a single body
+    mask    ``Bool[X, Y, Z]`` voxels that intensities are measured on: the body, or all that is not air
+            if no single body was found; None for every voxel
+    """
+
+    box: tuple[tuple[int, ...], tuple[int, ...]]
+    method: str
+    mask: np.ndarray | None
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the scan's voxels that intensities are measured on."""
+        return 1.0 if self.mask is None else float(self.mask.mean())
+
+
+def find_body(voxels: np.ndarray, kind: Kind) -> Body:
+    """The largest connected component brighter than air, holes filled, in ``Float32[C, X, Y, Z]``.
+
+    The threshold is Otsu's (1979) between the robust extremes, or in HU for CT. A crop inside a body has no
+    air, since its dark class is tissue; all of it is body. Air is near the scan's minimum, uniform, and on
+    most of the border.
+    """
+    whole = Body(((0, 0, 0), tuple(voxels.shape[1:])), "whole scan", None)
+    if kind == "none":
+        return whole
+    scan = voxels[0] if len(voxels) == 1 else np.mean([_unit_range(channel) for channel in voxels], axis=0)
+    if kind == "ct":
+        # A window in HU needs no mask.
+        return _largest(scan > _AIR_HU, "HU threshold, largest component") or whole
+    from skimage.filters import threshold_otsu
+
+    unit = _unit_range(scan)
+    if unit.min() == unit.max():
+        return whole
+    threshold = float(threshold_otsu(unit.ravel()))  # flattened, since a last axis of 3 is taken for colours
+    dark = unit[unit <= threshold]
+    # Air around a body: its typical value is at the bottom of the range and its spread is narrow.
+    if np.median(dark) > 0.25 * threshold or np.percentile(dark, 75) > 0.5 * threshold:
+        return whole
+    bright = unit > max(0.5 * threshold, float(np.percentile(dark, 75)))
+    return _largest(bright, "half Otsu threshold, largest component") or Body(whole.box, whole.method, bright)
+
+
+def _unit_range(scan: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(scan, (0.5, 99.5))
+    return np.clip((scan - low) / max(float(high - low), np.finfo(np.float32).tiny), 0.0, 1.0)
+
+
+def _largest(mask: np.ndarray, method: str) -> Body | None:
+    """The largest component of a mask, or None if it is not a body in air."""
+    from scipy.ndimage import binary_fill_holes, find_objects
+    from skimage.measure import label
+    from skimage.morphology import opening
+
+    cross = np.zeros((3, 3, 3), bool)
+    cross[1, 1, :] = cross[1, :, 1] = cross[:, 1, 1] = True
+    opened = opening(mask, cross)  # removes specks of noise
+    parts = label(opened if opened.any() else mask, connectivity=1)
+    sizes = np.bincount(parts.ravel())
+    if len(sizes) < 2:
+        return None
+    sizes[0] = 0
+    if sizes.max() < _MIN_SHARE * mask.sum():
+        return None
+    body = binary_fill_holes(parts == int(sizes.argmax()))
+    border = np.concatenate([np.take(body, i, axis).ravel() for axis in range(3) for i in (0, -1)])
+    if not _MIN_BODY <= body.mean() <= _MAX_BODY or border.mean() > 0.6:
+        return None
+    found = find_objects(body.astype(np.int8))[0]
+    return Body((tuple(s.start for s in found), tuple(s.stop for s in found)), method, body)
