@@ -19,11 +19,12 @@ from medcl3d.io.nifti import read_header
 from medcl3d.io.nifti_header import Header
 from medcl3d.io.regular_file import why_absent
 from medcl3d.io.walk import files_under
-from medcl3d.preprocessing.finish import refuse_foreign, refuse_report_over, split_of
 from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.output_folder import refuse_foreign, refuse_report_over
 from medcl3d.preprocessing.prepare import plan_preparation
 from medcl3d.preprocessing.read_scan import num_channels
 from medcl3d.preprocessing.scan_task import ScanTask
+from medcl3d.preprocessing.split import split_of
 from medcl3d.preprocessing.workers import bar
 from medcl3d.quality.source_detection import manifest_at, shared_out
 from medcl3d.store.store import Store

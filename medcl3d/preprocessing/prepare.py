@@ -19,9 +19,11 @@ from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.volumes import VOLUME, one_scan_a_volume
 from medcl3d.io.array_file import import_blosc2
 from medcl3d.io.nifti import read_header
-from medcl3d.preprocessing.finish import Prepared, finish, open_folder, refuse_foreign, remove_partial_files, write_report
+from medcl3d.preprocessing.finish import Prepared, finish
 from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.preprocessing.options import PrepareOptions
+from medcl3d.preprocessing.output_folder import open_folder, refuse_foreign, remove_partial_files
+from medcl3d.preprocessing.report import write_report
 from medcl3d.preprocessing.scan_task import Outcome, ScanTask
 from medcl3d.preprocessing.workers import run_tasks
 

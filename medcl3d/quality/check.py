@@ -19,8 +19,8 @@ from medcl3d.core.warning_summary import first_reasons, warnings_told
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import replacing, write_text
 from medcl3d.io.disk_space import refuse_unwritable
-from medcl3d.preprocessing.finish import refuse_report_over
 from medcl3d.preprocessing.intensity_kind import kind_of
+from medcl3d.preprocessing.output_folder import refuse_report_over
 from medcl3d.preprocessing.workers import bar, each
 from medcl3d.quality.dicom_series import examine_series, with_series
 from medcl3d.quality.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
