@@ -56,6 +56,8 @@ mutation: setup ## list mutations in FILES that no test detects; minutes per fil
 lint: setup ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tests/language.py
 
 language: setup ## list phrases that tests/language.yaml replaces
 	$(BIN)/python tests/language.py
@@ -89,5 +91,5 @@ wheel: setup ## build dist/medcl3d-*.whl
 	$(BIN)/python -m build --wheel
 
 clean: ## remove build outputs, never data, runs or .venv
-	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find medcl3d tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

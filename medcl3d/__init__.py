@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from medcl3d.encoders.module import as_encoder
     from medcl3d.losses.contrastive_loss import ContrastiveLoss
 
-__version__ = "0.1.0"
+from medcl3d.core.version import __version__ as __version__
+
 __all__ = [
     "ContrastiveLoss",
     "PairDataset",

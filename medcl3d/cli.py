@@ -13,9 +13,9 @@ from typing import Annotated, Any, ParamSpec
 import typer
 from typer.core import TyperCommand
 
-import medcl3d
 from medcl3d.config.key_value import WithOptions
-from medcl3d.core.errors import DataError, UserError
+from medcl3d.core.errors import ConfigError, DataError, UserError
+from medcl3d.core.version import __version__
 from medcl3d.io.encoding import show_any_text, unwritable
 
 P = ParamSpec("P")
@@ -307,7 +307,12 @@ def benchmark(
     ] = None,
 ) -> None:
     """Measure time and memory of performance-critical code on this machine."""
-    from medcl3d.benchmarks import benchmark as run
+    try:
+        from benchmarks import benchmark as run
+    except ImportError:
+        raise ConfigError(
+            "benchmark: the benchmarks are not installed with the package; run `python tools/benchmark.py` in a checkout"
+        ) from None
 
     run(names or [], out)
 
@@ -337,7 +342,7 @@ def schema(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"medcl3d {medcl3d.__version__}")
+        print(f"medcl3d {__version__}")
         raise typer.Exit
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcl3d.benchmarks import benchmark
-from medcl3d.benchmarks.chunks import grad_cache
-from medcl3d.benchmarks.collection import STAGES, collection
-from medcl3d.benchmarks.losses import LIGHTLY, OURS, PLAIN, losses
-from medcl3d.benchmarks.measure import Bench, Scale, Table, geometric, take_turns
-from medcl3d.benchmarks.page import update
-from medcl3d.benchmarks.pairs import pairs
-from medcl3d.benchmarks.stores import stores
-from medcl3d.benchmarks.views import torchio_transform, views
+from benchmarks import benchmark
+from benchmarks.chunks import grad_cache
+from benchmarks.collection import STAGES, collection
+from benchmarks.losses import LIGHTLY, OURS, PLAIN, losses
+from benchmarks.measure import Bench, Scale, Table, geometric, take_turns
+from benchmarks.page import update
+from benchmarks.pairs import pairs
+from benchmarks.stores import stores
+from benchmarks.views import torchio_transform, views
 from medcl3d.core.errors import ConfigError
 from medcl3d.pairs import PAIRS
 

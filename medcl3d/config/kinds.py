@@ -10,6 +10,13 @@ KINDS = {
     "sources": "medcl3d.datasets.sources:SOURCES",
     "tasks": "medcl3d.downstream.tasks:TASKS",
 }
+ASSEMBLE = {
+    "pretrain": "medcl3d.pretraining.parts:assemble",
+    "finetune": "medcl3d.downstream.finetune:assemble",
+    "evaluate": "medcl3d.downstream.evaluate:assemble",
+}
+"""Functions that build the parts of a run from its configuration, and run nothing."""
+
 CONFIGS = {
     "pretrain": "medcl3d.pretraining.config:PretrainConfig",
     "finetune": "medcl3d.downstream.finetune:FinetuneConfig",

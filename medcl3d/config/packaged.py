@@ -10,7 +10,7 @@ from medcl3d.core.errors import ConfigError
 
 def packaged_root() -> Path | None:
     """``medcl3d/configs`` of an installed package, or ``configs`` of the checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     return next((root for root in (package / "configs", package.parent / "configs") if root.is_dir()), None)
 
 

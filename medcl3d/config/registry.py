@@ -30,9 +30,11 @@ T = TypeVar("T", bound=Callable[..., Any])
 class Registry:
     """The components of one kind, by name."""
 
-    def __init__(self, kind: str, package: str):
+    def __init__(self, kind: str, package: str, former: str = ""):
+        """kind: in words; package: where the components are, and the group of entry points; former: an earlier group that is read too."""
         self.kind = kind
         self.package = package
+        self._groups = (package, former) if former else (package,)
         self._constructors: dict[str, Callable[..., Any]] = {}
         self._schemas: dict[str, TypeAdapter[Any]] = {}
         self._searched = False
@@ -80,8 +82,9 @@ class Registry:
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__, prefix=f"{self.package}."):
             importlib.import_module(module.name)
-        for plugin in entry_points(group=self.package):
-            plugin.load()
+        for group in self._groups:
+            for plugin in entry_points(group=group):
+                plugin.load()
 
     def names(self) -> list[str]:
         """All names, sorted."""

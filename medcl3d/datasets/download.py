@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-import medcl3d
 from medcl3d.core.errors import DataError, MachineError
+from medcl3d.core.version import __version__
 from medcl3d.datasets.public_sets import KnownSet
 from medcl3d.datasets.unpack import is_unpacked, require_space, unpack
 from medcl3d.io.disk_space import as_size, free_bytes, nearest_folder, refuse_unwritable
@@ -150,7 +150,7 @@ def _fetch(known: KnownSet, part: Path, file: Path) -> None:
 def _append(url: str, part: Path, show: Progressed) -> int:
     """Append the response to the partial file. Returns the total number of bytes, or those received."""
     have = _size(part)
-    headers = {"User-Agent": f"medcl3d/{medcl3d.__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
+    headers = {"User-Agent": f"medcl3d/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         # The URL is from the table of known sets, not from a user.
         answer = urlopen(Request(url, headers=headers), timeout=TIMEOUT_S)  # nosec B310

@@ -32,7 +32,7 @@ def render_page(
 ) -> str:
     """The page as text; it loads no other files."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("medcl3d.data"),
+        loader=jinja2.PackageLoader("medcl3d.quality"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

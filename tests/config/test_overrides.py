@@ -16,7 +16,7 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.preprocessing.options import option_schemas, prepare_options
 from medcl3d.quality.source_detection import schemas_at
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = {
     "pretrain": "pretrain/simulated_overlap",
     "finetune": "finetune/mine",

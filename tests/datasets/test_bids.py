@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medcl3d.benchmarks.collection import make_tree
+from benchmarks.collection import make_tree
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.datasets.bids.tables import sessions
 from medcl3d.datasets.sources.bids import bids

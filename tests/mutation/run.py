@@ -75,7 +75,7 @@ def read_list() -> tuple[dict[str, list[str]], dict[str, set[Mutant]]]:
 
 def own_tests(file: Path, further: dict[str, list[str]]) -> list[str]:
     """The test files of a source file: the one of its name and those listed, otherwise all of its folder."""
-    folder = Path("tests", *file.parts[1:-1])
+    folder = Path("tests", file.parts[1])
     own = [str(folder / f"test_{file.stem}.py")]
     found = [test for test in [*own, *further.get(str(file), [])] if (ROOT / test).exists()]
     return found or [str(folder)]

@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from medcl3d.comparison.plan.runs import MODELS, Run, model_of
+from medcl3d.comparison.plan.runs import Run, model_of
+from medcl3d.config.kinds import ASSEMBLE
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, UserError
 
@@ -24,11 +25,12 @@ def dry_run(runs: Sequence[Run]) -> list[str]:
     unknown: set[str] = set()
     first = {(run.command, run.name, run.cell): run for run in reversed(runs)}
     for run in reversed(first.values()):
-        assemble = getattr(importlib.import_module(MODELS[run.command].split(":")[0]), "assemble", None)
         root = Path(str(run.planned.get("data", {}).get("root", "")))
-        if assemble is None or not (root / "prepared.json").is_file():
+        if not (root / "prepared.json").is_file():
             unknown.add(str(root))
             continue
+        module, _, name = ASSEMBLE[run.command].partition(":")
+        assemble = getattr(importlib.import_module(module), name)
         from_scratch = ("init=scratch",) if run.needs is not None and not (run.needs / "encoder.safetensors").is_file() else ()
         try:
             assemble(load(run.config, (*run.overrides, *from_scratch), model_of(run.command)))

@@ -46,7 +46,7 @@ def write_report(
     command: the command that repeats the comparison; notes: warnings shown before the numbers.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("medcl3d.comparison.compare"), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("medcl3d.comparison.report"), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.globals.update(number=number, numbers=numbers, data_uri=svg_uri, p_text=p_value)
     used = [run for run in runs if run.seed in analysis.replicates]

@@ -80,7 +80,7 @@ def prepare_folder(run: Run) -> None:
 
 def start_process(command: Sequence[str], folder: Path, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """`python COMMAND` with its output appended to the folder's log; `settings` are set in its environment."""
-    package = str(Path(__file__).resolve().parents[2])
+    package = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     # The process inherits a lock that is released when it ends: other processes see it even if this one is killed.
     with (folder / LOG).open("ab") as log, (folder / STARTED).open("ab") as lock:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric
+from benchmarks.measure import PATCH, Bench, Table, by, geometric
 from medcl3d.config.loading import parse
 from medcl3d.distributed.memory import peak_memory_mb
 
@@ -42,9 +42,9 @@ def grad_cache(bench: Bench) -> Table:
 
 def _measured(bench: Bench, samples: int, size: int) -> tuple[float, float]:
     """Seconds and MiB, measured in another process."""
-    root, store = str(Path(__file__).parents[2]), str(bench.store.root)
+    root, store = str(Path(__file__).parents[1]), str(bench.store.root)
     call = f"measure({store!r}, {bench.scale.depth}, {samples}, {size})"
-    code = f"import sys; sys.path.insert(0, {root!r}); from medcl3d.benchmarks.chunks import measure; {call}"
+    code = f"import sys; sys.path.insert(0, {root!r}); from benchmarks.chunks import measure; {call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
     return seconds, peak

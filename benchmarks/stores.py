@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from medcl3d.benchmarks.measure import Bench, Table, by, geometric, one_core, take_turns
+from benchmarks.measure import Bench, Table, by, geometric, one_core, take_turns
 from medcl3d.core.geometry import Box
 from medcl3d.store.store import Store
 

@@ -24,7 +24,7 @@ import nibabel
 import numpy as np
 import torch
 
-from medcl3d.benchmarks.measure import Bench, Table, by
+from benchmarks.measure import Bench, Table, by
 from medcl3d.distributed.memory import peak_memory_mb, process_peak_mb
 
 SIDE = 16  # voxels: small scans, so that the cost depends on their number, not on their voxels
@@ -101,7 +101,7 @@ class Cost:
 
 def _measured(stage: str, folder: Path) -> Cost:
     """The cost of a stage, measured in another process."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from medcl3d.benchmarks.collection import measure"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from benchmarks.collection import measure"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; measure({stage!r}, {str(folder)!r})"],
         stdout=subprocess.PIPE,

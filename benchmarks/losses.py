@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.benchmarks.measure import Bench, Table, geometric
+from benchmarks.measure import Bench, Table, geometric
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.losses.contrastive import contrastive_sum
@@ -89,8 +89,8 @@ def _measured(name: str, n: int) -> tuple[float, float] | None:
 
     None if a package is missing.
     """
-    root = str(Path(__file__).parents[2])
-    code = f"import sys; sys.path.insert(0, {root!r}); from medcl3d.benchmarks.losses import measure; measure({name!r}, {n})"
+    root = str(Path(__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {root!r}); from benchmarks.losses import measure; measure({name!r}, {n})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     return found and (found[0], found[1])

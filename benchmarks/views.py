@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
+from benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
 from medcl3d.config.field_types import Choice
 from medcl3d.pairs import PAIRS
 from medcl3d.sampling.augment import make_views

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
+from benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
 from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.seeding import Stream, generator

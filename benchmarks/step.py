@@ -9,7 +9,7 @@ import json
 import numpy as np
 import torch
 
-from medcl3d.benchmarks.measure import PATCH, Bench, Table, by, geometric
+from benchmarks.measure import PATCH, Bench, Table, by, geometric
 
 
 def step(bench: Bench) -> Table:

@@ -11,15 +11,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medcl3d.benchmarks.chunks import grad_cache
-from medcl3d.benchmarks.collection import collection
-from medcl3d.benchmarks.losses import losses
-from medcl3d.benchmarks.measure import Bench, Scale, Table
-from medcl3d.benchmarks.page import as_rich, describe_environment, update
-from medcl3d.benchmarks.pairs import pairs
-from medcl3d.benchmarks.step import step
-from medcl3d.benchmarks.stores import stores
-from medcl3d.benchmarks.views import views
+from benchmarks.chunks import grad_cache
+from benchmarks.collection import collection
+from benchmarks.losses import losses
+from benchmarks.measure import Bench, Scale, Table
+from benchmarks.page import as_rich, describe_environment, update
+from benchmarks.pairs import pairs
+from benchmarks.step import step
+from benchmarks.stores import stores
+from benchmarks.views import views
 from medcl3d.core.errors import ConfigError
 
 BENCHMARKS: dict[str, Callable[[Bench], Table]] = {

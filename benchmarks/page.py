@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from medcl3d.benchmarks.measure import Table
+from benchmarks.measure import Table
 from medcl3d.io.atomic import write_text
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
