@@ -174,18 +174,12 @@ def check(
             show_default=False,
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--check", help="Dry run: report what would be read; read nothing.")] = False,
 ) -> None:
     """Validate every file. Exit code 3, with the first fault, if more files fail than `max_bad_fraction` allows."""
     from medcl3d.config.loading import read_options
     from medcl3d.quality.source_detection import schemas_at
 
     given = read_options(options or [], schemas_at(target, options or []))
-    if dry_run:
-        from medcl3d.preprocessing.dry_run import forecast_check
-
-        forecast_check(target, report, given, say=print)
-        return
     from medcl3d.quality.check import audit
 
     audit(target, report=report, given=given, say=print)

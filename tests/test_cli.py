@@ -285,7 +285,7 @@ def test_a_root_may_contain_an_equals_sign(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "command", ["download", "prepare", "check", "pretrain", "finetune", "evaluate", "predict", "compare", "show_pairs"]
+    "command", ["download", "prepare", "pretrain", "finetune", "evaluate", "predict", "compare", "show_pairs"]
 )
 def test_long_commands_have_a_dry_run(command: str) -> None:
     assert "--check" in medcl3d(command, "--help").output

@@ -1,4 +1,4 @@
-"""Dry runs of `medcl3d prepare` and `medcl3d check`: report work and obstacles without writing."""
+"""The dry run of `medcl3d prepare`: report work and obstacles without writing."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ from medcl3d.io.nifti_header import Header
 from medcl3d.io.regular_file import why_absent
 from medcl3d.io.walk import files_under
 from medcl3d.preprocessing.options import PrepareOptions
-from medcl3d.preprocessing.output_folder import refuse_foreign, refuse_report_over
+from medcl3d.preprocessing.output_folder import refuse_foreign
 from medcl3d.preprocessing.prepare import plan_preparation
 from medcl3d.preprocessing.read_scan import num_channels
 from medcl3d.preprocessing.scan_task import ScanTask
 from medcl3d.preprocessing.split import split_of
 from medcl3d.preprocessing.workers import bar
-from medcl3d.quality.source_detection import manifest_at, shared_out
-from medcl3d.store.store import Store
 
 Say = Callable[[str], None]
 BYTES_PER_VOXEL = 2  # of a stored image, and of a stored label map
@@ -78,32 +76,6 @@ def forecast(
         f"{len(manifest) - len(faults)} scans would be prepared in {out}, {len(faults)} refused; "
         "nothing was written"
     )
-
-
-def forecast_check(target: Path, report: Path | None, given: Mapping[str, Any], say: Say) -> None:
-    """Report what `medcl3d check` would read.
-
-    The same errors; MachineError if the report cannot be written.
-    """
-    if not target.exists():
-        raise DataError(f"{target}: there is no such file or folder")
-    choice, _ = shared_out(target, dict(given))
-    if report is not None:
-        refuse_report_over(report)
-        refuse_unwritable(report, "--report", is_file=report.suffix == ".csv")
-    if choice is None:
-        store = Store.open(target)
-        say(
-            f"{len(store.scans)} scans of the store {target} would be compared with their hashes and their "
-            "sources; no scan was read"
-        )
-        return
-    manifest = manifest_at(target, choice)
-    _report_collection(manifest, None, say)
-    missing = manifest.missing()
-    if missing:
-        say(manifest.say_missing(missing))
-    say(f"{len(manifest)} scans would be read; no scan was read")
 
 
 def _report_collection(manifest: Manifest, tasks: Sequence[ScanTask] | None, say: Say) -> None:

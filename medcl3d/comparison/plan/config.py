@@ -30,7 +30,9 @@ class Prepare:
     source: str
     out: Path
     root: Path | None = None
-    options: Annotated[dict[str, Any], holds("medcl3d.preprocessing.options:PrepareOptions", KINDS["sources"])] = field(default_factory=dict)
+    options: Annotated[
+        dict[str, Any], holds("medcl3d.preprocessing.options:PrepareOptions", KINDS["sources"])
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=STRICT)
