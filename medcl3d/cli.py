@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from medcl3d.config.key_value import WithOptions
 from medcl3d.core.errors import ConfigError, DataError, UserError
 from medcl3d.core.version import __version__
-from medcl3d.io.encoding import show_any_text, unwritable
+from medcl3d.io.encoding import escape_unencodable, unwritable
 
 P = ParamSpec("P")
 
@@ -177,9 +177,9 @@ def check(
 ) -> None:
     """Validate every file. Exit code 3, with the first fault, if more files fail than `max_bad_fraction` allows."""
     from medcl3d.config.loading import read_options
-    from medcl3d.quality.source_detection import schemas_at
+    from medcl3d.quality.source_detection import option_schemas_at
 
-    given = read_options(options or [], schemas_at(target, options or []))
+    given = read_options(options or [], option_schemas_at(target, options or []))
     from medcl3d.quality.check import audit
 
     audit(target, report=report, given=given, say=print)
@@ -349,7 +349,7 @@ def _program(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command (by default from sys.argv) and end the process with its exit code."""
-    show_any_text()
+    escape_unencodable()
     try:
         app(args=None if arguments is None else [*arguments], prog_name="medcl3d")
     except SystemExit as done:

@@ -30,7 +30,7 @@ from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.evaluation.metrics.classification import balanced_accuracy
-from medcl3d.io.atomic import replacing, write_text
+from medcl3d.io.atomic import open_atomic, write_text
 from medcl3d.pairs import PAIRS
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.pretrain import pretrain
@@ -223,7 +223,7 @@ def predictions(name: str, page: Path | None, is_placebo: bool, questions: Quest
         dtype = autocast_dtype("auto", device)
         x = answers(lambda crops: network.eval()(crops).pooled, questions.store, questions.examples, device, dtype)
         predicted = {factor: questions.of(factor).predict(x) for factor in FACTORS}
-        with replacing(file) as out:
+        with open_atomic(file) as out:
             np.savez(out, seconds=np.array(seconds), **predicted)
     with np.load(file, allow_pickle=False) as found:
         return {key: found[key] for key in (*FACTORS, "seconds")}

@@ -20,12 +20,12 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
 from medcl3d.pairs import PAIRS, PairStrategy, link, needs_features, queue_size
-from medcl3d.pairs.batch_grouping import companions_of
+from medcl3d.pairs.batch_grouping import batch_grouping_of
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.pair_dataset import PairDataset as StepDataset
 from medcl3d.sampling.plan import Plan
-from medcl3d.store.scan_selection import DataConfig, ScansInUse, pretraining_scans
+from medcl3d.store.scan_selection import DataConfig, ScanSelection, pretraining_scans
 from medcl3d.store.store import Store
 from medcl3d.views import VIEWS
 
@@ -90,9 +90,9 @@ class PairDataset(Dataset[PairBatch]):
         self.store = opened
         self.strategy: PairStrategy = _built(PAIRS, strategy, "PairDataset: strategy")
         self.recipe = _built(VIEWS, views, "PairDataset: views")
-        self.scans: ScansInUse = pretraining_scans(opened, config)
+        self.scans: ScanSelection = pretraining_scans(opened, config)
         self.anchors = self.strategy.anchors(self.scans.collection)
-        companions = companions_of(self.strategy, self.scans.collection)
+        companions = batch_grouping_of(self.strategy, self.scans.collection)
         if companions is not None and samples_per_step % companions.group_size:
             raise ConfigError(
                 f"PairDataset: samples_per_step = {samples_per_step} is not a multiple of the strategy's "

@@ -42,7 +42,7 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     from medcl3d.comparison.run.lock import exclusive_start
     from medcl3d.comparison.run.stages import check_confirmation
     from medcl3d.config.loading import load
-    from medcl3d.io.disk_space import refuse_unwritable
+    from medcl3d.io.disk_space import require_writable
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     config = with_controls(load(config_path, overrides, CompareConfig))
@@ -52,12 +52,12 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
         arm_types_of(runs, config), config_path, shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]), console
     )
     if from_runs:
-        refuse_unwritable(config.report_dir, "out_dir")
+        require_writable(config.report_dir, "out_dir")
         return _report(moved(runs, config, from_runs), config, context)
     for line in plan_summary(runs, config):
         console.print(line)
     if check:
-        refuse_unwritable(config.out_dir, "out_dir")
+        require_writable(config.out_dir, "out_dir")
         for line in dry_run(runs):
             console.print(line)
         return config.report_dir / "report.html"

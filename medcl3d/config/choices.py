@@ -15,17 +15,17 @@ from medcl3d.config.plain import plain
 from medcl3d.config.registry import Registry, parse_fields
 from medcl3d.config.suggestions import did_you_mean
 from medcl3d.config.validation_errors import problems
-from medcl3d.config.yaml_tree import Wrong
+from medcl3d.config.yaml_tree import ConfigProblem
 from medcl3d.core.errors import ConfigError
 
 
 def choice_of(registry: Registry) -> Any:
     """The type of a field that chooses one component of a registry: ``name`` or ``{name: {field: value}}``."""
     # A default is validated too: that fills in its fields, so that `config.yaml` has them.
-    return Annotated[part_of(registry), Field(validate_default=True)]
+    return Annotated[choice_in_list(registry), Field(validate_default=True)]
 
 
-def part_of(registry: Registry) -> Any:
+def choice_in_list(registry: Registry) -> Any:
     """The type of such a choice within a list, or of a field without a default."""
     return Annotated[Choice, PlainValidator(lambda value: _choice(registry, plain(value))), registry]
 
@@ -36,10 +36,10 @@ def _choice(registry: Registry, value: Any) -> Choice:
         value = {value: {}}
     if not isinstance(value, Mapping) or len(value) != 1:
         known = ", ".join(registry.names())
-        raise Wrong((), value, f"one {registry.kind} is required, as `name` or `name: {{field: value}}`; choose from {known}")
+        raise ConfigProblem((), value, f"one {registry.kind} is required, as `name` or `name: {{field: value}}`; choose from {known}")
     ((name, given),) = value.items()
     if name not in registry.names():
-        raise Wrong(
+        raise ConfigProblem(
             (name,),
             given,
             f"no {registry.kind} has this name{did_you_mean(name, registry.names())}; choose from {', '.join(registry.names())}",
@@ -49,7 +49,7 @@ def _choice(registry: Registry, value: Any) -> Choice:
         parsed = fields.validate_json(json.dumps(given or {}, default=str), strict=True)
     except ValidationError as error:
         first = problems(error, given or {}, fields)[0]
-        raise Wrong((name, *first.where), first.value, first.message) from None
+        raise ConfigProblem((name, *first.where), first.value, first.message) from None
     return Choice(name, {field: getattr(parsed, field) for field in type(parsed).model_fields})
 
 

@@ -13,10 +13,10 @@ STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # the range of scikit-learn; torch and NumPy accept more
-Size = tuple[Count, Count, Count]
+Size = tuple[PositiveInt, PositiveInt, PositiveInt]
 CHOICE_OF = "x-choice-of"  # in a JSON Schema: the package whose components are allowed here
 
 

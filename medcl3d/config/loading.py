@@ -18,7 +18,7 @@ from medcl3d.config.overrides import Schema, value_of
 from medcl3d.config.plain import plain
 from medcl3d.config.suggestions import did_you_mean
 from medcl3d.config.validate import T, _in_memory, _key, _line_prefix, _validate
-from medcl3d.config.yaml_tree import COMMAND_LINE, Tree, Wrong
+from medcl3d.config.yaml_tree import COMMAND_LINE, ConfigProblem, Tree
 from medcl3d.core.errors import ConfigError
 
 MAX_BYTES = 1_000_000
@@ -43,7 +43,7 @@ def load(path: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mappin
         raise ConfigError(f"{path}:{place}: not YAML: {error.problem}; indent with spaces and quote special characters") from None
     except yaml.YAMLError as error:  # ReaderError, for invalid characters, has no line
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}; save it as plain UTF-8 text") from None
-    except Wrong as wrong:
+    except ConfigProblem as wrong:
         place = f"{path}:{wrong.line}" if wrong.line else str(path)
         raise ConfigError(f"{place}: {_key(wrong.where, wrong.value)}{wrong.message}") from None
     if not isinstance(tree.value, dict):
@@ -79,7 +79,7 @@ def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
 def _set(tree: Tree, path: str, value: Any, shown: Any) -> None:
     try:
         tree.set(tuple(path.split(".")), value)
-    except Wrong as wrong:
+    except ConfigProblem as wrong:
         raise ConfigError(f"{COMMAND_LINE}: {path} = {shown}: {wrong.message}") from None
 
 
@@ -106,7 +106,7 @@ def with_line(message: str, path: Path, overrides: Sequence[str]) -> str:
         tree = Tree(_read(path))
         for text in overrides:
             override(tree, text)
-    except (ConfigError, Wrong, yaml.YAMLError, AttributeError):  # `load` has reported it
+    except (ConfigError, ConfigProblem, yaml.YAMLError, AttributeError):  # `load` has reported it
         return message
     text = message.removeprefix(f"{path}: ")
     where = tree.place(text)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from medcl3d.config.validation_errors import problems
-from medcl3d.config.yaml_tree import COMMAND_LINE, Place, Tree, Wrong
+from medcl3d.config.yaml_tree import COMMAND_LINE, ConfigProblem, Place, Tree
 from medcl3d.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def _validate(tree: Tree, schema: TypeAdapter[T], name: str) -> T:
     raise ConfigError(f"{first}{also}" + (f"; and {len(others) - MAX_ALSO} more" if len(others) > MAX_ALSO else ""))
 
 
-def _located(tree: Tree, wrong: Wrong, name: str) -> str:
+def _located(tree: Tree, wrong: ConfigProblem, name: str) -> str:
     """``file:line: key = value: problem``."""
     where, text = wrong.where, f"{_key(wrong.where, wrong.value)}{wrong.message}"
     if wrong.value is None and where:  # inconsistent fields: the message begins with one of them
@@ -65,9 +65,9 @@ def _at_home(value: Any) -> Any:
     return [_at_home(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _infinite(value: Any, where: Place = ()) -> Iterator[Wrong]:
+def _infinite(value: Any, where: Place = ()) -> Iterator[ConfigProblem]:
     if isinstance(value, float) and not math.isfinite(value):
-        yield Wrong(where, value, "not a finite number; write one")
+        yield ConfigProblem(where, value, "not a finite number; write one")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield from _infinite(item, (*where, key))

@@ -21,7 +21,7 @@ TAG = "tag:yaml.org,2002:"
 FLOAT = r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
 
 
-class Wrong(ValueError):
+class ConfigProblem(ValueError):
     """A problem at one place of a tree: place, value (None: not shown), message, and line if known.
 
     A ValueError, so that a validator may raise it: pydantic then adds the field and continues with the others.
@@ -41,7 +41,7 @@ class CoreLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose one node with its children, with a limit on nesting, since this recursion is the first to overflow."""
         if self.depth > MAX_DEPTH:
-            raise Wrong((), None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", self.line + 1)
+            raise ConfigProblem((), None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", self.line + 1)
         self.depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
@@ -114,11 +114,11 @@ class Tree:
         self.lines.setdefault(where, str(line))
         self._count += 1
         if id(node) in above:
-            raise Wrong(where, None, "an alias contains itself; write the values out", line)
+            raise ConfigProblem(where, None, "an alias contains itself; write the values out", line)
         if len(above) > MAX_DEPTH:  # through aliases
-            raise Wrong(where, None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", line)
+            raise ConfigProblem(where, None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", line)
         if self._count > MAX_VALUES:
-            raise Wrong(where, None, f"expands to more than {MAX_VALUES} values; use fewer aliases", line)
+            raise ConfigProblem(where, None, f"expands to more than {MAX_VALUES} values; use fewer aliases", line)
         kind = node.tag.removeprefix(TAG)
         below = (*above, id(node))
         if isinstance(node, yaml.MappingNode) and kind == "map":
@@ -130,8 +130,8 @@ class Tree:
                 return SCALARS[kind](node.value)
             except ValueError:
                 digits = len(node.value)
-                raise Wrong(where, None, f"a number of {digits} digits; write a shorter one, or quote it for text", line) from None
-        raise Wrong(where, node.tag, "tags are refused, since a configuration executes no code; write a plain value", line)
+                raise ConfigProblem(where, None, f"a number of {digits} digits; write a shorter one, or quote it for text", line) from None
+        raise ConfigProblem(where, node.tag, "tags are refused, since a configuration executes no code; write a plain value", line)
 
     def _mapping(self, node: yaml.MappingNode, where: Place, below: tuple[int, ...]) -> dict[str, Any]:
         plain: dict[str, Any] = {}
@@ -139,7 +139,7 @@ class Tree:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in plain:
                 before = self.lines[(*where, key)]
-                raise Wrong((*where, key), None, f"duplicate key, in lines {before} and {line}; keep one", line)
+                raise ConfigProblem((*where, key), None, f"duplicate key, in lines {before} and {line}; keep one", line)
             self.lines[(*where, key)] = str(line)
             plain[key] = self._plain(value_node, (*where, key), below)
         return plain
@@ -177,7 +177,7 @@ class Tree:
                 inner = {}
                 self.lines.setdefault(where[: depth + 1], COMMAND_LINE)
             if not isinstance(inner, dict):
-                raise Wrong(where, value, f"{'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it")
+                raise ConfigProblem(where, value, f"{'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it")
             target[key] = target = inner
         target[where[-1]] = value
         self.lines = {place: line for place, line in self.lines.items() if place[: len(where)] != where} | {where: COMMAND_LINE}

@@ -26,7 +26,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Embeddings:
     """Vectors that each depend on their own sample alone, and what is known of each.
 
     z     ``Float[N, D]``
@@ -36,15 +36,15 @@ class Rows:
     z: Tensor
     keys: Keys
 
-    def __getitem__(self, chosen: slice | Tensor) -> Rows:
-        return Rows(self.z[chosen], self.keys[chosen])
+    def __getitem__(self, chosen: slice | Tensor) -> Embeddings:
+        return Embeddings(self.z[chosen], self.keys[chosen])
 
     @staticmethod
-    def cat(parts: Iterable[Rows]) -> Rows:
+    def cat(parts: Iterable[Embeddings]) -> Embeddings:
         """Rows of several chunks of a batch, one after the other."""
         parts = list(parts)
-        return Rows(torch.cat([part.z for part in parts]), Keys.cat(part.keys for part in parts))
-Embedded = dict[str, Rows]
+        return Embeddings(torch.cat([part.z for part in parts]), Keys.cat(part.keys for part in parts))
+Embedded = dict[str, Embeddings]
 """What an objective's loss needs of a batch, by name: `online` rows carry a gradient, others what else it compares with."""
 
 

@@ -36,7 +36,7 @@ class Stopped(UserError):
     exit_code = 75
 
 
-def unforeseen(where: object, error: Exception) -> str:
+def unexpected_error(where: object, error: Exception) -> str:
     """The message for an unexpected exception of one scan among many, which must not end the processing of the others."""
     if os.environ.get("MEDCL3D_DEBUG") == "1":
         traceback.print_exception(error)

@@ -75,7 +75,7 @@ class Keys:
             return torch.where(own[name] < 0, torch.nan, own[name].double())
         return self.session_days if name == "session_days" else self.metadata[name]
 
-    def same_thing(self, other: Keys) -> Tensor:
+    def same_item(self, other: Keys) -> Tensor:
         """``Bool[N, M]``: row and column are one and the same view, or one point of one view."""
         same = self.sample[:, None] == other.sample
         same &= self.view[:, None] == other.view

@@ -30,7 +30,7 @@ def related(rows: Keys, cols: Keys, positive: Tensor, negative: Tensor | None = 
 
     positive, negative: ``[N, M]``, bool or float.
     """
-    other = ~rows.same_thing(cols)
+    other = ~rows.same_item(cols)
     positive = positive.to(torch.float32) * other
     negative = (1 - positive if negative is None else negative.to(torch.float32)) * other
     return Relation(positive, negative)

@@ -9,7 +9,7 @@ MAX_LINES = 8  # kinds of warnings, or refused scans; a report has all
 _NUMBER = re.compile(r"-?\d[\d.]*(e[+-]?\d+)?")
 
 
-def warnings_told(
+def summarise_warnings(
     warnings: Iterable[tuple[str, Sequence[str]]], total: int, what: str = "scans"
 ) -> list[str]:
     """Group warnings that differ only in numbers; the most frequent first, with an example.

@@ -36,7 +36,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", name.lower())
 
 
-def meant_columns(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]:
+def normalise_columns(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]:
     """Rename columns spelled like known ones, as ``Patient`` -> ``patient``; and notes on similar names.
 
     where  the place of the column names, for messages
@@ -57,14 +57,14 @@ def meant_columns(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[s
     renamed = {column: name for column, name in meant.items() if column != name}
     table = table.rename(columns=renamed)
     notes = [f"columns {', '.join(renamed)} are read as {', '.join(renamed.values())}"] if renamed else []
-    near = near_columns(list(table.columns))
+    near = similar_columns(list(table.columns))
     if "path" not in table:
         hint = f"rename {near['path']!r} to path" if "path" in near else "name the column of image files path"
         raise DataError(
             f"{where}: the column path is missing; {hint} (found: {', '.join(table.columns) or 'none'})"
         )
     if "patient" in near:
-        raise DataError(f"{where}: column {near['patient']!r}: {ask_for_patient(near['patient'])}")
+        raise DataError(f"{where}: column {near['patient']!r}: {patient_column_remedy(near['patient'])}")
     notes += [
         f"column {column!r} counts as metadata; rename it to {name} if it means that"
         for name, column in near.items()
@@ -78,7 +78,7 @@ def meant_columns(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[s
     return table, notes
 
 
-def ask_for_patient(name: str) -> str:
+def patient_column_remedy(name: str) -> str:
     """Error text for a column that may be the missing column patient."""
     return (
         "may be the patient id; without patient, scans of one person could be on both sides of the split; "
@@ -86,7 +86,7 @@ def ask_for_patient(name: str) -> str:
     )
 
 
-def near_columns(names: Sequence[str]) -> dict[str, str]:
+def similar_columns(names: Sequence[str]) -> dict[str, str]:
     """Missing known column -> the first name that is a synonym or a likely misspelling of it."""
     free = [name for name in names if name not in KNOWN_COLUMNS]
     near = {}
@@ -116,7 +116,7 @@ _TOP_CODE = re.compile(
 _AGE = re.compile(r"(?:^|[^a-z])age(?:[^a-z]|$)")
 
 
-def without_top_codes(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
+def replace_top_codes(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
     """Replace ages above a limit, as ``89+``, by the limit, 89; and a note on each such column."""
     table, notes = table.copy(), []
     for name in map(str, table.columns):
@@ -136,7 +136,7 @@ def without_top_codes(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFr
     return table, notes
 
 
-def odd_cells(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
+def non_numeric_cells(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     """Notes on metadata columns with a few non-numeric cells among numbers, which are read as categories."""
     return [
         note

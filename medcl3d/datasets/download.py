@@ -21,7 +21,7 @@ from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.version import __version__
 from medcl3d.datasets.public_sets import KnownSet
 from medcl3d.datasets.unpack import is_unpacked, require_space, unpack
-from medcl3d.io.disk_space import as_size, free_bytes, nearest_folder, refuse_unwritable
+from medcl3d.io.disk_space import format_size, free_bytes, nearest_folder, require_writable
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT_S = 60.0  # without a byte
@@ -76,14 +76,14 @@ def forecast(known: KnownSet, out: Path, say: Callable[[str], None]) -> None:
     if known.is_archive and is_unpacked(place, known.md5):
         say(f"{place}: exists already, {known.num_scans} scans; nothing would be downloaded")
         return
-    refuse_unwritable(out, "--out")
+    require_writable(out, "--out")
     if file.exists():
-        say(f"{file}: exists with {as_size(_size(file))}; its MD5 would be verified, and nothing downloaded")
+        say(f"{file}: exists with {format_size(_size(file))}; its MD5 would be verified, and nothing downloaded")
     else:
         needed = _needed(known, file)
         require_space(nearest_folder(out), needed)
-        sizes = " and ".join(f"{as_size(size)} {what}" for what, size in needed.items() if size)
-        say(f"{sizes}; {as_size(free_bytes(out))} are free")
+        sizes = " and ".join(f"{format_size(size)} {what}" for what, size in needed.items() if size)
+        say(f"{sizes}; {format_size(free_bytes(out))} are free")
     say(f"then: {known.prepare_command(out)}")
 
 

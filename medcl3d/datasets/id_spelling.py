@@ -59,12 +59,12 @@ def alike(texts: Iterable[str]) -> list[list[str]]:
     return _groups(texts, changed(texts, plain_spelling))
 
 
-def is_cut_number(text: str) -> bool:
+def is_truncated_number(text: str) -> bool:
     """Whether only the first digits of a number are left, as in ``1.23457E+11``."""
     return bool(matching([text], _CUT_NUMBER))
 
 
-def refuse_cut_numbers(table: pd.DataFrame, place_of: PlaceOf) -> None:
+def refuse_truncated_numbers(table: pd.DataFrame, place_of: PlaceOf) -> None:
     """DataError, with the place, for ids of which a spreadsheet kept only the first digits."""
     for name in ("patient", "scan", "session", "frame"):
         cut = matching(distinct(table[name]), _CUT_NUMBER) if name in table else []
@@ -78,7 +78,7 @@ def refuse_cut_numbers(table: pd.DataFrame, place_of: PlaceOf) -> None:
             )
 
 
-def refuse_look_alikes(table: pd.DataFrame, place_of: PlaceOf) -> None:
+def refuse_equal_looking_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
     """DataError, with both places, for ids that look equal: Unicode forms, invisible characters, blanks."""
     for name in ("patient", "scan"):
         values = distinct(table[name]) if name in table else []
@@ -161,7 +161,7 @@ def _visits(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     return [naming(text, named)] if same else []
 
 
-def doubtful_names(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
+def spelling_notes(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     """Notes, with counts and places, on several spellings of names, and on classes that mean unknown."""
     notes = []
     for name in map(str, table.columns):

@@ -15,14 +15,14 @@ import pandas as pd
 
 from medcl3d.core.columns import KNOWN_COLUMNS, PATH_COLUMNS
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.columns import MISSING, PlaceOf, odd_cells, without_top_codes
+from medcl3d.datasets.columns import MISSING, PlaceOf, non_numeric_cells, replace_top_codes
 from medcl3d.datasets.days import days_of_dates
-from medcl3d.datasets.id_spelling import doubtful_ids, doubtful_names, refuse_cut_numbers, refuse_look_alikes
-from medcl3d.datasets.missing_ids import refuse_missing_ids, without_missing_text
-from medcl3d.datasets.scan_ids import fault_of, made_ids
+from medcl3d.datasets.id_spelling import doubtful_ids, refuse_equal_looking_ids, refuse_truncated_numbers, spelling_notes
+from medcl3d.datasets.missing_ids import refuse_missing_ids, replace_missing_text
+from medcl3d.datasets.scan_ids import default_ids, fault_of
 from medcl3d.io.encoding import refuse_other_encoding
 from medcl3d.io.regular_file import FETCH, is_annexed
-from medcl3d.io.walk import not_taken
+from medcl3d.io.walk import skipped_notes
 
 if TYPE_CHECKING:
     from medcl3d.datasets.dicom.series import Series
@@ -99,13 +99,13 @@ class Manifest:
                 table[name] = [_below(root, target, text) for text in table[name].tolist()]
         _refuse_empty(table, "path", at)
         refuse_missing_ids(table, at)
-        refuse_cut_numbers(table, at)
-        refuse_look_alikes(table, at)
-        table, missing_text = without_missing_text(table, at)
-        table, top_codes = without_top_codes(table, at)
+        refuse_truncated_numbers(table, at)
+        refuse_equal_looking_ids(table, at)
+        table, missing_text = replace_missing_text(table, at)
+        table, top_codes = replace_top_codes(table, at)
         found = [*notes, *missing_text, *top_codes]
         if "scan" not in table:
-            table["scan"] = made_ids(table["path"].tolist())
+            table["scan"] = default_ids(table["path"].tolist())
         if "patient" not in table:
             table["patient"] = table["scan"]
             found.append(NO_PATIENTS)
@@ -119,10 +119,10 @@ class Manifest:
             table["frame"].where(table["frame"] != "", table["scan"]) if "frame" in table else table["scan"]
         )
         _refuse_ambiguous(table, at)
-        found += [*doubtful_ids(table, at), *doubtful_names(table, at)]
+        found += [*doubtful_ids(table, at), *spelling_notes(table, at)]
         first = [c for c in KNOWN_COLUMNS if c in table]
         table = table[first + [c for c in table if c not in first]]
-        return Manifest(table, root, dict(label_names or {}), outside, (*found, *odd_cells(table, at)))
+        return Manifest(table, root, dict(label_names or {}), outside, (*found, *non_numeric_cells(table, at)))
 
     def locate(self, text: str) -> Path:
         """The file of a path of the manifest. DataError if it leaves the root without permission.
@@ -162,7 +162,7 @@ class Manifest:
         ]
         taken = {os.path.normpath(_below(self.root, self._target, text)) for text in cells}
         return replace(
-            self, notes=(*self.notes, *not_taken(self.root, files, unreadable, taken=taken, why=why))
+            self, notes=(*self.notes, *skipped_notes(self.root, files, unreadable, taken=taken, why=why))
         )
 
     @cached_property
@@ -189,7 +189,7 @@ class Manifest:
         """The given paths that are links."""
         return [path for path in paths if self.locate(path).is_symlink()]
 
-    def say_missing(self, missing: Sequence[str]) -> str:
+    def describe_missing(self, missing: Sequence[str]) -> str:
         """One line: the number of missing files, the first ten, their folder, and likely causes."""
         hints = [hint for applies, hint in _NOT_EXPANDED if any(applies(path) for path in missing)]
         links, where, named = self.links(missing), self.root.resolve(), ", ".join(missing[:10])

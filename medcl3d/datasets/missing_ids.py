@@ -42,7 +42,7 @@ def visible(text: str) -> str:
     return "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 
-def is_no_id(text: str) -> bool:
+def is_missing_id(text: str) -> bool:
     """Whether a text is empty or means a missing id: ``NaN``, ``sub-nan`` or ``_``. ``NA`` may be an id."""
     text = bare(text).removeprefix("sub-")
     is_word = text in _IN_KNOWN_COLUMNS or text in NOT_KNOWN
@@ -58,7 +58,7 @@ def refuse_missing_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
             continue
         cells, values = table[name], distinct(table[name])
         short = [cell for cell in values if 0 < len(cell) <= 24]
-        missing = [cell for cell in short if is_no_id(cell)]
+        missing = [cell for cell in short if is_missing_id(cell)]
         missing += [cell for cell in short if bare(cell) == _INITIALS and (cells == cell).sum() > 1]
         if missing:
             rows = np.flatnonzero(cells.isin(missing)).tolist()
@@ -69,7 +69,7 @@ def refuse_missing_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
             )
 
 
-def without_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
+def replace_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
     """Empty the cells of text for missing values in all columns but the required ones; and a note per column.
 
     ``n/a`` in metadata is kept, since it counts as missing everywhere. ``-`` is kept in a column that has

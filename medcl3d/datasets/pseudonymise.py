@@ -14,13 +14,13 @@ import pandas as pd
 from medcl3d.core.columns import PATH_COLUMNS
 from medcl3d.core.notes import without_names
 from medcl3d.datasets.manifest import Manifest
-from medcl3d.io.atomic import replacing
+from medcl3d.io.atomic import open_atomic
 
 KEY = ".hash_key"
 ENDINGS = (".nii.gz", ".nii", ".gz")  # needed by readers; no other piece of the name is kept
 
 
-def hider(raw: Path | None) -> Callable[[str], str]:
+def id_hasher(raw: Path | None) -> Callable[[str], str]:
     """Text -> its hash under a key, since short ids could be found by trial without one; "" stays "".
 
     raw  folder of the key, drawn once per collection (None: drawn again and not kept)
@@ -33,7 +33,7 @@ def _kept_key(raw: Path) -> bytes:
     path = raw / KEY
     raw.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        with replacing(path) as out:
+        with open_atomic(path) as out:
             out.write(secrets.token_hex(32).encode())
         path.chmod(0o600)
     return path.read_bytes()
@@ -45,7 +45,7 @@ def hidden(manifest: Manifest, raw: Path) -> Manifest:
     Scans, patients and frames are hashed, sessions numbered, names removed from notes. All other columns are
     unchanged. Raises DataError for a path that the source may not follow.
     """
-    hash_id = hider(raw)
+    hash_id = id_hasher(raw)
     table = manifest.table.copy()
     for name in ("scan", "patient", "frame"):
         table[name] = table[name].map(hash_id)

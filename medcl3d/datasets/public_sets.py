@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from medcl3d.core.errors import ConfigError
-from medcl3d.io.disk_space import as_size
+from medcl3d.io.disk_space import format_size
 
 # Name in the archive of the Decathlon -> content, modality, scans with and without labels, bytes of the tar
 # file, options of prepare. Counts are of the released files, which are fewer than in the papers for
@@ -132,7 +132,7 @@ class KnownSet:
     @property
     def size(self) -> str:
         """Size of the file with a unit."""
-        return f"{self.exactness}{as_size(self.num_bytes)}"
+        return f"{self.exactness}{format_size(self.num_bytes)}"
 
     def place(self, out: Path) -> Path:
         """Path of the set for `prepare`, after a download into `out`."""

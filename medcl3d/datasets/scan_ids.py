@@ -31,7 +31,7 @@ def fault_of(scan: str) -> str:
     return f"takes {num_bytes} bytes in a file name, {limit}; shorten it"
 
 
-def made_ids(paths: Sequence[str], names: Sequence[str] | None = None) -> list[str]:
+def default_ids(paths: Sequence[str], names: Sequence[str] | None = None) -> list[str]:
     """A unique id per file: its name if no other file has it, else from its path.
 
     names  short names (default: none, ids come from paths: ``a/b/scan.nii.gz`` -> ``a_b_scan``)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.io.atomic import write_json
-from medcl3d.io.disk_space import as_size
+from medcl3d.io.disk_space import format_size
 from medcl3d.io.json_file import read_json
 
 STAMP = ".unpacked.json"  # MD5 of the archive, and the size of each unpacked file
@@ -80,9 +80,9 @@ def require_space(folder: Path, needed: dict[str, int]) -> None:
     """MachineError if a disk has too little free space; `needed` is purpose -> bytes."""
     free = shutil.disk_usage(folder).free
     if free < sum(needed.values()):
-        parts = " and ".join(f"{as_size(size)} {what}" for what, size in needed.items() if size)
+        parts = " and ".join(f"{format_size(size)} {what}" for what, size in needed.items() if size)
         raise MachineError(
-            f"{folder}: {as_size(free)} are free, {parts} are needed; free some space or choose another "
+            f"{folder}: {format_size(free)} are free, {parts} are needed; free some space or choose another "
             "folder"
         )
 

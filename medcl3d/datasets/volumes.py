@@ -15,7 +15,7 @@ from medcl3d.io.nifti import read_header
 VOLUME = "volume_of_file"  # column of the manifest: index along the fourth axis, from 0
 
 
-def one_scan_a_volume(manifest: Manifest) -> Manifest:
+def split_volumes(manifest: Manifest) -> Manifest:
     """Split 4-D files into one scan per volume, with patient, session, frame, label and metadata of the file.
 
     Ids get a suffix, ``scan_v00``, and the column `volume_of_file` has the index of the volume. Only headers

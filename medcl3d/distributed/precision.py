@@ -26,7 +26,7 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
     return torch.bfloat16 if precision == "bfloat16" else None
 
 
-def computes_in(precision: Precision, device: torch.device) -> str:
+def precision_used(precision: Precision, device: torch.device) -> str:
     """The precision used on a device: float32 or bfloat16."""
     return str(autocast_dtype(precision, device) or torch.float32).removeprefix("torch.")
 

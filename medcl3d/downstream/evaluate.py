@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config.choices import choice_of, part_of
-from medcl3d.config.field_types import STRICT, Choice, Count, Seed
+from medcl3d.config.choices import choice_in_list, choice_of
+from medcl3d.config.field_types import STRICT, Choice, PositiveInt, Seed
 from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.collectives import process_group, say, world_size
-from medcl3d.distributed.precision import Precision, autocast_dtype, computes_in
+from medcl3d.distributed.precision import Precision, autocast_dtype, precision_used
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.crop_dataset import Example, answers, covering_crops
 from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
@@ -32,7 +32,7 @@ from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import write_json
-from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.io.disk_space import require_writable
 from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.scan_selection import DataConfig, pretraining_scans, split_of
 from medcl3d.store.splits import Measured, Split
@@ -60,8 +60,8 @@ class EvaluateConfig:
     encoder: choice_of(ENCODERS)  # type: ignore[valid-type]
     out_dir: Path
     init: str = SCRATCH
-    task: part_of(TASKS) | None = None  # type: ignore[valid-type]
-    num_labelled: Count | None = None
+    task: choice_in_list(TASKS) | None = None  # type: ignore[valid-type]
+    num_labelled: PositiveInt | None = None
     linear: LinearProbe | None = None
     knn: NearestNeighbours | None = None
     retrieval: Retrieval | None = None
@@ -81,9 +81,9 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         store, split, network, notes = assemble(config)
         say("\n".join([f"{config.encoder.name}, frozen, {'untrained' if config.init == SCRATCH else f'from {config.init}'}", *notes]))
         if check:
-            refuse_unwritable(config.out_dir, "out_dir")
+            require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        provenance = {**fingerprints(store), "kind": "evaluate", "precision": computes_in(config.precision, device)}
+        provenance = {**fingerprints(store), "kind": "evaluate", "precision": precision_used(config.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=EvaluateConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this evaluation is done; remove the folder to repeat it")

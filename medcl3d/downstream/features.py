@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from medcl3d.core.errors import ConfigError, DataError, UserError, unforeseen
+from medcl3d.core.errors import ConfigError, DataError, UserError, unexpected_error
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.predict.inputs import InputScan, is_volume, scans_of
@@ -31,8 +31,8 @@ from medcl3d.downstream.scan_features import (
     scan_features,
     without_settled_remedy,
 )
-from medcl3d.io.atomic import replacing
-from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.io.atomic import open_atomic
+from medcl3d.io.disk_space import require_writable
 from medcl3d.io.nifti import content_sha256
 from medcl3d.preprocessing.ready_scan import ReadyScan
 
@@ -84,7 +84,7 @@ def write_features(
         dtype = autocast_dtype("auto", device)
         identity = _identity(encoder, extraction, dtype)
         output: _Output = _Table(out / TABLE, identity) if file_format == "csv" else _Files(out, identity)
-        refuse_unwritable(out, "--out")
+        require_writable(out, "--out")
         left = output.missing(scans, force)
         if len(left) < len(scans):
             say(
@@ -110,7 +110,7 @@ def write_features(
                 except UserError:
                     raise
                 except Exception as error:  # of one file: the other scans are still computed
-                    reason, cause = unforeseen(one.shown, error), error
+                    reason, cause = unexpected_error(one.shown, error), error
                 else:
                     output.write(one, found, ready)
                     done += 1
@@ -228,7 +228,7 @@ class _Files:
         metadata = {"format": "pt", "scan": one.name, "origin": _origin(one, self.identity)}
         file = self.file_of(one)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as out:
+        with open_atomic(file) as out:
             out.write(to_safetensors(tensors, metadata=metadata))
         self.written.append(file)
 
@@ -309,6 +309,6 @@ class _Table:
         writer = csv.writer(text)
         writer.writerow(["scan", "origin", *(f"f{i}" for i in range(width))])
         writer.writerows(self.rows[name] for name in sorted(self.rows))
-        with replacing(self.path) as file:
+        with open_atomic(self.path) as file:
             file.write(text.getvalue().encode())
         self.written, self._fresh, self._at = [self.path], False, time.monotonic()

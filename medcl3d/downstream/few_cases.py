@@ -44,7 +44,7 @@ def few_case_notes(few: Mapping[str, int], total: int) -> list[str]:
     return [one(name, count) for name, count in few.items()]
 
 
-def over_runs(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def few_cases_over_runs(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """One sentence per class over several results: numbers of patients, and number of results with few."""
     counted: dict[str, list[int]] = {}
     for one in results:

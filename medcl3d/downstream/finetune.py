@@ -16,13 +16,13 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from medcl3d.config.choices import choice_of
-from medcl3d.config.field_types import STRICT, Choice, Count, Seed
+from medcl3d.config.field_types import STRICT, Choice, PositiveInt, Seed
 from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.collectives import process_group, rank, say, world_size
-from medcl3d.distributed.precision import autocast_dtype, computes_in
+from medcl3d.distributed.precision import autocast_dtype, precision_used
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
@@ -32,15 +32,15 @@ from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
 from medcl3d.evaluation.statistics.intervals import Interval
-from medcl3d.io.atomic import replacing, write_json
-from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.io.atomic import open_atomic, write_json
+from medcl3d.io.disk_space import require_writable
 from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.fingerprints import fingerprints
-from medcl3d.store.scan_selection import DataConfig, ScansInUse, split_of
+from medcl3d.store.scan_selection import DataConfig, ScanSelection, split_of
 from medcl3d.store.splits import Measured
 from medcl3d.store.store import Store
-from medcl3d.training.loop import FitOptions, check_ranks, fit, short_of_warmup
+from medcl3d.training.loop import FitOptions, check_ranks, fit, warmup_warning
 from medcl3d.training.run_folder import RunFolder, run_folder, versions
 from medcl3d.views import VIEWS
 
@@ -72,7 +72,7 @@ class FinetuneConfig:
     out_dir: Path
     init: str = SCRATCH
     transfer: Transfer = "encoder"
-    num_labelled: Count | None = None
+    num_labelled: PositiveInt | None = None
     views: choice_of(VIEWS) = NO_MIRRORING  # type: ignore[valid-type]
     measured_on: Measured = "test"
     seed: Seed = 0
@@ -91,8 +91,8 @@ class Finetuning:
     task: Task
     model: nn.Module
     recipe: Any
-    train: ScansInUse
-    test: ScansInUse
+    train: ScanSelection
+    test: ScanSelection
     labelled: tuple[str, ...]
     transferred: TransferReport | None
 
@@ -130,9 +130,9 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         parts = assemble(config)
         say(summary(parts))
         if check:
-            refuse_unwritable(config.out_dir, "out_dir")
+            require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        provenance = {**fingerprints(parts.store), "kind": "finetune", "precision": computes_in(config.train.precision, device)}
+        provenance = {**fingerprints(parts.store), "kind": "finetune", "precision": precision_used(config.train.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=FinetuneConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this fine-tuning is done; remove the folder to repeat it")
@@ -170,7 +170,7 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
     for name, image in found.pictures.items():
         run.picture(name, image, config.train.steps)
     weights = {name: tensor.contiguous().cpu() for name, tensor in parts.model.state_dict().items()}
-    with replacing(run.path / "model.safetensors") as file:
+    with open_atomic(run.path / "model.safetensors") as file:
         file.write(to_safetensors(weights, metadata={"format": "pt"}))
     write_json(run.path / "model.json", sidecar(parts))
     write_json(run.path / "results.json", results(parts, found))
@@ -236,7 +236,7 @@ def summary(parts: Finetuning) -> str:
     lines = [f"{config.task.name}: {train} scans of {patients} labelled patients, tested on {test} scans"]
     lines += [f"  left out in training: {number} scans, {reason}" for reason, number in parts.train.left_out.items()]
     lines.append(f"  {config.encoder.name}: {sum(p.numel() for p in parts.model.parameters()) / 1e6:.2f} million parameters")
-    lines += short_of_warmup(config.train)
+    lines += warmup_warning(config.train)
     if parts.transferred is None:
         return "\n".join([*lines, "  from scratch"])
     lines += [f"  {note}" for note in parts.transferred.notes]

@@ -8,37 +8,37 @@ import numpy as np
 
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.task import Task
-from medcl3d.store.scan_selection import DataConfig, ScansInUse, scans_in_use
-from medcl3d.store.splits import Split, draw_labelled
+from medcl3d.store.scan_selection import DataConfig, ScanSelection, select_scans
+from medcl3d.store.splits import Split, select_labelled
 from medcl3d.store.store import Store
 
 
 def labelled_scans(
     store: Store, data: DataConfig, task: Task, split: Split, name: str, num: int | None, seed: int
-) -> tuple[ScansInUse, tuple[str, ...]]:
+) -> tuple[ScanSelection, tuple[str, ...]]:
     """The training scans whose labels are used, and their patients.
 
     ConfigError, DataError if there are too few.
     """
-    usable = with_target(scans_in_use(store, data, split.train), task, store, "train", name)
+    usable = with_target(select_scans(store, data, split.train), task, store, "train", name)
     patients = usable.collection.table["patient"]
     # The first scan of a patient determines the stratum.
     strata = {
         p: task.stratum(store, int(row)) for p, row in zip(patients[::-1], usable.rows[::-1], strict=True)
     }
-    labelled = draw_labelled(split, list(strata), num or len(strata), seed, strata, getattr(task, "each_stratum_first", False))
+    labelled = select_labelled(split, list(strata), num or len(strata), seed, strata, getattr(task, "each_stratum_first", False))
     keep = np.flatnonzero(patients.isin(labelled))
-    return ScansInUse(usable.collection.take(keep), usable.rows[keep], usable.left_out), labelled
+    return ScanSelection(usable.collection.take(keep), usable.rows[keep], usable.left_out), labelled
 
 
-def scans_to_test(store: Store, data: DataConfig, task: Task, split: Split, name: str) -> ScansInUse:
+def scans_to_test(store: Store, data: DataConfig, task: Task, split: Split, name: str) -> ScanSelection:
     """The scans of the test patients. Small scans are padded, even if training skips them."""
-    return with_target(scans_in_use(store, replace(data, smaller_than_patch="pad"), split.test), task, store, "test", name)
+    return with_target(select_scans(store, replace(data, smaller_than_patch="pad"), split.test), task, store, "test", name)
 
 
-def with_target(scans: ScansInUse, task: Task, store: Store, side: str, name: str) -> ScansInUse:
+def with_target(scans: ScanSelection, task: Task, store: Store, side: str, name: str) -> ScanSelection:
     """The scans with a target for the task. DataError if there are none."""
     keep = np.flatnonzero([task.has_target(store, int(scan)) for scan in scans.rows])
     if not len(keep):
         raise DataError(f"{store.root}: no scan of the {side} patients has labels for {name}; prepare scans with labels")
-    return ScansInUse(scans.collection.take(keep), scans.rows[keep], scans.left_out)
+    return ScanSelection(scans.collection.take(keep), scans.rows[keep], scans.left_out)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config.field_types import STRICT, Count, Positive
+from medcl3d.config.field_types import STRICT, Positive, PositiveInt
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.downstream.crop_dataset import Example
@@ -37,9 +37,9 @@ class Landmarks:
     landmark matching as in SAM (Yan et al., TMI 2022), with crops instead of voxels.
     """
 
-    structures: Count = 10
+    structures: PositiveInt = 10
     stride_mm: Positive = 8.0
-    partners: Count = 4
+    partners: PositiveInt = 4
 
     def measure(
         self,

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from medcl3d.config.field_types import STRICT, Count, Positive
+from medcl3d.config.field_types import STRICT, Positive, PositiveInt
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.task import Task
 from medcl3d.evaluation.metrics.retrieval import TIE, measures
@@ -141,7 +141,7 @@ class NearestNeighbours:
     Source: Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination (without its temperature).
     """
 
-    k: Count = 20
+    k: PositiveInt = 20
 
     def probabilities(self, train: Labelled, test: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
         """Class probabilities ``Float64[N, K]`` of test features ``[N, F]``; deterministic."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.encoders.network import Network
-from medcl3d.store.content_hashes import known_again
+from medcl3d.store.content_hashes import scans_with_content
 from medcl3d.store.store import Store
 
 Transfer = Literal["encoder", "all"]
@@ -257,7 +257,7 @@ def _refuse_test_scans(path: Path, sidecar: Mapping[str, Any], test_patients: Co
     owner = store.collection.table["patient"]
     rows = np.flatnonzero(owner.isin(test_patients))
     of = {str(store.scans[row]["scan"]): str(owner.iloc[row]) for row in rows}
-    seen = known_again((store.scans[row] for row in rows), sidecar["pretraining_content"])
+    seen = scans_with_content((store.scans[row] for row in rows), sidecar["pretraining_content"])
     if seen:
         named = ", ".join(f"{scan} of {of[scan]} ({match})" for scan, match in list(seen.items())[:10])
         raise DataError(

@@ -16,15 +16,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medcl3d.config.field_types import Choice, Count, Size
+from medcl3d.config.field_types import Choice, PositiveInt, Size
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import global_average
 
-Strides = Annotated[tuple[Count | Size, ...], Field(min_length=1)]
-Channels = Annotated[tuple[Count, ...], Field(min_length=1)]
+Strides = Annotated[tuple[PositiveInt | Size, ...], Field(min_length=1)]
+Channels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 _passed: ContextVar[nn.Module | None] = ContextVar("passed", default=None)

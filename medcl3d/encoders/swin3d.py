@@ -7,7 +7,7 @@ from typing import Literal
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
-from medcl3d.config.field_types import Count, Positive, Size
+from medcl3d.config.field_types import Positive, PositiveInt, Size
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple, triple
@@ -15,7 +15,7 @@ from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import global_average
 
 NUM_STAGES = 4  # MONAI's transformer has four, each ending with a merge of 2 x 2 x 2 tokens
-Stages = tuple[Count, Count, Count, Count]
+Stages = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 
 
 @ENCODERS.register("swin3d")
@@ -43,7 +43,7 @@ class Swin3d(nn.Module):
         in_channels: int,
         *,
         patch: Size = (2, 2, 2),
-        feature_size: Count = 24,
+        feature_size: PositiveInt = 24,
         num_layers: Stages = (2, 2, 2, 2),
         num_heads: Stages = (3, 6, 12, 24),
         window_size: Size = (7, 7, 7),

@@ -7,7 +7,7 @@ from typing import Literal
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from torch import Tensor, nn
 
-from medcl3d.config.field_types import Count
+from medcl3d.config.field_types import PositiveInt
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
@@ -42,9 +42,9 @@ class UNet3d(nn.Module):
         self,
         in_channels: int,
         *,
-        channels: tuple[Count, ...] = (8, 32, 64, 128),
+        channels: tuple[PositiveInt, ...] = (8, 32, 64, 128),
         strides: Strides = (1, 2, 2, 2),
-        blocks: Count | tuple[Count, ...] = 1,
+        blocks: PositiveInt | tuple[PositiveInt, ...] = 1,
         kernel_sizes: Kernels | None = None,
         residual: bool = True,
         norm: Norm = "group",

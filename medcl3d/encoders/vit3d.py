@@ -10,7 +10,7 @@ from einops import rearrange
 from monai.networks.blocks.transformerblock import TransformerBlock
 from torch import Tensor, nn
 
-from medcl3d.config.field_types import Count, Positive, Size, Whole
+from medcl3d.config.field_types import NonNegativeInt, Positive, PositiveInt, Size
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple, triple
@@ -47,11 +47,11 @@ class ViT3d(nn.Module):
         in_channels: int,
         *,
         patch: Size = (8, 8, 8),
-        hidden_size: Count = 192,
-        num_layers: Count = 6,
-        num_heads: Count = 3,
+        hidden_size: PositiveInt = 192,
+        num_layers: PositiveInt = 6,
+        num_heads: PositiveInt = 3,
         mlp_ratio: Positive = 4.0,
-        num_registers: Whole = 0,
+        num_registers: NonNegativeInt = 0,
     ):
         super().__init__()
         for name, divisor in (("num_heads", num_heads), ("the axes' sines and cosines", POSITIONS_DIVIDE)):

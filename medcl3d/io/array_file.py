@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from medcl3d.core.errors import DataError, MachineError
-from medcl3d.io.atomic import replacing
+from medcl3d.io.atomic import open_atomic
 
 Container = Literal["npy", "blosc2"]
 SUFFIXES: dict[Container, str] = {"npy": ".npy", "blosc2": ".b2nd"}
@@ -69,7 +69,7 @@ def write_array(path: Path, values: np.ndarray) -> tuple[str, int]:
     Returns the SHA-256 of the values, which does not depend on the format, and the size of the file in bytes.
     """
     values = np.ascontiguousarray(values)
-    with replacing(path) as file:
+    with open_atomic(path) as file:
         if path.suffix == SUFFIXES["npy"]:
             np.save(file, values)
         else:

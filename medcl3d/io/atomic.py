@@ -14,7 +14,7 @@ from medcl3d.core.errors import MachineError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that replaces `path` if the block succeeds, and is removed if it raises.
 
     Raises MachineError if the disk is full or the folder cannot be written.
@@ -49,7 +49,7 @@ def _umask() -> int:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    with replacing(path) as file:
+    with open_atomic(path) as file:
         file.write(text.encode())
 
 

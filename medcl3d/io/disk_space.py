@@ -10,7 +10,7 @@ from pathlib import Path
 from medcl3d.core.errors import MachineError
 
 
-def refuse_unwritable(path: Path, name: str, *, is_file: bool = False) -> None:
+def require_writable(path: Path, name: str, *, is_file: bool = False) -> None:
     """MachineError if a folder (or a file's folder) cannot be created or written.
 
     name: the field or option with this path
@@ -41,7 +41,7 @@ def nearest_folder(path: Path) -> Path:
     return next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
 
 
-def as_size(num_bytes: int) -> str:
+def format_size(num_bytes: int) -> str:
     """Bytes in a suitable unit, three digits."""
     size, unit = float(num_bytes), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):

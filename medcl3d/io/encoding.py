@@ -34,7 +34,7 @@ def unwritable(error: UnicodeEncodeError) -> UserError:
     return DataError(f"{shown}: is not UTF-8; rename the file, or replace its half characters")
 
 
-def show_any_text() -> None:
+def escape_unencodable() -> None:
     """Make the standard streams escape characters that they cannot encode, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):

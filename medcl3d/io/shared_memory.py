@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from medcl3d.core.errors import MachineError
-from medcl3d.io.disk_space import as_size
+from medcl3d.io.disk_space import format_size
 
 PLACE = Path("/dev/shm")  # nosec B108: its path on Linux; it does not exist on other systems
 PREFETCHED = 2  # batches that each worker prepares ahead, the default of DataLoader
@@ -38,8 +38,8 @@ def refuse_too_little(batch_bytes: int, workers: int) -> None:
     if workers and free is not None and free < needed:
         others = f" of {ranks} ranks" if ranks > 1 else ""
         raise MachineError(
-            f"shared memory is full or too small: {workers} workers{others} need {as_size(needed)} in "
-            f"{PLACE}, {as_size(free)} are free; {REMEDY}"
+            f"shared memory is full or too small: {workers} workers{others} need {format_size(needed)} in "
+            f"{PLACE}, {format_size(free)} are free; {REMEDY}"
         )
 
 
@@ -48,8 +48,8 @@ def shared_memory_now(batch_bytes: int) -> str:
     free = free_shared_bytes()
     if free is None or free >= max(batch_bytes, 1):
         return ""
-    needed = f"a batch needs {as_size(batch_bytes)} in {PLACE}"
-    return f"shared memory is full: {needed}, {as_size(free)} are free; {REMEDY}"
+    needed = f"a batch needs {format_size(batch_bytes)} in {PLACE}"
+    return f"shared memory is full: {needed}, {format_size(free)} are free; {REMEDY}"
 
 
 def num_bytes(batch: Any) -> int:

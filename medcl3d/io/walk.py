@@ -64,10 +64,10 @@ def volumes_under(root: Path) -> tuple[list[Path], list[str]]:
 
 def unread(root: Path, files: Iterable[Path], closed: Iterable[OSError] = ()) -> list[str]:
     """Notes on files under `root` that look like scans but are not named NIfTI, and on unreadable folders."""
-    return not_taken(root, (path for path in files if not path.name.endswith(VOLUMES)), closed)
+    return skipped_notes(root, (path for path in files if not path.name.endswith(VOLUMES)), closed)
 
 
-def not_taken(
+def skipped_notes(
     root: Path,
     files: Iterable[Path],
     closed: Iterable[OSError] = (),

@@ -8,15 +8,15 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from medcl3d.config.field_types import Count
+from medcl3d.config.field_types import PositiveInt
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.pairs import cosine_distance
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.momentum_encoder import Momentum, Schedule, Teacher
+from medcl3d.objectives.momentum_encoder import Momentum, MomentumEncoder, Schedule
 from medcl3d.objectives.partners import draw_partners
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
@@ -46,8 +46,8 @@ class BYOL(nn.Module):
         *,
         momentum: Momentum | None = None,
         norm: HeadNorm = "batch",
-        hidden_dim: Count = 512,
-        out_dim: Count = 128,
+        hidden_dim: PositiveInt = 512,
+        out_dim: PositiveInt = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
@@ -55,7 +55,7 @@ class BYOL(nn.Module):
         self.momentum = self.schedule.published
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm, unit=False)
         self.predictor = Projector(out_dim, hidden_dim, out_dim, 2, norm, unit=False)
-        self.teacher = Teacher(network, self.projector)
+        self.teacher = MomentumEncoder(network, self.projector)
 
     def before_step(self, step: int, steps: int) -> None:
         """Update the momentum."""
@@ -77,7 +77,7 @@ class BYOL(nn.Module):
         teacher, projector = self.teacher.copies
         with torch.no_grad():
             target = projector(teacher(batch.main.voxels).pooled)
-        return {"online": Rows(online, keys), "target": Rows(target, batch.main.keys)}
+        return {"online": Embeddings(online, keys), "target": Embeddings(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over anchors, weighted by a_i."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from medcl3d.core.embeddings import Loss, Rows
+from medcl3d.core.embeddings import Embeddings, Loss
 from medcl3d.core.errors import DataError
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import all_sum, gather, gather_keys, world_size
@@ -17,13 +17,13 @@ from medcl3d.objectives.relating import Relating
 
 
 def contrast(
-    rows: Rows,
+    rows: Embeddings,
     relating: Relating,
     temperature: float,
     denominator: Denominator,
     decoupled: bool,
     *,
-    targets: Rows | None = None,
+    targets: Embeddings | None = None,
     only_queue_repels: bool = False,
 ) -> Loss:
     """The global loss of unit vectors ``[N, D]`` with keys; rows are this rank's, columns those of all ranks.
@@ -48,7 +48,7 @@ def contrast(
         if only_queue_repels:
             tile = _without_negatives_of_the_batch(tile, column_keys)
         # Targets may lack a row's own view: local views have no target.
-        tally.add(tile, similarity, None if targets is None else keys[block].same_thing(column_keys).sum())
+        tally.add(tile, similarity, None if targets is None else keys[block].same_item(column_keys).sum())
         return tile
 
     local = contrastive_sum(

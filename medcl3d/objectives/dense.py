@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.config.field_types import Count, NonNegative, Positive
+from medcl3d.config.field_types import NonNegative, Positive, PositiveInt
 from medcl3d.core.batch import PairBatch, Points, ViewGroup
-from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relate, Relation
@@ -46,15 +46,15 @@ class Dense(nn.Module):
         self,
         network: Network,
         *,
-        num_points: Count = 32,
+        num_points: PositiveInt = 32,
         tolerance_mm: NonNegative = 0.0,
         ignore_mm: NonNegative = 5.0,
         temperature: Positive = 0.1,
         denominator: Denominator = "all",
         decoupled: bool = False,
         norm: HeadNorm = "layer",
-        hidden_dim: Count = 128,
-        out_dim: Count = 64,
+        hidden_dim: PositiveInt = 128,
+        out_dim: PositiveInt = 64,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
@@ -78,7 +78,7 @@ class Dense(nn.Module):
             raise ValueError("the dense objective needs a decoder and a batch with points")
         features = point_features(decoded, batch.main, batch.points)
         z = self.projector(rearrange(features, "view point channel -> (view point) channel"))
-        return {"online": Rows(z, point_keys(batch.main, batch.points))}
+        return {"online": Embeddings(z, point_keys(batch.main, batch.points))}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """Compare each point with the points of the global batch."""

@@ -9,16 +9,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.config.field_types import Count, Fraction, NonNegative, Positive, Whole
+from medcl3d.config.field_types import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import all_sum, gather, gather_keys, global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.clusters import cross_entropy_sum, scores_of
 from medcl3d.losses.pairs import koleo
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.momentum_encoder import Momentum, Schedule, Teacher
+from medcl3d.objectives.momentum_encoder import Momentum, MomentumEncoder, Schedule
 from medcl3d.objectives.partners import relate_to_all
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
@@ -54,18 +54,18 @@ class DINO(nn.Module):
         self,
         network: Network,
         *,
-        num_prototypes: Count = 1024,
+        num_prototypes: PositiveInt = 1024,
         student_temperature: Positive = 0.1,
         teacher_temperature: Positive = 0.04,
         teacher_temperature_start: Positive = 0.04,
         warmup_share: Fraction = 0.3,
         center_momentum: Fraction = 0.9,
         koleo: NonNegative = 0.0,
-        freeze_steps: Whole = 0,
+        freeze_steps: NonNegativeInt = 0,
         momentum: Momentum | None = None,
         norm: HeadNorm = "batch",
-        hidden_dim: Count = 256,
-        out_dim: Count = 128,
+        hidden_dim: PositiveInt = 256,
+        out_dim: PositiveInt = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 3,
     ):
         super().__init__()
@@ -78,7 +78,7 @@ class DINO(nn.Module):
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm)
         self.words = nn.Linear(out_dim, num_prototypes, bias=False)
         self.register_buffer("center", torch.zeros(num_prototypes))
-        self.teacher = Teacher(network, self.projector, self.words)
+        self.teacher = MomentumEncoder(network, self.projector, self.words)
 
     def before_step(self, step: int, steps: int) -> None:
         """Update momentum, temperature and freezing of the prototypes."""
@@ -102,13 +102,13 @@ class DINO(nn.Module):
         with torch.no_grad():
             target = scores_of(projector(teacher(batch.main.voxels).pooled), cast(Tensor, prototypes.weight))
         keys = Keys.cat(group.keys for group in batch.groups)
-        return {"online": Rows(student, keys), "target": Rows(target, batch.main.keys)}
+        return {"online": Embeddings(student, keys), "target": Embeddings(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over pairs of a student's and a teacher's view, weighted by P; updates the centre."""
         online, target = embedded["online"], embedded["target"]
         global_views = online[torch.isin(online.keys.view, target.keys.view)]
-        related = relate_to_all(online, Rows(global_views.z.detach(), global_views.keys), relating)
+        related = relate_to_all(online, Embeddings(global_views.z.detach(), global_views.keys), relating)
         # The relation is of the student's embeddings; the targets are the teacher's scores of the same views.
         targets = ((gather(target.z)[related.order] - self.center) / self.teacher_temperature).softmax(1)
         weight = self.words.weight

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from medcl3d.config.field_types import Count, Fraction, NonNegative, Positive
+from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Loss
 from medcl3d.core.relation import Relate
@@ -37,13 +37,13 @@ class GlobalDense(nn.Module):
         network: Network,
         *,
         dense_weight: Fraction = 0.5,
-        num_points: Count = 32,
+        num_points: PositiveInt = 32,
         tolerance_mm: NonNegative = 0.0,
         ignore_mm: NonNegative = 5.0,
         temperature: Positive = 0.1,
         norm: HeadNorm = "batch",
-        hidden_dim: Count = 256,
-        out_dim: Count = 128,
+        hidden_dim: PositiveInt = 256,
+        out_dim: PositiveInt = 128,
     ):
         super().__init__()
         self.dense_weight, self.num_points, self.temperature = dense_weight, num_points, temperature

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.embeddings import Embedded, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import gather
 from medcl3d.encoders.network import Network
@@ -30,10 +30,10 @@ class GlobalPairs:
 def project(network: Network, projector: Projector, batch: PairBatch) -> Embedded:
     """One embedding per view, of all roles."""
     pooled = torch.cat([network(group.voxels).pooled for group in batch.groups])
-    return {"online": Rows(projector(pooled), Keys.cat(group.keys for group in batch.groups))}
+    return {"online": Embeddings(projector(pooled), Keys.cat(group.keys for group in batch.groups))}
 
 
-def global_pairs(rows: Rows, relating: Relating) -> GlobalPairs:
+def global_pairs(rows: Embeddings, relating: Relating) -> GlobalPairs:
     """Draw partners of each sample's first view and gather both with gradients.
 
     All ranks compute the same loss on them: its gradient, summed over ranks by the gather and averaged by

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from medcl3d.config.field_types import Fraction, Size
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import triple
 from medcl3d.distributed.collectives import global_mean
@@ -76,7 +76,7 @@ class MAE(nn.Module):
         error = (self.head(decoded).to(dtype) - self.target(voxels.to(dtype))).square().mean(1, keepdim=True)
         masked = (~visible).to(dtype)
         mean = (error * masked).flatten(1).sum(1, keepdim=True) / masked.flatten(1).sum(1, keepdim=True)
-        return {"online": Rows(mean, batch.main.keys)}
+        return {"online": Embeddings(mean, batch.main.keys)}
 
     def with_mask_token(self, maps: Sequence[Tensor], blocks: Tensor) -> Sequence[Tensor]:
         """Maps with the mask token at the positions of dropped tokens."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from medcl3d.config.field_types import Count, Fraction, Positive, Size
+from medcl3d.config.field_types import Fraction, Positive, PositiveInt, Size
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Loss
 from medcl3d.encoders.network import Network
@@ -40,8 +40,8 @@ class MAEContrastive(nn.Module):
         per_block: bool = False,
         temperature: Positive = 0.1,
         norm: HeadNorm = "batch",
-        hidden_dim: Count = 256,
-        out_dim: Count = 128,
+        hidden_dim: PositiveInt = 256,
+        out_dim: PositiveInt = 128,
     ):
         super().__init__()
         self.mae_weight, self.dim, self.temperature = mae_weight, out_dim, temperature

@@ -8,14 +8,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from medcl3d.config.field_types import Count, Positive, Whole
+from medcl3d.config.field_types import NonNegativeInt, Positive, PositiveInt
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.keys import Keys
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
-from medcl3d.objectives.momentum_encoder import Momentum, Schedule, Teacher
+from medcl3d.objectives.momentum_encoder import Momentum, MomentumEncoder, Schedule
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 
@@ -45,14 +45,14 @@ class MoCo(nn.Module):
         self,
         network: Network,
         *,
-        queue_size: Whole = 1024,
+        queue_size: NonNegativeInt = 1024,
         predictor: bool = False,
         momentum: Momentum | None = None,
         momentum_rises: bool = False,
         temperature: Positive = 0.1,
         norm: HeadNorm = "batch",
-        hidden_dim: Count = 256,
-        out_dim: Count = 128,
+        hidden_dim: PositiveInt = 256,
+        out_dim: PositiveInt = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
@@ -61,7 +61,7 @@ class MoCo(nn.Module):
         self.momentum = self.schedule.published
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm)
         self.predictor = Projector(out_dim, hidden_dim, out_dim, 2, norm) if predictor else nn.Identity()
-        self.teacher = Teacher(network, self.projector)
+        self.teacher = MomentumEncoder(network, self.projector)
 
     def before_step(self, step: int, steps: int) -> None:
         """Update the momentum."""
@@ -83,7 +83,7 @@ class MoCo(nn.Module):
         teacher, projector = self.teacher.copies
         with torch.no_grad():
             target = projector(teacher(batch.main.voxels).pooled)
-        return {"online": Rows(online, keys), "target": Rows(target, batch.main.keys)}
+        return {"online": Embeddings(online, keys), "target": Embeddings(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """Compare views with the targets of all ranks and the queue, then add the former to the queue."""

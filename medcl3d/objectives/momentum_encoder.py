@@ -17,7 +17,7 @@ MUCH_LEFT = 0.1  # fraction above which a given momentum causes a warning
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Teacher(nn.Module):
+class MomentumEncoder(nn.Module):
     """Exponential moving averages of modules; saved in checkpoints, not updated by the optimiser.
 
     Source: mean teacher (Tarvainen and Valpola, NeurIPS 2017), as in MoCo, BYOL and DINO.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.core.embeddings import Rows
+from medcl3d.core.embeddings import Embeddings
 from medcl3d.core.errors import DataError
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
@@ -50,7 +50,7 @@ class Related:
     metrics: dict[str, Tensor]
 
 
-def relate_to_all(anchors: Rows, targets: Rows, relating: Relating) -> Related:
+def relate_to_all(anchors: Embeddings, targets: Embeddings, relating: Relating) -> Related:
     """Relate this rank's anchors to the targets of all ranks. DataError if no anchor has a positive."""
     columns, keys = gather(targets.z), gather_keys(targets.keys)
     order = in_order(keys)
@@ -58,7 +58,7 @@ def relate_to_all(anchors: Rows, targets: Rows, relating: Relating) -> Related:
     z = F.normalize(anchors.z.detach(), dim=1)
     similarity = z @ F.normalize(columns.detach(), dim=1).T
     relation, tally = relating(anchors.keys, keys, similarity), Tally()
-    tally.add(Tile(relation), similarity, anchors.keys.same_thing(keys).sum())
+    tally.add(Tile(relation), similarity, anchors.keys.same_item(keys).sum())
     if all_sum(relation.positive.sum()) == 0:
         raise DataError(
             "no anchor of this batch has a positive, so the loss is undefined; "
@@ -67,7 +67,7 @@ def relate_to_all(anchors: Rows, targets: Rows, relating: Relating) -> Related:
     return Related(columns, order, relation, diagnose(z, tally))
 
 
-def draw_partners(anchors: Rows, targets: Rows, relating: Relating) -> Partners:
+def draw_partners(anchors: Embeddings, targets: Embeddings, relating: Relating) -> Partners:
     """Draw one target per anchor with probability P_ij / sum_j P_ij, the same for any number of ranks.
 
     anchors, targets: this rank's embeddings of one dimension; a target is never the anchor's own view. Both

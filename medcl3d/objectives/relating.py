@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relate, Relation
 from medcl3d.losses.contrastive import RelateBlock, Tile
-from medcl3d.pairs import PairStrategy, learns_through_weights, link, needs_features
+from medcl3d.pairs import PairStrategy, has_gradient_through_negatives, link, needs_features
 
 
-class Support(nn.Module):
+class EmbeddingQueue(nn.Module):
     """Embedding queue: embeddings of earlier batches with their keys, a ring buffer saved in checkpoints.
 
     size    number of embeddings
@@ -61,7 +61,7 @@ class Relating(nn.Module):
         self,
         relate: Relate,
         strategy: PairStrategy | None = None,
-        support: Support | None = None,
+        support: EmbeddingQueue | None = None,
         constant_across: tuple[str, ...] | None = None,
     ):
         super().__init__()
@@ -102,7 +102,7 @@ class Relating(nn.Module):
                 rows, cols = link(self.strategy, rows, cols, z @ columns.T)
         shared = None if self.constant_across is None else _SharedKeys(rows, cols, self.constant_across)
 
-        gradient_of_weights = self.strategy is not None and learns_through_weights(self.strategy)
+        gradient_of_weights = self.strategy is not None and has_gradient_through_negatives(self.strategy)
 
         def relate_block(block: slice, similarity: Tensor) -> Tile:
             if gradient_of_weights:

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medcl3d.config.field_types import Count, Positive
+from medcl3d.config.field_types import Positive, PositiveInt
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.keys import Keys
 from medcl3d.encoders.network import Network
 from medcl3d.losses.contrastive import Denominator, denominator_kind
@@ -46,8 +46,8 @@ class SimCLR(nn.Module):
         denominator: Denominator = "all",
         decoupled: bool = False,
         norm: HeadNorm = "batch",
-        hidden_dim: Count = 256,
-        out_dim: Count = 128,
+        hidden_dim: PositiveInt = 256,
+        out_dim: PositiveInt = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
@@ -62,7 +62,7 @@ class SimCLR(nn.Module):
     def embed_pooled(self, pooled: Sequence[Tensor], batch: PairBatch) -> Embedded:
         """The embeddings from pooled features ``[N, F]`` of each role."""
         keys = Keys.cat(group.keys for group in batch.groups)
-        return {"online": Rows(self.projector(torch.cat([*pooled])), keys)}
+        return {"online": Embeddings(self.projector(torch.cat([*pooled])), keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """Compare each view with all views of the global batch."""

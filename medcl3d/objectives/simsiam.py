@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from medcl3d.config.field_types import Count
+from medcl3d.config.field_types import PositiveInt
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import global_mean
 from medcl3d.encoders.network import Network
@@ -40,8 +40,8 @@ class SimSiam(nn.Module):
         network: Network,
         *,
         norm: HeadNorm = "batch",
-        hidden_dim: Count = 512,
-        out_dim: Count = 128,
+        hidden_dim: PositiveInt = 512,
+        out_dim: PositiveInt = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
@@ -54,7 +54,7 @@ class SimSiam(nn.Module):
         keys = Keys.cat(group.keys for group in batch.groups)
         projected = self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups]))
         target = projected[: len(batch.main.keys)].detach()
-        return {"online": Rows(self.predictor(projected), keys), "target": Rows(target, batch.main.keys)}
+        return {"online": Embeddings(self.predictor(projected), keys), "target": Embeddings(target, batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over anchors, weighted by a_i."""

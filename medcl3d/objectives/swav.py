@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.config.field_types import Count, Positive, Whole
+from medcl3d.config.field_types import NonNegativeInt, Positive, PositiveInt
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import gather, gather_keys, global_mean
 from medcl3d.encoders.network import Network
@@ -50,15 +50,15 @@ class SwAV(nn.Module):
         self,
         network: Network,
         *,
-        num_prototypes: Count = 64,
+        num_prototypes: PositiveInt = 64,
         temperature: Positive = 0.1,
         sharpness: Positive = 0.05,
-        iterations: Count = 3,
-        queue_size: Whole = 0,
-        freeze_steps: Whole = 0,
+        iterations: PositiveInt = 3,
+        queue_size: NonNegativeInt = 0,
+        freeze_steps: NonNegativeInt = 0,
         norm: HeadNorm = "batch",
-        hidden_dim: Count = 256,
-        out_dim: Count = 128,
+        hidden_dim: PositiveInt = 256,
+        out_dim: PositiveInt = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
@@ -76,8 +76,8 @@ class SwAV(nn.Module):
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """Unit vectors of all views, and those of the global ones without gradient."""
         z = self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups]))
-        online = Rows(z, Keys.cat(group.keys for group in batch.groups))
-        return {"online": online, "large": Rows(z[: len(batch.main.keys)].detach(), batch.main.keys)}
+        online = Embeddings(z, Keys.cat(group.keys for group in batch.groups))
+        return {"online": online, "large": Embeddings(z[: len(batch.main.keys)].detach(), batch.main.keys)}
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over pairs of a view and a global view's code, weighted by P."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import nn
 
-from medcl3d.config.field_types import Count, NonNegative
+from medcl3d.config.field_types import NonNegative, PositiveInt
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Loss
 from medcl3d.core.errors import DataError
@@ -40,8 +40,8 @@ class VICReg(nn.Module):
         variance: NonNegative = 25.0,
         covariance: NonNegative = 1.0,
         norm: HeadNorm = "batch",
-        hidden_dim: Count = 512,
-        out_dim: Count = 128,
+        hidden_dim: PositiveInt = 512,
+        out_dim: PositiveInt = 128,
         num_layers: Annotated[int, Field(ge=1, le=8)] = 3,
     ):
         super().__init__()

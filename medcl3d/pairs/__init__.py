@@ -67,7 +67,7 @@ class PairStrategy(Protocol):
     detach_weights    False: the gradient goes through M too, and `relate` gets whole rows of similarities
                       that require a gradient
     temperature       the temperature that `link` assumes; an objective with another one is refused
-    companions        ``(collection) -> Companions | None``: the batch grouping
+    companions        ``(collection) -> BatchGrouping | None``: the batch grouping
     samples_per_scan  number of samples of one scan that share a batch
     within_scan       fields that only affect pairs of samples of one scan; reported if they cannot have an
                       effect
@@ -122,19 +122,19 @@ def parts_of(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
     return tuple(getattr(strategy, "strategies", ()))
 
 
-def every_part(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
+def all_parts(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
     """A strategy and its inner strategies at all depths."""
-    return strategy, *(inner for part in parts_of(strategy) for inner in every_part(part))
+    return strategy, *(inner for part in parts_of(strategy) for inner in all_parts(part))
 
 
-def learns_through_weights(strategy: PairStrategy) -> bool:
+def has_gradient_through_negatives(strategy: PairStrategy) -> bool:
     """Whether the gradient goes through the negative weights of a strategy or of an inner one."""
-    return any(getattr(part, "detach_weights", True) is False for part in every_part(strategy))
+    return any(getattr(part, "detach_weights", True) is False for part in all_parts(strategy))
 
 
 def queue_size(strategy: PairStrategy) -> int:
     """The size of the embedding queue that a strategy needs."""
-    return max(getattr(part, "queue_size", 0) for part in every_part(strategy))
+    return max(getattr(part, "queue_size", 0) for part in all_parts(strategy))
 
 
 if not TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from medcl3d.config.field_types import Count, NonNegative, Positive
+from medcl3d.config.field_types import NonNegative, Positive, PositiveInt
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec, triple
@@ -43,7 +43,7 @@ class AdjacentSlices:
     thickness_mm: Positive | None = None
     max_gap_mm: Positive = 5.0
     ignore_mm: NonNegative = 20.0
-    samples_per_scan: Count = 1
+    samples_per_scan: PositiveInt = 1
 
     informative = ("slice",)
     constant_across = ("scan",)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medcl3d.core.collection import Collection
-from medcl3d.pairs import PairStrategy, every_part
+from medcl3d.pairs import PairStrategy, all_parts
 
 
 @dataclass(frozen=True)
-class Companions:
+class BatchGrouping:
     """Batch grouping: groups of anchors that attract each other, and of samples that start from one anchor.
 
     together          number of scans, each of another patient, that are adjacent in a batch
@@ -69,16 +69,16 @@ class Companions:
         return np.array(groups, dtype=np.int64)
 
 
-def companions_of(strategy: PairStrategy, collection: Collection) -> Companions | None:
+def batch_grouping_of(strategy: PairStrategy, collection: Collection) -> BatchGrouping | None:
     """The batch grouping of a strategy; None if it has none.
 
     Groups are those of the strategy, or of its first inner strategy that has any. `samples_per_scan` is the
     largest of all inner strategies.
     """
-    found = (part.companions(collection) for part in every_part(strategy) if hasattr(part, "companions"))
+    found = (part.companions(collection) for part in all_parts(strategy) if hasattr(part, "companions"))
     grouping = next((one for one in found if one is not None), None)
-    samples_per_scan = max(getattr(part, "samples_per_scan", 1) for part in every_part(strategy))
+    samples_per_scan = max(getattr(part, "samples_per_scan", 1) for part in all_parts(strategy))
     if samples_per_scan == 1:
         return grouping
-    single_scans = Companions(1, lambda scan: np.zeros(len(collection)), collection.columns["patient"])
+    single_scans = BatchGrouping(1, lambda scan: np.zeros(len(collection)), collection.columns["patient"])
     return replace(grouping or single_scans, samples_per_scan=samples_per_scan)

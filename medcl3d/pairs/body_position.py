@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.config.field_types import Count, Fraction, NonNegative, Positive
+from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
@@ -43,7 +43,7 @@ class BodyPosition:
     sigma_mm: Positive = 5.0
     h_mm: Positive = 10.0
     noise_mm: NonNegative = 0.0
-    num_points: Count = 32
+    num_points: PositiveInt = 32
     tolerance_mm: NonNegative = 0.0
     ignore_mm: NonNegative = 5.0
     min_iou: Fraction = 0.2

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
-from medcl3d.config.field_types import Choice, Count
+from medcl3d.config.field_types import Choice, PositiveInt
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec
@@ -19,7 +19,7 @@ from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.batch_grouping import Companions
+from medcl3d.pairs.batch_grouping import BatchGrouping
 from medcl3d.pairs.metadata_similarity import require_columns, without_missing
 
 
@@ -40,7 +40,7 @@ class ClassLabels:
 
     column: str = "class"
     inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
-    together: Count = 2
+    together: PositiveInt = 2
     on_missing: Literal["own_group", "drop", "error"] = "own_group"
 
     inner_draws_only = True
@@ -73,7 +73,7 @@ class ClassLabels:
         anchors = self.strategies[0].anchors(collection)
         return without_missing("class_labels", collection, (self.column,), self.on_missing, anchors)
 
-    def companions(self, collection: Collection) -> Companions | None:
+    def companions(self, collection: Collection) -> BatchGrouping | None:
         """Groups of patients with one label."""
         if self.together == 1:
             return None
@@ -82,7 +82,7 @@ class ClassLabels:
         def affinity(scan: int) -> np.ndarray:
             return (labels == labels[scan]).astype(np.float64)
 
-        return Companions(self.together, affinity, collection.columns["patient"])
+        return BatchGrouping(self.together, affinity, collection.columns["patient"])
 
     def sample(
         self, collection: Collection, anchor: int, rng: np.random.Generator

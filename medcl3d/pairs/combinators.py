@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.config.choices import part_of
+from medcl3d.config.choices import choice_in_list
 from medcl3d.config.field_types import Positive
 from medcl3d.core.body_coordinates import BODY
 from medcl3d.core.collection import Collection
@@ -19,10 +19,10 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS, PairStrategy, crosses_patients, every_part, link, relates_points
+from medcl3d.pairs import PAIRS, PairStrategy, all_parts, crosses_patients, link, relates_points
 from medcl3d.pairs.anchors import Anchors
 
-Part = part_of(PAIRS)
+Part = choice_in_list(PAIRS)
 
 
 def _shared_anchors(parts: Sequence[PairStrategy], collection: Collection) -> Anchors:
@@ -143,7 +143,7 @@ class Product:
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
             raise ConfigError(f"product: parts = {len(self.parts)} strategies; a product has two or more")
-        for inner in (inner for part in self.strategies[1:] for inner in every_part(part)):
+        for inner in (inner for part in self.strategies[1:] for inner in all_parts(part)):
             if getattr(inner, "on_missing", None) in ("drop", "error"):
                 raise ConfigError(
                     f"product: on_missing: {inner.on_missing} selects anchors, "  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.matching import matched_crops
+from medcl3d.pairs.matching import corresponding_crops
 from medcl3d.pairs.sessions import compare_sessions
 
 
@@ -83,7 +83,7 @@ class Longitudinal:
     ) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the corresponding crop of another visit."""
         other = int(rng.choice(self.partners(collection, anchor)))
-        return matched_crops(collection, anchor, other, self.jitter_mm, rng)
+        return corresponding_crops(collection, anchor, other, self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P = exp(-days / T) within the sample; other pairs of the patient are ignored; the rest repels."""

@@ -11,7 +11,7 @@ from medcl3d.pairs.boxes import random_box, start_at
 TRIES = 20
 
 
-def matched_crops(
+def corresponding_crops(
     collection: Collection, scan: int, other: int, jitter_mm: float, rng: np.random.Generator
 ) -> tuple[ViewSpec, ViewSpec]:
     """A crop of `scan` and the crop of `other` at the same position, within `jitter_mm` along each axis.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
-from medcl3d.config.field_types import Choice, Count
+from medcl3d.config.field_types import Choice, PositiveInt
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec
@@ -19,7 +19,7 @@ from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.batch_grouping import Companions
+from medcl3d.pairs.batch_grouping import BatchGrouping
 from medcl3d.pairs.metadata_similarity import Combine, Kernels, require_columns, similarity_between, similarity_of, without_missing
 
 
@@ -43,7 +43,7 @@ class MetadataKernel:
     columns: Kernels
     combine: Combine = "product"
     inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
-    together: Count = 1
+    together: PositiveInt = 1
     on_missing: Literal["ignore", "own_group", "drop", "error"] = "ignore"
 
     inner_draws_only = True
@@ -65,7 +65,7 @@ class MetadataKernel:
         anchors = self.strategies[0].anchors(collection)
         return without_missing("metadata_kernel", collection, self.columns, self.on_missing, anchors)
 
-    def companions(self, collection: Collection) -> Companions | None:
+    def companions(self, collection: Collection) -> BatchGrouping | None:
         """Groups of patients with similar metadata; None if `together` is 1."""
         if self.together == 1:
             return None
@@ -75,7 +75,7 @@ class MetadataKernel:
             one, how = all_scans[[scan]], (self.columns, self.combine, self.on_missing)
             return similarity_between(collection, one, all_scans, *how)[0]
 
-        return Companions(self.together, affinity, collection.columns["patient"])
+        return BatchGrouping(self.together, affinity, collection.columns["patient"])
 
     def sample(
         self, collection: Collection, anchor: int, rng: np.random.Generator

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from medcl3d.config.field_types import Count, Fraction, Size
+from medcl3d.config.field_types import Fraction, PositiveInt, Size
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec, triple
@@ -37,7 +37,7 @@ class MultiCrop:
     """
 
     local_size: Size = (16, 16, 16)
-    num_local: Count = 4
+    num_local: PositiveInt = 4
     min_coverage: Fraction = 1.0
     min_iou: Fraction = 0.3
     max_iou: Fraction = 1.0

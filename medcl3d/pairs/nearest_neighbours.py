@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
-from medcl3d.config.field_types import Choice, Count
+from medcl3d.config.field_types import Choice, PositiveInt
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
@@ -34,8 +34,8 @@ class NearestNeighbours:
     Source: NNCLR (Dwibedi et al., ICCV 2021, eq. 1 and 3).
     """
 
-    k: Count = 1
-    queue_size: Count = 1024
+    k: PositiveInt = 1
+    queue_size: PositiveInt = 1024
     inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
 
     informative = ()

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.config.field_types import Count, Fraction
+from medcl3d.config.field_types import Fraction, PositiveInt
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec, triple
@@ -45,7 +45,7 @@ class OverlappingCrops:
     max_iou: Fraction = 0.8
     num_views: Annotated[int, Field(ge=2)] = 2
     same_scan: Literal["ignore", "negative"] = "ignore"
-    samples_per_scan: Count = 1
+    samples_per_scan: PositiveInt = 1
 
     informative = ()
     constant_across = ("scan",)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl3d.config.field_types import Count, Fraction, NonNegative, Positive
+from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import ViewSpec
@@ -46,7 +46,7 @@ class PhysicalOverlap:
     kappa: Positive = 0.5
     min_iou: Fraction = 0.1
     max_iou: Fraction = 0.9
-    samples_per_scan: Count = 1
+    samples_per_scan: PositiveInt = 1
 
     informative = ()
     constant_across = ("scan",)

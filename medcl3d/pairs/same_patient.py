@@ -18,7 +18,7 @@ from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import random_box
-from medcl3d.pairs.matching import matched_crops
+from medcl3d.pairs.matching import corresponding_crops
 from medcl3d.pairs.sessions import ONLY_SESSION, compare_sessions
 
 
@@ -85,7 +85,7 @@ class SamePatient:
         if self.position == "free":
             first, second = (ViewSpec(scan, random_box(collection, scan, rng)) for scan in (anchor, other))
             return first, second
-        return matched_crops(collection, anchor, other, self.jitter_mm, rng)
+        return corresponding_crops(collection, anchor, other, self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P = 1 within the sample (matched) or patient (free); other patients repel; the rest is ignored."""

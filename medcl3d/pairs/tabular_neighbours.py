@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medcl3d.config.field_types import Count, NonNegative
+from medcl3d.config.field_types import NonNegative, PositiveInt
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec
@@ -19,7 +19,7 @@ from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.matching import matched_crops
+from medcl3d.pairs.matching import corresponding_crops
 from medcl3d.pairs.metadata_similarity import Combine, Kernels, require_columns, similarity_between, similarity_of, without_missing
 
 NEAR = 128  # scans per block of the first comparison
@@ -49,7 +49,7 @@ class TabularNeighbours:
     columns: Kernels
     combine: Combine = "mean"
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None
-    k: Count = 5
+    k: PositiveInt = 5
     weighting: Literal["similarity", "uniform"] = "similarity"
     jitter_mm: NonNegative = 0.0
     on_missing: Literal["ignore", "drop", "error"] = "ignore"
@@ -132,7 +132,7 @@ class TabularNeighbours:
         """A crop of scan `anchor` and the corresponding crop of a similar patient."""
         scans, similarity = self.neighbours(collection, anchor)
         weights = similarity / similarity.sum() if self.weighting == "similarity" else None
-        return matched_crops(collection, anchor, int(rng.choice(scans, p=weights)), self.jitter_mm, rng)
+        return corresponding_crops(collection, anchor, int(rng.choice(scans, p=weights)), self.jitter_mm, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """P = similarity, or 1 from the threshold on; 1 in one scan of one sample; M = 1 - P."""

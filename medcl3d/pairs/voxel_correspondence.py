@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from medcl3d.config.field_types import Count, Fraction, NonNegative
+from medcl3d.config.field_types import Fraction, NonNegative, PositiveInt
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
@@ -38,10 +38,10 @@ class VoxelCorrespondence:
 
     min_iou: Fraction = 0.2
     max_iou: Fraction = 0.8
-    num_points: Count = 32
+    num_points: PositiveInt = 32
     tolerance_mm: NonNegative = 0.0
     ignore_mm: NonNegative = 5.0
-    samples_per_scan: Count = 1
+    samples_per_scan: PositiveInt = 1
 
     informative = ("position_mm",)
     constant_across = ("sample", "frame")

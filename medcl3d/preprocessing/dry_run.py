@@ -14,7 +14,7 @@ from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.notes import without_names
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.array_file import import_blosc2
-from medcl3d.io.disk_space import as_size, free_bytes, refuse_unwritable
+from medcl3d.io.disk_space import format_size, free_bytes, require_writable
 from medcl3d.io.nifti import read_header
 from medcl3d.io.nifti_header import Header
 from medcl3d.io.regular_file import why_absent
@@ -58,7 +58,7 @@ def forecast(
             faults[task.scan] = fault
     if missing:
         count = f"{len(missing)} files of the manifest are missing"
-        say(count if options.hash_ids else manifest.say_missing(missing))
+        say(count if options.hash_ids else manifest.describe_missing(missing))
     for fault in [*faults.values()][:MAX_FAULTS]:
         say(fault)
     allowed = max(1, int(options.max_bad_fraction * len(manifest)))
@@ -69,7 +69,7 @@ def forecast(
     for line in moves:
         say(line)
     say("patients: " + ", ".join(f"{len(patients)} {side}" for side, patients in split.parts.items()))
-    refuse_unwritable(out, "--out")
+    require_writable(out, "--out")
     num_bytes = _bytes_under(root) if tasks is None else num_bytes
     _check_disk_space(out, num_bytes, options, is_exact=tasks is not None, say=say)
     say(
@@ -143,20 +143,20 @@ def _check_disk_space(
     """Compare the size of the store with the free disk space."""
     present = _bytes_under(out / "store") if (out / "store").is_dir() else 0
     if present:
-        say(f"{out}: already contains {as_size(present)} of scans; unchanged scans are not prepared again")
+        say(f"{out}: already contains {format_size(present)} of scans; unchanged scans are not prepared again")
     free = free_bytes(out)
     if not is_exact:
         raw = f"files in {out / 'raw'} and the store take about as much each"
-        size = f"the source has {as_size(num_bytes)}; {raw}; " if num_bytes else ""
-        say(f"{size}{as_size(free)} are free")
+        size = f"the source has {format_size(num_bytes)}; {raw}; " if num_bytes else ""
+        say(f"{size}{format_size(free)} are free")
         return
     smaller = options.crop != "none" or options.store != "npy"
     say(
-        f"the store would take {'at most' if smaller else 'about'} {as_size(num_bytes)}, "
-        f"{as_size(free)} are free"
+        f"the store would take {'at most' if smaller else 'about'} {format_size(num_bytes)}, "
+        f"{format_size(free)} are free"
     )
     if num_bytes - present > free and not smaller:
         raise MachineError(
-            f"{out}: {as_size(num_bytes)} are needed, {as_size(free)} are free; "
+            f"{out}: {format_size(num_bytes)} are needed, {format_size(free)} are free; "
             "free disk space, or choose another folder"
         )

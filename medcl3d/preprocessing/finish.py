@@ -13,7 +13,7 @@ import pandas as pd
 
 from medcl3d.core.columns import PATH_COLUMNS
 from medcl3d.core.errors import DataError
-from medcl3d.core.warning_summary import first_reasons, warnings_told
+from medcl3d.core.warning_summary import first_reasons, summarise_warnings
 from medcl3d.datasets.columns import MISSING
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import write_json, write_text
@@ -29,10 +29,10 @@ from medcl3d.store.stored_scan import SCHEMA, stored_names
 
 @dataclass(frozen=True)
 class Prepared:
-    """The numbers of scans stored (of which `num_there` were stored before), refused and skipped."""
+    """The numbers of scans stored (of which `num_unchanged` were stored before), refused and skipped."""
 
     num_ok: int
-    num_there: int
+    num_unchanged: int
     num_refused: int
     num_skipped: int
     warnings: tuple[str, ...]
@@ -77,16 +77,16 @@ def finish(
     if manifest.root == out / "raw":
         _remove_unlisted(manifest)
     counts = Counter(o.status for o in outcomes.values())
-    num_there = sum(o.was_there for o in outcomes.values())
-    grouped = warnings_told(((scan, outcome.warnings) for scan, outcome in outcomes.items()), len(table))
+    num_unchanged = sum(o.was_unchanged for o in outcomes.values())
+    grouped = summarise_warnings(((scan, outcome.warnings) for scan, outcome in outcomes.items()), len(table))
     left_out = [f"{o.status}: {o.reason}" for o in outcomes.values() if o.status in ("refused", "skipped")]
     for line in (*departed, *moves, *warnings, *_missing_cells(table), *grouped, *first_reasons(left_out)):
         say(line)
     skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
     where = f" (all in {out / 'report.csv'})" if left_out or grouped else ""
     done = f"{counts['ok']} scans of {table['patient'].nunique()} patients in {out}"
-    say(f"{done} ({num_there} already prepared), {counts['refused']} refused{skipped}{where}")
-    return Prepared(counts["ok"], num_there, counts["refused"], counts["skipped"], warnings)
+    say(f"{done} ({num_unchanged} already prepared), {counts['refused']} refused{skipped}{where}")
+    return Prepared(counts["ok"], num_unchanged, counts["refused"], counts["skipped"], warnings)
 
 
 def _missing_cells(table: pd.DataFrame) -> list[str]:

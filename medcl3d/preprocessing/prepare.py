@@ -16,7 +16,7 @@ from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.pseudonymise import hidden
 from medcl3d.datasets.sources import SOURCES
-from medcl3d.datasets.volumes import VOLUME, one_scan_a_volume
+from medcl3d.datasets.volumes import VOLUME, split_volumes
 from medcl3d.io.array_file import import_blosc2
 from medcl3d.io.nifti import read_header
 from medcl3d.preprocessing.finish import Prepared, finish
@@ -99,7 +99,7 @@ def plan_preparation(
         manifest: Manifest = SOURCES.build(choice, *folders)
         if writes_scans:
             return manifest, None
-        manifest = one_scan_a_volume(manifest) if options.channels == "split" else manifest
+        manifest = split_volumes(manifest) if options.channels == "split" else manifest
         return manifest, _tasks(manifest, options)
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from None
@@ -129,10 +129,10 @@ def _prepare(
         say(note)
     if len(missing) > _allowed(manifest, options):
         correct = "" if len(manifest.links(missing)) == len(missing) else "; correct the paths"
-        raise DataError(f"{manifest.say_missing(missing)}{correct}, or raise max_bad_fraction")
+        raise DataError(f"{manifest.describe_missing(missing)}{correct}, or raise max_bad_fraction")
     if options.channels == "split":
         num_notes = len(manifest.notes)
-        manifest = one_scan_a_volume(manifest)
+        manifest = split_volumes(manifest)
         for note in manifest.notes[num_notes:]:
             say(note)
     allowed = _allowed(manifest, options)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medcl3d.core.body_coordinates import middle_of_body
-from medcl3d.core.errors import DataError, UserError, unforeseen
+from medcl3d.core.errors import DataError, UserError, unexpected_error
 from medcl3d.io.array_file import write_array
 from medcl3d.io.atomic import write_json
 from medcl3d.io.regular_file import open_regular
@@ -36,7 +36,7 @@ def prepare_scan(task: ScanTask, store: Path) -> Outcome:
                 name: stored.get(name) for name in identity
             } != identity:  # so that no file is hashed next time
                 write_json(store / stored_names(task.scan)[2], {**stored, **identity})
-            return Outcome(task.scan, "ok", "", tuple(stored["warnings"]), was_there=True)
+            return Outcome(task.scan, "ok", "", tuple(stored["warnings"]), was_unchanged=True)
         return Outcome(task.scan, "ok", "", _prepare(task, store, identity))
     except SkippedScan as error:
         status, reason = "skipped", str(error)
@@ -50,7 +50,7 @@ def prepare_scan(task: ScanTask, store: Path) -> Outcome:
             store, error
         ):  # a full disk affects all other scans too
             raise
-        status, reason = "refused", unforeseen(task.image, error)
+        status, reason = "refused", unexpected_error(task.image, error)
     (store / stored_names(task.scan)[2]).unlink(missing_ok=True)
     return Outcome(task.scan, status, reason, ())
 

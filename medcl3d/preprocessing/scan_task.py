@@ -65,10 +65,10 @@ class ScanTask:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of preparing a scan: ok, refused or skipped, and why; `was_there`: it was stored before."""
+    """The result of preparing a scan: ok, refused or skipped, and why; `was_unchanged`: it was stored before."""
 
     scan: str
     status: str
     reason: str
     warnings: tuple[str, ...]
-    was_there: bool = False
+    was_unchanged: bool = False

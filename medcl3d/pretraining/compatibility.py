@@ -12,9 +12,9 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.pairs import PAIRS, PairStrategy, every_part, parts_of, queue_size
+from medcl3d.pairs import PAIRS, PairStrategy, all_parts, parts_of, queue_size
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.batch_grouping import Companions, companions_of
+from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 
 if TYPE_CHECKING:
     from medcl3d.pretraining.config import PretrainConfig
@@ -41,7 +41,7 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -
             f"{names}: the strategy needs an embedding queue, which the objective does not support; choose "
             "another objective or strategy"
         )
-    for part in every_part(strategy):
+    for part in all_parts(strategy):
         pairs, own = getattr(part, "temperature", None), getattr(objective, "temperature", None)
         if pairs is not None and pairs != own:
             raise ConfigError(
@@ -50,7 +50,7 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -
             )
 
 
-def check_together(config: PretrainConfig, companions: Companions | None) -> None:
+def check_batch_grouping(config: PretrainConfig, companions: BatchGrouping | None) -> None:
     """ConfigError if a batch does not hold whole groups of samples."""
     samples = config.train.samples_per_step
     if companions is None or samples % companions.group_size == 0:
@@ -63,7 +63,7 @@ def check_together(config: PretrainConfig, companions: Companions | None) -> Non
     )
 
 
-def check_not_alone(config: PretrainConfig) -> None:
+def check_negatives(config: PretrainConfig) -> None:
     """ConfigError if a batch holds one sample and the objective needs negatives."""
     objective = OBJECTIVES.get(config.objective.name)
     if config.train.samples_per_step == 1 and "negative" in objective.uses and not objective.decodes:  # type: ignore[attr-defined]
@@ -76,7 +76,9 @@ def check_not_alone(config: PretrainConfig) -> None:
 DRAWN = 16  # samples drawn to test whether they contain scans other than their anchor
 
 
-def without_effect(config: PretrainConfig, strategy: PairStrategy, objective: Any, collection: Collection, anchors: Anchors) -> list[str]:
+def fields_without_effect(
+    config: PretrainConfig, strategy: PairStrategy, objective: Any, collection: Collection, anchors: Anchors
+) -> list[str]:
     """Warnings about fields without an effect: those that set which samples of one scan repel.
 
     Defaults are skipped.
@@ -121,7 +123,7 @@ def _can_share_scan(
     samples: int, strategy: PairStrategy, objective: Any, collection: Collection, anchors: Anchors
 ) -> bool:
     """Whether two samples of one scan can be compared: both in one step, or one of them in a queue."""
-    if samples > len(anchors.ids) or companions_of(strategy, collection) is not None:
+    if samples > len(anchors.ids) or batch_grouping_of(strategy, collection) is not None:
         return True
     if queue_size(strategy) or getattr(objective, "queue_size", 0):
         return True

@@ -16,12 +16,12 @@ from medcl3d.core.columns import KNOWN_COLUMNS
 from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.distributed.precision import autocast, autocast_dtype
 from medcl3d.evaluation.metrics.label_free import label_free
-from medcl3d.io.atomic import replacing, write_json
+from medcl3d.io.atomic import open_atomic, write_json
 from medcl3d.pairs import PAIRS
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.plan import Plan
-from medcl3d.store.scan_selection import ScansInUse, pretraining_scans
+from medcl3d.store.scan_selection import ScanSelection, pretraining_scans
 from medcl3d.store.store import Store
 from medcl3d.training.run_folder import RunFolder
 
@@ -36,7 +36,7 @@ SCORES, FEATURES = "label_free.json", "features.npz"
 
 
 @torch.no_grad()
-def portray(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
+def export_embeddings(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
     """Write label-free scores of crops to label_free.json, and their features and metadata to features.npz.
 
     The number of crops is `NUM_CROPS`, or the number of training samples if that is smaller. Non-finite
@@ -72,11 +72,11 @@ def portray(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
     write_json(run.path / SCORES, {"schema": SCHEMA, "crops": len(views), "scores": scores})
     packed = io.BytesIO()
     np.savez(packed, features=both[:, 0], **_metadata(parts.store, scans, views))  # type: ignore[arg-type]
-    with replacing(run.path / FEATURES) as file:
+    with open_atomic(run.path / FEATURES) as file:
         file.write(packed.getvalue())
 
 
-def _metadata(store: Store, scans: ScansInUse, views: list[ViewSpec]) -> dict[str, np.ndarray]:
+def _metadata(store: Store, scans: ScanSelection, views: list[ViewSpec]) -> dict[str, np.ndarray]:
     """Metadata and structure of each crop, as arrays of text."""
     table = scans.collection.table.iloc[[view.scan for view in views]]
     metadata = [name for name in table if name not in KNOWN_COLUMNS]

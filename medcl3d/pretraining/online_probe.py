@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config.choices import part_of
-from medcl3d.config.field_types import STRICT, Choice, Count
+from medcl3d.config.choices import choice_in_list
+from medcl3d.config.field_types import STRICT, Choice, PositiveInt
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.crop_dataset import Example, answers
 from medcl3d.downstream.label_selection import with_target
@@ -34,8 +34,8 @@ class OnlineProbe:
     patients  number of patients: one half trains the probe, the other tests it
     """
 
-    task: part_of(TASKS)  # type: ignore[valid-type]
-    every: Count = 100
+    task: choice_in_list(TASKS)  # type: ignore[valid-type]
+    every: PositiveInt = 100
     patients: Annotated[int, Field(ge=4)] = 20
 
 

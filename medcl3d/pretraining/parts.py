@@ -16,18 +16,18 @@ from medcl3d.distributed.collectives import rank, world_size
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.relating import Relating, Support
-from medcl3d.pairs import PAIRS, PairStrategy, learns_through_weights, queue_size, relates_points
+from medcl3d.objectives.relating import EmbeddingQueue, Relating
+from medcl3d.pairs import PAIRS, PairStrategy, has_gradient_through_negatives, queue_size, relates_points
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.batch_grouping import companions_of
+from medcl3d.pairs.batch_grouping import batch_grouping_of
 from medcl3d.pairs.placebo import placebo
-from medcl3d.pretraining.compatibility import check_not_alone, check_together, check_uses, shapes_of_roles
+from medcl3d.pretraining.compatibility import check_batch_grouping, check_negatives, check_uses, shapes_of_roles
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.plan import Plan
 from medcl3d.sampling.raw_batch import RawBatch
-from medcl3d.store.scan_selection import ScansInUse, pretraining_scans
+from medcl3d.store.scan_selection import ScanSelection, pretraining_scans
 from medcl3d.store.store import Store
 from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics
 from medcl3d.training.loop import check_ranks
@@ -73,7 +73,7 @@ class Pretraining:
 
     config: PretrainConfig
     store: Store
-    scans: ScansInUse
+    scans: ScanSelection
     strategy: PairStrategy
     anchors: Anchors
     learner: Learner
@@ -88,7 +88,7 @@ class Pretraining:
             scans=self.scans,
             strategy=self.strategy,
             recipe=self.learner.recipe,
-            plan=Plan(self.anchors.ids, train.samples_per_step, self.config.seed, companions_of(self.strategy, self.scans.collection)),
+            plan=Plan(self.anchors.ids, train.samples_per_step, self.config.seed, batch_grouping_of(self.strategy, self.scans.collection)),
             steps=train.steps,
             rank=rank(),
             world_size=world_size(),
@@ -107,14 +107,14 @@ def assemble(config: PretrainConfig) -> Pretraining:
     scans = pretraining_scans(store, config.data)
     strategy: PairStrategy = PAIRS.build(config.pairs)
     if config.placebo:
-        scans = ScansInUse(placebo(scans.collection, strategy, config.seed), scans.rows, scans.left_out)
+        scans = ScanSelection(placebo(scans.collection, strategy, config.seed), scans.rows, scans.left_out)
     if config.loader == "torchio":
         from medcl3d.sampling.torchio_sampler import refuse_across_patients
 
         refuse_across_patients(strategy)
     anchors = strategy.anchors(scans.collection)
-    check_together(config, companions_of(strategy, scans.collection))
-    check_not_alone(config)
+    check_batch_grouping(config, batch_grouping_of(strategy, scans.collection))
+    check_negatives(config)
     seed_weights(config.seed)
     constructor = OBJECTIVES.get(config.objective.name)
     network = build_network(config.encoder, store.num_channels, decoder=constructor.decodes)  # type: ignore[attr-defined]
@@ -134,12 +134,12 @@ def assemble(config: PretrainConfig) -> Pretraining:
     )
 
 
-def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Relating:
+def relating_of(strategy: PairStrategy, objective: Any, scans: ScanSelection) -> Relating:
     """The relation of a strategy; gated if the objective compares points and the strategy relates views."""
     relate: Relate = strategy.relate
     constant_across = getattr(strategy, "constant_across", None)
     if hasattr(objective, "gate") and not relates_points(strategy):
-        if learns_through_weights(strategy):
+        if has_gradient_through_negatives(strategy):
             raise ConfigError(
                 "pairs: detach_weights = false: the strategy relates crops, and the objective compares points; "
                 "set detach_weights to true, or choose an inner strategy that relates points"
@@ -151,4 +151,4 @@ def relating_of(strategy: PairStrategy, objective: Any, scans: ScansInUse) -> Re
         return Relating(relate, strategy, constant_across=constant_across)
     any_view = ViewSpec(0, Box((0, 0, 0), scans.collection.patch_size))
     layout = scans.collection.keys([any_view], np.zeros(1), np.zeros(1))
-    return Relating(relate, strategy, Support(size, objective.dim, layout))
+    return Relating(relate, strategy, EmbeddingQueue(size, objective.dim, layout))

@@ -17,7 +17,7 @@ from medcl3d.core.relation import Relation
 from medcl3d.pretraining.pair_measures import PairFacts
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.raw_batch import RawBatch
-from medcl3d.store.scan_selection import ScansInUse
+from medcl3d.store.scan_selection import ScanSelection
 from medcl3d.store.store import Store
 
 COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#b565d9", "#e9b44c", "#50514f")
@@ -28,7 +28,7 @@ Plane = tuple[str, int, tuple[int, int], str]  # name, normal axis, in-plane axe
 PLANES: tuple[Plane, ...] = (("sagittal", 0, (1, 2), "AS"), ("coronal", 1, (0, 2), "RS"), ("axial", 2, (0, 1), "RA"))
 
 
-def picture_of_pairs(store: Store, scans: ScansInUse, raw: RawBatch, recipe: Any, num_samples: int = 3) -> np.ndarray:
+def picture_of_pairs(store: Store, scans: ScanSelection, raw: RawBatch, recipe: Any, num_samples: int = 3) -> np.ndarray:
     """A picture ``uint8[H, W, 3]`` of samples.
 
     Each sample shows three planes of each of its scans, through the centre of the first view in that scan,
@@ -62,7 +62,7 @@ def _rows_of(raw: RawBatch, sample: int) -> list[tuple[int, int]]:
 
 
 def _sample(
-    part: Any, store: Store, scans: ScansInUse, raw: RawBatch, batch: PairBatch, rows: list[tuple[int, int]], number: int, columns: int
+    part: Any, store: Store, scans: ScanSelection, raw: RawBatch, batch: PairBatch, rows: list[tuple[int, int]], number: int, columns: int
 ) -> None:
     views = [raw.groups[g].views[row] for g, row in rows]
     shown_scans = list(dict.fromkeys(view.scan for view in views))
@@ -94,7 +94,7 @@ def _short(name: str) -> str:
 
 
 def _scan(
-    axis: Any, store: Store, scans: ScansInUse, scan: int, views: Sequence[ViewSpec], plane: tuple[str, int, tuple[int, int], str]
+    axis: Any, store: Store, scans: ScanSelection, scan: int, views: Sequence[ViewSpec], plane: tuple[str, int, tuple[int, int], str]
 ) -> None:
     title, normal, (x, y), letters = plane
     shape, spacing = scans.collection.shapes[scan], scans.collection.spacings[scan]

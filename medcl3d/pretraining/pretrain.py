@@ -14,11 +14,11 @@ from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
 from medcl3d.core.embeddings import Loss
 from medcl3d.distributed.collectives import process_group, rank, say
-from medcl3d.distributed.precision import autocast_dtype, computes_in
-from medcl3d.io.atomic import replacing, write_json
-from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.distributed.precision import autocast_dtype, precision_used
+from medcl3d.io.atomic import open_atomic, write_json
+from medcl3d.io.disk_space import require_writable
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.embedding_export import portray
+from medcl3d.pretraining.embedding_export import export_embeddings
 from medcl3d.pretraining.online_probe import Asked
 from medcl3d.pretraining.pair_measures import facts_of
 from medcl3d.pretraining.parts import Pretraining, assemble
@@ -46,9 +46,9 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         say(summary(parts))
         asked = Asked(config.probe, parts.store, config.data, config.train.log_every) if config.probe else None
         if check:
-            refuse_unwritable(config.out_dir, "out_dir")
+            require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        provenance = {**fingerprints(parts.store), "kind": "pretrain", "precision": computes_in(config.train.precision, device)}
+        provenance = {**fingerprints(parts.store), "kind": "pretrain", "precision": precision_used(config.train.precision, device)}
         with run_folder(config.out_dir, plain(config), provenance, model=PretrainConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this pretraining is done; remove the folder to repeat it")
@@ -99,10 +99,10 @@ def finish(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
     if rank() == 0:
         network = parts.learner.network
         weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-        with replacing(run.path / "encoder.safetensors") as file:
+        with open_atomic(run.path / "encoder.safetensors") as file:
             file.write(to_safetensors(weights, metadata={"format": "pt"}))
         write_json(run.path / "encoder.json", sidecar(parts))
-        portray(parts, run, device)
+        export_embeddings(parts, run, device)
     run.status("done", parts.config.train.steps)
 
 

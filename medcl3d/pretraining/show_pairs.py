@@ -14,8 +14,8 @@ from matplotlib.image import imsave
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.collectives import say
-from medcl3d.io.atomic import replacing, write_text
-from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.io.atomic import open_atomic, write_text
+from medcl3d.io.disk_space import require_writable
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.pair_distances import distances_of
 from medcl3d.pretraining.pair_measures import PairFacts, facts_of
@@ -55,7 +55,7 @@ def show_pairs(
         raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
     parts = assemble(load(config_path, overrides, PretrainConfig))
     say(summary(parts))
-    refuse_unwritable(out.parent, "--out")
+    require_writable(out.parent, "--out")
     if check:
         return None
     raw = parts.dataset()[0]
@@ -63,7 +63,7 @@ def show_pairs(
     pairs = picture_of_pairs(parts.store, parts.scans, raw, parts.learner.recipe, num_samples)
     relation = picture_of_relation(facts)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as file:
+    with open_atomic(out) as file:
         file.write(_png(_above(pairs, relation)))
     say("\n".join([*facts.lines(), *distances_of([facts]).lines()]))
     say(str(out))

@@ -6,11 +6,11 @@ from typing import Any
 
 from medcl3d.encoders.cost import forward_flops
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.batch_grouping import Companions, companions_of
-from medcl3d.pretraining.compatibility import without_effect
+from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
+from medcl3d.pretraining.compatibility import fields_without_effect
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import Pretraining
-from medcl3d.training.loop import short_of_warmup
+from medcl3d.training.loop import warmup_warning
 
 
 def summary(parts: Pretraining) -> str:
@@ -27,14 +27,14 @@ def summary(parts: Pretraining) -> str:
             f"{len(parts.scans.collection)} scans of {patients} patients",
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
             *(f"  {note}" for note in parts.anchors.notes),
-            *few_anchors(config, parts.anchors, companions_of(parts.strategy, parts.scans.collection)),
+            *few_anchors(config, parts.anchors, batch_grouping_of(parts.strategy, parts.scans.collection)),
             *(
                 f"  {line}"
-                for line in without_effect(
+                for line in fields_without_effect(
                     config, parts.strategy, learner.objective, parts.scans.collection, parts.anchors
                 )
             ),
-            *short_of_warmup(config.train),
+            *warmup_warning(config.train),
             *(f"  {note}" for note in objective_notes(learner.objective, config.train.steps)),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
             f"  {flops / 1e9:.2f} GFLOP per crop of {' x '.join(map(str, config.data.patch_size))}, one "
@@ -48,7 +48,7 @@ def objective_notes(objective: Any, steps: int) -> list[str]:
     return list(objective.notes(steps)) if hasattr(objective, "notes") else []
 
 
-def few_anchors(config: PretrainConfig, anchors: Anchors, companions: Companions | None) -> list[str]:
+def few_anchors(config: PretrainConfig, anchors: Anchors, companions: BatchGrouping | None) -> list[str]:
     """A note if a batch visits anchors more often than requested."""
     samples, num = config.train.samples_per_step, len(anchors.ids)
     visits = 1 if companions is None else companions.samples_per_scan

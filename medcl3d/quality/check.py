@@ -15,16 +15,16 @@ import pandas as pd
 
 from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import DataError, MachineError
-from medcl3d.core.warning_summary import first_reasons, warnings_told
+from medcl3d.core.warning_summary import first_reasons, summarise_warnings
 from medcl3d.datasets.manifest import Manifest
-from medcl3d.io.atomic import replacing, write_text
-from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.io.atomic import open_atomic, write_text
+from medcl3d.io.disk_space import require_writable
 from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.preprocessing.output_folder import refuse_report_over
 from medcl3d.preprocessing.workers import bar, each
-from medcl3d.quality.dicom_series import examine_series, with_series
+from medcl3d.quality.dicom_series import check_series, with_series
 from medcl3d.quality.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
-from medcl3d.quality.source_detection import CheckOptions, manifest_at, shared_out
+from medcl3d.quality.source_detection import CheckOptions, read_collection, split_options
 from medcl3d.store.content_hashes import duplicate_groups
 from medcl3d.store.splits import read_split
 from medcl3d.store.store import Store
@@ -65,14 +65,14 @@ def audit(
     target = Path(target)
     if not target.exists():
         raise DataError(f"{target}: there is no such file or folder")
-    choice, options = shared_out(target, dict(given or {}))
+    choice, options = split_options(target, dict(given or {}))
     folder = None if report is None else _opened(report)
     checked = _of_store(target, options) if choice is None else _of_source(target, choice, options, folder)
     if report is not None:
         _write(report, checked)
     leaks = _leaks(checked)
     total, bad = len(checked.findings), [f.fault for f in checked.findings if f.fault]
-    warnings = warnings_told(((f.scan, f.warnings) for f in checked.findings), total)
+    warnings = summarise_warnings(((f.scan, f.warnings) for f in checked.findings), total)
     for line in (*checked.notes, *_duplicates(checked), *warnings):
         say(line)
     if leaks:
@@ -96,7 +96,7 @@ def _opened(report: Path) -> Path | None:
     """
     is_file = report.suffix == ".csv"
     refuse_report_over(report)
-    refuse_unwritable(report, "--report", is_file=is_file)
+    require_writable(report, "--report", is_file=is_file)
     if is_file and report.is_dir():
         raise MachineError(f"--report = {report}: is a folder; choose another name for a file")
     (report.parent if is_file else report).mkdir(parents=True, exist_ok=True)
@@ -104,12 +104,12 @@ def _opened(report: Path) -> Path | None:
 
 
 def _of_source(target: Path, choice: Choice, options: CheckOptions, folder: Path | None) -> Checked:
-    manifest = manifest_at(target, choice)
+    manifest = read_collection(target, choice)
     num_pictures = 0 if folder is None else MAX_PICTURES
     rows = enumerate(manifest.table.to_dict("records"))
     of_files = [_task(manifest, row, options, number < num_pictures) for number, row in rows]
     tasks = with_series(of_files, manifest.unwritten)
-    check_scan: Callable[[Any], Finding] = examine_series if manifest.unwritten else examine
+    check_scan: Callable[[Any], Finding] = check_series if manifest.unwritten else examine
     states = {task.scan: task.state() for task in tasks}
     found = _read_cache(folder, states)
     new, num_cached = [task for task in tasks if task.scan not in found], len(found)
@@ -146,7 +146,7 @@ def _task(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, pic
 
 def _write_cache(folder: Path, states: Mapping[str, str], found: Mapping[str, Finding]) -> None:
     """One line per scan, so that neither writing nor reading holds the whole cache in memory twice."""
-    with replacing(folder / CACHE) as file:
+    with open_atomic(folder / CACHE) as file:
         file.write(json.dumps({"schema": SCHEMA}).encode() + b"\n")
         for scan, state in states.items():
             file.write(json.dumps([scan, state, vars(found[scan])]).encode() + b"\n")

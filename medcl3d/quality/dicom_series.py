@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from medcl3d.core.errors import DataError, UserError, unforeseen
+from medcl3d.core.errors import DataError, UserError, unexpected_error
 from medcl3d.datasets.dicom.series import Series, write_series
 from medcl3d.quality.examine import Finding, Look, examine
 
 
 @dataclass(frozen=True)
-class SeriesLook:
+class SeriesCheck:
     """A scan of a manifest to validate, with the series that replaces its file."""
 
     look: Look
@@ -34,12 +34,12 @@ class SeriesLook:
         return f"{self.look.state()} {self.series.pet} {self.series.tilt} {self.series.state()}"
 
 
-def with_series(looks: Sequence[Look], series: Mapping[str, Series]) -> list[Look | SeriesLook]:
+def with_series(looks: Sequence[Look], series: Mapping[str, Series]) -> list[Look | SeriesCheck]:
     """The scans to validate, with the series of those that have one."""
-    return [SeriesLook(look, series[look.scan]) if look.scan in series else look for look in looks]
+    return [SeriesCheck(look, series[look.scan]) if look.scan in series else look for look in looks]
 
 
-def examine_series(look: Look | SeriesLook) -> Finding:
+def check_series(look: Look | SeriesCheck) -> Finding:
     """Decode and validate a series, or validate a file. Faults are findings, not exceptions."""
     if isinstance(look, Look):
         return examine(look)
@@ -53,7 +53,7 @@ def examine_series(look: Look | SeriesLook) -> Finding:
         except UserError:  # an error of the environment, not of the series
             raise
         except Exception as error:
-            return examine(replace(look.look, fault=unforeseen(look.image, error)))
+            return examine(replace(look.look, fault=unexpected_error(look.image, error)))
         found = examine(replace(look.look, image=image))
     fault = found.fault.replace(str(image), look.image)
     return replace(found, fault=fault, warnings=(*warnings, *found.warnings))

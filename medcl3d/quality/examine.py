@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medcl3d.core.errors import DataError, MachineError, unforeseen
+from medcl3d.core.errors import DataError, MachineError, unexpected_error
 from medcl3d.preprocessing.intensity_kind import Kind, kind_warnings, label_warnings
 from medcl3d.preprocessing.read_scan import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.preprocessing.resample import to_ras
@@ -89,7 +89,7 @@ def examine(task: Look) -> Finding:
         except MemoryError:
             fault = f"{task.image}: not enough memory for this scan; use fewer workers"
         except Exception as error:
-            fault = unforeseen(task.image, error)
+            fault = unexpected_error(task.image, error)
     return Finding(task.scan, fault, (skipped,) if skipped else (), task.patient)
 
 
@@ -116,7 +116,7 @@ def check_stored_scan(task: StoredCheckTask) -> Finding:
     except MachineError:
         raise
     except Exception as error:
-        fault = unforeseen(task.root / about["scan"], error)
+        fault = unexpected_error(task.root / about["scan"], error)
     return Finding(about["scan"], fault, () if fault else tuple(about["warnings"]), task.patient, facts)
 
 

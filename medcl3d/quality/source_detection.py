@@ -57,7 +57,7 @@ class _FilesOptions:
     allow_outside: bool = False
 
 
-def shared_out(target: Path, given: dict[str, Any]) -> tuple[Choice | None, CheckOptions]:
+def split_options(target: Path, given: dict[str, Any]) -> tuple[Choice | None, CheckOptions]:
     """The source (None: a store) with its fields, and the options. ConfigError for an unknown key."""
     known = list(CheckOptions.__dataclass_fields__)
     options = parse({k: given.pop(k) for k in known if k in given}, CheckOptions, "check")
@@ -78,7 +78,7 @@ def shared_out(target: Path, given: dict[str, Any]) -> tuple[Choice | None, Chec
     return parse({"source": {str(name): given}}, _SourceChoice, "check").source, options
 
 
-def schemas_at(target: Path, options: Sequence[str]) -> list[Schema]:
+def option_schemas_at(target: Path, options: Sequence[str]) -> list[Schema]:
     """JSON Schemas of the options for `target`, by its source, which options may name as ``source=NAME``."""
     named = [text.removeprefix("source=") for text in options if text.startswith("source=")]
     return option_schemas(named[-1] if named else detect_source(target), CheckOptions)
@@ -99,7 +99,7 @@ def detect_source(target: Path) -> str:
     return "bids" if any(target.glob("sub-*")) else "files"
 
 
-def manifest_at(target: Path, choice: Choice) -> Manifest:
+def read_collection(target: Path, choice: Choice) -> Manifest:
     """The collection, as its source reads it; nothing is written. ConfigError, DataError."""
     if choice.name != "files":
         if choice.name in ("medmnist", "simulated"):

@@ -19,7 +19,7 @@ from medcl3d.pairs.placebo import permutes_points
 from medcl3d.sampling.crops import to_grid, view_affine, view_spacing
 from medcl3d.sampling.plan import Plan
 from medcl3d.sampling.raw_batch import RawBatch, RawGroup
-from medcl3d.store.scan_selection import ScansInUse
+from medcl3d.store.scan_selection import ScanSelection
 from medcl3d.store.store import Store
 
 CANDIDATES_PER_POINT = 8
@@ -34,7 +34,7 @@ class PairDataset(Dataset[RawBatch]):
     """
 
     store: Store
-    scans: ScansInUse
+    scans: ScanSelection
     strategy: PairStrategy
     recipe: Any
     plan: Plan

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medcl3d.distributed.seeding import Stream, generator
-from medcl3d.pairs.batch_grouping import Companions
+from medcl3d.pairs.batch_grouping import BatchGrouping
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Plan:
     anchors: np.ndarray
     samples_per_step: int
     seed: int
-    companions: Companions | None = None
+    companions: BatchGrouping | None = None
     _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -51,7 +51,7 @@ def contents(descriptions: Iterable[Mapping[str, Any]]) -> list[str]:
     return sorted(" ".join(short_hashes(description).values()) for description in descriptions)
 
 
-def known_again(descriptions: Iterable[Mapping[str, Any]], noted: Iterable[str]) -> dict[str, str]:
+def scans_with_content(descriptions: Iterable[Mapping[str, Any]], noted: Iterable[str]) -> dict[str, str]:
     """The scans whose content is in lines of `contents`: id -> description of what is the same."""
     known = {digits for line in noted for digits in line.split()}
     found = {}

@@ -50,7 +50,7 @@ def fingerprints(store: Store) -> dict[str, Any]:
     }
 
 
-def parts_read(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def hashed_parts(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The hashes in a provenance.json: description of the part -> its hash.
 
     Older runs have only the first.
@@ -67,8 +67,8 @@ def parts_read(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Descriptions of the parts that differ, among those that both provenances have."""
-    then = parts_read(before)
-    return [name for name, digest in parts_read(now).items() if name in then and then[name] != digest]
+    then = hashed_parts(before)
+    return [name for name, digest in hashed_parts(now).items() if name in then and then[name] != digest]
 
 
 def _values(column: pd.Series, is_id: bool) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from medcl3d.config.field_types import STRICT, Size, Whole
+from medcl3d.config.field_types import STRICT, NonNegativeInt, Size
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.store.splits import Split, read_split
@@ -35,11 +35,11 @@ class DataConfig:
     patch_size: Size = (32, 32, 32)
     smaller_than_patch: Literal["error", "pad", "skip"] = "error"
     modalities: tuple[str, ...] | None = None
-    fold: Whole | None = None
+    fold: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True)
-class ScansInUse:
+class ScanSelection:
     """The scans that a run may use, and the number left out per reason."""
 
     collection: Collection
@@ -47,7 +47,7 @@ class ScansInUse:
     left_out: Counter[str]
 
 
-def scans_in_use(store: Store, config: DataConfig, patients: Sequence[str] | None = None) -> ScansInUse:
+def select_scans(store: Store, config: DataConfig, patients: Sequence[str] | None = None) -> ScanSelection:
     """The collection restricted to `patients`, the configured modalities and scans that a patch fits into.
 
     DataError if no scan is left, or if a scan is smaller than the patch and smaller_than_patch is `error`.
@@ -87,12 +87,12 @@ def scans_in_use(store: Store, config: DataConfig, patients: Sequence[str] | Non
         reasons = "; ".join(f"{n}: {reason}" for reason, n in left_out.items())
         raise DataError(f"{config.root}: no scan is left to use ({reasons})")
     rows = np.flatnonzero(keep)
-    return ScansInUse(collection.take(rows), rows, left_out)
+    return ScanSelection(collection.take(rows), rows, left_out)
 
 
-def pretraining_scans(store: Store, config: DataConfig) -> ScansInUse:
+def pretraining_scans(store: Store, config: DataConfig) -> ScanSelection:
     """The scans of the training patients; test patients never enter pretraining."""
-    return scans_in_use(store, config, split_of(store, config).train)
+    return select_scans(store, config, split_of(store, config).train)
 
 
 def split_of(store: Store, config: DataConfig) -> Split:

@@ -264,7 +264,7 @@ def _refuse_other_folds(path: Path, split: Split) -> None:
         )
 
 
-def draw_labelled(
+def select_labelled(
     split: Split,
     patients_with_label: Sequence[str],
     num: int,

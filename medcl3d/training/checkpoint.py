@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, MachineError
-from medcl3d.io.atomic import replacing
+from medcl3d.io.atomic import open_atomic
 
 SCHEMA = 1
 KEEP = 2
@@ -40,7 +40,7 @@ def save(folder: Path, state: TrainState) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{state.step:08d}.pt"
     try:
-        with replacing(path) as file:
+        with open_atomic(path) as file:
             torch.save({"schema": SCHEMA, **vars(state)}, file)
     except RuntimeError as error:  # torch raises this if the disk is full
         reason = str(error).splitlines()[0]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from medcl3d.core.embeddings import Embedded, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.precision import autocast
@@ -46,10 +46,10 @@ def embed_in_chunks(embed: Callable[[RawBatch], Embedded], raw: RawBatch, sample
     if len(chunks) == 1:
         return embed(raw)
     parts: list[Embedded] = [checkpoint(embed_chunk, chunk, use_reentrant=False) for chunk in chunks]
-    return {name: _in_order(Rows.cat(part[name] for part in parts), raw) for name in parts[0]}
+    return {name: _in_order(Embeddings.cat(part[name] for part in parts), raw) for name in parts[0]}
 
 
-def _in_order(rows: Rows, raw: RawBatch) -> Rows:
+def _in_order(rows: Embeddings, raw: RawBatch) -> Embeddings:
     """Sort embeddings by group, as an objective does for a whole batch; chunks are ordered by sample."""
     if len(raw.groups) == 1:
         return rows

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medcl3d.config.field_types import STRICT, Count, Fraction, NonNegative, Positive, Whole
+from medcl3d.config.field_types import STRICT, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, DataError, Stopped
 from medcl3d.distributed.collectives import all_sum, rank, wait_for_all, world_size
@@ -24,7 +24,7 @@ from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
 from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
 from medcl3d.training.run_folder import RunFolder
-from medcl3d.training.speed import at_speed
+from medcl3d.training.speed import apply_cost_options
 
 MAX_BAD_STEPS = 10
 
@@ -49,16 +49,16 @@ class FitOptions:
                        at once)
     """
 
-    steps: Count
-    samples_per_step: Count
+    steps: PositiveInt
+    samples_per_step: PositiveInt
     lr: Positive = 1e-3
     weight_decay: NonNegative = 1e-2
-    warmup_steps: Whole = 0
+    warmup_steps: NonNegativeInt = 0
     clip_norm: Positive = 1.0
     precision: Precision = "auto"
-    checkpoint_every: Count = 200
-    log_every: Count = 10
-    workers: Whole = 0
+    checkpoint_every: PositiveInt = 200
+    log_every: PositiveInt = 10
+    workers: NonNegativeInt = 0
     optimizer: OptimizerName = "adamw"
     momentum: Fraction | None = None
     nesterov: bool = False
@@ -66,7 +66,7 @@ class FitOptions:
     checkpointing: bool = False
     channels_last: bool = False
     compile: bool = False
-    grad_cache: Whole = 0
+    grad_cache: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         if self.optimizer == "adamw" and self.momentum is not None:
@@ -90,7 +90,7 @@ def check_ranks(options: FitOptions) -> None:
         )
 
 
-def short_of_warmup(options: FitOptions) -> list[str]:
+def warmup_warning(options: FitOptions) -> list[str]:
     """A warning if a run ends during warm-up, which is intended only in a short trial run."""
     if options.warmup_steps <= options.steps:
         return []
@@ -125,7 +125,7 @@ def fit(
     non-finite.
     """
     model.to(device)
-    at_speed(model, checkpointing=options.checkpointing, channels_last=options.channels_last, compiled=options.compile)
+    apply_cost_options(model, checkpointing=options.checkpointing, channels_last=options.channels_last, compiled=options.compile)
     optimizer = build_optimizer(
         model,
         options.optimizer,
@@ -203,7 +203,7 @@ def _samples(step: int, options: FitOptions) -> str:
 
 def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder) -> int:
     state = load_latest(run.checkpoints)
-    run.forget_after(state.step if state else 0)
+    run.remove_rows_after(state.step if state else 0)
     if state is None:
         return 0
     model.load_state_dict(state.model)

@@ -108,7 +108,7 @@ class RunFolder:
             }
             write_text(self.path / "status.json", json.dumps(content, indent=1) + "\n")
 
-    def forget_after(self, step: int) -> None:
+    def remove_rows_after(self, step: int) -> None:
         """Remove logged rows after `step`: the resumed run writes them again."""
         file = self.path / "metrics.jsonl"
         if rank() != 0 or not file.exists():

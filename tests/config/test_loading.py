@@ -9,8 +9,8 @@ from typing import Literal
 import pytest
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from medcl3d.config.choices import choice_of, part_of
-from medcl3d.config.field_types import STRICT, Choice, Fraction, Positive, Size, Whole
+from medcl3d.config.choices import choice_in_list, choice_of
+from medcl3d.config.field_types import STRICT, Choice, Fraction, NonNegativeInt, Positive, Size
 from medcl3d.config.loading import load, parse, with_line
 from medcl3d.config.plain import differences, plain
 from medcl3d.config.registry import Registry
@@ -42,7 +42,7 @@ class Outer:
     lr: Positive = 1.0
     name: str | None = None
     enabled: bool = False
-    seed: Whole = 0
+    seed: NonNegativeInt = 0
 
 
 GOOD = "data:\n  root: here\n  patch_size: [4, 5, 6]\nshape:\n  cube: {edge: 2}\nlr: 1e-4\n"
@@ -164,7 +164,7 @@ def test_a_default_choice_has_its_fields_filled_in_like_one_in_the_file() -> Non
 class Stack:
     """A component of components."""
 
-    parts: tuple[part_of(PARTS), ...]  # type: ignore[valid-type]
+    parts: tuple[choice_in_list(PARTS), ...]  # type: ignore[valid-type]
     gaps: Literal["none"] | tuple[Positive, ...] = "none"
 
 

@@ -14,7 +14,7 @@ from medcl3d.config.loading import load, parse, read_options
 from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError
 from medcl3d.preprocessing.options import option_schemas, prepare_options
-from medcl3d.quality.source_detection import schemas_at
+from medcl3d.quality.source_detection import option_schemas_at
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -106,7 +106,7 @@ def test_options_of_prepare_and_check_are_read_by_their_types(tmp_path: Path) ->
     given = prepare_options("folder", read_options(texts, option_schemas("folder")))
     assert given.fields["pattern"] == "{patient} #2/*.nii" and given.fields["label"] == "2024" and given.options.workers == 2
     texts = ["source=folder", "pattern=a #2", "label=null", "workers=2"]
-    read = read_options(texts, schemas_at(tmp_path, texts))
+    read = read_options(texts, option_schemas_at(tmp_path, texts))
     assert read == {"source": "folder", "pattern": "a #2", "label": None, "workers": 2}
     assert read_options(["label=[a, b]"], option_schemas("bids")) == {"label": ["a", "b"]}
     with pytest.raises(ConfigError, match="workers = '2 #3': "):

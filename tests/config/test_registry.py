@@ -21,7 +21,7 @@ from torch import nn
 
 from medcl3d.catalogue import _load
 from medcl3d.config.choices import choice_of
-from medcl3d.config.field_types import STRICT, Choice, Count
+from medcl3d.config.field_types import STRICT, Choice, PositiveInt
 from medcl3d.config.kinds import KINDS
 from medcl3d.config.loading import load
 from medcl3d.config.registry import Registry
@@ -219,7 +219,7 @@ def test_a_component_is_built_without_importing_its_package() -> None:
     @registry.register("a")
     @dataclass(frozen=True, kw_only=True)
     class A:
-        n: Count = 1
+        n: PositiveInt = 1
 
     assert A(n=2).n == registry.build(Choice("a", {"n": 2})).n == 2
     with pytest.raises(ConfigError, match=r"^a: n = 0: "):

@@ -235,7 +235,7 @@ def test_an_annex_outside_the_root_and_pointer_files(tree: Path) -> None:
     first.symlink_to("../../../../.git/annex/objects/x/SHA256E-s9--a.nii.gz")
     manifest = bids(tree)
     (missing,) = manifest.missing()
-    assert manifest.say_missing([missing, "other.nii.gz"]).endswith(
+    assert manifest.describe_missing([missing, "other.nii.gz"]).endswith(
         "(1 of them are links to missing files: fetch the content with `datalad get .` in that folder)"
     )
     first.unlink()

@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.columns import meant_columns, near_columns, odd_cells
+from medcl3d.datasets.columns import non_numeric_cells, normalise_columns, similar_columns
 
 
 def read(*names: str) -> tuple[list[str], list[str]]:
-    table, notes = meant_columns(pd.DataFrame([["x"] * len(names)], columns=list(names)), "scans.csv:1")
+    table, notes = normalise_columns(pd.DataFrame([["x"] * len(names)], columns=list(names)), "scans.csv:1")
     return list(table.columns), notes
 
 
@@ -32,7 +32,7 @@ def test_a_column_that_may_be_the_patient_id_is_refused(name: str) -> None:
 
 
 def test_other_names_are_not_patient_columns() -> None:
-    assert near_columns(["path", "inpatient", "patient_kg", "age", "site", "scanner", "score"]) == {}
+    assert similar_columns(["path", "inpatient", "patient_kg", "age", "site", "scanner", "score"]) == {}
 
 
 def test_two_columns_of_one_meaning_are_refused() -> None:
@@ -46,7 +46,7 @@ def test_columns_with_similar_names_are_reported() -> None:
     table = pd.DataFrame(
         {"path": ["a.nii"], "patient": ["p"], "visit": ["1"], "modalitiy": ["T1"], "lesion": ["m/a.nii.gz"]}
     )
-    notes = meant_columns(table, "scans.csv:1")[1]
+    notes = normalise_columns(table, "scans.csv:1")[1]
     assert notes == [
         "column 'visit' counts as metadata; rename it to session if it means that",
         "column 'modalitiy' counts as metadata; rename it to modality if it means that",
@@ -56,7 +56,7 @@ def test_columns_with_similar_names_are_reported() -> None:
 
 
 def odd(cells: list[str]) -> list[str]:
-    return odd_cells(pd.DataFrame({"volume": cells}), lambda row, column: f"scans.csv:{row + 2}")
+    return non_numeric_cells(pd.DataFrame({"volume": cells}), lambda row, column: f"scans.csv:{row + 2}")
 
 
 def test_a_typing_error_among_numbers_is_reported_with_its_place() -> None:

@@ -116,7 +116,7 @@ def test_an_irregular_grid_is_refused_with_its_series(
         ("RescaleSlope", "DS", b"inf ", "RescaleSlope is 'inf', a number is needed"),
         ("RescaleIntercept", "DS", b"-1024,0 ", "RescaleIntercept is '-1024,0', a number is needed"),
         ("NumberOfFrames", "IS", b"x ", "NumberOfFrames is 'x', a number is needed"),
-        ("Rows", "US", b"", "Rows is missing, a number is needed"),
+        ("Embeddings", "US", b"", "Rows is missing, a number is needed"),
         ("Columns", "US", b"\1", "Columns is "),
         (
             "ImagePositionPatient",
@@ -408,7 +408,7 @@ def test_prepare_reports_a_refused_series_and_resumes(tmp_path: Path) -> None:
     report = pd.read_csv(out / "report.csv", dtype=str, keep_default_na=False).set_index("patient")
     assert report.loc["002", "status"] == "refused" and "slices are missing" in report.loc["002", "reason"]
     assert set(Store.open(out).collection.table["patient"]) == {"000", "001"}
-    assert prepare("dicom", root, out, options=PrepareOptions(workers=1)).num_there == 2
+    assert prepare("dicom", root, out, options=PrepareOptions(workers=1)).num_unchanged == 2
     assert json.loads((out / "prepared.json").read_text())["source"]["root"] == str(root)
 
 
@@ -429,7 +429,7 @@ def test_a_folder_of_refused_series_is_reused_and_removed_series_leave_no_files(
     prepare("dicom", tmp_path / "good", out, options=PrepareOptions(workers=1))
     made = sorted(path.name for path in (out / "raw").rglob("*.*"))
     shutil.rmtree(tmp_path / "good" / "p1")
-    assert prepare("dicom", tmp_path / "good", out, options=PrepareOptions(workers=1)).num_there == 1
+    assert prepare("dicom", tmp_path / "good", out, options=PrepareOptions(workers=1)).num_unchanged == 1
     left = sorted(path.name for path in (out / "raw").rglob("*.*"))
     assert len(made) == 4 and len(left) == 2 and set(left) < set(made)
 

@@ -398,14 +398,14 @@ def test_the_dry_run_reports_the_download_without_a_connection(
     known = offered(server, archive())
     lines: list[str] = []
     forecast(known, tmp_path / "sets", lines.append)
-    size = table.as_size(len(server.content))
+    size = table.format_size(len(server.content))
     assert any(f"{size} to download and {size} to unpack" in line for line in lines) and any(
         "medcl3d prepare" in line for line in lines
     )
     assert not server.requests and not list(tmp_path.iterdir())
     (tmp_path / f"{known.file}.part").write_bytes(server.content[:1000])
     forecast(known, tmp_path, lines.append)
-    assert f"{table.as_size(len(server.content) - 1000)} to download" in lines[-2]
+    assert f"{table.format_size(len(server.content) - 1000)} to download" in lines[-2]
     download(known, tmp_path, lines.append)
     num_requests = len(server.requests)
     forecast(known, tmp_path, lines.append)

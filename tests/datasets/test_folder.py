@@ -158,4 +158,4 @@ def test_links_written_by_prepare_are_not_read_as_scans(
             fields={"pattern": "**/{patient}/*.nii.gz"},
             options=options,
         )
-        assert (found.num_ok, found.num_there) == (4, num_existing)
+        assert (found.num_ok, found.num_unchanged) == (4, num_existing)

@@ -223,16 +223,16 @@ def test_background_is_declared_by_default(tmp_path) -> None:
 def test_missing_files_are_counted_with_the_first_ten_and_the_root(tmp_path) -> None:
     rows = "".join(f"s{i},p{i},images/{i}.nii.gz\n" for i in range(14))
     manifest = write(tmp_path, "scan,patient,path\n" + rows)
-    line = manifest.say_missing(manifest.missing())
+    line = manifest.describe_missing(manifest.missing())
     assert line.startswith(f"14 files of the manifest are missing under {tmp_path}")
     assert "images/9.nii.gz" in line and "images/10.nii.gz" not in line
     assert line.endswith("images/9.nii.gz")
     home = write(tmp_path, "path\n~/a.nii.gz\n")
-    assert home.say_missing(home.missing()).endswith("~/a.nii.gz (~ is not expanded: write the full path)")
+    assert home.describe_missing(home.missing()).endswith("~/a.nii.gz (~ is not expanded: write the full path)")
     number = write(tmp_path, "path,label\na.nii.gz,1\n")
-    assert "write numbers in the column class" in number.say_missing(["1"])
+    assert "write numbers in the column class" in number.describe_missing(["1"])
     windows = write(tmp_path, "path\nscans\\a.nii.gz\n")
-    assert "folders are separated by /" in windows.say_missing(windows.missing())
+    assert "folders are separated by /" in windows.describe_missing(windows.missing())
 
 
 def test_the_decathlon_is_read_with_its_classes(real) -> None:
@@ -439,4 +439,4 @@ def test_another_column_without_a_name_is_refused(tmp_path) -> None:
 def test_unexpanded_paths_have_a_hint(tmp_path, path, words) -> None:
     manifest = write(tmp_path, f"path,patient\n{path},p\n")
     with pytest.raises(DataError, match=words):
-        raise DataError(manifest.say_missing(manifest.missing()))
+        raise DataError(manifest.describe_missing(manifest.missing()))

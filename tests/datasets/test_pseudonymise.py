@@ -57,7 +57,7 @@ def test_only_the_raw_folder_of_a_store_identifies_people(tree: Path, tmp_path: 
     assert (tmp_path / "out" / "raw" / ".hash_key").stat().st_mode & 0o777 == 0o600
     audit(tmp_path / "out")
     again = prepare("folder", tree, tmp_path / "out", fields=PATTERN, options=HIDE)
-    assert again.num_there == 4
+    assert again.num_unchanged == 4
     with pytest.raises(ConfigError, match="choose another folder"):
         prepare(
             "folder",

@@ -13,7 +13,7 @@ import torch
 
 from medcl3d.distributed import environment as machine
 from medcl3d.distributed.environment import checkout, device_name
-from medcl3d.distributed.precision import computes_in
+from medcl3d.distributed.precision import precision_used
 from medcl3d.training.run_folder import versions
 
 
@@ -62,8 +62,8 @@ def test_the_environment_is_recorded_without_the_host() -> None:
 
 def test_auto_precision_is_recorded_as_the_precision_used(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    assert (computes_in("float32", cpu), computes_in("bfloat16", cpu)) == ("float32", "bfloat16")
+    assert (precision_used("float32", cpu), precision_used("bfloat16", cpu)) == ("float32", "bfloat16")
     for fast in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda fast=fast: fast)
-        assert computes_in("auto", cpu) == ("bfloat16" if fast else "float32")
+        assert precision_used("auto", cpu) == ("bfloat16" if fast else "float32")

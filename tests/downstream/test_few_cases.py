@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medcl3d.comparison.analysis.results import few_training_cases as of_comparison
-from medcl3d.downstream.few_cases import few_case_notes, few_training_cases, over_runs
+from medcl3d.downstream.few_cases import few_case_notes, few_cases_over_runs, few_training_cases
 from medcl3d.downstream.finetune import finetune
 from medcl3d.downstream.tasks.classification import Classification
 from medcl3d.downstream.tasks.multilabel import Multilabel
@@ -56,11 +56,11 @@ def test_sentences() -> None:
         "class head: 3 of 8 labelled training patients have it; its results depend on 3",
     ]
     runs = [{"few_training_cases": {"cube": 1}}, {}, {"few_training_cases": {"cube": 3}}]
-    assert over_runs(runs) == [
+    assert few_cases_over_runs(runs) == [
         "Class cube: few labelled training patients have it (1 to 3, in 2 of 3 measurements); its results "
         "depend on them."
     ]
-    assert over_runs([{}]) == [] and of_comparison([]) == []
+    assert few_cases_over_runs([{}]) == [] and of_comparison([]) == []
 
 
 def test_a_run_prints_and_writes_them(

@@ -23,7 +23,7 @@ from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.sampling.plan import Plan
-from medcl3d.store.splits import draw_labelled, read_split
+from medcl3d.store.splits import read_split, select_labelled
 from medcl3d.store.store import Store
 from medcl3d.views import VIEWS
 
@@ -171,7 +171,7 @@ def test_few_labelled_patients_include_every_finding(root: Path) -> None:
     for seed in range(20):
         before: set[str] = set()
         for num in (3, 6, 12):
-            drawn = set(draw_labelled(split, list(strata), num, seed, strata, each_first=True))
+            drawn = set(select_labelled(split, list(strata), num, seed, strata, each_first=True))
             assert before <= drawn and (np.nansum(truth[[int(p[1:]) for p in drawn]], axis=0) >= 1).all()
             before = drawn
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from medcl3d.core.errors import MachineError
-from medcl3d.io.disk_space import free_bytes, refuse_unwritable
+from medcl3d.io.disk_space import free_bytes, require_writable
 
 
 def test_a_folder_that_could_be_created_is_not_created(tmp_path: Path) -> None:
-    refuse_unwritable(tmp_path / "deep" / "deeper", "out_dir")
-    refuse_unwritable(tmp_path, "out_dir")
+    require_writable(tmp_path / "deep" / "deeper", "out_dir")
+    require_writable(tmp_path, "out_dir")
     assert free_bytes(tmp_path / "deep") > 0 and not list(tmp_path.iterdir())
 
 
@@ -26,6 +26,6 @@ def test_an_unwritable_path_is_reported_with_its_option(tmp_path: Path, below: s
             MachineError,
             match=re.escape(f"out_dir = {tmp_path / name / below}: {tmp_path / name} is not a folder"),
         ):
-            refuse_unwritable(tmp_path / name / below, "out_dir")
+            require_writable(tmp_path / name / below, "out_dir")
     with pytest.raises(MachineError, match="cannot write in /proc"):
-        refuse_unwritable(Path("/proc") / "x" / below, "--out")
+        require_writable(Path("/proc") / "x" / below, "--out")

@@ -8,15 +8,15 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from medcl3d.config.choices import part_of
+from medcl3d.config.choices import choice_in_list
 from medcl3d.core.batch import PairBatch, Points, ViewGroup
-from medcl3d.core.embeddings import Rows
+from medcl3d.core.embeddings import Embeddings
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.relating import Relating, Support
+from medcl3d.objectives.relating import EmbeddingQueue, Relating
 
 SIDE = 8
 NAMES = OBJECTIVES.names()
@@ -79,7 +79,7 @@ def _noise(seed: int, sample: int, view: int, shape: tuple[int, ...]) -> Tensor:
 def network_of(encoder: Any, decodes: bool, seed: int = 0) -> Network:
     """The network of an encoder in a configuration."""
     torch.manual_seed(seed)
-    return build_network(TypeAdapter(part_of(ENCODERS)).validate_python(encoder), 1, decoder=decodes)
+    return build_network(TypeAdapter(choice_in_list(ENCODERS)).validate_python(encoder), 1, decoder=decodes)
 
 
 UNET = {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}
@@ -96,7 +96,7 @@ class Step(torch.nn.Module):
         own = self.objective.gate(relate) if hasattr(self.objective, "gate") else relate
         size = getattr(self.objective, "queue_size", 0)
         layout = keys_of(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-        self.relating = Relating(own, None, Support(size, self.objective.dim, layout) if size else None)
+        self.relating = Relating(own, None, EmbeddingQueue(size, self.objective.dim, layout) if size else None)
         self.double()
 
     def forward(self, batch: PairBatch) -> Tensor:
@@ -105,6 +105,6 @@ class Step(torch.nn.Module):
         return loss.value  # type: ignore[no-any-return]
 
 
-def rows_of(z: Tensor, view: int, samples: int) -> Rows:
+def rows_of(z: Tensor, view: int, samples: int) -> Embeddings:
     """Vectors of one view of each sample."""
-    return Rows(z, keys_of(torch.arange(samples), torch.full((samples,), view)))
+    return Embeddings(z, keys_of(torch.arange(samples), torch.full((samples,), view)))

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config.field_types import Choice
-from medcl3d.core.embeddings import Rows
+from medcl3d.core.embeddings import Embeddings
 from medcl3d.core.errors import DataError
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relate, Relation, related
 from medcl3d.losses import contrastive
 from medcl3d.objectives.contrast import contrast
-from medcl3d.objectives.relating import Relating, Support
+from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import link, needs_features
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.combinators import Sum
@@ -72,7 +72,7 @@ class Model(nn.Module):
         self.layers = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)).double()
 
     def forward(self, x: Tensor, keys: Keys) -> Tensor:
-        loss = contrast(Rows(F.normalize(self.layers(x), dim=1), keys), Relating(relate), 0.2, "all", False)
+        loss = contrast(Embeddings(F.normalize(self.layers(x), dim=1), keys), Relating(relate), 0.2, "all", False)
         self.metrics = loss.metrics
         return loss.value
 
@@ -119,8 +119,8 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
 def test_points_without_a_position_are_left_out() -> None:
     x, keys = data()
     use = torch.isfinite(keys.position_mm).all(1)
-    whole = contrast(Rows(F.normalize(x), keys), Relating(relate), 0.2, "all", False)
-    part = contrast(Rows(F.normalize(x[use]), keys[use]), Relating(relate), 0.2, "all", False)
+    whole = contrast(Embeddings(F.normalize(x), keys), Relating(relate), 0.2, "all", False)
+    part = contrast(Embeddings(F.normalize(x[use]), keys[use]), Relating(relate), 0.2, "all", False)
     torch.testing.assert_close(whole.value, part.value)
 
 
@@ -128,7 +128,7 @@ def test_a_batch_without_any_positive_is_an_error() -> None:
     x, keys = data()
     without_positives = dataclasses.replace(keys, sample=torch.arange(N) * 100)
     with pytest.raises(DataError, match="no anchor of this batch has a positive"):
-        contrast(Rows(F.normalize(x), without_positives), Relating(relate), 0.2, "all", False)
+        contrast(Embeddings(F.normalize(x), without_positives), Relating(relate), 0.2, "all", False)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_blocks_give_the_loss_gradient_and_metrics_of_the_whole(
         monkeypatch.setattr(contrastive, "PAIRS_AT_ONCE", 1)
         monkeypatch.setattr(contrastive, "MIN_ROWS", rows_at_once)
         z = F.normalize(x, dim=1).requires_grad_()
-        loss = contrast(Rows(z, keys), Relating(counted, constant_across=across), 0.2, "all", False)
+        loss = contrast(Embeddings(z, keys), Relating(counted, constant_across=across), 0.2, "all", False)
         loss.value.backward()
         assert z.grad is not None
         found.append({**loss.metrics, "gradient": z.grad})
@@ -186,7 +186,7 @@ def test_features_are_linked_once_and_only_if_a_part_needs_them() -> None:
 def test_the_queue_survives_a_step_that_was_not_finite() -> None:
     x, keys = data()
     z = F.normalize(x, dim=1).float()
-    support = Support(8, 4, keys)
+    support = EmbeddingQueue(8, 4, keys)
     spoilt = z[:, :4].clone()
     spoilt[[1, 3]] = torch.nan
     spoilt[4, 0] = torch.inf
@@ -204,9 +204,9 @@ def test_the_gradient_through_the_weights_of_a_queue_is_the_slope_of_the_loss(de
     earlier = F.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), dim=1)
 
     def loss(values: Tensor) -> Tensor:
-        support = Support(8, 5, keys)
+        support = EmbeddingQueue(8, 5, keys)
         support.keep(earlier, dataclasses.replace(keys, sample=keys.sample + 100)[:8].matrix())
-        rows = Rows(F.normalize(values, dim=1), keys)
+        rows = Embeddings(F.normalize(values, dim=1), keys)
         relating = Relating(strategy.relate, strategy, support)
         return contrast(rows, relating, 0.5, "all", False, only_queue_repels=True).value
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medcl3d.core.embeddings import Embedded
 from medcl3d.objectives.partners import relate_to_all, uniform
-from medcl3d.objectives.relating import Relating, Support
+from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs.multi_crop import MultiCrop
 from tests.objectives.small import NAMES, SIDE, Step, batch_of, keys_of
 
@@ -78,7 +78,7 @@ def test_the_loss_of_moco_equals_loops_and_its_queue_holds_only_global_views(que
     model = Step("moco", queue_size=queue_size)
     objective = model.objective
     layout = keys_of(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-    support = Support(queue_size, objective.dim, layout).double() if queue_size else None
+    support = EmbeddingQueue(queue_size, objective.dim, layout).double() if queue_size else None
     relating = Relating(MultiCrop().relate, None, support)
     kept: list[Tensor] = []
     for step in range(2):

@@ -9,7 +9,7 @@ import torch
 
 from medcl3d.core.errors import ConfigError
 from medcl3d.objectives.masking import at_size, masked_convolutions, masked_features, visible_blocks
-from medcl3d.training.speed import at_speed
+from medcl3d.training.speed import apply_cost_options
 from tests.objectives.small import Step, batch_of, keys_of
 
 
@@ -74,7 +74,7 @@ def test_recomputation_is_masked_too(encoder: str) -> None:
     batch = batch_of(range(3))
     plain, cheaper = Step("mae", ENCODERS[encoder]), Step("mae", ENCODERS[encoder])
     cheaper.load_state_dict(plain.state_dict())
-    at_speed(cheaper, checkpointing=True)
+    apply_cost_options(cheaper, checkpointing=True)
     for model in (plain, cheaper):
         model(batch).backward()
     for (name, mine), theirs in zip(plain.named_parameters(), cheaper.parameters(), strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.momentum_encoder import Schedule, Teacher, momentum_at
+from medcl3d.objectives.momentum_encoder import MomentumEncoder, Schedule, momentum_at
 from tests.objectives.small import UNET, Step, batch_of, network_of
 
 FOLLOWED = ("byol", "moco", "dino")
@@ -18,7 +18,7 @@ FIXED = {"byol": "target", "simsiam": "target", "moco": "target", "dino": "targe
 
 def test_a_teacher_is_an_exponential_moving_average() -> None:
     student = nn.BatchNorm1d(2)
-    teacher = Teacher(student)
+    teacher = MomentumEncoder(student)
     with torch.no_grad():
         student.weight.fill_(5.0)
         student.running_mean.fill_(3.0)  # type: ignore[union-attr, operator]
@@ -96,7 +96,7 @@ def test_the_default_momentum_leaves_one_percent_of_the_random_initialisation(na
 
 def test_a_teacher_holds_the_scheduled_fraction_of_its_initialisation() -> None:
     student = nn.Linear(3, 3)
-    teacher, schedule = Teacher(student), Schedule(None, published=0.996)
+    teacher, schedule = MomentumEncoder(student), Schedule(None, published=0.996)
     with torch.no_grad():
         teacher.copies[0].weight.fill_(1.0)
         student.weight.zero_()

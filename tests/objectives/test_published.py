@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.core.embeddings import Rows
+from medcl3d.core.embeddings import Embeddings
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.losses.clusters import scores_of
 from medcl3d.objectives.partners import draw_partners, in_order, uniform
-from medcl3d.objectives.relating import Relating, Support
+from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from tests.objectives.small import Step, keys_of, rows_of
 from tests.reference.lightly_losses import lightly_loss
 
@@ -32,10 +32,10 @@ def two_views(seed: int, dim: int = DIM) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def both(first: Tensor, second: Tensor) -> Rows:
+def both(first: Tensor, second: Tensor) -> Embeddings:
     """Adjacent views of a sample, as in batches."""
     z = torch.stack([first, second], 1).flatten(0, 1)
-    return Rows(z, keys_of(torch.arange(SAMPLES).repeat_interleave(2), torch.arange(2).repeat(SAMPLES)))
+    return Embeddings(z, keys_of(torch.arange(SAMPLES).repeat_interleave(2), torch.arange(2).repeat(SAMPLES)))
 
 
 def equal(ours: Tensor, theirs: Tensor, *inputs: Tensor) -> None:
@@ -102,7 +102,7 @@ def test_swav(queue: int) -> None:
         a, b = two_views(step)
         units = [F.normalize(a, dim=1), F.normalize(b, dim=1)]
         rows = both(*units)
-        ours = objective.loss({"online": rows, "large": Rows(rows.z.detach(), rows.keys)}, PAIRS).value
+        ours = objective.loss({"online": rows, "large": Embeddings(rows.z.detach(), rows.keys)}, PAIRS).value
         scores = [scores_of(z, objective.prototypes.weight) for z in units]
         # Ours scales columns, then rows, like lightly's last step; lightly's queue precedes the batch.
         past = [scores_of(torch.cat(k)[-queue:], objective.prototypes.weight) for k in kept] if queue and kept[0] else None
@@ -115,7 +115,7 @@ def test_swav(queue: int) -> None:
 def test_moco_with_a_queue() -> None:
     """One query view, one key view and a queue of others': cross-entropy of the key among the queue, as in MoCo's algorithm 1."""
     model = Step("moco", out_dim=DIM, queue_size=9, predictor=False)
-    support = Support(9, DIM, keys_of(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))).double()
+    support = EmbeddingQueue(9, DIM, keys_of(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))).double()
     rng = torch.Generator().manual_seed(3)
     queue = F.normalize(torch.randn(9, DIM, dtype=torch.float64, generator=rng), dim=1)
     support.keep(queue, keys_of(torch.arange(100, 109), torch.zeros(9, dtype=torch.int64)).matrix())
@@ -131,15 +131,15 @@ def test_moco_with_a_queue() -> None:
 
 def test_partners_are_drawn_by_their_probability() -> None:
     samples = torch.arange(4000)
-    rows = Rows(torch.randn(4000, 2), keys_of(samples, torch.zeros_like(samples)))
-    targets = Rows(torch.eye(3), keys_of(-torch.arange(1, 4), torch.zeros(3, dtype=torch.int64)))
+    rows = Embeddings(torch.randn(4000, 2), keys_of(samples, torch.zeros_like(samples)))
+    targets = Embeddings(torch.eye(3), keys_of(-torch.arange(1, 4), torch.zeros(3, dtype=torch.int64)))
     share = torch.tensor([0.6, 0.1, 0.0])
 
     def soft(r: Keys, c: Keys, similarity: Tensor | None) -> Relation:
         order = (-c.sample - 1).long()
         return related(r, c, share[order].expand(len(r), 3))
 
-    drawn = draw_partners(Rows(torch.randn(4000, 3), rows.keys), targets, Relating(soft))
+    drawn = draw_partners(Embeddings(torch.randn(4000, 3), rows.keys), targets, Relating(soft))
     frequency = drawn.chosen.mean(0)
     assert torch.allclose(frequency, share / share.sum(), atol=0.03)
     assert torch.allclose(drawn.weight, torch.full((4000,), 0.7))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medcl3d.config.field_types import Choice
-from medcl3d.pairs.batch_grouping import Companions, companions_of
+from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.combinators import Exclude, Sum
 from medcl3d.pairs.metadata_kernel import MetadataKernel
@@ -19,8 +19,8 @@ def rare_classes(number: int = 60) -> np.ndarray:
     return np.arange(number) // 3
 
 
-def companions(labels: np.ndarray, together: int = 3) -> Companions:
-    return Companions(together, lambda scan: (labels == labels[scan]).astype(float), np.arange(len(labels)))
+def companions(labels: np.ndarray, together: int = 3) -> BatchGrouping:
+    return BatchGrouping(together, lambda scan: (labels == labels[scan]).astype(float), np.arange(len(labels)))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -49,7 +49,7 @@ def test_an_epoch_visits_every_anchor_and_depends_only_on_seed_and_epoch() -> No
 def test_scans_of_one_patient_are_not_grouped() -> None:
     patients = np.arange(12) // 2
     labels = patients % 2
-    found = Companions(3, lambda scan: (labels == labels[scan]).astype(float), patients)
+    found = BatchGrouping(3, lambda scan: (labels == labels[scan]).astype(float), patients)
     order = found.arranged(np.arange(12), np.random.default_rng(0))
     for group in order.reshape(-1, 3):
         assert len(set(patients[group])) == 3 and len(set(labels[group])) == 1
@@ -64,7 +64,7 @@ def test_scans_without_a_group_are_visited() -> None:
 def test_scans_with_similar_metadata_are_grouped_more_often() -> None:
     collection = make_collection(0, 60)
     strategy = MetadataKernel(columns={"age": 3.0}, together=4)
-    plan = Plan(np.arange(60), 8, 0, companions_of(strategy, collection))
+    plan = Plan(np.arange(60), 8, 0, batch_grouping_of(strategy, collection))
     age = collection.columns["age"]
 
     def spread(plan: Plan) -> float:
@@ -77,6 +77,6 @@ def test_scans_with_similar_metadata_are_grouped_more_often() -> None:
 def test_wrapped_strategies_keep_their_groups() -> None:
     collection = make_collection(0, 8)
     labels = Choice("class_labels", {"together": 2})
-    assert companions_of(Exclude(inner=labels, by="modality"), collection) is not None
-    assert companions_of(Sum(parts=(Choice("overlapping_crops"), labels)), collection) is not None
-    assert companions_of(ClassLabels(together=1), collection) is None
+    assert batch_grouping_of(Exclude(inner=labels, by="modality"), collection) is not None
+    assert batch_grouping_of(Sum(parts=(Choice("overlapping_crops"), labels)), collection) is not None
+    assert batch_grouping_of(ClassLabels(together=1), collection) is None

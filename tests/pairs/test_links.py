@@ -19,7 +19,7 @@ from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
 from medcl3d.losses.contrastive import Tile, contrastive_sum
-from medcl3d.objectives.relating import Relating, Support
+from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import PAIRS, link
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.combinators import Product, Sum
@@ -75,20 +75,20 @@ def test_an_empty_queue_leaves_the_inner_relation() -> None:
 
 
 def test_the_queue_keeps_the_last_embeddings_and_their_keys() -> None:
-    support = Support(5, 3, views(1))
+    support = EmbeddingQueue(5, 3, views(1))
     for step in range(4):
         support.keep(torch.full((2, 3), float(step)), views(1, first_sample=step).matrix())
     z, keys = support.content()
     assert sorted(z[:, 0].tolist()) == [1.0, 2.0, 2.0, 3.0, 3.0] and sorted(keys.sample.tolist()) == [1, 2, 2, 3, 3]
     assert [int(s) for s in z[:, 0]] == keys.sample.tolist(), "an embedding and its keys stay together"
-    again = Support(5, 3, views(1))
+    again = EmbeddingQueue(5, 3, views(1))
     again.load_state_dict(support.state_dict())
     torch.testing.assert_close((again.content()[0], again.content()[1].matrix()), (z, keys.matrix()), rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_batch_is_related_to_the_queue_before_it_is_added() -> None:
     strategy = NearestNeighbours(k=1, queue_size=6, inner=VIEWS)
-    relating = Relating(strategy.relate, strategy, Support(6, 5, views(1)))
+    relating = Relating(strategy.relate, strategy, EmbeddingQueue(6, 5, views(1)))
     columns, keys = relating.columns(unit(4).float(), views(2))
     assert len(columns) == 4 and (keys.linked["support"] == -1).all()
     columns, keys = relating.columns(unit(4, seed=2).float(), views(2, first_sample=10))

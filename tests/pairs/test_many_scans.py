@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from medcl3d.config.field_types import Choice
 from medcl3d.core.collection import Collection
 from medcl3d.pairs import PAIRS
-from medcl3d.pairs.batch_grouping import Companions, companions_of
+from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.pairs.cross_modality import CrossModality
 from medcl3d.pairs.longitudinal import Longitudinal
 from medcl3d.pairs.metadata_similarity import similarity_between
@@ -106,7 +106,7 @@ def test_groups_are_drawn_as_from_lists(seed: int, num: int, together: int, clas
     def affinity(scan: int) -> np.ndarray:
         return np.exp(-np.abs(labels - labels[scan])) * (labels % 3 == labels[scan] % 3)
 
-    found = Companions(together, affinity, patients).arranged(order, np.random.default_rng(seed))
+    found = BatchGrouping(together, affinity, patients).arranged(order, np.random.default_rng(seed))
     assert found.tolist() == arranged_loops(order, together, affinity, patients, np.random.default_rng(seed))
 
 
@@ -179,7 +179,7 @@ def test_anchors_of_twenty_thousand_scans(choice: Choice) -> None:
 @pytest.mark.slow
 def test_an_epoch_of_twenty_thousand_scans_with_groups() -> None:
     collection = cohort(20_000)
-    companions = companions_of(PAIRS.build(Choice("metadata_kernel", {"columns": KERNELS, "together": 2})), collection)
+    companions = batch_grouping_of(PAIRS.build(Choice("metadata_kernel", {"columns": KERNELS, "together": 2})), collection)
     assert companions is not None
     order = companions.arranged(np.random.default_rng(0).permutation(20_000), np.random.default_rng(0))
     sex = collection.columns["sex"][order].reshape(-1, 2)

@@ -40,7 +40,7 @@ def test_pairs_of_local_views_are_ignored(collection: Collection, seed: int) -> 
     keys = batch_of_views(strategy, collection, seed, count=3)
     relation = strategy.relate(keys, keys, None)
     local, same = keys.view >= 2, keys.sample[:, None] == keys.sample
-    both_local, other = local[:, None] & local, ~keys.same_thing(keys)
+    both_local, other = local[:, None] & local, ~keys.same_item(keys)
     assert (relation.positive[same & ~both_local & other] == 1).all()
     assert (relation.positive[same & both_local] == 0).all() and (relation.negative[same] == 0).all()
     assert (relation.negative[~same] == 1).all() and (relation.positive.sum(1) > 0).all()

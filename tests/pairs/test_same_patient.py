@@ -68,7 +68,7 @@ def test_matched_positives_are_within_the_sample_and_other_crops_of_the_patient_
 ) -> None:
     keys = batch_of_views(SamePatient(jitter_mm=jitter), collection, seed)
     relation = SamePatient(jitter_mm=jitter).relate(keys, keys, None)
-    other = ~keys.same_thing(keys)
+    other = ~keys.same_item(keys)
     same_sample = (keys.sample[:, None] == keys.sample) & other
     same_patient = keys.patient[:, None] == keys.patient
     assert torch.equal(relation.positive == 1, same_sample) and set(relation.positive.unique().tolist()) <= {0, 1}
@@ -80,7 +80,7 @@ def test_free_positives_are_all_crops_of_the_patient(collection: Collection, see
     strategy = SamePatient(position="free")
     keys = batch_of_views(strategy, collection, seed)
     relation, same_patient = strategy.relate(keys, keys, None), keys.patient[:, None] == keys.patient
-    assert torch.equal(relation.positive == 1, same_patient & ~keys.same_thing(keys))
+    assert torch.equal(relation.positive == 1, same_patient & ~keys.same_item(keys))
     assert torch.equal(relation.negative == 1, ~same_patient)
 
 

@@ -16,7 +16,7 @@ from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError
 from medcl3d.pairs import PAIRS, PairStrategy
-from medcl3d.pairs.batch_grouping import Companions, companions_of
+from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.pairs.class_labels import ClassLabels
 from medcl3d.pairs.combinators import Exclude, Product, Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
@@ -31,8 +31,8 @@ GROUPED = ("overlapping_crops", "physical_overlap", "adjacent_slices", "voxel_co
 TWO = Choice("overlapping_crops", {"samples_per_scan": 2})
 
 
-def grouping(samples_per_scan: int, num_scans: int = 60) -> Companions:
-    found = companions_of(OverlappingCrops(samples_per_scan=samples_per_scan), make_collection(0, num_scans))
+def grouping(samples_per_scan: int, num_scans: int = 60) -> BatchGrouping:
+    found = batch_grouping_of(OverlappingCrops(samples_per_scan=samples_per_scan), make_collection(0, num_scans))
     assert found is not None
     return found
 
@@ -66,10 +66,10 @@ def test_grouping_depends_only_on_seed_and_epoch() -> None:
 def test_without_the_field_batches_are_unchanged() -> None:
     """Recorded before the field existed."""
     collection = make_collection(0, 8)
-    assert all(companions_of(PAIRS.build(Choice(name)), collection) is None for name in GROUPED)
+    assert all(batch_grouping_of(PAIRS.build(Choice(name)), collection) is None for name in GROUPED)
     assert [step.tolist() for step in every_step(Plan(np.arange(7), 3, 0), 2)] == [[2, 4, 3], [6, 5, 0], [1, 3, 6], [0, 4, 2]]
     assert [step.tolist() for step in every_step(Plan(np.arange(3), 4, 1), 2)] == [[0, 1, 2, 2], [2, 0, 1, 1]]
-    labels = Plan(np.arange(8), 4, 0, companions_of(ClassLabels(), collection))
+    labels = Plan(np.arange(8), 4, 0, batch_grouping_of(ClassLabels(), collection))
     assert [step.tolist() for step in every_step(labels)] == [[2, 7, 4, 1], [3, 6, 5, 0]]
 
 
@@ -84,20 +84,20 @@ def test_without_the_field_batches_are_unchanged() -> None:
     ],
 )
 def test_wrapped_strategies_keep_their_grouping(strategy: PairStrategy) -> None:
-    found = companions_of(strategy, make_collection(0, 8))
+    found = batch_grouping_of(strategy, make_collection(0, 8))
     assert found is not None and found.group_size == found.samples_per_scan == 2
 
 
 def test_the_largest_value_of_the_parts_is_used() -> None:
     parts = Sum(parts=(TWO, Choice("physical_overlap", {"samples_per_scan": 4})))
-    found = companions_of(parts, make_collection(0, 8))
+    found = batch_grouping_of(parts, make_collection(0, 8))
     assert found is not None and found.samples_per_scan == 4
 
 
 def test_patients_of_one_label_and_samples_of_one_scan() -> None:
     """Two patients of one label with two samples of each: the two groupings multiply."""
     collection = make_collection(0, 24)
-    found = companions_of(ClassLabels(inner=TWO, together=2), collection)
+    found = batch_grouping_of(ClassLabels(inner=TWO, together=2), collection)
     assert found is not None and found.group_size == 4
     labels, patients = collection.column("class"), collection.columns["patient"]
     for anchors in every_step(Plan(np.arange(24), 8, 0, found), 2):

@@ -15,7 +15,7 @@ from scipy.spatial import ConvexHull, HalfspaceIntersection
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import Box, Triple, ViewSpec
 from medcl3d.pairs.boxes import distance_mm, gap_mm, iou, iou_mm, start_at
-from medcl3d.pairs.matching import matched_crops
+from medcl3d.pairs.matching import corresponding_crops
 from medcl3d.sampling.crops import view_affine
 from tests.pairs.collections import make_collection
 
@@ -173,7 +173,7 @@ def test_matched_crops_of_sheared_scans_have_one_position(seed: int) -> None:
     collection.affines[1, :3, 3] = middle[:3, :3] @ (collection.shapes[0] / 2) + middle[:3, 3]
     collection.affines[1, :3, 3] -= collection.affines[1, :3, :3] @ (collection.shapes[1] / 2)
     collection = collection.with_columns({"frame": np.zeros(2, dtype=np.int64)})
-    views = matched_crops(collection, 0, 1, 0.0, np.random.default_rng(seed))
+    views = corresponding_crops(collection, 0, 1, 0.0, np.random.default_rng(seed))
     keys = collection.keys(views, np.zeros(2), np.arange(2))
     apart = keys.center_mm[1] - keys.center_mm[0]
     voxels = np.linalg.solve(collection.affines[1, :3, :3], apart.numpy())

@@ -50,7 +50,7 @@ def test_positions_within_the_threshold_attract_across_patients(collection: Coll
     near = np.abs(position[:, None] - position) < threshold
     clear = np.abs(np.abs(position[:, None] - position) - threshold) > 1e-9
     expected = torch.from_numpy(near) | (keys.sample[:, None] == keys.sample)
-    use = torch.from_numpy(clear) & ~keys.same_thing(keys)
+    use = torch.from_numpy(clear) & ~keys.same_item(keys)
     relation = strategy.relate(keys, keys, None)
     assert torch.equal(relation.positive[use] == 1, expected[use])
     assert torch.equal(relation.negative[use], 1 - relation.positive[use])
@@ -103,7 +103,7 @@ def test_partitions_attract_within_themselves(collection: Collection, seed: int,
     strategy = SlicePosition(num_partitions=parts)
     keys = batch_of_views(strategy, collection, seed, count=8)
     part = torch.from_numpy(np.clip(np.floor(true_fractions(collection, keys, 2) * parts + 1e-12), 0, parts - 1))
-    other = ~keys.same_thing(keys)
+    other = ~keys.same_item(keys)
     expected = (part[:, None] == part) | (keys.sample[:, None] == keys.sample)
     assert torch.equal(strategy.relate(keys, keys, None).positive[other] == 1, expected[other])
 

@@ -137,7 +137,7 @@ def test_views_of_a_sample_attract_and_are_in_the_body(name: str, collection: Co
     strategy, collection = build(name), fit_for(name, collection)
     keys = batch_of_views(strategy, collection, seed)
     relation = strategy.relate(keys, keys, None)
-    same_sample = (keys.sample[:, None] == keys.sample) & ~keys.same_thing(keys)
+    same_sample = (keys.sample[:, None] == keys.sample) & ~keys.same_item(keys)
     attraction = relation.positive[same_sample]
     assert (attraction == 1).all() if name not in SOFT else attraction.sum() > 0
     half = (np.array([12, 10, 8]) - 1) / 2

@@ -132,10 +132,10 @@ def test_it_resumes_after_being_killed(cohort, tmp_path, container) -> None:
         Store.open(out)
     (out / "store" / f"001{SUFFIXES[container]}").write_bytes(b"half")  # a truncated file
     again = prepare("csv", cohort, out, options=options)
-    assert (again.num_ok, again.num_there) == (6, 1)
+    assert (again.num_ok, again.num_unchanged) == (6, 1)
     prepare("csv", cohort, tmp_path / "uninterrupted", options=ONE)
     assert Store.open(out).fingerprint() == Store.open(tmp_path / "uninterrupted").fingerprint()
-    assert prepare("csv", cohort, out, options=options).num_there == 6
+    assert prepare("csv", cohort, out, options=options).num_unchanged == 6
 
 
 def test_a_kill_while_voxels_are_written_leaves_no_partial_file(cohort, tmp_path, container) -> None:
@@ -167,7 +167,7 @@ def test_a_kill_while_voxels_are_written_leaves_no_partial_file(cohort, tmp_path
         "the lock is held, so that all partial files are of killed processes"
     )
     other = next(kind for kind in SUFFIXES if kind != container)
-    assert prepare("csv", cohort, out, options=PrepareOptions(workers=1, store=other)).num_there == 0
+    assert prepare("csv", cohort, out, options=PrepareOptions(workers=1, store=other)).num_unchanged == 0
     assert {path.suffix for path in (out / "store").iterdir()} == {SUFFIXES[other], ".json"}
 
 
@@ -177,12 +177,12 @@ def test_another_container_is_prepared_again_and_replaces_the_first(cohort, tmp_
     for kind in ("npy", "blosc2", "npy"):
         said: list[str] = []
         options = PrepareOptions(workers=1, store=kind)  # type: ignore[arg-type]
-        assert prepare("csv", cohort, out, options=options, say=said.append).num_there == 0
+        assert prepare("csv", cohort, out, options=options, say=said.append).num_unchanged == 0
         assert (f"{out}: other store than before; all scans are prepared again" in said) == bool(before)
         suffix = SUFFIXES[kind]  # type: ignore[index]
         assert {path.suffix for path in (out / "store").iterdir()} == {suffix, ".json"}
         assert len(list((out / "store").iterdir())) == 6 + 5 + 6
-        assert prepare("csv", cohort, out, options=options).num_there == 6
+        assert prepare("csv", cohort, out, options=options).num_unchanged == 6
         before = before or Store.open(out).fingerprint()
         assert Store.open(out).fingerprint() == before
     assert len(audit(out)) == 6
@@ -198,7 +198,7 @@ def test_an_older_store_without_a_container_entry_is_not_prepared_again(cohort, 
         path.write_text(json.dumps(about))
     assert Store.open(out).read_volume(0).size
     said: list[str] = []
-    assert prepare("csv", cohort, out, options=ONE, say=said.append).num_there == 6
+    assert prepare("csv", cohort, out, options=ONE, say=said.append).num_unchanged == 6
     assert not any("other" in line for line in said)
 
 
@@ -208,7 +208,7 @@ def test_an_older_store_without_a_new_field_of_its_source_is_not_prepared_again(
     about = json.loads((out / "preparing.json").read_text())
     assert about["source"]["fields"].pop("allow_outside") is False
     (out / "preparing.json").write_text(json.dumps(about))
-    assert prepare("csv", cohort, out, options=ONE).num_there == 6
+    assert prepare("csv", cohort, out, options=ONE).num_unchanged == 6
     about["source"]["fields"]["allow_outside"] = True
     (out / "preparing.json").write_text(json.dumps(about))
     with pytest.raises(ConfigError, match="choose another folder"):
@@ -236,12 +236,12 @@ def test_a_touched_file_is_unchanged_and_other_content_is_a_change(cohort, tmp_p
     for path in (cohort / "images/3.nii.gz", cohort / "labels/1.nii.gz"):
         os.utime(path, (0, 0))
     audit(out)
-    assert prepare("csv", cohort, out, options=ONE).num_there == 6
+    assert prepare("csv", cohort, out, options=ONE).num_unchanged == 6
     monkeypatch.setattr(
         "medcl3d.preprocessing.scan.content_sha256", lambda path: pytest.fail(f"{path} was read again")
     )
     audit(out)
-    assert prepare("csv", cohort, out, options=ONE).num_there == 6
+    assert prepare("csv", cohort, out, options=ONE).num_unchanged == 6
     monkeypatch.undo()
     _change_a_voxel(cohort / "labels/1.nii.gz")
     with pytest.raises(DataError, match=r"1 of 6 scans .*1\.nii\.gz: changed after preparing"):
@@ -252,7 +252,7 @@ def test_the_working_directory_does_not_matter(cohort, tmp_path, monkeypatch) ->
     monkeypatch.chdir(cohort.parent)
     prepare("csv", Path(cohort.name), tmp_path / "out", options=ONE)
     monkeypatch.chdir(cohort)
-    assert prepare("csv", Path("."), tmp_path / "out", options=ONE).num_there == 6
+    assert prepare("csv", Path("."), tmp_path / "out", options=ONE).num_unchanged == 6
     _change_a_voxel(cohort / "images/3.nii.gz")
     with pytest.raises(DataError, match="changed after preparing"):
         audit(tmp_path / "out")
@@ -265,7 +265,7 @@ def test_only_changed_scans_are_prepared_again(cohort, tmp_path) -> None:
     _change_a_voxel(cohort / "images/3.nii.gz")
     with pytest.raises(DataError, match=r"1 of 6 scans .*3\.nii\.gz: changed after preparing"):
         audit(out)
-    assert prepare("csv", cohort, out, options=ONE).num_there == 5
+    assert prepare("csv", cohort, out, options=ONE).num_unchanged == 5
     assert Store.open(out).fingerprint() != before
     audit(out)
     before = Store.open(out).fingerprint()
@@ -273,7 +273,7 @@ def test_only_changed_scans_are_prepared_again(cohort, tmp_path) -> None:
     changed = prepare(
         "csv", cohort, out, options=PrepareOptions(workers=1, spacing_mm=(2.0, 2.0, 2.0)), say=said.append
     )
-    assert changed.num_there == 0 and any("other spacing_mm than before" in line for line in said)
+    assert changed.num_unchanged == 0 and any("other spacing_mm than before" in line for line in said)
     assert Store.open(out).fingerprint() != before
 
 
@@ -500,7 +500,7 @@ def test_each_volume_of_a_file_can_be_a_scan(tmp_path, write_nifti, store_as, mo
     audit(tmp_path / "out", say=said.append)
     assert not any("same content" in line for line in said), "they are volumes of one file, not copies"
     os.utime(tmp_path / "four.nii.gz", (0, 0))
-    assert prepare("csv", tmp_path, tmp_path / "out", options=options).num_there == 13
+    assert prepare("csv", tmp_path, tmp_path / "out", options=options).num_unchanged == 13
     assert len(audit(tmp_path, given={"workers": 1, "channels": "split", "max_bad_fraction": 0.5})) == 3
 
 

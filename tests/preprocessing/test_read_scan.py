@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medcl3d.core.errors import DataError
 from medcl3d.datasets.sources.csv import csv
-from medcl3d.datasets.volumes import one_scan_a_volume
+from medcl3d.datasets.volumes import split_volumes
 from medcl3d.io.nifti import read_header
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
@@ -324,7 +324,7 @@ def test_an_option_declares_few_planes_on_the_first_axis(write_nifti, tmp_path) 
     np.testing.assert_array_equal(third_time.voxels, voxels[None, ..., 3])
     assert all(any(warning in one for one in image.warnings) for image in (first, fourth, third_time))
     (tmp_path / "manifest.csv").write_text("path,patient\na.nii.gz,p\n")
-    assert len(one_scan_a_volume(csv(tmp_path))) == 20
+    assert len(split_volumes(csv(tmp_path))) == 20
     assert (
         prepare("csv", tmp_path, tmp_path / "o", options=PrepareOptions(channels="split", workers=1)).num_ok
         == 20

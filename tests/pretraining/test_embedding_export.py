@@ -11,7 +11,7 @@ import torch
 
 from medcl3d.config.loading import parse
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.embedding_export import FEATURES, SCORES, portray
+from medcl3d.pretraining.embedding_export import FEATURES, SCORES, export_embeddings
 from medcl3d.pretraining.parts import assemble
 from medcl3d.training.run_folder import run_folder
 
@@ -37,7 +37,7 @@ def test_collapsed_features_have_the_worst_scores_and_non_finite_ones_none(
         for parameter in parts.learner.network.parameters():
             parameter.fill_(weight)
     with run_folder(tmp_path / "run", config, {"data": "a"}) as run:
-        portray(parts, run, torch.device("cpu"))
+        export_embeddings(parts, run, torch.device("cpu"))
     found = json.loads((tmp_path / "run" / SCORES).read_text())
     assert found == {"schema": 1, "crops": 20, "scores": scores}
     with np.load(tmp_path / "run" / FEATURES) as content:

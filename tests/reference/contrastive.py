@@ -7,15 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-Rows = list[list[float]]
+Embeddings = list[list[float]]
 
 
-def _cosine(z: Rows) -> Rows:
+def _cosine(z: Embeddings) -> Embeddings:
     unit = [[v / math.sqrt(sum(w * w for w in row)) for v in row] for row in z]
     return [[sum(a * b for a, b in zip(x, y, strict=True)) for y in unit] for x in unit]
 
 
-def contrastive_loss_loops(z: Rows, positive: Rows, negative: Rows, temperature: float, denominator: str) -> float:
+def contrastive_loss_loops(z: Embeddings, positive: Embeddings, negative: Embeddings, temperature: float, denominator: str) -> float:
     """L = sum_i a_i L_i / sum_i a_i with L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D) and a_i = min(1, sum_j P_ij)."""
     n, cosine = len(z), _cosine(z)
     total = weight = 0.0
@@ -39,7 +39,7 @@ def contrastive_loss_loops(z: Rows, positive: Rows, negative: Rows, temperature:
     return total / weight
 
 
-def dcl_loops(z: Rows, temperature: float) -> float:
+def dcl_loops(z: Embeddings, temperature: float) -> float:
     """DCL (Yeh et al., 2022, eq. 6), pairs are rows i and i + n/2: -s_ij + log sum_{k != i, j} e^s_ik."""
     n, cosine = len(z), _cosine(z)
     total = 0.0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-Rows = list[list[float]]
+Embeddings = list[list[float]]
 
 
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def column(rows: Rows, d: int) -> list[float]:
+def column(rows: Embeddings, d: int) -> list[float]:
     return [row[d] for row in rows]
 
 
@@ -20,7 +20,7 @@ def variance(values: list[float], correction: int) -> float:
     return sum((v - middle) ** 2 for v in values) / (len(values) - correction)
 
 
-def byol_loops(first: Rows, second: Rows) -> list[float]:
+def byol_loops(first: Embeddings, second: Embeddings) -> list[float]:
     """BYOL (Grill et al., 2020, eq. 2): 2 - 2 <a, b> / (|a| |b|)."""
     found = []
     for a, b in zip(first, second, strict=True):
@@ -29,7 +29,7 @@ def byol_loops(first: Rows, second: Rows) -> list[float]:
     return found
 
 
-def barlow_twins_loops(first: Rows, second: Rows, weight: list[float], redundancy: float, eps: float) -> float:
+def barlow_twins_loops(first: Embeddings, second: Embeddings, weight: list[float], redundancy: float, eps: float) -> float:
     """Barlow Twins (Zbontar et al., 2021, eq. 1 and 2) with weighted pairs."""
     n, width = len(first), len(first[0])
     sides = []
@@ -44,7 +44,7 @@ def barlow_twins_loops(first: Rows, second: Rows, weight: list[float], redundanc
     return total
 
 
-def vicreg_loops(first: Rows, second: Rows, weight: list[float], factors: tuple[float, float, float], eps: float) -> float:
+def vicreg_loops(first: Embeddings, second: Embeddings, weight: list[float], factors: tuple[float, float, float], eps: float) -> float:
     """VICReg (Bardes et al., 2022, eq. 1 to 6) with weighted distances."""
     n, width = len(first), len(first[0])
     distance = sum(weight[b] * (first[b][d] - second[b][d]) ** 2 for b in range(n) for d in range(width)) / (sum(weight) * width)
@@ -59,7 +59,7 @@ def vicreg_loops(first: Rows, second: Rows, weight: list[float], factors: tuple[
     return factors[0] * distance + factors[1] * spread + factors[2] * covariance
 
 
-def koleo_loops(z: Rows, groups: list[int], eps: float) -> float:
+def koleo_loops(z: Embeddings, groups: list[int], eps: float) -> float:
     """KoLeo (Sablayrolles et al., 2019, eq. 2): nearest neighbours among other groups; eps as torch's pairwise distance has it."""
     found = []
     for i, a in enumerate(z):
@@ -69,7 +69,7 @@ def koleo_loops(z: Rows, groups: list[int], eps: float) -> float:
     return mean(found)
 
 
-def sinkhorn_loops(scores: Rows, sharpness: float, iterations: int) -> Rows:
+def sinkhorn_loops(scores: Embeddings, sharpness: float, iterations: int) -> Embeddings:
     """SwAV (Caron et al., 2020, eq. 3 to 5): columns, then rows of e^(s / epsilon) scaled to one sum each."""
     q = [[math.exp(s / sharpness) for s in row] for row in scores]
     for _ in range(iterations):
@@ -79,7 +79,7 @@ def sinkhorn_loops(scores: Rows, sharpness: float, iterations: int) -> Rows:
     return q
 
 
-def cross_entropy_loops(log_p: Rows, targets: Rows, positive: Rows) -> float:
+def cross_entropy_loops(log_p: Embeddings, targets: Embeddings, positive: Embeddings) -> float:
     """DINO (Caron et al., 2021, eq. 3): sum over pairs of -P_ij sum_k q_jk log p_ik."""
     return -sum(
         positive[i][j] * sum(q * lp for q, lp in zip(targets[j], log_p[i], strict=True))

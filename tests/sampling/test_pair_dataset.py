@@ -23,7 +23,7 @@ from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.crops import to_grid, view_affine
 from medcl3d.sampling.plan import Plan
-from medcl3d.store.scan_selection import DataConfig, scans_in_use
+from medcl3d.store.scan_selection import DataConfig, select_scans
 from medcl3d.store.store import Store
 from tests.pairs.collections import make_collection
 
@@ -152,9 +152,9 @@ def test_scans_too_small_are_refused_padded_or_skipped_as_asked(tiny_store: Path
     small = int((store.collection.shapes < np.array(config.patch_size)).any(1).sum())
     assert 0 < small < len(store.collection), "the case is there"
     with pytest.raises(DataError, match=rf"{small} of {len(store.collection)} scans are smaller than data.patch_size .* pad or skip"):
-        scans_in_use(store, config)
-    assert len(scans_in_use(store, dataclasses.replace(config, smaller_than_patch="pad")).rows) == len(store.collection)
-    skipped = scans_in_use(store, dataclasses.replace(config, smaller_than_patch="skip"))
+        select_scans(store, config)
+    assert len(select_scans(store, dataclasses.replace(config, smaller_than_patch="pad")).rows) == len(store.collection)
+    skipped = select_scans(store, dataclasses.replace(config, smaller_than_patch="skip"))
     assert len(skipped.rows) == len(store.collection) - small and skipped.left_out.total() == small
 
 
@@ -163,11 +163,11 @@ def test_modalities_and_patients_restrict_and_say_so(tiny_store: Path) -> None:
     modality = str(store.collection.table["modality"].iloc[0])
     patient = str(store.collection.table["patient"].iloc[0])
     config = DataConfig(root=tiny_store, patch_size=(8, 8, 8), modalities=(modality,))
-    used = scans_in_use(store, config, [patient])
+    used = select_scans(store, config, [patient])
     assert set(used.collection.table["patient"]) == {patient} and set(used.collection.table["modality"]) == {modality}
     assert used.left_out.total() == len(store.collection) - len(used.rows)
     with pytest.raises(DataError, match="no scan is left to use"):
-        scans_in_use(store, dataclasses.replace(config, modalities=("none of these",)))
+        select_scans(store, dataclasses.replace(config, modalities=("none of these",)))
 
 
 class Dying(Dataset[int]):

@@ -16,7 +16,7 @@ from medcl3d.core.errors import DataError
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.quality.check import audit
-from medcl3d.store.content_hashes import DIGITS, HASHES, contents, duplicate_groups, known_again
+from medcl3d.store.content_hashes import DIGITS, HASHES, contents, duplicate_groups, scans_with_content
 from medcl3d.store.store import Store
 
 ONE = PrepareOptions(workers=1)
@@ -103,7 +103,7 @@ def test_a_different_value_is_different_content(voxels: np.ndarray, tmp_path: Pa
     write(tmp_path / "three/a.nii.gz", voxels[::-1])
     found = [prepared(tmp_path / name) for name in ("one", "two", "three")]
     assert all(len({about[hash] for about in found}) == 3 for hash in HASHES)
-    assert known_again(found[1:], contents(found[:1])) == {}
+    assert scans_with_content(found[1:], contents(found[:1])) == {}
 
 
 def test_older_scans_are_identified_by_the_hashes_that_they_have() -> None:
@@ -114,9 +114,9 @@ def test_older_scans_are_identified_by_the_hashes_that_they_have() -> None:
         " ".join(digit * DIGITS for digit in "123"),
         " ".join(digit * DIGITS for digit in "43"),
     ]
-    assert known_again([old, other], contents([new])) == {"old": "the same stored volume"}
-    assert known_again([new, other], contents([old])) == {"new": "the same stored volume"}
-    assert known_again([old, other], []) == {}
+    assert scans_with_content([old, other], contents([new])) == {"old": "the same stored volume"}
+    assert scans_with_content([new, other], contents([old])) == {"new": "the same stored volume"}
+    assert scans_with_content([old, other], []) == {}
     assert duplicate_groups([new, other, old]) == [], (
         "a phantom in two scales may have the same stored voxels"
     )
@@ -137,7 +137,7 @@ def test_an_older_store_without_voxel_hashes_opens_and_is_not_prepared_again(
         path.write_text(json.dumps(about))
     store = Store.open(out)
     assert store.fingerprint() == before and len(contents(store.scans)[0].split()) == 2
-    assert prepare("csv", cohort, out, options=ONE).num_there == 6
+    assert prepare("csv", cohort, out, options=ONE).num_unchanged == 6
 
 
 def test_one_volume_under_another_header_is_refused_on_two_sides(cohort: Path, tmp_path: Path) -> None:

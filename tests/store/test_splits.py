@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.store.splits import (
     Split,
-    draw_labelled,
     make_folds,
     make_split,
     moved_patients,
     read_previous_split,
     read_split,
+    select_labelled,
     with_previous_sides,
     write_split,
 )
@@ -127,10 +127,10 @@ def test_a_split_round_trips_through_its_file(tmp_path) -> None:
 def test_fewer_labelled_patients_are_a_subset_of_more() -> None:
     split = Split(tuple(f"{i:02d}" for i in range(20)), ("99",))
     labelled = [*split.train[:10], "99"]
-    few, more = draw_labelled(split, labelled, 3, 5), draw_labelled(split, labelled, 7, 5)
+    few, more = select_labelled(split, labelled, 3, 5), select_labelled(split, labelled, 7, 5)
     assert len(few) == 3 and set(few) < set(more) <= set(labelled) - {"99"}
     with pytest.raises(ConfigError, match="10 patients with a label"):
-        draw_labelled(split, labelled, 11, 5)
+        select_labelled(split, labelled, 11, 5)
 
 
 def test_few_labelled_patients_are_proportional_to_the_classes() -> None:
@@ -138,12 +138,12 @@ def test_few_labelled_patients_are_proportional_to_the_classes() -> None:
     strata = {patient: int(i % 4 == 0) for i, patient in enumerate(split.train)}  # ten of class 1
     before: set[str] = set()
     for num in (2, 4, 8, 20, 40):
-        drawn = draw_labelled(split, split.train, num, 3, strata)
+        drawn = select_labelled(split, split.train, num, 3, strata)
         assert abs(sum(strata[p] for p in drawn) - num / 4) <= 1 and before <= set(drawn)
         before = set(drawn)
     one_class = dict.fromkeys(split.train, 0)
-    assert draw_labelled(split, split.train, 7, 3, one_class) == draw_labelled(split, split.train, 7, 3)
-    assert len({draw_labelled(split, split.train, 7, seed, strata) for seed in range(5)}) == 5
+    assert select_labelled(split, split.train, 7, 3, one_class) == select_labelled(split, split.train, 7, 3)
+    assert len({select_labelled(split, split.train, 7, seed, strata) for seed in range(5)}) == 5
 
 
 cohorts = st.tuples(st.integers(0, 30), st.integers(0, 30)).filter(lambda counts: sum(counts) >= 8)
@@ -179,7 +179,7 @@ def test_fewer_labelled_patients_of_a_fold_are_a_subset_of_more(folds: int, seed
     for number in range(folds):
         one, before = split.of_fold(number), set[str]()
         for num in (1, 2, 5, 9):
-            drawn = set(draw_labelled(one, list(strata), num, seed, strata))
+            drawn = set(select_labelled(one, list(strata), num, seed, strata))
             assert before <= drawn and not drawn & set(one.test) and len(drawn) == num
             before = drawn
 

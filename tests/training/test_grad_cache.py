@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config.loading import parse
-from medcl3d.core.embeddings import Embedded, Loss, Rows
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.precision import autocast
 from medcl3d.pretraining.config import PretrainConfig
@@ -100,7 +100,7 @@ def test_dropout_is_the_same_in_both_passes(tiny_store: Path) -> None:
     layers = nn.Sequential(nn.Flatten(), nn.Linear(16**3, 6), nn.Dropout(0.5), nn.Linear(6, 4))
 
     def embed(part: Any) -> Embedded:
-        return {"online": Rows(layers(part.main.crops), part.main.keys)}
+        return {"online": Embeddings(layers(part.main.crops), part.main.keys)}
 
     found = []
     for chunked in (False, True):
@@ -108,7 +108,7 @@ def test_dropout_is_the_same_in_both_passes(tiny_store: Path) -> None:
         parts = [embed_in_chunks(embed, raw, 2)] if chunked else [embed(chunk) for chunk in raw.chunks(2)]
         after = torch.rand(1)
         layers.zero_grad()
-        Rows.cat(part["online"] for part in parts).z.square().sum().backward()
+        Embeddings.cat(part["online"] for part in parts).z.square().sum().backward()
         found.append([after, *(p.grad.clone() for p in layers.parameters() if p.grad is not None)])
     torch.testing.assert_close(found[1], found[0])
 

@@ -103,7 +103,7 @@ def test_rows_after_the_checkpoint_and_incomplete_lines_are_removed(tmp_path: Pa
             run.log(step, {"loss": 1.0})
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write('{"step": 4, "lo')
-        run.forget_after(2)
+        run.remove_rows_after(2)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 

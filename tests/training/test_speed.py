@@ -22,7 +22,7 @@ from medcl3d.distributed.precision import autocast
 from medcl3d.encoders.decoder import Decoder
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.pretraining.pretrain import pretrain
-from medcl3d.training.speed import at_speed
+from medcl3d.training.speed import apply_cost_options
 
 CPU = torch.device("cpu")
 SMALL: list[tuple[str, dict[str, Any], Triple]] = [
@@ -67,7 +67,7 @@ def test_recomputed_activations_give_the_same_gradients_and_statistics(
     torch.manual_seed(0)
     network = build_network(Choice(name, fields), 1, decoder=True)
     cheaper = copy.deepcopy(network)
-    at_speed(cheaper, checkpointing=True)
+    apply_cost_options(cheaper, checkpointing=True)
     cheaper = copy.deepcopy(cheaper)  # as for a momentum encoder
     assert list(cheaper.state_dict()) == list(network.state_dict())
     x = torch.randn(2, 1, *shape)
@@ -82,7 +82,7 @@ def test_recomputed_activations_give_the_same_gradients_and_statistics(
 def test_an_encoder_that_does_not_name_its_layers_is_refused() -> None:
     network = Network(nn.Conv3d(1, 4, 3), Decoder(1, (4,), ((1, 1, 1),)))
     with pytest.raises(ConfigError, match=r"train.checkpointing: Conv3d does not name its layers"):
-        at_speed(network, checkpointing=True)
+        apply_cost_options(network, checkpointing=True)
 
 
 @pytest.mark.parametrize(("name", "fields", "shape"), SMALL)
@@ -90,7 +90,7 @@ def test_channels_last_computes_the_same(name: str, fields: dict[str, Any], shap
     torch.manual_seed(0)
     network = build_network(Choice(name, fields), 1, decoder=True)
     other, x = copy.deepcopy(network), torch.randn(2, 1, *shape)
-    at_speed(other, channels_last=True)
+    apply_cost_options(other, channels_last=True)
     weight = next(p for p in other.parameters() if p.ndim == 5 and p.shape[1] > 1 and max(p.shape[2:]) > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last_3d) and not weight.is_contiguous()
     torch.testing.assert_close(other(x).decoded, network(x).decoded, rtol=1e-3, atol=1e-4)
@@ -102,7 +102,7 @@ def test_a_missing_compiler_gives_a_one_line_error(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         MachineError, match=r"train.compile: no C\+\+ compiler found \(no-such-compiler\); install one"
     ):
-        at_speed(build_network(Choice("unet3d"), 1, decoder=False), compiled=True)
+        apply_cost_options(build_network(Choice("unet3d"), 1, decoder=False), compiled=True)
 
 
 def pretrained(store: Path, folder: Path, **train: Any) -> tuple[dict[str, Tensor], list[float]]:

@@ -19,8 +19,8 @@ from medcl3d.comparison.run.execute import is_done
 from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.plain import differences
 from medcl3d.core.errors import DataError
-from medcl3d.downstream.few_cases import over_runs
-from medcl3d.store.fingerprints import parts_read
+from medcl3d.downstream.few_cases import few_cases_over_runs
+from medcl3d.store.fingerprints import hashed_parts
 
 MOST_NAMED = 5
 
@@ -78,7 +78,7 @@ def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
 
 def few_training_cases(runs: Sequence[Run]) -> list[str]:
     """Sentences on classes with few labelled training patients, from the measurements' results."""
-    return over_runs([read_json(run.folder / "results.json") for run in runs if run.measures and is_done(run)])
+    return few_cases_over_runs([read_json(run.folder / "results.json") for run in runs if run.measures and is_done(run)])
 
 
 def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequence[int]) -> CaseValues:
@@ -181,7 +181,7 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
     columns: dict[tuple[str, str], list[set[str]]] = {}
     for run, provenance in zip(finished, found, strict=True):
         same = run.command, str(run.planned.get("data", {}).get("root"))
-        parts = parts_read(provenance)
+        parts = hashed_parts(provenance)
         others = {words: first.setdefault((*same, words), (part, run.folder)) for words, part in parts.items()}
         differ = [words for words, part in parts.items() if others[words][0] != part]
         if differ:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from medcl3d.config.field_types import STRICT, Count, Positive, Seed
+from medcl3d.config.field_types import STRICT, Positive, PositiveInt, Seed
 from medcl3d.config.kinds import CONFIGS, KINDS
 from medcl3d.config.overrides import FIELDS_OF
 from medcl3d.core.errors import ConfigError
@@ -131,10 +131,10 @@ class CompareConfig:
     across: tuple[Path, ...] = ()
     folds: Annotated[int, Field(ge=2)] | None = None
     first_seed: Seed = 0
-    replicates: Count = 1
+    replicates: PositiveInt = 1
     metric: str = "dice"
     better: Direction | None = None
-    jobs: Count = 1
+    jobs: PositiveInt = 1
     executor: Literal["local", "slurm"] = "local"
     slurm: dict[str, Any] = field(default_factory=dict)
     prepare: Prepare | None = None

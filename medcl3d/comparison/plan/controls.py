@@ -95,10 +95,10 @@ def _num_views(strategy: PairStrategy) -> int:
 
 def _points(fields: Any) -> dict[str, Any]:
     """Point fields of a strategy that relates points, as fields of the objective (which has defaults of its own)."""
-    from medcl3d.pairs import every_part, relates_points
+    from medcl3d.pairs import all_parts, relates_points
 
     strategy = _strategy(fields)
-    own = {key: value for part in reversed(every_part(strategy)) for key in POINTS if (value := getattr(part, key, None)) is not None}
+    own = {key: value for part in reversed(all_parts(strategy)) for key in POINTS if (value := getattr(part, key, None)) is not None}
     changed = {key: value for key, value in own.items() if fields.objective.fields.get(key, value) != value}
     return changed if relates_points(strategy) else {}
 

@@ -29,7 +29,7 @@ SHOWN = 3  # values of a field, files
 LONGEST = 40  # characters of a value
 
 
-def refuse_values_in_part(slices: Sequence[Slice]) -> None:
+def refuse_partial_rescaling(slices: Sequence[Slice]) -> None:
     """DataError if only some files have a field that scales values, unless it has the default."""
     for name, default in DEFAULTS.items():
         given = [_value(one, name) for one in slices]

@@ -20,11 +20,11 @@ from medcl3d.datasets.dicom.order import affine_of
 from medcl3d.datasets.dicom.slices import Slice
 from medcl3d.datasets.dicom.suv import refuse_impossible, suv_factor
 from medcl3d.datasets.dicom.tilt import AIR, Tilt, refuse_tilted, tilt_of, upright
-from medcl3d.io.atomic import replacing
+from medcl3d.io.atomic import open_atomic
 
 PetUnits = Literal["suv", "raw"]
 PIXELS = (
-    "PixelData", "FloatPixelData", "DoubleFloatPixelData", "Rows", "Columns", "NumberOfFrames",
+    "PixelData", "FloatPixelData", "DoubleFloatPixelData", "Embeddings", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PlanarConfiguration", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation",
 )  # fmt: skip
@@ -95,7 +95,7 @@ def write_series(series: Series, path: Path) -> tuple[str, ...]:
         volume = read_series(series)
     image = nibabel.Nifti1Image(volume.voxels, volume.affine)
     image.header.set_xyzt_units("mm")
-    with replacing(path) as out:
+    with open_atomic(path) as out:
         out.write(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
     return volume.warnings
 

@@ -18,7 +18,7 @@ from medcl3d.datasets.bids.tables import Line, Row, Sidecar, Sidecars, participa
 from medcl3d.datasets.columns import MISSING
 from medcl3d.datasets.days import date_of, days_from_first
 from medcl3d.datasets.manifest import Manifest
-from medcl3d.datasets.scan_ids import made_ids
+from medcl3d.datasets.scan_ids import default_ids
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.walk import VOLUMES, folders_under, unread
 
@@ -126,7 +126,7 @@ def bids(
     classes, unnamed = bids_labels.class_names(labels, pairs.values())
     table = pd.DataFrame(rows)
     table["label"] = [pairs.get(path, "") for path in table["path"]]
-    table["scan"] = made_ids(table["path"].tolist(), [name.stem for name in names.values()])
+    table["scan"] = default_ids(table["path"].tolist(), [name.stem for name in names.values()])
     noted = (*notes, *skipped, *unused.notes(), *unpaired, *unnamed)
     return Manifest.of(table, root, classes, outside=allow_outside, cell_places=places, notes=noted)
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from medcl3d.core.columns import PATH_COLUMNS
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.columns import meant_columns
+from medcl3d.datasets.columns import normalise_columns
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.json_file import read_json, read_label_names
@@ -40,7 +40,7 @@ def csv(root: Path, *, manifest: str | None = None, allow_outside: bool = False)
     """
     path = _table(root, manifest)
     table, places = _objects(path) if path.suffix.lower() == ".json" else _lines(path)
-    table, notes = meant_columns(table, f"{path}:1" if path.suffix.lower() != ".json" else str(path))
+    table, notes = normalise_columns(table, f"{path}:1" if path.suffix.lower() != ".json" else str(path))
     names = read_label_names(path.parent / "labels.json")
     made = Manifest.of(table, path.parent, names, outside=allow_outside, places=places, notes=notes)
     return made.with_skipped(

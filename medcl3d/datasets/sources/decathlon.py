@@ -9,9 +9,9 @@ import pandas as pd
 
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import Counted
-from medcl3d.datasets.columns import ask_for_patient, near_columns
+from medcl3d.datasets.columns import patient_column_remedy, similar_columns
 from medcl3d.datasets.manifest import NO_PATIENTS, Manifest
-from medcl3d.datasets.scan_ids import made_ids
+from medcl3d.datasets.scan_ids import default_ids
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.sources.nnunet import is_numbered
 from medcl3d.io.json_file import label_names, read_json
@@ -58,7 +58,7 @@ def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
     if "modality" in content and is_numbered(root, images):
         raise DataError(f"{path}: its image files have nnU-Net channel numbers; use the source nnunet")
     stems = [Path(image).name.removesuffix(".gz").removesuffix(".nii") for image in images]
-    scans, notes = made_ids(images, stems), skipped.notes()
+    scans, notes = default_ids(images, stems), skipped.notes()
     if len(set(places)) < len(places):  # items of several images
         notes += [] if any("patient" in row for row in rows) else [NO_PATIENTS]
         first = dict(zip(reversed(places), reversed(scans), strict=True))
@@ -144,9 +144,9 @@ def _item(path: Path, place: str, item: Any, skipped: Counted) -> tuple[list[str
     if is_class:
         about["class"] = str(label)
         skipped.add(f"items of {path.name} have a number as label, which is read as the class", images[0])
-    near = near_columns(list(item))
+    near = similar_columns(list(item))
     if "patient" in near:
-        raise DataError(f"{path}: {place}: key {near['patient']!r}: {ask_for_patient(near['patient'])}")
+        raise DataError(f"{path}: {place}: key {near['patient']!r}: {patient_column_remedy(near['patient'])}")
     for key in sorted(set(item) - {"image", "label"}):
         if key in COLUMNS and isinstance(item[key], (str, int, float)):
             about[key] = str(item[key])

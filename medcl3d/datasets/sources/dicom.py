@@ -15,20 +15,20 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from medcl3d.config.field_types import Count
+from medcl3d.config.field_types import PositiveInt
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import Counted
-from medcl3d.core.warning_summary import warnings_told
-from medcl3d.datasets.dicom.constant import differences, refuse_values_in_part
-from medcl3d.datasets.dicom.files import PERSON, FoundSeries, find_series, is_taken
+from medcl3d.core.warning_summary import summarise_warnings
+from medcl3d.datasets.dicom.constant import differences, refuse_partial_rescaling
+from medcl3d.datasets.dicom.files import PERSON, FoundSeries, find_series, is_selected
 from medcl3d.datasets.dicom.mixed import Part, volumes_of
 from medcl3d.datasets.dicom.series import PetUnits, Series, refusing, write_series
 from medcl3d.datasets.dicom.slices import slices_of
 from medcl3d.datasets.dicom.tilt import Tilt
-from medcl3d.datasets.id_spelling import alike, is_cut_number
+from medcl3d.datasets.id_spelling import alike, is_truncated_number
 from medcl3d.datasets.manifest import Manifest
-from medcl3d.datasets.missing_ids import is_no_id
-from medcl3d.datasets.pseudonymise import hider
+from medcl3d.datasets.missing_ids import is_missing_id
+from medcl3d.datasets.pseudonymise import id_hasher
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.atomic import write_json
 
@@ -43,7 +43,7 @@ def dicom(
     raw: Path | None,
     *,
     modalities: tuple[str, ...] | None = None,
-    min_slices: Count = 3,
+    min_slices: PositiveInt = 3,
     pet: PetUnits = "suv",
     tilt: Tilt = "error",
     mixed: Mixed = "split",
@@ -76,9 +76,9 @@ def dicom(
     A series that is not a regular grid (a slice missing or duplicated, planes that vary) or has wrong headers
     is refused, and the others are read. Raises DataError if there is no series at all.
     """
-    hash_id = hider(raw) if hash_ids else _unchanged
+    hash_id = id_hasher(raw) if hash_ids else _unchanged
     found, skipped, notes = find_series(root, redact=hash_ids)
-    series = [one for one in found if is_taken(one, modalities, min_slices, skipped)]
+    series = [one for one in found if is_selected(one, modalities, min_slices, skipped)]
     if not series:
         raise DataError(f"{root}: no DICOM series; {'; '.join(skipped.notes()) or 'the folder is empty'}")
     owners = (
@@ -121,7 +121,7 @@ def dicom(
         ):
             notes.append(f"{scan}: {warning}")
     unwritten = scans if raw is None else {}
-    summary = warnings_told(differing, len(differing), "series")
+    summary = summarise_warnings(differing, len(differing), "series")
     notes = [*made.notes, *skipped.notes(), *notes, *summary]
     return replace(made, notes=tuple(notes), faults=faults, unwritten=unwritten)
 
@@ -143,7 +143,7 @@ def _parts(
     if note:
         notes.append(f"{series.called}: {note}" if series.called else f"a series {note}")
     for part in parts:
-        refuse_values_in_part(part.slices)
+        refuse_partial_rescaling(part.slices)
     return parts
 
 
@@ -198,7 +198,7 @@ def _patient_id(series: FoundSeries, skipped: Counted) -> str:
     name = series.text("PatientID")
     if not name:
         skipped.add("series have no PatientID; their first folder is the patient", series.called)
-    elif is_no_id(name) or is_cut_number(name):
+    elif is_missing_id(name) or is_truncated_number(name):
         skipped.add(
             "series have a placeholder or truncated number as PatientID; their first folder is the patient",
             series.called,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.datasets.columns import ask_for_patient, near_columns
+from medcl3d.datasets.columns import patient_column_remedy, similar_columns
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.json_file import read_label_names
-from medcl3d.io.walk import files_under, not_taken
+from medcl3d.io.walk import files_under, skipped_notes
 
 RESERVED = ("path", "label", "atlas")  # columns that hold paths
 
@@ -47,10 +47,10 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
         raise ConfigError(
             f"source folder: label = {label!r}: is also the pattern of the images; write a different pattern"
         )
-    near = near_columns(images.names)
+    near = similar_columns(images.names)
     if "patient" in near:
         raise ConfigError(
-            f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {ask_for_patient(near['patient'])}"
+            f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {patient_column_remedy(near['patient'])}"
         )
     rows: list[dict[str, str]] = []
     labels: dict[tuple[str, ...], str] = {}
@@ -76,7 +76,7 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
 
     if not rows or (maps and not labels):
         field, text = ("pattern", pattern) if not rows else ("label", label)
-        others = "; ".join(not_taken(root, files, unreadable, taken={row["path"] for row in rows}, why=why))
+        others = "; ".join(skipped_notes(root, files, unreadable, taken={row["path"] for row in rows}, why=why))
         raise DataError(
             f"{root}: no file matches {field} = {text!r}; {others or 'the root has no other NIfTI file'}"
         )

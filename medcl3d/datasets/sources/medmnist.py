@@ -16,8 +16,8 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.notes import Counted
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
-from medcl3d.io.atomic import replacing
-from medcl3d.io.walk import not_taken
+from medcl3d.io.atomic import open_atomic
+from medcl3d.io.walk import skipped_notes
 
 PARTS = {"train": "train", "val": "train", "test": "test"}  # part of the npz -> side of the split
 
@@ -81,7 +81,7 @@ def _skipped(path: Path, arrays: Mapping[str, np.ndarray], root: Path) -> list[s
     for file in files:
         if file.suffix == ".npz":
             counts.add(f"other npz files beside {path.name} are skipped", str(file))
-    return [*counts.notes(), *not_taken(root, (file for file in files if file.suffix != ".npz"))]
+    return [*counts.notes(), *skipped_notes(root, (file for file in files if file.suffix != ".npz"))]
 
 
 def _npz(root: Path, file: str | None) -> Path:
@@ -130,5 +130,5 @@ def _write(path: Path, voxels: np.ndarray) -> None:
     if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as out:
+    with open_atomic(path) as out:
         out.write(content)

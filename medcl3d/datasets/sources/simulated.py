@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from medcl3d.config.field_types import Count, Fraction, Seed, Size
+from medcl3d.config.field_types import Fraction, PositiveInt, Seed, Size
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.phantom import LABELS, MODALITIES, Patient, take_scan
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.sources.csv import csv as read_csv
-from medcl3d.io.atomic import replacing, write_json, write_text
+from medcl3d.io.atomic import open_atomic, write_json, write_text
 from medcl3d.io.json_file import read_json
 
 
@@ -35,7 +35,7 @@ def simulated(
     shape: Size = (64, 64, 64),
     max_visits: Annotated[int, Field(ge=1, le=10)] = 2,
     num_modalities: Annotated[int, Field(ge=1, le=2)] = 2,
-    num_sites: Count = 3,
+    num_sites: PositiveInt = 3,
     lesion_fraction: Fraction = 0.4,
     difficulty: Annotated[float, Field(ge=0, le=3, allow_inf_nan=False)] = 1.0,
     seed: Seed = 0,
@@ -141,7 +141,7 @@ def _write_patient(
                 for path, volume in zip(
                     paths, take_scan(patient, shape, visit, years, modality), strict=True
                 ):
-                    with replacing(root / path) as file:
+                    with open_atomic(root / path) as file:
                         file.write(gzip.compress(volume.to_bytes(), compresslevel=1, mtime=0))
             rows.append(
                 {

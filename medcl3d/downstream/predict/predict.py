@@ -36,8 +36,8 @@ from medcl3d.downstream.tasks.segmentation import Segmentation
 from medcl3d.downstream.transfer import compare, read_sidecar
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network
-from medcl3d.io.atomic import replacing
-from medcl3d.io.disk_space import refuse_unwritable
+from medcl3d.io.atomic import open_atomic
+from medcl3d.io.disk_space import require_writable
 from medcl3d.io.nifti import read_header
 from medcl3d.preprocessing.read_scan import num_channels
 from medcl3d.preprocessing.ready_scan import ReadyScan, ready_scan
@@ -123,7 +123,7 @@ def predict(
                 f"{len(scans) - len(remaining)} of {len(scans)} scans were segmented by this run before and "
                 f"are kept; {len(remaining)} remaining"
             )
-        refuse_unwritable(out.parent if is_volume(out.name) else out, "--out")
+        require_writable(out.parent if is_volume(out.name) else out, "--out")
         if check:
             return _dry_run(predictor, remaining, refused, probabilities, say)
         written: list[Path] = []
@@ -345,5 +345,5 @@ def _write_nifti(file: Path, voxels: np.ndarray, scan: Path, stamp: str) -> None
     image.header["descrip"] = stamp.encode()
     content = image.to_bytes()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as out:
+    with open_atomic(file) as out:
         out.write(gzip.compress(content, compresslevel=6, mtime=0) if file.name.lower().endswith(".gz") else content)

@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcl3d.config.field_types import Count, Fraction
+from medcl3d.config.field_types import Fraction, PositiveInt
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
@@ -58,10 +58,10 @@ class Segmentation:
     batch, since it is undefined for a patch without a structure. Source: Isensee et al. 2021, nnU-Net.
     """
 
-    classes: tuple[Count, ...] | None = None
+    classes: tuple[PositiveInt, ...] | None = None
     foreground_fraction: Fraction = 0.5
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    windows: Count = 4
+    windows: PositiveInt = 4
     test_time_flips: tuple[bool, bool, bool] = (False, False, False)
     decodes: ClassVar[bool] = True
 

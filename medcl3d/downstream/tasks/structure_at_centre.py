@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medcl3d.config.field_types import Count
+from medcl3d.config.field_types import PositiveInt
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.seeding import Stream, generator
@@ -33,8 +33,8 @@ class StructureAtCentre(CropClassification):
     structure. Outside a scan, its own value of empty space is used.
     """
 
-    structures: Count = 20
-    crops_per_scan: Count = 60
+    structures: PositiveInt = 20
+    crops_per_scan: PositiveInt = 60
     _known: dict[Path, dict[int, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _voxels: dict[tuple[Path, int], list[np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
