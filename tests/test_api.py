@@ -350,7 +350,7 @@ def test_folders_without_an_encoder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ConfigError, match="holds a fine-tuned model"):
         medcl3d.load_encoder(tmp_path)
-    with pytest.raises(ConfigError, match=r"^nowhere: there is no such file"):
+    with pytest.raises(ConfigError, match=r"^nowhere: file not found"):
         medcl3d.load_encoder("nowhere")
 
 

@@ -22,7 +22,7 @@ SPATIAL_ONLY = Choice("shape")
 
 
 def _known(transforms: tuple[dict[str, dict[str, Any]], ...]) -> tuple[dict[str, dict[str, Any]], ...]:
-    from medcl3d.views.torchio.transforms import intensity_transforms
+    from medcl3d.preprocessing.torchio_transforms import intensity_transforms
 
     intensity_transforms(transforms)
     return transforms
@@ -54,7 +54,7 @@ class WithTorchIO:
         labels: Tensor | None = None,
     ) -> ViewResult:
         """Make views of crops, shapes as in `Recipe.apply`; only the first recipe changes labels."""
-        from medcl3d.views.torchio.transforms import apply_transforms, intensity_transforms
+        from medcl3d.preprocessing.torchio_transforms import apply_transforms, intensity_transforms
 
         of_first = {name: value for name, value in parameters.items() if name != SEED}
         view = self.first.apply(voxels, of_first, spacing_mm, labels)

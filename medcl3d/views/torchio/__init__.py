@@ -1,1 +1,0 @@
-"""View recipes that TorchIO computes."""
