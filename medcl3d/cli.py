@@ -250,7 +250,7 @@ def features(
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Read headers, report what would be written; write nothing.")] = False,
 ) -> None:
-    """Write a pretrained encoder's features of new scans. The same command again resumes."""
+    """Write a pretrained encoder's features of new scans. Run the command again to resume."""
     from medcl3d.downstream.features import write_features
 
     write_features(run, target, out, file_format=file_format, dense=dense, intensity=intensity, force=force, check=check, say=say)

@@ -1,4 +1,4 @@
-"""Every page of a strategy says how far apart its pairs are, and the command that measures it says the same."""
+"""Every page of a strategy has the measured distances of its pairs, equal to those of the command."""
 
 from __future__ import annotations
 

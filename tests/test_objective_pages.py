@@ -1,4 +1,4 @@
-"""Every objective has a page that says what the code says."""
+"""Every objective has a page that agrees with the code."""
 
 from __future__ import annotations
 

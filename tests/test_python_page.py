@@ -1,4 +1,4 @@
-"""The code of the page about the Python API runs as it stands there, block after block."""
+"""The code of the page about the Python API runs as written, block after block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recovery table is what its rows say, and its command makes both."""
+"""The recovery table follows from its rows, and its command makes both."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def _data_config(
 
 
 def _built(registry: Registry, value: Any, name: str) -> Any:
-    """An object that was built already, or the one that a name or ``{name: {field: value}}`` stands for."""
+    """An object that was built already, or the one that a name or ``{name: {field: value}}`` describes."""
     if isinstance(value, str):
         return registry.build(parse_choice(registry, value, {}, name))
     if isinstance(value, Choice):

@@ -26,7 +26,7 @@ def prepare(
     source   name of a source; `medcl3d list sources` names them
     root     file or folder that the source reads; None for `simulated`, which makes its own scans
     out      folder for manifest.csv, report.csv, split.json and store/
-    say      receives progress notes, one line each
+    `say`    receives progress notes, one line each
     options  fields of the source (`medcl3d list sources NAME`) and of the preparation
 
     Call it again to resume: only scans that are missing or changed are prepared.
@@ -41,5 +41,5 @@ def prepare(
 
 
 def open_store(root: str | Path) -> Store:
-    """Open a folder that `prepare` wrote. DataError: it is absent, unfinished or damaged."""
+    """Open a folder that `prepare` wrote. DataError: it is absent, incomplete or damaged."""
     return Store.open(Path(root).expanduser())

@@ -16,9 +16,9 @@ class Points:
     """Physical points shared by the views of each sample.
 
     position_mm  ``Float64[B, P, 3]`` world mm in the frame of the sample's scan
-    key_mm       the positions that strategies are told (a placebo shuffles them), same shape
+    key_mm       the positions in the keys of strategies (a placebo shuffles them), same shape
     body_mm      the positions in body coordinates, same shape
-    valid        ``Bool[B, P]``: the point lies inside the scan and inside every view
+    valid        ``Bool[B, P]``: the point is inside the scan and inside every view
     """
 
     position_mm: Tensor
@@ -43,7 +43,7 @@ class ViewGroup:
 
     voxels  ``Float[N, C, D, H, W]``, rows sorted by sample, then by view
     affine  ``Float64[N, 4, 4]`` from a view's voxel indices to world mm, augmentation included
-    keys    one row a view
+    keys    one row per view
     """
 
     role: str

@@ -13,7 +13,7 @@ from medcl3d.core.keys import Keys
 
 @dataclass(frozen=True)
 class Features:
-    """What a network says of a batch of volumes.
+    """The output of a network for a batch of volumes.
 
     pooled   ``[B, F]``
     maps     feature maps ``[B, C_i, D_i, H_i, W_i]``, finest first

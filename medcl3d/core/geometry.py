@@ -31,11 +31,11 @@ class Box:
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """One view to be made: which part of which scan, what it is for, and the grid it is resampled to.
+    """One view to be made: the part of a scan, its role, and the grid that it is resampled to.
 
     `role` groups views that one forward pass takes together ("global", "local"); `shape` is the
     grid of the view in voxels (default: the box's own size, so nothing is resampled). `told` is the box
-    that strategies are told, where a placebo says another than the one that is read.
+    in the keys of strategies, if a placebo replaces the one that is read.
     """
 
     scan: int

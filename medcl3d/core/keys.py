@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Keys:
-    """What a strategy may know of the things in a batch, one row a thing (a view, or a point of one).
+    """What a strategy may read of the items of a batch, one row per item (a view, or a point of one).
 
-    Ids are int64 ``[N]``, -1 where there is none; numbers are float64, NaN where missing (an id as
-    a float32 would lose its last digits, a position its millimetres).
+    Ids are int64 ``[N]``, -1 if absent; numbers are float64, NaN if missing (an id as a float32 would
+    lose its last digits, a position its millimetres).
 
-    sample, view    which sample of the run the thing comes from, which of its views
+    sample, view    which sample of the run the item comes from, which of its views
     scan, frame     scans with one frame share world millimetres; across frames they mean nothing
     patient, modality, label
     session_days    day of the visit, from the patient's first
@@ -69,7 +69,7 @@ class Keys:
         return self.map(lambda column: column.to(device))
 
     def column(self, name: str) -> Tensor:
-        """A column of the manifest as ``Float64[N]``: numbers, or codes of ids and categories; NaN where missing."""
+        """A column of the manifest as ``Float64[N]``: numbers, or codes of ids and categories; NaN if missing."""
         own = {"class": self.label, "patient": self.patient, "modality": self.modality, "frame": self.frame}
         if name in own:
             return torch.where(own[name] < 0, torch.nan, own[name].double())

@@ -26,7 +26,7 @@ class Relation:
 
 
 def related(rows: Keys, cols: Keys, positive: Tensor, negative: Tensor | None = None) -> Relation:
-    """A relation in which nothing is related to itself; what is not said to repel repels by 1 - P.
+    """A relation in which nothing is related to itself; `negative` defaults to 1 - positive.
 
     positive, negative: ``[N, M]``, bool or float.
     """

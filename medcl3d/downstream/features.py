@@ -253,7 +253,7 @@ def _origin_or_none(one: InputScan, identity: str) -> str:
 
 @dataclass
 class _Table:
-    """One table with a row per scan, replaced as a whole now and then, and at the end."""
+    """One table with a row per scan, replaced as a whole at intervals and at the end."""
 
     path: Path
     identity: str

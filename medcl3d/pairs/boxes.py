@@ -114,15 +114,15 @@ def gap_mm(rows: Keys, cols: Keys, axis: int) -> Tensor:
     return torch.einsum("nmi,ni->nm", offset, torch.linalg.inv(rows.axes)[:, axis]).abs()
 
 
-def overlap_offset(size: np.ndarray, room: np.ndarray, target_iou: float, rng: np.random.Generator) -> np.ndarray:
+def overlap_offset(size: np.ndarray, max_shift: np.ndarray, target_iou: float, rng: np.random.Generator) -> np.ndarray:
     """A shift, ``Float[3]`` voxels, that gives two boxes of one size the target IoU.
 
-    size: voxels; room: largest shift along each axis, voxels. Along an axis the boxes share the
+    size: voxels; max_shift: largest shift along each axis, voxels. Along an axis the boxes share the
     fraction f = 1 - shift / size; the product of the three must be F = 2 IoU / (1 + IoU). The
-    fractions are drawn log-uniformly among those that `room` allows, in a random order of the axes.
+    fractions are drawn log-uniformly among those that `max_shift` allows, in a random order of the axes.
     """
     shared = 2 * target_iou / (1 + target_iou)
-    least = 1 - np.minimum(room, size) / size
+    least = 1 - np.minimum(max_shift, size) / size
     fraction = np.ones(3)
     order = rng.permutation(3)
     for position, axis in enumerate(order):

@@ -31,7 +31,7 @@ def resample(
 
 
 def _repeated(voxels: np.ndarray, times: Sequence[int]) -> np.ndarray:
-    """More planes at both ends, like the outermost: what the filter takes to stand there anyway, and it wants a few to start from."""
+    """Repeat the outermost planes at both ends: the filter needs a few planes to start from and assumes these values."""
     return np.pad(voxels, [(0, 0), *((n, n) for n in times)], mode="edge") if any(times) else np.ascontiguousarray(voxels)
 
 

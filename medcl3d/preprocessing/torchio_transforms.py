@@ -11,11 +11,11 @@ import torchio as tio
 
 
 def intensity_transforms(transforms: Sequence[Mapping[str, Mapping[str, Any]]]) -> tio.Compose:
-    """TorchIO's intensity transforms, ``[{name: fields}]``, one after the other. ValueError says which one is not right."""
+    """TorchIO's intensity transforms, ``[{name: fields}]``, one after the other. ValueError names the first invalid one."""
     known: dict[str, Callable[..., tio.Transform]] = {
-        name: thing
-        for name, thing in vars(tio).items()
-        if name.startswith("Random") and isinstance(thing, type) and issubclass(thing, tio.transforms.IntensityTransform)
+        name: value
+        for name, value in vars(tio).items()
+        if name.startswith("Random") and isinstance(value, type) and issubclass(value, tio.transforms.IntensityTransform)
     }
     made = []
     for entry in transforms:
@@ -26,14 +26,14 @@ def intensity_transforms(transforms: Sequence[Mapping[str, Mapping[str, Any]]]) 
             try:
                 made.append(known[name](**{key: tuple(v) if isinstance(v, list) else v for key, v in (fields or {}).items()}))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"transform {name}: TorchIO says: {str(error).splitlines()[0]}") from None
+                raise ValueError(f"transform {name}: error of TorchIO: {str(error).splitlines()[0]}") from None
     if not made:
-        raise ValueError("a list with one transform or more is needed")
+        raise ValueError("at least one transform is required")
     return tio.Compose(made)
 
 
 def apply_transforms(transform: tio.Transform, voxels: torch.Tensor, spacing_mm: np.ndarray, seed: int) -> torch.Tensor:
-    """A transform of one view ``[C, D, H, W]``, with its draws from `seed` and nothing else's draws touched."""
+    """A transform of one view ``[C, D, H, W]``, with its draws from `seed`; no other random state changes."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         image = tio.ScalarImage(tensor=voxels, affine=np.diag([*np.asarray(spacing_mm, dtype=np.float64), 1.0]))

@@ -11,9 +11,9 @@ from medcl3d.sampling.raw_batch import RawBatch
 
 
 def make_views(raw: RawBatch, recipe: Any) -> PairBatch:
-    """Augment a batch on the device it lies on; every view then knows its affine, augmentation included.
+    """Augment a batch on its own device and record the affine of each view, augmentation included.
 
-    In float32 whatever autocast says: an augmentation is no place to lose digits.
+    Computed in float32 even under autocast, so that intensities and positions keep their digits.
     """
     groups = []
     for group in raw.groups:

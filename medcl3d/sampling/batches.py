@@ -17,9 +17,9 @@ WORKER_TIMEOUT_S = 300
 def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) -> Iterator[Any]:
     """Items `start` .. `steps` - 1 in order, prepared ahead by worker processes (0: by this one).
 
-    With workers, this process makes the first item, which says how much shared memory they need.
+    With workers, this process makes the first item, to measure the shared memory that they need.
 
-    MachineError if shared memory has too little room for the workers, or one of them dies, with what is known of the cause.
+    MachineError if shared memory is too small for the workers, or if one of them dies, with the likely cause.
     """
     first = [dataset[start]] if workers and start < steps else []
     size = num_bytes(first)

@@ -29,8 +29,8 @@ CANDIDATES_PER_POINT = 8
 class PairDataset(Dataset[RawBatch]):
     """Item `step` is this rank's contiguous slice of global batch `step`.
 
-    num_points: how many points a sample's views share, 0 for none. A placebo's points keep their pairs and
-    lose their places.
+    num_points: number of points that the views of a sample share, 0 for none. The points of a placebo keep
+    their pairs and lose their positions.
     """
 
     store: Store
@@ -101,12 +101,12 @@ class PairDataset(Dataset[RawBatch]):
         return to_grid(torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box)), view)
 
     def _points(self, batch: RawGroup, rng: np.random.Generator) -> Points:
-        """Places inside every scan and every global view of the sample, uniform in their intersection.
+        """Positions inside every scan and every global view of the sample, uniform in their intersection.
 
-        World mm mean one place only where the scans share a frame; across frames no point is valid.
+        World mm are comparable only if the scans share a frame; across frames no point is valid.
         """
         collection, first = self.scans.collection, batch.views[0].scan
-        # Boxes of one scan intersect on its grid; of another scan's box, only the world knows where it lies.
+        # Boxes of one scan intersect on its grid; boxes of other scans are compared in world mm below.
         boxes = [view.box for view in batch.views if view.scan == first]
         low = np.maximum(np.max([box.start for box in boxes], axis=0), 0) - 0.5
         high = np.maximum(np.minimum(np.min([box.stop for box in boxes], axis=0), collection.shapes[first]) - 0.5, low)
@@ -118,7 +118,7 @@ class PairDataset(Dataset[RawBatch]):
         of_scans = _inside(world, torch.from_numpy(collection.affines[scans]), torch.from_numpy(collection.shapes[scans]))
         inside = _inside(world, affine, torch.tensor(shape).expand(len(affine), 3)) & of_scans
         inside &= bool((high > low).all()) and all(collection.share_frame(first, scan) for scan in scans)
-        # The first that every view sees; where they are too few, the rest is marked as not valid.
+        # The first points inside every view; if they are too few, the rest is marked as not valid.
         chosen = torch.argsort(inside.to(torch.int8), descending=True, stable=True)[: self.num_points]
         position, valid = world[chosen], inside[chosen]
         key = (
@@ -129,7 +129,7 @@ class PairDataset(Dataset[RawBatch]):
 
 
 def _inside(world: Tensor, affines: Tensor, shapes: Tensor) -> Tensor:
-    """``Bool[P]``: places ``[P, 3]`` in mm that lie inside all of the grids, ``[V, 4, 4]`` of ``[V, 3]`` voxels."""
+    """``Bool[P]``: positions ``[P, 3]`` in mm that are inside all of the grids, ``[V, 4, 4]`` of ``[V, 3]`` voxels."""
     inverse = torch.linalg.inv(affines)
     voxels = torch.einsum("vij,pj->vpi", inverse[:, :3, :3], world) + inverse[:, None, :3, 3]
     return ((voxels >= -0.5) & (voxels <= shapes[:, None] - 0.5)).all(-1).all(0)

@@ -12,9 +12,9 @@ from medcl3d.pairs.batch_grouping import BatchGrouping
 
 @dataclass(frozen=True)
 class Plan:
-    """Which anchor each sample of the run starts from: global batches as a function of (seed, epoch).
+    """The anchor of each sample of the run: global batches as a function of (seed, epoch).
 
-    companions   which samples stand together in a batch, if a strategy asks for it; an epoch then visits each anchor
+    companions   batch grouping, if the strategy requires it; an epoch then visits each anchor
                  `samples_per_scan` times
     """
 

@@ -22,7 +22,7 @@ from medcl3d.store.store import Store
 
 
 def subject_of(store: Store, scans: dict[int, int]) -> tio.Subject:
-    """Stored scans as a Subject that reads them when it is asked to.
+    """Stored scans as a Subject that reads them on access.
 
     scans: row in the strategy's collection -> scan of the store.
     """
@@ -42,7 +42,7 @@ def read_stored(path: str | Path, *, affine: np.ndarray, scaling: Scaling = AS_S
 
 
 class _SamplesOfRun(tio.SubjectsDataset):
-    """Item i is the patient of this rank's sample i of the run, told which sample it is for."""
+    """Item i is the patient of this rank's sample i of the run, with the number of the sample."""
 
     def __init__(self, dataset: PairDataset):
         self.dataset = dataset

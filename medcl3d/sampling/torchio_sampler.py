@@ -23,21 +23,21 @@ from medcl3d.sampling.crops import to_grid, view_affine
 
 ROW = "row"  # of an image: its scan in the collection
 DRAW = "draw"  # of a subject: which sample of the run it is for
-TOLD = "told"  # the boxes that strategies are told, in a form like the location's
-FILL = "fill"  # of an image: what stands past its border
+TOLD = "told"  # the boxes in the keys of strategies, in the form of the location
+FILL = "fill"  # of an image: the value past its border
 OF_TORCHIO = ("data", "affine", "path", "stem", "type", ROW, FILL)
 
 
 class PairSampler(tio.data.PatchSampler):
     """A TorchIO sampler that cuts a whole sample of a pair strategy: all views that belong together.
 
-    Its items are Subjects with the images ``view_0``, ``view_1``, ..., each knowing its affine and, under ``scan``,
-    the name of the image it was cut from; ``location`` is ``Int[views, 6]``, the first and last-plus-one voxel of
+    Its items are Subjects with the images ``view_0``, ``view_1``, ..., each with its affine and, under ``scan``,
+    the name of the image that it was cut from; ``location`` is ``Int[views, 6]``, the first and last-plus-one voxel of
     each, as in TorchIO. So a `tio.Queue` may shuffle items, and positives stay together.
 
-    A subject holds the scans of one patient as `ScalarImage`, of any shapes and spacings. What strategies ask for
-    beside (session, session_days, modality, frame) are extra arguments of the image: ``tio.ScalarImage(path,
-    session="2", session_days=180)``. Past the border of a scan stands its attribute `fill`, else its minimum.
+    A subject holds the scans of one patient as `ScalarImage`, of any shapes and spacings. Further columns of
+    strategies (session, session_days, modality, frame) are extra arguments of the image: ``tio.ScalarImage(path,
+    session="2", session_days=180)``. Past the border of a scan the value is its attribute `fill`, else its minimum.
 
     strategy    of `medcl3d.pairs`, one that stays within a patient (ConfigError otherwise)
     patch_size  voxels of a view
@@ -52,8 +52,8 @@ class PairSampler(tio.data.PatchSampler):
         self.strategy, self.collection = strategy, collection
 
     def __call__(self, subject: tio.Subject, num_patches: int | None = None) -> Generator[tio.Subject]:
-        """Samples of a subject, without end or `num_patches`. DataError where the strategy finds no anchor in it."""
-        # TorchIO's own check asks for one grid in a subject: here every scan keeps its own.
+        """Samples of a subject, without end or `num_patches`. DataError if the strategy finds no anchor in it."""
+        # TorchIO requires one grid per subject; here every scan keeps its own.
         return self._generate_patches(subject, num_patches)
 
     def _generate_patches(self, subject: tio.Subject, num_patches: int | None = None) -> Generator[tio.Subject]:
@@ -98,7 +98,7 @@ def cut(images: dict[str, Any], names: dict[int, str], collection: Collection, v
 
 
 def crop_of(image: Any, box: Box) -> torch.Tensor:
-    """The box of an image, ``[C, D, H, W]``; past its border stands its fill."""
+    """The box of an image, ``[C, D, H, W]``; past its border it has the fill value."""
     data, shape = image.data, image.spatial_shape
     inside = tuple(slice(max(0, a), max(0, min(n, b))) for a, b, n in zip(box.start, box.stop, shape, strict=True))
     part = data[(slice(None), *inside)]

@@ -43,7 +43,7 @@ def scans_of(
 ) -> Iterator[tuple[list[InputScan], list[str]]]:
     """Find the scans to segment, and the faults of others. DICOM series become temporary NIfTI files.
 
-    say: receives notes on skipped files.
+    `say` receives notes on skipped files.
     DataError: no scan was found. ConfigError: `out` is not a valid path for label maps.
     """
 
@@ -86,7 +86,7 @@ def _series(
         )  # the DICOM files may be a scout or a report of these volumes
         return [], []
     for note in manifest.notes:
-        if not note.startswith(f"{num_volumes + num_others} files are not DICOM images"):  # those that were told already
+        if not note.startswith(f"{num_volumes + num_others} files are not DICOM images"):  # reported already
             say(note)
     rows = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
     return [(path, manifest.locate(path)) for path in rows["path"]], list(manifest.faults.values())
