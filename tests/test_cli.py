@@ -95,7 +95,7 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tup
     calls: list[tuple[Any, ...]] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("medcl3d.pretraining.pretrain.pretrain", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr("medcl3d.comparison.compare", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("medcl3d.comparison.compare.compare", lambda *arguments: calls.append(arguments))
     yield calls
 
 

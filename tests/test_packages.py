@@ -59,7 +59,7 @@ def imported() -> Iterator[tuple[Path, str]]:
             )
             for module in modules:
                 top = module.split(".")[0]
-                if top not in sys.stdlib_module_names and top not in ("medcl3d", ""):
+                if top not in sys.stdlib_module_names and top not in ("medcl3d", "benchmarks", ""):
                     yield path, DISTRIBUTION.get(top, top).replace("_", "-")
                 if module.startswith("torch.utils.tensorboard"):
                     yield path, "tensorboard"

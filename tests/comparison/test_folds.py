@@ -114,7 +114,7 @@ def test_an_encoder_that_saw_a_test_patient_of_another_fold_is_refused(compariso
     pretrained = pretrain(Path("pretrain.yaml"), ["data.fold=1", "out_dir=pre"])
     finetune(Path("finetune.yaml"), [f"init={pretrained}", "data.fold=1", "out_dir=fine"], check=True)
     for other in ("data.fold=0", "seed=0"):  # the split itself tests fold 0
-        with pytest.raises(DataError, match="pretraining saw 3 of the test patients"):
+        with pytest.raises(DataError, match="pretraining used 3 of the test patients"):
             finetune(Path("finetune.yaml"), [f"init={pretrained}", other, "out_dir=fine"], check=True)
     with pytest.raises(ConfigError, match=r"data\.fold = 2: the split has the folds 0 to 1"):
         finetune(Path("finetune.yaml"), ["data.fold=2", "out_dir=fine"], check=True)

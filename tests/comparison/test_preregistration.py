@@ -106,7 +106,7 @@ def test_spoilt_rows_are_left_out(config: CompareConfig) -> None:
 
 
 def test_validation_patients_cannot_confirm(comparison: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from medcl3d.comparison.plan.runs import runs as module
+    from medcl3d.comparison.plan import runs as module
 
     real = module.plain
 

@@ -67,7 +67,7 @@ def test_an_atlas_affine_of_the_manifest_reaches_the_keys(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("1 0 0\n0 1 0\n0 0 1\n", r"holds \(3, 3\) numbers"),
+        ("1 0 0\n0 1 0\n0 0 1\n", r"contains \(3, 3\) numbers"),
         ("1 0 0 x\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", "could not convert"),
         ("1 0 0 0\n0 1 0 0\n0 0 0 0\n0 0 0 1\n", "singular"),
         ("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 1 1\n", "the last 0 0 0 1"),

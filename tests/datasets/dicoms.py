@@ -32,7 +32,7 @@ def write_slice(path: Path, pixels: np.ndarray, sop_class: str = CT, **fields: A
     dataset.file_meta = meta
     dataset.SOPClassUID = sop_class
     dataset.PixelData = pixels.tobytes()
-    dataset.Embeddings, dataset.Columns = pixels.shape[-2:]
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     for name, value in fields.items():

@@ -116,7 +116,7 @@ def test_an_irregular_grid_is_refused_with_its_series(
         ("RescaleSlope", "DS", b"inf ", "RescaleSlope is 'inf', a number is needed"),
         ("RescaleIntercept", "DS", b"-1024,0 ", "RescaleIntercept is '-1024,0', a number is needed"),
         ("NumberOfFrames", "IS", b"x ", "NumberOfFrames is 'x', a number is needed"),
-        ("Embeddings", "US", b"", "Rows is missing, a number is needed"),
+        ("Rows", "US", b"", "Rows is missing, a number is needed"),
         ("Columns", "US", b"\1", "Columns is "),
         (
             "ImagePositionPatient",

@@ -391,7 +391,7 @@ def test_two_scans_with_one_output_file_are_refused_before_any_is_segmented(
 def test_a_scan_that_raises_in_a_library_is_reported_and_the_others_are_segmented(
     run: Path, ball_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medcl3d.downstream.predict.predict import predict as module
+    from medcl3d.downstream.predict import predict as module
 
     image = nib.load(Path(Store.open(ball_root).scans[6]["source"]["path"]))
     (tmp_path / "in").mkdir()

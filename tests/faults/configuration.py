@@ -93,7 +93,7 @@ CONFIGURATION = [
         "metadata absent",
         put("pairs", value={"metadata_kernel": {"columns": {"bmi": 2.0}}}),
         PRETRAIN,
-        ["c.yaml:8: metadata_kernel", "'bmi'", "there are"],
+        ["c.yaml:8: metadata_kernel", "'bmi'", "choose from"],
         3,
     ),
     Fault(

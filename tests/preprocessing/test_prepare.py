@@ -114,7 +114,7 @@ def test_the_median_spacing_is_along_ras_axes_not_file_axes(tmp_path, write_nift
 def test_it_resumes_after_being_killed(cohort, tmp_path, container) -> None:
     """SIGKILL after the second scan; resuming prepares the others, and equals an uninterrupted run."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from medcl3d.data import scan, workers; from "
+        "import os, signal, sys; from pathlib import Path; from medcl3d.preprocessing import scan, workers; from "
         "medcl3d.preprocessing.prepare import *\ndone, real = [], scan.prepare_scan\ndef slow(task, store):\n    if "
         "len(done) == 2: os.kill(os.getpid(), signal.SIGKILL)\n    done.append(1); return real(task, "
         "store)\nworkers.prepare_scan = slow\nprepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), "
@@ -238,7 +238,7 @@ def test_a_touched_file_is_unchanged_and_other_content_is_a_change(cohort, tmp_p
     audit(out)
     assert prepare("csv", cohort, out, options=ONE).num_unchanged == 6
     monkeypatch.setattr(
-        "medcl3d.preprocessing.scan.content_sha256", lambda path: pytest.fail(f"{path} was read again")
+        "medcl3d.preprocessing.scan_identity.content_sha256", lambda path: pytest.fail(f"{path} was read again")
     )
     audit(out)
     assert prepare("csv", cohort, out, options=ONE).num_unchanged == 6
@@ -369,7 +369,7 @@ def test_an_unforeseen_exception_refuses_one_scan_only(cohort, tmp_path, monkeyp
     result = prepare("csv", cohort, tmp_path / "out", options=ONE)
     assert (result.num_ok, result.num_refused) == (5, 1)
     assert (
-        "images/2.nii.gz: cannot be used: IndexError: index 3 is out of bounds; look at"
+        "images/2.nii.gz: cannot be used: IndexError: index 3 is out of bounds; inspect the file"
         in (tmp_path / "out/report.csv").read_text()
     )
 

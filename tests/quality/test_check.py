@@ -113,8 +113,8 @@ def test_a_report_has_a_page_and_a_cache_for_the_next_check(
 def test_a_page_of_many_scans_is_limited_and_states_what_it_omits(
     tmp_path: Path, write_nifti: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("audit", "check_page"):
-        monkeypatch.setattr(f"medcl3d.data.{module}.MAX_PICTURES", 3)
+    for module in ("check", "page"):
+        monkeypatch.setattr(f"medcl3d.quality.{module}.MAX_PICTURES", 3)
     monkeypatch.setattr("medcl3d.quality.page.MAX_ROWS", 2)
     for number in range(5):
         # A few whole numbers: a warning.

@@ -20,7 +20,7 @@ NAMES = (
     "Modality", "ImageType", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge",
     "StudyDate", "SeriesDescription", "SeriesNumber", "Manufacturer", "MagneticFieldStrength", "KVP",
     "ConvolutionKernel", "SliceThickness", "SpacingBetweenSlices", "PixelRepresentation", "NumberOfFrames",
-    "Embeddings", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient",
+    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient",
     "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType", "AcquisitionNumber",
     "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "Units", "SUVType", "DecayCorrection",
     "CorrectedImage", "PatientWeight", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
@@ -153,7 +153,7 @@ def read_header(path: Path, called: str | None = None) -> Header | None:
 
 def has_voxels(header: Header) -> bool:
     """Whether a header describes slices in space; reports, contours and secondary captures do not."""
-    return "Embeddings" in header.texts and (
+    return "Rows" in header.texts and (
         "ImagePositionPatient" in header.texts or "PerFrameFunctionalGroupsSequence" in header.items
     )
 

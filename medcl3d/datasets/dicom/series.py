@@ -24,7 +24,7 @@ from medcl3d.io.atomic import open_atomic
 
 PetUnits = Literal["suv", "raw"]
 PIXELS = (
-    "PixelData", "FloatPixelData", "DoubleFloatPixelData", "Embeddings", "Columns", "NumberOfFrames",
+    "PixelData", "FloatPixelData", "DoubleFloatPixelData", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PlanarConfiguration", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation",
 )  # fmt: skip

@@ -71,7 +71,7 @@ def slices_of(header: Header) -> list[Slice]:
         raise DataError(
             f"{header.name}: {what}, not grey values that grow with intensity; convert it to MONOCHROME2"
         )
-    shape = int(header.number("Columns")), int(header.number("Embeddings"))
+    shape = int(header.number("Columns")), int(header.number("Rows"))
     if min(shape) < 1:
         raise DataError(
             f"{header.name}: {shape[0]} columns and {shape[1]} rows are not an image; fetch the file again"
