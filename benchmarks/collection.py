@@ -53,7 +53,9 @@ def make_tree(root: Path, num_scans: int) -> None:
             folder.mkdir(parents=True)
             for modality in MODALITIES:
                 voxels = rng.integers(0, 1000, SIDE**3, dtype=np.int16).tobytes()
-                (folder / f"{subject}_ses-{session}_{modality}.nii.gz").write_bytes(gzip.compress(head + voxels, 1, mtime=0))
+                (folder / f"{subject}_ses-{session}_{modality}.nii.gz").write_bytes(
+                    gzip.compress(head + voxels, 1, mtime=0)
+                )
         (root / subject / f"{subject}_sessions.tsv").write_text("\n".join(sessions) + "\n")
     (root / "participants.tsv").write_text("\n".join(participants) + "\n")
 
@@ -67,7 +69,16 @@ def collection(bench: Bench) -> Table:
         for stage in STAGES:
             found = _measured(stage, folder)
             peaks = f"{found.own_mb:.0f}", f"{found.worker_mb:.0f}" if found.worker_mb else "-"
-            rows.append((str(num), stage, f"{found.wall_s:.1f}", f"{found.busy_s:.1f}", f"{1000 * found.busy_s / num:.2f}", *peaks))
+            rows.append(
+                (
+                    str(num),
+                    stage,
+                    f"{found.wall_s:.1f}",
+                    f"{found.busy_s:.1f}",
+                    f"{1000 * found.busy_s / num:.2f}",
+                    *peaks,
+                )
+            )
     workers = min(8, os.cpu_count() or 1)
     note = (
         f"A generated BIDS dataset: {len(SESSIONS)} visits per patient with {len(MODALITIES)} modalities of "
@@ -101,7 +112,10 @@ class Cost:
 
 def _measured(stage: str, folder: Path) -> Cost:
     """The cost of a stage, measured in another process."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from benchmarks.collection import measure"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from "
+        "benchmarks.collection import measure"
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; measure({stage!r}, {str(folder)!r})"],
         stdout=subprocess.PIPE,

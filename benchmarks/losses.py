@@ -59,8 +59,20 @@ def losses(bench: Bench) -> Table:
                 rows.append((str(n), name, "-", "-", "not installed: pip install --no-deps lightly"))
                 continue
             seconds = np.array([one[0] for one in own if one])
-            ratio = "-" if plain[0] is None else _figure(np.array([one[0] for one in plain if one]) / seconds, ".2f")
-            rows.append((str(n), name, _figure(1000 * seconds, ".1f"), f"{max(one[1] for one in own if one):.0f}", ratio))
+            ratio = (
+                "-"
+                if plain[0] is None
+                else _figure(np.array([one[0] for one in plain if one]) / seconds, ".2f")
+            )
+            rows.append(
+                (
+                    str(n),
+                    name,
+                    _figure(1000 * seconds, ".1f"),
+                    f"{max(one[1] for one in own if one):.0f}",
+                    ratio,
+                )
+            )
     note = (
         f"Embeddings of {DIM} numbers in float32, forward and backward, processor time of one core; memory "
         "is the increase over that before the first call. The matrix of all pairs is NT-Xent as a "
@@ -90,7 +102,10 @@ def _measured(name: str, n: int) -> tuple[float, float] | None:
     None if a package is missing.
     """
     root = str(Path(__file__).parents[1])
-    code = f"import sys; sys.path.insert(0, {root!r}); from benchmarks.losses import measure; measure({name!r}, {n})"
+    code = (
+        f"import sys; sys.path.insert(0, {root!r}); from benchmarks.losses import measure; "
+        f"measure({name!r}, {n})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     return found and (found[0], found[1])
@@ -116,7 +131,9 @@ def measure(name: str, n: int) -> None:
 
 def _ours(strategy: Any, declared: bool, n: int) -> Callable[[Tensor], Tensor]:
     keys = keys_of(n)
-    relating = Relating(strategy.relate, strategy, constant_across=strategy.constant_across if declared else None)
+    relating = Relating(
+        strategy.relate, strategy, constant_across=strategy.constant_across if declared else None
+    )
 
     def loss(z: Tensor) -> Tensor:
         total = contrastive_sum(z, z, relating.tiles(keys, keys, z, z), TEMPERATURE)
@@ -140,7 +157,9 @@ def _lightly(n: int) -> Callable[[Tensor], Tensor] | None:
         name = f"lightly.{package}".rstrip(".")
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__path__ = [str(root.joinpath(*package.split(".")))]
-    sys.modules["lightly.models.utils"] = sys.modules["lightly.models"].utils = ModuleType("lightly.models.utils")  # type: ignore[attr-defined]
+    sys.modules["lightly.models.utils"] = sys.modules["lightly.models"].utils = ModuleType(
+        "lightly.models.utils"
+    )  # type: ignore[attr-defined]
     from lightly.loss.ntx_ent_loss import NTXentLoss
 
     loss = NTXentLoss(temperature=TEMPERATURE)

@@ -78,10 +78,20 @@ class Bench:
 
         ConfigError, DataError if the strategy cannot be used with this cohort.
         """
-        scans = pretraining_scans(self.store, DataConfig(root=self.store.root, patch_size=PATCH, smaller_than_patch="skip"))
+        scans = pretraining_scans(
+            self.store, DataConfig(root=self.store.root, patch_size=PATCH, smaller_than_patch="skip")
+        )
         anchors = strategy.anchors(scans.collection)
         num_points = strategy.num_points if getattr(strategy, "relates_points", False) else 0
-        return PairDataset(self.store, scans, strategy, recipe, Plan(anchors.ids, samples_per_step, 0), 1 << 30, num_points=num_points)
+        return PairDataset(
+            self.store,
+            scans,
+            strategy,
+            recipe,
+            Plan(anchors.ids, samples_per_step, 0),
+            1 << 30,
+            num_points=num_points,
+        )
 
 
 @contextlib.contextmanager
@@ -113,7 +123,10 @@ def take_turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, n
 def geometric(values: np.ndarray, form: str = ".0f") -> str:
     """Geometric mean of ``[repeats]`` with its 95% interval (Student's t on logarithms)."""
     interval = mean_interval(np.log(values))
-    return f"{math.exp(interval.mean):{form}} ({math.exp(interval.low):{form}} to {math.exp(interval.high):{form}})"
+    return (
+        f"{math.exp(interval.mean):{form}} ({math.exp(interval.low):{form}} to "
+        f"{math.exp(interval.high):{form}})"
+    )
 
 
 def by(shape: Sequence[int] | np.ndarray) -> str:

@@ -58,7 +58,14 @@ def describe_environment() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     info = Path("/proc/cpuinfo")
     known = (
-        next((line.split(":")[1].split() for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), [])
+        next(
+            (
+                line.split(":")[1].split()
+                for line in info.read_text().splitlines()
+                if line.startswith(("flags", "Features"))
+            ),
+            [],
+        )
         if info.exists()
         else []
     )
@@ -67,4 +74,7 @@ def describe_environment() -> str:
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     python = ".".join(str(part) for part in sys.version_info[:3])
-    return f"{cores} cores, {platform.machine()}{f' ({chr(32).join(flags)})' if flags else ''}{device}; Python {python}, {packages}{load}"
+    return (
+        f"{cores} cores, {platform.machine()}{f' ({chr(32).join(flags)})' if flags else ''}{device}; "
+        f"Python {python}, {packages}{load}"
+    )

@@ -31,7 +31,9 @@ def pairs(bench: Bench) -> Table:
             rows.append((name, "-", "-", "-", f"not measured: {str(error).split(';')[0]}"))
             continue
 
-        def draw(strategy: Any = strategy, collection: Any = collection, anchors: np.ndarray = anchors) -> None:
+        def draw(
+            strategy: Any = strategy, collection: Any = collection, anchors: np.ndarray = anchors
+        ) -> None:
             for i, anchor in enumerate(anchors):
                 strategy.sample(collection, int(anchor), generator(0, 0, i, Stream.SAMPLE))
 

@@ -19,8 +19,18 @@ def step(bench: Bench) -> Table:
         logged = _pretrain(bench, workers)
         waits = np.array([row["data_wait"] for row in logged])
         rates = np.array([row["samples_per_s"] for row in logged])
-        rows.append((str(workers), geometric(bench.scale.samples_per_step / rates * 1000), f"{100 * waits.mean():.1f}%"))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+        rows.append(
+            (
+                str(workers),
+                geometric(bench.scale.samples_per_step / rates * 1000),
+                f"{100 * waits.mean():.1f}%",
+            )
+        )
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     note = (
         f"`overlapping_crops` with SimCLR and a residual network of depth {bench.scale.depth} on {device}: "
         f"{bench.scale.samples_per_step} samples of two views of {by(PATCH)} voxels per step, wall time. "
@@ -41,7 +51,12 @@ def _pretrain(bench: Bench, workers: int) -> list[dict[str, float]]:
         "views": "mri",
         "encoder": {"resnet3d": {"depth": bench.scale.depth}},
         "objective": "simclr",
-        "train": {"steps": bench.scale.steps, "samples_per_step": bench.scale.samples_per_step, "workers": workers, "log_every": every},
+        "train": {
+            "steps": bench.scale.steps,
+            "samples_per_step": bench.scale.samples_per_step,
+            "workers": workers,
+            "log_every": every,
+        },
         "out_dir": str(run),
         "seed": 0,
     }

@@ -19,7 +19,12 @@ def stores(bench: Bench) -> Table:
     """One cohort in both file formats, read at the same random positions in alternating turns."""
     columns = ("", "npy", "blosc2", "blosc2 / npy")
     if find_spec("blosc2") is None:
-        return Table("Stores", columns, (("blosc2", "-", "-", "not measured"),), "Not installed: pip install 'medcl3d[blosc2]'.")
+        return Table(
+            "Stores",
+            columns,
+            (("blosc2", "-", "-", "not measured"),),
+            "Not installed: pip install 'medcl3d[blosc2]'.",
+        )
     shapes = bench.store.collection.shapes
     edges = [edge for edge in EDGES if (shapes >= edge).all(axis=1).any()]
     note = (
@@ -31,12 +36,16 @@ def stores(bench: Bench) -> Table:
     both = {"npy": bench.store, "blosc2": bench.prepared("compressed", store="blosc2")}
     if both["npy"].fingerprint() != both["blosc2"].fingerprint():
         raise RuntimeError("the two stores have different voxels")
-    megabytes = [sum(s["stored_bytes"] + s.get("label_bytes", 0) for s in store.scans) / 1e6 for store in both.values()]
+    megabytes = [
+        sum(s["stored_bytes"] + s.get("label_bytes", 0) for s in store.scans) / 1e6 for store in both.values()
+    ]
     rows = [("MB on disk", *(f"{value:.1f}" for value in megabytes), f"{megabytes[1] / megabytes[0]:.2f}")]
     for edge in edges:
         num = max(1, bench.scale.crops * 32 // edge)  # fewer large crops
         with one_core():
-            seconds = take_turns({kind: _reading(store, edge, num) for kind, store in both.items()}, bench.scale.repeats)
+            seconds = take_turns(
+                {kind: _reading(store, edge, num) for kind, store in both.items()}, bench.scale.repeats
+            )
         rates = (geometric(num / one) for one in seconds.values())
         rows.append(
             (

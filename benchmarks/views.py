@@ -20,7 +20,9 @@ CROPS_PER_BATCH = 32
 
 def views(bench: Bench) -> Table:
     """Crops read and augmented per second by the `mri` recipe, and by TorchIO with the same transforms."""
-    dataset = bench.dataset(PAIRS.build(Choice("augmented_views")), VIEWS.build(Choice("mri")), CROPS_PER_BATCH // 2)
+    dataset = bench.dataset(
+        PAIRS.build(Choice("augmented_views")), VIEWS.build(Choice("mri")), CROPS_PER_BATCH // 2
+    )
     num_batches = max(1, bench.scale.crops // CROPS_PER_BATCH)
     batches = iter(range(1 << 30))
 
@@ -38,7 +40,11 @@ def views(bench: Bench) -> Table:
         seconds = take_turns(works, bench.scale.repeats)
     crops = num_batches * CROPS_PER_BATCH
     rows = tuple(
-        (name, geometric(crops / one), "1" if name == "medcl3d" else geometric(one / seconds["medcl3d"], ".1f"))
+        (
+            name,
+            geometric(crops / one),
+            "1" if name == "medcl3d" else geometric(one / seconds["medcl3d"], ".1f"),
+        )
         for name, one in seconds.items()
     )
     volume = by(dataset.scans.collection.shapes[0])
@@ -73,11 +79,17 @@ def torchio_transform() -> Any:
     return tio.Compose(
         [
             tio.RandomFlip(axes=(0, 1, 2), flip_probability=space.flip_probability[0]),
-            tio.RandomAffine(scales=space.scale, degrees=space.rotation_degrees, isotropic=True, p=space.affine_probability),
+            tio.RandomAffine(
+                scales=space.scale, degrees=space.rotation_degrees, isotropic=True, p=space.affine_probability
+            ),
             tio.RandomBlur(std=grey.blur_sigma, p=grey.blur_probability),
-            tio.RandomAnisotropy(downsampling=(1, 1 / grey.low_resolution[0]), p=grey.low_resolution_probability),
+            tio.RandomAnisotropy(
+                downsampling=(1, 1 / grey.low_resolution[0]), p=grey.low_resolution_probability
+            ),
             tio.RandomNoise(std=(0, grey.noise_std), p=grey.noise_probability),
-            tio.RandomGamma(log_gamma=(math.log(grey.gamma[0]), math.log(grey.gamma[1])), p=grey.gamma_probability),
+            tio.RandomGamma(
+                log_gamma=(math.log(grey.gamma[0]), math.log(grey.gamma[1])), p=grey.gamma_probability
+            ),
         ]
     )
 
@@ -98,7 +110,13 @@ def _torchio_epochs(paths: Sequence[Path], num_batches: int, *, each_crop: bool)
         subjects = [tio.Subject(image=tio.ScalarImage(paths[i % len(paths)])) for i in range(volumes)]
         data = tio.SubjectsDataset(subjects, transform=None if each_crop else transform)
         sampler = TransformingSampler(PATCH) if each_crop else tio.UniformSampler(PATCH)
-        queue = tio.Queue(data, max_length=4 * CROPS_PER_VOLUME, samples_per_volume=CROPS_PER_VOLUME, sampler=sampler, num_workers=0)
+        queue = tio.Queue(
+            data,
+            max_length=4 * CROPS_PER_VOLUME,
+            samples_per_volume=CROPS_PER_VOLUME,
+            sampler=sampler,
+            num_workers=0,
+        )
         read = sum(
             len(batch["image"][tio.DATA]) for batch in tio.SubjectsLoader(queue, batch_size=CROPS_PER_BATCH)
         )

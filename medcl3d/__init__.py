@@ -1,6 +1,7 @@
 """Contrastive pretraining on 3-D medical volumes that compares ways to define pairs.
 
-The public Python API. Each name is imported on first use, so that ``import medcl3d`` takes milliseconds and no torch.
+The public Python API. Each name is imported on first use, so that ``import medcl3d`` takes milliseconds and
+no torch.
 
     store = medcl3d.prepare("bids", "ds001", out="data/mine")
     dataset = medcl3d.PairDataset(store, medcl3d.pairs.OverlappingCrops(min_iou=0.3), patch_size=64)

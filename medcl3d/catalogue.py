@@ -28,7 +28,9 @@ def names_of(kind: str) -> list[str]:
 
 
 def explain(kind: str, name: str) -> str:
-    """Description of one component with its fields, types and defaults. ConfigError for an unknown kind or name."""
+    """Description of one component with its fields, types and defaults. ConfigError for an unknown kind or
+    name.
+    """
     if kind == "sets":
         return find_set(name).about()
     _known(name, names_of(kind), kind)
@@ -36,7 +38,13 @@ def explain(kind: str, name: str) -> str:
         return find_config(name).read_text(encoding="utf-8").rstrip()
     registry = _registry(kind)
     fields = describe(registry, name)
-    lines = [f"{name} ({registry.kind})", "", inspect.getdoc(registry.get(name)) or "", "", "fields:" if fields else "no fields"]
+    lines = [
+        f"{name} ({registry.kind})",
+        "",
+        inspect.getdoc(registry.get(name)) or "",
+        "",
+        "fields:" if fields else "no fields",
+    ]
     width = max((len(f.name) for f in fields), default=0)
     lines += [f"  {f.name:<{width}}  {f.type}, {_default(f.default)}" for f in fields]
     return "\n".join(lines)
@@ -65,7 +73,9 @@ def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
         definitions[package] = {}  # ends the recursion of nested choices
         registry = registry_of(package)
         assert registry is not None, package
-        definitions[package] |= {"oneOf": [form for name in registry.names() for form in _forms(registry, name, definitions)]}
+        definitions[package] |= {
+            "oneOf": [form for name in registry.names() for form in _forms(registry, name, definitions)]
+        }
     rest = {key: value for key, value in node.items() if key not in (CHOICE_OF, "default")}
     if isinstance(node.get("default"), dict) and "name" in node["default"]:
         rest["default"] = {node["default"]["name"]: node["default"].get("fields", {})}
@@ -80,7 +90,12 @@ def _forms(registry: Registry, name: str, definitions: dict[str, Any]) -> list[d
         definitions[prefix + key] = _resolve(inner, definitions)
     description = (inspect.getdoc(registry.get(name)) or name).partition("\n")[0]
     fields = {**_resolve(fields, definitions), "description": description}
-    whole = {"type": "object", "properties": {name: fields}, "required": [name], "additionalProperties": False}
+    whole = {
+        "type": "object",
+        "properties": {name: fields},
+        "required": [name],
+        "additionalProperties": False,
+    }
     return [whole] if fields.get("required") else [whole, {"const": name, "description": description}]
 
 

@@ -22,15 +22,20 @@ P = ParamSpec("P")
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells report
 OVERRIDES_HELP = (
-    "Fields to set, each as `key.path=value`, for example `train.steps=100`. Text and paths are used as typed, without quotes; "
+    "Fields to set, each as `key.path=value`, for example `train.steps=100`. Text and paths are used as "
+    "typed, without quotes; "
     "other values are YAML, for example `[1, 2]`. `null` clears an optional field."
 )
 
 CONFIG_HELP = "A YAML file, or the name of a packaged configuration, for example `pretrain/mine`."
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP, show_default=False)]
-Check = Annotated[bool, typer.Option("--check", help="Dry run: validate the configuration and the data; run nothing.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP, show_default=False)
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Dry run: validate the configuration and the data; run nothing.")
+]
 
 app = typer.Typer(
     help="Contrastive pretraining on 3-D medical scans, and comparison of pair strategies.",
@@ -50,7 +55,9 @@ def say(message: str) -> None:
 def command(function: Callable[P, None], cls: type[TyperCommand] | None = None) -> Callable[P, None]:
     """Register a function as a command: a UserError ends it with one line and its exit code."""
 
-    @app.command(name=function.__name__.rstrip("_"), cls=cls)  # typer's default for show_pairs would be show-pairs
+    @app.command(
+        name=function.__name__.rstrip("_"), cls=cls
+    )  # typer's default for show_pairs would be show-pairs
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         given: dict[str, Any] = {name: at_home(value) for name, value in kwargs.items()}
@@ -89,7 +96,9 @@ def message_of(error: UserError, given: dict[str, Any]) -> str:
 
 
 def config_path(name: str) -> Path:
-    """The configuration file for `name`; a packaged one is reported on stderr. ConfigError if there is none."""
+    """The configuration file for `name`; a packaged one is reported on stderr. ConfigError if there is
+    none.
+    """
     from medcl3d.config.packaged import find_config
 
     path = find_config(name)
@@ -100,10 +109,17 @@ def config_path(name: str) -> Path:
 
 @command
 def download(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A public data set; `medcl3d list sets` lists them.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the downloaded file and its content.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A public data set; `medcl3d list sets` lists them.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the downloaded file and its content.")
+    ],
     check: Annotated[
-        bool, typer.Option("--check", help="Dry run: report the download and check the disk space; open no connection.")
+        bool,
+        typer.Option(
+            "--check", help="Dry run: report the download and check the disk space; open no connection."
+        ),
     ] = False,
 ) -> None:
     """Download a public data set, verify and unpack it. The same command resumes."""
@@ -116,32 +132,52 @@ def download(
 
 @command_with_pairs
 def prepare(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Type of the source; `medcl3d list sources` lists them.")],
-    root: Annotated[
-        str, typer.Argument(metavar="ROOT", help="The folder or file that the source reads; - for a source without one (simulated).")
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Type of the source; `medcl3d list sources` lists them.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the manifest, the report, the split and the store.")],
+    root: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROOT",
+            help="The folder or file that the source reads; - for a source without one (simulated).",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder for the manifest, the report, the split and the store."
+        ),
+    ],
     options: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="Fields of the source (`medcl3d list sources NAME`) or of the preparation, for example `spacing_mm=[2,2,2]`, `workers=2`.",
+            help="Fields of the source (`medcl3d list sources NAME`) or of the preparation, for example "
+            "`spacing_mm=[2,2,2]`, `workers=2`.",
             show_default=False,
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Dry run: read the source and the headers, report what would be prepared; write nothing.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Dry run: read the source and the headers, report what would be prepared; write nothing.",
+        ),
     ] = False,
 ) -> None:
     """Validate scans and write them to a store for fast training. The same command resumes."""
     from medcl3d.config.loading import read_options
     from medcl3d.preprocessing.options import option_schemas, prepare_options
 
-    if source == "simulated" and "=" in root and not Path(root).exists():  # ROOT is optional: the first option may replace it
+    if (
+        source == "simulated" and "=" in root and not Path(root).exists()
+    ):  # ROOT is optional: the first option may replace it
         root, options = "-", [root, *(options or [])]
     given = prepare_options(source, read_options(options or [], option_schemas(source)))
     if "=" in root and not at_home(Path(root)).exists():
-        raise DataError(f"{root}: no such file or folder; give ROOT, which {source} reads, before any KEY=VALUE")
+        raise DataError(
+            f"{root}: no such file or folder; give ROOT, which {source} reads, before any KEY=VALUE"
+        )
     place = None if root == "-" else at_home(Path(root))
     if check:
         from medcl3d.preprocessing.dry_run import forecast
@@ -155,12 +191,15 @@ def prepare(
 
 @command_with_pairs
 def check(
-    target: Annotated[Path, typer.Argument(metavar="PATH", help="A prepared store, a table, or a folder of raw scans.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A prepared store, a table, or a folder of raw scans.")
+    ],
     options: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="`source=NAME` and its fields if the source of PATH is not detected, `max_bad_fraction=0.01`, `workers=2`, "
+            help="`source=NAME` and its fields if the source of PATH is not detected, "
+            "`max_bad_fraction=0.01`, `workers=2`, "
             "`nonfinite=zero`, `channels=all`.",
             show_default=False,
         ),
@@ -170,12 +209,15 @@ def check(
         typer.Option(
             "--report",
             metavar="PATH",
-            help="FILE.csv for one row per scan; a folder for the same, a page with pictures, and a cache for later checks.",
+            help="FILE.csv for one row per scan; a folder for the same, a page with pictures, and a cache "
+            "for later checks.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Validate every file. Exit code 3, with the first fault, if more files fail than `max_bad_fraction` allows."""
+    """Validate every file. Exit code 3, with the first fault, if more files fail than `max_bad_fraction`
+    allows.
+    """
     from medcl3d.config.loading import read_options
     from medcl3d.quality.source_detection import option_schemas_at
 
@@ -214,46 +256,90 @@ def evaluate(config: Config, overrides: Overrides = None, check: Check = False) 
 
 @command
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a finished fine-tuning for segmentation.")],
-    target: Annotated[Path, typer.Argument(metavar="INPUT", help="A NIfTI file, or a folder of NIfTI files and DICOM series.")],
-    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A .nii.gz file for one scan, otherwise a folder.")],
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write NAME_probabilities.nii.gz.")] = False,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run folder of a finished fine-tuning for segmentation.")
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="A NIfTI file, or a folder of NIfTI files and DICOM series."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="PATH", help="A .nii.gz file for one scan, otherwise a folder.")
+    ],
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write NAME_probabilities.nii.gz.")
+    ] = False,
     intensity: Annotated[
         str | None,
-        typer.Option("--intensity", metavar="KIND", help="mri, ct or none; required if the run has several.", show_default=False),
+        typer.Option(
+            "--intensity",
+            metavar="KIND",
+            help="mri, ct or none; required if the run has several.",
+            show_default=False,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Dry run: read the run and the headers, report what would be written; write nothing.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Dry run: read the run and the headers, report what would be written; write nothing.",
+        ),
     ] = False,
 ) -> None:
     """Segment new scans, with labels on each scan's own grid. The same command resumes."""
     from medcl3d.downstream.predict.predict import predict as run_
 
-    run_(run, target, out, probabilities=probabilities, intensity=intensity, force=force, check=check, say=say)
+    run_(
+        run, target, out, probabilities=probabilities, intensity=intensity, force=force, check=check, say=say
+    )
 
 
 @command
 def features(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished pretraining.")],
-    target: Annotated[Path, typer.Argument(metavar="SCANS", help="A NIfTI file, or a folder of NIfTI files and DICOM series.")],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="SCANS", help="A NIfTI file, or a folder of NIfTI files and DICOM series."),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for the features.")],
     file_format: Annotated[
         str,
-        typer.Option("--format", metavar="FORMAT", help="safetensors: one file per scan; csv: one table, features.csv."),
+        typer.Option(
+            "--format", metavar="FORMAT", help="safetensors: one file per scan; csv: one table, features.csv."
+        ),
     ] = "safetensors",
-    dense: Annotated[bool, typer.Option("--dense", help="A map on each scan's own grid, not one vector per scan.")] = False,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="A map on each scan's own grid, not one vector per scan.")
+    ] = False,
     intensity: Annotated[
         str | None,
-        typer.Option("--intensity", metavar="KIND", help="mri, ct or none, if the run was trained on several.", show_default=False),
+        typer.Option(
+            "--intensity",
+            metavar="KIND",
+            help="mri, ct or none, if the run was trained on several.",
+            show_default=False,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Read headers, report what would be written; write nothing.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read headers, report what would be written; write nothing.")
+    ] = False,
 ) -> None:
     """Write a pretrained encoder's features of new scans. Run the command again to resume."""
     from medcl3d.downstream.features import write_features
 
-    write_features(run, target, out, file_format=file_format, dense=dense, intensity=intensity, force=force, check=check, say=say)
+    write_features(
+        run,
+        target,
+        out,
+        file_format=file_format,
+        dense=dense,
+        intensity=intensity,
+        force=force,
+        check=check,
+        say=say,
+    )
 
 
 @command
@@ -261,12 +347,20 @@ def compare(
     config: Config,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help=f"{OVERRIDES_HELP} After `--from`, also further run folders.", show_default=False),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help=f"{OVERRIDES_HELP} After `--from`, also further run folders.",
+            show_default=False,
+        ),
     ] = None,
     check: Check = False,
     from_runs: Annotated[
         list[Path] | None,
-        typer.Option("--from", metavar="RUN", help="Report on finished runs without starting any; a run folder, or a folder of them."),
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Report on finished runs without starting any; a run folder, or a folder of them.",
+        ),
     ] = None,
 ) -> None:
     """Run a comparison, or its missing runs, and write the report."""
@@ -275,18 +369,29 @@ def compare(
 
     # `--from runs/*`: the shell passes the second and further folders as plain arguments.
     more = [text for text in overrides or [] if from_runs and ("=" not in text or Path(text).exists())]
-    run(path, [text for text in overrides or [] if text not in more], check, [*(from_runs or []), *map(Path, more)] or None)
+    run(
+        path,
+        [text for text in overrides or [] if text not in more],
+        check,
+        [*(from_runs or []), *map(Path, more)] or None,
+    )
 
 
 @command
 def show_pairs(
     config: Config,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="File of the picture.")] = Path("pairs.png"),
-    html: Annotated[bool, typer.Option("--html", help="Also write FILE.html, a self-contained page.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="File of the picture.")] = Path(
+        "pairs.png"
+    ),
+    html: Annotated[
+        bool, typer.Option("--html", help="Also write FILE.html, a self-contained page.")
+    ] = False,
     check: Check = False,
 ) -> None:
-    """Show the pairs of a strategy: crops on the scans, views, and the relation matrix of a batch, with counts."""
+    """Show the pairs of a strategy: crops on the scans, views, and the relation matrix of a batch, with
+    counts.
+    """
     path = config_path(config)
     from medcl3d.pretraining.show_pairs import show_pairs as run
 
@@ -295,9 +400,15 @@ def show_pairs(
 
 @command
 def benchmark(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Benchmarks to run; default all.", show_default=False)] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Benchmarks to run; default all.", show_default=False),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="A .md or .json file for the figures.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="A .md or .json file for the figures.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Measure time and memory of performance-critical code on this machine."""
@@ -305,7 +416,8 @@ def benchmark(
         from benchmarks import benchmark as run
     except ImportError:
         raise ConfigError(
-            "benchmark: the benchmarks are not installed with the package; run `python tools/benchmark.py` in a checkout"
+            "benchmark: the benchmarks are not installed with the package; run `python "
+            "tools/benchmark.py` in a checkout"
         ) from None
 
     run(names or [], out)
@@ -313,9 +425,17 @@ def benchmark(
 
 @command
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="pairs, views, encoders, objectives, sources, tasks, sets or configs.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="pairs, views, encoders, objectives, sources, tasks, sets or configs."
+        ),
+    ],
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A name, to show its fields, defaults and source.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="A name, to show its fields, defaults and source.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """List the names of a kind, or describe one."""
@@ -342,7 +462,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _program(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Contrastive pretraining on 3-D medical scans, and comparison of pair strategies."""
 
@@ -355,7 +477,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as done:
         if "RANK" not in os.environ or not isinstance(done.code, int):
             raise
-        # A rank has written its output. During interpreter shutdown, a thread of the process group that still needs the
+        # A rank has written its output. During interpreter shutdown, a thread of the process group that still
+        # needs the
         # interpreter occasionally aborts the process, and torchrun then reports a finished run as failed.
         sys.stdout.flush()
         sys.stderr.flush()

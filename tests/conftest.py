@@ -15,7 +15,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 
 hypothesis.settings.register_profile("fast", deadline=None, derandomize=True, max_examples=40)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)  # new examples in every run
+hypothesis.settings.register_profile(
+    "thorough", deadline=None, max_examples=1000
+)  # new examples in every run
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
@@ -45,6 +47,7 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = prepare_options("simulated", {"num_patients": 6, "shape": [32, 32, 32], "workers": 1})
     prepare("simulated", None, out, fields=given.fields, options=given.options)
     return out
+
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -156,7 +156,9 @@ def python(text: str, *, only_docstrings: bool = False) -> Iterator[Prose]:
     tree = ast.parse(text)
     known, source = docstrings(tree), text.splitlines()
     for node in known.values():
-        doc = mask(r"^( *(>>>|\.\.\. |\$ )| {4,}(python|medcl3d|make|torchrun) )[^\n]*$", node.value, re.MULTILINE)
+        doc = mask(
+            r"^( *(>>>|\.\.\. |\$ )| {4,}(python|medcl3d|make|torchrun) )[^\n]*$", node.value, re.MULTILINE
+        )
         yield numbered(inline_code(doc), node.lineno)
     if only_docstrings:
         return

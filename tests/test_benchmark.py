@@ -50,7 +50,9 @@ def test_both_file_formats_have_a_size_and_a_rate(bench: Bench, monkeypatch: pyt
     pytest.importorskip("blosc2")
     rows = {row[0]: row[1:] for row in stores(bench).rows}
     assert set(rows) == {"MB on disk", "crops of 32 x 32 x 32 per second"}
-    on_disk = sum(path.stat().st_size for path in (bench.folder / "compressed" / "store").glob("*.b2nd")) / 1e6
+    on_disk = (
+        sum(path.stat().st_size for path in (bench.folder / "compressed" / "store").glob("*.b2nd")) / 1e6
+    )
     assert rows["MB on disk"][1] == f"{on_disk:.1f}" and float(rows["MB on disk"][2]) < 0.9
     npy, blosc2, ratio = (float(cell.split()[0]) for cell in rows["crops of 32 x 32 x 32 per second"])
     assert ratio == pytest.approx(blosc2 / npy, rel=0.05)
@@ -60,7 +62,11 @@ def test_both_file_formats_have_a_size_and_a_rate(bench: Bench, monkeypatch: pyt
 
 def test_views_are_faster_than_torchio_for_each_crop(bench: Bench) -> None:
     table = views(bench)
-    assert [row[0] for row in table.rows] == ["medcl3d", "TorchIO, each crop transformed", "TorchIO, each volume transformed"]
+    assert [row[0] for row in table.rows] == [
+        "medcl3d",
+        "TorchIO, each crop transformed",
+        "TorchIO, each volume transformed",
+    ]
     assert float(table.rows[1][2].split()[0]) > 1.5
 
 
@@ -90,7 +96,10 @@ def test_a_step_is_measured_and_written(tmp_path: Path) -> None:
     (table,) = benchmark(["step"], out, SMALL)
     assert [row[0] for row in table.rows] == ["0", "1"] and all(row[2].endswith("%") for row in table.rows)
     written = json.loads(out.read_text())
-    assert written["tables"][0]["rows"] == [list(row) for row in table.rows] and "cores" in written["tables"][0]["machine"]
+    assert (
+        written["tables"][0]["rows"] == [list(row) for row in table.rows]
+        and "cores" in written["tables"][0]["machine"]
+    )
 
 
 @pytest.mark.slow
@@ -111,7 +120,9 @@ def test_chunks_need_less_memory_than_the_batch(bench: Bench) -> None:
 def test_a_collection_is_measured_from_index_to_plan(bench: Bench) -> None:
     table = collection(bench)
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    assert [(row["scans"], row["stage"]) for row in rows] == [(str(num), stage) for num in (80, 320) for stage in STAGES]
+    assert [(row["scans"], row["stage"]) for row in rows] == [
+        (str(num), stage) for num in (80, 320) for stage in STAGES
+    ]
     assert all(float(row["seconds"]) >= 0 and float(row["peak MB"]) > 50 for row in rows)
     workers = {row["stage"] for row in rows if row["peak MB of a worker"] != "-"}
     assert workers <= {"check", "prepare", "prepare again"}, "no other stage has workers"
@@ -138,7 +149,10 @@ def test_only_sections_of_measured_benchmarks_are_replaced(tmp_path: Path, kind:
 
 @pytest.mark.parametrize(
     ("names", "out", "message"),
-    [(["vews"], None, "stores, pairs, views, losses, grad_cache, step, collection"), ([], Path("figures.txt"), r"\.md")],
+    [
+        (["vews"], None, "stores, pairs, views, losses, grad_cache, step, collection"),
+        ([], Path("figures.txt"), r"\.md"),
+    ],
 )
 def test_a_wrong_name_or_file_is_refused_before_anything_runs(
     names: list[str], out: Path | None, message: str

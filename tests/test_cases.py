@@ -1,4 +1,6 @@
-"""Inputs as in real collections: scripts beside the checkout write them, and each command ends as documented there."""
+"""Inputs as in real collections: scripts beside the checkout write them, and each command ends as documented
+there.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def nan_is_not_a_patient(folder: Path) -> None:
 def a_patient_not_available_is_refused_or_missing(folder: Path) -> None:
     done = prepare_table(folder)
     if done.exit_code == 0:
-        assert re.search("n/a|patient is missing", done.output) and dry_run(folder, folder / "o").exit_code == 0
+        assert (
+            re.search("n/a|patient is missing", done.output) and dry_run(folder, folder / "o").exit_code == 0
+        )
     else:
         assert done.exit_code == 3 and re.search(r"m\.csv:[23]\b", done.output) and "n/a" in done.output
 
@@ -125,8 +129,18 @@ def labelled_test_cases_test_and_unlisted_images_are_counted(folder: Path) -> No
 
 @case("12")
 def label_maps_among_scans_trigger_a_warning(folder: Path) -> None:
-    done = medcl3d("prepare", "folder", folder / "br", "--out", folder / "o", "pattern={patient}/*_{modality}.nii.gz", "workers=1")
-    assert done.exit_code == 0 and re.search("6 of 18 scans.*a label map or a shape, not an image", done.output)
+    done = medcl3d(
+        "prepare",
+        "folder",
+        folder / "br",
+        "--out",
+        folder / "o",
+        "pattern={patient}/*_{modality}.nii.gz",
+        "workers=1",
+    )
+    assert done.exit_code == 0 and re.search(
+        "6 of 18 scans.*a label map or a shape, not an image", done.output
+    )
 
 
 @case("13")
@@ -145,7 +159,10 @@ def a_valid_sform_precedes_a_rounded_qform(folder: Path) -> None:
 
 @case("16")
 def a_small_shared_memory_is_reported_immediately(folder: Path) -> None:
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode
+    ):
         pytest.skip("this machine does not allow private mounts (unshare -m)")
     fields = ("num_patients=4", "shape=[32,32,32]", "workers=1")
     assert medcl3d("prepare", "simulated", "-", "--out", folder / "o", *fields).exit_code == 0
@@ -154,7 +171,13 @@ def a_small_shared_memory_is_reported_immediately(folder: Path) -> None:
     program = "from medcl3d.cli import main; main()"
     inside = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
     pretrain = [sys.executable, "-c", program, "pretrain", str(config), "train.workers=2"]
-    done = subprocess.run(["unshare", "-m", "sh", "-c", inside, "sh", *pretrain], capture_output=True, text=True, timeout=200, cwd=ROOT)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", inside, "sh", *pretrain],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=ROOT,
+    )
     assert done.returncode == 4 and "Traceback" not in done.stderr
     assert all(word in done.stderr for word in ("shared memory is full", "--shm-size", "train.workers=0"))
 
@@ -162,7 +185,9 @@ def a_small_shared_memory_is_reported_immediately(folder: Path) -> None:
 @case("18")
 def the_separator_line_of_excel_is_skipped(folder: Path) -> None:
     done = prepare_table(folder)
-    assert (done.exit_code == 0 and "12 scans of 12 patients" in done.output) or (done.exit_code == 3 and "sep=" in done.output)
+    assert (done.exit_code == 0 and "12 scans of 12 patients" in done.output) or (
+        done.exit_code == 3 and "sep=" in done.output
+    )
 
 
 @case("19")
@@ -187,5 +212,7 @@ def test_a_case_ends_as_documented_in_its_script(script: Path, tmp_path: Path) -
     number = script.stem[:2]
     assert number in CHECKS, f"{script.name} has no check here; write one from its docstring"
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, capture_output=True, env=environment)
+    subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], check=True, capture_output=True, env=environment
+    )
     CHECKS[number](tmp_path)

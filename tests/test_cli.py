@@ -55,10 +55,19 @@ def seconds(*code: str, times: int) -> float:
 
 @pytest.mark.parametrize(("arguments", "code"), [(["list", "pairs"], 0), (["check", "no such place"], 3)])
 @pytest.mark.parametrize("rank", [False, True])
-def test_a_rank_exits_with_its_output_and_code_and_without_interpreter_shutdown(arguments: list[str], code: int, rank: bool) -> None:
-    program = f"import atexit; from medcl3d.cli import main; atexit.register(print, 'interpreter shut down'); main({arguments!r})"
-    environment = {key: value for key, value in os.environ.items() if key != "RANK"} | ({"RANK": "0"} if rank else {})
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+def test_a_rank_exits_with_its_output_and_code_and_without_interpreter_shutdown(
+    arguments: list[str], code: int, rank: bool
+) -> None:
+    program = (
+        "import atexit; from medcl3d.cli import main; atexit.register(print, 'interpreter shut "
+        f"down'); main({arguments!r})"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "RANK"} | (
+        {"RANK": "0"} if rank else {}
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == code, done.stderr
     assert "overlapping_crops" in done.stdout if code == 0 else "no such place" in done.stderr
     assert ("interpreter shut down" in done.stdout) is not rank
@@ -73,8 +82,13 @@ def test_help_describes_every_command(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_imports_nothing_heavy(command: str) -> None:
-    code = f"import sys; from medcl3d.cli import main\ntry: main(['{command}', '--help'])\nfinally: print(*sys.modules, file=sys.stderr)"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stderr.split()
+    code = (
+        f"import sys; from medcl3d.cli import main\ntry: main(['{command}', '--help'])\nfinally: "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stderr.split()
     assert "medcl3d.core.errors" in loaded
     assert not set(HEAVY) & set(loaded)
 
@@ -115,14 +129,25 @@ def test_compare_accepts_an_expanded_glob(called: list[tuple[Any, ...]], tmp_pat
     assert called[0] == (config, ["jobs=2"], False, [Path("runs/a"), Path("runs/b"), Path("runs/c")])
     (tmp_path / "num_labelled=2").mkdir()
     assert medcl3d("compare", config, "jobs=2", "--from", "runs/a", "num_labelled=2").exit_code == 0
-    assert called[2] == (config, ["jobs=2"], False, [Path("runs/a"), Path("num_labelled=2")]), "a folder with = in its name"
-    assert called[1] == (config, ["runs/b"], False, None), "without --from it is a wrong override, which the configuration refuses"
+    assert called[2] == (config, ["jobs=2"], False, [Path("runs/a"), Path("num_labelled=2")]), (
+        "a folder with = in its name"
+    )
+    assert called[1] == (config, ["runs/b"], False, None), (
+        "without --from it is a wrong override, which the configuration refuses"
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["pretrain/simulated_overlap", "pretrain/simulated_overlap.yaml", "configs/pretrain/simulated_overlap.yaml"]
+    "name",
+    [
+        "pretrain/simulated_overlap",
+        "pretrain/simulated_overlap.yaml",
+        "configs/pretrain/simulated_overlap.yaml",
+    ],
 )
-def test_a_packaged_configuration_is_found_by_name_and_reported(called: list[tuple[Any, ...]], name: str) -> None:
+def test_a_packaged_configuration_is_found_by_name_and_reported(
+    called: list[tuple[Any, ...]], name: str
+) -> None:
     done = medcl3d("pretrain", name)
     assert done.exit_code == 0
     (path, _, _) = called[0]
@@ -145,7 +170,9 @@ def test_a_missing_configuration_is_answered_with_similar_names() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("error", "code"), [(UserError, 1), (ConfigError, 2), (DataError, 3), (MachineError, 4), (Stopped, 75)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError, 1), (ConfigError, 2), (DataError, 3), (MachineError, 4), (Stopped, 75)]
+)
 def test_a_mistake_ends_with_one_line_and_its_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[UserError], code: int
 ) -> None:
@@ -180,11 +207,20 @@ def test_list_names_and_describes_all_components(kind: str) -> None:
 def test_list_shows_fields_with_types_and_defaults() -> None:
     output = medcl3d("list", "pairs", "overlapping_crops").stdout
     assert "Source:" in output
-    assert any(line.split() == ["min_iou", "number", ">=", "0", "<=", "1,", "default", "0.3"] for line in output.splitlines())
+    assert any(
+        line.split() == ["min_iou", "number", ">=", "0", "<=", "1,", "default", "0.3"]
+        for line in output.splitlines()
+    )
 
 
 @pytest.mark.parametrize(
-    "arguments", [("pears",), ("pairs", "overlaping_crops"), ("sets", "task04_hippocampus"), ("configs", "pretrain/simulated_overla")]
+    "arguments",
+    [
+        ("pears",),
+        ("pairs", "overlaping_crops"),
+        ("sets", "task04_hippocampus"),
+        ("configs", "pretrain/simulated_overla"),
+    ],
 )
 def test_list_answers_an_unknown_name_with_the_nearest(arguments: tuple[str, ...]) -> None:
     done = medcl3d("list", *arguments)
@@ -220,10 +256,21 @@ def references(node: Any) -> Iterator[str]:
 
 def test_show_pairs_draws_a_picture(tiny_store: Path, tmp_path: Path) -> None:
     overrides = [f"data.root={tiny_store}", "pairs=augmented_views", "train.samples_per_step=4"]
-    done = medcl3d("show_pairs", ROOT / "configs/pretrain/simulated_overlap.yaml", *overrides, "--out", tmp_path / "new" / "a.png")
+    done = medcl3d(
+        "show_pairs",
+        ROOT / "configs/pretrain/simulated_overlap.yaml",
+        *overrides,
+        "--out",
+        tmp_path / "new" / "a.png",
+    )
     assert done.exit_code == 0, done.output
     assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert medcl3d("show_pairs", ROOT / "configs/pretrain/simulated_overlap.yaml", "--out", tmp_path / "a.jpg").exit_code == 2
+    assert (
+        medcl3d(
+            "show_pairs", ROOT / "configs/pretrain/simulated_overlap.yaml", "--out", tmp_path / "a.jpg"
+        ).exit_code
+        == 2
+    )
 
 
 def test_check_accepts_a_store_and_names_a_changed_file(tiny_store: Path, tmp_path: Path) -> None:
@@ -245,7 +292,10 @@ def test_check_accepts_a_store_and_names_a_changed_file(tiny_store: Path, tmp_pa
         ("csv . --out o --store blosc2", "csv . --out o store=blosc2"),
         ("--store=blosc2 csv . --out=o", "csv . --out=o store=blosc2"),
         ("csv --spacing-mm [2,2,2] . crop=body", "csv . crop=body spacing_mm=[2,2,2]"),
-        ("csv . --chek --out o", "csv . --chek --out o"),  # similar to an option of the command, which typer names
+        (
+            "csv . --chek --out o",
+            "csv . --chek --out o",
+        ),  # similar to an option of the command, which typer names
         ("csv . --fold -1 -h", "csv . -h fold=-1"),
         ("csv . -- --store", "csv . -- --store"),
     ],
@@ -303,7 +353,8 @@ def test_check_finds_an_unwritable_folder_and_a_too_long_warmup(tiny_store: Path
     (tmp_path / "file").touch()
     done = medcl3d("pretrain", config, "--check", f"out_dir={tmp_path / 'file'}", "train.warmup_steps=10")
     assert done.exit_code == 4 and done.stderr == (
-        f"medcl3d: command line: out_dir = {tmp_path / 'file'}: {tmp_path / 'file'} is not a folder; choose another path\n"
+        f"medcl3d: command line: out_dir = {tmp_path / 'file'}: {tmp_path / 'file'} is not a folder; "
+        "choose another path\n"
     )
     assert "train.warmup_steps = 10 exceeds train.steps = 2" in done.stdout
     done = medcl3d("pretrain", config, "--check", "out_dir=/proc/run")
@@ -313,7 +364,9 @@ def test_check_finds_an_unwritable_folder_and_a_too_long_warmup(tiny_store: Path
     assert medcl3d("show_pairs", config, "--check", "--out", "/proc/a.png").exit_code == 4
 
 
-def test_a_tilde_that_the_shell_does_not_expand_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_that_the_shell_does_not_expand_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tests.faults.build import good
 
     monkeypatch.setenv("HOME", str(tmp_path))

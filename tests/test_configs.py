@@ -32,7 +32,9 @@ def test_it_loads_and_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("path", sorted((ROOT / "compare").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_comparison_is_fair_and_its_arms_fit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole plan expands: every configuration of every run loads, and compared runs differ only in what is compared."""
+    """The whole plan expands: every configuration of every run loads, and compared runs differ only in what
+    is compared.
+    """
     monkeypatch.chdir(ROOT.parent)
     config = load(path, (), CompareConfig)
     runs = plan(config, path.name)

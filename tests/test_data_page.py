@@ -14,7 +14,12 @@ from medcl3d.preprocessing.options import prepare_options
 from tests.test_cli import COMMANDS, medcl3d
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
-LINES = [line for block in re.findall(r"```\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines() if line]
+LINES = [
+    line
+    for block in re.findall(r"```\n(.*?)```", PAGE, flags=re.DOTALL)
+    for line in block.splitlines()
+    if line
+]
 
 
 def test_every_source_is_in_the_table() -> None:

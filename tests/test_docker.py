@@ -20,7 +20,11 @@ KNOWN = {"FROM", "WORKDIR", "COPY", "RUN", "ARG", "ENV", "USER", "ENTRYPOINT", "
 
 def instructions(name: str) -> list[tuple[str, str]]:
     """Instruction and arguments of each line, with continued lines joined and comments removed."""
-    lines = [line for line in (ROOT / name).read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / name).read_text().splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines())]
 
@@ -96,7 +100,11 @@ def test_copied_files_build_a_complete_wheel(tmp_path: Path) -> None:
     source.mkdir()
     for path in copied(FILES[0]):
         (shutil.copytree if (ROOT / path).is_dir() else shutil.copy)(ROOT / path, source / path)
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(source)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(source)],
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "medcl3d").rglob("*.py")}

@@ -11,7 +11,9 @@ from tests.faults.fault import Fault, meet
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_is_reported_with_its_place_and_remedy(fault: Fault, tmp_path: Path, tiny_store: Path) -> None:
+def test_a_fault_is_reported_with_its_place_and_remedy(
+    fault: Fault, tmp_path: Path, tiny_store: Path
+) -> None:
     if {"dicom", "source=dicom"} & set(fault.command):
         pytest.importorskip("pydicom")
     code, output = meet(fault, tmp_path, tiny_store)

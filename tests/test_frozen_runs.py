@@ -58,7 +58,9 @@ def test_finetuning_gives_the_same_model(frozen: Path) -> None:
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6)
     results = [json.loads((frozen / run / "results.json").read_text()) for run in ("finetune", "again")]
-    assert results[1]["metrics"]["dice"]["mean"] == pytest.approx(results[0]["metrics"]["dice"]["mean"], abs=1e-3)
+    assert results[1]["metrics"]["dice"]["mean"] == pytest.approx(
+        results[0]["metrics"]["dice"]["mean"], abs=1e-3
+    )
 
 
 def test_model_predicts_the_same_probabilities(frozen: Path) -> None:

@@ -43,7 +43,11 @@ def required(setup: configparser.RawConfigParser) -> set[str]:
 
 def named(requirements: str) -> set[str]:
     lines = requirements.splitlines()
-    return {re.split(r"[ <>=]", line.strip())[0] for line in lines if line.strip() and not line.strip().startswith("#")}
+    return {
+        re.split(r"[ <>=]", line.strip())[0]
+        for line in lines
+        if line.strip() and not line.strip().startswith("#")
+    }
 
 
 def imported() -> Iterator[tuple[Path, str]]:
@@ -115,7 +119,10 @@ def test_a_run_calls_every_library(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Path("c.yaml").write_text(yaml.safe_dump(config))
     seen: set[str] = set()
     with packages_called(seen):
-        for command in ("prepare simulated - --out store num_patients=3 shape=[24,24,24] workers=1", "pretrain c.yaml"):
+        for command in (
+            "prepare simulated - --out store num_patients=3 shape=[24,24,24] workers=1",
+            "pretrain c.yaml",
+        ):
             with pytest.raises(SystemExit) as end:
                 main(command.split())
             assert end.value.code == 0

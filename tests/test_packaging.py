@@ -37,9 +37,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_subpackage_is_packaged(setup: configparser.RawConfigParser) -> None:
-    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medcl3d").rglob("__init__.py")}
+    packages = {
+        ".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medcl3d").rglob("__init__.py")
+    }
     assert set(setup["options"]["packages"].split()) == packages | {"medcl3d.configs"}
-    assert packages == {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medcl3d").rglob("*.py")}
+    assert packages == {
+        ".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medcl3d").rglob("*.py")
+    }
 
 
 def test_tools_are_thin_and_named_like_their_commands() -> None:
@@ -50,17 +54,30 @@ def test_tools_are_thin_and_named_like_their_commands() -> None:
 
 @pytest.mark.parametrize("tool", sorted(path.stem for path in (ROOT / "tools").glob("*.py")))
 def test_a_tool_runs_from_a_checkout_in_any_folder(checkout: Path, tmp_path: Path, tool: str) -> None:
-    done = subprocess.run([sys.executable, checkout / f"tools/{tool}.py", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, checkout / f"tools/{tool}.py", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert f"medcl3d {tool}" in done.stdout
 
 
 def test_a_tool_runs_the_code_of_its_checkout(checkout: Path, tmp_path: Path) -> None:
     """An installed medcl3d is not used: the packaged configuration is found in the copy."""
-    command = [sys.executable, checkout / "tools/pretrain.py", "pretrain/simulated_overlap", "data.root=nowhere", "--check"]
+    command = [
+        sys.executable,
+        checkout / "tools/pretrain.py",
+        "pretrain/simulated_overlap",
+        "data.root=nowhere",
+        "--check",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 3
-    assert str(checkout / "configs/pretrain/simulated_overlap.yaml") in done.stderr and "nowhere" in done.stderr
+    assert (
+        str(checkout / "configs/pretrain/simulated_overlap.yaml") in done.stderr and "nowhere" in done.stderr
+    )
 
 
 def test_the_wheel_has_exactly_the_files_that_runs_need(checkout: Path, tmp_path: Path) -> None:
@@ -74,7 +91,11 @@ def test_the_wheel_has_exactly_the_files_that_runs_need(checkout: Path, tmp_path
         entry = next(name for name in names if name.endswith("entry_points.txt"))
         assert "medcl3d = medcl3d.cli:main" in file.read(entry).decode()
     configs = {f"medcl3d/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "medcl3d").rglob("*") if path.suffix in (".py", ".j2", ".typed")}
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "medcl3d").rglob("*")
+        if path.suffix in (".py", ".j2", ".typed")
+    }
     assert {name for name in names if ".dist-info/" not in name} == configs | modules
     assert {"medcl3d/py.typed", "medcl3d/comparison/report/templates/report.html.j2"} <= modules and configs
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -54,7 +54,9 @@ def small(command: str, folder: Path) -> list[str]:
 
 def test_own_scans_in_five_lines(tmp_path: Path) -> None:
     """A table with only paths and labels is enough, as in the README."""
-    manifest = simulated(tmp_path / "raw", num_patients=6, max_visits=1, num_modalities=1, shape=(32, 32, 32), seed=0)
+    manifest = simulated(
+        tmp_path / "raw", num_patients=6, max_visits=1, num_modalities=1, shape=(32, 32, 32), seed=0
+    )
     with (tmp_path / "my_scans.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label"])
@@ -64,7 +66,9 @@ def test_own_scans_in_five_lines(tmp_path: Path) -> None:
     assert [line.split()[1] for line in lines] == ["prepare", "pretrain", "finetune"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for line in lines:
-        done = subprocess.run(small(line, tmp_path), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            small(line, tmp_path), cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     results = json.loads((tmp_path / "runs" / "fine" / "results.json").read_text())
     assert 0 <= results["metrics"]["dice"]["mean"] <= 1

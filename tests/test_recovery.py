@@ -56,17 +56,29 @@ def test_the_page_is_made_of_the_rows() -> None:
     rows = pd.read_csv(ROOT / "docs" / "results" / "recovery.csv")
     page = (ROOT / "docs" / "strategies" / "recovery.md").read_text(encoding="utf-8")
     for row in rows.itertuples():
-        assert f"{row.score:.2f} ({row.low:.2f} to {row.high:.2f})" in page.replace("-0.00", "0.00") or abs(row.score) < 0.01
+        assert (
+            f"{row.score:.2f} ({row.low:.2f} to {row.high:.2f})" in page.replace("-0.00", "0.00")
+            or abs(row.score) < 0.01
+        )
         assert row.low <= row.score <= row.high or row.factor in ("position", "age")
     assert set(PAIRS.names()) < set(rows["arm"])
 
 
 @pytest.mark.slow
-def test_the_command_makes_rows_and_page(recovery: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_makes_rows_and_page(
+    recovery: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = tmp_path / "data"
-    given = prepare_options("simulated", {"num_patients": 12, "shape": [32, 32, 32], "workers": 1, "test_fraction": 0.5})
+    given = prepare_options(
+        "simulated", {"num_patients": 12, "shape": [32, 32, 32], "workers": 1, "test_fraction": 0.5}
+    )
     prepare("simulated", None, data, fields=given.fields, options=given.options)
-    for name, value in (("DATA", data), ("RUNS", tmp_path / "runs"), ("STEPS", {"simclr": 2, "dense": 2}), ("RESAMPLES", 20)):
+    for name, value in (
+        ("DATA", data),
+        ("RUNS", tmp_path / "runs"),
+        ("STEPS", {"simclr": 2, "dense": 2}),
+        ("RESAMPLES", 20),
+    ):
         monkeypatch.setattr(recovery, name, value)
     settings = [s for s in recovery.SETTINGS if not s.startswith(("data.root", "train.warmup", "encoder"))]
     small = (
@@ -78,16 +90,29 @@ def test_the_command_makes_rows_and_page(recovery: ModuleType, tmp_path: Path, m
     monkeypatch.setattr(recovery, "SETTINGS", (*settings, *small))
     monkeypatch.setattr(recovery, "ROWS", tmp_path / "rows.csv")
     monkeypatch.setattr(recovery, "TABLE", tmp_path / "page.md")
-    chosen = [arm for arm in recovery.arms() if arm[0].removesuffix(" (placebo)") in ("untrained", "augmented_views", "same_patient")]
+    chosen = [
+        arm
+        for arm in recovery.arms()
+        if arm[0].removesuffix(" (placebo)") in ("untrained", "augmented_views", "same_patient")
+    ]
     monkeypatch.setattr(recovery, "arms", lambda: iter(chosen))
     recovery.main([])
     rows = pd.read_csv(tmp_path / "rows.csv")
-    assert list(rows["arm"].unique()) == ["untrained", "augmented_views", "same_patient", "same_patient (placebo)"]
+    assert list(rows["arm"].unique()) == [
+        "untrained",
+        "augmented_views",
+        "same_patient",
+        "same_patient (placebo)",
+    ]
     assert set(rows["factor"]) == set(recovery.FACTORS)
     own = rows[(rows["arm"] == "same_patient") & (rows["factor"] == "patient")].iloc[0]
     control = rows[(rows["arm"] == "same_patient (placebo)") & (rows["factor"] == "patient")].iloc[0]
-    assert own["control"] == "same_patient (placebo)" and own["difference"] == pytest.approx(own["score"] - control["score"], abs=2e-4)
+    assert own["control"] == "same_patient (placebo)" and own["difference"] == pytest.approx(
+        own["score"] - control["score"], abs=2e-4
+    )
     assert "| same_patient | patient | keeps it |" in (tmp_path / "page.md").read_text()
     before = (tmp_path / "runs" / "same_patient" / "predictions.npz").stat().st_mtime_ns
     recovery.main([])
-    assert (tmp_path / "runs" / "same_patient" / "predictions.npz").stat().st_mtime_ns == before, "what is there is not run again"
+    assert (tmp_path / "runs" / "same_patient" / "predictions.npz").stat().st_mtime_ns == before, (
+        "what is there is not run again"
+    )

@@ -36,7 +36,9 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_a_page_says_what_the_code_says(name: str) -> None:
     page = PAGES / f"{name}.md"
     text = page.read_text(encoding="utf-8")
-    assert blocks(page, "text") == [explain("pairs", name) + "\n"], "medcl3d list pairs NAME says something else by now"
+    assert blocks(page, "text") == [explain("pairs", name) + "\n"], (
+        "medcl3d list pairs NAME says something else by now"
+    )
     assert "**Assumes.**" in text and "**Fails.**" in text
     assert imread(PAGES / "pictures" / f"{name}.png").size > 100_000
     assert f"[{name}]({name}.md)" in (PAGES / "README.md").read_text(encoding="utf-8")
@@ -48,17 +50,23 @@ def test_the_configuration_of_a_page_runs(name: str, tiny_store: Path, tmp_path:
     assert list(yaml.safe_load(text)["pairs"]) == [name]
     (tmp_path / "page.yaml").write_text(text)
     smaller = ("pairs.multi_crop.local_size=[8, 8, 8]",) if name == "multi_crop" else ()
-    run = pretrain(tmp_path / "page.yaml", (*SMALL, *smaller, f"data.root={tiny_store}", f"out_dir={tmp_path / 'run'}"))
+    run = pretrain(
+        tmp_path / "page.yaml", (*SMALL, *smaller, f"data.root={tiny_store}", f"out_dir={tmp_path / 'run'}")
+    )
     assert (run / "encoder.safetensors").is_file() and (run / "pictures" / "relation.png").is_file()
 
 
 def test_no_page_is_left_of_what_is_gone() -> None:
     pages = {page.stem for page in PAGES.glob("*.md")} - {"README", "write_your_own", "recovery"}
-    assert pages == set(NAMES) and {picture.stem for picture in (PAGES / "pictures").glob("*.png")} == set(NAMES)
+    assert pages == set(NAMES) and {picture.stem for picture in (PAGES / "pictures").glob("*.png")} == set(
+        NAMES
+    )
 
 
 def test_the_example_is_a_strategy_with_no_other_edit(tiny_store: Path, tmp_path: Path) -> None:
-    """The file of the page, put into a copy of the package, trains from YAML and keeps the promises of every strategy."""
+    """The file of the page, put into a copy of the package, trains from YAML and keeps the promises of every
+    strategy.
+    """
     shutil.copytree(ROOT / "medcl3d", tmp_path / "medcl3d", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
@@ -68,19 +76,36 @@ def test_the_example_is_a_strategy_with_no_other_edit(tiny_store: Path, tmp_path
     (tmp_path / "own.yaml").write_text(text)
 
     def run(*command: str) -> str:
-        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     tool = "import sys; sys.path.insert(0, '.'); from medcl3d.cli import main; main(sys.argv[1:])"
     assert "same_site" in run("-c", tool, "list", "pairs").split()
     for placebo in ("false", "true"):
-        said = run("-c", tool, "pretrain", "own.yaml", *SMALL, f"data.root={tiny_store}", f"out_dir=run_{placebo}", f"placebo={placebo}")
+        said = run(
+            "-c",
+            tool,
+            "pretrain",
+            "own.yaml",
+            *SMALL,
+            f"data.root={tiny_store}",
+            f"out_dir=run_{placebo}",
+            f"placebo={placebo}",
+        )
         assert "same_site" in said and (tmp_path / f"run_{placebo}" / "encoder.safetensors").is_file()
     # The collections of the property tests have no site: told so, it stops with the columns that there are.
     properties = tmp_path / "tests" / "pairs" / "collections.py"
-    properties.write_text(properties.read_text().replace('"sex": [', '"site": [("x", "y")[i % 2] for i in range(num_scans)], "sex": ['))
-    assert " passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/pairs/test_strategies.py", "-k", "same_site")
+    properties.write_text(
+        properties.read_text().replace(
+            '"sex": [', '"site": [("x", "y")[i % 2] for i in range(num_scans)], "sex": ['
+        )
+    )
+    assert " passed" in run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/pairs/test_strategies.py", "-k", "same_site"
+    )
 
 
 def test_the_example_is_short() -> None:

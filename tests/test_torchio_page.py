@@ -26,7 +26,12 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.parametrize("block", blocks("python"))
 def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, shape in (("01_before", (24, 20, 18)), ("01_after", (20, 22, 19)), ("02_before", (18, 18, 20)), ("02_after", (30, 17, 17))):
+    for name, shape in (
+        ("01_before", (24, 20, 18)),
+        ("01_after", (20, 22, 19)),
+        ("02_before", (18, 18, 20)),
+        ("02_after", (30, 17, 17)),
+    ):
         tio.ScalarImage(tensor=torch.rand(1, *shape), affine=np.diag([1, 1.5, 1, 1])).save(f"{name}.nii.gz")
     names: dict[str, object] = {}
     exec(block, names)

@@ -1,4 +1,6 @@
-"""``python tools/features.py ...`` is ``medcl3d features ...``, from a checkout that need not be installed."""
+"""``python tools/features.py ...`` is ``medcl3d features ...``, from a checkout that need not be
+installed.
+"""
 
 import sys
 from pathlib import Path

@@ -22,7 +22,9 @@ def configuration(page: Path) -> str:
 
 def pages() -> list[Path]:
     """The pages of all strategies."""
-    return sorted(page for page in HERE.glob("*.md") if page.stem not in ("README", "write_your_own", "recovery"))
+    return sorted(
+        page for page in HERE.glob("*.md") if page.stem not in ("README", "write_your_own", "recovery")
+    )
 
 
 def main(names: list[str]) -> None:

@@ -1,6 +1,8 @@
-"""Measure distances of a strategy's positives and negatives on real scans; ``make measured`` writes them to the pages.
+"""Measure distances of a strategy's positives and negatives on real scans; ``make measured`` writes them to
+the pages.
 
-``python docs/strategies/measure.py [NAME ...]`` needs the sets below `DATA`, prepared with the command on the page.
+``python docs/strategies/measure.py [NAME ...]`` needs the sets below `DATA`, prepared with the command on the
+page.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ def line(page: Path, root: Path = DATA) -> str:
         figures.append(f"with `{'`, `'.join(changes)}`")
     listed = "\n".join(f"- {figure}" for figure in figures)
     return (
-        f"**Measured** on {name} at 4 mm, {BATCHES} batches of 16 samples, crops of 16 voxels a side, seed {SEED};\n"
+        f"**Measured** on {name} at 4 mm, {BATCHES} batches of 16 samples, crops of 16 voxels a side, "
+        f"seed {SEED};\n"
         "median (10% to 90%):\n\n"
         f"{listed}\n\n`python docs/strategies/measure.py {page.stem}` after\n`{PREPARE.format(name, DATA)}`\n"
     )

@@ -1,7 +1,9 @@
 """Known factors that each strategy keeps and drops: ``make recovery`` writes recovery.md and its rows.
 
-Every strategy is pretrained with the configuration of its page, one small encoder, and the same steps and scans, like its
-placebo; an untrained encoder is added. Linear probes then predict the factors from the frozen features of test patients.
+Every strategy is pretrained with the configuration of its page, one small encoder, and the same steps and
+scans, like its
+placebo; an untrained encoder is added. Linear probes then predict the factors from the frozen features of
+test patients.
 The command resumes: an arm that has its predictions is not run again.
 """
 
@@ -47,7 +49,8 @@ SETTINGS = (
     "train.warmup_steps=10",
     "train.lr=1e-3",
 )
-# At most two minutes on one core; a decoder at full resolution takes most of the time. Arms and controls have equal steps.
+# At most two minutes on one core; a decoder at full resolution takes most of the time. Arms and controls have
+# equal steps.
 STEPS = {"simclr": 600, "dense": 110}
 CROPS_PER_SCAN = 20
 RESAMPLES = 1000
@@ -55,7 +58,8 @@ RIDGE = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
 UNTRAINED = "untrained"
 FACTORS = ("structure", "position", "patient", "age", "site", "modality")
 NUMBERS = ("position", "age")
-# Expected effects of a strategy relative to its control (its placebo; `augmented_views` if it has none), with the reason.
+# Expected effects of a strategy relative to its control (its placebo; `augmented_views` if it has none), with
+# the reason.
 EXPECTED = {
     ("same_patient", "patient"): ("keeps", "two scans of one patient attract"),
     ("same_patient", "modality"): ("drops", "half of the pairs are of two modalities"),
@@ -104,7 +108,9 @@ class Questions:
         if factor == "position":
             position = self.position
             return Question(
-                position[test], self.patient[self.scan[test]], lambda x: _ridge(x[train], position[train], x[test])
+                position[test],
+                self.patient[self.scan[test]],
+                lambda x: _ridge(x[train], position[train], x[test]),
             )
         if factor == "patient":
             return self._patients()
@@ -123,8 +129,17 @@ class Questions:
         """The mean over each scan's crops."""
         return np.array(pd.DataFrame(x).groupby(self.scan).mean())
 
-    def _classes(self, truth: np.ndarray, scan: np.ndarray, train: np.ndarray, test: np.ndarray, crops: np.ndarray | None) -> Question:
-        """Train on patients of the training side and predict those of the test side; per scan if `crops` is None."""
+    def _classes(
+        self,
+        truth: np.ndarray,
+        scan: np.ndarray,
+        train: np.ndarray,
+        test: np.ndarray,
+        crops: np.ndarray | None,
+    ) -> Question:
+        """Train on patients of the training side and predict those of the test side; per scan if `crops` is
+        None.
+        """
 
         def predict(x: np.ndarray) -> np.ndarray:
             x = self._of_scans(x) if crops is None else x
@@ -134,7 +149,9 @@ class Questions:
         return Question(truth[test], self.patient[scan[test]], predict)
 
     def _patients(self) -> Question:
-        """Identify test patients: train on first visits, predict last ones, averaged over the crops of a scan."""
+        """Identify test patients: train on first visits, predict last ones, averaged over the crops of a
+        scan.
+        """
         table = self.store.collection.table
         session = table["session"].astype(int).to_numpy()
         of_patient = pd.Series(session).groupby(self.patient)
@@ -207,12 +224,16 @@ def encoder_of(page: Path | None, run: Path, is_placebo: bool) -> tuple[Network,
         path = Path(folder) / f"{page.stem}.yaml"
         path.write_text(configuration(page), encoding="utf-8")
         steps = STEPS[config.objective.name]
-        pretrain(path, (*SETTINGS, f"train.steps={steps}", f"out_dir={run}", f"placebo={str(is_placebo).lower()}"))
+        pretrain(
+            path, (*SETTINGS, f"train.steps={steps}", f"out_dir={run}", f"placebo={str(is_placebo).lower()}")
+        )
     load_weights(network, run, "encoder", [])
     return network, time.monotonic() - started
 
 
-def predictions(name: str, page: Path | None, is_placebo: bool, questions: Questions) -> dict[str, np.ndarray]:
+def predictions(
+    name: str, page: Path | None, is_placebo: bool, questions: Questions
+) -> dict[str, np.ndarray]:
     """The probes' predictions of each factor from an arm's features; saved on disk."""
     run = RUNS / re.sub(r"\W+", "_", name).strip("_")
     file = run / "predictions.npz"
@@ -221,7 +242,9 @@ def predictions(name: str, page: Path | None, is_placebo: bool, questions: Quest
         network, seconds = encoder_of(page, run, is_placebo)
         device = torch.device("cpu")
         dtype = autocast_dtype("auto", device)
-        x = answers(lambda crops: network.eval()(crops).pooled, questions.store, questions.examples, device, dtype)
+        x = answers(
+            lambda crops: network.eval()(crops).pooled, questions.store, questions.examples, device, dtype
+        )
         predicted = {factor: questions.of(factor).predict(x) for factor in FACTORS}
         with open_atomic(file) as out:
             np.savez(out, seconds=np.array(seconds), **predicted)
@@ -230,7 +253,9 @@ def predictions(name: str, page: Path | None, is_placebo: bool, questions: Quest
 
 
 def table_of(predicted: dict[str, dict[str, np.ndarray]], questions: Questions) -> pd.DataFrame:
-    """One row per arm and factor: the score with a 95% interval over patients, and the difference to the control."""
+    """One row per arm and factor: the score with a 95% interval over patients, and the difference to the
+    control.
+    """
     rows = []
     for factor in FACTORS:
         question = questions.of(factor)
@@ -266,7 +291,9 @@ def page_of(table: pd.DataFrame, questions: Questions) -> str:
     names = list(dict.fromkeys(table["arm"]))
     lines = [f"| arm | {' | '.join(FACTORS)} |", f"| --- |{' --- |' * len(FACTORS)}"]
     for name in names:
-        cells = [f"{c.score:.2f} ({c.low:.2f} to {c.high:.2f})" for c in (cell[name, factor] for factor in FACTORS)]
+        cells = [
+            f"{c.score:.2f} ({c.low:.2f} to {c.high:.2f})" for c in (cell[name, factor] for factor in FACTORS)
+        ]
         label = f"[{name}]({name}.md)" if (HERE / f"{name}.md").is_file() else name
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines.append(f"| chance | {' | '.join(chance(factor, questions) for factor in FACTORS)} |")
@@ -304,7 +331,9 @@ def main(names: list[str]) -> None:
         with redirect_stdout(sys.stderr):
             predicted[name] = predictions(name, page, is_placebo, questions)
         print(f"{name}: pretrained in {float(predicted[name]['seconds']):.0f} s", flush=True)
-    table = table_of(predicted, questions).round(4)  # rounded like the saved rows, so that page and rows agree
+    table = table_of(predicted, questions).round(
+        4
+    )  # rounded like the saved rows, so that page and rows agree
     if not names:
         ROWS.parent.mkdir(exist_ok=True)
         write_text(ROWS, table.to_csv(index=False, float_format="%.4f"))

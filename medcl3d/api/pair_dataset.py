@@ -44,7 +44,8 @@ class PairDataset(Dataset[PairBatch]):
 
     A batch depends on `seed` and its step alone, not on the number of workers, so a second pass repeats the
     batches of the first: iterate once over all `steps`, or call `set_epoch`. With worker processes,
-    `DataLoader(dataset, batch_size=None, num_workers=4)` makes views on the processor; `dataset.batches(workers=4, device="cuda")`
+    `DataLoader(dataset, batch_size=None, num_workers=4)` makes views on the processor;
+    `dataset.batches(workers=4, device="cuda")`
     reads crops in workers and makes views on the GPU.
 
     store             a `Store`, or the folder that `prepare` wrote
@@ -119,7 +120,9 @@ class PairDataset(Dataset[PairBatch]):
         return self._raw.plan.steps_per_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass yield the batches that follow `epoch` earlier passes; call it before each pass."""
+        """Let the next pass yield the batches that follow `epoch` earlier passes; call it before each
+        pass.
+        """
         self._first = epoch * len(self)
 
     def __len__(self) -> int:

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from medcl3d.comparison.run.execute import Launcher
 
 
-def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = False, from_runs: Sequence[Path] | None = None) -> Path:
+def compare(
+    config_path: Path,
+    overrides: Sequence[str] = (),
+    check: bool = False,
+    from_runs: Sequence[Path] | None = None,
+) -> Path:
     """Run a comparison, or its missing runs, and write the report. Returns the path of the report.
 
     check: print the plan and validate every configuration, but run nothing. from_runs: folders with
@@ -49,7 +54,10 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
     context = _ReportContext(
-        arm_types_of(runs, config), config_path, shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]), console
+        arm_types_of(runs, config),
+        config_path,
+        shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]),
+        console,
     )
     if from_runs:
         require_writable(config.report_dir, "out_dir")
@@ -68,8 +76,14 @@ def compare(config_path: Path, overrides: Sequence[str] = (), check: bool = Fals
         for line in dry_run(kept_and_waiting(runs)[1]):
             console.print(line)
         preregister(config, *progress(runs, config))
-        has_the_metrics = partial(check_metrics, metrics=[config.metric, *(one.metric for one in config.later)])
-        failed = [outcome for outcome in execute(runs, launcher, console, has_the_metrics) if outcome.state == "failed"]
+        has_the_metrics = partial(
+            check_metrics, metrics=[config.metric, *(one.metric for one in config.later)]
+        )
+        failed = [
+            outcome
+            for outcome in execute(runs, launcher, console, has_the_metrics)
+            if outcome.state == "failed"
+        ]
     if not failed:
         return _report(runs, config, context)
     for outcome in failed:
@@ -88,7 +102,11 @@ def _launcher(config: CompareConfig) -> Launcher:
     from medcl3d.comparison.run.local import LocalLauncher
     from medcl3d.comparison.run.slurm import SlurmLauncher
 
-    return LocalLauncher(config.jobs) if config.executor == "local" else SlurmLauncher(config.out_dir, config.jobs, config.slurm)
+    return (
+        LocalLauncher(config.jobs)
+        if config.executor == "local"
+        else SlurmLauncher(config.out_dir, config.jobs, config.slurm)
+    )
 
 
 def _prepare(wanted: Prepare, console: Console) -> None:
@@ -97,7 +115,9 @@ def _prepare(wanted: Prepare, console: Console) -> None:
     from medcl3d.preprocessing.prepare import prepare
 
     given = prepare_options(wanted.source, wanted.options)
-    prepare(wanted.source, wanted.root, wanted.out, fields=given.fields, options=given.options, say=console.print)
+    prepare(
+        wanted.source, wanted.root, wanted.out, fields=given.fields, options=given.options, say=console.print
+    )
 
 
 @dataclass(frozen=True)
@@ -125,7 +145,13 @@ def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext)
         gather_cases,
         undefined,
     )
-    from medcl3d.comparison.plan.preregistration import CHANGED, MARGIN_CHANGED, check_preregistration, file_beside, preregistrations
+    from medcl3d.comparison.plan.preregistration import (
+        CHANGED,
+        MARGIN_CHANGED,
+        check_preregistration,
+        file_beside,
+        preregistrations,
+    )
     from medcl3d.comparison.report.markdown import markdown
     from medcl3d.comparison.report.report import write_report
     from medcl3d.comparison.run.stages import check_confirmation
@@ -134,18 +160,27 @@ def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext)
     check_confirmation(runs, config, str(context.config_path))
     table = gather(runs, config)
     declared = check_preregistration(config, preregistrations(file_beside(runs, config)), list(table.columns))
-    notes = [*filter(None, [declared.note]), *undefined(table, config), *also_differing(runs), *check_provenance(runs)]
+    notes = [
+        *filter(None, [declared.note]),
+        *undefined(table, config),
+        *also_differing(runs),
+        *check_provenance(runs),
+    ]
     notes += few_training_cases(runs)
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
     cases = gather_cases(runs, config, complete_replicates(table, config))
     later = [gather_cases(runs, one, complete_replicates(table, one)) for one in config.later]
     margin_untested = "" if declared.margin_kept else MARGIN_CHANGED
-    analysis = analyse(table, config, cases, context.arm_types, "" if declared.kept else CHANGED, later, margin_untested)
+    analysis = analyse(
+        table, config, cases, context.arm_types, "" if declared.kept else CHANGED, later, margin_untested
+    )
     if analysis is None:
         raise DataError(_incomplete(table, config, context.arm_types))
     path = config.report_dir / "report.html"
-    write_report(path, analysis, runs, config, f"Comparison: {context.config_path.stem}", context.command, notes)
+    write_report(
+        path, analysis, runs, config, f"Comparison: {context.config_path.stem}", context.command, notes
+    )
     table_of_means = markdown(analysis)
     write_text(config.report_dir / "results.md", table_of_means)
     write_json(config.report_dir / "conclusion.json", conclusion(analysis))
@@ -160,6 +195,9 @@ def _incomplete(table: pd.DataFrame, config: CompareConfig, arm_types: Mapping[s
     without = [name for name in config.arms if name not in measured]
     named = f" (no measurement of {', '.join(map(repr, without))})" if measured and without else ""
     only_controls = bool(named) and all(arm_types[name] != "pairs" for name in without)
-    remedy = "; run the comparison without --from to add them, or name the controls that were run: `controls: [scratch]`"
+    remedy = (
+        "; run the comparison without --from to add them, or name the controls that were run: "
+        "`controls: [scratch]`"
+    )
     rows = f"{config.report_dir / 'results.csv'} has the {len(table)} measurements that exist"
     return f"no replicate is complete in all arms and cells{named}; {rows}{remedy if only_controls else ''}"

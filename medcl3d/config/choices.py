@@ -20,7 +20,9 @@ from medcl3d.core.errors import ConfigError
 
 
 def choice_of(registry: Registry) -> Any:
-    """The type of a field that chooses one component of a registry: ``name`` or ``{name: {field: value}}``."""
+    """The type of a field that chooses one component of a registry: ``name`` or ``{name: {field:
+    value}}``.
+    """
     # A default is validated too: that fills in its fields, so that `config.yaml` has them.
     return Annotated[choice_in_list(registry), Field(validate_default=True)]
 
@@ -36,13 +38,18 @@ def _choice(registry: Registry, value: Any) -> Choice:
         value = {value: {}}
     if not isinstance(value, Mapping) or len(value) != 1:
         known = ", ".join(registry.names())
-        raise ConfigProblem((), value, f"one {registry.kind} is required, as `name` or `name: {{field: value}}`; choose from {known}")
+        raise ConfigProblem(
+            (),
+            value,
+            f"one {registry.kind} is required, as `name` or `name: {{field: value}}`; choose from {known}",
+        )
     ((name, given),) = value.items()
     if name not in registry.names():
         raise ConfigProblem(
             (name,),
             given,
-            f"no {registry.kind} has this name{did_you_mean(name, registry.names())}; choose from {', '.join(registry.names())}",
+            f"no {registry.kind} has this name{did_you_mean(name, registry.names())}; choose from "
+            f"{', '.join(registry.names())}",
         )
     fields = registry.schema(name)
     try:
@@ -65,12 +72,19 @@ class FieldSpec:
 def describe(registry: Registry, name: str) -> list[FieldSpec]:
     """The fields of a component: name, type as text, default."""
     properties = registry.schema(name).json_schema().get("properties", {})
-    return [FieldSpec(key, type_words(spec), spec.get("default", "required")) for key, spec in properties.items()]
+    return [
+        FieldSpec(key, type_words(spec), spec.get("default", "required")) for key, spec in properties.items()
+    ]
 
 
 def parse_choice(registry: Registry, chosen: str, fields: Mapping[str, Any], name: str) -> Choice:
-    """A component with its fields, defaults filled in. ConfigError: unknown, or a wrong field; `name` as in `parse`."""
+    """A component with its fields, defaults filled in. ConfigError: unknown, or a wrong field; `name` as in
+    `parse`.
+    """
     if chosen not in registry.names():
         listed = f"choose from {', '.join(registry.names())}"
-        raise ConfigError(f"{name}: no {registry.kind} is named {chosen!r}{did_you_mean(chosen, registry.names())}; {listed}")
+        raise ConfigError(
+            f"{name}: no {registry.kind} is named {chosen!r}{did_you_mean(chosen, registry.names())}; "
+            f"{listed}"
+        )
     return Choice(chosen, parse_fields(registry, chosen, fields, name))

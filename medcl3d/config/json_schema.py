@@ -17,7 +17,11 @@ def type_words(spec: Mapping[str, Any]) -> str:
         return " or ".join(str(v) for v in spec.get("enum", [spec.get("const")]))
     if "anyOf" in spec:
         return " or ".join(type_words(option) for option in spec["anyOf"])
-    kind = f"one of {str(spec[CHOICE_OF]).rsplit('.', 1)[-1]}" if CHOICE_OF in spec else str(spec.get("type", "value"))
+    kind = (
+        f"one of {str(spec[CHOICE_OF]).rsplit('.', 1)[-1]}"
+        if CHOICE_OF in spec
+        else str(spec.get("type", "value"))
+    )
     kind = "path" if spec.get("format") == "path" else kind
     if kind == "array":
         items = spec.get("prefixItems", [])
@@ -26,7 +30,12 @@ def type_words(spec: Mapping[str, Any]) -> str:
         return f"list of {_plural(type_words(spec['items']))}" if spec.get("items") else "list"
     bounds = [
         f"{sign} {spec[key]}"
-        for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+        for key, sign in (
+            ("minimum", ">="),
+            ("exclusiveMinimum", ">"),
+            ("maximum", "<="),
+            ("exclusiveMaximum", "<"),
+        )
         if key in spec
     ]
     return " ".join([kind, *bounds])
@@ -41,7 +50,9 @@ def _node(schema: Mapping[str, Any], where: Place) -> Mapping[str, Any]:
     """The part of a JSON Schema for a place, {} if there is none."""
     node: Mapping[str, Any] = resolved(schema, schema)
     for key in where:
-        node = next((inner for form in node.get("anyOf", [node]) if (inner := below(resolved(form, schema), key))), {})
+        node = next(
+            (inner for form in node.get("anyOf", [node]) if (inner := below(resolved(form, schema), key))), {}
+        )
         node = resolved(node, schema)
     options = [resolved(form, schema) for form in node.get("anyOf", [])]
     return next((form for form in options if "properties" in form), node)

@@ -1,6 +1,7 @@
 """Parsing of YAML files into frozen dataclasses, with one-line errors that name the line and a remedy.
 
-A file is a complete configuration and executes no code. Types are strict, unknown keys are refused with the nearest
+A file is a complete configuration and executes no code. Types are strict, unknown keys are refused with the
+nearest
 known one, and a component's fields are validated against its own schema.
 """
 
@@ -24,10 +25,13 @@ from medcl3d.core.errors import ConfigError
 MAX_BYTES = 1_000_000
 
 
-def load(path: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], model: type[T]) -> T:
+def load(
+    path: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], model: type[T]
+) -> T:
     """Read a configuration.
 
-    path: a YAML file, or its content as a mapping; overrides: ``key.path=value`` each, or values by their ``key.path``;
+    path: a YAML file, or its content as a mapping; overrides: ``key.path=value`` each, or values by their
+    ``key.path``;
     model: a pydantic dataclass with `STRICT`.
     ConfigError: one line ``file:line: key = value: problem; remedy``.
     """
@@ -40,16 +44,21 @@ def load(path: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mappin
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{mark.line + 1}:{mark.column + 1}" if mark else "1"
-        raise ConfigError(f"{path}:{place}: not YAML: {error.problem}; indent with spaces and quote special characters") from None
+        raise ConfigError(
+            f"{path}:{place}: not YAML: {error.problem}; indent with spaces and quote special characters"
+        ) from None
     except yaml.YAMLError as error:  # ReaderError, for invalid characters, has no line
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}; save it as plain UTF-8 text") from None
+        raise ConfigError(
+            f"{path}: not YAML: {' '.join(str(error).split())}; save it as plain UTF-8 text"
+        ) from None
     except ConfigProblem as wrong:
         place = f"{path}:{wrong.line}" if wrong.line else str(path)
         raise ConfigError(f"{place}: {_key(wrong.where, wrong.value)}{wrong.message}") from None
     if not isinstance(tree.value, dict):
         what = "empty" if tree.value is None else f"a {type(tree.value).__name__}"
         raise ConfigError(
-            f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. See configs/ for complete files"
+            f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. See configs/ for complete "
+            "files"
         )
     return _overridden(tree, overrides, model, str(path))
 
@@ -68,11 +77,15 @@ def _overridden(tree: Tree, overrides: Sequence[str] | Mapping[str, Any], model:
 
 
 def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
-    """Set ``key.path=value`` in a tree, parsed by the types in `schemas`. ConfigError if it is not an override."""
+    """Set ``key.path=value`` in a tree, parsed by the types in `schemas`. ConfigError if it is not an
+    override.
+    """
     path, equals, value = text.partition("=")
     where = tuple(path.split("."))
     if not equals or not all(where):
-        raise ConfigError(f"{COMMAND_LINE}: {text!r} is not an override; write key.path=value, as in train.steps=100")
+        raise ConfigError(
+            f"{COMMAND_LINE}: {text!r} is not an override; write key.path=value, as in train.steps=100"
+        )
     _set(tree, path, value_of(value, where, schemas), value)
 
 
@@ -89,7 +102,9 @@ def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
 
 
 def read_options(texts: Sequence[str], schemas: Sequence[Schema] = ()) -> dict[str, Any]:
-    """Parse ``key.path=value`` texts into nested values, as in `override`. ConfigError if one is not an override."""
+    """Parse ``key.path=value`` texts into nested values, as in `override`. ConfigError if one is not an
+    override.
+    """
     tree = Tree("{}")
     for text in texts:
         override(tree, text, schemas)
@@ -100,7 +115,8 @@ def with_line(message: str, path: Path, overrides: Sequence[str]) -> str:
     """A component's message about its configuration, prefixed with file and line.
 
     Components have no access to the file: their messages begin with a key (``data.patch_size = ...``,
-    ``multi_crop: local_size = ...``) or with its value (a path). A message that begins with neither is returned unchanged.
+    ``multi_crop: local_size = ...``) or with its value (a path). A message that begins with neither is
+    returned unchanged.
     """
     try:
         tree = Tree(_read(path))
@@ -115,13 +131,21 @@ def with_line(message: str, path: Path, overrides: Sequence[str]) -> str:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        near = (
+            did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")])
+            if path.parent.is_dir()
+            else ""
+        )
         raise ConfigError(
-            f"{path}: no such file{near}; a minimal one starts with `data: {{root: data/mine}}`; see configs/ for complete files"
+            f"{path}: no such file{near}; a minimal one starts with `data: {{root: data/mine}}`; see "
+            "configs/ for complete files"
         )
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise ConfigError(f"{path}: {size} bytes, more than the limit of a configuration ({MAX_BYTES}); check that it is the right file")
+        raise ConfigError(
+            f"{path}: {size} bytes, more than the limit of a configuration ({MAX_BYTES}); check that it "
+            "is the right file"
+        )
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

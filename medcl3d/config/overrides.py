@@ -1,4 +1,6 @@
-"""Values from command-line text: the type of the field decides whether the text is used unchanged or parsed as YAML."""
+"""Values from command-line text: the type of the field decides whether the text is used unchanged or parsed
+as YAML.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,18 @@ from medcl3d.config.registry import Registry, registry_of
 from medcl3d.config.yaml_tree import ConfigProblem, Place, Tree
 
 Schema = Mapping[str, Any]
-FIELDS_OF = "x-fields-of"  # in a JSON Schema: ``module:name`` of the definitions of the free-form fields below this one
+# in a JSON Schema: ``module:name`` of the definitions of the free-form fields below this one
+FIELDS_OF = "x-fields-of"
 EMPTY = ("", "~")
 
 
 def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
     """The value of one field.
 
-    For a text or path field, text is used unchanged, also ``cohort #2`` and ``2024``, except for quotes around it;
-    ``null`` is None if the field is optional. For any other field the text is parsed as YAML. Text that is not YAML, or
+    For a text or path field, text is used unchanged, also ``cohort #2`` and ``2024``, except for quotes
+    around it;
+    ``null`` is None if the field is optional. For any other field the text is parsed as YAML. Text that is
+    not YAML, or
     that has a comment which YAML would drop, remains text: types are validated later.
 
     where: keys from the root; schemas: JSON Schemas that may define the field, empty if unknown.
@@ -58,14 +63,18 @@ def types_at(schema: Schema, where: Place) -> list[Schema]:
 
 def _types_of_choice(registry: Registry | None, where: Place) -> list[Schema]:
     known = registry is not None and where[0] in registry.names()
-    return types_at(registry.schema(where[0]).json_schema(), where[1:]) if registry is not None and known else []
+    return (
+        types_at(registry.schema(where[0]).json_schema(), where[1:]) if registry is not None and known else []
+    )
 
 
 def _schemas(place: str) -> list[Schema]:
     """The JSON Schema of a configuration, or those of all components of a registry."""
     module, name = place.split(":")
     found = getattr(importlib.import_module(module), name)
-    adapters = [found.schema(one) for one in found.names()] if isinstance(found, Registry) else [TypeAdapter(found)]
+    adapters = (
+        [found.schema(one) for one in found.names()] if isinstance(found, Registry) else [TypeAdapter(found)]
+    )
     return [adapter.json_schema() for adapter in adapters]
 
 

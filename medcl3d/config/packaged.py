@@ -17,11 +17,16 @@ def packaged_root() -> Path | None:
 def packaged_names() -> list[str]:
     """All packaged configurations as ``folder/name``, sorted."""
     root = packaged_root()
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")) if root else []
+    return (
+        sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+        if root
+        else []
+    )
 
 
 def find_config(name: str) -> Path:
-    """The file `name`, otherwise the packaged configuration of that name (``configs/`` and ``.yaml`` are optional).
+    """The file `name`, otherwise the packaged configuration of that name (``configs/`` and ``.yaml`` are
+    optional).
 
     ConfigError: neither exists; the message lists similar names.
     """
@@ -32,6 +37,10 @@ def find_config(name: str) -> Path:
     root = packaged_root()
     if root and wanted in names:
         return root / f"{wanted}.yaml"
-    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or [n for n in names if Path(n).name == Path(wanted).name]
-    packaged = f"similar names: {', '.join(near)}" if near else "`medcl3d list configs` lists the packaged ones"
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or [
+        n for n in names if Path(n).name == Path(wanted).name
+    ]
+    packaged = (
+        f"similar names: {', '.join(near)}" if near else "`medcl3d list configs` lists the packaged ones"
+    )
     raise ConfigError(f"{name}: no such file, and no packaged configuration of that name; {packaged}")

@@ -35,5 +35,9 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """Differences of two plain configurations, one line per field."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(k for k in new if k not in old)]
-        return [line for k in keys for line in differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))]
+        return [
+            line
+            for k in keys
+            for line in differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))
+        ]
     return [] if old == new else [f"{where}: {old!r} -> {new!r}"]

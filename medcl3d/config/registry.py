@@ -31,7 +31,9 @@ class Registry:
     """The components of one kind, by name."""
 
     def __init__(self, kind: str, package: str, former: str = ""):
-        """kind: in words; package: where the components are, and the group of entry points; former: an earlier group that is read too."""
+        """kind: in words; package: where the components are, and the group of entry points; former: an
+        earlier group that is read too.
+        """
         self.kind = kind
         self.package = package
         self._groups = (package, former) if former else (package,)
@@ -42,13 +44,17 @@ class Registry:
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: register a constructor as `name`. ValueError if another constructor has the name.
 
-        The registered constructor validates its keyword-only arguments by `schema`: a wrong one is a ConfigError, as in YAML.
+        The registered constructor validates its keyword-only arguments by `schema`: a wrong one is a
+        ConfigError, as in YAML.
         """
 
         def keep(constructor: T) -> T:
             known = self._constructors.get(name)
             if known is not None and known.__qualname__ != constructor.__qualname__:
-                raise ValueError(f"{self.kind} {name!r} is registered twice: {known.__module__} and {constructor.__module__}")
+                raise ValueError(
+                    f"{self.kind} {name!r} is registered twice: {known.__module__} and "
+                    f"{constructor.__module__}"
+                )
             made = self._validating(name, constructor)
             self._constructors[name] = made
             self._schemas.pop(name, None)
@@ -67,7 +73,9 @@ class Registry:
         def validate_and_call(*args: Any, **given: Any) -> Any:
             from medcl3d.config.registry import parse_fields  # which imports this module
 
-            fields = parse_fields(self, name, {key: value for key, value in given.items() if key not in others}, name)
+            fields = parse_fields(
+                self, name, {key: value for key, value in given.items() if key not in others}, name
+            )
             return function(*args, **{key: given[key] for key in others if key in given}, **fields)
 
         if not is_class:
@@ -106,7 +114,9 @@ class Registry:
     def _schema(self, name: str) -> TypeAdapter[Any]:
         constructor = self.get(name)
         hints = get_type_hints(
-            constructor if dataclasses.is_dataclass(constructor) or not inspect.isclass(constructor) else constructor.__init__,
+            constructor
+            if dataclasses.is_dataclass(constructor) or not inspect.isclass(constructor)
+            else constructor.__init__,
             include_extras=True,
         )
         options: dict[str, Any] = {}
@@ -118,7 +128,9 @@ class Registry:
         return TypeAdapter(model)
 
     def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
-        """The JSON Schema of a field that chooses a component of this registry; `medcl3d schema` expands it."""
+        """The JSON Schema of a field that chooses a component of this registry; `medcl3d schema` expands
+        it.
+        """
         return {CHOICE_OF: self.package}
 
     def build(self, choice: Choice, *args: Any) -> Any:
@@ -140,6 +152,8 @@ def parse_fields(registry: Registry, chosen: str, fields: Mapping[str, Any], nam
             values[field] = plain(value)
         except PydanticSerializationError:
             kind = type(value).__name__
-            raise ConfigError(f"{name}: {field}: an object of type {kind} is not a field value; use numbers, text or lists") from None
+            raise ConfigError(
+                f"{name}: {field}: an object of type {kind} is not a field value; use numbers, text or lists"
+            ) from None
     parsed = _validate(_in_memory(values), registry.schema(chosen), name)
     return {field: getattr(parsed, field) for field in type(parsed).model_fields}

@@ -36,7 +36,9 @@ def _validate(tree: Tree, schema: TypeAdapter[T], name: str) -> T:
         return parsed
     first, *others = (_located(tree, one, name) for one in wrong)
     also = "".join(f"; also {text}" for text in others[:MAX_ALSO])
-    raise ConfigError(f"{first}{also}" + (f"; and {len(others) - MAX_ALSO} more" if len(others) > MAX_ALSO else ""))
+    raise ConfigError(
+        f"{first}{also}" + (f"; and {len(others) - MAX_ALSO} more" if len(others) > MAX_ALSO else "")
+    )
 
 
 def _located(tree: Tree, wrong: ConfigProblem, name: str) -> str:

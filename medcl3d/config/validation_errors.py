@@ -21,7 +21,8 @@ _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$",
 def problems(error: ValidationError, tree: Any, adapter: TypeAdapter[Any]) -> list[ConfigProblem]:
     """All problems of a tree, ordered: unknown keys, wrong values, missing keys.
 
-    An unknown key that is close to a missing one explains both. For a value with several forms, the closest form counts.
+    An unknown key that is close to a missing one explains both. For a value with several forms, the closest
+    form counts.
     """
     schema = adapter.json_schema()
     found = list(_by_field(error, tree))
@@ -39,12 +40,16 @@ def problems(error: ValidationError, tree: Any, adapter: TypeAdapter[Any]) -> li
             ranked.append((0, ConfigProblem(where, _value_at(tree, where), f"unknown key{hint}{listed}")))
         elif kind not in MISSING:
             ranked.append((1, _wrong(where, entries, tree, schema)))
-    ranked += [(2, _wrong(where, entries, tree, schema)) for where, entries in found if where in missing - explained]
+    ranked += [
+        (2, _wrong(where, entries, tree, schema)) for where, entries in found if where in missing - explained
+    ]
     return [wrong for _, wrong in sorted(ranked, key=lambda entry: entry[0])]
 
 
 def _by_field(error: ValidationError, tree: Any) -> Iterator[tuple[Place, list[Mapping[str, Any]]]]:
-    """The errors of each place. For a value with several forms: the deepest ones, since that form fits best."""
+    """The errors of each place. For a value with several forms: the deepest ones, since that form fits
+    best.
+    """
     groups: dict[Place, list[tuple[Place, Mapping[str, Any]]]] = {}
     for number, entry in enumerate(error.errors()):
         where, field = _place(entry, tree)
@@ -56,11 +61,15 @@ def _by_field(error: ValidationError, tree: Any) -> Iterator[tuple[Place, list[M
 
 
 def _place(entry: Mapping[str, Any], tree: Any) -> tuple[Place, Place | None]:
-    """The place of an error, and the field with several forms, if any (the name of a form is not in the file)."""
+    """The place of an error, and the field with several forms, if any (the name of a form is not in the
+    file).
+    """
     where: list[Any] = []
     field = None
     for number, key in enumerate(entry["loc"], start=1):
-        if (isinstance(tree, dict) and key in tree) or (isinstance(tree, list) and isinstance(key, int) and key < len(tree)):
+        if (isinstance(tree, dict) and key in tree) or (
+            isinstance(tree, list) and isinstance(key, int) and key < len(tree)
+        ):
             tree = tree[key]
         elif number < len(entry["loc"]) or entry["type"] not in MISSING:
             field = tuple(where) if field is None else field
@@ -69,13 +78,19 @@ def _place(entry: Mapping[str, Any], tree: Any) -> tuple[Place, Place | None]:
     return tuple(where), field
 
 
-def _wrong(where: Place, entries: Sequence[Mapping[str, Any]], tree: Any, schema: Mapping[str, Any]) -> ConfigProblem:
+def _wrong(
+    where: Place, entries: Sequence[Mapping[str, Any]], tree: Any, schema: Mapping[str, Any]
+) -> ConfigProblem:
     entry = entries[0]
     kind, cause = entry["type"], entry.get("ctx", {}).get("error")
     if isinstance(cause, ConfigProblem):
         return ConfigProblem((*where, *cause.where), cause.value, cause.message)
     if kind in MISSING:
-        return ConfigProblem(where, None, "an item is missing; add it" if isinstance(where[-1], int) else "the key is missing; add it")
+        return ConfigProblem(
+            where,
+            None,
+            "an item is missing; add it" if isinstance(where[-1], int) else "the key is missing; add it",
+        )
     value = _value_at(tree, where)
     if kind == "value_error":  # inconsistent fields
         return ConfigProblem(where, None, str(cause))
@@ -87,13 +102,17 @@ def _wrong(where: Place, entries: Sequence[Mapping[str, Any]], tree: Any, schema
     if isinstance(value, str) and _LOOKS_LIKE_ANOTHER_TYPE.match(value):
         message += f"; {value!r} is text here: quote it for text, or write true/false or a plain number"
     if isinstance(value, str) and " #" in value:
-        message += f"; remove {value[value.index(' #') + 1 :]!r}, which is part of the value here, not a comment"
+        message += (
+            f"; remove {value[value.index(' #') + 1 :]!r}, which is part of the value here, not a comment"
+        )
     return ConfigProblem(where, value, message)
 
 
 def _as_list(value: Any, node: Mapping[str, Any]) -> str:
     """The spelling of a single value as a list, if a list is expected and the value fits; "" otherwise."""
-    array: Mapping[str, Any] = next((form for form in node.get("anyOf", [node]) if form.get("type") == "array"), {})
+    array: Mapping[str, Any] = next(
+        (form for form in node.get("anyOf", [node]) if form.get("type") == "array"), {}
+    )
     items = array.get("prefixItems") or [array.get("items", {})]
     fits = isinstance(value, PYTHON.get(items[0].get("type"), ())) and not isinstance(value, bool)
     return f"; write [{', '.join([str(value)] * len(items))}]" if fits else ""

@@ -1,7 +1,9 @@
 """YAML as plain values with the line of each, without silent conversions.
 
-In the core schema of YAML 1.2, ``1e-4`` is a number, and ``no``, ``010`` and ``12:30`` are text (PyYAML alone reads
-text, False, 8 and 750). Tags, duplicate keys, recursive aliases and files that expand without limit are refused.
+In the core schema of YAML 1.2, ``1e-4`` is a number, and ``no``, ``010`` and ``12:30`` are text (PyYAML alone
+reads
+text, False, 8 and 750). Tags, duplicate keys, recursive aliases and files that expand without limit are
+refused.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ FLOAT = r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|
 class ConfigProblem(ValueError):
     """A problem at one place of a tree: place, value (None: not shown), message, and line if known.
 
-    A ValueError, so that a validator may raise it: pydantic then adds the field and continues with the others.
+    A ValueError, so that a validator may raise it: pydantic then adds the field and continues with the
+    others.
     """
 
     def __init__(self, where: Place, value: Any, message: str, line: int | None = None):
@@ -39,9 +42,13 @@ class CoreLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose one node with its children, with a limit on nesting, since this recursion is the first to overflow."""
+        """Compose one node with its children, with a limit on nesting, since this recursion is the first to
+        overflow.
+        """
         if self.depth > MAX_DEPTH:
-            raise ConfigProblem((), None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", self.line + 1)
+            raise ConfigProblem(
+                (), None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", self.line + 1
+            )
         self.depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
@@ -75,7 +82,9 @@ for _name, _pattern, _first in (
     CoreLoader.add_implicit_resolver(TAG + _name, re.compile(_pattern), _first)
 
 
-_ENDS = re.compile(r": | = | with |\.\w+ = ")  # after a key in a message; the last one for a field below it with its default
+_ENDS = re.compile(
+    r": | = | with |\.\w+ = "
+)  # after a key in a message; the last one for a field below it with its default
 
 
 def _begins_with(message: str, key: str) -> bool:
@@ -83,7 +92,9 @@ def _begins_with(message: str, key: str) -> bool:
 
 
 def _places(value: Any, where: Place = ()) -> Iterator[Place]:
-    """Every place of a tree; plain text also counts as a key below its place: `simclr` is short for {simclr: {}}."""
+    """Every place of a tree; plain text also counts as a key below its place: `simclr` is short for {simclr:
+    {}}.
+    """
     if where:
         yield where
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -94,7 +105,9 @@ def _places(value: Any, where: Place = ()) -> Iterator[Place]:
 
 
 class Tree:
-    """The plain values of a YAML text and the line of each. Wrong or yaml.YAMLError if the text is invalid."""
+    """The plain values of a YAML text and the line of each. Wrong or yaml.YAMLError if the text is
+    invalid.
+    """
 
     def __init__(self, text: str, comments: bool = True):
         self.lines: dict[Place, str] = {}
@@ -118,7 +131,9 @@ class Tree:
         if len(above) > MAX_DEPTH:  # through aliases
             raise ConfigProblem(where, None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", line)
         if self._count > MAX_VALUES:
-            raise ConfigProblem(where, None, f"expands to more than {MAX_VALUES} values; use fewer aliases", line)
+            raise ConfigProblem(
+                where, None, f"expands to more than {MAX_VALUES} values; use fewer aliases", line
+            )
         kind = node.tag.removeprefix(TAG)
         below = (*above, id(node))
         if isinstance(node, yaml.MappingNode) and kind == "map":
@@ -130,8 +145,18 @@ class Tree:
                 return SCALARS[kind](node.value)
             except ValueError:
                 digits = len(node.value)
-                raise ConfigProblem(where, None, f"a number of {digits} digits; write a shorter one, or quote it for text", line) from None
-        raise ConfigProblem(where, node.tag, "tags are refused, since a configuration executes no code; write a plain value", line)
+                raise ConfigProblem(
+                    where,
+                    None,
+                    f"a number of {digits} digits; write a shorter one, or quote it for text",
+                    line,
+                ) from None
+        raise ConfigProblem(
+            where,
+            node.tag,
+            "tags are refused, since a configuration executes no code; write a plain value",
+            line,
+        )
 
     def _mapping(self, node: yaml.MappingNode, where: Place, below: tuple[int, ...]) -> dict[str, Any]:
         plain: dict[str, Any] = {}
@@ -139,7 +164,9 @@ class Tree:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in plain:
                 before = self.lines[(*where, key)]
-                raise ConfigProblem((*where, key), None, f"duplicate key, in lines {before} and {line}; keep one", line)
+                raise ConfigProblem(
+                    (*where, key), None, f"duplicate key, in lines {before} and {line}; keep one", line
+                )
             self.lines[(*where, key)] = str(line)
             plain[key] = self._plain(value_node, (*where, key), below)
         return plain
@@ -151,12 +178,15 @@ class Tree:
         return self.lines.get(where, "1")
 
     def place(self, message: str) -> Place | None:
-        """The place whose key or plain value is the beginning of a message, as ``data.patch_size = ...`` or ``simclr: ...``.
+        """The place whose key or plain value is the beginning of a message, as ``data.patch_size = ...`` or
+        ``simclr: ...``.
 
         The key may lack its parents, and may be followed by a key below it: ``multi_crop: local_size = ...``.
         """
         places = list(_places(self.value))
-        heads = [(".".join(map(str, place[above:])), place) for place in places for above in range(len(place))]
+        heads = [
+            (".".join(map(str, place[above:])), place) for place in places for above in range(len(place))
+        ]
         heads = [(head, place) for head, place in heads if _begins_with(message, head)]
         if not heads:
             return None
@@ -177,7 +207,11 @@ class Tree:
                 inner = {}
                 self.lines.setdefault(where[: depth + 1], COMMAND_LINE)
             if not isinstance(inner, dict):
-                raise ConfigProblem(where, value, f"{'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it")
+                raise ConfigProblem(
+                    where, value, f"{'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it"
+                )
             target[key] = target = inner
         target[where[-1]] = value
-        self.lines = {place: line for place, line in self.lines.items() if place[: len(where)] != where} | {where: COMMAND_LINE}
+        self.lines = {place: line for place, line in self.lines.items() if place[: len(where)] != where} | {
+            where: COMMAND_LINE
+        }

@@ -35,7 +35,9 @@ class BodyCoordinates:
         """Build from the scans' affines ``[n, 4, 4]`` (voxel -> world mm) and body boxes ``Int[n, 2, 3]``."""
         to_body = from_world @ affines
         ends = np.stack([body_boxes[:, 0] - 0.5, body_boxes[:, 1] - 0.5], axis=1)
-        corners = np.stack([ends[:, [(c >> axis) & 1 for axis in range(3)], range(3)] for c in range(8)], axis=1)
+        corners = np.stack(
+            [ends[:, [(c >> axis) & 1 for axis in range(3)], range(3)] for c in range(8)], axis=1
+        )
         placed = np.einsum("nij,ncj->nci", to_body[:, :3, :3], corners) + to_body[:, None, :3, 3]
         box_mm = np.stack([placed.min(1), placed.max(1)], axis=1)
         return BodyCoordinates(from_world, box_mm, np.zeros((len(from_world), 3)))

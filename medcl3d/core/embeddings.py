@@ -44,6 +44,8 @@ class Embeddings:
         """Rows of several chunks of a batch, one after the other."""
         parts = list(parts)
         return Embeddings(torch.cat([part.z for part in parts]), Keys.cat(part.keys for part in parts))
+
+
 Embedded = dict[str, Embeddings]
 """What an objective's loss needs of a batch, by name: `online` rows carry a gradient, others what else it compares with."""
 

@@ -37,8 +37,13 @@ class Stopped(UserError):
 
 
 def unexpected_error(where: object, error: Exception) -> str:
-    """The message for an unexpected exception of one scan among many, which must not end the processing of the others."""
+    """The message for an unexpected exception of one scan among many, which must not end the processing of
+    the others.
+    """
     if os.environ.get("MEDCL3D_DEBUG") == "1":
         traceback.print_exception(error)
     text = " ".join(str(error).split())
-    return f"{where}: cannot be used: {type(error).__name__}: {text}; inspect the file, and report a bug if it is valid"
+    return (
+        f"{where}: cannot be used: {type(error).__name__}: {text}; inspect the file, and report a bug "
+        "if it is valid"
+    )

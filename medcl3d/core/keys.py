@@ -22,7 +22,8 @@ class Keys:
     session_days    day of the visit, from the patient's first
     center_mm       ``[N, 3]`` centre of the view's box, world mm
     size_mm         ``[N, 3]`` extent of the box along the scan's own axes
-    axes            ``[N, 3, 3]`` columns are the scan's axes as unit vectors in world coordinates, sheared if the scan is
+    axes            ``[N, 3, 3]`` columns are the scan's axes as unit vectors in world coordinates, sheared if
+                    the scan is
     body            ``[N, 3]`` position in body coordinates, mm (see `core/body_coordinates.py`)
     fraction        ``[N, 3]`` position along the scan's axes, 0 and 1 where its body begins and ends
     point           id of a point within its sample, -1 for views
@@ -54,7 +55,11 @@ class Keys:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Keys:
         """Apply `function` to every column."""
-        columns = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name not in ("metadata", "linked")}
+        columns = {
+            f.name: function(getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("metadata", "linked")
+        }
         return Keys(
             **columns,
             metadata={k: function(v) for k, v in self.metadata.items()},
@@ -69,7 +74,9 @@ class Keys:
         return self.map(lambda column: column.to(device))
 
     def column(self, name: str) -> Tensor:
-        """A column of the manifest as ``Float64[N]``: numbers, or codes of ids and categories; NaN if missing."""
+        """A column of the manifest as ``Float64[N]``: numbers, or codes of ids and categories; NaN if
+        missing.
+        """
         own = {"class": self.label, "patient": self.patient, "modality": self.modality, "frame": self.frame}
         if name in own:
             return torch.where(own[name] < 0, torch.nan, own[name].double())

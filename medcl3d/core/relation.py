@@ -34,4 +34,6 @@ def related(rows: Keys, cols: Keys, positive: Tensor, negative: Tensor | None = 
     positive = positive.to(torch.float32) * other
     negative = (1 - positive if negative is None else negative.to(torch.float32)) * other
     return Relation(positive, negative)
+
+
 Relate = Callable[[Keys, Keys, "Tensor | None"], Relation]

@@ -108,6 +108,8 @@ def _is_slip(name: str, known: str) -> bool:
     if name[:1] != known[:1] or (name.startswith(known) and name not in (known, f"{known}s")):
         return False
     return SequenceMatcher(None, name, known).ratio() > 0.85
+
+
 # Notations of ages above a limit: 89+ in BIDS and HIPAA, elsewhere >89 or 90 and over.
 _TOP_CODE = re.compile(
     r"(?:>=?|\u2265)\s*(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*(?:\+|(?:and|or) (?:over|above|older))",
@@ -144,6 +146,8 @@ def non_numeric_cells(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
         if column not in KNOWN_COLUMNS
         for note in _non_numeric(column, table[column], place_of)
     ]
+
+
 _WITH_COMMA = r"[+-]?(?:\d+,\d+|\d{1,3}(?:\.\d{3})+,\d+)"  # 70,5 and 1.070,5
 
 

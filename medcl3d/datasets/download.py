@@ -15,7 +15,14 @@ from urllib.request import Request, urlopen
 
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.version import __version__
@@ -78,7 +85,10 @@ def forecast(known: KnownSet, out: Path, say: Callable[[str], None]) -> None:
         return
     require_writable(out, "--out")
     if file.exists():
-        say(f"{file}: exists with {format_size(_size(file))}; its MD5 would be verified, and nothing downloaded")
+        say(
+            f"{file}: exists with {format_size(_size(file))}; its MD5 would be verified, and nothing "
+            "downloaded"
+        )
     else:
         needed = _needed(known, file)
         require_space(nearest_folder(out), needed)

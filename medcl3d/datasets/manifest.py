@@ -17,7 +17,12 @@ from medcl3d.core.columns import KNOWN_COLUMNS, PATH_COLUMNS
 from medcl3d.core.errors import DataError
 from medcl3d.datasets.columns import MISSING, PlaceOf, non_numeric_cells, replace_top_codes
 from medcl3d.datasets.days import days_of_dates
-from medcl3d.datasets.id_spelling import doubtful_ids, refuse_equal_looking_ids, refuse_truncated_numbers, spelling_notes
+from medcl3d.datasets.id_spelling import (
+    doubtful_ids,
+    refuse_equal_looking_ids,
+    refuse_truncated_numbers,
+    spelling_notes,
+)
 from medcl3d.datasets.missing_ids import refuse_missing_ids, replace_missing_text
 from medcl3d.datasets.scan_ids import default_ids, fault_of
 from medcl3d.io.encoding import refuse_other_encoding
@@ -122,7 +127,9 @@ class Manifest:
         found += [*doubtful_ids(table, at), *spelling_notes(table, at)]
         first = [c for c in KNOWN_COLUMNS if c in table]
         table = table[first + [c for c in table if c not in first]]
-        return Manifest(table, root, dict(label_names or {}), outside, (*found, *non_numeric_cells(table, at)))
+        return Manifest(
+            table, root, dict(label_names or {}), outside, (*found, *non_numeric_cells(table, at))
+        )
 
     def locate(self, text: str) -> Path:
         """The file of a path of the manifest. DataError if it leaves the root without permission.

@@ -25,7 +25,9 @@ def keep_freed_memory() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, NEVER))
+    return mallopt is not None and bool(
+        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, NEVER)
+    )
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -48,4 +50,6 @@ def process_peak_mb(process: int | Literal["self"]) -> float | None:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return None
-    return next((int(line.split()[1]) / 2**10 for line in status.splitlines() if line.startswith("VmHWM")), None)
+    return next(
+        (int(line.split()[1]) / 2**10 for line in status.splitlines() if line.startswith("VmHWM")), None
+    )

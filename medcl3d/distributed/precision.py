@@ -34,7 +34,10 @@ def precision_used(precision: Precision, device: torch.device) -> str:
 @contextmanager
 def autocast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
     """Autocast to `dtype` (None: float32), with the workaround for convolutions on x86 processors."""
-    with small_maps_padded_first(device.type), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    with (
+        small_maps_padded_first(device.type),
+        torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
+    ):
         yield
 
 
@@ -54,7 +57,11 @@ class _SmallMapsPaddedFirst(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is F.conv3d and not kwargs:
             args = _padded_first(*args)
@@ -62,13 +69,21 @@ class _SmallMapsPaddedFirst(TorchFunctionMode):
 
 
 def _padded_first(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Steps = 1, padding: Steps | str = 0, dilation: Steps = 1, groups: int = 1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Steps = 1,
+    padding: Steps | str = 0,
+    dilation: Steps = 1,
+    groups: int = 1,
 ) -> tuple[Any, ...]:
     """Equivalent arguments of ``F.conv3d``; a small map is padded explicitly, and the padding set to 0."""
     if isinstance(padding, str):
         return x, weight, bias, stride, padding, dilation, groups
     steps, pads = ((v,) * 3 if isinstance(v, int) else tuple(v) for v in (stride, padding))
-    small = any(p and n < k + s - 1 for n, k, s, p in zip(x.shape[2:], weight.shape[2:], steps, pads, strict=True))
+    small = any(
+        p and n < k + s - 1 for n, k, s, p in zip(x.shape[2:], weight.shape[2:], steps, pads, strict=True)
+    )
     if not small:
         return x, weight, bias, stride, padding, dilation, groups
     both_sides = [p for pad in reversed(pads) for p in (pad, pad)]  # F.pad starts with the last axis

@@ -31,7 +31,9 @@ def picture_of_cases(
     names = store.collection.table["scan"]
     score: dict[int, float] = {}
     for scan in scans:
-        found = [case["dice"] for case in cases if case["scan"] == names.iloc[scan] and case["dice"] is not None]
+        found = [
+            case["dice"] for case in cases if case["scan"] == names.iloc[scan] and case["dice"] is not None
+        ]
         if found:
             score[scan] = float(np.mean(found))
     order = sorted(score, key=lambda scan: -score[scan])

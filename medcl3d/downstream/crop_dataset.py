@@ -73,7 +73,9 @@ class CropBatch:
 class DrawsCrops(Protocol):
     """Part of a task that the dataset uses: crops, their targets and weights."""
 
-    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int | float | tuple[float, ...]]:
+    def draw(
+        self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator
+    ) -> tuple[Box, int | float | tuple[float, ...]]:
         """Draw a box of a training scan, with its class index, number or findings."""
 
     def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
@@ -111,7 +113,10 @@ class CropDataset(Dataset[CropBatch]):
         def rng(index: int, stream: int) -> np.random.Generator:
             return generator(self.plan.seed, epoch, first + index, stream)
 
-        drawn = [self.task.draw(self.store, scan, self.patch_size, rng(i, Stream.SAMPLE)) for i, scan in enumerate(scans)]
+        drawn = [
+            self.task.draw(self.store, scan, self.patch_size, rng(i, Stream.SAMPLE))
+            for i, scan in enumerate(scans)
+        ]
         parameters = [self.recipe.draw(rng(i, Stream.VIEW), self.patch_size) for i in range(per_rank)]
         targets = torch.tensor([target for _, target in drawn])
         return CropBatch(
@@ -119,7 +124,9 @@ class CropDataset(Dataset[CropBatch]):
             targets=targets,
             weights=self.task.weigh(self.store, np.unique(self.plan.anchors), targets),
             spacing_mm=torch.stack([torch.from_numpy(self.store.spacing_mm(scan)) for scan in scans]),
-            parameters={key: torch.stack([torch.as_tensor(one[key]) for one in parameters]) for key in parameters[0]},
+            parameters={
+                key: torch.stack([torch.as_tensor(one[key]) for one in parameters]) for key in parameters[0]
+            },
             scans=tuple(scans),
             boxes=tuple(box for box, _ in drawn),
         )

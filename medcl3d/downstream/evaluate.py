@@ -79,17 +79,31 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         if world_size() > 1:
             raise ConfigError("evaluate runs in one process; start it without torchrun")
         store, split, network, notes = assemble(config)
-        say("\n".join([f"{config.encoder.name}, frozen, {'untrained' if config.init == SCRATCH else f'from {config.init}'}", *notes]))
+        say(
+            "\n".join(
+                [
+                    f"{config.encoder.name}, frozen, "
+                    f"{'untrained' if config.init == SCRATCH else f'from {config.init}'}",
+                    *notes,
+                ]
+            )
+        )
         if check:
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        provenance = {**fingerprints(store), "kind": "evaluate", "precision": precision_used(config.precision, device)}
+        provenance = {
+            **fingerprints(store),
+            "kind": "evaluate",
+            "precision": precision_used(config.precision, device),
+        }
         with run_folder(config.out_dir, plain(config), provenance, model=EvaluateConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this evaluation is done; remove the folder to repeat it")
                 return config.out_dir
             run.status("running", 0)
-            frozen = _Frozen(network.eval().to(device), store, device, autocast_dtype(config.precision, device))
+            frozen = _Frozen(
+                network.eval().to(device), store, device, autocast_dtype(config.precision, device)
+            )
             found, sides = measure(config, frozen, split)
             write_json(run.path / "results.json", results_of(found, sides, plain(config)))
             say(metric_lines(found.metrics))
@@ -111,7 +125,10 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
             "`retrieval: {same: patient}`"
         )
     if config.task is None and of_task:
-        raise ConfigError("linear, knn and crop_retrieval need a task with classes, as in `task: {classification: {target: sex}}`")
+        raise ConfigError(
+            "linear, knn and crop_retrieval need a task with classes, as in `task: {classification: "
+            "{target: sex}}`"
+        )
     store = Store.open(config.data.root)
     split = split_of(store, config.data).measured_on(config.measured_on)
     if config.task is not None:
@@ -133,7 +150,10 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     check_patch_size(network, config.data.patch_size)
     notes: list[str] = []
     if config.init != SCRATCH:
-        notes = [f"  {note}" for note in load_weights(network, Path(config.init), "encoder", split.held_out, store).notes]
+        notes = [
+            f"  {note}"
+            for note in load_weights(network, Path(config.init), "encoder", split.held_out, store).notes
+        ]
     return store, split, network, notes
 
 
@@ -175,7 +195,9 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
     few: dict[str, int] = {}
     if config.task is not None and (config.linear or config.knn or config.crop_retrieval):
         task = _task(config.task, store)
-        scans, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
+        scans, labelled = labelled_scans(
+            store, config.data, task, split, config.task.name, config.num_labelled, config.seed
+        )
         tested = scans_to_test(store, config.data, task, split, config.task.name)
         say(
             f"{config.task.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, tested on "
@@ -186,7 +208,9 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
             for side in (scans, tested)
         )
         patients = store.collection.table["patient"].astype(str).to_numpy()
-        known = Labelled(frozen.features(train), task.labels(store, train), tuple(patients[e.scan] for e in train))
+        known = Labelled(
+            frozen.features(train), task.labels(store, train), tuple(patients[e.scan] for e in train)
+        )
         features = frozen.features(test)
         few = few_training_cases(task, store, [int(row) for row in scans.rows])
         for name, probe in (("linear", config.linear), ("knn", config.knn)):
@@ -196,7 +220,9 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
                 cases += [{"probe": name, **row} for row in rows]
         if config.crop_retrieval is not None and isinstance(task, CropClassification):
             names = task.class_names(store)
-            crops = store.collection.table.iloc[[e.scan for e in test]].assign(**{"class": [names[e.target] for e in test]})
+            crops = store.collection.table.iloc[[e.scan for e in test]].assign(
+                **{"class": [names[e.target] for e in test]}
+            )
             found, rows = config.crop_retrieval.measure(known.features, features, crops, config.seed)
             metrics |= {f"crop_retrieval/{key}": value for key, value in found.items()}
             cases += [{"probe": "crop_retrieval", **row} for row in rows]
@@ -228,7 +254,9 @@ def _scans_of_sides(config: EvaluateConfig, store: Store, split: Split) -> tuple
     return train, test
 
 
-def _retrieve(config: EvaluateConfig, frozen: _Frozen, split: Split, probe: Retrieval) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _retrieve(
+    config: EvaluateConfig, frozen: _Frozen, split: Split, probe: Retrieval
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Retrieval among whole test scans, with features averaged over the crops that cover each scan."""
     store, size = frozen.store, config.data.patch_size
     train, test = _scans_of_sides(config, store, split)

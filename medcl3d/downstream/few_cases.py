@@ -23,12 +23,16 @@ def few_training_cases(task: Task, store: Store, scans: Sequence[int]) -> dict[s
         return {}
     known = names(store)
     patients = store.collection.table["patient"].astype(str).to_numpy()
-    having: dict[str, set[str]] = {name: set() for name in (known.values() if isinstance(known, Mapping) else known)}
+    having: dict[str, set[str]] = {
+        name: set() for name in (known.values() if isinstance(known, Mapping) else known)
+    }
     for scan in scans:
         for name in present(store, int(scan)):
             having[name].add(patients[scan])
     total = len(set(patients[list(scans)]))
-    return {name: len(found) for name, found in having.items() if len(found) <= 1 or len(found) < min(FEW, total)}
+    return {
+        name: len(found) for name, found in having.items() if len(found) <= 1 or len(found) < min(FEW, total)
+    }
 
 
 def few_case_notes(few: Mapping[str, int], total: int) -> list[str]:
@@ -51,7 +55,8 @@ def few_cases_over_runs(results: Sequence[Mapping[str, Any]]) -> list[str]:
         for name, count in (one.get("few_training_cases") or {}).items():
             counted.setdefault(name, []).append(int(count))
     return [
-        f"Class {name}: few labelled training patients have it ({_range(counts)}, in {len(counts)} of {len(results)} measurements); its "
+        f"Class {name}: few labelled training patients have it ({_range(counts)}, in {len(counts)} of "
+        f"{len(results)} measurements); its "
         "results depend on them."
         for name, counts in counted.items()
     ]

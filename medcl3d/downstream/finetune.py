@@ -110,14 +110,22 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     store = Store.open(config.data.root)
     task: Task = TASKS.build(config.task)
     split = split_of(store, config.data).measured_on(config.measured_on)
-    train, labelled = labelled_scans(store, config.data, task, split, config.task.name, config.num_labelled, config.seed)
+    train, labelled = labelled_scans(
+        store, config.data, task, split, config.task.name, config.num_labelled, config.seed
+    )
     test = scans_to_test(store, config.data, task, split, config.task.name)
     seed_weights(config.seed)
     network = build_network(config.encoder, store.num_channels, decoder=task.decodes)
     check_patch_size(network, config.data.patch_size)
     model = task.model(network, store)
-    transferred = None if config.init == SCRATCH else load_weights(network, Path(config.init), config.transfer, split.held_out, store)
-    return Finetuning(config, store, task, model, VIEWS.build(config.views), train, test, labelled, transferred)
+    transferred = (
+        None
+        if config.init == SCRATCH
+        else load_weights(network, Path(config.init), config.transfer, split.held_out, store)
+    )
+    return Finetuning(
+        config, store, task, model, VIEWS.build(config.views), train, test, labelled, transferred
+    )
 
 
 def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
@@ -132,7 +140,11 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         if check:
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        provenance = {**fingerprints(parts.store), "kind": "finetune", "precision": precision_used(config.train.precision, device)}
+        provenance = {
+            **fingerprints(parts.store),
+            "kind": "finetune",
+            "precision": precision_used(config.train.precision, device),
+        }
         with run_folder(config.out_dir, plain(config), provenance, model=FinetuneConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this fine-tuning is done; remove the folder to repeat it")
@@ -147,13 +159,23 @@ def train_model(parts: Finetuning, run: RunFolder, device: torch.device) -> None
     """Train on the labelled patients, from the run's last checkpoint if it has one."""
     config, train = parts.config, parts.config.train
     plan = Plan(np.asarray(parts.train.rows, dtype=np.int64), train.samples_per_step, config.seed)
-    dataset = parts.task.dataset(parts.store, plan, config.data.patch_size, parts.recipe, train.steps, rank(), world_size())
+    dataset = parts.task.dataset(
+        parts.store, plan, config.data.patch_size, parts.recipe, train.steps, rank(), world_size()
+    )
 
     def loss_of(model: nn.Module, batch: Any) -> Loss:
         return parts.task.loss(model, batch.to(device), parts.recipe)
 
     parts.model.train()
-    fit(parts.model, loss_of, lambda step: batches_from(dataset, train.steps, train.workers, step), train, run, device, "fine-tuning")
+    fit(
+        parts.model,
+        loss_of,
+        lambda step: batches_from(dataset, train.steps, train.workers, step),
+        train,
+        run,
+        device,
+        "fine-tuning",
+    )
 
 
 def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
@@ -165,8 +187,12 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
         "patients"
     )
     dtype = autocast_dtype(config.train.precision, device)
-    found = parts.task.evaluate(parts.model, parts.store, scans, config.data.patch_size, device, dtype, config.seed)
-    found = replace(found, few=few_training_cases(parts.task, parts.store, [int(scan) for scan in parts.train.rows]))
+    found = parts.task.evaluate(
+        parts.model, parts.store, scans, config.data.patch_size, device, dtype, config.seed
+    )
+    found = replace(
+        found, few=few_training_cases(parts.task, parts.store, [int(scan) for scan in parts.train.rows])
+    )
     for name, image in found.pictures.items():
         run.picture(name, image, config.train.steps)
     weights = {name: tensor.contiguous().cpu() for name, tensor in parts.model.state_dict().items()}
@@ -192,15 +218,28 @@ def results_of(found: Evaluation, split: dict[str, list[str]], config: Any) -> d
     def number(value: float) -> float | None:
         return value if isfinite(value) else None
 
-    metrics = {name: {"mean": m.mean, "low": number(m.low), "high": number(m.high), "n": m.n} for name, m in found.metrics.items()}
+    metrics = {
+        name: {"mean": m.mean, "low": number(m.low), "high": number(m.high), "n": m.n}
+        for name, m in found.metrics.items()
+    }
     intervals = "95%, bootstrap over test patients"
     few = {"few_training_cases": found.few} if found.few else {}
-    return {"schema": SCHEMA, "metrics": metrics, "intervals": intervals, **few, "cases": found.cases, "split": split, "config": config}
+    return {
+        "schema": SCHEMA,
+        "metrics": metrics,
+        "intervals": intervals,
+        **few,
+        "cases": found.cases,
+        "split": split,
+        "config": config,
+    }
 
 
 def metric_lines(metrics: Mapping[str, Interval]) -> str:
     """Metrics as text, one line each."""
-    return "\n".join(f"  {name}: {m.mean:.4f} [{m.low:.4f}, {m.high:.4f}], {m.n} patients" for name, m in metrics.items())
+    return "\n".join(
+        f"  {name}: {m.mean:.4f} [{m.low:.4f}, {m.high:.4f}], {m.n} patients" for name, m in metrics.items()
+    )
 
 
 def sidecar(parts: Finetuning) -> dict[str, Any]:
@@ -218,7 +257,9 @@ def sidecar(parts: Finetuning) -> dict[str, Any]:
         "precision": config.train.precision,
         "intensity": store.intensity(),
         "init": config.init,
-        "pretraining_patients": parts.transferred.sidecar["pretraining_patients"] if parts.transferred else [],
+        "pretraining_patients": parts.transferred.sidecar["pretraining_patients"]
+        if parts.transferred
+        else [],
         "training_patients": list(parts.labelled),
         "provenance": {"data": store.fingerprint(), **versions()},
     }
@@ -234,13 +275,26 @@ def summary(parts: Finetuning) -> str:
     config = parts.config
     train, test, patients = len(parts.train.rows), len(parts.test.rows), len(parts.labelled)
     lines = [f"{config.task.name}: {train} scans of {patients} labelled patients, tested on {test} scans"]
-    lines += [f"  left out in training: {number} scans, {reason}" for reason, number in parts.train.left_out.items()]
-    lines.append(f"  {config.encoder.name}: {sum(p.numel() for p in parts.model.parameters()) / 1e6:.2f} million parameters")
+    lines += [
+        f"  left out in training: {number} scans, {reason}" for reason, number in parts.train.left_out.items()
+    ]
+    lines.append(
+        f"  {config.encoder.name}: {sum(p.numel() for p in parts.model.parameters()) / 1e6:.2f} million "
+        "parameters"
+    )
     lines += warmup_warning(config.train)
     if parts.transferred is None:
         return "\n".join([*lines, "  from scratch"])
     lines += [f"  {note}" for note in parts.transferred.notes]
-    return "\n".join([*lines, *(f"  warning: {warning}" for warning in unlike_pretraining(parts.store, parts.transferred.sidecar))])
+    return "\n".join(
+        [
+            *lines,
+            *(
+                f"  warning: {warning}"
+                for warning in unlike_pretraining(parts.store, parts.transferred.sidecar)
+            ),
+        ]
+    )
 
 
 def unlike_pretraining(store: Store, pretrained: dict[str, Any]) -> list[str]:

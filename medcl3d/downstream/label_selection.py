@@ -26,19 +26,25 @@ def labelled_scans(
     strata = {
         p: task.stratum(store, int(row)) for p, row in zip(patients[::-1], usable.rows[::-1], strict=True)
     }
-    labelled = select_labelled(split, list(strata), num or len(strata), seed, strata, getattr(task, "each_stratum_first", False))
+    labelled = select_labelled(
+        split, list(strata), num or len(strata), seed, strata, getattr(task, "each_stratum_first", False)
+    )
     keep = np.flatnonzero(patients.isin(labelled))
     return ScanSelection(usable.collection.take(keep), usable.rows[keep], usable.left_out), labelled
 
 
 def scans_to_test(store: Store, data: DataConfig, task: Task, split: Split, name: str) -> ScanSelection:
     """The scans of the test patients. Small scans are padded, even if training skips them."""
-    return with_target(select_scans(store, replace(data, smaller_than_patch="pad"), split.test), task, store, "test", name)
+    return with_target(
+        select_scans(store, replace(data, smaller_than_patch="pad"), split.test), task, store, "test", name
+    )
 
 
 def with_target(scans: ScanSelection, task: Task, store: Store, side: str, name: str) -> ScanSelection:
     """The scans with a target for the task. DataError if there are none."""
     keep = np.flatnonzero([task.has_target(store, int(scan)) for scan in scans.rows])
     if not len(keep):
-        raise DataError(f"{store.root}: no scan of the {side} patients has labels for {name}; prepare scans with labels")
+        raise DataError(
+            f"{store.root}: no scan of the {side} patients has labels for {name}; prepare scans with labels"
+        )
     return ScanSelection(scans.collection.take(keep), scans.rows[keep], scans.left_out)

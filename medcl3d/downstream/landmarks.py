@@ -64,7 +64,9 @@ class Landmarks:
         def embed(scan: int, voxels: np.ndarray) -> np.ndarray:
             return directions(scale.transform(features_of(_examples(scan, voxels, size))))
 
-        tested = _first_of_each(sides[1], table["patient"].astype(str).to_numpy(), table["modality"].astype(str).to_numpy())
+        tested = _first_of_each(
+            sides[1], table["patient"].astype(str).to_numpy(), table["modality"].astype(str).to_numpy()
+        )
         centres = {scan: voxels for scan in tested if (voxels := _centres(task, store, scan))}
         grids = {scan: self._grid(store, scan) for scan in centres}
         candidates = {scan: embed(scan, grids[scan]) for scan in centres}
@@ -82,7 +84,11 @@ class Landmarks:
                 errors = _errors(
                     store, (scan, voxel), (other, centres[other][structure]), grids[other], matches
                 )
-                row = {"scan": table["scan"].iloc[scan], "patient": table["patient"].iloc[scan], "in": table["scan"].iloc[other]}
+                row = {
+                    "scan": table["scan"].iloc[scan],
+                    "patient": table["patient"].iloc[scan],
+                    "in": table["scan"].iloc[other],
+                }
                 cases.append({**row, "class": names[structure], **dict(zip(MEASURES, errors, strict=True))})
         if not cases:
             raise DataError(
@@ -96,7 +102,11 @@ class Landmarks:
     def _pairs(self, scans: Sequence[int], modality: np.ndarray) -> Iterator[tuple[int, int]]:
         """Pair each scan with the next `partners` scans of its modality, cyclically."""
         for number, scan in enumerate(scans):
-            others = [other for other in (*scans[number + 1 :], *scans[:number]) if modality[other] == modality[scan]]
+            others = [
+                other
+                for other in (*scans[number + 1 :], *scans[:number])
+                if modality[other] == modality[scan]
+            ]
             yield from ((scan, other) for other in others[: self.partners])
 
     def _grid(self, store: Store, scan: int) -> np.ndarray:

@@ -45,7 +45,15 @@ class PatchBatch:
             return tensor.to(device, non_blocking=True)
 
         parameters = {name: move(value) for name, value in self.parameters.items()}
-        return PatchBatch(move(self.voxels), move(self.labels), move(self.spacing_mm), parameters, self.scans, self.boxes, self.centred)
+        return PatchBatch(
+            move(self.voxels),
+            move(self.labels),
+            move(self.spacing_mm),
+            parameters,
+            self.scans,
+            self.boxes,
+            self.centred,
+        )
 
 
 def class_indices(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
@@ -94,9 +102,16 @@ class PatchDataset(Dataset[PatchBatch]):
         chosen = [(int(scans[i]), box) for i, (box, _, _) in zip(rows, drawn, strict=True)]
         return PatchBatch(
             voxels=torch.stack([torch.from_numpy(self.store.read_crop(scan, box)) for scan, box in chosen]),
-            labels=torch.stack([torch.from_numpy(class_indices(self.store.read_label(scan, box), self.classes)) for scan, box in chosen]),
+            labels=torch.stack(
+                [
+                    torch.from_numpy(class_indices(self.store.read_label(scan, box), self.classes))
+                    for scan, box in chosen
+                ]
+            ),
             spacing_mm=torch.stack([torch.from_numpy(self.store.spacing_mm(scan)) for scan, _ in chosen]),
-            parameters={key: torch.stack([torch.as_tensor(one[key]) for one in parameters]) for key in parameters[0]},
+            parameters={
+                key: torch.stack([torch.as_tensor(one[key]) for one in parameters]) for key in parameters[0]
+            },
             scans=tuple(scan for scan, _ in chosen),
             boxes=tuple(box for _, box in chosen),
             centred=tuple(centred for _, centred, _ in drawn),

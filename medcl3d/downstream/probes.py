@@ -61,7 +61,13 @@ class Probed(Task, Protocol):
         """The targets of examples, as `Labelled.targets`."""
 
     def probe_metrics(
-        self, probe: Probe, known: Labelled, features: np.ndarray, examples: Sequence[Example], store: Store, seed: int
+        self,
+        probe: Probe,
+        known: Labelled,
+        features: np.ndarray,
+        examples: Sequence[Example],
+        store: Store,
+        seed: int,
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
         """Metrics on the test examples of a probe trained on `known`, and a row per example.
 
@@ -125,7 +131,9 @@ class LinearProbe:
         x = scale.transform(train.features)
         if len(self.inverse_strengths) > 1 and _fewest_patients_of_two(train) >= self.folds:
             folds = StratifiedGroupKFold(self.folds, shuffle=True, random_state=seed)
-            search = GridSearchCV(model, {"C": list(self.inverse_strengths)}, scoring="balanced_accuracy", cv=folds)
+            search = GridSearchCV(
+                model, {"C": list(self.inverse_strengths)}, scoring="balanced_accuracy", cv=folds
+            )
             model = search.fit(x, train.targets, groups=np.array(train.patients)).best_estimator_
         else:
             model.fit(x, train.targets)
@@ -138,7 +146,8 @@ class NearestNeighbours:
 
     Examples tied with the k-th share the remaining weight, so that their order has no effect.
 
-    Source: Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination (without its temperature).
+    Source: Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination (without
+    its temperature).
     """
 
     k: PositiveInt = 20
@@ -196,7 +205,10 @@ class Retrieval:
         """DataError if a column is missing."""
         for column in (self.same, self.differ):
             if column is not None and column not in table:
-                raise DataError(f"retrieval: the manifest has no column {column!r}; it has {', '.join(map(str, table.columns))}")
+                raise DataError(
+                    f"retrieval: the manifest has no column {column!r}; it has "
+                    f"{', '.join(map(str, table.columns))}"
+                )
 
     def queries(self, table: pd.DataFrame) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Queries as (row, rows of the gallery, whether each of them matches).
@@ -236,10 +248,19 @@ class Retrieval:
         cases: list[dict[str, object]] = []
         for query, gallery, matches in queries:
             scan, patient = (str(table[column].iloc[query]) for column in ("scan", "patient"))
-            cases.append({"scan": scan, "patient": patient, "gallery": len(gallery), **measures(cosine[query, gallery], matches)})
+            cases.append(
+                {
+                    "scan": scan,
+                    "patient": patient,
+                    "gallery": len(gallery),
+                    **measures(cosine[query, gallery], matches),
+                }
+            )
         patients = [str(case["patient"]) for case in cases]
         names = [name for name in cases[0] if name not in ("scan", "patient", "gallery")]
-        found = {name: over_patients([float(str(case[name])) for case in cases], patients, seed) for name in names}
+        found = {
+            name: over_patients([float(str(case[name])) for case in cases], patients, seed) for name in names
+        }
         return {name: interval for name, interval in found.items() if interval is not None}, cases
 
 

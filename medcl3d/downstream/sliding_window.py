@@ -39,13 +39,22 @@ def sliding_window(
     d, h, w = (slice(b, b + n) for b, n in zip(before, shape, strict=True))
     padded[:, d, h, w] = volume
     result = sliding_window_inference(
-        padded[None], patch_size, windows, predict, overlap=overlap, mode="gaussian", sw_device=device, device=volume.device
+        padded[None],
+        patch_size,
+        windows,
+        predict,
+        overlap=overlap,
+        mode="gaussian",
+        sw_device=device,
+        device=volume.device,
     )
     assert isinstance(result, Tensor)
     return result[0, :, d, h, w]
 
 
-def probabilities_of(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+def probabilities_of(
+    model: nn.Module, device: torch.device, dtype: torch.dtype | None
+) -> Callable[[Tensor], Tensor]:
     """`predict` for `sliding_window`: the softmax of a model in float32.
 
     dtype: as in autocast, None for float32.
@@ -59,7 +68,9 @@ def probabilities_of(model: nn.Module, device: torch.device, dtype: torch.dtype 
     return predict
 
 
-def mean_of_flips(predict: Callable[[Tensor], Tensor], flips: tuple[bool, bool, bool]) -> Callable[[Tensor], Tensor]:
+def mean_of_flips(
+    predict: Callable[[Tensor], Tensor], flips: tuple[bool, bool, bool]
+) -> Callable[[Tensor], Tensor]:
     """Average `predict` over mirror images of a patch along all combinations of the chosen axes d, h, w.
 
     predict  ``[B, C, D, H, W]`` -> ``[B, K, D, H, W]``, called 2^n times for n axes; returned unchanged for

@@ -57,7 +57,16 @@ class Task(Protocol):
     def model(self, network: Network, store: Store) -> nn.Module:
         """The network with the head of this task."""
 
-    def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> Dataset[Any]:
+    def dataset(
+        self,
+        store: Store,
+        plan: Plan,
+        patch_size: Triple,
+        recipe: Any,
+        steps: int,
+        rank: int,
+        world_size: int,
+    ) -> Dataset[Any]:
         """Dataset whose item `step` is this rank's slice of batch `step`; anchors are scans of the store."""
 
     def loss(self, model: nn.Module, batch: Any, recipe: Any) -> Loss:

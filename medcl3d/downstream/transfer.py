@@ -62,7 +62,11 @@ class Mismatch:
 
     def words(self) -> str:
         """One line with counts and the first names of each kind of difference."""
-        kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", list(self.shapes)))
+        kinds = (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of another shape", list(self.shapes)),
+        )
         parts = [f"{len(names)} {what} ({_first(names)})" for what, names in kinds if names]
         return (
             f"{100 * self.loaded / max(1, self.total):.0f}% of {self.total} tensors match; {'; '.join(parts)}"
@@ -87,7 +91,11 @@ def _first(names: list[str]) -> str:
 
 
 def load_weights(
-    network: Network, source: Path, transfer: Transfer, test_patients: Iterable[str] = (), store: Store | None = None
+    network: Network,
+    source: Path,
+    transfer: Transfer,
+    test_patients: Iterable[str] = (),
+    store: Store | None = None,
 ) -> TransferReport:
     """Load a pretrained encoder (`all`: with its decoder) into `network`, in place.
 
@@ -149,7 +157,11 @@ def weights_path(source: Path) -> Path:
         return path
     if source.is_dir():
         status = source / "status.json"
-        state = json.loads(status.read_text(encoding="utf-8")).get("state", "unknown") if status.is_file() else None
+        state = (
+            json.loads(status.read_text(encoding="utf-8")).get("state", "unknown")
+            if status.is_file()
+            else None
+        )
         why = (
             f"its run is {state}; let it finish" if state else "not the run folder of a pretraining; use one"
         )
@@ -184,7 +196,11 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 def compare(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mismatch:
     """Compare names and shapes of the weights of a file with those of a network."""
-    shapes = {n: (tuple(weights[n].shape), tuple(own[n].shape)) for n in own if n in weights and weights[n].shape != own[n].shape}
+    shapes = {
+        n: (tuple(weights[n].shape), tuple(own[n].shape))
+        for n in own
+        if n in weights and weights[n].shape != own[n].shape
+    }
     missing = [name for name in own if name not in weights]
     unexpected = [name for name in weights if name not in own]
     return Mismatch(missing, unexpected, shapes, len(own) - len(missing) - len(shapes), len(own))
@@ -241,7 +257,9 @@ def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients:
         )
 
 
-def _refuse_test_scans(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str], store: Store | None) -> list[str]:
+def _refuse_test_scans(
+    path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str], store: Store | None
+) -> list[str]:
     """DataError if a test scan has the content of a scan used in pretraining.
 
     Returns a note if this is unknown.

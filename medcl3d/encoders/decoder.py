@@ -28,7 +28,13 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, channels: Sequence[int], strides: Sequence[Triple], *, norm: Norm = "group", act: Act = "leakyrelu"
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        strides: Sequence[Triple],
+        *,
+        norm: Norm = "group",
+        act: Act = "leakyrelu",
     ):
         super().__init__()
         self._input_is_skip = max(strides[0]) > 1

@@ -48,7 +48,11 @@ class Network(nn.Module):
     def num_parameters(self) -> dict[str, int]:
         """Parameters of each part."""
         parts = {"encoder": self.encoder, "decoder": self.decoder}
-        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
+        return {
+            name: sum(p.numel() for p in part.parameters())
+            for name, part in parts.items()
+            if part is not None
+        }
 
 
 def build_network(choice: Choice, in_channels: int, *, decoder: bool) -> Network:

@@ -33,7 +33,9 @@ def in_recomputation(surrounding: Surrounding) -> Iterator[None]:
 def recompute_blocks(network: Network) -> None:
     """Recompute activations of encoder blocks in the backward pass (Chen et al. 2016)."""
     named = dict(network.encoder.named_modules())
-    for module in [named[piece] for pieces in layers_of(network, "checkpointing") for piece in pieces if piece in named]:
+    for module in [
+        named[piece] for pieces in layers_of(network, "checkpointing") for piece in pieces if piece in named
+    ]:
         # A single convolution or norm stores only its input, which is stored in any case.
         if any(True for _ in module.children()):
             module.forward = _Recomputed(module.forward)  # type: ignore[method-assign]
@@ -51,7 +53,12 @@ class _Recomputed:
         if torch.compiler.is_compiling():  # compiled code updates statistics once, even if it recomputes
             return checkpoint(self.forward, *inputs, use_reentrant=False)
         surroundings = _SURROUNDINGS.get()
-        return checkpoint(self._padded, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), self._again(surroundings)))
+        return checkpoint(
+            self._padded,
+            *inputs,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), self._again(surroundings)),
+        )
 
     def _padded(self, *inputs: Any) -> Any:
         # The recomputation runs in the backward pass, after the autocast of the step and with it this mode

@@ -65,7 +65,9 @@ class ResNet3d(nn.Module):
                 "set depth: 50"
             )
         widths = [max(1, int(base * width)) for base in WIDTHS]
-        self.conv1 = nn.Conv3d(in_channels, widths[0], stem_kernel, stride=stem_stride, padding=stem_kernel // 2, bias=False)
+        self.conv1 = nn.Conv3d(
+            in_channels, widths[0], stem_kernel, stride=stem_stride, padding=stem_kernel // 2, bias=False
+        )
         self.bn1 = get_norm_layer(norm_layer(norm, widths[0]), spatial_dims=3, channels=widths[0])
         self.act = get_act_layer(act_layer("relu"))
         padding = {"ceil_mode": True} if squeeze_excitation else {"padding": 1}
@@ -111,7 +113,12 @@ class ResNet3d(nn.Module):
 
 
 def _stage(
-    block: type[ResNetBlock] | type[ResNetBottleneck], planes_in: int, planes: int, num_blocks: int, stride: int, norm: Norm
+    block: type[ResNetBlock] | type[ResNetBottleneck],
+    planes_in: int,
+    planes: int,
+    num_blocks: int,
+    stride: int,
+    norm: Norm,
 ) -> nn.Sequential:
     """`num_blocks` residual blocks, the first with a stride, with MONAI's parameter names."""
     name = norm_layer(norm, planes)
@@ -135,7 +142,9 @@ def _excited_stage(planes_in: int, planes: int, num_blocks: int, stride: int, no
         step, width_in = (stride, planes_in) if i == 0 else (1, 4 * planes)
         shortcut = None
         if step != 1 or width_in != 4 * planes:
-            shortcut = Convolution(3, width_in, 4 * planes, strides=step, kernel_size=1, act=None, norm=outer, bias=False)
+            shortcut = Convolution(
+                3, width_in, 4 * planes, strides=step, kernel_size=1, act=None, norm=outer, bias=False
+            )
         blocks.append(
             SEBlock(
                 3,
@@ -143,8 +152,20 @@ def _excited_stage(planes_in: int, planes: int, num_blocks: int, stride: int, no
                 planes,
                 planes,
                 4 * planes,
-                conv_param_1={"strides": step, "kernel_size": 1, "act": act_layer("relu"), "norm": inner, "bias": False},
-                conv_param_2={"strides": 1, "kernel_size": 3, "act": act_layer("relu"), "norm": inner, "bias": False},
+                conv_param_1={
+                    "strides": step,
+                    "kernel_size": 1,
+                    "act": act_layer("relu"),
+                    "norm": inner,
+                    "bias": False,
+                },
+                conv_param_2={
+                    "strides": 1,
+                    "kernel_size": 3,
+                    "act": act_layer("relu"),
+                    "norm": inner,
+                    "bias": False,
+                },
                 conv_param_3={"strides": 1, "kernel_size": 1, "act": None, "norm": outer, "bias": False},
                 project=shortcut,
                 r=min(SE_REDUCTION, 4 * planes),

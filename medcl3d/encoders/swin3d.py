@@ -74,7 +74,9 @@ class Swin3d(nn.Module):
         )
         self._num_layers, self._v2 = tuple(num_layers), v2
         self.channels: tuple[int, ...] = (feature_size, *(2 * width for width in widths))
-        self.strides: tuple[Triple, ...] = tuple(triple(p * 2**i for p in patch) for i in range(NUM_STAGES + 1))
+        self.strides: tuple[Triple, ...] = tuple(
+            triple(p * 2**i for p in patch) for i in range(NUM_STAGES + 1)
+        )
         self.num_features = self.channels[-1]
 
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -62,7 +62,9 @@ class UNet3d(nn.Module):
                 )
         self.stages = nn.ModuleList()
         cumulative, total = [], (1, 1, 1)
-        for width_in, width, stride, count, kernel in zip((in_channels, *channels), channels, strides, counts, kernels, strict=False):
+        for width_in, width, stride, count, kernel in zip(
+            (in_channels, *channels), channels, strides, counts, kernels, strict=False
+        ):
             step, size = _three(stride), _three(kernel)
             self.stages.append(_stage(width_in, width, step, size, count, residual, norm, act))
             total = (total[0] * step[0], total[1] * step[1], total[2] * step[2])
@@ -96,7 +98,14 @@ def _three(value: int | tuple[int, int, int]) -> Triple:
 
 
 def _stage(
-    width_in: int, width: int, stride: Triple, kernel: Triple, num_blocks: int, residual: bool, norm: Norm, act: Act
+    width_in: int,
+    width: int,
+    stride: Triple,
+    kernel: Triple,
+    num_blocks: int,
+    residual: bool,
+    norm: Norm,
+    act: Act,
 ) -> nn.Sequential:
     if any(k < s for k, s in zip(kernel, stride, strict=True)):
         raise ConfigError(
@@ -107,5 +116,7 @@ def _stage(
     name, activation = norm_layer(norm, width), act_layer(act)
     block = UnetResBlock if residual else UnetBasicBlock
     first = block(3, width_in, width, kernel, stride, norm_name=name, act_name=activation)
-    rest = [block(3, width, width, kernel, 1, norm_name=name, act_name=activation) for _ in range(num_blocks - 1)]
+    rest = [
+        block(3, width, width, kernel, 1, norm_name=name, act_name=activation) for _ in range(num_blocks - 1)
+    ]
     return nn.Sequential(first, *rest)

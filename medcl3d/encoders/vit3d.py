@@ -61,7 +61,9 @@ class ViT3d(nn.Module):
                     "use a multiple"
                 )
         self.patch_embedding = nn.Conv3d(in_channels, hidden_size, kernel_size=patch, stride=patch)
-        self.blocks = nn.ModuleList(_block(hidden_size, int(hidden_size * mlp_ratio), num_heads) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            _block(hidden_size, int(hidden_size * mlp_ratio), num_heads) for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(hidden_size)
         self.registers = nn.Parameter(torch.empty(num_registers, hidden_size)) if num_registers else None
         self.channels: tuple[int, ...] = (hidden_size,)

@@ -94,7 +94,9 @@ def contrastive_sum(
     dtype = torch.promote_types(torch.promote_types(z.dtype, columns.dtype), torch.float32)
     rows = rows_at_once or max(MIN_ROWS, PAIRS_AT_ONCE // max(1, len(columns)))
     kind = denominator_kind(denominator, decoupled)
-    loss, weight = _ContrastiveSum.apply(z.to(dtype), columns.to(dtype), relate_block, temperature, kind, rows)
+    loss, weight = _ContrastiveSum.apply(
+        z.to(dtype), columns.to(dtype), relate_block, temperature, kind, rows
+    )
     return WeightedSum(loss, weight)
 
 
@@ -163,7 +165,9 @@ def _block_loss(similarity: Tensor, tile: Tile, temperature: float, kind: str) -
     top.masked_fill_(top == -torch.inf, 0.0)
     e.sub_(top).exp_()
     x = e if tile.columns is None else e[:, tile.columns]
-    per_weight = None if tile.similarity is None else x.clone()  # contribution of a unit of M to the denominators
+    per_weight = (
+        None if tile.similarity is None else x.clone()
+    )  # contribution of a unit of M to the denominators
     if kind == "own":
         own = (1 - negative).clamp(min=0) * x
         _write_back(e, tile, x.mul_(negative))

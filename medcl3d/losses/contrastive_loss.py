@@ -34,7 +34,9 @@ class ContrastiveLoss(nn.Module):
     def __init__(self, temperature: float = 0.1, denominator: Denominator = "all", decoupled: bool = False):
         super().__init__()
         if not 0 < temperature < float("inf"):
-            raise ConfigError(f"ContrastiveLoss: temperature = {temperature} is not above 0; use for example 0.1")
+            raise ConfigError(
+                f"ContrastiveLoss: temperature = {temperature} is not above 0; use for example 0.1"
+            )
         denominator_kind(denominator, decoupled, "ContrastiveLoss")
         self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled
 

@@ -16,7 +16,9 @@ def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
     return 2 - 2 * F.cosine_similarity(first, second, dim=1)
 
 
-def barlow_twins(first: Tensor, second: Tensor, weight: Tensor, redundancy: float, eps: float = 1e-5) -> Tensor:
+def barlow_twins(
+    first: Tensor, second: Tensor, weight: Tensor, redundancy: float, eps: float = 1e-5
+) -> Tensor:
     """Sum of (C_ii - 1)^2 + `redundancy` x that of C_ij^2; C: cross-correlation of features ``[N, D]``.
 
     weight: ``[N]`` weight of each pair in C. Source: Zbontar et al., ICML 2021, eq. 1 and 2.
@@ -28,7 +30,13 @@ def barlow_twins(first: Tensor, second: Tensor, weight: Tensor, redundancy: floa
 
 
 def vicreg(
-    first: Tensor, second: Tensor, weight: Tensor, invariance: float, variance: float, covariance: float, eps: float = 1e-4
+    first: Tensor,
+    second: Tensor,
+    weight: Tensor,
+    invariance: float,
+    variance: float,
+    covariance: float,
+    eps: float = 1e-4,
 ) -> Tensor:
     """Distance of pairs ``[N, D]``, deviation below 1 of each feature, and covariance between features.
 

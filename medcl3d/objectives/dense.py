@@ -65,7 +65,12 @@ class Dense(nn.Module):
                 "choose an encoder with feature maps"
             )
         self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm
-        self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
+        self.dim, self.temperature, self.denominator, self.decoupled = (
+            out_dim,
+            temperature,
+            denominator,
+            decoupled,
+        )
         self.projector = Projector(network.decoder.out_channels, hidden_dim, out_dim, num_layers, norm)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:

@@ -30,7 +30,9 @@ class Tally:
         """
         positive, negative, columns = tile.relation.positive, tile.relation.negative, tile.columns
         width = positive.shape[1] if similarity is None or columns is None else similarity.shape[1]
-        rows, pairs = (positive.new_tensor(float(n), dtype=torch.float64) for n in (len(positive), len(positive) * width))
+        rows, pairs = (
+            positive.new_tensor(float(n), dtype=torch.float64) for n in (len(positive), len(positive) * width)
+        )
         others = pairs - positive.numel()  # these repel with M = 1
         selves = rows if selves is None else selves.to(rows)
         ignored = (
@@ -42,7 +44,11 @@ class Tally:
             near = distance if columns is None else distance[:, columns]
             aligned = (positive * near).sum()
             near = near.mul(-2).exp_().mul_(negative > 0)
-            spread = near.sum() if columns is None else distance.mul_(-2).exp_().index_copy_(1, columns, near).sum()
+            spread = (
+                near.sum()
+                if columns is None
+                else distance.mul_(-2).exp_().index_copy_(1, columns, near).sum()
+            )
         sums = [
             rows,
             pairs,
@@ -132,10 +138,13 @@ class Watch:
         self._ranks.append(metrics.get("effective_rank", float("inf")))
         without_positive = metrics.get("anchors_without_positive", 0.0)
         negatives = metrics.get("effective_negatives", float("inf"))
-        steady = len(self._losses) == 5 and max(self._losses) - min(self._losses) <= 1e-6 * abs(self._losses[0])
+        steady = len(self._losses) == 5 and max(self._losses) - min(self._losses) <= 1e-6 * abs(
+            self._losses[0]
+        )
         collapsed = len(self._ranks) == 3 and max(self._ranks) < 1.5
         found = {
-            "positives": f"{without_positive:g} anchors of this batch have no positive and do not contribute to "
+            "positives": f"{without_positive:g} anchors of this batch have no positive and do not "
+            "contribute to "
             "the loss; draw more samples per step, or raise `together` if the strategy has that field"
             if without_positive
             else "",
@@ -143,12 +152,14 @@ class Watch:
             "more samples per step, or exclude fewer pairs"
             if negatives < 1
             else "",
-            "collapse": f"features have collapsed to one direction (effective rank {self._ranks[-1]:.2f} over "
+            "collapse": f"features have collapsed to one direction (effective rank {self._ranks[-1]:.2f} "
+            "over "
             "the last logged steps), or training has not progressed yet; raise train.warmup_steps or lower "
             "train.lr"
             if collapsed
             else "",
-            "steady": "the loss has not changed over the last logged steps; check that train.lr is not too low "
+            "steady": "the loss has not changed over the last logged steps; check that train.lr is not "
+            "too low "
             "and that the views differ"
             if steady
             else "",

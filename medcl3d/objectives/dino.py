@@ -72,7 +72,11 @@ class DINO(nn.Module):
         self.dim, self.koleo, self.center_momentum = out_dim, koleo, center_momentum
         self.student_temperature = student_temperature
         self.temperatures, self.warmup_share = (teacher_temperature_start, teacher_temperature), warmup_share
-        self.teacher_temperature, self.freeze_steps, self.frozen = teacher_temperature_start, freeze_steps, freeze_steps > 0
+        self.teacher_temperature, self.freeze_steps, self.frozen = (
+            teacher_temperature_start,
+            freeze_steps,
+            freeze_steps > 0,
+        )
         self.schedule = Schedule(momentum, published=0.996)
         self.momentum = self.schedule.published
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm)

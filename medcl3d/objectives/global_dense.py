@@ -47,7 +47,9 @@ class GlobalDense(nn.Module):
     ):
         super().__init__()
         self.dense_weight, self.num_points, self.temperature = dense_weight, num_points, temperature
-        self.views = SimCLR(network, temperature=temperature, norm=norm, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.views = SimCLR(
+            network, temperature=temperature, norm=norm, hidden_dim=hidden_dim, out_dim=out_dim
+        )
         self.points = Dense(
             network,
             num_points=num_points,

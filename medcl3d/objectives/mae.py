@@ -40,7 +40,14 @@ class MAE(nn.Module):
     decodes: ClassVar[bool] = True
     dim = 0
 
-    def __init__(self, network: Network, *, block: Size = (8, 8, 8), share_hidden: Fraction = 0.6, per_block: bool = False):
+    def __init__(
+        self,
+        network: Network,
+        *,
+        block: Size = (8, 8, 8),
+        share_hidden: Fraction = 0.6,
+        per_block: bool = False,
+    ):
         super().__init__()
         if network.decoder is None:
             raise ConfigError(

@@ -45,7 +45,9 @@ class MAEContrastive(nn.Module):
     ):
         super().__init__()
         self.mae_weight, self.dim, self.temperature = mae_weight, out_dim, temperature
-        self.views = SimCLR(network, temperature=temperature, norm=norm, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.views = SimCLR(
+            network, temperature=temperature, norm=norm, hidden_dim=hidden_dim, out_dim=out_dim
+        )
         self.blocks = MAE(network, block=block, share_hidden=share_hidden, per_block=per_block)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:

@@ -53,7 +53,10 @@ def masked_features(encoder: nn.Module, voxels: Tensor, visible: Tensor) -> Feat
         (stride,) = cast(tuple[Triple], encoder.strides)
         grid = triple(size // s for size, s in zip(voxels.shape[2:], stride, strict=True))
         return cast(Features, encoder(voxels, at_size(visible, grid)))
-    with masked_convolutions(encoder, visible), in_recomputation(lambda: masked_convolutions(encoder, visible)):
+    with (
+        masked_convolutions(encoder, visible),
+        in_recomputation(lambda: masked_convolutions(encoder, visible)),
+    ):
         return cast(Features, encoder(voxels))
 
 

@@ -62,7 +62,15 @@ class Projector(nn.Module):
           row alone
     """
 
-    def __init__(self, in_features: int, hidden_dim: int, out_dim: int, num_layers: int, norm: HeadNorm, unit: bool = True):
+    def __init__(
+        self,
+        in_features: int,
+        hidden_dim: int,
+        out_dim: int,
+        num_layers: int,
+        norm: HeadNorm,
+        unit: bool = True,
+    ):
         super().__init__()
         require_one_of("norm", norm, HeadNorm)  # also with a single layer, which uses no norm
         self.unit = unit

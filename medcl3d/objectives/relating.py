@@ -65,7 +65,12 @@ class Relating(nn.Module):
         constant_across: tuple[str, ...] | None = None,
     ):
         super().__init__()
-        self.relate, self.strategy, self.support, self.constant_across = relate, strategy, support, constant_across
+        self.relate, self.strategy, self.support, self.constant_across = (
+            relate,
+            strategy,
+            support,
+            constant_across,
+        )
 
     def columns(self, z: Tensor, keys: Keys) -> tuple[Tensor, Keys]:
         """The items of all ranks ``[M, D]``, then those of the queue; the former are then added to the queue.

@@ -52,7 +52,12 @@ class SimCLR(nn.Module):
     ):
         super().__init__()
         denominator_kind(denominator, decoupled, "simclr")  # refuses two at once
-        self.dim, self.temperature, self.denominator, self.decoupled = out_dim, temperature, denominator, decoupled
+        self.dim, self.temperature, self.denominator, self.decoupled = (
+            out_dim,
+            temperature,
+            denominator,
+            decoupled,
+        )
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:

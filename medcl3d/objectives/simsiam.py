@@ -54,7 +54,10 @@ class SimSiam(nn.Module):
         keys = Keys.cat(group.keys for group in batch.groups)
         projected = self.projector(torch.cat([network(group.voxels).pooled for group in batch.groups]))
         target = projected[: len(batch.main.keys)].detach()
-        return {"online": Embeddings(self.predictor(projected), keys), "target": Embeddings(target, batch.main.keys)}
+        return {
+            "online": Embeddings(self.predictor(projected), keys),
+            "target": Embeddings(target, batch.main.keys),
+        }
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over anchors, weighted by a_i."""

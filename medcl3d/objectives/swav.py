@@ -62,7 +62,12 @@ class SwAV(nn.Module):
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
-        self.dim, self.temperature, self.sharpness, self.iterations = out_dim, temperature, sharpness, iterations
+        self.dim, self.temperature, self.sharpness, self.iterations = (
+            out_dim,
+            temperature,
+            sharpness,
+            iterations,
+        )
         self.freeze_steps, self.frozen = freeze_steps, freeze_steps > 0
         self.projector = Projector(network.num_features, hidden_dim, out_dim, num_layers, norm)
         self.prototypes = nn.Linear(out_dim, num_prototypes, bias=False)

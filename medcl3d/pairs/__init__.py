@@ -79,9 +79,7 @@ class PairStrategy(Protocol):
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of an epoch, with the reasons for which scans were left out."""
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of one sample: first those of role "global", on the grid `collection.patch_size`."""
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:

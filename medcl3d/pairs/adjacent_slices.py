@@ -78,9 +78,7 @@ class AdjacentSlices:
         remedy += "or choose another axis"
         return Anchors(ids, +left_out).require("adjacent_slices", remedy)
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """Two slabs of scan `anchor`, in random order."""
         low, high = self._starts(collection, anchor)
         start = rng.integers(low, high + 1)

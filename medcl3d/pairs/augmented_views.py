@@ -41,9 +41,7 @@ class AugmentedViews:
         """Every scan."""
         return every_scan(collection)
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """One crop inside the body of scan `anchor`, `num_views` times."""
         box = random_box(collection, anchor, rng)
         if not self.resized_crop:

@@ -114,7 +114,9 @@ def gap_mm(rows: Keys, cols: Keys, axis: int) -> Tensor:
     return torch.einsum("nmi,ni->nm", offset, torch.linalg.inv(rows.axes)[:, axis]).abs()
 
 
-def overlap_offset(size: np.ndarray, max_shift: np.ndarray, target_iou: float, rng: np.random.Generator) -> np.ndarray:
+def overlap_offset(
+    size: np.ndarray, max_shift: np.ndarray, target_iou: float, rng: np.random.Generator
+) -> np.ndarray:
     """A shift, ``Float[3]`` voxels, that gives two boxes of one size the target IoU.
 
     size: voxels; max_shift: largest shift along each axis, voxels. Along an axis the boxes share the

@@ -84,9 +84,7 @@ class ClassLabels:
 
         return BatchGrouping(self.together, affinity, collection.columns["patient"])
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 

@@ -109,9 +109,7 @@ class Sum:
         """Scans that are anchors of every part."""
         return _shared_anchors(self.strategies, collection)
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of one part, chosen with the weights as probabilities."""
         part = self.strategies[int(rng.choice(len(self.parts), p=self.probabilities))]
         return part.sample(collection, anchor, rng)
@@ -170,9 +168,7 @@ class Product:
         """The anchors of the first part."""
         return self.strategies[0].anchors(collection)
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the first part."""
         return self.strategies[0].sample(collection, anchor, rng)
 
@@ -242,9 +238,7 @@ class Exclude:
             )
         return self.strategies[0].anchors(collection)
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 

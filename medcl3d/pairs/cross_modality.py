@@ -89,9 +89,7 @@ class CrossModality:
             return found
         return found[[collection.share_frame(scan, int(other)) for other in found]] if len(found) else found
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the corresponding crop of another modality."""
         other = int(rng.choice(self.partners(collection, anchor)))
         return corresponding_crops(collection, anchor, other, self.jitter_mm, rng)

@@ -78,9 +78,7 @@ class Longitudinal:
         near = np.abs(days[rows] - days[scan]) <= (np.inf if self.max_gap_days is None else self.max_gap_days)
         return rows[(rows != scan) & other_visit & near]
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the corresponding crop of another visit."""
         other = int(rng.choice(self.partners(collection, anchor)))
         return corresponding_crops(collection, anchor, other, self.jitter_mm, rng)

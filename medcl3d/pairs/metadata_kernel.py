@@ -20,7 +20,14 @@ from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping
-from medcl3d.pairs.metadata_similarity import Combine, Kernels, require_columns, similarity_between, similarity_of, without_missing
+from medcl3d.pairs.metadata_similarity import (
+    Combine,
+    Kernels,
+    require_columns,
+    similarity_between,
+    similarity_of,
+    without_missing,
+)
 
 
 @PAIRS.register("metadata_kernel")
@@ -77,9 +84,7 @@ class MetadataKernel:
 
         return BatchGrouping(self.together, affinity, collection.columns["patient"])
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 

@@ -62,9 +62,7 @@ class MultiCrop:
             )
         return self._globals.anchors(collection)
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """Two global views, then the local ones."""
         views = list(self._globals.sample(collection, anchor, rng))
         for _ in range(self.num_local):

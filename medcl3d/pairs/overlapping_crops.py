@@ -74,9 +74,7 @@ class OverlappingCrops:
             "overlapping_crops", "use a smaller data.patch_size or a larger max_iou"
         )
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """`num_views` crops of scan `anchor`. ConfigError if no voxel positions have such an overlap."""
         low, high = start_range(collection, anchor)
         for _ in range(TRIES):

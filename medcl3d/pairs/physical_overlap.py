@@ -69,9 +69,7 @@ class PhysicalOverlap:
         """Scans in which two crops can be far enough apart."""
         return self._crops.anchors(collection)
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 

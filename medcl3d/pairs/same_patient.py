@@ -77,9 +77,7 @@ class SamePatient:
             fits &= same if self.same_session == "only" else other
         return rows[fits]
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and one of another scan of its patient."""
         other = int(rng.choice(self.partners(collection, anchor)))
         if self.position == "free":

@@ -52,9 +52,7 @@ class SlicePosition:
         """Every scan."""
         return every_scan(collection)
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """One slab of scan `anchor`, `num_views` times."""
         size = slab_size(collection, anchor, self.axis, self.thickness_mm)
         slab = random_box(replace(collection, patch_size=size), anchor, rng)

@@ -20,7 +20,14 @@ from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.matching import corresponding_crops
-from medcl3d.pairs.metadata_similarity import Combine, Kernels, require_columns, similarity_between, similarity_of, without_missing
+from medcl3d.pairs.metadata_similarity import (
+    Combine,
+    Kernels,
+    require_columns,
+    similarity_between,
+    similarity_of,
+    without_missing,
+)
 
 NEAR = 128  # scans per block of the first comparison
 
@@ -126,9 +133,7 @@ class TabularNeighbours:
         chosen = order[np.isin(patients, list(nearest))]
         return rows[chosen], similarity[chosen]
 
-    def sample(
-        self, collection: Collection, anchor: int, rng: np.random.Generator
-    ) -> tuple[ViewSpec, ...]:
+    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the corresponding crop of a similar patient."""
         scans, similarity = self.neighbours(collection, anchor)
         weights = similarity / similarity.sum() if self.weighting == "similarity" else None

@@ -143,7 +143,9 @@ def _check_disk_space(
     """Compare the size of the store with the free disk space."""
     present = _bytes_under(out / "store") if (out / "store").is_dir() else 0
     if present:
-        say(f"{out}: already contains {format_size(present)} of scans; unchanged scans are not prepared again")
+        say(
+            f"{out}: already contains {format_size(present)} of scans; unchanged scans are not prepared again"
+        )
     free = free_bytes(out)
     if not is_exact:
         raw = f"files in {out / 'raw'} and the store take about as much each"

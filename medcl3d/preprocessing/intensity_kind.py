@@ -26,6 +26,8 @@ def kind_of(modality: str) -> Kind:
         return "none"
     names = modality.split("+")  # of several channels
     return "ct" if all(_CT.search(name) and not _PET.search(name) for name in names) else "mri"
+
+
 Levels = tuple[float, float]
 
 

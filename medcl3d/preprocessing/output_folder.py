@@ -48,6 +48,8 @@ def open_folder(
                 _remove_arrays(out / "store", previous["store"])
             say(f"{out}: other {', '.join(changed)} than before; all scans are prepared again")
     write_json(started, {"schema": SCHEMA, "source": origin, "options": options})
+
+
 OUTPUT_NAMES = ("prepared.json", "manifest.csv", "report.csv", "split.json", "store")
 
 

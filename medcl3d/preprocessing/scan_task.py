@@ -65,7 +65,9 @@ class ScanTask:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of preparing a scan: ok, refused or skipped, and why; `was_unchanged`: it was stored before."""
+    """The result of preparing a scan: ok, refused or skipped, and why; `was_unchanged`: it was stored
+    before.
+    """
 
     scan: str
     status: str

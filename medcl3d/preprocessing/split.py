@@ -8,7 +8,14 @@ from typing import Any
 import pandas as pd
 
 from medcl3d.preprocessing.options import PrepareOptions
-from medcl3d.store.splits import Split, make_folds, make_split, moved_patients, read_previous_split, with_previous_sides
+from medcl3d.store.splits import (
+    Split,
+    make_folds,
+    make_split,
+    moved_patients,
+    read_previous_split,
+    with_previous_sides,
+)
 
 
 def _draw_options(options: PrepareOptions) -> dict[str, Any]:

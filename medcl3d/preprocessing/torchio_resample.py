@@ -17,22 +17,33 @@ FEWEST_TO_SMOOTH = 4  # voxels along an axis that ITK's recursive Gaussian needs
 def resample(
     voxels: np.ndarray, affine: np.ndarray, spacing_mm: tuple[float, float, float], *, label: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resample ``[C, X, Y, Z]`` to a spacing: linear (smoothed first where voxels grow) for images, nearest for labels.
+    """Resample ``[C, X, Y, Z]`` to a spacing: linear (smoothed first where voxels grow) for images, nearest
+    for labels.
 
     Returns voxels of the same dtype and their affine ``[4, 4]``; world positions stay.
     """
     grid = grid_at(voxels.shape[1:], affine, spacing_mm)
     thin = [0 if n >= FEWEST_TO_SMOOTH else FEWEST_TO_SMOOTH for n in voxels.shape[1:]]
-    target: Any = grid if any(thin) or min(grid[0]) == 1 else spacing_mm  # of which TorchIO would make grids without a voxel
+    target: Any = (
+        grid if any(thin) or min(grid[0]) == 1 else spacing_mm
+    )  # of which TorchIO would make grids without a voxel
     make = tio.LabelMap if label else tio.ScalarImage
     image = make(tensor=torch.from_numpy(_repeated(voxels, thin)), affine=_moved(affine, thin))
-    out = tio.Resample(target, image_interpolation="linear", label_interpolation="nearest", antialias=True)(image)
+    out = tio.Resample(target, image_interpolation="linear", label_interpolation="nearest", antialias=True)(
+        image
+    )
     return out.data.numpy().astype(voxels.dtype), np.asarray(out.affine, dtype=np.float64)
 
 
 def _repeated(voxels: np.ndarray, times: Sequence[int]) -> np.ndarray:
-    """Repeat the outermost planes at both ends: the filter needs a few planes to start from and assumes these values."""
-    return np.pad(voxels, [(0, 0), *((n, n) for n in times)], mode="edge") if any(times) else np.ascontiguousarray(voxels)
+    """Repeat the outermost planes at both ends: the filter needs a few planes to start from and assumes these
+    values.
+    """
+    return (
+        np.pad(voxels, [(0, 0), *((n, n) for n in times)], mode="edge")
+        if any(times)
+        else np.ascontiguousarray(voxels)
+    )
 
 
 def _moved(affine: np.ndarray, planes: Sequence[int]) -> np.ndarray:

@@ -89,11 +89,18 @@ def fields_without_effect(
     if "negative" not in objective.uses:
         why = f"objective.{config.objective.name} uses no negatives; choose another objective"
     elif not _can_share_scan(samples, strategy, objective, collection, anchors):
-        why = f"a step of {samples} samples never holds two of one scan ({len(anchors.ids)} scans); set samples_per_scan to 2 or more"
+        why = (
+            f"a step of {samples} samples never holds two of one scan ({len(anchors.ids)} scans); set "
+            "samples_per_scan to 2 or more"
+        )
     lines: list[str] = []
     for part, relates in _relating(strategy):
-        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
-        changed = [name for name in getattr(part, "within_scan", ()) if getattr(part, name) != defaults.get(name)]
+        defaults: dict[str, Any] = (
+            {f.name: f.default for f in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
+        )
+        changed = [
+            name for name in getattr(part, "within_scan", ()) if getattr(part, name) != defaults.get(name)
+        ]
         because = (
             why
             if relates
@@ -116,7 +123,9 @@ def _relating(strategy: PairStrategy, relates: bool = True) -> Iterator[tuple[Pa
 
 
 def _name(strategy: PairStrategy) -> str:
-    return next((name for name in PAIRS.names() if PAIRS.get(name) is type(strategy)), type(strategy).__name__)
+    return next(
+        (name for name in PAIRS.names() if PAIRS.get(name) is type(strategy)), type(strategy).__name__
+    )
 
 
 def _can_share_scan(

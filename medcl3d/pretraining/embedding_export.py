@@ -80,7 +80,10 @@ def _metadata(store: Store, scans: ScanSelection, views: list[ViewSpec]) -> dict
     """Metadata and structure of each crop, as arrays of text."""
     table = scans.collection.table.iloc[[view.scan for view in views]]
     metadata = [name for name in table if name not in KNOWN_COLUMNS]
-    columns = {str(name): table[name].fillna("").astype(str).to_numpy(dtype=str) for name in ("scan", "patient", "modality", *metadata)}
+    columns = {
+        str(name): table[name].fillna("").astype(str).to_numpy(dtype=str)
+        for name in ("scan", "patient", "modality", *metadata)
+    }
     structures = [_structure(store, int(scans.rows[view.scan]), view.box) for view in views]
     return columns | {"structure": np.array(structures, dtype=str)}
 

@@ -68,7 +68,9 @@ class Asked:
             )
 
     def _of(self, rows: np.ndarray, patients: np.ndarray, data: DataConfig) -> list[Example]:
-        return self.task.examples(self.store, [int(row) for row in rows if self.patient[row] in patients], data.patch_size)
+        return self.task.examples(
+            self.store, [int(row) for row in rows if self.patient[row] in patients], data.patch_size
+        )
 
     def answer(self, network: Network, device: torch.device, dtype: torch.dtype | None) -> dict[str, float]:
         """Balanced accuracy of the current frozen features; the network is in training mode afterwards."""

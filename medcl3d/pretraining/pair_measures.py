@@ -79,7 +79,11 @@ def spread_of(keys: Keys) -> dict[str, np.ndarray]:
     """IoU, mm and days between the views of a sample; empty if undefined."""
     first, second = torch.triu(keys.sample[:, None] == keys.sample, diagonal=1).nonzero().unbind(1)
     one_frame = keys.frame[first] == keys.frame[second]
-    distance = torch.where(one_frame[:, None], keys.center_mm[first] - keys.center_mm[second], keys.body[first] - keys.body[second])
+    distance = torch.where(
+        one_frame[:, None],
+        keys.center_mm[first] - keys.center_mm[second],
+        keys.body[first] - keys.body[second],
+    )
     gap = (keys.session_days[first] - keys.session_days[second]).abs()
 
     def numbers(values: Tensor) -> np.ndarray:

@@ -21,7 +21,12 @@ from medcl3d.pairs import PAIRS, PairStrategy, has_gradient_through_negatives, q
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import batch_grouping_of
 from medcl3d.pairs.placebo import placebo
-from medcl3d.pretraining.compatibility import check_batch_grouping, check_negatives, check_uses, shapes_of_roles
+from medcl3d.pretraining.compatibility import (
+    check_batch_grouping,
+    check_negatives,
+    check_uses,
+    shapes_of_roles,
+)
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.pair_dataset import PairDataset
@@ -40,7 +45,9 @@ class Learner(nn.Module):
     grad_cache  samples embedded at a time (0: all at once)
     """
 
-    def __init__(self, network: Network, objective: Any, recipe: Any, relating: Relating, grad_cache: int = 0):
+    def __init__(
+        self, network: Network, objective: Any, recipe: Any, relating: Relating, grad_cache: int = 0
+    ):
         super().__init__()
         self.network, self.objective, self.relating = network, objective, relating
         self.recipe, self.grad_cache = recipe, grad_cache
@@ -88,7 +95,12 @@ class Pretraining:
             scans=self.scans,
             strategy=self.strategy,
             recipe=self.learner.recipe,
-            plan=Plan(self.anchors.ids, train.samples_per_step, self.config.seed, batch_grouping_of(self.strategy, self.scans.collection)),
+            plan=Plan(
+                self.anchors.ids,
+                train.samples_per_step,
+                self.config.seed,
+                batch_grouping_of(self.strategy, self.scans.collection),
+            ),
             steps=train.steps,
             rank=rank(),
             world_size=world_size(),
@@ -123,14 +135,20 @@ def assemble(config: PretrainConfig) -> Pretraining:
     if chunk := config.train.grad_cache:
         refuse_batch_statistics(chunk, config.encoder.name, network, config.objective.name, objective)
     for role, shape in shapes_of_roles(strategy, scans.collection, anchors).items():
-        check_patch_size(network, shape, "data.patch_size" if role == "global" else f"pairs.{config.pairs.name}: the size of {role} views")
+        check_patch_size(
+            network,
+            shape,
+            "data.patch_size" if role == "global" else f"pairs.{config.pairs.name}: the size of {role} views",
+        )
     return Pretraining(
         config,
         store,
         scans,
         strategy,
         anchors,
-        Learner(network, objective, VIEWS.build(config.views), relating_of(strategy, objective, scans), chunk),
+        Learner(
+            network, objective, VIEWS.build(config.views), relating_of(strategy, objective, scans), chunk
+        ),
     )
 
 
@@ -141,7 +159,8 @@ def relating_of(strategy: PairStrategy, objective: Any, scans: ScanSelection) ->
     if hasattr(objective, "gate") and not relates_points(strategy):
         if has_gradient_through_negatives(strategy):
             raise ConfigError(
-                "pairs: detach_weights = false: the strategy relates crops, and the objective compares points; "
+                "pairs: detach_weights = false: the strategy relates crops, and the objective compares "
+                "points; "
                 "set detach_weights to true, or choose an inner strategy that relates points"
             )
         relate = objective.gate(relate)

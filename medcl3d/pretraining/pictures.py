@@ -25,10 +25,16 @@ ATTRACTED, REPELLED, IGNORED = "#1b7837", "#c2603a", "#e8e8e8"
 NUM_DOTS = 8
 MAX_VIEWS = 6  # views shown per sample; more would be too small
 Plane = tuple[str, int, tuple[int, int], str]  # name, normal axis, in-plane axes, their directions
-PLANES: tuple[Plane, ...] = (("sagittal", 0, (1, 2), "AS"), ("coronal", 1, (0, 2), "RS"), ("axial", 2, (0, 1), "RA"))
+PLANES: tuple[Plane, ...] = (
+    ("sagittal", 0, (1, 2), "AS"),
+    ("coronal", 1, (0, 2), "RS"),
+    ("axial", 2, (0, 1), "RA"),
+)
 
 
-def picture_of_pairs(store: Store, scans: ScanSelection, raw: RawBatch, recipe: Any, num_samples: int = 3) -> np.ndarray:
+def picture_of_pairs(
+    store: Store, scans: ScanSelection, raw: RawBatch, recipe: Any, num_samples: int = 3
+) -> np.ndarray:
     """A picture ``uint8[H, W, 3]`` of samples.
 
     Each sample shows three planes of each of its scans, through the centre of the first view in that scan,
@@ -57,12 +63,23 @@ def picture_of_pairs(store: Store, scans: ScanSelection, raw: RawBatch, recipe: 
 
 def _rows_of(raw: RawBatch, sample: int) -> list[tuple[int, int]]:
     """(group, row) of each shown view of a sample."""
-    found = [(g, int(row)) for g, group in enumerate(raw.groups) for row in (group.keys.sample == sample).nonzero().flatten()]
+    found = [
+        (g, int(row))
+        for g, group in enumerate(raw.groups)
+        for row in (group.keys.sample == sample).nonzero().flatten()
+    ]
     return found[:MAX_VIEWS]
 
 
 def _sample(
-    part: Any, store: Store, scans: ScanSelection, raw: RawBatch, batch: PairBatch, rows: list[tuple[int, int]], number: int, columns: int
+    part: Any,
+    store: Store,
+    scans: ScanSelection,
+    raw: RawBatch,
+    batch: PairBatch,
+    rows: list[tuple[int, int]],
+    number: int,
+    columns: int,
 ) -> None:
     views = [raw.groups[g].views[row] for g, row in rows]
     shown_scans = list(dict.fromkeys(view.scan for view in views))
@@ -80,9 +97,19 @@ def _sample(
         colour = COLOURS[column % len(COLOURS)]
         for axis in (before, after):
             axis.axis("on")
-        _voxels(before, raw.groups[g].crops[row, 0].float().numpy(), raw.groups[g].spacing_mm[row].numpy(), colour)
-        _voxels(after, batch.groups[g].voxels[row, 0].float().numpy(), batch.groups[g].affine[row, :3, :3].norm(dim=0).numpy(), colour)
-        before.set_title(f"view {column + 1}" + ("" if views[column].role == "global" else f", {views[column].role}"), fontsize=8)
+        _voxels(
+            before, raw.groups[g].crops[row, 0].float().numpy(), raw.groups[g].spacing_mm[row].numpy(), colour
+        )
+        _voxels(
+            after,
+            batch.groups[g].voxels[row, 0].float().numpy(),
+            batch.groups[g].affine[row, :3, :3].norm(dim=0).numpy(),
+            colour,
+        )
+        before.set_title(
+            f"view {column + 1}" + ("" if views[column].role == "global" else f", {views[column].role}"),
+            fontsize=8,
+        )
         if g == 0 and batch.points is not None:
             _dots(after, batch, row, number)
     axes[-2, 0].set_ylabel("as read", fontsize=7)
@@ -94,7 +121,12 @@ def _short(name: str) -> str:
 
 
 def _scan(
-    axis: Any, store: Store, scans: ScanSelection, scan: int, views: Sequence[ViewSpec], plane: tuple[str, int, tuple[int, int], str]
+    axis: Any,
+    store: Store,
+    scans: ScanSelection,
+    scan: int,
+    views: Sequence[ViewSpec],
+    plane: tuple[str, int, tuple[int, int], str],
 ) -> None:
     title, normal, (x, y), letters = plane
     shape, spacing = scans.collection.shapes[scan], scans.collection.spacings[scan]
@@ -111,9 +143,14 @@ def _scan(
         if view.scan != scan:
             continue
         style = "-" if view.box.start[normal] <= level < view.box.stop[normal] else ":"
-        corner, extent = (view.box.start[x] - 0.5, view.box.start[y] - 0.5), (view.box.size[x], view.box.size[y])
+        corner, extent = (
+            (view.box.start[x] - 0.5, view.box.start[y] - 0.5),
+            (view.box.size[x], view.box.size[y]),
+        )
         colour = COLOURS[number % len(COLOURS)]
-        axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style))
+        axis.add_patch(
+            Rectangle(corner, *extent, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style)
+        )
     axis.set_title(f"{title} (→{letters[0]}, ↑{letters[1]})", fontsize=7)
 
 
@@ -148,7 +185,9 @@ def picture_of_relation(facts: PairFacts) -> np.ndarray:
     texts, spread = right.subfigures(2, 1, squeeze=False, height_ratios=[0.8, 1])[:, 0]
     axis = texts.subplots()
     axis.axis("off")
-    axis.text(0, 1, "\n".join(facts.lines()), va="top", fontsize=10, family="monospace", transform=axis.transAxes)
+    axis.text(
+        0, 1, "\n".join(facts.lines()), va="top", fontsize=10, family="monospace", transform=axis.transAxes
+    )
     for axis, (name, values) in zip(spread.subplots(1, len(facts.spread)), facts.spread.items(), strict=True):
         axis.set_title(name, fontsize=8)
         axis.tick_params(labelsize=7)
@@ -168,7 +207,9 @@ def _matrix(axis: Any, facts: PairFacts) -> None:
     axis.set_title(f"relation of {facts.items} (one row per anchor)", fontsize=9)
     legend = [(ATTRACTED, "attracted (paler: weaker)"), (REPELLED, "repelled"), (IGNORED, "ignored")]
     handles = [Patch(facecolor=colour, label=text) for colour, text in legend]
-    axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=8, frameon=False)
+    axis.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=8, frameon=False
+    )
 
 
 def colours_of(relation: Relation) -> np.ndarray:

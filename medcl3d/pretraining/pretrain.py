@@ -44,11 +44,17 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
     with process_group() as device:
         parts = assemble(config)
         say(summary(parts))
-        asked = Asked(config.probe, parts.store, config.data, config.train.log_every) if config.probe else None
+        asked = (
+            Asked(config.probe, parts.store, config.data, config.train.log_every) if config.probe else None
+        )
         if check:
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        provenance = {**fingerprints(parts.store), "kind": "pretrain", "precision": precision_used(config.train.precision, device)}
+        provenance = {
+            **fingerprints(parts.store),
+            "kind": "pretrain",
+            "precision": precision_used(config.train.precision, device),
+        }
         with run_folder(config.out_dir, plain(config), provenance, model=PretrainConfig) as run:
             if run.finished:
                 say(f"{config.out_dir}: this pretraining is done; remove the folder to repeat it")
@@ -118,7 +124,12 @@ def sidecar(parts: Pretraining) -> dict[str, Any]:
         "spacing_mm": [float(value) for value in torch.from_numpy(collection.spacings).median(0).values],
         "patch_size": list(config.data.patch_size),
         "intensity": parts.store.intensity(),
-        "pretraining": {"pairs": plain(config.pairs), "objective": plain(config.objective), "placebo": config.placebo, "seed": config.seed},
+        "pretraining": {
+            "pairs": plain(config.pairs),
+            "objective": plain(config.objective),
+            "placebo": config.placebo,
+            "seed": config.seed,
+        },
         "pretraining_patients": sorted(collection.table["patient"].unique().tolist()),
         "provenance": {"data": parts.store.fingerprint(), **versions()},
         # Last, since it is long: one line per scan.

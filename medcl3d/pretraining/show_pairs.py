@@ -44,7 +44,12 @@ td + td {{ text-align: right; font-variant-numeric: tabular-nums; }} pre {{ over
 
 
 def show_pairs(
-    config_path: Path, overrides: Sequence[str], out: Path, page: bool = False, num_samples: int = 3, check: bool = False
+    config_path: Path,
+    overrides: Sequence[str],
+    out: Path,
+    page: bool = False,
+    num_samples: int = 3,
+    check: bool = False,
 ) -> PairFacts | None:
     """Write a PNG of the first batch (samples, relation, counts); with `page` also an HTML file.
 
@@ -73,14 +78,18 @@ def show_pairs(
     return facts
 
 
-def _page(parts: Pretraining, facts: PairFacts, pairs: np.ndarray, relation: np.ndarray, config_path: Path) -> str:
+def _page(
+    parts: Pretraining, facts: PairFacts, pairs: np.ndarray, relation: np.ndarray, config_path: Path
+) -> str:
     """A self-contained HTML page."""
     rows = (line.rsplit(maxsplit=1) for line in facts.lines())
     return PAGE.format(
         title=html.escape(f"Pairs of {config_path.stem}"),
         summary=html.escape(summary(parts)),
         samples=min(3, len(parts.anchors.ids)),
-        counts="".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows),
+        counts="".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows
+        ),
         config=html.escape(config_path.read_text(encoding="utf-8")),
         pairs=_embedded(pairs),
         relation=_embedded(relation),
@@ -100,5 +109,8 @@ def _embedded(image: np.ndarray) -> str:
 def _above(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     """Stack two pictures; the narrower one is padded with white."""
     width = max(top.shape[1], bottom.shape[1])
-    padded = [np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), constant_values=255) for image in (top, bottom)]
+    padded = [
+        np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), constant_values=255)
+        for image in (top, bottom)
+    ]
     return np.concatenate(padded)

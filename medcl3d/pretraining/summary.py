@@ -36,7 +36,8 @@ def summary(parts: Pretraining) -> str:
             ),
             *warmup_warning(config.train),
             *(f"  {note}" for note in objective_notes(learner.objective, config.train.steps)),
-            f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective {count['objective'] / 1e6:.2f} million",
+            f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective "
+            f"{count['objective'] / 1e6:.2f} million",
             f"  {flops / 1e9:.2f} GFLOP per crop of {' x '.join(map(str, config.data.patch_size))}, one "
             "forward pass",
         ]

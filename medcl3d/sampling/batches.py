@@ -45,4 +45,7 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
         # What ended the worker is either the error itself or the one that it was raised from.
         if full or "shared memory" in f"{error} {error.__cause__}":
             raise MachineError(f"{said}: {full or f'shared memory is full; {REMEDY}'}") from error
-        raise MachineError(f"{said}; was it out of memory, or killed? Fewer train.workers need less; the same command resumes") from error
+        raise MachineError(
+            f"{said}; was it out of memory, or killed? Fewer train.workers need less; the same command "
+            "resumes"
+        ) from error

@@ -12,10 +12,13 @@ from medcl3d.core.geometry import ViewSpec
 
 
 def to_grid(crop: Tensor, view: ViewSpec) -> Tensor:
-    """Resample a box's voxels ``[C, D, H, W]`` to its view's grid: linear, averaged along axes that shrink."""
+    """Resample a box's voxels ``[C, D, H, W]`` to its view's grid: linear, averaged along axes that
+    shrink.
+    """
     if view.out_shape == view.box.size:
         return crop
-    # Linear samples, enough in each voxel of the view to read all of the box: exact for ramps, unlike a filter.
+    # Linear samples, enough in each voxel of the view to read all of the box: exact for ramps, unlike a
+    # filter.
     times = [-(-size // length) for size, length in zip(view.box.size, view.out_shape, strict=True)]
     fine = [length * n for length, n in zip(view.out_shape, times, strict=True)]
     samples = F.interpolate(crop[None], size=fine, mode="trilinear", align_corners=False)
@@ -33,4 +36,6 @@ def view_affine(collection: Collection, view: ViewSpec) -> Tensor:
 
 def view_spacing(collection: Collection, view: ViewSpec) -> Tensor:
     """``Float64[3]`` mm per voxel of the view's grid."""
-    return torch.from_numpy(collection.spacings[view.scan] * np.array(view.box.size) / np.array(view.out_shape))
+    return torch.from_numpy(
+        collection.spacings[view.scan] * np.array(view.box.size) / np.array(view.out_shape)
+    )

@@ -54,37 +54,58 @@ class PairDataset(Dataset[RawBatch]):
 
     def __getitem__(self, step: int) -> RawBatch:
         collection = self.scans.collection
-        samples = [self.strategy.sample(collection, *self.draw(step, index)) for index in range(self.per_rank)]
+        samples = [
+            self.strategy.sample(collection, *self.draw(step, index)) for index in range(self.per_rank)
+        ]
         return self.collate(step, samples, [[self._crop(view) for view in views] for views in samples])
 
     def draw(self, step: int, index: int) -> tuple[int, np.random.Generator]:
-        """The anchor of this rank's sample `index` of a step, and the generator that its views are drawn with."""
+        """The anchor of this rank's sample `index` of a step, and the generator that its views are drawn
+        with.
+        """
         _, anchors = self.plan.samples(step)
         return int(anchors[self.rank * self.per_rank + index]), self._generator(step, index, Stream.SAMPLE)
 
     def _generator(self, step: int, index: int, stream: int) -> np.random.Generator:
         # A sample's name within its epoch: its place in the epoch's global order.
         epoch, batch = divmod(step, self.plan.steps_per_epoch)
-        return generator(self.plan.seed, epoch, batch * self.plan.samples_per_step + self.rank * self.per_rank + index, stream)
+        return generator(
+            self.plan.seed,
+            epoch,
+            batch * self.plan.samples_per_step + self.rank * self.per_rank + index,
+            stream,
+        )
 
-    def collate(self, step: int, samples: Sequence[tuple[ViewSpec, ...]], crops: Sequence[Sequence[Tensor]]) -> RawBatch:
-        """This rank's batch of a step from what was drawn and its voxels, ``[C, D, H, W]`` for each view of each sample."""
+    def collate(
+        self, step: int, samples: Sequence[tuple[ViewSpec, ...]], crops: Sequence[Sequence[Tensor]]
+    ) -> RawBatch:
+        """This rank's batch of a step from what was drawn and its voxels, ``[C, D, H, W]`` for each view of
+        each sample.
+        """
         pairs = enumerate(zip(samples, crops, strict=True))
         return RawBatch.cat([self._sample(step, index, views, voxels) for index, (views, voxels) in pairs])
 
-    def _sample(self, step: int, index: int, views: tuple[ViewSpec, ...], crops: Sequence[Tensor]) -> RawBatch:
+    def _sample(
+        self, step: int, index: int, views: tuple[ViewSpec, ...], crops: Sequence[Tensor]
+    ) -> RawBatch:
         roles = dict.fromkeys(view.role for view in views)
         numbers = [[v for v, view in enumerate(views) if view.role == role] for role in roles]
-        groups = tuple(self._group(step, index, [views[v] for v in of_role], [crops[v] for v in of_role], of_role) for of_role in numbers)
+        groups = tuple(
+            self._group(step, index, [views[v] for v in of_role], [crops[v] for v in of_role], of_role)
+            for of_role in numbers
+        )
         if not self.num_points:
             return RawBatch(groups)
         return RawBatch(groups, self._points(groups[0], self._generator(step, index, Stream.POINTS)))
 
-    def _group(self, step: int, index: int, views: list[ViewSpec], crops: list[Tensor], numbers: list[int]) -> RawGroup:
+    def _group(
+        self, step: int, index: int, views: list[ViewSpec], crops: list[Tensor], numbers: list[int]
+    ) -> RawGroup:
         """The views of one role of a sample; `numbers` are theirs within it."""
         collection = self.scans.collection
         draws = [
-            self.recipe.draw(self._generator(step, index, Stream.VIEW + v), view.out_shape) for v, view in zip(numbers, views, strict=True)
+            self.recipe.draw(self._generator(step, index, Stream.VIEW + v), view.out_shape)
+            for v, view in zip(numbers, views, strict=True)
         ]
         run_wide = np.full(len(views), step * self.plan.samples_per_step + self.rank * self.per_rank + index)
         return RawGroup(
@@ -98,7 +119,9 @@ class PairDataset(Dataset[RawBatch]):
         )
 
     def _crop(self, view: ViewSpec) -> Tensor:
-        return to_grid(torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box)), view)
+        return to_grid(
+            torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box)), view
+        )
 
     def _points(self, batch: RawGroup, rng: np.random.Generator) -> Points:
         """Positions inside every scan and every global view of the sample, uniform in their intersection.
@@ -109,27 +132,35 @@ class PairDataset(Dataset[RawBatch]):
         # Boxes of one scan intersect on its grid; boxes of other scans are compared in world mm below.
         boxes = [view.box for view in batch.views if view.scan == first]
         low = np.maximum(np.max([box.start for box in boxes], axis=0), 0) - 0.5
-        high = np.maximum(np.minimum(np.min([box.stop for box in boxes], axis=0), collection.shapes[first]) - 0.5, low)
+        high = np.maximum(
+            np.minimum(np.min([box.stop for box in boxes], axis=0), collection.shapes[first]) - 0.5, low
+        )
         voxels = rng.uniform(low, high, (self.num_points * CANDIDATES_PER_POINT, 3))
         world = torch.from_numpy(collection.world(np.full(len(voxels), first), voxels))
         shape = batch.crops.shape[2:]
         affine = batch.affine @ self.recipe.voxel_map(batch.parameters, tuple(shape), batch.spacing_mm)
         scans = [view.scan for view in batch.views]
-        of_scans = _inside(world, torch.from_numpy(collection.affines[scans]), torch.from_numpy(collection.shapes[scans]))
+        of_scans = _inside(
+            world, torch.from_numpy(collection.affines[scans]), torch.from_numpy(collection.shapes[scans])
+        )
         inside = _inside(world, affine, torch.tensor(shape).expand(len(affine), 3)) & of_scans
         inside &= bool((high > low).all()) and all(collection.share_frame(first, scan) for scan in scans)
         # The first points inside every view; if they are too few, the rest is marked as not valid.
         chosen = torch.argsort(inside.to(torch.int8), descending=True, stable=True)[: self.num_points]
         position, valid = world[chosen], inside[chosen]
         key = (
-            position[torch.from_numpy(rng.permutation(self.num_points))] if self.is_placebo and permutes_points(self.strategy) else position
+            position[torch.from_numpy(rng.permutation(self.num_points))]
+            if self.is_placebo and permutes_points(self.strategy)
+            else position
         )
         body = torch.from_numpy(collection.body.place(np.full(len(position), first), position.numpy()))
         return Points(position[None], key[None], body[None], valid[None])
 
 
 def _inside(world: Tensor, affines: Tensor, shapes: Tensor) -> Tensor:
-    """``Bool[P]``: positions ``[P, 3]`` in mm that are inside all of the grids, ``[V, 4, 4]`` of ``[V, 3]`` voxels."""
+    """``Bool[P]``: positions ``[P, 3]`` in mm that are inside all of the grids, ``[V, 4, 4]`` of ``[V, 3]``
+    voxels.
+    """
     inverse = torch.linalg.inv(affines)
     voxels = torch.einsum("vij,pj->vpi", inverse[:, :3, :3], world) + inverse[:, None, :3, 3]
     return ((voxels >= -0.5) & (voxels <= shapes[:, None] - 0.5)).all(-1).all(0)

@@ -45,5 +45,7 @@ class Plan:
         order = np.array([], dtype=np.int64)
         while len(order) < wanted:
             once = rng.permutation(self.anchors)
-            order = np.concatenate([order, once if self.companions is None else self.companions.arranged(once, rng)])
+            order = np.concatenate(
+                [order, once if self.companions is None else self.companions.arranged(once, rng)]
+            )
         return order[:wanted].reshape(-1, self.samples_per_step)

@@ -31,12 +31,17 @@ def subject_of(store: Store, scans: dict[int, int]) -> tio.Subject:
         path, affine = store.path(scan), store.collection.affines[scan]
         fill = store.scans[scan]["normalisation"]["fill"]
         content[str(store.scans[scan]["scan"])] = tio.ScalarImage(
-            path, reader=partial(read_stored, affine=affine, scaling=store.scaling(scan)), verify_path=False, **{ROW: row, FILL: fill}
+            path,
+            reader=partial(read_stored, affine=affine, scaling=store.scaling(scan)),
+            verify_path=False,
+            **{ROW: row, FILL: fill},
         )
     return tio.Subject(content)
 
 
-def read_stored(path: str | Path, *, affine: np.ndarray, scaling: Scaling = AS_STORED) -> tuple[torch.Tensor, np.ndarray]:
+def read_stored(
+    path: str | Path, *, affine: np.ndarray, scaling: Scaling = AS_STORED
+) -> tuple[torch.Tensor, np.ndarray]:
     """A whole stored scan, ``Float32[C, D, H, W]``, and its affine: a reader for TorchIO's images."""
     return torch.from_numpy(unpack(open_array(Path(path))[...], scaling)), affine
 
@@ -48,7 +53,10 @@ class _SamplesOfRun(tio.SubjectsDataset):
         self.dataset = dataset
         patients = dataset.scans.collection.columns["patient"]
         self.subjects = {
-            patient: subject_of(dataset.store, {int(row): int(dataset.scans.rows[row]) for row in np.flatnonzero(patients == patient)})
+            patient: subject_of(
+                dataset.store,
+                {int(row): int(dataset.scans.rows[row]) for row in np.flatnonzero(patients == patient)},
+            )
             for patient in np.unique(patients)
         }
         self.patients = patients
@@ -69,7 +77,8 @@ def torchio_batches(dataset: PairDataset, workers: int, start: int) -> Iterator[
     """The batches of steps `start` .. `steps` - 1 of a dataset, cut by a `PairSampler` behind a `tio.Queue`.
 
     The queue is not shuffled, since the plan of the run already is; so the samples are those of the store's
-    loader, also after a resume. Whole scans are read for each sample (by `workers`), which is what TorchIO does.
+    loader, also after a resume. Whole scans are read for each sample (by `workers`), which is what TorchIO
+    does.
     """
     per_rank = dataset.per_rank
     samples = _SamplesOfRun(dataset)

@@ -47,6 +47,7 @@ def verify_stored(root: Path, about: Mapping[str, Any]) -> None:
             path = stored_path(root, about, is_label=is_label)
             raise DataError(f"{path}: the voxels changed after preparing; {PREPARE_AGAIN}")
 
+
 SCHEMA = 2
 
 

@@ -64,13 +64,19 @@ def _in_order(rows: Embeddings, raw: RawBatch) -> Embeddings:
     return rows[torch.argsort(number, stable=True)]
 
 
-def refuse_batch_statistics(samples: int, encoder: str, network: nn.Module, objective_name: str, objective: nn.Module) -> None:
+def refuse_batch_statistics(
+    samples: int, encoder: str, network: nn.Module, objective_name: str, objective: nn.Module
+) -> None:
     """ConfigError if a module computes batch statistics: those of a chunk differ from those of the batch."""
     for field, root in ((f"encoder.{encoder}", network), (f"objective.{objective_name}", objective)):
         for module in root.modules():
             if isinstance(module, _BatchNorm) or getattr(module, "batch_statistics", False):
                 instead = "group" if root is network else "layer"
-                what = "norm: batch" if isinstance(module, _BatchNorm) else f"the batch statistics of {type(module).__name__}"
+                what = (
+                    "norm: batch"
+                    if isinstance(module, _BatchNorm)
+                    else f"the batch statistics of {type(module).__name__}"
+                )
                 raise ConfigError(
                     f"train.grad_cache = {samples} with {field} ({what}): statistics of a chunk differ from "
                     "those of the batch; set train.grad_cache to 0, or use another norm in the "

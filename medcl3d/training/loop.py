@@ -11,7 +11,14 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -125,7 +132,12 @@ def fit(
     non-finite.
     """
     model.to(device)
-    apply_cost_options(model, checkpointing=options.checkpointing, channels_last=options.channels_last, compiled=options.compile)
+    apply_cost_options(
+        model,
+        checkpointing=options.checkpointing,
+        channels_last=options.channels_last,
+        compiled=options.compile,
+    )
     optimizer = build_optimizer(
         model,
         options.optimizer,
@@ -214,7 +226,10 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder)
 
 def _save_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, step: int) -> None:
     if rank() == 0:
-        save(run.checkpoints, TrainState(step, model.state_dict(), optimizer.state_dict(), torch.get_rng_state()))
+        save(
+            run.checkpoints,
+            TrainState(step, model.state_dict(), optimizer.state_dict(), torch.get_rng_state()),
+        )
         run.status("running", step)
 
 
@@ -275,7 +290,10 @@ class _progress:
             if console.is_terminal:
                 self._bar.update(task, completed=step, loss=float(loss.metrics["loss"]))
             elif rank() == 0 and (step % stride == 0 or step == self.total):
-                console.print(f"{self.title}: step {step} of {self.total}, loss {float(loss.metrics['loss']):.4f}", highlight=False)
+                console.print(
+                    f"{self.title}: step {step} of {self.total}, loss {float(loss.metrics['loss']):.4f}",
+                    highlight=False,
+                )
 
         return advance
 

@@ -48,7 +48,9 @@ def build_optimizer(
     return LARS(groups, lr=lr, momentum=momentum)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
     """Trainable parameters, with and without weight decay; with `layer_decay` by layer, deepest first.
 
     Norms, biases, tokens and learned positions are not decayed, since they do not multiply activations. With
@@ -66,7 +68,14 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float |
             parameters = [p for name, p in own if is_decayed(name, p) == decays]
             if parameters:
                 # Checkpoints depend on this order: a resumed run assigns optimiser moments by position.
-                groups.append({"params": parameters, "weight_decay": weight_decay if decays else 0.0, "decays": decays, "lr_share": share})
+                groups.append(
+                    {
+                        "params": parameters,
+                        "weight_decay": weight_decay if decays else 0.0,
+                        "decays": decays,
+                        "lr_share": share,
+                    }
+                )
     return groups
 
 

@@ -30,7 +30,14 @@ from medcl3d.objectives.diagnostics import Watch
 from medcl3d.store.fingerprints import changed
 
 # Fields that do not affect training or its order: a run may resume with other values.
-FREE_FIELDS = ("train.workers", "train.log_every", "train.checkpoint_every", "train.checkpointing", "out_dir", "probe")
+FREE_FIELDS = (
+    "train.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.checkpointing",
+    "out_dir",
+    "probe",
+)
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
 
@@ -55,7 +62,11 @@ class RunFolder:
         row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self._to_board(lambda board: [board.add_scalar(name, value, step) for name, value in row.items() if name != "step"])
+        self._to_board(
+            lambda board: [
+                board.add_scalar(name, value, step) for name, value in row.items() if name != "step"
+            ]
+        )
         for text in self._watch.look(row):
             self.warn(step, text)
 
@@ -196,19 +207,30 @@ def _lock(path: Path) -> FileLock | None:
 
 
 def _open(
-    path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], command: Sequence[str], model: type[Any] | None
+    path: Path,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    command: Sequence[str],
+    model: type[Any] | None,
 ) -> tuple[bool, bool] | UserError:
     file = path / "config.yaml"
     resumed = file.is_file()
     if resumed:
         old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
-        lines = [line for line in differences(old, dict(config)) if not line.split(":")[0].startswith(FREE_FIELDS)]
+        lines = [
+            line for line in differences(old, dict(config)) if not line.split(":")[0].startswith(FREE_FIELDS)
+        ]
         if lines:
             return ConfigError(
-                f"{path}: holds a run with another configuration ({'; '.join(lines[:5])}{'; ...' if len(lines) > 5 else ''}); "
+                f"{path}: holds a run with another configuration "
+                f"({'; '.join(lines[:5])}{'; ...' if len(lines) > 5 else ''}); "
                 "set another out_dir, or remove the folder to start again"
             )
-        earlier = json.loads((path / "provenance.json").read_text(encoding="utf-8")) if (path / "provenance.json").is_file() else {}
+        earlier = (
+            json.loads((path / "provenance.json").read_text(encoding="utf-8"))
+            if (path / "provenance.json").is_file()
+            else {}
+        )
         other = changed(earlier, provenance)
         if other:
             return ConfigError(
@@ -219,7 +241,8 @@ def _open(
     finished = read_status(path).get("state") == "done"
     if not finished:
         write_text(
-            path / "provenance.json", json.dumps({**provenance, **versions(), "command": list(command or sys.argv)}, indent=1) + "\n"
+            path / "provenance.json",
+            json.dumps({**provenance, **versions(), "command": list(command or sys.argv)}, indent=1) + "\n",
         )
     return resumed, finished
 

@@ -15,7 +15,9 @@ from medcl3d.encoders.network import Network
 from medcl3d.encoders.recompute import recompute_blocks
 
 
-def apply_cost_options(model: nn.Module, *, checkpointing: bool = False, channels_last: bool = False, compiled: bool = False) -> None:
+def apply_cost_options(
+    model: nn.Module, *, checkpointing: bool = False, channels_last: bool = False, compiled: bool = False
+) -> None:
     """Apply cost options to the networks inside `model`, in place; the keys of its state do not change.
 
     checkpointing   recompute activations inside the blocks of the encoder in the backward pass

@@ -70,7 +70,9 @@ class Intensity:
         ):
             if chance[i] < probability:
                 drawn[i] = log_uniform(value[i], interval)
-        drawn[3] = (chance[3] < self.blur_probability) * (self.blur_sigma[0] + (self.blur_sigma[1] - self.blur_sigma[0]) * value[3])
+        drawn[3] = (chance[3] < self.blur_probability) * (
+            self.blur_sigma[0] + (self.blur_sigma[1] - self.blur_sigma[0]) * value[3]
+        )
         drawn[4] = (chance[4] < self.noise_probability) * self.noise_std * value[4]
         drawn[5] = (chance[5] < self.brightness_probability) * self.brightness * (2 * value[5] - 1)
         drawn[6] = value[7] < self.gamma_inverted
@@ -98,12 +100,18 @@ def named(parameters: Parameters) -> Parameters:
     return dict(zip(NAMES, values[:, :-6].unbind(1), strict=True)) | cutout | {"seed": parameters["seed"]}
 
 
-def _where(chosen: Tensor, voxels: Tensor, change: Callable[[Tensor, Parameters], Tensor], parameters: Parameters) -> None:
+def _where(
+    chosen: Tensor, voxels: Tensor, change: Callable[[Tensor, Parameters], Tensor], parameters: Parameters
+) -> None:
     """Apply `change` only to the samples `chosen`; the others keep every bit and take no time."""
     if chosen.any():
         rows = chosen.nonzero()[:, 0]
         here = rows.to(voxels.device)
-        voxels.index_copy_(0, here, change(voxels.index_select(0, here), {name: value[rows] for name, value in parameters.items()}))
+        voxels.index_copy_(
+            0,
+            here,
+            change(voxels.index_select(0, here), {name: value[rows] for name, value in parameters.items()}),
+        )
 
 
 def _column(value: Tensor, voxels: Tensor) -> Tensor:
@@ -114,7 +122,9 @@ def _degrade(voxels: Tensor, p: Parameters) -> Tensor:
     """Blur and reduce resolution: both are linear along each axis, so one matrix per axis does both."""
     for axis, length in enumerate(voxels.shape[2:]):
         if length > 1:
-            matrix = low_resolution_matrix(p["low_resolution"], length) @ blur_matrix(p["sigma"][:, axis], length)
+            matrix = low_resolution_matrix(p["low_resolution"], length) @ blur_matrix(
+                p["sigma"][:, axis], length
+            )
             voxels = _along(voxels, matrix.to(voxels), axis)
     return voxels
 
@@ -175,7 +185,14 @@ def _gamma(voxels: Tensor, p: Parameters) -> Tensor:
     x, mean, spread = _standardise(x)
     smallest = torch.finfo(x.dtype).tiny
     # exp(gamma * log x) takes a quarter of the time of a power; the log of 0 is -inf, whose exponential is 0.
-    x = x.add_(mean - low).clamp_(min=0).div_((high - low).clamp(min=smallest)).log_().mul_(_column(p["gamma"], voxels)).exp_()
+    x = (
+        x.add_(mean - low)
+        .clamp_(min=0)
+        .div_((high - low).clamp(min=smallest))
+        .log_()
+        .mul_(_column(p["gamma"], voxels))
+        .exp_()
+    )
     x, _, changed = _standardise(x)
     return x.mul_(sign * spread / changed.clamp(min=smallest)).add_(sign * mean)
 

@@ -57,7 +57,9 @@ class Recipe:
 
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
         """Draw the parameters of a view of `shape` voxels, with fixed keys and shapes so that they stack."""
-        drawn: dict[str, np.ndarray] = {} if self.intensity or self.spatial else {"seed": np.zeros((), dtype=np.int64)}
+        drawn: dict[str, np.ndarray] = (
+            {} if self.intensity or self.spatial else {"seed": np.zeros((), dtype=np.int64)}
+        )
         if self.spatial:
             drawn |= self.spatial.draw(rng, shape)
         if self.intensity:

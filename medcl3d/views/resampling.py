@@ -74,12 +74,16 @@ def _in_two_passes(voxels: Tensor, maps: Tensor, axis: int) -> Tensor:
     order = [axis, b, c]
     linear, shift = maps[:, order][:, :, order], maps[:, order, 3]
     slope = linear[:, 1:, 0] / linear[:, :1, 0]
-    in_plane = torch.cat([slope[:, :, None], linear[:, 1:, 1:] - slope[:, :, None] * linear[:, :1, 1:]], dim=2)
+    in_plane = torch.cat(
+        [slope[:, :, None], linear[:, 1:, 1:] - slope[:, :, None] * linear[:, :1, 1:]], dim=2
+    )
     num, channels = voxels.shape[:2]
     depth, height, width = (voxels.shape[2 + k] for k in order)
 
     planes = voxels.permute(0, 2 + axis, 1, 2 + b, 2 + c).reshape(num * depth, channels, height, width)
-    grid = _grid(in_plane, shift[:, 1:] - slope * shift[:, :1], (depth, height, width), (height, width), voxels)
+    grid = _grid(
+        in_plane, shift[:, 1:] - slope * shift[:, :1], (depth, height, width), (height, width), voxels
+    )
     planes = F.grid_sample(planes, grid.flatten(0, 1), padding_mode="border", align_corners=False)
 
     lines = planes.view(num, depth, channels, height, width).transpose(1, 3)
@@ -104,8 +108,12 @@ def _grid(linear: Tensor, offset: Tensor, shape: Sequence[int], size: Sequence[i
     length = torch.tensor(size, dtype=linear.dtype)
     linear = (linear * 2 / length[:, None]).flip(1)
     offset = ((2 * offset + 1) / length - 1).flip(1)
-    first, second, third = (torch.arange(n, dtype=linear.dtype)[:, None] * linear[:, None, :, k] for k, n in enumerate(shape))
+    first, second, third = (
+        torch.arange(n, dtype=linear.dtype)[:, None] * linear[:, None, :, k] for k, n in enumerate(shape)
+    )
     num, (depth, height, width), k = len(linear), shape, len(size)
-    plane = (second[:, :, None] + (third + offset[:, None])[:, None]).to(like).reshape(num, 1, height, width * k)
+    plane = (
+        (second[:, :, None] + (third + offset[:, None])[:, None]).to(like).reshape(num, 1, height, width * k)
+    )
     slices = first.to(like).repeat(1, 1, width).view(num, depth, 1, width * k)
     return (slices + plane).view(num, depth, height, width, k)

@@ -115,7 +115,17 @@ def voxel_map(parameters: Parameters, shape: Triple, spacing_mm: Tensor) -> Tens
 def _rotation(angle: Tensor) -> Tensor:
     """``[N, 3]`` radians about the axes d, h, w -> ``[N, 3, 3]``, the rotation about d first."""
     (a, b, c), (x, y, z) = angle.cos().unbind(1), angle.sin().unbind(1)
-    rows = (b * c, x * y * c - a * z, a * y * c + x * z, b * z, x * y * z + a * c, a * y * z - x * c, -y, x * b, a * b)
+    rows = (
+        b * c,
+        x * y * c - a * z,
+        a * y * c + x * z,
+        b * z,
+        x * y * z + a * c,
+        a * y * z - x * c,
+        -y,
+        x * b,
+        a * b,
+    )
     return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 

@@ -24,7 +24,9 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         monkeypatch.setitem(MODELS, command, f"fake_runs:{name}")
     fake = str(HERE / "fake_runs.py")
     for module in (local, slurm):
-        monkeypatch.setattr(module, "command_of", lambda run: [fake, run.command, str(run.config), *run.overrides])
+        monkeypatch.setattr(
+            module, "command_of", lambda run: [fake, run.command, str(run.config), *run.overrides]
+        )
     files = {
         "dense.yaml": {
             "pairs": {"voxel_correspondence": {"num_points": 9}},
@@ -32,7 +34,12 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
             "train": {"steps": 5},
             "out_dir": "x",
         },
-        "simclr.yaml": {"pairs": {"overlapping_crops": {}}, "objective": {"simclr": {}}, "train": {"steps": 5}, "out_dir": "x"},
+        "simclr.yaml": {
+            "pairs": {"overlapping_crops": {}},
+            "objective": {"simclr": {}},
+            "train": {"steps": 5},
+            "out_dir": "x",
+        },
         "finetune.yaml": {"train": {"steps": 3}, "out_dir": "x"},
     }
     for name, content in files.items():

@@ -1,7 +1,8 @@
 """Commands with the contract of `medcl3d pretrain` and `finetune` that learn nothing and take no time.
 
 As a script it is such a command; as a module it gives the types of their configurations. A run's Dice
-is known beforehand: 0.5, more with labels, the arm's `gain`, and an offset of the replicate that all arms share.
+is known beforehand: 0.5, more with labels, the arm's `gain`, and an offset of the replicate that all arms
+share.
 """
 
 from __future__ import annotations
@@ -57,7 +58,13 @@ class FinetuneConfig:
 
 def dice_of(config: FinetuneConfig) -> float:
     """The Dice of a fake fine-tuning."""
-    return 0.5 + 0.01 * config.num_labelled + config.gain + 0.02 * config.seed + 0.001 * ((config.seed * 7 + len(config.init)) % 5)
+    return (
+        0.5
+        + 0.01 * config.num_labelled
+        + config.gain
+        + 0.02 * config.seed
+        + 0.001 * ((config.seed * 7 + len(config.init)) % 5)
+    )
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -66,13 +73,21 @@ def finetune(config: FinetuneConfig) -> None:
         print("the log begins")
         sys.exit("medcl3d: the scan <b>17</b> is broken; mend it")
     dice = dice_of(config)
-    cases = [{"scan": f"scan{k}", "patient": f"p{k}", "class": "1", "dice": dice + 0.01 * k} for k in range(-4, 5)]
-    split = {"labelled": [f"p{config.seed}"] * config.num_labelled, "test": [c["patient"] for c in cases], "seed": config.test_seed}
+    cases = [
+        {"scan": f"scan{k}", "patient": f"p{k}", "class": "1", "dice": dice + 0.01 * k} for k in range(-4, 5)
+    ]
+    split = {
+        "labelled": [f"p{config.seed}"] * config.num_labelled,
+        "test": [c["patient"] for c in cases],
+        "seed": config.test_seed,
+    }
     metrics = {
         "dice": {"mean": dice, "low": dice - 0.1, "high": dice + 0.1, "n": len(cases)},
         "hd95_mm": {"mean": 3.0, "low": 2, "high": 4, "n": 9},
     }
-    (config.out_dir / "results.json").write_text(json.dumps({"metrics": metrics, "cases": cases, "split": split}))
+    (config.out_dir / "results.json").write_text(
+        json.dumps({"metrics": metrics, "cases": cases, "split": split})
+    )
 
 
 def main(command: str, path: str, *overrides: str) -> None:
@@ -81,12 +96,17 @@ def main(command: str, path: str, *overrides: str) -> None:
     folder = config.out_dir
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
-    (folder / "provenance.json").write_text(json.dumps({"data": "abc", "versions": {"torch": "2"}, "python": "3", "commit": "f00"}))
+    (folder / "provenance.json").write_text(
+        json.dumps({"data": "abc", "versions": {"torch": "2"}, "python": "3", "commit": "f00"})
+    )
     (folder / "starts.txt").open("a").write(f"{time.monotonic()} {os.environ.get('OMP_NUM_THREADS')}\n")
     signal.signal(signal.SIGTERM, lambda *_: (_status(folder, "stopped"), os._exit(75)))
     _status(folder, "running")
     if command == "pretrain":
-        rows = [{"step": step, "loss": 1 / step, "samples_per_s": 8.0} for step in range(1, config.train.steps + 1)]
+        rows = [
+            {"step": step, "loss": 1 / step, "samples_per_s": 8.0}
+            for step in range(1, config.train.steps + 1)
+        ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "encoder.safetensors").write_text(f"{config.pairs} {config.seed}")
     else:

@@ -86,9 +86,18 @@ def written(folder: Path, content: dict[str, Any] = CONFIG) -> Path:
         patch.chdir(folder)
         for command, name in (("pretrain", "PretrainConfig"), ("finetune", "FinetuneConfig")):
             patch.setitem(MODELS, command, f"tests.comparison.fake_runs:{name}")
-        recipes = (("overlap", "overlapping_crops", "simclr"), ("dense", "voxel_correspondence", "dense"), ("mae", "whole", "mae"))
+        recipes = (
+            ("overlap", "overlapping_crops", "simclr"),
+            ("dense", "voxel_correspondence", "dense"),
+            ("mae", "whole", "mae"),
+        )
         for name, pairs, objective in recipes:
-            recipe = {"pairs": {pairs: {}}, "objective": {objective: {}}, "train": {"steps": 200}, "out_dir": "x"}
+            recipe = {
+                "pairs": {pairs: {}},
+                "objective": {objective: {}},
+                "train": {"steps": 200},
+                "out_dir": "x",
+            }
             Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe))
         Path("finetune.yaml").write_text(yaml.safe_dump({"train": {"steps": 100}, "out_dir": "x"}))
         Path("compare.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -113,13 +122,21 @@ def _run(run: Run, rng: np.random.Generator, of_case: np.ndarray) -> None:
     run.folder.mkdir(parents=True)
     (run.folder / "config.yaml").write_text(yaml.safe_dump(plain(dict(run.planned))))
     commit = "f00d" if run.seed else "cafe"
-    provenance = {"data": "5f2d" * 16, "versions": {"torch": "2.13.0"}, "python": "3.11", "commit": commit, "device": "a processor"}
+    provenance = {
+        "data": "5f2d" * 16,
+        "versions": {"torch": "2.13.0"},
+        "python": "3.11",
+        "commit": commit,
+        "device": "a processor",
+    }
     write_json(run.folder / "provenance.json", provenance)
     write_json(run.folder / "status.json", {"state": "done", "step": run.steps})
     record_cost(run.folder, run.steps * 0.8 * rng.uniform(0.9, 1.1), 900 + 100 * rng.uniform())
     steps = np.arange(10, run.steps + 1, 10)
     losses = 0.4 + 3 / np.sqrt(steps) + rng.normal(0, 0.02, len(steps))
-    rows = [{"step": int(s), "loss": float(v), "samples_per_s": 5.0} for s, v in zip(steps, losses, strict=True)]
+    rows = [
+        {"step": int(s), "loss": float(v), "samples_per_s": 5.0} for s, v in zip(steps, losses, strict=True)
+    ]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run.folder / "pictures").mkdir()
     for name in ("cases",) if run.measures else ("pairs", "relation"):
@@ -132,15 +149,26 @@ def _run(run: Run, rng: np.random.Generator, of_case: np.ndarray) -> None:
         features = rng.normal(size=(64, 8)).astype(np.float32)
         scores = label_free(features, features + rng.normal(0, 0.1, features.shape))
         write_json(run.folder / SCORES, {"schema": 1, "crops": 64, "scores": scores})
-        text = {"patient": [f"p{k % 12:03}" for k in range(64)], "age": [f"{50 + k % 20}.5" for k in range(64)], "scan": ["s"] * 64}
-        np.savez(run.folder / FEATURES, features=features, **{name: np.array(values) for name, values in text.items()})
+        text = {
+            "patient": [f"p{k % 12:03}" for k in range(64)],
+            "age": [f"{50 + k % 20}.5" for k in range(64)],
+            "scan": ["s"] * 64,
+        }
+        np.savez(
+            run.folder / FEATURES,
+            features=features,
+            **{name: np.array(values) for name, values in text.items()},
+        )
         return
     if run.needs is not None:
         write_json(run.folder / INPUTS, {"encoder_sha256": encoder_hash(run.needs)})
     labels = dict(run.cell)["num_labelled"]
     values = 0.6 + 0.05 * np.log2(labels) / 2 + of_case + rng.normal(0, 0.01) + rng.normal(0, 0.02, NUM_CASES)
     patients = [f"p{k:03}" for k in range(NUM_CASES)]
-    cases = [{"scan": f"{p}_a", "patient": p, "class": "liver", "dice": float(v)} for p, v in zip(patients, values, strict=True)]
+    cases = [
+        {"scan": f"{p}_a", "patient": p, "class": "liver", "dice": float(v)}
+        for p, v in zip(patients, values, strict=True)
+    ]
     split = {"labelled": [f"t{run.seed}_{k}" for k in range(labels)], "test": patients}
     metrics = {"dice": {"mean": float(values.mean()), "low": None, "high": None, "n": NUM_CASES}}
     write_json(run.folder / "results.json", {"metrics": metrics, "cases": cases, "split": split})

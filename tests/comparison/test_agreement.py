@@ -12,19 +12,31 @@ from medcl3d.comparison.analysis.agreement import better, rank_interval, score_a
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
 
 NAMES = ("a", "b", "c", "d")
-ARMS = {"scratch": Arm(), **{f"arm {name}": Arm(pretraining=name) for name in NAMES}, "a, all": Arm("a", {"transfer": "all"})}
-CONFIG = CompareConfig(out_dir=Path("runs"), arms=ARMS, reference="scratch", finetune=Recipe(config=Path("f.yaml")))
+ARMS = {
+    "scratch": Arm(),
+    **{f"arm {name}": Arm(pretraining=name) for name in NAMES},
+    "a, all": Arm("a", {"transfer": "all"}),
+}
+CONFIG = CompareConfig(
+    out_dir=Path("runs"), arms=ARMS, reference="scratch", finetune=Recipe(config=Path("f.yaml"))
+)
 
 
 def found_of(rankme, seeds=(0, 1, 2)):
     """Scores of four encoders: RankMe as given, alignment equal for all, uniformity for three of them."""
-    of = {name: {seed: {"alignment": 0.1, "uniformity": -2.0, "rankme": rankme(k, seed)} for seed in seeds} for k, name in enumerate(NAMES)}
+    of = {
+        name: {seed: {"alignment": 0.1, "uniformity": -2.0, "rankme": rankme(k, seed)} for seed in seeds}
+        for k, name in enumerate(NAMES)
+    }
     del of["a"][0]["uniformity"]
     return of
 
 
 ENDPOINT = {f"arm {name}": (0.1 * k, 0.2 * k, -0.1 * k) for k, name in enumerate(NAMES)}
-ENDPOINT |= {"a, all": (9.0, 9.0, 9.0), "scratch": (0.0, 0.0, 0.0)}  # neither is the first arm of a pretraining
+ENDPOINT |= {
+    "a, all": (9.0, 9.0, 9.0),
+    "scratch": (0.0, 0.0, 0.0),
+}  # neither is the first arm of a pretraining
 
 
 def test_a_score_that_orders_encoders_as_the_endpoint_does_agrees():
@@ -49,7 +61,8 @@ def test_the_sentences_name_scores_that_select_the_best():
     wrong = score_agreement(found_of(lambda k, seed: float(-k)), CONFIG, ENDPOINT, higher=True)
     assert right is not None and wrong is not None
     assert verdict(right, "dice")[0].startswith(
-        "rankme (1 of 1 scores) would have selected the encoder with the best mean dice, “d”; a random choice does so in one of 4"
+        "rankme (1 of 1 scores) would have selected the encoder with the best mean dice, “d”; a random "
+        "choice does so in one of 4"
     )
     assert verdict(wrong, "dice")[0].startswith("No score would have selected")
     assert "no interval is above 0" in verdict(wrong, "dice")[1]
@@ -58,10 +71,16 @@ def test_the_sentences_name_scores_that_select_the_best():
 def test_a_score_whose_interval_is_above_0_is_named():
     names = [f"e{k}" for k in range(12)]
     arms = {"scratch": Arm(), **{f"arm {name}": Arm(pretraining=name) for name in names}}
-    config = CompareConfig(out_dir=Path("runs"), arms=arms, reference="scratch", finetune=Recipe(config=Path("f.yaml")))
+    config = CompareConfig(
+        out_dir=Path("runs"), arms=arms, reference="scratch", finetune=Recipe(config=Path("f.yaml"))
+    )
     found = {name: {0: {"rankme": float(k)}} for k, name in enumerate(names)}
-    agreement = score_agreement(found, config, {f"arm {name}": (float(k),) for k, name in enumerate(names)}, higher=True)
-    assert agreement is not None and "rankme ordered the encoders as dice did" in verdict(agreement, "dice")[1]
+    agreement = score_agreement(
+        found, config, {f"arm {name}": (float(k),) for k, name in enumerate(names)}, higher=True
+    )
+    assert (
+        agreement is not None and "rankme ordered the encoders as dice did" in verdict(agreement, "dice")[1]
+    )
 
 
 @pytest.mark.parametrize("num", [4, 5, 7, 12])
@@ -83,7 +102,9 @@ def test_four_encoders_are_too_few_to_show_an_order():
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("replicates", [1, 2])
 def test_the_interval_covers_the_true_correlation_at_its_level(num, rho, replicates):
-    """Score and endpoint of encoders correlate, each with noise per replicate; the tolerance is 3 standard errors."""
+    """Score and endpoint of encoders correlate, each with noise per replicate; the tolerance is 3 standard
+    errors.
+    """
     rng, tries, noise = np.random.default_rng(0), 600, 0.3
     covered = 0
     for _ in range(tries):
@@ -95,7 +116,8 @@ def test_the_interval_covers_the_true_correlation_at_its_level(num, rho, replica
 
 
 @pytest.mark.parametrize(
-    ("score", "good", "bad"), [("alignment", 0.1, 0.2), ("uniformity", -3, -2), ("rankme", 9, 8), ("alpha_req", 1.1, 0.7)]
+    ("score", "good", "bad"),
+    [("alignment", 0.1, 0.2), ("uniformity", -3, -2), ("rankme", 9, 8), ("alpha_req", 1.1, 0.7)],
 )
 def test_signed_scores_are_larger_for_better_values(score: str, good: float, bad: float) -> None:
     assert better(score, good) > better(score, bad)

@@ -35,7 +35,12 @@ def table_of(config: CompareConfig, n: int, gains: dict[str, float], noise: floa
     for seed, labels in itertools.product(range(n), (2, 8)):
         shared = rng.normal(0.5, 0.1)
         rows += [
-            {"arm": arm, "num_labelled": labels, "seed": seed, "dice": shared + gains.get(arm, 0) + rng.normal(0, noise)}
+            {
+                "arm": arm,
+                "num_labelled": labels,
+                "seed": seed,
+                "dice": shared + gains.get(arm, 0) + rng.normal(0, noise),
+            }
             for arm in config.arms
         ]
     return pd.DataFrame(rows)
@@ -55,7 +60,9 @@ def test_endpoint_is_the_mean_over_label_counts_per_replicate():
     expected = stats.ttest_rel(values["a"], values["scratch"])
     assert a.endpoint.difference.low == pytest.approx(expected.confidence_interval().low)
     assert a.test.t == pytest.approx(expected.pvalue)
-    assert a.test.wilcoxon == pytest.approx(stats.wilcoxon(values["a"], values["scratch"], method="exact").pvalue)
+    assert a.test.wilcoxon == pytest.approx(
+        stats.wilcoxon(values["a"], values["scratch"], method="exact").pvalue
+    )
     p = [stats.ttest_rel(values[arm], values["scratch"]).pvalue for arm in ("a", "b")]
     assert a.test.holm == pytest.approx(2 * p[0])
     assert analysis.arm("b").test.holm == pytest.approx(max(2 * p[0], p[1]))
@@ -93,7 +100,9 @@ def test_an_incomplete_comparison_is_not_tested():
     table = table_of(config_of(), 10, {"a": 0.3})
     early = analyse(table[table["seed"] < 7], config_of())
     assert not early.tested and analyse(table, config_of()).tested
-    reason = "No test, since 3 of 10 planned replicates are missing, and only a complete comparison is tested: the"
+    reason = (
+        "No test, since 3 of 10 planned replicates are missing, and only a complete comparison is tested: the"
+    )
     assert conclusion_sentences(early)[1].startswith(reason)
 
 
@@ -101,7 +110,10 @@ def test_too_few_cases_are_not_tested():
     config, table, cases = crossed(10, num_cases=4)
     analysis = analyse(table, config, cases)
     assert not analysis.tested and analysis.arm("a").endpoint.difference.known
-    assert "since there are only 4 test patients, and intervals of so few cover too little" in conclusion_sentences(analysis)[1]
+    assert (
+        "since there are only 4 test patients, and intervals of so few cover too little"
+        in conclusion_sentences(analysis)[1]
+    )
 
 
 @pytest.mark.parametrize("n", [2, 5])
@@ -112,7 +124,9 @@ def test_under_six_replicates_there_is_no_test(n):
     assert all(arm.test is None for arm in analysis.arms)
     assert certainty.startswith("No test")
     assert "excludes 0, which suggests a difference but is not a test" in certainty
-    assert conclusion_sentences(analyse(table_of(config, n, {}, noise=0.1), config))[1].endswith("its 95% interval contains 0.")
+    assert conclusion_sentences(analyse(table_of(config, n, {}, noise=0.1), config))[1].endswith(
+        "its 95% interval contains 0."
+    )
     assert "p =" not in seen + certainty
 
 
@@ -124,7 +138,10 @@ def test_one_replicate_does_not_rank_arms():
 
 
 def test_numbers_are_written_with_their_interval():
-    assert with_interval(Interval(-0.1234, -0.2, 0.05, 3), sign=True) == "\N{MINUS SIGN}0.123 [\N{MINUS SIGN}0.200, +0.050]"
+    assert (
+        with_interval(Interval(-0.1234, -0.2, 0.05, 3), sign=True)
+        == "\N{MINUS SIGN}0.123 [\N{MINUS SIGN}0.200, +0.050]"
+    )
     assert with_interval(Interval(12.3456, float("nan"), float("nan"), 1)) == "12.35"
 
 
@@ -137,8 +154,14 @@ def crossed(n: int, num_cases: int = 20, gain: float = 0.05, **fields):
     for seed in range(config.first_seed, config.first_seed + n):
         for arm, cell in itertools.product(config.arms, cells(config)):
             values = 0.5 + of_case[arm] + rng.normal(0, 0.01) + rng.normal(0, 0.02, num_cases)
-            found[arm, cell, seed] = (float(values.mean()), {f"p{k:02}": float(v) for k, v in enumerate(values)})
-    rows = [{"arm": arm, **dict(cell), "seed": seed, "dice": value} for (arm, cell, seed), (value, _) in found.items()]
+            found[arm, cell, seed] = (
+                float(values.mean()),
+                {f"p{k:02}": float(v) for k, v in enumerate(values)},
+            )
+    rows = [
+        {"arm": arm, **dict(cell), "seed": seed, "dice": value}
+        for (arm, cell, seed), (value, _) in found.items()
+    ]
     return config, pd.DataFrame(rows), collect(found, "dice")
 
 
@@ -152,9 +175,16 @@ def test_cases_enter_the_variance_of_everything():
         assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
         assert both.arm(name).test.t > alone.arm(name).test.t
         assert both.arm(name).test.wilcoxon == alone.arm(name).test.wilcoxon
-    d = np.array([[np.mean([cases.of_run[a, c, s] for c in cells(config)], axis=0) for s in range(10)] for a in ("a", "scratch")])
+    d = np.array(
+        [
+            [np.mean([cases.of_run[a, c, s] for c in cells(config)], axis=0) for s in range(10)]
+            for a in ("a", "scratch")
+        ]
+    )
     assert both.arm("a").test.t == pytest.approx(float(over_replicates_and_cases(d[0] - d[1]).p_value()))
-    assert "these test cases only" in conclusion_sentences(analyse(table_of(config, 10, {"a": 0.3}), config))[1]
+    assert (
+        "these test cases only" in conclusion_sentences(analyse(table_of(config, 10, {"a": 0.3}), config))[1]
+    )
 
 
 def test_only_the_declared_family_is_tested_and_adjusted():
@@ -165,8 +195,13 @@ def test_only_the_declared_family_is_tested_and_adjusted():
     assert b.test is None and b.endpoint.difference.known
     assert analyse(table, config_of(), cases).arm("a").test.holm == pytest.approx(2 * a.test.t)
     certainty = conclusion_sentences(analyse(table, config_of(family=("b",)), cases))[1]
-    assert certainty.startswith("Compared with “scratch” by a paired t-test: not distinguishable from it “b” (")
-    assert "; outside the family, by intervals only, which are not tests: “a” (+0.0" in certainty and "], the best mean)" in certainty
+    assert certainty.startswith(
+        "Compared with “scratch” by a paired t-test: not distinguishable from it “b” ("
+    )
+    assert (
+        "; outside the family, by intervals only, which are not tests: “a” (+0.0" in certainty
+        and "], the best mean)" in certainty
+    )
 
 
 def test_a_screening_tests_nothing():
@@ -203,12 +238,23 @@ def wide_differences(table):
 @pytest.mark.parametrize("reference", ["scratch", "a"])
 def test_labels_that_scratch_would_need_whatever_the_reference_is(reference):
     config = config_of(vary={"num_labelled": [2, 8], "train.steps": [1, 2]}, reference=reference)
-    means = {("scratch", 2): 0.5, ("scratch", 8): 0.7, ("a", 2): 0.6, ("a", 8): 0.8, ("b", 2): 0.4, ("b", 8): 0.7}
+    means = {
+        ("scratch", 2): 0.5,
+        ("scratch", 8): 0.7,
+        ("a", 2): 0.6,
+        ("a", 8): 0.8,
+        ("b", 2): 0.4,
+        ("b", 8): 0.7,
+    }
     rows = [
         {"arm": arm, "num_labelled": n, "train.steps": steps, "seed": 0, "dice": value}
         for (arm, n), value in means.items()
         for steps in (1, 2)
     ]
     analysis = analyse(pd.DataFrame(rows), config)
-    words = {(arm.name, dict(cell)["num_labelled"]): text for arm in analysis.arms for cell, text in arm.labels.items()}
+    words = {
+        (arm.name, dict(cell)["num_labelled"]): text
+        for arm in analysis.arms
+        for cell, text in arm.labels.items()
+    }
     assert words == {("a", 2): "4.0", ("a", 8): "more than 8", ("b", 2): "fewer than 2", ("b", 8): "8.0"}

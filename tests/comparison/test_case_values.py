@@ -1,4 +1,6 @@
-"""The metric per test patient: computed as the metric itself, and only if the metric is a mean over patients."""
+"""The metric per test patient: computed as the metric itself, and only if the metric is a mean over
+patients.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_patients_average_to_the_metric_of_a_segmentation(metric):
 
 def test_each_probe_has_its_own_rows():
     cases = [
-        {"probe": probe, "scan": f"s{k}", "patient": f"p{k}", "recall@1": float(k + n)} for n, probe in enumerate("ab") for k in (0, 1)
+        {"probe": probe, "scan": f"s{k}", "patient": f"p{k}", "recall@1": float(k + n)}
+        for n, probe in enumerate("ab")
+        for k in (0, 1)
     ]
     assert by_patient({"cases": cases}, "b/recall@1") == {"p0": 1.0, "p1": 2.0}
     assert by_patient({"cases": cases}, "b/auroc") == {}
@@ -46,20 +50,32 @@ def test_accuracy_is_a_mean_over_patients_and_the_area_under_a_curve_is_not():
     patients = [f"p{k}" for k in range(8)]
     metrics = classification_metrics(probabilities, targets, patients, 0)
     cases = [
-        {"scan": p, "patient": p, "class": "ab"[t], "predicted": "ab"[int(row.argmax())], "probability": row[t]}
+        {
+            "scan": p,
+            "patient": p,
+            "class": "ab"[t],
+            "predicted": "ab"[int(row.argmax())],
+            "probability": row[t],
+        }
         for p, t, row in zip(patients, targets, probabilities, strict=True)
     ]
     found = by_patient({"cases": cases}, "accuracy")
     assert np.mean(list(found.values())) == pytest.approx(metrics["accuracy"].mean)
     assert collect({("a", (), 0): (metrics["accuracy"].mean, found)}, "accuracy").patients == tuple(patients)
-    assert "no auroc per patient" in collect({("a", (), 0): (0.5, by_patient({"cases": cases}, "auroc"))}, "auroc").why_not
+    assert (
+        "no auroc per patient"
+        in collect({("a", (), 0): (0.5, by_patient({"cases": cases}, "auroc"))}, "auroc").why_not
+    )
 
 
 def test_unsuitable_values_have_a_reason():
     fits = {"p0": 0.2, "p1": 0.4}
     assert collect({("a", (), 0): (0.3, fits)}, "dice").why_not == ""
     assert "not a mean over patients" in collect({("a", (), 0): (0.5, fits)}, "dice").why_not
-    assert "1 of 3 patients" in collect({("a", (), 0): (0.3, fits), ("a", (), 1): (0.3, fits | {"p2": 0.3})}, "dice").why_not
+    assert (
+        "1 of 3 patients"
+        in collect({("a", (), 0): (0.3, fits), ("a", (), 1): (0.3, fits | {"p2": 0.3})}, "dice").why_not
+    )
     assert "one patient" in collect({("a", (), 0): (0.2, {"p0": 0.2})}, "dice").why_not
     assert collect({}, "dice").of_run is None
 
@@ -69,6 +85,11 @@ def test_few_or_different_patients_are_not_tested():
     lacks = {name: value for name, value in same.items() if name != "p4"}
     mean, fewer = np.mean(list(same.values())), np.mean(list(lacks.values()))
     assert collect({("a", (), 0): (mean, same)}, "dice").untested == ""
-    assert collect({("a", (), 0): (fewer, lacks)}, "dice").untested.startswith("there are only 4 test patients")
-    assert "means are over different patients" in collect({("a", (), 0): (mean, same), ("b", (), 0): (fewer, lacks)}, "dice").untested
+    assert collect({("a", (), 0): (fewer, lacks)}, "dice").untested.startswith(
+        "there are only 4 test patients"
+    )
+    assert (
+        "means are over different patients"
+        in collect({("a", (), 0): (mean, same), ("b", (), 0): (fewer, lacks)}, "dice").untested
+    )
     assert collect({("a", (), 0): (0.2, {"p0": 0.2})}, "dice").untested == "there is one test patient"

@@ -50,11 +50,18 @@ def test_the_hippocampus_confirmation_is_equivalent_within_a_hundredth() -> None
     found = hippocampus(margin=0.01)
     difference = found.arm("scratch").endpoint.difference
     assert difference is not None
-    assert [round(value, 3) for value in (difference.mean, difference.low, difference.high)] == [0.000, -0.004, 0.005]
+    assert [round(value, 3) for value in (difference.mean, difference.low, difference.high)] == [
+        0.000,
+        -0.004,
+        0.005,
+    ]
     for name in found.family:
         equivalence = found.arm(name).equivalence
         assert equivalence is not None and equivalence.adjusted is not None
-        assert -0.01 < equivalence.interval.low < equivalence.interval.high < 0.01 and equivalence.adjusted < 0.05
+        assert (
+            -0.01 < equivalence.interval.low < equivalence.interval.high < 0.01
+            and equivalence.adjusted < 0.05
+        )
         assert difference.low < found.arm("scratch").equivalence.interval.low  # type: ignore[union-attr]
     certainty = conclusion_sentences(found)[1]
     assert "Equivalent to “body_position” within the preregistered margin of 0.010: " in certainty
@@ -65,11 +72,15 @@ def test_the_hippocampus_confirmation_is_equivalent_within_a_hundredth() -> None
 def test_a_narrow_margin_is_not_met_by_all_arms_and_holm_adjusts() -> None:
     found = hippocampus(margin=0.005)
     equivalent = {name: found.arm(name).equivalence for name in found.family}
-    adjusted = {name: one.adjusted for name, one in equivalent.items() if one is not None and one.adjusted is not None}
+    adjusted = {
+        name: one.adjusted for name, one in equivalent.items() if one is not None and one.adjusted is not None
+    }
     assert adjusted["slice_position"] > 0.05 > adjusted["body_position (placebo)"]
     assert "; not shown to be equivalent: “slice_position” (" in conclusion_sentences(found)[1]
     single = hippocampus(margin=0.005, family=("slice_position",)).arm("slice_position").equivalence
-    assert single is not None and adjusted["slice_position"] == pytest.approx(single.adjusted)  # the largest p is not multiplied
+    assert single is not None and adjusted["slice_position"] == pytest.approx(
+        single.adjusted
+    )  # the largest p is not multiplied
     wide = hippocampus(margin=0.0001)
     none = "No arm is shown to be equivalent to “body_position” within the preregistered margin of 0.00010"
     assert f"{none}; not shown to be equivalent:" in conclusion_sentences(wide)[1]
@@ -79,12 +90,20 @@ def test_a_margin_adds_sentences_and_changes_no_number() -> None:
     without, with_one = hippocampus(), hippocampus(margin=0.01)
     assert any("(`margin`) was not declared" in sentence for sentence in sentences(without))
     assert not any("`margin`" in sentence for sentence in sentences(with_one))
-    (seen, certainty), (seen_with_one, certainty_with_one) = conclusion_sentences(without), conclusion_sentences(with_one)
+    (seen, certainty), (seen_with_one, certainty_with_one) = (
+        conclusion_sentences(without),
+        conclusion_sentences(with_one),
+    )
     assert seen == seen_with_one and certainty_with_one.startswith(certainty)
     assert all(arm.equivalence is None for arm in without.arms)
     for arm in without.arms:
         other = with_one.arm(arm.name)
-        assert (arm.endpoint, arm.cells, arm.test, arm.smallest) == (other.endpoint, other.cells, other.test, other.smallest)
+        assert (arm.endpoint, arm.cells, arm.test, arm.smallest) == (
+            other.endpoint,
+            other.cells,
+            other.test,
+            other.smallest,
+        )
 
 
 @pytest.mark.parametrize("fields", [{"replicates": 5}, {"stage": "screen"}])
@@ -101,24 +120,41 @@ def test_arms_outside_the_family_are_not_called_equivalent() -> None:
     config = config_of(margin=0.5, family=("a",))
     found = analyse(table_of(config, 10, {}), config)
     assert found is not None
-    assert found.arm("b").equivalence.adjusted is None and "“b”" not in conclusion_sentences(found)[1].split("Equivalent")[1]  # type: ignore[union-attr]
+    assert (
+        found.arm("b").equivalence.adjusted is None
+        and "“b”" not in conclusion_sentences(found)[1].split("Equivalent")[1]
+    )  # type: ignore[union-attr]
 
 
-SIX = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "pretrainings": {}, "replicates": 6, "jobs": 2}
+SIX = {
+    "arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}},
+    "pretrainings": {},
+    "replicates": 6,
+    "jobs": 2,
+}
 
 
 def test_a_far_replicate_is_noted_before_the_numbers(comparison: Callable[..., Path]) -> None:
     path = comparison(**SIX, endpoint={"num_labelled": 8})
     text = compare(path).read_text()
-    assert "one number per replicate and arm, with num_labelled 8." in text and "<strong>Note.</strong> Far from" not in text
+    assert (
+        "one number per replicate and arm, with num_labelled 8." in text
+        and "<strong>Note.</strong> Far from" not in text
+    )
     results = Path("runs/finetune/scratch/num_labelled=8/seed_3/results.json")
     found = json.loads(results.read_text())
     for one in (found["metrics"]["dice"], *found["cases"]):
         one |= {key: one[key] - 2 for key in ("mean", "dice") if key in one}
     results.write_text(json.dumps(found))
     text = compare(path).read_text()
-    first, table = text.index("<strong>Note.</strong> Far from the others of their arm"), text.index("The arms at the primary endpoint")
-    assert first < table < text.index("Without replicates that are far from the others") and "replicate 3 in “scratch”" in text
+    first, table = (
+        text.index("<strong>Note.</strong> Far from the others of their arm"),
+        text.index("The arms at the primary endpoint"),
+    )
+    assert (
+        first < table < text.index("Without replicates that are far from the others")
+        and "replicate 3 in “scratch”" in text
+    )
 
 
 def test_a_margin_is_preregistered_and_a_later_one_is_not_tested(comparison: Callable[..., Path]) -> None:
@@ -129,7 +165,9 @@ def test_a_margin_is_preregistered_and_a_later_one_is_not_tested(comparison: Cal
     text = compare(path, ["margin=0.3"]).read_text()
     assert "No arm is called equivalent: margin: 0.2 -&gt; 0.3 was changed after results existed" in text
     assert "No conclusion, since the margin was changed after results existed" in text
-    assert "p (Holm)" in text and "Equivalent to “scratch” within the preregistered" not in text, "other tests remain valid"
+    assert "p (Holm)" in text and "Equivalent to “scratch” within the preregistered" not in text, (
+        "other tests remain valid"
+    )
     text = compare(comparison(**SIX)).read_text()
     assert "p (Holm)" in text and "(`margin`) was not declared" in text
 
@@ -173,7 +211,10 @@ def test_an_arm_is_tested_at_an_endpoint_only_after_the_one_before() -> None:
     b, a = found.arm("b").test, found.arm("a").test
     assert a is not None and b is not None and b.holm == pytest.approx(holm([a.t, b.t])[1])
     lines = markdown(found)
-    assert "Endpoint 2 of the preregistered order, hd95_mm (lower is better): num_labelled 2; num_labelled 8." in lines
+    assert (
+        "Endpoint 2 of the preregistered order, hd95_mm (lower is better): num_labelled 2; num_labelled 8."
+        in lines
+    )
     assert "| b | " in lines and "not tested |" in lines
 
 
@@ -193,7 +234,10 @@ def test_a_later_endpoint_that_is_not_defined_tests_nothing() -> None:
     table.loc[3, "hd95_mm"] = np.nan
     found = analyse(table, config_of(next_endpoints=ORDER))
     assert found is not None
-    assert found.later[0].why_not == "hd95_mm is not defined in some runs" and found.later[0].differences["a"].n == 9
+    assert (
+        found.later[0].why_not == "hd95_mm is not defined in some runs"
+        and found.later[0].differences["a"].n == 9
+    )
     assert not found.later[0].adjusted and not found.later[1].adjusted
     assert found.arm("a").test is not None
 
@@ -204,7 +248,10 @@ def test_the_order_is_declared_and_reported(comparison: Callable[..., Path]) -> 
     assert "The endpoints in their preregistered order" in text
     assert "2. dice (higher is better): num_labelled 8" in text and "3. hd95_mm (lower is better)" in text
     what = preregistrations(Path("runs/declared.jsonl"))[0]["what"]["next_endpoints"]
-    assert [(one["metric"], one["higher"], len(one["endpoint"])) for one in what] == [("dice", True, 1), ("hd95_mm", False, 2)]
+    assert [(one["metric"], one["higher"], len(one["endpoint"])) for one in what] == [
+        ("dice", True, 1),
+        ("hd95_mm", False, 2),
+    ]
     text = compare(path, ["next_endpoints=[{metric: hd95_mm}]"]).read_text()
     assert "No test: next_endpoints" in text
     found = json.loads(Path("runs/conclusion.json").read_text())
@@ -215,15 +262,29 @@ def test_the_order_is_declared_and_reported(comparison: Callable[..., Path]) -> 
     ("fields", "words"),
     [
         ({"next_endpoints": [{"endpoint": {"seed": 3}}]}, "next_endpoints.0.endpoint.seed: does not vary"),
-        ({"next_endpoints": [{"endpoint": {"num_labelled": 3}}]}, "next_endpoints.0.endpoint.num_labelled: 3 is not among"),
-        ({"next_endpoints": [{}, {"metric": "glow"}]}, "next_endpoints.1.better: the direction of 'glow' is not known"),
-        ({"next_endpoints": [{"metric": "hd95_mm", "better": "higher"}]}, "next_endpoints.0.better: higher values of hd95_mm are worse"),
+        (
+            {"next_endpoints": [{"endpoint": {"num_labelled": 3}}]},
+            "next_endpoints.0.endpoint.num_labelled: 3 is not among",
+        ),
+        (
+            {"next_endpoints": [{}, {"metric": "glow"}]},
+            "next_endpoints.1.better: the direction of 'glow' is not known",
+        ),
+        (
+            {"next_endpoints": [{"metric": "hd95_mm", "better": "higher"}]},
+            "next_endpoints.0.better: higher values of hd95_mm are worse",
+        ),
         ({"anchors": {"low": "scratch", "high": "all"}}, "anchors.high: no arm is named 'all'"),
-        ({"anchors": {"low": "scratch", "high": "simclr", "high_endpoint": {"num_labelled": 9}}}, "anchors.high_endpoint.num_labelled: 9"),
+        (
+            {"anchors": {"low": "scratch", "high": "simclr", "high_endpoint": {"num_labelled": 9}}},
+            "anchors.high_endpoint.num_labelled: 9",
+        ),
         ({"margin": 0}, "margin"),
     ],
 )
-def test_inconsistent_fields_are_refused(comparison: Callable[..., Path], fields: dict[str, Any], words: str) -> None:
+def test_inconsistent_fields_are_refused(
+    comparison: Callable[..., Path], fields: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words.replace(".", r"\.")):
         plan(load(comparison(**fields), [], CompareConfig))
 
@@ -235,13 +296,18 @@ def test_a_collapsed_replicate_is_flagged_and_kept() -> None:
     table.loc[(table["arm"] == "scratch") & (table["seed"] == 7), "dice"] = 0.356
     found = analyse(table, config)
     assert found is not None and found.without is not None
-    assert [(one.arm, one.seed) for one in found.far] == [("scratch", 7)] and found.far[0].value == pytest.approx(0.356)
+    assert [(one.arm, one.seed) for one in found.far] == [("scratch", 7)] and found.far[
+        0
+    ].value == pytest.approx(0.356)
     assert found.replicates == tuple(range(10)), "the conclusion includes all replicates"
     assert found.without.replicates == tuple(seed for seed in range(10) if seed != 7) and found.without.tested
     words = " ".join(far_replicates(found))
     assert "more than 7 scaled median absolute deviations from the median of its arm" in words
     assert "replicate 7 in “scratch” (0.356, median 0.7" in words and "The conclusion includes it." in words
-    assert conclusion_sentences(found)[0].startswith("No arm is shown to do better") and conclusion_sentences(found.without)[0] in words
+    assert (
+        conclusion_sentences(found)[0].startswith("No arm is shown to do better")
+        and conclusion_sentences(found.without)[0] in words
+    )
     assert conclusion_sentences(found.without)[0].startswith("Use “a”")
     assert words in " ".join(markdown(found).splitlines())
 

@@ -72,12 +72,20 @@ def test_the_report_opens_offline_and_has_the_results(compared):
     assert page.sources
     assert all(source.startswith("data:image/") for source in page.sources)
     assert not re.search(
-        r"<script\s|<link|@import|url\(|https?://(?!www\.w3\.org)", re.sub(r"base64,[^\"]*", "", text).replace("http-equiv", "")
+        r"<script\s|<link|@import|url\(|https?://(?!www\.w3\.org)",
+        re.sub(r"base64,[^\"]*", "", text).replace("http-equiv", ""),
     )
     assert all(image["alt"] for image in page.images)
     assert "prefers-color-scheme" in text
     assert 'name="viewport"' in text
-    for words in ("“dense, all” has the best mean dice", "No test", "2 of 2 replicates", "9 test cases", "medcl3d compare", "Seeds 0, 1"):
+    for words in (
+        "“dense, all” has the best mean dice",
+        "No test",
+        "2 of 2 replicates",
+        "9 test cases",
+        "medcl3d compare",
+        "Seeds 0, 1",
+    ):
         assert words in page.text, words
     for words in (
         "2 replicates x 9 test patients",
@@ -98,19 +106,31 @@ def test_the_report_is_the_same_twice(compared):
 
 
 def test_runs_without_a_newer_control_get_a_remedy(comparison):
-    Path("views.yaml").write_text("{pairs: {augmented_views: {}}, objective: {simclr: {}}, train: {steps: 5}, out_dir: x}")
+    Path("views.yaml").write_text(
+        "{pairs: {augmented_views: {}}, objective: {simclr: {}}, train: {steps: 5}, out_dir: x}"
+    )
     compare(comparison(replicates=1))
-    arms = {"scratch": {}, "simclr": {"pretraining": "simclr", "set": {"gain": 0.05}}, "views": {"pretraining": "views"}}
+    arms = {
+        "scratch": {},
+        "simclr": {"pretraining": "simclr", "set": {"gain": 0.05}},
+        "views": {"pretraining": "views"},
+    }
     pretrainings = {"simclr": {"config": "simclr.yaml"}, "views": {"config": "views.yaml"}}
     path = comparison(out_dir="again", pretrainings=pretrainings, arms=arms, replicates=1)
-    with pytest.raises(UserError, match=r"no measurement of 'views'\); again/results.csv has .*name the controls that were run"):
+    with pytest.raises(
+        UserError,
+        match=r"no measurement of 'views'\); again/results.csv has .*name the controls that were run",
+    ):
         compare(path, from_runs=[Path("runs")])
 
 
 def test_pictures_are_shown_and_names_are_escaped(comparison, tmp_path):
     path = comparison(arms={"scratch": {}, "<script>alert(1)</script>": {"pretraining": "dense"}})
     compare(path, ["replicates=1"])
-    for folder, name in (("runs/pretrain/dense/seed_0", "pairs.png"), ("runs/finetune/scratch/num_labelled=8/seed_0", "cases.png")):
+    for folder, name in (
+        ("runs/pretrain/dense/seed_0", "pairs.png"),
+        ("runs/finetune/scratch/num_labelled=8/seed_0", "cases.png"),
+    ):
         (Path(folder) / "pictures").mkdir()
         imsave(Path(folder) / "pictures" / name, np.zeros((4, 4, 3), np.uint8), check_contrast=False)
     compare(path, ["replicates=1"])
@@ -122,14 +142,18 @@ def test_pictures_are_shown_and_names_are_escaped(comparison, tmp_path):
 
 def test_failed_runs_end_with_an_error_after_the_report(comparison):
     arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 1}}}
-    with pytest.raises(UserError, match=r"2 of 8 runs failed; runs/report.html has the complete replicates") as error:
+    with pytest.raises(
+        UserError, match=r"2 of 8 runs failed; runs/report.html has the complete replicates"
+    ) as error:
         compare(comparison(arms=arms))
     assert error.value.exit_code != 0
     page = Page(Path("runs/report.html").read_text())
     assert "1 of 2 replicates complete" in page.text
     assert "2 replicates were planned; 1 is not complete" in page.text
     assert "Incomplete runs: 2 failed." in page.text
-    assert page.text.count("medcl3d: the scan <b>17</b> is broken; mend it") == 2, "both are listed with their reason"
+    assert page.text.count("medcl3d: the scan <b>17</b> is broken; mend it") == 2, (
+        "both are listed with their reason"
+    )
     assert "finetune bad, num_labelled=8, replicate 1" in page.text
 
 
@@ -145,7 +169,12 @@ def test_from_lists_missing_measurements(compared, tmp_path):
 def test_validation_patients_are_not_called_test_patients(comparison):
     path = comparison(arms={"scratch": {}, "other": {"set": {"gain": 0.1}}}, stage="screen")
     text = Page(compare(path, ["finetune.set={measured_on: validation}"]).read_text()).text
-    for words in ("9 validation cases", "2 replicates x 9 validation patients", "Best and worst validation cases", "validation scan"):
+    for words in (
+        "9 validation cases",
+        "2 replicates x 9 validation patients",
+        "Best and worst validation cases",
+        "validation scan",
+    ):
         assert words in text, words
     assert not re.search(r"\d+ test (patients|cases)|test scan", text)
 
@@ -174,7 +203,11 @@ def test_check_runs_nothing(comparison, capsys):
 
 def test_from_reports_moved_runs(compared, tmp_path):
     shutil.move("runs", tmp_path / "other")
-    for roots in (["other"], ["other/finetune"], [f"other/finetune/{arm}" for arm in ("scratch", "dense_all", "simclr")]):
+    for roots in (
+        ["other"],
+        ["other/finetune"],
+        [f"other/finetune/{arm}" for arm in ("scratch", "dense_all", "simclr")],
+    ):
         report = compare(compared, ["jobs=2"], from_runs=[Path(root) for root in roots])
         assert "2 of 2 replicates" in report.read_text()
         shutil.rmtree("runs")
@@ -197,7 +230,10 @@ def test_from_refuses_runs_of_another_arm(compared, tmp_path):
     assert "1 of 1 replicates" in compare(path, ["replicates=1"], from_runs=[Path("swap")]).read_text()
     shutil.rmtree("swap/finetune/simclr")
     shutil.copytree("runs/finetune/dense", "swap/finetune/simclr")
-    with pytest.raises(ConfigError, match=r"swap/finetune/simclr.*holds another run: init: .*pretrain/dense/seed_0' -> .*simclr/seed_0'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"swap/finetune/simclr.*holds another run: init: .*pretrain/dense/seed_0' -> .*simclr/seed_0'",
+    ):
         compare(path, ["replicates=1"], from_runs=[Path("swap")])
 
 
@@ -220,7 +256,10 @@ def test_runs_on_other_data_are_not_compared(compared):
 
 def test_other_differences_of_arms_are_noted(compared):
     text = Path("runs/report.html").read_text()
-    assert "Besides pairs, objective and placebo, the arms&#39; runs differ in gain, transfer, which may explain differences." in text
+    assert (
+        "Besides pairs, objective and placebo, the arms&#39; runs differ in gain, transfer, which may "
+        "explain differences." in text
+    )
     compare(compared, ["arms={scratch: {}, dense: {pretraining: dense}}", "out_dir=plain", "replicates=1"])
     assert "may explain differences" not in Path("plain/report.html").read_text()
 
@@ -232,7 +271,9 @@ def test_other_versions_are_noted(compared):
 
 
 def test_a_missing_metric_is_answered_with_known_ones(compared):
-    with pytest.raises(DataError, match=r"has no number for 'auroc', .*set `metric` to one of: dice, hd95_mm"):
+    with pytest.raises(
+        DataError, match=r"has no number for 'auroc', .*set `metric` to one of: dice, hd95_mm"
+    ):
         compare(compared, ["metric=auroc"])
 
 
@@ -241,7 +282,10 @@ def test_the_direction_of_a_known_metric_is_optional_and_validated(compared):
     assert "hd95_mm (lower is better)" in Path("runs/report.html").read_text()
     with pytest.raises(ConfigError, match=r"compare.yaml: better: higher values of hd95_mm are worse"):
         compare(compared, ["metric=hd95_mm", "better=higher"])
-    with pytest.raises(ConfigError, match=r"better: the direction of 'smoothness' is not known; set `better: higher` or `better: lower`"):
+    with pytest.raises(
+        ConfigError,
+        match=r"better: the direction of 'smoothness' is not known; set `better: higher` or `better: lower`",
+    ):
         compare(compared, ["metric=smoothness"])
 
 

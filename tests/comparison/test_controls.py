@@ -30,7 +30,15 @@ def comparison(**fields: Any) -> CompareConfig:
     return with_controls(parse(content | fields, CompareConfig, "test"))
 
 
-DEFAULT = ["scratch", "dense", "overlap", "augmented_views (dense)", "augmented_views (overlap)", "dense (placebo)", "mae"]
+DEFAULT = [
+    "scratch",
+    "dense",
+    "overlap",
+    "augmented_views (dense)",
+    "augmented_views (overlap)",
+    "dense (placebo)",
+    "mae",
+]
 
 
 def test_controls_are_added_by_default_and_are_not_tested() -> None:
@@ -39,8 +47,14 @@ def test_controls_are_added_by_default_and_are_not_tested() -> None:
     assert family_of(config) == ("dense", "overlap")
     check_names(config, "test")
     planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}
-    assert planned["dense (placebo)"]["placebo"] is True and planned["dense (placebo)"]["pairs"] == planned["dense"]["pairs"]
-    assert planned["mae"]["objective"]["mae"]["block"] == [8, 8, 8] and planned["mae"]["encoder"] == planned["dense"]["encoder"]
+    assert (
+        planned["dense (placebo)"]["placebo"] is True
+        and planned["dense (placebo)"]["pairs"] == planned["dense"]["pairs"]
+    )
+    assert (
+        planned["mae"]["objective"]["mae"]["block"] == [8, 8, 8]
+        and planned["mae"]["encoder"] == planned["dense"]["encoder"]
+    )
     (of_placebo,) = [run for run in plan(config) if run.measures and run.name == "dense (placebo)"]
     assert of_placebo.needs is not None and of_placebo.needs.parts[-2] == "dense_placebo"
 
@@ -50,11 +64,15 @@ def test_augmented_views_differ_from_the_compared_arms_in_their_pairs_alone() ->
     planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}
     for control, arm in (("augmented_views (dense)", "dense"), ("augmented_views (overlap)", "overlap")):
         own = {"pairs", "out_dir"}
-        assert planned[control]["pairs"] == {"augmented_views": {"num_views": 2, "resized_crop": False, "min_volume": 0.3}}
+        assert planned[control]["pairs"] == {
+            "augmented_views": {"num_views": 2, "resized_crop": False, "min_volume": 0.3}
+        }
         points = {"dense": {"ignore_mm": 4.0}}.get(arm, {})  # of its pairs, since these relate points
         ((objective, fields),) = planned[arm]["objective"].items()
         expected = planned[arm] | {"objective": {objective: fields | points}}
-        assert {k: v for k, v in planned[control].items() if k not in own} == {k: v for k, v in expected.items() if k not in own}
+        assert {k: v for k, v in planned[control].items() if k not in own} == {
+            k: v for k, v in expected.items() if k not in own
+        }
     assert arm_types_of(plan(config), config) == dict(
         zip(DEFAULT, ["scratch", "pairs", "pairs", "augmented", "augmented", "placebo", "mae"], strict=True)
     )
@@ -65,10 +83,14 @@ def test_augmented_views_differ_from_the_compared_arms_in_their_pairs_alone() ->
 THREE = {"overlapping_crops": {"num_views": 3}}
 
 
-@pytest.mark.parametrize("pairs", [THREE, {"hard_negatives": {"inner": THREE}}, {"product": {"parts": [THREE, "same_patient"]}}])
+@pytest.mark.parametrize(
+    "pairs", [THREE, {"hard_negatives": {"inner": THREE}}, {"product": {"parts": [THREE, "same_patient"]}}]
+)
 def test_augmented_views_have_as_many_views_as_the_compared_arm(pairs: dict[str, Any]) -> None:
     three = {**OVERLAP, "set": {"pairs": pairs}}
-    config = comparison(pretrainings={"three": three}, arms={"three": {"pretraining": "three"}}, controls=["augmented_views"])
+    config = comparison(
+        pretrainings={"three": three}, arms={"three": {"pretraining": "three"}}, controls=["augmented_views"]
+    )
     assert config.pretrainings["augmented_views"].set["pairs"] == {"augmented_views": {"num_views": 3}}
 
 
@@ -83,7 +105,9 @@ def test_augmented_views_have_as_many_points_as_the_compared_arm() -> None:
 
 def test_local_crops_are_left_out_of_the_control() -> None:
     dino = {**OVERLAP, "set": {"pairs": {"multi_crop": {"num_local": 6}}, "objective": {"dino": {}}}}
-    config = comparison(pretrainings={"dino": dino}, arms={"dino": {"pretraining": "dino"}}, controls=["augmented_views"])
+    config = comparison(
+        pretrainings={"dino": dino}, arms={"dino": {"pretraining": "dino"}}, controls=["augmented_views"]
+    )
     assert config.pretrainings["augmented_views"].set["pairs"] == {"augmented_views": {}}
 
 
@@ -93,13 +117,20 @@ def test_arms_that_train_in_five_ways_have_five_controls() -> None:
     arms = {name: {"pretraining": name} for name in pretrainings}
     config = comparison(pretrainings=pretrainings, arms=arms, controls=["scratch", "augmented_views"])
     planned = {run.name: run.planned["train"]["lr"] for run in plan(config) if not run.measures}
-    assert planned == {f"at {rate}": rate for rate in rates} | {f"augmented_views (at {rate})": rate for rate in rates}
+    assert planned == {f"at {rate}": rate for rate in rates} | {
+        f"augmented_views (at {rate})": rate for rate in rates
+    }
 
 
 def test_an_unused_pretraining_is_not_a_control() -> None:
-    unused = {"views": {**OVERLAP, "set": {"pairs": {"augmented_views": {}}}}, "shuffled": {**DENSE, "set": {"placebo": True}}}
+    unused = {
+        "views": {**OVERLAP, "set": {"pairs": {"augmented_views": {}}}},
+        "shuffled": {**DENSE, "set": {"placebo": True}},
+    }
     mae = {"painted": {"config": str(CONFIGS / "pretrain" / "hippocampus_mae.yaml")}}
-    assert list(comparison(pretrainings={**mae, **unused, "dense": DENSE, "overlap": OVERLAP}).arms) == DEFAULT
+    assert (
+        list(comparison(pretrainings={**mae, **unused, "dense": DENSE, "overlap": OVERLAP}).arms) == DEFAULT
+    )
 
 
 def test_fields_below_the_replaced_pairs_go_with_them() -> None:
@@ -110,7 +141,9 @@ def test_fields_below_the_replaced_pairs_go_with_them() -> None:
     config = comparison(pretrainings=own, arms={"own": {"pretraining": "own"}})
     planned = {run.name: run.planned for run in plan(config) if not run.measures}
     assert planned["augmented_views"]["objective"]["simclr"]["temperature"] == 0.2
-    assert planned["mae"]["pairs"]["overlapping_crops"]["min_iou"] == 0.3 and list(planned["mae"]["objective"]) == ["mae"]
+    assert planned["mae"]["pairs"]["overlapping_crops"]["min_iou"] == 0.3 and list(
+        planned["mae"]["objective"]
+    ) == ["mae"]
 
 
 @pytest.mark.parametrize("wrapper", ["hard_negatives", "nearest_neighbours"])
@@ -127,7 +160,10 @@ def test_augmented_views_are_not_added_if_they_are_an_arm() -> None:
     arms = {"views": {"pretraining": "views"}, "overlap": {"pretraining": "overlap"}}
     fields = {"pretrainings": {"views": views, "overlap": OVERLAP}, "arms": arms, "reference": "overlap"}
     config = comparison(**fields, controls=["augmented_views"])
-    assert list(config.arms) == ["views", "overlap"] and arm_types_of(plan(config), config)["views"] == "augmented"
+    assert (
+        list(config.arms) == ["views", "overlap"]
+        and arm_types_of(plan(config), config)["views"] == "augmented"
+    )
 
 
 def test_existing_controls_are_not_added_again() -> None:
@@ -170,4 +206,6 @@ def test_controls_are_chosen(controls: list[str], added: list[str]) -> None:
 
 def test_blocks_fit_the_patch() -> None:
     config = comparison(pretrain={"data.patch_size": [28, 32, 30]})
-    assert config.pretrainings["mae"] == Recipe(Path(DENSE["config"]), {"objective": {"mae": {"block": [4, 8, 2]}}})
+    assert config.pretrainings["mae"] == Recipe(
+        Path(DENSE["config"]), {"objective": {"mae": {"block": [4, 8, 2]}}}
+    )

@@ -30,7 +30,12 @@ def config_of(name: str, **fields) -> CompareConfig:
 def table_of(level: float, seeds=(0, 1)) -> pd.DataFrame:
     grid = itertools.product(GAINS, (2, 8), seeds)
     rows = [
-        {"arm": arm, "num_labelled": labels, "seed": seed, "dice": level + GAINS[arm] + labels / 100 + seed / 50}
+        {
+            "arm": arm,
+            "num_labelled": labels,
+            "seed": seed,
+            "dice": level + GAINS[arm] + labels / 100 + seed / 50,
+        }
         for arm, labels, seed in grid
     ]
     return pd.DataFrame(rows)
@@ -43,7 +48,9 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     for number in range(4):
         config = config_of(f"set{number}")
         file = tmp_path / f"set{number}.yaml"
-        file.write_text(yaml.safe_dump({key: value for key, value in plain(config).items() if value is not None}))
+        file.write_text(
+            yaml.safe_dump({key: value for key, value in plain(config).items() if value is not None})
+        )
         config.out_dir.mkdir(parents=True)
         table_of(0.1 * number, (0, 1, 2) if number else (0, 1)).iloc[: None if not number else -1].to_csv(
             config.out_dir / "results.csv", index=False
@@ -53,7 +60,9 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_a_data_set_counts_by_its_complete_replicates_at_its_endpoint(others: list[Path]) -> None:
-    assert endpoints(config_of("set1")) == pytest.approx({arm: 0.1 + gain + 0.08 + 0.01 for arm, gain in GAINS.items()})
+    assert endpoints(config_of("set1")) == pytest.approx(
+        {arm: 0.1 + gain + 0.08 + 0.01 for arm, gain in GAINS.items()}
+    )
     assert endpoints(config_of("none")) is None
 
 
@@ -69,7 +78,10 @@ def test_five_sets_are_ranked_and_four_are_not(others: list[Path]) -> None:
     (Path("runs") / "set3" / "results.csv").unlink()
     fewer = rank_across(analysis, config)
     assert (
-        fewer is not None and fewer.ranks is None and "set3.yaml: no complete replicate yet" in fewer.note and "4 data sets" in fewer.note
+        fewer is not None
+        and fewer.ranks is None
+        and "set3.yaml: no complete replicate yet" in fewer.note
+        and "4 data sets" in fewer.note
     )
     assert rank_across(analysis, replace(config, across=())) is None
 
@@ -82,7 +94,9 @@ def test_one_data_set_under_several_names_counts_once(others: list[Path]) -> Non
         folder = Path("runs") / f"set{number}" / "finetune" / "scratch"
         folder.mkdir(parents=True)
         (folder / "provenance.json").write_text(f'{{"data": "{data}"}}')
-    with pytest.raises(ConfigError, match=r"set3\.yaml uses the same data as runs/set0; each data set counts once"):
+    with pytest.raises(
+        ConfigError, match=r"set3\.yaml uses the same data as runs/set0; each data set counts once"
+    ):
         rank_across(analysis, config)
     (folder / "provenance.json").write_text('{"data": "four"}')
     assert rank_across(analysis, config).ranks.num_sets == 5
@@ -128,9 +142,13 @@ def test_an_anchor_may_have_other_cells_and_may_be_missing(others: list[Path]) -
     """Scratch with 8 labels is 1 and with 2 it is 0: a difference of 0.06."""
     content = yaml.safe_load(others[0].read_text())
     others[0].write_text(yaml.safe_dump({**content, "anchors": {"low": "scratch", "high": "gone"}}))
-    others[1].write_text(yaml.safe_dump({**content, "out_dir": "runs/set1", "anchors": {"low": "b", "high": "a"}}))
+    others[1].write_text(
+        yaml.safe_dump({**content, "out_dir": "runs/set1", "anchors": {"low": "b", "high": "a"}})
+    )
     to_eight = Anchors(low="scratch", high="scratch", high_endpoint={"num_labelled": 8})
-    config = replace(config_of("here", across=tuple(others[:2]), anchors=to_eight), endpoint={"num_labelled": 2})
+    config = replace(
+        config_of("here", across=tuple(others[:2]), anchors=to_eight), endpoint={"num_labelled": 2}
+    )
     analysis = analyse(table_of(0.5), config)
     assert analysis is not None
     found = rank_across(analysis, config)

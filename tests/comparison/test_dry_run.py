@@ -48,12 +48,16 @@ def test_valid_runs_pass(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("check", [True, False])
-def test_runs_that_would_fail_are_named_before_any_run_starts(path: Path, overrides: list[str], words: str, check: bool) -> None:
+def test_runs_that_would_fail_are_named_before_any_run_starts(
+    path: Path, overrides: list[str], words: str, check: bool
+) -> None:
     with pytest.raises(ConfigError, match=words):
         compare(path, overrides, check=check)
     assert not list(Path(".").rglob("status.json"))
 
 
-def test_data_that_is_not_prepared_yet_is_named(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_is_not_prepared_yet_is_named(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     compare(path, [f"pretrain={{data.root: {tmp_path}/none}}"], check=True)
     assert "none: holds no prepared scans yet, so the dry run left out its runs" in capsys.readouterr().out

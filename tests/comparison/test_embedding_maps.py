@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcl3d.comparison.analysis.embedding_maps import EmbeddingMap, Spread, embedding_maps, scores, shown_columns, spread, spreads
+from medcl3d.comparison.analysis.embedding_maps import (
+    EmbeddingMap,
+    Spread,
+    embedding_maps,
+    scores,
+    shown_columns,
+    spread,
+    spreads,
+)
 from medcl3d.comparison.plan.runs import Run
 from medcl3d.comparison.report.figures import COLOURS, feature_maps
 from medcl3d.io.atomic import write_json
@@ -30,19 +38,25 @@ def runs_of(folder: Path, rankme: dict[tuple[str, int], float]) -> list[Run]:
 def test_scores_are_means_with_the_smallest_and_the_largest_replicate(tmp_path: Path) -> None:
     runs = runs_of(tmp_path, {("a", seed): 2.0 + 5 * seed for seed in (0, 1, 2)})
     (shown,) = spreads(scores(runs)).values()
-    assert shown["rankme"] == Spread(7.0, 2.0, 12.0), "a t-interval would begin below 1, which RankMe cannot be"
+    assert shown["rankme"] == Spread(7.0, 2.0, 12.0), (
+        "a t-interval would begin below 1, which RankMe cannot be"
+    )
     assert "alpha_req" not in shown, "unknown scores are not averaged"
     assert not spread([3.0]).known
 
 
 def test_an_encoder_without_scores_in_every_replicate_is_left_out(tmp_path: Path) -> None:
-    runs = runs_of(tmp_path, {(name, seed): 1.0 * number for number, name in enumerate(NAMES) for seed in (0, 1)})
+    runs = runs_of(
+        tmp_path, {(name, seed): 1.0 * number for number, name in enumerate(NAMES) for seed in (0, 1)}
+    )
     (runs[0].folder / SCORES).unlink()
     assert set(scores(runs)) == {"b", "c", "d"}
 
 
 def test_an_encoder_with_undefined_features_is_shown_without_scores(tmp_path: Path) -> None:
-    runs = runs_of(tmp_path, {(name, seed): 1.0 * number for number, name in enumerate(NAMES) for seed in (0, 1)})
+    runs = runs_of(
+        tmp_path, {(name, seed): 1.0 * number for number, name in enumerate(NAMES) for seed in (0, 1)}
+    )
     write_json(runs[0].folder / SCORES, {"scores": {}})
     found = spreads(scores(runs))
     assert found["a"] == {} and set(found) == set(NAMES)
@@ -50,11 +64,16 @@ def test_an_encoder_with_undefined_features_is_shown_without_scores(tmp_path: Pa
 
 @pytest.mark.filterwarnings("error")
 def test_a_collapsed_encoder_is_one_dot_and_one_with_undefined_features_has_no_map(tmp_path: Path) -> None:
-    runs = [Run("pretrain", name, (), 0, Path("x.yaml"), (), tmp_path / name, None, {}) for name in ("zero", "constant", "nan")]
+    runs = [
+        Run("pretrain", name, (), 0, Path("x.yaml"), (), tmp_path / name, None, {})
+        for name in ("zero", "constant", "nan")
+    ]
     for run, value in zip(runs, (0.0, 0.1, np.nan), strict=True):
         run.folder.mkdir()
         group = (np.arange(40) % 2).astype(str)
-        np.savez(run.folder / FEATURES, features=np.full((40, 6), value, dtype=np.float32), scan=group, group=group)
+        np.savez(
+            run.folder / FEATURES, features=np.full((40, 6), value, dtype=np.float32), scan=group, group=group
+        )
     found = embedding_maps(runs)
     assert [one.encoder for one in found] == ["zero", "constant"]
     assert all((one.places == 0).all() for one in found)
@@ -63,7 +82,9 @@ def test_a_collapsed_encoder_is_one_dot_and_one_with_undefined_features_has_no_m
 
 def shown(**known: list[str]) -> dict[str, np.ndarray]:
     count = len(next(iter(known.values())))
-    return shown_columns(EmbeddingMap("e", np.zeros((count, 2)), {name: np.array(values) for name, values in known.items()}))
+    return shown_columns(
+        EmbeddingMap("e", np.zeros((count, 2)), {name: np.array(values) for name, values in known.items()})
+    )
 
 
 def test_maps_are_coloured_by_columns_that_differ() -> None:
@@ -87,9 +108,14 @@ def test_maps_have_one_picture_per_colouring_with_one_legend() -> None:
     places = np.random.default_rng(0).normal(size=(40, 2))
     pictures = feature_maps([EmbeddingMap(name, places, known) for name in ("one", "two", "three")])
     assert set(pictures) == {"patient", "age"}
-    assert pictures["patient"].light.count('id="legend_1"') == 1 and "legend_2" not in pictures["patient"].light
+    assert (
+        pictures["patient"].light.count('id="legend_1"') == 1 and "legend_2" not in pictures["patient"].light
+    )
     assert "coloured by patient, for one, two, three" in pictures["patient"].alt
-    assert COLOURS["light"][0].lower() in pictures["patient"].light and COLOURS["dark"][0].lower() in pictures["patient"].dark
+    assert (
+        COLOURS["light"][0].lower() in pictures["patient"].light
+        and COLOURS["dark"][0].lower() in pictures["patient"].dark
+    )
 
 
 def test_crops_with_similar_features_are_close_on_a_map(tmp_path: Path) -> None:
@@ -97,7 +123,12 @@ def test_crops_with_similar_features_are_close_on_a_map(tmp_path: Path) -> None:
     group = np.arange(40) % 2
     features = rng.normal(size=(40, 6)) + 12 * group[:, None]
     run = Run("pretrain", "e", (), 0, Path("x.yaml"), (), tmp_path, None, {})
-    np.savez(tmp_path / FEATURES, features=features.astype(np.float32), scan=np.array(["s"] * 40), group=group.astype(str))
+    np.savez(
+        tmp_path / FEATURES,
+        features=features.astype(np.float32),
+        scan=np.array(["s"] * 40),
+        group=group.astype(str),
+    )
     (one,) = embedding_maps([run])
     distance = np.linalg.norm(one.places[:, None] - one.places, axis=2)
     np.fill_diagonal(distance, np.inf)

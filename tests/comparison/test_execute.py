@@ -65,7 +65,9 @@ def test_an_incomplete_run_resumes(comparison):
 def test_another_run_in_the_folder_is_refused(comparison):
     path = comparison()
     go(path, *SMALL)
-    with pytest.raises(ConfigError, match=r"finetune.*seed_0: holds another run: train.steps: 3 -> 4.*Delete the folder"):
+    with pytest.raises(
+        ConfigError, match=r"finetune.*seed_0: holds another run: train.steps: 3 -> 4.*Delete the folder"
+    ):
         go(path, *SMALL, "finetune.set={train.steps: 4}")
 
 
@@ -122,7 +124,9 @@ def test_a_damaged_file_is_named_with_a_remedy(comparison, name):
     runs, _, _ = go(path, *SMALL)
     run = next(run for run in runs if run.needs is not None)
     (run.folder / name).write_text('{"cut')
-    with pytest.raises(DataError, match=rf"{run.folder}/{name}: is damaged .*; delete its folder to run it again"):
+    with pytest.raises(
+        DataError, match=rf"{run.folder}/{name}: is damaged .*; delete its folder to run it again"
+    ):
         compare(path, SMALL)
 
 
@@ -130,12 +134,17 @@ def test_a_done_run_without_results_is_named(comparison):
     path = comparison()
     runs, _, _ = go(path, *SMALL)
     (runs[-1].folder / "results.json").unlink()
-    with pytest.raises(DataError, match=r"is done but results\.json is missing; delete the folder to run it again"):
+    with pytest.raises(
+        DataError, match=r"is done but results\.json is missing; delete the folder to run it again"
+    ):
         go(path, *SMALL)
 
 
 def test_failed_runs_give_no_time_estimate(comparison):
-    arms = {"scratch": {"set": {"fail_at_seed": 0}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.3}}}
+    arms = {
+        "scratch": {"set": {"fail_at_seed": 0}},
+        "dense": {"pretraining": "dense", "set": {"seconds": 0.3}},
+    }
     _, _, said = go(comparison(arms=arms), *SMALL)
     assert "1/3 done" in said and "failed" in said
     assert "finetune: about" not in said.split("failed")[1].split("done")[0]
@@ -145,7 +154,11 @@ def test_a_failed_run_is_reported_and_the_others_continue(comparison):
     arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 0}}, "dense": {"pretraining": "dense"}}
     runs, outcomes, said = go(comparison(arms=arms), *SMALL)
     states = {o.run.name: o for o in outcomes if o.run.command == "finetune"}
-    assert {name: o.state for name, o in states.items()} == {"scratch": "done", "bad": "failed", "dense": "done"}
+    assert {name: o.state for name, o in states.items()} == {
+        "scratch": "done",
+        "bad": "failed",
+        "dense": "done",
+    }
     assert states["bad"].reason == "exit 1: medcl3d: the scan <b>17</b> is broken; mend it"
     assert states["bad"].reason in said
     bad = next(run for run in runs if run.name == "bad")

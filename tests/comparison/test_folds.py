@@ -1,4 +1,6 @@
-"""A comparison over folds: each is pretrained and measured separately, and a replicate consists of all of them."""
+"""A comparison over folds: each is pretrained and measured separately, and a replicate consists of all of
+them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ COMMANDS = {"pretrain": pretrain, "finetune": finetune}
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six simulated patients in two folds."""
     out = tmp_path_factory.mktemp("folds") / "store"
-    given = prepare_options("simulated", {"num_patients": 6, "shape": [16, 16, 16], "num_modalities": 1, "workers": 1, "folds": 2})
+    given = prepare_options(
+        "simulated", {"num_patients": 6, "shape": [16, 16, 16], "num_modalities": 1, "workers": 1, "folds": 2}
+    )
     prepare("simulated", None, out, fields=given.fields, options=given.options)
     return out
 
@@ -81,13 +85,18 @@ def test_a_replicate_is_all_folds_and_every_patient_tests_once(comparison: Path,
         name = "results.json" if run.measures else "encoder.json"
         found = json.loads((run.folder / name).read_text())
         if run.measures:
-            assert set(found["split"]["test"]) == folds[run.fold] and not set(found["split"]["labelled"]) & folds[run.fold]
+            assert (
+                set(found["split"]["test"]) == folds[run.fold]
+                and not set(found["split"]["labelled"]) & folds[run.fold]
+            )
         else:
             assert set(found["pretraining_patients"]) == folds[1 - run.fold]
     table = pd.read_csv("runs/results.csv")
     assert len(table) == 8 and set(table["fold"]) == {0, 1}
     seeds = complete_replicates(table, config)
-    assert seeds == [0, 1] and complete_replicates(table[:-1], config) == [0], "a replicate without one of its folds is not complete"
+    assert seeds == [0, 1] and complete_replicates(table[:-1], config) == [0], (
+        "a replicate without one of its folds is not complete"
+    )
     analysis = analyse(table, config, gather_cases(runs, config, seeds))
     assert analysis is not None
     means = table.groupby(["arm", "seed"])["mae"].mean()
@@ -95,19 +104,31 @@ def test_a_replicate_is_all_folds_and_every_patient_tests_once(comparison: Path,
     difference = means["overlap"].to_numpy() - means["scratch"].to_numpy()
     interval = analysis.arm("overlap").endpoint.difference
     assert interval is not None and interval.mean == pytest.approx(difference.mean())
-    assert interval.high - interval.mean == pytest.approx(12.7062 * difference.std(ddof=1) / np.sqrt(2), rel=1e-4)  # t of one df
-    assert analysis.num_cases is None and "patients train and test in turn" in report and "in each of 2 folds" in report
+    assert interval.high - interval.mean == pytest.approx(
+        12.7062 * difference.std(ddof=1) / np.sqrt(2), rel=1e-4
+    )  # t of one df
+    assert (
+        analysis.num_cases is None
+        and "patients train and test in turn" in report
+        and "in each of 2 folds" in report
+    )
 
 
 def test_a_screened_patient_in_any_fold_is_refused(comparison: Path, root: Path) -> None:
-    screening = yaml.safe_load(comparison.read_text()) | {"out_dir": "screening", "stage": "screen", "folds": None}
+    screening = yaml.safe_load(comparison.read_text()) | {
+        "out_dir": "screening",
+        "stage": "screen",
+        "folds": None,
+    }
     Path("screen.yaml").write_text(yaml.safe_dump(screening))
     of_fold_1 = json.loads((root / "split.json").read_text())["folds"][1][0]
     Path("screening/finetune/scratch").mkdir(parents=True)
     Path("screening/finetune/scratch/results.json").write_text(json.dumps({"split": {"test": [of_fold_1]}}))
     with pytest.raises(DataError, match=rf"1 test patients were used in the screening \({of_fold_1}\)"):
         compare(comparison, ["screened=screen.yaml", "first_seed=5"], check=True)
-    compare(comparison, ["screened=screen.yaml", "first_seed=5", "folds=null"], check=True)  # the split itself tests fold 0
+    compare(
+        comparison, ["screened=screen.yaml", "first_seed=5", "folds=null"], check=True
+    )  # the split itself tests fold 0
 
 
 def test_an_encoder_that_saw_a_test_patient_of_another_fold_is_refused(comparison: Path) -> None:
@@ -123,8 +144,14 @@ def test_an_encoder_that_saw_a_test_patient_of_another_fold_is_refused(compariso
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["vary={data.fold: [0, 1]}"], r"vary\.data\.fold: varies measurements only, while all pretrainings would use one fold"),
-        (["finetune.set={data.fold: 1}"], r"finetune\.set\.data\.fold: the comparison sets this field itself"),
+        (
+            ["vary={data.fold: [0, 1]}"],
+            r"vary\.data\.fold: varies measurements only, while all pretrainings would use one fold",
+        ),
+        (
+            ["finetune.set={data.fold: 1}"],
+            r"finetune\.set\.data\.fold: the comparison sets this field itself",
+        ),
         (["folds=1"], "folds"),
     ],
 )

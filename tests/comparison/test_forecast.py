@@ -56,15 +56,24 @@ def test_finished_runs_give_better_estimates_than_steps(comparison):
 def test_each_pretraining_is_timed_by_its_own_runs(comparison):
     """MAE may take ten times as long as the contrast that started first."""
     _, runs = planned(comparison(), "replicates=3")
-    of = {name: [run for run in runs if run.command == "pretrain" and run.name == name] for name in ("dense", "simclr")}
+    of = {
+        name: [run for run in runs if run.command == "pretrain" and run.name == name]
+        for name in ("dense", "simclr")
+    }
     for run in (of["dense"][0], of["simclr"][0]):
         run.folder.mkdir(parents=True)
     record_cost(of["dense"][0].folder, 10.0, 100.0)
-    assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(5 * 10), "a pretraining without runs uses the mean of all"
+    assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(5 * 10), (
+        "a pretraining without runs uses the mean of all"
+    )
     record_cost(of["simclr"][0].folder, 120.0, 100.0)
-    assert seconds_to_go("pretrain", runs, [of["dense"][0], of["simclr"][0]]) == pytest.approx(2 * 10 + 2 * 120)
+    assert seconds_to_go("pretrain", runs, [of["dense"][0], of["simclr"][0]]) == pytest.approx(
+        2 * 10 + 2 * 120
+    )
     log(of["simclr"][1], [1.0, of["simclr"][1].size / 60])
-    assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(2 * 10 + 3 * 60), "steps of a running run"
+    assert seconds_to_go("pretrain", runs, of["dense"][:1]) == pytest.approx(2 * 10 + 3 * 60), (
+        "steps of a running run"
+    )
 
 
 def test_a_wrong_time_estimate_is_replaced(comparison, monkeypatch):
@@ -121,5 +130,7 @@ def test_a_pilot_gives_the_smallest_difference_in_the_metric(comparison):
     assert "in dice, from the variances of the 2 complete replicates and 9 test patients" in line
     limit = "with the replicate variance at its upper 80% limit"
     assert f"{limit} (at its estimate, which is below the true variance in most small pilots: " in line
-    cautious, plain = (float(text.split()[0]) for text in (line.split("0.05 / 2: ")[1], line.split("small pilots: ")[1]))
+    cautious, plain = (
+        float(text.split()[0]) for text in (line.split("0.05 / 2: ")[1], line.split("small pilots: ")[1])
+    )
     assert cautious > 1.5 * plain > 0

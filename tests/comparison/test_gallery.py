@@ -22,7 +22,9 @@ CONFIG = CompareConfig(
 @pytest.fixture
 def analysis() -> Analysis:
     rows = [{"arm": arm, "seed": 0, "dice": 0.5} for arm in CONFIG.arms]
-    found = analyse(pd.DataFrame(rows), CONFIG, arm_types={f"arm {name}": kind for name, kind in KINDS.items()})
+    found = analyse(
+        pd.DataFrame(rows), CONFIG, arm_types={f"arm {name}": kind for name, kind in KINDS.items()}
+    )
     assert found is not None
     return found
 
@@ -35,11 +37,16 @@ def run_of(folder: Path, command: str, name: str, **pictures: bytes) -> Run:
     return run
 
 
-def test_identical_pictures_are_shown_once_and_arms_without_pairs_have_none(tmp_path: Path, analysis: Analysis) -> None:
+def test_identical_pictures_are_shown_once_and_arms_without_pairs_have_none(
+    tmp_path: Path, analysis: Analysis
+) -> None:
     drawn = {"ours": b"same", "other": b"own", "placebo": b"same", "mae": b"same"}
     runs = [run_of(tmp_path, "pretrain", name, pairs=drawn[name], relation=name.encode()) for name in KINDS]
     found = pairing(analysis, runs, CONFIG)
-    assert [one.caption for one in found.drawn] == ["“ours”, “placebo” (placebo) (identical pictures)", "“other”"]
+    assert [one.caption for one in found.drawn] == [
+        "“ours”, “placebo” (placebo) (identical pictures)",
+        "“other”",
+    ]
     assert [one.caption for one in found.related] == ["“ours”", "“other”", "“placebo” (placebo)"]
     assert all("mae" not in one.alt for one in (*found.drawn, *found.related))
     assert [note.split(":")[0] for note in found.notes] == ["“placebo”", "“mae”"]
@@ -49,4 +56,7 @@ def test_identical_pictures_are_shown_once_and_arms_without_pairs_have_none(tmp_
 def test_pictures_of_cases_name_their_arm(tmp_path: Path, analysis: Analysis) -> None:
     runs = [run_of(tmp_path, "finetune", "arm ours", cases=b"x"), run_of(tmp_path, "finetune", "arm other")]
     (one,) = cases(analysis, runs, "validation")
-    assert one.alt == "Best and worst validation cases with true and predicted outlines: arm ours" and one.caption == "arm ours"
+    assert (
+        one.alt == "Best and worst validation cases with true and predicted outlines: arm ours"
+        and one.caption == "arm ours"
+    )

@@ -12,10 +12,19 @@ from medcl3d.comparison.plan.runs import Run
 from medcl3d.comparison.run.launch import LOG, STARTED
 from medcl3d.io.atomic import write_json
 
-CONFIG = CompareConfig(out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms={"a": Arm()}, reference="a")
+CONFIG = CompareConfig(
+    out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms={"a": Arm()}, reference="a"
+)
 
 
-def run_of(folder: Path, name: str, log: str | None = None, needs: Path | None = None, command: str = "finetune", **status) -> Run:
+def run_of(
+    folder: Path,
+    name: str,
+    log: str | None = None,
+    needs: Path | None = None,
+    command: str = "finetune",
+    **status,
+) -> Run:
     run = Run(command, name, (), 0, Path("x.yaml"), (), folder / name, needs, {})  # type: ignore[arg-type]
     run.folder.mkdir()
     if status:

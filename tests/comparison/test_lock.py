@@ -1,4 +1,6 @@
-"""Two starts of one comparison, and kills at any moment: no run is executed twice, and finished runs are kept."""
+"""Two starts of one comparison, and kills at any moment: no run is executed twice, and finished runs are
+kept.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,11 @@ def start(*overrides: str) -> subprocess.Popen[str]:
     code = START.format(here=str(HERE), fake=str(HERE / "fake_runs.py"))
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *overrides], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", code, *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
 
 
@@ -54,20 +60,30 @@ def starts(folder: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_two_simultaneous_starts_execute_each_run_once(comparison):
-    comparison(arms={"scratch": {"set": {"seconds": 0.3}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.3}}})
+    comparison(
+        arms={
+            "scratch": {"set": {"seconds": 0.3}},
+            "dense": {"pretraining": "dense", "set": {"seconds": 0.3}},
+        }
+    )
     both = [start(*SMALL), start(*SMALL)]
     said = [process.communicate(timeout=100) for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes in ([0, 0], [0, 1])
     if codes == [0, 1]:
-        assert any("ConfigError: runs: pid" in error and "is running a comparison" in error for _, error in said)
+        assert any(
+            "ConfigError: runs: pid" in error and "is running a comparison" in error for _, error in said
+        )
     assert set(starts(Path("runs")).values()) == {1}
     assert Path("runs/report.html").is_file()
 
 
 def test_a_second_start_is_refused_and_the_lock_ends_with_its_holder(comparison):
     path = comparison()
-    with exclusive_start(Path("runs")), pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait for it"):
+    with (
+        exclusive_start(Path("runs")),
+        pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait for it"),
+    ):
         compare(path, SMALL)
     with exclusive_start(Path("runs")):
         pass
@@ -75,8 +91,15 @@ def test_a_second_start_is_refused_and_the_lock_ends_with_its_holder(comparison)
 
 @pytest.mark.slow
 def test_a_kill_loses_only_running_runs(comparison):
-    """SIGKILL to the comparison at several moments: finished runs are kept, and running ones are waited for."""
-    comparison(arms={"scratch": {"set": {"seconds": 0.4}}, "dense": {"pretraining": "dense", "set": {"seconds": 0.4}}})
+    """SIGKILL to the comparison at several moments: finished runs are kept, and running ones are waited
+    for.
+    """
+    comparison(
+        arms={
+            "scratch": {"set": {"seconds": 0.4}},
+            "dense": {"pretraining": "dense", "set": {"seconds": 0.4}},
+        }
+    )
     done: set[str] = set()
     for moment in (0.3, 0.9, 1.4):
         process = start(*SMALL, "replicates=2")
@@ -88,7 +111,9 @@ def test_a_kill_loses_only_running_runs(comparison):
         process.communicate()
         before = {k for k in done if starts(Path("runs"))[k] != 1}
         assert not before
-        done |= {str(file.parent) for file in Path("runs").rglob("status.json") if '"done"' in file.read_text()}
+        done |= {
+            str(file.parent) for file in Path("runs").rglob("status.json") if '"done"' in file.read_text()
+        }
     last = start(*SMALL, "replicates=2")
     _, error = last.communicate(timeout=100)
     assert last.returncode == 0, error

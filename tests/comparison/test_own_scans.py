@@ -28,7 +28,9 @@ def test_points_and_crops_each_have_a_learning_rate_and_a_control(name: str) -> 
 
 def test_retrieval_is_not_recommended_for_segmentation() -> None:
     rows = pd.read_csv(ROOT / "docs" / "results" / "small_comparisons.csv")
-    sarcoma = rows[(rows["comparison"] == "sarcoma") & (rows["seed"] == 0)].set_index(["metric", "arm"])["mean"]
+    sarcoma = rows[(rows["comparison"] == "sarcoma") & (rows["seed"] == 0)].set_index(["metric", "arm"])[
+        "mean"
+    ]
     recall = [f"{sarcoma['retrieval/recall@1', arm]:.2f}" for arm in ("untrained", "same patient")]
     dice = [f"{sarcoma['dice', arm]:.3f}" for arm in ("scratch", "same patient")]
     for path in (COMPARE / "mine_unlabelled.yaml", ROOT / "docs" / "comparing.md"):

@@ -13,14 +13,26 @@ import pytest
 
 from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.preregistration import DECLARED, check_preregistration, preregister, preregistrations
+from medcl3d.comparison.plan.preregistration import (
+    DECLARED,
+    check_preregistration,
+    preregister,
+    preregistrations,
+)
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError
 
-SIX = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "pretrainings": {}, "replicates": 6, "jobs": 2}
+SIX = {
+    "arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}},
+    "pretrainings": {},
+    "replicates": 6,
+    "jobs": 2,
+}
 
 
-def test_preregistered_endpoints_are_tested_and_changed_ones_are_not(comparison: Callable[..., Path], tmp_path: Path) -> None:
+def test_preregistered_endpoints_are_tested_and_changed_ones_are_not(
+    comparison: Callable[..., Path], tmp_path: Path
+) -> None:
     path = comparison(**SIX, endpoint={"num_labelled": 2})
     text = compare(path).read_text()
     assert "p (Holm)" in text and "The tests were" not in text
@@ -38,7 +50,10 @@ def test_preregistered_endpoints_are_tested_and_changed_ones_are_not(comparison:
     assert "p (Holm)" in compare(path, from_runs=[Path("other")]).read_text()
     assert "was changed" in compare(path, ["reference=gain"], from_runs=[Path("other/finetune")]).read_text()
     (tmp_path / "other" / DECLARED).unlink()
-    assert "The tests were not preregistered: declared.jsonl does not exist." in compare(path, from_runs=[Path("other")]).read_text()
+    assert (
+        "The tests were not preregistered: declared.jsonl does not exist."
+        in compare(path, from_runs=[Path("other")]).read_text()
+    )
 
 
 MEASURED = ["dice", "hd95_mm"]
@@ -50,7 +65,9 @@ def config(comparison: Callable[..., Path]) -> CompareConfig:
 
 
 @pytest.mark.parametrize(("complete", "kept"), [(3, True), (6, False)])
-def test_a_pilot_may_be_made_longer_and_a_tested_comparison_may_not(config: CompareConfig, complete: int, kept: bool) -> None:
+def test_a_pilot_may_be_made_longer_and_a_tested_comparison_may_not(
+    config: CompareConfig, complete: int, kept: bool
+) -> None:
     preregister(replace(config, replicates=complete), 0, 0)
     preregister(config := replace(config, replicates=10), complete * 4, complete)
     found = check_preregistration(config, preregistrations(config.report_dir / DECLARED), MEASURED)
@@ -62,22 +79,36 @@ def test_a_change_before_any_result_is_allowed(config: CompareConfig) -> None:
     preregister(replace(config, metric="hd95_mm"), 0, 0)
     preregister(config, 0, 0)
     rows = preregistrations(config.report_dir / DECLARED)
-    assert len(rows) == 2 and check_preregistration(config, rows, MEASURED).kept and not check_preregistration(config, rows, MEASURED).note
+    assert (
+        len(rows) == 2
+        and check_preregistration(config, rows, MEASURED).kept
+        and not check_preregistration(config, rows, MEASURED).note
+    )
 
 
-def test_a_misspelt_metric_ends_the_execution_at_the_first_result_and_can_be_corrected(comparison: Callable[..., Path]) -> None:
+def test_a_misspelt_metric_ends_the_execution_at_the_first_result_and_can_be_corrected(
+    comparison: Callable[..., Path],
+) -> None:
     path = comparison(**{**SIX, "jobs": 1})
-    with pytest.raises(DataError, match=r"has no number for 'dice/livr', which is misspelt or undefined .*: dice, hd95_mm$"):
+    with pytest.raises(
+        DataError, match=r"has no number for 'dice/livr', which is misspelt or undefined .*: dice, hd95_mm$"
+    ):
         compare(path, ["metric=dice/livr"])
     assert len(list(Path("runs").rglob("results.json"))) == 1
     with pytest.raises(DataError, match="'dice/livr'"):
         compare(path, ["metric=dice/livr"])
-    assert len(list(Path("runs").rglob("results.json"))) == 1, "existing results are validated before any run starts"
+    assert len(list(Path("runs").rglob("results.json"))) == 1, (
+        "existing results are validated before any run starts"
+    )
     text = compare(path).read_text()
-    assert "p (Holm)" in text and "The tests were preregistered when 1 measurement was already finished" in text
+    assert (
+        "p (Holm)" in text and "The tests were preregistered when 1 measurement was already finished" in text
+    )
 
 
-def test_a_value_that_is_not_defined_is_named_and_its_replicate_left_out(comparison: Callable[..., Path]) -> None:
+def test_a_value_that_is_not_defined_is_named_and_its_replicate_left_out(
+    comparison: Callable[..., Path],
+) -> None:
     path = comparison(**SIX)
     compare(path)
     file = next(iter(sorted(Path("runs/finetune/gain").rglob("seed_3/results.json"))))
@@ -88,24 +119,33 @@ def test_a_value_that_is_not_defined_is_named_and_its_replicate_left_out(compari
         rows.write('{"step": 9, "los')  # truncated, as by a full disk
     text = compare(path).read_text()
     assert f"dice is not defined in {file.parent}" in text and "5 of 6 replicates complete" in text
-    assert "No test, since 1 of 6 planned replicates is missing, and only a complete comparison is tested" in text
+    assert (
+        "No test, since 1 of 6 planned replicates is missing, and only a complete comparison is tested"
+        in text
+    )
     compare(path, ["replicates=10"], check=True)
 
 
 def test_runs_before_the_preregistration_are_noted(config: CompareConfig) -> None:
     preregister(config, 5, 1)
     found = check_preregistration(config, preregistrations(config.report_dir / DECLARED), MEASURED)
-    assert found.kept and found.note == "The tests were preregistered when 5 measurements were already finished."
+    assert (
+        found.kept and found.note == "The tests were preregistered when 5 measurements were already finished."
+    )
 
 
 def test_spoilt_rows_are_left_out(config: CompareConfig) -> None:
     preregister(config, 0, 0)
     file = config.report_dir / DECLARED
-    file.write_text('{"cut\n[]\n' + file.read_text() + json.dumps({"what": 3, "finished": 0, "complete": 0}) + "\n")
+    file.write_text(
+        '{"cut\n[]\n' + file.read_text() + json.dumps({"what": 3, "finished": 0, "complete": 0}) + "\n"
+    )
     assert len(preregistrations(file)) == 1
 
 
-def test_validation_patients_cannot_confirm(comparison: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_patients_cannot_confirm(
+    comparison: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from medcl3d.comparison.plan import runs as module
 
     real = module.plain

@@ -16,7 +16,13 @@ from medcl3d.comparison.plan.runs import Run
 from medcl3d.core.errors import DataError
 
 READ: dict[str, Any] = {"data": "a", "body": "b", "manifest": {"age": "1", "sex": "2"}, "split": "s"}
-MADE: dict[str, Any] = {"versions": {"torch": "2"}, "python": "3", "commit": "f00", "dirty": False, "device": "one"}
+MADE: dict[str, Any] = {
+    "versions": {"torch": "2"},
+    "python": "3",
+    "commit": "f00",
+    "dirty": False,
+    "device": "one",
+}
 Finished = Callable[..., Run]
 
 
@@ -24,7 +30,9 @@ Finished = Callable[..., Run]
 def finished(tmp_path: Path) -> Finished:
     """Write a finished run with changed entries of its provenance.json (None: without the entry)."""
 
-    def write(name: str, command: Command = "finetune", planned: dict[str, Any] | None = None, **changed: Any) -> Run:
+    def write(
+        name: str, command: Command = "finetune", planned: dict[str, Any] | None = None, **changed: Any
+    ) -> Run:
         config = {"data": {"root": "store", "patch_size": [8, 8, 8], **(planned or {})}}
         run = Run(command, name, (), 0, Path("c.yaml"), (), tmp_path / command / name, None, config)
         run.folder.mkdir(parents=True)
@@ -49,7 +57,10 @@ def finished(tmp_path: Path) -> Finished:
 )
 def test_different_data_of_two_runs_is_named(finished: Finished, other: dict[str, Any], words: str) -> None:
     runs = [finished("one"), finished("two"), finished("three", **other)]
-    with pytest.raises(DataError, match=f"finetune/one and .*finetune/three read different data: {words}; prepare the data once"):
+    with pytest.raises(
+        DataError,
+        match=f"finetune/one and .*finetune/three read different data: {words}; prepare the data once",
+    ):
         check_provenance(runs)
     assert check_provenance(runs[:2]) == []
 
@@ -58,7 +69,9 @@ def test_an_older_run_is_compared_by_its_recorded_parts(finished: Finished) -> N
     old = finished("old", body=None, manifest=None, split=None, dirty=None, device=None)
     new, other = finished("new"), finished("other", split="x")
     assert check_provenance([old, new]) == check_provenance([old, other]) == []
-    with pytest.raises(DataError, match=r"finetune/new and .*finetune/other read different data: split\.json"):
+    with pytest.raises(
+        DataError, match=r"finetune/new and .*finetune/other read different data: split\.json"
+    ):
         check_provenance([old, new, other])
 
 
@@ -76,7 +89,9 @@ def test_runs_of_other_folders_may_read_other_data(finished: Finished) -> None:
     there: dict[str, Any] = {"root": "there"}
     one, two = finished("one"), finished("two", planned=there, split="x", manifest={"site": "y"})
     assert check_provenance([one, two]) == []
-    with pytest.raises(DataError, match=r"finetune/two and .*finetune/three read different data: the column site"):
+    with pytest.raises(
+        DataError, match=r"finetune/two and .*finetune/three read different data: the column site"
+    ):
         check_provenance([one, two, finished("three", planned=there, split="x", manifest={"site": "z"})])
 
 

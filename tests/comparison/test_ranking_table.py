@@ -15,7 +15,9 @@ KINDS: dict[str, ArmType] = {"scratch": "scratch", "ours": "pairs", "ours (place
 MEANS = {"scratch": 0.5, "ours": 0.8, "ours (placebo)": 0.6, "mae": 0.6}
 
 
-def table(replicates: int, stage: str = "confirm", metric: str = "dice", family: tuple[str, ...] = ("ours",)) -> RankingTable:
+def table(
+    replicates: int, stage: str = "confirm", metric: str = "dice", family: tuple[str, ...] = ("ours",)
+) -> RankingTable:
     arms = {name: Arm(pretraining=None if kind == "scratch" else name) for name, kind in KINDS.items()}
     config = CompareConfig(
         out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms=arms, reference="scratch", metric=metric,
@@ -32,7 +34,12 @@ def table(replicates: int, stage: str = "confirm", metric: str = "dice", family:
 
 
 def test_the_best_is_first_and_ranks_follow_the_direction() -> None:
-    assert [(row.place, row.name) for row in table(1).rows] == [(1, "ours"), (2, "ours (placebo)"), (2, "mae"), (4, "scratch")]
+    assert [(row.place, row.name) for row in table(1).rows] == [
+        (1, "ours"),
+        (2, "ours (placebo)"),
+        (2, "mae"),
+        (4, "scratch"),
+    ]
     assert table(1, metric="hd95_mm").rows[0].name == "scratch"
 
 
@@ -46,7 +53,9 @@ def test_controls_are_marked() -> None:
 def test_empty_columns_are_left_out() -> None:
     two, screening, tested = table(2), table(8, stage="screen"), table(8)
     assert (two.effects, two.tested) == (False, False), "two replicates have no standardised difference"
-    assert (screening.effects, screening.tested) == (True, False), "a screening tests nothing, so it has no detectable difference"
+    assert (screening.effects, screening.tested) == (True, False), (
+        "a screening tests nothing, so it has no detectable difference"
+    )
     assert (tested.effects, tested.tested) == (True, True)
     assert {row.name: row.role for row in tested.rows} == {
         "ours": "tested", "ours (placebo)": "exploratory", "mae": "exploratory", "scratch": "",

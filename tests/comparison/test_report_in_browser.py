@@ -85,22 +85,37 @@ def test_tables_sort_by_keyboard_and_start_with_the_best(tested: Tab):
     tested.press("Tab", 9)
     tested.press("Enter", 13, "\r")
     assert tested.value(f"{FIRST}.tHead.rows[0].cells[2].getAttribute('aria-sort')") == "descending"
-    assert tested.value(f"{FIRST}.tBodies[0].rows[3].cells[2].textContent") == ""  # the reference has no difference and is last
-    assert press(5) == "ascending" and tested.value(f"{FIRST}.tBodies[0].rows[0].cells[5].textContent") == "p < 0.001"
+    assert (
+        tested.value(f"{FIRST}.tBodies[0].rows[3].cells[2].textContent") == ""
+    )  # the reference has no difference and is last
+    assert (
+        press(5) == "ascending"
+        and tested.value(f"{FIRST}.tBodies[0].rows[0].cells[5].textContent") == "p < 0.001"
+    )
 
 
 def test_empty_columns_are_left_out(screening: Tab):
     heads = f"[...{FIRST}.tHead.rows[0].cells].map(c => c.textContent)"
     assert screening.value(heads) == ["arm", "dice", "difference to scratch"]
-    empty = "[...document.querySelectorAll('table')].filter(t => [...t.tHead.rows[0].cells].some((_, k) => [...t.tBodies[0].rows]"
-    assert screening.value(f"{empty}.every(r => !r.cells[k].textContent.trim()))).map(t => t.parentElement.ariaLabel)") == []
+    empty = (
+        "[...document.querySelectorAll('table')].filter(t => [...t.tHead.rows[0].cells].some((_, k) "
+        "=> [...t.tBodies[0].rows]"
+    )
+    assert (
+        screening.value(
+            f"{empty}.every(r => !r.cells[k].textContent.trim()))).map(t => t.parentElement.ariaLabel)"
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("width", [360, PHONE, 1200])
 def test_the_page_is_as_wide_as_the_screen(tab: Tab, width: int):
     tab.size(width)
     assert tab.value("document.documentElement.scrollWidth") <= width
-    assert tab.value("[...document.querySelectorAll('table')].every(t => t.closest('.scroll[tabindex][aria-label]'))")
+    assert tab.value(
+        "[...document.querySelectorAll('table')].every(t => t.closest('.scroll[tabindex][aria-label]'))"
+    )
 
 
 SCROLLED = """
@@ -159,7 +174,9 @@ def test_a_picture_is_enlarged_by_enter(screening: Tab):
     assert 900 < screening.value(width) < 1100, "one column: as wide as the text"
     screening.value(f"{summary}.focus()")
     screening.press("Enter", 13, "\r")
-    assert screening.value(width) == screening.value(f"{summary}.querySelector('img').naturalWidth + 2") == 1487
+    assert (
+        screening.value(width) == screening.value(f"{summary}.querySelector('img').naturalWidth + 2") == 1487
+    )
     assert screening.value("document.documentElement.scrollWidth") <= 1280
     screening.press("Enter", 13, "\r")
     assert screening.value(width) < 1100
@@ -194,7 +211,10 @@ def test_text_stands_out_in_light_and_dark(tab: Tab, tmp_path: Path, width: int,
     """4.5 to 1 is the contrast that the Web Content Accessibility Guidelines require."""
     tab.size(width, dark=dark)
     assert tab.value(CONTRAST) >= 4.5
-    shown = "[...document.querySelectorAll('.plot img')].every(i => (getComputedStyle(i).display === 'none') === (i.className !== '%s'))"
+    shown = (
+        "[...document.querySelectorAll('.plot img')].every(i => (getComputedStyle(i).display === "
+        "'none') === (i.className !== '%s'))"
+    )
     assert tab.value(shown % ("dark" if dark else "light"))
     tab.picture(tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 10_000
@@ -208,8 +228,12 @@ def test_it_prints(tab: Tab):
     tab.size(PAPER, dark=True, media="print")
     assert tab.value("document.documentElement.scrollWidth") <= PAPER
     assert tab.value(TOO_LARGE % "right") <= PAPER
-    assert tab.value("Math.max(...[...document.images].map(i => i.getBoundingClientRect().height))") < 1000, "less than a sheet"
-    assert tab.value("[...document.querySelectorAll('.plot .dark')].every(i => getComputedStyle(i).display === 'none')")
+    assert tab.value("Math.max(...[...document.images].map(i => i.getBoundingClientRect().height))") < 1000, (
+        "less than a sheet"
+    )
+    assert tab.value(
+        "[...document.querySelectorAll('.plot .dark')].every(i => getComputedStyle(i).display === 'none')"
+    )
     # Otherwise the headings of a table do not repeat on the next page.
     assert tab.value("getComputedStyle(document.querySelector('thead button')).display") == "contents"
     assert tab.printed().startswith(b"%PDF")

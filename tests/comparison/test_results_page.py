@@ -55,5 +55,7 @@ def test_the_budgets_of_the_brain() -> None:
     arms = ("untrained", "overlapping_crops, 200 steps", "overlapping_crops, 3000 steps")
     for measure, (*means, difference) in zip(measures, table.values(), strict=True):
         values = by_seed("ixi_budget.csv", measure)
-        assert [float(mean) for mean in means] == pytest.approx([values.loc[arm].mean() for arm in arms], abs=6e-4)
+        assert [float(mean) for mean in means] == pytest.approx(
+            [values.loc[arm].mean() for arm in arms], abs=6e-4
+        )
         assert_shows(difference, values.loc[arms[2]] - values.loc[arms[1]])

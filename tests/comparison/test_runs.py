@@ -12,7 +12,14 @@ import pytest
 import yaml
 
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.runs import check_comparable, dotted, free_fields, plan, slug, unexpected_differences
+from medcl3d.comparison.plan.runs import (
+    check_comparable,
+    dotted,
+    free_fields,
+    plan,
+    slug,
+    unexpected_differences,
+)
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 
@@ -25,12 +32,18 @@ def expand(path: Path, *overrides: str):
 def test_compared_runs_differ_only_in_what_is_compared(comparison):
     """In the whole plan: same seed, same cell, and all fields equal except those of the arm."""
     _, runs = expand(comparison(), "replicates=3")
-    groups = itertools.groupby(sorted(runs, key=lambda r: (r.command, r.cell, r.seed)), key=lambda r: (r.command, r.cell, r.seed))
+    groups = itertools.groupby(
+        sorted(runs, key=lambda r: (r.command, r.cell, r.seed)), key=lambda r: (r.command, r.cell, r.seed)
+    )
     for (command, cell, seed), members in groups:
         group = list(members)
         assert len(group) == (2 if command == "pretrain" else 3)
         for a, b in itertools.combinations(group, 2):
-            free = {"pairs", "objective", "out_dir"} if command == "pretrain" else {"init", "out_dir", "transfer", "gain"}
+            free = (
+                {"pairs", "objective", "out_dir"}
+                if command == "pretrain"
+                else {"init", "out_dir", "transfer", "gain"}
+            )
             assert {key for key in a.planned if a.planned[key] != b.planned[key]} <= free
             assert a.planned["seed"] == b.planned["seed"] == seed
             assert all(a.planned[key] == value for key, value in cell)
@@ -70,7 +83,11 @@ def test_every_combination_is_a_cell(comparison):
     _, runs = expand(comparison(vary={"num_labelled": [2, 8], "train.steps": [1, 10]}), "replicates=1")
     cells = {run.cell for run in runs if run.command == "finetune"}
     assert cells == {(("num_labelled", n), ("train.steps", s)) for n in (2, 8) for s in (1, 10)}
-    assert all(run.planned["train"]["steps"] == dict(run.cell)["train.steps"] for run in runs if run.command == "finetune")
+    assert all(
+        run.planned["train"]["steps"] == dict(run.cell)["train.steps"]
+        for run in runs
+        if run.command == "finetune"
+    )
 
 
 def test_a_pretraining_that_differs_in_more_is_refused(comparison, tmp_path):
@@ -95,7 +112,10 @@ def test_free_fields_are_whole_names():
     """A field `pairs_per_batch` would not pass as `pairs`."""
     run = type("Run", (), {})
     a, b = run(), run()
-    a.planned, b.planned = {"pairs": {"a": {}}, "pairs_per_batch": 1}, {"pairs": {"b": {}}, "pairs_per_batch": 2}
+    a.planned, b.planned = (
+        {"pairs": {"a": {}}, "pairs_per_batch": 1},
+        {"pairs": {"b": {}}, "pairs_per_batch": 2},
+    )
     assert unexpected_differences(a, b, ["pairs"]) == ["pairs_per_batch: 1 -> 2"]
 
 
@@ -134,8 +154,17 @@ def test_nested_and_dotted_overrides_are_equal(comparison):
 
 
 def test_dotted_keeps_a_choice_as_one_value():
-    fields = {"train": {"steps": 9, "lr": 0.1}, "pairs": {"overlapping_crops": {"min_iou": 0.2}}, "views.mri.noise": 0}
-    assert dotted(fields) == {"train.steps": 9, "train.lr": 0.1, "pairs": {"overlapping_crops": {"min_iou": 0.2}}, "views.mri.noise": 0}
+    fields = {
+        "train": {"steps": 9, "lr": 0.1},
+        "pairs": {"overlapping_crops": {"min_iou": 0.2}},
+        "views.mri.noise": 0,
+    }
+    assert dotted(fields) == {
+        "train.steps": 9,
+        "train.lr": 0.1,
+        "pairs": {"overlapping_crops": {"min_iou": 0.2}},
+        "views.mri.noise": 0,
+    }
 
 
 def test_names_become_folders():
@@ -145,7 +174,12 @@ def test_names_become_folders():
 
 def test_sets_of_pretrainings_are_free_only_there(comparison):
     config, _ = expand(
-        comparison(pretrainings={"dense": {"config": "dense.yaml", "set": {"encoder": "large"}}, "simclr": {"config": "simclr.yaml"}})
+        comparison(
+            pretrainings={
+                "dense": {"config": "dense.yaml", "set": {"encoder": "large"}},
+                "simclr": {"config": "simclr.yaml"},
+            }
+        )
     )
     assert "encoder" in free_fields("pretrain", config)
     assert "encoder" not in free_fields("finetune", config)

@@ -1,4 +1,6 @@
-"""Jobs through submitit's local executor: arrays are submitted, stopped jobs resume, failures are reported."""
+"""Jobs through submitit's local executor: arrays are submitted, stopped jobs resume, failures are
+reported.
+"""
 
 from __future__ import annotations
 
@@ -179,7 +181,13 @@ def test_a_queued_job_is_not_submitted_again(comparison, tmp_path, monkeypatch):
     squeue, tools = tmp_path / "tools" / "squeue", tmp_path / "tools"
     tools.mkdir()
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    for answer, expected in (("echo PENDING", True), ("echo RUNNING", True), ("echo COMPLETED", False), ("exit 1", False), ("true", False)):
+    for answer, expected in (
+        ("echo PENDING", True),
+        ("echo RUNNING", True),
+        ("echo COMPLETED", False),
+        ("exit 1", False),
+        ("true", False),
+    ):
         squeue.write_text(f'#!/bin/sh\n[ "$3" = --jobs=17_3 ] || exit 2\n{answer}\n')
         squeue.chmod(0o755)
         assert is_queued(run.folder) is expected, answer

@@ -15,7 +15,11 @@ from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError, DataError
 
-SMALL = {"arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}}, "vary": {"num_labelled": [2]}, "replicates": 1}
+SMALL = {
+    "arms": {"scratch": {}, "gain": {"set": {"gain": 0.1}}},
+    "vary": {"num_labelled": [2]},
+    "replicates": 1,
+}
 
 
 @pytest.fixture
@@ -50,7 +54,9 @@ def test_a_patient_of_the_screening_is_refused(comparison, screened):
     assert not Path("runs/report.html").exists()
 
 
-@pytest.mark.parametrize(("stage", "words"), [("confirm", "is not a screening"), ("screen", "a screening does not confirm")])
+@pytest.mark.parametrize(
+    ("stage", "words"), [("confirm", "is not a screening"), ("screen", "a screening does not confirm")]
+)
 def test_a_file_that_is_not_a_screening_is_refused(comparison, stage, words):
     first = comparison(**SMALL, out_dir="screening").rename("screen.yaml")
     with pytest.raises(ConfigError, match=words):

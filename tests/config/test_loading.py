@@ -73,8 +73,16 @@ def test_a_name_alone_has_the_defaults(tmp_path: Path) -> None:
 
 def test_overrides_set_fields_of_any_depth(tmp_path: Path) -> None:
     config = read(tmp_path, GOOD, "shape.cube.share=0.25", "lr=3", "data.patch_size=[1, 1, 1]", "name=no")
-    assert (config.shape.fields["share"], config.lr, config.data.patch_size, config.name) == (0.25, 3.0, (1, 1, 1), "no")
-    assert read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube"), "shape.cube.edge=3").shape.fields["edge"] == 3.0
+    assert (config.shape.fields["share"], config.lr, config.data.patch_size, config.name) == (
+        0.25,
+        3.0,
+        (1, 1, 1),
+        "no",
+    )
+    assert (
+        read(tmp_path, GOOD.replace("\n  cube: {edge: 2}", " cube"), "shape.cube.edge=3").shape.fields["edge"]
+        == 3.0
+    )
 
 
 def test_an_override_that_is_not_yaml_is_text_and_types_are_still_strict(tmp_path: Path) -> None:
@@ -90,19 +98,36 @@ def test_an_override_that_is_not_yaml_is_text_and_types_are_still_strict(tmp_pat
         (
             GOOD.replace("root", "rot"),
             (),
-            r"a.yaml:2: data.rot = 'here': unknown key; did you mean 'root'\? \(known keys: root, patch_size\)$",
+            r"a.yaml:2: data.rot = 'here': unknown key; did you mean 'root'\? \(known keys: root, "
+            r"patch_size\)$",
         ),
         (GOOD.replace("shape:", "shap:"), (), r"a.yaml:4: shap = .*: unknown key; did you mean 'shape'\?"),
-        (GOOD.replace("\n  cube: {edge: 2}", ""), (), r"a.yaml:4: shape: one part is required, as `name` or .*; choose from cube"),
-        (GOOD.replace("[4, 5, 6]", "4"), (), r"a.yaml:3: data.patch_size = 4: expected: 3 whole numbers >= 1; write \[4, 4, 4\]$"),
+        (
+            GOOD.replace("\n  cube: {edge: 2}", ""),
+            (),
+            r"a.yaml:4: shape: one part is required, as `name` or .*; choose from cube",
+        ),
+        (
+            GOOD.replace("[4, 5, 6]", "4"),
+            (),
+            r"a.yaml:3: data.patch_size = 4: expected: 3 whole numbers >= 1; write \[4, 4, 4\]$",
+        ),
         (
             GOOD.replace("1e-4", "-1") + "sed: 1\n",
             ("seed=x",),
             r"a.yaml:7: sed = 1: .*; also .*a.yaml:6: lr = -1: .*; also command line: seed = 'x'",
         ),
-        (GOOD.replace("edge: 2", "egde: 2"), (), r"a.yaml:5: shape.cube.egde = 2: unknown key; did you mean 'edge'"),
+        (
+            GOOD.replace("edge: 2", "egde: 2"),
+            (),
+            r"a.yaml:5: shape.cube.egde = 2: unknown key; did you mean 'edge'",
+        ),
         (GOOD.replace("edge: 2", "edge: -2"), (), r"a.yaml:5: shape.cube.edge = -2: .*greater than 0"),
-        (GOOD.replace("cube", "cubo"), (), r"a.yaml:5: shape.cubo = .*: no part has this name; did you mean 'cube'"),
+        (
+            GOOD.replace("cube", "cubo"),
+            (),
+            r"a.yaml:5: shape.cubo = .*: no part has this name; did you mean 'cube'",
+        ),
         (GOOD.replace("6]", "0]"), (), r"a.yaml:3: data.patch_size.2 = 0: .*greater than or equal to 1"),
         (GOOD.replace(", 6]", "]"), (), r"a.yaml:3: data.patch_size.2: an item is missing"),
         (GOOD.replace("1e-4", ".nan"), (), r"a.yaml:6: lr = nan: not a finite number"),
@@ -122,7 +147,9 @@ def test_an_override_that_is_not_yaml_is_text_and_types_are_still_strict(tmp_pat
         (GOOD, ("lr.x=1",), r"command line: lr.x = 1: lr is 0.0001 and has no keys below it"),
     ],
 )
-def test_an_error_names_its_place(tmp_path: Path, text: str, overrides: tuple[str, ...], message: str) -> None:
+def test_an_error_names_its_place(
+    tmp_path: Path, text: str, overrides: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         read(tmp_path, text, *overrides)
     assert "\n" not in str(caught.value)
@@ -171,8 +198,14 @@ class Stack:
 @pytest.mark.parametrize(
     ("stack", "message"),
     [
-        ("[cube, cubo]", r"a.yaml:5: shape.stack.parts.1.cubo = {}: no part has this name; did you mean 'cube'"),
-        ("[cube, {cube: {edge: 0}}]", r"a.yaml:5: shape.stack.parts.1.cube.edge = 0: input should be greater than 0"),
+        (
+            "[cube, cubo]",
+            r"a.yaml:5: shape.stack.parts.1.cubo = {}: no part has this name; did you mean 'cube'",
+        ),
+        (
+            "[cube, {cube: {edge: 0}}]",
+            r"a.yaml:5: shape.stack.parts.1.cube.edge = 0: input should be greater than 0",
+        ),
         ("[cube], gaps: 3", r"shape.stack.gaps = 3: expected: none or list of numbers > 0; write \[3\]"),
         ("[cube], gaps: [1, -1]", r"shape.stack.gaps.1 = -1: input should be greater than 0"),
     ],
@@ -207,8 +240,14 @@ def test_a_tilde_is_expanded_in_any_field(tmp_path: Path, monkeypatch: pytest.Mo
         ("elsewhere/here: holds no store", ""),
     ],
 )
-def test_a_message_about_a_field_gets_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, place: str) -> None:
+def test_a_message_about_a_field_gets_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, place: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text(GOOD)
     assert with_line(message, Path("a.yaml"), ["lr=3"]) == place + message.removeprefix("a.yaml: ")
-    assert with_line(message, Path("none.yaml"), ["lr=3"]) == message == with_line(message, Path("a.yaml"), ["lr"])
+    assert (
+        with_line(message, Path("none.yaml"), ["lr=3"])
+        == message
+        == with_line(message, Path("a.yaml"), ["lr"])
+    )

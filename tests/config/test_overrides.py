@@ -23,17 +23,44 @@ FILES = {
     "evaluate": "evaluate/mine",
     "compare": "compare/mine",
 }
-RAW = ("cohort #2", "2024", "1e5", "null", "true", "a: b", "[a", "{b", "*c", "&d", "!e", "%f", "- g", "#h", " i ", "0x10", "'j", 'k"')
+RAW = (
+    "cohort #2",
+    "2024",
+    "1e5",
+    "null",
+    "true",
+    "a: b",
+    "[a",
+    "{b",
+    "*c",
+    "&d",
+    "!e",
+    "%f",
+    "- g",
+    "#h",
+    " i ",
+    "0x10",
+    "'j",
+    'k"',
+)
 
 
 def read(kind: str, *overrides: str) -> dict[str, Any]:
-    config: dict[str, Any] = plain(load(ROOT / f"configs/{FILES[kind]}.yaml", overrides, _load(CONFIGS[kind])))
+    config: dict[str, Any] = plain(
+        load(ROOT / f"configs/{FILES[kind]}.yaml", overrides, _load(CONFIGS[kind]))
+    )
     return config
 
 
 @pytest.mark.parametrize("text", RAW)
 def test_a_text_or_path_field_uses_text_unchanged(text: str) -> None:
-    config = read("pretrain", f"out_dir={text}", f"data.root={text}", "pairs=class_labels", f"pairs.class_labels.column={text}")
+    config = read(
+        "pretrain",
+        f"out_dir={text}",
+        f"data.root={text}",
+        "pairs=class_labels",
+        f"pairs.class_labels.column={text}",
+    )
     assert config["data"]["root"] == config["out_dir"] == str(Path(text))
     assert config["pairs"] == {"class_labels": config["pairs"]["class_labels"] | {"column": text}}
 
@@ -67,7 +94,9 @@ def test_a_text_or_path_field_uses_text_unchanged(text: str) -> None:
         ("compare", "prepare.options.label", "[a, b]", ["a", "b"]),
     ],
 )
-def test_the_type_of_a_field_determines_how_text_is_read(kind: str, field: str, text: str, value: Any) -> None:
+def test_the_type_of_a_field_determines_how_text_is_read(
+    kind: str, field: str, text: str, value: Any
+) -> None:
     more = {
         "arms": ["arms.a.pretraining=b"],
         "pretrainings": ["pretrainings.b.config=c"],
@@ -84,12 +113,22 @@ def test_the_type_of_a_field_determines_how_text_is_read(kind: str, field: str, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train.steps=7 #8", "train.steps = '7 #8': input should be a valid integer; remove '#8', which is part of the value here"),
+        (
+            "train.steps=7 #8",
+            "train.steps = '7 #8': input should be a valid integer; remove '#8', which is part of the "
+            "value here",
+        ),
         ("train.steps=#8", "train.steps = '#8': input should be a valid integer"),
         ("seed=1 # one", "seed = '1 # one': input should be a valid integer; remove '# one'"),
         ("data.modalities=[T1] #2", "data.modalities = '[T1] #2': expected: list of words or null"),
-        ("objective=simclr #2", "objective.simclr #2 = {}: no objective has this name; did you mean 'simclr'?"),
-        ("objective.simclr.norm=layer #2", "objective.simclr.norm = 'layer #2': input should be 'layer', 'group', 'batch' or 'none'"),
+        (
+            "objective=simclr #2",
+            "objective.simclr #2 = {}: no objective has this name; did you mean 'simclr'?",
+        ),
+        (
+            "objective.simclr.norm=layer #2",
+            "objective.simclr.norm = 'layer #2': input should be 'layer', 'group', 'batch' or 'none'",
+        ),
         ("dta.root=cohort #2", "dta = {'root': 'cohort #2'}: unknown key; did you mean 'data'?"),
         ("out_dir=", "out_dir: input should be a valid string"),
         ("out_dir=~", "out_dir: input should be a valid string"),
@@ -104,7 +143,11 @@ def test_no_part_of_a_value_is_dropped_silently(text: str, message: str) -> None
 def test_options_of_prepare_and_check_are_read_by_their_types(tmp_path: Path) -> None:
     texts = ["pattern={patient} #2/*.nii", "label=2024", "workers=2"]
     given = prepare_options("folder", read_options(texts, option_schemas("folder")))
-    assert given.fields["pattern"] == "{patient} #2/*.nii" and given.fields["label"] == "2024" and given.options.workers == 2
+    assert (
+        given.fields["pattern"] == "{patient} #2/*.nii"
+        and given.fields["label"] == "2024"
+        and given.options.workers == 2
+    )
     texts = ["source=folder", "pattern=a #2", "label=null", "workers=2"]
     read = read_options(texts, option_schemas_at(tmp_path, texts))
     assert read == {"source": "folder", "pattern": "a #2", "label": None, "workers": 2}
@@ -114,7 +157,12 @@ def test_options_of_prepare_and_check_are_read_by_their_types(tmp_path: Path) ->
 
 
 def test_overrides_of_a_comparison_keep_their_values(tmp_path: Path) -> None:
-    values = {"out_dir": 'a "b" #2', "data.root": "2024", "train.steps": 3, "pairs": {"class_labels": {"column": "null"}}}
+    values = {
+        "out_dir": 'a "b" #2',
+        "data.root": "2024",
+        "train.steps": 3,
+        "pairs": {"class_labels": {"column": "null"}},
+    }
     config = read("pretrain", *as_overrides(values))
     assert (config["out_dir"], config["data"]["root"], config["train"]["steps"]) == ('a "b" #2', "2024", 3)
     assert config["pairs"]["class_labels"]["column"] == "null"

@@ -76,7 +76,9 @@ def wrong_values(spec: Mapping[str, Any]) -> Iterator[Any]:
         if form.get("type") == "array":
             items = form.get("prefixItems") or [form["items"]]
             yield from ([value] * len(items) for value in wrong_values(items[0]))
-    if not any(form.get("type") == "string" and "enum" not in form and "const" not in form for form in allowed):
+    if not any(
+        form.get("type") == "string" and "enum" not in form and "const" not in form for form in allowed
+    ):
         yield "no_such_word"
     else:
         yield 7
@@ -92,7 +94,9 @@ CASES = [
 
 
 def called(registry: Registry, name: str) -> Callable[..., Any]:
-    """The constructor with None as positional arguments, which are not used before the fields are validated."""
+    """The constructor with None as positional arguments, which are not used before the fields are
+    validated.
+    """
     constructor = registry.get(name)
     places = [p for p in inspect.signature(constructor).parameters.values() if p.kind is not p.KEYWORD_ONLY]
     return lambda **fields: constructor(*[None] * len(places), **fields)
@@ -113,33 +117,60 @@ def message_for_a_file(registry: Registry, name: str, fields: Mapping[str, Any],
 
 
 def test_there_is_a_case_for_every_field() -> None:
-    fields = sum(len(r.schema(n).json_schema().get("properties", {})) for r in REGISTRIES.values() for n in r.names())
+    fields = sum(
+        len(r.schema(n).json_schema().get("properties", {})) for r in REGISTRIES.values() for n in r.names()
+    )
     assert len({tuple(str(case.id).split("-")[:3]) for case in CASES}) == fields > 150
 
 
 @pytest.mark.parametrize(("registry", "name", "field", "value"), CASES)
-def test_a_wrong_value_fails_in_python_as_in_yaml(registry: Registry, name: str, field: str, value: Any, tmp_path: Path) -> None:
+def test_a_wrong_value_fails_in_python_as_in_yaml(
+    registry: Registry, name: str, field: str, value: Any, tmp_path: Path
+) -> None:
     required = registry.schema(name).json_schema().get("required", [])
     fields = {**{key: NEEDED[key] for key in required}, field: value}
     with pytest.raises(ConfigError) as error:
         called(registry, name)(**fields)
     message = str(error.value)
     assert message.startswith(f"{name}: {field}")
-    first, _, _ = message.removeprefix(f"{name}: ").partition("; also ")  # a choice in a file reports its first mistake only
+    first, _, _ = message.removeprefix(f"{name}: ").partition(
+        "; also "
+    )  # a choice in a file reports its first mistake only
     assert first == message_for_a_file(registry, name, fields, tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ResNet3d(1, norm="grup"), "resnet3d: norm = 'grup': input should be 'group', 'batch' or 'instance'"),  # type: ignore[arg-type]
-        (lambda: OverlappingCrops(min_iou=3), "overlapping_crops: min_iou = 3: input should be less than or equal to 1"),
-        (lambda: OverlappingCrops(min_iou=float("nan")), "overlapping_crops: min_iou = nan: not a finite number; write one"),
-        (lambda: OverlappingCrops(min_iou=object()), "overlapping_crops: min_iou: an object of type object is not a field value"),  # type: ignore[arg-type]
-        (lambda: OverlappingCrops(min_ious=0.1), "overlapping_crops: min_ious = 0.1: unknown key; did you mean 'min_iou'?"),  # type: ignore[call-arg]
-        (lambda: SamePatient(position="mached"), "same_patient: position = 'mached': input should be 'matched' or 'free'"),  # type: ignore[arg-type]
+        (
+            lambda: ResNet3d(1, norm="grup"),
+            "resnet3d: norm = 'grup': input should be 'group', 'batch' or 'instance'",
+        ),  # type: ignore[arg-type]
+        (
+            lambda: OverlappingCrops(min_iou=3),
+            "overlapping_crops: min_iou = 3: input should be less than or equal to 1",
+        ),
+        (
+            lambda: OverlappingCrops(min_iou=float("nan")),
+            "overlapping_crops: min_iou = nan: not a finite number; write one",
+        ),
+        (
+            lambda: OverlappingCrops(min_iou=object()),
+            "overlapping_crops: min_iou: an object of type object is not a field value",
+        ),  # type: ignore[arg-type]
+        (
+            lambda: OverlappingCrops(min_ious=0.1),
+            "overlapping_crops: min_ious = 0.1: unknown key; did you mean 'min_iou'?",
+        ),  # type: ignore[call-arg]
+        (
+            lambda: SamePatient(position="mached"),
+            "same_patient: position = 'mached': input should be 'matched' or 'free'",
+        ),  # type: ignore[arg-type]
         (lambda: replace(OverlappingCrops(), max_iou=3), "overlapping_crops: max_iou = 3: "),
-        (lambda: HardNegatives(inner={"same_patient": {"position": "x"}}), "hard_negatives: inner.same_patient.position = 'x': "),
+        (
+            lambda: HardNegatives(inner={"same_patient": {"position": "x"}}),
+            "hard_negatives: inner.same_patient.position = 'x': ",
+        ),
         (lambda: UNet3d(in_channels=1, act="rleu"), "unet3d: act = 'rleu': "),  # type: ignore[arg-type]
         (lambda: mri(blur_unit="cm"), "mri: blur_unit = 'cm': "),  # type: ignore[arg-type]
     ],
@@ -157,18 +188,29 @@ def similarities(combine: Any, on_missing: Any) -> Any:
 
 def loss(**fields: Any) -> Any:
     z = torch.eye(4)
-    return contrastive_sum(z, z, lambda rows, _: Tile(Relation(torch.zeros(4, 4)[rows], torch.ones(4, 4)[rows])), 0.1, **fields)
+    return contrastive_sum(
+        z, z, lambda rows, _: Tile(Relation(torch.zeros(4, 4)[rows], torch.ones(4, 4)[rows])), 0.1, **fields
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: loss(denominator="onw"), "denominator = 'onw': no such choice; did you mean 'own'?; choose from all, own"),
+        (
+            lambda: loss(denominator="onw"),
+            "denominator = 'onw': no such choice; did you mean 'own'?; choose from all, own",
+        ),
         (lambda: Projector(4, 4, 4, 1, "lyer"), "norm = 'lyer': no such choice; did you mean 'layer'?"),  # type: ignore[arg-type]
         (lambda: norm_layer("grup", 8), "norm = 'grup': no such choice; did you mean 'group'?"),  # type: ignore[arg-type]
         (lambda: act_layer("rleu"), "act = 'rleu': no such choice; did you mean 'relu'?"),  # type: ignore[arg-type]
-        (lambda: similarities("prodct", "ignore"), "combine = 'prodct': no such choice; did you mean 'product'?"),
-        (lambda: similarities("mean", "ignor"), "on_missing = 'ignor': no such choice; did you mean 'ignore'?"),
+        (
+            lambda: similarities("prodct", "ignore"),
+            "combine = 'prodct': no such choice; did you mean 'product'?",
+        ),
+        (
+            lambda: similarities("mean", "ignor"),
+            "on_missing = 'ignor': no such choice; did you mean 'ignore'?",
+        ),
     ],
 )
 def test_a_function_refuses_an_unknown_choice(call: Callable[[], Any], message: str) -> None:
@@ -185,9 +227,13 @@ def test_a_function_refuses_an_unknown_choice(call: Callable[[], Any], message: 
         ("contrastive loss", lambda _: loss(decoupled=True, denominator="own")),
     ],
 )
-def test_two_denominators_at_once_are_refused_by_both_names(name: str, call: Callable[[Network], Any]) -> None:
+def test_two_denominators_at_once_are_refused_by_both_names(
+    name: str, call: Callable[[Network], Any]
+) -> None:
     network = build_network(Choice("unet3d", {"channels": (4, 4), "strides": (1, 2)}), 1, decoder=True)
-    with pytest.raises(ConfigError, match=rf"^{name}: decoupled = True and denominator = 'own' are two denominators"):
+    with pytest.raises(
+        ConfigError, match=rf"^{name}: decoupled = True and denominator = 'own' are two denominators"
+    ):
         call(network)
 
 
@@ -198,7 +244,11 @@ def test_numpy_values_and_names_alone_are_accepted_as_in_yaml() -> None:
         "overlapping_crops",
         {"min_iou": 0.3, "max_iou": 0.8, "num_views": 2, "same_scan": "ignore", "samples_per_scan": 1},
     )
-    assert HardNegatives(inner="overlapping_crops").inner == HardNegatives(inner=Choice("overlapping_crops")).inner == filled
+    assert (
+        HardNegatives(inner="overlapping_crops").inner
+        == HardNegatives(inner=Choice("overlapping_crops")).inner
+        == filled
+    )
 
 
 def test_registered_classes_and_functions_keep_their_behaviour() -> None:
@@ -210,7 +260,9 @@ def test_registered_classes_and_functions_keep_their_behaviour() -> None:
     assert pickle.loads(pickle.dumps(strategy)) == copy.deepcopy(strategy) == replace(strategy) == strategy
     assert pickle.loads(pickle.dumps(mri)) is mri and pickle.loads(pickle.dumps(SimCLR)) is SimCLR
     encoder = ResNet3d(1, depth=10, width=0.05)
-    torch.testing.assert_close(copy.deepcopy(encoder).conv1.weight, pickle.loads(pickle.dumps(encoder)).conv1.weight)
+    torch.testing.assert_close(
+        copy.deepcopy(encoder).conv1.weight, pickle.loads(pickle.dumps(encoder)).conv1.weight
+    )
 
 
 def test_a_component_is_built_without_importing_its_package() -> None:

@@ -22,7 +22,9 @@ from tests.pairs.collections import collections
 
 
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_the_origin_is_the_middle_of_the_body_and_the_unit_a_millimetre(collection: Collection, seed: int) -> None:
+def test_the_origin_is_the_middle_of_the_body_and_the_unit_a_millimetre(
+    collection: Collection, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     scans = rng.integers(0, len(collection), 10)
     middle = (collection.body_boxes[scans].sum(1) - 1) / 2
@@ -38,14 +40,20 @@ def test_the_origin_is_the_middle_of_the_body_and_the_unit_a_millimetre(collecti
 def test_the_box_holds_every_voxel_of_the_body(collection: Collection) -> None:
     for scan in range(len(collection)):
         low, stop = collection.body_boxes[scan]
-        corners = np.array([[(low, stop - 1)[(c >> axis) & 1][axis] for axis in range(3)] for c in range(8)], dtype=float)
+        corners = np.array(
+            [[(low, stop - 1)[(c >> axis) & 1][axis] for axis in range(3)] for c in range(8)], dtype=float
+        )
         positions = collection.body.place(np.full(8, scan), collection.world(np.full(8, scan), corners))
         box = collection.body.box_mm[scan]
         assert (positions >= box[0]).all() and (positions <= box[1]).all()
 
 
 def write_scan(path: Path, affine: np.ndarray) -> None:
-    voxels = np.random.default_rng(len(path.stem) + ord(path.stem[0])).uniform(50, 60, (12, 14, 10)).astype(np.float32)
+    voxels = (
+        np.random.default_rng(len(path.stem) + ord(path.stem[0]))
+        .uniform(50, 60, (12, 14, 10))
+        .astype(np.float32)
+    )
     nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
 
 
@@ -54,7 +62,9 @@ def test_an_atlas_affine_of_the_manifest_reaches_the_keys(tmp_path: Path) -> Non
     for name in "ab":
         write_scan(tmp_path / f"{name}.nii.gz", np.diag([2.0, 2.0, 3.0, 1.0]))
     np.savetxt(tmp_path / "a.txt", atlas)
-    pd.DataFrame({"path": ["a.nii.gz", "b.nii.gz"], "atlas": ["a.txt", ""]}).to_csv(tmp_path / "manifest.csv", index=False)
+    pd.DataFrame({"path": ["a.nii.gz", "b.nii.gz"], "atlas": ["a.txt", ""]}).to_csv(
+        tmp_path / "manifest.csv", index=False
+    )
     prepare("csv", tmp_path, tmp_path / "out", options=PrepareOptions(workers=1, intensity="none"))
     collection = Store.open(tmp_path / "out").collection
     world = np.array([[3.0, 5.0, 7.0]])

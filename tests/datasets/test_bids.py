@@ -223,9 +223,7 @@ def test_an_annex_clone_without_content_is_reported(tree: Path, tmp_path: Path) 
         read_header(first)
     (tree / "participants.tsv").unlink()
     (tree / "participants.tsv").symlink_to(".git/annex/objects/y/MD5E-s9--x.tsv")
-    with pytest.raises(
-        DataError, match=r"participants\.tsv: is a link to a missing file; fetch the content"
-    ):
+    with pytest.raises(DataError, match=r"participants\.tsv: is a link to a missing file; fetch the content"):
         bids(tree)
 
 

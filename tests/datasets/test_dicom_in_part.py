@@ -140,8 +140,7 @@ def test_differences_within_a_series_are_one_line_with_counts(tmp_path: Path) ->
     assert len(lines) == 1 and lines[0].startswith("warning: 1 of 1 series, as ")
     assert (
         "PatientAge (010Y in 1, 011Y in 1, 012Y in 1, 9 other values), StudyDate (20200201 in 7, 20200131 "
-        "in 5)"
-        in lines[0]
+        "in 5)" in lines[0]
     )
     assert "SliceThickness" not in lines[0], "3.0 is 3"
 

@@ -228,7 +228,9 @@ def test_missing_files_are_counted_with_the_first_ten_and_the_root(tmp_path) -> 
     assert "images/9.nii.gz" in line and "images/10.nii.gz" not in line
     assert line.endswith("images/9.nii.gz")
     home = write(tmp_path, "path\n~/a.nii.gz\n")
-    assert home.describe_missing(home.missing()).endswith("~/a.nii.gz (~ is not expanded: write the full path)")
+    assert home.describe_missing(home.missing()).endswith(
+        "~/a.nii.gz (~ is not expanded: write the full path)"
+    )
     number = write(tmp_path, "path,label\na.nii.gz,1\n")
     assert "write numbers in the column class" in number.describe_missing(["1"])
     windows = write(tmp_path, "path\nscans\\a.nii.gz\n")

@@ -90,8 +90,7 @@ def test_listed_training_cases_are_read_and_the_others_counted(raw: Path) -> Non
     notes = " ".join(manifest.notes)
     assert (
         "2 images of imagesTr are not listed in dataset.json and are skipped "
-        "(imagesTr/prostate_02_0000.nii.gz, "
-        in notes
+        "(imagesTr/prostate_02_0000.nii.gz, " in notes
     )
     assert "1 label maps have no image (labelsTr/prostate_02.nii.gz)" in notes
 

@@ -15,15 +15,22 @@ CPU = torch.device("cpu")
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    error = float((found.detach().float() - expected.detach().float()).norm() / expected.detach().float().norm())
+    error = float(
+        (found.detach().float() - expected.detach().float()).norm() / expected.detach().float().norm()
+    )
     return error if error == error else float("inf")
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2, 4])
-@pytest.mark.parametrize("size", [(1, 1, 1), (2, 2, 2), (3, 3, 3), (2, 2, 4), (4, 4, 1), (8, 8, 2), (8, 5, 3), (7, 7, 7), (6, 7, 9)])
-def test_a_convolution_has_the_gradient_of_float64(size: tuple[int, int, int], stride: int, kernel: int, dtype: torch.dtype | None) -> None:
+@pytest.mark.parametrize(
+    "size",
+    [(1, 1, 1), (2, 2, 2), (3, 3, 3), (2, 2, 4), (4, 4, 1), (8, 8, 2), (8, 5, 3), (7, 7, 7), (6, 7, 9)],
+)
+def test_a_convolution_has_the_gradient_of_float64(
+    size: tuple[int, int, int], stride: int, kernel: int, dtype: torch.dtype | None
+) -> None:
     """Without explicit padding, most in bfloat16 and some in float32 are infinite; some crash."""
     torch.manual_seed(0)
     conv = nn.Conv3d(16, 16, kernel, stride=stride, padding=kernel // 2)
@@ -69,6 +76,8 @@ def test_a_network_has_the_gradient_of_float32(encoder: str) -> None:
             pooled = network(x).pooled
         towards = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(0))
         loss = (pooled.float() * towards).mean()
-        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))]))
+        gradients.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
+        )
     # Rounding errors of bfloat16 over tens of layers; a wrong gradient differs by 1 or more.
     assert relative(gradients[1], gradients[0]) < 0.35

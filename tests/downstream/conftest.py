@@ -17,7 +17,9 @@ NUM_PATIENTS = 8
 
 
 def write_balls(root: Path, num_patients: int = NUM_PATIENTS) -> None:
-    """Scans of 2 mm slices: a bright ball (class 1) in noise, and a dark cube (class 3) in all but the first."""
+    """Scans of 2 mm slices: a bright ball (class 1) in noise, and a dark cube (class 3) in all but the
+    first.
+    """
     rng = np.random.default_rng(0)
     rows = ["scan,patient,path,label,split"]
     for i in range(num_patients):
@@ -25,7 +27,9 @@ def write_balls(root: Path, num_patients: int = NUM_PATIENTS) -> None:
         grid = np.indices(shape)
         spacing = np.array([1.0, 1.0, 2.0]) if i % 2 else np.ones(3)
         centre = np.array(shape) / 2 + rng.uniform(-2, 2, 3)
-        ball = (((grid - centre[:, None, None, None]) * spacing[:, None, None, None]) ** 2).sum(0) < rng.uniform(5, 7) ** 2
+        ball = (((grid - centre[:, None, None, None]) * spacing[:, None, None, None]) ** 2).sum(
+            0
+        ) < rng.uniform(5, 7) ** 2
         labels = ball.astype(np.uint8)
         if i:
             labels[1:5, 2:6, 2:5] = 3
@@ -35,7 +39,9 @@ def write_balls(root: Path, num_patients: int = NUM_PATIENTS) -> None:
         nib.save(nib.Nifti1Image(labels, affine), root / f"{i}_label.nii.gz")
         # The last training patient has no label.
         label = "" if i == num_patients - 3 else f"{i}_label.nii.gz"
-        rows.append(f"scan{i},p{i},{i}.nii.gz,{label},{'test' if i >= num_patients - 2 or i == 0 else 'train'}")
+        rows.append(
+            f"scan{i},p{i},{i}.nii.gz,{label},{'test' if i >= num_patients - 2 or i == 0 else 'train'}"
+        )
     (root / "manifest.csv").write_text("\n".join(rows) + "\n")
     (root / "labels.json").write_text(json.dumps({"0": "background", "1": "ball", "3": "cube"}))
 

@@ -32,7 +32,9 @@ def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if kind == "10":
             voxels[2:8, 3:12, 3:12] += 60
         nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.eye(4)), raw / f"{i}.nii.gz")
-        rows.append(f"s{i},p{i},{i}.nii.gz,{'test' if i >= 20 else 'train'},{'' if i == 0 else kind},{20 + i},A")
+        rows.append(
+            f"s{i},p{i},{i}.nii.gz,{'test' if i >= 20 else 'train'},{'' if i == 0 else kind},{20 + i},A"
+        )
     (raw / "manifest.csv").write_text("\n".join(rows) + "\n")
     given = prepare_options("csv", {"workers": 1})
     prepare("csv", raw, out, fields=given.fields, options=given.options)
@@ -61,7 +63,14 @@ def test_it_learns_the_classes(classified: Path, tmp_path: Path) -> None:
     found = run(tmp_path / "c", config_of(classified, tmp_path / "run"))
     area = found["metrics"]["auroc"]
     assert area["mean"] > 0.9 and area["n"] == 10
-    assert set(found["metrics"]) == {"auroc", "average_precision", "balanced_accuracy", "accuracy", "brier", "calibration_error"}
+    assert set(found["metrics"]) == {
+        "auroc",
+        "average_precision",
+        "balanced_accuracy",
+        "accuracy",
+        "brier",
+        "calibration_error",
+    }
     assert len(found["cases"]) == 10
     assert {case["class"] for case in found["cases"]} == {"2", "10"}
     assert "p0" not in found["split"]["labelled"] and len(found["split"]["labelled"]) == 19
@@ -98,7 +107,10 @@ def test_a_column_without_classes_is_refused(
     classified: Path, tmp_path: Path, target: str, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        run(tmp_path / "c", config_of(classified, tmp_path / "run", task={"classification": {"target": target}}))
+        run(
+            tmp_path / "c",
+            config_of(classified, tmp_path / "run", task={"classification": {"target": target}}),
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -116,6 +128,8 @@ def test_no_labelled_test_patient_is_refused(classified: Path, tmp_path: Path) -
 
 def test_a_decoder_cannot_be_transferred(classified: Path, tmp_path: Path) -> None:
     (tmp_path / "encoder.safetensors").write_bytes(b"")
-    (tmp_path / "encoder.json").write_text(json.dumps({"schema": 1, "decoder": True, "pretraining_patients": []}))
+    (tmp_path / "encoder.json").write_text(
+        json.dumps({"schema": 1, "decoder": True, "pretraining_patients": []})
+    )
     with pytest.raises(ConfigError, match="transfer = all: this task has no decoder"):
         run(tmp_path / "c", config_of(classified, tmp_path / "run", init=str(tmp_path), transfer="all"))

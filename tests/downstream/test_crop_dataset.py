@@ -53,7 +53,10 @@ def test_two_ranks_draw_the_samples_of_one_process(ball_store: Store) -> None:
         one, two = whole[step], [half[step] for half in halves]
         assert torch.equal(one.voxels, torch.cat([part.voxels for part in two]))
         assert torch.equal(one.targets, torch.cat([part.targets for part in two]))
-        assert all(torch.equal(one.parameters[key], torch.cat([part.parameters[key] for part in two])) for key in one.parameters)
+        assert all(
+            torch.equal(one.parameters[key], torch.cat([part.parameters[key] for part in two]))
+            for key in one.parameters
+        )
         assert one.boxes == two[0].boxes + two[1].boxes
         assert torch.equal(one.weights, torch.tensor([0.5, 2.0])[one.targets])
     assert not torch.equal(whole[0].voxels, whole[3].voxels)

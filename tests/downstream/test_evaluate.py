@@ -22,7 +22,15 @@ STRUCTURES = {"structure_at_centre": {"structures": 2, "crops_per_scan": 12}}
 
 def config_of(root: Path, out: Path, **fields: Any) -> dict[str, Any]:
     data = {"root": str(root), "patch_size": [8, 8, 8]}
-    return {"data": data, "encoder": ENCODER, "out_dir": str(out), "precision": "float32", "linear": {}, "task": STRUCTURES, **fields}
+    return {
+        "data": data,
+        "encoder": ENCODER,
+        "out_dir": str(out),
+        "precision": "float32",
+        "linear": {},
+        "task": STRUCTURES,
+        **fields,
+    }
 
 
 def write(path: Path, config: dict[str, Any]) -> Path:
@@ -31,7 +39,9 @@ def write(path: Path, config: dict[str, Any]) -> Path:
 
 
 def run(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((evaluate(write(folder / "c.yaml", config)) / "results.json").read_text())
+    found: dict[str, Any] = json.loads(
+        (evaluate(write(folder / "c.yaml", config)) / "results.json").read_text()
+    )
     return found
 
 
@@ -39,7 +49,9 @@ def test_all_probes_at_once_and_repeated(
     ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A bright ball and a dark cube: even an untrained encoder distinguishes them."""
-    config = config_of(ball_root, tmp_path / "run", knn={"k": 5}, retrieval={"same": "modality", "differ": "scan"})
+    config = config_of(
+        ball_root, tmp_path / "run", knn={"k": 5}, retrieval={"same": "modality", "differ": "scan"}
+    )
     with pytest.raises(DataError, match="no test scan has another with another scan of the same modality"):
         # All scans have one modality: every gallery would consist of matches.
         run(tmp_path, config | {"out_dir": str(tmp_path / "refused")})
@@ -58,7 +70,10 @@ def test_all_probes_at_once_and_repeated(
     ("fields", "words"),
     [
         ({"retrieval": {"differ": "site"}}, "retrieval: the manifest has no column 'site'"),
-        ({"retrieval": {"differ": "session"}}, "no test scan has another with another session of the same patient"),
+        (
+            {"retrieval": {"differ": "session"}},
+            "no test scan has another with another session of the same patient",
+        ),
         ({"crop_retrieval": {"same": "side"}}, "retrieval: the manifest has no column 'side'"),
     ],
 )
@@ -78,7 +93,10 @@ def test_crop_retrieval_and_landmarks_need_no_linear_probe(ball_root: Path, tmp_
     }
     found = run(tmp_path, config_of(ball_root, tmp_path / "run", **probes))
     metrics = found["metrics"]
-    assert metrics["crop_retrieval/average_precision"]["mean"] > metrics["crop_retrieval/chance_average_precision"]["mean"]
+    assert (
+        metrics["crop_retrieval/average_precision"]["mean"]
+        > metrics["crop_retrieval/chance_average_precision"]["mean"]
+    )
     assert metrics["landmarks/error_mm"]["mean"] < metrics["landmarks/chance_error_mm"]["mean"]
     assert {case["probe"] for case in found["cases"]} == {"crop_retrieval", "landmarks"}
     with pytest.raises(ConfigError, match="crop_retrieval need a task"):
@@ -124,8 +142,15 @@ def test_incompatible_configurations_are_refused_before_anything_runs(
 def test_arms_are_compared_by_probes(ball_root: Path, tmp_path: Path) -> None:
     write(tmp_path / "evaluate.yaml", config_of(ball_root, tmp_path / "unused", knn={}))
     arms: dict[str, Any] = {"with folds": {}, "without": {"set": {"linear.inverse_strengths": [0.1]}}}
-    config = {"out_dir": str(tmp_path / "runs"), "evaluate": {"config": str(tmp_path / "evaluate.yaml")}, "arms": arms}
-    path = write(tmp_path / "compare.yaml", config | {"reference": "without", "metric": "linear/balanced_accuracy", "jobs": 2})
+    config = {
+        "out_dir": str(tmp_path / "runs"),
+        "evaluate": {"config": str(tmp_path / "evaluate.yaml")},
+        "arms": arms,
+    }
+    path = write(
+        tmp_path / "compare.yaml",
+        config | {"reference": "without", "metric": "linear/balanced_accuracy", "jobs": 2},
+    )
     report = compare(path)
     assert report == tmp_path / "runs" / "evaluate" / "report.html" and "with folds" in report.read_text()
     rows = pd.read_csv(tmp_path / "runs" / "evaluate" / "results.csv")
@@ -139,4 +164,6 @@ def test_arms_are_compared_by_probes(ball_root: Path, tmp_path: Path) -> None:
 def test_the_command(ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["evaluate", str(write(tmp_path / "c.yaml", config_of(ball_root, tmp_path / "run"))), "--check"])
-    assert caught.value.code == 0 and "untrained" in capsys.readouterr().out and not (tmp_path / "run").exists()
+    assert (
+        caught.value.code == 0 and "untrained" in capsys.readouterr().out and not (tmp_path / "run").exists()
+    )

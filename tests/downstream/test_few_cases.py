@@ -20,7 +20,9 @@ from tests.downstream.test_finetune import config_of, write
 
 
 @pytest.mark.parametrize("task", [Segmentation(), StructureAtCentre()])
-def test_a_class_of_few_patients_is_counted(ball_store: Store, task: Segmentation | StructureAtCentre) -> None:
+def test_a_class_of_few_patients_is_counted(
+    ball_store: Store, task: Segmentation | StructureAtCentre
+) -> None:
     """Scan 0 has no cube; every scan has a ball."""
     assert few_training_cases(task, ball_store, [0, 1, 2]) == {"cube": 2}
     assert few_training_cases(task, ball_store, [0, 1]) == {"cube": 1}

@@ -32,7 +32,14 @@ def config_of(root: Path, out: Path, train: dict[str, Any] | None = None, **fiel
         "data": {"root": str(root), "patch_size": [16, 16, 8], "smaller_than_patch": "pad"},
         "task": {"segmentation": {"windows": 2}},
         "encoder": ENCODER,
-        "train": {"steps": 6, "samples_per_step": 2, "log_every": 1, "checkpoint_every": 2, "precision": "float32", **(train or {})},
+        "train": {
+            "steps": 6,
+            "samples_per_step": 2,
+            "log_every": 1,
+            "checkpoint_every": 2,
+            "precision": "float32",
+            **(train or {}),
+        },
         "out_dir": str(out),
         "num_labelled": 2,
         **fields,
@@ -66,9 +73,14 @@ def test_from_scratch_to_results(ball_root: Path, tmp_path: Path, capsys: pytest
         assert set(metric) == {"mean", "low", "high", "n"} and metric["n"] in (1, 2, 3)
     assert content["metrics"]["dice"]["n"] == 3
     assert content["split"]["test"] == ["p0", "p6", "p7"] and len(content["split"]["labelled"]) == 2
-    assert all(set(case) == {"scan", "patient", "class", "dice", "hd95_mm", "nsd_2mm", "volume_error_ml"} for case in content["cases"])
+    assert all(
+        set(case) == {"scan", "patient", "class", "dice", "hd95_mm", "nsd_2mm", "volume_error_ml"}
+        for case in content["cases"]
+    )
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
-    assert json.loads((folder / "model.json").read_text())["training_patients"] == content["split"]["labelled"]
+    assert (
+        json.loads((folder / "model.json").read_text())["training_patients"] == content["split"]["labelled"]
+    )
     assert "head.weight" in load_file(folder / "model.safetensors")
     assert (folder / "pictures" / "cases.png").is_file()
     stamp = (folder / "results.json").stat().st_mtime_ns
@@ -106,7 +118,9 @@ def test_a_stopped_run_resumes_bitwise(
     assert curve(tmp_path / "b") == curve(whole)
     one, two = (load_file(folder / "model.safetensors") for folder in (whole, tmp_path / "b"))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    metrics = [json.loads((folder / "results.json").read_text())["metrics"] for folder in (whole, tmp_path / "b")]
+    metrics = [
+        json.loads((folder / "results.json").read_text())["metrics"] for folder in (whole, tmp_path / "b")
+    ]
     assert metrics[0] == metrics[1]
 
 
@@ -123,7 +137,9 @@ def test_from_a_pretraining(ball_root: Path, tmp_path: Path, transfer: str) -> N
         loaded = key.startswith("encoder.") or (transfer == "all" and key.startswith("decoder."))
         # Weights that are not loaded are the same in all arms.
         assert torch.equal(value, weights[key] if loaded else fresh[name]), name
-    assert f"loaded encoder{' and decoder' if transfer == 'all' else ''}" in summary(parts) and "from scratch" in summary(scratch)
+    assert f"loaded encoder{' and decoder' if transfer == 'all' else ''}" in summary(
+        parts
+    ) and "from scratch" in summary(scratch)
     assert parts.labelled == scratch.labelled
 
 
@@ -132,14 +148,20 @@ def test_a_pretraining_with_test_patients_is_refused(ball_root: Path, tmp_path: 
     sidecar = json.loads((run / "encoder.json").read_text())
     assert not set(sidecar["pretraining_patients"]) & {"p0", "p6", "p7"}
     with pytest.raises(ConfigError, match="no decoder"):
-        assemble(parse(config_of(ball_root, tmp_path / "x", init=str(run), transfer="all"), FinetuneConfig, "test"))
-    (run / "encoder.json").write_text(json.dumps(sidecar | {"pretraining_patients": ["p6", "p1"], "spacing_mm": [3.0, 3.0, 3.0]}))
+        assemble(
+            parse(config_of(ball_root, tmp_path / "x", init=str(run), transfer="all"), FinetuneConfig, "test")
+        )
+    (run / "encoder.json").write_text(
+        json.dumps(sidecar | {"pretraining_patients": ["p6", "p1"], "spacing_mm": [3.0, 3.0, 3.0]})
+    )
     config = config_of(ball_root, tmp_path / "x", init=str(run))
     with pytest.raises(DataError, match="p6"):
         finetune(write(tmp_path / "c.yaml", config))
     assert not (tmp_path / "x").exists()
     (run / "encoder.json").write_text(json.dumps(sidecar | {"spacing_mm": [3.0, 3.0, 3.0]}))
-    assert "warning: pretrained at [3.0, 3.0, 3.0] mm" in summary(assemble(parse(config, FinetuneConfig, "test")))
+    assert "warning: pretrained at [3.0, 3.0, 3.0] mm" in summary(
+        assemble(parse(config, FinetuneConfig, "test"))
+    )
 
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "evaluate"])
@@ -165,7 +187,9 @@ def test_a_run_does_not_resume_with_another_manifest_or_split(
         )
     again()
     kept = json.loads((tmp_path / "run" / "provenance.json").read_text())
-    assert {"data", "body", "manifest", "split", "versions", "commit", "dirty", "device", "threads"} <= set(kept)
+    assert {"data", "body", "manifest", "split", "versions", "commit", "dirty", "device", "threads"} <= set(
+        kept
+    )
     assert kept["kind"] == command and kept["precision"] == "float32"
     text = (root / "manifest.csv").read_text()
     (root / "manifest.csv").write_text(text.replace("scan5,p5,1,", "scan5,p5,2,"))
@@ -176,7 +200,9 @@ def test_a_run_does_not_resume_with_another_manifest_or_split(
         again()
     (root / "manifest.csv").write_text(text)
     split = json.loads((root / "split.json").read_text())
-    (root / "split.json").write_text(json.dumps({**split, "train": split["train"][:-1], "test": [*split["test"], split["train"][-1]]}))
+    (root / "split.json").write_text(
+        json.dumps({**split, "train": split["train"][:-1], "test": [*split["test"], split["train"][-1]]})
+    )
     with pytest.raises(
         ConfigError, match=r"the data changed since this run started: split\.json; set another"
     ):
@@ -188,14 +214,16 @@ def test_a_run_does_not_resume_with_another_manifest_or_split(
 def test_labelled_patients_are_nested_and_have_labels(ball_root: Path, tmp_path: Path) -> None:
     drawn = []
     for num in (1, 2, 3, 4):
-        parts = assemble(parse(config_of(ball_root, tmp_path / "x", num_labelled=num), FinetuneConfig, "test"))
+        parts = assemble(
+            parse(config_of(ball_root, tmp_path / "x", num_labelled=num), FinetuneConfig, "test")
+        )
         drawn.append(set(parts.labelled))
         names = parts.store.collection.table["patient"].to_numpy()
         assert set(names[np.asarray(parts.train.rows)]) == drawn[-1]
     assert all(a < b for a, b in itertools.pairwise(drawn)) and drawn[-1] == {"p1", "p2", "p3", "p4"}
-    assert assemble(parse(config_of(ball_root, tmp_path / "x", num_labelled=None), FinetuneConfig, "test")).labelled == tuple(
-        sorted(drawn[-1])
-    )
+    assert assemble(
+        parse(config_of(ball_root, tmp_path / "x", num_labelled=None), FinetuneConfig, "test")
+    ).labelled == tuple(sorted(drawn[-1]))
     with pytest.raises(ConfigError, match="num_labelled = 5"):
         assemble(parse(config_of(ball_root, tmp_path / "x", num_labelled=5), FinetuneConfig, "test"))
 
@@ -219,5 +247,7 @@ def test_invalid_configurations_are_refused_before_anything_runs(ball_root: Path
 
 def test_test_scans_smaller_than_a_patch_are_not_skipped(ball_root: Path, tmp_path: Path) -> None:
     data = {"root": str(ball_root), "patch_size": [16, 16, 16], "smaller_than_patch": "skip"}
-    parts = assemble(parse(config_of(ball_root, tmp_path / "x", data=data, num_labelled=None), FinetuneConfig, "test"))
+    parts = assemble(
+        parse(config_of(ball_root, tmp_path / "x", data=data, num_labelled=None), FinetuneConfig, "test")
+    )
     assert parts.labelled == ("p2", "p4") and len(parts.test.rows) == 3

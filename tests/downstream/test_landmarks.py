@@ -45,7 +45,9 @@ def test_features_of_position_match_within_the_stride(ball_store: Store) -> None
     balls = of_the_ball(cases)
     error, chance = (np.mean([case[name] for case in balls]) for name in ("error_mm", "chance_error_mm"))
     assert error < 2.5 < chance, "half a stride per axis, compared with random positions in the scan"
-    assert {(case["patient"], case["in"]) for case in balls} == {(f"p{a}", f"scan{b}") for a in TEST for b in TEST if a != b}
+    assert {(case["patient"], case["in"]) for case in balls} == {
+        (f"p{a}", f"scan{b}") for a in TEST for b in TEST if a != b
+    }
     cubes = {(case["patient"], case["in"]) for case in cases if case["class"] == "cube"}
     assert cubes == {("p6", "scan7"), ("p7", "scan6")}, "the first scan has no cube"
 
@@ -53,18 +55,24 @@ def test_features_of_position_match_within_the_stride(ball_store: Store) -> None
 def test_random_features_are_not_better_than_chance(ball_store: Store) -> None:
     rng = np.random.default_rng(0)
     noise = Landmarks(structures=2, stride_mm=2)
-    found, _ = noise.measure(lambda examples: rng.normal(size=(len(examples), 6)), ball_store, (TRAIN, TEST), SIZE, 0)
+    found, _ = noise.measure(
+        lambda examples: rng.normal(size=(len(examples), 6)), ball_store, (TRAIN, TEST), SIZE, 0
+    )
     assert abs(found["error_mm"].mean / found["chance_error_mm"].mean - 1) < 0.5
 
 
 def test_collapsed_features_equal_chance_exactly(ball_store: Store) -> None:
-    _, cases = Landmarks(structures=2).measure(lambda examples: np.full((len(examples), 6), 0.3), ball_store, (TRAIN, TEST), SIZE, 0)
+    _, cases = Landmarks(structures=2).measure(
+        lambda examples: np.full((len(examples), 6), 0.3), ball_store, (TRAIN, TEST), SIZE, 0
+    )
     assert all(case["error_mm"] == case["chance_error_mm"] for case in cases)
 
 
 def test_non_finite_features_are_refused(ball_store: Store) -> None:
     with pytest.raises(DataError, match="are not finite"):
-        Landmarks().measure(lambda examples: np.full((len(examples), 6), np.nan), ball_store, (TRAIN, TEST), SIZE, 0)
+        Landmarks().measure(
+            lambda examples: np.full((len(examples), 6), np.nan), ball_store, (TRAIN, TEST), SIZE, 0
+        )
 
 
 def test_the_corresponding_point_of_the_body_is_near_structures_at_similar_positions(
@@ -108,6 +116,11 @@ def test_the_centre_is_the_voxel_nearest_to_the_centroid_in_world_mm() -> None:
     affine[1, 2] = 0.5
     voxels = np.array([[0, 0, 0], [0, 2, 2], [0, 2, 0], [0, 0, 2]])
     flat = np.ravel_multi_index(voxels.T, (3, 3, 3))
-    collection = SimpleNamespace(affines=affine[None], shapes=np.full((1, 3), 3), spacings=np.linalg.norm(affine[None, :3, :3], axis=1))
-    store, task = SimpleNamespace(has_label=lambda scan: True, collection=collection), SimpleNamespace(voxels_of=lambda store, scan: [flat])
+    collection = SimpleNamespace(
+        affines=affine[None], shapes=np.full((1, 3), 3), spacings=np.linalg.norm(affine[None, :3, :3], axis=1)
+    )
+    store, task = (
+        SimpleNamespace(has_label=lambda scan: True, collection=collection),
+        SimpleNamespace(voxels_of=lambda store, scan: [flat]),
+    )
     assert _centres(task, store, 0)[0].tolist() in ([0, 2, 0], [0, 0, 2])  # type: ignore[arg-type]

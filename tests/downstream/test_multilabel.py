@@ -79,9 +79,17 @@ def test_each_finding_is_learnt(root: Path, tmp_path: Path) -> None:
     metrics = found["metrics"]
     for name in ("auroc", *(f"auroc/{target}" for target in TARGETS)):
         assert metrics[name]["mean"] > 0.9 and metrics[name]["n"] == 16, name
-    assert {name.split("/")[0] for name in metrics} == {"auroc", "average_precision", "balanced_accuracy", "brier", "calibration_error"}
+    assert {name.split("/")[0] for name in metrics} == {
+        "auroc",
+        "average_precision",
+        "balanced_accuracy",
+        "brier",
+        "calibration_error",
+    }
     assert len(found["cases"]) == 2 * 16 and {case["class"] for case in found["cases"]} == set(TARGETS)
-    assert metrics["brier"]["mean"] == pytest.approx(np.mean([case["brier"] for case in found["cases"]]), abs=1e-5)
+    assert metrics["brier"]["mean"] == pytest.approx(
+        np.mean([case["brier"] for case in found["cases"]]), abs=1e-5
+    )
     assert "p0" not in found["split"]["labelled"] and {"p1", "p2"} < set(found["split"]["labelled"])
 
 
@@ -95,7 +103,9 @@ def test_findings_independent_of_voxels_are_not_learnt(root: Path, tmp_path: Pat
     number = np.arange(len(table))
     table["bright"], table["dark"] = number % 2, number // 12 % 2
     table.to_csv(other / "manifest.csv", index=False)
-    metrics = results(finetune, tmp_path / "c.yaml", config_of(other, tmp_path / "run", train=TRAIN))["metrics"]
+    metrics = results(finetune, tmp_path / "c.yaml", config_of(other, tmp_path / "run", train=TRAIN))[
+        "metrics"
+    ]
     assert metrics["auroc"]["low"] < 0.5 < metrics["auroc"]["high"]
 
 
@@ -113,9 +123,13 @@ def test_a_probe_of_a_finding_uses_the_scans_with_a_known_value(
     assert all(metrics[f"auroc/{target}"].mean > 0.95 for target in TARGETS) and len(cases) == 32
     blind, _ = TASK.probe_metrics(probe, known, rng.normal(size=(16, 3)), examples, store, 0)
     assert blind["auroc"].low < 0.5 < blind["auroc"].high
-    none_dark = Labelled(known.features, np.where([False, True] & (known.targets == 1), np.nan, known.targets), known.patients)
+    none_dark = Labelled(
+        known.features, np.where([False, True] & (known.targets == 1), np.nan, known.targets), known.patients
+    )
     metrics, cases = TASK.probe_metrics(probe, none_dark, features[24:], examples, store, 0)
-    assert metrics["auroc/dark"].mean == 0.5 and {case["probability"] for case in cases if case["class"] == "dark"} == {0}
+    assert metrics["auroc/dark"].mean == 0.5 and {
+        case["probability"] for case in cases if case["class"] == "dark"
+    } == {0}
     assert metrics["auroc/bright"].mean > 0.95
 
 
@@ -125,8 +139,13 @@ def test_probes_of_findings_from_a_configuration(root: Path, tmp_path: Path) -> 
     metrics = whole["metrics"]
     for probe in ("linear", "knn"):
         each = [metrics[f"{probe}/auroc/{target}"]["mean"] for target in TARGETS]
-        assert metrics[f"{probe}/auroc"]["mean"] == pytest.approx(np.mean(each)) and metrics[f"{probe}/auroc"]["n"] == 16
-    few = results(evaluate, tmp_path / "f.yaml", config | {"num_labelled": 2, "out_dir": str(tmp_path / "few")})
+        assert (
+            metrics[f"{probe}/auroc"]["mean"] == pytest.approx(np.mean(each))
+            and metrics[f"{probe}/auroc"]["n"] == 16
+        )
+    few = results(
+        evaluate, tmp_path / "f.yaml", config | {"num_labelled": 2, "out_dir": str(tmp_path / "few")}
+    )
     assert len(few["split"]["labelled"]) == 2 and set(few["metrics"]) == set(metrics)
 
 
@@ -134,7 +153,11 @@ def test_unknown_findings_have_weight_zero_and_the_others_are_balanced(root: Pat
     store = Store.open(root)
     scans = np.arange(24)
     truth = TASK.truth(store)
-    assert np.isnan(truth[0]).all() and np.isnan(truth[1]).tolist() == [True, False] and np.isnan(truth[2]).tolist() == [False, True]
+    assert (
+        np.isnan(truth[0]).all()
+        and np.isnan(truth[1]).tolist() == [True, False]
+        and np.isnan(truth[2]).tolist() == [False, True]
+    )
     assert not TASK.has_target(store, 0) and TASK.has_target(store, 1)
     targets = torch.tensor(truth[scans], dtype=torch.float32)
     weights = TASK.weigh(store, scans, targets)
@@ -151,10 +174,14 @@ def test_the_loss_is_binary_cross_entropy_and_the_same_over_ranks(root: Path) ->
     store, plan, recipe = Store.open(root), Plan(np.arange(1, 24), 8, 0), VIEWS.build(Choice("mri"))
     whole = TASK.dataset(store, plan, (16, 16, 16), recipe, 2, 0, 1)[0]
     halves = [TASK.dataset(store, plan, (16, 16, 16), recipe, 2, rank, 2)[0] for rank in (0, 1)]
-    assert torch.equal(torch.cat([half.targets for half in halves]).nan_to_num(9), whole.targets.nan_to_num(9))
+    assert torch.equal(
+        torch.cat([half.targets for half in halves]).nan_to_num(9), whole.targets.nan_to_num(9)
+    )
     scores = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16**3, 2))
     loss = TASK.loss(scores, whole, recipe).value
-    assert loss.item() == pytest.approx(np.mean([TASK.loss(scores, half, recipe).value.item() for half in halves]), rel=1e-5)
+    assert loss.item() == pytest.approx(
+        np.mean([TASK.loss(scores, half, recipe).value.item() for half in halves]), rel=1e-5
+    )
     p, total = scores(whole.augmented(recipe)).detach().sigmoid().double(), 0.0
     for i, k in np.ndindex(8, 2):
         t = float(whole.targets[i, k])
@@ -203,7 +230,11 @@ def test_columns_without_findings_are_refused(
 def test_constant_labels_and_probes_of_one_class_are_refused(root: Path, tmp_path: Path) -> None:
     for command, more in ((finetune, {"train": TRAIN}), (evaluate, {"knn": {}})):
         with pytest.raises(DataError, match="all labelled scans have the same known values of bright, dark"):
-            results(command, tmp_path / "c.yaml", config_of(root, tmp_path / command.__name__, num_labelled=1, **more))
+            results(
+                command,
+                tmp_path / "c.yaml",
+                config_of(root, tmp_path / command.__name__, num_labelled=1, **more),
+            )
     refused: list[tuple[Any, dict[str, Any], str]] = [
         (
             evaluate,
@@ -236,5 +267,13 @@ def test_the_brier_score_is_a_mean_over_patients_for_a_comparison(root: Path, tm
     for metric in ("brier", "brier/dark"):
         table = collect({("a", (), 0): (found["metrics"][metric]["mean"], by_patient(found, metric))}, metric)
         assert table.of_run is not None and len(table.patients) == 16
-    assert collect({("a", (), 0): (found["metrics"]["auroc"]["mean"], by_patient(found, "auroc"))}, "auroc").of_run is None
-    assert pd.DataFrame(found["cases"]).groupby("class")["present"].sum().to_dict() == {"bright": 6, "dark": 8}
+    assert (
+        collect(
+            {("a", (), 0): (found["metrics"]["auroc"]["mean"], by_patient(found, "auroc"))}, "auroc"
+        ).of_run
+        is None
+    )
+    assert pd.DataFrame(found["cases"]).groupby("class")["present"].sum().to_dict() == {
+        "bright": 6,
+        "dark": 8,
+    }

@@ -42,7 +42,9 @@ class Identity(torch.nn.Module):
 
 
 def predictor(**options: Any) -> Predictor:
-    return Predictor(Identity(), Segmentation(), CLASSES, {**OPTIONS, **options}, (8, 8, 8), 1, (1.0, 1.0, 1.0), "float32")
+    return Predictor(
+        Identity(), Segmentation(), CLASSES, {**OPTIONS, **options}, (8, 8, 8), 1, (1.0, 1.0, 1.0), "float32"
+    )
 
 
 def write(path: Path, labels: np.ndarray, affine: np.ndarray) -> Path:
@@ -126,7 +128,16 @@ def test_cropped_regions_are_background(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.cat([torch.zeros_like(x), torch.ones_like(x)], dim=1)
 
-    one = Predictor(Everywhere(), Segmentation(), {1: "a"}, {**OPTIONS, "kind": "ct", "crop": "body"}, (8, 8, 8), 1, (1, 1, 1), "float32")
+    one = Predictor(
+        Everywhere(),
+        Segmentation(),
+        {1: "a"},
+        {**OPTIONS, "kind": "ct", "crop": "body"},
+        (8, 8, 8),
+        1,
+        (1, 1, 1),
+        "float32",
+    )
     found, _, _ = segment(one, path)
     body = np.zeros_like(found)
     body[4:15, 5:16, 6:20] = 1
@@ -146,14 +157,26 @@ def test_flips_are_along_the_axes_of_the_patient_for_any_orientation_of_a_file(
     tmp_path: Path, axes: str
 ) -> None:
     """Probabilities are symmetric along flipped axes, and unchanged along the others."""
-    to_ras = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
+    to_ras = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes)
+    )
     shape = [8, 6, 4]
     affine = nib.orientations.inv_ornt_aff(to_ras, shape)
-    labels = nib.orientations.apply_orientation(np.random.default_rng(0).integers(0, 2, shape).astype(np.int16), to_ras)
+    labels = nib.orientations.apply_orientation(
+        np.random.default_rng(0).integers(0, 2, shape).astype(np.int16), to_ras
+    )
     path = write(tmp_path / "a.nii.gz", labels, affine)
     assert "".join(nib.aff2axcodes(affine)) == axes
-    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(axes), nib.orientations.axcodes2ornt("RAS"))
-    for flips in ((True, False, False), (False, True, False), (False, False, True), (True, False, True), (False, False, False)):
+    back = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt(axes), nib.orientations.axcodes2ornt("RAS")
+    )
+    for flips in (
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+        (True, False, True),
+        (False, False, False),
+    ):
         one = Predictor(Sided(), Segmentation(test_time_flips=flips), {1: "right", 2: "front", 3: "head"},
                         OPTIONS, (8, 6, 4), 1, (1.0, 1.0, 1.0), "float32")  # fmt: skip
         _, shares, _ = segment(one, path, keep=True)
@@ -197,15 +220,23 @@ def test_a_finished_run_segments_a_file_and_a_folder(run: Path, ball_root: Path,
     values = np.array([0, *predictor.classes])
     np.testing.assert_array_equal(np.asarray(label.dataobj), values[shares.argmax(-1)])
     # The same as in the evaluation of the run.
-    expected = Segmentation().segment(predictor.model, store, 6, predictor.patch_size, torch.device("cpu"), None)
+    expected = Segmentation().segment(
+        predictor.model, store, 6, predictor.patch_size, torch.device("cpu"), None
+    )
     np.testing.assert_array_equal(np.asarray(label.dataobj), values[expected])
 
     (tmp_path / "in" / "deep").mkdir(parents=True)
     shutil.copy(scan, tmp_path / "in" / "deep" / "a.nii.gz")
     (tmp_path / "in" / "empty.nii.gz").touch()
     done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
-    assert done.exit_code == 3 and "1 scans were not segmented, 1 were" in done.stderr and "empty.nii.gz: the file is empty" in done.stderr
-    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "labels/deep/a.nii.gz").dataobj), np.asarray(label.dataobj))
+    assert (
+        done.exit_code == 3
+        and "1 scans were not segmented, 1 were" in done.stderr
+        and "empty.nii.gz: the file is empty" in done.stderr
+    )
+    np.testing.assert_array_equal(
+        np.asarray(nib.load(tmp_path / "labels/deep/a.nii.gz").dataobj), np.asarray(label.dataobj)
+    )
 
 
 def test_a_run_predicts_with_the_flips_of_its_evaluation(run: Path, ball_root: Path, tmp_path: Path) -> None:
@@ -213,25 +244,40 @@ def test_a_run_predicts_with_the_flips_of_its_evaluation(run: Path, ball_root: P
     store = Store.open(ball_root)
     scan, shares = Path(store.scans[6]["source"]["path"]), []
     flips = (True, True, False)
-    new = change(run, tmp_path / "new", lambda s: s["task"]["segmentation"].update(test_time_flips=list(flips)))
+    new = change(
+        run, tmp_path / "new", lambda s: s["task"]["segmentation"].update(test_time_flips=list(flips))
+    )
     old = change(run, tmp_path / "old", lambda s: s["task"]["segmentation"].pop("test_time_flips"))
     for folder in (run, old, new):
-        assert medcl3d("predict", folder, scan, "--out", tmp_path / f"{folder.name}.nii", "--probabilities").exit_code == 0
+        assert (
+            medcl3d(
+                "predict", folder, scan, "--out", tmp_path / f"{folder.name}.nii", "--probabilities"
+            ).exit_code
+            == 0
+        )
         shares.append(nib.load(tmp_path / f"{folder.name}_probabilities.nii.gz").get_fdata())
     assert load_run(old).task == Segmentation() and load_run(new).task == Segmentation(test_time_flips=flips)
     np.testing.assert_array_equal(shares[0], shares[1])
     assert np.abs(shares[2] - shares[0]).max() > 1e-4
     label, predictor = np.asarray(nib.load(tmp_path / "new.nii").dataobj), load_run(new)
-    expected = predictor.task.segment(predictor.model, store, 6, predictor.patch_size, torch.device("cpu"), None)
+    expected = predictor.task.segment(
+        predictor.model, store, 6, predictor.patch_size, torch.device("cpu"), None
+    )
     np.testing.assert_array_equal(label, np.array([0, *predictor.classes])[expected])
 
     config = yaml.safe_load((old / "config.yaml").read_text())
     config["task"]["segmentation"].pop("test_time_flips")
     (old / "config.yaml").write_text(yaml.safe_dump(config))
     before = (old / "model.safetensors").stat().st_mtime_ns
-    assert finetune(run.parent / "c.yaml", [f"out_dir={old}"]) == old and (old / "model.safetensors").stat().st_mtime_ns == before
+    assert (
+        finetune(run.parent / "c.yaml", [f"out_dir={old}"]) == old
+        and (old / "model.safetensors").stat().st_mtime_ns == before
+    )
     with pytest.raises(ConfigError, match="test_time_flips"):
-        finetune(run.parent / "c.yaml", [f"out_dir={old}", "task.segmentation.test_time_flips=[true, false, false]"])
+        finetune(
+            run.parent / "c.yaml",
+            [f"out_dir={old}", "task.segmentation.test_time_flips=[true, false, false]"],
+        )
 
 
 def test_nothing_is_overwritten_without_force(run: Path, ball_root: Path, tmp_path: Path) -> None:
@@ -240,7 +286,9 @@ def test_nothing_is_overwritten_without_force(run: Path, ball_root: Path, tmp_pa
     out.write_bytes(b"mine")
     done = medcl3d("predict", run, scan, "--out", out)
     assert done.exit_code == 2 and "--force" in done.stderr and out.read_bytes() == b"mine"
-    assert medcl3d("predict", run, scan, "--out", out, "--force").exit_code == 0 and out.read_bytes() != b"mine"
+    assert (
+        medcl3d("predict", run, scan, "--out", out, "--force").exit_code == 0 and out.read_bytes() != b"mine"
+    )
     own = shutil.copy(scan, tmp_path / "scan.nii.gz")
     done = medcl3d("predict", run, own, "--out", own, "--force")
     assert done.exit_code == 2 and "is an input scan" in done.stderr
@@ -282,7 +330,9 @@ def test_a_rerun_resumes_a_stopped_prediction(
     done, foreign = medcl3d(*command), out / "b.nii.gz"
     message = f"2 files exist already that this run did not write for these scans, for example {foreign}"
     assert done.exit_code == 2 and message in done.stderr, done.output
-    other = change(run, tmp_path / "other", lambda sidecar: sidecar["task"]["segmentation"].update(overlap=0.25))
+    other = change(
+        run, tmp_path / "other", lambda sidecar: sidecar["task"]["segmentation"].update(overlap=0.25)
+    )
     done = medcl3d("predict", other, inputs, "--out", out)
     assert done.exit_code == 2 and "3 files exist already" in done.stderr, done.output
     assert medcl3d(*command, "--force").exit_code == 0 and seen[5:] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
@@ -334,7 +384,11 @@ def test_a_run_that_cannot_segment_is_refused(run: Path, tmp_path: Path) -> None
 
 
 def test_a_scan_with_another_number_of_channels_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 2, (6, 6, 6, 2)).astype(np.int16), np.eye(4))
+    path = write(
+        tmp_path / "a.nii.gz",
+        np.random.default_rng(0).integers(0, 2, (6, 6, 6, 2)).astype(np.int16),
+        np.eye(4),
+    )
     with pytest.raises(DataError, match="has 2 channels, the network takes 1"):
         segment(predictor(channels="all"), path)
 
@@ -407,8 +461,15 @@ def test_a_scan_that_raises_in_a_library_is_reported_and_the_others_are_segmente
 
     monkeypatch.setattr(module, "segment", fragile)
     done = medcl3d("predict", run, tmp_path / "in", "--out", tmp_path / "labels")
-    assert done.exit_code == 3 and "2 scans were not segmented, 2 were" in done.stderr and "Traceback" not in done.output
-    assert f"{tmp_path / 'in' / 'b.nii.gz'}: cannot be segmented: RuntimeError ITK ERROR: four pixels are needed" in done.stderr
+    assert (
+        done.exit_code == 3
+        and "2 scans were not segmented, 2 were" in done.stderr
+        and "Traceback" not in done.output
+    )
+    assert (
+        f"{tmp_path / 'in' / 'b.nii.gz'}: cannot be segmented: RuntimeError ITK ERROR: four pixels are needed"
+        in done.stderr
+    )
     assert f"{tmp_path / 'in' / 'c.nii.gz'}: cannot be segmented: MemoryError" in done.stderr
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["a.nii.gz", "d.nii.gz"]
 
@@ -436,8 +497,7 @@ def test_the_remedy_applies_to_predict(run: Path, ball_root: Path, tmp_path: Pat
     for option in ("channels", "nonfinite"):
         assert (
             f"the run was trained on scans prepared with {option} = error, so repair or leave out this "
-            "scan"
-            in done.stderr
+            "scan" in done.stderr
         )
         assert f"set {option}" not in done.stderr
 
@@ -445,7 +505,11 @@ def test_the_remedy_applies_to_predict(run: Path, ball_root: Path, tmp_path: Pat
 def test_an_invalid_output_path_is_refused_at_once(run: Path, ball_root: Path, tmp_path: Path) -> None:
     scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
     done = medcl3d("predict", run, scan, "--out", tmp_path / "z.mha")
-    assert done.exit_code == 2 and "labels are written as NIfTI" in done.stderr and not (tmp_path / "z.mha").exists()
+    assert (
+        done.exit_code == 2
+        and "labels are written as NIfTI" in done.stderr
+        and not (tmp_path / "z.mha").exists()
+    )
     (tmp_path / "file").touch()
     done = medcl3d("predict", run, scan, "--out", tmp_path / "file")
     assert done.exit_code == 4 and "is not a folder; choose another path" in done.stderr
@@ -462,7 +526,10 @@ def test_a_dry_run_reports_the_files_and_writes_nothing(run: Path, ball_root: Pa
     command = ("predict", run, tmp_path / "in", "--out", tmp_path / "labels", "--probabilities", "--check")
     done = medcl3d(*command)
     assert done.exit_code == 0 and "1 scans would be segmented" in done.stderr, done.output
-    assert f"{tmp_path / 'labels' / 'a.nii.gz'} and {tmp_path / 'labels' / 'a_probabilities.nii.gz'}" in done.stderr
+    assert (
+        f"{tmp_path / 'labels' / 'a.nii.gz'} and {tmp_path / 'labels' / 'a_probabilities.nii.gz'}"
+        in done.stderr
+    )
     (tmp_path / "in" / "b.nii.gz").write_bytes(b"nothing")
     done = medcl3d(*command)
     assert done.exit_code == 3 and "1 scans would not be segmented, of 2" in done.stderr, done.output
@@ -482,7 +549,11 @@ def test_a_store_may_be_cropped_to_bodies_and_its_labels_interpolated(tmp_path: 
     grid = np.indices((30, 30, 30)).astype(float)
     ball = ((grid - 14.6) ** 2).sum(0) < 9.3**2
     body = ((grid - 14.6) ** 2).sum(0) < 12**2
-    write(tmp_path / "a.nii.gz", np.where(body, np.where(ball, 200, 20), -1000).astype(np.int16), np.diag([1.0, 1, 1, 1]))
+    write(
+        tmp_path / "a.nii.gz",
+        np.where(body, np.where(ball, 200, 20), -1000).astype(np.int16),
+        np.diag([1.0, 1, 1, 1]),
+    )
     write(tmp_path / "l.nii.gz", ball.astype(np.uint8), np.diag([1.0, 1, 1, 1]))
     (tmp_path / "manifest.csv").write_text("scan,patient,modality,path,label\na,a,CT,a.nii.gz,l.nii.gz\n")
     volumes = {}
@@ -494,7 +565,10 @@ def test_a_store_may_be_cropped_to_bodies_and_its_labels_interpolated(tmp_path: 
         assert label.shape == store.read_volume(0).shape[1:] and max(label.shape) < 13, (
             "30 mm at 2.3 mm, cropped to the ball"
         )
-        centre = np.argwhere(label).mean(0) @ store.collection.affines[0][:3, :3].T + store.collection.affines[0][:3, 3]
+        centre = (
+            np.argwhere(label).mean(0) @ store.collection.affines[0][:3, :3].T
+            + store.collection.affines[0][:3, 3]
+        )
         np.testing.assert_allclose(centre, 14.6, atol=0.4)
         volumes[way] = label.sum() * 2.3**3
     assert abs(volumes["linear"] - ball.sum()) < 0.1 * ball.sum()

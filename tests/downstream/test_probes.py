@@ -8,7 +8,14 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from medcl3d.core.errors import DataError
-from medcl3d.downstream.probes import Labelled, LinearProbe, NearestNeighbours, Retrieval, check_classes, standardiser
+from medcl3d.downstream.probes import (
+    Labelled,
+    LinearProbe,
+    NearestNeighbours,
+    Retrieval,
+    check_classes,
+    standardiser,
+)
 
 
 def features(num_patients: int, seed: int, gap: float) -> Labelled:
@@ -21,7 +28,9 @@ def features(num_patients: int, seed: int, gap: float) -> Labelled:
     return Labelled(x, targets, tuple(f"p{i // 5}" for i in range(len(targets))))
 
 
-@pytest.mark.parametrize("probe", [LinearProbe(), LinearProbe(inverse_strengths=(0.1,)), NearestNeighbours(k=10)])
+@pytest.mark.parametrize(
+    "probe", [LinearProbe(), LinearProbe(inverse_strengths=(0.1,)), NearestNeighbours(k=10)]
+)
 def test_a_probe_finds_classes_only_if_features_separate_them(probe: LinearProbe | NearestNeighbours) -> None:
     for gap, low, high in ((6.0, 0.95, 1.0), (0.0, 0.15, 0.5)):
         train, test = features(30, 0, gap), features(40, 1, gap)
@@ -38,7 +47,9 @@ def test_neighbours_without_ties_equal_those_of_scikit_learn_bitwise(
     monkeypatch.setattr("medcl3d.downstream.probes.CHUNK_SIZE", 64)
     train, test = features(30, 0, 1.0), features(40, 1, 1.0)
     scale = standardiser(train.features)
-    peer = KNeighborsClassifier(min(k, 150), metric="cosine").fit(scale.transform(train.features), train.targets)
+    peer = KNeighborsClassifier(min(k, 150), metric="cosine").fit(
+        scale.transform(train.features), train.targets
+    )
     found = NearestNeighbours(k=k).probabilities(train, test.features, 3, 0)
     assert np.array_equal(found, peer.predict_proba(scale.transform(test.features)))
 
@@ -54,7 +65,9 @@ def test_tied_neighbours_share_the_remaining_weight() -> None:
             (4, [2 / 4, (1 + 1 / 3) / 4, (2 / 3) / 4]),
             (9, [2 / 6, 2 / 6, 2 / 6]),
         ):
-            assert NearestNeighbours(k=k).probabilities(known, np.array([[5.0]]), 3, 0)[0] == pytest.approx(shares)
+            assert NearestNeighbours(k=k).probabilities(known, np.array([[5.0]]), 3, 0)[0] == pytest.approx(
+                shares
+            )
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1234.567])
@@ -79,12 +92,16 @@ def test_a_class_with_fewer_patients_than_folds_gives_the_middle_penalty() -> No
         known.features, (np.arange(150) < 10).astype(int), known.patients
     )  # ten examples of two patients
     chosen = LinearProbe(inverse_strengths=(1e-4, 1e-2, 1e-1)).probabilities(rare, known.features, 2, 0)
-    assert chosen == pytest.approx(LinearProbe(inverse_strengths=(1e-2,)).probabilities(rare, known.features, 2, 0))
+    assert chosen == pytest.approx(
+        LinearProbe(inverse_strengths=(1e-2,)).probabilities(rare, known.features, 2, 0)
+    )
 
 
 def test_one_class_is_refused() -> None:
     with pytest.raises(DataError, match="all labelled examples are liver"):
-        check_classes(Labelled(np.zeros((3, 2)), np.zeros(3, dtype=int), ("a", "b", "c")), ("liver", "spleen"))
+        check_classes(
+            Labelled(np.zeros((3, 2)), np.zeros(3, dtype=int), ("a", "b", "c")), ("liver", "spleen")
+        )
 
 
 def scans(num: int) -> pd.DataFrame:
@@ -113,7 +130,13 @@ def test_retrieval_finds_patients_if_features_distinguish_them() -> None:
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1234.567])
 def test_retrieval_by_constant_features_is_chance(constant: float) -> None:
     """In a table sorted by class, a stable sort of ties would find the first scans of the class."""
-    table = pd.DataFrame({"scan": [f"s{i}" for i in range(20)], "patient": [f"p{i}" for i in range(20)], "class": ["a"] * 12 + ["b"] * 8})
+    table = pd.DataFrame(
+        {
+            "scan": [f"s{i}" for i in range(20)],
+            "patient": [f"p{i}" for i in range(20)],
+            "class": ["a"] * 12 + ["b"] * 8,
+        }
+    )
     for probe in (Retrieval(same="class"), Retrieval(same="class", differ="patient")):
         found, cases = probe.measure(np.full((50, 16), constant), np.full((20, 16), constant), table, 0)
         assert len(cases) == 20

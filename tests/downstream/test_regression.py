@@ -49,7 +49,9 @@ def test_it_learns_ages(aged: Path, tmp_path: Path) -> None:
     metrics = found["metrics"]
     assert set(metrics) == {"mae", "r2"}
     assert metrics["r2"]["mean"] > 0.5 and metrics["mae"]["n"] == 14
-    assert metrics["mae"]["mean"] == pytest.approx(np.mean([case["mae"] for case in found["cases"]]), abs=1e-5)
+    assert metrics["mae"]["mean"] == pytest.approx(
+        np.mean([case["mae"] for case in found["cases"]]), abs=1e-5
+    )
     assert "p0" not in found["split"]["labelled"] and len(found["split"]["labelled"]) == 25
     ages = Regression(target="age").values(Store.open(aged))
     weights = load_file(tmp_path / "run" / "model.safetensors")

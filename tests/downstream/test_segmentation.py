@@ -27,13 +27,24 @@ TRAIN = np.arange(1, 5)  # labelled training scans of the balls
 
 
 def patches(
-    store: Store, fraction: float, size: Triple = (8, 8, 8), steps: int = 50, num: int = 4, rank: int = 0, world_size: int = 1
+    store: Store,
+    fraction: float,
+    size: Triple = (8, 8, 8),
+    steps: int = 50,
+    num: int = 4,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> PatchDataset:
     return PatchDataset(store, Plan(TRAIN, num, 0), (1, 3), size, fraction, None, steps, rank, world_size)
 
 
 def equal(a: PatchBatch, b: PatchBatch) -> bool:
-    return torch.equal(a.voxels, b.voxels) and torch.equal(a.labels, b.labels) and a.boxes == b.boxes and a.scans == b.scans
+    return (
+        torch.equal(a.voxels, b.voxels)
+        and torch.equal(a.labels, b.labels)
+        and a.boxes == b.boxes
+        and a.scans == b.scans
+    )
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1 / 3, 1.0])
@@ -46,7 +57,9 @@ def test_the_configured_fraction_of_patches_is_centred_on_foreground(
     assert abs(sum(centred) - fraction * len(centred)) <= 1
     kinds = []
     for batch in batches:
-        for label, box, scan, is_centred in zip(batch.labels, batch.boxes, batch.scans, batch.centred, strict=True):
+        for label, box, scan, is_centred in zip(
+            batch.labels, batch.boxes, batch.scans, batch.centred, strict=True
+        ):
             shape = ball_store.collection.shapes[scan]
             assert all(a >= 0 and b <= n for a, b, n in zip(box.start, box.stop, shape, strict=True))
             if is_centred:
@@ -70,7 +83,12 @@ def test_classes_of_unequal_size_are_drawn_equally_often(ball_store: Store) -> N
 def test_uniform_patches_reach_every_corner(ball_store: Store) -> None:
     dataset = patches(ball_store, 0.0, size=(16, 16, 8), steps=150)
     starts = np.array(
-        [box.start for step in range(150) for box, scan in zip(dataset[step].boxes, dataset[step].scans, strict=True) if scan == 1]
+        [
+            box.start
+            for step in range(150)
+            for box, scan in zip(dataset[step].boxes, dataset[step].scans, strict=True)
+            if scan == 1
+        ]
     )
     assert (starts.min(0) == 0).all()
     assert (starts.max(0) == ball_store.collection.shapes[1] - (16, 16, 8)).all()
@@ -93,7 +111,9 @@ def test_a_scan_smaller_than_a_patch_is_padded_with_background(ball_store: Store
     batch = patches(ball_store, 0.5, size=(32, 16, 16))[0]
     for voxels, labels, box, scan in zip(batch.voxels, batch.labels, batch.boxes, batch.scans, strict=True):
         assert box.start[0] <= 0 and box.stop[0] >= ball_store.collection.shapes[scan][0]
-        outside = labels[: -box.start[0]] if box.start[0] < 0 else labels[ball_store.collection.shapes[scan][0] :]
+        outside = (
+            labels[: -box.start[0]] if box.start[0] < 0 else labels[ball_store.collection.shapes[scan][0] :]
+        )
         assert outside.numel() and not outside.any()
         assert voxels.shape[1:] == labels.shape == (32, 16, 16)
 
@@ -113,7 +133,10 @@ def test_classes_come_from_the_store(ball_store: Store) -> None:
 def test_the_loss_equals_its_definition() -> None:
     """Cross-entropy of all classes, plus 1 - Dice of each foreground class over the whole batch."""
     torch.manual_seed(0)
-    logits, labels = torch.randn(2, 3, 4, 4, 4, dtype=torch.float32), torch.randint(0, 3, (2, 4, 4, 4), dtype=torch.int16)
+    logits, labels = (
+        torch.randn(2, 3, 4, 4, 4, dtype=torch.float32),
+        torch.randint(0, 3, (2, 4, 4, 4), dtype=torch.int16),
+    )
     labels[0] = 0  # a patch without structures
     p = logits.softmax(1)
     dice = [2 * (p[:, k] * (labels == k)).sum() / (p[:, k].sum() + (labels == k).sum()) for k in (1, 2)]
@@ -122,7 +145,9 @@ def test_the_loss_equals_its_definition() -> None:
     expected = dice_and_cross_entropy(logits, labels)
     assert float(expected.value) == pytest.approx(float(1 - sum(dice) / 2 + entropy), rel=1e-4)
     assert float(found.value) == pytest.approx(float(expected.value), rel=1e-2)
-    assert float(expected.metrics["loss"]) == pytest.approx(float(expected.metrics["dice_loss"] + expected.metrics["cross_entropy"]))
+    assert float(expected.metrics["loss"]) == pytest.approx(
+        float(expected.metrics["dice_loss"] + expected.metrics["cross_entropy"])
+    )
     right = torch.nn.functional.one_hot(labels.long(), 3).permute(0, 4, 1, 2, 3) * 20.0
     assert float(dice_and_cross_entropy(right, labels).value) < 1e-3
 
@@ -152,7 +177,9 @@ def test_it_learns_a_bright_ball(ball_store: Store) -> None:
     steps, size = 40, (16, 16, 8)
     dataset = task.dataset(ball_store, Plan(TRAIN, 4, 0), size, None, steps, 0, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    before = task.evaluate(model, ball_store, [0, 6, 7], size, torch.device("cpu"), None, 0).metrics["dice"].mean
+    before = (
+        task.evaluate(model, ball_store, [0, 6, 7], size, torch.device("cpu"), None, 0).metrics["dice"].mean
+    )
     model.train()
     for step in range(steps):
         optimizer.zero_grad()
@@ -161,7 +188,10 @@ def test_it_learns_a_bright_ball(ball_store: Store) -> None:
     found = task.evaluate(model, ball_store, [0, 6, 7], size, torch.device("cpu"), None, 0)
     assert before < 0.5
     assert found.metrics["dice/ball"].mean > 0.8
-    assert found.metrics["dice"].n == 3 and found.metrics["dice"].low <= found.metrics["dice"].mean <= found.metrics["dice"].high
+    assert (
+        found.metrics["dice"].n == 3
+        and found.metrics["dice"].low <= found.metrics["dice"].mean <= found.metrics["dice"].high
+    )
     rows = {(case["scan"], case["class"]): case for case in found.cases}
     assert set(rows) == {(f"scan{i}", name) for i in (0, 6, 7) for name in ("ball", "cube")}
     # The cube is absent from scan 0: undefined, unless it is predicted.
@@ -186,9 +216,14 @@ def test_the_prediction_is_on_the_grid_of_the_store(ball_store: Store, tmp_path:
 
 def test_flips_are_read_from_yaml(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    text = "data: {root: x, patch_size: [8, 8, 8]}\nencoder: unet3d\ntrain: {steps: 1, samples_per_step: 1}\nout_dir: y\ntask: "
+    text = (
+        "data: {root: x, patch_size: [8, 8, 8]}\nencoder: unet3d\ntrain: {steps: 1, samples_per_step: "
+        "1}\nout_dir: y\ntask: "
+    )
     path.write_text(text + "{segmentation: {test_time_flips: [false, true, true]}}\n")
-    assert TASKS.build(load(path, (), FinetuneConfig).task) == Segmentation(test_time_flips=(False, True, True))
+    assert TASKS.build(load(path, (), FinetuneConfig).task) == Segmentation(
+        test_time_flips=(False, True, True)
+    )
     path.write_text(text + "segmentation\n")
     config = load(path, (), FinetuneConfig)
     assert TASKS.build(config.task).test_time_flips == (False, False, False)
@@ -203,7 +238,10 @@ def test_dice_equals_monai_on_one_rank(num_classes: int) -> None:
     torch.manual_seed(0)
     labels = torch.randint(0, num_classes, (3, 5, 6, 7))
     labels[labels == num_classes - 1] = 0  # an absent class
-    ours, theirs = (torch.randn(3, num_classes, 5, 6, 7, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    ours, theirs = (
+        torch.randn(3, num_classes, 5, 6, 7, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        for _ in range(2)
+    )
     peer = DiceLoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
     found, expected = dice_loss(ours, labels), peer(theirs, labels[:, None])
     torch.testing.assert_close(found, expected)

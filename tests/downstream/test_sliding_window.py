@@ -46,7 +46,12 @@ def test_a_small_volume_is_padded_evenly_with_its_fill(shape: tuple[int, int, in
 def test_the_centre_of_a_window_has_more_weight_than_its_border() -> None:
     """A predictor of window positions: near the start of a later window, the earlier window dominates."""
     ramp = torch.linspace(0, 1, 16)
-    found = sliding_window(lambda x: ramp[None, None, :, None, None].expand_as(x).clone(), torch.zeros(1, 24, 4, 4), (16, 4, 4), fill=[0])
+    found = sliding_window(
+        lambda x: ramp[None, None, :, None, None].expand_as(x).clone(),
+        torch.zeros(1, 24, 4, 4),
+        (16, 4, 4),
+        fill=[0],
+    )
     assert found[0, 9, 2, 2] > 0.9 * ramp[9]
 
 
@@ -72,12 +77,17 @@ def test_flips_do_not_change_a_network_that_commutes_with_mirroring(flips: tuple
     def predict(x: Tensor) -> Tensor:
         return torch.nn.functional.conv3d(x, kernel, padding=1).softmax(1)
 
-    once, again = (sliding_window(p, volume, (8, 6, 4), fill=[0, 0], overlap=0.3) for p in (predict, mean_of_flips(predict, flips)))
+    once, again = (
+        sliding_window(p, volume, (8, 6, 4), fill=[0, 0], overlap=0.3)
+        for p in (predict, mean_of_flips(predict, flips))
+    )
     torch.testing.assert_close(again, once, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("flips", EVERY_CHOICE)
-def test_the_mean_over_flips_is_of_every_combination_of_the_chosen_axes(flips: tuple[bool, bool, bool]) -> None:
+def test_the_mean_over_flips_is_of_every_combination_of_the_chosen_axes(
+    flips: tuple[bool, bool, bool],
+) -> None:
     torch.manual_seed(0)
     volume, kernel = torch.randn(1, 13, 11, 9), torch.randn(2, 1, 3, 3, 3)
     sizes: list[int] = []
@@ -92,9 +102,13 @@ def test_the_mean_over_flips_is_of_every_combination_of_the_chosen_axes(flips: t
     once = whole(predict)
     batches = len(sizes)
     combinations = [
-        [2 + k for k in range(3) if some[k]] for some in EVERY_CHOICE if all(b or not a for a, b in zip(some, flips, strict=True))
+        [2 + k for k in range(3) if some[k]]
+        for some in EVERY_CHOICE
+        if all(b or not a for a, b in zip(some, flips, strict=True))
     ]
-    expected = torch.stack([whole(lambda x, axes=axes: predict(x.flip(axes)).flip(axes)) for axes in combinations]).mean(0)
+    expected = torch.stack(
+        [whole(lambda x, axes=axes: predict(x.flip(axes)).flip(axes)) for axes in combinations]
+    ).mean(0)
     sizes.clear()
     found = whole(mean_of_flips(predict, flips))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -26,7 +26,10 @@ def test_the_class_is_the_structure_at_the_centre(ball_store: Store, size: tuple
     examples = task.examples(ball_store, [1, 2], size)
     assert len(examples) == 60
     for example in examples:
-        assert at_centre(ball_store, example.scan, example.boxes[0]) == values[task.class_names(ball_store)[example.target]]
+        assert (
+            at_centre(ball_store, example.scan, example.boxes[0])
+            == values[task.class_names(ball_store)[example.target]]
+        )
     shares = np.bincount([example.target for example in examples]) / 60
     assert (abs(shares - 0.5) < 0.25).all()  # equally often, though the ball is much larger
 
@@ -39,7 +42,9 @@ def test_examples_are_of_structures_in_the_scan(ball_store: Store) -> None:
 
 
 def test_examples_are_the_same_in_every_run_and_training_draws_are_not(ball_store: Store) -> None:
-    one, two = (StructureAtCentre(crops_per_scan=5).examples(ball_store, scans, (8, 8, 8)) for scans in ([1, 2], [2]))
+    one, two = (
+        StructureAtCentre(crops_per_scan=5).examples(ball_store, scans, (8, 8, 8)) for scans in ([1, 2], [2])
+    )
     assert one[5:] == two
     task = StructureAtCentre()
     boxes = {task.draw(ball_store, 1, (8, 8, 8), generator(seed, 0, 0, 0))[0] for seed in range(5)}

@@ -23,19 +23,33 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
-def network_of(name: str = "unet3d", in_channels: int = 1, decoder: bool = True, seed: int = 0, **fields: Any) -> Network:
+def network_of(
+    name: str = "unet3d", in_channels: int = 1, decoder: bool = True, seed: int = 0, **fields: Any
+) -> Network:
     torch.manual_seed(seed)
     return build_network(Choice(name, {**FIELDS[name], **fields}), in_channels, decoder=decoder)
 
 
-def write_run(folder: Path, network: Network, name: str = "unet3d", in_channels: int = 1, prefix: str = "", **changed: Any) -> Path:
+def write_run(
+    folder: Path,
+    network: Network,
+    name: str = "unet3d",
+    in_channels: int = 1,
+    prefix: str = "",
+    **changed: Any,
+) -> Path:
     folder.mkdir(exist_ok=True)
-    save_file({prefix + key: value.contiguous() for key, value in network.state_dict().items()}, folder / "encoder.safetensors")
+    save_file(
+        {prefix + key: value.contiguous() for key, value in network.state_dict().items()},
+        folder / "encoder.safetensors",
+    )
     content = {
         "schema": 1, "architecture": {name: FIELDS[name]}, "in_channels": in_channels, "decoder": network.decoder is not None,
         "pretraining_patients": ["p1", "p2"], **changed,
     }  # fmt: skip
-    (folder / "encoder.json").write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    (folder / "encoder.json").write_text(
+        json.dumps({key: value for key, value in content.items() if value is not None})
+    )
     return folder
 
 
@@ -46,7 +60,9 @@ def test_round_trip_of_encoder_and_decoder(tmp_path: Path, name: str, prefix: st
     report = load_weights(fresh, write_run(tmp_path / "run", pretrained, name, prefix=prefix), "all", ["p3"])
     for key, value in pretrained.state_dict().items():
         torch.testing.assert_close(fresh.state_dict()[key], value, rtol=0, atol=0)
-    assert report.parts.keys() == {"encoder", "decoder"} and sum(report.parts.values()) == len(fresh.state_dict())
+    assert report.parts.keys() == {"encoder", "decoder"} and sum(report.parts.values()) == len(
+        fresh.state_dict()
+    )
     x = torch.randn(1, 1, 32, 32, 32)
     torch.testing.assert_close(fresh.eval()(x).decoded, pretrained.eval()(x).decoded)
 
@@ -55,7 +71,10 @@ def test_a_wrapper_inside_a_name_is_removed(tmp_path: Path) -> None:
     pretrained, fresh = network_of(), network_of(seed=1)
     folder = write_run(tmp_path / "run", pretrained)
     weights = load_file(folder / "encoder.safetensors")
-    save_file({key.replace("encoder.", "encoder._orig_mod."): value for key, value in weights.items()}, folder / "encoder.safetensors")
+    save_file(
+        {key.replace("encoder.", "encoder._orig_mod."): value for key, value in weights.items()},
+        folder / "encoder.safetensors",
+    )
     load_weights(fresh, folder, "encoder")
     assert torch.equal(next(fresh.encoder.parameters()), next(pretrained.encoder.parameters()))
 
@@ -79,7 +98,9 @@ def test_one_input_channel_into_three(tmp_path: Path, name: str) -> None:
     ours, theirs = fresh.eval()(x.expand(-1, 3, -1, -1, -1)), pretrained.eval()(x)
     torch.testing.assert_close(ours.decoded, theirs.decoded, rtol=1e-4, atol=1e-4)
     stems = [key for key, value in fresh.state_dict().items() if value.ndim == 5 and value.shape[1] == 3]
-    assert set(report.adapted) == set(stems) and any(key.startswith("decoder.input_skip") for key in stems) == (name != "unet3d")
+    assert set(report.adapted) == set(stems) and any(
+        key.startswith("decoder.input_skip") for key in stems
+    ) == (name != "unet3d")
     assert (
         "pretrained with one input channel, this network has 3" in report.notes[1]
         and "divided by 3" in report.notes[1]
@@ -109,7 +130,9 @@ def test_test_patients_used_in_pretraining_are_reported(tmp_path: Path) -> None:
     assert all(torch.equal(before[key], value) for key, value in fresh.state_dict().items())
 
 
-def test_another_architecture_is_refused_with_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_architecture_is_refused_with_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_run(tmp_path / "run", network_of())
     wider = network_of(channels=(4, 12))
     with pytest.raises(
@@ -125,7 +148,11 @@ def test_another_architecture_is_refused_with_a_table(tmp_path: Path, capsys: py
     with pytest.raises(ConfigError, match=r"100% of .* unexpected"):
         load_weights(shallower, folder, "encoder")
     with pytest.raises(ConfigError, match="another shape"):
-        load_weights(network_of(in_channels=1), write_run(tmp_path / "four", network_of(in_channels=4), in_channels=4), "encoder")
+        load_weights(
+            network_of(in_channels=1),
+            write_run(tmp_path / "four", network_of(in_channels=4), in_channels=4),
+            "encoder",
+        )
 
 
 def test_a_damaged_decoder_is_refused_only_if_it_is_requested(tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 def run(path: Path, config: dict[str, Any], *launcher: str) -> Path:
     path.write_text(yaml.safe_dump(config))
-    done = subprocess.run([sys.executable, *launcher, str(TOOL), str(path)], env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, *launcher, str(TOOL), str(path)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     return Path(config["out_dir"])
 
@@ -37,7 +43,10 @@ def test_two_ranks_train_as_one_process(ball_root: Path, tmp_path: Path, task: s
     }
     one = run(tmp_path / "one.yaml", config | {"out_dir": str(tmp_path / "one")})
     two = run(tmp_path / "two.yaml", config | {"out_dir": str(tmp_path / "two")}, *TORCHRUN)
-    curves = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (one, two)]
+    curves = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (one, two)
+    ]
     assert len(curves[0]) == 4
     for alone, shared in zip(*curves, strict=True):
         for name in set(alone) - {"samples_per_s", "data_wait", "peak_memory_mb"}:

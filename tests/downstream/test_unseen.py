@@ -30,7 +30,13 @@ TRAIN = {"steps": 1, "samples_per_step": 2, "precision": "float32"}
 def seen(ball_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pretraining on p1 to p5; do not write to it."""
     folder = tmp_path_factory.mktemp("seen")
-    config = {**SHARED, "data": {"root": str(ball_root), **PATCH}, "pairs": "overlapping_crops", "views": "mri", "objective": "simclr"}
+    config = {
+        **SHARED,
+        "data": {"root": str(ball_root), **PATCH},
+        "pairs": "overlapping_crops",
+        "views": "mri",
+        "objective": "simclr",
+    }
     return pretrain(write(folder / "c.yaml", {**config, "train": TRAIN, "out_dir": str(folder / "run")}))
 
 
@@ -51,7 +57,11 @@ def anonymised(path: Path) -> None:
 
 
 def again(
-    folder: Path, test: str = "0167", validation: str = "", change: Callable[[Path], None] = same, options: dict[str, Any] | None = None
+    folder: Path,
+    test: str = "0167",
+    validation: str = "",
+    change: Callable[[Path], None] = same,
+    options: dict[str, Any] | None = None,
 ) -> Path:
     """The files of `ball_root` prepared again: case1 of q1 is scan1 of p1. test: numbers of test patients."""
     raw = folder / "raw"
@@ -61,7 +71,9 @@ def again(
     for i in range(NUM_PATIENTS):
         change(raw / f"{i}.nii.gz")
         side = "test" if str(i) in test else "validation" if str(i) in validation else "train"
-        rows.append(f"case{i},q{i},{i}.nii.gz,{i}_label.nii.gz,{'' if options and 'folds' in options else side}")
+        rows.append(
+            f"case{i},q{i},{i}.nii.gz,{i}_label.nii.gz,{'' if options and 'folds' in options else side}"
+        )
     (raw / "manifest.csv").write_text("\n".join(rows) + "\n")
     given = prepare_options("csv", {"workers": 1, **(options or {})})
     prepare("csv", raw, folder / "out", fields=given.fields, options=given.options)
@@ -70,7 +82,15 @@ def again(
 
 def finetuning(root: Path, init: Path, **fields: Any) -> dict[str, Any]:
     data = {"root": str(root), **PATCH, **fields.pop("data", {})}
-    return {**SHARED, "data": data, "task": "segmentation", "train": TRAIN, "init": str(init), "out_dir": "unused", **fields}
+    return {
+        **SHARED,
+        "data": data,
+        "task": "segmentation",
+        "train": TRAIN,
+        "init": str(init),
+        "out_dir": "unused",
+        **fields,
+    }
 
 
 def evaluation(root: Path, init: Path, **fields: Any) -> dict[str, Any]:
@@ -97,7 +117,11 @@ WAYS: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "the same files": (same, {}, "the same file"),
     "prepared otherwise": (same, {"spacing_mm": [2, 2, 2], "store_as": "int16"}, "the same file"),
     "another header": (anonymised, {}, "the same volume in another file"),
-    "another header, prepared otherwise": (anonymised, {"spacing_mm": [2, 2, 2]}, "the same volume in another file"),
+    "another header, prepared otherwise": (
+        anonymised,
+        {"spacing_mm": [2, 2, 2]},
+        "the same volume in another file",
+    ),
 }
 
 

@@ -47,4 +47,6 @@ def test_counting_is_fast_and_does_not_change_the_network(name: str, fields: dic
     large = forward_flops(network, 3, (64, 32, 32))
     assert time.process_time() - started < 1
     assert 0 < 1.5 * small < large
-    assert all(torch.equal(value, before[key]) and not value.is_meta for key, value in network.state_dict().items())
+    assert all(
+        torch.equal(value, before[key]) and not value.is_meta for key, value in network.state_dict().items()
+    )

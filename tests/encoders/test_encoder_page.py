@@ -27,8 +27,12 @@ def without_drawing_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
 
 
-@pytest.mark.parametrize(("title", "name", "fields", "millions", "gflop"), PRESETS, ids=[row[0] for row in PRESETS])
-def test_a_preset_has_the_parameters_and_operations_of_the_page(title: str, name: str, fields: str, millions: str, gflop: str) -> None:
+@pytest.mark.parametrize(
+    ("title", "name", "fields", "millions", "gflop"), PRESETS, ids=[row[0] for row in PRESETS]
+)
+def test_a_preset_has_the_parameters_and_operations_of_the_page(
+    title: str, name: str, fields: str, millions: str, gflop: str
+) -> None:
     checked = ENCODERS.schema(name).validate_json(json.dumps(yaml.safe_load(fields))).model_dump()
     network = build_network(Choice(name, checked), 1, decoder=False)
     check_patch_size(network, (96, 96, 96))

@@ -18,23 +18,56 @@ from medcl3d.encoders.unet3d import UNet3d
 
 SMALL: list[tuple[str, dict[str, Any], Triple]] = [
     ("resnet3d", {"depth": 10, "width": 0.125}, (32, 32, 96)),
-    ("resnet3d", {"depth": 18, "width": 0.125, "max_pool": False, "stem_kernel": 3, "norm": "batch"}, (48, 16, 32)),
+    (
+        "resnet3d",
+        {"depth": 18, "width": 0.125, "max_pool": False, "stem_kernel": 3, "norm": "batch"},
+        (48, 16, 32),
+    ),
     ("resnet3d", {"depth": 50, "width": 0.0625, "stem_stride": 1, "norm": "instance"}, (48, 48, 32)),
     ("unet3d", {"channels": (4, 8, 12), "strides": (1, 2, 2)}, (12, 20, 28)),
-    ("unet3d", {"channels": (4, 8, 16), "strides": (1, (1, 2, 2), 2), "blocks": (1, 2, 1), "kernel_sizes": ((1, 3, 3), 3, 3)}, (6, 20, 12)),
-    ("unet3d", {"channels": (4, 8), "strides": ((1, 2, 2), 2), "norm": "instance", "act": "gelu"}, (6, 12, 20)),
+    (
+        "unet3d",
+        {
+            "channels": (4, 8, 16),
+            "strides": (1, (1, 2, 2), 2),
+            "blocks": (1, 2, 1),
+            "kernel_sizes": ((1, 3, 3), 3, 3),
+        },
+        (6, 20, 12),
+    ),
+    (
+        "unet3d",
+        {"channels": (4, 8), "strides": ((1, 2, 2), 2), "norm": "instance", "act": "gelu"},
+        (6, 12, 20),
+    ),
     ("vit3d", {"patch": (4, 8, 8), "hidden_size": 12, "num_layers": 2}, (8, 24, 16)),
     ("vit3d", {"patch": (8, 8, 8), "hidden_size": 12, "num_layers": 2, "num_registers": 3}, (16, 8, 24)),
     ("resnet3d", {"depth": 50, "width": 0.0625, "squeeze_excitation": True}, (32, 64, 32)),
-    ("unet3d", {"channels": (4, 8), "strides": (1, 2), "blocks": (2, 1), "residual": False, "norm": "instance"}, (8, 12, 20)),
+    (
+        "unet3d",
+        {"channels": (4, 8), "strides": (1, 2), "blocks": (2, 1), "residual": False, "norm": "instance"},
+        (8, 12, 20),
+    ),
     ("swin3d", {"feature_size": 6, "num_heads": (1, 2, 2, 3), "window_size": (4, 4, 4)}, (32, 64, 32)),
-    ("swin3d", {"patch": (1, 2, 2), "feature_size": 3, "num_heads": (1, 1, 2, 3), "merging": "mergingv2", "v2": True}, (16, 64, 32)),
+    (
+        "swin3d",
+        {
+            "patch": (1, 2, 2),
+            "feature_size": 3,
+            "num_heads": (1, 1, 2, 3),
+            "merging": "mergingv2",
+            "v2": True,
+        },
+        (16, 64, 32),
+    ),
 ]
 
 
 @pytest.mark.parametrize("in_channels", [1, 4])
 @pytest.mark.parametrize(("name", "fields", "shape"), SMALL)
-def test_maps_have_the_declared_channels_and_strides(name: str, fields: dict[str, Any], shape: Triple, in_channels: int) -> None:
+def test_maps_have_the_declared_channels_and_strides(
+    name: str, fields: dict[str, Any], shape: Triple, in_channels: int
+) -> None:
     encoder = ENCODERS.build(Choice(name, fields), in_channels)
     features = encoder(torch.randn(2, in_channels, *shape))
     assert features.pooled.shape == (2, encoder.num_features)
@@ -54,7 +87,9 @@ def test_pooled_features_depend_on_every_parameter(name: str, fields: dict[str, 
 
 
 @pytest.mark.parametrize(("name", "fields", "shape"), SMALL)
-def test_every_module_of_a_layer_exists_and_is_in_one_layer(name: str, fields: dict[str, Any], shape: Triple) -> None:
+def test_every_module_of_a_layer_exists_and_is_in_one_layer(
+    name: str, fields: dict[str, Any], shape: Triple
+) -> None:
     encoder = ENCODERS.build(Choice(name, fields), 1)
     pieces = [piece for layer in encoder.layers() for piece in layer]
     names = [n for n, _ in encoder.named_parameters()]
@@ -65,7 +100,9 @@ def test_every_module_of_a_layer_exists_and_is_in_one_layer(name: str, fields: d
 
 
 @pytest.mark.parametrize(("name", "fields", "shape"), SMALL)
-def test_a_forward_pass_in_bfloat16_is_finite_and_near(name: str, fields: dict[str, Any], shape: Triple) -> None:
+def test_a_forward_pass_in_bfloat16_is_finite_and_near(
+    name: str, fields: dict[str, Any], shape: Triple
+) -> None:
     torch.manual_seed(0)
     encoder = ENCODERS.build(Choice(name, fields), 1).eval()
     x = torch.randn(2, 1, *shape)
@@ -99,7 +136,9 @@ def test_impossible_blocks_are_refused(name: str, fields: dict[str, Any], messag
         ENCODERS.build(Choice(name, fields), 1)
 
 
-@pytest.mark.parametrize(("name", "fields"), [("unet3d", {"channels": (4, 8)}), ("unet3d", {"channels": (), "strides": ()})])
+@pytest.mark.parametrize(
+    ("name", "fields"), [("unet3d", {"channels": (4, 8)}), ("unet3d", {"channels": (), "strides": ()})]
+)
 def test_stages_that_do_not_match_are_refused(name: str, fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="channels"):
         ENCODERS.build(Choice(name, fields), 1)

@@ -21,7 +21,11 @@ State = Mapping[str, Tensor]
 
 
 def both_ways(
-    ours: nn.Module, theirs: nn.Module, to_ours: Callable[[State], State], to_theirs: Callable[[State], State], same: Callable[[], None]
+    ours: nn.Module,
+    theirs: nn.Module,
+    to_ours: Callable[[State], State],
+    to_theirs: Callable[[State], State],
+    same: Callable[[], None],
 ) -> None:
     """Load MONAI's weights into ours and compare; change ours, load them into MONAI's and compare again."""
     ours.load_state_dict(to_ours(theirs.state_dict()), strict=True)
@@ -39,7 +43,10 @@ def as_it_is(state: State) -> State:
     return state
 
 
-@pytest.mark.parametrize(("depth", "max_pool", "stem_stride"), [(10, True, 1), (18, False, 2), (18, True, 2), (34, True, 2), (50, True, 1)])
+@pytest.mark.parametrize(
+    ("depth", "max_pool", "stem_stride"),
+    [(10, True, 1), (18, False, 2), (18, True, 2), (34, True, 2), (50, True, 1)],
+)
 def test_resnet(depth: Any, max_pool: bool, stem_stride: Any) -> None:
     block, layers = BLOCKS[depth]
     theirs = ResNet(
@@ -59,7 +66,10 @@ def test_resnet(depth: Any, max_pool: bool, stem_stride: Any) -> None:
 
 
 def test_se_resnet() -> None:
-    theirs, ours = SEResNet50(spatial_dims=3, in_channels=1), ResNet3d(1, depth=50, norm="batch", squeeze_excitation=True)
+    theirs, ours = (
+        SEResNet50(spatial_dims=3, in_channels=1),
+        ResNet3d(1, depth=50, norm="batch", squeeze_excitation=True),
+    )
     x = torch.randn(1, 1, 32, 32, 32)
     stem = ("conv1.", "bn1.")
 
@@ -71,15 +81,23 @@ def test_se_resnet() -> None:
     both_ways(
         ours,
         theirs,
-        lambda state: {name.removeprefix("layer0."): value for name, value in state.items() if not name.startswith("last_linear")},
-        lambda state: {f"layer0.{name}" if name.startswith(stem) else name: value for name, value in state.items()},
+        lambda state: {
+            name.removeprefix("layer0."): value
+            for name, value in state.items()
+            if not name.startswith("last_linear")
+        },
+        lambda state: {
+            f"layer0.{name}" if name.startswith(stem) else name: value for name, value in state.items()
+        },
         same,
     )
 
 
 @pytest.mark.parametrize("v2", [False, True])
 def test_swin_unetr(v2: bool) -> None:
-    """Windows of 3 on grids that they do not divide, shifted and padded, and windows of 7 on smaller grids."""
+    """Windows of 3 on grids that they do not divide, shifted and padded, and windows of 7 on smaller
+    grids.
+    """
     theirs = SwinUNETR(2, 1, feature_size=12, window_size=3, use_v2=v2)
     ours = Swin3d(2, feature_size=12, window_size=(3, 3, 3), v2=v2)
     x = torch.randn(1, 2, 32, 64, 32)
@@ -89,7 +107,13 @@ def test_swin_unetr(v2: bool) -> None:
             for found, expected in zip(ours(x).maps, theirs.swinViT(x, theirs.normalize), strict=True):
                 torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
-    both_ways(ours, theirs, lambda state: {k: v for k, v in state.items() if k.startswith("swinViT.")}, as_it_is, same)
+    both_ways(
+        ours,
+        theirs,
+        lambda state: {k: v for k, v in state.items() if k.startswith("swinViT.")},
+        as_it_is,
+        same,
+    )
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -97,7 +121,12 @@ def test_dynunet(residual: bool) -> None:
     kernels, strides, filters = [[1, 3, 3], 3, 3, 3], [1, [1, 2, 2], 2, 2], [4, 8, 8, 12]
     theirs = DynUNet(3, 2, 1, kernels, strides, strides[1:], filters=filters, res_block=residual)
     ours = UNet3d(
-        2, channels=tuple(filters), strides=(1, (1, 2, 2), 2, 2), kernel_sizes=((1, 3, 3), 3, 3, 3), norm="instance", residual=residual
+        2,
+        channels=tuple(filters),
+        strides=(1, (1, 2, 2), 2, 2),
+        kernel_sizes=((1, 3, 3), 3, 3, 3),
+        norm="instance",
+        residual=residual,
     )
     blocks = ["input_block", "downsamples.0", "downsamples.1", "bottleneck"]
     x = torch.randn(1, 2, 8, 16, 16)
@@ -111,12 +140,17 @@ def test_dynunet(residual: bool) -> None:
         }
 
     def to_theirs(state: State) -> State:
-        return {f"{blocks[int(name.split('.')[1])]}.{name.split('.', 3)[3]}": value for name, value in state.items()}
+        return {
+            f"{blocks[int(name.split('.')[1])]}.{name.split('.', 3)[3]}": value
+            for name, value in state.items()
+        }
 
     def same() -> None:
         with torch.no_grad():
             map_of_theirs = theirs.input_block(x)
-            for found, block in zip(ours(x).maps, [None, *theirs.downsamples, theirs.bottleneck], strict=True):
+            for found, block in zip(
+                ours(x).maps, [None, *theirs.downsamples, theirs.bottleneck], strict=True
+            ):
                 map_of_theirs = map_of_theirs if block is None else block(map_of_theirs)
                 torch.testing.assert_close(found, map_of_theirs, rtol=1e-5, atol=1e-5)
 

@@ -29,7 +29,9 @@ NETWORKS: list[tuple[str, dict[str, Any], Triple]] = [
 
 @pytest.mark.parametrize("in_channels", [1, 4])
 @pytest.mark.parametrize(("name", "fields", "shape"), NETWORKS)
-def test_decoded_is_on_the_grid_of_the_input(name: str, fields: dict[str, Any], shape: Triple, in_channels: int) -> None:
+def test_decoded_is_on_the_grid_of_the_input(
+    name: str, fields: dict[str, Any], shape: Triple, in_channels: int
+) -> None:
     network = build_network(Choice(name, fields), in_channels, decoder=True)
     features = network(torch.randn(2, in_channels, *shape))
     assert network.decoder is not None and features.decoded is not None
@@ -49,7 +51,10 @@ def test_a_decoder_handles_large_and_equal_strides() -> None:
     strides = ((8, 8, 8), (8, 8, 8), (16, 24, 8))
     decoder = Decoder(1, (6, 10, 12), strides)
     x = torch.randn(1, 1, 16, 24, 16)
-    maps = [torch.randn(1, c, 16 // d, 24 // h, 16 // w) for c, (d, h, w) in zip((6, 10, 12), strides, strict=True)]
+    maps = [
+        torch.randn(1, c, 16 // d, 24 // h, 16 // w)
+        for c, (d, h, w) in zip((6, 10, 12), strides, strict=True)
+    ]
     assert decoder(x, maps).shape[2:] == x.shape[2:]
     assert _factors((8, 12, 1), (1, 1, 1)) == [(2, 2, 1), (2, 2, 1), (2, 3, 1)]
     with pytest.raises(ValueError, match="multiple"):
@@ -69,15 +74,22 @@ def test_fine_detail_of_the_input_passes_a_strided_encoder() -> None:
 
 
 def test_norm_and_parameters_of_the_parts() -> None:
-    network = build_network(Choice("unet3d", {"channels": (4, 8), "strides": (1, 2), "norm": "instance"}), 1, decoder=True)
+    network = build_network(
+        Choice("unet3d", {"channels": (4, 8), "strides": (1, 2), "norm": "instance"}), 1, decoder=True
+    )
     assert not [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
     counts = network.num_parameters()
-    assert sum(counts.values()) == sum(p.numel() for p in network.parameters()) and set(counts) == {"encoder", "decoder"}
+    assert sum(counts.values()) == sum(p.numel() for p in network.parameters()) and set(counts) == {
+        "encoder",
+        "decoder",
+    }
     assert build_network(Choice("unet3d"), 1, decoder=False).decoder is None
 
 
 def test_an_indivisible_patch_is_an_error_with_both_fields() -> None:
-    network = build_network(Choice("unet3d", {"channels": (4, 8, 8), "strides": (1, (1, 2, 2), 2)}), 1, decoder=False)
+    network = build_network(
+        Choice("unet3d", {"channels": (4, 8, 8), "strides": (1, (1, 2, 2), 2)}), 1, decoder=False
+    )
     assert network.minimum_multiple == (2, 4, 4)
     check_patch_size(network, (6, 12, 8))
     with pytest.raises(ConfigError, match=r"data\.patch_size.*encoder.*\[2, 4, 4\].*\[8, 12, 4\]"):
@@ -87,5 +99,7 @@ def test_an_indivisible_patch_is_an_error_with_both_fields() -> None:
 def test_a_patch_that_a_swin_transformer_would_pad_is_refused() -> None:
     network = build_network(Choice("swin3d", {"patch": (1, 2, 2)}), 1, decoder=False)
     check_patch_size(network, (16, 64, 32))
-    with pytest.raises(ConfigError, match=r"data\.patch_size = \[16, 48, 32\].*\[16, 32, 32\].*; use \[16, 64, 32\]"):
+    with pytest.raises(
+        ConfigError, match=r"data\.patch_size = \[16, 48, 32\].*\[16, 32, 32\].*; use \[16, 64, 32\]"
+    ):
         check_patch_size(network, (16, 48, 32))

@@ -18,13 +18,19 @@ FIELDS = {"patch": (4, 8, 8), "hidden_size": 24, "num_layers": 2, "num_heads": 2
 def test_equals_monais_vit_with_the_same_weights() -> None:
     ours = ViT3d(2, **FIELDS)  # type: ignore[arg-type]
     theirs = ViT(2, (8, 16, 24), (4, 8, 8), 24, 96, 2, 2, pos_embed_type="none", qkv_bias=True)
-    renamed = {name.replace("patch_embedding.patch_embeddings", "patch_embedding"): value for name, value in theirs.state_dict().items()}
+    renamed = {
+        name.replace("patch_embedding.patch_embeddings", "patch_embedding"): value
+        for name, value in theirs.state_dict().items()
+    }
     unused = [name for name in renamed if "cross_attn" in name or name.endswith("position_embeddings")]
     positions = vit3d._positions((2, 2, 3), 24)
     with torch.no_grad():
         theirs.patch_embedding.position_embeddings.copy_(positions[None])
     ours.load_state_dict({name: value for name, value in renamed.items() if name not in unused}, strict=True)
-    back = {name.replace("patch_embedding", "patch_embedding.patch_embeddings"): value for name, value in ours.state_dict().items()}
+    back = {
+        name.replace("patch_embedding", "patch_embedding.patch_embeddings"): value
+        for name, value in ours.state_dict().items()
+    }
     assert not theirs.load_state_dict(back, strict=False).unexpected_keys
     x = torch.randn(3, 2, 8, 16, 24)
     tokens, _ = theirs(x)
@@ -102,7 +108,9 @@ def test_a_decoder_reaches_full_resolution_from_anisotropic_patches() -> None:
 
 
 def test_a_crop_indivisible_by_the_patch_is_refused_with_both_fields() -> None:
-    with pytest.raises(ConfigError, match=r"data.patch_size = \[10, 16, 16\].*\[4, 8, 8\].*use \[8, 16, 16\]"):
+    with pytest.raises(
+        ConfigError, match=r"data.patch_size = \[10, 16, 16\].*\[4, 8, 8\].*use \[8, 16, 16\]"
+    ):
         check_patch_size(build_network(Choice("vit3d", FIELDS), 1, decoder=False), (10, 16, 16))
 
 

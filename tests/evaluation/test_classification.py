@@ -30,8 +30,12 @@ def drawn(num_classes: int, seed: int, n: int = 60) -> tuple[np.ndarray, np.ndar
 def test_two_classes_as_scikit_learn(seed: int) -> None:
     probabilities, targets = drawn(2, seed)
     assert auroc(probabilities, targets) == pytest.approx(peer.roc_auc_score(targets, probabilities[:, 1]))
-    assert balanced_accuracy(probabilities, targets) == pytest.approx(peer.balanced_accuracy_score(targets, probabilities.argmax(1)))
-    assert accuracy(probabilities, targets) == pytest.approx(peer.accuracy_score(targets, probabilities.argmax(1)))
+    assert balanced_accuracy(probabilities, targets) == pytest.approx(
+        peer.balanced_accuracy_score(targets, probabilities.argmax(1))
+    )
+    assert accuracy(probabilities, targets) == pytest.approx(
+        peer.accuracy_score(targets, probabilities.argmax(1))
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -39,7 +43,9 @@ def test_many_classes_as_scikit_learn(seed: int) -> None:
     probabilities, targets = drawn(5, seed)
     expected = peer.roc_auc_score(targets, probabilities, multi_class="ovr", average="macro")
     assert auroc(probabilities, targets) == pytest.approx(expected)
-    assert balanced_accuracy(probabilities, targets) == pytest.approx(peer.balanced_accuracy_score(targets, probabilities.argmax(1)))
+    assert balanced_accuracy(probabilities, targets) == pytest.approx(
+        peer.balanced_accuracy_score(targets, probabilities.argmax(1))
+    )
 
 
 def test_an_absent_class_is_not_counted() -> None:
@@ -65,7 +71,9 @@ def test_the_interval_is_over_patients_not_crops() -> None:
     right = np.repeat([1, 1, 1, 0, 0, 1], 10)
     probabilities = np.eye(2)[np.where(right, targets, 1 - targets)]
     of_crops = classification_metrics(probabilities, targets, [str(i) for i in range(60)], 0)["accuracy"]
-    of_patients = classification_metrics(probabilities, targets, [str(i // 10) for i in range(60)], 0)["accuracy"]
+    of_patients = classification_metrics(probabilities, targets, [str(i // 10) for i in range(60)], 0)[
+        "accuracy"
+    ]
     assert of_patients.mean == of_crops.mean == pytest.approx(2 / 3)
     assert of_patients.n == 6 and of_crops.n == 60
     assert of_patients.high - of_patients.low > 1.5 * (of_crops.high - of_crops.low)
@@ -83,7 +91,9 @@ def test_precision_and_calibration_as_scikit_learn(seed: int) -> None:
         assert average_precision(probabilities, targets) == pytest.approx(expected)
         assert brier(probabilities, targets) == pytest.approx(((probabilities - truth) ** 2).sum(1).mean())
     probabilities, targets = drawn(2, seed)
-    assert brier(probabilities, targets) == pytest.approx(2 * peer.brier_score_loss(targets, probabilities[:, 1]))
+    assert brier(probabilities, targets) == pytest.approx(
+        2 * peer.brier_score_loss(targets, probabilities[:, 1])
+    )
 
 
 def test_calibration_error_by_hand() -> None:

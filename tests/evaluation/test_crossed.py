@@ -8,8 +8,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medcl3d.evaluation.statistics.coverage import MEASURED, NUM_CASES, coverage, covered, measure, simulated, table, table_of_cases
-from medcl3d.evaluation.statistics.crossed import Components, expected, over_replicates, over_replicates_and_cases
+from medcl3d.evaluation.statistics.coverage import (
+    MEASURED,
+    NUM_CASES,
+    coverage,
+    covered,
+    measure,
+    simulated,
+    table,
+    table_of_cases,
+)
+from medcl3d.evaluation.statistics.crossed import (
+    Components,
+    expected,
+    over_replicates,
+    over_replicates_and_cases,
+)
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST, holm, wilcoxon_exact
 from medcl3d.evaluation.statistics.power import smallest_difference
 
@@ -18,7 +32,9 @@ REPETITIONS = 1000
 SPREAD = (0.5, 0.8, 1.0)
 
 
-def comparisons(mean: float = 0.0, seed: int = 0, num: int = REPETITIONS, replicates: int = 10, spread=SPREAD) -> np.ndarray:
+def comparisons(
+    mean: float = 0.0, seed: int = 0, num: int = REPETITIONS, replicates: int = 10, spread=SPREAD
+) -> np.ndarray:
     return simulated(num, replicates, NUM_CASES, spread, np.random.default_rng(seed), mean)
 
 
@@ -62,7 +78,9 @@ def test_over_replicates_against_scipy():
 
 def test_the_variance_is_at_least_that_over_replicates():
     values = comparisons(spread=(1.0, 0.0, 1.0))
-    assert (over_replicates_and_cases(values).variance >= over_replicates(values.mean(-1)).variance * (1 - 1e-12)).all()
+    assert (
+        over_replicates_and_cases(values).variance >= over_replicates(values.mean(-1)).variance * (1 - 1e-12)
+    ).all()
 
 
 def test_intervals_are_finite_if_replicates_agree() -> None:
@@ -74,7 +92,9 @@ def test_intervals_are_finite_if_replicates_agree() -> None:
     assert (high - low <= 2 * stats.t.ppf(0.975, 1) * estimate.error + 1e-12).all()
 
 
-@pytest.mark.parametrize(("spread", "unfloored", "floored"), [((1.0, 0.2, 1.0), 0.4, 0.75), ((0.2, 1.0, 1.0), 0.86, 0.92)])
+@pytest.mark.parametrize(
+    ("spread", "unfloored", "floored"), [((1.0, 0.2, 1.0), 0.4, 0.75), ((0.2, 1.0, 1.0), 0.86, 0.92)]
+)
 def test_few_replicates_that_agree_by_chance_do_not_shorten_intervals(
     spread, unfloored: float, floored: float
 ) -> None:
@@ -191,7 +211,12 @@ def test_the_coverage_quoted_in_reports_is_reproduced():
     assert covered(1, 40) is None and covered(10, 1) is None
     assert covered(8, 60) == (6, 40, *MEASURED[6, 40])
     assert covered(25, 4) == (10, 2, *MEASURED[10, 2])
-    assert min(low for (num, cases), (low, _) in MEASURED.items() if num >= MIN_REPLICATES_FOR_TEST and cases > 2) > 93
+    assert (
+        min(
+            low for (num, cases), (low, _) in MEASURED.items() if num >= MIN_REPLICATES_FOR_TEST and cases > 2
+        )
+        > 93
+    )
 
 
 def test_the_page_has_the_tables():

@@ -1,4 +1,6 @@
-"""Adjusted p-values of arms and ordered endpoints: Holm and fixed sequences as special cases, and the familywise error."""
+"""Adjusted p-values of arms and ordered endpoints: Holm and fixed sequences as special cases, and the
+familywise error.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def slow(p: np.ndarray, alpha: float) -> set[tuple[int, int]]:
         else:
             edge |= {((arm, k), (other, 0)): 1 / (arms - 1) for other in range(arms) if other != arm}
     rejected: set[tuple[int, int]] = set()
-    while chosen := [node for node in nodes if p[node] <= alpha * weight[node] * (1 + 1e-12) and weight[node] > 0]:
+    while chosen := [
+        node for node in nodes if p[node] <= alpha * weight[node] * (1 + 1e-12) and weight[node] > 0
+    ]:
         gone = chosen[0]
         rejected.add(gone)
         nodes.remove(gone)
@@ -62,7 +66,9 @@ def test_one_endpoint_is_holm_and_one_arm_a_fixed_sequence() -> None:
         in_order([[np.nan, 0.1]])
 
 
-@pytest.mark.parametrize("true", [(0, 0, 0, 0, 0, 0), (5, 0, 0, 0, 0, 0), (5, 0, 5, 5, 0, 0), (0, 5, 0, 5, 5, 0)])
+@pytest.mark.parametrize(
+    "true", [(0, 0, 0, 0, 0, 0), (5, 0, 0, 0, 0, 0), (5, 0, 5, 5, 0, 0), (0, 5, 0, 5, 5, 0)]
+)
 def test_the_familywise_error(true: tuple[int, ...]) -> None:
     """Three arms, two endpoints, some nulls true: at most 5% (and noise) have a false rejection."""
     rng = np.random.default_rng(2)

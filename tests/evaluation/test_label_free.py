@@ -24,7 +24,9 @@ def test_uniformity_excludes_pairs_of_a_vector_with_itself() -> None:
     assert uniformity(np.ones((5, 1))) == 0
     assert uniformity(np.array([[1.0, 0], [-1, 0]])) == pytest.approx(-8)
     z = unit(np.random.default_rng(0).normal(size=(7, 4)))
-    slow = [math.exp(-2 * float(((a - b) ** 2).sum())) for i, a in enumerate(z) for j, b in enumerate(z) if i != j]
+    slow = [
+        math.exp(-2 * float(((a - b) ** 2).sum())) for i, a in enumerate(z) for j, b in enumerate(z) if i != j
+    ]
     assert uniformity(z) == pytest.approx(math.log(np.mean(slow)))
 
 
@@ -59,7 +61,11 @@ def test_collapsed_features_have_the_worst_scores_and_no_slope(where: str) -> No
     assert math.isnan(alpha_req(x))
     found = label_free(x, x)
     assert set(found) == {"alignment", "uniformity", "rankme"}
-    assert found["alignment"] == 0 and found["uniformity"] == pytest.approx(0, abs=1e-9) and found["rankme"] == pytest.approx(1, abs=1e-2)
+    assert (
+        found["alignment"] == 0
+        and found["uniformity"] == pytest.approx(0, abs=1e-9)
+        and found["rankme"] == pytest.approx(1, abs=1e-2)
+    )
 
 
 def test_zero_features_are_equal_to_each_other_and_differ_from_others() -> None:

@@ -25,16 +25,30 @@ def test_areas_and_accuracy_as_scikit_learn(seed: int) -> None:
     probabilities, truth, patients = drawn(seed)
     found = finding_metrics(probabilities, truth, NAMES, patients, 0)
     assert found["auroc"].mean == pytest.approx(peer.roc_auc_score(truth, probabilities, average="macro"))
-    assert found["average_precision"].mean == pytest.approx(peer.average_precision_score(truth, probabilities, average="macro"))
+    assert found["average_precision"].mean == pytest.approx(
+        peer.average_precision_score(truth, probabilities, average="macro")
+    )
     each = [peer.balanced_accuracy_score(truth[:, k], probabilities[:, k] > 0.5) for k in range(3)]
     assert found["balanced_accuracy"].mean == pytest.approx(np.mean(each))
-    assert found["brier"].mean == pytest.approx(np.mean([peer.brier_score_loss(truth[:, k], probabilities[:, k]) for k in range(3)]))
+    assert found["brier"].mean == pytest.approx(
+        np.mean([peer.brier_score_loss(truth[:, k], probabilities[:, k]) for k in range(3)])
+    )
     for k, name in enumerate(NAMES):
-        assert found[f"auroc/{name}"].mean == pytest.approx(peer.roc_auc_score(truth[:, k], probabilities[:, k]))
-        assert found[f"average_precision/{name}"].mean == pytest.approx(peer.average_precision_score(truth[:, k], probabilities[:, k]))
+        assert found[f"auroc/{name}"].mean == pytest.approx(
+            peer.roc_auc_score(truth[:, k], probabilities[:, k])
+        )
+        assert found[f"average_precision/{name}"].mean == pytest.approx(
+            peer.average_precision_score(truth[:, k], probabilities[:, k])
+        )
         assert found[f"balanced_accuracy/{name}"].mean == pytest.approx(each[k])
-        assert found[f"brier/{name}"].mean == pytest.approx(peer.brier_score_loss(truth[:, k], probabilities[:, k]))
-    assert all(one.n == 40 and one.low < one.mean < one.high for name, one in found.items() if not name.startswith("calibration"))
+        assert found[f"brier/{name}"].mean == pytest.approx(
+            peer.brier_score_loss(truth[:, k], probabilities[:, k])
+        )
+    assert all(
+        one.n == 40 and one.low < one.mean < one.high
+        for name, one in found.items()
+        if not name.startswith("calibration")
+    )
 
 
 def test_unknown_findings_are_ignored() -> None:
@@ -45,7 +59,11 @@ def test_unknown_findings_are_ignored() -> None:
     for k, name in enumerate(NAMES):
         rows = ~unknown[:, k]
         alone = finding_metrics(
-            probabilities[rows, k : k + 1], truth[rows, k : k + 1], [name], [patients[i] for i in np.flatnonzero(rows)], 0
+            probabilities[rows, k : k + 1],
+            truth[rows, k : k + 1],
+            [name],
+            [patients[i] for i in np.flatnonzero(rows)],
+            0,
         )
         for measure in ("auroc", "brier", "calibration_error"):
             assert found[f"{measure}/{name}"].mean == pytest.approx(alone[measure].mean)
@@ -59,11 +77,19 @@ def test_a_constant_finding_is_excluded_from_areas() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = finding_metrics(probabilities, truth, NAMES, patients, 0)
-    assert "auroc/fracture" not in found and "balanced_accuracy/fracture" not in found and "brier/fracture" in found
-    assert found["auroc"].mean == pytest.approx((found["auroc/effusion"].mean + found["auroc/nodule"].mean) / 2)
+    assert (
+        "auroc/fracture" not in found
+        and "balanced_accuracy/fracture" not in found
+        and "brier/fracture" in found
+    )
+    assert found["auroc"].mean == pytest.approx(
+        (found["auroc/effusion"].mean + found["auroc/nodule"].mean) / 2
+    )
     truth[:] = 1
     assert set(finding_metrics(probabilities, truth, NAMES, patients, 0)) == {
-        f"{measure}{name}" for measure in ("brier", "calibration_error") for name in ("", *(f"/{finding}" for finding in NAMES))
+        f"{measure}{name}"
+        for measure in ("brier", "calibration_error")
+        for name in ("", *(f"/{finding}" for finding in NAMES))
     }
 
 

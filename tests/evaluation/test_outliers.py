@@ -16,7 +16,9 @@ REAL = [0.77, 0.753, 0.773, 0.741, 0.776, 0.787, 0.696, 0.356, 0.772, 0.71]
 def test_a_collapsed_run_is_flagged_and_the_others_are_not() -> None:
     assert far(REAL).tolist() == [k == 7 for k in range(10)]
     median = np.median(REAL)
-    assert deviations(REAL)[7] == pytest.approx((median - 0.356) / (1.4826 * np.median(np.abs(np.array(REAL) - median))))
+    assert deviations(REAL)[7] == pytest.approx(
+        (median - 0.356) / (1.4826 * np.median(np.abs(np.array(REAL) - median)))
+    )
 
 
 def test_two_collapsed_runs_of_ten_are_both_flagged() -> None:

@@ -10,16 +10,28 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 
 from medcl3d.evaluation.statistics.coverage import SPREADS, simulated
-from medcl3d.evaluation.statistics.crossed import Components, expected, over_replicates, over_replicates_and_cases
+from medcl3d.evaluation.statistics.crossed import (
+    Components,
+    expected,
+    over_replicates,
+    over_replicates_and_cases,
+)
 from medcl3d.evaluation.statistics.label_efficiency import labels_needed
-from medcl3d.evaluation.statistics.power import effect_size, power, smallest_difference, upper_limit_of_replicates
+from medcl3d.evaluation.statistics.power import (
+    effect_size,
+    power,
+    smallest_difference,
+    upper_limit_of_replicates,
+)
 
 
 @pytest.mark.parametrize("num", [3, 6, 10, 30])
 @pytest.mark.parametrize("alpha", [0.05, 0.0125])
 def test_power_against_statsmodels(num, alpha):
     theirs = TTestPower()
-    assert power(0.7, 1 / np.sqrt(num), num - 1, alpha) == pytest.approx(theirs.power(0.7, num, alpha), abs=1e-6)
+    assert power(0.7, 1 / np.sqrt(num), num - 1, alpha) == pytest.approx(
+        theirs.power(0.7, num, alpha), abs=1e-6
+    )
     values = np.random.default_rng(0).normal(size=num)
     values = (values - values.mean()) / values.std(ddof=1)
     found = smallest_difference(over_replicates(values), alpha)
@@ -46,20 +58,29 @@ def in_errors() -> np.ndarray:
 
 
 def real_power(
-    pilot: int, num_cases: int | None, spread: tuple[float, float, float], cautious: bool, in_errors: np.ndarray, num: int = 4000
+    pilot: int,
+    num_cases: int | None,
+    spread: tuple[float, float, float],
+    cautious: bool,
+    in_errors: np.ndarray,
+    num: int = 4000,
 ) -> np.ndarray:
     """True power of ten replicates at the difference planned by each simulated pilot."""
     values = simulated(num, pilot, num_cases or 1, spread, np.random.default_rng([7, pilot]))
     means = values.mean(-1)
     parts = (over_replicates_and_cases(values) if num_cases else over_replicates(means)).components
-    plan = expected(upper_limit_of_replicates(means, parts, num_cases) if cautious else parts, PLANNED, num_cases)
+    plan = expected(
+        upper_limit_of_replicates(means, parts, num_cases) if cautious else parts, PLANNED, num_cases
+    )
     planned = plan.error * np.interp(plan.df, DFS, in_errors)
     truth = expected(Components(*(np.float64(sd**2) for sd in spread)), PLANNED, num_cases)
     return power(planned, float(truth.error), float(truth.df))
 
 
 @pytest.mark.parametrize("pilot", [2, 3, 5])
-@pytest.mark.parametrize("setting", ["replicates alone", "replicates vary", "both vary", "both vary, small residual"])
+@pytest.mark.parametrize(
+    "setting", ["replicates alone", "replicates vary", "both vary", "both vary, small residual"]
+)
 def test_a_planned_difference_has_the_nominal_power(pilot: int, setting: str, in_errors: np.ndarray) -> None:
     """With the upper limit of the variance, four of five pilots have enough power; with its estimate, few."""
     of = (None, (1.0, 0.0, 0.0)) if setting == "replicates alone" else (NUM_CASES, SPREADS[setting])
@@ -72,7 +93,9 @@ def test_a_planned_difference_has_the_nominal_power(pilot: int, setting: str, in
 def test_the_upper_limit_by_hand() -> None:
     """1 and 3: variance 2, limit at one degree of freedom 2 / 0.0642, minus a residual of 4 over 8 cases."""
     parts = upper_limit_of_replicates([1.0, 3.0], Components(np.float64(2), np.float64(5), np.float64(4)), 8)
-    assert (parts.replicate, parts.case, parts.residual) == pytest.approx((2 / stats.chi2.ppf(0.2, 1) - 0.5, 5, 4))
+    assert (parts.replicate, parts.case, parts.residual) == pytest.approx(
+        (2 / stats.chi2.ppf(0.2, 1) - 0.5, 5, 4)
+    )
 
 
 def test_effect_size_by_hand():

@@ -20,7 +20,9 @@ def arms(num: int, replicates: int, rng: np.random.Generator, gains=0.0, cases: 
 def test_equal_arms_are_best_equally_often(replicates: int) -> None:
     """docs/statistics.md quotes how often one of five equal arms is best in more than 95% of resamples."""
     rng = np.random.default_rng(replicates)
-    best = np.array([rank_stability(arms(5, replicates, rng), resamples=300, seed=k).best for k in range(300)])
+    best = np.array(
+        [rank_stability(arms(5, replicates, rng), resamples=300, seed=k).best for k in range(300)]
+    )
     assert best.sum(1) == pytest.approx(1)
     assert best.mean(0) == pytest.approx(0.2, abs=0.06)
     assert (best.max(1) > 0.95).mean() < 0.08

@@ -13,7 +13,9 @@ def test_as_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     targets = rng.normal(50, 10, 40)
     predictions = targets + rng.normal(1, 4, 40)
-    assert mean_absolute_error(predictions, targets) == pytest.approx(peer.mean_absolute_error(targets, predictions))
+    assert mean_absolute_error(predictions, targets) == pytest.approx(
+        peer.mean_absolute_error(targets, predictions)
+    )
     assert r2(predictions, targets) == pytest.approx(peer.r2_score(targets, predictions))
     assert r2(np.full(40, targets.mean()), targets) == pytest.approx(0)
     assert np.isnan(r2(predictions, np.ones(40)))

@@ -16,7 +16,13 @@ def by_definition(ordered: np.ndarray) -> dict[str, float]:
     """The measures of ordered matches ``Bool[n]``."""
     ranks = np.flatnonzero(ordered) + 1
     precision = np.arange(1, len(ranks) + 1) / ranks
-    return dict(zip(NAMES, (float(ranks[0] <= 1), float(ranks[0] <= 5), float(1 / ranks[0]), float(precision.mean())), strict=True))
+    return dict(
+        zip(
+            NAMES,
+            (float(ranks[0] <= 1), float(ranks[0] <= 5), float(1 / ranks[0]), float(precision.mean())),
+            strict=True,
+        )
+    )
 
 
 def mean_over_orders(similarity: np.ndarray, matches: np.ndarray) -> dict[str, float]:

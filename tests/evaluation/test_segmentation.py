@@ -35,7 +35,11 @@ def slow_overlap(a: np.ndarray, b: np.ndarray, to_mm: np.ndarray) -> tuple[float
     p, q = surface(a) @ to_mm.T, surface(b) @ to_mm.T
     distance = np.sqrt(((p[:, None] - q[None]) ** 2).sum(-1))
     nearest = np.concatenate([distance.min(1), distance.min(0)])
-    return float(dice), float(max(np.quantile(distance.min(1), 0.95), np.quantile(distance.min(0), 0.95))), float((nearest <= 2).mean())
+    return (
+        float(dice),
+        float(max(np.quantile(distance.min(1), 0.95), np.quantile(distance.min(0), 0.95))),
+        float((nearest <= 2).mean()),
+    )
 
 
 @pytest.mark.parametrize("shear_degrees", [0, 25])
@@ -47,7 +51,9 @@ def test_overlap_equals_its_slow_definition(seed: int, shear_degrees: int) -> No
     masks = []
     for _ in range(2):
         centre, radius = rng.uniform(2, 6, 3), rng.uniform(2, 5)
-        masks.append((((grid - centre[:, None, None, None]) ** 2).sum(0) < radius**2) | (rng.random(shape) < 0.01))
+        masks.append(
+            (((grid - centre[:, None, None, None]) ** 2).sum(0) < radius**2) | (rng.random(shape) < 0.01)
+        )
     lean = np.eye(3)
     lean[1:, 2] = np.sin(np.radians(shear_degrees)), np.cos(np.radians(shear_degrees))
     to_mm = lean * spacing
@@ -64,7 +70,10 @@ def test_a_shift_by_slices_is_measured_in_mm() -> None:
     mask[3:6, 3:6, 2:5] = True
     for axis, expected in ((0, 1.0), (2, 5.0)):
         assert overlap_of(mask, np.roll(mask, 1, axis), (1.0, 1.0, 5.0)).hd95_mm == pytest.approx(expected)
-    assert overlap_of(mask, mask, (1.0, 1.0, 5.0)).dice == 1 and overlap_of(mask, mask, (1.0, 1.0, 5.0)).hd95_mm == 0
+    assert (
+        overlap_of(mask, mask, (1.0, 1.0, 5.0)).dice == 1
+        and overlap_of(mask, mask, (1.0, 1.0, 5.0)).hd95_mm == 0
+    )
 
 
 def test_missed_falsely_predicted_and_absent_structures() -> None:
@@ -74,7 +83,9 @@ def test_missed_falsely_predicted_and_absent_structures() -> None:
         found = overlap_of(prediction, truth, (2.0, 1.0, 0.5))
         assert found.dice == 0 and found.hd95_mm == pytest.approx(diagonal)
     leaning = np.array([[2, 0, 0], [0, 1, 0.3], [0, 0, 0.4]])
-    assert overlap_of(full, empty, leaning).hd95_mm == pytest.approx(np.sqrt(6**2 + 5.5**2 + 2**2)), "the longest diagonal"
+    assert overlap_of(full, empty, leaning).hd95_mm == pytest.approx(np.sqrt(6**2 + 5.5**2 + 2**2)), (
+        "the longest diagonal"
+    )
     neither = overlap_of(empty, empty, (2.0, 1.0, 0.5))
     assert np.isnan(neither.dice) and np.isnan(neither.hd95_mm)
     with pytest.raises(ValueError, match="shape"):
@@ -118,7 +129,9 @@ def test_summary_counts_each_scan_once_and_skips_absent_structures() -> None:
     cases = [dict(zip(("scan", "patient", "class", "dice", "hd95_mm"), row, strict=True)) for row in rows]
     found = summary(cases, ("dice", "hd95_mm"), seed=0)
     assert list(found) == ["dice", "hd95_mm", "dice/liver", "dice/spleen", "hd95_mm/liver", "hd95_mm/spleen"]
-    assert found["dice"].mean == pytest.approx((0.8 + 0.3) / 2) and found["hd95_mm"].mean == pytest.approx((2 + 6) / 2)
+    assert found["dice"].mean == pytest.approx((0.8 + 0.3) / 2) and found["hd95_mm"].mean == pytest.approx(
+        (2 + 6) / 2
+    )
     assert found["dice/spleen"].n == 1 and found["dice/liver"].mean == pytest.approx(0.7)
     for case, measure in itertools.product(cases, ("dice", "hd95_mm")):
         case[measure] = None if case["class"] == "spleen" else case[measure]

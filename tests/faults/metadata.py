@@ -48,7 +48,10 @@ METADATA = [
         "metadata missing, reported before training",
         config(lambda c: c.update(pairs={"metadata_kernel": {"columns": {"age": 5.0}}}), cells("age", some)),
         PRETRAIN,
-        ["metadata_kernel: age is missing in", "a pair is compared by its other columns (on_missing: ignore)"],
+        [
+            "metadata_kernel: age is missing in",
+            "a pair is compared by its other columns (on_missing: ignore)",
+        ],
         0,
     ),
     Fault(
@@ -102,7 +105,12 @@ METADATA = [
         "slip among numbers",
         lambda f, _: good(f, ["a,p,12.5", "b,q,13.l", "c,r,9"], "scan,patient,volume"),
         PREPARE,
-        ["column volume: 1 of its 3 cells are not numbers", "correct them, or write n/a", "'13.l' in", "manifest.csv:3"],
+        [
+            "column volume: 1 of its 3 cells are not numbers",
+            "correct them, or write n/a",
+            "'13.l' in",
+            "manifest.csv:3",
+        ],
         0,
     ),
     Fault(
@@ -134,7 +142,11 @@ METADATA = [
         "patients under another name",
         lambda f, _: good(f, ["a,p", "b,p", "c,q"], "scan,subject_id"),
         PREPARE,
-        ["manifest.csv:1: column 'subject_id'", "could be on both sides of the split", "rename subject_id to patient"],
+        [
+            "manifest.csv:1: column 'subject_id'",
+            "could be on both sides of the split",
+            "rename subject_id to patient",
+        ],
         3,
     ),
     Fault(

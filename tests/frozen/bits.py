@@ -1,8 +1,11 @@
 """Record the exact results of short runs, to show that a refactoring changes none of them.
 
-``python tests/frozen/bits.py WORK_DIR OUT.json`` prepares two stores, pretrains six encoders, fine-tunes and evaluates one, all
-with the ``medcl3d`` package on the path, and writes every loss and every hash. Compare two such files made on one machine
-with one thread setting: ``python tests/frozen/bits.py --compare BEFORE.json AFTER.json``. Floating-point results differ between
+``python tests/frozen/bits.py WORK_DIR OUT.json`` prepares two stores, pretrains six encoders, fine-tunes and
+evaluates one, all
+with the ``medcl3d`` package on the path, and writes every loss and every hash. Compare two such files made on
+one machine
+with one thread setting: ``python tests/frozen/bits.py --compare BEFORE.json AFTER.json``. Floating-point
+results differ between
 machines, so the files are not kept.
 """
 
@@ -20,13 +23,27 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "ixi40"
-TRAIN = {"steps": 3, "samples_per_step": 4, "warmup_steps": 1, "lr": 1e-3, "log_every": 1, "precision": "float32", "workers": 0}
+TRAIN = {
+    "steps": 3,
+    "samples_per_step": 4,
+    "warmup_steps": 1,
+    "lr": 1e-3,
+    "log_every": 1,
+    "precision": "float32",
+    "workers": 0,
+}
 HEAD = {"hidden_dim": 16, "out_dim": 8}
 RESNET = {"resnet3d": {"depth": 10, "width": 0.25, "stem_kernel": 3}}
 UNET = {"unet3d": {"channels": [4, 8, 16], "strides": [1, 2, 2]}}
 RUNS: dict[str, dict[str, Any]] = {
     "unet3d_simclr": {"pairs": "overlapping_crops", "encoder": UNET, "objective": {"simclr": HEAD}},
-    "unet3d_byol_two_ranks": {"pairs": "multi_crop", "encoder": UNET, "objective": "byol", "ranks": 2, "patch": 32},
+    "unet3d_byol_two_ranks": {
+        "pairs": "multi_crop",
+        "encoder": UNET,
+        "objective": "byol",
+        "ranks": 2,
+        "patch": 32,
+    },
     "swin3d_vicreg": {
         "pairs": {"same_patient": {}},
         "encoder": {"swin3d": {"feature_size": 12, "num_layers": [1, 1, 1, 1], "window_size": [4, 4, 4]}},
@@ -85,7 +102,13 @@ def pretrained(work: Path, name: str, parts: dict[str, Any]) -> dict[str, Any]:
     """Losses of one short pretraining and the hash of its weights."""
     ranks, patch = parts.pop("ranks", 1), parts.pop("patch", 16)
     data = {"root": "simulated", "patch_size": [patch] * 3, "smaller_than_patch": "pad"}
-    run_configuration(work, "pretrain", name, {"data": data, "views": "mri", **parts, "train": TRAIN, "out_dir": name}, ranks)
+    run_configuration(
+        work,
+        "pretrain",
+        name,
+        {"data": data, "views": "mri", **parts, "train": TRAIN, "out_dir": name},
+        ranks,
+    )
     steps = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
     return {
         "losses": [step["loss"] for step in steps if "loss" in step],
@@ -108,7 +131,12 @@ def command(work: Path, *arguments: str, ranks: int = 1) -> None:
         launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launcher, "medcl3d", *arguments], cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*launcher, "medcl3d", *arguments],
+        cwd=work,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode:
         sys.exit(f"medcl3d {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout[-3000:]}")
@@ -116,13 +144,25 @@ def command(work: Path, *arguments: str, ranks: int = 1) -> None:
 
 def store_hashes(store: Path) -> dict[str, str]:
     """Hash of every array, table and split of a store."""
-    kept = [path for path in sorted(store.rglob("*")) if path.suffix in (".npy", ".csv", ".yaml") or path.name == "split.json"]
-    return {path.relative_to(store).as_posix(): sha256(path) for path in kept if "source" not in path.parts and path.is_file()}
+    kept = [
+        path
+        for path in sorted(store.rglob("*"))
+        if path.suffix in (".npy", ".csv", ".yaml") or path.name == "split.json"
+    ]
+    return {
+        path.relative_to(store).as_posix(): sha256(path)
+        for path in kept
+        if "source" not in path.parts and path.is_file()
+    }
 
 
 def measured(results: dict[str, Any]) -> dict[str, Any]:
     """The measured part of a results.json: no times, no versions, no paths."""
-    return {key: value for key, value in results.items() if key in ("metrics", "cases", "test", "validation", "intervals", "details")}
+    return {
+        key: value
+        for key, value in results.items()
+        if key in ("metrics", "cases", "test", "validation", "intervals", "details")
+    }
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,6 @@
-"""Names of files that are not ASCII, or no text at all, under locales that cannot write them: one line, and no traceback."""
+"""Names of files that are not ASCII, or no text at all, under locales that cannot write them: one line, and
+no traceback.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def test_names_are_refused_if_the_locale_is_not_utf8(monkeypatch: pytest.MonkeyP
     encoding.refuse_other_encoding([("m.csv:2", "ä.nii.gz")])
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
     encoding.refuse_other_encoding([("m.csv:2", "a.nii.gz")])
-    with pytest.raises(MachineError, match=r"m\.csv:2: \\xe4\.nii\.gz is not ASCII.* iso8859-1; set PYTHONUTF8=1"):
+    with pytest.raises(
+        MachineError, match=r"m\.csv:2: \\xe4\.nii\.gz is not ASCII.* iso8859-1; set PYTHONUTF8=1"
+    ):
         encoding.refuse_other_encoding([("m.csv:2", "ä.nii.gz")])
 
 
@@ -36,7 +40,13 @@ STRICT = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"}
 def run(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from medcl3d.cli import main; main()", *arguments]
     return subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, errors="replace", timeout=300
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=300,
     )
 
 
@@ -44,12 +54,16 @@ def run(folder: Path, environment: dict[str, str], *arguments: str) -> subproces
 def scans(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for name in ("ä.nii.gz", "b.nii.gz", "c.nii.gz"):
-        nibabel.save(nibabel.Nifti1Image(rng.normal(100, 20, (8, 8, 8)).astype(np.float32), np.eye(4)), tmp_path / name)
+        nibabel.save(
+            nibabel.Nifti1Image(rng.normal(100, 20, (8, 8, 8)).astype(np.float32), np.eye(4)), tmp_path / name
+        )
     return tmp_path
 
 
 @pytest.mark.parametrize("arguments", [("prepare", "csv", "m.csv", "--out", "o"), ("check", ".")])
-def test_a_command_under_an_ascii_locale_says_in_one_line_what_would_do(scans: Path, arguments: tuple[str, ...]) -> None:
+def test_a_command_under_an_ascii_locale_says_in_one_line_what_would_do(
+    scans: Path, arguments: tuple[str, ...]
+) -> None:
     (scans / "m.csv").write_text("path,patient\nä.nii.gz,p\nb.nii.gz,q\n", encoding="utf-8")
     done = run(scans, ASCII, *arguments)
     assert done.returncode == 4 and "PYTHONUTF8=1" in done.stderr and "Traceback" not in done.stderr
@@ -67,5 +81,7 @@ def test_a_name_that_is_no_text_may_be_counted_on_a_strict_stream(scans: Path) -
     assert done.returncode == 3 and "Traceback" not in done.stderr
     (scans / "T1_b.nii.gz").write_bytes((scans / "b.nii.gz").read_bytes())
     (scans / "T1_c.nii.gz").write_bytes((scans / "c.nii.gz").read_bytes())
-    done = run(scans, STRICT, "prepare", "folder", ".", "--out", "o", "pattern=T1_{patient}.nii.gz", "workers=1")
+    done = run(
+        scans, STRICT, "prepare", "folder", ".", "--out", "o", "pattern=T1_{patient}.nii.gz", "workers=1"
+    )
     assert done.returncode == 0 and r"M\udcfcller.nii.gz" in done.stdout

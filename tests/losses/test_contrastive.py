@@ -27,18 +27,24 @@ def known(positive: Tensor, negative: Tensor) -> RelateBlock:
     return lambda block, similarity: Tile(Relation(positive[block], negative[block]))
 
 
-def sum_of(z: Tensor, positive: Tensor, negative: Tensor, temperature: float = 0.2, **kind: object) -> WeightedSum:
+def sum_of(
+    z: Tensor, positive: Tensor, negative: Tensor, temperature: float = 0.2, **kind: object
+) -> WeightedSum:
     z = F.normalize(z, dim=1)
     return contrastive_sum(z, z, known(positive, negative), temperature, **kind)  # type: ignore[arg-type]
 
 
-def loss_of(z: Tensor, positive: Tensor, negative: Tensor, temperature: float = 0.2, **kind: object) -> Tensor:
+def loss_of(
+    z: Tensor, positive: Tensor, negative: Tensor, temperature: float = 0.2, **kind: object
+) -> Tensor:
     total = sum_of(z, positive, negative, temperature, **kind)
     return total.loss / total.weight
 
 
 def random_relation(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings and a relation with weak, strong, absent and ignored pairs, and anchors without a positive."""
+    """Embeddings and a relation with weak, strong, absent and ignored pairs, and anchors without a
+    positive.
+    """
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(n, 5, generator=rng, dtype=torch.float64)
     positive = torch.rand(n, n, generator=rng, dtype=torch.float64) * (torch.rand(n, n, generator=rng) < 0.3)
@@ -56,7 +62,9 @@ def pairs(n: int) -> tuple[Tensor, Tensor]:
     return positive, (1 - positive) * (1 - torch.eye(n, dtype=torch.float64))
 
 
-@pytest.mark.skipif(not VECTORS.is_file(), reason="the worked cases are outside the project, in shared/vectors")
+@pytest.mark.skipif(
+    not VECTORS.is_file(), reason="the worked cases are outside the project, in shared/vectors"
+)
 def test_agrees_with_the_worked_cases() -> None:
     for case in json.loads(VECTORS.read_text()):
         z = torch.tensor(case["z"], dtype=torch.float64, requires_grad=True)
@@ -69,7 +77,9 @@ def test_agrees_with_the_worked_cases() -> None:
         )
         value.backward()
         assert value.item() == pytest.approx(case["loss"], abs=1e-9), case["name"]
-        torch.testing.assert_close(z.grad, torch.tensor(case["gradient"], dtype=torch.float64), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(
+            z.grad, torch.tensor(case["gradient"], dtype=torch.float64), atol=1e-6, rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize("denominator", DENOMINATORS)
@@ -77,13 +87,17 @@ def test_agrees_with_the_worked_cases() -> None:
 def test_agrees_with_slow_loops(denominator: str, seed: int) -> None:
     z, positive, negative = random_relation(9, seed)
     expected = contrastive_loss_loops(z.tolist(), positive.tolist(), negative.tolist(), 0.2, denominator)
-    assert loss_of(z, positive, negative, denominator=denominator).item() == pytest.approx(expected, abs=1e-10)
+    assert loss_of(z, positive, negative, denominator=denominator).item() == pytest.approx(
+        expected, abs=1e-10
+    )
 
 
 def test_gradient_is_that_of_finite_differences() -> None:
     z, positive, negative = random_relation(6, 3)
     for denominator in DENOMINATORS:
-        assert torch.autograd.gradcheck(lambda x, d=denominator: loss_of(x, positive, negative, denominator=d), z.requires_grad_())
+        assert torch.autograd.gradcheck(
+            lambda x, d=denominator: loss_of(x, positive, negative, denominator=d), z.requires_grad_()
+        )
 
 
 def test_one_positive_of_weight_one_is_nt_xent() -> None:
@@ -93,7 +107,9 @@ def test_one_positive_of_weight_one_is_nt_xent() -> None:
     expected = NTXentLoss(temperature=0.2)(z, labels)
     value = loss_of(z, positive, negative)
     torch.testing.assert_close(value, expected, atol=1e-9, rtol=0)
-    torch.testing.assert_close(*torch.autograd.grad(value, z), *torch.autograd.grad(expected, z), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        *torch.autograd.grad(value, z), *torch.autograd.grad(expected, z), atol=1e-9, rtol=0
+    )
 
 
 def test_binary_positives_are_supcon() -> None:
@@ -103,13 +119,17 @@ def test_binary_positives_are_supcon() -> None:
     value = loss_of(z, same, (1 - same) * (1 - torch.eye(10)))
     expected = SupConLoss(temperature=0.2)(z, labels)
     torch.testing.assert_close(value, expected, atol=1e-9, rtol=0)
-    torch.testing.assert_close(*torch.autograd.grad(value, z), *torch.autograd.grad(expected, z), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        *torch.autograd.grad(value, z), *torch.autograd.grad(expected, z), atol=1e-9, rtol=0
+    )
 
 
 def test_decoupled_is_dcl() -> None:
     z = torch.randn(8, 4, dtype=torch.float64)
     positive, negative = pairs(8)
-    assert loss_of(z, positive, negative, decoupled=True).item() == pytest.approx(dcl_loops(z.tolist(), 0.2), abs=1e-10)
+    assert loss_of(z, positive, negative, decoupled=True).item() == pytest.approx(
+        dcl_loops(z.tolist(), 0.2), abs=1e-10
+    )
 
 
 @pytest.mark.parametrize("denominator", DENOMINATORS)
@@ -143,7 +163,9 @@ def test_the_loss_is_continuous_as_a_weight_goes_to_zero(denominator: str) -> No
     for weight in (1e-3, 1e-6, 1e-9, 0.0):
         positive, _ = pairs(8)
         positive[0, 4] = positive[4, 0] = weight
-        values.append(loss_of(z, positive, (1 - positive) * (1 - torch.eye(8)), denominator=denominator).item())
+        values.append(
+            loss_of(z, positive, (1 - positive) * (1 - torch.eye(8)), denominator=denominator).item()
+        )
     assert values[0] != pytest.approx(values[3], abs=1e-7)
     assert values[1] == pytest.approx(values[3], abs=1e-4)
     assert values[2] == pytest.approx(values[3], abs=1e-7)
@@ -165,8 +187,12 @@ def test_exact_at_a_temperature_of_a_hundredth_under_bfloat16(kind: dict[str, ob
 
 
 def test_an_ignored_item_may_have_a_far_larger_similarity() -> None:
-    """The similarity of a row to itself is 1 / T = 100, and to all others -100: exponentials exceed float32."""
-    z = F.normalize(torch.tensor([[1.0, 0.01], [-1.0, 0.0], [-1.0, 0.02], [1.0, 0.0]]), dim=1).requires_grad_()
+    """The similarity of a row to itself is 1 / T = 100, and to all others -100: exponentials exceed
+    float32.
+    """
+    z = F.normalize(
+        torch.tensor([[1.0, 0.01], [-1.0, 0.0], [-1.0, 0.02], [1.0, 0.0]]), dim=1
+    ).requires_grad_()
     positive = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0.0]])
     negative = torch.tensor([[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0.0]])
     for kind in KINDS:
@@ -184,7 +210,9 @@ def test_values_that_are_not_finite_reach_the_loss() -> None:
 
 def test_anchors_without_a_positive_are_excluded() -> None:
     z, positive, negative = random_relation(7, 2)
-    assert sum_of(z, positive, negative).weight.item() == pytest.approx(positive.sum(1).clamp(max=1).sum().item())
+    assert sum_of(z, positive, negative).weight.item() == pytest.approx(
+        positive.sum(1).clamp(max=1).sum().item()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -198,10 +226,19 @@ def test_blocks_of_any_size_equal_the_whole_matrix(kind: dict[str, object], rows
     positive, negative = positive[:11], negative[:11]
     found = contrastive_sum(rows, columns, known(positive, negative), 0.1, rows_at_once=rows_at_once, **kind)  # type: ignore[arg-type]
     expected = whole_matrix_sum(
-        rows @ columns.T, positive, negative, 0.1, str(kind.get("denominator", "all")), bool(kind.get("decoupled", False))
+        rows @ columns.T,
+        positive,
+        negative,
+        0.1,
+        str(kind.get("denominator", "all")),
+        bool(kind.get("decoupled", False)),
     )
     torch.testing.assert_close((found.loss, found.weight), expected, atol=1e-12, rtol=1e-12)
-    for one, other in zip(torch.autograd.grad(found.loss, (rows, columns)), torch.autograd.grad(expected[0], (rows, columns)), strict=True):
+    for one, other in zip(
+        torch.autograd.grad(found.loss, (rows, columns)),
+        torch.autograd.grad(expected[0], (rows, columns)),
+        strict=True,
+    ):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
 
 
@@ -220,5 +257,9 @@ def test_columns_outside_the_tile_repel(kind: dict[str, object]) -> None:
     unit = F.normalize(z, dim=1)
     found = contrastive_sum(unit, unit, near, 0.2, rows_at_once=3, **kind)  # type: ignore[arg-type]
     expected = sum_of(z, positive, negative, **kind)
-    torch.testing.assert_close((found.loss, found.weight), (expected.loss, expected.weight), atol=1e-12, rtol=1e-12)
-    torch.testing.assert_close(*torch.autograd.grad(found.loss, z), *torch.autograd.grad(expected.loss, z), atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(
+        (found.loss, found.weight), (expected.loss, expected.weight), atol=1e-12, rtol=1e-12
+    )
+    torch.testing.assert_close(
+        *torch.autograd.grad(found.loss, z), *torch.autograd.grad(expected.loss, z), atol=1e-12, rtol=1e-12
+    )

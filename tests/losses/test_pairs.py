@@ -18,7 +18,9 @@ N, D = 9, 5
 
 
 def vectors(seed: int, n: int = N) -> Tensor:
-    return torch.randn(n, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    return torch.randn(
+        n, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).requires_grad_()
 
 
 def weights(seed: int) -> Tensor:
@@ -43,16 +45,22 @@ def test_losses_equal_slow_loops() -> None:
     expected = loops.vicreg_loops(first, second, w.tolist(), (25, 20, 3), 1e-4)
     assert vicreg(a, b, w, 25, 20, 3).item() == pytest.approx(expected, abs=1e-9)
     unit, groups = F.normalize(a, dim=1), torch.arange(N) // 2
-    assert koleo(unit, groups).item() == pytest.approx(loops.koleo_loops(unit.tolist(), groups.tolist(), 1e-8), abs=1e-9)
+    assert koleo(unit, groups).item() == pytest.approx(
+        loops.koleo_loops(unit.tolist(), groups.tolist(), 1e-8), abs=1e-9
+    )
 
 
 def test_codes_equal_slow_loops() -> None:
     scores = scores_of(F.normalize(vectors(0), dim=1), vectors(1, 4)).detach()
     codes = sinkhorn(scores, 0.05, 3)
-    assert torch.allclose(codes, torch.tensor(loops.sinkhorn_loops(scores.tolist(), 0.05, 3), dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(
+        codes, torch.tensor(loops.sinkhorn_loops(scores.tolist(), 0.05, 3), dtype=torch.float64), atol=1e-9
+    )
     assert torch.allclose(codes.sum(1), torch.ones(N, dtype=torch.float64))
     many = sinkhorn(scores, 0.5, 200)
-    assert torch.allclose(many.sum(0), torch.full((4,), N / 4, dtype=torch.float64), atol=1e-6), "prototypes are used equally"
+    assert torch.allclose(many.sum(0), torch.full((4,), N / 4, dtype=torch.float64), atol=1e-6), (
+        "prototypes are used equally"
+    )
     log_p, positive = F.log_softmax(scores / 0.1, 1), torch.rand(N, N, dtype=torch.float64)
     expected = loops.cross_entropy_loops(log_p.tolist(), codes.tolist(), positive.tolist())
     assert cross_entropy_sum(log_p, codes, positive).item() == pytest.approx(expected, abs=1e-9)

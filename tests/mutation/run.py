@@ -1,11 +1,13 @@
 """Mutation testing: report changes of the code that no test detects; `make mutation` runs it.
 
-mutmut creates the mutants and runs the tests; this script selects the tests of each file and compares the surviving
+mutmut creates the mutants and runs the tests; this script selects the tests of each file and compares the
+surviving
 mutants with those explained in survivors.yaml. It exits with 1 if a survivor is not explained.
 
     python tests/mutation/run.py medcl3d/views/intensity.py medcl3d/losses
 
-mutmut changes functions and methods, but not decorated functions, default arguments that are expressions, module
+mutmut changes functions and methods, but not decorated functions, default arguments that are expressions,
+module
 constants or class fields.
 """
 
@@ -83,7 +85,9 @@ def own_tests(file: Path, further: dict[str, list[str]]) -> list[str]:
 
 def mutmut(*words: str, work: Path) -> str:
     """Run mutmut in the working copy and return its output. Exits with its last lines if it failed."""
-    done = subprocess.run([Path(sys.executable).with_name("mutmut"), *words], cwd=work, capture_output=True, text=True)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("mutmut"), *words], cwd=work, capture_output=True, text=True
+    )
     if done.returncode:
         tail = (done.stdout + done.stderr).replace("\r", "\n").splitlines()[-30:]
         sys.exit("\n".join([*tail, f"mutmut {' '.join(words)} failed in {work}"]))
@@ -104,13 +108,19 @@ def mutants(file: Path, tests: list[str], workers: int, work: Path) -> Iterator[
 
 def shown(name: str, work: Path) -> Mutant:
     """The change of a mutant."""
-    lines = [line for line in mutmut("show", name, work=work).splitlines() if not line.startswith(("---", "+++"))]
+    lines = [
+        line for line in mutmut("show", name, work=work).splitlines() if not line.startswith(("---", "+++"))
+    ]
     function = name.rpartition(".")[2].partition("__mutmut_")[0].removeprefix("x")
     was, becomes = (one_line(line[1:] for line in lines if line.startswith(sign)) for sign in "-+")
-    return Mutant(re.sub("ǁ", ".", function).strip(".") if "ǁ" in function else function.removeprefix("_"), was, becomes)
+    return Mutant(
+        re.sub("ǁ", ".", function).strip(".") if "ǁ" in function else function.removeprefix("_"), was, becomes
+    )
 
 
-def check(file: Path, further: dict[str, list[str]], explained: set[Mutant], workers: int, work: Path) -> bool:
+def check(
+    file: Path, further: dict[str, list[str]], explained: set[Mutant], workers: int, work: Path
+) -> bool:
     """Mutate one file and print the result; returns whether every survivor is explained."""
     tests = own_tests(file, further)
     print(f"{file}: with {' '.join(tests)}", flush=True)
@@ -119,11 +129,17 @@ def check(file: Path, further: dict[str, list[str]], explained: set[Mutant], wor
     survivors = {name: shown(name, work) for name, state in states.items() if state in UNNOTICED}
     unexplained = {name: mutant for name, mutant in survivors.items() if mutant not in explained}
     counts = ", ".join(f"{number} {state}" for state, number in Counter(states.values()).most_common())
-    print(f"{file}: {len(states)} mutants: {counts or 'none'}; {len(unexplained)} survivors without a reason", flush=True)
+    print(
+        f"{file}: {len(states)} mutants: {counts or 'none'}; {len(unexplained)} survivors without a reason",
+        flush=True,
+    )
     for name, mutant in unexplained.items():
         print(f"  {mutant.function} ({states[name]})\n    - {mutant.was}\n    + {mutant.becomes}", flush=True)
     for mutant in explained - set(survivors.values()):
-        print(f"  no longer survives, remove it from {LIST.name}: {mutant.function}: {mutant.becomes}", flush=True)
+        print(
+            f"  no longer survives, remove it from {LIST.name}: {mutant.function}: {mutant.becomes}",
+            flush=True,
+        )
     for name in undecided:
         print(f"  {name} was not run", flush=True)
     return not unexplained and not undecided
@@ -143,7 +159,9 @@ def source_files(chosen: list[Path]) -> list[Path]:
 def main() -> None:
     """Mutate the given files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("files", nargs="+", type=Path, help="source files or folders, relative to the checkout")
+    parser.add_argument(
+        "files", nargs="+", type=Path, help="source files or folders, relative to the checkout"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that run tests")
     given = parser.parse_args()
     further, explained = read_list()
@@ -152,7 +170,10 @@ def main() -> None:
         for name in COPIED:
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, work / name)
-        clean = [check(f, further, explained.get(str(f), set()), given.workers, work) for f in source_files(given.files)]
+        clean = [
+            check(f, further, explained.get(str(f), set()), given.workers, work)
+            for f in source_files(given.files)
+        ]
     sys.exit(not all(clean))
 
 

@@ -17,7 +17,9 @@ def code_of(file: str, function: str) -> str:
     source = (ROOT / file).read_text(encoding="utf-8")
     body: list[ast.stmt] = ast.parse(source).body
     for name in function.split("."):
-        found = next(node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name)
+        found = next(
+            node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
+        )
         body = found.body
     return one_line([ast.get_source_segment(source, found) or ""])
 
@@ -26,7 +28,9 @@ def code_of(file: str, function: str) -> str:
 def test_every_survivor_changes_a_line_of_its_function_and_has_a_reason(file: str) -> None:
     for entry in LISTED["survivors"][file]:
         assert entry.keys() == {"function", "was", "becomes", "reason"}
-        assert one_line([entry["was"]]) in code_of(file, entry["function"]), f"{file} has changed: make mutation FILES={file}"
+        assert one_line([entry["was"]]) in code_of(file, entry["function"]), (
+            f"{file} has changed: make mutation FILES={file}"
+        )
         assert len(entry["reason"].split()) > 3
 
 

@@ -41,7 +41,23 @@ def keys_of(sample: Tensor, view: Tensor) -> Keys:
     none, zero = torch.full((n,), -1, dtype=torch.int64), torch.zeros(n, 3, dtype=torch.float64)
     axes = torch.eye(3, dtype=torch.float64).expand(n, 3, 3).contiguous()
     nowhere = torch.full((n, 3), torch.nan, dtype=torch.float64)
-    return Keys(sample, view, sample, sample, sample, none, none, zero[:, 0], zero, zero, axes, zero, zero, none, nowhere)
+    return Keys(
+        sample,
+        view,
+        sample,
+        sample,
+        sample,
+        none,
+        none,
+        zero[:, 0],
+        zero,
+        zero,
+        axes,
+        zero,
+        zero,
+        none,
+        nowhere,
+    )
 
 
 def relate(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
@@ -52,19 +68,32 @@ def relate(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
 
 
 def batch_of(samples: range, num_local: int = 0, seed: int = 0, edge: int = SIDE) -> PairBatch:
-    """Two global views per sample, `num_local` of half the size, and four points; samples are drawn independently."""
+    """Two global views per sample, `num_local` of half the size, and four points; samples are drawn
+    independently.
+    """
     groups, points = [], []
     for role, number, side in (("global", 2, edge), ("local", num_local, edge // 2)):
         if not number:
             continue
-        voxels = torch.stack([_noise(seed, s, v, (1, side, side, side)) for s in samples for v in _views(role, number)])
+        voxels = torch.stack(
+            [_noise(seed, s, v, (1, side, side, side)) for s in samples for v in _views(role, number)]
+        )
         sample = torch.tensor([s for s in samples for _ in range(number)])
         view = torch.tensor([v for _ in samples for v in _views(role, number)])
-        groups.append(ViewGroup(role, voxels, torch.eye(4, dtype=torch.float64).repeat(len(voxels), 1, 1), keys_of(sample, view)))
+        groups.append(
+            ViewGroup(
+                role,
+                voxels,
+                torch.eye(4, dtype=torch.float64).repeat(len(voxels), 1, 1),
+                keys_of(sample, view),
+            )
+        )
     for s in samples:
         points.append(_noise(seed, s, 99, (4, 3)).abs().clamp(max=1) * (edge - 1))
     position = torch.stack(points)
-    return PairBatch(tuple(groups), Points(position, position, position, torch.ones(position.shape[:2], dtype=torch.bool)))
+    return PairBatch(
+        tuple(groups), Points(position, position, position, torch.ones(position.shape[:2], dtype=torch.bool))
+    )
 
 
 def _views(role: str, number: int) -> range:
@@ -96,7 +125,9 @@ class Step(torch.nn.Module):
         own = self.objective.gate(relate) if hasattr(self.objective, "gate") else relate
         size = getattr(self.objective, "queue_size", 0)
         layout = keys_of(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-        self.relating = Relating(own, None, EmbeddingQueue(size, self.objective.dim, layout) if size else None)
+        self.relating = Relating(
+            own, None, EmbeddingQueue(size, self.objective.dim, layout) if size else None
+        )
         self.double()
 
     def forward(self, batch: PairBatch) -> Tensor:

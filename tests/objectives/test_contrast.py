@@ -72,7 +72,9 @@ class Model(nn.Module):
         self.layers = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)).double()
 
     def forward(self, x: Tensor, keys: Keys) -> Tensor:
-        loss = contrast(Embeddings(F.normalize(self.layers(x), dim=1), keys), Relating(relate), 0.2, "all", False)
+        loss = contrast(
+            Embeddings(F.normalize(self.layers(x), dim=1), keys), Relating(relate), 0.2, "all", False
+        )
         self.metrics = loss.metrics
         return loss.value
 
@@ -112,7 +114,14 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for gradient, parameter in zip(found["gradients"], model.parameters(), strict=True):
             torch.testing.assert_close(gradient, parameter.grad, atol=1e-12, rtol=1e-10)
-        for name in ("loss", "positives_per_anchor", "effective_negatives", "fraction_left_alone", "alignment", "uniformity"):
+        for name in (
+            "loss",
+            "positives_per_anchor",
+            "effective_negatives",
+            "fraction_left_alone",
+            "alignment",
+            "uniformity",
+        ):
             torch.testing.assert_close(found["metrics"][name], model.metrics[name], atol=1e-9, rtol=1e-6)
 
 
@@ -161,7 +170,9 @@ def test_blocks_give_the_loss_gradient_and_metrics_of_the_whole(
         assert z.grad is not None
         found.append({**loss.metrics, "gradient": z.grad})
     for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, rtol=1e-6 if name != "gradient" else 1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            found[1][name], value, rtol=1e-6 if name != "gradient" else 1e-12, atol=1e-12
+        )
     valid = int(torch.isfinite(keys.position_mm).all(1).sum())
     assert shapes[0] == (valid, valid)
     if across is not None:
@@ -171,7 +182,10 @@ def test_blocks_give_the_loss_gradient_and_metrics_of_the_whole(
 def test_features_are_linked_once_and_only_if_a_part_needs_them() -> None:
     x, keys = data()
     z = F.normalize(x, dim=1).float()
-    views, hard = Choice("augmented_views"), Choice("hard_negatives", {"inner": Choice("augmented_views"), "temperature": 0.2})
+    views, hard = (
+        Choice("augmented_views"),
+        Choice("hard_negatives", {"inner": Choice("augmented_views"), "temperature": 0.2}),
+    )
     for parts, linked in (((views, views), False), ((views, hard), True)):
         strategy = Sum(parts=parts)
         assert needs_features(strategy) == linked
@@ -180,7 +194,9 @@ def test_features_are_linked_once_and_only_if_a_part_needs_them() -> None:
         whole = strategy.relate(*link(strategy, keys, keys, z @ z.T), z @ z.T)
         for block in (slice(0, 5), slice(5, N)):
             tile = relate_block(block, z[block] @ z.T).relation
-            torch.testing.assert_close((tile.positive, tile.negative), (whole.positive[block], whole.negative[block]))
+            torch.testing.assert_close(
+                (tile.positive, tile.negative), (whole.positive[block], whole.negative[block])
+            )
 
 
 def test_the_queue_survives_a_step_that_was_not_finite() -> None:

@@ -21,14 +21,18 @@ class Stub:
 
 
 def group_of(stride: int) -> tuple[ViewGroup, torch.Tensor]:
-    """Two views of one sample with random affines, and a map of each whose channels are the world coordinates."""
+    """Two views of one sample with random affines, and a map of each whose channels are the world
+    coordinates.
+    """
     rng = np.random.default_rng(0)
     collection = make_collection(1, 2, patch_size=(12, 8, 16))
     views = OverlappingCrops().sample(collection, 0, rng)
     keys = collection.keys(views, np.zeros(2), np.arange(2))
     affine = torch.from_numpy(np.stack([collection.affines[0] @ random_affine(rng) for _ in range(2)]))
     shape = [n // stride for n in collection.patch_size]
-    index = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij"), -1)
+    index = torch.stack(
+        torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij"), -1
+    )
     voxel = (index + 0.5) * stride - 0.5
     world = torch.einsum("nij,dhwj->nidhw", affine[:, :3, :3], voxel) + affine[:, :3, 3, None, None, None]
     return ViewGroup("global", torch.zeros(2, 1, *collection.patch_size), affine, keys), world
@@ -42,10 +46,15 @@ def random_affine(rng: np.random.Generator) -> np.ndarray:
 
 
 def test_features_are_interpolated_at_the_point() -> None:
-    """A map of world coordinates must give the point's coordinates, exactly, since trilinear interpolation is exact."""
+    """A map of world coordinates must give the point's coordinates, exactly, since trilinear interpolation is
+    exact.
+    """
     for stride in (1, 2, 4):
         group, world = group_of(stride)
-        inner = torch.rand(20, 3, dtype=torch.float64) * (torch.tensor([12.0, 8.0, 16.0]) - stride) + (stride - 1) / 2
+        inner = (
+            torch.rand(20, 3, dtype=torch.float64) * (torch.tensor([12.0, 8.0, 16.0]) - stride)
+            + (stride - 1) / 2
+        )
         position = inner @ group.affine[0, :3, :3].T + group.affine[0, :3, 3]
         points = Points(position[None], position[None], position[None], torch.ones(1, 20, dtype=torch.bool))
         features = point_features(world.float(), group, points)
@@ -58,8 +67,12 @@ def keys_in_two_samples(same_scan: bool) -> tuple[Dense, OverlappingCrops, PairB
     rng = np.random.default_rng(0)
     views = [*strategy.sample(collection, 0, rng), *strategy.sample(collection, 0 if same_scan else 1, rng)]
     keys = collection.keys(views, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
-    group = ViewGroup("global", torch.zeros(4, 1, 12, 10, 8), torch.eye(4, dtype=torch.float64).repeat(4, 1, 1), keys)
-    position = torch.tensor([[[0.0, 0, 0], [2, 0, 0], [40, 0, 0]], [[500.0, 0, 0], [600, 0, 0], [700, 0, 0]]], dtype=torch.float64)
+    group = ViewGroup(
+        "global", torch.zeros(4, 1, 12, 10, 8), torch.eye(4, dtype=torch.float64).repeat(4, 1, 1), keys
+    )
+    position = torch.tensor(
+        [[[0.0, 0, 0], [2, 0, 0], [40, 0, 0]], [[500.0, 0, 0], [600, 0, 0], [700, 0, 0]]], dtype=torch.float64
+    )
     return (
         Dense(Stub(), tolerance_mm=0.5, ignore_mm=5.0),
         strategy,
@@ -71,9 +84,15 @@ def test_the_gate_keeps_the_same_point_and_ignores_neighbours() -> None:
     objective, strategy, batch = keys_in_two_samples(same_scan=False)
     keys = point_keys(batch.main, batch.points)  # type: ignore[arg-type]
     relation = objective.gate(strategy.relate)(keys, keys, None)
-    same_point = (keys.sample[:, None] == keys.sample) & (keys.point[:, None] == keys.point) & (keys.view[:, None] != keys.view)
+    same_point = (
+        (keys.sample[:, None] == keys.sample)
+        & (keys.point[:, None] == keys.point)
+        & (keys.view[:, None] != keys.view)
+    )
     assert torch.equal(relation.positive > 0, same_point)
-    near = (keys.sample[:, None] == keys.sample) & ((keys.position_mm[:, None] - keys.position_mm).norm(dim=-1) < 5)
+    near = (keys.sample[:, None] == keys.sample) & (
+        (keys.position_mm[:, None] - keys.position_mm).norm(dim=-1) < 5
+    )
     assert (relation.negative[near] == 0).all()
     assert (relation.negative[~near] == 1).all()
 

@@ -19,7 +19,9 @@ HEALTHY = {"loss": 2.0, "effective_rank": 20.0, "anchors_without_positive": 0.0,
 
 def rows(number: int, **changes: float) -> list[str]:
     watch = Watch()
-    return [text for i in range(number) for text in watch.look({**HEALTHY, "loss": 2.0 - 0.01 * i, **changes})]
+    return [
+        text for i in range(number) for text in watch.look({**HEALTHY, "loss": 2.0 - 0.01 * i, **changes})
+    ]
 
 
 def tally_of(z: Tensor, relation: Relation) -> Tally:
@@ -64,7 +66,9 @@ def test_metrics_of_a_relation_computed_by_hand() -> None:
     z = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
     positive = torch.tensor([[0, 1, 0], [0.5, 0, 0], [0, 0, 0.0]])
     negative = torch.tensor([[0, 0, 1], [0.5, 0, 1], [0, 0, 0.0]])
-    found = {name: float(value) for name, value in diagnose(z, tally_of(z, Relation(positive, negative))).items()}
+    found = {
+        name: float(value) for name, value in diagnose(z, tally_of(z, Relation(positive, negative))).items()
+    }
     assert found["positives_per_anchor"] == pytest.approx(0.5)
     assert found["anchors_without_positive"] == 1
     assert found["effective_negatives"] == pytest.approx(2.5 / 3)

@@ -19,7 +19,13 @@ SMALL: dict[str, dict[str, Any]] = {
         "strides": [2],
     },
     "resnet3d": {"depth": 10, "width": 0.0625, "stem_kernel": 3, "stem_stride": 1, "max_pool": False},
-    "swin3d": {"patch": [1, 1, 1], "feature_size": 6, "num_layers": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": [2, 2, 2]},
+    "swin3d": {
+        "patch": [1, 1, 1],
+        "feature_size": 6,
+        "num_layers": [1, 1, 1, 1],
+        "num_heads": [1, 1, 1, 1],
+        "window_size": [2, 2, 2],
+    },
     "vit3d": {"patch": [4, 4, 4], "hidden_size": 12, "num_layers": 1, "num_heads": 2},
 }
 
@@ -44,5 +50,8 @@ def test_a_step(name: str, encoder: str) -> None:
         for p in model.parameters():
             if p.grad is not None:
                 p -= 1e-4 * p.grad / p.grad.norm().clamp(min=1e-12)
-    if getattr(model.objective, "queue_size", 0) == 0 and name not in ("swav", "dino"):  # with these, the queue or centre has changed
+    if getattr(model.objective, "queue_size", 0) == 0 and name not in (
+        "swav",
+        "dino",
+    ):  # with these, the queue or centre has changed
         assert model(batch) < first, f"the gradient of {name} descends"

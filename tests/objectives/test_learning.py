@@ -1,6 +1,7 @@
 """Every objective learns from its pairs, and does not with a wrong sign.
 
-The known factor is the position in a simulated scan: in batches not used in training, the frozen features of an item's
+The known factor is the position in a simulated scan: in batches not used in training, the frozen features of
+an item's
 partner in the other view must be nearer than those of other samples' items.
 """
 
@@ -49,7 +50,9 @@ def parts_of(store: Path, objective: str, steps: int) -> Pretraining:
 
 @torch.no_grad()
 def partner_nearer(parts: Pretraining, objective: str) -> float:
-    """Probability that the partner is nearer than an item of another sample, in frozen features: 0.5 is chance."""
+    """Probability that the partner is nearer than an item of another sample, in frozen features: 0.5 is
+    chance.
+    """
     parts.learner.eval()
     return sum(_nearer_in_step(parts, objective, step) for step in UNSEEN) / len(UNSEEN)
 
@@ -61,14 +64,25 @@ def _nearer_in_step(parts: Pretraining, objective: str, step: int) -> float:
         assert batch.points is not None and features.decoded is not None
         keys = point_keys(batch.main, batch.points)
         valid = torch.isfinite(keys.position_mm).all(1)
-        vectors, keys = point_features(features.decoded, batch.main, batch.points).flatten(0, 1)[valid], keys[valid]
+        vectors, keys = (
+            point_features(features.decoded, batch.main, batch.points).flatten(0, 1)[valid],
+            keys[valid],
+        )
     else:
         vectors, keys = features.pooled, batch.main.keys
     z = F.normalize(vectors - vectors.mean(0), dim=1)  # subtract the common part
     similarity = z @ z.T
-    partner = (keys.sample[:, None] == keys.sample) & (keys.point[:, None] == keys.point) & (keys.view[:, None] != keys.view)
+    partner = (
+        (keys.sample[:, None] == keys.sample)
+        & (keys.point[:, None] == keys.point)
+        & (keys.view[:, None] != keys.view)
+    )
     other = keys.sample[:, None] != keys.sample
-    rank = [(similarity[i, other[i]] < similarity[i, partner[i]]).float().mean() for i in range(len(z)) if partner[i].any()]
+    rank = [
+        (similarity[i, other[i]] < similarity[i, partner[i]]).float().mean()
+        for i in range(len(z))
+        if partner[i].any()
+    ]
     return float(torch.stack(rank).mean())
 
 
@@ -111,6 +125,8 @@ def test_masked_blocks_are_reconstructed_better_than_by_their_mean(tiny_store: P
         train(parts, sign)
         batch = make_views(parts.dataset()[UNSEEN[0]], parts.learner.recipe)
         with torch.no_grad():
-            found[name] = float(parts.learner.objective.embed(parts.learner.network, batch)["online"].z.mean())
+            found[name] = float(
+                parts.learner.objective.embed(parts.learner.network, batch)["online"].z.mean()
+            )
         mean_alone = float(batch.main.voxels.var())
     assert found["right"] < 0.8 * mean_alone < found["broken"], (found, mean_alone)

@@ -48,7 +48,9 @@ def test_local_targets_have_no_probability(name: str) -> None:
 def test_a_teacher_gets_no_local_views(name: str) -> None:
     model = Step(name)
     read: list[tuple[int, ...]] = []
-    model.objective.teacher.copies[0].register_forward_hook(lambda module, given, result: read.append(tuple(given[0].shape)))
+    model.objective.teacher.copies[0].register_forward_hook(
+        lambda module, given, result: read.append(tuple(given[0].shape))
+    )
     model.objective.embed(model.network, batch_of(range(SAMPLES), NUM_LOCAL))
     assert read == [(SAMPLES * 2, 1, SIDE, SIDE, SIDE)]
 
@@ -57,9 +59,13 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float((a @ b / (a.norm() * b.norm())).detach())
 
 
-@pytest.mark.parametrize(("name", "loss_of"), [("byol", lambda cos: 2 - 2 * cos), ("simsiam", lambda cos: -cos)])
+@pytest.mark.parametrize(
+    ("name", "loss_of"), [("byol", lambda cos: 2 - 2 * cos), ("simsiam", lambda cos: -cos)]
+)
 def test_the_loss_of_drawn_partners_equals_loops(name: str, loss_of: Callable[[float], float]) -> None:
-    """A global view predicts the other global one; a local view one of both, the second if its draw is 0.5 or more."""
+    """A global view predicts the other global one; a local view one of both, the second if its draw is 0.5 or
+    more.
+    """
     model, embedded = embed(name)
     online, target = embedded["online"], embedded["target"]
     draws = uniform(online.keys)
@@ -89,7 +95,11 @@ def test_the_loss_of_moco_equals_loops_and_its_queue_holds_only_global_views(que
         for i in range(len(online.z)):
             sample, view = int(online.keys.sample[i]), int(online.keys.view[i])
             e = [math.exp(float(online.z[i] @ t) / objective.temperature) for t in target.z]
-            own = [j for j in range(len(e)) if int(target.keys.sample[j]) == sample and int(target.keys.view[j]) != view]
+            own = [
+                j
+                for j in range(len(e))
+                if int(target.keys.sample[j]) == sample and int(target.keys.view[j]) != view
+            ]
             others = [e[j] for j in range(len(e)) if int(target.keys.sample[j]) != sample]
             if queue_size:
                 others = [math.exp(float(online.z[i] @ t) / objective.temperature) for t in kept]
@@ -98,7 +108,9 @@ def test_the_loss_of_moco_equals_loops_and_its_queue_holds_only_global_views(que
         assert float(loss.value) == pytest.approx(total / len(online.z), rel=1e-6)
         kept += list(target.z)
         local = (online.keys.view >= 2).sum()
-        assert float(loss.metrics["positives_per_anchor"]) == pytest.approx(float(2 * local + 2 * SAMPLES) / len(online.z))
+        assert float(loss.metrics["positives_per_anchor"]) == pytest.approx(
+            float(2 * local + 2 * SAMPLES) / len(online.z)
+        )
         assert float(loss.metrics["fraction_left_alone"]) >= 0, "a local view has no own column to exclude"
     if support is not None:
         z, keys = support.content()
@@ -120,4 +132,6 @@ def test_objectives_without_targets_draw_any_view_that_attracts(name: str) -> No
     related = relate_to_all(first, rows, RELATING)
     share = related.relation.positive / related.relation.positive.sum(1, keepdim=True)
     order = rows.keys.view[related.order]
-    assert rows.z.requires_grad and float(share[:, order >= 2].sum(1).min()) == pytest.approx(NUM_LOCAL / (NUM_LOCAL + 1))
+    assert rows.z.requires_grad and float(share[:, order >= 2].sum(1).min()) == pytest.approx(
+        NUM_LOCAL / (NUM_LOCAL + 1)
+    )

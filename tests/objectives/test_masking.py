@@ -18,13 +18,17 @@ def test_the_mask_ratio_is_equal_in_all_views_and_masks_differ() -> None:
     visible = visible_blocks(keys, (3, 3, 3), 0.6)
     assert visible.shape == (40, 1, 3, 3, 3) and (~visible).flatten(1).sum(1).tolist() == [16] * 40
     assert len({tuple(view.flatten().tolist()) for view in visible}) == 40
-    assert torch.equal(visible_blocks(keys[5:9], (3, 3, 3), 0.6), visible[5:9]), "a mask depends on its view only"
+    assert torch.equal(visible_blocks(keys[5:9], (3, 3, 3), 0.6), visible[5:9]), (
+        "a mask depends on its view only"
+    )
     assert (visible.float().mean(0) - 11 / 27).abs().max() < 0.35, "every block is masked in some view"
 
 
 ENCODERS = {
     "unet3d": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
-    "vit3d": {"vit3d": {"patch": [4, 4, 4], "hidden_size": 12, "num_layers": 2, "num_heads": 2, "num_registers": 1}},
+    "vit3d": {
+        "vit3d": {"patch": [4, 4, 4], "hidden_size": 12, "num_layers": 2, "num_heads": 2, "num_registers": 1}
+    },
 }
 
 
@@ -36,7 +40,10 @@ def test_masked_voxels_do_not_affect_the_features(encoder: str) -> None:
     blocks = visible_blocks(batch.main.keys, (2, 2, 2), 0.6)
     visible = at_size(blocks, (8, 8, 8))
     other = torch.where(visible, batch.main.voxels, torch.randn_like(batch.main.voxels))
-    found = [masked_features(model.network.encoder, voxels * visible, blocks) for voxels in (batch.main.voxels, other)]
+    found = [
+        masked_features(model.network.encoder, voxels * visible, blocks)
+        for voxels in (batch.main.voxels, other)
+    ]
     assert torch.equal(found[0].pooled, found[1].pooled) and torch.equal(found[0].maps[-1], found[1].maps[-1])
     moved = dataclasses.replace(batch, groups=(dataclasses.replace(batch.main, voxels=other),))
     assert model(moved) != model(batch)
@@ -88,8 +95,13 @@ def test_no_kernel_carries_visible_features_into_masked_blocks() -> None:
     outputs: list[torch.Tensor] = []
 
     def watch() -> list[torch.utils.hooks.RemovableHandle]:
-        convolutions = [module for module in model.network.encoder.modules() if isinstance(module, torch.nn.Conv3d)]
-        return [module.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for module in convolutions]
+        convolutions = [
+            module for module in model.network.encoder.modules() if isinstance(module, torch.nn.Conv3d)
+        ]
+        return [
+            module.register_forward_hook(lambda _m, _i, output: outputs.append(output))
+            for module in convolutions
+        ]
 
     def in_masked_blocks() -> list[torch.Tensor]:
         return [output[~at_size(blocks, tuple(output.shape[2:])).expand_as(output)] for output in outputs]

@@ -45,10 +45,14 @@ def test_an_objectives_teacher_follows_its_network_and_head(name: str) -> None:
             p += 1
     objective.before_step(0, 10)
     objective.after_step(model.network)
-    moved = [float((after - b).mean()) for after, b in zip(objective.teacher.parameters(), before, strict=True)]
+    moved = [
+        float((after - b).mean()) for after, b in zip(objective.teacher.parameters(), before, strict=True)
+    ]
     share = 1 - objective.momentum
     assert 0 < share < 0.5
-    assert [round(m, 6) for m in moved if m] == [round(share, 6)] * (len(moved) - (name == "dino")), "except dino's frozen prototypes"
+    assert [round(m, 6) for m in moved if m] == [round(share, 6)] * (len(moved) - (name == "dino")), (
+        "except dino's frozen prototypes"
+    )
 
 
 @pytest.mark.parametrize(("name", "rows"), FIXED.items())
@@ -88,7 +92,9 @@ def test_the_default_momentum_leaves_one_percent_of_the_random_initialisation(na
             left *= objective.momentum
         assert left <= 0.01 and left == pytest.approx(objective.schedule.left(steps))
         assert momenta == sorted(momenta)
-        assert before <= momenta[0] <= published, "a longer run starts with a higher momentum, up to the published one"
+        assert before <= momenta[0] <= published, (
+            "a longer run starts with a higher momentum, up to the published one"
+        )
         assert momenta[0] == published or left > 0.004, "no lower than necessary"
         before = momenta[0]
     assert before == published
@@ -102,7 +108,9 @@ def test_a_teacher_holds_the_scheduled_fraction_of_its_initialisation() -> None:
         student.weight.zero_()
     for step in range(60):
         teacher.follow(schedule.at(step, 60), student)
-    torch.testing.assert_close(teacher.copies[0].weight, torch.full((3, 3), schedule.left(60)), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        teacher.copies[0].weight, torch.full((3, 3), schedule.left(60)), rtol=1e-3, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -117,9 +125,16 @@ def test_a_given_momentum_is_used_exactly(name: str) -> None:
 def test_a_momentum_that_leaves_much_of_the_initialisation_is_a_warning() -> None:
     (warning,) = built("byol", momentum=0.99).notes(200)
     assert warning == (
-        "warning: objective.byol: momentum = 0.99: 36% of the teacher's random initialisation is left in it after train.steps = 200; "
+        "warning: objective.byol: momentum = 0.99: 36% of the teacher's random initialisation is left in "
+        "it after train.steps = 200; "
         "leave momentum out (0.9542 is then chosen), or lower it"
     )
     assert built("byol", momentum=0.99).notes(500) == [] and built("byol", momentum=0.95).notes(200) == []
-    assert built("moco", momentum=0.999).notes(1000)[0].startswith("warning: objective.moco: momentum = 0.999: 37%")
-    assert built("dino").notes(200) == ["objective.dino: momentum = 0.9542 at the start, chosen from train.steps = 200"]
+    assert (
+        built("moco", momentum=0.999)
+        .notes(1000)[0]
+        .startswith("warning: objective.moco: momentum = 0.999: 37%")
+    )
+    assert built("dino").notes(200) == [
+        "objective.dino: momentum = 0.9542 at the start, chosen from train.steps = 200"
+    ]

@@ -1,4 +1,6 @@
-"""Batch norm compared with PyTorch's, and the layers of projectors; `test_two_ranks.py` tests several ranks."""
+"""Batch norm compared with PyTorch's, and the layers of projectors; `test_two_ranks.py` tests several
+ranks.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ PAIRS = Relating(same_sample)
 
 def two_views(seed: int, dim: int = DIM) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
-    first, second = (torch.randn(SAMPLES, dim, dtype=torch.float64, generator=rng).requires_grad_() for _ in range(2))
+    first, second = (
+        torch.randn(SAMPLES, dim, dtype=torch.float64, generator=rng).requires_grad_() for _ in range(2)
+    )
     return first, second
 
 
@@ -49,7 +51,11 @@ def equal(ours: Tensor, theirs: Tensor, *inputs: Tensor) -> None:
 def test_simsiam() -> None:
     p0, p1 = two_views(0)
     z0, z1 = two_views(1)
-    ours = Step("simsiam").objective.loss({"online": both(p0, p1), "target": both(z0.detach(), z1.detach())}, PAIRS).value
+    ours = (
+        Step("simsiam")
+        .objective.loss({"online": both(p0, p1), "target": both(z0.detach(), z1.detach())}, PAIRS)
+        .value
+    )
     cosine = lightly_loss("negative_cosine_similarity", "NegativeCosineSimilarity")()
     equal(ours, (cosine(p0, z1.detach()) + cosine(p1, z0.detach())) / 2, p0, p1)
 
@@ -57,7 +63,11 @@ def test_simsiam() -> None:
 def test_byol_is_two_plus_twice_simsiam() -> None:
     p0, p1 = two_views(0)
     z0, z1 = two_views(1)
-    ours = Step("byol").objective.loss({"online": both(p0, p1), "target": both(z0.detach(), z1.detach())}, PAIRS).value
+    ours = (
+        Step("byol")
+        .objective.loss({"online": both(p0, p1), "target": both(z0.detach(), z1.detach())}, PAIRS)
+        .value
+    )
     cosine = lightly_loss("negative_cosine_similarity", "NegativeCosineSimilarity")()
     equal(ours, 2 + cosine(p0, z1.detach()) + cosine(p1, z0.detach()), p0, p1)
 
@@ -96,7 +106,9 @@ def test_dino_and_its_centre() -> None:
 def test_swav(queue: int) -> None:
     model = Step("swav", num_prototypes=4, out_dim=DIM, queue_size=queue)
     objective = model.objective
-    theirs = lightly_loss("swav_loss", "SwaVLoss")(temperature=0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05)
+    theirs = lightly_loss("swav_loss", "SwaVLoss")(
+        temperature=0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05
+    )
     kept: list[list[Tensor]] = [[], []]
     for step in range(3):
         a, b = two_views(step)
@@ -105,7 +117,11 @@ def test_swav(queue: int) -> None:
         ours = objective.loss({"online": rows, "large": Embeddings(rows.z.detach(), rows.keys)}, PAIRS).value
         scores = [scores_of(z, objective.prototypes.weight) for z in units]
         # Ours scales columns, then rows, like lightly's last step; lightly's queue precedes the batch.
-        past = [scores_of(torch.cat(k)[-queue:], objective.prototypes.weight) for k in kept] if queue and kept[0] else None
+        past = (
+            [scores_of(torch.cat(k)[-queue:], objective.prototypes.weight) for k in kept]
+            if queue and kept[0]
+            else None
+        )
         expected = theirs(scores, [], past).squeeze()
         equal(ours, expected, a, b)
         for k, z in zip(kept, units, strict=True):
@@ -113,20 +129,27 @@ def test_swav(queue: int) -> None:
 
 
 def test_moco_with_a_queue() -> None:
-    """One query view, one key view and a queue of others': cross-entropy of the key among the queue, as in MoCo's algorithm 1."""
+    """One query view, one key view and a queue of others': cross-entropy of the key among the queue, as in
+    MoCo's algorithm 1.
+    """
     model = Step("moco", out_dim=DIM, queue_size=9, predictor=False)
-    support = EmbeddingQueue(9, DIM, keys_of(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))).double()
+    support = EmbeddingQueue(
+        9, DIM, keys_of(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    ).double()
     rng = torch.Generator().manual_seed(3)
     queue = F.normalize(torch.randn(9, DIM, dtype=torch.float64, generator=rng), dim=1)
     support.keep(queue, keys_of(torch.arange(100, 109), torch.zeros(9, dtype=torch.int64)).matrix())
     q, k = two_views(4)
     queries, keys = F.normalize(q, dim=1), F.normalize(k, dim=1).detach()
     ours = model.objective.loss(
-        {"online": rows_of(queries, 0, SAMPLES), "target": rows_of(keys, 1, SAMPLES)}, Relating(same_sample, None, support)
+        {"online": rows_of(queries, 0, SAMPLES), "target": rows_of(keys, 1, SAMPLES)},
+        Relating(same_sample, None, support),
     )
     logits = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ queue.T], 1) / 0.1
     equal(ours.value, F.cross_entropy(logits, torch.zeros(SAMPLES, dtype=torch.int64)), q)
-    assert torch.equal(support.content()[0][int(support.count) % 9 - 1], keys[-1]), "the keys are in the queue"
+    assert torch.equal(support.content()[0][int(support.count) % 9 - 1], keys[-1]), (
+        "the keys are in the queue"
+    )
 
 
 def test_partners_are_drawn_by_their_probability() -> None:

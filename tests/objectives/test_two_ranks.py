@@ -1,4 +1,5 @@
-"""Every objective on two ranks and in one process, with local views and without: loss, gradients, and all that it keeps, after
+"""Every objective on two ranks and in one process, with local views and without: loss, gradients, and all
+that it keeps, after
 each of two steps."""
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def run_rank(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     mine = range(rank * SAMPLES // world, (rank + 1) * SAMPLES // world)
     for name, num_local in product(NAMES, NUM_LOCAL):
-        torch.save(two_steps(name, mine, num_local, DistributedDataParallel), f"{folder}/{name}_{num_local}_{rank}.pt")
+        torch.save(
+            two_steps(name, mine, num_local, DistributedDataParallel),
+            f"{folder}/{name}_{num_local}_{rank}.pt",
+        )
         gc.collect()
     dist.barrier()
     dist.destroy_process_group()
@@ -64,7 +68,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_equal_one_process(name: str, num_local: int, ranks: Path) -> None:
     one_process = two_steps(name, range(SAMPLES), num_local)
-    assert len(one_process["gradients"][0]) > 4 and any((g != 0).any() for g in one_process["gradients"][1].values())
+    assert len(one_process["gradients"][0]) > 4 and any(
+        (g != 0).any() for g in one_process["gradients"][1].values()
+    )
     for rank in range(2):
         found = torch.load(ranks / f"{name}_{num_local}_{rank}.pt", weights_only=True)
         torch.testing.assert_close(found["losses"], one_process["losses"], atol=1e-9, rtol=1e-9)

@@ -1,4 +1,6 @@
-"""Random collections for property tests: anisotropic, oblique, sheared, odd shapes, several visits per patient."""
+"""Random collections for property tests: anisotropic, oblique, sheared, odd shapes, several visits per
+patient.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ from medcl3d.core.collection import Collection
 
 
 def make_collection(
-    seed: int, num_scans: int, patch_size: tuple[int, int, int] = (12, 10, 8), smallest: int = 20, shear_degrees: float = 0.0
+    seed: int,
+    num_scans: int,
+    patch_size: tuple[int, int, int] = (12, 10, 8),
+    smallest: int = 20,
+    shear_degrees: float = 0.0,
 ) -> Collection:
     """A collection with random geometry; scans are never smaller than `smallest` voxels along an axis.
 
@@ -25,7 +31,9 @@ def make_collection(
     for i in range(num_scans):
         spacing = rng.uniform(0.4, 6.0, 3)
         rotation = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True).as_matrix()
-        shear = np.eye(3) + np.triu(np.tan(np.radians(shear_rng.uniform(-shear_degrees, shear_degrees, (3, 3)))), 1)
+        shear = np.eye(3) + np.triu(
+            np.tan(np.radians(shear_rng.uniform(-shear_degrees, shear_degrees, (3, 3)))), 1
+        )
         affines[i, :3, :3] = rotation @ (shear / np.linalg.norm(shear, axis=0)) * spacing
         affines[i, :3, 3] = rng.uniform(-200, 200, 3)
     low = rng.integers(0, shapes // 4 + 1)
@@ -47,7 +55,9 @@ def make_collection(
     return replace(Collection.of(table, shapes, affines, body), patch_size=patch_size)
 
 
-collections = st.builds(make_collection, st.integers(0, 10_000), st.integers(4, 8), shear_degrees=st.sampled_from([0.0, 30.0]))
+collections = st.builds(
+    make_collection, st.integers(0, 10_000), st.integers(4, 8), shear_degrees=st.sampled_from([0.0, 30.0])
+)
 
 
 def visits(collection: Collection) -> Collection:

@@ -20,7 +20,9 @@ def rare_classes(number: int = 60) -> np.ndarray:
 
 
 def companions(labels: np.ndarray, together: int = 3) -> BatchGrouping:
-    return BatchGrouping(together, lambda scan: (labels == labels[scan]).astype(float), np.arange(len(labels)))
+    return BatchGrouping(
+        together, lambda scan: (labels == labels[scan]).astype(float), np.arange(len(labels))
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -32,7 +34,10 @@ def test_every_group_is_of_one_class_and_different_patients(seed: int) -> None:
         for group in anchors.reshape(-1, 3):
             assert len(set(labels[group])) == 1 and len(set(group)) == 3
     ungrouped = Plan(np.arange(60), 6, seed)
-    singletons = [np.mean([(labels[a] == labels[x]).sum() == 1 for x in a]) for a in (ungrouped.samples(s)[1] for s in range(10))]
+    singletons = [
+        np.mean([(labels[a] == labels[x]).sum() == 1 for x in a])
+        for a in (ungrouped.samples(s)[1] for s in range(10))
+    ]
     assert np.mean(singletons) > 0.7, "random order rarely groups them"
 
 

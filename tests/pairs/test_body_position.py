@@ -28,10 +28,18 @@ def points_in(collection: Collection, keys: Keys, seed: int, count: int = 4) -> 
     position = np.concatenate([keys.center_mm[first[int(s)]].numpy() + offset[int(s)] for s in keys.sample])
     body = collection.body.place(many.scan.numpy(), position)
     point = torch.arange(count).repeat(len(keys))
-    return dataclasses.replace(many, point=point, position_mm=torch.from_numpy(position), body=torch.from_numpy(body))
+    return dataclasses.replace(
+        many, point=point, position_mm=torch.from_numpy(position), body=torch.from_numpy(body)
+    )
 
 
-@given(collection=collections, seed=st.integers(0, 1000), alpha=st.floats(0, 1), sigma=st.floats(1, 30), h=st.floats(1, 60))
+@given(
+    collection=collections,
+    seed=st.integers(0, 1000),
+    alpha=st.floats(0, 1),
+    sigma=st.floats(1, 30),
+    h=st.floats(1, 60),
+)
 def test_across_patients_weights_follow_distance_in_body_coordinates(
     collection: Collection, seed: int, alpha: float, sigma: float, h: float
 ) -> None:
@@ -41,8 +49,13 @@ def test_across_patients_weights_follow_distance_in_body_coordinates(
         relation = strategy.relate(keys, keys, None)
         across = keys.patient[:, None] != keys.patient
         squared = ((keys.body[:, None] - keys.body) ** 2).sum(-1)
-        attracted, repelled = alpha * torch.exp(-squared / (2 * sigma**2)), 1 - torch.exp(-squared / (2 * h**2))
-        torch.testing.assert_close(relation.positive[across].double(), attracted[across], atol=1e-6, rtol=1e-5)
+        attracted, repelled = (
+            alpha * torch.exp(-squared / (2 * sigma**2)),
+            1 - torch.exp(-squared / (2 * h**2)),
+        )
+        torch.testing.assert_close(
+            relation.positive[across].double(), attracted[across], atol=1e-6, rtol=1e-5
+        )
         torch.testing.assert_close(relation.negative[across].double(), repelled[across], atol=1e-6, rtol=1e-5)
 
 
@@ -86,14 +99,19 @@ def test_a_placebo_keeps_relations_within_a_patient_and_changes_those_across() -
     strategy = BodyPosition(alpha=1.0, sigma_mm=10.0)
     shuffled = placebo(collection, strategy, 3)
     views = batch_of_views(strategy, collection, 0, count=30)
-    permuted = dataclasses.replace(views, body=torch.from_numpy(shuffled.body.place(views.scan.numpy(), views.center_mm.numpy())))
+    permuted = dataclasses.replace(
+        views, body=torch.from_numpy(shuffled.body.place(views.scan.numpy(), views.center_mm.numpy()))
+    )
     across = views.patient[:, None] != views.patient
     without, with_placebo = (strategy.relate(keys, keys, None).positive for keys in (views, permuted))
     assert abs(float(np.corrcoef(without[across], with_placebo[across])[0, 1])) < 0.2
     keys = points_in(shuffled, views, 0)
     same_scan = keys.scan[:, None] == keys.scan
     honest = points_in(collection, views, 0)
-    assert torch.equal(strategy.relate(keys, keys, None).positive[same_scan], strategy.relate(honest, honest, None).positive[same_scan])
+    assert torch.equal(
+        strategy.relate(keys, keys, None).positive[same_scan],
+        strategy.relate(honest, honest, None).positive[same_scan],
+    )
 
 
 def test_the_loader_sets_body_coordinates_of_points(tmp_path: object, tiny_store: object) -> None:

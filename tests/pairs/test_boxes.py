@@ -265,7 +265,8 @@ def test_shifts_have_both_signs_and_axes_are_exchangeable() -> None:
     assert len(signs) == 8 and min(signs.values()) > 2000 / 8 * 0.75  # each axis has its own
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert stats.ks_2samp(np.abs(shifts[:, first]), np.abs(shifts[:, second])).pvalue > 1e-3
-    # The first of three axes is log-uniform between all of the overlap and none; each axis is first equally often.
+    # The first of three axes is log-uniform between all of the overlap and none; each axis is first equally
+    # often.
     shared = 2 * 0.2 / (1 + 0.2)
     logs = np.log(1 - np.abs(shifts)) / np.log(shared)
     assert np.isclose(logs.sum(1), 1).all() and logs.min() >= -1e-9 and logs.max() <= 1 + 1e-9

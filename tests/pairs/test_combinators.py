@@ -42,8 +42,12 @@ def test_a_product_multiplies_and_keeps_ignored_pairs() -> None:
     patient, overlap = (part.relate(keys, keys, None) for part in strategy.strategies)
     relation = strategy.relate(keys, keys, None)
     torch.testing.assert_close(relation.positive, patient.positive * overlap.positive)
-    ignored = ((patient.positive == 0) & (patient.negative == 0)) | ((overlap.positive == 0) & (overlap.negative == 0))
-    assert (relation.negative[ignored] == 0).all() and (relation.negative[~ignored] == 1 - relation.positive[~ignored]).all()
+    ignored = ((patient.positive == 0) & (patient.negative == 0)) | (
+        (overlap.positive == 0) & (overlap.negative == 0)
+    )
+    assert (relation.negative[ignored] == 0).all() and (
+        relation.negative[~ignored] == 1 - relation.positive[~ignored]
+    ).all()
 
 
 def test_exclusion_removes_only_negatives_of_one_value() -> None:
@@ -54,14 +58,18 @@ def test_exclusion_removes_only_negatives_of_one_value() -> None:
     same = keys.modality[:, None] == keys.modality
     assert same.any() and (~same).any()
     assert (relation.negative[same] == 0).all()
-    assert torch.equal(relation.negative[~same], inner.negative[~same]) and torch.equal(relation.positive, inner.positive)
+    assert torch.equal(relation.negative[~same], inner.negative[~same]) and torch.equal(
+        relation.positive, inner.positive
+    )
 
 
 def test_a_missing_value_keeps_all_negatives() -> None:
     collection = make_collection(0, 8).with_columns({"site": np.full(8, np.nan)})
     strategy = Exclude(inner=OVERLAP, by="site")
     keys = batch_of_views(strategy, collection, 0)
-    assert torch.equal(strategy.relate(keys, keys, None).negative, strategy.strategies[0].relate(keys, keys, None).negative)
+    assert torch.equal(
+        strategy.relate(keys, keys, None).negative, strategy.strategies[0].relate(keys, keys, None).negative
+    )
 
 
 def test_invalid_combinations_are_refused() -> None:

@@ -17,7 +17,9 @@ from tests.pairs.collections import make_collection, one_session
 from tests.pairs.test_same_patient import one_frame
 from tests.pairs.test_strategies import batch_of_views
 
-sessions = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 5).map(lambda n: 2 * n)).map(one_session)
+sessions = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 5).map(lambda n: 2 * n)).map(
+    one_session
+)
 
 
 @given(collection=sessions, seed=st.integers(0, 1000))
@@ -28,7 +30,9 @@ def test_a_sample_is_one_position_in_two_modalities_of_a_session(collection: Col
     first, second = keys[keys.view == 0], keys[keys.view == 1]
     assert (first.patient == second.patient).all() and (first.modality != second.modality).all()
     voxel = collection.spacings[first.scan.numpy()]
-    apart = np.einsum("ni,nij->nj", (first.center_mm - second.center_mm).numpy(), collection.axes[first.scan.numpy()])
+    apart = np.einsum(
+        "ni,nij->nj", (first.center_mm - second.center_mm).numpy(), collection.axes[first.scan.numpy()]
+    )
     assert (np.abs(apart) <= voxel / 2 + 1e-6).all()
     relation = strategy.relate(keys, keys, None)
     other_patient = keys.patient[:, None] != keys.patient
@@ -37,7 +41,10 @@ def test_a_sample_is_one_position_in_two_modalities_of_a_session(collection: Col
 
 def test_another_frame_is_refused_unless_across_frames_is_body() -> None:
     collection = one_session(make_collection(0, 4))
-    with pytest.raises(DataError, match=r"4 left out: its session's other modalities have another frame\); set across_frames: body"):
+    with pytest.raises(
+        DataError,
+        match=r"4 left out: its session's other modalities have another frame\); set across_frames: body",
+    ):
         CrossModality().anchors(collection)
     assert CrossModality(across_frames="body").anchors(collection).ids.tolist() == [0, 1, 2, 3]
 
@@ -46,7 +53,9 @@ def test_scans_without_a_partner_are_counted_by_reason() -> None:
     collection = one_frame(one_session(make_collection(0, 6)))
     frames = collection.columns["frame"].copy()
     frames[3] = 99
-    table = collection.table.assign(modality=["CT", "PET", "CT", "PET", "CT", "MR"], session=["1", "1", "1", "1", "1", "1"])
+    table = collection.table.assign(
+        modality=["CT", "PET", "CT", "PET", "CT", "MR"], session=["1", "1", "1", "1", "1", "1"]
+    )
     codes = table["modality"].map({"CT": 0, "MR": 1, "PET": 2}).to_numpy()
     mixed = dataclasses.replace(collection, table=table).with_columns({"frame": frames, "modality": codes})
     anchors = CrossModality(modalities=("CT", "PET")).anchors(mixed)
@@ -65,7 +74,10 @@ def test_an_unknown_modality_is_an_error() -> None:
 
 def test_other_sessions_do_not_pair() -> None:
     """The remedy is not `across_frames`, which would have no effect."""
-    with pytest.raises(DataError, match=r"4 left out: its session has no other modality\); check the columns session and modality"):
+    with pytest.raises(
+        DataError,
+        match=r"4 left out: its session has no other modality\); check the columns session and modality",
+    ):
         CrossModality(across_frames="body").anchors(make_collection(0, 4))
 
 

@@ -39,7 +39,9 @@ def views(count: int, seed: int = 0, first_sample: int = 0) -> Keys:
 
 
 def unit(rows: int, seed: int = 0, dim: int = 5) -> Tensor:
-    return F.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    return F.normalize(
+        torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    )
 
 
 def with_support(keys: Keys, earlier: Keys) -> Keys:
@@ -62,7 +64,9 @@ def test_the_neighbours_of_a_views_partner_are_its_positives(k: int) -> None:
         nearest = (z[partner[i]] @ support.T).argsort(descending=True)[:k]
         assert set(relation.positive[i, 8:].nonzero().flatten().tolist()) == set(nearest.tolist())
     inner = AugmentedViews().relate(keys, keys, None)
-    assert torch.equal(relation.positive[:, :8], inner.positive) and torch.equal(relation.negative[:, :8], inner.negative)
+    assert torch.equal(relation.positive[:, :8], inner.positive) and torch.equal(
+        relation.negative[:, :8], inner.negative
+    )
     assert (relation.negative[:, 8:] == 0).all(), "the rest of the queue is ignored"
 
 
@@ -79,11 +83,19 @@ def test_the_queue_keeps_the_last_embeddings_and_their_keys() -> None:
     for step in range(4):
         support.keep(torch.full((2, 3), float(step)), views(1, first_sample=step).matrix())
     z, keys = support.content()
-    assert sorted(z[:, 0].tolist()) == [1.0, 2.0, 2.0, 3.0, 3.0] and sorted(keys.sample.tolist()) == [1, 2, 2, 3, 3]
+    assert sorted(z[:, 0].tolist()) == [1.0, 2.0, 2.0, 3.0, 3.0] and sorted(keys.sample.tolist()) == [
+        1,
+        2,
+        2,
+        3,
+        3,
+    ]
     assert [int(s) for s in z[:, 0]] == keys.sample.tolist(), "an embedding and its keys stay together"
     again = EmbeddingQueue(5, 3, views(1))
     again.load_state_dict(support.state_dict())
-    torch.testing.assert_close((again.content()[0], again.content()[1].matrix()), (z, keys.matrix()), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(
+        (again.content()[0], again.content()[1].matrix()), (z, keys.matrix()), rtol=0, atol=0, equal_nan=True
+    )
 
 
 def test_a_batch_is_related_to_the_queue_before_it_is_added() -> None:
@@ -97,7 +109,8 @@ def test_a_batch_is_related_to_the_queue_before_it_is_added() -> None:
 
 
 def robinson(z: Tensor, beta: float, tau: float, temperature: float) -> Tensor:
-    """The hard, debiased loss of each view by loops: Robinson et al. 2021, eq. 4 with the estimator of Chuang et al., eq. 7 and 8.
+    """The hard, debiased loss of each view by loops: Robinson et al. 2021, eq. 4 with the estimator of Chuang
+    et al., eq. 7 and 8.
 
     Rows 2i and 2i + 1 are two views of one sample.
     """
@@ -129,13 +142,22 @@ def test_the_loss_is_that_of_robinson_et_al(beta: float, tau: float, temperature
 
 @pytest.mark.parametrize(("beta", "tau"), [(0.0, 0.0), (1.0, 0.0), (0.5, 0.1), (2.0, 0.05), (1.0, 0.6)])
 @pytest.mark.parametrize("temperature", [0.5, 0.1])
-def test_the_gradient_goes_through_the_weights_as_in_the_authors_code(beta: float, tau: float, temperature: float) -> None:
-    """Value and gradient of the official formula by loops and autograd; without it, the weights are constants."""
+def test_the_gradient_goes_through_the_weights_as_in_the_authors_code(
+    beta: float, tau: float, temperature: float
+) -> None:
+    """Value and gradient of the official formula by loops and autograd; without it, the weights are
+    constants.
+    """
     keys = views(6)
 
     def of_blocks(detach: bool) -> tuple[Tensor, Tensor]:
         z = unit(12).requires_grad_()
-        fields: dict[str, Any] = {"concentration": beta, "prior": tau, "temperature": temperature, "detach_weights": detach}
+        fields: dict[str, Any] = {
+            "concentration": beta,
+            "prior": tau,
+            "temperature": temperature,
+            "detach_weights": detach,
+        }
         strategy = HardNegatives(inner=VIEWS, **fields)
         relate_block = Relating(strategy.relate, strategy).tiles(keys, keys, z, z)
         loss = contrastive_sum(z, z, relate_block, temperature, rows_at_once=5).loss
@@ -160,13 +182,25 @@ def test_the_gradient_goes_through_the_weights_as_in_the_authors_code(beta: floa
 @pytest.mark.parametrize(
     "strategy",
     [
-        HardNegatives(inner=Choice("metadata_kernel", {"columns": {"age": 10.0}}), prior=0.05, detach_weights=False),
-        HardNegatives(inner=Choice("nearest_neighbours", {"k": 2, "queue_size": 6, "inner": VIEWS}), detach_weights=False),
-        Sum(parts=(Choice("hard_negatives", {"inner": VIEWS, "detach_weights": False}), Choice("hard_negatives", {"inner": VIEWS}))),
+        HardNegatives(
+            inner=Choice("metadata_kernel", {"columns": {"age": 10.0}}), prior=0.05, detach_weights=False
+        ),
+        HardNegatives(
+            inner=Choice("nearest_neighbours", {"k": 2, "queue_size": 6, "inner": VIEWS}),
+            detach_weights=False,
+        ),
+        Sum(
+            parts=(
+                Choice("hard_negatives", {"inner": VIEWS, "detach_weights": False}),
+                Choice("hard_negatives", {"inner": VIEWS}),
+            )
+        ),
     ],
     ids=["soft positives", "queue", "sum with constant weights"],
 )
-def test_the_gradient_through_the_weights_is_that_of_autograd(strategy: Any, kind: Any, decoupled: bool) -> None:
+def test_the_gradient_through_the_weights_is_that_of_autograd(
+    strategy: Any, kind: Any, decoupled: bool
+) -> None:
     """The whole relation at once under autograd, for every denominator."""
     keys, earlier = views(4), views(3, 1, first_sample=50)
     cols = with_support(keys, earlier)
@@ -193,7 +227,9 @@ def test_the_gradient_through_the_weights_is_that_of_autograd(strategy: Any, kin
     whole = rows[mass > 0].sum()
     whole.backward()
     torch.testing.assert_close(blocks.loss, whole, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close((z.grad, columns.grad), (z_whole.grad, columns_whole.grad), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        (z.grad, columns.grad), (z_whole.grad, columns_whole.grad), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_gradients_through_the_weights_are_never_nan() -> None:
@@ -202,8 +238,12 @@ def test_gradients_through_the_weights_are_never_nan() -> None:
     for temperature in (0.1, 0.01):
         for chosen in (keys, keys[:2], keys[::2]):
             z = unit(len(chosen)).requires_grad_()
-            strategy = HardNegatives(inner=VIEWS, concentration=2.0, prior=0.7, temperature=temperature, detach_weights=False)
-            loss = contrastive_sum(z, z, Relating(strategy.relate, strategy).tiles(chosen, chosen, z, z), temperature).loss
+            strategy = HardNegatives(
+                inner=VIEWS, concentration=2.0, prior=0.7, temperature=temperature, detach_weights=False
+            )
+            loss = contrastive_sum(
+                z, z, Relating(strategy.relate, strategy).tiles(chosen, chosen, z, z), temperature
+            ).loss
             loss.backward()
             assert z.grad is not None and torch.isfinite(loss) and torch.isfinite(z.grad).all()
 
@@ -224,7 +264,12 @@ LINKING: list[Any] = [
     NearestNeighbours(k=2, inner=VIEWS),
     HardNegatives(inner=VIEWS, prior=0.1),
     HardNegatives(inner=Choice("nearest_neighbours", {"k": 2, "queue_size": 6, "inner": VIEWS})),
-    Sum(parts=(Choice("hard_negatives", {"inner": VIEWS, "concentration": 2.0}), Choice("hard_negatives", {"inner": VIEWS}))),
+    Sum(
+        parts=(
+            Choice("hard_negatives", {"inner": VIEWS, "concentration": 2.0}),
+            Choice("hard_negatives", {"inner": VIEWS}),
+        )
+    ),
     Product(parts=(VIEWS, Choice("nearest_neighbours", {"inner": VIEWS}))),
 ]
 
@@ -250,10 +295,14 @@ def test_linked_relations_are_equal_for_tiles_and_permutations(strategy: Any, se
 
 def test_parts_of_a_sum_link_columns_under_their_numbers() -> None:
     sharp, flat = (HardNegatives(inner=VIEWS, concentration=beta) for beta in (2.0, 0.0))
-    strategy = Sum(parts=tuple(Choice("hard_negatives", {"inner": VIEWS, "concentration": beta}) for beta in (2.0, 0.0)))
+    strategy = Sum(
+        parts=tuple(Choice("hard_negatives", {"inner": VIEWS, "concentration": beta}) for beta in (2.0, 0.0))
+    )
     keys, similarity = views(6), unit(12) @ unit(12).T
     found = strategy.relate(*strategy.link(keys, keys, similarity), similarity)
-    separate = [part.relate(*part.link(keys, keys, similarity), similarity).negative for part in (sharp, flat)]
+    separate = [
+        part.relate(*part.link(keys, keys, similarity), similarity).negative for part in (sharp, flat)
+    ]
     torch.testing.assert_close(found.negative, (separate[0] + separate[1]) / 2)
 
 
@@ -272,7 +321,10 @@ def test_points_of_related_crops_refuse_a_gradient_through_the_weights(tiny_stor
         "train": {"steps": 1, "samples_per_step": 2},
         "out_dir": "unused",
     }
-    with pytest.raises(ConfigError, match="detach_weights = false: the strategy relates crops, and the objective compares points"):
+    with pytest.raises(
+        ConfigError,
+        match="detach_weights = false: the strategy relates crops, and the objective compares points",
+    ):
         assemble(parse(config, PretrainConfig, "test"))
     config["pairs"] = {"hard_negatives": {"detach_weights": False, "inner": "voxel_correspondence"}}
     parts = assemble(parse(config, PretrainConfig, "test"))

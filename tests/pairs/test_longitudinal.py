@@ -21,23 +21,31 @@ from medcl3d.pairs.same_patient import SamePatient
 from tests.pairs.collections import make_collection, visits
 from tests.pairs.test_strategies import batch_of_views
 
-cohorts = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 5).map(lambda n: 2 * n)).map(visits)
+cohorts = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 5).map(lambda n: 2 * n)).map(
+    visits
+)
 
 
 @given(collection=cohorts, seed=st.integers(0, 1000), constant=st.floats(10, 1000))
-def test_attraction_decays_with_the_days_between_visits(collection: Collection, seed: int, constant: float) -> None:
+def test_attraction_decays_with_the_days_between_visits(
+    collection: Collection, seed: int, constant: float
+) -> None:
     strategy = Longitudinal(time_constant_days=constant)
     keys = batch_of_views(strategy, collection, seed)
     relation = strategy.relate(keys, keys, None)
     same_sample = (keys.sample[:, None] == keys.sample) & (keys.view[:, None] != keys.view)
     days = collection.columns["session_days"][keys.scan.numpy()]
     expected = torch.from_numpy(np.exp(-np.abs(days[:, None] - days) / constant))
-    torch.testing.assert_close(relation.positive[same_sample].double(), expected[same_sample], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        relation.positive[same_sample].double(), expected[same_sample], rtol=1e-5, atol=1e-6
+    )
     torch.testing.assert_close(relation.negative[same_sample], 1 - relation.positive[same_sample])
     same_patient = keys.patient[:, None] == keys.patient
     other_sample = keys.sample[:, None] != keys.sample
     assert (relation.positive[other_sample] == 0).all()
-    assert (relation.negative[other_sample & same_patient] == 0).all(), "other pairs of the patient are ignored"
+    assert (relation.negative[other_sample & same_patient] == 0).all(), (
+        "other pairs of the patient are ignored"
+    )
     assert (relation.negative[other_sample & ~same_patient] == 1).all()
 
 
@@ -53,7 +61,10 @@ def test_a_sample_is_two_visits_within_the_gap(collection: Collection, seed: int
 
 
 def test_other_modalities_are_not_visits() -> None:
-    with pytest.raises(DataError, match=r"4 left out: its patient has no other visit in its modality\); give the visits of a patient"):
+    with pytest.raises(
+        DataError,
+        match=r"4 left out: its patient has no other visit in its modality\); give the visits of a patient",
+    ):
         Longitudinal().anchors(make_collection(0, 4))
 
 
@@ -65,7 +76,10 @@ def test_a_collection_without_dates_is_an_error() -> None:
     unknown = collection.with_columns({"session_days": np.array([0.0, np.nan, 5.0, 9.0])})
     anchors = Longitudinal().anchors(unknown)
     assert anchors.ids.tolist() == [2, 3]
-    assert anchors.left_out == {"it has no session_days": 1, "its patient has no other visit in its modality": 1}
+    assert anchors.left_out == {
+        "it has no session_days": 1,
+        "its patient has no other visit in its modality": 1,
+    }
 
 
 @pytest.mark.parametrize("sessions", [None, "", np.nan, "1"])
@@ -77,7 +91,14 @@ def test_visits_are_distinguished_by_their_days(sessions: object) -> None:
     table = collection.table.assign(session_days=texts, session=pd.Series([sessions] * 6, dtype=object))
     table = table.drop(columns="session") if sessions is None else table
     collection = dataclasses.replace(collection, table=table).with_columns({"session_days": days})
-    assert [Longitudinal().partners(collection, scan).tolist() for scan in range(6)] == [[1, 2], [0], [0], [], [], []]
+    assert [Longitudinal().partners(collection, scan).tolist() for scan in range(6)] == [
+        [1, 2],
+        [0],
+        [0],
+        [],
+        [],
+        [],
+    ]
     assert Longitudinal().anchors(collection).ids.tolist() == [0, 1, 2]
 
 
@@ -93,7 +114,10 @@ def test_the_remedy_does_not_name_an_existing_column() -> None:
     collection = visits(make_collection(0, 4))
     table = collection.table.assign(session_days=0.0, session="1")
     collection = dataclasses.replace(collection, table=table).with_columns({"session_days": np.zeros(4)})
-    with pytest.raises(DataError, match=r"give the visits of a patient different values of session_days or session, or choose"):
+    with pytest.raises(
+        DataError,
+        match=r"give the visits of a patient different values of session_days or session, or choose",
+    ):
         Longitudinal().anchors(collection)
     with pytest.raises(DataError, match=r"fill in the column session_days"):
         Longitudinal().anchors(collection.with_columns({"session_days": np.full(4, np.nan)}))
@@ -119,12 +143,15 @@ def test_a_placebo_permutes_days() -> None:
 
 
 @given(collection=cohorts, seed=st.integers(0, 1000), constant=st.floats(10, 1000))
-def test_with_two_visits_time_only_weights_samples(collection: Collection, seed: int, constant: float) -> None:
+def test_with_two_visits_time_only_weights_samples(
+    collection: Collection, seed: int, constant: float
+) -> None:
     """An anchor with one positive attracts it equally at every gap; only the anchor's weight changes."""
     strategies = Longitudinal(time_constant_days=constant), Longitudinal(time_constant_days=1e12)
     keys = batch_of_views(strategies[0], collection, seed)
     z = torch.nn.functional.normalize(
-        torch.randn(len(keys.sample), 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), dim=1
+        torch.randn(len(keys.sample), 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)),
+        dim=1,
     )
     decayed, flat = (strategy.relate(keys, keys, None) for strategy in strategies)
 

@@ -22,7 +22,13 @@ from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.pairs.tabular_neighbours import TabularNeighbours
 from tests.pairs.collections import make_collection
-from tests.reference.partners import arranged_loops, cross_modality_loops, longitudinal_loops, same_patient_loops, tabular_loops
+from tests.reference.partners import (
+    arranged_loops,
+    cross_modality_loops,
+    longitudinal_loops,
+    same_patient_loops,
+    tabular_loops,
+)
 
 KERNELS: dict[str, float | str] = {"age": 2.0, "sex": "equal"}
 PAIRED: list[tuple[Any, Callable[..., list[int]]]] = [
@@ -45,7 +51,9 @@ def mixed(seed: int, num_scans: int) -> Collection:
         patient=[f"p{p}" for p in patient],
         session=np.where(rng.random(num_scans) < 0.1, None, session.astype(str)),
         modality=[f"t{m}" for m in modality],
-        frame=[f"f{p}{s}" if p % 2 else f"s{i}" for i, (p, s) in enumerate(zip(patient, session, strict=True))],
+        frame=[
+            f"f{p}{s}" if p % 2 else f"s{i}" for i, (p, s) in enumerate(zip(patient, session, strict=True))
+        ],
         session_days=np.where(rng.random(num_scans) < 0.2, np.nan, 400.0 * session),
         age=np.where(rng.random(num_scans) < 0.2, np.nan, rng.choice([20.0, 30.0, 60.0, 61.0], num_scans)),
     ).replace({None: np.nan})
@@ -56,7 +64,9 @@ def mixed(seed: int, num_scans: int) -> Collection:
 mixtures = st.builds(mixed, st.integers(0, 10_000), st.integers(3, 24))
 
 
-@pytest.mark.parametrize(("strategy", "loops"), PAIRED, ids=lambda part: str(part)[:60] if not callable(part) else "")
+@pytest.mark.parametrize(
+    ("strategy", "loops"), PAIRED, ids=lambda part: str(part)[:60] if not callable(part) else ""
+)
 @given(collection=mixtures, is_placebo=st.booleans())
 def test_partners_and_anchors_are_those_of_comparing_all_with_all(
     strategy: Any, loops: Callable[..., list[int]], collection: Collection, is_placebo: bool
@@ -64,8 +74,12 @@ def test_partners_and_anchors_are_those_of_comparing_all_with_all(
     collection = placebo(collection, strategy, 0) if is_placebo else collection
     expected = [loops(strategy, collection, scan) for scan in range(len(collection))]
     assert [strategy.partners(collection, scan).tolist() for scan in range(len(collection))] == expected
-    if any(expected) and set(getattr(strategy, "modalities", None) or ()) <= set(collection.table["modality"]):
-        assert strategy.anchors(collection).ids.tolist() == [scan for scan, found in enumerate(expected) if found]
+    if any(expected) and set(getattr(strategy, "modalities", None) or ()) <= set(
+        collection.table["modality"]
+    ):
+        assert strategy.anchors(collection).ids.tolist() == [
+            scan for scan, found in enumerate(expected) if found
+        ]
 
 
 @given(
@@ -97,7 +111,9 @@ def test_anchors_among_many_scans_are_those_with_a_neighbour(combine: Any) -> No
     assert strategy.anchors(collection).ids.tolist() == expected and 0 < len(expected) < 400
 
 
-@given(seed=st.integers(0, 10_000), num=st.integers(2, 20), together=st.integers(2, 4), classes=st.integers(1, 6))
+@given(
+    seed=st.integers(0, 10_000), num=st.integers(2, 20), together=st.integers(2, 4), classes=st.integers(1, 6)
+)
 def test_groups_are_drawn_as_from_lists(seed: int, num: int, together: int, classes: int) -> None:
     rng = np.random.default_rng(seed)
     labels, patients = rng.integers(0, classes, num), rng.integers(0, num, num)
@@ -124,7 +140,9 @@ def cohort(num_scans: int) -> Collection:
         age=20 + (number // 4 * 7.3) % 60,
         sex=np.where(number // 4 % 2, "F", "M"),
     )
-    made = Collection.of(table, small.shapes[number % 4], small.affines[number % 4], small.body_boxes[number % 4])
+    made = Collection.of(
+        table, small.shapes[number % 4], small.affines[number % 4], small.body_boxes[number % 4]
+    )
     return replace(made, patch_size=small.patch_size)
 
 
@@ -144,7 +162,10 @@ class Counted(np.ndarray):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         plain = [part.view(np.ndarray) if isinstance(part, Counted) else part for part in inputs]
         Counted.elements += max(np.broadcast(*plain).size, 1)
-        kwargs = {name: tuple(o.view(np.ndarray) for o in value) if name == "out" else value for name, value in kwargs.items()}
+        kwargs = {
+            name: tuple(o.view(np.ndarray) for o in value) if name == "out" else value
+            for name, value in kwargs.items()
+        }
         return getattr(ufunc, method)(*plain, **kwargs)
 
 
@@ -167,7 +188,9 @@ def test_the_element_counter_detects_a_quadratic_strategy() -> None:
 @pytest.mark.parametrize("choice", GROWING, ids=lambda choice: choice.name)
 def test_the_cost_of_anchors_is_linear_in_scans(choice: Choice) -> None:
     few, many = elements_met(choice, 512), elements_met(choice, 2048)
-    assert many <= 6 * few, "four times the scans need four times the work; comparing all with all would need sixteen times"
+    assert many <= 6 * few, (
+        "four times the scans need four times the work; comparing all with all would need sixteen times"
+    )
 
 
 @pytest.mark.slow
@@ -179,7 +202,9 @@ def test_anchors_of_twenty_thousand_scans(choice: Choice) -> None:
 @pytest.mark.slow
 def test_an_epoch_of_twenty_thousand_scans_with_groups() -> None:
     collection = cohort(20_000)
-    companions = batch_grouping_of(PAIRS.build(Choice("metadata_kernel", {"columns": KERNELS, "together": 2})), collection)
+    companions = batch_grouping_of(
+        PAIRS.build(Choice("metadata_kernel", {"columns": KERNELS, "together": 2})), collection
+    )
     assert companions is not None
     order = companions.arranged(np.random.default_rng(0).permutation(20_000), np.random.default_rng(0))
     sex = collection.columns["sex"][order].reshape(-1, 2)

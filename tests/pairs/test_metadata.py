@@ -31,7 +31,10 @@ def with_holes(collection: Collection, seed: int) -> Collection:
     """The same scans with some ages and sexes missing."""
     rng = np.random.default_rng(seed)
     return collection.with_columns(
-        {name: np.where(rng.random(len(collection)) < 0.3, np.nan, collection.columns[name]) for name in ("age", "sex")}
+        {
+            name: np.where(rng.random(len(collection)) < 0.3, np.nan, collection.columns[name])
+            for name in ("age", "sex")
+        }
     )
 
 
@@ -47,17 +50,30 @@ def alike(first: dict[str, float], second: dict[str, float], bandwidth: float, c
     return math.prod(values) if combine == "product" else sum(values) / len(values)
 
 
-@given(collection=collections, seed=st.integers(0, 1000), bandwidth=st.floats(1, 40), combine=st.sampled_from(["product", "mean"]))
+@given(
+    collection=collections,
+    seed=st.integers(0, 1000),
+    bandwidth=st.floats(1, 40),
+    combine=st.sampled_from(["product", "mean"]),
+)
 def test_attraction_is_the_kernel(collection: Collection, seed: int, bandwidth: float, combine: Any) -> None:
     strategy = MetadataKernel(columns={"age": bandwidth, "sex": "equal"}, combine=combine)
     changed = with_holes(collection, seed)
     keys = batch_of_views(MetadataKernel(columns={"age": 1.0}), collection, seed)
-    keys.metadata.update({name: torch.from_numpy(changed.columns[name][keys.scan.numpy()]) for name in ("age", "sex")})
+    keys.metadata.update(
+        {name: torch.from_numpy(changed.columns[name][keys.scan.numpy()]) for name in ("age", "sex")}
+    )
     relation = strategy.relate(keys, keys, None)
     rows = [{name: float(changed.columns[name][scan]) for name in ("age", "sex")} for scan in keys.scan]
     for i, first in enumerate(rows):
         for j, second in enumerate(rows):
-            expected = 0.0 if i == j else 1.0 if keys.sample[i] == keys.sample[j] else alike(first, second, bandwidth, combine)
+            expected = (
+                0.0
+                if i == j
+                else 1.0
+                if keys.sample[i] == keys.sample[j]
+                else alike(first, second, bandwidth, combine)
+            )
             assert float(relation.positive[i, j]) == pytest.approx(expected, abs=1e-6)
             assert float(relation.negative[i, j]) == pytest.approx(0.0 if i == j else 1 - expected, abs=1e-6)
 
@@ -66,8 +82,15 @@ def test_an_anchor_is_normalised_over_its_own_positives_and_never_over_columns()
     """In a relation that is not symmetric, sums over columns would give another loss."""
     generator = torch.Generator().manual_seed(0)
     similarity = torch.rand(4, 5, generator=generator, dtype=torch.float64) * 2 - 1
-    positive = torch.rand(4, 5, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 0.2, 0.6, 0.1, 0.9])
-    found = contrastive_sum(similarity, torch.eye(5, dtype=torch.float64), lambda block, _: Tile(Relation(positive, 1 - positive)), 0.5)
+    positive = torch.rand(4, 5, generator=generator, dtype=torch.float64) * torch.tensor(
+        [1.0, 0.2, 0.6, 0.1, 0.9]
+    )
+    found = contrastive_sum(
+        similarity,
+        torch.eye(5, dtype=torch.float64),
+        lambda block, _: Tile(Relation(positive, 1 - positive)),
+        0.5,
+    )
     s = similarity / 0.5
     log_p = s - torch.logsumexp(s, 1, keepdim=True)
 
@@ -75,7 +98,9 @@ def test_an_anchor_is_normalised_over_its_own_positives_and_never_over_columns()
         return float(-(positive.sum(1).clamp(max=1) * (normalised * log_p).sum(1)).sum())
 
     assert float(found.loss) == pytest.approx(loss(positive / positive.sum(1, keepdim=True)), rel=1e-9)
-    assert abs(float(found.loss) - loss(positive / positive.sum(0))) > 0.1, "normalisation over columns gives another value"
+    assert abs(float(found.loss) - loss(positive / positive.sum(0))) > 0.1, (
+        "normalisation over columns gives another value"
+    )
 
 
 def one_per_patient(collection: Collection) -> Collection:
@@ -83,14 +108,20 @@ def one_per_patient(collection: Collection) -> Collection:
 
 
 @given(collection=collections, seed=st.integers(0, 1000), k=st.integers(1, 3))
-def test_the_second_view_is_of_one_of_the_k_most_similar_patients(collection: Collection, seed: int, k: int) -> None:
+def test_the_second_view_is_of_one_of_the_k_most_similar_patients(
+    collection: Collection, seed: int, k: int
+) -> None:
     modality = np.zeros(len(collection), dtype=np.int64)
     cohort = one_per_patient(collection).with_columns({"modality": modality})
     strategy = TabularNeighbours(columns={"age": 15.0, "sex": "equal"}, k=k)
-    rows = [{name: float(cohort.columns[name][scan]) for name in ("age", "sex")} for scan in range(len(cohort))]
+    rows = [
+        {name: float(cohort.columns[name][scan]) for name in ("age", "sex")} for scan in range(len(cohort))
+    ]
     others = sorted(range(1, len(rows)), key=lambda j: -alike(rows[0], rows[j], 15.0, "mean"))
     views = [strategy.sample(cohort, 0, np.random.default_rng([seed, i])) for i in range(8)]
-    assert {first.scan for first, _ in views} == {0} and {second.scan for _, second in views} <= set(others[:k])
+    assert {first.scan for first, _ in views} == {0} and {second.scan for _, second in views} <= set(
+        others[:k]
+    )
     keys = cohort.keys(views[0], np.zeros(2), np.arange(2))
     expected = alike(rows[0], rows[views[0][1].scan], 15.0, "mean")
     assert float(strategy.relate(keys, keys, None).positive[0, 1]) == pytest.approx(expected, abs=1e-6)
@@ -107,7 +138,9 @@ def test_more_similar_patients_are_drawn_more_often() -> None:
 
 
 @given(collection=collections, seed=st.integers(0, 1000), threshold=st.floats(0.1, 1.0))
-def test_pairs_attract_fully_from_the_threshold_and_repel_below(collection: Collection, seed: int, threshold: float) -> None:
+def test_pairs_attract_fully_from_the_threshold_and_repel_below(
+    collection: Collection, seed: int, threshold: float
+) -> None:
     cohort = one_per_patient(collection).with_columns({"modality": np.zeros(len(collection), dtype=np.int64)})
     soft = TabularNeighbours(columns={"age": 15.0, "sex": "equal"}, k=2)
     hard = TabularNeighbours(columns={"age": 15.0, "sex": "equal"}, k=2, threshold=threshold)
@@ -119,10 +152,14 @@ def test_pairs_attract_fully_from_the_threshold_and_repel_below(collection: Coll
     assert torch.equal(relation.positive, expected.float())
     assert torch.equal(relation.negative, (~expected & ~keys.same_item(keys)).float())
     everyone = np.arange(len(cohort))
-    between = similarity_between(cohort, everyone, everyone, soft.columns, "mean", "ignore") - np.eye(len(cohort))
+    between = similarity_between(cohort, everyone, everyone, soft.columns, "mean", "ignore") - np.eye(
+        len(cohort)
+    )
     starts = np.flatnonzero((between >= threshold).any(1))
     if len(starts) == 0:
-        with pytest.raises(DataError, match=r"no other patient has a similarity of threshold = .* lower threshold"):
+        with pytest.raises(
+            DataError, match=r"no other patient has a similarity of threshold = .* lower threshold"
+        ):
             hard.anchors(cohort)
         return
     assert hard.anchors(cohort).ids.tolist() == starts.tolist()
@@ -137,11 +174,16 @@ def test_neighbours_are_matched_in_the_body_and_cross_patients() -> None:
     from medcl3d.pairs.boxes import start_at
 
     first, second = strategy.sample(cohort, 0, np.random.default_rng(0))
-    assert tuple(start_at(cohort, second.scan, cohort.matched(0, second.scan, first.box.center))[0]) == second.box.start
+    assert (
+        tuple(start_at(cohort, second.scan, cohort.matched(0, second.scan, first.box.center))[0])
+        == second.box.start
+    )
 
 
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_one_label_attracts_and_unlabelled_scans_attract_themselves(collection: Collection, seed: int) -> None:
+def test_one_label_attracts_and_unlabelled_scans_attract_themselves(
+    collection: Collection, seed: int
+) -> None:
     labels = np.random.default_rng(seed).integers(-1, 2, len(collection))
     changed = collection.with_columns({"class": labels})
     strategy = ClassLabels(together=1)
@@ -176,13 +218,19 @@ MISSING: list[tuple[Any, str, list[int], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("strategy", "on_missing", "starts", "words"), MISSING, ids=[f"{s.__name__}-{o}" for s, o, *_ in MISSING])
+@pytest.mark.parametrize(
+    ("strategy", "on_missing", "starts", "words"), MISSING, ids=[f"{s.__name__}-{o}" for s, o, *_ in MISSING]
+)
 def test_scans_with_a_missing_column_are_counted_and_reported(
     strategy: Any, on_missing: str, starts: list[int], words: str
 ) -> None:
     more = {"k": 2} if strategy is TabularNeighbours else {}
-    anchors = strategy(columns={"age": 500.0, "sex": "equal"}, on_missing=on_missing, **more).anchors(two_without_age())
-    reported = "; ".join([*anchors.notes, *(f"{number} x {reason}" for reason, number in anchors.left_out.items())])
+    anchors = strategy(columns={"age": 500.0, "sex": "equal"}, on_missing=on_missing, **more).anchors(
+        two_without_age()
+    )
+    reported = "; ".join(
+        [*anchors.notes, *(f"{number} x {reason}" for reason, number in anchors.left_out.items())]
+    )
     assert anchors.ids.tolist() == starts and words in reported, reported
 
 
@@ -197,15 +245,21 @@ def test_scans_with_a_missing_column_are_counted_and_reported(
 def test_a_missing_value_is_refused_with_on_missing_error(strategy: Any) -> None:
     with pytest.raises(DataError, match=r"missing in .* of 6 scans \(first: s0.*and on_missing is error"):
         strategy.anchors(two_without_age())
-    strategy.anchors(one_per_patient(make_collection(0, 6)).with_columns({"modality": np.zeros(6, dtype=np.int64)}))
+    strategy.anchors(
+        one_per_patient(make_collection(0, 6)).with_columns({"modality": np.zeros(6, dtype=np.int64)})
+    )
 
 
 @pytest.mark.parametrize("on_missing", ["own_group", "drop"])
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_a_scan_with_a_missing_column_attracts_no_other_sample(on_missing: Any, collection: Collection, seed: int) -> None:
+def test_a_scan_with_a_missing_column_attracts_no_other_sample(
+    on_missing: Any, collection: Collection, seed: int
+) -> None:
     changed = with_holes(collection, seed)
     keys = batch_of_views(MetadataKernel(columns={"age": 1.0}), collection, seed)
-    keys.metadata.update({name: torch.from_numpy(changed.columns[name][keys.scan.numpy()]) for name in ("age", "sex")})
+    keys.metadata.update(
+        {name: torch.from_numpy(changed.columns[name][keys.scan.numpy()]) for name in ("age", "sex")}
+    )
     columns: dict[str, Any] = {"age": 15.0, "sex": "equal"}
     found = MetadataKernel(columns=columns, on_missing=on_missing).relate(keys, keys, None).positive
     ignoring = MetadataKernel(columns=columns).relate(keys, keys, None).positive
@@ -218,7 +272,12 @@ def test_a_dropped_scan_is_never_a_neighbour() -> None:
     collection = two_without_age()
     columns: dict[str, Any] = {"age": 500.0, "sex": "equal"}
     drawn = {
-        on_missing: {int(s) for s in TabularNeighbours(columns=columns, k=4, on_missing=on_missing).neighbours(collection, 4)[0]}  # type: ignore[arg-type]
+        on_missing: {
+            int(s)
+            for s in TabularNeighbours(columns=columns, k=4, on_missing=on_missing).neighbours(collection, 4)[
+                0
+            ]
+        }  # type: ignore[arg-type]
         for on_missing in ("ignore", "drop")
     }
     assert 1 in drawn["ignore"] and drawn["drop"] == {2, 3, 5}
@@ -229,7 +288,9 @@ def test_missing_labels_are_reported_or_left_out() -> None:
     kept = ClassLabels(together=1).anchors(collection)
     assert len(kept.ids) == 6 and "class is missing in 2 of 6 scans" in kept.notes[0]
     left = ClassLabels(together=1, on_missing="drop").anchors(collection)
-    assert left.ids.tolist() == [1, 2, 3, 4] and left.left_out == {"its class is missing": 2} and not left.notes
+    assert (
+        left.ids.tolist() == [1, 2, 3, 4] and left.left_out == {"its class is missing": 2} and not left.notes
+    )
 
 
 def test_only_the_first_part_of_a_product_may_select_anchors() -> None:
@@ -240,7 +301,11 @@ def test_only_the_first_part_of_a_product_may_select_anchors() -> None:
 
 
 REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [
-    (MetadataKernel(columns={"height": 3.0}), lambda c: c, "metadata_kernel: the manifest has no column 'height'; choose from patient"),
+    (
+        MetadataKernel(columns={"height": 3.0}),
+        lambda c: c,
+        "metadata_kernel: the manifest has no column 'height'; choose from patient",
+    ),
     (
         MetadataKernel(columns={"sex": 3.0}),
         lambda c: c,
@@ -256,26 +321,45 @@ REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [
         lambda c: c.with_columns({"age": np.full(len(c), np.nan)}),
         "tabular_neighbours: the column 'age' is empty",
     ),
-    (TabularNeighbours(columns={"age": 3.0}, k=3), lambda c: c, "k = 3 other patients, but the collection has 2; lower k to 2 or less"),
-    (MetadataKernel(columns={"age": 3.0}, together=4), lambda c: c, "together = 4 patients, but the collection has 3; lower together to 3"),
+    (
+        TabularNeighbours(columns={"age": 3.0}, k=3),
+        lambda c: c,
+        "k = 3 other patients, but the collection has 2; lower k to 2 or less",
+    ),
+    (
+        MetadataKernel(columns={"age": 3.0}, together=4),
+        lambda c: c,
+        "together = 4 patients, but the collection has 3; lower together to 3",
+    ),
     (ClassLabels(column="diagnosis"), lambda c: c, "class_labels: the manifest has no column 'diagnosis'"),
     (
         ClassLabels(),
         lambda c: c.with_columns({"class": np.ones(len(c), dtype=np.int64)}),
         "the column 'class' is the same in all 6 scans",
     ),
-    (ClassLabels(together=3), lambda c: c, "together = 3 patients of one class, but no value has more than 2; lower together to 2"),
+    (
+        ClassLabels(together=3),
+        lambda c: c,
+        "together = 3 patients of one class, but no value has more than 2; lower together to 2",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("strategy", "change", "words"), REFUSED, ids=[words[:40] for *_, words in REFUSED])
-def test_missing_data_is_an_error_before_training(strategy: Any, change: Callable[[Collection], Collection], words: str) -> None:
+def test_missing_data_is_an_error_before_training(
+    strategy: Any, change: Callable[[Collection], Collection], words: str
+) -> None:
     with pytest.raises(DataError, match=words.replace("(", r"\(")):
         strategy.anchors(change(make_collection(0, 6)))
 
 
 @pytest.mark.parametrize(
-    "strategy", [MetadataKernel(columns={"age": 5.0}), TabularNeighbours(columns={"age": 5.0}, k=2), ClassLabels(column="age")]
+    "strategy",
+    [
+        MetadataKernel(columns={"age": 5.0}),
+        TabularNeighbours(columns={"age": 5.0}, k=2),
+        ClassLabels(column="age"),
+    ],
 )
 def test_placebos_permute_the_columns(strategy: Any) -> None:
     collection = make_collection(0, 20)

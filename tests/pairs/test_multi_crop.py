@@ -31,7 +31,10 @@ def test_local_crops_are_inside_a_global_one(collection: Collection, seed: int, 
     for view in views[2:]:
         assert view.box.size == (6, 5, 4) and view.scan == 1
         assert max(covered(view.box, outer.box) for outer in views[:2]) >= coverage - 1e-9
-        assert all(a >= 0 and b <= n for a, b, n in zip(view.box.start, view.box.stop, collection.shapes[1], strict=True))
+        assert all(
+            a >= 0 and b <= n
+            for a, b, n in zip(view.box.start, view.box.stop, collection.shapes[1], strict=True)
+        )
 
 
 @given(collection=collections, seed=st.integers(0, 1000))
@@ -47,7 +50,9 @@ def test_pairs_of_local_views_are_ignored(collection: Collection, seed: int) -> 
 
 
 def test_local_crops_larger_than_global_ones_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"local_size = \(6, 5, 9\) exceeds data.patch_size = \(12, 10, 8\)"):
+    with pytest.raises(
+        ConfigError, match=r"local_size = \(6, 5, 9\) exceeds data.patch_size = \(12, 10, 8\)"
+    ):
         MultiCrop(local_size=(6, 5, 9)).anchors(make_collection(0, 2))
 
 
@@ -73,7 +78,10 @@ out_dir: unused
             ("global", (4, 1, 16, 16, 16)),
             ("local", (6, 1, 8, 8, 8)),
         ]
-        assert raw.groups[1].keys.view.tolist() == [2, 3, 4] * 2 and raw.groups[1].keys.sample.tolist() == [0] * 3 + [1] * 3
+        assert (
+            raw.groups[1].keys.view.tolist() == [2, 3, 4] * 2
+            and raw.groups[1].keys.sample.tolist() == [0] * 3 + [1] * 3
+        )
         loss = parts.learner(raw)
         loss.value.backward()
         assert torch.isfinite(loss.value)

@@ -17,7 +17,9 @@ from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from tests.pairs.collections import collections, make_collection
 
 
-def measured_iou(collection: Collection, keys_scan: int, first: tuple[int, ...], second: tuple[int, ...]) -> float:
+def measured_iou(
+    collection: Collection, keys_scan: int, first: tuple[int, ...], second: tuple[int, ...]
+) -> float:
     """Monte Carlo in world mm: the fraction of points of either box that are in both."""
     rng = np.random.default_rng(0)
     size = np.array(collection.patch_size)
@@ -25,12 +27,23 @@ def measured_iou(collection: Collection, keys_scan: int, first: tuple[int, ...],
     world = collection.world(np.full(200_000, keys_scan), rng.uniform(low, high, (200_000, 3)))
     affine = np.linalg.inv(collection.affines[keys_scan])
     voxel = world @ affine[:3, :3].T + affine[:3, 3]
-    inside = [((voxel >= np.array(start) - 0.5) & (voxel < np.array(start) + size - 0.5)).all(1) for start in (first, second)]
+    inside = [
+        ((voxel >= np.array(start) - 0.5) & (voxel < np.array(start) + size - 0.5)).all(1)
+        for start in (first, second)
+    ]
     return float((inside[0] & inside[1]).sum() / (inside[0] | inside[1]).sum())
 
 
-@given(collection=collections, seed=st.integers(0, 1000), low=st.floats(0.05, 0.6), width=st.floats(0.1, 0.4), num_views=st.integers(2, 3))
-def test_every_pair_has_an_iou_in_the_range(collection: Collection, seed: int, low: float, width: float, num_views: int) -> None:
+@given(
+    collection=collections,
+    seed=st.integers(0, 1000),
+    low=st.floats(0.05, 0.6),
+    width=st.floats(0.1, 0.4),
+    num_views=st.integers(2, 3),
+)
+def test_every_pair_has_an_iou_in_the_range(
+    collection: Collection, seed: int, low: float, width: float, num_views: int
+) -> None:
     strategy = OverlappingCrops(min_iou=low, max_iou=min(1.0, low + width), num_views=num_views)
     anchor = int(strategy.anchors(collection).ids[0])
     views = strategy.sample(collection, anchor, np.random.default_rng(seed))
@@ -44,7 +57,9 @@ def test_the_iou_is_that_of_the_boxes_in_the_world() -> None:
     views = OverlappingCrops(min_iou=0.2, max_iou=0.5).sample(collection, 0, np.random.default_rng(1))
     keys = collection.keys(views, np.zeros(2), np.arange(2))
     reported = iou_mm(keys, keys)[0, 1].item()
-    assert reported == pytest.approx(measured_iou(collection, 0, views[0].box.start, views[1].box.start), abs=0.01)
+    assert reported == pytest.approx(
+        measured_iou(collection, 0, views[0].box.start, views[1].box.start), abs=0.01
+    )
     assert reported == pytest.approx(iou(views[0].box, views[1].box), abs=1e-9)
 
 
@@ -60,7 +75,9 @@ def test_the_iou_is_uniform_over_the_range() -> None:
 def test_scans_without_common_axes_have_an_iou_of_zero() -> None:
     collection = make_collection(1, 2)
     keys = collection.keys(
-        [OverlappingCrops().sample(collection, i, np.random.default_rng(0))[0] for i in range(2)], np.arange(2), np.zeros(2)
+        [OverlappingCrops().sample(collection, i, np.random.default_rng(0))[0] for i in range(2)],
+        np.arange(2),
+        np.zeros(2),
     )
     assert iou_mm(keys, keys)[0, 1] == 0
     assert iou_mm(keys, keys)[0, 0] == pytest.approx(1.0)
@@ -90,7 +107,9 @@ def test_scans_too_small_for_the_range_are_left_out_and_counted() -> None:
 def test_a_collection_without_anchors_is_an_error_with_a_remedy() -> None:
     collection = make_collection(4, 1)
     collection = dataclasses.replace(
-        collection, shapes=np.array([collection.patch_size]), body_boxes=np.array([[[0, 0, 0], collection.patch_size]])
+        collection,
+        shapes=np.array([collection.patch_size]),
+        body_boxes=np.array([[[0, 0, 0], collection.patch_size]]),
     )
     with pytest.raises(DataError, match=r"1 left out: no two crops .* smaller data.patch_size"):
         OverlappingCrops(max_iou=0.5).anchors(collection)

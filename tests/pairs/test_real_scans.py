@@ -1,6 +1,8 @@
-"""All strategies on real scans: after a short pretraining each anchor has a positive, and the loss is below the placebo's.
+"""All strategies on real scans: after a short pretraining each anchor has a positive, and the loss is below
+the placebo's.
 
-Both networks are evaluated by the strategy's loss, on crops that neither was trained on. The final training losses are not
+Both networks are evaluated by the strategy's loss, on crops that neither was trained on. The final training
+losses are not
 comparable, since a placebo can be the easier task: with modalities permuted, there are fewer pairs, of fewer
 patients, or negatives are of another modality and distinguishable by that.
 """
@@ -57,12 +59,17 @@ CASES: list[tuple[str, tuple[str, ...]]] = [
         ),
     ),
     ("hippocampus_slice_position", ()),
-    ("hippocampus_slice_position", ("pairs={adjacent_slices: {axis: 1, thickness_mm: 8, max_gap_mm: 4, ignore_mm: 8}}",)),
+    (
+        "hippocampus_slice_position",
+        ("pairs={adjacent_slices: {axis: 1, thickness_mm: 8, max_gap_mm: 4, ignore_mm: 8}}",),
+    ),
     ("hippocampus_dense", ("train.samples_per_step=8",)),
     ("hippocampus_body_position", ("train.samples_per_step=8",)),
 ]
-# A placebo keeps the pairs of a sample. With two visits time only weights samples (tests/pairs/test_longitudinal.py), and one
-# point in two crops remains one point: these placebos draw the same positives and lose almost no signal. Both figures are
+# A placebo keeps the pairs of a sample. With two visits time only weights samples
+# (tests/pairs/test_longitudinal.py), and one
+# point in two crops remains one point: these placebos draw the same positives and lose almost no signal. Both
+# figures are
 # printed without a claim (docs/results.md).
 SAME_POSITIVES = ("longitudinal", "voxel_correspondence")
 
@@ -73,14 +80,21 @@ def stores(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("real")
     for name, (source, folder, options) in SOURCES.items():
         given = prepare_options(source, options)
-        prepare(source, shared_data / folder, root / "data" / name, fields=given.fields, options=given.options)
+        prepare(
+            source, shared_data / folder, root / "data" / name, fields=given.fields, options=given.options
+        )
     return root
 
 
-def pretrained(config: str, overrides: tuple[str, ...], placebo: bool, stores: Path) -> tuple[Path, list[dict[str, float]]]:
+def pretrained(
+    config: str, overrides: tuple[str, ...], placebo: bool, stores: Path
+) -> tuple[Path, list[dict[str, float]]]:
     """Run a short pretraining; return the run folder and its logged rows."""
     name = f"{config}_{abs(hash(overrides)) % 10_000}_{placebo}"
-    run = pretrain(CONFIGS / f"{config}.yaml", (*SHORT, *overrides, f"placebo={str(placebo).lower()}", f"out_dir={stores / name}"))
+    run = pretrain(
+        CONFIGS / f"{config}.yaml",
+        (*SHORT, *overrides, f"placebo={str(placebo).lower()}", f"out_dir={stores / name}"),
+    )
     return run, [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -98,9 +112,15 @@ def loss_on_unseen(config: str, overrides: tuple[str, ...], run: Path) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("config", "overrides"), CASES, ids=[f"{config} {' '.join(changes)[:40]}" for config, changes in CASES])
+@pytest.mark.parametrize(
+    ("config", "overrides"), CASES, ids=[f"{config} {' '.join(changes)[:40]}" for config, changes in CASES]
+)
 def test_a_strategy_learns_more_than_its_placebo(
-    config: str, overrides: tuple[str, ...], stores: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: str,
+    overrides: tuple[str, ...],
+    stores: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(stores)
     run, rows = pretrained(config, overrides, False, stores)
@@ -109,8 +129,15 @@ def test_a_strategy_learns_more_than_its_placebo(
     ends = [float(np.mean([row["loss"] for row in some[-10:]])) for some in (rows, rows_of_placebo)]
     own, placebos = (loss_on_unseen(config, overrides, one) for one in (run, other))
     with capsys.disabled():
-        print(f"\n{config} {' '.join(overrides)}: on unseen crops {own:.3f}, its placebo's network {placebos:.3f}", end="")
-        print(f" (at the end of training {ends[0]:.3f}, its placebo {ends[1]:.3f}; first step {rows[0]['loss']:.3f})")
+        print(
+            f"\n{config} {' '.join(overrides)}: on unseen crops {own:.3f}, its placebo's network "
+            f"{placebos:.3f}",
+            end="",
+        )
+        print(
+            f" (at the end of training {ends[0]:.3f}, its placebo {ends[1]:.3f}; first step "
+            f"{rows[0]['loss']:.3f})"
+        )
     assert ends[0] < rows[0]["loss"], "the loss falls"
     strategy = load(CONFIGS / f"{config}.yaml", overrides, PretrainConfig).pairs.name
     assert own < placebos or strategy in SAME_POSITIVES

@@ -27,7 +27,10 @@ def one_frame(collection: Collection) -> Collection:
     """The same scans, with one grid and one frame per patient."""
     first = np.arange(len(collection)) // 2 * 2
     moved = dataclasses.replace(
-        collection, affines=collection.affines[first], shapes=collection.shapes[first], body_boxes=collection.body_boxes[first]
+        collection,
+        affines=collection.affines[first],
+        shapes=collection.shapes[first],
+        body_boxes=collection.body_boxes[first],
     )
     return moved.with_columns({"frame": first})
 
@@ -59,7 +62,9 @@ def test_positions_are_matched_in_body_coordinates_across_frames(collection: Col
     assert tuple(start) == second.box.start
     if missed_mm == 0:
         rest = collection.keys([second], np.zeros(1), np.zeros(1)).center_mm[0].numpy() - matched
-        assert (np.abs(rest @ collection.axes[second.scan]) <= collection.spacings[second.scan] / 2 + 1e-6).all()
+        assert (
+            np.abs(rest @ collection.axes[second.scan]) <= collection.spacings[second.scan] / 2 + 1e-6
+        ).all()
 
 
 @given(collection=patients, seed=st.integers(0, 1000), jitter=st.floats(0, 10))
@@ -71,7 +76,10 @@ def test_matched_positives_are_within_the_sample_and_other_crops_of_the_patient_
     other = ~keys.same_item(keys)
     same_sample = (keys.sample[:, None] == keys.sample) & other
     same_patient = keys.patient[:, None] == keys.patient
-    assert torch.equal(relation.positive == 1, same_sample) and set(relation.positive.unique().tolist()) <= {0, 1}
+    assert torch.equal(relation.positive == 1, same_sample) and set(relation.positive.unique().tolist()) <= {
+        0,
+        1,
+    }
     assert (relation.negative[same_patient] == 0).all() and (relation.negative[~same_patient] == 1).all()
 
 
@@ -85,7 +93,9 @@ def test_free_positives_are_all_crops_of_the_patient(collection: Collection, see
 
 
 def test_a_sample_of_two_patients_from_another_part_of_a_sum_does_not_attract() -> None:
-    views = [ViewSpec(scan, random_box(make_collection(0, 4), scan, np.random.default_rng(0))) for scan in (0, 2)]
+    views = [
+        ViewSpec(scan, random_box(make_collection(0, 4), scan, np.random.default_rng(0))) for scan in (0, 2)
+    ]
     keys = make_collection(0, 4).keys(views, np.zeros(2), np.arange(2))
     relation = SamePatient().relate(keys, keys, None)
     assert relation.positive.tolist() == [[0, 0], [0, 0]] and relation.negative.tolist() == [[0, 1], [1, 0]]
@@ -96,16 +106,24 @@ def test_a_sample_of_two_patients_from_another_part_of_a_sum_does_not_attract() 
 def test_an_empty_session_is_unknown(empty: object, same_session: str, partners: list[int]) -> None:
     collection = make_collection(0, 4).with_columns({"patient": np.zeros(4, dtype=np.int64)})
     table = collection.table.assign(patient="p", session=pd.Series([empty, empty, "1", "2"], dtype=object))
-    strategy, collection = SamePatient(same_session=same_session), dataclasses.replace(collection, table=table)  # type: ignore[arg-type]
+    strategy, collection = (
+        SamePatient(same_session=same_session),
+        dataclasses.replace(collection, table=table),
+    )  # type: ignore[arg-type]
     assert strategy.partners(collection, 0).tolist() == partners
-    assert strategy.partners(collection, 2).tolist() == {"any": [0, 1, 3], "only": [], "never": [3]}[same_session]
+    assert (
+        strategy.partners(collection, 2).tolist()
+        == {"any": [0, 1, 3], "only": [], "never": [3]}[same_session]
+    )
 
 
 @pytest.mark.parametrize(("same_session", "partners"), [("any", [1, 2]), ("only", [2]), ("never", [1])])
 def test_same_session_restricts_the_partner(same_session: str, partners: list[int]) -> None:
     collection = make_collection(0, 3)
     table = collection.table.assign(patient="p", session=["1", "2", "1"])
-    collection = dataclasses.replace(collection, table=table).with_columns({"patient": np.zeros(3, dtype=np.int64)})
+    collection = dataclasses.replace(collection, table=table).with_columns(
+        {"patient": np.zeros(3, dtype=np.int64)}
+    )
     assert SamePatient(same_session=same_session).partners(collection, 0).tolist() == partners  # type: ignore[arg-type]
 
 
@@ -113,7 +131,9 @@ def test_same_session_restricts_the_partner(same_session: str, partners: list[in
 def test_a_single_session_of_all_scans_is_noted(sessions: list[str], noted: bool) -> None:
     collection = make_collection(0, 3)
     table = collection.table.assign(patient="p", session=sessions)
-    collection = dataclasses.replace(collection, table=table).with_columns({"patient": np.zeros(3, dtype=np.int64)})
+    collection = dataclasses.replace(collection, table=table).with_columns(
+        {"patient": np.zeros(3, dtype=np.int64)}
+    )
     notes = SamePatient(same_session="only").anchors(collection).notes
     assert bool(notes) is noted and all("same_session = only has no effect" in note for note in notes)
     assert not SamePatient().anchors(collection).notes
@@ -122,12 +142,15 @@ def test_a_single_session_of_all_scans_is_noted(sessions: list[str], noted: bool
 def test_one_scan_per_patient_is_an_error_with_a_remedy() -> None:
     collection = make_collection(0, 4)
     single_scans = collection.with_columns({"patient": np.arange(4)})
-    with pytest.raises(DataError, match=r"4 left out: its patient has no other scan\); choose overlapping_crops"):
+    with pytest.raises(
+        DataError, match=r"4 left out: its patient has no other scan\); choose overlapping_crops"
+    ):
         SamePatient().anchors(single_scans)
 
 
 @pytest.mark.parametrize(
-    ("same_session", "words"), [("never", "no other scan in another session"), ("only", "no other scan in the same session")]
+    ("same_session", "words"),
+    [("never", "no other scan in another session"), ("only", "no other scan in the same session")],
 )
 def test_sessions_without_any_pair_are_an_error(same_session: str, words: str) -> None:
     collection = make_collection(0, 4).with_columns({"patient": np.zeros(4, dtype=np.int64)})
@@ -136,7 +159,9 @@ def test_sessions_without_any_pair_are_an_error(same_session: str, words: str) -
     with pytest.raises(DataError, match=words):
         SamePatient(same_session=same_session).anchors(dataclasses.replace(collection, table=table))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no column session; add it, or set any"):
-        SamePatient(same_session=same_session).anchors(dataclasses.replace(collection, table=table.drop(columns="session")))  # type: ignore[arg-type]
+        SamePatient(same_session=same_session).anchors(
+            dataclasses.replace(collection, table=table.drop(columns="session"))
+        )  # type: ignore[arg-type]
 
 
 def test_patients_with_one_scan_are_left_out_and_counted() -> None:
@@ -153,11 +178,18 @@ def test_a_placebo_pairs_scans_of_different_patients() -> None:
     assert np.mean([truth[a.scan] == truth[b.scan] for a, b in drawn]) < 0.2
 
 
-def test_a_placebo_attracts_other_patients_at_the_matched_position_and_repels_the_patients_own_scans() -> None:
+def test_a_placebo_attracts_other_patients_at_the_matched_position_and_repels_the_patients_own_scans() -> (
+    None
+):
     collection = one_frame(make_collection(0, 40))
-    shuffled, truth = placebo(collection, SamePatient(), seed=0), torch.from_numpy(collection.columns["patient"])
+    shuffled, truth = (
+        placebo(collection, SamePatient(), seed=0),
+        torch.from_numpy(collection.columns["patient"]),
+    )
     keys = batch_of_views(SamePatient(), shuffled, 0, count=60)
     relation, own = SamePatient().relate(keys, keys, None), truth[keys.scan]
     stranger = own[:, None] != own
     assert float(stranger[relation.positive == 1].double().mean()) > 0.8
-    assert float((relation.negative == 1)[~stranger & (keys.scan[:, None] != keys.scan)].double().mean()) > 0.5
+    assert (
+        float((relation.negative == 1)[~stranger & (keys.scan[:, None] != keys.scan)].double().mean()) > 0.5
+    )

@@ -32,7 +32,9 @@ TWO = Choice("overlapping_crops", {"samples_per_scan": 2})
 
 
 def grouping(samples_per_scan: int, num_scans: int = 60) -> BatchGrouping:
-    found = batch_grouping_of(OverlappingCrops(samples_per_scan=samples_per_scan), make_collection(0, num_scans))
+    found = batch_grouping_of(
+        OverlappingCrops(samples_per_scan=samples_per_scan), make_collection(0, num_scans)
+    )
     assert found is not None
     return found
 
@@ -41,8 +43,15 @@ def every_step(plan: Plan, epochs: int = 1) -> list[np.ndarray]:
     return [plan.samples(step)[1] for step in range(epochs * plan.steps_per_epoch)]
 
 
-@given(num_scans=st.integers(1, 30), scans_per_step=st.integers(1, 6), size=st.integers(2, 5), seed=st.integers(0, 99))
-def test_a_step_holds_groups_of_one_scan_and_an_epoch_visits_all(num_scans: int, scans_per_step: int, size: int, seed: int) -> None:
+@given(
+    num_scans=st.integers(1, 30),
+    scans_per_step=st.integers(1, 6),
+    size=st.integers(2, 5),
+    seed=st.integers(0, 99),
+)
+def test_a_step_holds_groups_of_one_scan_and_an_epoch_visits_all(
+    num_scans: int, scans_per_step: int, size: int, seed: int
+) -> None:
     plan = Plan(np.arange(num_scans), scans_per_step * size, seed, grouping(size, num_scans))
     steps = every_step(plan)
     for anchors in steps:
@@ -67,7 +76,12 @@ def test_without_the_field_batches_are_unchanged() -> None:
     """Recorded before the field existed."""
     collection = make_collection(0, 8)
     assert all(batch_grouping_of(PAIRS.build(Choice(name)), collection) is None for name in GROUPED)
-    assert [step.tolist() for step in every_step(Plan(np.arange(7), 3, 0), 2)] == [[2, 4, 3], [6, 5, 0], [1, 3, 6], [0, 4, 2]]
+    assert [step.tolist() for step in every_step(Plan(np.arange(7), 3, 0), 2)] == [
+        [2, 4, 3],
+        [6, 5, 0],
+        [1, 3, 6],
+        [0, 4, 2],
+    ]
     assert [step.tolist() for step in every_step(Plan(np.arange(3), 4, 1), 2)] == [[0, 1, 2, 2], [2, 0, 1, 1]]
     labels = Plan(np.arange(8), 4, 0, batch_grouping_of(ClassLabels(), collection))
     assert [step.tolist() for step in every_step(labels)] == [[2, 7, 4, 1], [3, 6, 5, 0]]
@@ -102,7 +116,11 @@ def test_patients_of_one_label_and_samples_of_one_scan() -> None:
     labels, patients = collection.column("class"), collection.columns["patient"]
     for anchors in every_step(Plan(np.arange(24), 8, 0, found), 2):
         for group in anchors.reshape(-1, 2, 2):
-            assert (group == group[:, :1]).all() and len(set(patients[group[:, 0]])) == 2 and len(set(labels[group[:, 0]])) == 1
+            assert (
+                (group == group[:, :1]).all()
+                and len(set(patients[group[:, 0]])) == 2
+                and len(set(labels[group[:, 0]])) == 1
+            )
 
 
 def config_of(store: Path, pairs: Any, objective: Any = "simclr", samples: int = 8) -> PretrainConfig:
@@ -153,21 +171,32 @@ def negatives_of_one_scan(parts: Pretraining, steps: int = 3) -> int:
 def test_negatives_of_one_scan_occur_with_the_field_and_never_without(tiny_store: Path) -> None:
     negative = {"same_scan": "negative", "min_iou": 0.5}
     assert negatives_of_one_scan(parts_of(tiny_store, {"overlapping_crops": negative})) == 0
-    assert negatives_of_one_scan(parts_of(tiny_store, {"overlapping_crops": {**negative, "samples_per_scan": 4}})) > 10
-    assert negatives_of_one_scan(parts_of(tiny_store, {"overlapping_crops": {"samples_per_scan": 4}})) == 0, "ignored by default"
+    assert (
+        negatives_of_one_scan(
+            parts_of(tiny_store, {"overlapping_crops": {**negative, "samples_per_scan": 4}})
+        )
+        > 10
+    )
+    assert negatives_of_one_scan(parts_of(tiny_store, {"overlapping_crops": {"samples_per_scan": 4}})) == 0, (
+        "ignored by default"
+    )
 
 
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ({"overlapping_crops": {"samples_per_scan": 3}}, r"train.samples_per_step = 8 is not a multiple of pairs.overlapping_crops: "
+        ({"overlapping_crops": {"samples_per_scan": 3}}, r"train.samples_per_step = 8 is not a multiple "
+                                                         r"of pairs.overlapping_crops: "
          r"samples_per_scan = 3; use 6"),
-        ({"physical_overlap": {"samples_per_scan": 16}}, r"pairs.physical_overlap: samples_per_scan = 16; use 16"),
+        ({"physical_overlap": {"samples_per_scan": 16}}, r"pairs.physical_overlap: samples_per_scan = 16; "
+                                                         r"use 16"),
         ({"class_labels": {"inner": {"overlapping_crops": {"samples_per_scan": 3}}}},
          r"pairs.class_labels: together = 2 times samples_per_scan = 3; use 6"),
     ],
 )  # fmt: skip
-def test_groups_across_the_border_of_two_steps_are_refused(tiny_store: Path, pairs: Any, message: str) -> None:
+def test_groups_across_the_border_of_two_steps_are_refused(
+    tiny_store: Path, pairs: Any, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         parts_of(tiny_store, pairs)
 
@@ -178,7 +207,8 @@ NEGATIVE = {"overlapping_crops": {"same_scan": "negative"}}
 def test_a_field_without_effect_is_reported(tiny_store: Path) -> None:
     (line,) = warnings_of(tiny_store, NEGATIVE)
     assert line.startswith(
-        "warning: pairs.overlapping_crops: same_scan = negative has no effect: a step of 8 samples never holds two of one"
+        "warning: pairs.overlapping_crops: same_scan = negative has no effect: a step of 8 samples never "
+        "holds two of one"
     )
     assert line.endswith("scans); set samples_per_scan to 2 or more")
     slices = {"adjacent_slices": {"max_gap_mm": 20.0, "ignore_mm": 40.0}}
@@ -205,6 +235,10 @@ def test_a_field_without_effect_is_reported(tiny_store: Path) -> None:
         ({"adjacent_slices": {"max_gap_mm": 20.0}}, "simclr", 8),
     ],
 )  # fmt: skip
-def test_a_field_with_an_effect_is_not_reported(tiny_store: Path, pairs: Any, objective: Any, samples: int) -> None:
-    """A default, a grouping, a queue of earlier batches, more samples than scans, samples of two scans, no relation at all."""
+def test_a_field_with_an_effect_is_not_reported(
+    tiny_store: Path, pairs: Any, objective: Any, samples: int
+) -> None:
+    """A default, a grouping, a queue of earlier batches, more samples than scans, samples of two scans, no
+    relation at all.
+    """
     assert warnings_of(tiny_store, pairs, objective, samples) == []

@@ -35,15 +35,23 @@ def true_fractions(collection: Collection, keys: object, axis: int) -> np.ndarra
 
 
 def iou_in_plane(keys: Keys) -> torch.Tensor:
-    """``Float64[N, N]``: in-plane overlap of the boxes, in body mm, if the scans' axes are those of the body."""
+    """``Float64[N, N]``: in-plane overlap of the boxes, in body mm, if the scans' axes are those of the
+    body.
+    """
     low, high = keys.body - keys.size_mm / 2, keys.body + keys.size_mm / 2
-    shared = (torch.minimum(high[:, None], high) - torch.maximum(low[:, None], low)).clamp(min=0)[..., :2].prod(-1)
+    shared = (
+        (torch.minimum(high[:, None], high) - torch.maximum(low[:, None], low)).clamp(min=0)[..., :2].prod(-1)
+    )
     area = keys.size_mm[:, :2].prod(-1)
     return shared / (area[:, None] + area - shared)
 
 
-@given(collection=collections, seed=st.integers(0, 1000), axis=st.integers(0, 2), threshold=st.floats(0.02, 0.5))
-def test_positions_within_the_threshold_attract_across_patients(collection: Collection, seed: int, axis: int, threshold: float) -> None:
+@given(
+    collection=collections, seed=st.integers(0, 1000), axis=st.integers(0, 2), threshold=st.floats(0.02, 0.5)
+)
+def test_positions_within_the_threshold_attract_across_patients(
+    collection: Collection, seed: int, axis: int, threshold: float
+) -> None:
     strategy = SlicePosition(axis=axis, threshold=threshold, thickness_mm=4.0)  # type: ignore[arg-type]
     keys = batch_of_views(strategy, collection, seed, count=8)
     position = true_fractions(collection, keys, axis)
@@ -56,8 +64,15 @@ def test_positions_within_the_threshold_attract_across_patients(collection: Coll
     assert torch.equal(relation.negative[use], 1 - relation.positive[use])
 
 
-@given(collection=collections, seed=st.integers(0, 1000), axis=st.integers(0, 2), sides=st.tuples(*[st.integers(4, 40)] * 3))
-def test_a_slab_holds_the_whole_body_in_its_plane(collection: Collection, seed: int, axis: int, sides: Triple) -> None:
+@given(
+    collection=collections,
+    seed=st.integers(0, 1000),
+    axis=st.integers(0, 2),
+    sides=st.tuples(*[st.integers(4, 40)] * 3),
+)
+def test_a_slab_holds_the_whole_body_in_its_plane(
+    collection: Collection, seed: int, axis: int, sides: Triple
+) -> None:
     collection = dataclasses.replace(collection, patch_size=sides)
     strategy = SlicePosition(axis=axis, thickness_mm=4.0)  # type: ignore[arg-type]
     across = [k for k in range(3) if k != axis]
@@ -71,7 +86,9 @@ def test_a_slab_holds_the_whole_body_in_its_plane(collection: Collection, seed: 
         assert (start == low)[across].any(), "the longer side is as long as the body"
         longer = max(across, key=lambda k: body[k] / sides[k])
         expected = body[longer] / sides[longer] * np.array(sides)
-        assert (np.abs(end - start - expected)[across] < 2).all(), "one factor for both sides, up to rounding to voxels"
+        assert (np.abs(end - start - expected)[across] < 2).all(), (
+            "one factor for both sides, up to rounding to voxels"
+        )
 
 
 def test_positives_across_patients_have_one_position_and_overlap_in_plane() -> None:
@@ -86,7 +103,9 @@ def test_positives_across_patients_have_one_position_and_overlap_in_plane() -> N
 
 @pytest.mark.slow
 def test_positives_across_patients_overlap_in_plane_on_real_scans(shared_data: Path, tmp_path: Path) -> None:
-    """Cubes drawn anywhere in the plane were 74 mm apart (median), with an IoU of 0.10: that of the negatives."""
+    """Cubes drawn anywhere in the plane were 74 mm apart (median), with an IoU of 0.10: that of the
+    negatives.
+    """
     given = prepare_options("bids", {"spacing_mm": [4, 4, 4]})
     prepare("bids", shared_data / "ixi40", tmp_path / "store", fields=given.fields, options=given.options)
     collection = dataclasses.replace(Store.open(tmp_path / "store").collection, patch_size=(16, 16, 16))
@@ -102,7 +121,9 @@ def test_positives_across_patients_overlap_in_plane_on_real_scans(shared_data: P
 def test_partitions_attract_within_themselves(collection: Collection, seed: int, parts: int) -> None:
     strategy = SlicePosition(num_partitions=parts)
     keys = batch_of_views(strategy, collection, seed, count=8)
-    part = torch.from_numpy(np.clip(np.floor(true_fractions(collection, keys, 2) * parts + 1e-12), 0, parts - 1))
+    part = torch.from_numpy(
+        np.clip(np.floor(true_fractions(collection, keys, 2) * parts + 1e-12), 0, parts - 1)
+    )
     other = ~keys.same_item(keys)
     expected = (part[:, None] == part) | (keys.sample[:, None] == keys.sample)
     assert torch.equal(strategy.relate(keys, keys, None).positive[other] == 1, expected[other])
@@ -110,9 +131,14 @@ def test_partitions_attract_within_themselves(collection: Collection, seed: int,
 
 def test_a_slab_has_the_configured_thickness_and_is_one_per_sample() -> None:
     collection = make_collection(3, 4)
-    views = SlicePosition(axis=1, thickness_mm=6.0, num_views=3).sample(collection, 2, np.random.default_rng(0))
+    views = SlicePosition(axis=1, thickness_mm=6.0, num_views=3).sample(
+        collection, 2, np.random.default_rng(0)
+    )
     assert len(set(views)) == 1 and len(views) == 3
-    assert views[0].box.size[1] == max(1, round(6.0 / collection.spacings[2, 1])) and views[0].out_shape == collection.patch_size
+    assert (
+        views[0].box.size[1] == max(1, round(6.0 / collection.spacings[2, 1]))
+        and views[0].out_shape == collection.patch_size
+    )
 
 
 def test_a_placebo_changes_positions_across_scans_and_keeps_them_within() -> None:

@@ -45,8 +45,16 @@ FIELDS: dict[str, dict[str, Any]] = {
     "nearest_neighbours": {"inner": PARTS[0], "queue_size": 8},
 }
 # Changes of the collection that they need.
-COLLECTIONS: dict[str, Callable[[Collection], Collection]] = {"longitudinal": visits, "cross_modality": one_session}
-SOFT = ("longitudinal", "physical_overlap", "tabular_neighbours", "multi_crop")  # two views of a sample need not attract fully
+COLLECTIONS: dict[str, Callable[[Collection], Collection]] = {
+    "longitudinal": visits,
+    "cross_modality": one_session,
+}
+SOFT = (
+    "longitudinal",
+    "physical_overlap",
+    "tabular_neighbours",
+    "multi_crop",
+)  # two views of a sample need not attract fully
 
 
 def build(name: str) -> PairStrategy:
@@ -73,11 +81,15 @@ def batch_of_views(strategy: PairStrategy, collection: Collection, seed: int, co
 
 def batch_of_points(strategy: PairStrategy, collection: Collection, seed: int) -> Keys:
     """Points of the views, on a coarse grid of mm so that different samples share positions."""
-    keys = batch_of_views(strategy, collection, seed, count=4).map(lambda column: column.repeat_interleave(5, dim=0))
+    keys = batch_of_views(strategy, collection, seed, count=4).map(
+        lambda column: column.repeat_interleave(5, dim=0)
+    )
     rng = np.random.default_rng(seed)
     position = torch.from_numpy(rng.integers(0, 4, (len(keys.sample.unique()), 5, 3)) * 3.0)
     point = torch.arange(5).repeat(len(keys) // 5)
-    return dataclasses.replace(keys, point=point, position_mm=position[keys.sample, point], body=position[keys.sample, point])
+    return dataclasses.replace(
+        keys, point=point, position_mm=position[keys.sample, point], body=position[keys.sample, point]
+    )
 
 
 def batches(strategy: PairStrategy, collection: Collection, seed: int) -> list[Keys]:
@@ -89,7 +101,9 @@ def batches(strategy: PairStrategy, collection: Collection, seed: int) -> list[K
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_weights_are_bounded_and_no_item_relates_to_itself(name: str, collection: Collection, seed: int) -> None:
+def test_weights_are_bounded_and_no_item_relates_to_itself(
+    name: str, collection: Collection, seed: int
+) -> None:
     strategy, collection = build(name), fit_for(name, collection)
     for keys in batches(strategy, collection, seed):
         relation = strategy.relate(keys, keys, None)
@@ -101,7 +115,9 @@ def test_weights_are_bounded_and_no_item_relates_to_itself(name: str, collection
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if hasattr(PAIRS.get(name), "constant_across")])
 @given(collection=collections, seed=st.integers(0, 1000))
-def test_items_without_a_shared_key_repel_and_do_not_attract(name: str, collection: Collection, seed: int) -> None:
+def test_items_without_a_shared_key_repel_and_do_not_attract(
+    name: str, collection: Collection, seed: int
+) -> None:
     strategy, collection = build(name), fit_for(name, collection)
     for keys in batches(strategy, collection, seed):
         relation = strategy.relate(keys, keys, None)
@@ -144,11 +160,14 @@ def test_views_of_a_sample_attract_and_are_in_the_body(name: str, collection: Co
     if name == "multi_crop":
         keys = keys[keys.view < 2]  # properties of local crops are tested in test_multi_crop.py
     middle = np.linalg.solve(
-        collection.affines[keys.scan][:, :3, :3], (keys.center_mm.numpy() - collection.affines[keys.scan][:, :3, 3])[..., None]
+        collection.affines[keys.scan][:, :3, :3],
+        (keys.center_mm.numpy() - collection.affines[keys.scan][:, :3, 3])[..., None],
     )[..., 0]
     boxes, shapes = collection.body_boxes[keys.scan], collection.shapes[keys.scan]
     nearest = np.clip(middle, np.maximum(boxes[:, 0], half), np.minimum(boxes[:, 1] - 1, shapes - 1 - half))
-    assert (np.abs(middle - nearest) <= 1).all(), "a centre is inside the body, as far as the patch fits in the scan"
+    assert (np.abs(middle - nearest) <= 1).all(), (
+        "a centre is inside the body, as far as the patch fits in the scan"
+    )
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -179,7 +198,9 @@ TWO_SCANS: dict[str, PairStrategy] = {
 @pytest.mark.parametrize("name", TWO_SCANS)
 @pytest.mark.parametrize("is_placebo", [False, True])
 @given(collection=gappy, seed=st.integers(0, 1000))
-def test_a_sample_of_two_scans_never_pairs_a_scan_with_itself(name: str, is_placebo: bool, collection: Collection, seed: int) -> None:
+def test_a_sample_of_two_scans_never_pairs_a_scan_with_itself(
+    name: str, is_placebo: bool, collection: Collection, seed: int
+) -> None:
     strategy = TWO_SCANS[name]
     if is_placebo:
         collection = placebo(collection, strategy, seed)

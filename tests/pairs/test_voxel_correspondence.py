@@ -20,7 +20,13 @@ def point_row(scan: int, sample: int, view: int, point: int, x: float) -> Keys:
     one = torch.ones(1, dtype=torch.int64)
     position = torch.tensor([[x, 0.0, 0.0]], dtype=torch.float64)
     return dataclasses.replace(
-        keys, scan=one * scan, frame=one * scan, sample=one * sample, view=one * view, point=one * point, position_mm=position
+        keys,
+        scan=one * scan,
+        frame=one * scan,
+        sample=one * sample,
+        view=one * view,
+        point=one * point,
+        position_mm=position,
     )
 
 

@@ -114,8 +114,10 @@ def test_the_median_spacing_is_along_ras_axes_not_file_axes(tmp_path, write_nift
 def test_it_resumes_after_being_killed(cohort, tmp_path, container) -> None:
     """SIGKILL after the second scan; resuming prepares the others, and equals an uninterrupted run."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from medcl3d.preprocessing import scan, workers; from "
-        "medcl3d.preprocessing.prepare import *\ndone, real = [], scan.prepare_scan\ndef slow(task, store):\n    if "
+        "import os, signal, sys; from pathlib import Path; from medcl3d.preprocessing import scan, "
+        "workers; from "
+        "medcl3d.preprocessing.prepare import *\ndone, real = [], scan.prepare_scan\ndef slow(task, "
+        "store):\n    if "
         "len(done) == 2: os.kill(os.getpid(), signal.SIGKILL)\n    done.append(1); return real(task, "
         "store)\nworkers.prepare_scan = slow\nprepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), "
         "options=PrepareOptions(workers=1, store=sys.argv[3]))"
@@ -141,7 +143,8 @@ def test_it_resumes_after_being_killed(cohort, tmp_path, container) -> None:
 def test_a_kill_while_voxels_are_written_leaves_no_partial_file(cohort, tmp_path, container) -> None:
     """SIGKILL between writing and renaming the third file; then the other container replaces the first."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from medcl3d.preprocessing.prepare import *\nreal = "
+        "import os, signal, sys; from pathlib import Path; from medcl3d.preprocessing.prepare import "
+        "*\nreal = "
         "os.fsync\ndef end(descriptor):\n    name = os.readlink(f'/proc/self/fd/{descriptor}')\n    if "
         "'/store/.001.' in name and 'json' not in name: os.kill(os.getpid(), signal.SIGKILL)\n    "
         "real(descriptor)\nos.fsync = end\nprepare('csv', Path(sys.argv[1]), Path(sys.argv[2]), "
@@ -238,7 +241,8 @@ def test_a_touched_file_is_unchanged_and_other_content_is_a_change(cohort, tmp_p
     audit(out)
     assert prepare("csv", cohort, out, options=ONE).num_unchanged == 6
     monkeypatch.setattr(
-        "medcl3d.preprocessing.scan_identity.content_sha256", lambda path: pytest.fail(f"{path} was read again")
+        "medcl3d.preprocessing.scan_identity.content_sha256",
+        lambda path: pytest.fail(f"{path} was read again"),
     )
     audit(out)
     assert prepare("csv", cohort, out, options=ONE).num_unchanged == 6

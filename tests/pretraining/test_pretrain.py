@@ -27,14 +27,23 @@ RATES = ("samples_per_s", "data_wait", "peak_memory_mb")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def config_of(store: Path, out: Path, pairs: str = "voxel_correspondence", objective: str = "dense", **train: object) -> dict[str, object]:
+def config_of(
+    store: Path, out: Path, pairs: str = "voxel_correspondence", objective: str = "dense", **train: object
+) -> dict[str, object]:
     return {
         "data": {"root": str(store), "patch_size": [16, 16, 16], "smaller_than_patch": "pad"},
         "pairs": pairs,
         "views": "mri",
         "encoder": {"unet3d": {"channels": [4, 8, 8], "strides": [1, 2, 2]}},
         "objective": objective,
-        "train": {"steps": 12, "samples_per_step": 4, "log_every": 1, "checkpoint_every": 3, "precision": "float32", **train},
+        "train": {
+            "steps": 12,
+            "samples_per_step": 4,
+            "log_every": 1,
+            "checkpoint_every": 3,
+            "precision": "float32",
+            **train,
+        },
         "out_dir": str(out),
     }
 
@@ -45,7 +54,9 @@ def write(path: Path, config: dict[str, object]) -> Path:
 
 
 def run(command: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -70,11 +81,20 @@ def test_two_ranks_train_as_one_process(
 ) -> None:
     """One process reads the store; two ranks use the loader under test."""
     one = write(tmp_path / "one.yaml", config_of(tiny_store, tmp_path / "one", pairs, objective, steps=4))
-    two = write(tmp_path / "two.yaml", config_of(tiny_store, tmp_path / "two", pairs, objective, steps=4) | {"loader": loader})
+    two = write(
+        tmp_path / "two.yaml",
+        config_of(tiny_store, tmp_path / "two", pairs, objective, steps=4) | {"loader": loader},
+    )
     run([str(TOOL), str(one)])
     run(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TOOL), str(two)])
     for alone, shared in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
-        for name in ("loss", "positives_per_anchor", "effective_negatives", "fraction_left_alone", "gradient_norm"):
+        for name in (
+            "loss",
+            "positives_per_anchor",
+            "effective_negatives",
+            "fraction_left_alone",
+            "gradient_norm",
+        ):
             assert shared[name] == pytest.approx(alone[name], rel=2e-3), (alone["step"], name)
     weights = load_file(tmp_path / "two" / "encoder.safetensors")
     for name, tensor in load_file(tmp_path / "one" / "encoder.safetensors").items():
@@ -85,7 +105,12 @@ def test_a_killed_run_resumes_bitwise(tiny_store: Path, tmp_path: Path) -> None:
     whole = write(tmp_path / "whole.yaml", config_of(tiny_store, tmp_path / "whole", steps=14))
     cut = write(tmp_path / "cut.yaml", config_of(tiny_store, tmp_path / "cut", steps=14))
     run([str(TOOL), str(whole)])
-    process = subprocess.Popen([sys.executable, str(TOOL), str(cut)], env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(TOOL), str(cut)],
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     log = tmp_path / "cut" / "metrics.jsonl"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 5):
         time.sleep(0.01)
@@ -105,12 +130,18 @@ def curve_lines(log: Path) -> list[str]:
     return [line for line in log.read_text().splitlines() if line.endswith("}")]
 
 
-def test_a_signal_stops_all_ranks_after_one_step_and_the_run_resumes(tiny_store: Path, tmp_path: Path) -> None:
+def test_a_signal_stops_all_ranks_after_one_step_and_the_run_resumes(
+    tiny_store: Path, tmp_path: Path
+) -> None:
     whole = write(tmp_path / "whole.yaml", config_of(tiny_store, tmp_path / "whole", steps=40))
     cut = write(tmp_path / "cut.yaml", config_of(tiny_store, tmp_path / "cut", steps=40))
     run([str(TOOL), str(whole)])
     process = subprocess.Popen(
-        [sys.executable, str(TOOL), str(cut)], env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [sys.executable, str(TOOL), str(cut)],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     log = tmp_path / "cut" / "metrics.jsonl"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 4):
@@ -184,7 +215,11 @@ def test_a_run_folder_has_all_its_files(tiny_store: Path, tmp_path: Path) -> Non
             3,
             r"are smaller than data.patch_size = \(160, 160, 160\) .* set data.smaller_than_patch",
         ),
-        (["data.patch_size=[18,16,16]"], 2, r"data.patch_size = \[18, 16, 16\] is not divisible by the coarsest stride"),
+        (
+            ["data.patch_size=[18,16,16]"],
+            2,
+            r"data.patch_size = \[18, 16, 16\] is not divisible by the coarsest stride",
+        ),
         (["placebo=true", "pairs=overlapping_crops"], 2, r"no signal column"),
     ],
 )
@@ -196,5 +231,9 @@ def test_bad_input_gives_one_line_and_no_run_folder(
     config = write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run"))
     done = run([str(TOOL), str(config), *changes], check=False)
     assert done.returncode == code, done.stderr
-    assert re.search(message, done.stderr) and "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert (
+        re.search(message, done.stderr)
+        and "Traceback" not in done.stderr
+        and len(done.stderr.strip().splitlines()) == 1
+    )
     assert not (tmp_path / "run").exists()

@@ -20,13 +20,22 @@ from medcl3d.preprocessing.prepare import prepare
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.pair_measures import facts_of
 from medcl3d.pretraining.parts import Pretraining, assemble
-from medcl3d.pretraining.pictures import ATTRACTED, IGNORED, REPELLED, colours_of, picture_of_pairs, picture_of_relation
+from medcl3d.pretraining.pictures import (
+    ATTRACTED,
+    IGNORED,
+    REPELLED,
+    colours_of,
+    picture_of_pairs,
+    picture_of_relation,
+)
 from medcl3d.pretraining.show_pairs import show_pairs
 from medcl3d.sampling.augment import make_views
 from medcl3d.store.store import Store
 
 
-def pretraining(store: Path, pairs: Any, objective: str = "simclr", patch: int = 16, samples: int = 8, views: Any = "mri") -> Pretraining:
+def pretraining(
+    store: Path, pairs: Any, objective: str = "simclr", patch: int = 16, samples: int = 8, views: Any = "mri"
+) -> Pretraining:
     config = {
         "data": {"root": str(store), "patch_size": [patch] * 3},
         "pairs": pairs,
@@ -43,10 +52,17 @@ def test_boxes_overlap_as_configured_and_counts_match_the_relation(tiny_store: P
     parts = pretraining(tiny_store, {"overlapping_crops": {"min_iou": 0.3, "max_iou": 0.6}})
     raw = parts.dataset()[0]
     facts = facts_of(raw, parts.learner.relating, parts.learner.recipe)
-    drawn = [iou(first.box, second.box) for first, second in zip(raw.main.views[::2], raw.main.views[1::2], strict=True)]
-    assert np.allclose(np.sort(facts.spread["IoU"]), np.sort(drawn)) and min(drawn) >= 0.3 and max(drawn) <= 0.6
+    drawn = [
+        iou(first.box, second.box)
+        for first, second in zip(raw.main.views[::2], raw.main.views[1::2], strict=True)
+    ]
+    assert (
+        np.allclose(np.sort(facts.spread["IoU"]), np.sort(drawn)) and min(drawn) >= 0.3 and max(drawn) <= 0.6
+    )
     relation = parts.strategy.relate(raw.keys, raw.keys, None)
-    assert torch.equal(facts.relation.positive, relation.positive) and torch.equal(facts.relation.negative, relation.negative)
+    assert torch.equal(facts.relation.positive, relation.positive) and torch.equal(
+        facts.relation.negative, relation.negative
+    )
     assert facts.counts["positives_per_anchor"] == pytest.approx(float(relation.positive.sum(1).mean()))
     assert facts.counts["effective_negatives"] == pytest.approx(float(relation.negative.sum(1).mean()))
     assert facts.names[:3] == ("0.0", "0.1", "1.0") and len(facts.names) == 16
@@ -58,7 +74,10 @@ def test_days_between_visits_are_measured(tiny_store: Path) -> None:
     raw = parts.dataset()[0]
     spread = facts_of(raw, parts.learner.relating, parts.learner.recipe).spread
     days = parts.scans.collection.columns["session_days"]
-    expected = [abs(days[a.scan] - days[b.scan]) for a, b in zip(raw.main.views[::2], raw.main.views[1::2], strict=True)]
+    expected = [
+        abs(days[a.scan] - days[b.scan])
+        for a, b in zip(raw.main.views[::2], raw.main.views[1::2], strict=True)
+    ]
     assert np.allclose(np.sort(spread["days between visits"]), np.sort(expected)) and min(expected) > 0
 
 
@@ -79,11 +98,15 @@ def test_colours_show_attraction_and_repulsion() -> None:
         assert hexed(colours[2, 0]) == REPELLED, "the strongest repulsion of a batch has the full colour"
 
 
-@pytest.mark.parametrize("pairs", ["augmented_views", {"multi_crop": {"local_size": [8, 8, 8]}}, {"same_patient": {}}])
+@pytest.mark.parametrize(
+    "pairs", ["augmented_views", {"multi_crop": {"local_size": [8, 8, 8]}}, {"same_patient": {}}]
+)
 def test_pictures_show_every_scan_and_view(tiny_store: Path, pairs: Any) -> None:
     parts = pretraining(tiny_store, pairs)
     raw = parts.dataset()[0]
-    one, three = (picture_of_pairs(parts.store, parts.scans, raw, parts.learner.recipe, number) for number in (1, 3))
+    one, three = (
+        picture_of_pairs(parts.store, parts.scans, raw, parts.learner.recipe, number) for number in (1, 3)
+    )
     assert one.dtype == np.uint8 and one.shape[2] == 3 and one.size < three.size
     assert one.std() > 20, "the picture is not blank"
     assert picture_of_relation(facts_of(raw, parts.learner.relating, parts.learner.recipe)).std() > 20
@@ -110,7 +133,10 @@ out_dir: unused
     assert "Pairs of visits" in page and "pairs: same_patient" in page
     for line in facts.lines():
         name, value = line.rsplit(maxsplit=1)
-        assert f"<td>{name.strip()}</td><td>{value}</td>" in page.replace(" </td>", "</td>").replace("  ", "") or value in page
+        assert (
+            f"<td>{name.strip()}</td><td>{value}</td>" in page.replace(" </td>", "</td>").replace("  ", "")
+            or value in page
+        )
     assert "effective negatives" in capsys.readouterr().out
 
 
@@ -142,7 +168,11 @@ def test_corresponding_dots_are_on_the_same_structure(ixi: Path) -> None:
         # From the pixel of the view to the scan, through the affine of the view.
         world = drawn @ batch.main.affine[row, :3, :3].T + batch.main.affine[row, :3, 3]
         affine = parts.scans.collection.affines[view.scan]
-        found.append(structures(parts.store, scan, np.linalg.solve(affine[:3, :3], (world.numpy() - affine[:3, 3]).T).T))
+        found.append(
+            structures(
+                parts.store, scan, np.linalg.solve(affine[:3, :3], (world.numpy() - affine[:3, 3]).T).T
+            )
+        )
         assert ((drawn >= -0.5) & (drawn <= 31.5))[batch.points.valid[row // 2]].all(), (
             "a dot is inside its view"
         )
@@ -156,7 +186,14 @@ def test_corresponding_dots_are_on_the_same_structure(ixi: Path) -> None:
 
 def test_near_points_of_two_brains_are_on_the_same_structure_more_often_than_by_chance(ixi: Path) -> None:
     """body_position attracts points of patients that are near in body coordinates, without registration."""
-    parts = pretraining(ixi, {"body_position": {"num_points": 64, "sigma_mm": 4, "alpha": 1}}, "dense", patch=32, samples=24, views="none")
+    parts = pretraining(
+        ixi,
+        {"body_position": {"num_points": 64, "sigma_mm": 4, "alpha": 1}},
+        "dense",
+        patch=32,
+        samples=24,
+        views="none",
+    )
     raw = parts.dataset()[0]
     assert raw.points is not None
     scans = np.array([view.scan for view in raw.main.views[::2]])

@@ -15,8 +15,12 @@ def _cosine(z: Embeddings) -> Embeddings:
     return [[sum(a * b for a, b in zip(x, y, strict=True)) for y in unit] for x in unit]
 
 
-def contrastive_loss_loops(z: Embeddings, positive: Embeddings, negative: Embeddings, temperature: float, denominator: str) -> float:
-    """L = sum_i a_i L_i / sum_i a_i with L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D) and a_i = min(1, sum_j P_ij)."""
+def contrastive_loss_loops(
+    z: Embeddings, positive: Embeddings, negative: Embeddings, temperature: float, denominator: str
+) -> float:
+    """L = sum_i a_i L_i / sum_i a_i with L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D) and a_i = min(1,
+    sum_j P_ij).
+    """
     n, cosine = len(z), _cosine(z)
     total = weight = 0.0
     for i in range(n):
@@ -45,12 +49,19 @@ def dcl_loops(z: Embeddings, temperature: float) -> float:
     total = 0.0
     for i in range(n):
         j = (i + n // 2) % n
-        total += -cosine[i][j] / temperature + math.log(sum(math.exp(cosine[i][k] / temperature) for k in range(n) if k not in (i, j)))
+        total += -cosine[i][j] / temperature + math.log(
+            sum(math.exp(cosine[i][k] / temperature) for k in range(n) if k not in (i, j))
+        )
     return total / n
 
 
 def whole_matrix_sum(
-    similarity: Tensor, positive: Tensor, negative: Tensor, temperature: float, denominator: str, decoupled: bool
+    similarity: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    temperature: float,
+    denominator: str,
+    decoupled: bool,
 ) -> tuple[Tensor, Tensor]:
     """Sum of a_i L_i and of a_i from the whole matrix, with autograd's gradient."""
     s = similarity / temperature
@@ -61,7 +72,11 @@ def whole_matrix_sum(
     s, positive, negative, mass = s[anchors], positive[anchors], negative[anchors], mass[anchors]
 
     def log_sum(weight: Tensor) -> Tensor:
-        return torch.logsumexp(s.masked_fill(weight == 0, -torch.inf) + torch.where(weight == 0, 1.0, weight).log(), dim=1, keepdim=True)
+        return torch.logsumexp(
+            s.masked_fill(weight == 0, -torch.inf) + torch.where(weight == 0, 1.0, weight).log(),
+            dim=1,
+            keepdim=True,
+        )
 
     if decoupled:
         log_d = log_sum(negative)

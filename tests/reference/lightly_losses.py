@@ -15,7 +15,9 @@ PACKAGES = ("lightly", "lightly.loss", "lightly.utils", "lightly.models", "light
 
 
 def lightly_loss(module: str, name: str) -> Any:
-    """The class or function `name` of lightly/loss/`module`.py; the test is skipped if lightly is not installed."""
+    """The class or function `name` of lightly/loss/`module`.py; the test is skipped if lightly is not
+    installed.
+    """
     if "lightly" not in sys.modules:
         spec = find_spec("lightly")
         if spec is None or not spec.submodule_search_locations:

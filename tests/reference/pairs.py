@@ -29,7 +29,9 @@ def byol_loops(first: Embeddings, second: Embeddings) -> list[float]:
     return found
 
 
-def barlow_twins_loops(first: Embeddings, second: Embeddings, weight: list[float], redundancy: float, eps: float) -> float:
+def barlow_twins_loops(
+    first: Embeddings, second: Embeddings, weight: list[float], redundancy: float, eps: float
+) -> float:
     """Barlow Twins (Zbontar et al., 2021, eq. 1 and 2) with weighted pairs."""
     n, width = len(first), len(first[0])
     sides = []
@@ -44,28 +46,44 @@ def barlow_twins_loops(first: Embeddings, second: Embeddings, weight: list[float
     return total
 
 
-def vicreg_loops(first: Embeddings, second: Embeddings, weight: list[float], factors: tuple[float, float, float], eps: float) -> float:
+def vicreg_loops(
+    first: Embeddings,
+    second: Embeddings,
+    weight: list[float],
+    factors: tuple[float, float, float],
+    eps: float,
+) -> float:
     """VICReg (Bardes et al., 2022, eq. 1 to 6) with weighted distances."""
     n, width = len(first), len(first[0])
-    distance = sum(weight[b] * (first[b][d] - second[b][d]) ** 2 for b in range(n) for d in range(width)) / (sum(weight) * width)
+    distance = sum(weight[b] * (first[b][d] - second[b][d]) ** 2 for b in range(n) for d in range(width)) / (
+        sum(weight) * width
+    )
     spread = covariance = 0.0
     for rows in (first, second):
         means = [mean(column(rows, d)) for d in range(width)]
-        spread += sum(max(0.0, 1 - math.sqrt(variance(column(rows, d), 1) + eps)) for d in range(width)) / width / 2
+        spread += (
+            sum(max(0.0, 1 - math.sqrt(variance(column(rows, d), 1) + eps)) for d in range(width)) / width / 2
+        )
         for i in range(width):
             for j in range(width):
                 if i != j:
-                    covariance += (sum((r[i] - means[i]) * (r[j] - means[j]) for r in rows) / (n - 1)) ** 2 / width
+                    covariance += (
+                        sum((r[i] - means[i]) * (r[j] - means[j]) for r in rows) / (n - 1)
+                    ) ** 2 / width
     return factors[0] * distance + factors[1] * spread + factors[2] * covariance
 
 
 def koleo_loops(z: Embeddings, groups: list[int], eps: float) -> float:
-    """KoLeo (Sablayrolles et al., 2019, eq. 2): nearest neighbours among other groups; eps as torch's pairwise distance has it."""
+    """KoLeo (Sablayrolles et al., 2019, eq. 2): nearest neighbours among other groups; eps as torch's
+    pairwise distance has it.
+    """
     found = []
     for i, a in enumerate(z):
         others = [z[j] for j in range(len(z)) if groups[j] != groups[i]]
         nearest = max(others, key=lambda b: sum(x * y for x, y in zip(a, b, strict=True)))
-        found.append(-math.log(math.sqrt(sum((x - y + eps) ** 2 for x, y in zip(a, nearest, strict=True))) + eps))
+        found.append(
+            -math.log(math.sqrt(sum((x - y + eps) ** 2 for x, y in zip(a, nearest, strict=True))) + eps)
+        )
     return mean(found)
 
 

@@ -29,7 +29,9 @@ from tests.pairs.collections import make_collection
 
 
 @given(num_anchors=st.integers(1, 40), samples_per_step=st.integers(1, 16), seed=st.integers(0, 99))
-def test_an_epoch_visits_each_anchor_equally_often_and_every_batch_is_full(num_anchors: int, samples_per_step: int, seed: int) -> None:
+def test_an_epoch_visits_each_anchor_equally_often_and_every_batch_is_full(
+    num_anchors: int, samples_per_step: int, seed: int
+) -> None:
     plan = Plan(np.arange(num_anchors), samples_per_step, seed)
     batches = [plan.samples(step) for step in range(plan.steps_per_epoch)]
     assert {epoch for epoch, _ in batches} == {0} and plan.samples(plan.steps_per_epoch)[0] == 1
@@ -52,7 +54,9 @@ def test_a_resized_view_spans_its_box() -> None:
     box = Box((2, 3, 4), (10, 8, 6))
     affine = view_affine(collection, ViewSpec(0, box, shape=(5, 16, 6))).numpy()
     for corner, voxel in (((-0.5, -0.5, -0.5), (1.5, 2.5, 3.5)), ((4.5, 15.5, 5.5), (11.5, 10.5, 9.5))):
-        assert affine[:3, :3] @ corner + affine[:3, 3] == pytest.approx(collection.world(np.zeros(1, int), np.array([voxel]))[0])
+        assert affine[:3, :3] @ corner + affine[:3, 3] == pytest.approx(
+            collection.world(np.zeros(1, int), np.array([voxel]))[0]
+        )
 
 
 @pytest.mark.parametrize("shape", [(5, 16, 6), (4, 3, 6), (10, 8, 6)])
@@ -62,10 +66,15 @@ def test_a_resampled_view_shows_what_lies_at_its_voxels_and_skips_none(shape: tu
     world = collection.world(np.zeros(480, int), np.indices(box.size).reshape(3, -1).T + box.start)
     found = to_grid(torch.from_numpy(world.T.reshape(3, *box.size)), view)
     affine = view_affine(collection, view)
-    expected = torch.einsum("ij,jdhw->idhw", affine[:3, :3], torch.from_numpy(np.indices(shape)).double()) + affine[:3, 3, None, None, None]
+    expected = (
+        torch.einsum("ij,jdhw->idhw", affine[:3, :3], torch.from_numpy(np.indices(shape)).double())
+        + affine[:3, 3, None, None, None]
+    )
     inside = (slice(None), *[slice(1, -1)] * 3)  # the border's value is repeated there
     torch.testing.assert_close(found[inside], expected[inside])
-    fine = torch.from_numpy(np.indices((10, 8, 6)).sum(0) % 2)[None].double()  # 0 and 1 in turn along every axis
+    fine = torch.from_numpy(np.indices((10, 8, 6)).sum(0) % 2)[
+        None
+    ].double()  # 0 and 1 in turn along every axis
     shrunk = to_grid(fine, ViewSpec(0, box, shape=(2, 8, 2)))
     torch.testing.assert_close(shrunk, torch.full_like(shrunk, 0.5), atol=0.05, rtol=0)
 
@@ -89,11 +98,15 @@ def parts_of(store: Path, **pairs: float) -> Pretraining:
 
 @pytest.mark.parametrize("lean", [0.0, 0.5])
 def test_points_lie_in_every_view_and_show_the_same_tissue(tiny_store: Path, lean: float) -> None:
-    """Read without grey-value changes, two views show the same value at one physical point, on sheared scans too."""
+    """Read without grey-value changes, two views show the same value at one physical point, on sheared scans
+    too.
+    """
     parts = parts_of(tiny_store)
     recipe = dataclasses.replace(parts.learner.recipe, intensity=None)
     sheared = parts.scans.collection.affines @ (np.eye(4) + lean * np.eye(4)[:, [2]] @ np.eye(4)[[1]]).T
-    scans = dataclasses.replace(parts.scans, collection=dataclasses.replace(parts.scans.collection, affines=sheared))
+    scans = dataclasses.replace(
+        parts.scans, collection=dataclasses.replace(parts.scans.collection, affines=sheared)
+    )
     raw = dataclasses.replace(parts.dataset(), recipe=recipe, scans=scans)[1]
     batch = make_views(raw, recipe)
     assert batch.points is not None and batch.points.valid.float().mean() > 0.5
@@ -101,11 +114,16 @@ def test_points_lie_in_every_view_and_show_the_same_tissue(tiny_store: Path, lea
     for view in range(2):
         rows = (raw.keys.view == view).nonzero().flatten()
         inverse = torch.linalg.inv(batch.main.affine[rows])
-        voxel = torch.einsum("nij,npj->npi", inverse[:, :3, :3], batch.points.position_mm) + inverse[:, None, :3, 3]
+        voxel = (
+            torch.einsum("nij,npj->npi", inverse[:, :3, :3], batch.points.position_mm)
+            + inverse[:, None, :3, 3]
+        )
         valid = batch.points.valid
         assert ((voxel[valid] >= -0.5) & (voxel[valid] <= 15.5)).all()
         grid = ((2 * voxel + 1) / 16 - 1).flip(-1).float()
-        read = torch.nn.functional.grid_sample(batch.main.voxels[rows], grid[:, :, None, None], padding_mode="border", align_corners=False)
+        read = torch.nn.functional.grid_sample(
+            batch.main.voxels[rows], grid[:, :, None, None], padding_mode="border", align_corners=False
+        )
         values.append(read[:, 0, :, 0, 0][valid])
     assert torch.corrcoef(torch.stack(values))[0, 1] > 0.9
 
@@ -128,10 +146,15 @@ def test_points_of_two_scans_need_a_common_frame(tiny_store: Path, shared_frame:
         for row, view in enumerate(raw.main.views):
             sample = row // 2
             place = batch.points.position_mm[sample][batch.points.valid[sample]]
-            for affine, shape in ((batch.main.affine[row], (16, 16, 16)), (collection.affines[view.scan], collection.shapes[view.scan])):
+            for affine, shape in (
+                (batch.main.affine[row], (16, 16, 16)),
+                (collection.affines[view.scan], collection.shapes[view.scan]),
+            ):
                 inverse = torch.linalg.inv(torch.as_tensor(affine))
                 voxel = place @ inverse[:3, :3].T + inverse[:3, 3]
-                assert ((voxel >= -0.5 - 1e-6) & (voxel <= torch.as_tensor(np.array(shape)) - 0.5 + 1e-6)).all()
+                assert (
+                    (voxel >= -0.5 - 1e-6) & (voxel <= torch.as_tensor(np.array(shape)) - 0.5 + 1e-6)
+                ).all()
         assert len({view.scan for view in raw.main.views[:2]}) == 2
     assert np.mean(share) > 0.3 if shared_frame else max(share) == 0
 
@@ -151,9 +174,14 @@ def test_scans_too_small_are_refused_padded_or_skipped_as_asked(tiny_store: Path
     config = DataConfig(root=tiny_store, patch_size=(8, 8, tall))
     small = int((store.collection.shapes < np.array(config.patch_size)).any(1).sum())
     assert 0 < small < len(store.collection), "the case is there"
-    with pytest.raises(DataError, match=rf"{small} of {len(store.collection)} scans are smaller than data.patch_size .* pad or skip"):
+    with pytest.raises(
+        DataError,
+        match=rf"{small} of {len(store.collection)} scans are smaller than data.patch_size .* pad or skip",
+    ):
         select_scans(store, config)
-    assert len(select_scans(store, dataclasses.replace(config, smaller_than_patch="pad")).rows) == len(store.collection)
+    assert len(select_scans(store, dataclasses.replace(config, smaller_than_patch="pad")).rows) == len(
+        store.collection
+    )
     skipped = select_scans(store, dataclasses.replace(config, smaller_than_patch="skip"))
     assert len(skipped.rows) == len(store.collection) - small and skipped.left_out.total() == small
 
@@ -164,7 +192,9 @@ def test_modalities_and_patients_restrict_and_say_so(tiny_store: Path) -> None:
     patient = str(store.collection.table["patient"].iloc[0])
     config = DataConfig(root=tiny_store, patch_size=(8, 8, 8), modalities=(modality,))
     used = select_scans(store, config, [patient])
-    assert set(used.collection.table["patient"]) == {patient} and set(used.collection.table["modality"]) == {modality}
+    assert set(used.collection.table["patient"]) == {patient} and set(used.collection.table["modality"]) == {
+        modality
+    }
     assert used.left_out.total() == len(store.collection) - len(used.rows)
     with pytest.raises(DataError, match="no scan is left to use"):
         select_scans(store, dataclasses.replace(config, modalities=("none of these",)))
@@ -182,7 +212,9 @@ class Dying(Dataset[int]):
         return index
 
 
-@pytest.mark.parametrize(("number", "remedy"), [(signal.SIGBUS, "--shm-size"), (signal.SIGKILL, "train.workers")])
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(signal.SIGBUS, "--shm-size"), (signal.SIGKILL, "train.workers")]
+)
 def test_a_worker_that_dies_is_said_with_what_would_do(number: signal.Signals, remedy: str) -> None:
     """A bus error is what a full /dev/shm ends a worker with."""
     with pytest.raises(MachineError, match=remedy) as caught:

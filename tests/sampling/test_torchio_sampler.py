@@ -72,13 +72,17 @@ def test_a_scan_smaller_than_a_voxel_becomes_one() -> None:
 
 
 def test_torchio_waits_until_it_is_needed() -> None:
-    code = "import sys, medcl3d.preprocessing.prepare, medcl3d.store.store; sys.exit('torchio' in sys.modules)"
+    code = (
+        "import sys, medcl3d.preprocessing.prepare, medcl3d.store.store; sys.exit('torchio' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
 def ramp(shape: tuple[int, int, int], affine: np.ndarray, **about: Any) -> tio.ScalarImage:
     """An image whose channels are the world coordinates of its voxels."""
-    return tio.ScalarImage(tensor=torch.from_numpy(np.moveaxis(world(shape, affine), -1, 0)).float(), affine=affine, **about)
+    return tio.ScalarImage(
+        tensor=torch.from_numpy(np.moveaxis(world(shape, affine), -1, 0)).float(), affine=affine, **about
+    )
 
 
 def patient() -> tio.Subject:
@@ -92,14 +96,21 @@ def patient() -> tio.Subject:
     )
 
 
-@pytest.mark.parametrize("strategy", [SamePatient(), OverlappingCrops(), AdjacentSlices(thickness_mm=12), SamePatient(position="free")])
+@pytest.mark.parametrize(
+    "strategy",
+    [SamePatient(), OverlappingCrops(), AdjacentSlices(thickness_mm=12), SamePatient(position="free")],
+)
 def test_a_queue_keeps_positives_together_and_every_view_knows_where_it_lies(strategy: Any) -> None:
     torch.manual_seed(0)
-    queue = tio.Queue(tio.SubjectsDataset([patient()] * 3), 12, 4, PairSampler(strategy, 8), shuffle_patches=True)
+    queue = tio.Queue(
+        tio.SubjectsDataset([patient()] * 3), 12, 4, PairSampler(strategy, 8), shuffle_patches=True
+    )
     loader = tio.SubjectsLoader(queue, batch_size=4)
     scans = set()
     for batch in loader:
-        assert batch["location"].shape == (4, 2, 6) and batch["view_0"]["data"].shape == batch["view_1"]["data"].shape == (4, 3, 8, 8, 8)
+        assert batch["location"].shape == (4, 2, 6) and batch["view_0"]["data"].shape == batch["view_1"][
+            "data"
+        ].shape == (4, 3, 8, 8, 8)
         for i in range(4):
             names = [batch[f"view_{v}"]["scan"][i] for v in range(2)]
             scans.update(names)
@@ -108,7 +119,9 @@ def test_a_queue_keeps_positives_together_and_every_view_knows_where_it_lies(str
                 view, affine = batch[f"view_{v}"]["data"][i], batch[f"view_{v}"]["affine"][i]
                 expected = np.moveaxis(world((8, 8, 8), affine), -1, 0)
                 inside = tuple(slice(1, -1) for _ in range(3))  # resampling repeats the border's value
-                np.testing.assert_allclose(view.numpy()[(slice(None), *inside)], expected[(slice(None), *inside)], atol=1e-4)
+                np.testing.assert_allclose(
+                    view.numpy()[(slice(None), *inside)], expected[(slice(None), *inside)], atol=1e-4
+                )
     assert scans == {"first", "second", "third"}
 
 
@@ -153,7 +166,9 @@ def test_a_subject_with_one_scan_has_no_second() -> None:
         next(iter(PairSampler(SamePatient(), 8)(tio.Subject(only=ramp((9, 9, 9), np.eye(4))))))
 
 
-def pretraining(store: Path, pairs: dict[str, Any], objective: str = "simclr", placebo: bool = False) -> Pretraining:
+def pretraining(
+    store: Path, pairs: dict[str, Any], objective: str = "simclr", placebo: bool = False
+) -> Pretraining:
     config = {
         "data": {"root": str(store), "patch_size": [16, 16, 16], "smaller_than_patch": "pad"},
         "pairs": pairs,
@@ -188,7 +203,9 @@ def test_a_placebo_is_told_the_same_places_by_both(tiny_store: Path) -> None:
 
 @pytest.mark.parametrize("pairs", STRATEGIES)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_torchio_and_the_store_give_the_same_voxels(tiny_store: Path, pairs: dict[str, Any], workers: int) -> None:
+def test_torchio_and_the_store_give_the_same_voxels(
+    tiny_store: Path, pairs: dict[str, Any], workers: int
+) -> None:
     """Voxel for voxel, from a step in the middle on, with all that goes with them."""
     parts = pretraining(tiny_store, pairs, "dense" if "voxel_correspondence" in pairs else "simclr")
     dataset = parts.dataset()
@@ -201,9 +218,13 @@ def test_torchio_and_the_store_give_the_same_voxels(tiny_store: Path, pairs: dic
             assert torch.equal(group.crops, wanted.crops) and torch.equal(group.affine, wanted.affine)
             assert torch.equal(group.spacing_mm, wanted.spacing_mm)
             assert torch.equal(group.keys.matrix().nan_to_num(), wanted.keys.matrix().nan_to_num())
-            assert all(torch.equal(group.parameters[name], value) for name, value in wanted.parameters.items())
+            assert all(
+                torch.equal(group.parameters[name], value) for name, value in wanted.parameters.items()
+            )
         if expected.points is not None:
-            assert batch.points is not None and torch.equal(batch.points.position_mm, expected.points.position_mm)
+            assert batch.points is not None and torch.equal(
+                batch.points.position_mm, expected.points.position_mm
+            )
 
 
 def test_the_configuration_says_who_cuts(tiny_store: Path) -> None:

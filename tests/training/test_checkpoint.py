@@ -16,7 +16,12 @@ from medcl3d.training.checkpoint import TrainState, found, load, load_latest, sa
 
 
 def state(step: int) -> TrainState:
-    return TrainState(step, {"weight": torch.full((4,), float(step))}, {"state": {}, "param_groups": []}, torch.get_rng_state())
+    return TrainState(
+        step,
+        {"weight": torch.full((4,), float(step))},
+        {"state": {}, "param_groups": []},
+        torch.get_rng_state(),
+    )
 
 
 def test_round_trip_and_only_the_last_two_stay(tmp_path: Path) -> None:
@@ -24,7 +29,9 @@ def test_round_trip_and_only_the_last_two_stay(tmp_path: Path) -> None:
         save(tmp_path, state(step))
     assert [path.name for path in found(tmp_path)] == ["step_00000002.pt", "step_00000003.pt"]
     latest = load_latest(tmp_path)
-    assert latest is not None and latest.step == 3 and torch.equal(latest.model["weight"], torch.full((4,), 3.0))
+    assert (
+        latest is not None and latest.step == 3 and torch.equal(latest.model["weight"], torch.full((4,), 3.0))
+    )
 
 
 @pytest.mark.parametrize("share", [i / 20 for i in range(20)])
@@ -42,7 +49,9 @@ class Evil:
         return os.system, ("touch owned",)
 
 
-def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_that_runs_code_is_refused_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"schema": 1, "model": Evil()}, tmp_path / "step_00000001.pt")
     with pytest.raises(ConfigError, match="no code was run"):
@@ -71,7 +80,9 @@ while True:
 @pytest.mark.slow
 def test_fifty_kills_during_writing_leave_a_readable_checkpoint(tmp_path: Path) -> None:
     for kill in range(50):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(0.002 * (kill % 10))

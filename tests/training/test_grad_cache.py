@@ -35,7 +35,9 @@ CASES = {
 
 def parts_of(store: Path, case: str, grad_cache: int = 0, **changes: Any) -> Pretraining:
     pairs, objective = CASES[case]
-    config = config_of(store, Path("unused"), pairs, objective, steps=2, samples_per_step=6, grad_cache=grad_cache)  # type: ignore[arg-type]
+    config = config_of(
+        store, Path("unused"), pairs, objective, steps=2, samples_per_step=6, grad_cache=grad_cache
+    )  # type: ignore[arg-type]
     return assemble(parse(config | changes, PretrainConfig, "test"))
 
 
@@ -57,9 +59,13 @@ def test_chunks_give_the_gradients_of_the_batch(tiny_store: Path, case: str, sam
     for name, value in metrics.items():
         torch.testing.assert_close(of_chunks[name], value, rtol=1e-5, atol=1e-6, msg=name)
     for name, gradient in whole.items():
-        torch.testing.assert_close(chunked[name], gradient, rtol=1e-4, atol=1e-6 + 1e-5 * float(gradient.abs().max()), msg=name)
+        torch.testing.assert_close(
+            chunked[name], gradient, rtol=1e-4, atol=1e-6 + 1e-5 * float(gradient.abs().max()), msg=name
+        )
     for name, kept in queue.items():
-        torch.testing.assert_close(queue_of_chunks[name], kept, rtol=1e-4, atol=1e-5, equal_nan=True, msg=name)
+        torch.testing.assert_close(
+            queue_of_chunks[name], kept, rtol=1e-4, atol=1e-5, equal_nan=True, msg=name
+        )
 
 
 @pytest.mark.parametrize("case", ["dense", "multi_crop"])
@@ -69,7 +75,9 @@ def test_embeddings_have_the_order_of_the_batch(tiny_store: Path, case: str) -> 
     with torch.no_grad():
         whole, chunked = learner.embed(raw), embed_in_chunks(learner.embed, raw, 4)
     for name, rows in whole.items():
-        torch.testing.assert_close(chunked[name].keys.matrix(), rows.keys.matrix(), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(
+            chunked[name].keys.matrix(), rows.keys.matrix(), rtol=0, atol=0, equal_nan=True
+        )
         torch.testing.assert_close(chunked[name].z, rows.z, rtol=1e-4, atol=1e-5)
 
 
@@ -136,7 +144,9 @@ def test_two_ranks_in_chunks_equal_one_process(tiny_store: Path, tmp_path: Path,
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, gradient in gradients(parts.learner).items():
-            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6 + 1e-5 * float(gradient.abs().max()), msg=name)
+            torch.testing.assert_close(
+                found[name], gradient, rtol=1e-4, atol=1e-6 + 1e-5 * float(gradient.abs().max()), msg=name
+            )
 
 
 @pytest.mark.slow
@@ -144,7 +154,10 @@ def test_an_interrupted_run_resumes_bitwise(
     tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("whole", "cut"):
-        write(tmp_path / f"{name}.yaml", config_of(tiny_store, tmp_path / name, "overlapping_crops", OF_ONE_ROW, steps=5, grad_cache=3))
+        write(
+            tmp_path / f"{name}.yaml",
+            config_of(tiny_store, tmp_path / name, "overlapping_crops", OF_ONE_ROW, steps=5, grad_cache=3),
+        )
     pretrain(tmp_path / "whole.yaml")
     before_step = Learner.before_step
 

@@ -69,7 +69,10 @@ def test_adamw_resumes_from_a_checkpoint_with_the_older_groups() -> None:
 
     step(old)
     weights, moments = {k: v.clone() for k, v in network.state_dict().items()}, old.state_dict()
-    moments = {**moments, "state": {k: {n: t.clone() for n, t in v.items()} for k, v in moments["state"].items()}}
+    moments = {
+        **moments,
+        "state": {k: {n: t.clone() for n, t in v.items()} for k, v in moments["state"].items()},
+    }
     expected = step(old)
     network.load_state_dict(weights)
     new = build_optimizer(network, "adamw", lr=1e-2, weight_decay=0.05)
@@ -78,7 +81,9 @@ def test_adamw_resumes_from_a_checkpoint_with_the_older_groups() -> None:
     assert all(torch.equal(a, b) for a, b in zip(step(new), expected, strict=True))
 
 
-def lars_by_loops(weights: list[np.ndarray], gradients: list[list[np.ndarray]], rates: list[float], decay: float) -> list[np.ndarray]:
+def lars_by_loops(
+    weights: list[np.ndarray], gradients: list[list[np.ndarray]], rates: list[float], decay: float
+) -> list[np.ndarray]:
     """Algorithm 1 of You et al. 2017, one number at a time; one-dimensional weights use plain momentum."""
     weights, velocities = [w.copy() for w in weights], [np.zeros_like(w) for w in weights]
     for step, rate in zip(gradients, rates, strict=True):
@@ -110,7 +115,9 @@ def test_lars_equals_a_loop_and_excludes_norms_and_biases() -> None:
         for parameter, gradient in zip(model.parameters(), step, strict=True):
             parameter.grad = torch.from_numpy(gradient)
         optimizer.step()
-    for parameter, expected in zip(model.parameters(), lars_by_loops(start, gradients, rates, 0.1), strict=True):
+    for parameter, expected in zip(
+        model.parameters(), lars_by_loops(start, gradients, rates, 0.1), strict=True
+    ):
         torch.testing.assert_close(parameter.detach(), torch.from_numpy(expected), rtol=1e-12, atol=1e-14)
 
 
@@ -132,7 +139,12 @@ def test_layers_of_a_vit_have_the_rates_of_beit() -> None:
         elif inside.startswith("blocks."):
             depth = 1 + int(inside.split(".")[1])
         assert rate == 2 * 0.5 ** (4 - depth), name
-    assert rates["network.encoder.norm.weight"] == rates["head.weight"] == rates["network.decoder.input_skip.0.conv1.conv.weight"] == 2
+    assert (
+        rates["network.encoder.norm.weight"]
+        == rates["head.weight"]
+        == rates["network.decoder.input_skip.0.conv1.conv.weight"]
+        == 2
+    )
     assert rates["network.encoder.registers"] == rates["network.encoder.patch_embedding.bias"] == 0.125
 
 
@@ -140,8 +152,18 @@ def test_layers_of_a_vit_have_the_rates_of_beit() -> None:
     ("choice", "first", "last", "num_layers"),
     [
         (UNET, "encoder.stages.0.0.conv1.conv.weight", "encoder.stages.1.0.norm2.bias", 2),
-        (SWIN, "encoder.swinViT.patch_embed.proj.weight", "encoder.swinViT.layers4.0.downsample.norm.bias", 5),
-        (Choice("resnet3d", {"depth": 10, "width": 0.125}), "encoder.bn1.weight", "encoder.layer4.0.conv2.weight", 5),
+        (
+            SWIN,
+            "encoder.swinViT.patch_embed.proj.weight",
+            "encoder.swinViT.layers4.0.downsample.norm.bias",
+            5,
+        ),
+        (
+            Choice("resnet3d", {"depth": 10, "width": 0.125}),
+            "encoder.bn1.weight",
+            "encoder.layer4.0.conv2.weight",
+            5,
+        ),
     ],
 )
 def test_stages_of_other_encoders_have_decaying_rates(
@@ -154,7 +176,9 @@ def test_stages_of_other_encoders_have_decaying_rates(
 
 def test_the_first_group_has_the_full_rate_and_nothing_is_decayed_twice() -> None:
     groups = parameter_groups(build_network(VIT, 1, decoder=True), 0.05, 0.5)
-    assert groups[0]["lr_share"] == 1 and [g["lr_share"] for g in groups] == sorted((g["lr_share"] for g in groups), reverse=True)
+    assert groups[0]["lr_share"] == 1 and [g["lr_share"] for g in groups] == sorted(
+        (g["lr_share"] for g in groups), reverse=True
+    )
     assert {(g["decays"], g["weight_decay"]) for g in groups} == {(True, 0.05), (False, 0.0)}
     ids = [id(p) for g in groups for p in g["params"]]
     assert len(ids) == len(set(ids)) == len(list(build_network(VIT, 1, decoder=True).parameters()))
@@ -197,7 +221,9 @@ def learn(path: Path, fields: dict[str, Any], until: int = 8) -> dict[str, Tenso
         for step in range(start, until):
             yield torch.randn(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(step))
 
-    options = FitOptions(steps=8, samples_per_step=2, lr=0.05, checkpoint_every=3, log_every=1, precision="float32", **fields)
+    options = FitOptions(
+        steps=8, samples_per_step=2, lr=0.05, checkpoint_every=3, log_every=1, precision="float32", **fields
+    )
     with run_folder(path, fields, {}) as run:
         fit(model, loss_of, batches, options, run, torch.device("cpu"))
     return model.state_dict()
@@ -205,7 +231,11 @@ def learn(path: Path, fields: dict[str, Any], until: int = 8) -> dict[str, Tenso
 
 @pytest.mark.parametrize(
     "fields",
-    [{"layer_decay": 0.7}, {"optimizer": "sgd", "nesterov": True}, {"optimizer": "lars", "layer_decay": 0.7, "momentum": 0.8}],
+    [
+        {"layer_decay": 0.7},
+        {"optimizer": "sgd", "nesterov": True},
+        {"optimizer": "lars", "layer_decay": 0.7, "momentum": 0.8},
+    ],
     ids=["adamw", "sgd", "lars"],
 )
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(

@@ -32,7 +32,10 @@ def test_another_configuration_is_refused_field_by_field(tmp_path: Path) -> None
     with run_folder(tmp_path, CONFIG, {"data": "a"}):
         pass
     other = {"seed": 1, "train": {"steps": 20, "workers": 2}}
-    with pytest.raises(ConfigError, match=r"seed: 0 -> 1; train.steps: 10 -> 20\)"), run_folder(tmp_path, other, {"data": "a"}):
+    with (
+        pytest.raises(ConfigError, match=r"seed: 0 -> 1; train.steps: 10 -> 20\)"),
+        run_folder(tmp_path, other, {"data": "a"}),
+    ):
         pass
 
 
@@ -64,7 +67,15 @@ def test_a_run_without_a_hash_of_the_manifest_resumes(tmp_path: Path) -> None:
     with run_folder(tmp_path, CONFIG, now) as run:
         assert run.resumed
     kept = json.loads((tmp_path / "provenance.json").read_text())
-    assert now.items() <= kept.items() and {"versions", "python", "commit", "dirty", "device", "threads", "command"} <= set(kept)
+    assert now.items() <= kept.items() and {
+        "versions",
+        "python",
+        "commit",
+        "dirty",
+        "device",
+        "threads",
+        "command",
+    } <= set(kept)
 
 
 def test_fields_without_effect_on_training_may_change(tmp_path: Path) -> None:
@@ -76,16 +87,24 @@ def test_fields_without_effect_on_training_may_change(tmp_path: Path) -> None:
 
 def test_missing_fields_of_an_older_run_have_their_defaults(tmp_path: Path) -> None:
     today = plain(parse({"steps": 10, "samples_per_step": 2}, FitOptions, "test"))
-    then = {name: value for name, value in today.items() if name not in ("optimizer", "layer_decay", "compile")}
+    then = {
+        name: value for name, value in today.items() if name not in ("optimizer", "layer_decay", "compile")
+    }
     with run_folder(tmp_path, then, {"data": "a"}):
         pass
     other = {**today, "optimizer": "sgd"}
-    with pytest.raises(ConfigError, match=r"\(optimizer: 'adamw' -> 'sgd'\)"), run_folder(tmp_path, other, {"data": "a"}, model=FitOptions):
+    with (
+        pytest.raises(ConfigError, match=r"\(optimizer: 'adamw' -> 'sgd'\)"),
+        run_folder(tmp_path, other, {"data": "a"}, model=FitOptions),
+    ):
         pass
     with run_folder(tmp_path, today, {"data": "a"}, model=FitOptions) as run:
         assert run.resumed
     (tmp_path / "config.yaml").write_text("{steps: 10, samples_per_step: 2, gone: 1}")
-    with pytest.raises(ConfigError, match=r"gone: 1 -> None"), run_folder(tmp_path, today, {"data": "a"}, model=FitOptions):
+    with (
+        pytest.raises(ConfigError, match=r"gone: 1 -> None"),
+        run_folder(tmp_path, today, {"data": "a"}, model=FitOptions),
+    ):
         pass
 
 
@@ -104,7 +123,10 @@ def test_rows_after_the_checkpoint_and_incomplete_lines_are_removed(tmp_path: Pa
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write('{"step": 4, "lo')
         run.remove_rows_after(2)
-    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+    ]
 
 
 HOLD = """
@@ -134,5 +156,8 @@ def test_two_runs_in_one_folder_are_refused_with_the_holder(tmp_path: Path) -> N
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(MachineError, match=r"file/run: cannot be written"), run_folder(tmp_path / "file" / "run", CONFIG, {"data": "a"}):
+    with (
+        pytest.raises(MachineError, match=r"file/run: cannot be written"),
+        run_folder(tmp_path / "file" / "run", CONFIG, {"data": "a"}),
+    ):
         pass

@@ -28,7 +28,11 @@ CPU = torch.device("cpu")
 SMALL: list[tuple[str, dict[str, Any], Triple]] = [
     ("resnet3d", {"depth": 10, "width": 0.125, "norm": "batch"}, (32, 32, 32)),
     ("resnet3d", {"depth": 50, "width": 0.0625, "squeeze_excitation": True}, (32, 32, 32)),
-    ("unet3d", {"channels": (4, 8, 8), "strides": (1, 2, 2), "blocks": (2, 1, 1), "norm": "batch"}, (8, 8, 8)),
+    (
+        "unet3d",
+        {"channels": (4, 8, 8), "strides": (1, 2, 2), "blocks": (2, 1, 1), "norm": "batch"},
+        (8, 8, 8),
+    ),
     ("vit3d", {"patch": (4, 4, 4), "hidden_size": 12, "num_layers": 2, "num_registers": 2}, (8, 8, 8)),
     ("swin3d", {"feature_size": 6, "num_heads": (1, 2, 2, 3), "window_size": (4, 4, 4)}, (32, 32, 32)),
 ]
@@ -49,14 +53,18 @@ def kept_bytes() -> Iterator[list[int]]:
         yield total
 
 
-def one_step(network: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> tuple[dict[str, Tensor], int]:
+def one_step(
+    network: nn.Module, x: Tensor, dtype: torch.dtype | None = None
+) -> tuple[dict[str, Tensor], int]:
     """Gradients and buffers after a step as in `fit`, with the backward pass outside autocast."""
     with kept_bytes() as kept:
         with autocast(CPU, dtype):
             value = network(x).decoded.square().mean()
         size = kept[0]
     value.backward()
-    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None} | dict(network.named_buffers()), size
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None} | dict(
+        network.named_buffers()
+    ), size
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])

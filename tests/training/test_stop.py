@@ -24,7 +24,13 @@ STEPS = 60
 def whole(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of two ranks."""
     folder = tmp_path_factory.mktemp("whole")
-    run([*TORCHRUN, str(TOOL), str(write(folder / "whole.yaml", config_of(tiny_store, folder / "run", steps=STEPS)))])
+    run(
+        [
+            *TORCHRUN,
+            str(TOOL),
+            str(write(folder / "whole.yaml", config_of(tiny_store, folder / "run", steps=STEPS))),
+        ]
+    )
     return folder / "run"
 
 
@@ -39,9 +45,18 @@ def test_a_signal_to_one_rank_stops_all(
     tiny_store: Path, tmp_path: Path, whole: Path, number: signal.Signals, of_rank_zero: bool
 ) -> None:
     out = tmp_path / "cut"
-    command = [*TORCHRUN, str(TOOL), str(write(tmp_path / "cut.yaml", config_of(tiny_store, out, steps=STEPS)))]
+    command = [
+        *TORCHRUN,
+        str(TOOL),
+        str(write(tmp_path / "cut.yaml", config_of(tiny_store, out, steps=STEPS))),
+    ]
     process = subprocess.Popen(
-        [sys.executable, *command], env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+        [sys.executable, *command],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     try:
         log = out / "metrics.jsonl"
@@ -58,7 +73,9 @@ def test_a_signal_to_one_rank_stops_all(
     status = json.loads((out / "status.json").read_text())
     assert status["state"] == "stopped" and 3 <= status["step"] < STEPS
     assert status["step"] == len(curve(out)), "the last logged step was saved"
-    assert (out / "checkpoints").is_dir() and any(str(status["step"]) in path.name for path in (out / "checkpoints").iterdir())
+    assert (out / "checkpoints").is_dir() and any(
+        str(status["step"]) in path.name for path in (out / "checkpoints").iterdir()
+    )
     # torchrun exits with 1 if any worker does not exit with 0, and reports the exit code of each.
     assert process.returncode == 1 and "exitcode  : 75" in errors, errors
     run(command)

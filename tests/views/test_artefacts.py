@@ -14,7 +14,12 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.views import VIEWS
 
-TRANSFORMS = ({"RandomMotion": {"p": 1, "degrees": [3, 6]}}, {"RandomBiasField": {}}, {"RandomGhosting": {}}, {"RandomSpike": {}})
+TRANSFORMS = (
+    {"RandomMotion": {"p": 1, "degrees": [3, 6]}},
+    {"RandomBiasField": {}},
+    {"RandomGhosting": {}},
+    {"RandomSpike": {}},
+)
 SHAPE = (12, 14, 16)
 
 
@@ -35,7 +40,9 @@ def test_a_view_is_the_same_in_any_batch_and_does_not_change_other_draws() -> No
     after = torch.rand(())
     torch.manual_seed(5)
     assert after == torch.rand(())
-    single = made.apply(voxels[1:2], {name: value[1:2] for name, value in parameters.items()}, spacing[1:2]).voxels
+    single = made.apply(
+        voxels[1:2], {name: value[1:2] for name, value in parameters.items()}, spacing[1:2]
+    ).voxels
     assert torch.equal(together[1:2], single) and not torch.allclose(together, voxels, atol=0.1)
     assert together.shape == voxels.shape and together.isfinite().all()
 
@@ -44,9 +51,13 @@ def test_the_first_recipe_moves_voxels_and_its_map_is_recorded() -> None:
     voxels, made = torch.randn(4, 1, *SHAPE), recipe({"RandomNoise": {"std": [0, 1e-9]}}, first="shape")
     parameters, spacing = draws(made, 4), torch.ones(4, 3)
     view = made.apply(voxels, parameters, spacing)
-    plain = VIEWS.build(Choice("shape")).apply(voxels, {k: v for k, v in parameters.items() if k != "torchio_seed"}, spacing)
+    plain = VIEWS.build(Choice("shape")).apply(
+        voxels, {k: v for k, v in parameters.items() if k != "torchio_seed"}, spacing
+    )
     torch.testing.assert_close(view.voxels, plain.voxels, atol=1e-6, rtol=0)
-    assert torch.equal(view.voxel_map, made.voxel_map(parameters, SHAPE, spacing)) and torch.equal(view.voxel_map, plain.voxel_map)
+    assert torch.equal(view.voxel_map, made.voxel_map(parameters, SHAPE, spacing)) and torch.equal(
+        view.voxel_map, plain.voxel_map
+    )
 
 
 @pytest.mark.parametrize(

@@ -159,9 +159,7 @@ def test_every_augmentation_has_its_own_independent_probability(name: str) -> No
         assert correlations(changes) < 5 / np.sqrt(NUM)
     for column, share in uniform_shares(p).items():
         changed = changes[f"{CHANGE_OF[column.split()[0]]}_probability"]
-        assert stats.kstest(share[changed], "uniform").pvalue > 1e-4, (
-            f"{column} depends on whether it occurs"
-        )
+        assert stats.kstest(share[changed], "uniform").pvalue > 1e-4, f"{column} depends on whether it occurs"
 
 
 @pytest.mark.parametrize("name", RECIPES)

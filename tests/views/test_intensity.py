@@ -7,7 +7,10 @@ from scipy.ndimage import gaussian_filter
 
 from medcl3d.views.intensity import Intensity, low_resolution_matrix, named
 
-OFF = {f"{name}_probability": 0.0 for name in ("blur", "low_resolution", "noise", "contrast", "brightness", "gamma", "cutout")}
+OFF = {
+    f"{name}_probability": 0.0
+    for name in ("blur", "low_resolution", "noise", "contrast", "brightness", "gamma", "cutout")
+}
 SHAPE = (20, 24, 28)
 NAMES = [name.removesuffix("_probability") for name in OFF]
 
@@ -44,7 +47,9 @@ def test_samples_with_neutral_parameters_keep_every_bit(name: str, crops: torch.
 
 
 @pytest.mark.parametrize(("unit", "spacing"), [("voxel", (1.0, 2.0, 0.5)), ("mm", (1.0, 2.0, 0.5))])
-def test_blur_equals_scipys_away_from_the_border(unit: str, spacing: tuple[float, ...], crops: torch.Tensor) -> None:
+def test_blur_equals_scipys_away_from_the_border(
+    unit: str, spacing: tuple[float, ...], crops: torch.Tensor
+) -> None:
     changed, p = change(only("blur", blur_unit=unit, blur_sigma=(0.4, 0.8)), crops, spacing)
     for i, sigma in enumerate(p["blur_sigma"].tolist()):
         sigmas = [sigma / s if unit == "mm" else sigma for s in spacing]
@@ -63,12 +68,19 @@ def test_an_axis_of_two_voxels_is_blurred(crops: torch.Tensor) -> None:
 
 
 def test_blur_keeps_a_constant_up_to_the_border() -> None:
-    torch.testing.assert_close(change(only("blur"), torch.full((2, 1, *SHAPE), 3.0))[0], torch.full((2, 1, *SHAPE), 3.0))
+    torch.testing.assert_close(
+        change(only("blur"), torch.full((2, 1, *SHAPE), 3.0))[0], torch.full((2, 1, *SHAPE), 3.0)
+    )
 
 
 @pytest.mark.parametrize("length", [1, 7, 32])
 def test_low_resolution_averages_cells_and_interpolates_between_them(length: int) -> None:
-    torch.testing.assert_close(low_resolution_matrix(torch.ones(1), length)[0], torch.eye(length, dtype=torch.float64), atol=0, rtol=0)
+    torch.testing.assert_close(
+        low_resolution_matrix(torch.ones(1), length)[0],
+        torch.eye(length, dtype=torch.float64),
+        atol=0,
+        rtol=0,
+    )
     matrix = low_resolution_matrix(torch.tensor([0.5, 0.63, 0.9]), length)
     torch.testing.assert_close(matrix.sum(2), torch.ones(3, length, dtype=torch.float64))
     if length == 32:
@@ -87,10 +99,14 @@ def test_low_resolution_removes_fine_and_keeps_coarse_detail(crops: torch.Tensor
     changed, _ = change(only("low_resolution", low_resolution=(0.5, 0.6)), crops)
     assert (changed.std((1, 2, 3, 4)) < 0.5).all()
     ramp = torch.linspace(-1, 1, SHAPE[2]).expand(1, 1, *SHAPE).contiguous()
-    torch.testing.assert_close(change(only("low_resolution"), ramp)[0][..., 3:-3], ramp[..., 3:-3], atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        change(only("low_resolution"), ramp)[0][..., 3:-3], ramp[..., 3:-3], atol=0.05, rtol=0
+    )
 
 
-def test_noise_has_the_drawn_standard_deviation_and_differs_between_samples_and_channels(crops: torch.Tensor) -> None:
+def test_noise_has_the_drawn_standard_deviation_and_differs_between_samples_and_channels(
+    crops: torch.Tensor,
+) -> None:
     changed, p = change(only("noise"), torch.zeros_like(crops))
     assert torch.equal(changed, change(only("noise"), torch.zeros_like(crops))[0])  # it depends on the seed
     torch.testing.assert_close(changed.std((1, 2, 3, 4)).double(), p["noise_std"], rtol=0.05, atol=0)
@@ -103,28 +119,42 @@ def test_contrast_scales_about_the_mean_and_brightness_shifts(crops: torch.Tenso
     mean = (crops + 2).mean((2, 3, 4), keepdim=True)
     factor, shift = (p[name].float().view(-1, 1, 1, 1, 1) for name in ("contrast", "brightness"))
     torch.testing.assert_close(changed, mean + (crops + 2 - mean) * factor + shift)
-    assert (p["contrast"] >= 0.75).all() and (p["contrast"] <= 1.33).all() and (p["brightness"].abs() <= 0.3).all()
+    assert (
+        (p["contrast"] >= 0.75).all()
+        and (p["contrast"] <= 1.33).all()
+        and (p["brightness"].abs() <= 0.3).all()
+    )
 
 
 @pytest.mark.parametrize("inverted", [0.0, 1.0])
-def test_gamma_is_a_power_of_the_views_own_range_and_keeps_mean_and_spread(inverted: float, crops: torch.Tensor) -> None:
+def test_gamma_is_a_power_of_the_views_own_range_and_keeps_mean_and_spread(
+    inverted: float, crops: torch.Tensor
+) -> None:
     changed, p = change(only("gamma", gamma_inverted=inverted), crops)
     for i in range(len(crops)):
-        for before, after in zip(crops[i].double() * (1 - 2 * inverted), changed[i].double() * (1 - 2 * inverted), strict=True):
+        for before, after in zip(
+            crops[i].double() * (1 - 2 * inverted), changed[i].double() * (1 - 2 * inverted), strict=True
+        ):
             power = ((before - before.min()) / (before.max() - before.min())) ** p["gamma"][i]
-            expected = (power - power.mean()) / power.std(correction=0) * before.std(correction=0) + before.mean()
+            expected = (power - power.mean()) / power.std(correction=0) * before.std(
+                correction=0
+            ) + before.mean()
             torch.testing.assert_close(after, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_gamma_of_a_constant_view_is_the_view() -> None:
-    assert torch.equal(change(only("gamma"), torch.full((2, 1, *SHAPE), 3.0))[0], torch.full((2, 1, *SHAPE), 3.0))
+    assert torch.equal(
+        change(only("gamma"), torch.full((2, 1, *SHAPE), 3.0))[0], torch.full((2, 1, *SHAPE), 3.0)
+    )
 
 
 def test_cutout_is_one_box_of_the_drawn_size_filled_with_the_mean(crops: torch.Tensor) -> None:
     changed, p = change(only("cutout"), crops)
     for i in range(len(crops)):
         cut = (changed[i] != crops[i]).all(0)
-        sides = [cut.any(dim).any(0 if axis == 2 else -1).sum().item() for axis, dim in ((0, 2), (1, 0), (2, 0))]
+        sides = [
+            cut.any(dim).any(0 if axis == 2 else -1).sum().item() for axis, dim in ((0, 2), (1, 0), (2, 0))
+        ]
         assert cut.sum() == np.prod(sides)
         for side, length, share in zip(sides, SHAPE, p["cutout_size"][i].tolist(), strict=True):
             assert abs(side - length * share) <= 1
@@ -137,7 +167,9 @@ def test_cutout_is_at_the_drawn_position_along_each_axis(crops: torch.Tensor) ->
     for i in range(len(crops)):
         corner, size = p["cutout_corner"][i].tolist(), p["cutout_size"][i].tolist()
         centres = np.meshgrid(*((np.arange(n) + 0.5) / n for n in SHAPE), indexing="ij")
-        expected = np.all([(c <= x) & (x < c + s) for x, c, s in zip(centres, corner, size, strict=True)], axis=0)
+        expected = np.all(
+            [(c <= x) & (x < c + s) for x, c, s in zip(centres, corner, size, strict=True)], axis=0
+        )
         np.testing.assert_array_equal((changed[i] != crops[i]).any(0).numpy(), expected)
 
 

@@ -34,10 +34,17 @@ def test_a_view_is_the_same_alone_and_in_any_batch(name: str) -> None:
     labels = torch.randint(0, 4, (12, *SHAPE), dtype=torch.int16)
     whole = recipe.apply(crops, parameters, spacing, labels)
     order = torch.randperm(12)
-    shuffled = recipe.apply(crops[order], {k: v[order] for k, v in parameters.items()}, spacing[order], labels[order])
+    shuffled = recipe.apply(
+        crops[order], {k: v[order] for k, v in parameters.items()}, spacing[order], labels[order]
+    )
     torch.testing.assert_close(shuffled.voxels, whole.voxels[order], atol=1e-5, rtol=1e-5)
     for i in range(12):
-        single = recipe.apply(crops[i : i + 1], {k: v[i : i + 1] for k, v in parameters.items()}, spacing[i : i + 1], labels[i : i + 1])
+        single = recipe.apply(
+            crops[i : i + 1],
+            {k: v[i : i + 1] for k, v in parameters.items()},
+            spacing[i : i + 1],
+            labels[i : i + 1],
+        )
         torch.testing.assert_close(single.voxels[0], whole.voxels[i], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(single.voxel_map[0], whole.voxel_map[i])
         assert torch.equal(single.labels[0], whole.labels[i])
@@ -54,7 +61,10 @@ def test_equal_generators_draw_equal_views_and_others_differ() -> None:
 
 
 def test_one_probability_does_not_change_the_other_draws() -> None:
-    some, more = (VIEWS.build(Choice("mri", {"blur_probability": p})).draw(np.random.default_rng(3), SHAPE) for p in (0.0, 1.0))
+    some, more = (
+        VIEWS.build(Choice("mri", {"blur_probability": p})).draw(np.random.default_rng(3), SHAPE)
+        for p in (0.0, 1.0)
+    )
     assert np.flatnonzero(some["intensity"] != more["intensity"]).tolist() == [NAMES.index("blur_sigma")]
     assert np.array_equal(some["spatial"], more["spatial"]) and some["seed"] == more["seed"]
 

@@ -16,8 +16,18 @@ SHAPE = (20, 24, 28)
 
 
 def maps_of(degrees: float, shape: Triple = SHAPE, spacing: Triple = (1, 1, 1), num: int = 8) -> torch.Tensor:
-    recipe = Recipe(Spatial(affine_probability=1, rotation_degrees=degrees, scale_each_axis=True, shear_degrees=3, translation_mm=1))
-    return recipe.voxel_map(draws(recipe, num, shape), shape, torch.tensor([spacing] * num, dtype=torch.float64))
+    recipe = Recipe(
+        Spatial(
+            affine_probability=1,
+            rotation_degrees=degrees,
+            scale_each_axis=True,
+            shear_degrees=3,
+            translation_mm=1,
+        )
+    )
+    return recipe.voxel_map(
+        draws(recipe, num, shape), shape, torch.tensor([spacing] * num, dtype=torch.float64)
+    )
 
 
 def by_torch(voxels: torch.Tensor, maps: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
@@ -32,12 +42,16 @@ def by_torch(voxels: torch.Tensor, maps: torch.Tensor, mode: str = "bilinear") -
 
 def away_from_the_border(maps: torch.Tensor, shape: Triple, margin: float) -> torch.Tensor:
     index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
-    at = torch.einsum("nij,dhwj->ndhwi", maps[:, :3, :3], torch.from_numpy(index).double()) + maps[:, None, None, None, :3, 3]
+    at = (
+        torch.einsum("nij,dhwj->ndhwi", maps[:, :3, :3], torch.from_numpy(index).double())
+        + maps[:, None, None, None, :3, 3]
+    )
     return ((at >= margin) & (at <= torch.tensor(shape) - 1 - margin)).all(-1)[:, None]
 
 
 @pytest.mark.parametrize(
-    ("degrees", "spacing", "ways"), [(12, (1, 1, 1), {0}), (20, (3, 1, 1), {0, 1, 2}), (60, (1, 1, 1), {0, 1, 2, IN_SPACE})]
+    ("degrees", "spacing", "ways"),
+    [(12, (1, 1, 1), {0}), (20, (3, 1, 1), {0, 1, 2}), (60, (1, 1, 1), {0, 1, 2, IN_SPACE})],
 )
 def test_a_linear_ramp_is_exact_with_every_method(degrees: float, spacing: Triple, ways: set[int]) -> None:
     maps = maps_of(degrees, spacing=spacing, num=30)
@@ -58,13 +72,22 @@ def test_a_textured_crop_differs_from_trilinear_less_than_trilinear_from_the_tru
     doubled = maps.clone()
     doubled[:, :3, 3] *= 2  # the same map on the grid twice as fine, of which the crop is every other voxel
     fine_index = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), axis=-1)
-    at = torch.einsum("nij,dhwj->ndhwi", maps[:, :3, :3], torch.from_numpy(fine_index).double()) + maps[:, None, None, None, :3, 3]
+    at = (
+        torch.einsum("nij,dhwj->ndhwi", maps[:, :3, :3], torch.from_numpy(fine_index).double())
+        + maps[:, None, None, None, :3, 3]
+    )
     size = torch.tensor([2 * n for n in SHAPE])
     truth = grid_sample(
-        torch.from_numpy(fine)[:, None], ((2 * (2 * at) + 1) / size - 1).flip(-1), padding_mode="border", align_corners=False
+        torch.from_numpy(fine)[:, None],
+        ((2 * (2 * at) + 1) / size - 1).flip(-1),
+        padding_mode="border",
+        align_corners=False,
     )
     inner = away_from_the_border(maps, SHAPE, 2)
-    ours, torchs = ((a - truth.float())[inner].square().mean().sqrt() for a in (resample(crops, maps), by_torch(crops, maps)))
+    ours, torchs = (
+        (a - truth.float())[inner].square().mean().sqrt()
+        for a in (resample(crops, maps), by_torch(crops, maps))
+    )
     assert ours < 1.3 * torchs and ours < 0.2
 
 
@@ -92,8 +115,12 @@ def test_the_identity_with_a_shift_of_whole_voxels_moves_values(axis: int) -> No
     voxels = torch.randn(1, 3, *SHAPE)
     moved = resample(voxels, maps)
     size = SHAPE[axis]
-    torch.testing.assert_close(moved.narrow(2 + axis, 0, size - 2), voxels.narrow(2 + axis, 2, size - 2), atol=1e-4, rtol=0)
-    torch.testing.assert_close(moved.narrow(2 + axis, size - 1, 1), voxels.narrow(2 + axis, size - 1, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        moved.narrow(2 + axis, 0, size - 2), voxels.narrow(2 + axis, 2, size - 2), atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        moved.narrow(2 + axis, size - 1, 1), voxels.narrow(2 + axis, size - 1, 1), atol=1e-4, rtol=0
+    )
 
 
 def test_labels_are_the_nearest() -> None:

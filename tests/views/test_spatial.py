@@ -40,9 +40,18 @@ def center_of_mass(volume: torch.Tensor) -> np.ndarray:
     spacing=st.tuples(*(st.floats(0.5, 2.0) for _ in range(3))),
     at=st.tuples(st.floats(10, 13), st.floats(12, 15), st.floats(14, 17)),
 )
-def test_a_landmark_is_at_the_position_of_the_map(seed: int, spacing: tuple[float, ...], at: tuple[float, ...]) -> None:
+def test_a_landmark_is_at_the_position_of_the_map(
+    seed: int, spacing: tuple[float, ...], at: tuple[float, ...]
+) -> None:
     recipe = Recipe(
-        Spatial(affine_probability=1, rotation_degrees=40, scale=(0.8, 1.25), scale_each_axis=True, shear_degrees=10, translation_mm=2)
+        Spatial(
+            affine_probability=1,
+            rotation_degrees=40,
+            scale=(0.8, 1.25),
+            scale_each_axis=True,
+            shear_degrees=10,
+            translation_mm=2,
+        )
     )
     parameters = draws(recipe, 1, SHAPE, seed)
     result = recipe.apply(blob(np.array(at), SHAPE)[None, None], parameters, spacings(1, spacing))
@@ -55,7 +64,9 @@ def test_a_rotation_keeps_distances_in_mm_on_anisotropic_spacing() -> None:
     maps = recipe.voxel_map(draws(recipe, 20, SHAPE), SHAPE, spacings(20))
     size = torch.tensor(SPACING, dtype=torch.float64)
     in_mm = maps[:, :3, :3] * size[:, None] / size
-    torch.testing.assert_close(in_mm @ in_mm.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand(20, 3, 3))
+    torch.testing.assert_close(
+        in_mm @ in_mm.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand(20, 3, 3)
+    )
     center = torch.tensor([(n - 1) / 2 for n in SHAPE] + [1], dtype=torch.float64)
     torch.testing.assert_close(maps @ center, center.expand(20, 4))
 
@@ -70,9 +81,14 @@ def test_a_positive_angle_rotates_the_next_axis_towards_the_one_after(axis: int)
 
 
 def test_scale_above_one_makes_the_anatomy_larger_and_translation_moves_it_in_mm() -> None:
-    recipe = Recipe(Spatial(flip_probability=(0, 0, 0), affine_probability=1, rotation_degrees=0, scale=(1.25, 1.25)))
+    recipe = Recipe(
+        Spatial(flip_probability=(0, 0, 0), affine_probability=1, rotation_degrees=0, scale=(1.25, 1.25))
+    )
     parameters = draws(recipe, 1, SHAPE)
-    assert torch.allclose(recipe.voxel_map(parameters, SHAPE, spacings(1))[0, :3, :3].diagonal(), torch.tensor(0.8, dtype=torch.float64))
+    assert torch.allclose(
+        recipe.voxel_map(parameters, SHAPE, spacings(1))[0, :3, :3].diagonal(),
+        torch.tensor(0.8, dtype=torch.float64),
+    )
     parameters["spatial"][:, 2] = 1
     parameters["spatial"][:, 4] = torch.tensor([1.6, 0, 5.0])
     image = torch.zeros(1, 1, *SHAPE)
@@ -91,9 +107,13 @@ def test_flips_are_exact_and_in_the_map() -> None:
     for i in range(40):
         axes = [1 + int(axis) for axis in named(parameters)["flip"][i].nonzero()]
         assert torch.equal(result.voxels[i], crops[i].flip(axes))
-        assert result.labels is not None and torch.equal(result.labels[i], labels[i].flip([axis - 1 for axis in axes]))
+        assert result.labels is not None and torch.equal(
+            result.labels[i], labels[i].flip([axis - 1 for axis in axes])
+        )
         corner = result.voxel_map[i] @ torch.tensor([0.0, 0, 0, 1], dtype=torch.float64)
-        assert corner[:3].tolist() == [(n - 1) * float(f) for n, f in zip(SHAPE, named(parameters)["flip"][i], strict=True)]
+        assert corner[:3].tolist() == [
+            (n - 1) * float(f) for n, f in zip(SHAPE, named(parameters)["flip"][i], strict=True)
+        ]
 
 
 def test_neutral_parameters_keep_every_bit_and_crops_are_unchanged() -> None:
@@ -106,7 +126,9 @@ def test_neutral_parameters_keep_every_bit_and_crops_are_unchanged() -> None:
     assert torch.equal(crops, before)
     assert 0 < still.sum() < 20
     assert torch.equal(result.voxels[still], crops[still])
-    assert torch.equal(result.voxel_map[still], torch.eye(4, dtype=torch.float64).expand(int(still.sum()), 4, 4))
+    assert torch.equal(
+        result.voxel_map[still], torch.eye(4, dtype=torch.float64).expand(int(still.sum()), 4, 4)
+    )
     assert all(not torch.equal(a, b) for a, b in zip(result.voxels[~still], crops[~still], strict=True))
 
 
@@ -125,5 +147,9 @@ def test_a_slab_is_rotated_in_its_plane_only(shape: Triple) -> None:
     maps = recipe.voxel_map(draws(recipe, 10, shape), shape, spacings(10))[:, :3, :3]
     thin = int(np.argmin(shape))
     others = [axis for axis in range(3) if axis != thin]
-    assert (maps[:, thin, others] == 0).all() and (maps[:, others, thin] == 0).all() and (maps[:, thin, thin].abs() == 1).all()
+    assert (
+        (maps[:, thin, others] == 0).all()
+        and (maps[:, others, thin] == 0).all()
+        and (maps[:, thin, thin].abs() == 1).all()
+    )
     assert (maps[:, others[0], others[1]] != 0).all()

@@ -1,4 +1,6 @@
-"""Agreement of label-free scores with the endpoint: rank correlation, and the encoder that each score selects."""
+"""Agreement of label-free scores with the endpoint: rank correlation, and the encoder that each score
+selects.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ FEWEST_ENCODERS = 4
 class Agreement:
     """Agreement of one score with the endpoint, over the encoders that have the score.
 
-    correlation  Spearman's, between the score (signed so that larger is what its authors call better) and the endpoint:
+    correlation  Spearman's, between the score (signed so that larger is what its authors call better) and the
+                 endpoint:
                  within each replicate, then averaged; its interval is over other encoders (`rank_interval`)
-    pick, place  the encoder with the best mean score over replicates, and its rank by the endpoint among all (1: best)
+    pick, place  the encoder with the best mean score over replicates, and its rank by the endpoint among all
+                 (1: best)
     """
 
     correlation: Interval
@@ -33,14 +37,19 @@ class Agreement:
 
 @dataclass(frozen=True)
 class ScoreAgreement:
-    """Agreement of all scores. order: pretrainings, best at the endpoint first; by_score: score -> agreement."""
+    """Agreement of all scores. order: pretrainings, best at the endpoint first; by_score: score ->
+    agreement.
+    """
 
     order: tuple[str, ...]
     by_score: dict[str, Agreement]
 
 
-def score_agreement(found: Scores, config: CompareConfig, endpoint: Mapping[str, Sequence[float]], higher: bool) -> ScoreAgreement | None:
-    """Compare every score with the endpoint of the first arm that starts from each encoder; None for too few encoders.
+def score_agreement(
+    found: Scores, config: CompareConfig, endpoint: Mapping[str, Sequence[float]], higher: bool
+) -> ScoreAgreement | None:
+    """Compare every score with the endpoint of the first arm that starts from each encoder; None for too few
+    encoders.
 
     endpoint: arm -> one number per replicate, in the order of the seeds.
     """
@@ -48,16 +57,25 @@ def score_agreement(found: Scores, config: CompareConfig, endpoint: Mapping[str,
     for name, arm in config.arms.items():
         if arm.pretraining in found:
             arm_of.setdefault(arm.pretraining, name)
-    gains = {encoder: (1 if higher else -1) * np.asarray(endpoint[arm], dtype=float) for encoder, arm in arm_of.items()}
+    gains = {
+        encoder: (1 if higher else -1) * np.asarray(endpoint[arm], dtype=float)
+        for encoder, arm in arm_of.items()
+    }
     by_score = {score: one for score in BETTER if (one := _agreement(score, found, gains)) is not None}
-    return ScoreAgreement(tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean())), by_score) if by_score else None
+    return (
+        ScoreAgreement(tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean())), by_score)
+        if by_score
+        else None
+    )
 
 
 def _agreement(score: str, found: Scores, gains: Mapping[str, np.ndarray]) -> Agreement | None:
     names = [name for name in gains if all(score in values for values in found[name].values())]
     if len(names) < FEWEST_ENCODERS:
         return None
-    scores = np.array([[better(score, values[score]) for _, values in sorted(found[name].items())] for name in names])
+    scores = np.array(
+        [[better(score, values[score]) for _, values in sorted(found[name].items())] for name in names]
+    )
     endpoints = np.array([gains[name] for name in names])
     varying = [k for k in range(scores.shape[1]) if np.ptp(scores[:, k]) > 0 and np.ptp(endpoints[:, k]) > 0]
     if not varying:
@@ -76,13 +94,18 @@ def better(score: str, value: float) -> float:
 def rank_interval(correlation: float, num: int, confidence: float = 0.95) -> Interval:
     """A rank correlation over `num` encoders with its interval over other encoders, within [-1, 1].
 
-    Fisher's z with the variance (1 + r^2 / 2) / (num - 3) (Bonett and Wright, Psychometrika 2000). The correlation of few
-    encoders is discrete, and z of a perfect order is infinite: r is moved inside by half a step, 6 / (num^3 - num).
-    Averaging over replicates of the same encoders does not shorten the interval, so it covers the true value at least
+    Fisher's z with the variance (1 + r^2 / 2) / (num - 3) (Bonett and Wright, Psychometrika 2000). The
+    correlation of few
+    encoders is discrete, and z of a perfect order is infinite: r is moved inside by half a step, 6 / (num^3 -
+    num).
+    Averaging over replicates of the same encoders does not shorten the interval, so it covers the true value
+    at least
     as often as its nominal level (docs/statistics.md). ValueError for fewer than four.
     """
     if num < FEWEST_ENCODERS:
-        raise ValueError(f"a rank correlation of {num} encoders has no interval; at least {FEWEST_ENCODERS} are needed")
+        raise ValueError(
+            f"a rank correlation of {num} encoders has no interval; at least {FEWEST_ENCODERS} are needed"
+        )
     inside = 1 - 6 / (num**3 - num)
     r = float(np.clip(correlation, -inside, inside))
     half = float(stats.norm.ppf((1 + confidence) / 2)) * np.sqrt((1 + r**2 / 2) / (num - 3))
@@ -99,7 +122,8 @@ def verdict(found: ScoreAgreement, metric: str) -> list[str]:
     those = f"{_list(right)} ({len(right)} of {len(found.by_score)} scores)" if right else "No score"
     return [
         f"{those} would have selected {what}; a random choice does so in one of {count} cases.",
-        f"{_list(ordering)} ordered the encoders as {metric} did (interval above 0), which suggests the same for other encoders."
+        f"{_list(ordering)} ordered the encoders as {metric} did (interval above 0), which suggests the "
+        "same for other encoders."
         if ordering
         else f"No score is shown to order encoders as {metric} does: no interval is above 0.",
     ]

@@ -1,4 +1,6 @@
-"""Statistical analysis of a comparison: paired differences over complete replicates and test cases, with tests."""
+"""Statistical analysis of a comparison: paired differences over complete replicates and test cases, with
+tests.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,12 @@ from medcl3d.comparison.analysis.results import complete_replicates
 from medcl3d.comparison.plan.arm_types import ArmType, arm_types_of
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Cell, cell_words, cells, family_of, in_endpoint
-from medcl3d.evaluation.statistics.crossed import Components, Estimate, over_replicates, over_replicates_and_cases
+from medcl3d.evaluation.statistics.crossed import (
+    Components,
+    Estimate,
+    over_replicates,
+    over_replicates_and_cases,
+)
 from medcl3d.evaluation.statistics.endpoint_order import in_order
 from medcl3d.evaluation.statistics.equivalence import Equivalence, equivalence_p
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST, Interval, holm, wilcoxon_exact
@@ -37,7 +44,8 @@ class Numbers:
 class PairedTest:
     """Two-sided p-values of one arm of the preregistered family against the reference.
 
-    t          paired t-test with the variance of replicates and cases; holm: adjusted over the family, and over the
+    t          paired t-test with the variance of replicates and cases; holm: adjusted over the family, and
+               over the
                endpoints that follow, if some were declared (Holm's procedure is the case of one endpoint)
     wilcoxon   exact, over replicates only and not adjusted: a check
     """
@@ -52,10 +60,12 @@ class ArmNumbers:
     """One arm against the reference; `test` is None for too few replicates or outside the family.
 
     effect    the endpoint's difference in standard deviations over replicates
-    smallest  the difference that a comparison of this size detects with a power of 80%, at the level that the family leaves
+    smallest  the difference that a comparison of this size detects with a power of 80%, at the level that the
+              family leaves
     labels    cell -> number of labels that the baseline would need, as text
     components  variances of the endpoint's difference
-    equivalence  whether the difference is smaller than the margin, if one was declared; tested for arms of the family only
+    equivalence  whether the difference is smaller than the margin, if one was declared; tested for arms of
+                 the family only
     """
 
     name: str
@@ -71,7 +81,9 @@ class ArmNumbers:
 
 @dataclass(frozen=True)
 class FarReplicate:
-    """A replicate whose value is far from its arm's others; away: distance in scaled median absolute deviations."""
+    """A replicate whose value is far from its arm's others; away: distance in scaled median absolute
+    deviations.
+    """
 
     arm: str
     seed: int
@@ -85,7 +97,8 @@ class LaterEndpoint:
     """An endpoint that is tested after the primary one.
 
     differences  arm of the family -> its paired difference to the reference
-    adjusted     arm -> p, adjusted over all arms and endpoints; only for arms that were rejected at the previous endpoint
+    adjusted     arm -> p, adjusted over all arms and endpoints; only for arms that were rejected at the
+                 previous endpoint
     why_not      reason for which nothing is tested here although the primary endpoint is, "" otherwise
     """
 
@@ -107,15 +120,18 @@ class LaterEndpoint:
 class Analysis:
     """All arms, with the replicates and cases on which they are compared.
 
-    num_cases  test patients in the variance, None if only replicates vary in it; why_not: the reason in that case
+    num_cases  test patients in the variance, None if only replicates vary in it; why_not: the reason in that
+               case
     values     arm -> the endpoint, one number per replicate
-    pairs      (arm, other) -> paired difference of the two at the endpoint, for all pairs of arms: exploratory
+    pairs      (arm, other) -> paired difference of the two at the endpoint, for all pairs of arms:
+               exploratory
     arm_types  arm -> its type: a pair strategy or a control
     untested   reason for which nothing is tested although enough replicates were planned, "" otherwise
     margin     the smallest difference that matters, None if none was declared
     margin_untested  reason for which no arm is called equivalent, "" otherwise
     order      stability of the arms' order, None for fewer than three replicates
-    far        replicates far from their arm's others; without: the same analysis without these replicates, in all arms
+    far        replicates far from their arm's others; without: the same analysis without these replicates, in
+               all arms
     later      the endpoints that follow the primary one, in their preregistered order
     """
 
@@ -147,7 +163,9 @@ class Analysis:
 
     @property
     def baseline(self) -> str:
-        """The arm whose labels are counted: the one without pretraining, or the reference if all are pretrained."""
+        """The arm whose labels are counted: the one without pretraining, or the reference if all are
+        pretrained.
+        """
         return next((name for name, kind in self.arm_types.items() if kind == "scratch"), self.reference)
 
     @property
@@ -163,7 +181,9 @@ class _Values:
         keys = [key for key, _ in cells(config)[0]]
         of_folds: dict[Key, list[float]] = {}
         for row in table.to_dict("records"):
-            of_folds.setdefault((row["arm"], tuple((key, row[key]) for key in keys), row["seed"]), []).append(float(row[config.metric]))
+            of_folds.setdefault((row["arm"], tuple((key, row[key]) for key in keys), row["seed"]), []).append(
+                float(row[config.metric])
+            )
         self.single = {key: float(np.mean(values)) for key, values in of_folds.items()}
         self.by_case, self.seeds = cases.of_run, seeds
 
@@ -172,7 +192,9 @@ class _Values:
         return np.array([np.mean([self.single[arm, cell, seed] for cell in chosen]) for seed in self.seeds])
 
     def estimate(self, arm: str, chosen: Sequence[Cell], other: str | None = None) -> Estimate:
-        """The mean over the cells, or its difference to another arm, with the variance of replicates and cases."""
+        """The mean over the cells, or its difference to another arm, with the variance of replicates and
+        cases.
+        """
         values = self.table(arm, chosen) - (self.table(other, chosen) if other else 0.0)
         return over_replicates(values) if self.by_case is None else over_replicates_and_cases(values)
 
@@ -203,7 +225,15 @@ def analyse(
     if not seeds:
         return None
     untested = untested or (cases or CaseValues()).untested or _not_complete(len(seeds), config.replicates)
-    given = (table, config, cases or CaseValues(), dict(arm_types or arm_types_of((), config)), untested, later_cases, margin_untested)
+    given = (
+        table,
+        config,
+        cases or CaseValues(),
+        dict(arm_types or arm_types_of((), config)),
+        untested,
+        later_cases,
+        margin_untested,
+    )
     found = _over(seeds, *given)
     flagged = _far(found)
     kept = [seed for seed in seeds if seed not in {one.seed for one in flagged}]
@@ -224,13 +254,18 @@ def _over(
     values = _Values(table, config, cases, seeds)
     grid, reference, family = cells(config), config.reference, family_of(config)
     primary = [cell for cell in grid if in_endpoint(cell, config)]
-    differences = {name: values.estimate(name, primary, reference) for name in config.arms if name != reference}
+    differences = {
+        name: values.estimate(name, primary, reference) for name in config.arms if name != reference
+    }
     may_test = len(seeds) >= MIN_REPLICATES_FOR_TEST and config.stage == "confirm" and not untested
     sequence = _later(table, config, seeds, later_cases)
     t = {name: float(differences[name].p_value()) for name in family}
     rows = [[t[name], *(one.p.get(name, 1.0) if one.p else 1.0 for one in sequence)] for name in family]
     adjusted = dict(zip(family, in_order(rows), strict=True)) if may_test and family else {}
-    tests = {name: PairedTest(t[name], float(p[0]), _wilcoxon(values, name, primary, config)) for name, p in adjusted.items()}
+    tests = {
+        name: PairedTest(t[name], float(p[0]), _wilcoxon(values, name, primary, config))
+        for name, p in adjusted.items()
+    }
     equivalent = _equivalence(differences, family, config, may_test and not margin_untested)
 
     def numbers(arm: str, chosen: Sequence[Cell]) -> Numbers:
@@ -255,7 +290,9 @@ def _over(
         )
 
     arms = [of_arm(name) for name in config.arms]
-    pairs = {(a, b): values.estimate(a, primary, b).interval() for a in config.arms for b in config.arms if a != b}
+    pairs = {
+        (a, b): values.estimate(a, primary, b).interval() for a in config.arms for b in config.arms if a != b
+    }
     found = Analysis(
         metric=config.metric,
         higher=config.higher,
@@ -286,17 +323,28 @@ def _far(analysis: Analysis) -> tuple[FarReplicate, ...]:
     for arm, values in analysis.values.items():
         median, away = float(np.median(values)), deviations(values)
         rows = zip(analysis.replicates, values, away, far(values), strict=True)
-        found += [FarReplicate(arm, seed, value, median, float(distance)) for seed, value, distance, is_far in rows if is_far]
+        found += [
+            FarReplicate(arm, seed, value, median, float(distance))
+            for seed, value, distance, is_far in rows
+            if is_far
+        ]
     return tuple(sorted(found, key=lambda one: one.seed))
 
 
-def _equivalence(differences: dict[str, Estimate], family: Sequence[str], config: CompareConfig, may_test: bool) -> dict[str, Equivalence]:
-    """Two one-sided tests per arm against the reference, Holm-adjusted over the family; others have only the interval."""
+def _equivalence(
+    differences: dict[str, Estimate], family: Sequence[str], config: CompareConfig, may_test: bool
+) -> dict[str, Equivalence]:
+    """Two one-sided tests per arm against the reference, Holm-adjusted over the family; others have only the
+    interval.
+    """
     if config.margin is None:
         return {}
     p = [float(equivalence_p(differences[name], config.margin)) for name in family] if may_test else []
     adjusted = dict(zip(family, holm(p).tolist(), strict=True)) if may_test else {}
-    return {name: Equivalence(estimate.interval(1 - 2 * ALPHA), adjusted.get(name)) for name, estimate in differences.items()}
+    return {
+        name: Equivalence(estimate.interval(1 - 2 * ALPHA), adjusted.get(name))
+        for name, estimate in differences.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -311,15 +359,23 @@ class _Next:
     def tested(self, adjusted: Mapping[str, np.ndarray], index: int) -> LaterEndpoint:
         reached = {name: float(p[index]) for name, p in adjusted.items() if self.p and p[index - 1] < ALPHA}
         chosen = tuple(cell for cell in cells(self.config) if in_endpoint(cell, self.config))
-        return LaterEndpoint(self.config.metric, self.config.higher, chosen, self.differences, reached, self.why_not)
+        return LaterEndpoint(
+            self.config.metric, self.config.higher, chosen, self.differences, reached, self.why_not
+        )
 
 
-def _later(table: pd.DataFrame, config: CompareConfig, seeds: Sequence[int], cases: Sequence[CaseValues]) -> list[_Next]:
-    """The next endpoints in their order, each over the replicates of `seeds` in which it is defined in all arms."""
+def _later(
+    table: pd.DataFrame, config: CompareConfig, seeds: Sequence[int], cases: Sequence[CaseValues]
+) -> list[_Next]:
+    """The next endpoints in their order, each over the replicates of `seeds` in which it is defined in all
+    arms.
+    """
     found = []
     for one, known in zip(config.later, cases or [CaseValues()] * len(config.next_endpoints), strict=True):
         defined = [seed for seed in seeds if seed in complete_replicates(table, one)]
-        why_not = known.untested or ("" if len(defined) == len(seeds) else f"{one.metric} is not defined in some runs")
+        why_not = known.untested or (
+            "" if len(defined) == len(seeds) else f"{one.metric} is not defined in some runs"
+        )
         if not defined:
             found.append(_Next(one, {}, {}, why_not))
             continue
@@ -327,12 +383,15 @@ def _later(table: pd.DataFrame, config: CompareConfig, seeds: Sequence[int], cas
         chosen = [cell for cell in cells(one) if in_endpoint(cell, one)]
         estimates = {name: values.estimate(name, chosen, config.reference) for name in family_of(config)}
         p = {} if why_not else {name: float(estimate.p_value()) for name, estimate in estimates.items()}
-        found.append(_Next(one, {name: estimate.interval() for name, estimate in estimates.items()}, p, why_not))
+        found.append(
+            _Next(one, {name: estimate.interval() for name, estimate in estimates.items()}, p, why_not)
+        )
     return found
 
 
 def _not_complete(complete: int, planned: int) -> str:
-    """The reason for which an incomplete comparison is not tested, "" if it is complete or too small for tests.
+    """The reason for which an incomplete comparison is not tested, "" if it is complete or too small for
+    tests.
 
     Testing after 6, 7, ... and 10 replicates finds a difference in 11% of comparisons without one.
     """
@@ -340,7 +399,9 @@ def _not_complete(complete: int, planned: int) -> str:
     if not missing or planned < MIN_REPLICATES_FOR_TEST:
         return ""
     are = "is" if missing == 1 else "are"
-    return f"{missing} of {planned} planned replicates {are} missing, and only a complete comparison is tested"
+    return (
+        f"{missing} of {planned} planned replicates {are} missing, and only a complete comparison is tested"
+    )
 
 
 def _wilcoxon(values: _Values, name: str, primary: Sequence[Cell], config: CompareConfig) -> float:
@@ -348,7 +409,9 @@ def _wilcoxon(values: _Values, name: str, primary: Sequence[Cell], config: Compa
 
 
 def _with_labels(analysis: Analysis) -> list[ArmNumbers]:
-    """The arms with the number of labels that the baseline would need to be as good, if the number of labels varies."""
+    """The arms with the number of labels that the baseline would need to be as good, if the number of labels
+    varies.
+    """
     baseline = analysis.arm(analysis.baseline)
     curves: dict[Cell, dict[int, float]] = {}
     for cell in analysis.cells:
@@ -362,7 +425,11 @@ def _with_labels(analysis: Analysis) -> list[ArmNumbers]:
             curve = curves.get(_but_labels(cell), {})
             if arm is not baseline and len(curve) > 1:
                 word, count = labels_needed(curve, arm.cells[cell].mean.mean, analysis.higher)
-                words[cell] = f"{'' if word == 'at' else word + ' '}{count:.0f}" if word != "at" or count >= 10 else f"{count:.1f}"
+                words[cell] = (
+                    f"{'' if word == 'at' else word + ' '}{count:.0f}"
+                    if word != "at" or count >= 10
+                    else f"{count:.1f}"
+                )
         found.append(replace(arm, labels=words))
     return found
 

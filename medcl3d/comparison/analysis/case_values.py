@@ -35,9 +35,11 @@ class CaseValues:
 
 
 def by_patient(results: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """Patient -> mean of the metric, classes averaged within a scan and scans within a patient; empty if rows lack it.
+    """Patient -> mean of the metric, classes averaged within a scan and scans within a patient; empty if rows
+    lack it.
 
-    The metric is a column of `cases` (``dice``), one of a class (``dice/liver``), or one of a probe (``retrieval/recall@1``);
+    The metric is a column of `cases` (``dice``), one of a class (``dice/liver``), or one of a probe
+    (``retrieval/recall@1``);
     accuracy is whether the predicted class is the true one.
     """
     rows: Sequence[Mapping[str, Any]] = results.get("cases", [])
@@ -54,19 +56,26 @@ def by_patient(results: Mapping[str, Any], metric: str) -> dict[str, float]:
         if name == "accuracy" and "predicted" in row:
             value = float(row["predicted"] == row["class"])
         if isinstance(value, int | float) and math.isfinite(value) and "patient" in row:
-            scans.setdefault(str(row["patient"]), {}).setdefault(str(row.get("scan")), []).append(float(value))
-    return {patient: float(np.mean([np.mean(values) for values in of.values()])) for patient, of in scans.items()}
+            scans.setdefault(str(row["patient"]), {}).setdefault(str(row.get("scan")), []).append(
+                float(value)
+            )
+    return {
+        patient: float(np.mean([np.mean(values) for values in of.values()])) for patient, of in scans.items()
+    }
 
 
 def collect(found: Mapping[Key, tuple[float, Mapping[str, float]]], metric: str) -> CaseValues:
-    """The table of all runs, each given by its metric and its patients' values; empty, with the reason, if they do not fit.
+    """The table of all runs, each given by its metric and its patients' values; empty, with the reason, if
+    they do not fit.
 
     The patients' mean must equal the metric, which an area under a curve, for example, does not.
     """
     if not found or not all(values for _, values in found.values()):
         return CaseValues(why_not=f"the runs have no {metric} per patient")
     for value, values in found.values():
-        if not math.isclose(float(np.mean(list(values.values()))), value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+        if not math.isclose(
+            float(np.mean(list(values.values()))), value, rel_tol=TOLERANCE, abs_tol=TOLERANCE
+        ):
             return CaseValues(why_not=f"{metric} is not a mean over patients")
     common = set.intersection(*(set(values) for _, values in found.values()))
     every = set.union(*(set(values) for _, values in found.values()))
@@ -78,4 +87,9 @@ def collect(found: Mapping[Key, tuple[float, Mapping[str, float]]], metric: str)
     if len(common) < 2:
         return CaseValues(why_not="there is one patient", untested="there is one test patient")
     patients = tuple(sorted(common))
-    return CaseValues(patients, {key: np.array([values[p] for p in patients]) for key, (_, values) in found.items()}, "", few)
+    return CaseValues(
+        patients,
+        {key: np.array([values[p] for p in patients]) for key, (_, values) in found.items()},
+        "",
+        few,
+    )

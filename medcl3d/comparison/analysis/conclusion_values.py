@@ -34,7 +34,8 @@ def conclusion(analysis: Analysis) -> dict[str, Any]:
                 "cells": [dict(cell) for cell in one.cells],
                 "not_tested_because": one.why_not or None,
                 "arms": [
-                    {"name": name, "difference": _interval(found), "p": one.adjusted.get(name)} for name, found in one.differences.items()
+                    {"name": name, "difference": _interval(found), "p": one.adjusted.get(name)}
+                    for name, found in one.differences.items()
                 ],
             }
             for one in analysis.later
@@ -58,7 +59,9 @@ def _arm(analysis: Analysis, index: int, arm: ArmNumbers) -> dict[str, Any]:
             "equivalent": None if equivalence.adjusted is None else equivalence.adjusted < ALPHA,
         },
         "probability_best": None if order is None else order.best[index],
-        "rank": None if order is None else {"mean": order.rank[index], "low": order.low[index], "high": order.high[index]},
+        "rank": None
+        if order is None
+        else {"mean": order.rank[index], "low": order.low[index], "high": order.high[index]},
     }
 
 

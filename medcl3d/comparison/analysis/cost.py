@@ -42,7 +42,11 @@ def costs(runs: Sequence[Run], config: CompareConfig) -> list[Cost]:
     for name, arm in config.arms.items():
         first = [run for run in runs if not run.measures and run.name == arm.pretraining]
         second = [run for run in runs if run.measures and run.name == name]
-        memory = [value for run in (*first, *second) if (value := read_json(run.folder / COST).get("peak_memory_mib")) is not None]
+        memory = [
+            value
+            for run in (*first, *second)
+            if (value := read_json(run.folder / COST).get("peak_memory_mib")) is not None
+        ]
         found.append(Cost(name, _mean(first), _mean(second), max(memory, default=None)))
     return found
 

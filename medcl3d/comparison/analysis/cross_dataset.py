@@ -26,7 +26,8 @@ class CrossDatasetRanking:
     """Ranks of the arms that all comparisons share, or the reason for which nothing is ranked.
 
     values  data set -> arm -> mean at its endpoint, for comparisons with a complete replicate
-    scaled  data set -> arm -> the same value scaled between the anchors (0 and 1), for comparisons with anchors
+    scaled  data set -> arm -> the same value scaled between the anchors (0 and 1), for comparisons with
+            anchors
     unscaled  sentences: data sets without a common scale, with the reason
     """
 
@@ -40,13 +41,18 @@ class CrossDatasetRanking:
     @property
     def mean_scaled(self) -> dict[str, float]:
         """Arm -> mean over the data sets with a common scale; empty if none has."""
-        return {arm: float(np.mean([found[arm] for found in self.scaled.values()])) for arm in self.arms} if self.scaled else {}
+        return (
+            {arm: float(np.mean([found[arm] for found in self.scaled.values()])) for arm in self.arms}
+            if self.scaled
+            else {}
+        )
 
 
 def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRanking | None:
     """Rank the arms over this comparison and those listed in `across`; None if it lists none.
 
-    ConfigError if one of them has the opposite direction of better, is a screening, or read the data of another.
+    ConfigError if one of them has the opposite direction of better, is a screening, or read the data of
+    another.
     """
     if not config.across:
         return None
@@ -58,15 +64,23 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRankin
         other = with_controls(load(find_config(str(path)), (), CompareConfig))
         if other.higher != config.higher:
             raise ConfigError(
-                f"across: {other.metric} in {path} and {config.metric} here have opposite directions of better; "
+                f"across: {other.metric} in {path} and {config.metric} here have opposite directions of "
+                "better; "
                 "use metrics of one direction"
             )
         if other.stage == "screen":
-            raise ConfigError(f"across: {path} is a screening, which only selects candidates; name its confirmation")
+            raise ConfigError(
+                f"across: {path} is a screening, which only selects candidates; name its confirmation"
+            )
         found, data = endpoints(other), data_of(other)
-        twice = next((read_by[one] for one in data if one in read_by), _label(other) if _label(other) in values else None)
+        twice = next(
+            (read_by[one] for one in data if one in read_by),
+            _label(other) if _label(other) in values else None,
+        )
         if twice is not None:
-            raise ConfigError(f"across: {path} uses the same data as {twice}; each data set counts once, so remove one")
+            raise ConfigError(
+                f"across: {path} uses the same data as {twice}; each data set counts once, so remove one"
+            )
         if found is None:
             waiting.append(str(path))
         else:
@@ -76,7 +90,9 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRankin
     shared = [arm for arm in config.arms if all(arm in found for found in values.values())]
     note = f"{', '.join(waiting)}: no complete replicate yet. " if waiting else ""
     scaled = {name: found for name, found in scales.items() if not isinstance(found, str)}
-    unscaled = tuple(f"{name} has no common scale: {why}." for name, why in scales.items() if isinstance(why, str))
+    unscaled = tuple(
+        f"{name} has no common scale: {why}." for name, why in scales.items() if isinstance(why, str)
+    )
     if len(values) < MIN_DATA_SETS or len(shared) < MIN_ARMS:
         few = (
             f"{len(values)} data sets and {len(shared)} shared arms; "
@@ -94,9 +110,17 @@ def _scaled(config: CompareConfig, values: Mapping[str, float], high: float | No
         return "its file declares no `anchors`"
     missing = [name for name in (anchors.low, anchors.high) if name not in values]
     if missing or high is None:
-        return f"the arm {missing[0]!r} of `anchors` does not exist" if missing else "its high anchor has no value"
+        return (
+            f"the arm {missing[0]!r} of `anchors` does not exist"
+            if missing
+            else "its high anchor has no value"
+        )
     found = normalised(values, values[anchors.low], high, config.higher)
-    return found if found is not None else f"the high anchor {anchors.high!r} is not better than the low one {anchors.low!r}"
+    return (
+        found
+        if found is not None
+        else f"the high anchor {anchors.high!r} is not better than the low one {anchors.low!r}"
+    )
 
 
 def _high_of(analysis: Analysis, config: CompareConfig) -> float | None:
@@ -127,11 +151,17 @@ def _label(config: CompareConfig) -> str:
 def data_of(config: CompareConfig) -> set[str]:
     """Hashes of the data that a comparison's measurements read, for the runs that exist."""
     folder = config.out_dir / config.measured_by[0]
-    return {str(data) for file in folder.rglob("provenance.json") if (data := read_json(file).get("data")) is not None}
+    return {
+        str(data)
+        for file in folder.rglob("provenance.json")
+        if (data := read_json(file).get("data")) is not None
+    }
 
 
 def endpoints(config: CompareConfig) -> dict[str, float] | None:
-    """Arm -> mean at the endpoint over the complete replicates of a comparison's results.csv; None if there is none."""
+    """Arm -> mean at the endpoint over the complete replicates of a comparison's results.csv; None if there
+    is none.
+    """
     file = config.report_dir / "results.csv"
     if not file.is_file():
         return None
@@ -147,5 +177,9 @@ def endpoints(config: CompareConfig) -> dict[str, float] | None:
 def _mean(rows: pd.DataFrame, primary: Sequence[Mapping[str, object]], metric: str) -> float:
     """The mean over the rows whose cell belongs to the endpoint."""
     records = rows.to_dict("records")
-    taken = [row for row in records if any(all(row[key] == value for key, value in cell.items()) for cell in primary)]
+    taken = [
+        row
+        for row in records
+        if any(all(row[key] == value for key, value in cell.items()) for cell in primary)
+    ]
     return float(np.mean([row[metric] for row in taken]))

@@ -31,7 +31,9 @@ def scores(runs: Sequence[Run]) -> Scores:
     found: Scores = {}
     for (name, seed), rows in of_folds.items():
         known = [score for score in BETTER if all(score in row for row in rows)]
-        found.setdefault(name, {})[seed] = {score: float(np.mean([row[score] for row in rows])) for score in known}
+        found.setdefault(name, {})[seed] = {
+            score: float(np.mean([row[score] for row in rows])) for score in known
+        }
     return {name: by_seed for name, by_seed in found.items() if set(by_seed) == seeds}
 
 
@@ -61,14 +63,20 @@ def spreads(found: Scores) -> dict[str, dict[str, Spread]]:
     Not a t-interval: with two replicates it would exceed the range of the score.
     """
     return {
-        name: {score: spread([v[score] for v in by_seed.values()]) for score in BETTER if all(score in v for v in by_seed.values())}
+        name: {
+            score: spread([v[score] for v in by_seed.values()])
+            for score in BETTER
+            if all(score in v for v in by_seed.values())
+        }
         for name, by_seed in found.items()
     }
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """One encoder's crops in the plane ``[N, 2]``, and their columns: name -> ``[N]`` text, in the same order."""
+    """One encoder's crops in the plane ``[N, 2]``, and their columns: name -> ``[N]`` text, in the same
+    order.
+    """
 
     encoder: str
     places: np.ndarray
@@ -76,7 +84,9 @@ class EmbeddingMap:
 
 
 def embedding_maps(runs: Sequence[Run]) -> list[EmbeddingMap]:
-    """A map of each pretraining of the first replicate with finite features, by t-SNE (van der Maaten and Hinton, JMLR 2008)."""
+    """A map of each pretraining of the first replicate with finite features, by t-SNE (van der Maaten and
+    Hinton, JMLR 2008).
+    """
     found = []
     for run in runs:
         file = run.folder / FEATURES
@@ -86,7 +96,13 @@ def embedding_maps(runs: Sequence[Run]) -> list[EmbeddingMap]:
             arrays = {name: content[name] for name in content.files}
         features = arrays.pop("features").astype(float)
         if len(features) >= FEWEST_CROPS and np.isfinite(features).all():
-            found.append(EmbeddingMap(run.name, _plane(features), {name: values for name, values in arrays.items() if name != "scan"}))
+            found.append(
+                EmbeddingMap(
+                    run.name,
+                    _plane(features),
+                    {name: values for name, values in arrays.items() if name != "scan"},
+                )
+            )
     return found
 
 
@@ -102,9 +118,11 @@ def _plane(features: np.ndarray) -> np.ndarray:
 
 
 def shown_columns(some: EmbeddingMap) -> dict[str, np.ndarray]:
-    """Columns that colour a map: numbers if there are many values; otherwise the most frequent names, with `OTHER` and `NONE`.
+    """Columns that colour a map: numbers if there are many values; otherwise the most frequent names, with
+    `OTHER` and `NONE`.
 
-    Columns that do not distinguish at least two groups are left out: with one crop per patient, all dots would be "other".
+    Columns that do not distinguish at least two groups are left out: with one crop per patient, all dots
+    would be "other".
     """
     chosen: dict[str, np.ndarray] = {}
     for name, values in some.known.items():

@@ -31,10 +31,16 @@ def incomplete_runs(runs: Sequence[Run], config: CompareConfig) -> list[Incomple
     """
     waiting = [one for run in runs if (one := _state(run)) is not None]
     needed = {one.run.needs for one in waiting}
-    found = [one for one in waiting if one.run.measures or one.run.folder in needed or one.state != "not started"]
+    found = [
+        one for one in waiting if one.run.measures or one.run.folder in needed or one.state != "not started"
+    ]
     if any(run.moved_to for run in runs):
         given = {(run.command, run.name, run.cell, run.seed, run.fold) for run in runs}
-        absent = [run for run in plan(config) if run.measures and (run.command, run.name, run.cell, run.seed, run.fold) not in given]
+        absent = [
+            run
+            for run in plan(config)
+            if run.measures and (run.command, run.name, run.cell, run.seed, run.fold) not in given
+        ]
         found += [IncompleteRun(run, "not found", "no folder of --from holds it") for run in absent]
     return sorted(found, key=lambda one: ORDER.index(one.state))
 

@@ -26,9 +26,11 @@ MOST_NAMED = 5
 
 
 def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
-    """One row per finished measurement: arm, varied fields, seed, fold if any, mean of every metric, number of cases, folder.
+    """One row per finished measurement: arm, varied fields, seed, fold if any, mean of every metric, number
+    of cases, folder.
 
-    An undefined mean, as an area under a curve of one class, is NaN. DataError if a result lacks the metric, or if runs
+    An undefined mean, as an area under a curve of one class, is NaN. DataError if a result lacks the metric,
+    or if runs
     of one cell, replicate and fold were trained or tested on different patients.
     """
     rows: list[dict[str, Any]] = []
@@ -43,21 +45,39 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
         _check_split(run, results.get("split"), splits)
         scans = len({case["scan"] for case in results.get("cases", [])})
         fold = {} if run.fold is None else {"fold": run.fold}
-        rows.append({"arm": run.name, **dict(run.cell), "seed": run.seed, **fold, **metrics, "num_cases": scans, "folder": str(run.folder)})
+        rows.append(
+            {
+                "arm": run.name,
+                **dict(run.cell),
+                "seed": run.seed,
+                **fold,
+                **metrics,
+                "num_cases": scans,
+                "folder": str(run.folder),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def means_of(run: Run, results: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """The mean of every metric of a finished measurement, NaN if undefined. DataError if `metric` is not one of them."""
+    """The mean of every metric of a finished measurement, NaN if undefined. DataError if `metric` is not one
+    of them.
+    """
     found = results.get("metrics")
     found = found if isinstance(found, dict) else {}
-    means = {name: value["mean"] for name, value in found.items() if isinstance(value, dict) and "mean" in value}
+    means = {
+        name: value["mean"] for name, value in found.items() if isinstance(value, dict) and "mean" in value
+    }
     if metric not in means:
         raise DataError(
-            f"{run.folder}/results.json: has no number for {metric!r}, which is misspelt or undefined on these test patients; "
+            f"{run.folder}/results.json: has no number for {metric!r}, which is misspelt or undefined on "
+            "these test patients; "
             f"set `metric` to one of: {', '.join(means) or 'none'}"
         )
-    return {name: float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else math.nan for name, mean in means.items()}
+    return {
+        name: float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else math.nan
+        for name, mean in means.items()
+    }
 
 
 def check_metrics(run: Run, metrics: Sequence[str]) -> None:
@@ -73,19 +93,27 @@ def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
         return []
     more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
     named = f"{', '.join(folders[:MOST_NAMED])}{more}"
-    return [f"{config.metric} is not defined in {named} (as with a single tested class), so their replicates are excluded."]
+    return [
+        f"{config.metric} is not defined in {named} (as with a single tested class), so their replicates "
+        "are excluded."
+    ]
 
 
 def few_training_cases(runs: Sequence[Run]) -> list[str]:
     """Sentences on classes with few labelled training patients, from the measurements' results."""
-    return few_cases_over_runs([read_json(run.folder / "results.json") for run in runs if run.measures and is_done(run)])
+    return few_cases_over_runs(
+        [read_json(run.folder / "results.json") for run in runs if run.measures and is_done(run)]
+    )
 
 
 def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequence[int]) -> CaseValues:
-    """The metric of every test patient in every finished measurement of these replicates; empty, with the reason, for folds.
+    """The metric of every test patient in every finished measurement of these replicates; empty, with the
+    reason, for folds.
 
-    A patient who tests one fold trains the others, so patients of different folds are not independent cases: the variance
-    over them has no unbiased estimate (Bengio and Grandvalet 2004), and intervals that assume independence are too short
+    A patient who tests one fold trains the others, so patients of different folds are not independent cases:
+    the variance
+    over them has no unbiased estimate (Bengio and Grandvalet 2004), and intervals that assume independence
+    are too short
     (Bates, Hastie and Tibshirani 2023).
     """
     if config.folds:
@@ -94,7 +122,10 @@ def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequenc
     for run in runs:
         if run.measures and run.seed in replicates:
             results = read_json(run.folder / "results.json")
-            found[run.name, run.cell, run.seed] = float(results["metrics"][config.metric]["mean"]), by_patient(results, config.metric)
+            found[run.name, run.cell, run.seed] = (
+                float(results["metrics"][config.metric]["mean"]),
+                by_patient(results, config.metric),
+            )
     return collect(found, config.metric)
 
 
@@ -113,7 +144,10 @@ def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]
     if table.empty:
         return []
     table = table[table[config.metric].notna()]
-    counts, expected = table.groupby("seed").size(), len(config.arms) * len(cells(config)) * (config.folds or 1)
+    counts, expected = (
+        table.groupby("seed").size(),
+        len(config.arms) * len(cells(config)) * (config.folds or 1),
+    )
     return [int(seed) for seed, count in counts.items() if count == expected]  # type: ignore[call-overload]
 
 
@@ -128,24 +162,38 @@ def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Differences of each pretraining and each arm of one replicate from the first, one line per field."""
     rows: list[dict[str, Any]] = []
     for command in MODELS:
-        same = [run for run in runs if run.command == command and run.seed == runs[0].seed and run.represents_replicate]
+        same = [
+            run
+            for run in runs
+            if run.command == command and run.seed == runs[0].seed and run.represents_replicate
+        ]
         same = [run for run in same if run.cell == same[0].cell]
         for run in same[1:]:
-            lines = [line for line in differences(same[0].planned, run.planned) if not line.startswith("out_dir:")]
+            lines = [
+                line for line in differences(same[0].planned, run.planned) if not line.startswith("out_dir:")
+            ]
             rows.append({"what": f"{command} {run.name}", "other": same[0].name, "lines": lines})
     return rows
 
 
 def also_differing(runs: Sequence[Run]) -> list[str]:
-    """A sentence on the fields in which arms differ besides what is compared, if any (the file may allow them)."""
-    lines = [line for row in contrasts(runs) for line in row["lines"] if not line.startswith(("init:", *COMPARED))]
+    """A sentence on the fields in which arms differ besides what is compared, if any (the file may allow
+    them).
+    """
+    lines = [
+        line for row in contrasts(runs) for line in row["lines"] if not line.startswith(("init:", *COMPARED))
+    ]
     named = ", ".join(sorted({line.split(":")[0] for line in lines}))
-    confounded = f"Besides pairs, objective and placebo, the arms' runs differ in {named}, which may explain differences."
+    confounded = (
+        f"Besides pairs, objective and placebo, the arms' runs differ in {named}, which may "
+        "explain differences."
+    )
     return [confounded] if named else []
 
 
 def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> list[Run]:
-    """The planned runs that `roots` hold: each root is a run folder, or a folder of them, named as in `out_dir`.
+    """The planned runs that `roots` hold: each root is a run folder, or a folder of them, named as in
+    `out_dir`.
 
     Missing runs are left out. DataError if two folders hold the same run, or if no run is found.
     """
@@ -155,23 +203,28 @@ def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> 
         inside = run.folder.relative_to(config.out_dir).parts
         places = [folder for folder in folders if folder.resolve().parts[-len(inside) :] == inside]
         if len(places) > 1:
-            raise DataError(f"{' and '.join(map(str, places))} hold the same run; remove one of them from --from")
+            raise DataError(
+                f"{' and '.join(map(str, places))} hold the same run; remove one of them from --from"
+            )
         for place in places:
             root = Path(*place.resolve().parts[: -len(inside)])
             needs = None if run.needs is None else root / run.needs.relative_to(config.out_dir)
             found.append(replace(run, folder=place, needs=needs, moved_to=root))
     if not found:
         raise DataError(
-            f"no run of this comparison is in {', '.join(map(str, roots))}; give run folders, or folders of them, "
+            f"no run of this comparison is in {', '.join(map(str, roots))}; give run folders, or folders "
+            "of them, "
             f"whose paths end as in {runs[-1].folder}"
         )
     return found
 
 
 def check_provenance(runs: Sequence[Run]) -> list[str]:
-    """Sentences on provenance that finished runs should share but do not: software, device, columns of the manifest.
+    """Sentences on provenance that finished runs should share but do not: software, device, columns of the
+    manifest.
 
-    DataError if runs of one command that read one folder found different data in it. Other fields of `data` may
+    DataError if runs of one command that read one folder found different data in it. Other fields of `data`
+    may
     differ: they select from a folder's data and do not change it.
     """
     finished = [run for run in runs if is_done(run)]
@@ -182,7 +235,9 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
     for run, provenance in zip(finished, found, strict=True):
         same = run.command, str(run.planned.get("data", {}).get("root"))
         parts = hashed_parts(provenance)
-        others = {words: first.setdefault((*same, words), (part, run.folder)) for words, part in parts.items()}
+        others = {
+            words: first.setdefault((*same, words), (part, run.folder)) for words, part in parts.items()
+        }
         differ = [words for words, part in parts.items() if others[words][0] != part]
         if differ:
             raise DataError(
@@ -194,8 +249,16 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
     for (command, root), sets in columns.items():
         if more := sorted(set[str].union(*sets) - set[str].intersection(*sets)):
             listed = ", ".join(more)
-            notes.append(f"Some runs of {command} found columns in {root} that others did not find, and did not use: {listed}.")
-    recorded = (("versions", "package versions"), ("python", "versions of Python"), ("commit", "commits of medcl3d"), ("device", "devices"))
+            notes.append(
+                f"Some runs of {command} found columns in {root} that others did not find, and did not "
+                f"use: {listed}."
+            )
+    recorded = (
+        ("versions", "package versions"),
+        ("python", "versions of Python"),
+        ("commit", "commits of medcl3d"),
+        ("device", "devices"),
+    )
     for key, words in recorded:
         kinds = {json.dumps(provenance[key], sort_keys=True) for provenance in found if key in provenance}
         if len(kinds) > 1:

@@ -11,7 +11,9 @@ from medcl3d.evaluation.statistics.outliers import MIN_REPLICATES, limit
 
 def rule(num_replicates: int) -> str:
     """The rule by which a replicate is flagged, as text."""
-    return f"more than {limit(num_replicates):.3g} scaled median absolute deviations from the median of its arm"
+    return (
+        f"more than {limit(num_replicates):.3g} scaled median absolute deviations from the median of its arm"
+    )
 
 
 def far_replicates(analysis: Analysis) -> list[str]:
@@ -29,7 +31,10 @@ def far_replicates(analysis: Analysis) -> list[str]:
     without = f"Without replicate{'s' if several else ''} {', '.join(map(str, by_seed))}, in all arms"
     if analysis.without is None:
         return [*sentences, f"{without}, no replicate remains."]
-    return [*sentences, f"{without}, the conclusion would be: {' '.join(conclusion_sentences(analysis.without))}"]
+    return [
+        *sentences,
+        f"{without}, the conclusion would be: {' '.join(conclusion_sentences(analysis.without))}",
+    ]
 
 
 def _in_arms(analysis: Analysis, of: list[FarReplicate]) -> str:

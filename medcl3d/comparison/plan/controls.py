@@ -24,7 +24,8 @@ BLOCKS = (8, 4, 2, 1)
 def with_controls(config: CompareConfig) -> CompareConfig:
     """The comparison with the controls that its `controls` field lists and that it does not have yet.
 
-    They are outside the tested family, unless `family` names them; its default is the arms written in the file.
+    They are outside the tested family, unless `family` names them; its default is the arms written in the
+    file.
     """
     family = config.family or tuple(name for name in config.arms if name != config.reference)
     more = _augmented(config) if "augmented_views" in config.controls else {}
@@ -43,23 +44,39 @@ Controls = dict[str, tuple[Recipe, tuple[str, Arm]]]
 
 
 def _augmented(config: CompareConfig) -> Controls:
-    """Pretrainings with augmentations of one crop, all else equal; one for each way in which the others train.
+    """Pretrainings with augmentations of one crop, all else equal; one for each way in which the others
+    train.
 
-    Such an arm is trained like the others but chooses no pairs, so its difference to them is the effect of the choice.
+    Such an arm is trained like the others but chooses no pairs, so its difference to them is the effect of
+    the choice.
     If there are several ways, each control is named after the first arm that trains that way.
     """
     planned = _used(config)
-    have = [_rest(fields) for fields in planned.values() if fields.pairs.name == AUGMENTED and not fields.placebo]
+    have = [
+        _rest(fields) for fields in planned.values() if fields.pairs.name == AUGMENTED and not fields.placebo
+    ]
     needed: list[tuple[str, Arm, str, Recipe]] = []
     for arm_name, arm in config.arms.items():
         fields = planned.get(arm.pretraining or "")
-        if fields is None or arm.pretraining is None or fields.placebo or not _takes_pairs(fields) or _rest(fields) in have:
+        if (
+            fields is None
+            or arm.pretraining is None
+            or fields.placebo
+            or not _takes_pairs(fields)
+            or _rest(fields) in have
+        ):
             continue
         have.append(_rest(fields))
-        needed.append((arm_name, arm, arm.pretraining, _with_augmented(config.pretrainings[arm.pretraining], fields)))
+        needed.append(
+            (arm_name, arm, arm.pretraining, _with_augmented(config.pretrainings[arm.pretraining], fields))
+        )
     found: Controls = {}
     for arm_name, arm, pretraining, recipe in needed:
-        label, of_arm = (AUGMENTED, AUGMENTED) if len(needed) == 1 else (f"{AUGMENTED} ({pretraining})", f"{AUGMENTED} ({arm_name})")
+        label, of_arm = (
+            (AUGMENTED, AUGMENTED)
+            if len(needed) == 1
+            else (f"{AUGMENTED} ({pretraining})", f"{AUGMENTED} ({arm_name})")
+        )
         name = _unused(label, config.pretrainings)
         found[name] = (recipe, (of_arm, replace(arm, pretraining=name)))
     return found
@@ -69,11 +86,17 @@ def _with_augmented(recipe: Recipe, fields: Any) -> Recipe:
     """The recipe with augmented views instead of its pairs: as many views and points per sample."""
     views, points = _num_views(_strategy(fields)), _points(fields)
     recipe = _replaced(recipe, "pairs", {AUGMENTED: {} if views == 2 else {"num_views": views}})
-    return _replaced(recipe, "objective", {fields.objective.name: {**fields.objective.fields, **points}}) if points else recipe
+    return (
+        _replaced(recipe, "objective", {fields.objective.name: {**fields.objective.fields, **points}})
+        if points
+        else recipe
+    )
 
 
 def _replaced(recipe: Recipe, key: str, value: Any) -> Recipe:
-    """The recipe with another choice of `key`; fields set below `key` belong to the previous choice and are removed."""
+    """The recipe with another choice of `key`; fields set below `key` belong to the previous choice and are
+    removed.
+    """
     kept = {name: of for name, of in recipe.set.items() if name != key and not name.startswith(f"{key}.")}
     return replace(recipe, set={**kept, key: value})
 
@@ -94,11 +117,18 @@ def _num_views(strategy: PairStrategy) -> int:
 
 
 def _points(fields: Any) -> dict[str, Any]:
-    """Point fields of a strategy that relates points, as fields of the objective (which has defaults of its own)."""
+    """Point fields of a strategy that relates points, as fields of the objective (which has defaults of its
+    own).
+    """
     from medcl3d.pairs import all_parts, relates_points
 
     strategy = _strategy(fields)
-    own = {key: value for part in reversed(all_parts(strategy)) for key in POINTS if (value := getattr(part, key, None)) is not None}
+    own = {
+        key: value
+        for part in reversed(all_parts(strategy))
+        for key in POINTS
+        if (value := getattr(part, key, None)) is not None
+    }
     changed = {key: value for key, value in own.items() if fields.objective.fields.get(key, value) != value}
     return changed if relates_points(strategy) else {}
 
@@ -129,9 +159,15 @@ def _placebos(config: CompareConfig) -> Controls:
         signal_columns = getattr(_strategy(fields), "informative", ())
         if signal_columns and _takes_pairs(fields):
             have.append(_task(fields))
-            recipe, name = config.pretrainings[arm.pretraining], _unused(f"{arm.pretraining} (placebo)", config.pretrainings)
+            recipe, name = (
+                config.pretrainings[arm.pretraining],
+                _unused(f"{arm.pretraining} (placebo)", config.pretrainings),
+            )
             control = replace(arm, pretraining=name)
-            found[name] = (replace(recipe, set={**recipe.set, "placebo": True}), (f"{arm_name} (placebo)", control))
+            found[name] = (
+                replace(recipe, set={**recipe.set, "placebo": True}),
+                (f"{arm_name} (placebo)", control),
+            )
     return found
 
 
@@ -162,7 +198,9 @@ def _used(config: CompareConfig) -> dict[str, Any]:
 
 
 def _planned(config: CompareConfig, recipe: Recipe) -> Any:
-    return load(find_config(str(recipe.config)), dotted(config.pretrain) | dotted(recipe.set), model_of("pretrain"))
+    return load(
+        find_config(str(recipe.config)), dotted(config.pretrain) | dotted(recipe.set), model_of("pretrain")
+    )
 
 
 def _task(fields: Any) -> dict[str, Any]:

@@ -16,9 +16,11 @@ MOST_NAMED = 5
 
 
 def dry_run(runs: Sequence[Run]) -> list[str]:
-    """Assemble one run of each arm and cell, those of the first replicate among `runs`, if their data is prepared.
+    """Assemble one run of each arm and cell, those of the first replicate among `runs`, if their data is
+    prepared.
 
-    An encoder that does not exist yet is left out. Returns lines on data that is not prepared yet; ConfigError, with
+    An encoder that does not exist yet is left out. Returns lines on data that is not prepared yet;
+    ConfigError, with
     the first runs that would fail and their errors.
     """
     found: list[str] = []
@@ -31,12 +33,23 @@ def dry_run(runs: Sequence[Run]) -> list[str]:
             continue
         module, _, name = ASSEMBLE[run.command].partition(":")
         assemble = getattr(importlib.import_module(module), name)
-        from_scratch = ("init=scratch",) if run.needs is not None and not (run.needs / "encoder.safetensors").is_file() else ()
+        from_scratch = (
+            ("init=scratch",)
+            if run.needs is not None and not (run.needs / "encoder.safetensors").is_file()
+            else ()
+        )
         try:
             assemble(load(run.config, (*run.overrides, *from_scratch), model_of(run.command)))
         except UserError as error:
             found.append(f"{run}: {error}")
     if found:
         more = f" (and {len(found) - MOST_NAMED} more)" if len(found) > MOST_NAMED else ""
-        raise ConfigError(f"{len(found)} of {len(first)} kinds of runs would fail{more}:\n  " + "\n  ".join(found[:MOST_NAMED]))
-    return [f"{root}: holds no prepared scans yet, so the dry run left out its runs" for root in sorted(unknown) if root != "."]
+        raise ConfigError(
+            f"{len(found)} of {len(first)} kinds of runs would fail{more}:\n  "
+            + "\n  ".join(found[:MOST_NAMED])
+        )
+    return [
+        f"{root}: holds no prepared scans yet, so the dry run left out its runs"
+        for root in sorted(unknown)
+        if root != "."
+    ]

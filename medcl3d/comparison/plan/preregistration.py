@@ -1,4 +1,6 @@
-"""Preregistration: the planned tests, written to a file before the runs, so that a report can name later changes."""
+"""Preregistration: the planned tests, written to a file before the runs, so that a report can name later
+changes.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class PreregistrationCheck:
 
     note   a note for readers, "" if everything was preregistered before the first result
     kept   no change was made after results that could have motivated it; otherwise nothing is tested
-    margin_kept  the same for the margin; otherwise no arm is called equivalent, and the other tests remain valid
+    margin_kept  the same for the margin; otherwise no arm is called equivalent, and the other tests remain
+                 valid
     """
 
     note: str
@@ -60,13 +63,19 @@ def _endpoint(config: CompareConfig) -> list[dict[str, Any]]:
 def preregister(config: CompareConfig, finished: int, complete: int) -> None:
     """Append the current tests to the comparison's declarations if they differ from the last one.
 
-    finished, complete  number of finished measurements and of complete replicates now: results that may have been seen
+    finished, complete  number of finished measurements and of complete replicates now: results that may have
+                        been seen
     """
     path, what = config.report_dir / DECLARED, tested_fields(config)
     before = preregistrations(path)
     if before and before[-1]["what"] == what:
         return
-    row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "finished": finished, "complete": complete, "what": what}
+    row = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "finished": finished,
+        "complete": complete,
+        "what": what,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(one) + "\n" for one in [*before, row]))
 
@@ -77,7 +86,14 @@ def preregistrations(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
-            found.append({**row, "finished": int(row["finished"]), "complete": int(row["complete"]), "what": dict(row["what"])})
+            found.append(
+                {
+                    **row,
+                    "finished": int(row["finished"]),
+                    "complete": int(row["complete"]),
+                    "what": dict(row["what"]),
+                }
+            )
         except (ValueError, KeyError, TypeError):
             continue
     return found
@@ -89,11 +105,15 @@ def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
     return out_dir / config.report_dir.relative_to(config.out_dir) / DECLARED
 
 
-def check_preregistration(config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Collection[str]) -> PreregistrationCheck:
+def check_preregistration(
+    config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Collection[str]
+) -> PreregistrationCheck:
     """Compare the current tests with the declarations in the file; measured: the metrics that the runs have.
 
-    A declaration of a metric that no run has is ignored as a mistake, since none of its results can have been seen.
-    A screening tests nothing. More replicates are not a change while too few were complete for a test: a pilot
+    A declaration of a metric that no run has is ignored as a mistake, since none of its results can have been
+    seen.
+    A screening tests nothing. More replicates are not a change while too few were complete for a test: a
+    pilot
     decides whether the rest is worth its time.
     """
     if config.stage == "screen":
@@ -109,14 +129,23 @@ def check_preregistration(config: CompareConfig, rows: Sequence[dict[str, Any]],
     lines = [line for line in differences(first["what"], what) if not _is_pilots(line, first, rows)]
     margin = [line for line in lines if line.startswith("margin:")]
     if margin and len(lines) == len(margin):
-        note = f"No arm is called equivalent: {'; '.join(margin)} was changed after results existed; other tests remain valid."
+        note = (
+            f"No arm is called equivalent: {'; '.join(margin)} was changed after results existed; "
+            "other tests remain valid."
+        )
         return PreregistrationCheck(note, True, margin_kept=False)
     if lines:
         when = next((row for row in rows if row["what"] == what), last)
-        seen = f"when {_measurements(when['finished'])} finished" if when["what"] == what else "after the runs"
-        return PreregistrationCheck(f"No test: {'; '.join(lines)} was changed {seen}.", False, margin_kept=not margin)
+        seen = (
+            f"when {_measurements(when['finished'])} finished" if when["what"] == what else "after the runs"
+        )
+        return PreregistrationCheck(
+            f"No test: {'; '.join(lines)} was changed {seen}.", False, margin_kept=not margin
+        )
     if first["finished"]:
-        return PreregistrationCheck(f"The tests were preregistered when {_measurements(first['finished'])} already finished.", True)
+        return PreregistrationCheck(
+            f"The tests were preregistered when {_measurements(first['finished'])} already finished.", True
+        )
     return PreregistrationCheck("", True)
 
 
@@ -127,4 +156,6 @@ def _measurements(count: int) -> str:
 def _is_pilots(line: str, first: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
     """Whether a change of the number of replicates was made before a test was possible."""
     changes = [row for row in rows if row["what"]["replicates"] != first["what"]["replicates"]]
-    return line.startswith("replicates:") and bool(changes) and changes[0]["complete"] < MIN_REPLICATES_FOR_TEST
+    return (
+        line.startswith("replicates:") and bool(changes) and changes[0]["complete"] < MIN_REPLICATES_FOR_TEST
+    )

@@ -84,7 +84,14 @@ class Run:
 
     def __str__(self) -> str:
         fold = [] if self.fold is None else [f"fold {self.fold}"]
-        return ", ".join([f"{self.command} {self.name}", *(f"{k}={v}" for k, v in self.cell), f"replicate {self.seed}", *fold])
+        return ", ".join(
+            [
+                f"{self.command} {self.name}",
+                *(f"{k}={v}" for k, v in self.cell),
+                f"replicate {self.seed}",
+                *fold,
+            ]
+        )
 
 
 def dotted(fields: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -95,7 +102,9 @@ def dotted(fields: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in fields.items():
         path = f"{above}.{key}" if above else key
-        chosen = isinstance(value, Mapping) and len(value) == 1 and isinstance(next(iter(value.values())), Mapping)
+        chosen = (
+            isinstance(value, Mapping) and len(value) == 1 and isinstance(next(iter(value.values())), Mapping)
+        )
         if isinstance(value, Mapping) and value and not chosen:
             flat |= dotted(value, path)
         else:
@@ -158,7 +167,10 @@ def check_names(config: CompareConfig, name: str) -> None:
     for arm_name in config.family:
         if arm_name not in config.arms or arm_name == config.reference or config.family.count(arm_name) > 1:
             known = ", ".join(name for name in config.arms if name != config.reference)
-            raise fail("family", f"{arm_name!r} is not an arm other than the reference, listed once; use some of {known}")
+            raise fail(
+                "family",
+                f"{arm_name!r} is not an arm other than the reference, listed once; use some of {known}",
+            )
     for names, where in ((config.arms, "arms"), (config.pretrainings, "pretrainings")):
         twice = [n for n in names if [slug(m) for m in names].count(slug(n)) > 1]
         if twice:
@@ -173,7 +185,9 @@ def check_names(config: CompareConfig, name: str) -> None:
     anchors = config.anchors
     for arm_name, where in ((anchors.low, "low"), (anchors.high, "high")) if anchors else ():
         if arm_name not in config.arms:
-            raise fail(f"anchors.{where}", f"no arm is named {arm_name!r}; use one of {', '.join(config.arms)}")
+            raise fail(
+                f"anchors.{where}", f"no arm is named {arm_name!r}; use one of {', '.join(config.arms)}"
+            )
     if FOLD in vary:
         one_fold = "varies measurements only, while all pretrainings would use one fold"
         raise fail(f"vary.{FOLD}", f"{one_fold}; set `folds: 5` to pretrain and measure each fold")
@@ -182,8 +196,13 @@ def check_names(config: CompareConfig, name: str) -> None:
         if not scalars or not values or len(set(values)) < len(values):
             raise fail(f"vary.{key}", f"a list of different numbers or words is required, not {values!r}")
         if len(set(map(slug, map(str, values)))) < len(values):
-            raise fail(f"vary.{key}", f"some of {values!r} would share one folder; use values that differ in letters or digits")
-    chosen = {"endpoint": config.endpoint} | ({"anchors.high_endpoint": anchors.high_endpoint} if anchors else {})
+            raise fail(
+                f"vary.{key}",
+                f"some of {values!r} would share one folder; use values that differ in letters or digits",
+            )
+    chosen = {"endpoint": config.endpoint} | (
+        {"anchors.high_endpoint": anchors.high_endpoint} if anchors else {}
+    )
     for index, one in enumerate(config.later):
         where = f"next_endpoints.{index}"
         direction, given = direction_of(one.metric), config.next_endpoints[index].better
@@ -193,18 +212,32 @@ def check_names(config: CompareConfig, name: str) -> None:
         if direction is not None and given not in (None, direction):
             raise fail(f"{where}.better", f"{given} values of {one.metric} are worse; remove the line")
         chosen[f"{where}.endpoint"] = one.endpoint
-    for where, key, value in ((where, *item) for where, fields in chosen.items() for item in dotted(fields).items()):
+    for where, key, value in (
+        (where, *item) for where, fields in chosen.items() for item in dotted(fields).items()
+    ):
         if key not in vary:
-            raise fail(f"{where}.{key}", f"does not vary; use one of {', '.join(vary) or 'none, since nothing varies'}")
+            raise fail(
+                f"{where}.{key}",
+                f"does not vary; use one of {', '.join(vary) or 'none, since nothing varies'}",
+            )
         if value not in vary[key]:
-            raise fail(f"{where}.{key}", f"{value!r} is not among the varied values; use one of {vary[key]}, or remove the line for all")
+            raise fail(
+                f"{where}.{key}",
+                f"{value!r} is not among the varied values; use one of {vary[key]}, or remove the line "
+                "for all",
+            )
     for arm_name, arm in config.arms.items():
         if arm.pretraining is not None and arm.pretraining not in config.pretrainings:
             known = ", ".join(config.pretrainings)
-            raise fail(f"arms.{arm_name}.pretraining", f"no pretraining is named {arm.pretraining!r}; use one of {known}")
+            raise fail(
+                f"arms.{arm_name}.pretraining",
+                f"no pretraining is named {arm.pretraining!r}; use one of {known}",
+            )
         both = [key for key in dotted(arm.set) if key in vary]
         if both:
-            raise fail(f"arms.{arm_name}.set", f"{both[0]} varies over all arms; remove it here or from `vary`")
+            raise fail(
+                f"arms.{arm_name}.set", f"{both[0]} varies over all arms; remove it here or from `vary`"
+            )
     own = ("seed", "out_dir", "init", *([FOLD] if config.folds else []))
     owned = [(where, key) for where, fields in _all_set(config) for key in dotted(fields) if key in own]
     if owned:
@@ -252,29 +285,60 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
     measured_by, measurement = config.measured_by
     used = [p for p in config.pretrainings if any(arm.pretraining == p for arm in config.arms.values())]
     runs: list[Run] = []
-    seeds, folds = range(config.first_seed, config.first_seed + config.replicates), range(config.folds) if config.folds else (None,)
+    seeds, folds = (
+        range(config.first_seed, config.first_seed + config.replicates),
+        range(config.folds) if config.folds else (None,),
+    )
     for seed, fold in itertools.product(seeds, folds):
         last = Path(f"seed_{seed}") if fold is None else Path(f"seed_{seed}", f"fold_{fold}")
         at = {p: config.out_dir / "pretrain" / slug(p) / last for p in used}
         for p in used:
             recipe = config.pretrainings[p]
-            runs.append(_run("pretrain", p, (), seed, fold, recipe, (config.pretrain, recipe.set), at[p], None))
+            runs.append(
+                _run("pretrain", p, (), seed, fold, recipe, (config.pretrain, recipe.set), at[p], None)
+            )
         for cell, (arm_name, arm) in itertools.product(cells(config), config.arms.items()):
-            folder = config.out_dir / measured_by / slug(arm_name) / slug("_".join(f"{k}={v}" for k, v in cell) or "all") / last
+            folder = (
+                config.out_dir
+                / measured_by
+                / slug(arm_name)
+                / slug("_".join(f"{k}={v}" for k, v in cell) or "all")
+                / last
+            )
             needs = at[arm.pretraining] if arm.pretraining else None
-            runs.append(_run(measured_by, arm_name, cell, seed, fold, measurement, (measurement.set, dict(cell), arm.set), folder, needs))
+            runs.append(
+                _run(
+                    measured_by,
+                    arm_name,
+                    cell,
+                    seed,
+                    fold,
+                    measurement,
+                    (measurement.set, dict(cell), arm.set),
+                    folder,
+                    needs,
+                )
+            )
     check_comparable(runs, config, name)
     if config.stage == "confirm" and any(run.planned.get("measured_on") == "validation" for run in runs):
         raise ConfigError(
-            f"{name}: stage: a confirmation measures on test patients, not on validation patients; set `stage: screen`"
+            f"{name}: stage: a confirmation measures on test patients, not on validation patients; set "
+            "`stage: screen`"
         )
     return runs
 
 
 def free_fields(command: Command, config: CompareConfig) -> list[str]:
-    """The fields in which compared runs of one command may differ: the comparison's own, and those it names."""
+    """The fields in which compared runs of one command may differ: the comparison's own, and those it
+    names.
+    """
     if command == "pretrain":
-        return ["out_dir", *COMPARED, *config.may_differ, *(k for r in config.pretrainings.values() for k in dotted(r.set))]
+        return [
+            "out_dir",
+            *COMPARED,
+            *config.may_differ,
+            *(k for r in config.pretrainings.values() for k in dotted(r.set)),
+        ]
     return ["out_dir", "init", *(k for arm in config.arms.values() for k in dotted(arm.set))]
 
 
@@ -293,6 +357,7 @@ def check_comparable(runs: Sequence[Run], config: CompareConfig, name: str = "co
         lines = unexpected_differences(other, run, free_fields(run.command, config))
         if lines:
             raise ConfigError(
-                f"{name}: {other.command} {other.name!r} and {run.name!r} differ in more than what is compared: {'; '.join(lines)}. "
+                f"{name}: {other.command} {other.name!r} and {run.name!r} differ in more than what is "
+                f"compared: {'; '.join(lines)}. "
                 "Make them equal (`pretrain:` sets a field in all), or list the field in `may_differ`"
             )

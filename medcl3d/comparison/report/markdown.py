@@ -9,15 +9,23 @@ from medcl3d.comparison.plan.runs import cell_words
 
 
 def markdown(analysis: Analysis) -> str:
-    """The conclusion, then tables: means and paired differences with 95% intervals, next endpoints, stability of the order."""
+    """The conclusion, then tables: means and paired differences with 95% intervals, next endpoints, stability
+    of the order.
+    """
     heads = [cell_words(cell) for cell in analysis.cells]
-    means = [[arm.name, *(with_interval(arm.cells[cell].mean) for cell in analysis.cells)] for arm in analysis.arms]
+    means = [
+        [arm.name, *(with_interval(arm.cells[cell].mean) for cell in analysis.cells)] for arm in analysis.arms
+    ]
     differences = []
     for arm in analysis.arms:
         cells = [arm.cells[cell].difference for cell in analysis.cells]
-        differences.append([arm.name, *(with_interval(cell, sign=True) for cell in cells if cell is not None)])
+        differences.append(
+            [arm.name, *(with_interval(cell, sign=True) for cell in cells if cell is not None)]
+        )
     n = len(analysis.replicates)
-    replicates = f"{n} replicate{'s' if n > 1 else ''}" + (f" and {analysis.num_cases} patients" if analysis.num_cases else "")
+    replicates = f"{n} replicate{'s' if n > 1 else ''}" + (
+        f" and {analysis.num_cases} patients" if analysis.num_cases else ""
+    )
     return "\n".join(
         [
             *conclusion_sentences(analysis),
@@ -43,9 +51,16 @@ def _next_endpoints(analysis: Analysis) -> list[str]:
         rows = []
         for name, difference in one.differences.items():
             p = one.adjusted.get(name)
-            rows.append([name, with_interval(difference, sign=True), "not tested" if p is None else p_value(p)])
+            rows.append(
+                [name, with_interval(difference, sign=True), "not tested" if p is None else p_value(p)]
+            )
         reason = f" Not tested: {one.why_not}." if one.why_not else ""
-        lines += [f"Endpoint {place} of the preregistered order, {one.words}.{reason}", "", *_table(["arm", "difference", "p"], rows), ""]
+        lines += [
+            f"Endpoint {place} of the preregistered order, {one.words}.{reason}",
+            "",
+            *_table(["arm", "difference", "p"], rows),
+            "",
+        ]
     return lines
 
 
@@ -54,11 +69,21 @@ def _order(analysis: Analysis) -> list[str]:
     if order is None:
         return []
     rows = [
-        [arm.name, number(order.best[k], digits=2), number(order.rank[k], digits=1), f"{order.low[k]:.0f} to {order.high[k]:.0f}"]
+        [
+            arm.name,
+            number(order.best[k], digits=2),
+            number(order.rank[k], digits=1),
+            f"{order.low[k]:.0f} to {order.high[k]:.0f}",
+        ]
         for k, arm in enumerate(analysis.arms)
     ]
     head = ["arm", "probability of being best", "mean rank", "ranks, 95%"]
-    return ["The order of the arms under resampling of replicates and cases (exploratory):", "", *_table(head, rows), ""]
+    return [
+        "The order of the arms under resampling of replicates and cases (exploratory):",
+        "",
+        *_table(head, rows),
+        "",
+    ]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

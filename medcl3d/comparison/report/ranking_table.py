@@ -19,7 +19,9 @@ WORDS: dict[ArmType, str] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row per arm. place: 1 for the best mean, shared by equal ones; words: reference or type of control, or ""."""
+    """One row per arm. place: 1 for the best mean, shared by equal ones; words: reference or type of control,
+    or "".
+    """
 
     place: int
     name: str
@@ -37,7 +39,8 @@ class RankingTable:
     """Rows, best first, and which columns are not empty.
 
     effects   some arm has a standardised difference (needs three replicates)
-    tested    some arm is tested: only then does the table have roles, p-values and the smallest detectable difference
+    tested    some arm is tested: only then does the table have roles, p-values and the smallest detectable
+              difference
     """
 
     rows: tuple[Row, ...]
@@ -48,14 +51,29 @@ class RankingTable:
 def ranking_table(analysis: Analysis) -> RankingTable:
     """All arms ordered by their mean at the endpoint."""
     means = {arm.name: arm.endpoint.mean.mean * (1 if analysis.higher else -1) for arm in analysis.arms}
-    rows = [_row(analysis, arm, 1 + sum(other > means[arm.name] for other in means.values())) for arm in analysis.arms]
+    rows = [
+        _row(analysis, arm, 1 + sum(other > means[arm.name] for other in means.values()))
+        for arm in analysis.arms
+    ]
     ordered = tuple(sorted(rows, key=lambda row: row.place))
     return RankingTable(ordered, any(row.effect is not None for row in rows), analysis.tested)
 
 
 def _row(analysis: Analysis, arm: ArmNumbers, place: int) -> Row:
     is_reference = arm.name == analysis.reference
-    words = ", ".join(filter(None, ["reference" if is_reference else "", WORDS[analysis.arm_types[arm.name]]]))
+    words = ", ".join(
+        filter(None, ["reference" if is_reference else "", WORDS[analysis.arm_types[arm.name]]])
+    )
     role = "" if is_reference else "tested" if arm.test is not None else "exploratory"
     smallest = None if arm.test is None else arm.smallest
-    return Row(place, arm.name, words, arm.endpoint.mean, arm.endpoint.difference, role, arm.effect, smallest, arm.test)
+    return Row(
+        place,
+        arm.name,
+        words,
+        arm.endpoint.mean,
+        arm.endpoint.difference,
+        role,
+        arm.effect,
+        smallest,
+        arm.test,
+    )

@@ -1,4 +1,6 @@
-"""The report of a comparison, one self-contained HTML file: conclusion, numbers, pictures, reproducibility section."""
+"""The report of a comparison, one self-contained HTML file: conclusion, numbers, pictures, reproducibility
+section.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,15 @@ from medcl3d.comparison.analysis.results import contrasts
 from medcl3d.comparison.analysis.sensitivity import far_replicates
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Cell, Run, cell_words, in_endpoint, slug
-from medcl3d.comparison.report.figures import Curve, Picture, difference_dots, feature_maps, loss_panels, metric_curve, rank_line
+from medcl3d.comparison.report.figures import (
+    Curve,
+    Picture,
+    difference_dots,
+    feature_maps,
+    loss_panels,
+    metric_curve,
+    rank_line,
+)
 from medcl3d.comparison.report.gallery import cases, pairing
 from medcl3d.comparison.report.ranking_table import ranking_table
 from medcl3d.comparison.report.reproducibility import documents, provenance_entries
@@ -39,14 +49,24 @@ MOST_COLUMNS = 6
 
 
 def write_report(
-    path: Path, analysis: Analysis, runs: Sequence[Run], config: CompareConfig, title: str, command: str, notes: Sequence[str]
+    path: Path,
+    analysis: Analysis,
+    runs: Sequence[Run],
+    config: CompareConfig,
+    title: str,
+    command: str,
+    notes: Sequence[str],
 ) -> None:
-    """Write the report of finished `runs` to `path`, atomically, and its figures as SVG files to a folder `figures`.
+    """Write the report of finished `runs` to `path`, atomically, and its figures as SVG files to a folder
+    `figures`.
 
     command: the command that repeats the comparison; notes: warnings shown before the numbers.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("medcl3d.comparison.report"), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("medcl3d.comparison.report"),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(number=number, numbers=numbers, data_uri=svg_uri, p_text=p_value)
     used = [run for run in runs if run.seed in analysis.replicates]
@@ -98,10 +118,18 @@ def measured_side(runs: Sequence[Run]) -> str:
 def tests(analysis: Analysis, side: str = "test") -> list[str]:
     """Sentences on the intervals, their coverage, and the tests."""
     n = len(analysis.replicates)
-    screening = "No test: this is a screening, which only selects candidates; a claim needs new seeds and untouched test cases."
+    screening = (
+        "No test: this is a screening, which only selects candidates; a claim needs new seeds and "
+        "untouched test cases."
+    )
     if n == 1:
-        return ["One replicate has no interval and no test.", *([screening] if analysis.stage == "screen" else [])]
-    varies = "Intervals are for new replicates and new patients: the variance is that of a crossed two-way model"
+        return [
+            "One replicate has no interval and no test.",
+            *([screening] if analysis.stage == "screen" else []),
+        ]
+    varies = (
+        "Intervals are for new replicates and new patients: the variance is that of a crossed two-way model"
+    )
     alone = f"Intervals are for new replicates on these {side} cases only, not for other cases"
     patients = f"({n} replicates x {analysis.num_cases} {side} patients)"
     sentences = [f"{varies} {patients}." if analysis.num_cases else f"{alone}: {analysis.why_not}."]
@@ -109,15 +137,22 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
     if known is not None:
         replicates, cases, low, high = known
         sentences.append(
-            f"In simulated comparisons with normal effects, {replicates} replicates and {cases} cases, {low:.0f} to {high:.0f}% "
-            "of the 95% intervals covered the true difference, depending on what varies most; occasional collapsed runs reduce "
+            f"In simulated comparisons with normal effects, {replicates} replicates and {cases} cases, "
+            f"{low:.0f} to {high:.0f}% "
+            "of the 95% intervals covered the true difference, depending on what varies most; occasional "
+            "collapsed runs reduce "
             "the coverage (docs/statistics.md)."
         )
     if analysis.tested:
         family = ", ".join(f"“{name}”" for name in analysis.family)
         over = " and over the endpoints in their preregistered order" if analysis.later else ""
-        sentences.append(f"Tests: paired t-tests at the endpoint, Holm-adjusted over the preregistered family ({family}){over}.")
-        sentences.append("The exact Wilcoxon signed-rank p-values are a check over replicates only and are not adjusted.")
+        sentences.append(
+            "Tests: paired t-tests at the endpoint, Holm-adjusted over the preregistered family "
+            f"({family}){over}."
+        )
+        sentences.append(
+            "The exact Wilcoxon signed-rank p-values are a check over replicates only and are not adjusted."
+        )
     elif analysis.stage == "screen":
         sentences.append(screening)
     elif analysis.untested:
@@ -126,34 +161,57 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
         sentences.append(f"No test: fewer than {MIN_REPLICATES_FOR_TEST} replicates.")
     if analysis.margin is None and analysis.stage != "screen":
         undeclared = "The smallest difference that matters (`margin`) was not declared"
-        sentences.append(f"{undeclared}, so no arm is called equivalent to the reference; “not distinguishable” does not mean equivalent.")
+        sentences.append(
+            f"{undeclared}, so no arm is called equivalent to the reference; “not distinguishable” does "
+            "not mean equivalent."
+        )
     return sentences
 
 
 def _incomplete(analysis: Analysis, missing: Sequence[IncompleteRun]) -> list[str]:
     left = analysis.planned - len(analysis.replicates)
-    words = f"{analysis.planned} replicates were planned; {left} {'is' if left == 1 else 'are'} not complete in all arms"
+    words = (
+        f"{analysis.planned} replicates were planned; {left} {'is' if left == 1 else 'are'} not "
+        "complete in all arms"
+    )
     sentences = [f"{words} and excluded from all numbers."] if left else []
-    return [*sentences, f"Incomplete runs: {count(missing)}. They are listed with reasons at the end."] if missing else sentences
+    return (
+        [*sentences, f"Incomplete runs: {count(missing)}. They are listed with reasons at the end."]
+        if missing
+        else sentences
+    )
 
 
 def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig, side: str) -> dict[str, Any]:
     seen, certainty = conclusion_sentences(analysis)
-    scans = {case["scan"] for run in runs if run.measures for case in read_json(run.folder / "results.json").get("cases", [])}
+    scans = {
+        case["scan"]
+        for run in runs
+        if run.measures
+        for case in read_json(run.folder / "results.json").get("cases", [])
+    }
     primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
     over = f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
     if len(primary) == 1:
         over = f", with {cell_words(primary[0])}" if primary[0] else ""
     direction = "higher" if analysis.higher else "lower"
-    chosen = " A screening measures on validation patients, so test patients stay untouched." if side == "validation" else ""
+    chosen = (
+        " A screening measures on validation patients, so test patients stay untouched."
+        if side == "validation"
+        else ""
+    )
     return {
         "seen": seen,
         "certainty": certainty,
-        "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all {len(analysis.arms)} arms; "
-        f"{len(scans)} {side} cases. A replicate is a new pretraining, a new label selection and a new fine-tuning, with one seed "
-        "for all arms" + (f", in each of {config.folds} folds; its value is the mean over them." if config.folds else ".")
+        "basis": f"{len(analysis.replicates)} of {analysis.planned} replicates complete in all "
+        f"{len(analysis.arms)} arms; "
+        f"{len(scans)} {side} cases. A replicate is a new pretraining, a new label selection and a new "
+        "fine-tuning, with one seed "
+        "for all arms"
+        + (f", in each of {config.folds} folds; its value is the mean over them." if config.folds else ".")
         + chosen,
-        "endpoint": f"Preregistered endpoint: {analysis.metric} ({direction} is better), one number per replicate and arm{over}.",
+        "endpoint": f"Preregistered endpoint: {analysis.metric} ({direction} is better), one number per "
+        f"replicate and arm{over}.",
         "tests": tests(analysis, side),
     }
 
@@ -169,10 +227,21 @@ def _tables(analysis: Analysis) -> dict[str, Any]:
         "arm_names": [arm.name for arm in analysis.arms],
         "cells": [cell_words(cell) for cell in analysis.cells],
         "ranking": ranking_table(analysis),
-        "table": [{"name": arm.name, "means": [arm.cells[cell].mean for cell in analysis.cells]} for arm in analysis.arms],
-        "paired": [{"name": arm.name, "differences": [arm.cells[c].difference for c in analysis.cells], "n": n} for arm in others],
+        "table": [
+            {"name": arm.name, "means": [arm.cells[cell].mean for cell in analysis.cells]}
+            for arm in analysis.arms
+        ],
+        "paired": [
+            {"name": arm.name, "differences": [arm.cells[c].difference for c in analysis.cells], "n": n}
+            for arm in others
+        ],
         "labels": [
-            {"name": arm.name, "needed": [{"text": text, "value": _labels(text)} for text in map(arm.labels.get, analysis.cells)]}
+            {
+                "name": arm.name,
+                "needed": [
+                    {"text": text, "value": _labels(text)} for text in map(arm.labels.get, analysis.cells)
+                ],
+            }
             for arm in analysis.arms
             if arm.labels
         ],
@@ -186,7 +255,10 @@ def _order(analysis: Analysis) -> list[dict[str, Any]]:
     if order is None:
         return []
     columns = zip(analysis.arms, order.best, order.rank, order.low, order.high, strict=True)
-    rows = [{"name": arm.name, "best": best, "rank": rank, "low": low, "high": high} for arm, best, rank, low, high in columns]
+    rows = [
+        {"name": arm.name, "best": best, "rank": rank, "low": low, "high": high}
+        for arm, best, rank, low, high in columns
+    ]
     return sorted(rows, key=lambda row: float(row["rank"]))  # type: ignore[arg-type]
 
 
@@ -205,9 +277,18 @@ def _equivalence(analysis: Analysis) -> dict[str, Any] | None:
         if arm.equivalence is not None
     ]
     few = len(analysis.replicates) < MIN_REPLICATES_FOR_TEST
-    why_not = analysis.margin_untested or analysis.untested or (f"there are fewer than {MIN_REPLICATES_FOR_TEST} replicates" if few else "")
+    why_not = (
+        analysis.margin_untested
+        or analysis.untested
+        or (f"there are fewer than {MIN_REPLICATES_FOR_TEST} replicates" if few else "")
+    )
     why_not = "this is a screening" if analysis.stage == "screen" else why_not
-    return {"margin": analysis.margin, "rows": rows, "why_not": why_not, "tested": any(row["p"] is not None for row in rows)}
+    return {
+        "margin": analysis.margin,
+        "rows": rows,
+        "why_not": why_not,
+        "tested": any(row["p"] is not None for row in rows),
+    }
 
 
 def _within(analysis: Analysis, name: str, p: float | None) -> str:
@@ -222,13 +303,17 @@ def _later(analysis: Analysis) -> list[dict[str, Any]]:
     first: dict[str, Any] = {
         "title": f"1. {analysis.metric}, the primary endpoint",
         "why_not": "",
-        "rows": [(arm.name, arm.endpoint.difference, None if arm.test is None else arm.test.holm) for arm in family],
+        "rows": [
+            (arm.name, arm.endpoint.difference, None if arm.test is None else arm.test.holm) for arm in family
+        ],
     }
     rest: list[dict[str, Any]] = [
         {
             "title": f"{place}. {one.words}",
             "why_not": one.why_not,
-            "rows": [(name, difference, one.adjusted.get(name)) for name, difference in one.differences.items()],
+            "rows": [
+                (name, difference, one.adjusted.get(name)) for name, difference in one.differences.items()
+            ],
         }
         for place, one in enumerate(analysis.later, 2)
     ]
@@ -246,7 +331,10 @@ def _matrices(analysis: Analysis) -> list[dict[str, Any]]:
     names = [arm.name for arm in analysis.arms]
     blocks = [list(block) for block in np.array_split(names, -(-len(names) // MOST_COLUMNS))]
     return [
-        {"columns": block, "rows": [{"name": a, "differences": [analysis.pairs.get((a, b)) for b in block]} for a in names]}
+        {
+            "columns": block,
+            "rows": [{"name": a, "differences": [analysis.pairs.get((a, b)) for b in block]} for a in names],
+        }
         for block in blocks
     ]
 
@@ -286,35 +374,53 @@ def _without_labels(analysis: Analysis, runs: Sequence[Run], config: CompareConf
 
     return {
         "score_names": [{"name": name, "better": words} for name, words in BETTER.items()],
-        "scores": [{"name": name, "values": [shown(score, of.get(score)) for score in BETTER]} for name, of in spreads(found).items()],
-        "agreement": [] if agreed is None else [{"score": score, **vars(one)} for score, one in agreed.by_score.items()],
+        "scores": [
+            {"name": name, "values": [shown(score, of.get(score)) for score in BETTER]}
+            for name, of in spreads(found).items()
+        ],
+        "agreement": []
+        if agreed is None
+        else [{"score": score, **vars(one)} for score, one in agreed.by_score.items()],
         "num_encoders": len(agreed.order) if agreed else 0,
         "verdict": verdict(agreed, analysis.metric) if agreed else [],
     }
 
 
 def case_means(runs: Sequence[Run], metric: str) -> dict[str, dict[str, float]]:
-    """Scan -> arm -> mean of the metric over classes, cells and replicates; only scans that all runs tested."""
+    """Scan -> arm -> mean of the metric over classes, cells and replicates; only scans that all runs
+    tested.
+    """
     found: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         for case in read_json(run.folder / "results.json").get("cases", []) if run.measures else []:
             if isinstance(case.get(metric), int | float):
                 found.setdefault(str(case["scan"]), {}).setdefault(run.name, []).append(float(case[metric]))
     arms = {run.name for run in runs if run.measures}
-    return {scan: {arm: float(np.mean(values)) for arm, values in by_arm.items()} for scan, by_arm in found.items() if set(by_arm) == arms}
+    return {
+        scan: {arm: float(np.mean(values)) for arm, values in by_arm.items()}
+        for scan, by_arm in found.items()
+        if set(by_arm) == arms
+    }
 
 
 def _cases(analysis: Analysis, runs: Sequence[Run], side: str) -> dict[str, Any]:
     means = case_means(runs, analysis.metric)
-    order = sorted(means, key=lambda scan: (float(np.mean(list(means[scan].values()))), scan), reverse=analysis.higher)
+    order = sorted(
+        means, key=lambda scan: (float(np.mean(list(means[scan].values()))), scan), reverse=analysis.higher
+    )
     shown = order if len(order) <= 2 * NUM_CASES else [*order[:NUM_CASES], *order[-NUM_CASES:]]
-    words = f"Mean {analysis.metric} per {side} scan over classes, cells and replicates, ordered by the mean over arms, best first"
+    words = (
+        f"Mean {analysis.metric} per {side} scan over classes, cells and replicates, ordered by the "
+        "mean over arms, best first"
+    )
     left = len(order) - len(shown)
     return {
         "side": side,
         "case_words": words + (f"; {left} scans in between are not shown." if left else "."),
         "case_names": shown,
-        "cases": [{"name": arm.name, "numbers": [means[scan][arm.name] for scan in shown]} for arm in analysis.arms],
+        "cases": [
+            {"name": arm.name, "numbers": [means[scan][arm.name] for scan in shown]} for arm in analysis.arms
+        ],
         "case_pictures": cases(analysis, runs, side),
         "case_cell": cell_words(analysis.cells[-1]),
     }
@@ -323,11 +429,17 @@ def _cases(analysis: Analysis, runs: Sequence[Run], side: str) -> dict[str, Any]
 def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
     panels: dict[str, list[Curve]] = {}
     for run in runs:
-        rows = [row for row in metric_rows(run) if "loss" in row and "step" in row] if run.cell in ((), cell) else []
+        rows = (
+            [row for row in metric_rows(run) if "loss" in row and "step" in row]
+            if run.cell in ((), cell)
+            else []
+        )
         if not rows:
             continue
         fold = "" if run.fold is None else f", fold {run.fold}"
-        curve = Curve(f"replicate {run.seed}{fold}", [row["step"] for row in rows], [row["loss"] for row in rows])
+        curve = Curve(
+            f"replicate {run.seed}{fold}", [row["step"] for row in rows], [row["loss"] for row in rows]
+        )
         panels.setdefault(run.name, []).append(curve)
     return loss_panels(panels)
 

@@ -1,4 +1,6 @@
-"""Execution of a plan: each run is a separate command, skipped if done, resumed if stopped, reported if it failed."""
+"""Execution of a plan: each run is a separate command, skipped if done, resumed if stopped, reported if it
+failed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,15 @@ from typing import Any, Literal, Protocol
 
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from medcl3d.comparison.plan.runs import Run, model_of
 from medcl3d.comparison.run.launch import INPUTS, LOG, Child, encoder_hash, read_json
@@ -61,9 +71,11 @@ class Outcome:
 
 
 def is_done(run: Run) -> bool:
-    """Whether the run's folder holds this run, finished. A field that is newer than the run counts with its default.
+    """Whether the run's folder holds this run, finished. A field that is newer than the run counts with its
+    default.
 
-    ConfigError if the folder holds another run, or one that started from another encoder; DataError if its files are
+    ConfigError if the folder holds another run, or one that started from another encoder; DataError if its
+    files are
     damaged.
     """
     config_file = run.folder / "config.yaml"
@@ -73,7 +85,9 @@ def is_done(run: Run) -> bool:
     if read_json(run.folder / "status.json").get("state") != "done":
         return False
     if run.measures and not (run.folder / "results.json").is_file():
-        raise DataError(f"{run.folder}: the run is done but results.json is missing; delete the folder to run it again")
+        raise DataError(
+            f"{run.folder}: the run is done but results.json is missing; delete the folder to run it again"
+        )
     now = None if run.needs is None else encoder_hash(run.needs)
     if now is not None and read_json(run.folder / INPUTS).get("encoder_sha256") != now:
         raise ConfigError(
@@ -84,11 +98,15 @@ def is_done(run: Run) -> bool:
 
 
 def _refuse_another(run: Run, config_file: Path) -> None:
-    """ConfigError if a folder holds another run than the planned one; moved runs may differ in their paths only."""
+    """ConfigError if a folder holds another run than the planned one; moved runs may differ in their paths
+    only.
+    """
     try:
         found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{config_file}: is damaged ({' '.join(str(error).split())}); delete its folder to run it again") from None
+        raise DataError(
+            f"{config_file}: is damaged ({' '.join(str(error).split())}); delete its folder to run it again"
+        ) from None
     free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.moved_to else ()))
 
     def changed(old: Any) -> list[str]:
@@ -97,13 +115,17 @@ def _refuse_another(run: Run, config_file: Path) -> None:
     # Filling in defaults takes longer than comparing, and most runs have all fields.
     lines = changed(found) and changed(with_defaults(found, model_of(run.command), config_file))
     if run.moved_to is not None and run.needs is not None:
-        # The encoder was moved too, but its path below out_dir must be the planned one: otherwise this is another arm's run.
+        # The encoder was moved too, but its path below out_dir must be the planned one: otherwise this is
+        # another arm's run.
         inside = run.needs.relative_to(run.moved_to).parts
         if Path(str(found.get("init"))).parts[-len(inside) :] != inside:
             lines = [*lines, f"init: {found.get('init')!r} -> {run.planned['init']!r}"]
     if lines:
         shown = "; ".join([*lines[:5], *(["..."] if len(lines) > 5 else [])])
-        raise ConfigError(f"{run.folder}: holds another run: {shown}. Delete the folder to run it again, or choose another out_dir")
+        raise ConfigError(
+            f"{run.folder}: holds another run: {shown}. Delete the folder to run it again, or choose "
+            "another out_dir"
+        )
 
 
 def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
@@ -114,7 +136,11 @@ def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     done = {run.folder for run in runs if is_done(run)}
     still_needed = {run.needs for run in runs if run.needs is not None and run.folder not in done}
     needed = {run.needs for run in runs if run.needs is not None}
-    spent = {run.folder for run in runs if run.folder in needed - still_needed and not (run.folder / "config.yaml").exists()}
+    spent = {
+        run.folder
+        for run in runs
+        if run.folder in needed - still_needed and not (run.folder / "config.yaml").exists()
+    }
     kept = [run for run in runs if run.folder in done | spent]
     return kept, [run for run in runs if run.folder not in done | spent]
 
@@ -132,7 +158,9 @@ def step_of(run: Run) -> int:
         return 0
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
-        complete = [line for line in file.read().split(b"\n")[:-1] if line.startswith(b"{") and line.endswith(b"}")]
+        complete = [
+            line for line in file.read().split(b"\n")[:-1] if line.startswith(b"{") and line.endswith(b"}")
+        ]
     return int(json.loads(complete[-1]).get("step", 0)) if complete else 0
 
 
@@ -184,14 +212,27 @@ def _outcome(child: Child) -> Outcome | None:
         return Outcome(child.run, "failed", seconds, str(error))
     if code == STOPPED and child.resumable:
         return Outcome(child.run, "stopped", seconds, "its job was stopped too often")
-    what = f"exit {code}" if code > 0 else f"killed by signal {-code}" if code < 0 else "exit 0, but the state in status.json is not done"
+    what = (
+        f"exit {code}"
+        if code > 0
+        else f"killed by signal {-code}"
+        if code < 0
+        else "exit 0, but the state in status.json is not done"
+    )
     return Outcome(child.run, "failed", seconds, f"{what}: {last_line(child.run.folder / LOG)}")
 
 
-def execute(runs: Sequence[Run], launcher: Launcher, console: Console, accept: Callable[[Run], None] = lambda run: None) -> list[Outcome]:
-    """Execute the runs that are not done, as many at once as the launcher accepts; a failed run does not stop the others.
+def execute(
+    runs: Sequence[Run],
+    launcher: Launcher,
+    console: Console,
+    accept: Callable[[Run], None] = lambda run: None,
+) -> list[Outcome]:
+    """Execute the runs that are not done, as many at once as the launcher accepts; a failed run does not stop
+    the others.
 
-    accept: validates each finished measurement; its exception ends the execution, since it would refuse every other too.
+    accept: validates each finished measurement; its exception ends the execution, since it would refuse every
+    other too.
     A run that another process executes (which outlived the comparison that started it) is waited for.
     ConfigError before anything starts if a folder holds another run; Stopped on Ctrl-C or SIGTERM.
     """
@@ -203,10 +244,17 @@ def execute(runs: Sequence[Run], launcher: Launcher, console: Console, accept: C
             while grid.waiting or grid.children:
                 grid.start(launcher)
                 if stop_requested.wait(POLL_SECONDS if grid.children or grid.waiting else 0):
-                    raise Stopped(f"stopped after {len(grid.outcomes)} of {len(runs)} runs; the same command resumes")
+                    raise Stopped(
+                        f"stopped after {len(grid.outcomes)} of {len(runs)} runs; the same command resumes"
+                    )
                 grid.collect()
                 grid.report_time(launcher.at_once)
-                _advance(progress, task, [c.run for c in grid.children], [o.run for o in grid.outcomes if o.state != "kept"])
+                _advance(
+                    progress,
+                    task,
+                    [c.run for c in grid.children],
+                    [o.run for o in grid.outcomes if o.state != "kept"],
+                )
         finally:
             _stop(grid.children)
     return grid.outcomes
@@ -271,7 +319,9 @@ class _Grid:
         self.over[outcome.run.folder] = outcome.state
         if outcome.state == "done":
             self._accept(outcome.run)
-        line = f"{len(self.outcomes)}/{len(self.runs)} {outcome.state} in {outcome.seconds:.0f} s: {outcome.run}"
+        line = (
+            f"{len(self.outcomes)}/{len(self.runs)} {outcome.state} in {outcome.seconds:.0f} s: {outcome.run}"
+        )
         self._say(line + (f"\n    {outcome.reason}" if outcome.reason else ""))
 
     def _accept(self, run: Run) -> None:
@@ -284,7 +334,9 @@ class _Grid:
 
 def _advance(progress: Progress, task: TaskID, going: Sequence[Run], ended: Sequence[Run]) -> None:
     part = sum(run.size * step_of(run) // max(1, run.steps) for run in going)
-    progress.update(task, completed=part + sum(run.size for run in ended), description=f"{len(going)} running")
+    progress.update(
+        task, completed=part + sum(run.size for run in ended), description=f"{len(going)} running"
+    )
 
 
 def _progress(console: Console) -> Progress:

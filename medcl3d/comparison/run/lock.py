@@ -27,9 +27,13 @@ def exclusive_start(folder: Path) -> Iterator[None]:
     except Timeout:
         holder = read_json(folder / HOLDER)
         who = f"pid {holder['pid']} on {holder['host']}" if holder else "another process"
-        raise ConfigError(f"{folder}: {who} is running a comparison in this folder; wait for it, or set another out_dir") from None
+        raise ConfigError(
+            f"{folder}: {who} is running a comparison in this folder; wait for it, or set another out_dir"
+        ) from None
     except OSError as error:
-        raise MachineError(f"{folder}: cannot be written ({error.strerror}); set out_dir to a writable folder") from None
+        raise MachineError(
+            f"{folder}: cannot be written ({error.strerror}); set out_dir to a writable folder"
+        ) from None
     try:
         write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
@@ -38,7 +42,9 @@ def exclusive_start(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is running in this run folder: of a comparison that was killed, or started by hand."""
+    """Whether a process is running in this run folder: of a comparison that was killed, or started by
+    hand.
+    """
     return any(_taken(folder / name) for name in (STARTED, ".lock"))
 
 

@@ -17,7 +17,17 @@ from medcl3d.io.atomic import write_text
 
 MANY = 10**6
 JOB = "job.txt"
-OVER = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "REVOKED")
+OVER = (
+    "COMPLETED",
+    "CANCELLED",
+    "FAILED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "REVOKED",
+)
 SAVE_SECONDS = 60.0
 """Seconds that a job may take to save before its end; submitit signals it 90 s before."""
 
@@ -49,7 +59,9 @@ class RunJob:
                 self._going.wait()
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the job leaves its node: the same run, which resumes from its saved state."""
+        """Called by submitit before the job leaves its node: the same run, which resumes from its saved
+        state.
+        """
         import submitit
 
         self._stop()
@@ -94,20 +106,25 @@ class SlurmChild:
 
 
 def is_queued(folder: Path) -> bool:
-    """Whether a job of this run is still queued or running, although the comparison that submitted it has ended."""
+    """Whether a job of this run is still queued or running, although the comparison that submitted it has
+    ended.
+    """
     try:
         job = (folder / JOB).read_text(encoding="utf-8").strip()
         query = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
         done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0 and any(state.strip() not in OVER for state in done.stdout.splitlines() if state.strip())
+    return done.returncode == 0 and any(
+        state.strip() not in OVER for state in done.stdout.splitlines() if state.strip()
+    )
 
 
 class SlurmLauncher:
     """Jobs of a cluster; all ready runs become one array, of which `jobs` run at once.
 
-    parameters  of submitit's AutoExecutor, as timeout_min, mem_gb, gpus_per_node, slurm_partition; cluster: if not slurm
+    parameters  of submitit's AutoExecutor, as timeout_min, mem_gb, gpus_per_node, slurm_partition; cluster:
+                if not slurm
     MachineError if submitit or the cluster is missing; ConfigError if a parameter is unknown.
     """
 
@@ -117,17 +134,24 @@ class SlurmLauncher:
         try:
             import submitit
         except ImportError:
-            raise MachineError("executor: slurm needs submitit, which is not installed; pip install 'medcl3d[slurm]'") from None
+            raise MachineError(
+                "executor: slurm needs submitit, which is not installed; pip install 'medcl3d[slurm]'"
+            ) from None
         self.at_once = jobs
         given = dict(parameters)
         cluster = str(given.pop("cluster", "slurm"))
         try:
             self._executor = submitit.AutoExecutor(folder=folder / "slurm" / "%j", cluster=cluster)
         except RuntimeError as error:
-            raise MachineError(f"executor: slurm: {error}; start it on a machine with sbatch, or set executor: local") from None
+            raise MachineError(
+                f"executor: slurm: {error}; start it on a machine with sbatch, or set executor: local"
+            ) from None
         if cluster == "slurm":
             given = {"slurm_array_parallelism": jobs, **given}
-            given["slurm_additional_parameters"] = {"requeue": True, **given.get("slurm_additional_parameters", {})}
+            given["slurm_additional_parameters"] = {
+                "requeue": True,
+                **given.get("slurm_additional_parameters", {}),
+            }
         try:
             self._executor.update_parameters(name="medcl3d", **given)
         except (NameError, TypeError, ValueError) as error:

@@ -1,4 +1,6 @@
-"""Screening and confirmation: a confirmation needs new seeds and test patients that the screening did not use."""
+"""Screening and confirmation: a confirmation needs new seeds and test patients that the screening did not
+use.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,27 @@ from medcl3d.core.errors import ConfigError, DataError
 def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) -> None:
     """Check this comparison against its screening, if `screened` is set.
 
-    ConfigError if `screened` is not a screening, or shares a seed; DataError if the two share a test patient, as far as
+    ConfigError if `screened` is not a screening, or shares a seed; DataError if the two share a test patient,
+    as far as
     results of both, or this one's split.json, exist. `name` is this comparison's file in messages.
     """
     if config.screened is None:
         return
     if config.stage != "confirm":
-        raise ConfigError(f"{name}: screened: a screening does not confirm; remove the line, or set stage: confirm")
+        raise ConfigError(
+            f"{name}: screened: a screening does not confirm; remove the line, or set stage: confirm"
+        )
     screening = load(find_config(str(config.screened)), (), CompareConfig)
     if screening.stage != "screen":
-        raise ConfigError(f"{name}: screened: {config.screened} is not a screening; set stage: screen there before it runs")
+        raise ConfigError(
+            f"{name}: screened: {config.screened} is not a screening; set stage: screen there before it runs"
+        )
     both = sorted(set(_seeds(screening)) & set(_seeds(config)))
     if both:
         free = screening.first_seed + screening.replicates
-        raise ConfigError(f"{name}: first_seed: {config.screened} used seed {both[0]}; set first_seed to {free} or more")
+        raise ConfigError(
+            f"{name}: first_seed: {config.screened} used seed {both[0]}; set first_seed to {free} or more"
+        )
     seen = _tested(sorted((screening.out_dir / screening.measured_by[0]).rglob("results.json")))
     own = _tested([run.folder / "results.json" for run in runs if run.measures]) | _to_test(runs)
     if seen & own:
@@ -49,11 +58,19 @@ def _tested(files: Sequence[Path]) -> set[str]:
 
 
 def _to_test(runs: Sequence[Run]) -> set[str]:
-    """The test patients of the data that the runs read, if it is prepared; with folds, of each fold that tests."""
-    sides = {(str(run.planned["data"]["root"]), run.planned["data"].get("fold")) for run in runs if run.measures and "data" in run.planned}
+    """The test patients of the data that the runs read, if it is prepared; with folds, of each fold that
+    tests.
+    """
+    sides = {
+        (str(run.planned["data"]["root"]), run.planned["data"].get("fold"))
+        for run in runs
+        if run.measures and "data" in run.planned
+    }
     found: set[str] = set()
     for root, fold in sides:
         split = read_json(Path(root) / "split.json")
         folds = split.get("folds", [])
-        found |= set(map(str, split.get("test", []) if fold is None else folds[fold] if fold < len(folds) else []))
+        found |= set(
+            map(str, split.get("test", []) if fold is None else folds[fold] if fold < len(folds) else [])
+        )
     return found

@@ -205,7 +205,9 @@ def _number(header: Header) -> str:
     return f"{number} ({uid or 'without UID'})" if number else uid or "without UID"
 
 
-def is_selected(series: FoundSeries, modalities: Sequence[str] | None, min_slices: int, counts: Counted) -> bool:
+def is_selected(
+    series: FoundSeries, modalities: Sequence[str] | None, min_slices: int, counts: Counted
+) -> bool:
     """Whether a series is selected; else it is counted."""
     if modalities is not None and series.modality not in modalities:
         counts.add(f"series of {series.modality} were skipped", series.called)

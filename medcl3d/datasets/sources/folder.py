@@ -50,7 +50,8 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     near = similar_columns(images.names)
     if "patient" in near:
         raise ConfigError(
-            f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: {patient_column_remedy(near['patient'])}"
+            f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: "
+            f"{patient_column_remedy(near['patient'])}"
         )
     rows: list[dict[str, str]] = []
     labels: dict[tuple[str, ...], str] = {}
@@ -76,7 +77,9 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
 
     if not rows or (maps and not labels):
         field, text = ("pattern", pattern) if not rows else ("label", label)
-        others = "; ".join(skipped_notes(root, files, unreadable, taken={row["path"] for row in rows}, why=why))
+        others = "; ".join(
+            skipped_notes(root, files, unreadable, taken={row["path"] for row in rows}, why=why)
+        )
         raise DataError(
             f"{root}: no file matches {field} = {text!r}; {others or 'the root has no other NIfTI file'}"
         )

@@ -18,7 +18,7 @@ from medcl3d.io.walk import VOLUMES, files_under
 
 LAYOUT = (
     'an nnU-Net folder holds dataset.json with channel_names {"0": "CT"}, labels {"background": 0} and '
-    'file_ending, '
+    "file_ending, "
     "imagesTr, labelsTr"
 )
 

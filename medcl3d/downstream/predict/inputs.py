@@ -20,7 +20,22 @@ from medcl3d.io.walk import VOLUMES, files_under, unread
 
 # First tags of DICOM files without a preamble.
 FIRST_TAGS = (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
-OTHER_FORMATS = (".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".dcm", ".npy", ".npz", ".gz", ".zip", ".png")
+OTHER_FORMATS = (
+    ".mha",
+    ".mhd",
+    ".nrrd",
+    ".nhdr",
+    ".hdr",
+    ".img",
+    ".mgz",
+    ".mgh",
+    ".dcm",
+    ".npy",
+    ".npz",
+    ".gz",
+    ".zip",
+    ".png",
+)
 
 
 @dataclass(frozen=True)
@@ -144,7 +159,8 @@ def stamp_of(one: InputScan, identity: str) -> str:
 
     DataError if the scan is unreadable.
     """
-    return f"medcl3d {hashlib.sha256(f'{identity} {content_sha256(one.path)}'.encode()).hexdigest()}"  # 72 of the 80 bytes of `descrip`
+    # 72 of the 80 bytes of `descrip`
+    return f"medcl3d {hashlib.sha256(f'{identity} {content_sha256(one.path)}'.encode()).hexdigest()}"
 
 
 def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, force: bool) -> list[InputScan]:
@@ -195,6 +211,10 @@ def _foreign(existing: Sequence[Path], scan: InputScan, identity: str) -> list[P
 def _stamp_in(file: Path) -> str:
     """The origin stamp in the header of a file; "" if it is not a NIfTI file."""
     try:
-        return cast(str, cast(Any, nibabel.load(file)).header["descrip"].item().decode()) if file.is_file() else ""
+        return (
+            cast(str, cast(Any, nibabel.load(file)).header["descrip"].item().decode())
+            if file.is_file()
+            else ""
+        )
     except (ImageFileError, OSError, EOFError, KeyError, ValueError):  # written by another program
         return ""

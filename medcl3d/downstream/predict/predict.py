@@ -170,7 +170,11 @@ def _dry_run(
     """
     for one in scans:
         try:
-            _refuse_channels(predictor, one.path, num_channels(one.path, read_header(one.path).shape, predictor.options["channels"]))
+            _refuse_channels(
+                predictor,
+                one.path,
+                num_channels(one.path, read_header(one.path).shape, predictor.options["channels"]),
+            )
         except DataError as error:
             refused.append(_reason(error, one, predictor.options))
             say(refused[-1])
@@ -202,15 +206,23 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     sidecar = read_sidecar(path)
     lacking = [name for name in NEEDED if name not in sidecar]
     if lacking:
-        raise ConfigError(f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again")
-    described = parse({"task": sidecar["task"], "encoder": sidecar["architecture"]}, _Described, str(path.with_suffix(".json")))
+        raise ConfigError(
+            f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again"
+        )
+    described = parse(
+        {"task": sidecar["task"], "encoder": sidecar["architecture"]},
+        _Described,
+        str(path.with_suffix(".json")),
+    )
     task = TASKS.build(described.task)
     if not isinstance(task, Segmentation):
         raise ConfigError(
             f"{run}: was trained for {described.task.name}, but predict writes label maps; use a run of "
             "segmentation"
         )
-    classes = task.chosen({int(value): name for value, name in sidecar["label_names"].items()}, path.with_suffix(".json"))
+    classes = task.chosen(
+        {int(value): name for value, name in sidecar["label_names"].items()}, path.with_suffix(".json")
+    )
     channels = int(sidecar["in_channels"])
     model = Segmenter(build_network(described.encoder, channels, decoder=True), 1 + len(classes))
     try:
@@ -230,7 +242,9 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     spacing, precision = tuple(sidecar["spacing_mm"]), sidecar.get("precision", "auto")
     content = path.read_bytes() + path.with_suffix(".json").read_bytes()
     identity = f"{hashlib.sha256(content).hexdigest()} {options['kind']}"
-    return Predictor(model, task, classes, options, triple(sidecar["patch_size"]), channels, spacing, precision, identity)
+    return Predictor(
+        model, task, classes, options, triple(sidecar["patch_size"]), channels, spacing, precision, identity
+    )
 
 
 def _kind(run: Path, trained: str, intensity: str | None) -> str:
@@ -250,7 +264,8 @@ def _kind(run: Path, trained: str, intensity: str | None) -> str:
 def segment(
     predictor: Predictor, path: Path, device: torch.device | None = None, *, keep: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None, ReadyScan]:
-    """Label values ``Int16[X, Y, Z]`` on the grid of a file, with `keep` also probabilities ``Float32[K, X, Y, Z]``, and the scan.
+    """Label values ``Int16[X, Y, Z]`` on the grid of a file, with `keep` also probabilities ``Float32[K, X,
+    Y, Z]``, and the scan.
 
     DataError if the file is not a scan that fits the network.
     """
@@ -260,10 +275,14 @@ def segment(
     model = predictor.model.to(device)
     volume = torch.from_numpy(ready.voxels)
     dtype = autocast_dtype(predictor.precision, device)
-    found = predictor.task.probabilities(model, volume, ready.normalisation.fill, predictor.patch_size, device, dtype)
+    found = predictor.task.probabilities(
+        model, volume, ready.normalisation.fill, predictor.patch_size, device, dtype
+    )
     to_prepared = np.linalg.inv(ready.affine) @ ready.own_affine
     cropped = predictor.options.get("crop", "none") != "none"
-    indices, shares = classes_on(ready.image.voxels.shape[1:], found.cpu().numpy(), to_prepared, cropped=cropped, keep=keep)
+    indices, shares = classes_on(
+        ready.image.voxels.shape[1:], found.cpu().numpy(), to_prepared, cropped=cropped, keep=keep
+    )
     values = np.array([0, *predictor.classes], dtype=np.int16)
     return values[indices], shares, ready
 
@@ -304,7 +323,11 @@ def _write(
 
     MachineError if that fails (a full disk), since the remaining scans would fail too.
     """
-    files = [(file, voxels) for file, voxels in zip(one.files(len(volumes) > 1), volumes, strict=True) if force or not file.exists()]
+    files = [
+        (file, voxels)
+        for file, voxels in zip(one.files(len(volumes) > 1), volumes, strict=True)
+        if force or not file.exists()
+    ]
     stamp = stamp_of(one, identity)
     try:
         for file, voxels in files:
@@ -346,4 +369,6 @@ def _write_nifti(file: Path, voxels: np.ndarray, scan: Path, stamp: str) -> None
     content = image.to_bytes()
     file.parent.mkdir(parents=True, exist_ok=True)
     with open_atomic(file) as out:
-        out.write(gzip.compress(content, compresslevel=6, mtime=0) if file.name.lower().endswith(".gz") else content)
+        out.write(
+            gzip.compress(content, compresslevel=6, mtime=0) if file.name.lower().endswith(".gz") else content
+        )

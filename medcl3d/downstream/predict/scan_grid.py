@@ -9,7 +9,12 @@ from scipy.ndimage import affine_transform
 
 
 def classes_on(
-    grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.ndarray, *, cropped: bool, keep: bool = False
+    grid: tuple[int, ...],
+    probabilities: np.ndarray,
+    to_prepared: np.ndarray,
+    *,
+    cropped: bool,
+    keep: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Class indices on the grid of a file and, with `keep`, the resampled probabilities.
 
@@ -41,7 +46,9 @@ def _resampled(
     matrix, offset = _cleaned(to_prepared)
     outside = _outside(grid, probabilities.shape[1:], matrix, offset) if cropped else None
     for index, one in enumerate(probabilities):
-        values = affine_transform(one.astype(np.float32), matrix, offset, output_shape=grid, order=1, mode="nearest")
+        values = affine_transform(
+            one.astype(np.float32), matrix, offset, output_shape=grid, order=1, mode="nearest"
+        )
         if outside is not None:
             values[outside] = float(index == 0)
         yield values
@@ -54,7 +61,9 @@ def _cleaned(to_prepared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return clean[:3, :3], clean[:3, 3]
 
 
-def _outside(grid: tuple[int, ...], shape: tuple[int, ...], matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def _outside(
+    grid: tuple[int, ...], shape: tuple[int, ...], matrix: np.ndarray, offset: np.ndarray
+) -> np.ndarray:
     """``Bool[X, Y, Z]``: voxels of the file with centres more than half a voxel outside the prepared grid."""
     outside = np.zeros(grid, dtype=bool)
     axes = np.ogrid[tuple(slice(n) for n in grid)]

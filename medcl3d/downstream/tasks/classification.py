@@ -17,7 +17,14 @@ from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
-from medcl3d.downstream.crop_dataset import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
+from medcl3d.downstream.crop_dataset import (
+    CropBatch,
+    CropDataset,
+    Example,
+    answers,
+    covering_crops,
+    random_crop,
+)
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe, check_classes
 from medcl3d.downstream.task import Evaluation
@@ -77,7 +84,13 @@ class CropClassification(ABC):
         return np.array([example.target for example in examples])
 
     def probe_metrics(
-        self, probe: Probe, known: Labelled, features: np.ndarray, examples: Sequence[Example], store: Store, seed: int
+        self,
+        probe: Probe,
+        known: Labelled,
+        features: np.ndarray,
+        examples: Sequence[Example],
+        store: Store,
+        seed: int,
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
         """Metrics of a probe on the test examples, and one row per example.
 
@@ -91,7 +104,16 @@ class CropClassification(ABC):
         """The network with a linear head."""
         return Classifier(network, len(self.class_names(store)))
 
-    def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> CropDataset:
+    def dataset(
+        self,
+        store: Store,
+        plan: Plan,
+        patch_size: Triple,
+        recipe: Any,
+        steps: int,
+        rank: int,
+        world_size: int,
+    ) -> CropDataset:
         """Crops of the scans of the plan."""
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
 
@@ -99,7 +121,8 @@ class CropClassification(ABC):
         """Weighted cross-entropy of the augmented crops of one rank."""
         logits: Tensor = model(batch.augmented(recipe))
         with torch.autocast(logits.device.type, enabled=False):
-            # Weights have mean 1 over the scans: dividing by their sum in a batch would let a batch of one class ignore them.
+            # Weights have mean 1 over the scans: dividing by their sum in a batch would let a batch of one
+            # class ignore them.
             value = (batch.weights * F.cross_entropy(logits.float(), batch.targets, reduction="none")).mean()
         accuracy = (logits.argmax(1) == batch.targets).float().mean()
         return Loss(value, {"loss": all_mean(value.detach()), "training_accuracy": all_mean(accuracy)})
@@ -117,9 +140,7 @@ class CropClassification(ABC):
         """AUROC, balanced accuracy and accuracy of the examples of the test scans."""
         model.eval()
         examples = self.examples(store, scans, patch_size)
-        probabilities = answers(
-            lambda crops: model(crops).float().softmax(1), store, examples, device, dtype
-        )
+        probabilities = answers(lambda crops: model(crops).float().softmax(1), store, examples, device, dtype)
         metrics, cases = measured(probabilities, examples, self.class_names(store), store, seed)
         return Evaluation(metrics, cases, {})
 
@@ -173,7 +194,8 @@ class Classification(CropClassification):
         table = store.collection.table
         if self.target not in table:
             raise ConfigError(
-                f"task.classification.target = {self.target!r}: {store.root / 'manifest.csv'} has no such column; "
+                f"task.classification.target = {self.target!r}: {store.root / 'manifest.csv'} has no such "
+                "column; "
                 f"it has {', '.join(map(str, table.columns))}"
             )
         values: np.ndarray = table[self.target].fillna("").astype(str).to_numpy()
@@ -208,7 +230,9 @@ class Classification(CropClassification):
         return self.class_names(store).index(self._values(store)[scan])
 
     def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
-        """1, or inversely proportional to the number of these scans in a class, with mean 1 over the scans."""
+        """1, or inversely proportional to the number of these scans in a class, with mean 1 over the
+        scans.
+        """
         names = self.class_names(store)
         if self.class_weights == "none":
             return np.ones(len(names))
@@ -221,4 +245,7 @@ class Classification(CropClassification):
 
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
         """One per scan: the crops that cover it."""
-        return [Example(scan, covering_crops(store, scan, patch_size), self.stratum(store, scan)) for scan in scans]
+        return [
+            Example(scan, covering_crops(store, scan, patch_size), self.stratum(store, scan))
+            for scan in scans
+        ]

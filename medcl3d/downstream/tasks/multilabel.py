@@ -18,7 +18,14 @@ from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
-from medcl3d.downstream.crop_dataset import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
+from medcl3d.downstream.crop_dataset import (
+    CropBatch,
+    CropDataset,
+    Example,
+    answers,
+    covering_crops,
+    random_crop,
+)
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe
 from medcl3d.downstream.task import Evaluation
@@ -121,7 +128,16 @@ class Multilabel:
         self.truth(store)
         return Classifier(network, len(self.targets))
 
-    def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> CropDataset:
+    def dataset(
+        self,
+        store: Store,
+        plan: Plan,
+        patch_size: Triple,
+        recipe: Any,
+        steps: int,
+        rank: int,
+        world_size: int,
+    ) -> CropDataset:
         """Crops of the scans of the plan. DataError if no finding varies among them."""
         self._refuse_alike(self.truth(store)[np.unique(plan.anchors)])
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
@@ -134,7 +150,9 @@ class Multilabel:
                 "another seed"
             )
 
-    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, tuple[float, ...]]:
+    def draw(
+        self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator
+    ) -> tuple[Box, tuple[float, ...]]:
         """A random crop of the scan, and the findings of the scan."""
         return random_crop(store, scan, patch_size, rng), tuple(self.truth(store)[scan].tolist())
 
@@ -146,7 +164,9 @@ class Multilabel:
         truth = self.truth(store)[scans]
         counts = np.stack([(truth == value).sum(0) for value in (0, 1)], axis=1)
         total, kinds = counts.sum(1, keepdims=True), (counts > 0).sum(1, keepdims=True)
-        of_kind = torch.from_numpy(np.divide(total, kinds * counts, out=np.zeros(counts.shape), where=counts > 0)).float()
+        of_kind = torch.from_numpy(
+            np.divide(total, kinds * counts, out=np.zeros(counts.shape), where=counts > 0)
+        ).float()
         return weights * torch.where(targets == 1, of_kind[:, 1], of_kind[:, 0])
 
     def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
@@ -155,7 +175,9 @@ class Multilabel:
         with torch.autocast(logits.device.type, enabled=False):
             # Unknown findings have weight 0 but count in the mean, so that all ranks divide by the same
             # number.
-            value = F.binary_cross_entropy_with_logits(logits.float(), batch.targets.nan_to_num(0.0), batch.weights)
+            value = F.binary_cross_entropy_with_logits(
+                logits.float(), batch.targets.nan_to_num(0.0), batch.weights
+            )
         return Loss(value, {"loss": all_mean(value.detach())})
 
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
@@ -168,7 +190,13 @@ class Multilabel:
         return found
 
     def probe_metrics(
-        self, probe: Probe, known: Labelled, features: np.ndarray, examples: Sequence[Example], store: Store, seed: int
+        self,
+        probe: Probe,
+        known: Labelled,
+        features: np.ndarray,
+        examples: Sequence[Example],
+        store: Store,
+        seed: int,
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
         """Metrics on the test examples of one probe per finding, and one row per scan and finding.
 
@@ -199,7 +227,10 @@ class Multilabel:
     def _measured(
         self, probabilities: np.ndarray, examples: Sequence[Example], store: Store, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-        rows, truth = store.collection.table.iloc[[example.scan for example in examples]], self.labels(store, examples)
+        rows, truth = (
+            store.collection.table.iloc[[example.scan for example in examples]],
+            self.labels(store, examples),
+        )
         patients = [str(patient) for patient in rows["patient"]]
         cases = [
             {

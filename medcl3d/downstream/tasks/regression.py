@@ -17,7 +17,14 @@ from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
-from medcl3d.downstream.crop_dataset import CropBatch, CropDataset, Example, answers, covering_crops, random_crop
+from medcl3d.downstream.crop_dataset import (
+    CropBatch,
+    CropDataset,
+    Example,
+    answers,
+    covering_crops,
+    random_crop,
+)
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS
@@ -64,7 +71,9 @@ class Regression:
     target: str = "age"
     decodes: ClassVar[bool] = False
     _known: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _units: dict[Path, tuple[float, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _units: dict[Path, tuple[float, float]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def values(self, store: Store) -> np.ndarray:
         """``Float64[scans]``: the column, NaN if empty.
@@ -78,7 +87,10 @@ class Regression:
     def _read(self, store: Store) -> np.ndarray:
         table, where = store.collection.table, f"task.regression.target = {self.target!r}"
         if self.target not in table:
-            raise ConfigError(f"{where}: {store.root / 'manifest.csv'} has no such column; it has {', '.join(map(str, table.columns))}")
+            raise ConfigError(
+                f"{where}: {store.root / 'manifest.csv'} has no such column; it has "
+                f"{', '.join(map(str, table.columns))}"
+            )
         given = table[self.target].replace("", np.nan)
         found = pd.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64)
         wrong = given.notna().to_numpy() & ~np.isfinite(found)
@@ -102,7 +114,16 @@ class Regression:
         self.values(store)
         return Regressor(network)
 
-    def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> CropDataset:
+    def dataset(
+        self,
+        store: Store,
+        plan: Plan,
+        patch_size: Triple,
+        recipe: Any,
+        steps: int,
+        rank: int,
+        world_size: int,
+    ) -> CropDataset:
         """Crops of the scans of the plan, whose numbers define the standard units.
 
         ConfigError if they are all equal.
@@ -117,7 +138,9 @@ class Regression:
         self._units[store.root] = float(known.mean()), spread
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
 
-    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, float]:
+    def draw(
+        self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator
+    ) -> tuple[Box, float]:
         """A random crop of the scan, and the number of the scan in standard units."""
         mean, scale = self._units[store.root]
         return random_crop(store, scan, patch_size, rng), (float(self.values(store)[scan]) - mean) / scale
@@ -156,7 +179,15 @@ class Regression:
         rows = store.collection.table.iloc[list(scans)]
         patients = [str(patient) for patient in rows["patient"]]
         cases = [
-            {"scan": str(scan), "patient": patient, "true": t, "predicted": round(p, 6), "mae": round(abs(p - t), 6)}
-            for scan, patient, t, p in zip(rows["scan"], patients, truth.tolist(), predicted.tolist(), strict=True)
+            {
+                "scan": str(scan),
+                "patient": patient,
+                "true": t,
+                "predicted": round(p, 6),
+                "mae": round(abs(p - t), 6),
+            }
+            for scan, patient, t, p in zip(
+                rows["scan"], patients, truth.tolist(), predicted.tolist(), strict=True
+            )
         ]
         return Evaluation(regression_metrics(predicted, truth, patients, seed), cases, {})

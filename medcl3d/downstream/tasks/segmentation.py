@@ -106,10 +106,27 @@ class Segmentation:
         """The network with a 1x1x1 head, background as class 0."""
         return Segmenter(network, 1 + len(self.class_names(store)))
 
-    def dataset(self, store: Store, plan: Plan, patch_size: Triple, recipe: Any, steps: int, rank: int, world_size: int) -> PatchDataset:
+    def dataset(
+        self,
+        store: Store,
+        plan: Plan,
+        patch_size: Triple,
+        recipe: Any,
+        steps: int,
+        rank: int,
+        world_size: int,
+    ) -> PatchDataset:
         """Patches of the scans of the plan."""
         return PatchDataset(
-            store, plan, tuple(self.class_names(store)), patch_size, self.foreground_fraction, recipe, steps, rank, world_size
+            store,
+            plan,
+            tuple(self.class_names(store)),
+            patch_size,
+            self.foreground_fraction,
+            recipe,
+            steps,
+            rank,
+            world_size,
         )
 
     def loss(self, model: nn.Module, batch: PatchBatch, recipe: Any) -> Loss:
@@ -143,16 +160,30 @@ class Segmentation:
         return Evaluation(metrics, cases, {"cases": picture_of_cases(store, scans, cases, both)})
 
     def segment(
-        self, model: nn.Module, store: Store, scan: int, patch_size: Triple, device: torch.device, dtype: torch.dtype | None
+        self,
+        model: nn.Module,
+        store: Store,
+        scan: int,
+        patch_size: Triple,
+        device: torch.device,
+        dtype: torch.dtype | None,
     ) -> np.ndarray:
         """Class indices ``Int16[D, H, W]`` of a scan on the store's grid."""
         fill = store.scans[scan]["normalisation"]["fill"]
-        found = self.probabilities(model, torch.from_numpy(store.read_volume(scan)), fill, patch_size, device, dtype)
+        found = self.probabilities(
+            model, torch.from_numpy(store.read_volume(scan)), fill, patch_size, device, dtype
+        )
         return found.argmax(0).to(torch.int16).cpu().numpy()
 
     @torch.no_grad()
     def probabilities(
-        self, model: nn.Module, volume: Tensor, fill: Sequence[float], patch_size: Triple, device: torch.device, dtype: torch.dtype | None
+        self,
+        model: nn.Module,
+        volume: Tensor,
+        fill: Sequence[float],
+        patch_size: Triple,
+        device: torch.device,
+        dtype: torch.dtype | None,
     ) -> Tensor:
         """``Float32[K, D, H, W]`` of a prepared volume ``[C, D, H, W]``, background first.
 
@@ -160,7 +191,9 @@ class Segmentation:
         """
         model.eval()
         predict = mean_of_flips(probabilities_of(model, device, dtype), self.test_time_flips)
-        return sliding_window(predict, volume, patch_size, fill=fill, overlap=self.overlap, windows=self.windows, device=device)
+        return sliding_window(
+            predict, volume, patch_size, fill=fill, overlap=self.overlap, windows=self.windows, device=device
+        )
 
 
 def augmented(batch: PatchBatch, recipe: Any) -> tuple[Tensor, Tensor]:
@@ -173,7 +206,9 @@ def augmented(batch: PatchBatch, recipe: Any) -> tuple[Tensor, Tensor]:
 
 
 def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Loss:
-    """Cross-entropy plus 1 - Dice of the foreground: logits ``[N, K, D, H, W]``, class indices ``[N, D, H, W]``."""
+    """Cross-entropy plus 1 - Dice of the foreground: logits ``[N, K, D, H, W]``, class indices ``[N, D, H,
+    W]``.
+    """
     with torch.autocast(logits.device.type, enabled=False):
         scores, target = logits.float(), labels.long()
         dice, cross_entropy = dice_loss(scores, target), F.cross_entropy(scores, target)

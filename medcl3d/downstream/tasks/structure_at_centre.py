@@ -36,7 +36,9 @@ class StructureAtCentre(CropClassification):
     structures: PositiveInt = 20
     crops_per_scan: PositiveInt = 60
     _known: dict[Path, dict[int, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _voxels: dict[tuple[Path, int], list[np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _voxels: dict[tuple[Path, int], list[np.ndarray]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def _classes(self, store: Store) -> dict[int, str]:
         """Label value -> name, sorted by value.
@@ -45,10 +47,16 @@ class StructureAtCentre(CropClassification):
         """
         if store.root not in self._known:
             values = max(store.label_names, default=0) + 1
-            counts = [np.bincount(store.read_label(i).ravel(), minlength=values)[:values] for i in range(len(store)) if store.has_label(i)]
+            counts = [
+                np.bincount(store.read_label(i).ravel(), minlength=values)[:values]
+                for i in range(len(store))
+                if store.has_label(i)
+            ]
             table = np.array(counts).reshape(-1, values)
             order = sorted(range(1, values), key=lambda v: (-(table[:, v] > 0).sum(), -table[:, v].sum()))
-            chosen = sorted(v for v in order[: self.structures] if v in store.label_names and table[:, v].any())
+            chosen = sorted(
+                v for v in order[: self.structures] if v in store.label_names and table[:, v].any()
+            )
             if len(chosen) < 2:
                 raise ConfigError(
                     f"task.structure_at_centre: the labels of {store.root} have {len(chosen)} structures, "
@@ -67,14 +75,20 @@ class StructureAtCentre(CropClassification):
 
     def classes_in(self, store: Store, scan: int) -> list[str]:
         """The structures in a labelled scan."""
-        return [name for name, voxels in zip(self.class_names(store), self.voxels_of(store, scan), strict=True) if len(voxels)]
+        return [
+            name
+            for name, voxels in zip(self.class_names(store), self.voxels_of(store, scan), strict=True)
+            if len(voxels)
+        ]
 
     def voxels_of(self, store: Store, scan: int) -> list[np.ndarray]:
         """Flat voxel indices of each structure in a scan; read once per process."""
         key = store.root, scan
         if key not in self._voxels:
             labels = store.read_label(scan).ravel()
-            self._voxels[key] = [np.flatnonzero(labels == value).astype(np.int32) for value in self._classes(store)]
+            self._voxels[key] = [
+                np.flatnonzero(labels == value).astype(np.int32) for value in self._classes(store)
+            ]
         return self._voxels[key]
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:

@@ -20,7 +20,9 @@ def auroc(probabilities: np.ndarray, targets: np.ndarray) -> float:
     if fewer than two classes are present. Ties count half. Source: Hanley and McNeil 1982; the rank-sum form.
     """
     num_classes = probabilities.shape[1]
-    areas = [_area(probabilities[:, k], targets == k) for k in (range(num_classes) if num_classes > 2 else (1,))]
+    areas = [
+        _area(probabilities[:, k], targets == k) for k in (range(num_classes) if num_classes > 2 else (1,))
+    ]
     known = [area for area in areas if not np.isnan(area)]
     return float(np.mean(known)) if known else float("nan")
 
@@ -50,7 +52,10 @@ def average_precision(probabilities: np.ndarray, targets: np.ndarray) -> float:
     Goadrich 2006 (linear interpolation is too optimistic).
     """
     num_classes = probabilities.shape[1]
-    areas = [_precision(probabilities[:, k], targets == k) for k in (range(num_classes) if num_classes > 2 else (1,))]
+    areas = [
+        _precision(probabilities[:, k], targets == k)
+        for k in (range(num_classes) if num_classes > 2 else (1,))
+    ]
     known = [area for area in areas if not np.isnan(area)]
     return float(np.mean(known)) if known else float("nan")
 
@@ -95,6 +100,10 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def classification_metrics(probabilities: np.ndarray, targets: np.ndarray, patients: Sequence[str], seed: int) -> dict[str, Interval]:
-    """Each measure of ``probabilities [N, K]`` and class indices ``[N]`` with its 95% bootstrap interval over patients."""
+def classification_metrics(
+    probabilities: np.ndarray, targets: np.ndarray, patients: Sequence[str], seed: int
+) -> dict[str, Interval]:
+    """Each measure of ``probabilities [N, K]`` and class indices ``[N]`` with its 95% bootstrap interval over
+    patients.
+    """
     return over_drawn_patients(MEASURES, probabilities, targets, patients, seed)

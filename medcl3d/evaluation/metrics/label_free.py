@@ -16,8 +16,16 @@ def label_free(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         return {}
     # Features of 0 have no direction and stay 0: they are as collapsed as features with one common direction.
-    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (first.astype(float), second.astype(float)))
-    found = {"alignment": alignment(a, b), "uniformity": uniformity(a), "rankme": rankme(first), "alpha_req": alpha_req(first)}
+    a, b = (
+        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        for x in (first.astype(float), second.astype(float))
+    )
+    found = {
+        "alignment": alignment(a, b),
+        "uniformity": uniformity(a),
+        "rankme": rankme(first),
+        "alpha_req": alpha_req(first),
+    }
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 

@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from medcl3d.evaluation.metrics.classification import CALIBRATION_BINS, auroc, average_precision, balanced_accuracy
+from medcl3d.evaluation.metrics.classification import (
+    CALIBRATION_BINS,
+    auroc,
+    average_precision,
+    balanced_accuracy,
+)
 from medcl3d.evaluation.statistics.bootstrap import Measure, over_drawn_patients
 from medcl3d.evaluation.statistics.intervals import Interval
 

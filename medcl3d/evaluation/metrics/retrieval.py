@@ -34,7 +34,9 @@ def measures(similarity: np.ndarray, matches: np.ndarray) -> dict[str, float]:
         "average_precision": float((hits * precision)[hits > 0].sum() / m),
     }
     chance = {**_of_first_match(n, m, 0), "average_precision": float(_precision(n, m, 0, 0))}
-    return {key: value for name in found for key, value in ((name, found[name]), (f"chance_{name}", chance[name]))}
+    return {
+        key: value for name in found for key, value in ((name, found[name]), (f"chance_{name}", chance[name]))
+    }
 
 
 def _of_first_match(size: int, hits: int, start: int) -> dict[str, float]:

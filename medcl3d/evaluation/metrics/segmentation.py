@@ -56,9 +56,13 @@ def overlap_of(prediction: np.ndarray, truth: np.ndarray, to_mm: Sequence[float]
         diagonals = matrix @ (np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]]) * truth.shape).T
         return Overlap(0.0, float(np.linalg.norm(diagonals, axis=0).max()), 0.0, volume_error)
     either = prediction | truth
-    spans = [np.flatnonzero(either.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]] for axis in range(3)]
+    spans = [
+        np.flatnonzero(either.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]] for axis in range(3)
+    ]
     box = tuple(slice(first, last + 1) for first, last in spans)
-    y_pred, y = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None].float() for mask in (prediction, truth))
+    y_pred, y = (
+        torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None].float() for mask in (prediction, truth)
+    )
     dice = compute_dice(y_pred, y, include_background=True, ignore_empty=False)
     axes = matrix / np.linalg.norm(matrix, axis=0)
     spacing = np.linalg.norm(matrix, axis=0).tolist()
@@ -69,8 +73,12 @@ def overlap_of(prediction: np.ndarray, truth: np.ndarray, to_mm: Sequence[float]
         warnings.simplefilter(
             "ignore", FutureWarning
         )  # MONAI 1.6 warns about an argument that it passes itself
-        distance = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=spacing)
-        near = compute_surface_dice(y_pred, y, [SURFACE_TOLERANCE_MM], include_background=True, spacing=spacing)
+        distance = compute_hausdorff_distance(
+            y_pred, y, include_background=True, percentile=95, spacing=spacing
+        )
+        near = compute_surface_dice(
+            y_pred, y, [SURFACE_TOLERANCE_MM], include_background=True, spacing=spacing
+        )
     return Overlap(float(dice), float(distance), float(near), volume_error)
 
 

@@ -14,7 +14,11 @@ Measure = Callable[[np.ndarray, np.ndarray], float]
 
 
 def over_drawn_patients(
-    measures: Mapping[str, Measure], predictions: np.ndarray, targets: np.ndarray, patients: Sequence[str], seed: int
+    measures: Mapping[str, Measure],
+    predictions: np.ndarray,
+    targets: np.ndarray,
+    patients: Sequence[str],
+    seed: int,
 ) -> dict[str, Interval]:
     """Each measure of ``predictions [N, ...]`` and ``targets [N]`` with its 95% interval over patients.
 
@@ -25,7 +29,10 @@ def over_drawn_patients(
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     rows = [np.flatnonzero(owner == i) for i in range(len(names))]
     rng = np.random.default_rng(seed)
-    draws = [np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(RESAMPLES if len(rows) > 1 else 0)]
+    draws = [
+        np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
+        for _ in range(RESAMPLES if len(rows) > 1 else 0)
+    ]
     found: dict[str, Interval] = {}
     for name, measure in measures.items():
         value = measure(predictions, targets)

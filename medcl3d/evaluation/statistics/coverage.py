@@ -1,6 +1,7 @@
 """Coverage of nominal 95% intervals, measured on simulated comparisons with few replicates.
 
-`python -m medcl3d.evaluation.statistics.coverage` repeats the simulation and prints the tables of docs/statistics.md.
+`python -m medcl3d.evaluation.statistics.coverage` repeats the simulation and prints the tables of
+docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -60,8 +61,12 @@ MEASURED: dict[tuple[int, int], tuple[float, float]] = {
 """Replicates and cases -> lowest and highest coverage over SPREADS, in percent; a test repeats it."""
 
 
-def simulated(num: int, num_replicates: int, num_cases: int, spread: Spread, rng: np.random.Generator, mean: float = 0.0) -> np.ndarray:
-    """Differences ``[num, R, C]`` of comparisons whose replicates and cases are crossed, with a true `mean`."""
+def simulated(
+    num: int, num_replicates: int, num_cases: int, spread: Spread, rng: np.random.Generator, mean: float = 0.0
+) -> np.ndarray:
+    """Differences ``[num, R, C]`` of comparisons whose replicates and cases are crossed, with a true
+    `mean`.
+    """
     replicate, case, residual = spread
     of_replicate = replicate * rng.normal(size=(num, num_replicates, 1))
     of_case = case * rng.normal(size=(num, 1, num_cases))
@@ -110,7 +115,9 @@ def table_of_cases() -> str:
     return _markdown(rows)
 
 
-def with_collapses(num: int, num_replicates: int, fall: float, rng: np.random.Generator, share: float = COLLAPSED) -> np.ndarray:
+def with_collapses(
+    num: int, num_replicates: int, fall: float, rng: np.random.Generator, share: float = COLLAPSED
+) -> np.ndarray:
     """Differences ``[num, R]`` of true mean 0; a `share` of values with deviation 1 is lowered by `fall`."""
     fell = rng.random((num, num_replicates)) < share
     return rng.normal(size=(num, num_replicates)) - fall * fell + fall * share
@@ -118,7 +125,9 @@ def with_collapses(num: int, num_replicates: int, fall: float, rng: np.random.Ge
 
 def rejected(num_replicates: int, fall: float, repetitions: int = 5 * REPETITIONS) -> tuple[float, float]:
     """Percent of null comparisons reported as better, and as worse, at 5%, if runs of one arm collapse."""
-    found = over_replicates(with_collapses(repetitions, num_replicates, fall, np.random.default_rng([num_replicates, int(fall)])))
+    found = over_replicates(
+        with_collapses(repetitions, num_replicates, fall, np.random.default_rng([num_replicates, int(fall)]))
+    )
     small = found.p_value() < 0.05
     return 100 * float((small & (found.mean > 0)).mean()), 100 * float((small & (found.mean < 0)).mean())
 
@@ -131,7 +140,12 @@ def table_of_collapses() -> str:
     ]
     for fall in FALLS:
         shares = [rejected(num, fall) for num in COLLAPSE_REPLICATES]
-        rows.append([f"{fall:.0f}", *(f"{better + worse:.1f} ({better:.1f} + {worse:.1f})" for better, worse in shares)])
+        rows.append(
+            [
+                f"{fall:.0f}",
+                *(f"{better + worse:.1f} ({better:.1f} + {worse:.1f})" for better, worse in shares),
+            ]
+        )
     return _markdown(rows)
 
 

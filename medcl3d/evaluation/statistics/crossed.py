@@ -124,17 +124,23 @@ def over_replicates_and_cases(values: ArrayLike) -> Estimate:
     across = num * by_case.var(-1, ddof=1)
     rest = array - by_replicate[..., :, None] - by_case[..., None, :] + mean[..., None, None]
     residual = (rest**2).sum((-2, -1)) / ((num - 1) * (cases - 1))
-    parts = Components(np.maximum(0.0, between - residual) / cases, np.maximum(0.0, across - residual) / num, residual)
+    parts = Components(
+        np.maximum(0.0, between - residual) / cases, np.maximum(0.0, across - residual) / num, residual
+    )
     return Estimate(mean, *_variance(between, across, residual, num, cases), num, cases, parts)
 
 
-def _variance(between: np.ndarray, across: np.ndarray, residual: np.ndarray, num: int, cases: int) -> tuple[np.ndarray, np.ndarray]:
+def _variance(
+    between: np.ndarray, across: np.ndarray, residual: np.ndarray, num: int, cases: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Variance of the mean and its degrees of freedom, from the mean squares."""
     if num < MIN_REPLICATES_FOR_TEST:  # for more replicates, tests would be conservative
         between = np.maximum(between, residual)
     total = between + np.maximum(0.0, across - residual)
     counted = across > residual
-    squares = between**2 / (num - 1) + np.where(counted, across**2 / (cases - 1) + residual**2 / ((num - 1) * (cases - 1)), 0.0)
+    squares = between**2 / (num - 1) + np.where(
+        counted, across**2 / (cases - 1) + residual**2 / ((num - 1) * (cases - 1)), 0.0
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.where(squares > 0, total**2 / squares, num - 1.0)
     # If replicates hardly vary and cases vary no more than the residual, the difference of mean squares and

@@ -1,11 +1,15 @@
-"""Scores on a common scale of tasks: 0 for an encoder that was not pretrained, 1 for training with all labels."""
+"""Scores on a common scale of tasks: 0 for an encoder that was not pretrained, 1 for training with all
+labels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 
-def normalised(values: Mapping[str, float], low: float, high: float, higher: bool = True) -> dict[str, float] | None:
+def normalised(
+    values: Mapping[str, float], low: float, high: float, higher: bool = True
+) -> dict[str, float] | None:
     """Arm -> (value - low) / (high - low); None unless `high` is better than `low`.
 
     Below 0: worse than `low`; above 1: better than `high`. higher: larger values of the metric are better.

@@ -32,7 +32,9 @@ def over_patients(values: ArrayLike, patients: Sequence[str], seed: int) -> Inte
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # BCa may be undefined; the next method is defined
-            result = stats.bootstrap((means,), np.mean, method=method, random_state=np.random.default_rng(seed))
+            result = stats.bootstrap(
+                (means,), np.mean, method=method, random_state=np.random.default_rng(seed)
+            )
         low, high = (float(v) for v in result.confidence_interval)
         if np.isfinite([low, high]).all():
             break
@@ -60,5 +62,7 @@ def summary(cases: Sequence[Mapping[str, object]], names: Sequence[str], seed: i
     for name in names:
         for label in dict.fromkeys(str(row["class"]) for row in cases):
             rows = [row for row in cases if row["class"] == label]
-            found[f"{name}/{label}"] = over_patients(numbers(rows, name), [str(row["patient"]) for row in rows], seed)
+            found[f"{name}/{label}"] = over_patients(
+                numbers(rows, name), [str(row["patient"]) for row in rows], seed
+            )
     return {name: interval for name, interval in found.items() if interval is not None}

@@ -44,10 +44,14 @@ def smallest_difference(estimate: Estimate, alpha: float = 0.05, wanted: float =
         return 0.0
     critical = float(stats.t.ppf(1 - alpha / 2, df))
     largest = critical + 10 * (1 + critical)
-    return error * float(optimize.brentq(lambda shift: float(power(shift, 1.0, df, alpha)) - wanted, 0.0, largest))
+    return error * float(
+        optimize.brentq(lambda shift: float(power(shift, 1.0, df, alpha)) - wanted, 0.0, largest)
+    )
 
 
-def upper_limit_of_replicates(differences: ArrayLike, components: Components, num_cases: int | None) -> Components:
+def upper_limit_of_replicates(
+    differences: ArrayLike, components: Components, num_cases: int | None
+) -> Components:
     """Variance components of a pilot, with the variance of replicates at its upper 80% limit.
 
     differences  ``[..., R]``, one mean difference per replicate; components: estimated from the same runs
@@ -76,7 +80,9 @@ def effect_size(differences: ArrayLike, confidence: float = 0.95) -> Interval | 
     if spread <= 1e-12 * abs(float(values.mean())):
         return None
     df, standard = num - 1, float(values.mean()) / spread
-    corrected = standard * float(np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / np.sqrt(df / 2))
+    corrected = standard * float(
+        np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / np.sqrt(df / 2)
+    )
     t = standard * np.sqrt(num)
     if abs(t) > LARGEST_T:
         return Interval(corrected, float("nan"), float("nan"), num)
@@ -84,6 +90,8 @@ def effect_size(differences: ArrayLike, confidence: float = 0.95) -> Interval | 
     def limit(share: float) -> float:
         # The noncentrality for which a fraction `share` of t is below the observed value.
         reach = 10 + 3 * abs(t)
-        return float(optimize.brentq(lambda shift: float(_below(t, df, shift)) - share, t - reach, t + reach)) / np.sqrt(num)
+        return float(
+            optimize.brentq(lambda shift: float(_below(t, df, shift)) - share, t - reach, t + reach)
+        ) / np.sqrt(num)
 
     return Interval(corrected, limit((1 + confidence) / 2), limit((1 - confidence) / 2), num)

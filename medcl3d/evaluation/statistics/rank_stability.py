@@ -29,7 +29,9 @@ class RankStability:
     high: tuple[float, ...]
 
 
-def rank_stability(values: np.ndarray, higher: bool = True, seed: int = 0, resamples: int = RESAMPLES) -> RankStability | None:
+def rank_stability(
+    values: np.ndarray, higher: bool = True, seed: int = 0, resamples: int = RESAMPLES
+) -> RankStability | None:
     """Stability of ``values [arms, R]`` or ``[arms, R, C]``.
 
     None for fewer than three replicates or two arms.
