@@ -55,6 +55,7 @@ mutation: setup ## list mutations in FILES that no test detects; minutes per fil
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/language.py

@@ -47,7 +47,8 @@ class Embeddings:
 
 
 Embedded = dict[str, Embeddings]
-"""What an objective's loss needs of a batch, by name: `online` rows carry a gradient, others what else it compares with."""
+"""What an objective's loss needs of a batch, by name: `online` rows carry a gradient, others what else it
+compares with."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.pretraining.summary import summary
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
 :root {{ color-scheme: light dark; }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }}
@@ -34,7 +35,8 @@ td + td {{ text-align: right; font-variant-numeric: tabular-nums; }} pre {{ over
 </style></head><body>
 <h1>{title}</h1><pre>{summary}</pre>
 <h2>Samples</h2>
-<img alt="For {samples} samples: the scans in three planes with the boxes of the views, the views as read and as augmented" src="{pairs}">
+<img src="{pairs}" alt="For {samples} samples: the scans in three planes with the boxes of the views,
+ the views as read and as augmented">
 <h2>Relation of one batch</h2>
 <table>{counts}</table>
 <img alt="The relation of the batch as a matrix, and the distances of its pairs" src="{relation}">

@@ -37,7 +37,8 @@ def hippocampus(**fields: Any) -> Analysis:
     table = pd.read_csv(RESULTS / "hippocampus_confirm.csv")
     config = CompareConfig(
         out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")),
-        arms={name: Arm(None if name == "scratch" else name) for name in table["arm"].unique()}, reference="body_position",
+        arms={name: Arm(None if name == "scratch" else name) for name in table["arm"].unique()},
+        reference="body_position",
         vary={"num_labelled": [2, 8], "train.steps": [100, 500]}, first_seed=2, replicates=10,
         **{"endpoint": {"train.steps": 500}, **fields},
     )  # fmt: skip

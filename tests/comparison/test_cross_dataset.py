@@ -22,7 +22,8 @@ GAINS = {"scratch": 0.0, "a": 0.1, "b": 0.2}
 
 def config_of(name: str, **fields) -> CompareConfig:
     return CompareConfig(
-        out_dir=Path("runs") / name, finetune=Recipe(Path("f.yaml")), arms={arm: Arm() for arm in GAINS}, reference="scratch",
+        out_dir=Path("runs") / name, finetune=Recipe(Path("f.yaml")), arms={arm: Arm() for arm in GAINS},
+        reference="scratch",
         vary={"num_labelled": [2, 8]}, endpoint={"num_labelled": 8}, replicates=2, controls=(), **fields,
     )  # fmt: skip
 

@@ -24,8 +24,10 @@ def path(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         content = {**own, "data": data, "encoder": encoder, "train": train, "out_dir": "x"}
         Path(f"{name}.yaml").write_text(yaml.safe_dump(content))
     content = {
-        "out_dir": "runs", "pretrainings": {"overlap": {"config": "pretrain.yaml"}}, "finetune": {"config": "finetune.yaml"},
-        "arms": {"scratch": {}, "overlap": {"pretraining": "overlap"}}, "controls": [], "reference": "scratch",
+        "out_dir": "runs", "pretrainings": {"overlap": {"config": "pretrain.yaml"}},
+        "finetune": {"config": "finetune.yaml"},
+        "arms": {"scratch": {}, "overlap": {"pretraining": "overlap"}}, "controls": [],
+        "reference": "scratch",
     }  # fmt: skip
     Path("compare.yaml").write_text(yaml.safe_dump(content))
     return Path("compare.yaml")

@@ -15,7 +15,8 @@ from medcl3d.comparison.report.gallery import cases, pairing
 
 KINDS: dict[str, ArmType] = {"ours": "pairs", "other": "pairs", "placebo": "placebo", "mae": "mae"}
 CONFIG = CompareConfig(
-    out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms={f"arm {name}": Arm(name) for name in KINDS}, reference="arm ours"
+    out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")),
+    arms={f"arm {name}": Arm(name) for name in KINDS}, reference="arm ours"
 )  # fmt: skip
 
 

@@ -20,7 +20,8 @@ def table(
 ) -> RankingTable:
     arms = {name: Arm(pretraining=None if kind == "scratch" else name) for name, kind in KINDS.items()}
     config = CompareConfig(
-        out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms=arms, reference="scratch", metric=metric,
+        out_dir=Path("runs"), finetune=Recipe(config=Path("f.yaml")), arms=arms, reference="scratch",
+        metric=metric,
         stage=stage, family=family, replicates=replicates,  # type: ignore[arg-type]
     )  # fmt: skip
     rows = [
@@ -46,7 +47,8 @@ def test_the_best_is_first_and_ranks_follow_the_direction() -> None:
 def test_controls_are_marked() -> None:
     words = {row.name: row.words for row in table(2).rows}
     assert words == {
-        "ours": "", "ours (placebo)": "control: placebo", "mae": "control: no pairs", "scratch": "reference, control: not pretrained",
+        "ours": "", "ours (placebo)": "control: placebo", "mae": "control: no pairs",
+        "scratch": "reference, control: not pretrained",
     }  # fmt: skip
 
 

@@ -120,7 +120,8 @@ def test_the_page_is_as_wide_as_the_screen(tab: Tab, width: int):
 
 SCROLLED = """
 (() => {
-  const found = [...document.querySelectorAll("div.scroll")].filter(e => e.querySelector("table") && e.scrollWidth > e.clientWidth + 40);
+  const found = [...document.querySelectorAll("div.scroll")].filter(
+    e => e.querySelector("table") && e.scrollWidth > e.clientWidth + 40);
   return found.map(box => {
     box.scrollLeft = 40;
     const name = box.querySelector("tbody tr > :first-child"), place = name.getBoundingClientRect();
@@ -196,7 +197,8 @@ CONTRAST = """
     }
     return "rgb(255, 255, 255)";
   };
-  const says = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+  const says = element => [...element.childNodes].some(
+    node => node.nodeType === 3 && node.textContent.trim());
   const texts = [...document.body.querySelectorAll("*")].filter(e => says(e) && e.tagName !== "SCRIPT");
   return Math.min(...texts.map(element => {
     const [a, b] = [light(getComputedStyle(element).color), light(behind(element))];

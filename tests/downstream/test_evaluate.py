@@ -105,8 +105,10 @@ def test_crop_retrieval_and_landmarks_need_no_linear_probe(ball_root: Path, tmp_
 
 def test_a_pretraining_without_test_patients_is_accepted(ball_root: Path, tmp_path: Path) -> None:
     config = {
-        "data": {"root": str(ball_root), "patch_size": [8, 8, 8]}, "pairs": "overlapping_crops", "views": "mri", "encoder": ENCODER,
-        "objective": "simclr", "train": {"steps": 2, "samples_per_step": 2, "precision": "float32"}, "out_dir": str(tmp_path / "pre"),
+        "data": {"root": str(ball_root), "patch_size": [8, 8, 8]}, "pairs": "overlapping_crops",
+        "views": "mri", "encoder": ENCODER,
+        "objective": "simclr", "train": {"steps": 2, "samples_per_step": 2, "precision": "float32"},
+        "out_dir": str(tmp_path / "pre"),
     }  # fmt: skip
     made = pretrain(write(tmp_path / "p.yaml", config))
     one = run(tmp_path, config_of(ball_root, tmp_path / "one", init=str(made), num_labelled=2))

@@ -58,8 +58,10 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 def pretrained(root: Path, out: Path, objective: str = "dense") -> Path:
     config = {
-        "data": {"root": str(root), "patch_size": [8, 8, 8]}, "pairs": "overlapping_crops", "views": "mri", "encoder": ENCODER,
-        "objective": objective, "train": {"steps": 2, "samples_per_step": 2, "precision": "float32"}, "out_dir": str(out),
+        "data": {"root": str(root), "patch_size": [8, 8, 8]}, "pairs": "overlapping_crops", "views": "mri",
+        "encoder": ENCODER,
+        "objective": objective, "train": {"steps": 2, "samples_per_step": 2, "precision": "float32"},
+        "out_dir": str(out),
     }  # fmt: skip
     return pretrain(write(out.with_suffix(".yaml"), config))
 

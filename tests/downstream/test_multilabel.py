@@ -47,7 +47,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.eye(4)), raw / f"{i}.nii.gz")
         cells = {0: ",", 1: f"n/a,{dark}", 2: f"{bright}.0,"}.get(i, f"{bright},{dark}")
         rows.append(
-            f"s{i},p{i},{i}.nii.gz,{'test' if i >= 24 else 'train'},{cells},{-1 if i == 9 else i % 2},1,bright+dark"
+            f"s{i},p{i},{i}.nii.gz,{'test' if i >= 24 else 'train'},{cells},"
+            f"{-1 if i == 9 else i % 2},1,bright+dark"
         )
     (raw / "manifest.csv").write_text("\n".join(rows) + "\n")
     given = prepare_options("csv", {"workers": 1})

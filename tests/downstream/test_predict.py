@@ -29,8 +29,10 @@ from medcl3d.store.store import Store
 
 CLASSES = {1: "a", 4: "b", 300: "c"}
 OPTIONS: dict[str, Any] = {
-    "kind": "none", "classes": [], "assume_spacing_mm": None, "spacing_mm": None, "nonfinite": "error", "channels": "error",
-    "percentiles": [0.5, 99.5], "window_hu": [-1000.0, 1000.0], "crop": "none", "label_interpolation": "nearest",
+    "kind": "none", "classes": [], "assume_spacing_mm": None, "spacing_mm": None, "nonfinite": "error",
+    "channels": "error",
+    "percentiles": [0.5, 99.5], "window_hu": [-1000.0, 1000.0], "crop": "none",
+    "label_interpolation": "nearest",
 }  # fmt: skip
 
 

@@ -44,7 +44,8 @@ def write_run(
         folder / "encoder.safetensors",
     )
     content = {
-        "schema": 1, "architecture": {name: FIELDS[name]}, "in_channels": in_channels, "decoder": network.decoder is not None,
+        "schema": 1, "architecture": {name: FIELDS[name]}, "in_channels": in_channels,
+        "decoder": network.decoder is not None,
         "pretraining_patients": ["p1", "p2"], **changed,
     }  # fmt: skip
     (folder / "encoder.json").write_text(

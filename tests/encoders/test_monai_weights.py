@@ -50,7 +50,8 @@ def as_it_is(state: State) -> State:
 def test_resnet(depth: Any, max_pool: bool, stem_stride: Any) -> None:
     block, layers = BLOCKS[depth]
     theirs = ResNet(
-        "bottleneck" if depth == 50 else "basic", list(layers), [8, 16, 32, 64], n_input_channels=2, conv1_t_stride=stem_stride,
+        "bottleneck" if depth == 50 else "basic", list(layers), [8, 16, 32, 64], n_input_channels=2,
+        conv1_t_stride=stem_stride,
         no_max_pool=not max_pool, feed_forward=False, bias_downsample=False,
     )  # fmt: skip
     ours = ResNet3d(2, depth=depth, norm="batch", width=0.125, stem_stride=stem_stride, max_pool=max_pool)

@@ -72,7 +72,8 @@ from medcl3d.training.checkpoint import TrainState, save
 step = 0
 while True:
     step += 1
-    save(Path(sys.argv[1]), TrainState(step, {"w": torch.full((200_000,), float(step))}, {}, torch.get_rng_state()))
+    state = TrainState(step, {"w": torch.full((200_000,), float(step))}, {}, torch.get_rng_state())
+    save(Path(sys.argv[1]), state)
     print(step, flush=True)
 """
 

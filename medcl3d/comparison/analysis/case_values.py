@@ -15,7 +15,8 @@ TOLERANCE = 1e-5
 """Rows have six decimals."""
 
 MIN_CASES_FOR_TEST = 5
-"""Fewest test patients for a test: with 2, intervals of ten replicates cover the true difference in 88% (docs/statistics.md)."""
+"""Fewest test patients for a test: with 2, intervals of ten replicates cover the true difference in 88%
+(docs/statistics.md)."""
 
 Key = tuple[str, Cell, int]
 """Arm, cell, replicate."""

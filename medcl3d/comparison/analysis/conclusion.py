@@ -367,7 +367,8 @@ def _list(arms: Sequence[ArmNumbers], of_the_first: str = "") -> str:
         p = "" if arm.test is None else f", {p_value(arm.test.holm)}"
         return (
             f"“{arm.name}” "
-            f"({with_interval(arm.endpoint.difference, sign=True)}{p}{of_the_first if arm is arms[0] else ''})"
+            f"({with_interval(arm.endpoint.difference, sign=True)}{p}"
+            f"{of_the_first if arm is arms[0] else ''})"
         )
 
     more = f" and {len(arms) - MOST_NAMED} more" if len(arms) > MOST_NAMED else ""

@@ -27,7 +27,8 @@ INK = {"light": "#24292f", "dark": "#d7dce2"}
 FAINT = {"light": "#8a9099", "dark": "#8a9099"}
 MARKERS = "osD^vP*"
 NARROW = 5.0
-"""Width in inches that a phone shows without horizontal scrolling (pages do not shrink text below three quarters)."""
+"""Width in inches that a phone shows without horizontal scrolling (pages do not shrink text below three
+quarters)."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ def _draw(width: float, height: float, alt: str, paint: Callable[[Figure, str], 
     def render(theme: str) -> str:
         ink = INK[theme]
         style: dict[str, Any] = {
-            "text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": FAINT[theme], "xtick.color": ink, "ytick.color": ink,
-            "axes.spines.top": False, "axes.spines.right": False, "font.size": 11, "svg.hashsalt": "medcl3d", "legend.frameon": False,
+            "text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": FAINT[theme], "xtick.color": ink,
+            "ytick.color": ink,
+            "axes.spines.top": False, "axes.spines.right": False, "font.size": 11, "svg.hashsalt": "medcl3d",
+            "legend.frameon": False,
             "axes.facecolor": "none", "figure.facecolor": "none", "axes.titlesize": 11,
         }  # fmt: skip
         with matplotlib.rc_context(style):  # type: ignore[arg-type]

@@ -27,8 +27,10 @@ NAMES = {
 }
 """Key of provenance.json -> its name in a report, in this order; other keys follow under their own names."""
 LEFT_OUT = ("kind", "command", "dirty", "body", "manifest", "split")
-"""Keys that differ from run to run or are shown with the commit, and hashes that stay in run folders: the hash of a short
-column, as the sex of ten patients, could be inverted by trying all values. Their equality is checked before the report."""
+"""Keys that differ from run to run or are shown with the commit, and hashes that stay in run folders: the
+hash of a short
+column, as the sex of ten patients, could be inverted by trying all values. Their equality is checked before
+the report."""
 UNKNOWN = "not recorded"
 
 
