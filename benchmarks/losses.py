@@ -157,9 +157,9 @@ def _lightly(n: int) -> Callable[[Tensor], Tensor] | None:
         name = f"lightly.{package}".rstrip(".")
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__path__ = [str(root.joinpath(*package.split(".")))]
-    sys.modules["lightly.models.utils"] = sys.modules["lightly.models"].utils = ModuleType(
-        "lightly.models.utils"
-    )  # type: ignore[attr-defined]
+    utilities = ModuleType("lightly.models.utils")
+    sys.modules["lightly.models.utils"] = utilities
+    sys.modules["lightly.models"].__dict__["utils"] = utilities
     from lightly.loss.ntx_ent_loss import NTXentLoss
 
     loss = NTXentLoss(temperature=TEMPERATURE)

@@ -35,8 +35,8 @@ td + td {{ text-align: right; font-variant-numeric: tabular-nums; }} pre {{ over
 </style></head><body>
 <h1>{title}</h1><pre>{summary}</pre>
 <h2>Samples</h2>
-<img src="{pairs}" alt="For {samples} samples: the scans in three planes with the boxes of the views,
- the views as read and as augmented">
+<img alt="For {samples} samples: the scans in three planes with the boxes of the views,
+ the views as read and as augmented" src="{pairs}">
 <h2>Relation of one batch</h2>
 <table>{counts}</table>
 <img alt="The relation of the batch as a matrix, and the distances of its pairs" src="{relation}">
