@@ -132,7 +132,7 @@ def measure(name: str, n: int) -> None:
 def _ours(strategy: Any, declared: bool, n: int) -> Callable[[Tensor], Tensor]:
     keys = keys_of(n)
     relating = Relating(
-        strategy.relate, strategy, constant_across=strategy.constant_across if declared else None
+        strategy.relate, strategy, constant_across=strategy.traits.constant_across if declared else None
     )
 
     def loss(z: Tensor) -> Tensor:

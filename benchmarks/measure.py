@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from medcl3d.evaluation.statistics.intervals import mean_interval
+from medcl3d.pairs import relates_points
 from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.scan_selection import DataConfig, pretraining_scans
@@ -82,7 +83,7 @@ class Bench:
             self.store, DataConfig(root=self.store.root, patch_size=PATCH, smaller_than_patch="skip")
         )
         anchors = strategy.anchors(scans.collection)
-        num_points = strategy.num_points if getattr(strategy, "relates_points", False) else 0
+        num_points = strategy.num_points if relates_points(strategy) else 0
         return PairDataset(
             self.store,
             scans,

@@ -33,7 +33,7 @@ from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.evaluation.metrics.classification import balanced_accuracy
 from medcl3d.io.atomic import open_atomic, write_text
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, traits_of
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.store.splits import read_split
@@ -200,7 +200,7 @@ def arms() -> Iterator[tuple[str, Path | None, bool]]:
     for page in sorted(pages(), key=lambda page: page.stem != "augmented_views"):
         yield page.stem, page, False
         config = load_page(page, ())
-        if PAIRS.build(config.pairs).informative:
+        if traits_of(PAIRS.build(config.pairs)).signal_columns:
             yield f"{page.stem} (placebo)", page, True
 
 

@@ -1,11 +1,12 @@
 """Crops at one height of the body attract."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from medcl3d.config.field_types import Fraction
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.relation import related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import every_scan
 from medcl3d.pairs.boxes import random_box
 
@@ -19,7 +20,7 @@ class SameHeight:
     """
 
     tolerance: Fraction = 0.05
-    informative = ()  # no column of the manifest
+    traits: ClassVar[StrategyTraits] = StrategyTraits()  # no signal column, and therefore no placebo
 
     def anchors(self, collection):
         return every_scan(collection)

@@ -17,12 +17,10 @@ class Relation:
 
     positive  ``Float[N, M]`` in [0, 1], attraction P
     negative  ``Float[N, M]`` >= 0, repulsion M
-    budget    ``Float[N, M]`` or None: a distance that a pair may keep
     """
 
     positive: Tensor
     negative: Tensor
-    budget: Tensor | None = None
 
 
 def related(rows: Keys, cols: Keys, positive: Tensor, negative: Tensor | None = None) -> Relation:

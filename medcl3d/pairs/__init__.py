@@ -6,9 +6,19 @@ decides from the keys of a batch which items attract, repel or are ignored.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medcl3d.config.registry import Registry
+from medcl3d.pairs.traits import StrategyTraits as StrategyTraits
+from medcl3d.pairs.traits import all_parts as all_parts
+from medcl3d.pairs.traits import crosses_patients as crosses_patients
+from medcl3d.pairs.traits import has_gradient_through_negatives as has_gradient_through_negatives
+from medcl3d.pairs.traits import link as link
+from medcl3d.pairs.traits import needs_features as needs_features
+from medcl3d.pairs.traits import parts_of as parts_of
+from medcl3d.pairs.traits import queue_size as queue_size
+from medcl3d.pairs.traits import relates_points as relates_points
+from medcl3d.pairs.traits import traits_of as traits_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,36 +55,13 @@ PAIRS = Registry("pair strategy", __name__)
 class PairStrategy(Protocol):
     """The interface of a pair strategy.
 
-    `informative` names the signal columns: the key columns that a placebo permutes.
-
-    Optional attributes:
-
-    relates_points    True: `relate` also accepts the keys of points, and the strategy's `num_points`,
-                      `tolerance_mm` and `ignore_mm` replace those of a dense objective
-    crosses_patients  True: a sample may hold scans of several patients, which a TorchIO subject cannot
-                      represent
-    informs           the parts of the relation ("positive", "negative") that carry the signal (default:
-                      both). An objective that uses none of them is refused
-    strategies        inner strategies
-    link              ``(rows, cols, similarity) -> (rows, cols)``, called once per step: adds columns that
-                      depend on features to `linked`. It needs the memory of all similarities, which a batch
-                      otherwise avoids
-    passes_link_on    True: `link` only calls the `link` of the inner strategies
-    constant_across   key columns: two items that share a value in none of them have P = 0 and M = 1 (default:
-                      unknown). It makes relating large batches faster
-    queue_size        number of embeddings of earlier batches that are related as further columns
-                      (`linked["support"]` is their position in the queue)
-    detach_weights    False: the gradient goes through M too, and `relate` gets whole rows of similarities
-                      that require a gradient
-    temperature       the temperature that `link` assumes; an objective with another one is refused
-    companions        ``(collection) -> BatchGrouping | None``: the batch grouping
-    samples_per_scan  number of samples of one scan that share a batch
-    within_scan       fields that only affect pairs of samples of one scan; reported if they cannot have an
-                      effect
-    inner_draws_only  True: the inner strategies draw the views, and their relations are not used
+    A strategy with inner strategies also has `strategies` (`Composed`); one whose relation depends on features
+    also has `link` (`Linking`). Both are in `traits.py`.
     """
 
-    informative: ClassVar[tuple[str, ...]]
+    @property
+    def traits(self) -> StrategyTraits:
+        """The traits: a class variable, or a property if they depend on fields."""
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of an epoch, with the reasons for which scans were left out."""
@@ -84,55 +71,6 @@ class PairStrategy(Protocol):
 
     def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
         """The relation of rows and columns, for any tile ``[N, M]`` of the batch."""
-
-
-def crosses_patients(strategy: PairStrategy) -> bool:
-    """Whether one sample may hold scans of several patients."""
-    own = getattr(strategy, "crosses_patients", None)
-    return any(crosses_patients(part) for part in parts_of(strategy)) if own is None else bool(own)
-
-
-def relates_points(strategy: PairStrategy) -> bool:
-    """Whether `relate` accepts the keys of points."""
-    return bool(getattr(strategy, "relates_points", False))
-
-
-def link(strategy: PairStrategy, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
-    """Add the columns that a strategy derives from similarities ``[N, M]`` to the keys, without gradient."""
-    own = getattr(strategy, "link", None)
-    if own is None:
-        return rows, cols
-    linked: tuple[Keys, Keys] = own(rows, cols, similarity)
-    return linked
-
-
-def needs_features(strategy: PairStrategy) -> bool:
-    """Whether a strategy, or one of its inner strategies, needs features to relate."""
-    if not hasattr(strategy, "link"):
-        return False
-    if not getattr(strategy, "passes_link_on", False):
-        return True
-    return any(needs_features(part) for part in parts_of(strategy))
-
-
-def parts_of(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
-    """The inner strategies of a strategy."""
-    return tuple(getattr(strategy, "strategies", ()))
-
-
-def all_parts(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
-    """A strategy and its inner strategies at all depths."""
-    return strategy, *(inner for part in parts_of(strategy) for inner in all_parts(part))
-
-
-def has_gradient_through_negatives(strategy: PairStrategy) -> bool:
-    """Whether the gradient goes through the negative weights of a strategy or of an inner one."""
-    return any(getattr(part, "detach_weights", True) is False for part in all_parts(strategy))
-
-
-def queue_size(strategy: PairStrategy) -> int:
-    """The size of the embedding queue that a strategy needs."""
-    return max(getattr(part, "queue_size", 0) for part in all_parts(strategy))
 
 
 if not TYPE_CHECKING:

@@ -15,7 +15,7 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import gap_mm, slab_size, start_range
 
@@ -45,10 +45,6 @@ class AdjacentSlices:
     ignore_mm: NonNegative = 20.0
     samples_per_scan: PositiveInt = 1
 
-    informative = ("slice",)
-    constant_across = ("scan",)
-    within_scan = ("ignore_mm",)
-
     def __post_init__(self) -> None:
         if self.ignore_mm < self.max_gap_mm:
             raise ConfigError(
@@ -59,6 +55,16 @@ class AdjacentSlices:
     def _starts(self, collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
         size = slab_size(collection, scan, self.axis, self.thickness_mm)
         return start_range(replace(collection, patch_size=size), scan)
+
+    @property
+    def traits(self) -> StrategyTraits:
+        """The traits, with the batch grouping of `samples_per_scan`."""
+        return StrategyTraits(
+            signal_columns=("slice",),
+            constant_across=("scan",),
+            within_scan=("ignore_mm",),
+            samples_per_scan=self.samples_per_scan,
+        )
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans that hold two slabs within the gap."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -14,7 +14,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import Box, ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors, every_scan
 from medcl3d.pairs.boxes import random_box
 
@@ -34,8 +34,7 @@ class AugmentedViews:
     resized_crop: bool = False
     min_volume: Fraction = 0.3
 
-    informative = ()
-    constant_across = ("sample",)
+    traits: ClassVar[StrategyTraits] = StrategyTraits(constant_across=("sample",))
 
     def anchors(self, collection: Collection) -> Anchors:
         """Every scan."""

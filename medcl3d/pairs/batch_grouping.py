@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medcl3d.core.collection import Collection
-from medcl3d.pairs import PairStrategy, all_parts
+from medcl3d.pairs import PairStrategy, all_parts, traits_of
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,10 @@ def batch_grouping_of(strategy: PairStrategy, collection: Collection) -> BatchGr
     Groups are those of the strategy, or of its first inner strategy that has any. `samples_per_scan` is the
     largest of all inner strategies.
     """
-    found = (part.companions(collection) for part in all_parts(strategy) if hasattr(part, "companions"))
+    traits = [traits_of(part) for part in all_parts(strategy)]
+    found = (of(collection) for one in traits if (of := one.batch_grouping) is not None)
     grouping = next((one for one in found if one is not None), None)
-    samples_per_scan = max(getattr(part, "samples_per_scan", 1) for part in all_parts(strategy))
+    samples_per_scan = max(one.samples_per_scan for one in traits)
     if samples_per_scan == 1:
         return grouping
     single_scans = BatchGrouping(1, lambda scan: np.zeros(len(collection)), collection.columns["patient"])

@@ -14,7 +14,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.voxel_correspondence import relate_points
@@ -49,9 +49,6 @@ class BodyPosition:
     min_iou: Fraction = 0.2
     max_iou: Fraction = 0.8
 
-    informative = ("body",)
-    relates_points = True
-
     def __post_init__(self) -> None:
         _ = self._crops  # validates the range
 
@@ -60,9 +57,13 @@ class BodyPosition:
         return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
 
     @property
-    def informs(self) -> frozenset[str]:
-        """The parts of the relation that carry the signal: the negatives alone if alpha is 0."""
-        return frozenset({"negative"} if self.alpha == 0 else {"positive", "negative"})
+    def traits(self) -> StrategyTraits:
+        """The traits: the negatives alone carry the signal if alpha is 0."""
+        return StrategyTraits(
+            signal_columns=("body",),
+            signal_weights=frozenset({"negative"} if self.alpha == 0 else {"positive", "negative"}),
+            relates_points=True,
+        )
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans in which two crops can be far enough apart."""

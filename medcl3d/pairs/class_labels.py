@@ -17,7 +17,7 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.pairs import PAIRS, PairStrategy, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping
 from medcl3d.pairs.metadata_similarity import require_columns, without_missing
@@ -43,17 +43,20 @@ class ClassLabels:
     together: PositiveInt = 2
     on_missing: Literal["own_group", "drop", "error"] = "own_group"
 
-    inner_draws_only = True
-
-    @property
-    def informative(self) -> tuple[str, ...]:
-        """The label column."""
-        return (self.column,)
-
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
         return (PAIRS.build(self.inner),)
+
+    @property
+    def traits(self) -> StrategyTraits:
+        """The traits: the label is the signal."""
+        return StrategyTraits(
+            signal_columns=(self.column,),
+            batch_grouping=self._batch_grouping,
+            inner_draws_only=True,
+            on_missing=self.on_missing,
+        )
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the inner strategy, filtered by `on_missing`.
@@ -73,7 +76,7 @@ class ClassLabels:
         anchors = self.strategies[0].anchors(collection)
         return without_missing("class_labels", collection, (self.column,), self.on_missing, anchors)
 
-    def companions(self, collection: Collection) -> BatchGrouping | None:
+    def _batch_grouping(self, collection: Collection) -> BatchGrouping | None:
         """Groups of patients with one label."""
         if self.together == 1:
             return None

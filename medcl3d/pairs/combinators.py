@@ -19,8 +19,19 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS, PairStrategy, all_parts, crosses_patients, link, relates_points
+from medcl3d.pairs import (
+    PAIRS,
+    PairStrategy,
+    StrategyTraits,
+    all_parts,
+    crosses_patients,
+    link,
+    needs_features,
+    relates_points,
+    traits_of,
+)
 from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.traits import num_points_of
 
 Part = choice_in_list(PAIRS)
 
@@ -35,8 +46,8 @@ def _shared_anchors(parts: Sequence[PairStrategy], collection: Collection) -> An
     return Anchors(ids, left_out, notes).require("composed strategy", remedy)
 
 
-def _informative(parts: Sequence[PairStrategy]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for part in parts for name in part.informative))
+def _signal_columns(parts: Sequence[PairStrategy]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in parts for name in traits_of(part).signal_columns))
 
 
 def _linked(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
@@ -78,8 +89,6 @@ class Sum:
     parts: tuple[Part, ...]  # type: ignore[valid-type]
     weights: tuple[Positive, ...] | None = None
 
-    passes_link_on = True
-
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
             raise ConfigError(f"sum: parts = {len(self.parts)} strategies; a sum has two or more")
@@ -101,9 +110,12 @@ class Sum:
         return probabilities
 
     @property
-    def informative(self) -> tuple[str, ...]:
-        """The signal columns of all parts."""
-        return _informative(self.strategies)
+    def traits(self) -> StrategyTraits:
+        """The traits: the signal columns of all parts."""
+        return StrategyTraits(
+            signal_columns=_signal_columns(self.strategies),
+            needs_features=any(needs_features(part) for part in self.strategies),
+        )
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans that are anchors of every part."""
@@ -136,15 +148,13 @@ class Product:
 
     parts: tuple[Part, ...]  # type: ignore[valid-type]
 
-    passes_link_on = True
-
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
             raise ConfigError(f"product: parts = {len(self.parts)} strategies; a product has two or more")
         for inner in (inner for part in self.strategies[1:] for inner in all_parts(part)):
-            if getattr(inner, "on_missing", None) in ("drop", "error"):
+            if (on_missing := traits_of(inner).on_missing) in ("drop", "error"):
                 raise ConfigError(
-                    f"product: on_missing: {inner.on_missing} selects anchors, "  # type: ignore[attr-defined]
+                    f"product: on_missing: {on_missing} selects anchors, "
                     "which only the first part does; put that part first, with `inner` for the views, "
                     "or remove on_missing"
                 )
@@ -155,14 +165,13 @@ class Product:
         return tuple(PAIRS.build(part) for part in self.parts)
 
     @property
-    def informative(self) -> tuple[str, ...]:
-        """The signal columns of all parts."""
-        return _informative(self.strategies)
-
-    @property
-    def crosses_patients(self) -> bool:
-        """As the part that draws the views."""
-        return crosses_patients(self.strategies[0])
+    def traits(self) -> StrategyTraits:
+        """The traits: the signal columns of all parts; the first one draws the views."""
+        return StrategyTraits(
+            signal_columns=_signal_columns(self.strategies),
+            crosses_patients=crosses_patients(self.strategies[0]),
+            needs_features=any(needs_features(part) for part in self.strategies),
+        )
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the first part."""
@@ -202,9 +211,6 @@ class Exclude:
     by: str = "patient"
     nearer_mm: Positive | None = None
 
-    informs = frozenset({"negative"})
-    passes_link_on = True
-
     def __post_init__(self) -> None:
         if (self.by == BODY) != (self.nearer_mm is not None):
             raise ConfigError("exclude: by: body and nearer_mm belong together; give both or neither")
@@ -215,19 +221,19 @@ class Exclude:
         return (PAIRS.build(self.inner),)
 
     @property
-    def informative(self) -> tuple[str, ...]:
-        """The column alone: a placebo does not change the inner strategy."""
-        return (self.by,)
-
-    @property
-    def relates_points(self) -> bool:
-        """As the inner strategy."""
-        return relates_points(self.strategies[0])
+    def traits(self) -> StrategyTraits:
+        """The traits: the column alone is the signal, so a placebo does not change the inner strategy."""
+        return StrategyTraits(
+            signal_columns=(self.by,),
+            signal_weights=frozenset({"negative"}),
+            relates_points=relates_points(self.strategies[0]),
+            needs_features=needs_features(self.strategies[0]),
+        )
 
     @property
     def num_points(self) -> int:
         """Of the inner strategy."""
-        return int(self.strategies[0].num_points)  # type: ignore[attr-defined]
+        return num_points_of(self.strategies[0])
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the inner strategy. DataError if the column does not exist."""
@@ -254,4 +260,4 @@ class Exclude:
         else:
             distance = torch.cdist(rows.body, cols.body, compute_mode="donot_use_mm_for_euclid_dist")
             same = distance < self.nearer_mm
-        return Relation(relation.positive, relation.negative * ~same, relation.budget)
+        return Relation(relation.positive, relation.negative * ~same)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +15,7 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.matching import corresponding_crops
 from medcl3d.pairs.sessions import compare_sessions
@@ -40,8 +40,9 @@ class CrossModality:
     across_frames: Literal["refuse", "body"] = "refuse"
     jitter_mm: NonNegative = 0.0
 
-    informative = ("modality",)
-    constant_across = ("sample",)
+    traits: ClassVar[StrategyTraits] = StrategyTraits(
+        signal_columns=("modality",), constant_across=("sample",)
+    )
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans with another modality in their session. DataError for a modality that no scan has."""

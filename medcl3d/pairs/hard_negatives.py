@@ -17,8 +17,9 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
-from medcl3d.pairs import PAIRS, PairStrategy, link, relates_points
+from medcl3d.pairs import PAIRS, PairStrategy, StrategyTraits, link, relates_points, traits_of
 from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.traits import num_points_of
 
 
 @PAIRS.register("hard_negatives")
@@ -46,27 +47,26 @@ class HardNegatives:
     temperature: Positive = 0.1
     detach_weights: bool = True
 
-    informs = frozenset({"negative"})
-
-    @property
-    def informative(self) -> tuple[str, ...]:
-        """As the inner strategy."""
-        return self.strategies[0].informative
-
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The inner strategy, built."""
         return (PAIRS.build(self.inner),)
 
     @property
-    def relates_points(self) -> bool:
-        """As the inner strategy."""
-        return relates_points(self.strategies[0])
-
-    @property
     def num_points(self) -> int:
         """Of the inner strategy."""
-        return int(self.strategies[0].num_points)  # type: ignore[attr-defined]
+        return num_points_of(self.strategies[0])
+
+    @property
+    def traits(self) -> StrategyTraits:
+        """The traits: signal and points as the inner strategy."""
+        return StrategyTraits(
+            signal_columns=traits_of(self.strategies[0]).signal_columns,
+            signal_weights=frozenset({"negative"}),
+            relates_points=relates_points(self.strategies[0]),
+            temperature=self.temperature,
+            gradient_through_negatives=not self.detach_weights,
+        )
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the inner strategy."""
@@ -116,4 +116,4 @@ class HardNegatives:
         if similarity.requires_grad:
             log_weight = self._log_weight(inner, similarity)
         weight = torch.exp(self.concentration * similarity.double() / self.temperature + log_weight[:, None])
-        return Relation(inner.positive, (inner.negative * weight).to(inner.negative.dtype), inner.budget)
+        return Relation(inner.positive, (inner.negative * weight).to(inner.negative.dtype))

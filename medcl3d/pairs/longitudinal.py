@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.matching import corresponding_crops
 from medcl3d.pairs.sessions import compare_sessions
@@ -40,8 +41,9 @@ class Longitudinal:
     max_gap_days: Positive | None = None
     jitter_mm: NonNegative = 0.0
 
-    informative = ("session_days",)
-    constant_across = ("sample", "patient")
+    traits: ClassVar[StrategyTraits] = StrategyTraits(
+        signal_columns=("session_days",), constant_across=("sample", "patient")
+    )
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans with another visit of their patient in their modality. DataError if no scan has one."""

@@ -17,7 +17,7 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.pairs import PAIRS, PairStrategy, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping
 from medcl3d.pairs.metadata_similarity import (
@@ -53,17 +53,20 @@ class MetadataKernel:
     together: PositiveInt = 1
     on_missing: Literal["ignore", "own_group", "drop", "error"] = "ignore"
 
-    inner_draws_only = True
-
-    @property
-    def informative(self) -> tuple[str, ...]:
-        """The columns."""
-        return tuple(self.columns)
-
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
         return (PAIRS.build(self.inner),)
+
+    @property
+    def traits(self) -> StrategyTraits:
+        """The traits: the columns are the signal."""
+        return StrategyTraits(
+            signal_columns=tuple(self.columns),
+            batch_grouping=self._batch_grouping,
+            inner_draws_only=True,
+            on_missing=self.on_missing,
+        )
 
     def anchors(self, collection: Collection) -> Anchors:
         """The inner strategy's anchors, filtered by `on_missing`. DataError for unusable columns."""
@@ -72,7 +75,7 @@ class MetadataKernel:
         anchors = self.strategies[0].anchors(collection)
         return without_missing("metadata_kernel", collection, self.columns, self.on_missing, anchors)
 
-    def companions(self, collection: Collection) -> BatchGrouping | None:
+    def _batch_grouping(self, collection: Collection) -> BatchGrouping | None:
         """Groups of patients with similar metadata; None if `together` is 1."""
         if self.together == 1:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +15,7 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 
@@ -42,8 +43,7 @@ class MultiCrop:
     min_iou: Fraction = 0.3
     max_iou: Fraction = 1.0
 
-    informative = ()
-    constant_across = ("sample",)
+    traits: ClassVar[StrategyTraits] = StrategyTraits(constant_across=("sample",))
 
     def __post_init__(self) -> None:
         _ = self._globals  # validates the range

@@ -15,7 +15,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
-from medcl3d.pairs import PAIRS, PairStrategy, link
+from medcl3d.pairs import PAIRS, PairStrategy, StrategyTraits, link
 from medcl3d.pairs.anchors import Anchors
 
 
@@ -38,12 +38,15 @@ class NearestNeighbours:
     queue_size: PositiveInt = 1024
     inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
 
-    informative = ()
-
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
         return (PAIRS.build(self.inner),)
+
+    @property
+    def traits(self) -> StrategyTraits:
+        """The traits: an embedding queue."""
+        return StrategyTraits(queue_size=self.queue_size)
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the inner strategy."""

@@ -17,7 +17,7 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import iou, iou_mm, overlap_offset, start_range
 
@@ -47,16 +47,21 @@ class OverlappingCrops:
     same_scan: Literal["ignore", "negative"] = "ignore"
     samples_per_scan: PositiveInt = 1
 
-    informative = ()
-    constant_across = ("scan",)
-    within_scan = ("same_scan",)
-
     def __post_init__(self) -> None:
         if self.min_iou > self.max_iou:
             raise ConfigError(
                 f"overlapping_crops: min_iou = {self.min_iou} exceeds max_iou = {self.max_iou}; "
                 "swap them or widen the range"
             )
+
+    @property
+    def traits(self) -> StrategyTraits:
+        """The traits, with the batch grouping of `samples_per_scan`."""
+        return StrategyTraits(
+            constant_across=("scan",),
+            within_scan=("same_scan",),
+            samples_per_scan=self.samples_per_scan,
+        )
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans in which crops can be far enough apart."""

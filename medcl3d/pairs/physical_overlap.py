@@ -15,7 +15,7 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import iou_mm
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
@@ -48,9 +48,6 @@ class PhysicalOverlap:
     max_iou: Fraction = 0.9
     samples_per_scan: PositiveInt = 1
 
-    informative = ()
-    constant_across = ("scan",)
-
     def __post_init__(self) -> None:
         if self.kappa > 1:
             raise ConfigError(f"physical_overlap: kappa = {self.kappa} exceeds 1, the largest IoU; lower it")
@@ -64,6 +61,11 @@ class PhysicalOverlap:
     @cached_property
     def _crops(self) -> OverlappingCrops:
         return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
+
+    @property
+    def traits(self) -> StrategyTraits:
+        """The traits, with the batch grouping of `samples_per_scan`."""
+        return StrategyTraits(constant_across=("scan",), samples_per_scan=self.samples_per_scan)
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans in which two crops can be far enough apart."""

@@ -9,7 +9,7 @@ import numpy as np
 from medcl3d.core.body_coordinates import BODY
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
-from medcl3d.pairs import PairStrategy
+from medcl3d.pairs import PairStrategy, traits_of
 
 # Signals that are not columns of the manifest: shuffled within a sample and within a scan.
 POINTS, SLICE = "position_mm", "slice"
@@ -23,12 +23,13 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
     the loader, which shuffles the positions of the points of a sample.
     ConfigError if the strategy has no signal column and therefore no placebo.
     """
-    if not strategy.informative:
+    signal_columns = traits_of(strategy).signal_columns
+    if not signal_columns:
         raise ConfigError(
             "placebo: true: this pair strategy has no signal column to permute; "
             "compare it with `augmented_views` instead"
         )
-    names = [name for name in strategy.informative if name not in (POINTS, SLICE, BODY)]
+    names = [name for name in signal_columns if name not in (POINTS, SLICE, BODY)]
     rng = np.random.default_rng([seed, len(collection)])
     order = rng.permutation(len(collection))
     missing = [name for name in names if name not in collection.columns]
@@ -38,11 +39,11 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
             "add it to the manifest or choose another strategy"
         )
     shuffled = collection.with_columns({name: collection.columns[name][order] for name in names})
-    if BODY in strategy.informative:
+    if BODY in signal_columns:
         shuffled = replace(shuffled, body_shift=rng.uniform(0.0, 1.0, (len(collection), 3)))
-    return replace(shuffled, slice_seed=seed) if SLICE in strategy.informative else shuffled
+    return replace(shuffled, slice_seed=seed) if SLICE in signal_columns else shuffled
 
 
 def permutes_points(strategy: PairStrategy) -> bool:
     """Whether a placebo shuffles the positions in the keys of points."""
-    return POINTS in strategy.informative
+    return POINTS in traits_of(strategy).signal_columns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +15,7 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import random_box
 from medcl3d.pairs.matching import corresponding_crops
@@ -44,8 +44,9 @@ class SamePatient:
     jitter_mm: NonNegative = 0.0
     same_session: Literal["any", "only", "never"] = "any"
 
-    informative = ("patient",)
-    constant_across = ("patient",)
+    traits: ClassVar[StrategyTraits] = StrategyTraits(
+        signal_columns=("patient",), constant_across=("patient",)
+    )
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans whose patient has another scan to pair them with."""

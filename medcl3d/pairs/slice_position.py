@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,7 +14,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors, every_scan
 from medcl3d.pairs.boxes import random_box, slab_size, whole_body_across
 
@@ -46,7 +46,7 @@ class SlicePosition:
     thickness_mm: Positive | None = None
     num_views: Annotated[int, Field(ge=2)] = 2
 
-    informative = ("body",)
+    traits: ClassVar[StrategyTraits] = StrategyTraits(signal_columns=("body",))
 
     def anchors(self, collection: Collection) -> Anchors:
         """Every scan."""

@@ -17,7 +17,7 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.matching import corresponding_crops
 from medcl3d.pairs.metadata_similarity import (
@@ -61,12 +61,14 @@ class TabularNeighbours:
     jitter_mm: NonNegative = 0.0
     on_missing: Literal["ignore", "drop", "error"] = "ignore"
 
-    crosses_patients = True
-
     @property
-    def informative(self) -> tuple[str, ...]:
-        """The columns."""
-        return tuple(self.columns)
+    def traits(self) -> StrategyTraits:
+        """The traits: the columns are the signal."""
+        return StrategyTraits(
+            signal_columns=tuple(self.columns),
+            crosses_patients=True,
+            on_missing=self.on_missing,
+        )
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans with a known column and a neighbour, filtered by `on_missing`.

@@ -13,7 +13,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
-from medcl3d.pairs import PAIRS
+from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import distance_mm
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
@@ -43,16 +43,22 @@ class VoxelCorrespondence:
     ignore_mm: NonNegative = 5.0
     samples_per_scan: PositiveInt = 1
 
-    informative = ("position_mm",)
-    constant_across = ("sample", "frame")
-    relates_points = True
-
     def __post_init__(self) -> None:
         _ = self._crops  # validates the range
 
     @cached_property
     def _crops(self) -> OverlappingCrops:
         return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
+
+    @property
+    def traits(self) -> StrategyTraits:
+        """The traits, with the batch grouping of `samples_per_scan`."""
+        return StrategyTraits(
+            signal_columns=("position_mm",),
+            constant_across=("sample", "frame"),
+            relates_points=True,
+            samples_per_scan=self.samples_per_scan,
+        )
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans in which two crops can be far enough apart."""

@@ -12,7 +12,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.pairs import PAIRS, PairStrategy, all_parts, parts_of, queue_size
+from medcl3d.pairs import PAIRS, PairStrategy, all_parts, parts_of, queue_size, traits_of
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 
@@ -28,11 +28,11 @@ def shapes_of_roles(strategy: PairStrategy, collection: Collection, anchors: Anc
 
 def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -> None:
     """ConfigError if an objective ignores a relation, lacks a queue, or has another temperature."""
-    informs = frozenset(getattr(strategy, "informs", ("positive", "negative")))
+    signal = traits_of(strategy).signal_weights
     names = f"pairs.{config.pairs.name} with objective.{config.objective.name}"
-    if objective.uses and not informs & objective.uses:
+    if objective.uses and not signal & objective.uses:
         raise ConfigError(
-            f"{names}: the strategy sets only the {' and '.join(sorted(informs))} weights of the relation, "
+            f"{names}: the strategy sets only the {' and '.join(sorted(signal))} weights of the relation, "
             f"and the objective uses only the {' and '.join(sorted(objective.uses))} weights; choose "
             "another objective or strategy"
         )
@@ -42,7 +42,7 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -
             "another objective or strategy"
         )
     for part in all_parts(strategy):
-        pairs, own = getattr(part, "temperature", None), getattr(objective, "temperature", None)
+        pairs, own = traits_of(part).temperature, getattr(objective, "temperature", None)
         if pairs is not None and pairs != own:
             raise ConfigError(
                 f"{names}: temperature = {pairs} in the strategy and {own} in the objective; set both to "
@@ -98,9 +98,8 @@ def fields_without_effect(
         defaults: dict[str, Any] = (
             {f.name: f.default for f in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
         )
-        changed = [
-            name for name in getattr(part, "within_scan", ()) if getattr(part, name) != defaults.get(name)
-        ]
+        within_scan = traits_of(part).within_scan
+        changed = [name for name in within_scan if getattr(part, name) != defaults.get(name)]
         because = (
             why
             if relates
@@ -119,7 +118,7 @@ def _relating(strategy: PairStrategy, relates: bool = True) -> Iterator[tuple[Pa
     """Iterate over a strategy and all its parts, each with whether its relation is used."""
     yield strategy, relates
     for part in parts_of(strategy):
-        yield from _relating(part, relates and not getattr(strategy, "inner_draws_only", False))
+        yield from _relating(part, relates and not traits_of(strategy).inner_draws_only)
 
 
 def _name(strategy: PairStrategy) -> str:

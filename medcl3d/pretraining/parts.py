@@ -17,7 +17,7 @@ from medcl3d.distributed.seeding import seed_weights
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.relating import EmbeddingQueue, Relating
-from medcl3d.pairs import PAIRS, PairStrategy, has_gradient_through_negatives, queue_size, relates_points
+from medcl3d.pairs import PAIRS, PairStrategy, has_gradient_through_negatives, queue_size, relates_points, traits_of
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import batch_grouping_of
 from medcl3d.pairs.placebo import placebo
@@ -155,7 +155,7 @@ def assemble(config: PretrainConfig) -> Pretraining:
 def relating_of(strategy: PairStrategy, objective: Any, scans: ScanSelection) -> Relating:
     """The relation of a strategy; gated if the objective compares points and the strategy relates views."""
     relate: Relate = strategy.relate
-    constant_across = getattr(strategy, "constant_across", None)
+    constant_across = traits_of(strategy).constant_across
     if hasattr(objective, "gate") and not relates_points(strategy):
         if has_gradient_through_negatives(strategy):
             raise ConfigError(

@@ -73,7 +73,8 @@ def test_within_a_scan_points_relate_as_in_voxel_correspondence(collection: Coll
 def test_without_attraction_it_only_removes_false_negatives() -> None:
     collection = make_collection(0, 8)
     strategy = BodyPosition(alpha=0.0, h_mm=50.0)
-    assert strategy.informs == {"negative"} and BodyPosition().informs == {"positive", "negative"}
+    assert strategy.traits.signal_weights == {"negative"}
+    assert BodyPosition().traits.signal_weights == {"positive", "negative"}
     keys = batch_of_views(strategy, collection, 0)
     relation = strategy.relate(keys, keys, None)
     across = keys.patient[:, None] != keys.patient

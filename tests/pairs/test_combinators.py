@@ -32,7 +32,7 @@ def test_a_sum_weights_relations_and_draws_by_weight() -> None:
     rng = np.random.default_rng(0)
     drawn = [strategy.sample(collection, 0, rng) for _ in range(400)]
     assert np.mean([first.scan != second.scan for first, second in drawn]) == pytest.approx(0.75, abs=0.07)
-    assert strategy.informative == ("patient",)
+    assert strategy.traits.signal_columns == ("patient",)
 
 
 def test_a_product_multiplies_and_keeps_ignored_pairs() -> None:

@@ -170,7 +170,7 @@ def test_pairs_attract_fully_from_the_threshold_and_repel_below(
 def test_neighbours_are_matched_in_the_body_and_cross_patients() -> None:
     cohort = one_per_patient(make_collection(0, 6)).with_columns({"modality": np.zeros(6, dtype=np.int64)})
     strategy = TabularNeighbours(columns={"age": 30.0}, k=3, jitter_mm=0.0)
-    assert strategy.crosses_patients
+    assert strategy.traits.crosses_patients
     from medcl3d.pairs.boxes import start_at
 
     first, second = strategy.sample(cohort, 0, np.random.default_rng(0))

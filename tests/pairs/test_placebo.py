@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ import pytest
 from medcl3d.core.errors import ConfigError
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.placebo import placebo
+from medcl3d.pairs.traits import StrategyTraits
 from tests.pairs.collections import make_collection
 
 
 @dataclass(frozen=True)
 class ByAge(AugmentedViews):
-    informative = ("age", "patient")
+    traits: ClassVar[StrategyTraits] = StrategyTraits(signal_columns=("age", "patient"))
 
 
 def test_signal_columns_are_permuted_together_and_others_are_unchanged() -> None:
@@ -37,7 +39,7 @@ def test_a_strategy_without_signal_columns_has_no_placebo() -> None:
 def test_a_missing_column_is_an_error() -> None:
     @dataclass(frozen=True)
     class ByWeight(AugmentedViews):
-        informative = ("weight",)
+        traits: ClassVar[StrategyTraits] = StrategyTraits(signal_columns=("weight",))
 
     with pytest.raises(ConfigError, match="no column weight"):
         placebo(make_collection(0, 4), ByWeight(), seed=0)

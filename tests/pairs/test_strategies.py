@@ -16,7 +16,7 @@ from medcl3d.config.field_types import Choice
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.keys import Keys
-from medcl3d.pairs import PAIRS, PairStrategy
+from medcl3d.pairs import PAIRS, PairStrategy, traits_of
 from medcl3d.pairs.combinators import Exclude, Product, Sum
 from medcl3d.pairs.cross_modality import CrossModality
 from medcl3d.pairs.hard_negatives import HardNegatives
@@ -94,7 +94,7 @@ def batch_of_points(strategy: PairStrategy, collection: Collection, seed: int) -
 
 def batches(strategy: PairStrategy, collection: Collection, seed: int) -> list[Keys]:
     found = [batch_of_views(strategy, collection, seed)]
-    if getattr(strategy, "relates_points", False):
+    if traits_of(strategy).relates_points:
         found.append(batch_of_points(strategy, collection, seed))
     return found
 
@@ -113,7 +113,7 @@ def test_weights_are_bounded_and_no_item_relates_to_itself(
         assert relation.positive.sum() > 0
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if hasattr(PAIRS.get(name), "constant_across")])
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if traits_of(build(name)).constant_across])
 @given(collection=collections, seed=st.integers(0, 1000))
 def test_items_without_a_shared_key_repel_and_do_not_attract(
     name: str, collection: Collection, seed: int
@@ -121,7 +121,7 @@ def test_items_without_a_shared_key_repel_and_do_not_attract(
     strategy, collection = build(name), fit_for(name, collection)
     for keys in batches(strategy, collection, seed):
         relation = strategy.relate(keys, keys, None)
-        columns = [getattr(keys, column) for column in strategy.constant_across]  # type: ignore[attr-defined]
+        columns = [getattr(keys, column) for column in traits_of(strategy).constant_across or ()]
         apart = torch.stack([column[:, None] != column for column in columns]).all(0)
         assert (relation.positive[apart] == 0).all() and (relation.negative[apart] == 1).all()
 

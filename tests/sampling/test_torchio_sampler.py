@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from medcl3d.pairs.adjacent_slices import AdjacentSlices
 from medcl3d.pairs.combinators import Sum
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.same_patient import SamePatient
+from medcl3d.pairs.traits import StrategyTraits
 from medcl3d.preprocessing.torchio_resample import resample
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import Pretraining, assemble
@@ -154,7 +155,7 @@ def test_past_the_border_stands_the_fill_and_never_zeros_of_its_own() -> None:
 
 def test_a_strategy_across_patients_is_refused_by_name() -> None:
     class Neighbours(SamePatient):
-        crosses_patients = True
+        traits: ClassVar[StrategyTraits] = StrategyTraits(crosses_patients=True)
 
     with pytest.raises(ConfigError, match=r"Neighbours draws scans of several patients.*loader: store"):
         PairSampler(Neighbours(), 8)

@@ -149,6 +149,8 @@ def _rest(fields: Any) -> dict[str, Any]:
 
 def _placebos(config: CompareConfig) -> Controls:
     """A placebo for every strategy with signal columns that has none in the comparison."""
+    from medcl3d.pairs import traits_of
+
     planned = _used(config)
     have = [_task(fields) for fields in planned.values() if fields.placebo]
     found: Controls = {}
@@ -156,7 +158,7 @@ def _placebos(config: CompareConfig) -> Controls:
         fields = planned.get(arm.pretraining or "")
         if fields is None or arm.pretraining is None or fields.placebo or _task(fields) in have:
             continue
-        signal_columns = getattr(_strategy(fields), "informative", ())
+        signal_columns = traits_of(_strategy(fields)).signal_columns
         if signal_columns and _takes_pairs(fields):
             have.append(_task(fields))
             recipe, name = (

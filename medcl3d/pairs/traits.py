@@ -1,0 +1,183 @@
+"""Traits of a pair strategy, and the questions that other packages decide by them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from medcl3d.core.collection import Collection
+    from medcl3d.core.keys import Keys
+    from medcl3d.pairs import PairStrategy
+    from medcl3d.pairs.batch_grouping import BatchGrouping
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyTraits:
+    """What a strategy declares besides its methods. The defaults are those of a strategy without extras.
+
+    signal_columns    key columns that carry the strategy's signal: a placebo permutes them (none: the strategy
+                      has no placebo)
+    signal_weights    the parts of the relation ("positive", "negative") that carry the signal. An objective
+                      that uses none of them is refused
+    constant_across   key columns: two items that share a value in none of them have P = 0 and M = 1 (None:
+                      unknown). It makes relating large batches faster
+    within_scan       fields that only affect pairs of samples of one scan; reported if they cannot have an
+                      effect
+    samples_per_scan  number of samples of one scan that share a batch
+    batch_grouping    ``(collection) -> BatchGrouping | None``: the batch grouping
+    crosses_patients  whether a sample may hold scans of several patients, which a TorchIO subject cannot
+                      represent (None: if one of an inner strategy may)
+    relates_points    whether `relate` also accepts the keys of points. The strategy's `num_points`,
+                      `tolerance_mm` and `ignore_mm` then replace those of a dense objective
+    inner_draws_only  whether the inner strategies only draw the views, and their relations are not used
+    needs_features    whether `relate` needs the columns that `link` adds (None: yes, if there is a `link`)
+    queue_size        number of embeddings of earlier batches that are related as further columns
+                      (`linked["support"]` is their position in the queue)
+    temperature       the temperature that `link` assumes; an objective with another one is refused
+    gradient_through_negatives  whether the gradient goes through M too; `relate` then gets whole rows of
+                      similarities that require a gradient
+    on_missing        how scans with a missing value are treated: "drop" and "error" select anchors, which only
+                      the first part of a product does
+    """
+
+    signal_columns: tuple[str, ...] = ()
+    signal_weights: frozenset[str] = frozenset({"positive", "negative"})
+    constant_across: tuple[str, ...] | None = None
+    within_scan: tuple[str, ...] = ()
+    samples_per_scan: int = 1
+    batch_grouping: Callable[[Collection], BatchGrouping | None] | None = None
+    crosses_patients: bool | None = None
+    relates_points: bool = False
+    inner_draws_only: bool = False
+    needs_features: bool | None = None
+    queue_size: int = 0
+    temperature: float | None = None
+    gradient_through_negatives: bool = False
+    on_missing: str | None = None
+
+
+@runtime_checkable
+class Composed(Protocol):
+    """A strategy with inner strategies."""
+
+    @property
+    def strategies(self) -> tuple[PairStrategy, ...]:
+        """The inner strategies."""
+
+
+@runtime_checkable
+class Linking(Protocol):
+    """A strategy whose relation depends on features."""
+
+    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+        """Add columns that depend on similarities ``[N, M]`` to `linked`, once per step.
+
+        It needs the memory of all similarities, which a batch otherwise avoids.
+        """
+
+
+@runtime_checkable
+class HasPoints(Protocol):
+    """A strategy or an objective with a number of points per sample."""
+
+    @property
+    def num_points(self) -> int:
+        """The number of points per sample."""
+
+
+# Old attributes, with the trait of each. Those of the second kind are also names of fields, which a strategy
+# with traits may have.
+_OLD = {
+    "informative": "signal_columns",
+    "informs": "signal_weights",
+    "companions": "batch_grouping",
+    "passes_link_on": "needs_features",
+    **{name: name for name in ("constant_across", "within_scan", "crosses_patients", "relates_points", "inner_draws_only")},
+}
+_OLD_FIELDS = {
+    "detach_weights": "gradient_through_negatives",
+    **{name: name for name in ("samples_per_scan", "queue_size", "temperature", "on_missing")},
+}
+
+
+def traits_of(strategy: PairStrategy) -> StrategyTraits:
+    """The traits of a strategy. FutureWarning if it has the attributes of version 0.1 instead."""
+    new_form = hasattr(type(strategy), "traits")
+    names = _OLD if new_form else _OLD | _OLD_FIELDS
+    old = [name for name in names if hasattr(strategy, name)]
+    traits = strategy.traits if new_form else StrategyTraits()
+    if not old:
+        return traits
+    values = {names[name]: _converted(strategy, name) for name in old}
+    given = ", ".join(f"{trait}={'...' if callable(value) else value!r}" for trait, value in values.items())
+    warnings.warn(
+        f"pairs: {type(strategy).__name__}: {', '.join(old)}: such attributes of a strategy are read for the last time in this "
+        f"release; use `traits = StrategyTraits({given})` (medcl3d.pairs.traits), as a class variable or a property",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return replace(traits, **values)
+
+
+def _converted(strategy: PairStrategy, name: str) -> Any:
+    """The value of a trait from an old attribute."""
+    value = getattr(strategy, name)
+    if name == "informs":
+        return frozenset(value)
+    if name == "passes_link_on":
+        return any(needs_features(part) for part in parts_of(strategy)) if value else None
+    return value is False if name == "detach_weights" else value
+
+
+def parts_of(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
+    """The inner strategies of a strategy."""
+    return tuple(strategy.strategies) if isinstance(strategy, Composed) else ()
+
+
+def all_parts(strategy: PairStrategy) -> tuple[PairStrategy, ...]:
+    """A strategy and its inner strategies at all depths."""
+    return strategy, *(inner for part in parts_of(strategy) for inner in all_parts(part))
+
+
+def crosses_patients(strategy: PairStrategy) -> bool:
+    """Whether one sample may hold scans of several patients."""
+    own = traits_of(strategy).crosses_patients
+    return any(crosses_patients(part) for part in parts_of(strategy)) if own is None else bool(own)
+
+
+def relates_points(strategy: PairStrategy) -> bool:
+    """Whether `relate` accepts the keys of points."""
+    return bool(traits_of(strategy).relates_points)
+
+
+def num_points_of(points: object) -> int:
+    """The number of points per sample of a strategy or an objective. AttributeError if it has none."""
+    if not isinstance(points, HasPoints):
+        raise AttributeError(f"{type(points).__name__} relates points and has no `num_points`")
+    return points.num_points
+
+
+def link(strategy: PairStrategy, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    """Add the columns that a strategy derives from similarities ``[N, M]`` to the keys, without gradient."""
+    return strategy.link(rows, cols, similarity) if isinstance(strategy, Linking) else (rows, cols)
+
+
+def needs_features(strategy: PairStrategy) -> bool:
+    """Whether a strategy, or one of its inner strategies, needs features to relate."""
+    own = traits_of(strategy).needs_features
+    return isinstance(strategy, Linking) and own is not False
+
+
+def has_gradient_through_negatives(strategy: PairStrategy) -> bool:
+    """Whether the gradient goes through the negative weights of a strategy or of an inner one."""
+    return any(traits_of(part).gradient_through_negatives for part in all_parts(strategy))
+
+
+def queue_size(strategy: PairStrategy) -> int:
+    """The size of the embedding queue that a strategy needs."""
+    return max(traits_of(part).queue_size for part in all_parts(strategy))
