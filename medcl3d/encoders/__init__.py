@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from medcl3d.core.embeddings import Features
+    from medcl3d.core.geometry import Triple
     from medcl3d.encoders.module import ModuleEncoder as ModuleEncoder
     from medcl3d.encoders.resnet3d import ResNet3d as ResNet3d
     from medcl3d.encoders.swin3d import Swin3d as Swin3d
@@ -14,6 +18,44 @@ if TYPE_CHECKING:
     from medcl3d.encoders.vit3d import ViT3d as ViT3d
 
 ENCODERS = Registry("encoder", __name__)
+
+
+class Encoder(Protocol):
+    """The interface of an encoder: a module that turns volumes ``[B, C, D, H, W]`` into `Features`.
+
+    num_features  width of `pooled`
+    channels      of each map, finest first
+    strides       of each map along each axis, cumulative, finest first
+
+    Some encoders have further members: those of `HasLayers` and `DropsTokens`.
+    """
+
+    num_features: int
+    channels: tuple[int, ...]
+    strides: tuple[Triple, ...]
+
+    def forward(self, x: Tensor) -> Features:
+        """The features of volumes."""
+
+
+@runtime_checkable
+class HasLayers(Protocol):
+    """An encoder with named layers, which `train.layer_decay` and checkpointing need."""
+
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Module names by layer, from the input on."""
+
+
+@runtime_checkable
+class DropsTokens(Protocol):
+    """An encoder that can drop the tokens of masked blocks: ``forward(x, visible)``."""
+
+    drops_tokens: bool
+
+
+def drops_tokens(encoder: nn.Module) -> bool:
+    """Whether an encoder can drop the tokens of masked blocks."""
+    return isinstance(encoder, DropsTokens) and encoder.drops_tokens
 
 
 if not TYPE_CHECKING:

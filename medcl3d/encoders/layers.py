@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from medcl3d.core.errors import ConfigError
+from medcl3d.encoders import HasLayers
 from medcl3d.encoders.network import Network
 
 
@@ -13,14 +14,13 @@ def layers_of(network: Network, field: str) -> tuple[tuple[str, ...], ...]:
 
     ConfigError, with `field` of `train`, if the encoder has no `layers()`.
     """
-    layers = getattr(network.encoder, "layers", None)
-    if not callable(layers):
+    encoder = network.encoder
+    if not isinstance(encoder, HasLayers):
         raise ConfigError(
-            f"train.{field}: {type(network.encoder).__name__} does not name its layers; "
+            f"train.{field}: {type(encoder).__name__} does not name its layers; "
             f"implement `layers()`, or leave {field} out"
         )
-    found: tuple[tuple[str, ...], ...] = layers()
-    return found
+    return encoder.layers()
 
 
 def _is_in(name: str, pieces: Iterable[str]) -> bool:

@@ -9,13 +9,15 @@ whole batch (gradient cache).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
     from medcl3d.core.batch import PairBatch
     from medcl3d.core.embeddings import Embedded, Loss
+    from medcl3d.core.relation import Relate
     from medcl3d.encoders.network import Network
     from medcl3d.objectives.barlow_twins import BarlowTwins as BarlowTwins
     from medcl3d.objectives.byol import BYOL as BYOL
@@ -37,20 +39,13 @@ OBJECTIVES = Registry("objective", __name__)
 class Objective(Protocol):
     """The interface of an objective.
 
-    uses       the parts of a Relation that have an effect: "positive", "negative", "budget"
+    uses       the parts of a Relation that have an effect: "positive", "negative"
     decodes    True: the objective trains a decoder too
     dim        dimension of the embeddings whose similarities a strategy gets; 0 if there are several kinds,
                or none
 
-    Optional attributes:
-
-    before_step  ``(step, steps)``: updates of schedules
-    notes        ``(steps)``: lines to report before training, each a warning if it begins with `warning:`
-    gate         ``(relate) -> relate``: the relation of points from that of their crops; its presence means
-                 that the objective compares points
-    queue_size   number of embeddings of earlier batches that are further columns
-    after_step   ``(network)``: updates that follow the network, such as a momentum encoder, after the
-                 optimiser's step
+    Some objectives have further members: those of `Scheduled`, `FollowsNetwork`, `HasNotes`, `ComparesPoints`,
+    `HasQueue` and `HasTemperature`.
     """
 
     uses: ClassVar[frozenset[str]]
@@ -67,6 +62,63 @@ class Objective(Protocol):
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The loss of one rank's part of a batch, scaled so that its mean over ranks is the global loss."""
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """An objective with a schedule."""
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Update schedules before step `step` of `steps`."""
+
+
+@runtime_checkable
+class FollowsNetwork(Protocol):
+    """An objective with a state that follows the network, such as a momentum encoder."""
+
+    def after_step(self, network: Network) -> None:
+        """Update the state after the optimiser's step."""
+
+
+@runtime_checkable
+class HasNotes(Protocol):
+    """An objective with notes on its settings."""
+
+    def notes(self, steps: int) -> Sequence[str]:
+        """Lines to report before a training of `steps` steps; one that begins with `warning:` is a warning."""
+
+
+@runtime_checkable
+class ComparesPoints(Protocol):
+    """An objective that compares points."""
+
+    def gate(self, relate: Relate) -> Relate:
+        """The relation of points from that of their crops."""
+
+
+@runtime_checkable
+class HasQueue(Protocol):
+    """An objective with `queue_size` embeddings of earlier batches as further columns."""
+
+    queue_size: int
+
+
+@runtime_checkable
+class HasTemperature(Protocol):
+    """An objective that divides similarities by `temperature`."""
+
+    temperature: float
+
+
+def objective_type(name: str) -> type[Objective]:
+    """The registered objective of a name, not built."""
+    found: Any = OBJECTIVES.get(name)
+    return cast("type[Objective]", found)
+
+
+def queue_size_of(objective: Objective) -> int:
+    """The size of an objective's own embedding queue."""
+    return objective.queue_size if isinstance(objective, HasQueue) else 0
 
 
 if not TYPE_CHECKING:

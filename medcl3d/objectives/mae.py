@@ -15,6 +15,7 @@ from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import triple
 from medcl3d.distributed.collectives import global_mean
+from medcl3d.encoders import drops_tokens
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.masking import at_size, masked_features, visible_blocks
@@ -60,7 +61,7 @@ class MAE(nn.Module):
                 "use 0.6, for example"
             )
         self.block, self.share_hidden, self.per_block = triple(block), share_hidden, per_block
-        drops = getattr(network.encoder, "drops_tokens", False)
+        drops = drops_tokens(network.encoder)
         self.mask_token = nn.Parameter(0.02 * torch.randn(network.num_features)) if drops else None
         self.head = nn.Conv3d(network.decoder.out_channels, channels_of(network), 1)
 

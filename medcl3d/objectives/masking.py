@@ -15,6 +15,7 @@ from medcl3d.core.embeddings import Features
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.seeding import Stream
+from medcl3d.encoders import drops_tokens
 from medcl3d.encoders.recompute import in_recomputation
 from medcl3d.objectives.partners import uniform
 
@@ -49,7 +50,7 @@ def masked_features(encoder: nn.Module, voxels: Tensor, visible: Tensor) -> Feat
     features spread from a block's border into it, layer after layer, and the network learns the mask's shape
     (SparK, Tian et al., ICLR 2023).
     """
-    if getattr(encoder, "drops_tokens", False):
+    if drops_tokens(encoder):
         (stride,) = cast(tuple[Triple], encoder.strides)
         grid = triple(size // s for size, s in zip(voxels.shape[2:], stride, strict=True))
         return cast(Features, encoder(voxels, at_size(visible, grid)))

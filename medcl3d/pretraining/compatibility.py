@@ -11,7 +11,7 @@ import numpy as np
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
-from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives import HasTemperature, Objective, objective_type, queue_size_of
 from medcl3d.pairs import PAIRS, PairStrategy, all_parts, parts_of, queue_size, traits_of
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
@@ -26,7 +26,7 @@ def shapes_of_roles(strategy: PairStrategy, collection: Collection, anchors: Anc
     return {view.role: view.out_shape for view in views}
 
 
-def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -> None:
+def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Objective) -> None:
     """ConfigError if an objective ignores a relation, lacks a queue, or has another temperature."""
     signal = traits_of(strategy).signal_weights
     names = f"pairs.{config.pairs.name} with objective.{config.objective.name}"
@@ -41,8 +41,9 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Any) -
             f"{names}: the strategy needs an embedding queue, which the objective does not support; choose "
             "another objective or strategy"
         )
+    own = objective.temperature if isinstance(objective, HasTemperature) else None
     for part in all_parts(strategy):
-        pairs, own = traits_of(part).temperature, getattr(objective, "temperature", None)
+        pairs = traits_of(part).temperature
         if pairs is not None and pairs != own:
             raise ConfigError(
                 f"{names}: temperature = {pairs} in the strategy and {own} in the objective; set both to "
@@ -65,8 +66,8 @@ def check_batch_grouping(config: PretrainConfig, companions: BatchGrouping | Non
 
 def check_negatives(config: PretrainConfig) -> None:
     """ConfigError if a batch holds one sample and the objective needs negatives."""
-    objective = OBJECTIVES.get(config.objective.name)
-    if config.train.samples_per_step == 1 and "negative" in objective.uses and not objective.decodes:  # type: ignore[attr-defined]
+    objective = objective_type(config.objective.name)
+    if config.train.samples_per_step == 1 and "negative" in objective.uses and not objective.decodes:
         raise ConfigError(
             f"train.samples_per_step = 1: objective.{config.objective.name} needs negatives from other "
             "samples of the batch; set samples_per_step to 2 or more"
@@ -77,7 +78,7 @@ DRAWN = 16  # samples drawn to test whether they contain scans other than their 
 
 
 def fields_without_effect(
-    config: PretrainConfig, strategy: PairStrategy, objective: Any, collection: Collection, anchors: Anchors
+    config: PretrainConfig, strategy: PairStrategy, objective: Objective, collection: Collection, anchors: Anchors
 ) -> list[str]:
     """Warnings about fields without an effect: those that set which samples of one scan repel.
 
@@ -128,12 +129,12 @@ def _name(strategy: PairStrategy) -> str:
 
 
 def _can_share_scan(
-    samples: int, strategy: PairStrategy, objective: Any, collection: Collection, anchors: Anchors
+    samples: int, strategy: PairStrategy, objective: Objective, collection: Collection, anchors: Anchors
 ) -> bool:
     """Whether two samples of one scan can be compared: both in one step, or one of them in a queue."""
     if samples > len(anchors.ids) or batch_grouping_of(strategy, collection) is not None:
         return True
-    if queue_size(strategy) or getattr(objective, "queue_size", 0):
+    if queue_size(strategy) or queue_size_of(objective):
         return True
     rng, tried = np.random.default_rng(0), np.resize(anchors.ids, DRAWN).tolist()
     return any(view.scan != anchor for anchor in tried for view in strategy.sample(collection, anchor, rng))

@@ -15,12 +15,21 @@ from medcl3d.core.relation import Relate
 from medcl3d.distributed.collectives import rank, world_size
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.encoders.network import Network, build_network, check_patch_size
-from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives import (
+    OBJECTIVES,
+    ComparesPoints,
+    FollowsNetwork,
+    Objective,
+    Scheduled,
+    objective_type,
+    queue_size_of,
+)
 from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import PAIRS, PairStrategy, has_gradient_through_negatives, queue_size, relates_points, traits_of
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import batch_grouping_of
 from medcl3d.pairs.placebo import placebo
+from medcl3d.pairs.traits import num_points_of
 from medcl3d.pretraining.compatibility import (
     check_batch_grouping,
     check_negatives,
@@ -45,8 +54,10 @@ class Learner(nn.Module):
     grad_cache  samples embedded at a time (0: all at once)
     """
 
+    objective: Objective
+
     def __init__(
-        self, network: Network, objective: Any, recipe: Any, relating: Relating, grad_cache: int = 0
+        self, network: Network, objective: Objective, recipe: Any, relating: Relating, grad_cache: int = 0
     ):
         super().__init__()
         self.network, self.objective, self.relating = network, objective, relating
@@ -55,22 +66,20 @@ class Learner(nn.Module):
     def forward(self, raw: RawBatch) -> Loss:
         """The loss of this rank's part of a global batch."""
         embedded = embed_in_chunks(self.embed, raw, self.grad_cache) if self.grad_cache else self.embed(raw)
-        loss: Loss = self.objective.loss(embedded, self.relating)
-        return loss
+        return self.objective.loss(embedded, self.relating)
 
     def embed(self, raw: RawBatch) -> Embedded:
         """Embeddings of the views of some samples, with their keys."""
-        embedded: Embedded = self.objective.embed(self.network, make_views(raw, self.recipe))
-        return embedded
+        return self.objective.embed(self.network, make_views(raw, self.recipe))
 
     def before_step(self, step: int, steps: int) -> None:
         """Pass the current step to an objective with a schedule."""
-        if hasattr(self.objective, "before_step"):
+        if isinstance(self.objective, Scheduled):
             self.objective.before_step(step, steps)
 
     def after_step(self) -> None:
         """Update an objective after a change of the network (momentum encoders)."""
-        if hasattr(self.objective, "after_step"):
+        if isinstance(self.objective, FollowsNetwork):
             self.objective.after_step(self.network)
 
 
@@ -88,8 +97,8 @@ class Pretraining:
     def dataset(self) -> PairDataset:
         """The samples of this rank, for all steps."""
         train, objective = self.config.train, self.learner.objective
-        points = hasattr(objective, "gate")
-        own = self.strategy if relates_points(self.strategy) else objective
+        points = isinstance(objective, ComparesPoints)
+        own: object = self.strategy if relates_points(self.strategy) else objective
         return PairDataset(
             store=self.store,
             scans=self.scans,
@@ -104,7 +113,7 @@ class Pretraining:
             steps=train.steps,
             rank=rank(),
             world_size=world_size(),
-            num_points=own.num_points if points else 0,  # type: ignore[union-attr, arg-type]
+            num_points=num_points_of(own) if points else 0,
             is_placebo=self.config.placebo,
         )
 
@@ -128,8 +137,8 @@ def assemble(config: PretrainConfig) -> Pretraining:
     check_batch_grouping(config, batch_grouping_of(strategy, scans.collection))
     check_negatives(config)
     seed_weights(config.seed)
-    constructor = OBJECTIVES.get(config.objective.name)
-    network = build_network(config.encoder, store.num_channels, decoder=constructor.decodes)  # type: ignore[attr-defined]
+    decoder = objective_type(config.objective.name).decodes
+    network = build_network(config.encoder, store.num_channels, decoder=decoder)
     objective = OBJECTIVES.build(config.objective, network)
     check_uses(config, strategy, objective)
     if chunk := config.train.grad_cache:
@@ -152,11 +161,11 @@ def assemble(config: PretrainConfig) -> Pretraining:
     )
 
 
-def relating_of(strategy: PairStrategy, objective: Any, scans: ScanSelection) -> Relating:
+def relating_of(strategy: PairStrategy, objective: Objective, scans: ScanSelection) -> Relating:
     """The relation of a strategy; gated if the objective compares points and the strategy relates views."""
     relate: Relate = strategy.relate
     constant_across = traits_of(strategy).constant_across
-    if hasattr(objective, "gate") and not relates_points(strategy):
+    if isinstance(objective, ComparesPoints) and not relates_points(strategy):
         if has_gradient_through_negatives(strategy):
             raise ConfigError(
                 "pairs: detach_weights = false: the strategy relates crops, and the objective compares "
@@ -165,7 +174,7 @@ def relating_of(strategy: PairStrategy, objective: Any, scans: ScanSelection) ->
             )
         relate = objective.gate(relate)
         constant_across = constant_across and (*constant_across, "sample", "frame")
-    size = max(queue_size(strategy), getattr(objective, "queue_size", 0))
+    size = max(queue_size(strategy), queue_size_of(objective))
     if not size:
         return Relating(relate, strategy, constant_across=constant_across)
     any_view = ViewSpec(0, Box((0, 0, 0), scans.collection.patch_size))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from medcl3d.encoders.cost import forward_flops
+from medcl3d.objectives import HasNotes, Objective
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.pretraining.compatibility import fields_without_effect
@@ -44,9 +43,9 @@ def summary(parts: Pretraining) -> str:
     )
 
 
-def objective_notes(objective: Any, steps: int) -> list[str]:
+def objective_notes(objective: Objective, steps: int) -> list[str]:
     """Notes of an objective on a training of `steps` steps."""
-    return list(objective.notes(steps)) if hasattr(objective, "notes") else []
+    return list(objective.notes(steps)) if isinstance(objective, HasNotes) else []
 
 
 def few_anchors(config: PretrainConfig, anchors: Anchors, companions: BatchGrouping | None) -> list[str]:

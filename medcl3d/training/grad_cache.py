@@ -16,6 +16,7 @@ Training deep nets with sublinear memory cost.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,13 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.precision import autocast
 from medcl3d.sampling.raw_batch import RawBatch
+
+
+@runtime_checkable
+class HasBatchStatistics(Protocol):
+    """A module whose output depends on the rest of the batch if `batch_statistics` is True."""
+
+    batch_statistics: bool
 
 
 def embed_in_chunks(embed: Callable[[RawBatch], Embedded], raw: RawBatch, samples: int) -> Embedded:
@@ -70,7 +78,7 @@ def refuse_batch_statistics(
     """ConfigError if a module computes batch statistics: those of a chunk differ from those of the batch."""
     for field, root in ((f"encoder.{encoder}", network), (f"objective.{objective_name}", objective)):
         for module in root.modules():
-            if isinstance(module, _BatchNorm) or getattr(module, "batch_statistics", False):
+            if isinstance(module, _BatchNorm) or (isinstance(module, HasBatchStatistics) and module.batch_statistics):
                 instead = "group" if root is network else "layer"
                 what = (
                     "norm: batch"

@@ -135,9 +135,9 @@ def _points(fields: Any) -> dict[str, Any]:
 
 def _takes_pairs(fields: Any) -> bool:
     """Whether the objective uses pairs (MAE does not)."""
-    from medcl3d.objectives import OBJECTIVES
+    from medcl3d.objectives import objective_type
 
-    return bool(OBJECTIVES.get(fields.objective.name).uses)  # type: ignore[attr-defined]
+    return bool(objective_type(fields.objective.name).uses)
 
 
 def _rest(fields: Any) -> dict[str, Any]:
