@@ -93,15 +93,15 @@ class PairDataset(Dataset[PairBatch]):
         self.recipe = _built(VIEWS, views, "PairDataset: views")
         self.scans: ScanSelection = pretraining_scans(opened, config)
         self.anchors = self.strategy.anchors(self.scans.collection)
-        companions = batch_grouping_of(self.strategy, self.scans.collection)
-        if companions is not None and samples_per_step % companions.group_size:
+        batch_grouping = batch_grouping_of(self.strategy, self.scans.collection)
+        if batch_grouping is not None and samples_per_step % batch_grouping.group_size:
             raise ConfigError(
                 f"PairDataset: samples_per_step = {samples_per_step} is not a multiple of the strategy's "
                 "batch grouping, "
-                f"{companions.group_size} samples; use one"
+                f"{batch_grouping.group_size} samples; use one"
             )
         self._first = 0
-        plan = Plan(self.anchors.ids, samples_per_step, seed, companions)
+        plan = Plan(self.anchors.ids, samples_per_step, seed, batch_grouping)
         self._raw = StepDataset(
             store=opened,
             scans=self.scans,

@@ -50,12 +50,13 @@ class BodyCoordinates:
     def place(self, scans: np.ndarray, world: np.ndarray) -> np.ndarray:
         """Convert world mm to body mm: ``Int[N]`` scans, ``[N, 3]`` -> ``Float64[N, 3]``."""
         affines = self.from_world[scans]
-        found = np.einsum("nij,nj->ni", affines[:, :3, :3], world) + affines[:, :3, 3]
+        found: np.ndarray = np.einsum("nij,nj->ni", affines[:, :3, :3], world) + affines[:, :3, 3]
         shift = self.shift[scans]
         if not shift.any():
             return found
         low, high = self.extent_mm
-        return np.where(shift == 0, found, low + np.mod(found - low + shift * (high - low), high - low))
+        wrapped = low + np.mod(found - low + shift * (high - low), high - low)
+        return np.asarray(np.where(shift == 0, found, wrapped))
 
     def to_world(self, scan: int, body: np.ndarray) -> np.ndarray:
         """Convert a position ``[3]`` in body mm to world mm, without a placebo's shift, for matching."""

@@ -122,17 +122,18 @@ class Collection:
             ends = np.cumsum(np.bincount(group))
             self._groups[names] = group, np.split(np.argsort(group, kind="stable"), ends[:-1])
         group, rows = self._groups[names]
-        return rows[group[scan]]
+        found: np.ndarray = rows[group[scan]]
+        return found
 
     @cached_property
     def spacings(self) -> np.ndarray:
         """``Float64[n, 3]`` mm per voxel along each axis."""
-        return np.linalg.norm(self.affines[:, :3, :3], axis=1)
+        return np.asarray(np.linalg.norm(self.affines[:, :3, :3], axis=1))
 
     @cached_property
     def axes(self) -> np.ndarray:
         """``Float64[n, 3, 3]``: column k is the world direction of voxel axis k; sheared if the scan is."""
-        return self.affines[:, :3, :3] / self.spacings[:, None, :]
+        return np.asarray(self.affines[:, :3, :3] / self.spacings[:, None, :])
 
     @cached_property
     def body(self) -> BodyCoordinates:
@@ -147,7 +148,7 @@ class Collection:
     def world(self, scans: np.ndarray, voxels: np.ndarray) -> np.ndarray:
         """World mm of voxel coordinates (a voxel's centre is at its index): ``[N, 3]`` -> ``[N, 3]``."""
         affines = self.affines[scans]
-        return np.einsum("nij,nj->ni", affines[:, :3, :3], voxels) + affines[:, :3, 3]
+        return np.asarray(np.einsum("nij,nj->ni", affines[:, :3, :3], voxels) + affines[:, :3, 3])
 
     def matched(self, scan: int, other: int, voxel: np.ndarray) -> np.ndarray:
         """The corresponding point in `other` of `voxel` in `scan`, ``Float64[3]`` world mm.

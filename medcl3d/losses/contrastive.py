@@ -94,7 +94,7 @@ def contrastive_sum(
     dtype = torch.promote_types(torch.promote_types(z.dtype, columns.dtype), torch.float32)
     rows = rows_at_once or max(MIN_ROWS, PAIRS_AT_ONCE // max(1, len(columns)))
     kind = denominator_kind(denominator, decoupled)
-    loss, weight = _ContrastiveSum.apply(
+    loss, weight = _ContrastiveSum.apply(  # type: ignore[no-untyped-call]  # torch has no types here
         z.to(dtype), columns.to(dtype), relate_block, temperature, kind, rows
     )
     return WeightedSum(loss, weight)
@@ -132,7 +132,7 @@ class _ContrastiveSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_z, grad_columns = ctx.saved_tensors
         return gradient * grad_z, gradient * grad_columns, None, None, None, None
 

@@ -44,8 +44,8 @@ class Objective(Protocol):
     dim        dimension of the embeddings whose similarities a strategy gets; 0 if there are several kinds,
                or none
 
-    Some objectives have further members: those of `Scheduled`, `FollowsNetwork`, `HasNotes`, `ComparesPoints`,
-    `HasQueue` and `HasTemperature`.
+    Some objectives have further members: those of `Scheduled`, `FollowsNetwork`, `HasNotes`,
+    `ComparesPoints`, `HasQueue` and `HasTemperature`.
     """
 
     uses: ClassVar[frozenset[str]]
@@ -85,7 +85,7 @@ class HasNotes(Protocol):
     """An objective with notes on its settings."""
 
     def notes(self, steps: int) -> Sequence[str]:
-        """Lines to report before a training of `steps` steps; one that begins with `warning:` is a warning."""
+        """Lines to report before training; one that begins with `warning:` is a warning."""
 
 
 @runtime_checkable

@@ -115,7 +115,8 @@ def crop_keys(points: Keys) -> Keys:
 
 def sample_rows(group: ViewGroup) -> Tensor:
     """``Int[N]``: the row of a batch's points for each view (samples are sorted and contiguous)."""
-    return torch.unique_consecutive(group.keys.sample, return_inverse=True)[1]
+    rows: Tensor = torch.unique_consecutive(group.keys.sample, return_inverse=True)[1]
+    return rows
 
 
 def point_keys(group: ViewGroup, points: Points) -> Keys:

@@ -101,7 +101,7 @@ class SwAV(nn.Module):
     def _codes(self, z: Tensor, view: Tensor) -> Tensor:
         """Codes ``Float[M, K]`` of all ranks' global views ``[M, D]``, separately for each view number."""
         codes = z.new_zeros(len(z), self.prototypes.out_features)
-        for number in view.unique().tolist():
+        for number in torch.unique(view).tolist():
             own = view == number
             queue = number % NUM_GLOBAL
             filled = min(int(self.count[queue]), self.kept.shape[1])

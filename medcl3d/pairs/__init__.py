@@ -55,8 +55,8 @@ PAIRS = Registry("pair strategy", __name__)
 class PairStrategy(Protocol):
     """The interface of a pair strategy.
 
-    A strategy with inner strategies also has `strategies` (`Composed`); one whose relation depends on features
-    also has `link` (`Linking`). Both are in `traits.py`.
+    A strategy with inner strategies also has `strategies` (`Composed`); one whose relation depends on
+    features also has `link` (`Linking`). Both are in `traits.py`.
     """
 
     @property

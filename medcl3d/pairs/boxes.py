@@ -133,4 +133,4 @@ def overlap_offset(
         high = min(1.0, shared / (np.prod(fraction) * max(np.prod(least[rest]), 1e-9)))
         low, high = max(min(low, high), 1e-6), max(high, 1e-6)
         fraction[axis] = np.exp(rng.uniform(np.log(low), np.log(high))) if len(rest) else low
-    return (1 - fraction) * size * rng.choice([-1, 1], 3)
+    return np.asarray((1 - fraction) * size * rng.choice([-1, 1], 3))

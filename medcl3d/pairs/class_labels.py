@@ -39,7 +39,7 @@ class ClassLabels:
     """
 
     column: str = "class"
-    inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
+    inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]  # of the registry
     together: PositiveInt = 2
     on_missing: Literal["own_group", "drop", "error"] = "own_group"
 
@@ -83,7 +83,8 @@ class ClassLabels:
         labels = collection.column(self.column)
 
         def affinity(scan: int) -> np.ndarray:
-            return (labels == labels[scan]).astype(np.float64)
+            same: np.ndarray = (labels == labels[scan]).astype(np.float64)
+            return same
 
         return BatchGrouping(self.together, affinity, collection.columns["patient"])
 

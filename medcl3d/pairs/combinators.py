@@ -86,7 +86,7 @@ class Sum:
     weights  probabilities of the parts, up to a factor (default: equal)
     """
 
-    parts: tuple[Part, ...]  # type: ignore[valid-type]
+    parts: tuple[Part, ...]  # type: ignore[valid-type]  # of the registry
     weights: tuple[Positive, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -146,7 +146,7 @@ class Product:
     parts  strategies, each as `name` or `name: {field: value}`
     """
 
-    parts: tuple[Part, ...]  # type: ignore[valid-type]
+    parts: tuple[Part, ...]  # type: ignore[valid-type]  # of the registry
 
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
@@ -207,7 +207,7 @@ class Exclude:
     Source: false negatives of one patient or site, as in MMCL and GLCL (Chaitanya et al., NeurIPS 2020).
     """
 
-    inner: Part  # type: ignore[valid-type]
+    inner: Part  # type: ignore[valid-type]  # of the registry
     by: str = "patient"
     nearer_mm: Positive | None = None
 

@@ -81,7 +81,8 @@ class CrossModality:
         modality, named = collection.columns["modality"], self._named(collection, rows)
         known = (modality[rows] >= 0) & (modality[scan] >= 0)
         fits = compare_sessions(collection, scan, rows)[0] & known & (modality[rows] != modality[scan])
-        return rows[fits & named & named[rows == scan]]
+        found: np.ndarray = rows[fits & named & named[rows == scan]]
+        return found
 
     def partners(self, collection: Collection, scan: int) -> np.ndarray:
         """``Int[n]``: the scans that a scan may be paired with."""

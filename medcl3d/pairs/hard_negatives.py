@@ -41,7 +41,7 @@ class HardNegatives:
     Source: Robinson et al., ICLR 2021, eq. 4; the debiasing from Chuang et al., NeurIPS 2020, eq. 7.
     """
 
-    inner: choice_of(PAIRS) = Choice("overlapping_crops")  # type: ignore[valid-type]
+    inner: choice_of(PAIRS) = Choice("overlapping_crops")  # type: ignore[valid-type]  # of the registry
     concentration: NonNegative = 1.0
     prior: Annotated[float, Field(ge=0, lt=1)] = 0.0
     temperature: Positive = 0.1

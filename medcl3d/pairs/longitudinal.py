@@ -78,7 +78,8 @@ class Longitudinal:
         other_day = np.abs(true_days - true_days[rows == scan]) > 0
         other_visit = compare_sessions(collection, scan, rows)[1] | other_day
         near = np.abs(days[rows] - days[scan]) <= (np.inf if self.max_gap_days is None else self.max_gap_days)
-        return rows[(rows != scan) & other_visit & near]
+        found: np.ndarray = rows[(rows != scan) & other_visit & near]
+        return found
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the corresponding crop of another visit."""

@@ -49,7 +49,7 @@ class MetadataKernel:
 
     columns: Kernels
     combine: Combine = "product"
-    inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
+    inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]  # of the registry
     together: PositiveInt = 1
     on_missing: Literal["ignore", "own_group", "drop", "error"] = "ignore"
 
@@ -83,7 +83,8 @@ class MetadataKernel:
 
         def affinity(scan: int) -> np.ndarray:
             one, how = all_scans[[scan]], (self.columns, self.combine, self.on_missing)
-            return similarity_between(collection, one, all_scans, *how)[0]
+            similar: np.ndarray = similarity_between(collection, one, all_scans, *how)[0]
+            return similar
 
         return BatchGrouping(self.together, affinity, collection.columns["patient"])
 

@@ -36,7 +36,7 @@ class NearestNeighbours:
 
     k: PositiveInt = 1
     queue_size: PositiveInt = 1024
-    inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]
+    inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]  # of the registry
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:

@@ -76,7 +76,8 @@ class SamePatient:
         if self.same_session != "any":
             same, other = compare_sessions(collection, scan, rows)
             fits &= same if self.same_session == "only" else other
-        return rows[fits]
+        found: np.ndarray = rows[fits]
+        return found
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and one of another scan of its patient."""

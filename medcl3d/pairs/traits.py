@@ -1,4 +1,4 @@
-"""Traits of a pair strategy, and the questions that other packages decide by them."""
+"""Traits of a pair strategy, and functions that read them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyTraits:
-    """What a strategy declares besides its methods. The defaults are those of a strategy without extras.
+    """What a strategy declares besides its methods.
 
-    signal_columns    key columns that carry the strategy's signal: a placebo permutes them (none: the strategy
-                      has no placebo)
+    signal_columns    key columns that carry the signal: a placebo permutes them (none: no placebo exists)
     signal_weights    the parts of the relation ("positive", "negative") that carry the signal. An objective
                       that uses none of them is refused
     constant_across   key columns: two items that share a value in none of them have P = 0 and M = 1 (None:
@@ -41,8 +40,8 @@ class StrategyTraits:
     temperature       the temperature that `link` assumes; an objective with another one is refused
     gradient_through_negatives  whether the gradient goes through M too; `relate` then gets whole rows of
                       similarities that require a gradient
-    on_missing        how scans with a missing value are treated: "drop" and "error" select anchors, which only
-                      the first part of a product does
+    on_missing        how scans with a missing value are treated: "drop" and "error" select anchors, which
+                      only the first part of a product does
     """
 
     signal_columns: tuple[str, ...] = ()
@@ -97,7 +96,11 @@ _OLD = {
     "informs": "signal_weights",
     "companions": "batch_grouping",
     "passes_link_on": "needs_features",
-    **{name: name for name in ("constant_across", "within_scan", "crosses_patients", "relates_points", "inner_draws_only")},
+    "constant_across": "constant_across",
+    "within_scan": "within_scan",
+    "crosses_patients": "crosses_patients",
+    "relates_points": "relates_points",
+    "inner_draws_only": "inner_draws_only",
 }
 _OLD_FIELDS = {
     "detach_weights": "gradient_through_negatives",
@@ -116,8 +119,9 @@ def traits_of(strategy: PairStrategy) -> StrategyTraits:
     values = {names[name]: _converted(strategy, name) for name in old}
     given = ", ".join(f"{trait}={'...' if callable(value) else value!r}" for trait, value in values.items())
     warnings.warn(
-        f"pairs: {type(strategy).__name__}: {', '.join(old)}: such attributes of a strategy are read for the last time in this "
-        f"release; use `traits = StrategyTraits({given})` (medcl3d.pairs.traits), as a class variable or a property",
+        f"pairs: {type(strategy).__name__}: {', '.join(old)}: such attributes are deprecated, and the next "
+        f"release does not read them; use `traits = StrategyTraits({given})` (medcl3d.pairs.traits), as a "
+        "class variable or a property",
         FutureWarning,
         stacklevel=2,
     )

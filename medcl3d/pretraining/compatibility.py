@@ -51,16 +51,16 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Object
             )
 
 
-def check_batch_grouping(config: PretrainConfig, companions: BatchGrouping | None) -> None:
+def check_batch_grouping(config: PretrainConfig, batch_grouping: BatchGrouping | None) -> None:
     """ConfigError if a batch does not hold whole groups of samples."""
     samples = config.train.samples_per_step
-    if companions is None or samples % companions.group_size == 0:
+    if batch_grouping is None or samples % batch_grouping.group_size == 0:
         return
-    sizes = {"together": companions.together, "samples_per_scan": companions.samples_per_scan}
+    sizes = {"together": batch_grouping.together, "samples_per_scan": batch_grouping.samples_per_scan}
     named = " times ".join(f"{field} = {size}" for field, size in sizes.items() if size > 1)
     raise ConfigError(
         f"train.samples_per_step = {samples} is not a multiple of pairs.{config.pairs.name}: {named}; "
-        f"use {max(1, samples // companions.group_size) * companions.group_size}"
+        f"use {max(1, samples // batch_grouping.group_size) * batch_grouping.group_size}"
     )
 
 
@@ -78,7 +78,11 @@ DRAWN = 16  # samples drawn to test whether they contain scans other than their 
 
 
 def fields_without_effect(
-    config: PretrainConfig, strategy: PairStrategy, objective: Objective, collection: Collection, anchors: Anchors
+    config: PretrainConfig,
+    strategy: PairStrategy,
+    objective: Objective,
+    collection: Collection,
+    anchors: Anchors,
 ) -> list[str]:
     """Warnings about fields without an effect: those that set which samples of one scan repel.
 

@@ -48,10 +48,10 @@ def objective_notes(objective: Objective, steps: int) -> list[str]:
     return list(objective.notes(steps)) if isinstance(objective, HasNotes) else []
 
 
-def few_anchors(config: PretrainConfig, anchors: Anchors, companions: BatchGrouping | None) -> list[str]:
+def few_anchors(config: PretrainConfig, anchors: Anchors, batch_grouping: BatchGrouping | None) -> list[str]:
     """A note if a batch visits anchors more often than requested."""
     samples, num = config.train.samples_per_step, len(anchors.ids)
-    visits = 1 if companions is None else companions.samples_per_scan
+    visits = 1 if batch_grouping is None else batch_grouping.samples_per_scan
     if samples <= num * visits:
         return []
     times = "once" if visits == 1 else f"{visits} times (samples_per_scan)"

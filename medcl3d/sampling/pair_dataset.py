@@ -163,4 +163,5 @@ def _inside(world: Tensor, affines: Tensor, shapes: Tensor) -> Tensor:
     """
     inverse = torch.linalg.inv(affines)
     voxels = torch.einsum("vij,pj->vpi", inverse[:, :3, :3], world) + inverse[:, None, :3, 3]
-    return ((voxels >= -0.5) & (voxels <= shapes[:, None] - 0.5)).all(-1).all(0)
+    inside: Tensor = ((voxels >= -0.5) & (voxels <= shapes[:, None] - 0.5)).all(-1).all(0)
+    return inside

@@ -14,20 +14,20 @@ from medcl3d.pairs.batch_grouping import BatchGrouping
 class Plan:
     """The anchor of each sample of the run: global batches as a function of (seed, epoch).
 
-    companions   batch grouping, if the strategy requires it; an epoch then visits each anchor
-                 `samples_per_scan` times
+    batch_grouping  batch grouping, if the strategy requires it; an epoch then visits each anchor
+                    `samples_per_scan` times
     """
 
     anchors: np.ndarray
     samples_per_step: int
     seed: int
-    companions: BatchGrouping | None = None
+    batch_grouping: BatchGrouping | None = None
     _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in one pass; few anchors are visited several times, so that an epoch has a batch."""
-        visits = 1 if self.companions is None else self.companions.samples_per_scan
+        visits = 1 if self.batch_grouping is None else self.batch_grouping.samples_per_scan
         return max(1, len(self.anchors) * visits // self.samples_per_step)
 
     def samples(self, step: int) -> tuple[int, np.ndarray]:
@@ -45,7 +45,6 @@ class Plan:
         order = np.array([], dtype=np.int64)
         while len(order) < wanted:
             once = rng.permutation(self.anchors)
-            order = np.concatenate(
-                [order, once if self.companions is None else self.companions.arranged(once, rng)]
-            )
+            grouping = self.batch_grouping
+            order = np.concatenate([order, once if grouping is None else grouping.arranged(once, rng)])
         return order[:wanted].reshape(-1, self.samples_per_step)

@@ -30,7 +30,8 @@ def subject_of(store: Store, scans: dict[int, int]) -> tio.Subject:
     for row, scan in scans.items():
         path, affine = store.path(scan), store.collection.affines[scan]
         fill = store.scans[scan]["normalisation"]["fill"]
-        content[str(store.scans[scan]["scan"])] = tio.ScalarImage(
+        name = str(store.scans[scan]["scan"])
+        content[name] = tio.ScalarImage(  # type: ignore[no-untyped-call]  # no types
             path,
             reader=partial(read_stored, affine=affine, scaling=store.scaling(scan)),
             verify_path=False,
@@ -84,12 +85,13 @@ def torchio_batches(dataset: PairDataset, workers: int, start: int) -> Iterator[
     samples = _SamplesOfRun(dataset)
     if workers and start < dataset.steps:
         refuse_too_little(num_bytes(samples[start * per_rank]), workers)
+    subjects = range(start * per_rank, dataset.steps * per_rank)
     queue = tio.Queue(
         samples,
         max_length=per_rank,
         samples_per_volume=1,
         sampler=PairSampler(dataset.strategy, dataset.scans.collection.patch_size, dataset.scans.collection),
-        subject_sampler=range(start * per_rank, dataset.steps * per_rank),  # type: ignore[arg-type]
+        subject_sampler=subjects,  # type: ignore[arg-type]  # not a Sampler
         num_workers=workers,
         shuffle_subjects=False,
         shuffle_patches=False,

@@ -107,7 +107,7 @@ def cut(
     for number, view in enumerate(views):
         image = images[names[view.scan]]
         voxels = to_grid(crop_of(image, view.box), view)
-        content[f"view_{number}"] = tio.ScalarImage(
+        content[f"view_{number}"] = tio.ScalarImage(  # type: ignore[no-untyped-call]  # no types
             tensor=voxels,
             affine=view_affine(collection, view).numpy(),
             scan=names[view.scan],
@@ -123,7 +123,8 @@ def cut(
 
 def crop_of(image: Any, box: Box) -> torch.Tensor:
     """The box of an image, ``[C, D, H, W]``; past its border it has the fill value."""
-    data, shape = image.data, image.spatial_shape
+    data: torch.Tensor = image.data
+    shape = image.spatial_shape
     inside = tuple(
         slice(max(0, a), max(0, min(n, b))) for a, b, n in zip(box.start, box.stop, shape, strict=True)
     )

@@ -78,7 +78,8 @@ def refuse_batch_statistics(
     """ConfigError if a module computes batch statistics: those of a chunk differ from those of the batch."""
     for field, root in ((f"encoder.{encoder}", network), (f"objective.{objective_name}", objective)):
         for module in root.modules():
-            if isinstance(module, _BatchNorm) or (isinstance(module, HasBatchStatistics) and module.batch_statistics):
+            declared = isinstance(module, HasBatchStatistics) and module.batch_statistics
+            if isinstance(module, _BatchNorm) or declared:
                 instead = "group" if root is network else "layer"
                 what = (
                     "norm: batch"

@@ -38,7 +38,9 @@ class LARS(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(  # type: ignore[override]  # torch has overloads
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Update every weight that has a gradient."""
         loss = None
         if closure is not None:

@@ -163,7 +163,7 @@ def fit(
             with autocast(device, dtype):
                 loss = loss_of(wrapped, batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.value.backward()
+            loss.value.backward()  # type: ignore[no-untyped-call]  # torch has no types here
             norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
             # The gradient is the mean over ranks, so all ranks skip the same step.
             if torch.isfinite(norm):

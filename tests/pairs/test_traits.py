@@ -10,7 +10,14 @@ import pytest
 
 from medcl3d.config.field_types import Choice
 from medcl3d.core.collection import Collection
-from medcl3d.pairs import PAIRS, all_parts, has_gradient_through_negatives, needs_features, queue_size, traits_of
+from medcl3d.pairs import (
+    PAIRS,
+    all_parts,
+    has_gradient_through_negatives,
+    needs_features,
+    queue_size,
+    traits_of,
+)
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.pairs.combinators import Exclude, Sum
@@ -50,7 +57,8 @@ class Old:
 
 def test_old_attributes_give_the_same_traits_with_a_warning_that_names_the_new_form() -> None:
     old: Any = Old()
-    with pytest.warns(FutureWarning, match=r"pairs: Old: informative, .*traits = StrategyTraits\(signal_columns=\('age',\), ") as warned:
+    words = r"pairs: Old: informative, .*traits = StrategyTraits\(signal_columns=\('age',\), "
+    with pytest.warns(FutureWarning, match=words) as warned:
         traits = traits_of(old)
     assert "gradient_through_negatives=True" in str(warned[0].message)
     assert traits == StrategyTraits(
@@ -101,7 +109,8 @@ def test_an_old_attribute_of_a_subclass_replaces_the_inherited_trait() -> None:
     class ByAge(AugmentedViews):
         informative = ("age",)
 
-    with pytest.warns(FutureWarning, match=r"pairs: ByAge: informative: .*StrategyTraits\(signal_columns=\('age',\)\)"):
+    words = r"pairs: ByAge: informative: .*StrategyTraits\(signal_columns=\('age',\)\)"
+    with pytest.warns(FutureWarning, match=words):
         traits = traits_of(ByAge())
     assert traits == StrategyTraits(signal_columns=("age",), constant_across=("sample",))
 
@@ -134,6 +143,7 @@ def test_traits_of_combinators_follow_their_parts() -> None:
 
 
 def test_no_strategy_of_the_package_has_an_old_attribute() -> None:
-    old = {"informative", "informs", "companions", "passes_link_on", "within_scan", "constant_across", "crosses_patients", "relates_points"}
+    old = {"informative", "informs", "companions", "passes_link_on", "within_scan", "constant_across"}
+    old |= {"crosses_patients", "relates_points", "inner_draws_only"}
     for name in PAIRS.names():
         assert hasattr(PAIRS.get(name), "traits") and not old & set(dir(PAIRS.get(name))), name
