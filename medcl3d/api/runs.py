@@ -28,6 +28,7 @@ from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import write_text
 from medcl3d.pairs import PAIRS
 from medcl3d.pretraining.pretrain import pretrain as run_pretraining
+from medcl3d.training.run_folder import metrics_row
 
 Config = str | Path | Mapping[str, Any]
 Overrides = Mapping[str, Any] | None
@@ -115,7 +116,7 @@ def pretrain(
     with passing(module), _overrides_named():
         folder = run_pretraining(source, fields)  # type: ignore[arg-type]
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return PretrainResult(folder, tuple(json.loads(line) for line in lines))
+    return PretrainResult(folder, tuple(metrics_row(line) for line in lines))
 
 
 def finetune(

@@ -106,7 +106,7 @@ def _counts(sums: Tensor) -> dict[str, Tensor]:
         "positives_per_anchor": p / n,
         "anchors_without_positive": without_positive,
         "effective_negatives": m / n,
-        "fraction_left_alone": ignored / (nm - selves).clamp(min=1),
+        "fraction_ignored": ignored / (nm - selves).clamp(min=1),
         "mean_positive": p / nm,
         "mean_negative": m / nm,
     }

@@ -46,7 +46,7 @@ class PairFacts:
             "positives_per_anchor": "positives per anchor",
             "anchors_without_positive": "anchors without a positive",
             "effective_negatives": "effective negatives",
-            "fraction_left_alone": "fraction ignored",
+            "fraction_ignored": "fraction ignored",
             "mean_positive": "mean P",
             "mean_negative": "mean M",
         }

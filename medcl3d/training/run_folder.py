@@ -40,6 +40,9 @@ FREE_FIELDS = (
 )
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
+FORMER_METRICS = {"fraction_left_alone": "fraction_ignored"}
+"""Names of metrics in run folders of version 0.1: present names."""
+
 
 class RunFolder:
     """The folder of one run. Only rank 0 writes; on other ranks, the methods do nothing."""
@@ -132,6 +135,11 @@ class RunFolder:
         if self._board is not None:
             self._board.close()
             self._board = None
+
+
+def metrics_row(line: str) -> dict[str, float]:
+    """One row of metrics.jsonl, with former metric names replaced by the present ones."""
+    return {FORMER_METRICS.get(name, name): value for name, value in json.loads(line).items()}
 
 
 def _step_of(line: str) -> float:

@@ -118,7 +118,7 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
             "loss",
             "positives_per_anchor",
             "effective_negatives",
-            "fraction_left_alone",
+            "fraction_ignored",
             "alignment",
             "uniformity",
         ):

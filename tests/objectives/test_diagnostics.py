@@ -72,7 +72,7 @@ def test_metrics_of_a_relation_computed_by_hand() -> None:
     assert found["positives_per_anchor"] == pytest.approx(0.5)
     assert found["anchors_without_positive"] == 1
     assert found["effective_negatives"] == pytest.approx(2.5 / 3)
-    assert found["fraction_left_alone"] == pytest.approx(2 / 6), (
+    assert found["fraction_ignored"] == pytest.approx(2 / 6), (
         "two pairs of the last row, without the diagonal"
     )
     assert found["alignment"] == pytest.approx(2.0), "both attracting pairs are orthogonal"
@@ -103,4 +103,4 @@ def test_only_rows_that_are_columns_are_excluded_from_ignored_pairs() -> None:
     tally = Tally()
     tally.add(Tile(Relation(positive, negative)), selves=torch.tensor(2))
     found = diagnose(F.normalize(torch.randn(4, 3), dim=1), tally)
-    assert found["fraction_left_alone"] == pytest.approx(1 / 6), "one of six pairs of different items"
+    assert found["fraction_ignored"] == pytest.approx(1 / 6), "one of six pairs of different items"

@@ -111,7 +111,7 @@ def test_the_loss_of_moco_equals_loops_and_its_queue_holds_only_global_views(que
         assert float(loss.metrics["positives_per_anchor"]) == pytest.approx(
             float(2 * local + 2 * SAMPLES) / len(online.z)
         )
-        assert float(loss.metrics["fraction_left_alone"]) >= 0, "a local view has no own column to exclude"
+        assert float(loss.metrics["fraction_ignored"]) >= 0, "a local view has no own column to exclude"
     if support is not None:
         z, keys = support.content()
         assert int(support.count) == 2 * 2 * SAMPLES and bool((keys.view < 2).all())
@@ -120,7 +120,7 @@ def test_the_loss_of_moco_equals_loops_and_its_queue_holds_only_global_views(que
 
 def test_without_a_queue_only_the_view_itself_is_ignored() -> None:
     model, embedded = embed("moco", queue_size=0)
-    assert float(model.objective.loss(embedded, RELATING).metrics["fraction_left_alone"]) == 0
+    assert float(model.objective.loss(embedded, RELATING).metrics["fraction_ignored"]) == 0
 
 
 @pytest.mark.parametrize("name", ["barlow_twins", "vicreg"])

@@ -92,7 +92,7 @@ def test_two_ranks_train_as_one_process(
             "loss",
             "positives_per_anchor",
             "effective_negatives",
-            "fraction_left_alone",
+            "fraction_ignored",
             "gradient_norm",
         ):
             assert shared[name] == pytest.approx(alone[name], rel=2e-3), (alone["step"], name)

@@ -13,9 +13,15 @@ from medcl3d.config.loading import parse
 from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.training.loop import FitOptions
-from medcl3d.training.run_folder import read_status, run_folder
+from medcl3d.training.run_folder import metrics_row, read_status, run_folder
 
 CONFIG = {"seed": 0, "train": {"steps": 10, "workers": 0}}
+
+
+def test_a_former_metric_name_is_read_as_the_present_one() -> None:
+    present = {"step": 1, "fraction_ignored": 0.5}
+    assert metrics_row('{"step": 1, "fraction_left_alone": 0.5}') == present
+    assert metrics_row(json.dumps(present)) == present
 
 
 def test_a_row_is_written_to_json_and_tensorboard(tmp_path: Path) -> None:
