@@ -4,20 +4,67 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from torch import nn
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
-from medcl3d.objectives import HasTemperature, Objective, objective_type, queue_size_of
-from medcl3d.pairs import PAIRS, PairStrategy, all_parts, parts_of, queue_size, traits_of
+from medcl3d.encoders.network import check_patch_size
+from medcl3d.objectives import ComparesPoints, HasTemperature, Objective, objective_type, queue_size_of
+from medcl3d.pairs import (
+    PAIRS,
+    PairStrategy,
+    all_parts,
+    has_gradient_through_negatives,
+    parts_of,
+    queue_size,
+    relates_points,
+    traits_of,
+)
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
+from medcl3d.training.grad_cache import refuse_batch_statistics
+from medcl3d.training.loop import check_ranks
 
 if TYPE_CHECKING:
     from medcl3d.pretraining.config import PretrainConfig
+    from medcl3d.pretraining.parts import Pretraining
+
+
+def check_parts(parts: Pretraining) -> None:
+    """Check that the parts of a pretraining are compatible. ConfigError names the first conflict."""
+    config, strategy, objective = parts.config, parts.strategy, parts.learner.objective
+    network, collection = parts.learner.network, parts.scans.collection
+    check_ranks(config.train)
+    if config.loader == "torchio":
+        from medcl3d.sampling.torchio_sampler import refuse_across_patients
+
+        refuse_across_patients(strategy)
+    check_batch_grouping(config, batch_grouping_of(strategy, collection))
+    check_negatives(config)
+    check_uses(config, strategy, objective)
+    check_points(strategy, objective)
+    if config.train.grad_cache:
+        chunk = config.train.grad_cache
+        module = cast(nn.Module, objective)
+        refuse_batch_statistics(chunk, config.encoder.name, network, config.objective.name, module)
+    for role, shape in shapes_of_roles(strategy, collection, parts.anchors).items():
+        of_role = f"pairs.{config.pairs.name}: the size of {role} views"
+        check_patch_size(network, shape, "data.patch_size" if role == "global" else of_role)
+
+
+def check_points(strategy: PairStrategy, objective: Objective) -> None:
+    """ConfigError if an objective of points needs gradients that a strategy of views cannot give."""
+    if not isinstance(objective, ComparesPoints) or relates_points(strategy):
+        return
+    if has_gradient_through_negatives(strategy):
+        raise ConfigError(
+            "pairs: detach_weights = false: the strategy relates crops, and the objective compares points; "
+            "set detach_weights to true, or choose an inner strategy that relates points"
+        )
 
 
 def shapes_of_roles(strategy: PairStrategy, collection: Collection, anchors: Anchors) -> dict[str, Triple]:

@@ -9,12 +9,11 @@ import numpy as np
 from torch import nn
 
 from medcl3d.core.embeddings import Embedded, Loss
-from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec
 from medcl3d.core.relation import Relate
 from medcl3d.distributed.collectives import rank, world_size
 from medcl3d.distributed.seeding import seed_weights
-from medcl3d.encoders.network import Network, build_network, check_patch_size
+from medcl3d.encoders.network import Network, build_network
 from medcl3d.objectives import (
     OBJECTIVES,
     ComparesPoints,
@@ -28,7 +27,6 @@ from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import (
     PAIRS,
     PairStrategy,
-    has_gradient_through_negatives,
     queue_size,
     relates_points,
     traits_of,
@@ -37,12 +35,7 @@ from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import batch_grouping_of
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.traits import num_points_of
-from medcl3d.pretraining.compatibility import (
-    check_batch_grouping,
-    check_negatives,
-    check_uses,
-    shapes_of_roles,
-)
+from medcl3d.pretraining.compatibility import check_parts
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.pair_dataset import PairDataset
@@ -50,8 +43,7 @@ from medcl3d.sampling.plan import Plan
 from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.scan_selection import ScanSelection, pretraining_scans
 from medcl3d.store.store import Store
-from medcl3d.training.grad_cache import embed_in_chunks, refuse_batch_statistics
-from medcl3d.training.loop import check_ranks
+from medcl3d.training.grad_cache import embed_in_chunks
 from medcl3d.views import VIEWS
 
 
@@ -130,42 +122,26 @@ def assemble(config: PretrainConfig) -> Pretraining:
 
     ConfigError, DataError otherwise.
     """
-    check_ranks(config.train)
+    parts = build(config)
+    check_parts(parts)
+    return parts
+
+
+def build(config: PretrainConfig) -> Pretraining:
+    """Build all parts of a configuration. ConfigError, DataError: one of them cannot be built."""
     store = Store.open(config.data.root)
     scans = pretraining_scans(store, config.data)
     strategy: PairStrategy = PAIRS.build(config.pairs)
     if config.placebo:
         scans = ScanSelection(placebo(scans.collection, strategy, config.seed), scans.rows, scans.left_out)
-    if config.loader == "torchio":
-        from medcl3d.sampling.torchio_sampler import refuse_across_patients
-
-        refuse_across_patients(strategy)
     anchors = strategy.anchors(scans.collection)
-    check_batch_grouping(config, batch_grouping_of(strategy, scans.collection))
-    check_negatives(config)
     seed_weights(config.seed)
     decoder = objective_type(config.objective.name).decodes
     network = build_network(config.encoder, store.num_channels, decoder=decoder)
     objective = OBJECTIVES.build(config.objective, network)
-    check_uses(config, strategy, objective)
-    if chunk := config.train.grad_cache:
-        refuse_batch_statistics(chunk, config.encoder.name, network, config.objective.name, objective)
-    for role, shape in shapes_of_roles(strategy, scans.collection, anchors).items():
-        check_patch_size(
-            network,
-            shape,
-            "data.patch_size" if role == "global" else f"pairs.{config.pairs.name}: the size of {role} views",
-        )
-    return Pretraining(
-        config,
-        store,
-        scans,
-        strategy,
-        anchors,
-        Learner(
-            network, objective, VIEWS.build(config.views), relating_of(strategy, objective, scans), chunk
-        ),
-    )
+    relating = relating_of(strategy, objective, scans)
+    learner = Learner(network, objective, VIEWS.build(config.views), relating, config.train.grad_cache)
+    return Pretraining(config, store, scans, strategy, anchors, learner)
 
 
 def relating_of(strategy: PairStrategy, objective: Objective, scans: ScanSelection) -> Relating:
@@ -173,12 +149,6 @@ def relating_of(strategy: PairStrategy, objective: Objective, scans: ScanSelecti
     relate: Relate = strategy.relate
     constant_across = traits_of(strategy).constant_across
     if isinstance(objective, ComparesPoints) and not relates_points(strategy):
-        if has_gradient_through_negatives(strategy):
-            raise ConfigError(
-                "pairs: detach_weights = false: the strategy relates crops, and the objective compares "
-                "points; "
-                "set detach_weights to true, or choose an inner strategy that relates points"
-            )
         relate = objective.gate(relate)
         constant_across = constant_across and (*constant_across, "sample", "frame")
     size = max(queue_size(strategy), queue_size_of(objective))

@@ -17,11 +17,12 @@ from medcl3d.distributed.collectives import process_group, rank, say
 from medcl3d.distributed.precision import autocast_dtype, precision_used
 from medcl3d.io.atomic import open_atomic, write_json
 from medcl3d.io.disk_space import require_writable
+from medcl3d.pretraining.compatibility import check_parts
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.embedding_export import export_embeddings
 from medcl3d.pretraining.online_probe import Asked
 from medcl3d.pretraining.pair_measures import facts_of
-from medcl3d.pretraining.parts import Pretraining, assemble
+from medcl3d.pretraining.parts import Pretraining, build
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.pretraining.summary import summary
 from medcl3d.sampling.batches import batches_from
@@ -42,53 +43,60 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
     """
     config = load(config_path, overrides, PretrainConfig)
     with process_group() as device:
-        parts = assemble(config)
+        parts = build(config)
+        check_parts(parts)
         say(summary(parts))
-        asked = (
+        probe = (
             Asked(config.probe, parts.store, config.data, config.train.log_every) if config.probe else None
         )
         if check:
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        provenance = {
-            **fingerprints(parts.store),
-            "kind": "pretrain",
-            "precision": precision_used(config.train.precision, device),
-        }
-        with run_folder(config.out_dir, plain(config), provenance, model=PretrainConfig) as run:
-            if run.finished:
-                say(f"{config.out_dir}: this pretraining is done; remove the folder to repeat it")
-                return config.out_dir
-            dataset, train = parts.dataset(), config.train
-            if rank() == 0 and not (run.path / "pictures" / "pairs.png").exists():
-                first, recipe = dataset[0], parts.learner.recipe
-                run.picture("pairs", picture_of_pairs(parts.store, parts.scans, first, recipe))
-                run.picture("relation", picture_of_relation(facts_of(first, parts.learner.relating, recipe)))
-
-            def loss_of(model: nn.Module, raw: RawBatch) -> Loss:
-                loss: Loss = model(raw.to(device))
-                return loss
-
-            def watch(step: int) -> dict[str, float]:
-                if asked is None or step % asked.every:
-                    return {}
-                return asked.answer(parts.learner.network, device, autocast_dtype(train.precision, device))
-
-            fit(
-                parts.learner,
-                loss_of,
-                lambda step: batches(config, dataset, step),
-                train,
-                run,
-                device,
-                "pretraining",
-                before_step=parts.learner.before_step,
-                after_step=parts.learner.after_step,
-                watch=watch,
-            )
-            finish(parts, run, device)
-        say(f"{config.out_dir / 'encoder.safetensors'}")
+        run_pretraining(parts, probe, device)
     return config.out_dir
+
+
+def run_pretraining(parts: Pretraining, probe: Asked | None, device: torch.device) -> None:
+    """Train the encoder in its run folder, or finish an interrupted run, and write the weights."""
+    config, learner, train = parts.config, parts.learner, parts.config.train
+    provenance = {
+        **fingerprints(parts.store),
+        "kind": "pretrain",
+        "precision": precision_used(train.precision, device),
+    }
+    with run_folder(config.out_dir, plain(config), provenance, model=PretrainConfig) as run:
+        if run.finished:
+            say(f"{config.out_dir}: this pretraining is done; remove the folder to repeat it")
+            return
+        dataset = parts.dataset()
+        if rank() == 0 and not (run.path / "pictures" / "pairs.png").exists():
+            first, recipe = dataset[0], learner.recipe
+            run.picture("pairs", picture_of_pairs(parts.store, parts.scans, first, recipe))
+            run.picture("relation", picture_of_relation(facts_of(first, learner.relating, recipe)))
+
+        def loss_of(model: nn.Module, raw: RawBatch) -> Loss:
+            loss: Loss = model(raw.to(device))
+            return loss
+
+        def watch(step: int) -> dict[str, float]:
+            if probe is None or step % probe.every:
+                return {}
+            return probe.answer(learner.network, device, autocast_dtype(train.precision, device))
+
+        fit(
+            learner,
+            loss_of,
+            lambda step: batches(config, dataset, step),
+            train,
+            run,
+            device,
+            "pretraining",
+            before_step=learner.before_step,
+            after_step=learner.after_step,
+            watch=watch,
+        )
+        finish(parts, run, device)
+    say(f"{config.out_dir / 'encoder.safetensors'}")
 
 
 def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterator[RawBatch]:
