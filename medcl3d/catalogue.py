@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import json
@@ -16,6 +15,7 @@ from medcl3d.config.field_types import CHOICE_OF
 from medcl3d.config.kinds import CONFIGS, KINDS
 from medcl3d.config.packaged import find_config, packaged_names
 from medcl3d.config.registry import Registry, registry_of
+from medcl3d.config.suggestions import nearest
 from medcl3d.core.errors import ConfigError
 from medcl3d.datasets.public_sets import find_set, known_sets
 
@@ -107,8 +107,8 @@ def _load(place: str) -> Any:
 def _known(name: str, known: Iterable[str], what: str) -> None:
     names = sorted(known)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        near = nearest(name, names)
+        hint = f"did you mean {near!r}? " if near else ""
         raise ConfigError(f"{name}: not one of the {what}; {hint}choose from {', '.join(names)}")
 
 

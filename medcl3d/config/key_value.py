@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
+
+from medcl3d.config.suggestions import similar
 
 
 class WithOptions(TyperCommand):
@@ -37,7 +38,7 @@ def as_pairs(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
         name, equals, value = text.partition("=")
         if text == "--":
             return [*kept, "--", *left, *pairs]
-        if not name.startswith("--") or difflib.get_close_matches(name, own, n=1, cutoff=0.8):
+        if not name.startswith("--") or similar(name, own, cutoff=0.8):
             kept.append(text)
         elif equals or (left and not left[0].startswith("--") and "=" not in left[0]):
             pairs.append(f"{name[2:].replace('-', '_')}={value if equals else left.pop(0)}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
+from medcl3d.config.suggestions import similar
 from medcl3d.core.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def find_config(name: str) -> Path:
     root = packaged_root()
     if root and wanted in names:
         return root / f"{wanted}.yaml"
-    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or [
+    near = similar(wanted, names, limit=3, cutoff=0.4) or [
         n for n in names if Path(n).name == Path(wanted).name
     ]
     packaged = (

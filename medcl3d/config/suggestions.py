@@ -9,9 +9,14 @@ from typing import Any, get_args
 from medcl3d.core.errors import ConfigError
 
 
+def similar(name: str, known: Sequence[str], limit: int = 1, cutoff: float = 0.5) -> list[str]:
+    """At most `limit` names whose similarity (difflib's ratio, 0 to 1) is at least `cutoff`, best first."""
+    return difflib.get_close_matches(name, known, n=limit, cutoff=cutoff)
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """The most similar of some names; "" if none is similar."""
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), "")
+    return next(iter(similar(name, known)), "")
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from medcl3d.config.suggestions import nearest
 from medcl3d.core.errors import ConfigError
 from medcl3d.io.disk_space import format_size
 
@@ -176,8 +176,8 @@ def find_set(name: str) -> KnownSet:
     """The set of that name. ConfigError if it is unknown."""
     names = sorted(known_sets())
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        near = nearest(name, names)
+        hint = f"did you mean {near!r}? " if near else ""
         raise ConfigError(f"{name}: not one of the sets; {hint}known sets: {', '.join(names)}")
     return known_sets()[name]
 
