@@ -96,7 +96,7 @@ def test_the_example_is_a_strategy_with_no_other_edit(tiny_store: Path, tmp_path
             f"placebo={placebo}",
         )
         assert "same_site" in said and (tmp_path / f"run_{placebo}" / "encoder.safetensors").is_file()
-    # The collections of the property tests have no site: told so, it stops with the columns that there are.
+    # The collections of the property tests have no site: the error lists the columns that exist.
     properties = tmp_path / "tests" / "pairs" / "collections.py"
     properties.write_text(
         properties.read_text().replace(

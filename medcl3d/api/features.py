@@ -13,9 +13,9 @@ from torch import Tensor
 
 from medcl3d.core.errors import DataError
 from medcl3d.distributed.precision import Precision, autocast_dtype
-from medcl3d.downstream.predict.inputs import scans_of
+from medcl3d.downstream.predict.inputs import reason_of, scans_of
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
-from medcl3d.downstream.scan_features import Extraction, intensity_kind, scan_features, without_settled_remedy
+from medcl3d.downstream.scan_features import Extraction, intensity_kind, scan_features
 
 Scan = str | Path
 
@@ -96,7 +96,7 @@ def extract_features(
                 loaded, path, extraction, dtype, note=lambda text: warnings.warn(text, stacklevel=3)
             )[0]
         except DataError as error:
-            raise DataError(without_settled_remedy(error, loaded.intensity)) from error
+            raise DataError(reason_of(error, loaded.intensity, "encoder")) from error
 
     with _evaluating(loaded):
         if not isinstance(scans, str | Path):

@@ -181,7 +181,7 @@ class Collection:
         sample, view: ``Int[N]``, the run-wide sample of each view and its number within the sample.
         """
         scans = np.array([v.scan for v in views], dtype=np.int64)
-        boxes = [v.told or v.box for v in views]
+        boxes = [v.key_box or v.box for v in views]
         sizes = np.array([box.size for box in boxes], dtype=np.float64)
         middle = np.array([box.center for box in boxes])
         center = self.world(scans, middle)

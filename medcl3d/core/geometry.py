@@ -34,7 +34,7 @@ class ViewSpec:
     """One view to be made: the part of a scan, its role, and the grid that it is resampled to.
 
     `role` groups views that one forward pass takes together ("global", "local"); `shape` is the
-    grid of the view in voxels (default: the box's own size, so nothing is resampled). `told` is the box
+    grid of the view in voxels (default: the box's own size, so nothing is resampled). `key_box` is the box
     in the keys of strategies, if a placebo replaces the one that is read.
     """
 
@@ -42,7 +42,7 @@ class ViewSpec:
     box: Box
     role: str = "global"
     shape: Triple | None = None
-    told: Box | None = None
+    key_box: Box | None = None
 
     @property
     def out_shape(self) -> Triple:

@@ -22,14 +22,13 @@ from torch import Tensor
 from medcl3d.core.errors import ConfigError, DataError, UserError, unexpected_error
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
-from medcl3d.downstream.predict.inputs import InputScan, is_volume, scans_of
+from medcl3d.downstream.predict.inputs import InputScan, is_volume, reason_of, scans_of
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
 from medcl3d.downstream.scan_features import (
     Extraction,
     intensity_kind,
     refuse_unreadable,
     scan_features,
-    without_settled_remedy,
 )
 from medcl3d.io.atomic import open_atomic
 from medcl3d.io.disk_space import require_writable
@@ -104,9 +103,7 @@ def write_features(
                 try:
                     found, ready = scan_features(encoder, one.path, extraction, dtype, note=_naming(one, say))
                 except DataError as error:
-                    reason = without_settled_remedy(error, encoder.intensity).replace(
-                        str(one.path), one.shown
-                    )
+                    reason = reason_of(error, encoder.intensity, "encoder", one)
                 except UserError:
                     raise
                 except Exception as error:  # of one file: the other scans are still computed
@@ -144,7 +141,7 @@ def _forecast(
         try:
             refuse_unreadable(encoder, one.path)
         except DataError as error:
-            refused.append(without_settled_remedy(error, encoder.intensity).replace(str(one.path), one.shown))
+            refused.append(reason_of(error, encoder.intensity, "encoder", one))
             say(refused[-1])
             continue
         say(f"{one.name} would be written to {output.file_of(one)}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -118,20 +117,6 @@ def refuse_channels(encoder: PretrainedEncoder, path: Path, channels: int) -> No
     """DataError if a scan has another number of channels than the encoder."""
     if channels != encoder.in_channels:
         raise DataError(f"{path}: has {channels} channels, the encoder takes {encoder.in_channels}")
-
-
-def without_settled_remedy(error: DataError, options: Mapping[str, Any]) -> str:
-    """A scan's error; a remedy that names an option of `prepare`, which pretraining settled, is replaced."""
-    wrong, _, remedy = str(error).partition("; ")
-    settled = next(
-        (name for name in (*options, "intensity") if remedy and name in remedy.replace("=", " ").split()),
-        None,
-    )
-    if settled is None:
-        return str(error)
-    value = options.get("kind" if settled == "intensity" else settled)
-    remedy = "repair this scan, or leave it out"
-    return f"{wrong}; the encoder was trained on scans prepared with {settled} = {value}: {remedy}"
 
 
 @dataclass(frozen=True)

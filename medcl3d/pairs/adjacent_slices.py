@@ -101,7 +101,7 @@ class AdjacentSlices:
             views = [ViewSpec(anchor, box, shape=shape) for box in read]
         else:
             pairs = zip(read, reported, strict=True)
-            views = [ViewSpec(anchor, box, shape=shape, told=key) for box, key in pairs]
+            views = [ViewSpec(anchor, box, shape=shape, key_box=key) for box, key in pairs]
         return tuple(views[i] for i in rng.permutation(2))
 
     def _shuffled(

@@ -16,7 +16,7 @@ from medcl3d.io.array_file import open_array
 from medcl3d.io.shared_memory import num_bytes, refuse_too_little
 from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.raw_batch import RawBatch
-from medcl3d.sampling.torchio_sampler import DRAW, FILL, ROW, TOLD, PairSampler
+from medcl3d.sampling.torchio_sampler import DRAW, FILL, KEY_BOX, ROW, PairSampler
 from medcl3d.store.quantise import AS_STORED, Scaling, unpack
 from medcl3d.store.store import Store
 
@@ -107,10 +107,10 @@ def _views_and_crops(batch: dict[str, Any]) -> tuple[list[tuple[ViewSpec, ...]],
     samples, crops = [], []
     for i in range(len(batch[tio.LOCATION])):
         views = []
-        for name, place, told in zip(names, batch[tio.LOCATION][i], batch[TOLD][i], strict=True):
+        for name, place, key_box in zip(names, batch[tio.LOCATION][i], batch[KEY_BOX][i], strict=True):
             box, shape = _box(place), triple(batch[name]["data"].shape[2:])
             grid = None if shape == box.size else shape
-            views.append(ViewSpec(int(batch[name][ROW][i]), box, batch[name]["role"][i], grid, _box(told)))
+            views.append(ViewSpec(int(batch[name][ROW][i]), box, batch[name]["role"][i], grid, _box(key_box)))
         samples.append(tuple(views))
         crops.append([batch[name]["data"][i] for name in names])
     return samples, crops

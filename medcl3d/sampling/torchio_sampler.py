@@ -23,7 +23,7 @@ from medcl3d.sampling.crops import to_grid, view_affine
 
 ROW = "row"  # of an image: its scan in the collection
 DRAW = "draw"  # of a subject: which sample of the run it is for
-TOLD = "told"  # the boxes in the keys of strategies, in the form of the location
+KEY_BOX = "key_box"  # the boxes in the keys of strategies, in the form of the location
 FILL = "fill"  # of an image: the value past its border
 OF_TORCHIO = ("data", "affine", "path", "stem", "type", ROW, FILL)
 
@@ -115,8 +115,8 @@ def cut(
             **{ROW: view.scan},
         )
     content[tio.LOCATION] = torch.tensor([[*view.box.start, *view.box.stop] for view in views])
-    content[TOLD] = torch.tensor(
-        [[*box.start, *box.stop] for box in (view.told or view.box for view in views)]
+    content[KEY_BOX] = torch.tensor(
+        [[*box.start, *box.stop] for box in (view.key_box or view.box for view in views)]
     )
     return tio.Subject(content)
 

@@ -38,11 +38,11 @@ def test_groups_are_arms_within_the_critical_difference() -> None:
 
 def test_equal_arms_are_distinguished_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(0)
-    told = [
+    rejected = [
         np.ptp(found.mean) > found.critical
         for found in (ranks(rng.normal(size=(10, 4))) for _ in range(1000))
     ]
-    assert 0.02 < np.mean(told) < 0.07
+    assert 0.02 < np.mean(rejected) < 0.07
     assert ranks(np.ones((6, 3))).p == 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,3 +218,35 @@ def _stamp_in(file: Path) -> str:
         )
     except (ImageFileError, OSError, EOFError, KeyError, ValueError):  # written by another program
         return ""
+
+
+FIXED_OPTIONS = (
+    "nonfinite",
+    "channels",
+    "assume_spacing_mm",
+    "spacing_mm",
+    "intensity",
+    "window_hu",
+    "percentiles",
+    "store_as",
+)
+"""Options of `prepare` that a trained network fixes."""
+
+
+def reason_of(
+    error: DataError, options: Mapping[str, Any], trained: str, one: InputScan | None = None
+) -> str:
+    """The fault of a scan. A remedy that is an option of `prepare`, which training has fixed, is replaced.
+
+    options: those that the network was trained with; trained: what was trained, "run" or "encoder";
+    one: the scan, to show its name instead of its path.
+    """
+    text = str(error) if one is None else str(error).replace(str(one.path), one.shown)
+    wrong, *remedy = re.split(r"; |: (?=set )", text, maxsplit=1)
+    fixed = next((name for name in FIXED_OPTIONS if remedy and re.search(rf"\b{name}\b", remedy[0])), None)
+    if fixed is None:
+        return text
+    value = options.get("kind" if fixed == "intensity" else fixed)
+    settings = f"{fixed} = {value}"
+    remedy_text = f"prepared with {settings}, so repair or leave out this scan"
+    return f"{wrong}; the {trained} was trained on scans {remedy_text}"

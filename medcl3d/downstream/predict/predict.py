@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,7 +28,7 @@ from medcl3d.core.geometry import Triple, triple
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.heads import Segmenter
-from medcl3d.downstream.predict.inputs import InputScan, is_volume, missing, scans_of, stamp_of
+from medcl3d.downstream.predict.inputs import InputScan, is_volume, missing, reason_of, scans_of, stamp_of
 from medcl3d.downstream.predict.scan_grid import classes_on
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.downstream.tasks.segmentation import Segmentation
@@ -47,16 +46,6 @@ from medcl3d.training.run_folder import read_status
 WEIGHTS = "model.safetensors"
 NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")
 SPACING_TOLERANCE = 0.25  # relative difference of voxel size from training that gives a warning
-FIXED_OPTIONS = (
-    "nonfinite",
-    "channels",
-    "assume_spacing_mm",
-    "spacing_mm",
-    "intensity",
-    "window_hu",
-    "percentiles",
-    "store_as",
-)
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
 "qoffset_y", "qoffset_z",
                "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
@@ -136,7 +125,7 @@ def predict(
                 try:
                     volumes = _segmented(predictor, one, device, probabilities, say)
                 except DataError as error:
-                    reason = _reason(error, one, predictor.options)
+                    reason = reason_of(error, predictor.options, "run", one)
                 except UserError:
                     raise
                 except Exception as error:  # from any library: the other scans are still segmented
@@ -177,7 +166,7 @@ def _dry_run(
                 num_channels(one.path, read_header(one.path).shape, predictor.options["channels"]),
             )
         except DataError as error:
-            refused.append(_reason(error, one, predictor.options))
+            refused.append(reason_of(error, predictor.options, "run", one))
             say(refused[-1])
             continue
         say(f"{one.name} would be written to {' and '.join(map(str, one.files(probabilities)))}")
@@ -339,21 +328,6 @@ def _write(
             f"{one.output}: {why}; {done} scans are done. Free disk space, or choose another folder"
         ) from None
     return [file for file, _ in files]
-
-
-def _reason(error: DataError, one: InputScan, options: Mapping[str, Any]) -> str:
-    """The fault of a scan.
-
-    If the remedy is an option of `prepare`, which is fixed by the run, it is replaced.
-    """
-    text = str(error).replace(str(one.path), one.shown)
-    wrong, *remedy = re.split(r"; |: (?=set )", text, maxsplit=1)
-    fixed = next((name for name in FIXED_OPTIONS if remedy and re.search(rf"\b{name}\b", remedy[0])), None)
-    if fixed is None:
-        return text
-    value = options.get("kind" if fixed == "intensity" else fixed)
-    settings = f"{fixed} = {value}"
-    return f"{wrong}; the run was trained on scans prepared with {settings}, so repair or leave out this scan"
 
 
 def _short(error: Exception) -> str:
