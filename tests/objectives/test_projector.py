@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from medcl3d.core.errors import ConfigError
 from medcl3d.objectives.projector import GlobalBatchNorm, HeadNorm, Projector
 
 CHANNELS = 5
@@ -129,3 +130,8 @@ def test_a_projection_is_float32_for_any_autocast_and_features() -> None:
     half = features().bfloat16()
     assert torch.equal(made(half), made(half.float())) and made(half).dtype == torch.float32
     assert made.double()(features().double()).dtype == torch.float64
+
+
+def test_an_unknown_norm_is_refused_by_the_name_of_its_field_even_with_a_single_layer() -> None:
+    with pytest.raises(ConfigError, match=r"^norm = 'grup'.*layer, group, batch"):
+        projector("grup", num_layers=1)  # type: ignore[arg-type]
