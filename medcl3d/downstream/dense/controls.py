@@ -51,7 +51,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Intensity:
-    """The intensities of a cube of 5 voxels around the voxel, at the scan's spacing, continued at the border."""
+    """The intensities of a cube of 5^3 voxels of the scan around the voxel, continued at the border."""
 
     store: Store
     scan: int

@@ -66,7 +66,7 @@ class FeatureMap:
         return (voxels + np.array(self.before) - (stride - 1) / 2) / stride
 
     def interpolated(self, values: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-        """``Float32[K, D, H, W]``: values ``[K, d, h, w]`` of the map's voxels at a box of the scan's voxels."""
+        """``Float32[K, D, H, W]``: values ``[K, d, h, w]`` on the map's grid, at a box of the scan's voxels."""
         if self.stride == FULL_RESOLUTION:
             box = (slice(a + n, b + n) for (a, b), n in zip(spans, self.before, strict=True))
             return values[(slice(None), *box)]
@@ -75,7 +75,7 @@ class FeatureMap:
         return (columns @ values) @ last.T
 
     def _along(self, axis: int, voxels: np.ndarray) -> Tensor:
-        """``Float32[N, n]``: weights of the map's n voxels in the interpolation at N positions of one axis."""
+        """``Float32[N, n]``: weights of the map's n voxels at N positions of one axis of the scan."""
         number = self.values.shape[axis]
         place = (voxels + self.before[axis] - (self.stride[axis] - 1) / 2) / self.stride[axis]
         low, part = _neighbours(place, number)
@@ -169,13 +169,18 @@ class DenseEncoder:
         device: torch.device,
         dtype: torch.dtype | None,
     ):
-        if options.maps == "decoded" and network.decoder is None:
-            raise ConfigError(
-                "voxel_features.maps = decoded: the encoder has no decoder; use encoder, or an objective that "
-                "trains a decoder"
-            )
+        self.check(network, options)
         self.network, self.store, self.options = network, store, options
         self.patch_size, self.device, self.dtype = patch_size, device, dtype
+
+    @staticmethod
+    def check(network: Network, options: VoxelFeatures) -> None:
+        """ConfigError if the configured maps do not exist."""
+        if options.maps == "decoded" and network.decoder is None:
+            raise ConfigError(
+                "voxel_features.maps = decoded: the encoder has no decoder; use encoder, or an objective "
+                "that trains a decoder"
+            )
 
     @property
     def decodes(self) -> bool:
@@ -204,9 +209,7 @@ class DenseEncoder:
 
     @torch.no_grad()
     def _computed(self, scan: int, windows: _Windows, starts: Sequence[Triple]) -> Features:
-        boxes = [
-            Box(triple(np.array(start) - np.array(windows.before)), self.patch_size) for start in starts
-        ]
+        boxes = [Box(triple(np.array(start) - np.array(windows.before)), self.patch_size) for start in starts]
         crops = read_crops(self.store, [(scan, box) for box in boxes]).to(self.device)
         network: Any = self.network if self.decodes else self.network.encoder
         with autocast(self.device, self.dtype):

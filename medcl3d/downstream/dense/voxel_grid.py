@@ -1,4 +1,4 @@
-"""Which voxels of a scan the dense probes use: the body, regular grids within a budget, stratified samples."""
+"""The voxels of a scan that dense probes use: the body, regular grids within a budget, and samples."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Structures:
 
     @staticmethod
     def largest(store: Store, scans: Sequence[int], most: int) -> Structures:
-        """The `most` structures with the largest volume in these labelled scans. ConfigError if none exists."""
+        """The `most` structures with the largest volume in labelled scans. ConfigError if none exists."""
         values = max(store.label_names, default=0) + 1
         total = np.zeros(values)
         for scan in scans:

@@ -33,9 +33,7 @@ class LabelledVoxels:
     def where(self, chosen: np.ndarray) -> LabelledVoxels:
         """The voxels with a true entry."""
         keep = torch.from_numpy(np.flatnonzero(chosen))
-        return LabelledVoxels(
-            self.features[keep], self.classes[keep], self.weights[keep], self.folds[chosen]
-        )
+        return LabelledVoxels(self.features[keep], self.classes[keep], self.weights[keep], self.folds[chosen])
 
 
 def fold_of_blocks(place: np.ndarray) -> np.ndarray:
@@ -168,9 +166,7 @@ def fit_nonlinear(known: LabelledVoxels, num_classes: int, seed: int) -> Nonline
     scale = Scale.of(known.features)
     features, weights = scale.apply(known.features), known.weights / known.weights.mean()
     draw = torch.Generator().manual_seed(seed)
-    network = nn.Sequential(
-        nn.Linear(features.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, num_classes)
-    )
+    network = nn.Sequential(nn.Linear(features.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, num_classes))
     for layer in (network[0], network[2]):
         nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=draw)  # type: ignore[arg-type]
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
