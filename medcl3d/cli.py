@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from medcl3d.config.key_value import WithOptions
+from medcl3d.config.kinds import CONFIGS
 from medcl3d.core.errors import ConfigError, DataError, UserError
 from medcl3d.core.version import __version__
 from medcl3d.io.encoding import escape_unencodable, unwritable
@@ -67,7 +68,8 @@ def command(function: Callable[P, None], cls: type[TyperCommand] | None = None) 
             if os.environ.get("MEDCL3D_DEBUG") == "1":
                 traceback.print_exc()
             error = unwritable(error) if isinstance(error, UnicodeEncodeError) else error
-            say(message_of(error, given) if isinstance(error, UserError) else "interrupted")
+            name = function.__name__
+            say(message_of(error, given, name) if isinstance(error, UserError) else "interrupted")
             raise typer.Exit(error.exit_code if isinstance(error, UserError) else INTERRUPTED) from None
 
     return run
@@ -81,18 +83,20 @@ def at_home(value: Any) -> Any:
     return value.expanduser() if isinstance(value, Path) and value.parts[:1] == ("~",) else value
 
 
-def message_of(error: UserError, given: dict[str, Any]) -> str:
+def message_of(error: UserError, given: dict[str, Any], command: str) -> str:
     """The message of an error, with file and line if it is about a field of the command's configuration."""
     if "config" not in given:
         return str(error)
     from medcl3d.config.loading import with_line
+    from medcl3d.config.overrides import schemas_at
     from medcl3d.config.packaged import find_config
 
     try:
         path = find_config(given["config"])
     except UserError:
         return str(error)
-    return with_line(str(error), path, [text for text in given["overrides"] or [] if "=" in text])
+    overrides = [text for text in given["overrides"] or [] if "=" in text]
+    return with_line(str(error), path, overrides, schemas_at(CONFIGS.get(command, CONFIGS["pretrain"])))
 
 
 def config_path(name: str) -> Path:
