@@ -66,7 +66,7 @@ class FeatureMap:
         return (voxels + np.array(self.before) - (stride - 1) / 2) / stride
 
     def interpolated(self, values: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-        """``Float32[K, D, H, W]``: values ``[K, d, h, w]`` on the map's grid, at a box of the scan's voxels."""
+        """``Float32[K, D, H, W]``: values ``[K, d, h, w]`` on the map's grid, at a box of voxels."""
         if self.stride == FULL_RESOLUTION:
             box = (slice(a + n, b + n) for (a, b), n in zip(spans, self.before, strict=True))
             return values[(slice(None), *box)]

@@ -44,8 +44,8 @@ class VoxelProbe:
     labelled           numbers of labelled patients, each a probe of its own (default: `num_labelled`); with
                        several, `dice` is the mean over them and `1/dice`, `4/dice` are those of each
     structures         number of structures: the largest in the label maps of the training patients
-    voxels_per_scan    number of voxels per labelled scan that heads are fitted on: half in structures, equally
-                       many in each, half in background, with weights that restore their frequencies
+    voxels_per_scan    number of voxels per labelled scan that heads are fitted on: half in structures, equal
+                       numbers in each, half in background, with weights that restore their frequencies
     heads              linear (multinomial logistic regression), nonlinear (one hidden layer); the first is
                        reported as `dice`, the others under their names
     inverse_strengths  inverse strengths of the L2 penalty (scikit-learn's C) of the linear head; the best in
