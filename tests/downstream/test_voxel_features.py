@@ -143,7 +143,7 @@ def test_a_linear_model_may_be_applied_before_the_interpolation(
     features = described(ball_store, unet(decoder), 1)
     shape = tuple(ball_store.collection.shapes[1])
     every = np.stack(np.unravel_index(np.arange(np.prod(shape)), shape), 1)
-    weight, bias = torch.randn(features.width, 5), torch.randn(5)
+    weight, bias = torch.randn(sum(features.parts), 5), torch.randn(5)
     scores = features.at(every) @ weight + bias
     found = torch.from_numpy(features.classify(weight, bias).ravel()).long()
     best, second = scores.topk(2, dim=1).values.T
@@ -160,7 +160,8 @@ def test_the_batch_of_windows_has_no_effect(ball_store: Store) -> None:
 def test_maps_are_chosen(ball_store: Store) -> None:
     network = unet(decoder=True)
     widths = {
-        maps: described(ball_store, network, 0, maps=maps).width for maps in ("all", "encoder", "decoded")
+        maps: sum(described(ball_store, network, 0, maps=maps).parts)
+        for maps in ("all", "encoder", "decoded")
     }
     assert widths == {"all": 14, "encoder": 10, "decoded": 4}
     with pytest.raises(ConfigError, match=r"voxel_features.maps = decoded: the encoder has no decoder"):

@@ -18,11 +18,18 @@ CONTROLS = ("place", "intensity", "intensity_place")
 
 
 class DescribedVoxels(Protocol):
-    """Features of the voxels of one scan."""
+    """Features of the voxels of one scan.
+
+    parts  number of features of each part, as of each map, which count equally in a cosine
+    """
 
     @property
     def shape(self) -> Triple:
         """Voxels of the scan."""
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Number of features of each part."""
 
     def at(self, voxels: np.ndarray) -> Tensor:
         """``Float32[N, F]`` of voxels ``[N, 3]``."""
@@ -42,6 +49,10 @@ class Place:
     @property
     def shape(self) -> Triple:
         return triple(self.store.collection.shapes[self.scan])
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        return (6 * len(WAVELENGTHS_MM),)
 
     def at(self, voxels: np.ndarray) -> Tensor:
         angle = 2 * np.pi * place_mm(self.store, self.scan, voxels)[:, :, None] / np.array(WAVELENGTHS_MM)
@@ -68,6 +79,10 @@ class Intensity:
     def shape(self) -> Triple:
         return triple(self.store.collection.shapes[self.scan])
 
+    @property
+    def parts(self) -> tuple[int, ...]:
+        return (len(self.padded) * PATCH**3,)
+
     def at(self, voxels: np.ndarray) -> Tensor:
         sizes = self.padded.shape[1:]
         start = np.ravel_multi_index(voxels.T, sizes)
@@ -86,6 +101,10 @@ class Both:
     @property
     def shape(self) -> Triple:
         return self.first.shape
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        return (*self.first.parts, *self.second.parts)
 
     def at(self, voxels: np.ndarray) -> Tensor:
         return torch.cat([self.first.at(voxels), self.second.at(voxels)], dim=1)

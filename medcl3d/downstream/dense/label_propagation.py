@@ -56,7 +56,8 @@ class LabelPropagation:
         scans, patients = context.labelled(self.supports)
         support = [self._support(context, structures, scan) for scan in scans]
         scales = {
-            name: Scale.of(torch.cat([one.features[name] for one in support])) for name in support[0].features
+            name: Scale.of(torch.cat([one.features[name] for one in support]), parts)
+            for name, parts in support[0].parts.items()
         }
         directions = [
             {name: scales[name].directions(features) for name, features in one.features.items()}
@@ -75,8 +76,14 @@ class LabelPropagation:
             voxels = np.argwhere(classes == value)
             trees[int(value)] = cKDTree(store.collection.world(np.full(len(voxels), scan), voxels))
         described = {name: one.at(grid) for name, one in features.items()}
+        parts = {name: one.parts for name, one in features.items()}
         return _Support(
-            described, classes[tuple(grid.T)].astype(np.int64), place_mm(store, scan, grid), world, trees
+            described,
+            parts,
+            classes[tuple(grid.T)].astype(np.int64),
+            place_mm(store, scan, grid),
+            world,
+            trees,
         )
 
     def controls_of(self, context: DenseContext, scan: int) -> dict[str, DescribedVoxels]:
@@ -90,6 +97,7 @@ class _Support:
     """The candidates of one support scan, and its structures as trees of points in world mm."""
 
     features: dict[str, Tensor]
+    parts: dict[str, tuple[int, ...]]
     classes: np.ndarray
     places: np.ndarray
     world: np.ndarray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +16,22 @@ QUERIES_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of every feature ``[F]``, so that each counts equally in a cosine."""
+    """Mean and standard deviation of every feature ``[F]``."""
 
     mean: Tensor
     deviation: Tensor
 
     @staticmethod
-    def of(features: Tensor) -> Scale:
-        """The statistics of features ``[N, F]``; a constant feature keeps its scale."""
+    def of(features: Tensor, parts: Sequence[int] | None = None) -> Scale:
+        """The statistics of features ``[N, F]``; a constant feature keeps its scale.
+
+        parts  numbers of features that are divided by the square root of their number too, so that every
+               part, as a feature map, counts equally in a cosine, whatever its width
+        """
         mean, deviation = features.double().mean(0), features.double().std(0, correction=0)
         constant = deviation <= MIN_NORM * mean.abs().clamp(min=1e-12)
-        return Scale(mean.float(), torch.where(constant, 1.0, deviation).float())
+        widths = torch.cat([torch.full((n,), float(n)) for n in parts or (1,) * features.shape[1]])
+        return Scale(mean.float(), torch.where(constant, 1.0, deviation).float() * widths.sqrt())
 
     def apply(self, features: Tensor) -> Tensor:
         """Standardised features ``[N, F]``."""

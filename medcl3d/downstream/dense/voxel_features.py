@@ -120,9 +120,9 @@ class ScanFeatures:
     maps: tuple[FeatureMap, ...]
 
     @property
-    def width(self) -> int:
-        """Number of features."""
-        return sum(int(one.values.shape[3]) for one in self.maps)
+    def parts(self) -> tuple[int, ...]:
+        """Number of features of each map."""
+        return tuple(int(one.values.shape[3]) for one in self.maps)
 
     def at(self, voxels: np.ndarray) -> Tensor:
         """``Float32[N, F]`` of voxels ``[N, 3]``, whose positions may be fractions."""
@@ -134,7 +134,7 @@ class ScanFeatures:
         Interpolation and model are both linear, so each map is weighted on its own grid, and the scores are
         interpolated, one slab of the scan at a time.
         """
-        parts = weight.split([int(one.values.shape[3]) for one in self.maps])
+        parts = weight.split(self.parts)
         scores = [
             (part.T @ one.values.reshape(-1, len(part)).T).reshape(-1, *one.values.shape[:3])
             for one, part in zip(self.maps, parts, strict=True)

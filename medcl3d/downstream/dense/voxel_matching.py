@@ -75,7 +75,8 @@ class VoxelMatching:
             ]
             scales[name] = {
                 source: Scale.of(
-                    torch.cat([one[source].at(grid) for one, grid in zip(parts, grids, strict=True)])
+                    torch.cat([one[source].at(grid) for one, grid in zip(parts, grids, strict=True)]),
+                    parts[0][source].parts,
                 )
                 for source in parts[0]
             }

@@ -65,7 +65,7 @@ class VoxelProbe:
     structures: PositiveInt = 40
     voxels_per_scan: PositiveInt = 10_000
     heads: Annotated[tuple[HeadName, ...], Field(min_length=1)] = ("linear",)
-    inverse_strengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-2, 1e-1, 1.0)
+    inverse_strengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.1, 1.0, 10.0)
     neighbours: PositiveInt = 1
     queries: PositiveInt = 6_000
     candidates: PositiveInt = 16_000
@@ -115,7 +115,7 @@ class VoxelProbe:
             sample,
             {name: one.at(sample.voxels) for name, one in sources.items()},
             classes[tuple(grid.T)].astype(np.int64),
-            {name: one.at(grid) for name, one in sources.items() if name != "place"},
+            {name: (one.at(grid), one.parts) for name, one in sources.items() if name != "place"},
             place_mm(store, scan, grid),
             fold_of_blocks(place_mm(store, scan, sample.voxels)),
         )
@@ -152,8 +152,8 @@ class VoxelProbe:
                 )
         candidates = {}
         for source in known[0].candidates:
-            parts = [one.candidates[source] for one in known]
-            scale = Scale.of(torch.cat(parts))
+            parts = [one.candidates[source][0] for one in known]
+            scale = Scale.of(torch.cat(parts), known[0].candidates[source][1])
             candidates[source] = scale, torch.cat([scale.directions(part) for part in parts])
         places = cKDTree(np.concatenate([one.places for one in known])) if self.controls else None
         classes = np.concatenate([one.classes for one in known])
@@ -165,14 +165,15 @@ class _Known:
     """Voxels of one labelled scan.
 
     sample, features    of the heads: voxels, and their features by source
-    classes, candidates, places  of the grid: classes, features by source, body coordinates in mm
+    classes, candidates, places  of the grid: classes, features by source with the number of features of
+                        each part, body coordinates in mm
     blocks              fold of each sampled voxel if no other scan is labelled
     """
 
     sample: VoxelSample
     features: dict[str, Tensor]
     classes: np.ndarray
-    candidates: dict[str, Tensor]
+    candidates: dict[str, tuple[Tensor, tuple[int, ...]]]
     places: np.ndarray
     blocks: np.ndarray
 
