@@ -146,7 +146,7 @@ def test_a_grid_is_regular_in_mm_and_within_its_budget(most: int) -> None:
     assert len(found) <= most and mask[tuple(found.T)].all()
     if most == 700:
         steps = [np.diff(np.unique(axis)).max() for axis in found.T]
-        assert len(found) > 250 and steps[0] <= 2 and steps[2] == 1
+        assert len(found) > 250 and max(steps) <= 3
     if most == 10_000:
         assert len(found) == mask.sum()
 
