@@ -9,14 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.distributed.seeding import Stream, generator
+from medcl3d.io.progress import track
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 
@@ -177,9 +176,8 @@ def answers(
     """
     crops = [(example.scan, box) for example in examples for box in example.boxes]
     chunks = [crops[start : start + BATCH_SIZE] for start in range(0, len(crops), BATCH_SIZE)]
-    console = Console(stderr=True)
     parts: list[Tensor] = []
-    for chunk in track(chunks, f"{len(crops)} crops", console=console, disable=not console.is_terminal):
+    for chunk in track(chunks, f"{len(crops)} crops"):
         with autocast(device, dtype):
             parts.append(output(read_crops(store, chunk).to(device)).double().cpu())
     owner = torch.tensor([i for i, example in enumerate(examples) for _ in example.boxes])

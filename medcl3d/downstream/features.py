@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -33,6 +31,7 @@ from medcl3d.downstream.scan_features import (
 from medcl3d.io.atomic import open_atomic
 from medcl3d.io.disk_space import require_writable
 from medcl3d.io.nifti import content_sha256
+from medcl3d.io.progress import track
 from medcl3d.preprocessing.ready_scan import ReadyScan
 
 TABLE = "features.csv"
@@ -97,9 +96,8 @@ def write_features(
         encoder.to(device)
         cause: Exception | None = None
         done = 0
-        console = Console(stderr=True)
         try:
-            for one in track(left, "extracting", console=console, disable=not console.is_terminal):
+            for one in track(left, "extracting"):
                 try:
                     found, ready = scan_features(encoder, one.path, extraction, dtype, note=_naming(one, say))
                 except DataError as error:

@@ -14,8 +14,6 @@ import nibabel
 import numpy as np
 import torch
 from pydantic.dataclasses import dataclass as validated
-from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -38,6 +36,7 @@ from medcl3d.encoders.network import build_network
 from medcl3d.io.atomic import open_atomic
 from medcl3d.io.disk_space import require_writable
 from medcl3d.io.nifti import read_header
+from medcl3d.io.progress import track
 from medcl3d.preprocessing.read_scan import num_channels
 from medcl3d.preprocessing.ready_scan import ReadyScan, ready_scan
 from medcl3d.preprocessing.scan_task import ScanTask
@@ -118,10 +117,9 @@ def predict(
             return _dry_run(predictor, remaining, refused, probabilities, say)
         written: list[Path] = []
         done = 0
-        console = Console(stderr=True)
         cause: Exception | None = None
         with process_group() as device:
-            for one in track(remaining, "segmenting", console=console, disable=not console.is_terminal):
+            for one in track(remaining, "segmenting"):
                 try:
                     volumes = _segmented(predictor, one, device, probabilities, say)
                 except DataError as error:

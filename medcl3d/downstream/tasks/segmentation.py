@@ -10,8 +10,6 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,6 +27,7 @@ from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.segmentation import overlap_of
 from medcl3d.evaluation.statistics.over_patients import summary
+from medcl3d.io.progress import track
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 
@@ -146,9 +145,8 @@ class Segmentation:
     ) -> Evaluation:
         """Overlap and surface distance of every scan and class on the grid of the store, and their means."""
         names = self.class_names(store)
-        console = Console(stderr=True)
         cases: list[dict[str, Any]] = []
-        for scan in track(scans, "test scans", console=console, disable=not console.is_terminal):
+        for scan in track(scans, "test scans"):
             predicted = self.segment(model, store, scan, patch_size, device, dtype)
             cases += cases_of(store, scan, predicted, names)
         metrics = summary(cases, MEASURES, seed)
