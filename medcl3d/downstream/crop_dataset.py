@@ -14,9 +14,11 @@ from torch.utils.data import Dataset
 
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.precision import autocast
-from medcl3d.distributed.seeding import Stream, generator
+from medcl3d.distributed.seeding import Stream
 from medcl3d.io.progress import track
 from medcl3d.sampling.plan import Plan
+from medcl3d.sampling.rank_slice import RankSlice
+from medcl3d.sampling.raw_batch import on_device
 from medcl3d.store.store import Store
 
 BATCH_SIZE = 32
@@ -54,13 +56,7 @@ class CropBatch:
 
     def to(self, device: torch.device) -> CropBatch:
         """The batch on a device."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        parameters = {name: move(value) for name, value in self.parameters.items()}
-        tensors = (move(self.voxels), move(self.targets), move(self.weights), move(self.spacing_mm))
-        return CropBatch(*tensors, parameters, self.scans, self.boxes)
+        return on_device(self, device)
 
     def augmented(self, recipe: Any) -> Tensor:
         """``Float[N, C, D, H, W]``: the augmented voxels, in full precision."""
@@ -104,30 +100,22 @@ class CropDataset(Dataset[CropBatch]):
         return self.steps
 
     def __getitem__(self, step: int) -> CropBatch:
-        per_rank = self.plan.samples_per_step // self.world_size
-        epoch, anchors = self.plan.samples(step)
-        scans = [int(scan) for scan in anchors[self.rank * per_rank : (self.rank + 1) * per_rank]]
-        first = step % self.plan.steps_per_epoch * self.plan.samples_per_step + self.rank * per_rank
-
-        def rng(index: int, stream: int) -> np.random.Generator:
-            return generator(self.plan.seed, epoch, first + index, stream)
-
+        samples = RankSlice(self.plan, self.rank, self.world_size)
+        scans = [samples.anchor(step, i) for i in range(samples.size)]
         drawn = [
-            self.task.draw(self.store, scan, self.patch_size, rng(i, Stream.SAMPLE))
+            self.task.draw(self.store, scan, self.patch_size, samples.generator(step, i, Stream.SAMPLE))
             for i, scan in enumerate(scans)
         ]
-        parameters = [self.recipe.draw(rng(i, Stream.VIEW), self.patch_size) for i in range(per_rank)]
+        boxes = [box for box, _ in drawn]
         targets = torch.tensor([target for _, target in drawn])
         return CropBatch(
-            voxels=read_crops(self.store, [(scan, box) for scan, (box, _) in zip(scans, drawn, strict=True)]),
+            voxels=read_crops(self.store, list(zip(scans, boxes, strict=True))),
             targets=targets,
             weights=self.task.weigh(self.store, np.unique(self.plan.anchors), targets),
-            spacing_mm=torch.stack([torch.from_numpy(self.store.spacing_mm(scan)) for scan in scans]),
-            parameters={
-                key: torch.stack([torch.as_tensor(one[key]) for one in parameters]) for key in parameters[0]
-            },
+            spacing_mm=read_spacing_mm(self.store, scans),
+            parameters=samples.parameters(step, self.recipe, self.patch_size),
             scans=tuple(scans),
-            boxes=tuple(box for box, _ in drawn),
+            boxes=tuple(boxes),
         )
 
 
@@ -137,6 +125,11 @@ def read_crops(store: Store, crops: Sequence[tuple[int, Box]]) -> Tensor:
     Outside a scan, its own value of empty space is used.
     """
     return torch.stack([torch.from_numpy(store.read_crop(scan, box)) for scan, box in crops])
+
+
+def read_spacing_mm(store: Store, scans: Sequence[int]) -> Tensor:
+    """``Float64[N, 3]``: the voxel sizes of scans."""
+    return torch.stack([torch.from_numpy(store.spacing_mm(scan)) for scan in scans])
 
 
 def random_crop(store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> Box:
