@@ -154,6 +154,11 @@ def covering_crops(store: Store, scan: int, patch_size: Triple) -> tuple[Box, ..
     return tuple(Box((d, h, w), patch_size) for d, h, w in product(*starts))
 
 
+def whole_scans(store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
+    """One example of class 0 per scan: the crops that cover it."""
+    return [Example(int(scan), covering_crops(store, int(scan), patch_size), 0) for scan in scans]
+
+
 @torch.no_grad()
 def answers(
     output: Callable[[Tensor], Tensor],

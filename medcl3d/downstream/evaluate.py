@@ -18,7 +18,7 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.collectives import process_group, say, world_size
 from medcl3d.distributed.precision import Precision, autocast_dtype, precision_used
 from medcl3d.distributed.seeding import seed_weights
-from medcl3d.downstream.crop_dataset import Example, answers, covering_crops
+from medcl3d.downstream.crop_dataset import Example, answers, whole_scans
 from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
 from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
@@ -261,8 +261,5 @@ def _retrieve(
     store, size = frozen.store, config.data.patch_size
     train, test = _scans_of_sides(config, store, split)
     say(f"retrieval among {len(test)} test scans")
-    known, tested = (
-        frozen.features([Example(int(i), covering_crops(store, int(i), size), 0) for i in side])
-        for side in (train, test)
-    )
+    known, tested = (frozen.features(whole_scans(store, side, size)) for side in (train, test))
     return probe.measure(known, tested, store.collection.table.iloc[test], config.seed)

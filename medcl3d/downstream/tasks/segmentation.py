@@ -22,6 +22,7 @@ from medcl3d.downstream.case_pictures import picture_of_cases
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.patch_dataset import PatchBatch, PatchDataset, class_indices
 from medcl3d.downstream.sliding_window import mean_of_flips, probabilities_of, sliding_window
+from medcl3d.downstream.targets import case_rows
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
@@ -232,11 +233,11 @@ def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
 
 def cases_of(store: Store, scan: int, predicted: np.ndarray, names: dict[int, str]) -> list[dict[str, Any]]:
     """One row per class of a scan; measures are None if the class is absent in truth and prediction."""
-    row = store.collection.table.iloc[scan]
+    (row,) = case_rows(store.collection.table.iloc[[scan]])
     truth = class_indices(store.read_label(scan), tuple(names))
     rows = []
     for index, name in enumerate(names.values(), 1):
         found = overlap_of(predicted == index, truth == index, store.collection.affines[scan, :3, :3])
         numbers = {key: None if np.isnan(getattr(found, key)) else getattr(found, key) for key in MEASURES}
-        rows.append({"scan": str(row["scan"]), "patient": str(row["patient"]), "class": name, **numbers})
+        rows.append({**row, "class": name, **numbers})
     return rows
