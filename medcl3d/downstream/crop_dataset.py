@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from medcl3d.sampling.plan import Plan
 from medcl3d.sampling.rank_slice import RankSlice
 from medcl3d.sampling.raw_batch import on_device
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 BATCH_SIZE = 32
 
@@ -58,7 +59,7 @@ class CropBatch:
         """The batch on a device."""
         return on_device(self, device)
 
-    def augmented(self, recipe: Any) -> Tensor:
+    def augmented(self, recipe: ViewRecipe) -> Tensor:
         """``Float[N, C, D, H, W]``: the augmented voxels, in full precision."""
         with torch.no_grad(), torch.autocast(self.voxels.device.type, enabled=False):
             voxels: Tensor = recipe.apply(self.voxels, self.parameters, self.spacing_mm).voxels
@@ -91,7 +92,7 @@ class CropDataset(Dataset[CropBatch]):
     plan: Plan
     task: DrawsCrops
     patch_size: Triple
-    recipe: Any
+    recipe: ViewRecipe
     steps: int
     rank: int = 0
     world_size: int = 1

@@ -27,7 +27,7 @@ from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
 from medcl3d.downstream.task import Evaluation, Task
-from medcl3d.downstream.tasks import TASKS
+from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
@@ -42,7 +42,7 @@ from medcl3d.store.splits import Measured
 from medcl3d.store.store import Store
 from medcl3d.training.loop import FitOptions, check_ranks, fit, warmup_warning
 from medcl3d.training.run_folder import RunFolder, run_folder, versions
-from medcl3d.views import VIEWS
+from medcl3d.views import VIEWS, ViewRecipe
 
 SCHEMA = 1
 SCRATCH = "scratch"
@@ -90,7 +90,7 @@ class Finetuning:
     store: Store
     task: Task
     model: nn.Module
-    recipe: Any
+    recipe: ViewRecipe
     train: ScanSelection
     test: ScanSelection
     labelled: tuple[str, ...]
@@ -108,7 +108,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
             f"train.grad_cache = {config.train.grad_cache}: fine-tuning has no negatives; set it to 0"
         )
     store = Store.open(config.data.root)
-    task: Task = TASKS.build(config.task)
+    task = task_of(config.task)
     split = split_of(store, config.data).measured_on(config.measured_on)
     train, labelled = labelled_scans(
         store, config.data, task, split, config.task.name, config.num_labelled, config.seed
@@ -286,15 +286,8 @@ def summary(parts: Finetuning) -> str:
     if parts.transferred is None:
         return "\n".join([*lines, "  from scratch"])
     lines += [f"  {note}" for note in parts.transferred.notes]
-    return "\n".join(
-        [
-            *lines,
-            *(
-                f"  warning: {warning}"
-                for warning in unlike_pretraining(parts.store, parts.transferred.sidecar)
-            ),
-        ]
-    )
+    warnings = unlike_pretraining(parts.store, parts.transferred.sidecar)
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in warnings)])
 
 
 def unlike_pretraining(store: Store, pretrained: dict[str, Any]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import floor
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from medcl3d.sampling.plan import Plan
 from medcl3d.sampling.rank_slice import RankSlice
 from medcl3d.sampling.raw_batch import on_device
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 MAX_VOXELS_PER_CLASS = 10_000  # voxels per scan to draw from, as in nnU-Net
 
@@ -73,7 +73,7 @@ class PatchDataset(Dataset[PatchBatch]):
     classes: tuple[int, ...]
     patch_size: Triple
     foreground_fraction: float
-    recipe: Any
+    recipe: ViewRecipe | None
     steps: int
     rank: int = 0
     world_size: int = 1

@@ -165,8 +165,9 @@ def _among_nearest(cosine: np.ndarray, k: int) -> np.ndarray:
     """Weight ``[N, M]`` of M examples among the k nearest of N queries: 1, 0, or a fraction for ties."""
     kth = np.partition(cosine, -k, axis=1)[:, [-k]]
     nearer, tied = cosine > kth + TIE, np.abs(cosine - kth) <= TIE
-    remaining: np.ndarray = k - nearer.sum(1, keepdims=True)
-    return nearer + tied * (remaining / tied.sum(1, keepdims=True))
+    remaining = k - nearer.sum(1, keepdims=True)
+    weight: np.ndarray = nearer + tied * (remaining / tied.sum(1, keepdims=True))
+    return weight
 
 
 def _fewest_patients_of_two(train: Labelled) -> int:
@@ -252,6 +253,11 @@ class Retrieval:
         ]
         names = [name for name in cases[0] if name not in ("scan", "patient", "gallery")]
         return intervals_of(cases, names, seed), cases
+
+
+if TYPE_CHECKING:
+    # A type checker verifies that each is a probe.
+    _PROBES: tuple[type[Probe], ...] = (LinearProbe, NearestNeighbours)
 
 
 def check_classes(train: Labelled, names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -27,14 +27,14 @@ def once_per_store(
     """Decorate a method of a task: compute its value once per task, store and further arguments."""
     attribute = f"_{method.__name__}_of_stores"
 
-    @wraps(method)
-    def kept(self: S, store: Store, *args: P.args, **kwargs: P.kwargs) -> R:
+    def kept(self: S, store: Store, /, *args: P.args, **kwargs: P.kwargs) -> R:
         known: dict[Any, R] = vars(self).setdefault(attribute, {})  # a task is frozen
         key = (store.root, args, *kwargs.items())
         if key not in known:
             known[key] = method(self, store, *args, **kwargs)
         return known[key]
 
+    update_wrapper(kept, method)
     return kept
 
 
@@ -67,7 +67,8 @@ def balancing(counts: np.ndarray) -> np.ndarray:
     The mean over the scans is 1; a class without scans has weight 0.
     """
     total, present = counts.sum(-1, keepdims=True), (counts > 0).sum(-1, keepdims=True)
-    return np.divide(total, present * counts, out=np.zeros(counts.shape), where=counts > 0)
+    weights: np.ndarray = np.divide(total, present * counts, out=np.zeros(counts.shape), where=counts > 0)
+    return weights
 
 
 def case_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medcl3d.core.geometry import Triple
 from medcl3d.distributed.seeding import Stream, generator
 from medcl3d.sampling.plan import Plan
+from medcl3d.views import ViewRecipe
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class RankSlice:
         epoch, batch = divmod(step, self.plan.steps_per_epoch)
         return generator(self.plan.seed, epoch, self.number(batch, index), stream)
 
-    def parameters(self, step: int, recipe: Any, size: Sequence[int]) -> dict[str, Tensor]:
+    def parameters(self, step: int, recipe: ViewRecipe, size: Triple) -> dict[str, Tensor]:
         """Parameters of a view recipe for this rank's samples, stacked."""
         streams = (self.generator(step, index, Stream.VIEW) for index in range(self.size))
         return stacked([recipe.draw(rng, size) for rng in streams])

@@ -34,6 +34,7 @@ from medcl3d.evaluation.metrics.classification import classification_metrics
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 MAX_CLASSES = 100
 
@@ -109,7 +110,7 @@ class CropClassification(ABC):
         store: Store,
         plan: Plan,
         patch_size: Triple,
-        recipe: Any,
+        recipe: ViewRecipe,
         steps: int,
         rank: int,
         world_size: int,
@@ -117,7 +118,7 @@ class CropClassification(ABC):
         """Crops of the scans of the plan."""
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
 
-    def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
+    def loss(self, model: nn.Module, batch: CropBatch, recipe: ViewRecipe) -> Loss:
         """Weighted cross-entropy of the augmented crops of one rank."""
         logits: Tensor = model(batch.augmented(recipe))
         with torch.autocast(logits.device.type, enabled=False):

@@ -41,6 +41,7 @@ from medcl3d.evaluation.metrics.multilabel import finding_metrics
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 
 @TASKS.register("multilabel")
@@ -112,7 +113,7 @@ class Multilabel:
         store: Store,
         plan: Plan,
         patch_size: Triple,
-        recipe: Any,
+        recipe: ViewRecipe,
         steps: int,
         rank: int,
         world_size: int,
@@ -145,7 +146,7 @@ class Multilabel:
         of_kind = torch.from_numpy(balancing(counts)).float()
         return weights * torch.where(targets == 1, of_kind[:, 1], of_kind[:, 0])
 
-    def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
+    def loss(self, model: nn.Module, batch: CropBatch, recipe: ViewRecipe) -> Loss:
         """Weighted binary cross-entropy of the augmented crops of one rank."""
         logits: Tensor = model(batch.augmented(recipe))
         with torch.autocast(logits.device.type, enabled=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.regression import regression_metrics
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 
 class Regressor(nn.Module):
@@ -46,7 +47,8 @@ class Regressor(nn.Module):
 
     def in_units(self, x: Tensor) -> Tensor:
         """``[B, C, D, H, W]`` -> units of the target ``[B, 1]``."""
-        return (self(x).double() * self.scale + self.mean)[:, None]
+        scores: Tensor = self(x)
+        return (scores.double() * self.scale + self.mean)[:, None]
 
 
 @TASKS.register("regression")
@@ -96,7 +98,7 @@ class Regression:
         store: Store,
         plan: Plan,
         patch_size: Triple,
-        recipe: Any,
+        recipe: ViewRecipe,
         steps: int,
         rank: int,
         world_size: int,
@@ -126,7 +128,7 @@ class Regression:
         """Equal weights."""
         return torch.ones(len(targets))
 
-    def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
+    def loss(self, model: nn.Module, batch: CropBatch, recipe: ViewRecipe) -> Loss:
         """Smooth L1 loss of the augmented crops of one rank."""
         found: Tensor = model(batch.augmented(recipe))
         with torch.autocast(found.device.type, enabled=False):

@@ -31,6 +31,7 @@ from medcl3d.evaluation.statistics.over_patients import summary
 from medcl3d.io.progress import track
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 MEASURES = ("dice", "hd95_mm", "nsd_2mm", "volume_error_ml")
 SMOOTH = 1e-5  # makes the Dice of a class that is absent in truth and prediction 1
@@ -111,7 +112,7 @@ class Segmentation:
         store: Store,
         plan: Plan,
         patch_size: Triple,
-        recipe: Any,
+        recipe: ViewRecipe,
         steps: int,
         rank: int,
         world_size: int,
@@ -129,7 +130,7 @@ class Segmentation:
             world_size,
         )
 
-    def loss(self, model: nn.Module, batch: PatchBatch, recipe: Any) -> Loss:
+    def loss(self, model: nn.Module, batch: PatchBatch, recipe: ViewRecipe) -> Loss:
         """Dice and cross-entropy of the patches of one rank, augmented if there is a recipe."""
         voxels, labels = augmented(batch, recipe)
         return dice_and_cross_entropy(model(voxels), labels)
@@ -195,12 +196,13 @@ class Segmentation:
         )
 
 
-def augmented(batch: PatchBatch, recipe: Any) -> tuple[Tensor, Tensor]:
+def augmented(batch: PatchBatch, recipe: ViewRecipe | None) -> tuple[Tensor, Tensor]:
     """Augmented voxels, in float32 even under autocast, and class indices with the same spatial transform."""
     if recipe is None:
         return batch.voxels, batch.labels
     with torch.no_grad(), torch.autocast(batch.voxels.device.type, enabled=False):
         view = recipe.apply(batch.voxels, batch.parameters, batch.spacing_mm, batch.labels)
+    assert view.labels is not None
     return view.voxels, view.labels
 
 
@@ -228,7 +230,8 @@ def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
     over = (0, 2, 3, 4)
     sums = torch.stack([(probability * truth).sum(over), probability.sum(over), truth.sum(over)])
     both, predicted, true = gather(sums[None]).sum(0)
-    return 1 - ((2 * both + SMOOTH) / (predicted + true + SMOOTH)).mean()
+    loss: Tensor = 1 - ((2 * both + SMOOTH) / (predicted + true + SMOOTH)).mean()
+    return loss
 
 
 def cases_of(store: Store, scan: int, predicted: np.ndarray, names: dict[int, str]) -> list[dict[str, Any]]:
