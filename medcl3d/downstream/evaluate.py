@@ -15,14 +15,13 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config.choices import choice_in_list, choice_of
 from medcl3d.config.field_types import STRICT, Choice, PositiveInt, Seed
 from medcl3d.config.loading import load
-from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.collectives import process_group, say, world_size
-from medcl3d.distributed.precision import Precision, autocast_dtype, precision_used
+from medcl3d.distributed.precision import Precision, autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.crop_dataset import Example, answers, whole_scans
-from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
-from medcl3d.downstream.finetune import SCRATCH, metric_lines, results_of
+from medcl3d.downstream.few_cases import few_training_cases
+from medcl3d.downstream.finetune import SCRATCH
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
 from medcl3d.downstream.landmarks import Landmarks
 from medcl3d.downstream.probes import (
@@ -34,6 +33,7 @@ from medcl3d.downstream.probes import (
     Retrieval,
     finite,
 )
+from medcl3d.downstream.results import finish, run_of
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.classification import CropClassification
@@ -41,13 +41,10 @@ from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.evaluation.statistics.intervals import Interval
-from medcl3d.io.atomic import write_json
 from medcl3d.io.disk_space import require_writable
-from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.scan_selection import DataConfig, pretraining_scans, split_of
 from medcl3d.store.splits import Measured, Split
 from medcl3d.store.store import Store
-from medcl3d.training.run_folder import run_folder
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -94,25 +91,14 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         if check:
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        provenance = {
-            **fingerprints(store),
-            "kind": "evaluate",
-            "precision": precision_used(config.precision, device),
-        }
-        with run_folder(config.out_dir, plain(config), provenance, model=EvaluateConfig) as run:
-            if run.finished:
-                say(f"{config.out_dir}: this evaluation is done; remove the folder to repeat it")
-                return config.out_dir
-            run.status("running", 0)
-            frozen = _Frozen(
-                network.eval().to(device), store, device, autocast_dtype(config.precision, device)
-            )
-            found, sides = measure(config, frozen, split)
-            write_json(run.path / "results.json", results_of(found, sides, plain(config)))
-            say(metric_lines(found.metrics))
-            for line in few_case_notes(found.few, len(sides["labelled"])):
-                say(f"  note: {line}")
-            run.status("done", 0)
+        with run_of(config, config.out_dir, store, "evaluate", config.precision, device) as run:
+            if run is not None:
+                run.status("running", 0)
+                dtype = autocast_dtype(config.precision, device)
+                found, sides = measure(
+                    config, _Frozen(network.eval().to(device), store, device, dtype), split
+                )
+                finish(run, found, sides, config, 0)
     return config.out_dir
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,19 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.downstream.predict.inputs import InputScan
+from medcl3d.core.errors import ConfigError
+from medcl3d.downstream.predict.inputs import InputScan, missing, origin_of, origin_or_none, stem
 from medcl3d.io.atomic import open_atomic
-from medcl3d.io.nifti import content_sha256
 from medcl3d.preprocessing.ready_scan import ReadyScan
 
 TABLE = "features.csv"
 SECONDS_BETWEEN_WRITES = 30
-
-
-def _origin(one: InputScan, identity: str) -> str:
-    """A hash of the run and of the scan's content. DataError: the scan cannot be read."""
-    return hashlib.sha256(f"{identity} {content_sha256(one.path)}".encode()).hexdigest()
 
 
 class FeatureOutput(Protocol):
@@ -59,38 +51,16 @@ class FeatureFiles:
     written: list[Path] = field(default_factory=list)
 
     def file_of(self, one: InputScan) -> Path:
-        name = re.sub(r"\.nii(\.gz)?$", "", one.name, flags=re.IGNORECASE)
-        return self.folder / f"{name}.safetensors"
+        return self.folder / f"{stem(one.name)}.safetensors"
 
     def missing(self, scans: Sequence[InputScan], force: bool) -> list[InputScan]:
-        files: dict[Path, InputScan] = {}
-        for one in scans:
-            other = files.setdefault(self.file_of(one), one)
-            if other is not one:
-                raise ConfigError(
-                    f"--out: {other.name} and {one.name} would both be written to {self.file_of(one)}; "
-                    "rename one"
-                )
-        if force:
-            return list(scans)
-        left, foreign = [], []
-        for file, one in files.items():
-            if not file.exists():
-                left.append(one)
-            elif _origin_in(file) != _origin_or_none(one, self.identity):
-                foreign.append(file)
-        if foreign:
-            raise ConfigError(
-                f"--out: {len(foreign)} files exist already, as {foreign[0]}, that were not computed by this "
-                "run from these scans; give another folder, or --force to replace them"
-            )
-        return left
+        return missing(scans, self.identity, lambda one: [self.file_of(one)], _origin_in, force)
 
     def write(self, one: InputScan, features: Tensor, ready: ReadyScan) -> None:
         tensors = {"features": features.contiguous()}
         if features.ndim == 4:
             tensors["affine"] = torch.from_numpy(ready.own_affine.copy())
-        metadata = {"format": "pt", "scan": one.name, "origin": _origin(one, self.identity)}
+        metadata = {"format": "pt", "scan": one.name, "origin": origin_of(one, self.identity)}
         file = self.file_of(one)
         file.parent.mkdir(parents=True, exist_ok=True)
         with open_atomic(file) as out:
@@ -101,19 +71,12 @@ class FeatureFiles:
         """Every file is written already."""
 
 
-def _origin_in(file: Path) -> str | None:
+def _origin_in(file: Path) -> str:
     try:
         with safe_open(file, "pt") as found:
-            return (found.metadata() or {}).get("origin")
+            return str((found.metadata() or {}).get("origin", ""))
     except (SafetensorError, OSError):
-        return None
-
-
-def _origin_or_none(one: InputScan, identity: str) -> str:
-    try:
-        return _origin(one, identity)
-    except DataError:
-        return "not readable now"
+        return ""
 
 
 @dataclass
@@ -146,7 +109,7 @@ class FeatureTable:
                     f"--out: {self.path} is not a table of features; give another folder, or --force"
                 ) from None
         names = {one.name for one in scans}
-        wanted = {one.name: _origin_or_none(one, self.identity) for one in scans if one.name in before}
+        wanted = {one.name: origin_or_none(one, self.identity) for one in scans if one.name in before}
         foreign = [name for name, row in before.items() if name not in names or wanted[name] != row[1]]
         if foreign and not force:
             raise ConfigError(
@@ -159,7 +122,7 @@ class FeatureTable:
     def write(self, one: InputScan, features: Tensor, ready: ReadyScan) -> None:
         self.rows[one.name] = [
             one.name,
-            _origin(one, self.identity),
+            origin_of(one, self.identity),
             *(f"{value:.9g}" for value in features.tolist()),
         ]
         self._fresh = True

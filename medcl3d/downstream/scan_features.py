@@ -17,6 +17,7 @@ from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.distributed.precision import autocast
+from medcl3d.downstream.predict.scan_grid import outside
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
 from medcl3d.downstream.sliding_window import padded
 from medcl3d.downstream.trained_scan import other_spacing, prepared
@@ -193,8 +194,6 @@ def _on_own_grid(values: np.ndarray, ready: ReadyScan, to_prepared: np.ndarray) 
     result = np.empty((len(values), *shape), dtype=np.float32)
     for channel, one in zip(result, values, strict=True):
         affine_transform(one, rounded[:3, :3], rounded[:3, 3], output=channel, order=1, mode="nearest")
-    axes = np.ogrid[tuple(slice(n) for n in shape)]
-    for row, size in zip(into_prepared[:3], ready.stored.shape[1:], strict=True):
-        place = sum(weight * axis for weight, axis in zip(row[:3], axes, strict=True)) + row[3]
-        result[:, np.broadcast_to((place < -0.5 - 1e-3) | (place > size - 0.5 + 1e-3), shape)] = 0
+    matrix, offset = into_prepared[:3, :3], into_prepared[:3, 3]
+    result[:, outside(shape, ready.stored.shape[1:], matrix, offset, tolerance=1e-3)] = 0
     return result

@@ -11,11 +11,12 @@ from typing import Any, cast
 import nibabel
 import numpy as np
 import torch
+from nibabel.filebasedimages import ImageFileError
 
 from medcl3d.core.errors import MachineError
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
-from medcl3d.downstream.predict.inputs import InputScan, is_volume, missing, scans_of, stamp_of
+from medcl3d.downstream.predict.inputs import InputScan, is_volume, missing, origin_of, scans_of
 from medcl3d.downstream.predict.predictor import Predictor, load_run
 from medcl3d.downstream.predict.scan_grid import classes_on
 from medcl3d.downstream.predict.scan_loop import ScanLoop, Words
@@ -24,6 +25,7 @@ from medcl3d.io.atomic import open_atomic
 from medcl3d.io.disk_space import require_writable
 from medcl3d.preprocessing.ready_scan import ReadyScan
 
+ORIGIN = "medcl3d "  # before the origin in a header
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
 "qoffset_y", "qoffset_z",
                "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
@@ -65,7 +67,9 @@ def predict(
     """
     predictor = load_run(run, intensity)
     with scans_of(target, out, say) as (scans, refused):
-        remaining = missing(scans, predictor.identity, probabilities, force)
+        remaining = missing(
+            scans, predictor.identity, lambda one: one.files(probabilities), _origin_in, force
+        )
         loop = ScanLoop(remaining, refused, predictor.options, "run", WORDS, say)
         loop.report_kept(len(scans))
         require_writable(out.parent if is_volume(out.name) else out, "--out")
@@ -150,10 +154,10 @@ def _write(
         for file, voxels in zip(one.files(len(volumes) > 1), volumes, strict=True)
         if force or not file.exists()
     ]
-    stamp = stamp_of(one, identity)
+    origin = origin_of(one, identity)
     try:
         for file, voxels in files:
-            _write_nifti(file, voxels, one.path, stamp)
+            _write_nifti(file, voxels, one.path, origin)
     except OSError as error:
         why = error.strerror or error
         raise MachineError(
@@ -162,16 +166,26 @@ def _write(
     return [file for file, _ in files]
 
 
-def _write_nifti(file: Path, voxels: np.ndarray, scan: Path, stamp: str) -> None:
+def _write_nifti(file: Path, voxels: np.ndarray, scan: Path, origin: str) -> None:
     """Write voxels with only the geometry of the scan's header, since other fields may identify a patient."""
     header = cast(Any, nibabel.load(scan)).header
     kind: Any = nibabel.Nifti1Image if header.sizeof_hdr == 348 else nibabel.Nifti2Image
     image = kind(voxels, None)
     for name in GEOMETRY:
         image.header[name] = header[name]
-    image.header["descrip"] = stamp.encode()
+    image.header["descrip"] = f"{ORIGIN}{origin}".encode()  # 72 of its 80 bytes
     content = image.to_bytes()
     file.parent.mkdir(parents=True, exist_ok=True)
     with open_atomic(file) as out:
         packed = file.name.lower().endswith(".gz")
         out.write(gzip.compress(content, compresslevel=6, mtime=0) if packed else content)
+
+
+def _origin_in(file: Path) -> str:
+    """The origin in the header of a file; "" if it has none, or is not a NIfTI file."""
+    try:
+        header = cast(Any, nibabel.load(file)).header if file.is_file() else None
+        text = str(header["descrip"].item().decode()) if header is not None else ""
+    except (ImageFileError, OSError, EOFError, KeyError, ValueError):  # written by another program
+        return ""
+    return text.removeprefix(ORIGIN) if text.startswith(ORIGIN) else ""
