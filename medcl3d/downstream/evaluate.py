@@ -95,9 +95,8 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
             if run is not None:
                 run.status("running", 0)
                 dtype = autocast_dtype(config.precision, device)
-                found, sides = measure(
-                    config, _Frozen(network.eval().to(device), store, device, dtype), split
-                )
+                frozen = _Frozen(network.eval().to(device), store, device, dtype)
+                found, sides = measure(config, frozen, split)
                 finish(run, found, sides, config, 0)
     return config.out_dir
 
