@@ -1,4 +1,4 @@
-"""The slices of several ranks, put together, are the samples of one process."""
+"""The slices of several ranks, concatenated, are the samples of one process."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class ScanLoop:
     refused  the faults so far, of scans that cannot be read
     options  options of `prepare` that training has fixed
     trained  what was trained, "run" or "encoder"
-    say      receives each fault and note
+    report   receives each fault and note
     done     number of processed scans
     """
 
@@ -43,14 +43,14 @@ class ScanLoop:
     options: Mapping[str, Any]
     trained: str
     words: Words
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     done: int = 0
 
     def report_kept(self, total: int) -> None:
         """Report how many of `total` scans have results of an earlier call."""
         left = len(self.scans)
         if left < total:
-            self.say(f"{total - left} of {total} scans {self.words.kept} and are kept; {left} remaining")
+            self.report(f"{total - left} of {total} scans {self.words.kept} and are kept; {left} remaining")
 
     def dry_run(
         self, refuse: Callable[[Path], None], files_of: Callable[[InputScan], Sequence[Path]]
@@ -62,13 +62,13 @@ class ScanLoop:
             except DataError as error:
                 self._refuse(reason_of(error, self.options, self.trained, one))
             else:
-                self.say(f"{one.name} would be written to {' and '.join(map(str, files_of(one)))}")
+                self.report(f"{one.name} would be written to {' and '.join(map(str, files_of(one)))}")
         total = len(self.scans)
         if self.refused:
             raise DataError(
                 f"{len(self.refused)} scans would {self.words.would_not}, of {total}: {self.refused[0]}"
             )
-        self.say(
+        self.report(
             f"{total} scans would {self.words.would}; their headers are valid, voxels were not read; nothing "
             "was written"
         )
@@ -103,4 +103,4 @@ class ScanLoop:
 
     def _refuse(self, reason: str) -> None:
         self.refused.append(reason)
-        self.say(reason)
+        self.report(reason)
