@@ -34,7 +34,7 @@ def test_faults_of_scans_are_reported_after_the_others_are_processed() -> None:
             raise faults[one.name]
         return one.name.upper()
 
-    with pytest.raises(DataError, match=r"^3 scans were not counted, 2 were: earlier: not a series") as caught:
+    with pytest.raises(DataError, match=r"^3 scans were not counted, 2 were: earlier: not") as caught:
         loop.run(compute, lambda one, result: written.append((result, loop.done)), unexpected)
     assert written == [("A", 0), ("D", 1)] and caught.value.__cause__ is faults["c"]
     assert told == [
