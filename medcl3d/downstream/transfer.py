@@ -23,7 +23,7 @@ from medcl3d.store.store import Store
 Transfer = Literal["encoder", "all"]
 
 SCHEMA = 1
-WEIGHTS, SIDECAR = "encoder.safetensors", "encoder.json"
+WEIGHTS = "encoder.safetensors"
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 NUM_NAMED = 3
 
