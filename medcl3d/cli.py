@@ -403,6 +403,46 @@ def show_pairs(
 
 
 @command
+def audit(
+    config: Config,
+    overrides: Overrides = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="COLUMN",
+            help="structures: compare label maps; or a column of the manifest with classes.",
+        ),
+    ] = "structures",
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            "--encoder",
+            metavar="RUN",
+            help="A finished pretraining, for strategies whose pairs depend on features.",
+            show_default=False,
+        ),
+    ] = None,
+    batches: Annotated[int, typer.Option("--batches", metavar="N", help="Number of batches.")] = 20,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE.json",
+            help="File for the figures; pairs of patients are written to FILE.csv.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Check = False,
+) -> None:
+    """Measure how many pairs of a strategy join the same structure or class, without training."""
+    path = config_path(config)
+    from medcl3d.pretraining.pair_audit import audit as run
+
+    run(path, overrides or [], by=by, encoder=encoder, batches=batches, out=out, check=check)
+
+
+@command
 def benchmark(
     names: Annotated[
         list[str] | None,
