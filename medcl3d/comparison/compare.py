@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from medcl3d.core.errors import DataError, UserError
 
@@ -48,8 +49,11 @@ def compare(
     from medcl3d.comparison.run.stages import check_confirmation
     from medcl3d.config.loading import load
     from medcl3d.io.disk_space import require_writable
+    from medcl3d.io.output import LosableOutput
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    # The results do not depend on the output, so a comparison whose output is no longer read continues.
+    output = cast(TextIO, LosableOutput(sys.stdout))
+    console = Console(file=output, highlight=False, markup=False, soft_wrap=True)
     config = with_controls(load(config_path, overrides, CompareConfig))
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
