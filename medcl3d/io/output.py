@@ -9,9 +9,9 @@ from typing import Any, TextIO
 class LosableOutput:
     """A text stream that discards its output from the first failed write on.
 
-    A write fails if the reader of a pipe has ended (`medcl3d compare ... | head`), if the terminal was closed,
-    or if the disk of a log file is full. rich and click would then end the process with exit code 1, without
-    a message.
+    A write fails if the reader of a pipe has ended (`medcl3d compare ... | head`), if the terminal was
+    closed, or if the disk of a log file is full. rich and click would then end the process with exit code 1,
+    without a message.
     """
 
     def __init__(self, stream: TextIO):
