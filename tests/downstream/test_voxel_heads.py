@@ -48,7 +48,7 @@ def test_the_linear_head_equals_logistic_regression_of_scikit_learn(c: float) ->
 
 
 def test_the_penalty_is_chosen_on_the_other_fold() -> None:
-    """With more features than voxels, labels that depend on nothing are best predicted by a strong penalty."""
+    """With more features than voxels, the penalty decides, and the better one is used."""
     voxels = known(60, 100)
     noise = LabelledVoxels(torch.randn(60, 100), voxels.classes, torch.ones(60), voxels.folds)
     assert fit_linear(voxels, 3, [1.0]).weight.abs().max() > fit_linear(voxels, 3, [1e-4]).weight.abs().max()
@@ -73,9 +73,8 @@ def test_the_nonlinear_head_learns_what_no_linear_head_can_and_repeats() -> None
 
 
 def test_blocks_alternate_along_every_axis() -> None:
-    assert fold_of_blocks(np.array([[0, 0, 0], [33, 0, 0], [33, 33, 0], [-1, 0, 0], [31, 31, 65]])).tolist() == [
-        0, 1, 0, 1, 0,
-    ]  # fmt: skip
+    places = np.array([[0, 0, 0], [33, 0, 0], [33, 33, 0], [-1, 0, 0], [31, 31, 65]])
+    assert fold_of_blocks(places).tolist() == [0, 1, 0, 1, 0]
 
 
 def test_macro_dice_is_that_of_weighted_voxels() -> None:

@@ -199,7 +199,7 @@ def test_noise_matches_no_better_than_chance(ball_store: Store) -> None:
 
 
 def test_test_scans_without_partners_are_refused(ball_store: Store) -> None:
-    with pytest.raises(DataError, match="no two test scans .* share a frame or have label maps"):
+    with pytest.raises(DataError, match=r"no two test scans .* share a frame or have label maps"):
         VoxelMatching(partners=0).check(context(ball_store))
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.progress import track
-
 from medcl3d.downstream.dense.context import DenseContext, DenseProbe, Row, summary
 from medcl3d.evaluation.statistics.intervals import Interval
+from medcl3d.io.progress import track
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,7 @@ def measure_dense(probes: Mapping[str, DenseProbe], context: DenseContext) -> De
     """Run dense probes. ConfigError, DataError: the scans do not allow a probe."""
     measuring = {name: probe.start(context) for name, probe in probes.items()}
     scans = list(dict.fromkeys(scan for one in measuring.values() for scan in one.scans))
-    console = Console(stderr=True)
-    for scan in track(scans, "test scans", console=console, disable=not console.is_terminal):
+    for scan in track(scans, "test scans"):
         features = context.describe(scan)
         for one in measuring.values():
             if scan in one.scans:

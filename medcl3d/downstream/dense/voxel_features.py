@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from monai.data.utils import compute_importance_map
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -19,14 +18,12 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.downstream.crop_dataset import read_crops
-from medcl3d.downstream.scan_features import _Windows, _windows
+from medcl3d.downstream.windows import WHOLE_VOXELS, MeanMap, Windows, covering_windows
 from medcl3d.encoders.network import Network
 from medcl3d.store.store import Store
 
-FULL_RESOLUTION: Triple = (1, 1, 1)
 VALUES_AT_ONCE = 1 << 25
 """Numbers in memory at a time while all voxels of a scan are described or classified (128 MiB)."""
-MIN_IMPORTANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -67,7 +64,7 @@ class FeatureMap:
 
     def interpolated(self, values: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
         """``Float32[K, D, H, W]``: values ``[K, d, h, w]`` on the map's grid, at a box of voxels."""
-        if self.stride == FULL_RESOLUTION:
+        if self.stride == WHOLE_VOXELS:
             box = (slice(a + n, b + n) for (a, b), n in zip(spans, self.before, strict=True))
             return values[(slice(None), *box)]
         rows, columns, last = (self._along(axis, np.arange(a, b)) for axis, (a, b) in enumerate(spans))
@@ -190,16 +187,18 @@ class DenseEncoder:
     def scan(self, scan: int) -> ScanFeatures:
         """The feature maps of a scan. DataError if some are not finite."""
         shape = triple(self.store.collection.shapes[scan])
-        windows = _windows(shape, self.patch_size, self.options.overlap, self.network.minimum_multiple)
-        sums: list[_Accumulated] = []
+        windows = covering_windows(
+            shape, self.patch_size, self.options.overlap, self.network.minimum_multiple
+        )
+        sums: list[MeanMap] = []
         for first in range(0, len(windows.starts), self.options.windows):
             starts = windows.starts[first : first + self.options.windows]
             for number, (values, stride) in enumerate(self._maps(self._computed(scan, windows, starts))):
                 if first == 0:
-                    sums.append(_Accumulated(values.shape[1], windows, stride))
+                    sums.append(MeanMap(values.shape[1], windows, self.patch_size, stride))
                 for start, value in zip(starts, values, strict=True):
                     sums[number].add(start, value)
-        maps = tuple(one.finish() for one in sums)
+        maps = tuple(FeatureMap(one.mean(), one.stride, one.before) for one in sums)
         if not all(bool(one.values.isfinite().all()) for one in maps):
             raise DataError(
                 f"{self.store.root}: the encoder's features of scan {self.store.scans[scan]['scan']!r} are "
@@ -208,7 +207,7 @@ class DenseEncoder:
         return ScanFeatures(shape, maps)
 
     @torch.no_grad()
-    def _computed(self, scan: int, windows: _Windows, starts: Sequence[Triple]) -> Features:
+    def _computed(self, scan: int, windows: Windows, starts: Sequence[Triple]) -> Features:
         boxes = [Box(triple(np.array(start) - np.array(windows.before)), self.patch_size) for start in starts]
         crops = read_crops(self.store, [(scan, box) for box in boxes]).to(self.device)
         network: Any = self.network if self.decodes else self.network.encoder
@@ -221,31 +220,5 @@ class DenseEncoder:
         strides: tuple[Triple, ...] = self.network.encoder.strides  # type: ignore[assignment]
         found = list(zip(features.maps, strides, strict=True)) if self.options.maps != "decoded" else []
         if self.decodes and features.decoded is not None:
-            found.append((features.decoded, FULL_RESOLUTION))
+            found.append((features.decoded, WHOLE_VOXELS))
         return found
-
-
-class _Accumulated:
-    """The weighted sum of the windows of one map."""
-
-    def __init__(self, channels: int, windows: _Windows, stride: Triple):
-        self.stride, self.before = stride, windows.before
-        grid = [n // s for n, s in zip(windows.size, stride, strict=True)]
-        self.total, self.weight = torch.zeros(*grid, channels), torch.zeros(*grid, 1)
-        self.importance: Tensor | None = None
-
-    def add(self, start: Triple, value: Tensor) -> None:
-        """Add a window ``[C, d, h, w]`` that starts at this voxel of the padded scan."""
-        if self.importance is None:
-            cells = triple(value.shape[1:])
-            importance = compute_importance_map(cells, mode="gaussian", sigma_scale=0.125)
-            self.importance = importance.float().clamp(min=MIN_IMPORTANCE)[..., None]
-        place = tuple(
-            slice(a // s, a // s + n) for a, s, n in zip(start, self.stride, value.shape[1:], strict=True)
-        )
-        self.total[place] += value.float().cpu().movedim(0, -1) * self.importance
-        self.weight[place] += self.importance
-
-    def finish(self) -> FeatureMap:
-        """The weighted mean."""
-        return FeatureMap(self.total.div_(self.weight), self.stride, self.before)
