@@ -58,8 +58,8 @@ from medcl3d.store.store import Store
 class EvaluateConfig:
     """Configuration of an evaluation of a frozen encoder: scans, encoder, probes.
 
-    init          scratch (an untrained encoder: the control), the run folder of a pretraining, or its
-                  encoder.safetensors
+    init          scratch (an untrained encoder: the control), the run folder of a pretraining, RUN@STEP
+                  (after a step of `train.keep_steps`), or its encoder.safetensors
     task          a task with classes or findings; linear and knn are trained on its training examples
                   and evaluated on its test examples
     num_labelled  number of training patients whose labels are used (default: all)

@@ -12,19 +12,24 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import Tensor
 
 from medcl3d.comparison.analysis.case_values import by_patient
+from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.downstream.dense.context import DenseContext
 from medcl3d.downstream.dense.controls import Intensity, Place, place_mm
 from medcl3d.downstream.dense.label_propagation import LabelPropagation
 from medcl3d.downstream.dense.measure import measure_dense
+from medcl3d.downstream.dense.voxel_features import DenseEncoder
 from medcl3d.downstream.dense.voxel_grid import Structures
 from medcl3d.downstream.dense.voxel_matching import VoxelMatching
 from medcl3d.downstream.dense.voxel_probe import VoxelProbe
-from medcl3d.downstream.evaluate import evaluate
+from medcl3d.downstream.evaluate import EvaluateConfig, assemble, evaluate
+from medcl3d.downstream.finetune import finetune
+from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.store.scan_selection import DataConfig, split_of
 from medcl3d.store.store import Store
 
@@ -260,3 +265,71 @@ def test_wrong_probes_are_refused_before_anything_runs(
     with pytest.raises((ConfigError, DataError)) as caught:
         run(tmp_path, config(ball_root, tmp_path / "run", **fields))
     assert words in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def pretrained(root: Path, tmp_path: Path, **train: Any) -> Path:
+    given = {
+        **config(root, tmp_path / "pre"),
+        "pairs": "overlapping_crops",
+        "views": "mri",
+        "objective": "dense",
+        "train": {"steps": 4, "samples_per_step": 2, "precision": "float32", **train},
+    }
+    del given["precision"]
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(given))
+    return pretrain(tmp_path / "p.yaml")
+
+
+def test_checkpoints_along_a_run_are_evaluated(ball_root: Path, tmp_path: Path) -> None:
+    run_folder = pretrained(ball_root, tmp_path, keep_steps=[2])
+    names = {"encoder.safetensors", "encoder_2.safetensors", "encoder.json", "encoder_2.json"}
+    assert {file.name for file in run_folder.glob("encoder*")} == names
+    first, last = (load_file(run_folder / f"{name}.safetensors") for name in ("encoder_2", "encoder"))
+    assert first.keys() == last.keys() and any(not torch.equal(first[key], last[key]) for key in first)
+    probe = {"label_propagation": {"queries": 200, "candidates": 300, "controls": False}}
+
+    def measured(init: str, name: str) -> list[dict[str, Any]]:
+        return run(tmp_path, config(ball_root, tmp_path / name, init=init, **probe))["cases"]
+
+    assert measured(f"{run_folder}@4", "a") == measured(str(run_folder), "b")
+    assert measured(f"{run_folder}@2", "c") == measured(f"{run_folder}/encoder_2.safetensors", "d")
+    with pytest.raises(ConfigError, match=r"has no weights after step 3, it has steps 2; pretrain with"):
+        measured(f"{run_folder}@3", "e")
+    with pytest.raises(ConfigError, match="training ends at step 4"):
+        pretrained(ball_root, tmp_path, keep_steps=[5])
+
+
+def test_the_decoder_of_a_dense_pretraining_is_among_the_features(ball_root: Path, tmp_path: Path) -> None:
+    run_folder = pretrained(ball_root, tmp_path)
+    store = Store.open(ball_root)
+    widths = {}
+    for maps in ("all", "encoder", "decoded"):
+        given = config(
+            ball_root, tmp_path / "x", init=str(run_folder), voxel_probe={}, voxel_features={"maps": maps}
+        )
+        parsed = parse(given, EvaluateConfig, "test")
+        _, _, network, _ = assemble(parsed)
+        encoder = DenseEncoder(network, store, parsed.voxel_features, (8, 8, 8), torch.device("cpu"), None)
+        widths[maps] = encoder.scan(1).parts
+    assert widths == {"all": (4, 8, 4), "encoder": (4, 8), "decoded": (4,)}
+
+
+def test_a_frozen_encoder_is_not_fine_tuned(ball_root: Path, tmp_path: Path) -> None:
+    run_folder = pretrained(ball_root, tmp_path)
+    given = {
+        **config(ball_root, tmp_path / "fine", init=str(run_folder), freeze="encoder"),
+        "task": {"segmentation": {}},
+        "train": {"steps": 2, "samples_per_step": 2, "precision": "float32"},
+    }
+    del given["precision"]
+    (tmp_path / "f.yaml").write_text(yaml.safe_dump(given))
+    folder = finetune(tmp_path / "f.yaml")
+    before, after = load_file(run_folder / "encoder.safetensors"), load_file(folder / "model.safetensors")
+    kept = {
+        key: torch.equal(before[key], after[f"network.{key}"]) for key in before if key.startswith("encoder.")
+    }
+    assert kept and all(kept.values())
+    given["train"]["keep_steps"] = [1]
+    (tmp_path / "f.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(ConfigError, match="only a pretraining keeps encoders"):
+        finetune(tmp_path / "f.yaml", [f"out_dir={tmp_path / 'other'}"])
