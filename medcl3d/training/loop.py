@@ -44,7 +44,7 @@ class FitOptions:
     checkpointing      recompute activations inside the encoder's blocks in the backward pass: less memory
     channels_last      store weights and crops with channels last: faster convolutions on GPUs
     compile            torch.compile: a slow first step, then faster steps; needs a C++ compiler
-    keep_steps         pretraining only: steps after which the weights are kept as encoder_STEP.safetensors, for
+    keep_steps         pretraining only: steps after which weights are kept as encoder_STEP.safetensors, for
                        `init=RUN@STEP` of an evaluation or fine-tuning
     grad_cache         pretraining only: embed this many samples per rank at a time, twice, and compute the
                        loss on the whole batch: the memory of a small batch for one more forward pass (0: all
