@@ -68,10 +68,13 @@ class DenseContext:
 class Measuring(Protocol):
     """A dense probe that is fitted, and adds up the results of test scans."""
 
-    scans: Sequence[int]
-    """The test scans that it measures."""
-    labelled: tuple[str, ...]
-    """The patients whose labels it was fitted on."""
+    @property
+    def scans(self) -> Sequence[int]:
+        """The test scans that it measures."""
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """The patients whose labels it was fitted on."""
 
     def add(self, scan: int, features: DescribedVoxels) -> None:
         """Measure one test scan."""

@@ -87,7 +87,8 @@ class Intensity:
         sizes = self.padded.shape[1:]
         start = np.ravel_multi_index(voxels.T, sizes)
         offsets = np.ravel_multi_index(np.indices((PATCH,) * 3).reshape(3, -1), sizes)
-        found = self.padded.reshape(len(self.padded), -1)[:, start[:, None] + offsets[None]]
+        index = np.add.outer(np.asarray(start), np.asarray(offsets))
+        found = np.take(self.padded.reshape(len(self.padded), -1), index, axis=1)
         return torch.from_numpy(np.moveaxis(found, 0, 1).reshape(len(voxels), -1))
 
 

@@ -140,8 +140,9 @@ class _Measuring:
                 index = np.stack([one.index[:, 0] for one in chosen if one is not None])
                 row |= self._measures(prefix, classes, cosine, index)
         if self.probe.controls:
-            distance, index = zip(*(cKDTree(one.places).query(place) for one in self.support), strict=True)
-            row |= self._measures("place/", classes, -np.stack(distance), np.stack(index))
+            found = [cKDTree(one.places).query(place) for one in self.support]
+            distance, number = (np.stack([one[i] for one in found]) for i in range(2))
+            row |= self._measures("place/", classes, -distance, number)
         self.found.append({**self.context.ids(scan), **row})
 
     def rows(self) -> list[Row]:

@@ -40,7 +40,8 @@ class Scale:
     def directions(self, features: Tensor) -> Tensor:
         """Unit vectors of standardised features ``[N, F]``; those of constant features stay near 0."""
         standard = self.apply(features)
-        return standard / standard.norm(dim=1, keepdim=True).clamp(min=MIN_NORM)
+        unit: Tensor = standard / standard.norm(dim=1, keepdim=True).clamp(min=MIN_NORM)
+        return unit
 
 
 @dataclass(frozen=True)

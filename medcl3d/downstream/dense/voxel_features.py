@@ -60,7 +60,8 @@ class FeatureMap:
     def positions(self, voxels: np.ndarray) -> np.ndarray:
         """Positions ``Float64[N, 3]`` in the map of voxels of the scan."""
         stride = np.array(self.stride)
-        return (voxels + np.array(self.before) - (stride - 1) / 2) / stride
+        found: np.ndarray = (voxels + np.array(self.before) - (stride - 1) / 2) / stride
+        return found
 
     def interpolated(self, values: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
         """``Float32[K, D, H, W]``: values ``[K, d, h, w]`` on the map's grid, at a box of voxels."""
@@ -131,7 +132,7 @@ class ScanFeatures:
         Interpolation and model are both linear, so each map is weighted on its own grid, and the scores are
         interpolated, one slab of the scan at a time.
         """
-        parts = weight.split(self.parts)
+        parts = torch.split(weight, list(self.parts))
         scores = [
             (part.T @ one.values.reshape(-1, len(part)).T).reshape(-1, *one.values.shape[:3])
             for one, part in zip(self.maps, parts, strict=True)

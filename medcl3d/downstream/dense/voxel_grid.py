@@ -38,7 +38,7 @@ def body_of(store: Store, scan: int) -> np.ndarray:
 
 def grid_of(mask: np.ndarray, spacing_mm: np.ndarray, most: int) -> np.ndarray:
     """``Int[N, 3]``: voxels of a mask on the finest regular grid, equal in mm, that has at most `most`."""
-    found = np.argwhere(mask)
+    found: np.ndarray = np.argwhere(mask)
     if len(found) <= most:
         return found
     step = float((len(found) * np.prod(spacing_mm) / most) ** (1 / 3))
@@ -47,7 +47,7 @@ def grid_of(mask: np.ndarray, spacing_mm: np.ndarray, most: int) -> np.ndarray:
             np.unique(np.rint(np.arange(0, n, max(1.0, step / mm))).astype(int).clip(max=n - 1))
             for n, mm in zip(mask.shape, spacing_mm, strict=True)
         ]
-        chosen = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+        chosen: np.ndarray = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
         chosen = chosen[mask[tuple(chosen.T)]]
         if len(chosen) <= most:
             return chosen

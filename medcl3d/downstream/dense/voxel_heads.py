@@ -38,7 +38,8 @@ class LabelledVoxels:
 
 def fold_of_blocks(place: np.ndarray) -> np.ndarray:
     """``Int[N]``: 0 or 1 for positions ``[N, 3]`` in mm, in blocks that alternate along every axis."""
-    return np.floor(place / BLOCK_MM).astype(np.int64).sum(1) % 2
+    found: np.ndarray = np.floor(place / BLOCK_MM).astype(np.int64).sum(1) % 2
+    return found
 
 
 @dataclass(frozen=True)
@@ -166,15 +167,16 @@ def fit_nonlinear(known: LabelledVoxels, num_classes: int, seed: int) -> Nonline
     scale = Scale.of(known.features)
     features, weights = scale.apply(known.features), known.weights / known.weights.mean()
     draw = torch.Generator().manual_seed(seed)
-    network = nn.Sequential(nn.Linear(features.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, num_classes))
-    for layer in (network[0], network[2]):
-        nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=draw)  # type: ignore[arg-type]
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    first, last = nn.Linear(features.shape[1], HIDDEN), nn.Linear(HIDDEN, num_classes)
+    for layer in (first, last):
+        nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=draw)
+        nn.init.zeros_(layer.bias)
+    network = nn.Sequential(first, nn.ReLU(), last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     steps = EPOCHS * -(-len(features) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(EPOCHS):
-        for chosen in torch.randperm(len(features), generator=draw).split(BATCH):
+        for chosen in torch.split(torch.randperm(len(features), generator=draw), BATCH):
             optimizer.zero_grad()
             each = F.cross_entropy(network(features[chosen]), known.classes[chosen], reduction="none")
             (each * weights[chosen]).mean().backward()  # type: ignore[no-untyped-call]

@@ -221,9 +221,9 @@ class _Measuring:
                 columns[f"{prefix}{label}/dice"] = self._dice(classes, truth[tuple(grid.T)])
         if len(self.fitted) > 1:
             columns = {**_means(columns, [f"{one.count}/" for one in self.fitted]), **columns}
-        for number, name in enumerate(self.structures.names.values()):
+        for number, structure in enumerate(self.structures.names.values()):
             values = {key: rounded(value[number]) for key, value in columns.items()}
-            self.found.append({**context.ids(scan), "class": name, **values})
+            self.found.append({**context.ids(scan), "class": structure, **values})
 
     def rows(self) -> list[Row]:
         """One row per test scan and structure."""
@@ -265,18 +265,22 @@ def dice_of_voxels(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -
         for classes in (truth[truth == predicted], predicted, truth)
     )
     total = found + true
-    return np.divide(2 * right, total, out=np.full(len(total), np.nan), where=total > 0)
+    dice: np.ndarray = np.divide(2 * right, total, out=np.full(len(total), np.nan), where=total > 0)
+    return dice
 
 
 def _majority(classes: np.ndarray, num_classes: int) -> np.ndarray:
     """``Int[N]``: the most frequent class among neighbours ``[N, k]``, among equals that of the nearest."""
+    best: np.ndarray
     if classes.shape[1] == 1:
-        return classes[:, 0]
+        best = classes[:, 0]
+        return best
     rank = 1 - np.arange(classes.shape[1]) / (2 * classes.shape[1] ** 2)  # ties: the nearer neighbours
     votes = np.zeros((len(classes), num_classes))
     for neighbour in range(classes.shape[1]):
         votes[np.arange(len(classes)), classes[:, neighbour]] += rank[neighbour]
-    return votes.argmax(1)
+    best = votes.argmax(1)
+    return best
 
 
 def _means(columns: dict[str, np.ndarray], prefixes: Sequence[str]) -> dict[str, np.ndarray]:
