@@ -8,9 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
+import jaxtyping
 import nibabel
 import numpy as np
 import pytest
+
+from tests.shapes import CHECKED
+
+jaxtyping.install_import_hook(CHECKED, "tests.shapes.check")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 

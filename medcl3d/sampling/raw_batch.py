@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from medcl3d.core.batch import Points
@@ -25,10 +26,10 @@ class RawGroup:
     """
 
     role: str
-    crops: Tensor
-    affine: Tensor
-    spacing_mm: Tensor
-    parameters: dict[str, Tensor]
+    crops: Float[Tensor, "N C D H W"]
+    affine: Float64[Tensor, "N 4 4"]
+    spacing_mm: Float[Tensor, "N 3"]
+    parameters: dict[str, Shaped[Tensor, "N ..."]]
     keys: Keys
     views: tuple[ViewSpec, ...]
 
