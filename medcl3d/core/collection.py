@@ -183,7 +183,7 @@ class Collection:
         return position if self.body_shift is None else np.mod(position + self.body_shift[scans], 1.0)
 
     def keys(
-        self, views: Sequence[ViewSpec], sample: Int[np.ndarray, " N"], view: Int[np.ndarray, " N"]
+        self, views: Sequence[ViewSpec], sample: Real[np.ndarray, " N"], view: Real[np.ndarray, " N"]
     ) -> Keys:
         """The keys of views, one row per view.
 
