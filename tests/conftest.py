@@ -13,9 +13,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from tests.shapes import CHECKED
+if os.environ.get("CHECK_SHAPES") == "1":
+    from tests.shapes import CHECKED
 
-jaxtyping.install_import_hook(CHECKED, "tests.shapes.check")
+    jaxtyping.install_import_hook(CHECKED, "tests.shapes.check")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 
