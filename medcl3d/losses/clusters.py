@@ -15,13 +15,13 @@ def scores_of(z: Float[Tensor, "N E"], prototypes: Float[Tensor, "K E"]) -> Floa
 
 
 @torch.no_grad()
-def sinkhorn(scores: Float[Tensor, "N K"], sharpness: float, iterations: int) -> Float[Tensor, "N K"]:
-    """Codes ``Float[N, K]``: e^(scores / sharpness), scaled to equal use of all prototypes; rows sum to 1.
+def sinkhorn(scores: Float[Tensor, "N K"], epsilon: float, iterations: int) -> Float[Tensor, "N K"]:
+    """Codes ``Float[N, K]``: e^(scores / epsilon), scaled to equal use of all prototypes; rows sum to 1.
 
     Computed in logarithms, since values up to e^(1 / 0.05) would lose precision. Source: SwAV (Caron et al.,
     NeurIPS 2020, eq. 3 to 5); Cuturi, NeurIPS 2013.
     """
-    log_q = scores / sharpness
+    log_q = scores / epsilon
     for _ in range(iterations):
         log_q = log_q - torch.logsumexp(log_q, 0, keepdim=True)
         log_q = log_q - torch.logsumexp(log_q, 1, keepdim=True)
