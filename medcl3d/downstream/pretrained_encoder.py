@@ -84,12 +84,7 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
         path = weights_path(folder)
     except ConfigError as error:  # its field is that of a fine-tuning
         raise ConfigError(str(error).removeprefix("init = ").replace(", or scratch", "")) from None
-    sidecar = read_sidecar(path)
-    lacking = [name for name in NEEDED if name not in sidecar]
-    if lacking:
-        raise ConfigError(
-            f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again"
-        )
+    sidecar = read_sidecar(path, NEEDED)
     described = parse({"encoder": sidecar["architecture"]}, _Described, str(path.with_suffix(".json")))
     with passing(encoder):
         network = build_network(
