@@ -94,11 +94,11 @@ class PairDataset(Dataset[PairBatch]):
         self.scans: ScanSelection = pretraining_scans(opened, config)
         self.anchors = self.strategy.anchors(self.scans.collection)
         batch_grouping = batch_grouping_of(self.strategy, self.scans.collection)
-        if batch_grouping is not None and samples_per_step % batch_grouping.group_size:
+        if batch_grouping is not None and samples_per_step % batch_grouping.samples_per_group:
             raise ConfigError(
                 f"PairDataset: samples_per_step = {samples_per_step} is not a multiple of the strategy's "
                 "batch grouping, "
-                f"{batch_grouping.group_size} samples; use one"
+                f"{batch_grouping.samples_per_group} samples; use one"
             )
         self._first = 0
         plan = Plan(self.anchors.ids, samples_per_step, seed, batch_grouping)

@@ -16,28 +16,29 @@ from medcl3d.core.errors import ConfigError, DataError
 
 
 def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) -> None:
-    """Check this comparison against its screening, if `screened` is set.
+    """Check this comparison against its screening, if `screening` is set.
 
-    ConfigError if `screened` is not a screening, or shares a seed; DataError if the two share a test patient,
-    as far as
-    results of both, or this one's split.json, exist. `name` is this comparison's file in messages.
+    ConfigError if `screening` is not a screening, or shares a seed; DataError if the two share a test
+    patient, as far as results of both, or this one's split.json, exist. `name` is this comparison's file in
+    messages.
     """
-    if config.screened is None:
+    if config.screening is None:
         return
     if config.stage != "confirm":
         raise ConfigError(
-            f"{name}: screened: a screening does not confirm; remove the line, or set stage: confirm"
+            f"{name}: screening: a screening does not confirm; remove the line, or set stage: confirm"
         )
-    screening = load(find_config(str(config.screened)), (), CompareConfig)
+    screening = load(find_config(str(config.screening)), (), CompareConfig)
     if screening.stage != "screen":
         raise ConfigError(
-            f"{name}: screened: {config.screened} is not a screening; set stage: screen there before it runs"
+            f"{name}: screening: {config.screening} is not a screening; set stage: screen there before it "
+            "runs"
         )
     both = sorted(set(_seeds(screening)) & set(_seeds(config)))
     if both:
         free = screening.first_seed + screening.replicates
         raise ConfigError(
-            f"{name}: first_seed: {config.screened} used seed {both[0]}; set first_seed to {free} or more"
+            f"{name}: first_seed: {config.screening} used seed {both[0]}; set first_seed to {free} or more"
         )
     seen = _tested(sorted((screening.out_dir / screening.measured_by[0]).rglob("results.json")))
     own = _tested([run.folder / "results.json" for run in runs if run.measures]) | _to_test(runs)
@@ -45,7 +46,7 @@ def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) ->
         some = ", ".join(sorted(seen & own)[:5])
         raise DataError(
             f"{name}: {len(seen & own)} test patients were used in the screening ({some}); "
-            f"confirm on patients that {config.screened} did not use"
+            f"confirm on patients that {config.screening} did not use"
         )
 
 
