@@ -167,8 +167,8 @@ def _stored_frames(one: Slice) -> np.ndarray:
         stored: np.ndarray = dcmread(one.header.path, force=True, specific_tags=list(PIXELS)).pixel_array
     except Exception as error:
         raise DataError(
-            f"{one.name}: the frames cannot be decoded{_why(one, error)}; convert it to one uncompressed "
-            "file per slice"
+            f"{one.name}: the frames cannot be decoded{_why(one, error)}; pip install python-gdcm, or "
+            "convert it to one uncompressed file per slice"
         ) from None
     return stored if stored.ndim == 3 else stored[None]
 
