@@ -13,9 +13,9 @@ import nibabel
 import numpy as np
 import pytest
 
-if os.environ.get("CHECK_SHAPES") == "1":
-    from tests.shapes import CHECKED
+from tests.shapes import CHECKED
 
+if os.environ.get("CHECK_SHAPES", "1") == "1":
     jaxtyping.install_import_hook(CHECKED, "tests.shapes.check")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start

@@ -88,8 +88,8 @@ class MAE(nn.Module):
         return {"online": Embeddings(mean, batch.main.keys)}
 
     def with_mask_token(
-        self, maps: Sequence[Float[Tensor, "N F _ _ _"]], blocks: Bool[Tensor, "N 1 d h w"]
-    ) -> Sequence[Float[Tensor, "N F _ _ _"]]:
+        self, maps: Sequence[Float[Tensor, "N _ _ _ _"]], blocks: Bool[Tensor, "N 1 d h w"]
+    ) -> Sequence[Float[Tensor, "N _ _ _ _"]]:
         """Maps with the mask token at the positions of dropped tokens."""
         if self.mask_token is None:
             return maps

@@ -83,7 +83,7 @@ class HardNegatives:
         log_weight = self._log_weight(self.strategies[0].relate(rows, cols, similarity), similarity)
         return replace(rows, linked={**rows.linked, "log_weight": log_weight}), cols
 
-    def _log_weight(self, inner: Relation, similarity: Float[Tensor, "N M"]) -> Float[Tensor, "N M"]:
+    def _log_weight(self, inner: Relation, similarity: Float[Tensor, "N M"]) -> Float[Tensor, " N"]:
         """``Float64[N]`` from whole rows, in logarithms, since e^s may be e^100; its gradient is finite."""
         s = similarity.double() / self.temperature
         positive, negative = inner.positive.double(), inner.negative.double()
