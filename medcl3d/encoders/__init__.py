@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from jaxtyping import Float
+
 from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Encoder(Protocol):
     channels: tuple[int, ...]
     strides: tuple[Triple, ...]
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         """The features of volumes."""
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Annotated, Any, cast
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -90,12 +91,12 @@ class ModuleEncoder(nn.Module):
         }
         return Choice("module", {**fields, "arguments": None, "from_python": True})
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
         maps = self._maps(x)
         return Features(global_average(maps[-1]), maps)
 
-    def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _maps(self, x: Float[Tensor, "B C D H W"]) -> tuple[Float[Tensor, "B _ _ _ _"], ...]:
         try:
             found = self.wrapped(x)
         except (RuntimeError, ValueError, TypeError) as error:

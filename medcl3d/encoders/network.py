@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medcl3d.config.field_types import Choice
@@ -29,7 +30,7 @@ class Network(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         features: Features = self.encoder(x)
         if self.decoder is None:
             return features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from jaxtyping import Float
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
@@ -88,7 +89,7 @@ class Swin3d(nn.Module):
             stages.append((*before, *blocks, f"swinViT.layers{stage}.0.downsample"))
         return (("swinViT.patch_embed",), *stages)
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         """Features of ``[B, C, D, H, W]``, each axis a multiple of 16 patches.
 
         pooled ``[B, num_features]``, maps finest first.

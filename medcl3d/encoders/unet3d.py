@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from jaxtyping import Float
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from torch import Tensor, nn
 
@@ -80,7 +81,7 @@ class UNet3d(nn.Module):
             for i, stage in enumerate(self.stages)
         )
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
         maps = []
         for stage in self.stages:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from monai.networks.blocks.transformerblock import TransformerBlock
 from torch import Tensor, nn
 
@@ -82,7 +83,9 @@ class ViT3d(nn.Module):
         first = ("patch_embedding",) if self.registers is None else ("patch_embedding", "registers")
         return (first, *((f"blocks.{i}",) for i in range(len(self.blocks))))
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Features:
+    def forward(
+        self, x: Float[Tensor, "B C D H W"], visible: Bool[Tensor, "B 1 d h w"] | None = None
+    ) -> Features:
         """Features of ``[B, C, D, H, W]``, axes multiples of the patch: pooled ``[B, hidden_size]``, one map.
 
         visible  ``Bool[B, 1, d, h, w]``, one value per token, equally many True in each crop. Tokens with
@@ -107,7 +110,7 @@ class ViT3d(nn.Module):
         return Features(pooled, (rearrange(tokens, "b (d h w) c -> b c d h w", d=depth, h=height),))
 
 
-def _kept(visible: Tensor) -> Tensor:
+def _kept(visible: Bool[Tensor, "B 1 d h w"]) -> Int[Tensor, "B _"]:
     """``Int[B, n]``: indices of the visible tokens, in order."""
     flat = visible.flatten(1)
     counts = flat.sum(1)
@@ -129,7 +132,7 @@ def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:
 
 
 @lru_cache(maxsize=16)
-def _positions(grid: Triple, hidden_size: int) -> Tensor:
+def _positions(grid: Triple, hidden_size: int) -> Float[Tensor, "_ _"]:
     """``Float[tokens, hidden_size]``: sines and cosines of each token's index along each axis, depth slowest.
 
     Source: Vaswani et al. 2017, section 3.5, for each axis.

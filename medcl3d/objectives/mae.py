@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,14 +87,16 @@ class MAE(nn.Module):
         mean = (error * masked).flatten(1).sum(1, keepdim=True) / masked.flatten(1).sum(1, keepdim=True)
         return {"online": Embeddings(mean, batch.main.keys)}
 
-    def with_mask_token(self, maps: Sequence[Tensor], blocks: Tensor) -> Sequence[Tensor]:
+    def with_mask_token(
+        self, maps: Sequence[Float[Tensor, "N _ _ _ _"]], blocks: Bool[Tensor, "N 1 d h w"]
+    ) -> Sequence[Float[Tensor, "N _ _ _ _"]]:
         """Maps with the mask token at the positions of dropped tokens."""
         if self.mask_token is None:
             return maps
         token = self.mask_token[:, None, None, None]
         return [m + ~at_size(blocks, tuple(m.shape[2:])) * token.to(m.dtype) for m in maps]
 
-    def target(self, voxels: Tensor) -> Tensor:
+    def target(self, voxels: Float[Tensor, "N C D H W"]) -> Float[Tensor, "N C D H W"]:
         """The target of the reconstruction: the voxels, or each block normalised."""
         if not self.normalise_target:
             return voxels

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
@@ -81,7 +82,7 @@ class ClassLabels:
             return None
         labels = collection.column(self.column)
 
-        def affinity(scan: int) -> np.ndarray:
+        def affinity(scan: int) -> Float64[np.ndarray, " n"]:
             same: np.ndarray = (labels == labels[scan]).astype(np.float64)
             return same
 
@@ -91,7 +92,7 @@ class ClassLabels:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 for equal labels and within the sample."""
         same_label = rows.column(self.column)[:, None] == cols.column(self.column)  # NaN equals nothing
         return related(rows, cols, same_label | (rows.sample[:, None] == cols.sample))

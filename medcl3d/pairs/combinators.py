@@ -9,6 +9,7 @@ from functools import cached_property, reduce
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from medcl3d.config.choices import choice_in_list
@@ -50,7 +51,9 @@ def _signal_columns(parts: Sequence[PairStrategy]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for part in parts for name in traits_of(part).signal_columns))
 
 
-def _linked(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+def _linked(
+    parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]
+) -> tuple[Keys, Keys]:
     """Prefix each part's linked columns with its number, since two parts may link columns of one name."""
     found = [link(part, rows, cols, similarity) for part in parts]
 
@@ -67,7 +70,7 @@ def _linked(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: T
 
 
 def _relations(
-    parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor | None
+    parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None
 ) -> list[Relation]:
     def of_part(keys: Keys, number: int) -> Keys:
         prefix = f"{number}/"
@@ -103,7 +106,7 @@ class Sum:
         return tuple(PAIRS.build(part) for part in self.parts)
 
     @cached_property
-    def probabilities(self) -> np.ndarray:
+    def probabilities(self) -> Float64[np.ndarray, " _"]:
         """``Float[parts]``, the normalised weights."""
         weights = np.array(self.weights or [1.0] * len(self.parts))
         probabilities: np.ndarray = weights / weights.sum()
@@ -126,11 +129,11 @@ class Sum:
         part = self.strategies[int(rng.choice(len(self.parts), p=self.probabilities))]
         return part.sample(collection, anchor, rng)
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link the columns of all parts."""
         return _linked(self.strategies, rows, cols, similarity)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """The weighted mean of the parts' relations."""
         relations = _relations(self.strategies, rows, cols, similarity)
         positive = sum(float(w) * r.positive for w, r in zip(self.probabilities, relations, strict=True))
@@ -181,11 +184,11 @@ class Product:
         """The views of the first part."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link the columns of all parts."""
         return _linked(self.strategies, rows, cols, similarity)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """The product of the parts' positive weights."""
         relations = _relations(self.strategies, rows, cols, similarity)
         positive = reduce(torch.mul, (r.positive for r in relations))
@@ -248,11 +251,11 @@ class Exclude:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """As the inner strategy."""
         return link(self.strategies[0], rows, cols, similarity)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """The inner relation, without repulsion between items with the same column value."""
         relation = self.strategies[0].relate(rows, cols, similarity)
         if self.nearer_mm is None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
@@ -81,7 +82,7 @@ class MetadataKernel:
             return None
         all_scans = np.arange(len(collection))
 
-        def affinity(scan: int) -> np.ndarray:
+        def affinity(scan: int) -> Float64[np.ndarray, " n"]:
             one, how = all_scans[[scan]], (self.columns, self.combine, self.on_missing)
             similar: np.ndarray = similarity_between(collection, one, all_scans, *how)[0]
             return similar
@@ -92,7 +93,7 @@ class MetadataKernel:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = the kernel, 1 within the sample; M = 1 - P."""
         same_sample = rows.sample[:, None] == cols.sample
         kernel = similarity_of(rows, cols, self.columns, self.combine, self.on_missing)

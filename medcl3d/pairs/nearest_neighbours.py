@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
@@ -56,7 +57,7 @@ class NearestNeighbours:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link each row's `neighbours` ``Int[N, k]``, positions in the queue (-1: it holds fewer than k)."""
         rows, cols = link(self.strategies[0], rows, cols, similarity)
         positions = cols.linked["support"]
@@ -71,7 +72,7 @@ class NearestNeighbours:
         neighbours[:, : nearest.shape[1]] = torch.where(has_partner, positions[queued][nearest], -1)
         return replace(rows, linked={**rows.linked, "neighbours": neighbours}), cols
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """The inner relation within the batch; P = 1 with the neighbours in the queue."""
         inner = self.strategies[0].relate(rows, cols, similarity)
         if "neighbours" not in rows.linked:

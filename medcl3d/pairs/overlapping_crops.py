@@ -8,6 +8,7 @@ from itertools import product
 from typing import Annotated, Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -101,7 +102,11 @@ class OverlappingCrops:
         return self.min_iou - ROUNDING <= overlap <= self.max_iou + ROUNDING
 
     def _first_two(
-        self, collection: Collection, low: np.ndarray, high: np.ndarray, rng: np.random.Generator
+        self,
+        collection: Collection,
+        low: Int[np.ndarray, 3],
+        high: Int[np.ndarray, 3],
+        rng: np.random.Generator,
     ) -> list[Box]:
         """Two boxes with an IoU as close to a uniform draw as voxels allow; [] if it is outside the range."""
         size = np.array(collection.patch_size)
@@ -117,7 +122,7 @@ class OverlappingCrops:
         start = rng.integers(low + np.maximum(0, -offset), high - np.maximum(0, offset) + 1)
         return [Box(triple(start), origin.size), Box(triple(start + offset), origin.size)]
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 if IoU >= min_iou; other pairs of the scan are ignored or repel; other scans repel."""
         same_scan = rows.scan[:, None] == cols.scan
         positive = same_scan & (iou_mm(rows, cols) >= self.min_iou - ROUNDING)

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
@@ -75,7 +76,7 @@ class PhysicalOverlap:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P and M from the overlap in one scan; P = 0 and M = 1 elsewhere."""
         overlap = torch.where(rows.scan[:, None] == cols.scan, iou_mm(rows, cols), 0.0)
         positive = torch.where(overlap > ROUNDING, overlap**self.gamma, 0.0)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchio as tio
+from jaxtyping import Shaped
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError
@@ -121,7 +122,7 @@ def cut(
     return tio.Subject(content)
 
 
-def crop_of(image: Any, box: Box) -> torch.Tensor:
+def crop_of(image: Any, box: Box) -> Shaped[torch.Tensor, "C D H W"]:
     """The box of an image, ``[C, D, H, W]``; past its border it has the fill value."""
     data: torch.Tensor = image.data
     shape = image.spatial_shape
