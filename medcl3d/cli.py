@@ -85,14 +85,15 @@ def message_of(error: UserError, given: dict[str, Any]) -> str:
     """The message of an error, with file and line if it is about a field of the command's configuration."""
     if "config" not in given:
         return str(error)
-    from medcl3d.config.loading import with_line
+    from medcl3d.config.loading import locate
     from medcl3d.config.packaged import find_config
 
     try:
         path = find_config(given["config"])
     except UserError:
         return str(error)
-    return with_line(str(error), path, [text for text in given["overrides"] or [] if "=" in text])
+    locate(error, path, [text for text in given["overrides"] or [] if "=" in text])
+    return str(error)
 
 
 def config_path(name: str) -> Path:

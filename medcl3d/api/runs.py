@@ -216,10 +216,9 @@ def _overrides_named() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        start = f"{COMMAND_LINE}: "
-        if not str(error).startswith(start):
-            raise
-        raise ConfigError(f"overrides: {str(error).removeprefix(start)}") from None
+        if error.line == COMMAND_LINE:
+            error.line = "overrides"
+        raise
 
 
 def _named(strategy: Any) -> Any:
