@@ -417,8 +417,9 @@ def benchmark(
         from benchmarks import benchmark as run
     except ImportError:
         raise ConfigError(
-            "benchmark: the benchmarks are not installed with the package; run `python "
-            "tools/benchmark.py` in a checkout"
+            problem="the benchmarks are not installed with the package",
+            remedy="run `python tools/benchmark.py` in a checkout",
+            place="benchmark",
         ) from None
 
     run(names or [], out)

@@ -79,8 +79,7 @@ class Registry:
             try:
                 return function(*args, **rest, **parse_fields(self, name, own, name))
             except ConfigError as error:
-                if error.where:
-                    error.of(name, self.owner.format(name))
+                error.of(name, self.owner.format(name))
                 raise
 
         if not is_class:

@@ -13,6 +13,14 @@ MAX_ALSO = 3  # further mistakes in one message
 Where = tuple[Any, ...]  # keys and list positions from the root of a configuration
 
 
+class Word(str):
+    """Text that a message shows without quotes, such as the name of a component or an option."""
+
+    __slots__ = ()
+
+    __repr__ = str.__str__
+
+
 class UserError(Exception):
     """A mistake with a remedy: ``line: place: problem; remedy``.
 
@@ -37,8 +45,12 @@ class UserError(Exception):
         return ".".join(map(str, self.where))
 
     def within(self, *keys: object) -> None:
-        """Put keys before the field, since it is a part of what they name. The message is unchanged."""
-        self.where = (*keys, *self.where)
+        """Put keys before the field, since it is a part of what they name. The message is unchanged.
+
+        The last keys are not repeated if the field already begins with them.
+        """
+        shared = next(n for n in range(len(keys), -1, -1) if keys[len(keys) - n :] == self.where[:n])
+        self.where = (*keys[: len(keys) - shared], *self.where)
 
     def __str__(self) -> str:
         problem = self.problem + (f"; {self.remedy}" if self.remedy else "")
@@ -83,10 +95,9 @@ class ConfigError(UserError, ValueError):
 
     def of(self, component: str, shown: str = "") -> None:
         """Name the component of the field, in the path and, unless one is named there, in the message."""
-        if self.where[:1] != (component,):
-            self.within(component)
-            if not (self.line or self.place or self.owner):
-                self.owner = shown or component
+        if not (self.line or self.place or self.owner or self.where[:1] == (component,)):
+            self.owner = shown or component
+        self.within(component)
 
     def __str__(self) -> str:
         head = self.named if self.value is None else f"{self.named} = {short(self.value)}".lstrip()
@@ -117,12 +128,11 @@ class Stopped(UserError):
 
 @contextmanager
 def inside(*keys: object) -> Iterator[None]:
-    """Errors about a field of a part get the keys of the part before their field."""
+    """Errors in a part of a configuration get the keys of the part before their field."""
     try:
         yield
-    except UserError as error:
-        if error.where:
-            error.within(*keys)
+    except (ConfigError, DataError) as error:
+        error.within(*keys)
         raise
 
 

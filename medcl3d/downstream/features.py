@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from medcl3d.core.errors import ConfigError, DataError, UserError, unexpected_error
+from medcl3d.core.errors import ConfigError, DataError, UserError, Word, unexpected_error
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.predict.inputs import InputScan, is_volume, reason_of, scans_of
@@ -69,14 +69,16 @@ def write_features(
     were refused. MachineError: nothing can be written.
     """
     if file_format not in ("safetensors", "csv"):
-        raise ConfigError(f"--format = {file_format}: use safetensors or csv")
+        raise ConfigError("--format", Word(file_format), "use safetensors or csv")
     if dense and file_format == "csv":
         raise ConfigError(
-            "--format = csv: a table holds one vector per scan, not maps; use --format safetensors, or "
-            "leave --dense out"
+            "--format",
+            Word("csv"),
+            "a table holds one vector per scan, not maps",
+            "use --format safetensors, or leave --dense out",
         )
     if is_volume(out.name) or out.is_file():
-        raise ConfigError(f"--out = {out}: features are written into a folder; give one")
+        raise ConfigError("--out", out, "features are written into a folder", "give one")
     encoder = load_encoder(run)
     extraction = Extraction(dense, None, 0.5, 4, intensity_kind(encoder, intensity, "--intensity"))
     with scans_of(target, out, say) as (scans, refused), process_group() as device:
@@ -200,8 +202,9 @@ class _Files:
             other = files.setdefault(self.file_of(one), one)
             if other is not one:
                 raise ConfigError(
-                    f"--out: {other.name} and {one.name} would both be written to {self.file_of(one)}; "
-                    "rename one"
+                    problem=f"{other.name} and {one.name} would both be written to {self.file_of(one)}",
+                    remedy="rename one",
+                    place="--out",
                 )
         if force:
             return list(scans)
@@ -213,8 +216,10 @@ class _Files:
                 foreign.append(file)
         if foreign:
             raise ConfigError(
-                f"--out: {len(foreign)} files exist already, as {foreign[0]}, that were not computed by this "
-                "run from these scans; give another folder, or --force to replace them"
+                problem=f"{len(foreign)} files exist already, as {foreign[0]}, that were not computed by "
+                "this run from these scans",
+                remedy="give another folder, or --force to replace them",
+                place="--out",
             )
         return left
 
@@ -275,15 +280,19 @@ class _Table:
             before = {}
             if not force:
                 raise ConfigError(
-                    f"--out: {self.path} is not a table of features; give another folder, or --force"
+                    problem=f"{self.path} is not a table of features",
+                    remedy="give another folder, or --force",
+                    place="--out",
                 ) from None
         names = {one.name for one in scans}
         wanted = {one.name: _origin_or_none(one, self.identity) for one in scans if one.name in before}
         foreign = [name for name, row in before.items() if name not in names or wanted[name] != row[1]]
         if foreign and not force:
             raise ConfigError(
-                f"--out: {self.path} holds {len(foreign)} rows, as that of {foreign[0]}, that were not "
-                "computed by this run from these scans; give another folder, or --force to replace the table"
+                problem=f"{self.path} holds {len(foreign)} rows, as that of {foreign[0]}, that were not "
+                "computed by this run from these scans",
+                remedy="give another folder, or --force to replace the table",
+                place="--out",
             )
         self.rows = {} if force else before
         return [one for one in scans if one.name not in self.rows]

@@ -20,7 +20,7 @@ from medcl3d.config.field_types import STRICT, Choice, PositiveInt, Seed
 from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, inside
 from medcl3d.distributed.collectives import process_group, rank, say, world_size
 from medcl3d.distributed.precision import autocast_dtype, precision_used
 from medcl3d.distributed.seeding import seed_weights
@@ -105,10 +105,11 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     check_ranks(config.train)
     if config.train.grad_cache:
         raise ConfigError(
-            f"train.grad_cache = {config.train.grad_cache}: fine-tuning has no negatives; set it to 0"
+            "train.grad_cache", config.train.grad_cache, "fine-tuning has no negatives", "set it to 0"
         )
     store = Store.open(config.data.root)
-    task: Task = TASKS.build(config.task)
+    with inside("task"):
+        task: Task = TASKS.build(config.task)
     split = split_of(store, config.data).measured_on(config.measured_on)
     train, labelled = labelled_scans(
         store, config.data, task, split, config.task.name, config.num_labelled, config.seed

@@ -77,8 +77,9 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
     folder = Path(run).expanduser()
     if (folder / "model.safetensors").is_file():
         raise ConfigError(
-            f"{folder}: holds a fine-tuned model, not an encoder; give the pretraining's run folder "
-            "(`init` in its config.yaml)"
+            problem="holds a fine-tuned model, not an encoder",
+            remedy="give the pretraining's run folder (`init` in its config.yaml)",
+            place=folder,
         )
     try:
         path = weights_path(folder)
@@ -88,7 +89,9 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
     lacking = [name for name in NEEDED if name not in sidecar]
     if lacking:
         raise ConfigError(
-            f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again"
+            problem=f"lacks {', '.join(lacking)}",
+            remedy="copy it from the run folder again",
+            place=path.with_suffix(".json"),
         )
     described = parse({"encoder": sidecar["architecture"]}, _Described, str(path.with_suffix(".json")))
     with passing(encoder):

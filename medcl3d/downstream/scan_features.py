@@ -14,7 +14,7 @@ from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from medcl3d.core.embeddings import Features
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.downstream.predict.predict import SPACING_TOLERANCE
@@ -47,13 +47,15 @@ class Extraction:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
-            raise ConfigError(f"overlap = {self.overlap} is not within [0, 1); use 0.5")
+            raise ConfigError("overlap", self.overlap, "is not within [0, 1)", "use 0.5", colon=False)
         if self.windows < 1:
-            raise ConfigError(f"windows = {self.windows}: at least one crop is computed at once; use 4")
+            raise ConfigError("windows", self.windows, "at least one crop is computed at once", "use 4")
         if self.layer is not None and not self.dense:
             raise ConfigError(
-                f"layer = {self.layer}: pooled features come from the coarsest map; set dense, or leave "
-                "layer out"
+                "layer",
+                self.layer,
+                "pooled features come from the coarsest map",
+                "set dense, or leave layer out",
             )
 
 
@@ -63,12 +65,16 @@ def intensity_kind(encoder: PretrainedEncoder, wanted: str | None, field: str) -
     kinds = trained.split("+")
     if wanted is None and len(kinds) > 1:
         raise ConfigError(
-            f"{encoder.path}: trained on intensities of kinds {trained}; state that of these scans, as "
-            f"{field} {kinds[0]}"
+            problem=f"trained on intensities of kinds {trained}",
+            remedy=f"state that of these scans, as {field} {kinds[0]}",
+            place=encoder.path,
         )
     if wanted is not None and wanted not in kinds:
         raise ConfigError(
-            f"{field} = {wanted}: {encoder.path} was trained on {trained}; use {' or '.join(kinds)}"
+            field,
+            Word(wanted),
+            f"{encoder.path} was trained on {trained}",
+            f"use {' or '.join(kinds)}",
         )
     return wanted or kinds[0]
 
@@ -199,7 +205,7 @@ def _dense(
     decoded = extraction.layer is None and encoder.network.decoder is not None
     layer = extraction.layer or 0
     if not 0 <= layer < len(encoder.strides):
-        raise ConfigError(f"layer = {layer}: the encoder has maps 0 to {len(encoder.strides) - 1}")
+        raise ConfigError("layer", layer, f"the encoder has maps 0 to {len(encoder.strides) - 1}")
     stride = WHOLE_VOXELS if decoded else encoder.strides[layer]
     windows = _windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, stride)
     grid = triple(n // s for n, s in zip(windows.size, stride, strict=True))

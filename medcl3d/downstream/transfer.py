@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.encoders.network import Network
 from medcl3d.store.content_hashes import scans_with_content
 from medcl3d.store.store import Store
@@ -117,11 +117,17 @@ def load_weights(
     unverified = _refuse_test_scans(path, sidecar, test_patients, store)
     if transfer == "all" and not sidecar.get("decoder"):
         raise ConfigError(
-            f"transfer = all: {path} has no decoder, only a pretrained encoder; set transfer: encoder"
+            "transfer",
+            Word("all"),
+            f"{path} has no decoder, only a pretrained encoder",
+            "set transfer: encoder",
         )
     if transfer == "all" and network.decoder is None:
         raise ConfigError(
-            f"transfer = all: this task has no decoder for that of {path}; set transfer: encoder"
+            "transfer",
+            Word("all"),
+            f"this task has no decoder for that of {path}",
+            "set transfer: encoder",
         )
     parts = ("encoder", "decoder") if transfer == "all" else ("encoder",)
     weights = {name: tensor for name, tensor in _read(path).items() if name.partition(".")[0] in parts}
@@ -131,9 +137,11 @@ def load_weights(
     if mismatch.any:
         Console(stderr=True).print(mismatch.table())
         raise ConfigError(
-            f"init = {source}: not the network of this configuration: {mismatch.words()}; it was pretrained "
-            f"with {sidecar.get('in_channels')} input channels and encoder: "
-            f"{json.dumps(sidecar.get('architecture'))}: use the same here, or set init: scratch"
+            "init",
+            Word(source),
+            f"not the network of this configuration: {mismatch.words()}",
+            f"it was pretrained with {sidecar.get('in_channels')} input channels and encoder: "
+            f"{json.dumps(sidecar.get('architecture'))}: use the same here, or set init: scratch",
         )
     network.load_state_dict(weights, strict=False)
     notes = [f"{path}: loaded {' and '.join(parts)}, {len(weights)} tensors"]
@@ -165,9 +173,12 @@ def weights_path(source: Path) -> Path:
         why = (
             f"its run is {state}; let it finish" if state else "not the run folder of a pretraining; use one"
         )
-        raise ConfigError(f"init = {source}: holds no {WEIGHTS}, {why}")
+        raise ConfigError("init", Word(source), f"holds no {WEIGHTS}, {why}")
     raise ConfigError(
-        f"init = {source}: file not found; use the run folder of a pretraining, its {WEIGHTS}, or scratch"
+        "init",
+        Word(source),
+        "file not found",
+        f"use the run folder of a pretraining, its {WEIGHTS}, or scratch",
     )
 
 
@@ -182,14 +193,19 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         schema = int(content["schema"])
     except FileNotFoundError:
         raise ConfigError(
-            f"{file}: is missing, so the patients of pretraining are unknown; copy it from the run folder"
+            problem="is missing, so the patients of pretraining are unknown",
+            remedy="copy it from the run folder",
+            place=file,
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); copy it from the run folder again") from None
+        raise ConfigError(
+            problem=f"cannot be read ({error})", remedy="copy it from the run folder again", place=file
+        ) from None
     if schema > SCHEMA:
         raise ConfigError(
-            f"{file}: written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA}); "
-            "update medcl3d"
+            problem=f"written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA})",
+            remedy="update medcl3d",
+            place=file,
         )
     return dict(content)
 
@@ -211,7 +227,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         found = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(
-            f"{path}: not a complete safetensors file ({error}); use the {WEIGHTS} of a pretraining"
+            problem=f"not a complete safetensors file ({error})",
+            remedy=f"use the {WEIGHTS} of a pretraining",
+            place=path,
         ) from None
     return {_unwrapped(name): tensor for name, tensor in found.items()}
 
@@ -245,8 +263,9 @@ def _repeat_over_channels(
 def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str]) -> None:
     if "pretraining_patients" not in sidecar:
         raise ConfigError(
-            f"{path.with_suffix('.json')}: lacks pretraining_patients, which may include test patients; "
-            "pretrain again"
+            problem="lacks pretraining_patients, which may include test patients",
+            remedy="pretrain again",
+            place=path.with_suffix(".json"),
         )
     seen = sorted(set(sidecar["pretraining_patients"]).intersection(test_patients))
     if seen:

@@ -53,7 +53,11 @@ def prepare(
     if options.store == "blosc2":
         import_blosc2("store=blosc2")
     if root is None and source != "simulated":
-        raise ConfigError(f"source {source}: ROOT is missing; only simulated generates its own files")
+        raise ConfigError(
+            problem="ROOT is missing",
+            remedy="only simulated generates its own files",
+            place=f"source {source}",
+        )
     try:
         refuse_foreign(out, root)
         (out / "store").mkdir(parents=True, exist_ok=True)
@@ -92,7 +96,11 @@ def plan_preparation(
     """
     choice = _choice(source, fields)
     if root is None and source != "simulated":
-        raise ConfigError(f"source {source}: ROOT is missing; only simulated generates its own files")
+        raise ConfigError(
+            problem="ROOT is missing",
+            remedy="only simulated generates its own files",
+            place=f"source {source}",
+        )
     writes_scans = source == "simulated" or len(_folders(source, root, Path())) > 1
     folders = (None if source == "simulated" else root, None)[: len(_folders(source, root, Path()))]
     try:
@@ -115,7 +123,9 @@ def _folders(source: str, root: Path | None, raw: Path) -> tuple[Path, ...]:
 
 def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
     if source not in SOURCES.names():
-        raise ConfigError(f"source {source!r} is unknown; there are {', '.join(SOURCES.names())}")
+        raise ConfigError(
+            problem=f"source {source!r} is unknown", remedy=f"there are {', '.join(SOURCES.names())}"
+        )
     return parse_choice(SOURCES, source, fields, f"source {source}")
 
 

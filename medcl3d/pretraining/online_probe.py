@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from medcl3d.config.choices import choice_in_list
 from medcl3d.config.field_types import STRICT, Choice, PositiveInt
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.downstream.crop_dataset import Example, answers
 from medcl3d.downstream.label_selection import with_target
 from medcl3d.downstream.probes import Labelled, LinearProbe
@@ -46,8 +46,11 @@ class Asked:
         """ConfigError, DataError if the probe cannot be evaluated."""
         if probe.every % log_every:
             raise ConfigError(
-                f"probe.every = {probe.every} is not a multiple of train.log_every = {log_every}; "
-                "use a multiple, since the probe is logged with the other metrics"
+                "probe.every",
+                probe.every,
+                f"is not a multiple of train.log_every = {log_every}",
+                "use a multiple, since the probe is logged with the other metrics",
+                colon=False,
             )
         self.store, self.every, self.task = store, probe.every, _task(probe.task)
         scans = with_target(pretraining_scans(store, data), self.task, store, "training", probe.task.name)
@@ -95,6 +98,6 @@ def _task(choice: Choice) -> CropClassification:
     task = TASKS.build(choice)
     if not isinstance(task, CropClassification):
         raise ConfigError(
-            f"probe.task = {choice.name}: has no classes of crops for a probe; use a task with classes"
+            "probe.task", Word(choice.name), "has no classes of crops for a probe", "use a task with classes"
         )
     return task

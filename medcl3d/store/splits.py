@@ -59,7 +59,7 @@ class Split:
         if fold >= len(self.folds):
             known = f"has the folds 0 to {len(self.folds) - 1}; choose one of them"
             none = "has no folds; prepare the scans with folds=5, or remove fold"
-            raise ConfigError(f"data.fold = {fold}: the split {known if self.folds else none}")
+            raise ConfigError("data.fold", fold, f"the split {(known if self.folds else none)}")
         train = sorted(
             patient for number, part in enumerate(self.folds) if number != fold for patient in part
         )
@@ -71,8 +71,10 @@ class Split:
             return self
         if not self.validation:
             raise ConfigError(
-                "measured_on: validation: the split has no validation patients; prepare the scans with "
-                "validation_fraction=0.2, or name them in the manifest's column split"
+                "measured_on",
+                None,
+                "validation: the split has no validation patients",
+                "prepare the scans with validation_fraction=0.2, or name them in the manifest's column split",
             )
         return replace(self, test=self.validation, validation=self.test)
 
@@ -284,8 +286,10 @@ def select_labelled(
     labelled = sorted(set(split.train) & set(patients_with_label))
     if not 0 < num <= len(labelled):
         raise ConfigError(
-            f"num_labelled = {num}: the training side has {len(labelled)} patients with a label; "
-            f"choose 1 to {len(labelled)}"
+            "num_labelled",
+            num,
+            f"the training side has {len(labelled)} patients with a label",
+            f"choose 1 to {len(labelled)}",
         )
     order = [labelled[i] for i in np.random.default_rng(seed).permutation(len(labelled))]
     if strata is not None:

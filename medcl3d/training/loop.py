@@ -77,14 +77,18 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         if self.optimizer == "adamw" and self.momentum is not None:
-            raise ValueError(
-                f"momentum = {self.momentum}: adamw has its own two momenta; leave it out, or set optimizer "
-                "to sgd or lars"
+            raise ConfigError(
+                "momentum",
+                self.momentum,
+                "adamw has its own two momenta",
+                "leave it out, or set optimizer to sgd or lars",
             )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError(
-                f"nesterov: {self.optimizer} has no Nesterov momentum here; leave it out, or set optimizer: "
-                "sgd and a momentum above 0"
+            raise ConfigError(
+                "nesterov",
+                None,
+                f"{self.optimizer} has no Nesterov momentum here",
+                "leave it out, or set optimizer: sgd and a momentum above 0",
             )
 
 
@@ -92,8 +96,11 @@ def check_ranks(options: FitOptions) -> None:
     """ConfigError if the samples of a step cannot be divided equally among the ranks."""
     if options.samples_per_step % world_size():
         raise ConfigError(
-            f"train.samples_per_step = {options.samples_per_step} cannot be divided among {world_size()} "
-            "ranks; use a multiple of the number of ranks"
+            "train.samples_per_step",
+            options.samples_per_step,
+            f"cannot be divided among {world_size()} ranks",
+            "use a multiple of the number of ranks",
+            colon=False,
         )
 
 

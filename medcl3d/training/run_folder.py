@@ -206,7 +206,9 @@ def _lock(path: Path) -> FileLock | None:
         status = read_status(path)
         holder = f"pid {status.get('pid')} on {status.get('host')}" if status else "another process"
         raise ConfigError(
-            f"{path}: {holder} is running in this folder; wait until it ends, or set another out_dir"
+            problem=f"{holder} is running in this folder",
+            remedy="wait until it ends, or set another out_dir",
+            place=path,
         ) from None
     except OSError as error:
         raise MachineError(
@@ -230,9 +232,10 @@ def _open(
         ]
         if lines:
             return ConfigError(
-                f"{path}: holds a run with another configuration "
-                f"({'; '.join(lines[:5])}{'; ...' if len(lines) > 5 else ''}); "
-                "set another out_dir, or remove the folder to start again"
+                problem="holds a run with another configuration "
+                f"({'; '.join(lines[:5])}{('; ...' if len(lines) > 5 else '')})",
+                remedy="set another out_dir, or remove the folder to start again",
+                place=path,
             )
         earlier = (
             json.loads((path / "provenance.json").read_text(encoding="utf-8"))
@@ -242,8 +245,9 @@ def _open(
         other = changed(earlier, provenance)
         if other:
             return ConfigError(
-                f"{path}: the data changed since this run started: {', '.join(other)}; "
-                "set another out_dir, or prepare the data as before"
+                problem=f"the data changed since this run started: {', '.join(other)}",
+                remedy="set another out_dir, or prepare the data as before",
+                place=path,
             )
     write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
     finished = read_status(path).get("state") == "done"

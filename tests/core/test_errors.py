@@ -45,7 +45,9 @@ def test_a_builder_extends_the_field_and_keeps_the_message() -> None:
     assert str(caught.value) == "crops: min_iou = 2 exceeds 1"
 
 
-def test_an_error_without_a_field_stays_without_one() -> None:
-    with pytest.raises(DataError) as caught, inside("pairs"):
-        raise DataError("a.nii", "truncated")
-    assert caught.value.field == ""
+def test_an_error_without_a_field_is_about_the_whole_part() -> None:
+    with pytest.raises(DataError) as caught, inside("pairs", "exclude"), inside("exclude", "inner"):
+        raise DataError("exclude", "no scan is an anchor")
+    assert (
+        caught.value.field == "pairs.exclude.inner" and str(caught.value) == "exclude: no scan is an anchor"
+    )

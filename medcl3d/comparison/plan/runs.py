@@ -154,7 +154,7 @@ def check_names(config: CompareConfig, name: str) -> None:
     """ConfigError if the comparison's own fields are not compatible; `name` is its file in messages."""
 
     def fail(where: str, message: str) -> ConfigError:
-        return ConfigError(f"{name}: {where}: {message}")
+        return ConfigError(where, None, message, place=name)
 
     direction = direction_of(config.metric)
     if direction is None and config.better is None:
@@ -322,8 +322,11 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
     check_comparable(runs, config, name)
     if config.stage == "confirm" and any(run.planned.get("measured_on") == "validation" for run in runs):
         raise ConfigError(
-            f"{name}: stage: a confirmation measures on test patients, not on validation patients; set "
-            "`stage: screen`"
+            "stage",
+            None,
+            "a confirmation measures on test patients, not on validation patients",
+            "set `stage: screen`",
+            place=name,
         )
     return runs
 
@@ -357,7 +360,8 @@ def check_comparable(runs: Sequence[Run], config: CompareConfig, name: str = "co
         lines = unexpected_differences(other, run, free_fields(run.command, config))
         if lines:
             raise ConfigError(
-                f"{name}: {other.command} {other.name!r} and {run.name!r} differ in more than what is "
-                f"compared: {'; '.join(lines)}. "
-                "Make them equal (`pretrain:` sets a field in all), or list the field in `may_differ`"
+                problem=f"{other.command} {other.name!r} and {run.name!r} differ in more than what is "
+                f"compared: {'; '.join(lines)}. Make them equal (`pretrain:` sets a field in all), "
+                "or list the field in `may_differ`",
+                place=name,
             )

@@ -91,8 +91,9 @@ def is_done(run: Run) -> bool:
     now = None if run.needs is None else encoder_hash(run.needs)
     if now is not None and read_json(run.folder / INPUTS).get("encoder_sha256") != now:
         raise ConfigError(
-            f"{run.folder}: started from another encoder than the current one in {run.needs}. "
-            "Delete the folder to run it again"
+            problem=f"started from another encoder than the current one in {run.needs}. Delete the folder to "
+            "run it again",
+            place=run.folder,
         )
     return True
 
@@ -123,8 +124,9 @@ def _refuse_another(run: Run, config_file: Path) -> None:
     if lines:
         shown = "; ".join([*lines[:5], *(["..."] if len(lines) > 5 else [])])
         raise ConfigError(
-            f"{run.folder}: holds another run: {shown}. Delete the folder to run it again, or choose "
-            "another out_dir"
+            problem=f"holds another run: {shown}. Delete the folder to run it again, or choose another "
+            "out_dir",
+            place=run.folder,
         )
 
 

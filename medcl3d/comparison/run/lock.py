@@ -28,7 +28,9 @@ def exclusive_start(folder: Path) -> Iterator[None]:
         holder = read_json(folder / HOLDER)
         who = f"pid {holder['pid']} on {holder['host']}" if holder else "another process"
         raise ConfigError(
-            f"{folder}: {who} is running a comparison in this folder; wait for it, or set another out_dir"
+            problem=f"{who} is running a comparison in this folder",
+            remedy="wait for it, or set another out_dir",
+            place=folder,
         ) from None
     except OSError as error:
         raise MachineError(

@@ -155,7 +155,7 @@ class SlurmLauncher:
         try:
             self._executor.update_parameters(name="medcl3d", **given)
         except (NameError, TypeError, ValueError) as error:
-            raise ConfigError(f"slurm: {' '.join(str(error).split())}") from None
+            raise ConfigError("slurm", None, " ".join(str(error).split())) from None
 
     def launch(self, runs: Sequence[Run]) -> list[Child]:
         """Submit runs as one array."""

@@ -26,18 +26,30 @@ def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) ->
         return
     if config.stage != "confirm":
         raise ConfigError(
-            f"{name}: screened: a screening does not confirm; remove the line, or set stage: confirm"
+            "screened",
+            None,
+            "a screening does not confirm",
+            "remove the line, or set stage: confirm",
+            place=name,
         )
     screening = load(find_config(str(config.screened)), (), CompareConfig)
     if screening.stage != "screen":
         raise ConfigError(
-            f"{name}: screened: {config.screened} is not a screening; set stage: screen there before it runs"
+            "screened",
+            None,
+            f"{config.screened} is not a screening",
+            "set stage: screen there before it runs",
+            place=name,
         )
     both = sorted(set(_seeds(screening)) & set(_seeds(config)))
     if both:
         free = screening.first_seed + screening.replicates
         raise ConfigError(
-            f"{name}: first_seed: {config.screened} used seed {both[0]}; set first_seed to {free} or more"
+            "first_seed",
+            None,
+            f"{config.screened} used seed {both[0]}",
+            f"set first_seed to {free} or more",
+            place=name,
         )
     seen = _tested(sorted((screening.out_dir / screening.measured_by[0]).rglob("results.json")))
     own = _tested([run.folder / "results.json" for run in runs if run.measures]) | _to_test(runs)

@@ -66,8 +66,7 @@ def find_derivative(
     for piece in label:
         if "-" in piece and piece.split("-", 1)[0] not in OF_A_DERIVATIVE:
             raise ConfigError(
-                f"source bids: label = {list(label)}: {piece!r} does not distinguish label maps; write dseg, "
-                "or desc-..."
+                "label", list(label), f"{piece!r} does not distinguish label maps", "write dseg, or desc-..."
             )
     suffixes = tuple(piece for piece in label if "-" not in piece) or SUFFIXES
     derivatives, wanted = root / "derivatives", frozenset(label)

@@ -39,19 +39,13 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     maps = _Pattern("label", label) if label else None
     unknown = sorted(set(maps.names) - set(images.names)) if maps else []
     if unknown:
-        raise ConfigError(
-            f"source folder: label = {label!r}: {{{unknown[0]}}} is not in pattern = {pattern!r}; add it "
-            "there"
-        )
+        raise ConfigError("label", label, f"{{{unknown[0]}}} is not in pattern = {pattern!r}", "add it there")
     if label == pattern:
-        raise ConfigError(
-            f"source folder: label = {label!r}: is also the pattern of the images; write a different pattern"
-        )
+        raise ConfigError("label", label, "is also the pattern of the images", "write a different pattern")
     near = similar_columns(images.names)
     if "patient" in near:
         raise ConfigError(
-            f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: "
-            f"{patient_column_remedy(near['patient'])}"
+            "pattern", pattern, f"{{{near['patient']}}}: {patient_column_remedy(near['patient'])}"
         )
     rows: list[dict[str, str]] = []
     labels: dict[tuple[str, ...], str] = {}
@@ -97,23 +91,25 @@ class _Pattern:
     def __init__(self, field: str, text: str):
         self.field, self.text = field, text
         if text.startswith("/") or ".." in text.split("/"):
-            raise ConfigError(f"source folder: {field} = {text!r}: leaves the root; write a path below it")
+            raise ConfigError(field, text, "leaves the root", "write a path below it")
         parts = re.split(r"(\{[A-Za-z_]\w*\}|\*\*/|\*)", text)
         if any(c in part for part in parts[::2] for c in "{}"):
-            raise ConfigError(
-                f"source folder: {field} = {text!r}: a name in braces has letters, digits and _, as "
-                "{patient}"
-            )
+            raise ConfigError(field, text, "a name in braces has letters, digits and _, as {patient}")
         self.names = list(dict.fromkeys(part[1:-1] for part in parts[1::2] if part.startswith("{")))
         wrong = [name for name in self.names if name in RESERVED]
         if wrong:
             raise ConfigError(
-                f"source folder: {field} = {text!r}: {{{wrong[0]}}} is a column of paths; choose another name"
+                field,
+                text,
+                f"{{{wrong[0]}}} is a column of paths",
+                "choose another name",
             )
         if not self.names and field == "pattern":
             raise ConfigError(
-                f"source folder: {field} = {text!r}: has no name in braces; write {{patient}} in place of "
-                "the patient's id"
+                field,
+                text,
+                "has no name in braces",
+                "write {patient} in place of the patient's id",
             )
         self._lazy, self._greedy = (re.compile(_expression(parts, more)) for more in ("?", ""))
 

@@ -140,13 +140,13 @@ def _output(out: Path, target: Path, name: str) -> Path:
     if not is_volume(out.name):
         if out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
             raise ConfigError(
-                f"--out = {out}: labels are written as NIfTI; use a name that ends in .nii.gz, or a folder"
+                "--out", out, "labels are written as NIfTI", "use a name that ends in .nii.gz, or a folder"
             )
         return out / f"{_stem(name)}.nii.gz"
     if not out.name.endswith(VOLUMES):
-        raise ConfigError(f"--out = {out}: extension not in lower case; use .nii.gz")
+        raise ConfigError("--out", out, "extension not in lower case", "use .nii.gz")
     if target.is_dir():
-        raise ConfigError(f"--out = {out}: {target} is a folder of scans; use a folder for their labels")
+        raise ConfigError("--out", out, f"{target} is a folder of scans", "use a folder for their labels")
     return out
 
 
@@ -174,13 +174,14 @@ def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, forc
         for file in scan.files(probabilities):
             if file in of:
                 raise ConfigError(
-                    f"--out: {of[file].name} and {scan.name} would both be written to {file}; rename one, "
-                    "or segment them separately"
+                    problem=f"{of[file].name} and {scan.name} would both be written to {file}",
+                    remedy="rename one, or segment them separately",
+                    place="--out",
                 )
             of[file] = scan
     own = {scan.path.resolve() for scan in scans} & {file.resolve() for file in of}
     if own:
-        raise ConfigError(f"--out: {min(own)} is an input scan; use another folder")
+        raise ConfigError(problem=f"{min(own)} is an input scan", remedy="use another folder", place="--out")
     if force:
         return list(scans)
     existing = {file for file in of if file.exists()}
@@ -191,8 +192,10 @@ def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, forc
     ]
     if foreign:
         raise ConfigError(
-            f"--out: {len(foreign)} files exist already that this run did not write for these scans, for "
-            f"example {foreign[0]}; use another folder, or --force to replace them"
+            problem=f"{len(foreign)} files exist already that this run did not write for these scans, for "
+            f"example {foreign[0]}",
+            remedy="use another folder, or --force to replace them",
+            place="--out",
         )
     return [scan for scan in scans if not existing.issuperset(scan.files(probabilities))]
 

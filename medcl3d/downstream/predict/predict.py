@@ -23,7 +23,7 @@ from torch import nn
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import STRICT
 from medcl3d.config.loading import parse
-from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
+from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError, Word
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
@@ -192,12 +192,14 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
             if state
             else "not a run folder of a fine-tuning; use one, for example runs/fine"
         )
-        raise ConfigError(f"{run}: holds no {WEIGHTS}, {why}")
+        raise ConfigError(problem=f"holds no {WEIGHTS}, {why}", place=run)
     sidecar = read_sidecar(path)
     lacking = [name for name in NEEDED if name not in sidecar]
     if lacking:
         raise ConfigError(
-            f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again"
+            problem=f"lacks {', '.join(lacking)}",
+            remedy="copy it from the run folder again",
+            place=path.with_suffix(".json"),
         )
     described = parse(
         {"task": sidecar["task"], "encoder": sidecar["architecture"]},
@@ -207,8 +209,9 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     task = TASKS.build(described.task)
     if not isinstance(task, Segmentation):
         raise ConfigError(
-            f"{run}: was trained for {described.task.name}, but predict writes label maps; use a run of "
-            "segmentation"
+            problem=f"was trained for {described.task.name}, but predict writes label maps",
+            remedy="use a run of segmentation",
+            place=run,
         )
     classes = task.chosen(
         {int(value): name for value, name in sidecar["label_names"].items()}, path.with_suffix(".json")
@@ -219,13 +222,16 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(
-            f"{path}: not a complete safetensors file ({error}); fine-tune again, or copy it again"
+            problem=f"not a complete safetensors file ({error})",
+            remedy="fine-tune again, or copy it again",
+            place=path,
         ) from None
     mismatch = compare(weights, model.state_dict())
     if mismatch.any:
         raise ConfigError(
-            f"{path}: not the network of {path.with_suffix('.json').name}: {mismatch.words()}; copy both "
-            "again"
+            problem=f"not the network of {path.with_suffix('.json').name}: {mismatch.words()}",
+            remedy="copy both again",
+            place=path,
         )
     model.load_state_dict(weights)
     options = {**sidecar["intensity"], "kind": _kind(run, str(sidecar["intensity"]["kind"]), intensity)}
@@ -241,12 +247,13 @@ def _kind(run: Path, trained: str, intensity: str | None) -> str:
     kinds = trained.split("+")
     if intensity is None and len(kinds) > 1:
         raise ConfigError(
-            f"{run}: trained on intensities of kinds {trained}; set that of these scans, as --intensity "
-            f"{kinds[0]}"
+            problem=f"trained on intensities of kinds {trained}",
+            remedy=f"set that of these scans, as --intensity {kinds[0]}",
+            place=run,
         )
     if intensity is not None and intensity not in kinds:
         raise ConfigError(
-            f"--intensity = {intensity}: {run} was trained on {trained}; use {' or '.join(kinds)}"
+            "--intensity", Word(intensity), f"{run} was trained on {trained}", f"use {' or '.join(kinds)}"
         )
     return intensity or kinds[0]
 

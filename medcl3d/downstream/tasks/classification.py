@@ -194,18 +194,21 @@ class Classification(CropClassification):
         table = store.collection.table
         if self.target not in table:
             raise ConfigError(
-                f"task.classification.target = {self.target!r}: {store.root / 'manifest.csv'} has no such "
-                "column; "
-                f"it has {', '.join(map(str, table.columns))}"
+                "task.classification.target",
+                self.target,
+                f"{store.root / 'manifest.csv'} has no such column",
+                f"it has {', '.join(map(str, table.columns))}",
             )
         values: np.ndarray = table[self.target].fillna("").astype(str).to_numpy()
         found = set(values) - {""}
         if not 2 <= len(found) <= MAX_CLASSES:
             examples = ", ".join(sorted(found)[:5])
             raise ConfigError(
-                f"task.classification.target = {self.target!r}: the column has {len(found)} different "
-                f"values ({examples}), too {'few' if len(found) < 2 else 'many'} for classes; use a column "
-                f"with 2 to {MAX_CLASSES}"
+                "task.classification.target",
+                self.target,
+                f"the column has {len(found)} different values ({examples}), too "
+                f"{('few' if len(found) < 2 else 'many')} for classes",
+                f"use a column with 2 to {MAX_CLASSES}",
             )
         return values
 

@@ -36,6 +36,8 @@ from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 
+FIELD = "task.multilabel.targets"
+
 
 @TASKS.register("multilabel")
 @dataclass(frozen=True, kw_only=True)
@@ -73,34 +75,38 @@ class Multilabel:
         self.truth(store)
 
     def _read(self, store: Store) -> np.ndarray:
-        table, where = store.collection.table, "task.multilabel.targets"
+        table = store.collection.table
         duplicates = sorted({name for name in self.targets if self.targets.count(name) > 1})
         missing = [name for name in self.targets if name not in table]
         if duplicates or missing:
             columns = ", ".join(map(str, table.columns))
             lacks = f"{store.root / 'manifest.csv'} has no column {', '.join(missing)}; it has {columns}"
             raise ConfigError(
-                f"{where}: {lacks if missing else f'{duplicates[0]} is listed twice; list it once'}"
+                FIELD, None, lacks if missing else f"{duplicates[0]} is listed twice; list it once"
             )
         return np.stack([self._column(table, name) for name in self.targets], axis=1)
 
     def _column(self, table: pd.DataFrame, name: str) -> np.ndarray:
-        where = f"task.multilabel.targets: {name!r}"
         given = table[name].replace("", np.nan)
         found = pd.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64)
         wrong = given.notna().to_numpy() & ~np.isin(found, (0, 1))
         if wrong.any():
             raise ConfigError(
-                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is neither 0, 1 "
-                "nor empty; use one column per finding (for names in one cell: pandas' str.get_dummies), "
-                "with empty cells for uncertain findings"
+                FIELD,
+                None,
+                f"{name!r}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is neither 0, 1 "
+                "nor empty",
+                "use one column per finding (for names in one cell: pandas' str.get_dummies), with "
+                "empty cells for uncertain findings",
             )
         values = set(found[~np.isnan(found)].tolist())
         if len(values) < 2:
             problem = "all scans have it" if values == {1.0} else "no scan has it"
             raise ConfigError(
-                f"{where}: {problem if values else 'unknown for all scans'}, so it cannot be classified; "
-                "remove it"
+                FIELD,
+                None,
+                f"{name!r}: {problem if values else 'unknown for all scans'}, so it cannot be classified",
+                "remove it",
             )
         return found
 

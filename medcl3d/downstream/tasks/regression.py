@@ -33,6 +33,8 @@ from medcl3d.evaluation.metrics.regression import regression_metrics
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 
+FIELD = "task.regression.target"
+
 
 class Regressor(nn.Module):
     """A linear layer on normalised features; `mean` and `scale` convert its output to units of the target."""
@@ -85,19 +87,23 @@ class Regression:
         return self._known[store.root]
 
     def _read(self, store: Store) -> np.ndarray:
-        table, where = store.collection.table, f"task.regression.target = {self.target!r}"
+        table = store.collection.table
         if self.target not in table:
             raise ConfigError(
-                f"{where}: {store.root / 'manifest.csv'} has no such column; it has "
-                f"{', '.join(map(str, table.columns))}"
+                FIELD,
+                self.target,
+                f"{store.root / 'manifest.csv'} has no such column",
+                f"it has {', '.join(map(str, table.columns))}",
             )
         given = table[self.target].replace("", np.nan)
         found = pd.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64)
         wrong = given.notna().to_numpy() & ~np.isfinite(found)
         if wrong.any():
             raise ConfigError(
-                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is not a number; "
-                "correct the manifest"
+                FIELD,
+                self.target,
+                f"{given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is not a number",
+                "correct the manifest",
             )
         return found
 
@@ -132,8 +138,10 @@ class Regression:
         spread = float(known.std())
         if spread == 0:
             raise ConfigError(
-                f"task.regression.target = {self.target!r}: all labelled scans have {known[0]:g}; use more "
-                "scans or another column"
+                FIELD,
+                self.target,
+                f"all labelled scans have {known[0]:g}",
+                "use more scans or another column",
             )
         self._units[store.root] = float(known.mean()), spread
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)

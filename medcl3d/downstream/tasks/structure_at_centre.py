@@ -59,8 +59,10 @@ class StructureAtCentre(CropClassification):
             )
             if len(chosen) < 2:
                 raise ConfigError(
-                    f"task.structure_at_centre: the labels of {store.root} have {len(chosen)} structures, "
-                    "at least two are needed; prepare scans with their label maps"
+                    "task.structure_at_centre",
+                    None,
+                    f"the labels of {store.root} have {len(chosen)} structures, at least two are needed",
+                    "prepare scans with their label maps",
                 )
             self._known[store.root] = {value: store.label_names[value] for value in chosen}
         return self._known[store.root]
