@@ -97,11 +97,12 @@ class PairDataset(Dataset[PairBatch]):
         self.scans: ScanSelection = pretraining_scans(opened, config)
         self.anchors = self.strategy.anchors(self.scans.collection)
         batch_grouping = batch_grouping_of(self.strategy, self.scans.collection)
-        if batch_grouping is not None and samples_per_step % batch_grouping.group_size:
+        if batch_grouping is not None and samples_per_step % batch_grouping.samples_per_group:
             raise ConfigError(
                 "samples_per_step",
                 samples_per_step,
-                f"is not a multiple of the strategy's batch grouping, {batch_grouping.group_size} samples",
+                "is not a multiple of the strategy's batch grouping, "
+                f"{batch_grouping.samples_per_group} samples",
                 "use one",
                 owner="PairDataset",
                 colon=False,

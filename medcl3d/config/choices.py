@@ -13,6 +13,7 @@ from medcl3d.config.field_types import Choice
 from medcl3d.config.json_schema import type_words
 from medcl3d.config.plain import plain
 from medcl3d.config.registry import Registry, parse_fields
+from medcl3d.config.renamed_fields import with_present_names
 from medcl3d.config.suggestions import did_you_mean
 from medcl3d.config.validation_errors import problems
 from medcl3d.core.errors import ConfigError
@@ -51,6 +52,8 @@ def _choice(registry: Registry, value: Any) -> Choice:
             f"no {registry.kind} has this name{did_you_mean(name, registry.names())}",
             f"choose from {', '.join(registry.names())}",
         )
+    if isinstance(given, Mapping):
+        given = with_present_names(given, registry.renamed(name), f"{name}: ")
     fields = registry.schema(name)
     try:
         parsed = fields.validate_json(json.dumps(given or {}, default=str), strict=True)

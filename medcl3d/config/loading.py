@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from medcl3d.config.overrides import Schema, value_of
+from medcl3d.config.overrides import Schema, json_schema_of, value_of
 from medcl3d.config.plain import plain
+from medcl3d.config.present_names import present_path, present_paths, use_present_names
 from medcl3d.config.suggestions import did_you_mean
 from medcl3d.config.validate import T, _in_memory, _validate, line_of
 from medcl3d.config.yaml_tree import COMMAND_LINE, Tree
@@ -70,15 +71,18 @@ def load(
 
 def _overridden(tree: Tree, overrides: Sequence[str] | Mapping[str, Any], model: type[T], name: str) -> T:
     """A validated tree, with some of its fields replaced."""
-    adapter = TypeAdapter(model)
+    schemas = [json_schema_of(model)]
+    use_present_names(tree, schemas, name)
     if isinstance(overrides, Mapping):
-        for key, value in overrides.items():
-            _set(tree, key, copy.deepcopy(value))
+        paths = present_paths(list(overrides), schemas)
+        for path, value in zip(paths, overrides.values(), strict=True):
+            _set(tree, path, copy.deepcopy(value))
     else:
-        schemas = [adapter.json_schema()] if overrides else []
+        present_paths([text.partition("=")[0] for text in overrides], schemas)
         for text in overrides:
             override(tree, text, schemas)
-    return _validate(tree, adapter, name)
+    use_present_names(tree, schemas, name)  # in the values of overrides
+    return _validate(tree, TypeAdapter(model), name)
 
 
 def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
@@ -86,6 +90,7 @@ def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
     override.
     """
     path, equals, value = text.partition("=")
+    path = present_path(path, schemas)
     where = tuple(path.split("."))
     if not equals or not all(where):
         raise ConfigError(
@@ -104,9 +109,14 @@ def _set(tree: Tree, path: str, value: Any) -> None:
         raise
 
 
-def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
-    """Validate a configuration in memory; `name` is the file in messages."""
-    return _validate(_in_memory(tree), TypeAdapter(model), name)
+def parse(tree: Mapping[str, Any], model: type[T], name: str, quiet: bool = False) -> T:
+    """Validate a configuration in memory; `name` is the file in messages.
+
+    quiet: without a FutureWarning for former names of fields.
+    """
+    given = _in_memory(tree)
+    use_present_names(given, [json_schema_of(model)], name, quiet)
+    return _validate(given, TypeAdapter(model), name)
 
 
 def read_options(texts: Sequence[str], schemas: Sequence[Schema] = ()) -> dict[str, Any]:
@@ -114,23 +124,27 @@ def read_options(texts: Sequence[str], schemas: Sequence[Schema] = ()) -> dict[s
     override.
     """
     tree = Tree("{}")
+    present_paths([text.partition("=")[0] for text in texts], schemas)
     for text in texts:
         override(tree, text, schemas)
     return dict(tree.value)
 
 
-def locate(error: UserError, path: Path, overrides: Sequence[str]) -> None:
+def locate(error: UserError, path: Path, overrides: Sequence[str], schemas: Sequence[Schema] = ()) -> None:
     """Set the line of a component's error, since components have no access to the file.
 
     An error without a field whose place is a value of the file, such as the folder of the data, gets the line
     of that value. Any other error is left unchanged.
+
+    schemas: JSON Schemas of the file, for former names of fields.
     """
     if error.line or not (error.where or error.place):  # `load` has set it, or nothing can
         return
     try:
         tree = Tree(_read(path))
+        use_present_names(tree, schemas, str(path), quiet=True)
         for text in overrides:
-            override(tree, text)
+            override(tree, text, schemas)
     except (ConfigError, yaml.YAMLError, AttributeError):  # `load` has reported it
         return
     where = tree.find(error.where or (error.place,))

@@ -14,13 +14,13 @@ def scores_of(z: Tensor, prototypes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sinkhorn(scores: Tensor, sharpness: float, iterations: int) -> Tensor:
-    """Codes ``Float[N, K]``: e^(scores / sharpness), scaled to equal use of all prototypes; rows sum to 1.
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Codes ``Float[N, K]``: e^(scores / epsilon), scaled to equal use of all prototypes; rows sum to 1.
 
     Computed in logarithms, since values up to e^(1 / 0.05) would lose precision. Source: SwAV (Caron et al.,
     NeurIPS 2020, eq. 3 to 5); Cuturi, NeurIPS 2013.
     """
-    log_q = scores / sharpness
+    log_q = scores / epsilon
     for _ in range(iterations):
         log_q = log_q - torch.logsumexp(log_q, 0, keepdim=True)
         log_q = log_q - torch.logsumexp(log_q, 1, keepdim=True)

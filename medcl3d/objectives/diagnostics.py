@@ -145,7 +145,7 @@ class Watch:
         found = {
             "positives": f"{without_positive:g} anchors of this batch have no positive and do not "
             "contribute to "
-            "the loss; draw more samples per step, or raise `together` if the strategy has that field"
+            "the loss; draw more samples per step, or raise `group_size` if the strategy has that field"
             if without_positive
             else "",
             "negatives": f"{negatives:.2g} effective negatives per anchor: little prevents collapse; draw "

@@ -23,14 +23,14 @@ from medcl3d.pairs.batch_grouping import BatchGrouping
 from medcl3d.pairs.metadata_similarity import require_columns, without_missing
 
 
-@PAIRS.register("class_labels")
+@PAIRS.register("class_labels", renamed={"together": "group_size"})
 @dataclass(frozen=True, kw_only=True)
 class ClassLabels:
     """Positives are views of scans with one label. M = 1 - P.
 
     column      column of the manifest: `class`, or a metadata column
     inner       the strategy that draws the views
-    together    group size: number of patients of one label that share a batch (1: no grouping)
+    group_size  number of patients of one label that share a batch (1: no grouping)
     on_missing  a scan without a label. own_group: it attracts within its sample only; drop: it starts no
                 sample; error: it is refused
 
@@ -40,7 +40,7 @@ class ClassLabels:
 
     column: str = "class"
     inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]  # of the registry
-    together: PositiveInt = 2
+    group_size: PositiveInt = 2
     on_missing: Literal["own_group", "drop", "error"] = "own_group"
 
     @cached_property
@@ -62,17 +62,16 @@ class ClassLabels:
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the inner strategy, filtered by `on_missing`.
 
-        DataError if labels are missing, all equal, or each has fewer than `together` patients.
+        DataError if labels are missing, all equal, or each has fewer than `group_size` patients.
         """
         require_columns("class_labels", collection, {self.column: "equal"})
         labels, patients = collection.column(self.column), collection.columns["patient"]
         pairs = set(zip(patients, labels, strict=True))
         most = max(Counter(label for _, label in pairs if label == label).values())  # NaN differs from itself
-        if most < self.together:
+        if most < self.group_size:
             raise DataError(
-                f"class_labels: together = {self.together} patients of one {self.column}, but no value has "
-                f"more than {most}; "
-                f"lower together to {most}"
+                f"class_labels: group_size = {self.group_size} patients of one {self.column}, but no value "
+                f"has more than {most}; lower group_size to {most}"
             )
         with inside("class_labels", "inner"):
             anchors = self.strategies[0].anchors(collection)
@@ -80,7 +79,7 @@ class ClassLabels:
 
     def _batch_grouping(self, collection: Collection) -> BatchGrouping | None:
         """Groups of patients with one label."""
-        if self.together == 1:
+        if self.group_size == 1:
             return None
         labels = collection.column(self.column)
 
@@ -88,7 +87,7 @@ class ClassLabels:
             same: np.ndarray = (labels == labels[scan]).astype(np.float64)
             return same
 
-        return BatchGrouping(self.together, affinity, collection.columns["patient"])
+        return BatchGrouping(self.group_size, affinity, collection.columns["patient"])
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""

@@ -17,12 +17,14 @@ from medcl3d.core.warning_summary import first_reasons, summarise_warnings
 from medcl3d.datasets.columns import MISSING
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import write_json, write_text
+from medcl3d.preprocessing.body_frame import register_bodies
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.output_folder import _remove_departed, _remove_unlisted
 from medcl3d.preprocessing.report import _csv
 from medcl3d.preprocessing.scan_task import Outcome
 from medcl3d.preprocessing.split import _draw_options, split_of
 from medcl3d.store.content_hashes import OF_SOURCE, duplicate_groups
+from medcl3d.store.registered import REGISTERED
 from medcl3d.store.splits import Split, write_split
 from medcl3d.store.stored_scan import SCHEMA, stored_names
 
@@ -65,6 +67,10 @@ def finish(
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in sorted(classes)}
     write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
     write_split(out / "split.json", split, options.seed, _draw_options(options))
+    if options.body_coordinates == "affine":
+        register_bodies(out, table, split.train, options.workers, say)
+    else:
+        (out / REGISTERED).unlink(missing_ok=True)
     summary = {
         "schema": SCHEMA,
         "source": origin,

@@ -44,6 +44,8 @@ class PrepareOptions:
     crop              none, or body: voxels outside the body's box are not stored
     label_interpolation  for resampled label maps: nearest, or linear (the class with the largest interpolated
                          share)
+    body_coordinates  middle: mm from the middle of the body; affine: each scan is registered to one training
+                      scan, about a second per scan, so that positions agree better across patients
     store_as          float16, or int16 with one scale per scan: finer, and integers stay exact
     store             npy, read as memory maps; or blosc2, compressed: a third to a half of the disk space,
                       but more processor time per crop
@@ -66,6 +68,7 @@ class PrepareOptions:
     channels: Channels = "error"
     crop: Crop = "none"
     label_interpolation: LabelInterpolation = "nearest"
+    body_coordinates: Literal["middle", "affine"] = "middle"
     store_as: StoreAs = "float16"
     store: Container = "npy"
     test_fraction: Fraction = 0.25

@@ -52,7 +52,7 @@ def open_folder(
     write_json(started, {"schema": SCHEMA, "source": origin, "options": options})
 
 
-OUTPUT_NAMES = ("prepared.json", "manifest.csv", "report.csv", "split.json", "store")
+OUTPUT_NAMES = ("prepared.json", "registered.json", "manifest.csv", "report.csv", "split.json", "store")
 
 
 def refuse_foreign(out: Path, root: Path | None) -> None:

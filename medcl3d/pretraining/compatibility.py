@@ -108,15 +108,15 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Object
 def check_batch_grouping(config: PretrainConfig, batch_grouping: BatchGrouping | None) -> None:
     """ConfigError if a batch does not hold whole groups of samples."""
     samples = config.train.samples_per_step
-    if batch_grouping is None or samples % batch_grouping.group_size == 0:
+    if batch_grouping is None or samples % batch_grouping.samples_per_group == 0:
         return
-    sizes = {"together": batch_grouping.together, "samples_per_scan": batch_grouping.samples_per_scan}
+    sizes = {"group_size": batch_grouping.group_size, "samples_per_scan": batch_grouping.samples_per_scan}
     named = " times ".join(f"{field} = {size}" for field, size in sizes.items() if size > 1)
     raise ConfigError(
         "train.samples_per_step",
         samples,
         f"is not a multiple of pairs.{config.pairs.name}: {named}",
-        f"use {max(1, samples // batch_grouping.group_size) * batch_grouping.group_size}",
+        f"use {max(1, samples // batch_grouping.samples_per_group) * batch_grouping.samples_per_group}",
         colon=False,
     )
 

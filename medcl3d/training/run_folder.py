@@ -259,10 +259,13 @@ def _open(
     return resumed, finished
 
 
-def with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
-    """The configuration of a run, read from `file`, with current defaults of `model` for missing fields."""
+def with_defaults(old: Any, model: type[Any] | None, file: Path, quiet: bool = False) -> Any:
+    """The configuration of a run, read from `file`, with current defaults of `model` for missing fields.
+
+    quiet: without a FutureWarning for former names of fields.
+    """
     try:
-        return old if model is None else plain(parse(old, model, str(file)))
+        return old if model is None else plain(parse(old, model, str(file), quiet))
     except ConfigError:
         # This version refuses the old configuration: compare it unchanged, so that the message names fields.
         return old

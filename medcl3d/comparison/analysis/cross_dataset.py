@@ -49,29 +49,29 @@ class CrossDatasetRanking:
 
 
 def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRanking | None:
-    """Rank the arms over this comparison and those listed in `across`; None if it lists none.
+    """Rank the arms over this comparison and those listed in `cross_dataset_ranking`; None if it lists none.
 
     ConfigError if one of them has the opposite direction of better, is a screening, or read the data of
     another.
     """
-    if not config.across:
+    if not config.cross_dataset_ranking:
         return None
     values = {_label(config): {name: float(np.mean(found)) for name, found in analysis.values.items()}}
     scales = {_label(config): _scaled(config, values[_label(config)], _high_of(analysis, config))}
     read_by = dict.fromkeys(data_of(config), _label(config))
     waiting: list[str] = []
-    for path in config.across:
+    for path in config.cross_dataset_ranking:
         other = with_controls(load(find_config(str(path)), (), CompareConfig))
         if other.higher != config.higher:
             raise ConfigError(
-                "across",
+                "cross_dataset_ranking",
                 None,
                 f"{other.metric} in {path} and {config.metric} here have opposite directions of better",
                 "use metrics of one direction",
             )
         if other.stage == "screen":
             raise ConfigError(
-                "across",
+                "cross_dataset_ranking",
                 None,
                 f"{path} is a screening, which only selects candidates",
                 "name its confirmation",
@@ -83,7 +83,7 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRankin
         )
         if twice is not None:
             raise ConfigError(
-                "across",
+                "cross_dataset_ranking",
                 None,
                 f"{path} uses the same data as {twice}",
                 "each data set counts once, so remove one",

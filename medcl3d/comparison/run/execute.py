@@ -114,7 +114,7 @@ def _refuse_another(run: Run, config_file: Path) -> None:
         return [line for line in differences(old, run.planned) if not line.startswith(free)]
 
     # Filling in defaults takes longer than comparing, and most runs have all fields.
-    lines = changed(found) and changed(with_defaults(found, model_of(run.command), config_file))
+    lines = changed(found) and changed(with_defaults(found, model_of(run.command), config_file, quiet=True))
     if run.moved_to is not None and run.needs is not None:
         # The encoder was moved too, but its path below out_dir must be the planned one: otherwise this is
         # another arm's run.
