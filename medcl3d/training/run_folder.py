@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from medcl3d.config.loading import parse
-from medcl3d.config.plain import differences, plain
+from medcl3d.config.plain import differences, listed, plain
 from medcl3d.core.errors import ConfigError, MachineError, UserError
 from medcl3d.distributed.collectives import from_rank_zero, rank
 from medcl3d.distributed.environment import checkout, device_name
@@ -227,13 +227,10 @@ def _open(
     resumed = file.is_file()
     if resumed:
         old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
-        lines = [
-            line for line in differences(old, dict(config)) if not line.split(":")[0].startswith(FREE_FIELDS)
-        ]
-        if lines:
+        others = [found for found in differences(old, dict(config)) if not found.within(FREE_FIELDS)]
+        if others:
             return ConfigError(
-                problem="holds a run with another configuration "
-                f"({'; '.join(lines[:5])}{('; ...' if len(lines) > 5 else '')})",
+                problem=f"holds a run with another configuration ({listed(others, 5)})",
                 remedy="set another out_dir, or remove the folder to start again",
                 place=path,
             )

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from medcl3d.config.choices import choice_in_list, choice_of
 from medcl3d.config.field_types import STRICT, Choice, Fraction, NonNegativeInt, Positive, Size
 from medcl3d.config.loading import load, locate, parse
-from medcl3d.config.plain import differences, plain
+from medcl3d.config.plain import Difference, differences, listed, plain
 from medcl3d.config.registry import Registry
 from medcl3d.core.errors import ConfigError, DataError, UserError
 
@@ -173,7 +173,18 @@ def test_a_file_too_large_or_not_text_is_refused(tmp_path: Path) -> None:
 def test_plain_is_the_inverse_of_parse(tmp_path: Path) -> None:
     config = read(tmp_path, GOOD)
     assert parse(plain(config), Outer, "memory") == config
-    assert differences(plain(config), plain(read(tmp_path, GOOD, "seed=3"))) == ["seed: 0 -> 3"]
+    assert differences(plain(config), plain(read(tmp_path, GOOD, "seed=3"))) == [Difference(("seed",), 0, 3)]
+
+
+def test_differences_are_values_with_one_text() -> None:
+    found = differences({"a": {"b": 1, "c": 2}, "d": "x"}, {"a": {"b": 1, "c": 3}, "ab": [4]})
+    assert found == [
+        Difference(("a", "c"), 2, 3),
+        Difference(("d",), "x", None),
+        Difference(("ab",), None, [4]),
+    ]
+    assert [one.field for one in found if one.within(["a", "d"])] == ["a.c", "d"]
+    assert listed(found, 2) == "a.c: 2 -> 3; d: 'x' -> None; ..." and listed(found[:1]) == "a.c: 2 -> 3"
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)

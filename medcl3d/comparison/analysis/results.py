@@ -159,7 +159,7 @@ def progress(runs: Sequence[Run], config: CompareConfig) -> tuple[int, int]:
 
 
 def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Differences of each pretraining and each arm of one replicate from the first, one line per field."""
+    """Differences of each pretraining and each arm of one replicate from the first."""
     rows: list[dict[str, Any]] = []
     for command in MODELS:
         same = [
@@ -169,10 +169,8 @@ def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
         ]
         same = [run for run in same if run.cell == same[0].cell]
         for run in same[1:]:
-            lines = [
-                line for line in differences(same[0].planned, run.planned) if not line.startswith("out_dir:")
-            ]
-            rows.append({"what": f"{command} {run.name}", "other": same[0].name, "lines": lines})
+            found = [one for one in differences(same[0].planned, run.planned) if one.field != "out_dir"]
+            rows.append({"what": f"{command} {run.name}", "other": same[0].name, "differences": found})
     return rows
 
 
@@ -180,10 +178,8 @@ def also_differing(runs: Sequence[Run]) -> list[str]:
     """A sentence on the fields in which arms differ besides what is compared, if any (the file may allow
     them).
     """
-    lines = [
-        line for row in contrasts(runs) for line in row["lines"] if not line.startswith(("init:", *COMPARED))
-    ]
-    named = ", ".join(sorted({line.split(":")[0] for line in lines}))
+    found = [one for row in contrasts(runs) for one in row["differences"]]
+    named = ", ".join(sorted({one.field for one in found if not one.within(("init", *COMPARED))}))
     confounded = (
         f"Besides pairs, objective and placebo, the arms' runs differ in {named}, which may "
         "explain differences."

@@ -19,7 +19,7 @@ from typing import Any
 from medcl3d.comparison.plan.config import Command, CompareConfig, Recipe
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
-from medcl3d.config.plain import differences, plain
+from medcl3d.config.plain import Difference, differences, listed, plain
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.metrics.directions import direction_of
 
@@ -345,11 +345,10 @@ def free_fields(command: Command, config: CompareConfig) -> list[str]:
     return ["out_dir", "init", *(k for arm in config.arms.values() for k in dotted(arm.set))]
 
 
-def unexpected_differences(a: Run, b: Run, free: Iterable[str]) -> list[str]:
-    """Differences of two runs other than the fields in which they may differ, one line per field."""
+def unexpected_differences(a: Run, b: Run, free: Iterable[str]) -> list[Difference]:
+    """Differences of two runs other than the fields in which they may differ."""
     free = tuple(free)
-    lines = differences(a.planned, b.planned)
-    return [line for line in lines if not any(line.startswith((f"{key}:", f"{key}.")) for key in free)]
+    return [found for found in differences(a.planned, b.planned) if not found.within(free)]
 
 
 def check_comparable(runs: Sequence[Run], config: CompareConfig, name: str = "comparison") -> None:
@@ -357,11 +356,11 @@ def check_comparable(runs: Sequence[Run], config: CompareConfig, name: str = "co
     first: dict[tuple[str, Cell, int, int | None], Run] = {}
     for run in runs:
         other = first.setdefault((run.command, run.cell, run.seed, run.fold), run)
-        lines = unexpected_differences(other, run, free_fields(run.command, config))
-        if lines:
+        unexpected = unexpected_differences(other, run, free_fields(run.command, config))
+        if unexpected:
             raise ConfigError(
                 problem=f"{other.command} {other.name!r} and {run.name!r} differ in more than what is "
-                f"compared: {'; '.join(lines)}. Make them equal (`pretrain:` sets a field in all), "
+                f"compared: {listed(unexpected)}. Make them equal (`pretrain:` sets a field in all), "
                 "or list the field in `may_differ`",
                 place=name,
             )
