@@ -181,7 +181,7 @@ def prepare(
     given = prepare_options(source, read_options(options or [], option_schemas(source)))
     if "=" in root and not at_home(Path(root)).exists():
         raise DataError(
-            f"{root}: no such file or folder; give ROOT, which {source} reads, before any KEY=VALUE"
+            root, "no such file or folder", f"give ROOT, which {source} reads, before any KEY=VALUE"
         )
     place = None if root == "-" else at_home(Path(root))
     if check:

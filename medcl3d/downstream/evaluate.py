@@ -251,7 +251,7 @@ def _scans_of_sides(config: EvaluateConfig, store: Store, split: Split) -> tuple
     test = [int(row) for row in np.flatnonzero(on_test_side)]
     if not test:
         raise DataError(
-            f"{store.root}: no test scan; prepare with a larger test_fraction, or set other modalities"
+            store.root, "no test scan", "prepare with a larger test_fraction, or set other modalities"
         )
     return train, test
 

@@ -14,7 +14,7 @@ from medcl3d.config.loading import parse
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple, triple
-from medcl3d.downstream.transfer import load_weights, read_sidecar, weights_path
+from medcl3d.downstream.transfer import RUN, load_weights, read_sidecar, weights_path
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.module import passing
 from medcl3d.encoders.network import Network, build_network
@@ -83,8 +83,8 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
         )
     try:
         path = weights_path(folder)
-    except ConfigError as error:  # its field is that of a fine-tuning
-        raise ConfigError(str(error).removeprefix("init = ").replace(", or scratch", "")) from None
+    except ConfigError as error:  # of the field of a fine-tuning
+        raise ConfigError(problem=error.problem, remedy=RUN if error.remedy else "", place=folder) from None
     sidecar = read_sidecar(path)
     lacking = [name for name in NEEDED if name not in sidecar]
     if lacking:

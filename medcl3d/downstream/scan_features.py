@@ -109,7 +109,7 @@ def scan_features(
     )
     if not bool(found.isfinite().all()):
         raise DataError(
-            f"{path}: its features are not finite; look at the scan's intensities, or use precision float32"
+            path, "its features are not finite", "look at the scan's intensities, or use precision float32"
         )
     return found, ready
 
@@ -122,7 +122,7 @@ def refuse_unreadable(encoder: PretrainedEncoder, path: Path) -> None:
 def refuse_channels(encoder: PretrainedEncoder, path: Path, channels: int) -> None:
     """DataError if a scan has another number of channels than the encoder."""
     if channels != encoder.in_channels:
-        raise DataError(f"{path}: has {channels} channels, the encoder takes {encoder.in_channels}")
+        raise DataError(path, f"has {channels} channels, the encoder takes {encoder.in_channels}")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ Transfer = Literal["encoder", "all"]
 
 SCHEMA = 1
 WEIGHTS, SIDECAR = "encoder.safetensors", "encoder.json"
+RUN = f"use the run folder of a pretraining, its {WEIGHTS}"
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 NUM_NAMED = 3
 
@@ -138,7 +139,7 @@ def load_weights(
         Console(stderr=True).print(mismatch.table())
         raise ConfigError(
             "init",
-            Word(source),
+            source,
             f"not the network of this configuration: {mismatch.words()}",
             f"it was pretrained with {sidecar.get('in_channels')} input channels and encoder: "
             f"{json.dumps(sidecar.get('architecture'))}: use the same here, or set init: scratch",
@@ -173,12 +174,12 @@ def weights_path(source: Path) -> Path:
         why = (
             f"its run is {state}; let it finish" if state else "not the run folder of a pretraining; use one"
         )
-        raise ConfigError("init", Word(source), f"holds no {WEIGHTS}, {why}")
+        raise ConfigError("init", source, f"holds no {WEIGHTS}, {why}")
     raise ConfigError(
         "init",
-        Word(source),
+        source,
         "file not found",
-        f"use the run folder of a pretraining, its {WEIGHTS}, or scratch",
+        f"{RUN}, or scratch",
     )
 
 
@@ -270,9 +271,11 @@ def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients:
     seen = sorted(set(sidecar["pretraining_patients"]).intersection(test_patients))
     if seen:
         raise DataError(
-            f"{path}: pretraining used {len(seen)} of the test patients: "
-            f"{', '.join(seen[:10])}{', ...' if len(seen) > 10 else ''}; pretrain on the training patients "
-            "of this split (patients of another collection need different ids)"
+            path,
+            f"pretraining used {len(seen)} of the test patients: "
+            f"{', '.join(seen[:10])}{(', ...' if len(seen) > 10 else '')}",
+            "pretrain on the training patients of this split (patients of another collection need "
+            "different ids)",
         )
 
 
@@ -298,8 +301,9 @@ def _refuse_test_scans(
     if seen:
         named = ", ".join(f"{scan} of {of[scan]} ({match})" for scan, match in list(seen.items())[:10])
         raise DataError(
-            f"{path}: pretraining used {len(seen)} of the {len(rows)} test scans of {store.root} under "
-            f"other patient ids: {named}{', ...' if len(seen) > 10 else ''}; pretrain without them, or move "
-            "their patients to the training side here"
+            path,
+            f"pretraining used {len(seen)} of the {len(rows)} test scans of {store.root} under other "
+            f"patient ids: {named}{(', ...' if len(seen) > 10 else '')}",
+            "pretrain without them, or move their patients to the training side here",
         )
     return []

@@ -30,7 +30,7 @@ def open_folder(
     except FileNotFoundError:
         before = None
     except ValueError:
-        raise DataError(f"{started}: is damaged; delete {out} and prepare again") from None
+        raise DataError(started, "is damaged", f"delete {out} and prepare again") from None
     if before is not None:
         if _with_defaults(before["source"]) != origin:
             raise ConfigError(

@@ -59,15 +59,20 @@ class Asked:
         chosen = np.random.default_rng(0).permutation(names)[: probe.patients]
         if len(chosen) < 4:
             raise DataError(
-                f"probe: {len(chosen)} training patients have labels for {probe.task.name}; at least four "
-                "are needed"
+                "probe",
+                f"{len(chosen)} training patients have labels for {probe.task.name}",
+                "at least four are needed",
+                field="probe",
             )
         self.patient = patient
         self.train, self.test = (self._of(scans.rows, half, data) for half in (chosen[::2], chosen[1::2]))
         self.names = self.task.class_names(store)
         if len({example.target for example in self.train}) < 2:
             raise DataError(
-                f"probe: the patients that train it have one class of {probe.task.name}; raise probe.patients"
+                "probe",
+                f"the patients that train it have one class of {probe.task.name}",
+                "raise probe.patients",
+                field="probe",
             )
 
     def _of(self, rows: np.ndarray, patients: np.ndarray, data: DataConfig) -> list[Example]:

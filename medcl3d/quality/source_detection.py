@@ -127,8 +127,9 @@ def read_collection(target: Path, choice: Choice) -> Manifest:
     if not volumes:
         others = "".join(f"; {note}" for note in unread)
         raise DataError(
-            f"{target}: not a store, without a manifest or NIfTI files{others}; use source=dicom for DICOM "
-            "files"
+            target,
+            f"not a store, without a manifest or NIfTI files{others}",
+            "use source=dicom for DICOM files",
         )
     found = Manifest.of(
         pd.DataFrame({"path": [path.as_posix() for path in volumes]}),

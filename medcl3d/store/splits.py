@@ -93,8 +93,8 @@ def make_split(
         rest = sorted(set(table["patient"]) - set(given["patient"]))
         if rest:
             raise DataError(
-                f"{len(rest)} patients have no split in the manifest: {', '.join(rest[:10])}; "
-                "give all patients one, or none"
+                problem=f"{len(rest)} patients have no split in the manifest: {', '.join(rest[:10])}",
+                remedy="give all patients one, or none",
             )
         split = Split(*(tuple(sorted(set(given["patient"][given["split"] == side]))) for side in SIDES))
         _refuse_overlap("the manifest", split)
@@ -120,8 +120,8 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, validation_fractio
     """
     if (table["split"] != "").any():
         raise DataError(
-            f"folds = {folds}: the manifest's column split already defines the sides; "
-            "remove the column, or remove folds"
+            problem=f"folds = {folds}: the manifest's column split already defines the sides",
+            remedy="remove the column, or remove folds",
         )
     in_folds: list[str] = []
     validation: set[str] = set()
@@ -131,8 +131,8 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, validation_fractio
         in_folds += group[num_validation:]
     if len(in_folds) < folds:
         raise DataError(
-            f"folds = {folds}: there are only {len(in_folds)} patients for the folds; "
-            "use fewer folds, or more patients"
+            problem=f"folds = {folds}: there are only {len(in_folds)} patients for the folds",
+            remedy="use fewer folds, or more patients",
         )
     # The strata follow each other, so that every stratum and their total are distributed evenly.
     parts = tuple(tuple(sorted(in_folds[number::folds])) for number in range(folds))
@@ -216,13 +216,13 @@ def read_split(path: Path, patients: Iterable[str]) -> Split:
                 "train, test, validation and each of folds must be lists of patient ids in quotes"
             )
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; `medcl3d prepare` writes it") from None
+        raise DataError(path, "there is no such file", "`medcl3d prepare` writes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f'{path}: not a split ({error}); needed is {{"schema": 1, "train": ["id"], "test": ["id"]}}'
+            path, f"not a split ({error})", 'needed is {"schema": 1, "train": ["id"], "test": ["id"]}'
         ) from None
     if content.get("schema") != SCHEMA:
-        raise DataError(f"{path}: schema is {content.get('schema')!r}, this version reads {SCHEMA}")
+        raise DataError(path, f"schema is {content.get('schema')!r}, this version reads {SCHEMA}")
     train, test, validation = (tuple(sorted(set(side))) for side in sides)
     split = Split(train, test, validation, tuple(tuple(sorted(set(fold))) for fold in folds))
     _refuse_overlap(str(path), split)
@@ -235,7 +235,7 @@ def read_split(path: Path, patients: Iterable[str]) -> Split:
         if wrong:
             ids = ", ".join(sorted(wrong)[:10])
             raise DataError(
-                f"{path}: {len(wrong)} patients {what}: {ids}; correct the file, or prepare again"
+                path, f"{len(wrong)} patients {what}: {ids}", "correct the file, or prepare again"
             )
     return split
 
@@ -249,7 +249,7 @@ def _refuse_overlap(where: str, split: Split) -> None:
                 ids = ", ".join(both[:10])
                 count = f"{len(both)} patients"
                 raise DataError(
-                    f"{where}: {count} are in {first} and in {second}: {ids}; leave each on one side"
+                    where, f"{count} are in {first} and in {second}: {ids}", "leave each on one side"
                 )
 
 
@@ -261,8 +261,9 @@ def _refuse_other_folds(path: Path, split: Split) -> None:
     if wrong or len(split.folds) < 2 or not all(split.folds):
         ids = f" ({len(wrong)} differ: {', '.join(wrong[:10])})" if wrong else ""
         raise DataError(
-            f"{path}: two or more folds must contain exactly the patients of train and test{ids}; "
-            "correct the file, or prepare again"
+            path,
+            f"two or more folds must contain exactly the patients of train and test{ids}",
+            "correct the file, or prepare again",
         )
 
 

@@ -45,7 +45,7 @@ def save(folder: Path, state: TrainState) -> Path:
     except RuntimeError as error:  # torch raises this if the disk is full
         reason = str(error).splitlines()[0]
         raise MachineError(
-            f"{path}: cannot be written ({reason}); free disk space, then rerun the command to resume"
+            path, f"cannot be written ({reason})", "free disk space, then rerun the command to resume"
         ) from None
     for old in found(folder)[:-KEEP]:
         old.unlink(missing_ok=True)

@@ -179,8 +179,9 @@ def fit(
                 bad_steps = 0
             elif (bad_steps := bad_steps + 1) >= MAX_BAD_STEPS:
                 raise DataError(
-                    f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} "
-                    f"({_samples(step, options)}); lower train.lr or inspect these samples"
+                    problem=f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} "
+                    f"({_samples(step, options)})",
+                    remedy="lower train.lr or inspect these samples",
                 )
             step += 1
             advance(step, loss)

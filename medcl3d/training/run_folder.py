@@ -212,7 +212,7 @@ def _lock(path: Path) -> FileLock | None:
         ) from None
     except OSError as error:
         raise MachineError(
-            f"{path}: cannot be written ({error.strerror}); set out_dir to a writable folder"
+            path, f"cannot be written ({error.strerror})", "set out_dir to a writable folder"
         ) from None
 
 

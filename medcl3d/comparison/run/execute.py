@@ -86,7 +86,7 @@ def is_done(run: Run) -> bool:
         return False
     if run.measures and not (run.folder / "results.json").is_file():
         raise DataError(
-            f"{run.folder}: the run is done but results.json is missing; delete the folder to run it again"
+            run.folder, "the run is done but results.json is missing", "delete the folder to run it again"
         )
     now = None if run.needs is None else encoder_hash(run.needs)
     if now is not None and read_json(run.folder / INPUTS).get("encoder_sha256") != now:
@@ -106,7 +106,7 @@ def _refuse_another(run: Run, config_file: Path) -> None:
         found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(
-            f"{config_file}: is damaged ({' '.join(str(error).split())}); delete its folder to run it again"
+            config_file, f"is damaged ({' '.join(str(error).split())})", "delete its folder to run it again"
         ) from None
     free = (*FREE_FIELDS, *(("out_dir", "init") if run.moved_to else ()))
 

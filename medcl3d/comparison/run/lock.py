@@ -34,7 +34,7 @@ def exclusive_start(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise MachineError(
-            f"{folder}: cannot be written ({error.strerror}); set out_dir to a writable folder"
+            folder, f"cannot be written ({error.strerror})", "set out_dir to a writable folder"
         ) from None
     try:
         write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})

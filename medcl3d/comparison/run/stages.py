@@ -56,8 +56,9 @@ def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) ->
     if seen & own:
         some = ", ".join(sorted(seen & own)[:5])
         raise DataError(
-            f"{name}: {len(seen & own)} test patients were used in the screening ({some}); "
-            f"confirm on patients that {config.screening} did not use"
+            name,
+            f"{len(seen & own)} test patients were used in the screening ({some})",
+            f"confirm on patients that {config.screening} did not use",
         )
 
 

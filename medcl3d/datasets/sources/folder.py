@@ -59,8 +59,9 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
             key = tuple(of_label.values())
             if key in labels:
                 raise DataError(
-                    f"{root / path}: {labels[key]} is a label of the same images; use more names in braces "
-                    "in label"
+                    root / path,
+                    f"{labels[key]} is a label of the same images",
+                    "use more names in braces in label",
                 )
             labels[key] = path
         elif of_image is not None:
@@ -75,7 +76,7 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
             skipped_notes(root, files, unreadable, taken={row["path"] for row in rows}, why=why)
         )
         raise DataError(
-            f"{root}: no file matches {field} = {text!r}; {others or 'the root has no other NIfTI file'}"
+            root, f"no file matches {field} = {text!r}", others or "the root has no other NIfTI file"
         )
     for row in rows if maps else ():
         row["label"] = labels.get(tuple(row[name] for name in maps.names), "")  # type: ignore[union-attr]
@@ -120,8 +121,10 @@ class _Pattern:
             return None
         if lazy.groupdict() != greedy.groupdict():
             raise DataError(
-                f"{root / path}: matches {self.field} = {self.text!r} in two ways, {lazy.groupdict()} and "
-                f"{greedy.groupdict()}; make the pattern more specific"
+                root / path,
+                f"matches {self.field} = {self.text!r} in two ways, {lazy.groupdict()} and "
+                f"{greedy.groupdict()}",
+                "make the pattern more specific",
             )
         return {name: lazy[name] for name in self.names}
 

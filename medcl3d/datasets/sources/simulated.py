@@ -118,7 +118,7 @@ def _is_complete(root: Path, fields: dict[str, Any]) -> bool:
         return False
     found = read_json(path, f"delete {root}")
     if not isinstance(found, dict) or not isinstance(found.get("complete"), bool):
-        raise DataError(f"{path}: is damaged; delete {root}")
+        raise DataError(path, "is damaged", f"delete {root}")
     if found.get("fields") != fields:
         raise ConfigError(
             problem=f"holds a cohort with {found.get('fields')}, not with {fields}",

@@ -66,7 +66,7 @@ def scans_of(
         return InputScan(name, _shown(name, path, target), path, _output(out, target, name))
 
     if not target.exists():
-        raise DataError(f"{target}: file or folder does not exist")
+        raise DataError(target, "file or folder does not exist")
     if not target.is_dir():
         yield [input_scan(target.name, target)], []
         return
@@ -244,12 +244,13 @@ def reason_of(
     options: those that the network was trained with; trained: what was trained, "run" or "encoder";
     one: the scan, to show its name instead of its path.
     """
+    fixed = next((name for name in FIXED_OPTIONS if re.search(rf"\b{name}\b", error.remedy)), None)
+    if fixed is not None:
+        error.remedy = ""
     text = str(error) if one is None else str(error).replace(str(one.path), one.shown)
-    wrong, *remedy = re.split(r"; |: (?=set )", text, maxsplit=1)
-    fixed = next((name for name in FIXED_OPTIONS if remedy and re.search(rf"\b{name}\b", remedy[0])), None)
     if fixed is None:
         return text
     value = options.get("kind" if fixed == "intensity" else fixed)
     settings = f"{fixed} = {value}"
     remedy_text = f"prepared with {settings}, so repair or leave out this scan"
-    return f"{wrong}; the {trained} was trained on scans {remedy_text}"
+    return f"{text}; the {trained} was trained on scans {remedy_text}"

@@ -286,7 +286,7 @@ def segment(
 
 def _refuse_channels(predictor: Predictor, path: Path, channels: int) -> None:
     if channels != predictor.num_channels:
-        raise DataError(f"{path}: has {channels} channels, the network takes {predictor.num_channels}")
+        raise DataError(path, f"has {channels} channels, the network takes {predictor.num_channels}")
 
 
 def _segmented(
@@ -332,7 +332,7 @@ def _write(
     except OSError as error:
         why = error.strerror or error
         raise MachineError(
-            f"{one.output}: {why}; {done} scans are done. Free disk space, or choose another folder"
+            one.output, why, f"{done} scans are done. Free disk space, or choose another folder"
         ) from None
     return [file for file, _ in files]
 

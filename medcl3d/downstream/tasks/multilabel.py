@@ -152,8 +152,8 @@ class Multilabel:
         if not any({0.0, 1.0} <= set(column.tolist()) for column in truth.T):
             names = ", ".join(self.targets)
             raise DataError(
-                f"all labelled scans have the same known values of {names}; raise num_labelled, or use "
-                "another seed"
+                problem=f"all labelled scans have the same known values of {names}",
+                remedy="raise num_labelled, or use another seed",
             )
 
     def draw(
