@@ -33,9 +33,11 @@ class UserError(Exception):
 
     exit_code = 1
 
-    def __init__(self, place: object = "", problem: str = "", remedy: str = "", *, field: str | Where = ()):
+    def __init__(
+        self, place: object = "", problem: object = "", remedy: str = "", *, field: str | Where = ()
+    ):
         super().__init__(place, problem, remedy)
-        self.place, self.problem, self.remedy = str(place), problem, remedy
+        self.place, self.problem, self.remedy = str(place), str(problem), remedy
         self.where: Where = _keys(field)
         self.line = ""
 

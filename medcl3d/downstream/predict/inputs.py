@@ -15,6 +15,7 @@ import nibabel
 from nibabel.filebasedimages import ImageFileError
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
+from medcl3d.core.notes import without_names
 from medcl3d.io.nifti import content_sha256
 from medcl3d.io.walk import VOLUMES, files_under, unread
 
@@ -89,6 +90,7 @@ def _series(
     target: Path, raw: Path, num_volumes: int, num_others: int, say: Callable[[str], None]
 ) -> tuple[list[tuple[str, Path]], list[str]]:
     """The DICOM series of a folder as NIfTI files, and the faults of others."""
+    from medcl3d.datasets.dicom.files import NOT_DICOM
     from medcl3d.datasets.sources.dicom import dicom
 
     try:
@@ -101,7 +103,7 @@ def _series(
         )  # the DICOM files may be a scout or a report of these volumes
         return [], []
     for note in manifest.notes:
-        if not note.startswith(f"{num_volumes + num_others} files are not DICOM images"):  # reported already
+        if without_names(note) != f"{num_volumes + num_others} {NOT_DICOM}":  # reported already
             say(note)
     rows = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
     return [(path, manifest.locate(path)) for path in rows["path"]], list(manifest.faults.values())
