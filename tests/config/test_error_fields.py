@@ -31,7 +31,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, Any]] = {
             "init": "scratch",
             "encoder": "resnet3d",
             "task": {"classification": {"target": "sex"}},
-            "train": {"momentum": 0.5, "optimizer": "adamw"},
+            "train": {"steps": 9, "samples_per_step": 2, "momentum": 0.5, "optimizer": "adamw"},
         },
         "train.momentum",
         0.5,
