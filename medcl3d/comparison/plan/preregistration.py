@@ -17,7 +17,8 @@ from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
 
-DECLARED = "declared.jsonl"
+PREREGISTRATION = "preregistration.jsonl"
+FORMER = "declared.jsonl"  # name of the file in version 0.1; it is read and kept
 CHANGED = "the preregistered tests were changed after results existed (see the notes)"
 MARGIN_CHANGED = "the margin was changed after results existed (see the notes)"
 
@@ -66,7 +67,7 @@ def preregister(config: CompareConfig, finished: int, complete: int) -> None:
     finished, complete  number of finished measurements and of complete replicates now: results that may have
                         been seen
     """
-    path, what = config.report_dir / DECLARED, tested_fields(config)
+    path, what = config.report_dir / PREREGISTRATION, tested_fields(config)
     before = preregistrations(path)
     if before and before[-1]["what"] == what:
         return
@@ -81,7 +82,15 @@ def preregister(config: CompareConfig, finished: int, complete: int) -> None:
 
 
 def preregistrations(path: Path) -> list[dict[str, Any]]:
-    """The declarations of a file in their order; empty if it is absent. Damaged rows are skipped."""
+    """The declarations of a file in their order, after those of a `declared.jsonl` beside it that it lacks.
+
+    Empty if both are absent. Damaged rows are skipped.
+    """
+    rows, former = _rows(path), _rows(path.with_name(FORMER))
+    return [*(row for row in former if row not in rows), *rows]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -102,7 +111,7 @@ def preregistrations(path: Path) -> list[dict[str, Any]]:
 def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
     """The declarations file of these runs: beside them, also if they were moved."""
     out_dir = next((run.moved_to for run in runs if run.moved_to is not None), config.out_dir)
-    return out_dir / config.report_dir.relative_to(config.out_dir) / DECLARED
+    return out_dir / config.report_dir.relative_to(config.out_dir) / PREREGISTRATION
 
 
 def check_preregistration(
@@ -120,7 +129,9 @@ def check_preregistration(
         return PreregistrationCheck("", True)
     rows = [row for row in rows if row["what"].get("metric") in measured]
     if not rows:
-        return PreregistrationCheck("The tests were not preregistered: declared.jsonl does not exist.", True)
+        return PreregistrationCheck(
+            "The tests were not preregistered: preregistration.jsonl does not exist.", True
+        )
     what = tested_fields(config)
     first, last = rows[0], rows[-1]
     for row in rows:
