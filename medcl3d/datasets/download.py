@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -14,21 +13,14 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.version import __version__
 from medcl3d.datasets.public_sets import KnownSet
 from medcl3d.datasets.unpack import is_unpacked, require_space, unpack
 from medcl3d.io.disk_space import format_size, free_bytes, nearest_folder, require_writable
+from medcl3d.io.progress import progress_bar
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT_S = 60.0  # without a byte
@@ -203,13 +195,6 @@ def _md5(path: Path) -> str:
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Progressed]:
     """A progress bar of bytes on a terminal; yields a function of the number of bytes so far."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
+    with progress_bar(DownloadColumn(), TransferSpeedColumn()) as progress:
         task = progress.add_task(title, total=total)
         yield lambda have: progress.update(task, completed=have)

@@ -83,16 +83,9 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
         )
     try:
         path = weights_path(folder)
-    except ConfigError as error:  # of the field of a fine-tuning
+    except ConfigError as error:  # its field is that of a fine-tuning
         raise ConfigError(problem=error.problem, remedy=RUN if error.remedy else "", place=folder) from None
-    sidecar = read_sidecar(path)
-    lacking = [name for name in NEEDED if name not in sidecar]
-    if lacking:
-        raise ConfigError(
-            problem=f"lacks {', '.join(lacking)}",
-            remedy="copy it from the run folder again",
-            place=path.with_suffix(".json"),
-        )
+    sidecar = read_sidecar(path, NEEDED)
     described = parse({"encoder": sidecar["architecture"]}, _Described, str(path.with_suffix(".json")))
     with passing(encoder):
         network = build_network(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,7 @@ from medcl3d.store.store import Store
 Transfer = Literal["encoder", "all"]
 
 SCHEMA = 1
-WEIGHTS, SIDECAR = "encoder.safetensors", "encoder.json"
-RUN = f"use the run folder of a pretraining, its {WEIGHTS}"
+WEIGHTS = "encoder.safetensors"
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 NUM_NAMED = 3
 
@@ -116,23 +115,12 @@ def load_weights(
     test_patients = frozenset(test_patients)
     _refuse_test_patients(path, sidecar, test_patients)
     unverified = _refuse_test_scans(path, sidecar, test_patients, store)
-    if transfer == "all" and not sidecar.get("decoder"):
-        raise ConfigError(
-            "transfer",
-            Word("all"),
-            f"{path} has no decoder, only a pretrained encoder",
-            "set transfer: encoder",
-        )
-    if transfer == "all" and network.decoder is None:
-        raise ConfigError(
-            "transfer",
-            Word("all"),
-            f"this task has no decoder for that of {path}",
-            "set transfer: encoder",
-        )
+    if transfer == "all":
+        _require_decoders(path, sidecar, network)
     parts = ("encoder", "decoder") if transfer == "all" else ("encoder",)
-    weights = {name: tensor for name, tensor in _read(path).items() if name.partition(".")[0] in parts}
-    own = {name: tensor for name, tensor in network.state_dict().items() if name.partition(".")[0] in parts}
+    found = read_weights(path, f"use the {WEIGHTS} of a pretraining")
+    weights = _of_parts({_unwrapped(name): tensor for name, tensor in found.items()}, parts)
+    own = _of_parts(network.state_dict(), parts)
     adapted = _repeat_over_channels(weights, own, sidecar.get("in_channels"))
     mismatch = compare(weights, own)
     if mismatch.any:
@@ -147,16 +135,40 @@ def load_weights(
     network.load_state_dict(weights, strict=False)
     notes = [f"{path}: loaded {' and '.join(parts)}, {len(weights)} tensors"]
     if adapted:
-        known, channels = sidecar["in_channels"], own[adapted[0]].shape[1]
-        times = "" if known == 1 else f" {channels // known} times"
-        notes.append(
-            f"{path}: pretrained with {'one input channel' if known == 1 else f'{known} input channels'}, "
-            f"this network has {channels}: {', '.join(adapted)} repeated{times} and divided by "
-            f"{channels // known}"
-        )
+        notes.append(_adapted_note(path, adapted, sidecar["in_channels"], own[adapted[0]].shape[1]))
     notes += unverified
     counts = {part: sum(name.startswith(f"{part}.") for name in weights) for part in parts}
     return TransferReport(path, counts, adapted, tuple(notes), sidecar)
+
+
+def _require_decoders(path: Path, sidecar: Mapping[str, Any], network: Network) -> None:
+    if not sidecar.get("decoder"):
+        raise ConfigError(
+            "transfer",
+            Word("all"),
+            f"{path} has no decoder, only a pretrained encoder",
+            "set transfer: encoder",
+        )
+    if network.decoder is None:
+        raise ConfigError(
+            "transfer",
+            Word("all"),
+            f"this task has no decoder for that of {path}",
+            "set transfer: encoder",
+        )
+
+
+def _adapted_note(path: Path, adapted: Sequence[str], known: int, channels: int) -> str:
+    times = "" if known == 1 else f" {channels // known} times"
+    return (
+        f"{path}: pretrained with {'one input channel' if known == 1 else f'{known} input channels'}, "
+        f"this network has {channels}: {', '.join(adapted)} repeated{times} and divided by "
+        f"{channels // known}"
+    )
+
+
+def _of_parts(weights: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in parts}
 
 
 def weights_path(source: Path) -> Path:
@@ -183,10 +195,10 @@ def weights_path(source: Path) -> Path:
     )
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """The metadata of weights, from the JSON file in the same folder.
 
-    ConfigError if missing, damaged or of a newer version.
+    ConfigError if missing, damaged, of a newer version, or without one of the `needed` entries.
     """
     file = path.with_suffix(".json")
     try:
@@ -208,6 +220,11 @@ def read_sidecar(path: Path) -> dict[str, Any]:
             remedy="update medcl3d",
             place=file,
         )
+    lacking = [name for name in needed if name not in content]
+    if lacking:
+        raise ConfigError(
+            problem=f"lacks {', '.join(lacking)}", remedy="copy it from the run folder again", place=file
+        )
     return dict(content)
 
 
@@ -223,16 +240,14 @@ def compare(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mismatc
     return Mismatch(missing, unexpected, shapes, len(own) - len(missing) - len(shapes), len(own))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. ConfigError with `remedy` if it is not complete."""
     try:
-        found = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(
-            problem=f"not a complete safetensors file ({error})",
-            remedy=f"use the {WEIGHTS} of a pretraining",
-            place=path,
+            problem=f"not a complete safetensors file ({error})", remedy=remedy, place=path
         ) from None
-    return {_unwrapped(name): tensor for name, tensor in found.items()}
 
 
 def _unwrapped(name: str) -> str:

@@ -14,8 +14,9 @@ import pandas as pd
 from medcl3d.core.body_coordinates import middle_of_body
 from medcl3d.core.errors import DataError
 from medcl3d.io.atomic import write_json
+from medcl3d.io.progress import titled_bar
 from medcl3d.preprocessing.register import register
-from medcl3d.preprocessing.workers import bar, each
+from medcl3d.preprocessing.workers import each
 from medcl3d.store.quantise import AS_STORED, unpack
 from medcl3d.store.registered import REGISTERED, read_registered
 from medcl3d.store.stored_scan import open_stored, stored_names
@@ -55,7 +56,7 @@ def register_bodies(
     }
     left = [scan for scan in one_of.values() if scan not in found]
     run = partial(_registered, out=out, reference=described[reference])
-    with bar("registering bodies", len(left)) as advance:
+    with titled_bar("registering bodies", len(left)) as advance:
         for entry in each(run, [described[scan] for scan in left], workers, lambda about: str(about["scan"])):
             found[entry["scan"]] = entry
             advance("registering bodies")

@@ -15,7 +15,7 @@ from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.downstream.crop_dataset import Example, answers
 from medcl3d.downstream.label_selection import with_target
 from medcl3d.downstream.probes import Labelled, LinearProbe
-from medcl3d.downstream.tasks import TASKS
+from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.classification import CropClassification
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.classification import balanced_accuracy
@@ -100,7 +100,7 @@ class Asked:
 
 
 def _task(choice: Choice) -> CropClassification:
-    task = TASKS.build(choice)
+    task = task_of(choice)
     if not isinstance(task, CropClassification):
         raise ConfigError(
             "probe.task", Word(choice.name), "has no classes of crops for a probe", "use a task with classes"

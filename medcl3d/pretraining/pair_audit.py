@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from medcl3d.config.loading import load
@@ -28,6 +26,7 @@ from medcl3d.evaluation.statistics.bootstrap import over_drawn_patients
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import write_text
 from medcl3d.io.disk_space import require_writable
+from medcl3d.io.progress import track
 from medcl3d.objectives.dense import point_features, point_keys, sample_rows
 from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import needs_features
@@ -338,10 +337,7 @@ class _Batch:
 def _batches(parts: Pretraining, network: Network | None, number: int) -> Iterator[_Batch]:
     dataset, relating = parts.dataset(), parts.learner.relating
     with_features = None if network is None else _RelationOfFeatures(network, relating)
-    console = Console(stderr=True)
-    for step in track(
-        range(number), "auditing batches", console=console, disable=not console.is_terminal, transient=True
-    ):
+    for step in track(range(number), "auditing batches"):
         raw = dataset[step]
         batch = make_views(raw, parts.learner.recipe)
         keys, position_mm, valid = raw.keys, None, None

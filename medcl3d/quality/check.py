@@ -19,9 +19,10 @@ from medcl3d.core.warning_summary import first_reasons, summarise_warnings
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import open_atomic, write_text
 from medcl3d.io.disk_space import require_writable
+from medcl3d.io.progress import titled_bar
 from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.preprocessing.output_folder import refuse_report_over
-from medcl3d.preprocessing.workers import bar, each
+from medcl3d.preprocessing.workers import each
 from medcl3d.quality.dicom_series import check_series, with_series
 from medcl3d.quality.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
 from medcl3d.quality.source_detection import CheckOptions, read_collection, split_options
@@ -115,7 +116,7 @@ def _of_source(target: Path, choice: Choice, options: CheckOptions, folder: Path
     states = {task.scan: task.state() for task in tasks}
     found = _read_cache(folder, states)
     new, num_cached = [task for task in tasks if task.scan not in found], len(found)
-    with bar("checking scans", len(new)) as advance:
+    with titled_bar("checking scans", len(new)) as advance:
         for finding in each(check_scan, new, options.workers, lambda task: str(task.image)):
             found[finding.scan] = finding
             advance("checking scans")
@@ -183,7 +184,7 @@ def _of_store(target: Path, options: CheckOptions) -> Checked:
     is_small = sum(about["stored_bytes"] for about in store.scans) < SMALL_BYTES
     workers = options.workers or (1 if is_small else 0)
     found: dict[str, Finding] = {}
-    with bar("checking stored scans", len(tasks)) as advance:
+    with titled_bar("checking stored scans", len(tasks)) as advance:
         for finding in each(check_stored_scan, tasks, workers, lambda task: str(task.about["scan"])):
             found[finding.scan] = finding
             advance("checking stored scans")

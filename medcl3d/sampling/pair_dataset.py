@@ -13,11 +13,12 @@ from torch.utils.data import Dataset
 
 from medcl3d.core.batch import Points
 from medcl3d.core.geometry import ViewSpec
-from medcl3d.distributed.seeding import Stream, generator
+from medcl3d.distributed.seeding import Stream
 from medcl3d.pairs import PairStrategy
 from medcl3d.pairs.placebo import permutes_points
 from medcl3d.sampling.crops import to_grid, view_affine, view_spacing
 from medcl3d.sampling.plan import Plan
+from medcl3d.sampling.rank_slice import RankSlice, stacked
 from medcl3d.sampling.raw_batch import RawBatch, RawGroup
 from medcl3d.store.scan_selection import ScanSelection
 from medcl3d.store.store import Store
@@ -50,7 +51,11 @@ class PairDataset(Dataset[RawBatch]):
     @property
     def per_rank(self) -> int:
         """Samples of one step on this rank."""
-        return self.plan.samples_per_step // self.world_size
+        return self._slice.size
+
+    @property
+    def _slice(self) -> RankSlice:
+        return RankSlice(self.plan, self.rank, self.world_size)
 
     def __getitem__(self, step: int) -> RawBatch:
         collection = self.scans.collection
@@ -63,18 +68,7 @@ class PairDataset(Dataset[RawBatch]):
         """The anchor of this rank's sample `index` of a step, and the generator that its views are drawn
         with.
         """
-        _, anchors = self.plan.samples(step)
-        return int(anchors[self.rank * self.per_rank + index]), self._generator(step, index, Stream.SAMPLE)
-
-    def _generator(self, step: int, index: int, stream: int) -> np.random.Generator:
-        # A sample's name within its epoch: its place in the epoch's global order.
-        epoch, batch = divmod(step, self.plan.steps_per_epoch)
-        return generator(
-            self.plan.seed,
-            epoch,
-            batch * self.plan.samples_per_step + self.rank * self.per_rank + index,
-            stream,
-        )
+        return self._slice.anchor(step, index), self._slice.generator(step, index, Stream.SAMPLE)
 
     def collate(
         self, step: int, samples: Sequence[tuple[ViewSpec, ...]], crops: Sequence[Sequence[Tensor]]
@@ -96,7 +90,7 @@ class PairDataset(Dataset[RawBatch]):
         )
         if not self.num_points:
             return RawBatch(groups)
-        return RawBatch(groups, self._points(groups[0], self._generator(step, index, Stream.POINTS)))
+        return RawBatch(groups, self._points(groups[0], self._slice.generator(step, index, Stream.POINTS)))
 
     def _group(
         self, step: int, index: int, views: list[ViewSpec], crops: list[Tensor], numbers: list[int]
@@ -104,16 +98,16 @@ class PairDataset(Dataset[RawBatch]):
         """The views of one role of a sample; `numbers` are theirs within it."""
         collection = self.scans.collection
         draws = [
-            self.recipe.draw(self._generator(step, index, Stream.VIEW + v), view.out_shape)
+            self.recipe.draw(self._slice.generator(step, index, Stream.VIEW + v), view.out_shape)
             for v, view in zip(numbers, views, strict=True)
         ]
-        run_wide = np.full(len(views), step * self.plan.samples_per_step + self.rank * self.per_rank + index)
+        run_wide = np.full(len(views), self._slice.number(step, index))
         return RawGroup(
             role=views[0].role,
             crops=torch.stack(crops),
             affine=torch.stack([view_affine(collection, view) for view in views]),
             spacing_mm=torch.stack([view_spacing(collection, view) for view in views]),
-            parameters={key: torch.stack([torch.as_tensor(one[key]) for one in draws]) for key in draws[0]},
+            parameters=stacked(draws),
             keys=collection.keys(views, run_wide, np.array(numbers)),
             views=tuple(views),
         )

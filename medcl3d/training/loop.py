@@ -10,15 +10,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, TextColumn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,6 +20,7 @@ from medcl3d.core.errors import ConfigError, DataError, Stopped
 from medcl3d.distributed.collectives import all_sum, rank, wait_for_all, world_size
 from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
+from medcl3d.io.progress import progress_bar
 from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
 from medcl3d.training.run_folder import RunFolder
@@ -280,16 +273,9 @@ class _progress:
         self.title, self.done, self.total = title, done, total
 
     def __enter__(self) -> Callable[[int, Loss], None]:
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=console, disable=rank() != 0 or not console.is_terminal)
+        loss_column = TextColumn("loss {task.fields[loss]:.4f}")
+        self._bar = progress_bar(MofNCompleteColumn(), loss_column, shown=rank() == 0)
+        console = self._bar.console
         self._bar.start()
         task = self._bar.add_task(self.title, total=self.total, completed=self.done, loss=float("nan"))
         stride = max(1, self.total // 10)

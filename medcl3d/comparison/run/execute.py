@@ -19,21 +19,14 @@ from typing import Any, Literal, Protocol
 
 import yaml
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from medcl3d.comparison.plan.runs import Run, model_of
 from medcl3d.comparison.run.launch import INPUTS, LOG, Child, encoder_hash, read_json
 from medcl3d.comparison.run.timing import TimeEstimates
 from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
+from medcl3d.io.progress import progress_bar
 from medcl3d.training.run_folder import FREE_FIELDS, with_defaults
 
 POLL_SECONDS = 0.2
@@ -238,7 +231,10 @@ def execute(
     ConfigError before anything starts if a folder holds another run; Stopped on Ctrl-C or SIGTERM.
     """
     grid = _Grid(runs, console, accept)
-    with _stop_signals() as stop_requested, _progress(console) as progress:
+    with (
+        _stop_signals() as stop_requested,
+        progress_bar(MofNCompleteColumn(), TextColumn("samples"), console=console) as progress,
+    ):
         task = progress.add_task("runs", total=sum(run.size for run in grid.waiting))
         grid.say = progress.console.print
         try:
@@ -338,9 +334,3 @@ def _advance(progress: Progress, task: TaskID, going: Sequence[Run], ended: Sequ
     progress.update(
         task, completed=part + sum(run.size for run in ended), description=f"{len(going)} running"
     )
-
-
-def _progress(console: Console) -> Progress:
-    count = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples,"))
-    times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
-    return Progress(*count, *times, console=console, disable=not console.is_terminal)

@@ -12,8 +12,6 @@ from typing import Literal
 from urllib.parse import quote
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from medcl3d.config.field_types import PositiveInt
 from medcl3d.core.errors import DataError
@@ -31,6 +29,7 @@ from medcl3d.datasets.missing_ids import is_missing_id
 from medcl3d.datasets.pseudonymise import id_hasher
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.atomic import write_json
+from medcl3d.io.progress import track
 
 SCHEMA = 2
 LONGEST = 90  # bytes of the patient's id in a file name
@@ -274,8 +273,7 @@ def _write_all(
     raw: Path, paths: Mapping[str, str], scans: Mapping[str, Series], faults: dict[str, str]
 ) -> Iterator[tuple[str, str]]:
     """Write all series. Yields each scan's warnings, and adds unreadable series to `faults`."""
-    console = Console(stderr=True)
-    for scan, one in track(scans.items(), "reading series", console=console, disable=not console.is_terminal):
+    for scan, one in track(scans.items(), "reading series"):
         try:
             yield from ((scan, warning) for warning in _write(raw / paths[scan], one))
         except DataError as error:

@@ -9,10 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import nibabel
-from nibabel.filebasedimages import ImageFileError
+from typing import Any
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.core.notes import without_names
@@ -128,14 +125,14 @@ def is_volume(name: str) -> bool:
     return name.lower().endswith(VOLUMES)
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """A name without .nii or .nii.gz."""
     return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
 
 
 def _shown(name: str, path: Path, target: Path) -> str:
     """Name of a scan in messages: its path, or the DICOM series, whose NIfTI file is temporary."""
-    return str(path) if path.is_relative_to(target) else f"{target}: series {_stem(name)}"
+    return str(path) if path.is_relative_to(target) else f"{target}: series {stem(name)}"
 
 
 def _output(out: Path, target: Path, name: str) -> Path:
@@ -144,7 +141,7 @@ def _output(out: Path, target: Path, name: str) -> Path:
             raise ConfigError(
                 "--out", out, "labels are written as NIfTI", "use a name that ends in .nii.gz, or a folder"
             )
-        return out / f"{_stem(name)}.nii.gz"
+        return out / f"{stem(name)}.nii.gz"
     if not out.name.endswith(VOLUMES):
         raise ConfigError("--out", out, "extension not in lower case", "use .nii.gz")
     if target.is_dir():
@@ -153,31 +150,43 @@ def _output(out: Path, target: Path, name: str) -> Path:
 
 
 def _probabilities_of(output: Path) -> Path:
-    return output.with_name(f"{_stem(output.name)}_probabilities.nii.gz")
+    return output.with_name(f"{stem(output.name)}_probabilities.nii.gz")
 
 
-def stamp_of(one: InputScan, identity: str) -> str:
-    """Origin stamp in the header of a label map: a hash of the run and the scan's content.
-
-    DataError if the scan is unreadable.
-    """
-    # 72 of the 80 bytes of `descrip`
-    return f"medcl3d {hashlib.sha256(f'{identity} {content_sha256(one.path)}'.encode()).hexdigest()}"
+def origin_of(one: InputScan, identity: str) -> str:
+    """A hash of the run and the scan's content. DataError if the scan is unreadable."""
+    return hashlib.sha256(f"{identity} {content_sha256(one.path)}".encode()).hexdigest()
 
 
-def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, force: bool) -> list[InputScan]:
-    """The scans without label maps from an earlier call; all of them with `force`.
+def origin_or_none(one: InputScan, identity: str) -> str | None:
+    """As `origin_of`; None if the scan is unreadable."""
+    try:
+        return origin_of(one, identity)
+    except DataError:
+        return None
 
-    ConfigError if a file would overwrite a scan, the labels of another scan, or (without `force`) a file that
+
+def missing(
+    scans: Sequence[InputScan],
+    identity: str,
+    files_of: Callable[[InputScan], list[Path]],
+    origin_in: Callable[[Path], str],
+    force: bool,
+) -> list[InputScan]:
+    """The scans without files from an earlier call; all of them with `force`.
+
+    files_of   the files of a scan; origin_in: the origin in a file, "" if there is none
+
+    ConfigError if a file would overwrite a scan, a file of another scan, or (without `force`) a file that
     this run did not write for this scan.
     """
     of: dict[Path, InputScan] = {}
     for scan in scans:
-        for file in scan.files(probabilities):
+        for file in files_of(scan):
             if file in of:
                 raise ConfigError(
                     problem=f"{of[file].name} and {scan.name} would both be written to {file}",
-                    remedy="rename one, or segment them separately",
+                    remedy="rename one, or process them separately",
                     place="--out",
                 )
             of[file] = scan
@@ -187,11 +196,11 @@ def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, forc
     if force:
         return list(scans)
     existing = {file for file in of if file.exists()}
-    foreign = [
-        file
-        for scan in scans
-        for file in _foreign([f for f in scan.files(probabilities) if f in existing], scan, identity)
-    ]
+    foreign = []
+    for scan in scans:
+        files = [file for file in files_of(scan) if file in existing]
+        origin = origin_or_none(scan, identity) if files else None  # reads the scan
+        foreign += [file for file in files if origin is None or origin_in(file) != origin]
     if foreign:
         raise ConfigError(
             problem=f"{len(foreign)} files exist already that this run did not write for these scans, for "
@@ -199,30 +208,7 @@ def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, forc
             remedy="use another folder, or --force to replace them",
             place="--out",
         )
-    return [scan for scan in scans if not existing.issuperset(scan.files(probabilities))]
-
-
-def _foreign(existing: Sequence[Path], scan: InputScan, identity: str) -> list[Path]:
-    """The existing files that this run did not write for a scan. The scan is read only if files exist."""
-    if not existing:
-        return []
-    try:
-        stamp = stamp_of(scan, identity)
-    except DataError:  # the scan is not readable now
-        return list(existing)
-    return [file for file in existing if _stamp_in(file) != stamp]
-
-
-def _stamp_in(file: Path) -> str:
-    """The origin stamp in the header of a file; "" if it is not a NIfTI file."""
-    try:
-        return (
-            cast(str, cast(Any, nibabel.load(file)).header["descrip"].item().decode())
-            if file.is_file()
-            else ""
-        )
-    except (ImageFileError, OSError, EOFError, KeyError, ValueError):  # written by another program
-        return ""
+    return [scan for scan in scans if not existing.issuperset(files_of(scan))]
 
 
 FIXED_OPTIONS = (
