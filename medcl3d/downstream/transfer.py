@@ -24,6 +24,7 @@ Transfer = Literal["encoder", "all"]
 
 SCHEMA = 1
 WEIGHTS = "encoder.safetensors"
+RUN = f"use the run folder of a pretraining, its {WEIGHTS}"
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 NUM_NAMED = 3
 
