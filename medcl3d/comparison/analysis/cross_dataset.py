@@ -12,7 +12,7 @@ from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.analysis.results import complete_replicates
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.controls import with_controls
-from medcl3d.comparison.plan.runs import cells, in_endpoint
+from medcl3d.comparison.plan.runs import endpoint_cells
 from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
@@ -136,7 +136,7 @@ def _high_of(analysis: Analysis, config: CompareConfig) -> float | None:
         return None
     chosen = _at_high(config)
     found = analysis.arm(config.anchors.high).cells
-    return float(np.mean([found[cell].mean.mean for cell in analysis.cells if in_endpoint(cell, chosen)]))
+    return float(np.mean([found[cell].mean.mean for cell in endpoint_cells(chosen)]))
 
 
 def _high_anchor(config: CompareConfig) -> float | None:
@@ -177,7 +177,7 @@ def endpoints(config: CompareConfig) -> dict[str, float] | None:
     if not seeds:
         return None
     chosen = table[table["seed"].isin(seeds)]
-    primary = [dict(cell) for cell in cells(config) if in_endpoint(cell, config)]
+    primary = [dict(cell) for cell in endpoint_cells(config)]
     return {arm: _mean(chosen[chosen["arm"] == arm], primary, config.metric) for arm in config.arms}
 
 

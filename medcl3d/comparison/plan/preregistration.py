@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.runs import Run, cells, family_of, in_endpoint
+from medcl3d.comparison.plan.runs import Run, endpoint_cells, family_of
 from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
@@ -58,7 +58,7 @@ def tested_fields(config: CompareConfig) -> dict[str, Any]:
 
 
 def _endpoint(config: CompareConfig) -> list[dict[str, Any]]:
-    return [dict(cell) for cell in cells(config) if in_endpoint(cell, config)]
+    return [dict(cell) for cell in endpoint_cells(config)]
 
 
 def preregister(config: CompareConfig, finished: int, complete: int) -> None:

@@ -139,10 +139,10 @@ def cell_words(cell: Cell) -> str:
     return ", ".join(f"{key} {value}" for key, value in cell) or "all"
 
 
-def in_endpoint(cell: Cell, config: CompareConfig) -> bool:
-    """Whether the primary endpoint averages over this cell."""
-    wanted = dotted(config.endpoint)
-    return all(dict(cell)[key] == value for key, value in wanted.items())
+def endpoint_cells(config: CompareConfig) -> list[Cell]:
+    """The cells that the primary endpoint averages over."""
+    wanted = dotted(config.endpoint).items()
+    return [cell for cell in cells(config) if all(dict(cell)[key] == value for key, value in wanted)]
 
 
 def family_of(config: CompareConfig) -> tuple[str, ...]:

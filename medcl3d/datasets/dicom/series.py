@@ -171,7 +171,7 @@ def _stored_frames(one: Slice) -> np.ndarray:
         raise DataError(
             one.name,
             f"the frames cannot be decoded{_why(one, error)}",
-            "convert it to one uncompressed file per slice",
+            "pip install python-gdcm, or convert it to one uncompressed file per slice",
         ) from None
     return stored if stored.ndim == 3 else stored[None]
 
