@@ -102,7 +102,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     check_ranks(config.train)
     if config.train.grad_cache:
         raise ConfigError(
-            f"train.grad_cache = {config.train.grad_cache}: fine-tuning has no negatives; set it to 0"
+            "train.grad_cache", config.train.grad_cache, "fine-tuning has no negatives", "set it to 0"
         )
     store = Store.open(config.data.root)
     task = task_of(config.task)

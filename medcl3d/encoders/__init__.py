@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medcl3d.encoders.unet3d import UNet3d as UNet3d
     from medcl3d.encoders.vit3d import ViT3d as ViT3d
 
-ENCODERS = Registry("encoder", __name__)
+ENCODERS = Registry("encoder", __name__, owner="encoder.{}")
 
 
 class Encoder(Protocol):

@@ -61,9 +61,8 @@ class ResNet3d(nn.Module):
         block, num_blocks = BLOCKS[depth]
         if squeeze_excitation and block is not ResNetBottleneck:
             raise ConfigError(
-                f"encoder.resnet3d: squeeze_excitation needs bottleneck blocks, which depth = {depth} does "
-                "not have; "
-                "set depth: 50"
+                problem=f"squeeze_excitation needs bottleneck blocks, which depth = {depth} does not have",
+                remedy="set depth: 50",
             )
         widths = [max(1, int(base * width)) for base in WIDTHS]
         self.conv1 = nn.Conv3d(

@@ -57,9 +57,11 @@ class Swin3d(nn.Module):
         for width, heads in zip(widths, num_heads, strict=True):
             if width % heads:
                 raise ConfigError(
-                    f"encoder.swin3d: feature_size = {feature_size} gives the stages widths {widths}, which "
-                    "num_heads = "
-                    f"{list(num_heads)} do not divide; use a multiple of 12 with [3, 6, 12, 24]"
+                    "feature_size",
+                    feature_size,
+                    f"gives the stages widths {widths}, which num_heads = {list(num_heads)} do not divide",
+                    "use a multiple of 12 with [3, 6, 12, 24]",
+                    colon=False,
                 )
         self.swinViT = SwinTransformer(
             in_channels,

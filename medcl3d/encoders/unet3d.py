@@ -57,9 +57,11 @@ class UNet3d(nn.Module):
         for name, values in (("strides", strides), ("blocks", counts), ("kernel_sizes", kernels)):
             if len(values) != len(channels) or not channels:
                 raise ConfigError(
-                    f"encoder.unet3d: {name} = {list(values)} has {len(values)} entries and channels = "
-                    f"{list(channels)} has "
-                    f"{len(channels)}; give one entry per stage"
+                    name,
+                    list(values),
+                    f"has {len(values)} entries and channels = {list(channels)} has {len(channels)}",
+                    "give one entry per stage",
+                    colon=False,
                 )
         self.stages = nn.ModuleList()
         cumulative, total = [], (1, 1, 1)
@@ -110,9 +112,9 @@ def _stage(
 ) -> nn.Sequential:
     if any(k < s for k, s in zip(kernel, stride, strict=True)):
         raise ConfigError(
-            f"encoder.unet3d: kernel_sizes {kernel} is smaller than strides {stride} in one stage, which "
-            "skips voxels; "
-            "use kernels at least as large as the strides"
+            problem=f"kernel_sizes {kernel} is smaller than strides {stride} in one stage, which "
+            "skips voxels",
+            remedy="use kernels at least as large as the strides",
         )
     name, activation = norm_layer(norm, width), act_layer(act)
     block = UnetResBlock if residual else UnetBasicBlock

@@ -58,8 +58,11 @@ class ViT3d(nn.Module):
         for name, divisor in (("num_heads", num_heads), ("the axes' sines and cosines", POSITIONS_DIVIDE)):
             if hidden_size % divisor:
                 raise ConfigError(
-                    f"encoder.vit3d: hidden_size = {hidden_size} is not divisible by {name}, {divisor}; "
-                    "use a multiple"
+                    "hidden_size",
+                    hidden_size,
+                    f"is not divisible by {name}, {divisor}",
+                    "use a multiple",
+                    colon=False,
                 )
         self.patch_embedding = nn.Conv3d(in_channels, hidden_size, kernel_size=patch, stride=patch)
         self.blocks = nn.ModuleList(
@@ -116,9 +119,11 @@ def _kept(visible: Bool[Tensor, "B 1 d h w"]) -> Int[Tensor, "B _"]:
     counts = flat.sum(1)
     if bool((counts != counts[0]).any()):
         raise ConfigError(
-            f"encoder.vit3d: crops of a batch keep {int(counts.min())} to {int(counts.max())} tokens, but "
-            "need equally "
-            "many; use masked blocks that are multiples of the patch (objective: block, encoder.vit3d: patch)"
+            problem=f"crops of a batch keep {int(counts.min())} to {int(counts.max())} tokens, but need "
+            "equally many",
+            remedy="use masked blocks that are multiples of the patch (objective: block, encoder.vit3d: "
+            "patch)",
+            place="encoder.vit3d",
         )
     return flat.nonzero()[:, 1].reshape(len(flat), -1)
 

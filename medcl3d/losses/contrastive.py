@@ -64,8 +64,9 @@ def denominator_kind(
     require_one_of("denominator", denominator, Denominator)
     if decoupled and denominator == "own":
         raise ConfigError(
-            f"{name}: decoupled = True and denominator = 'own' are two denominators; "
-            "remove one of the two fields"
+            problem="decoupled = True and denominator = 'own' are two denominators",
+            remedy="remove one of the two fields",
+            place=name,
         )
     return "decoupled" if decoupled else denominator
 

@@ -36,7 +36,12 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         if not 0 < temperature < float("inf"):
             raise ConfigError(
-                f"ContrastiveLoss: temperature = {temperature} is not above 0; use for example 0.1"
+                "temperature",
+                temperature,
+                "is not above 0",
+                "use for example 0.1",
+                owner="ContrastiveLoss",
+                colon=False,
             )
         denominator_kind(denominator, decoupled, "ContrastiveLoss")
         self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled

@@ -62,8 +62,8 @@ class Dense(nn.Module):
         denominator_kind(denominator, decoupled, "dense")  # refuses two at once
         if network.decoder is None:
             raise ConfigError(
-                "objective.dense: the network has no decoder to read points from; "
-                "choose an encoder with feature maps"
+                problem="the network has no decoder to read points from",
+                remedy="choose an encoder with feature maps",
             )
         self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm
         self.dim, self.temperature, self.denominator, self.decoupled = (

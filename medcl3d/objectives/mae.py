@@ -53,13 +53,16 @@ class MAE(nn.Module):
         super().__init__()
         if network.decoder is None:
             raise ConfigError(
-                "objective.mae: the network has no decoder to reconstruct with; "
-                "choose an encoder with feature maps"
+                problem="the network has no decoder to reconstruct with",
+                remedy="choose an encoder with feature maps",
             )
         if not 0 < mask_ratio < 1:
             raise ConfigError(
-                f"objective.mae: mask_ratio = {mask_ratio} is not between 0 and 1, both excluded; "
-                "use 0.6, for example"
+                "mask_ratio",
+                mask_ratio,
+                "is not between 0 and 1, both excluded",
+                "use 0.6, for example",
+                colon=False,
             )
         self.block, self.mask_ratio, self.normalise_target = triple(block), mask_ratio, normalise_target
         drops = drops_tokens(network.encoder)
@@ -71,9 +74,11 @@ class MAE(nn.Module):
         voxels = batch.main.voxels
         if any(size % edge for size, edge in zip(voxels.shape[2:], self.block, strict=True)):
             raise ConfigError(
-                f"objective.mae: block = {list(self.block)} does not divide views of "
-                f"{list(voxels.shape[2:])} voxels "
-                "(data.patch_size); use sizes that divide it"
+                "block",
+                list(self.block),
+                f"does not divide views of {list(voxels.shape[2:])} voxels (data.patch_size)",
+                "use sizes that divide it",
+                colon=False,
             )
         grid = triple(size // edge for size, edge in zip(voxels.shape[2:], self.block, strict=True))
         blocks = visible_blocks(batch.main.keys, grid, self.mask_ratio)

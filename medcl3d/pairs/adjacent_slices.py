@@ -49,8 +49,11 @@ class AdjacentSlices:
     def __post_init__(self) -> None:
         if self.ignore_mm < self.max_gap_mm:
             raise ConfigError(
-                f"adjacent_slices: ignore_mm = {self.ignore_mm} is below max_gap_mm = {self.max_gap_mm}; "
-                "raise it to max_gap_mm or more"
+                "ignore_mm",
+                self.ignore_mm,
+                f"is below max_gap_mm = {self.max_gap_mm}",
+                "raise it to max_gap_mm or more",
+                colon=False,
             )
 
     def _starts(self, collection: Collection, scan: int) -> tuple[Int[np.ndarray, 3], Int[np.ndarray, 3]]:

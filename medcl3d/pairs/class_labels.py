@@ -14,7 +14,7 @@ from torch import Tensor
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, PositiveInt
 from medcl3d.core.collection import Collection
-from medcl3d.core.errors import DataError
+from medcl3d.core.errors import DataError, inside
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
@@ -47,7 +47,8 @@ class ClassLabels:
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
-        return (PAIRS.build(self.inner),)
+        with inside("class_labels", "inner"):
+            return (PAIRS.build(self.inner),)
 
     @property
     def traits(self) -> StrategyTraits:
@@ -73,7 +74,8 @@ class ClassLabels:
                 f"class_labels: group_size = {self.group_size} patients of one {self.column}, but no value "
                 f"has more than {most}; lower group_size to {most}"
             )
-        anchors = self.strategies[0].anchors(collection)
+        with inside("class_labels", "inner"):
+            anchors = self.strategies[0].anchors(collection)
         return without_missing("class_labels", collection, (self.column,), self.on_missing, anchors)
 
     def _batch_grouping(self, collection: Collection) -> BatchGrouping | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, NonNegative, Positive
 from medcl3d.core.collection import Collection
+from medcl3d.core.errors import inside
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
@@ -51,7 +52,8 @@ class HardNegatives:
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The inner strategy, built."""
-        return (PAIRS.build(self.inner),)
+        with inside("hard_negatives", "inner"):
+            return (PAIRS.build(self.inner),)
 
     @property
     def num_points(self) -> int:
@@ -71,7 +73,8 @@ class HardNegatives:
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the inner strategy."""
-        return self.strategies[0].anchors(collection)
+        with inside("hard_negatives", "inner"):
+            return self.strategies[0].anchors(collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, PositiveInt
 from medcl3d.core.collection import Collection
-from medcl3d.core.errors import DataError
+from medcl3d.core.errors import DataError, inside
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
@@ -57,7 +57,8 @@ class MetadataKernel:
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
-        return (PAIRS.build(self.inner),)
+        with inside("metadata_kernel", "inner"):
+            return (PAIRS.build(self.inner),)
 
     @property
     def traits(self) -> StrategyTraits:
@@ -73,7 +74,8 @@ class MetadataKernel:
         """The inner strategy's anchors, filtered by `on_missing`. DataError for unusable columns."""
         require_columns("metadata_kernel", collection, self.columns)
         require_patients("metadata_kernel", collection, self.group_size)
-        anchors = self.strategies[0].anchors(collection)
+        with inside("metadata_kernel", "inner"):
+            anchors = self.strategies[0].anchors(collection)
         return without_missing("metadata_kernel", collection, self.columns, self.on_missing, anchors)
 
     def _batch_grouping(self, collection: Collection) -> BatchGrouping | None:

@@ -57,9 +57,12 @@ class MultiCrop:
         """Scans that can hold two global crops. ConfigError if local crops are larger than global ones."""
         if (np.array(self.local_size) > np.array(collection.patch_size)).any():
             raise ConfigError(
-                f"multi_crop: local_size = {self.local_size} exceeds data.patch_size = "
-                f"{collection.patch_size}, "
-                "the size of the global crops; lower it"
+                "local_size",
+                self.local_size,
+                f"exceeds data.patch_size = {collection.patch_size}, the size of the global crops",
+                "lower it",
+                owner="multi_crop",
+                colon=False,
             )
         return self._globals.anchors(collection)
 

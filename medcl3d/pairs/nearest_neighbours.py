@@ -13,6 +13,7 @@ from torch import Tensor
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, PositiveInt
 from medcl3d.core.collection import Collection
+from medcl3d.core.errors import inside
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
@@ -42,7 +43,8 @@ class NearestNeighbours:
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
-        return (PAIRS.build(self.inner),)
+        with inside("nearest_neighbours", "inner"):
+            return (PAIRS.build(self.inner),)
 
     @property
     def traits(self) -> StrategyTraits:
@@ -51,7 +53,8 @@ class NearestNeighbours:
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the inner strategy."""
-        return self.strategies[0].anchors(collection)
+        with inside("nearest_neighbours", "inner"):
+            return self.strategies[0].anchors(collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""

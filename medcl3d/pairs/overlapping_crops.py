@@ -51,8 +51,11 @@ class OverlappingCrops:
     def __post_init__(self) -> None:
         if self.min_iou > self.max_iou:
             raise ConfigError(
-                f"overlapping_crops: min_iou = {self.min_iou} exceeds max_iou = {self.max_iou}; "
-                "swap them or widen the range"
+                "min_iou",
+                self.min_iou,
+                f"exceeds max_iou = {self.max_iou}",
+                "swap them or widen the range",
+                colon=False,
             )
 
     @property
@@ -93,9 +96,10 @@ class OverlappingCrops:
                 return tuple(ViewSpec(anchor, boxes[i]) for i in rng.permutation(self.num_views))
         name = collection.table["scan"].iloc[anchor]
         raise ConfigError(
-            f"overlapping_crops: scan {name} has no {self.num_views} crops of {collection.patch_size} voxels "
-            f"with every IoU in [{self.min_iou}, {self.max_iou}]; "
-            "widen the range, lower num_views or change data.patch_size"
+            problem=f"scan {name} has no {self.num_views} crops of {collection.patch_size} voxels with every "
+            f"IoU in [{self.min_iou}, {self.max_iou}]",
+            remedy="widen the range, lower num_views or change data.patch_size",
+            place="overlapping_crops",
         )
 
     def _fits(self, overlap: float) -> bool:

@@ -51,11 +51,13 @@ class PhysicalOverlap:
 
     def __post_init__(self) -> None:
         if self.kappa > 1:
-            raise ConfigError(f"physical_overlap: kappa = {self.kappa} exceeds 1, the largest IoU; lower it")
+            raise ConfigError("kappa", self.kappa, "exceeds 1, the largest IoU", "lower it", colon=False)
         if self.min_iou == 0:
             raise ConfigError(
-                "physical_overlap: min_iou = 0: crops that do not overlap do not attract; "
-                "raise it, for example to 0.1"
+                "min_iou",
+                0,
+                "crops that do not overlap do not attract",
+                "raise it, for example to 0.1",
             )
         _ = self._crops  # validates the range
 

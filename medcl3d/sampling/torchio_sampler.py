@@ -94,9 +94,11 @@ def refuse_across_patients(strategy: PairStrategy) -> None:
     """ConfigError for a strategy whose samples hold scans of several patients: a subject is one patient."""
     if crosses_patients(strategy):
         raise ConfigError(
-            f"pairs: {type(strategy).__name__} draws scans of several patients together, and a TorchIO "
-            "subject holds those of one; "
-            "set loader: store"
+            "pairs",
+            None,
+            f"{type(strategy).__name__} draws scans of several patients together, and a TorchIO "
+            "subject holds those of one",
+            "set loader: store",
         )
 
 

@@ -76,8 +76,7 @@ def bids(
     subjects = sorted(path for path in root.glob("sub-*") if path.is_dir())
     if not subjects:
         raise DataError(
-            f"{root}: no folder sub-*; a BIDS root holds dataset_description.json, participants.tsv and "
-            "sub-*/"
+            root, "no folder sub-*", "a BIDS root holds dataset_description.json, participants.tsv and sub-*/"
         )
     people, notes = participants(root, {path.name for path in subjects})
     sidecars, skips = Sidecars(sidecar), _Skipped()
@@ -89,7 +88,7 @@ def bids(
     skipped = [*sidecars.notes(), *skips.notes(root)]
     if not images.rows:
         why = "; ".join(skipped) or "the folders are empty"
-        raise DataError(f"{root}: no image to read; modalities = {list(modalities or ())}; {why}")
+        raise DataError(root, f"no image to read; modalities = {list(modalities or ())}", why)
     unused = Counted()
     labels = None if derivative == "none" else bids_labels.find_derivative(root, derivative, label, unused)
     pairs, unpaired = bids_labels.pair(root, labels, images.names, label_of)

@@ -79,7 +79,7 @@ def dicom(
     found, skipped, notes = find_series(root, redact=hash_ids)
     series = [one for one in found if is_selected(one, modalities, min_slices, skipped)]
     if not series:
-        raise DataError(f"{root}: no DICOM series; {'; '.join(skipped.notes()) or 'the folder is empty'}")
+        raise DataError(root, "no DICOM series", "; ".join(skipped.notes()) or "the folder is empty")
     owners = (
         [one.folder for one in series]
         if patients == "folder"
@@ -158,7 +158,7 @@ def _parts(
             skipped.add("localizers were skipped", one.name)
     parts, note = volumes_of(of_volumes, min_slices)
     if parts[0].marks and mixed == "error":
-        raise DataError(f"{note}; set mixed=split, or move each volume to its own series")
+        raise DataError(problem=note, remedy="set mixed=split, or move each volume to its own series")
     if note:
         notes.append(f"{series.called}: {note}" if series.called else f"a series {note}")
     for part in parts:
