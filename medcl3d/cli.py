@@ -87,7 +87,7 @@ def message_of(error: UserError, given: dict[str, Any], command: str) -> str:
     """The message of an error, with file and line if it is about a field of the command's configuration."""
     if "config" not in given:
         return str(error)
-    from medcl3d.config.loading import with_line
+    from medcl3d.config.loading import locate
     from medcl3d.config.overrides import schemas_at
     from medcl3d.config.packaged import find_config
 
@@ -96,7 +96,8 @@ def message_of(error: UserError, given: dict[str, Any], command: str) -> str:
     except UserError:
         return str(error)
     overrides = [text for text in given["overrides"] or [] if "=" in text]
-    return with_line(str(error), path, overrides, schemas_at(CONFIGS.get(command, CONFIGS["pretrain"])))
+    locate(error, path, overrides, schemas_at(CONFIGS.get(command, CONFIGS["pretrain"])))
+    return str(error)
 
 
 def config_path(name: str) -> Path:
@@ -180,7 +181,7 @@ def prepare(
     given = prepare_options(source, read_options(options or [], option_schemas(source)))
     if "=" in root and not at_home(Path(root)).exists():
         raise DataError(
-            f"{root}: no such file or folder; give ROOT, which {source} reads, before any KEY=VALUE"
+            root, "no such file or folder", f"give ROOT, which {source} reads, before any KEY=VALUE"
         )
     place = None if root == "-" else at_home(Path(root))
     if check:
@@ -460,8 +461,9 @@ def benchmark(
         from benchmarks import benchmark as run
     except ImportError:
         raise ConfigError(
-            "benchmark: the benchmarks are not installed with the package; run `python "
-            "tools/benchmark.py` in a checkout"
+            problem="the benchmarks are not installed with the package",
+            remedy="run `python tools/benchmark.py` in a checkout",
+            place="benchmark",
         ) from None
 
     run(names or [], out)

@@ -110,7 +110,7 @@ def extract_features(
             refused,
         ):
             if refused:
-                raise DataError(f"{scans}: {len(refused)} series cannot be used: {refused[0]}")
+                raise DataError(scans, f"{len(refused)} series cannot be used: {refused[0]}")
             return {one.name: features_of(one.path) for one in found}
 
 

@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from medcl3d.config.field_types import CHOICE_OF
 from medcl3d.config.json_schema import below, resolved
 from medcl3d.config.registry import Registry, registry_of
-from medcl3d.config.yaml_tree import ConfigProblem, Place, Tree
+from medcl3d.config.yaml_tree import Place, Tree
+from medcl3d.core.errors import ConfigError
 
 Schema = Mapping[str, Any]
 # in a JSON Schema: ``module:name`` of the definitions of the free-form fields below this one
@@ -42,7 +43,7 @@ def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
             return Tree(text, comments=False).value
         if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
             return str(Tree(text).value)
-    except (yaml.YAMLError, ConfigProblem):
+    except (yaml.YAMLError, ConfigError):
         return text
     nothing = text in EMPTY or (text.lower() == "null" and any(map(_is_null, types)))
     return None if nothing else text

@@ -10,7 +10,7 @@ from medcl3d.config.json_schema import below
 from medcl3d.config.overrides import FIELDS_OF, PATHS_OF, Schema, _forms, schemas_at
 from medcl3d.config.registry import registry_of
 from medcl3d.config.renamed_fields import RENAMED, refuse_both, warn
-from medcl3d.config.validate import _line_prefix
+from medcl3d.config.validate import line_of
 from medcl3d.config.yaml_tree import COMMAND_LINE, Place, Tree
 from medcl3d.core.errors import ConfigError
 
@@ -120,7 +120,7 @@ def _last_change(former: str, present: str) -> str:
 
 def _place(tree: Tree, where: Place, name: str) -> str:
     above = ".".join(map(str, where[:-1]))
-    return f"{_line_prefix(tree, where, name)}{above + '.' if above else ''}"
+    return f"{line_of(tree, where, name)}: {above + '.' if above else ''}"
 
 
 def _rename(tree: Tree, mapping: dict[str, Any], where: Place, former: str, present: str) -> None:

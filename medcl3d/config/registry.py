@@ -31,10 +31,11 @@ T = TypeVar("T", bound=Callable[..., Any])
 class Registry:
     """The components of one kind, by name."""
 
-    def __init__(self, kind: str, package: str, former: str = ""):
+    def __init__(self, kind: str, package: str, former: str = "", owner: str = "{}"):
         """kind: in words; package: where the components are, and the group of entry points; former: an
-        earlier group that is read too.
+        earlier group that is read too; owner: a component in messages on its fields.
         """
+        self.owner = owner
         self.kind = kind
         self.package = package
         self._groups = (package, former) if former else (package,)
@@ -86,10 +87,13 @@ class Registry:
         def validate_and_call(*args: Any, **given: Any) -> Any:
             from medcl3d.config.registry import parse_fields  # which imports this module
 
-            fields = parse_fields(
-                self, name, {key: value for key, value in given.items() if key not in others}, name
-            )
-            return function(*args, **{key: given[key] for key in others if key in given}, **fields)
+            own = {key: value for key, value in given.items() if key not in others}
+            rest = {key: given[key] for key in others if key in given}
+            try:
+                return function(*args, **rest, **parse_fields(self, name, own, name))
+            except ConfigError as error:
+                error.of(name, self.owner.format(name))
+                raise
 
         if not is_class:
             return validate_and_call  # type: ignore[return-value]
@@ -179,7 +183,11 @@ def parse_fields(registry: Registry, chosen: str, fields: Mapping[str, Any], nam
         except PydanticSerializationError:
             kind = type(value).__name__
             raise ConfigError(
-                f"{name}: {field}: an object of type {kind} is not a field value; use numbers, text or lists"
+                field,
+                None,
+                f"an object of type {kind} is not a field value",
+                "use numbers, text or lists",
+                place=name,
             ) from None
     parsed = _validate(_in_memory(values), registry.schema(chosen), name)
     return {field: getattr(parsed, field) for field in type(parsed).model_fields}

@@ -54,11 +54,11 @@ def download(known: KnownSet, out: Path, say: Callable[[str], None]) -> Path:
                 say(f"{place}: {known.num_scans} scans, MD5 verified")
     except Timeout:
         raise MachineError(
-            f"{file}: another process is downloading it; wait for it, or choose another folder"
+            file, "another process is downloading it", "wait for it, or choose another folder"
         ) from None
     except OSError as error:
         raise MachineError(
-            f"{error.filename or out}: {error.strerror or error}; choose a writable folder"
+            error.filename or out, error.strerror or error, "choose a writable folder"
         ) from None
     say(known.prepare_command(out))
     return place
@@ -112,11 +112,13 @@ def _obtain(known: KnownSet, file: Path) -> None:
         return
     mismatch = f"checksum mismatch: expected MD5 {known.md5}, got {md5} of {_size(found)} bytes"
     if found == file:
-        raise DataError(f"{file}: {mismatch}; delete the file and download it again")
+        raise DataError(file, mismatch, "delete the file and download it again")
     part.unlink()
     raise DataError(
-        f"{known.url}: {mismatch}; the file was deleted. Run the command again; if that fails, the file was "
-        "changed in transit, or the set is no longer the version that medcl3d lists"
+        known.url,
+        f"{mismatch}; the file was deleted. Run the command again",
+        "if that fails, the file was changed in transit, or the set is no longer the version that "
+        "medcl3d lists",
     )
 
 
@@ -133,7 +135,7 @@ def _fetch(known: KnownSet, part: Path, file: Path) -> None:
             except (URLError, HTTPException, OSError) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise MachineError(
-                        f"{part}: the disk is full; free some space and run the command again to resume"
+                        part, "the disk is full", "free some space and run the command again to resume"
                     ) from None
                 reason = (
                     f"cannot be reached ({getattr(error, 'reason', None) or error or type(error).__name__})"
@@ -143,8 +145,10 @@ def _fetch(known: KnownSet, part: Path, file: Path) -> None:
             if _size(part) <= most_bytes:
                 have = f"{_size(part)} bytes were kept. Run" if _size(part) else "run"
                 raise MachineError(
-                    f"{known.url}: {reason}; {have} the command again to resume, or download the file by "
-                    f"other means, put it at {file.absolute()}, and run the command again"
+                    known.url,
+                    reason,
+                    f"{have} the command again to resume, or download the file by other means, put "
+                    f"it at {file.absolute()}, and run the command again",
                 )
             most_bytes = _size(part)
 

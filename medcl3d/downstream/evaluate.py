@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config.choices import choice_in_list, choice_of
 from medcl3d.config.field_types import STRICT, Choice, PositiveInt, Seed
 from medcl3d.config.loading import load
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.distributed.collectives import process_group, say, world_size
 from medcl3d.distributed.precision import Precision, autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
@@ -107,7 +107,7 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
     config = load(config_path, overrides, EvaluateConfig)
     with process_group() as device:
         if world_size() > 1:
-            raise ConfigError("evaluate runs in one process; start it without torchrun")
+            raise ConfigError(problem="evaluate runs in one process", remedy="start it without torchrun")
         store, split, network, notes = assemble(config)
         origin = "untrained" if config.init == SCRATCH else f"from {config.init}"
         say("\n".join([f"{config.encoder.name}, frozen, {origin}", *notes]))
@@ -177,8 +177,10 @@ def _check_probes(config: EvaluateConfig, store: Store, split: Split) -> None:
         task = _task(config.task, store)
         if config.crop_retrieval is not None and not isinstance(task, CropClassification):
             raise ConfigError(
-                f"crop_retrieval: scans of {config.task.name} have no single class for retrieval; use "
-                "linear or knn"
+                "crop_retrieval",
+                None,
+                f"scans of {config.task.name} have no single class for retrieval",
+                "use linear or knn",
             )
     table = store.collection.table
     if config.retrieval is not None:
@@ -204,7 +206,7 @@ def _task(choice: Choice, store: Store) -> Probed:
     task = task_of(choice)
     if not isinstance(task, Probed):
         raise ConfigError(
-            f"task = {choice.name}: has no classes of crops for a probe; use fine-tuning instead"
+            "task", Word(choice.name), "has no classes of crops for a probe", "use fine-tuning instead"
         )
     task.check(store)
     return task
@@ -321,7 +323,7 @@ def _scans_of_sides(config: EvaluateConfig, store: Store, split: Split) -> tuple
     test = [int(row) for row in np.flatnonzero(on_test_side)]
     if not test:
         raise DataError(
-            f"{store.root}: no test scan; prepare with a larger test_fraction, or set other modalities"
+            store.root, "no test scan", "prepare with a larger test_fraction, or set other modalities"
         )
     return train, test
 

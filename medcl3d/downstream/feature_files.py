@@ -106,15 +106,19 @@ class FeatureTable:
             before = {}
             if not force:
                 raise ConfigError(
-                    f"--out: {self.path} is not a table of features; give another folder, or --force"
+                    problem=f"{self.path} is not a table of features",
+                    remedy="give another folder, or --force",
+                    place="--out",
                 ) from None
         names = {one.name for one in scans}
         wanted = {one.name: origin_or_none(one, self.identity) for one in scans if one.name in before}
         foreign = [name for name, row in before.items() if name not in names or wanted[name] != row[1]]
         if foreign and not force:
             raise ConfigError(
-                f"--out: {self.path} holds {len(foreign)} rows, as that of {foreign[0]}, that were not "
-                "computed by this run from these scans; give another folder, or --force to replace the table"
+                problem=f"{self.path} holds {len(foreign)} rows, as that of {foreign[0]}, that were not "
+                "computed by this run from these scans",
+                remedy="give another folder, or --force to replace the table",
+                place="--out",
             )
         self.rows = {} if force else before
         return [one for one in scans if one.name not in self.rows]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from medcl3d.core.errors import ConfigError, unexpected_error
+from medcl3d.core.errors import ConfigError, Word, unexpected_error
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.feature_files import TABLE, FeatureFiles, FeatureOutput, FeatureTable
@@ -98,11 +98,11 @@ def write_features(
 
 def _refuse_outputs(out: Path, file_format: str, dense: bool) -> None:
     if file_format not in ("safetensors", "csv"):
-        raise ConfigError(f"--format = {file_format}: use safetensors or csv")
+        raise ConfigError("--format", Word(file_format), "use safetensors or csv")
     if dense and file_format == "csv":
         raise ConfigError(
-            "--format = csv: a table holds one vector per scan, not maps; use --format safetensors, or "
-            "leave --dense out"
+            problem="--format = csv: a table holds one vector per scan, not maps",
+            remedy="use --format safetensors, or leave --dense out",
         )
     if is_volume(out.name) or out.is_file():
-        raise ConfigError(f"--out = {out}: features are written into a folder; give one")
+        raise ConfigError("--out", out, "features are written into a folder", "give one")

@@ -105,7 +105,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     check_ranks(config.train)
     if config.train.grad_cache:
         raise ConfigError(
-            f"train.grad_cache = {config.train.grad_cache}: fine-tuning has no negatives; set it to 0"
+            "train.grad_cache", config.train.grad_cache, "fine-tuning has no negatives", "set it to 0"
         )
     if config.train.keep_steps:
         raise ConfigError(

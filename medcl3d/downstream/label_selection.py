@@ -44,6 +44,6 @@ def with_target(scans: ScanSelection, task: Task, store: Store, side: str, name:
     keep = np.flatnonzero([task.has_target(store, int(scan)) for scan in scans.rows])
     if not len(keep):
         raise DataError(
-            f"{store.root}: no scan of the {side} patients has labels for {name}; prepare scans with labels"
+            store.root, f"no scan of the {side} patients has labels for {name}", "prepare scans with labels"
         )
     return ScanSelection(scans.collection.take(keep), scans.rows[keep], scans.left_out)

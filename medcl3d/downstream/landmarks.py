@@ -92,8 +92,10 @@ class Landmarks:
                 cases.append({**row, "class": names[structure], **dict(zip(MEASURES, errors, strict=True))})
         if not cases:
             raise DataError(
-                f"landmarks: no structure of {store.root} is in two test patients of one modality; use more "
-                "test patients"
+                "landmarks",
+                f"no structure of {store.root} is in two test patients of one modality",
+                "use more test patients",
+                field="landmarks",
             )
         return intervals_of(cases, MEASURES, seed), cases
 

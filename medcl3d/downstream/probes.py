@@ -88,8 +88,8 @@ def finite(features: np.ndarray) -> np.ndarray:
     wrong = int((~np.isfinite(features)).any(1).sum())
     if wrong:
         raise DataError(
-            f"the encoder's features of {wrong} of {len(features)} crops or scans are not finite; use other "
-            "weights"
+            problem=f"the encoder's features of {wrong} of {len(features)} crops or scans are not finite",
+            remedy="use other weights",
         )
     return features
 
@@ -207,8 +207,10 @@ class Retrieval:
         for column in (self.same, self.differ):
             if column is not None and column not in table:
                 raise DataError(
-                    f"retrieval: the manifest has no column {column!r}; it has "
-                    f"{', '.join(map(str, table.columns))}"
+                    "retrieval",
+                    f"the manifest has no column {column!r}",
+                    f"it has {', '.join(map(str, table.columns))}",
+                    field="retrieval",
                 )
 
     def queries(self, table: pd.DataFrame) -> list[tuple[int, np.ndarray, np.ndarray]]:
@@ -229,8 +231,10 @@ class Retrieval:
         if not found:
             other = f" with another {self.differ}" if self.differ else ""
             raise DataError(
-                f"retrieval: no test scan has another{other} of the same {self.same}; set other columns, or "
-                "use more test patients"
+                "retrieval",
+                f"no test scan has another{other} of the same {self.same}",
+                "set other columns, or use more test patients",
+                field="retrieval",
             )
         return found
 
@@ -264,6 +268,6 @@ def check_classes(train: Labelled, names: Sequence[str]) -> None:
     """DataError if all labelled examples have the same class."""
     if len(set(train.targets.tolist())) < 2:
         raise DataError(
-            f"all labelled examples are {names[int(train.targets[0])]}; raise num_labelled, or use another "
-            "seed"
+            problem=f"all labelled examples are {names[int(train.targets[0])]}",
+            remedy="raise num_labelled, or use another seed",
         )

@@ -43,13 +43,15 @@ class Extraction:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
-            raise ConfigError(f"overlap = {self.overlap} is not within [0, 1); use 0.5")
+            raise ConfigError("overlap", self.overlap, "is not within [0, 1)", "use 0.5", colon=False)
         if self.windows < 1:
-            raise ConfigError(f"windows = {self.windows}: at least one crop is computed at once; use 4")
+            raise ConfigError("windows", self.windows, "at least one crop is computed at once", "use 4")
         if self.layer is not None and not self.dense:
             raise ConfigError(
-                f"layer = {self.layer}: pooled features come from the coarsest map; set dense, or leave "
-                "layer out"
+                "layer",
+                self.layer,
+                "pooled features come from the coarsest map",
+                "set dense, or leave layer out",
             )
 
 
@@ -79,7 +81,7 @@ def scan_features(
     found = compute(encoder, ready, extraction, dtype)
     if not bool(found.isfinite().all()):
         raise DataError(
-            f"{path}: its features are not finite; look at the scan's intensities, or use precision float32"
+            path, "its features are not finite", "look at the scan's intensities, or use precision float32"
         )
     return found, ready
 
@@ -130,7 +132,7 @@ def _dense(
     decoded = extraction.layer is None and encoder.network.decoder is not None
     layer = extraction.layer or 0
     if not 0 <= layer < len(encoder.strides):
-        raise ConfigError(f"layer = {layer}: the encoder has maps 0 to {len(encoder.strides) - 1}")
+        raise ConfigError("layer", layer, f"the encoder has maps 0 to {len(encoder.strides) - 1}")
     stride = WHOLE_VOXELS if decoded else encoder.strides[layer]
     windows = covering_windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, stride)
     mean: MeanMap | None = None

@@ -57,7 +57,7 @@ def numbers(
     wrong = given.notna().to_numpy() & ~is_valid(found)
     if wrong.any():
         value, scan = given[wrong].iloc[0], table["scan"][wrong].iloc[0]
-        raise ConfigError(f"{where}: {value!r} of scan {scan} {problem}")
+        raise ConfigError(problem=f"{value!r} of scan {scan} {problem}", place=where)
     return found
 
 

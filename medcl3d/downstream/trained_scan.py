@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.io.nifti import read_header
 from medcl3d.preprocessing.read_scan import num_channels
 from medcl3d.preprocessing.ready_scan import ReadyScan, ready_scan
@@ -31,10 +31,14 @@ def intensity_kind(source: Path, trained: str, wanted: str | None, field: str) -
     if wanted is None and len(kinds) > 1:
         example = f"{field} {kinds[0]}" if field.startswith("-") else f"{field} = {kinds[0]}"
         raise ConfigError(
-            f"{source}: trained on intensities of kinds {trained}; set that of these scans, as {example}"
+            problem=f"trained on intensities of kinds {trained}",
+            remedy=f"set that of these scans, as {example}",
+            place=source,
         )
     if wanted is not None and wanted not in kinds:
-        raise ConfigError(f"{field} = {wanted}: {source} was trained on {trained}; use {' or '.join(kinds)}")
+        raise ConfigError(
+            field, Word(wanted), f"{source} was trained on {trained}", f"use {' or '.join(kinds)}"
+        )
     return wanted or kinds[0]
 
 
@@ -53,7 +57,7 @@ def refuse_header(path: Path, options: Mapping[str, Any], channels: int, trained
 
 def _refuse_channels(path: Path, found: int, channels: int, trained: Trained) -> None:
     if found != channels:
-        raise DataError(f"{path}: has {found} channels, the {trained} takes {channels}")
+        raise DataError(path, f"has {found} channels, the {trained} takes {channels}")
 
 
 def other_spacing(ready: ReadyScan, trained_mm: Sequence[float]) -> tuple[str, str] | None:

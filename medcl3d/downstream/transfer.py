@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.encoders.network import Network
 from medcl3d.store.content_hashes import scans_with_content
 from medcl3d.store.store import Store
@@ -24,6 +24,7 @@ Transfer = Literal["encoder", "all"]
 
 SCHEMA = 1
 WEIGHTS = "encoder.safetensors"
+RUN = f"use the run folder of a pretraining, its {WEIGHTS}"
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 NUM_NAMED = 3
 
@@ -126,9 +127,11 @@ def load_weights(
     if mismatch.any:
         Console(stderr=True).print(mismatch.table())
         raise ConfigError(
-            f"init = {source}: not the network of this configuration: {mismatch.words()}; it was pretrained "
-            f"with {sidecar.get('in_channels')} input channels and encoder: "
-            f"{json.dumps(sidecar.get('architecture'))}: use the same here, or set init: scratch"
+            "init",
+            source,
+            f"not the network of this configuration: {mismatch.words()}",
+            f"it was pretrained with {sidecar.get('in_channels')} input channels and encoder: "
+            f"{json.dumps(sidecar.get('architecture'))}: use the same here, or set init: scratch",
         )
     network.load_state_dict(weights, strict=False)
     notes = [f"{path}: loaded {' and '.join(parts)}, {len(weights)} tensors"]
@@ -142,11 +145,17 @@ def load_weights(
 def _require_decoders(path: Path, sidecar: Mapping[str, Any], network: Network) -> None:
     if not sidecar.get("decoder"):
         raise ConfigError(
-            f"transfer = all: {path} has no decoder, only a pretrained encoder; set transfer: encoder"
+            "transfer",
+            Word("all"),
+            f"{path} has no decoder, only a pretrained encoder",
+            "set transfer: encoder",
         )
     if network.decoder is None:
         raise ConfigError(
-            f"transfer = all: this task has no decoder for that of {path}; set transfer: encoder"
+            "transfer",
+            Word("all"),
+            f"this task has no decoder for that of {path}",
+            "set transfer: encoder",
         )
 
 
@@ -184,9 +193,12 @@ def weights_path(source: Path) -> Path:
         why = (
             f"its run is {state}; let it finish" if state else "not the run folder of a pretraining; use one"
         )
-        raise ConfigError(f"init = {source}: holds no {WEIGHTS}, {why}")
+        raise ConfigError("init", source, f"holds no {WEIGHTS}, {why}")
     raise ConfigError(
-        f"init = {source}: file not found; use the run folder of a pretraining, its {WEIGHTS}, or scratch"
+        "init",
+        source,
+        "file not found",
+        f"{RUN}, or scratch",
     )
 
 
@@ -217,18 +229,25 @@ def read_sidecar(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
         schema = int(content["schema"])
     except FileNotFoundError:
         raise ConfigError(
-            f"{file}: is missing, so the patients of pretraining are unknown; copy it from the run folder"
+            problem="is missing, so the patients of pretraining are unknown",
+            remedy="copy it from the run folder",
+            place=file,
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); copy it from the run folder again") from None
+        raise ConfigError(
+            problem=f"cannot be read ({error})", remedy="copy it from the run folder again", place=file
+        ) from None
     if schema > SCHEMA:
         raise ConfigError(
-            f"{file}: written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA}); "
-            "update medcl3d"
+            problem=f"written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA})",
+            remedy="update medcl3d",
+            place=file,
         )
     lacking = [name for name in needed if name not in content]
     if lacking:
-        raise ConfigError(f"{file}: lacks {', '.join(lacking)}; copy it from the run folder again")
+        raise ConfigError(
+            problem=f"lacks {', '.join(lacking)}", remedy="copy it from the run folder again", place=file
+        )
     return dict(content)
 
 
@@ -249,7 +268,9 @@ def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a complete safetensors file ({error}); {remedy}") from None
+        raise ConfigError(
+            problem=f"not a complete safetensors file ({error})", remedy=remedy, place=path
+        ) from None
 
 
 def _unwrapped(name: str) -> str:
@@ -281,15 +302,18 @@ def _repeat_over_channels(
 def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str]) -> None:
     if "pretraining_patients" not in sidecar:
         raise ConfigError(
-            f"{path.with_suffix('.json')}: lacks pretraining_patients, which may include test patients; "
-            "pretrain again"
+            problem="lacks pretraining_patients, which may include test patients",
+            remedy="pretrain again",
+            place=path.with_suffix(".json"),
         )
     seen = sorted(set(sidecar["pretraining_patients"]).intersection(test_patients))
     if seen:
         raise DataError(
-            f"{path}: pretraining used {len(seen)} of the test patients: "
-            f"{', '.join(seen[:10])}{', ...' if len(seen) > 10 else ''}; pretrain on the training patients "
-            "of this split (patients of another collection need different ids)"
+            path,
+            f"pretraining used {len(seen)} of the test patients: "
+            f"{', '.join(seen[:10])}{(', ...' if len(seen) > 10 else '')}",
+            "pretrain on the training patients of this split (patients of another collection need "
+            "different ids)",
         )
 
 
@@ -315,8 +339,9 @@ def _refuse_test_scans(
     if seen:
         named = ", ".join(f"{scan} of {of[scan]} ({match})" for scan, match in list(seen.items())[:10])
         raise DataError(
-            f"{path}: pretraining used {len(seen)} of the {len(rows)} test scans of {store.root} under "
-            f"other patient ids: {named}{', ...' if len(seen) > 10 else ''}; pretrain without them, or move "
-            "their patients to the training side here"
+            path,
+            f"pretraining used {len(seen)} of the {len(rows)} test scans of {store.root} under other "
+            f"patient ids: {named}{(', ...' if len(seen) > 10 else '')}",
+            "pretrain without them, or move their patients to the training side here",
         )
     return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from medcl3d.core.embeddings import Embeddings, Loss
@@ -74,5 +75,5 @@ def _without_negatives_of_the_batch(tile: Tile, columns: Keys) -> Tile:
     return replace(tile, relation=replace(tile.relation, negative=negative))
 
 
-def _is_valid(keys: Keys) -> Tensor:
+def _is_valid(keys: Keys) -> Bool[Tensor, " N"]:
     return (keys.point < 0) | torch.isfinite(keys.position_mm).all(1)

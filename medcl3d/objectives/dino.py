@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, cast
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,7 +49,7 @@ class DINO(nn.Module):
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
     decodes: ClassVar[bool] = False
-    center: Tensor
+    center: Float[Tensor, " K"]
 
     def __init__(
         self,
@@ -132,7 +133,7 @@ class DINO(nn.Module):
         return Loss(value, metrics)
 
     @torch.no_grad()
-    def _update_center(self, scores: Tensor) -> None:
+    def _update_center(self, scores: Float[Tensor, "N K"]) -> None:
         """Move the centre towards the mean of this batch's scores over all ranks, if that is finite."""
         count = scores.new_tensor(float(len(scores)))
         mean = all_sum(scores.sum(0)) / all_sum(count)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,13 +53,16 @@ class MAE(nn.Module):
         super().__init__()
         if network.decoder is None:
             raise ConfigError(
-                "objective.mae: the network has no decoder to reconstruct with; "
-                "choose an encoder with feature maps"
+                problem="the network has no decoder to reconstruct with",
+                remedy="choose an encoder with feature maps",
             )
         if not 0 < mask_ratio < 1:
             raise ConfigError(
-                f"objective.mae: mask_ratio = {mask_ratio} is not between 0 and 1, both excluded; "
-                "use 0.6, for example"
+                "mask_ratio",
+                mask_ratio,
+                "is not between 0 and 1, both excluded",
+                "use 0.6, for example",
+                colon=False,
             )
         self.block, self.mask_ratio, self.normalise_target = triple(block), mask_ratio, normalise_target
         drops = drops_tokens(network.encoder)
@@ -70,9 +74,11 @@ class MAE(nn.Module):
         voxels = batch.main.voxels
         if any(size % edge for size, edge in zip(voxels.shape[2:], self.block, strict=True)):
             raise ConfigError(
-                f"objective.mae: block = {list(self.block)} does not divide views of "
-                f"{list(voxels.shape[2:])} voxels "
-                "(data.patch_size); use sizes that divide it"
+                "block",
+                list(self.block),
+                f"does not divide views of {list(voxels.shape[2:])} voxels (data.patch_size)",
+                "use sizes that divide it",
+                colon=False,
             )
         grid = triple(size // edge for size, edge in zip(voxels.shape[2:], self.block, strict=True))
         blocks = visible_blocks(batch.main.keys, grid, self.mask_ratio)
@@ -86,14 +92,16 @@ class MAE(nn.Module):
         mean = (error * masked).flatten(1).sum(1, keepdim=True) / masked.flatten(1).sum(1, keepdim=True)
         return {"online": Embeddings(mean, batch.main.keys)}
 
-    def with_mask_token(self, maps: Sequence[Tensor], blocks: Tensor) -> Sequence[Tensor]:
+    def with_mask_token(
+        self, maps: Sequence[Float[Tensor, "N _ _ _ _"]], blocks: Bool[Tensor, "N 1 d h w"]
+    ) -> Sequence[Float[Tensor, "N _ _ _ _"]]:
         """Maps with the mask token at the positions of dropped tokens."""
         if self.mask_token is None:
             return maps
         token = self.mask_token[:, None, None, None]
         return [m + ~at_size(blocks, tuple(m.shape[2:])) * token.to(m.dtype) for m in maps]
 
-    def target(self, voxels: Tensor) -> Tensor:
+    def target(self, voxels: Float[Tensor, "N C D H W"]) -> Float[Tensor, "N C D H W"]:
         """The target of the reconstruction: the voxels, or each block normalised."""
         if not self.normalise_target:
             return voxels

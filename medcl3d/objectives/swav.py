@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import torch
+from jaxtyping import Float, Int, Int64
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,8 +44,8 @@ class SwAV(nn.Module):
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
     decodes: ClassVar[bool] = False
-    kept: Tensor
-    count: Tensor
+    kept: Float[Tensor, "2 Q E"]
+    count: Int64[Tensor, 2]
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class SwAV(nn.Module):
         return Loss(value, {"loss": mean} | related.metrics)
 
     @torch.no_grad()
-    def _codes(self, z: Tensor, view: Tensor) -> Tensor:
+    def _codes(self, z: Float[Tensor, "M E"], view: Int[Tensor, " M"]) -> Float[Tensor, "M K"]:
         """Codes ``Float[M, K]`` of all ranks' global views ``[M, D]``, separately for each view number."""
         codes = z.new_zeros(len(z), self.prototypes.out_features)
         for number in torch.unique(view).tolist():
@@ -111,7 +112,7 @@ class SwAV(nn.Module):
             self._append(queue, z[own])
         return codes
 
-    def _append(self, queue: int, z: Tensor) -> None:
+    def _append(self, queue: int, z: Float[Tensor, "_ E"]) -> None:
         """Add finite embeddings ``[n, D]`` to a queue; they replace the oldest ones."""
         size = self.kept.shape[1]
         z = z[torch.isfinite(z).all(1)][-size:] if size else z[:0]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float64, Int
 
 from medcl3d.core.collection import Collection
 from medcl3d.pairs import PairStrategy, all_parts, traits_of
@@ -23,8 +24,8 @@ class BatchGrouping:
     """
 
     group_size: int
-    affinity: Callable[[int], np.ndarray]
-    patients: np.ndarray
+    affinity: Callable[[int], Float64[np.ndarray, " n"]]
+    patients: Int[np.ndarray, " n"]
     samples_per_scan: int = 1
 
     @property
@@ -32,11 +33,11 @@ class BatchGrouping:
         """Samples that must share a batch."""
         return self.group_size * self.samples_per_scan
 
-    def arranged(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def arranged(self, order: Int[np.ndarray, " m"], rng: np.random.Generator) -> Int[np.ndarray, " _"]:
         """Arrange an epoch's anchors ``Int[n]`` in groups, each at least `samples_per_scan` times."""
         return np.repeat(order if self.group_size == 1 else self._groups(order, rng), self.samples_per_scan)
 
-    def _groups(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _groups(self, order: Int[np.ndarray, " m"], rng: np.random.Generator) -> Int[np.ndarray, " _"]:
         """Arrange the anchors in groups of `group_size`, each anchor at least once.
 
         A group is filled with scans that attract its first anchor, drawn with probabilities proportional to

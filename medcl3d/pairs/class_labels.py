@@ -8,12 +8,13 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, PositiveInt
 from medcl3d.core.collection import Collection
-from medcl3d.core.errors import DataError
+from medcl3d.core.errors import DataError, inside
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
@@ -46,7 +47,8 @@ class ClassLabels:
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
-        return (PAIRS.build(self.inner),)
+        with inside("class_labels", "inner"):
+            return (PAIRS.build(self.inner),)
 
     @property
     def traits(self) -> StrategyTraits:
@@ -72,7 +74,8 @@ class ClassLabels:
                 f"class_labels: group_size = {self.group_size} patients of one {self.column}, but no value "
                 f"has more than {most}; lower group_size to {most}"
             )
-        anchors = self.strategies[0].anchors(collection)
+        with inside("class_labels", "inner"):
+            anchors = self.strategies[0].anchors(collection)
         return without_missing("class_labels", collection, (self.column,), self.on_missing, anchors)
 
     def _batch_grouping(self, collection: Collection) -> BatchGrouping | None:
@@ -81,7 +84,7 @@ class ClassLabels:
             return None
         labels = collection.column(self.column)
 
-        def affinity(scan: int) -> np.ndarray:
+        def affinity(scan: int) -> Float64[np.ndarray, " n"]:
             same: np.ndarray = (labels == labels[scan]).astype(np.float64)
             return same
 
@@ -91,7 +94,7 @@ class ClassLabels:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 for equal labels and within the sample."""
         same_label = rows.column(self.column)[:, None] == cols.column(self.column)  # NaN equals nothing
         return related(rows, cols, same_label | (rows.sample[:, None] == cols.sample))

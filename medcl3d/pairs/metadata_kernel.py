@@ -8,12 +8,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, PositiveInt
 from medcl3d.core.collection import Collection
-from medcl3d.core.errors import DataError
+from medcl3d.core.errors import DataError, inside
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
@@ -56,7 +57,8 @@ class MetadataKernel:
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
-        return (PAIRS.build(self.inner),)
+        with inside("metadata_kernel", "inner"):
+            return (PAIRS.build(self.inner),)
 
     @property
     def traits(self) -> StrategyTraits:
@@ -72,7 +74,8 @@ class MetadataKernel:
         """The inner strategy's anchors, filtered by `on_missing`. DataError for unusable columns."""
         require_columns("metadata_kernel", collection, self.columns)
         require_patients("metadata_kernel", collection, self.group_size)
-        anchors = self.strategies[0].anchors(collection)
+        with inside("metadata_kernel", "inner"):
+            anchors = self.strategies[0].anchors(collection)
         return without_missing("metadata_kernel", collection, self.columns, self.on_missing, anchors)
 
     def _batch_grouping(self, collection: Collection) -> BatchGrouping | None:
@@ -81,7 +84,7 @@ class MetadataKernel:
             return None
         all_scans = np.arange(len(collection))
 
-        def affinity(scan: int) -> np.ndarray:
+        def affinity(scan: int) -> Float64[np.ndarray, " n"]:
             one, how = all_scans[[scan]], (self.columns, self.combine, self.on_missing)
             similar: np.ndarray = similarity_between(collection, one, all_scans, *how)[0]
             return similar
@@ -92,7 +95,7 @@ class MetadataKernel:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = the kernel, 1 within the sample; M = 1 - P."""
         same_sample = rows.sample[:, None] == cols.sample
         kernel = similarity_of(rows, cols, self.columns, self.combine, self.on_missing)

@@ -104,7 +104,7 @@ def _headers(tasks: Sequence[ScanTask], options: PrepareOptions) -> Iterator[tup
             try:
                 missing = [path for path in files if not path.exists()]
                 if missing:
-                    raise DataError(f"{missing[0]}: {why_absent(missing[0])}")
+                    raise DataError(missing[0], why_absent(missing[0]))
                 yield task, _stored_bytes(task, read_header(task.image), options), ""
             except DataError as error:
                 yield task, 0, _redacted(str(error), files) if options.hash_ids else str(error)
@@ -159,6 +159,7 @@ def _check_disk_space(
     )
     if num_bytes - present > free and not smaller:
         raise MachineError(
-            f"{out}: {format_size(num_bytes)} are needed, {format_size(free)} are free; "
-            "free disk space, or choose another folder"
+            out,
+            f"{format_size(num_bytes)} are needed, {format_size(free)} are free",
+            "free disk space, or choose another folder",
         )

@@ -59,8 +59,9 @@ def finish(
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
         raise DataError(
-            f"{out}: scans differ in their number of channels {dict(channels)} (for example {example}); "
-            "prepare them in separate folders"
+            out,
+            f"scans differ in their number of channels {dict(channels)} (for example {example})",
+            "prepare them in separate folders",
         )
     split, moves = split_of(table, options, out)
     warnings = _duplicates(stored, table, split)
@@ -125,8 +126,8 @@ def _duplicates(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Sp
             > 1
         ):
             raise DataError(
-                f"{what} is in {' and in '.join(sides)}: {scans}; "
-                "give both scans the same patient, or remove one"
+                problem=f"{what} is in {' and in '.join(sides)}: {scans}",
+                remedy="give both scans the same patient, or remove one",
             )
         lines.append(f"{what} under two patients: {scans}")
     return tuple(lines)

@@ -83,7 +83,7 @@ class PrepareOptions:
         for name in ("percentiles", "window_hu"):
             low, high = getattr(self, name)
             if low >= high:
-                raise ValueError(f"{name}: the first, {low}, must be below the second, {high}")
+                raise ConfigError(name, None, f"the first, {low}, must be below the second, {high}")
 
 
 def option_schemas(source: str, common: type = PrepareOptions) -> list[Schema]:
@@ -113,7 +113,11 @@ def prepare_options(source: str, given: Mapping[str, Any]) -> ParsedOptions:
         if key not in own and key not in common:
             listed = f"of {source}: {', '.join(own) or 'none'}; of any source: {', '.join(common)}"
             raise ConfigError(
-                f"prepare {source}: {key}: unknown option{did_you_mean(key, [*own, *common])}; {listed}"
+                key,
+                None,
+                f"unknown option{did_you_mean(key, [*own, *common])}",
+                listed,
+                place=f"prepare {source}",
             )
     fields = parse_choice(SOURCES, source, {k: v for k, v in given.items() if k in own}, f"prepare {source}")
     options = parse({k: v for k, v in given.items() if k in common}, PrepareOptions, f"prepare {source}")

@@ -85,8 +85,8 @@ def _in_processes(
                 ', or put the code of your own script below `if __name__ == "__main__":`' if none_yet else ""
             )
             raise MachineError(
-                f"a worker was killed, perhaps for lack of memory, near {name_of(item)}; "
-                f"use fewer workers{guard}"
+                problem=f"a worker was killed, perhaps for lack of memory, near {name_of(item)}",
+                remedy=f"use fewer workers{guard}",
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -62,7 +62,9 @@ def show_pairs(
     MachineError.
     """
     if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
+        raise ConfigError(
+            problem="the picture is a PNG", remedy="use a name that ends in .png", place=f"--out {out}"
+        )
     parts = assemble(load(config_path, overrides, PretrainConfig))
     say(summary(parts))
     require_writable(out.parent, "--out")

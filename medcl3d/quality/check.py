@@ -65,7 +65,7 @@ def audit(
     """
     target = Path(target)
     if not target.exists():
-        raise DataError(f"{target}: there is no such file or folder")
+        raise DataError(target, "there is no such file or folder")
     choice, options = split_options(target, dict(given or {}))
     folder = None if report is None else _opened(report)
     checked = _of_store(target, options) if choice is None else _of_source(target, choice, options, folder)
@@ -77,7 +77,7 @@ def audit(
     for line in (*checked.notes, *_duplicates(checked), *warnings):
         say(line)
     if leaks:
-        raise DataError(f"{target}: {leaks[0]}; leave each on one side")
+        raise DataError(target, leaks[0], "leave each on one side")
     where = f" (all in {report})" if report else ""
     if len(bad) > options.max_bad_fraction * total:
         for line in first_reasons(bad[1:]):  # the first is in the error
@@ -99,7 +99,9 @@ def _opened(report: Path) -> Path | None:
     refuse_report_over(report)
     require_writable(report, "--report", is_file=is_file)
     if is_file and report.is_dir():
-        raise MachineError(f"--report = {report}: is a folder; choose another name for a file")
+        raise MachineError(
+            problem=f"--report = {report}: is a folder", remedy="choose another name for a file"
+        )
     (report.parent if is_file else report).mkdir(parents=True, exist_ok=True)
     return None if is_file else report
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -71,7 +72,10 @@ class PairDataset(Dataset[RawBatch]):
         return self._slice.anchor(step, index), self._slice.generator(step, index, Stream.SAMPLE)
 
     def collate(
-        self, step: int, samples: Sequence[tuple[ViewSpec, ...]], crops: Sequence[Sequence[Tensor]]
+        self,
+        step: int,
+        samples: Sequence[tuple[ViewSpec, ...]],
+        crops: Sequence[Sequence[Float[Tensor, "C _ _ _"]]],
     ) -> RawBatch:
         """This rank's batch of a step from what was drawn and its voxels, ``[C, D, H, W]`` for each view of
         each sample.
@@ -80,7 +84,7 @@ class PairDataset(Dataset[RawBatch]):
         return RawBatch.cat([self._sample(step, index, views, voxels) for index, (views, voxels) in pairs])
 
     def _sample(
-        self, step: int, index: int, views: tuple[ViewSpec, ...], crops: Sequence[Tensor]
+        self, step: int, index: int, views: tuple[ViewSpec, ...], crops: Sequence[Float[Tensor, "C _ _ _"]]
     ) -> RawBatch:
         roles = dict.fromkeys(view.role for view in views)
         numbers = [[v for v, view in enumerate(views) if view.role == role] for role in roles]
@@ -93,7 +97,12 @@ class PairDataset(Dataset[RawBatch]):
         return RawBatch(groups, self._points(groups[0], self._slice.generator(step, index, Stream.POINTS)))
 
     def _group(
-        self, step: int, index: int, views: list[ViewSpec], crops: list[Tensor], numbers: list[int]
+        self,
+        step: int,
+        index: int,
+        views: list[ViewSpec],
+        crops: list[Float[Tensor, "C _ _ _"]],
+        numbers: list[int],
     ) -> RawGroup:
         """The views of one role of a sample; `numbers` are theirs within it."""
         collection = self.scans.collection
@@ -112,7 +121,7 @@ class PairDataset(Dataset[RawBatch]):
             views=tuple(views),
         )
 
-    def _crop(self, view: ViewSpec) -> Tensor:
+    def _crop(self, view: ViewSpec) -> Float[Tensor, "C _ _ _"]:
         return to_grid(
             torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box)), view
         )
@@ -151,7 +160,9 @@ class PairDataset(Dataset[RawBatch]):
         return Points(position[None], key[None], body[None], valid[None])
 
 
-def _inside(world: Tensor, affines: Tensor, shapes: Tensor) -> Tensor:
+def _inside(
+    world: Float64[Tensor, "P 3"], affines: Float64[Tensor, "N 4 4"], shapes: Int[Tensor, "N 3"]
+) -> Bool[Tensor, " P"]:
     """``Bool[P]``: positions ``[P, 3]`` in mm that are inside all of the grids, ``[V, 4, 4]`` of ``[V, 3]``
     voxels.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from medcl3d.core.batch import Points
@@ -31,10 +32,10 @@ class RawGroup:
     """
 
     role: str
-    crops: Tensor
-    affine: Tensor
-    spacing_mm: Tensor
-    parameters: dict[str, Tensor]
+    crops: Float[Tensor, "N C D H W"]
+    affine: Float64[Tensor, "N 4 4"]
+    spacing_mm: Float[Tensor, "N 3"]
+    parameters: dict[str, Shaped[Tensor, "N ..."]]
     keys: Keys
     views: tuple[ViewSpec, ...]
 

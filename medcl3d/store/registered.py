@@ -20,6 +20,6 @@ def read_registered(root: Path) -> dict[str, dict[str, Any]]:
         return {}
     except (ValueError, KeyError, TypeError):
         raise DataError(
-            f"{path}: is damaged; delete it and run the same `medcl3d prepare` command again"
+            path, "is damaged", "delete it and run the same `medcl3d prepare` command again"
         ) from None
     return found

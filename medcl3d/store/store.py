@@ -68,7 +68,7 @@ class Store:
         if summary.get("schema") != SCHEMA:
             found = summary.get("schema")
             raise DataError(
-                f"{root}: the store has schema {found!r}, this version reads {SCHEMA}; prepare it again"
+                root, f"the store has schema {found!r}, this version reads {SCHEMA}", "prepare it again"
             )
         table = read_table(root / "manifest.csv")
         again = "run the same `medcl3d prepare` command again"
@@ -81,7 +81,7 @@ class Store:
             )
             if _without_kind(found["options"]) != _without_kind(summary["options"]):
                 raise DataError(
-                    f"{path}: scan {scan!r} was prepared with other options than the other scans; {again}"
+                    path, f"scan {scan!r} was prepared with other options than the other scans", again
                 )
             affines.append(np.array(found["affine"], dtype=np.float64))
             of_body = found["body"].pop("from_world")
@@ -140,7 +140,7 @@ class Store:
         Raises DataError for a scan without one.
         """
         if not self.has_label(scan):
-            raise DataError(f"{self.root}: scan {self._name(scan)!r} has no label")
+            raise DataError(self.root, f"scan {self._name(scan)!r} has no label")
         values = self._map(scan, is_label=True)
         if box is None:
             return np.array(values[...], dtype=np.int16)

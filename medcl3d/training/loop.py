@@ -73,9 +73,11 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         if self.optimizer == "adamw" and self.momentum is not None:
-            raise ValueError(
-                f"momentum = {self.momentum}: adamw has its own two momenta; leave it out, or set optimizer "
-                "to sgd or lars"
+            raise ConfigError(
+                "momentum",
+                self.momentum,
+                "adamw has its own two momenta",
+                "leave it out, or set optimizer to sgd or lars",
             )
         if any(step > self.steps for step in self.keep_steps):
             raise ValueError(
@@ -83,9 +85,11 @@ class FitOptions:
                 "steps out, or raise steps"
             )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError(
-                f"nesterov: {self.optimizer} has no Nesterov momentum here; leave it out, or set optimizer: "
-                "sgd and a momentum above 0"
+            raise ConfigError(
+                "nesterov",
+                None,
+                f"{self.optimizer} has no Nesterov momentum here",
+                "leave it out, or set optimizer: sgd and a momentum above 0",
             )
 
 
@@ -93,8 +97,11 @@ def check_ranks(options: FitOptions) -> None:
     """ConfigError if the samples of a step cannot be divided equally among the ranks."""
     if options.samples_per_step % world_size():
         raise ConfigError(
-            f"train.samples_per_step = {options.samples_per_step} cannot be divided among {world_size()} "
-            "ranks; use a multiple of the number of ranks"
+            "train.samples_per_step",
+            options.samples_per_step,
+            f"cannot be divided among {world_size()} ranks",
+            "use a multiple of the number of ranks",
+            colon=False,
         )
 
 
@@ -175,8 +182,9 @@ def fit(
                 bad_steps = 0
             elif (bad_steps := bad_steps + 1) >= MAX_BAD_STEPS:
                 raise DataError(
-                    f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} "
-                    f"({_samples(step, options)}); lower train.lr or inspect these samples"
+                    problem=f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} "
+                    f"({_samples(step, options)})",
+                    remedy="lower train.lr or inspect these samples",
                 )
             step += 1
             advance(step, loss)

@@ -21,6 +21,7 @@ from medcl3d.comparison.plan.runs import (
     unexpected_differences,
 )
 from medcl3d.config.loading import load
+from medcl3d.config.plain import Difference
 from medcl3d.core.errors import ConfigError
 
 
@@ -116,7 +117,7 @@ def test_free_fields_are_whole_names():
         {"pairs": {"a": {}}, "pairs_per_batch": 1},
         {"pairs": {"b": {}}, "pairs_per_batch": 2},
     )
-    assert unexpected_differences(a, b, ["pairs"]) == ["pairs_per_batch: 1 -> 2"]
+    assert unexpected_differences(a, b, ["pairs"]) == [Difference(("pairs_per_batch",), 1, 2)]
 
 
 @pytest.mark.parametrize(

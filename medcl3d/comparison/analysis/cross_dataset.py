@@ -64,13 +64,17 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRankin
         other = with_controls(load(find_config(str(path)), (), CompareConfig))
         if other.higher != config.higher:
             raise ConfigError(
-                f"cross_dataset_ranking: {other.metric} in {path} and {config.metric} here have opposite "
-                "directions of better; use metrics of one direction"
+                "cross_dataset_ranking",
+                None,
+                f"{other.metric} in {path} and {config.metric} here have opposite directions of better",
+                "use metrics of one direction",
             )
         if other.stage == "screen":
             raise ConfigError(
-                f"cross_dataset_ranking: {path} is a screening, which only selects candidates; "
-                "name its confirmation"
+                "cross_dataset_ranking",
+                None,
+                f"{path} is a screening, which only selects candidates",
+                "name its confirmation",
             )
         found, data = endpoints(other), data_of(other)
         twice = next(
@@ -79,8 +83,10 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRankin
         )
         if twice is not None:
             raise ConfigError(
-                f"cross_dataset_ranking: {path} uses the same data as {twice}; each data set "
-                "counts once, so remove one"
+                "cross_dataset_ranking",
+                None,
+                f"{path} uses the same data as {twice}",
+                "each data set counts once, so remove one",
             )
         if found is None:
             waiting.append(str(path))

@@ -13,7 +13,7 @@ from typing import Any
 
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run, endpoint_cells, family_of
-from medcl3d.config.plain import differences
+from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
 
@@ -137,21 +137,21 @@ def check_preregistration(
     for row in rows:
         if row["finished"] == 0:  # no result existed: the later declaration counts
             first = row
-    lines = [line for line in differences(first["what"], what) if not _is_pilots(line, first, rows)]
-    margin = [line for line in lines if line.startswith("margin:")]
-    if margin and len(lines) == len(margin):
+    changes = [change for change in differences(first["what"], what) if not _is_pilots(change, first, rows)]
+    margin = [change for change in changes if change.field == "margin"]
+    if margin and len(changes) == len(margin):
         note = (
-            f"No arm is called equivalent: {'; '.join(margin)} was changed after results existed; "
+            f"No arm is called equivalent: {listed(margin)} was changed after results existed; "
             "other tests remain valid."
         )
         return PreregistrationCheck(note, True, margin_kept=False)
-    if lines:
+    if changes:
         when = next((row for row in rows if row["what"] == what), last)
         seen = (
             f"when {_measurements(when['finished'])} finished" if when["what"] == what else "after the runs"
         )
         return PreregistrationCheck(
-            f"No test: {'; '.join(lines)} was changed {seen}.", False, margin_kept=not margin
+            f"No test: {listed(changes)} was changed {seen}.", False, margin_kept=not margin
         )
     if first["finished"]:
         return PreregistrationCheck(
@@ -164,9 +164,7 @@ def _measurements(count: int) -> str:
     return f"{count} measurement{' was' if count == 1 else 's were'}"
 
 
-def _is_pilots(line: str, first: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
+def _is_pilots(change: Difference, first: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
     """Whether a change of the number of replicates was made before a test was possible."""
-    changes = [row for row in rows if row["what"]["replicates"] != first["what"]["replicates"]]
-    return (
-        line.startswith("replicates:") and bool(changes) and changes[0]["complete"] < MIN_REPLICATES_FOR_TEST
-    )
+    later = [row for row in rows if row["what"]["replicates"] != first["what"]["replicates"]]
+    return change.field == "replicates" and bool(later) and later[0]["complete"] < MIN_REPLICATES_FOR_TEST

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
+from medcl3d.core.notes import without_names
 from medcl3d.io.nifti import content_sha256
 from medcl3d.io.walk import VOLUMES, files_under, unread
 
@@ -63,7 +64,7 @@ def scans_of(
         return InputScan(name, _shown(name, path, target), path, _output(out, target, name))
 
     if not target.exists():
-        raise DataError(f"{target}: file or folder does not exist")
+        raise DataError(target, "file or folder does not exist")
     if not target.is_dir():
         yield [input_scan(target.name, target)], []
         return
@@ -86,6 +87,7 @@ def _series(
     target: Path, raw: Path, num_volumes: int, num_others: int, say: Callable[[str], None]
 ) -> tuple[list[tuple[str, Path]], list[str]]:
     """The DICOM series of a folder as NIfTI files, and the faults of others."""
+    from medcl3d.datasets.dicom.files import NOT_DICOM
     from medcl3d.datasets.sources.dicom import dicom
 
     try:
@@ -98,7 +100,7 @@ def _series(
         )  # the DICOM files may be a scout or a report of these volumes
         return [], []
     for note in manifest.notes:
-        if not note.startswith(f"{num_volumes + num_others} files are not DICOM images"):  # reported already
+        if without_names(note) != f"{num_volumes + num_others} {NOT_DICOM}":  # reported already
             say(note)
     rows = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
     return [(path, manifest.locate(path)) for path in rows["path"]], list(manifest.faults.values())
@@ -137,13 +139,13 @@ def _output(out: Path, target: Path, name: str) -> Path:
     if not is_volume(out.name):
         if out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
             raise ConfigError(
-                f"--out = {out}: labels are written as NIfTI; use a name that ends in .nii.gz, or a folder"
+                "--out", out, "labels are written as NIfTI", "use a name that ends in .nii.gz, or a folder"
             )
         return out / f"{stem(name)}.nii.gz"
     if not out.name.endswith(VOLUMES):
-        raise ConfigError(f"--out = {out}: extension not in lower case; use .nii.gz")
+        raise ConfigError("--out", out, "extension not in lower case", "use .nii.gz")
     if target.is_dir():
-        raise ConfigError(f"--out = {out}: {target} is a folder of scans; use a folder for their labels")
+        raise ConfigError("--out", out, f"{target} is a folder of scans", "use a folder for their labels")
     return out
 
 
@@ -183,13 +185,14 @@ def missing(
         for file in files_of(scan):
             if file in of:
                 raise ConfigError(
-                    f"--out: {of[file].name} and {scan.name} would both be written to {file}; rename one, "
-                    "or process them separately"
+                    problem=f"{of[file].name} and {scan.name} would both be written to {file}",
+                    remedy="rename one, or process them separately",
+                    place="--out",
                 )
             of[file] = scan
     own = {scan.path.resolve() for scan in scans} & {file.resolve() for file in of}
     if own:
-        raise ConfigError(f"--out: {min(own)} is an input scan; use another folder")
+        raise ConfigError(problem=f"{min(own)} is an input scan", remedy="use another folder", place="--out")
     if force:
         return list(scans)
     existing = {file for file in of if file.exists()}
@@ -200,8 +203,10 @@ def missing(
         foreign += [file for file in files if origin is None or origin_in(file) != origin]
     if foreign:
         raise ConfigError(
-            f"--out: {len(foreign)} files exist already that this run did not write for these scans, for "
-            f"example {foreign[0]}; use another folder, or --force to replace them"
+            problem=f"{len(foreign)} files exist already that this run did not write for these scans, for "
+            f"example {foreign[0]}",
+            remedy="use another folder, or --force to replace them",
+            place="--out",
         )
     return [scan for scan in scans if not existing.issuperset(files_of(scan))]
 
@@ -227,12 +232,13 @@ def reason_of(
     options: those that the network was trained with; trained: what was trained, "run" or "encoder";
     one: the scan, to show its name instead of its path.
     """
+    fixed = next((name for name in FIXED_OPTIONS if re.search(rf"\b{name}\b", error.remedy)), None)
+    if fixed is not None:
+        error.remedy = ""
     text = str(error) if one is None else str(error).replace(str(one.path), one.shown)
-    wrong, *remedy = re.split(r"; |: (?=set )", text, maxsplit=1)
-    fixed = next((name for name in FIXED_OPTIONS if remedy and re.search(rf"\b{name}\b", remedy[0])), None)
     if fixed is None:
         return text
     value = options.get("kind" if fixed == "intensity" else fixed)
     settings = f"{fixed} = {value}"
     remedy_text = f"prepared with {settings}, so repair or leave out this scan"
-    return f"{wrong}; the {trained} was trained on scans {remedy_text}"
+    return f"{text}; the {trained} was trained on scans {remedy_text}"

@@ -161,7 +161,7 @@ def _write(
     except OSError as error:
         why = error.strerror or error
         raise MachineError(
-            f"{one.output}: {why}; {done} scans are done. Free disk space, or choose another folder"
+            one.output, why, f"{done} scans are done. Free disk space, or choose another folder"
         ) from None
     return [file for file, _ in files]
 

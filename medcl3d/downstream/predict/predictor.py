@@ -70,15 +70,16 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
             if state
             else "not a run folder of a fine-tuning; use one, for example runs/fine"
         )
-        raise ConfigError(f"{run}: holds no {WEIGHTS}, {why}")
+        raise ConfigError(problem=f"holds no {WEIGHTS}, {why}", place=run)
     sidecar = read_sidecar(path, NEEDED)
     fields = {"task": sidecar["task"], "encoder": sidecar["architecture"]}
     described = parse(fields, _Described, str(file))
     task = task_of(described.task)
     if not isinstance(task, Segmentation):
         raise ConfigError(
-            f"{run}: was trained for {described.task.name}, but predict writes label maps; use a run of "
-            "segmentation"
+            problem=f"was trained for {described.task.name}, but predict writes label maps",
+            remedy="use a run of segmentation",
+            place=run,
         )
     classes = task.chosen({int(value): name for value, name in sidecar["label_names"].items()}, file)
     channels = int(sidecar["in_channels"])
@@ -86,7 +87,11 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     weights = read_weights(path, "fine-tune again, or copy it again")
     mismatch = compare(weights, model.state_dict())
     if mismatch.any:
-        raise ConfigError(f"{path}: not the network of {file.name}: {mismatch.words()}; copy both again")
+        raise ConfigError(
+            problem=f"not the network of {file.name}: {mismatch.words()}",
+            remedy="copy both again",
+            place=path,
+        )
     model.load_state_dict(weights)
     kind = intensity_kind(run, str(sidecar["intensity"]["kind"]), intensity, "--intensity")
     return Predictor(

@@ -99,7 +99,7 @@ class ScanLoop:
                 self.done += 1
         if self.refused:
             words = f"{len(self.refused)} scans {self.words.failed}, {self.done} {self.words.done}"
-            raise DataError(f"{words}: {self.refused[0]}") from cause
+            raise DataError(words, self.refused[0]) from cause
 
     def _refuse(self, reason: str) -> None:
         self.refused.append(reason)

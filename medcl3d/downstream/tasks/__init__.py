@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medcl3d.config.registry import Registry
+from medcl3d.core.errors import inside
 
 if TYPE_CHECKING:
     from medcl3d.config.field_types import Choice
@@ -15,7 +16,8 @@ TASKS = Registry("task", __name__, former="medcl3d.downstream")
 
 def task_of(choice: Choice) -> Task:
     """The chosen task."""
-    task: Task = TASKS.build(choice)
+    with inside("task"):
+        task: Task = TASKS.build(choice)
     return task
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import (
@@ -180,6 +180,7 @@ class Classification(CropClassification):
     class_weights: Literal["balanced", "none"] = "balanced"
 
     @once_per_store
+    @inside("task", "classification", "target")
     def _values(self, store: Store) -> np.ndarray:
         """The column as text, "" if empty.
 
@@ -187,14 +188,16 @@ class Classification(CropClassification):
         """
         table, where = store.collection.table, f"task.classification.target = {self.target!r}"
         if self.target not in table:
-            raise ConfigError(f"{where}: {lacking(store, 'such column')}")
+            raise ConfigError(problem=lacking(store, "such column"), place=where)
         values: np.ndarray = table[self.target].fillna("").astype(str).to_numpy()
         found = set(values) - {""}
         if not 2 <= len(found) <= MAX_CLASSES:
             examples = ", ".join(sorted(found)[:5])
             raise ConfigError(
-                f"{where}: the column has {len(found)} different values ({examples}), too "
-                f"{'few' if len(found) < 2 else 'many'} for classes; use a column with 2 to {MAX_CLASSES}"
+                problem=f"the column has {len(found)} different values ({examples}), too "
+                f"{('few' if len(found) < 2 else 'many')} for classes",
+                remedy=f"use a column with 2 to {MAX_CLASSES}",
+                place=where,
             )
         return values
 

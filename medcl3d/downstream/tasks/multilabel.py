@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, inside
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import (
@@ -66,6 +66,7 @@ class Multilabel:
     each_stratum_first: ClassVar[bool] = True
 
     @once_per_store
+    @inside("task", "multilabel", "targets")
     def truth(self, store: Store) -> np.ndarray:
         """``Float64[scans, K]``: 0, 1, or NaN if unknown.
 
@@ -74,10 +75,10 @@ class Multilabel:
         where = "task.multilabel.targets"
         missing = [name for name in self.targets if name not in store.collection.table]
         if missing:
-            raise ConfigError(f"{where}: {lacking(store, 'column ' + ', '.join(missing))}")
+            raise ConfigError(problem=lacking(store, "column " + ", ".join(missing)), place=where)
         duplicates = sorted({name for name in self.targets if self.targets.count(name) > 1})
         if duplicates:
-            raise ConfigError(f"{where}: {duplicates[0]} is listed twice; list it once")
+            raise ConfigError(problem=f"{duplicates[0]} is listed twice", remedy="list it once", place=where)
         return np.stack([_finding(store, name, f"{where}: {name!r}") for name in self.targets], axis=1)
 
     def check(self, store: Store) -> None:
@@ -126,8 +127,8 @@ class Multilabel:
         if not any({0.0, 1.0} <= set(column.tolist()) for column in truth.T):
             names = ", ".join(self.targets)
             raise DataError(
-                f"all labelled scans have the same known values of {names}; raise num_labelled, or use "
-                "another seed"
+                problem=f"all labelled scans have the same known values of {names}",
+                remedy="raise num_labelled, or use another seed",
             )
 
     def draw(
@@ -235,8 +236,9 @@ def _finding(store: Store, name: str, where: str) -> np.ndarray:
     if len(values) < 2:
         problem = "all scans have it" if values == {1.0} else "no scan has it"
         raise ConfigError(
-            f"{where}: {problem if values else 'unknown for all scans'}, so it cannot be classified; "
-            "remove it"
+            problem=f"{(problem if values else 'unknown for all scans')}, so it cannot be classified",
+            remedy="remove it",
+            place=where,
         )
     return found
 

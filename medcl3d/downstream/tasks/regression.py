@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import CropBatch, CropDataset, answers, random_crop, whole_scans
@@ -70,6 +70,7 @@ class Regression:
     )
 
     @once_per_store
+    @inside("task", "regression", "target")
     def values(self, store: Store) -> np.ndarray:
         """``Float64[scans]``: the column, NaN if empty.
 
@@ -77,7 +78,7 @@ class Regression:
         """
         where = f"task.regression.target = {self.target!r}"
         if self.target not in store.collection.table:
-            raise ConfigError(f"{where}: {lacking(store, 'such column')}")
+            raise ConfigError(problem=lacking(store, "such column"), place=where)
         return numbers(store, self.target, np.isfinite, where, "is not a number; correct the manifest")
 
     def has_target(self, store: Store, scan: int) -> bool:
@@ -111,8 +112,10 @@ class Regression:
         spread = float(known.std())
         if spread == 0:
             raise ConfigError(
-                f"task.regression.target = {self.target!r}: all labelled scans have {known[0]:g}; use more "
-                "scans or another column"
+                "task.regression.target",
+                self.target,
+                f"all labelled scans have {known[0]:g}",
+                "use more scans or another column",
             )
         self._units[store.root] = float(known.mean()), spread
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)

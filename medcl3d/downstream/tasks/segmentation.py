@@ -85,8 +85,11 @@ class Segmentation:
             available = ", ".join(f"{value} ({name})" for value, name in known.items()) or "none"
             values = missing or list(wanted)
             raise ConfigError(
-                f"task.segmentation: classes = {values}: not among the label values of {where}; available: "
-                f"{available}"
+                "classes",
+                values,
+                f"not among the label values of {where}",
+                f"available: {available}",
+                owner="task.segmentation",
             )
         return {value: known[value] for value in wanted}
 

@@ -53,8 +53,10 @@ class StructureAtCentre(CropClassification):
         chosen = sorted(v for v in order[: self.structures] if v in store.label_names and table[:, v].any())
         if len(chosen) < 2:
             raise ConfigError(
-                f"task.structure_at_centre: the labels of {store.root} have {len(chosen)} structures, "
-                "at least two are needed; prepare scans with their label maps"
+                "task.structure_at_centre",
+                None,
+                f"the labels of {store.root} have {len(chosen)} structures, at least two are needed",
+                "prepare scans with their label maps",
             )
         return {value: store.label_names[value] for value in chosen}
 
