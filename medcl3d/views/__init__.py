@@ -8,6 +8,7 @@ from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
     from medcl3d.views.artefacts import torchio as torchio
+    from medcl3d.views.random_contrast import random_contrast as random_contrast
     from medcl3d.views.recipes import ct as ct
     from medcl3d.views.recipes import mri as mri
     from medcl3d.views.recipes import none as none
