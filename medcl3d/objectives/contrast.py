@@ -61,6 +61,8 @@ def contrast(
             "draw more samples per step or choose a pair strategy whose samples hold a positive"
         )
     metrics = {"loss": all_sum(local.loss.detach()) / weight} | diagnose(z.detach(), tally)
+    for name, (numerator, denominator) in relating.sums.items():
+        metrics[name] = all_sum(numerator.to(z)) / all_sum(denominator.to(z)).clamp(min=1)
     return Loss(local.loss * world_size() / weight, metrics)
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from medcl3d.pairs.combinators import Product as Product
     from medcl3d.pairs.combinators import Sum as Sum
     from medcl3d.pairs.cross_modality import CrossModality as CrossModality
+    from medcl3d.pairs.cycle_voxels import CycleVoxels as CycleVoxels
     from medcl3d.pairs.hard_negatives import HardNegatives as HardNegatives
     from medcl3d.pairs.longitudinal import Longitudinal as Longitudinal
     from medcl3d.pairs.metadata_kernel import MetadataKernel as MetadataKernel
