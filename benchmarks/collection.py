@@ -33,7 +33,7 @@ POLL_S = 0.05  # interval of reading the memory of workers
 PAIRS: dict[str, Any] = {
     "longitudinal": "longitudinal",
     "tabular_neighbours": {"tabular_neighbours": {"columns": {"age": 5.0, "sex": "equal"}}},
-    "metadata_kernel": {"metadata_kernel": {"columns": {"age": 5.0, "sex": "equal"}, "together": 2}},
+    "metadata_kernel": {"metadata_kernel": {"columns": {"age": 5.0, "sex": "equal"}, "group_size": 2}},
 }
 
 

@@ -109,7 +109,9 @@ def _known(name: str, known: Iterable[str], what: str) -> None:
     if name not in names:
         near = nearest(name, names)
         hint = f"did you mean {near!r}? " if near else ""
-        raise ConfigError(f"{name}: not one of the {what}; {hint}choose from {', '.join(names)}")
+        raise ConfigError(
+            problem=f"not one of the {what}", remedy=f"{hint}choose from {', '.join(names)}", place=name
+        )
 
 
 def _registry(kind: str) -> Registry:

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from medcl3d.config.key_value import WithOptions
+from medcl3d.config.kinds import CONFIGS
 from medcl3d.core.errors import ConfigError, DataError, UserError
 from medcl3d.core.version import __version__
 from medcl3d.io.encoding import escape_unencodable, unwritable
@@ -67,7 +68,8 @@ def command(function: Callable[P, None], cls: type[TyperCommand] | None = None) 
             if os.environ.get("MEDCL3D_DEBUG") == "1":
                 traceback.print_exc()
             error = unwritable(error) if isinstance(error, UnicodeEncodeError) else error
-            say(message_of(error, given) if isinstance(error, UserError) else "interrupted")
+            name = function.__name__
+            say(message_of(error, given, name) if isinstance(error, UserError) else "interrupted")
             raise typer.Exit(error.exit_code if isinstance(error, UserError) else INTERRUPTED) from None
 
     return run
@@ -81,18 +83,21 @@ def at_home(value: Any) -> Any:
     return value.expanduser() if isinstance(value, Path) and value.parts[:1] == ("~",) else value
 
 
-def message_of(error: UserError, given: dict[str, Any]) -> str:
+def message_of(error: UserError, given: dict[str, Any], command: str) -> str:
     """The message of an error, with file and line if it is about a field of the command's configuration."""
     if "config" not in given:
         return str(error)
-    from medcl3d.config.loading import with_line
+    from medcl3d.config.loading import locate
+    from medcl3d.config.overrides import schemas_at
     from medcl3d.config.packaged import find_config
 
     try:
         path = find_config(given["config"])
     except UserError:
         return str(error)
-    return with_line(str(error), path, [text for text in given["overrides"] or [] if "=" in text])
+    overrides = [text for text in given["overrides"] or [] if "=" in text]
+    locate(error, path, overrides, schemas_at(CONFIGS.get(command, CONFIGS["pretrain"])))
+    return str(error)
 
 
 def config_path(name: str) -> Path:
@@ -176,7 +181,7 @@ def prepare(
     given = prepare_options(source, read_options(options or [], option_schemas(source)))
     if "=" in root and not at_home(Path(root)).exists():
         raise DataError(
-            f"{root}: no such file or folder; give ROOT, which {source} reads, before any KEY=VALUE"
+            root, "no such file or folder", f"give ROOT, which {source} reads, before any KEY=VALUE"
         )
     place = None if root == "-" else at_home(Path(root))
     if check:
@@ -399,6 +404,46 @@ def show_pairs(
 
 
 @command
+def audit(
+    config: Config,
+    overrides: Overrides = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="COLUMN",
+            help="structures: compare label maps; or a column of the manifest with classes.",
+        ),
+    ] = "structures",
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            "--encoder",
+            metavar="RUN",
+            help="A finished pretraining, for strategies whose pairs depend on features.",
+            show_default=False,
+        ),
+    ] = None,
+    batches: Annotated[int, typer.Option("--batches", metavar="N", help="Number of batches.")] = 20,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE.json",
+            help="File for the figures; pairs of patients are written to FILE.csv.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Check = False,
+) -> None:
+    """Measure how many pairs of a strategy join the same structure or class, without training."""
+    path = config_path(config)
+    from medcl3d.pretraining.pair_audit import audit as run
+
+    run(path, overrides or [], by=by, encoder=encoder, batches=batches, out=out, check=check)
+
+
+@command
 def benchmark(
     names: Annotated[
         list[str] | None,
@@ -416,8 +461,9 @@ def benchmark(
         from benchmarks import benchmark as run
     except ImportError:
         raise ConfigError(
-            "benchmark: the benchmarks are not installed with the package; run `python "
-            "tools/benchmark.py` in a checkout"
+            problem="the benchmarks are not installed with the package",
+            remedy="run `python tools/benchmark.py` in a checkout",
+            place="benchmark",
         ) from None
 
     run(names or [], out)

@@ -8,9 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
+import jaxtyping
 import nibabel
 import numpy as np
 import pytest
+
+from tests.shapes import CHECKED
+
+if os.environ.get("CHECK_SHAPES", "1") == "1":
+    jaxtyping.install_import_hook(CHECKED, "tests.shapes.check")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 

@@ -15,7 +15,8 @@ from medcl3d.core.errors import DataError
 from medcl3d.distributed.precision import Precision, autocast_dtype
 from medcl3d.downstream.predict.inputs import reason_of, scans_of
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder, load_encoder
-from medcl3d.downstream.scan_features import Extraction, intensity_kind, scan_features
+from medcl3d.downstream.scan_features import Extraction, scan_features
+from medcl3d.downstream.trained_scan import intensity_kind
 
 Scan = str | Path
 
@@ -87,7 +88,8 @@ def extract_features(
     loaded = encoder if isinstance(encoder, PretrainedEncoder) else load_encoder(encoder)
     if device is not None:
         loaded = loaded.to(device)
-    extraction = Extraction(dense, layer, overlap, windows, intensity_kind(loaded, intensity, "intensity ="))
+    kind = intensity_kind(loaded.path, str(loaded.intensity["kind"]), intensity, "intensity")
+    extraction = Extraction(dense, layer, overlap, windows, kind)
     dtype = autocast_dtype(precision, next(loaded.parameters()).device)
 
     def features_of(path: Path) -> Tensor:
@@ -108,7 +110,7 @@ def extract_features(
             refused,
         ):
             if refused:
-                raise DataError(f"{scans}: {len(refused)} series cannot be used: {refused[0]}")
+                raise DataError(scans, f"{len(refused)} series cannot be used: {refused[0]}")
             return {one.name: features_of(one.path) for one in found}
 
 

@@ -82,9 +82,12 @@ class PairDataset(Dataset[PairBatch]):
     ):
         if samples_per_step < 1 or samples_per_step % world_size or not 0 <= rank < world_size:
             raise ConfigError(
-                f"PairDataset: samples_per_step = {samples_per_step} cannot be divided among world_size = "
-                f"{world_size} (rank = {rank}); "
-                "use a multiple of world_size, and a rank below it"
+                "samples_per_step",
+                samples_per_step,
+                f"cannot be divided among world_size = {world_size} (rank = {rank})",
+                "use a multiple of world_size, and a rank below it",
+                owner="PairDataset",
+                colon=False,
             )
         opened = store if isinstance(store, Store) else Store.open(Path(store).expanduser())
         config = _data_config(opened, patch_size, smaller_than_patch, modalities, fold)
@@ -94,11 +97,15 @@ class PairDataset(Dataset[PairBatch]):
         self.scans: ScanSelection = pretraining_scans(opened, config)
         self.anchors = self.strategy.anchors(self.scans.collection)
         batch_grouping = batch_grouping_of(self.strategy, self.scans.collection)
-        if batch_grouping is not None and samples_per_step % batch_grouping.group_size:
+        if batch_grouping is not None and samples_per_step % batch_grouping.samples_per_group:
             raise ConfigError(
-                f"PairDataset: samples_per_step = {samples_per_step} is not a multiple of the strategy's "
-                "batch grouping, "
-                f"{batch_grouping.group_size} samples; use one"
+                "samples_per_step",
+                samples_per_step,
+                "is not a multiple of the strategy's batch grouping, "
+                f"{batch_grouping.samples_per_group} samples",
+                "use one",
+                owner="PairDataset",
+                colon=False,
             )
         self._first = 0
         plan = Plan(self.anchors.ids, samples_per_step, seed, batch_grouping)
@@ -158,13 +165,13 @@ class PairDataset(Dataset[PairBatch]):
         name = type(self.strategy).__name__
         if queue_size(self.strategy):
             raise ConfigError(
-                f"{name} compares with an embedding queue, which a dataset does not have; train with "
-                "medcl3d.pretrain"
+                problem=f"{name} compares with an embedding queue, which a dataset does not have",
+                remedy="train with medcl3d.pretrain",
             )
         if not needs_features(self.strategy):
             return self.strategy.relate(keys, keys, None if z is None else _similarity(z))
         if z is None:
-            raise ConfigError(f"{name} depends on features; use dataset.relation(keys, z)")
+            raise ConfigError(problem=f"{name} depends on features", remedy="use dataset.relation(keys, z)")
         similarity = _similarity(z)
         return self.strategy.relate(*link(self.strategy, keys, keys, similarity), similarity)
 
@@ -201,11 +208,14 @@ def _built(registry: Registry, value: Any, name: str) -> Any:
     if isinstance(value, Mapping):
         if len(value) != 1:
             raise ConfigError(
-                f"{name}: one {registry.kind} is needed, as {{name: {{field: value}}}}, not {len(value)}"
+                problem=f"one {registry.kind} is needed, as {{name: {{field: value}}}}, not {len(value)}",
+                place=name,
             )
         ((chosen, fields),) = value.items()
         return registry.build(parse_choice(registry, chosen, fields or {}, name))
     if isinstance(value, type) or callable(value):
         shown = getattr(value, "__name__", value)
-        raise ConfigError(f"{name}: {shown} was not called; write {shown}(), with its fields inside")
+        raise ConfigError(
+            problem=f"{shown} was not called", remedy=f"write {shown}(), with its fields inside", place=name
+        )
     return value

@@ -167,7 +167,14 @@ def compare(
     if isinstance(config, Mapping):
         content = plain(config) | ({} if out_dir is None else {"out_dir": str(out_dir)})
         if not isinstance(content.get("out_dir"), str):
-            raise ConfigError("configuration: out_dir is missing; set it, or call compare(..., out_dir=...)")
+            raise ConfigError(
+                "out_dir",
+                None,
+                "is missing",
+                "set it, or call compare(..., out_dir=...)",
+                place="configuration",
+                colon=False,
+            )
         path = Path(content["out_dir"]).expanduser() / "compare.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, yaml.safe_dump(content, sort_keys=False))
@@ -203,8 +210,10 @@ def _given(
     if encoder is not None:
         if not isinstance(encoder, ModuleEncoder):
             raise ConfigError(
-                f"encoder: a {type(encoder).__name__} does not declare its maps; wrap it, as "
-                "medcl3d.as_encoder(...)"
+                "encoder",
+                None,
+                f"a {type(encoder).__name__} does not declare its maps",
+                "wrap it, as medcl3d.as_encoder(...)",
             )
         fields["encoder"] = encoder.choice.as_plain()
     return source, fields, encoder
@@ -216,10 +225,9 @@ def _overrides_named() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        start = f"{COMMAND_LINE}: "
-        if not str(error).startswith(start):
-            raise
-        raise ConfigError(f"overrides: {str(error).removeprefix(start)}") from None
+        if error.line == COMMAND_LINE:
+            error.line = "overrides"
+        raise
 
 
 def _named(strategy: Any) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 from medcl3d.core.errors import DataError, UserError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from medcl3d.comparison.plan.arm_types import ArmType
     from medcl3d.comparison.plan.config import CompareConfig, Prepare
     from medcl3d.comparison.plan.runs import Run
-    from medcl3d.comparison.run.execute import Launcher
+    from medcl3d.comparison.run.execute import Launcher, Outcome
 
 
 def compare(
@@ -35,21 +36,21 @@ def compare(
     """
     from rich.console import Console
 
-    from medcl3d.comparison.analysis.results import check_metrics, moved, progress
+    from medcl3d.comparison.analysis.results import moved
     from medcl3d.comparison.forecast import plan_summary
     from medcl3d.comparison.plan.arm_types import arm_types_of
     from medcl3d.comparison.plan.config import CompareConfig
     from medcl3d.comparison.plan.controls import with_controls
     from medcl3d.comparison.plan.dry_run import dry_run
-    from medcl3d.comparison.plan.preregistration import preregister
     from medcl3d.comparison.plan.runs import plan
-    from medcl3d.comparison.run.execute import execute, kept_and_waiting
-    from medcl3d.comparison.run.lock import exclusive_start
     from medcl3d.comparison.run.stages import check_confirmation
     from medcl3d.config.loading import load
     from medcl3d.io.disk_space import require_writable
+    from medcl3d.io.output import LosableOutput
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    # The results do not depend on the output, so a comparison whose output is no longer read continues.
+    output = cast(TextIO, LosableOutput(sys.stdout))
+    console = Console(file=output, highlight=False, markup=False, soft_wrap=True)
     config = with_controls(load(config_path, overrides, CompareConfig))
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
@@ -69,6 +70,18 @@ def compare(
         for line in dry_run(runs):
             console.print(line)
         return config.report_dir / "report.html"
+    failed = _execute(runs, config, console)
+    return _report_without(failed, runs, config, context) if failed else _report(runs, config, context)
+
+
+def _execute(runs: Sequence[Run], config: CompareConfig, console: Console) -> list[Outcome]:
+    """Prepare the data, validate and execute the runs that are not done. Returns the failed ones."""
+    from medcl3d.comparison.analysis.results import check_metrics, progress
+    from medcl3d.comparison.plan.dry_run import dry_run
+    from medcl3d.comparison.plan.preregistration import preregister
+    from medcl3d.comparison.run.execute import execute, kept_and_waiting
+    from medcl3d.comparison.run.lock import exclusive_start
+
     launcher = _launcher(config)
     with exclusive_start(config.out_dir):
         if config.prepare is not None:
@@ -76,18 +89,17 @@ def compare(
         for line in dry_run(kept_and_waiting(runs)[1]):
             console.print(line)
         preregister(config, *progress(runs, config))
-        has_the_metrics = partial(
-            check_metrics, metrics=[config.metric, *(one.metric for one in config.later)]
-        )
-        failed = [
-            outcome
-            for outcome in execute(runs, launcher, console, has_the_metrics)
-            if outcome.state == "failed"
-        ]
-    if not failed:
-        return _report(runs, config, context)
+        metrics = [config.metric, *(one.metric for one in config.later)]
+        outcomes = execute(runs, launcher, console, partial(check_metrics, metrics=metrics))
+    return [outcome for outcome in outcomes if outcome.state == "failed"]
+
+
+def _report_without(
+    failed: Sequence[Outcome], runs: Sequence[Run], config: CompareConfig, context: _ReportContext
+) -> NoReturn:
+    """Report on the complete replicates, then raise UserError with the number of failed runs."""
     for outcome in failed:
-        console.print(f"failed: {outcome.run}: {outcome.reason} (in {outcome.run.folder})")
+        context.console.print(f"failed: {outcome.run}: {outcome.reason} (in {outcome.run.folder})")
     try:
         where = f"{_report(runs, config, context)} has the complete replicates"
     except DataError as error:

@@ -13,9 +13,9 @@ from medcl3d.config.field_types import Choice
 from medcl3d.config.json_schema import type_words
 from medcl3d.config.plain import plain
 from medcl3d.config.registry import Registry, parse_fields
+from medcl3d.config.renamed_fields import with_present_names
 from medcl3d.config.suggestions import did_you_mean
 from medcl3d.config.validation_errors import problems
-from medcl3d.config.yaml_tree import ConfigProblem
 from medcl3d.core.errors import ConfigError
 
 
@@ -33,30 +33,34 @@ def choice_in_list(registry: Registry) -> Any:
 
 
 def _choice(registry: Registry, value: Any) -> Choice:
-    """Validate the configuration of one component; Wrong with a path below the value."""
+    """Validate the configuration of one component; ConfigError with the field below the value."""
     if isinstance(value, str):
         value = {value: {}}
     if not isinstance(value, Mapping) or len(value) != 1:
         known = ", ".join(registry.names())
-        raise ConfigProblem(
+        raise ConfigError(
             (),
             value,
-            f"one {registry.kind} is required, as `name` or `name: {{field: value}}`; choose from {known}",
+            f"one {registry.kind} is required, as `name` or `name: {{field: value}}`",
+            f"choose from {known}",
         )
     ((name, given),) = value.items()
     if name not in registry.names():
-        raise ConfigProblem(
+        raise ConfigError(
             (name,),
             given,
-            f"no {registry.kind} has this name{did_you_mean(name, registry.names())}; choose from "
-            f"{', '.join(registry.names())}",
+            f"no {registry.kind} has this name{did_you_mean(name, registry.names())}",
+            f"choose from {', '.join(registry.names())}",
         )
+    if isinstance(given, Mapping):
+        given = with_present_names(given, registry.renamed(name), f"{name}: ")
     fields = registry.schema(name)
     try:
         parsed = fields.validate_json(json.dumps(given or {}, default=str), strict=True)
     except ValidationError as error:
         first = problems(error, given or {}, fields)[0]
-        raise ConfigProblem((name, *first.where), first.value, first.message) from None
+        first.within(name)
+        raise first from None
     return Choice(name, {field: getattr(parsed, field) for field in type(parsed).model_fields})
 
 
@@ -82,9 +86,9 @@ def parse_choice(registry: Registry, chosen: str, fields: Mapping[str, Any], nam
     `parse`.
     """
     if chosen not in registry.names():
-        listed = f"choose from {', '.join(registry.names())}"
         raise ConfigError(
-            f"{name}: no {registry.kind} is named {chosen!r}{did_you_mean(chosen, registry.names())}; "
-            f"{listed}"
+            problem=f"no {registry.kind} is named {chosen!r}{did_you_mean(chosen, registry.names())}",
+            remedy=f"choose from {', '.join(registry.names())}",
+            place=name,
         )
     return Choice(chosen, parse_fields(registry, chosen, fields, name))

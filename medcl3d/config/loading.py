@@ -15,12 +15,13 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from medcl3d.config.overrides import Schema, value_of
+from medcl3d.config.overrides import Schema, json_schema_of, value_of
 from medcl3d.config.plain import plain
+from medcl3d.config.present_names import present_path, present_paths, use_present_names
 from medcl3d.config.suggestions import did_you_mean
-from medcl3d.config.validate import T, _in_memory, _key, _line_prefix, _validate
-from medcl3d.config.yaml_tree import COMMAND_LINE, ConfigProblem, Tree
-from medcl3d.core.errors import ConfigError
+from medcl3d.config.validate import T, _in_memory, _validate, line_of
+from medcl3d.config.yaml_tree import COMMAND_LINE, Tree
+from medcl3d.core.errors import ConfigError, UserError
 
 MAX_BYTES = 1_000_000
 
@@ -45,35 +46,43 @@ def load(
         mark = error.problem_mark or error.context_mark
         place = f"{mark.line + 1}:{mark.column + 1}" if mark else "1"
         raise ConfigError(
-            f"{path}:{place}: not YAML: {error.problem}; indent with spaces and quote special characters"
+            problem=f"not YAML: {error.problem}",
+            remedy="indent with spaces and quote special characters",
+            place=f"{path}:{place}",
         ) from None
     except yaml.YAMLError as error:  # ReaderError, for invalid characters, has no line
         raise ConfigError(
-            f"{path}: not YAML: {' '.join(str(error).split())}; save it as plain UTF-8 text"
+            problem=f"not YAML: {' '.join(str(error).split())}",
+            remedy="save it as plain UTF-8 text",
+            place=path,
         ) from None
-    except ConfigProblem as wrong:
-        place = f"{path}:{wrong.line}" if wrong.line else str(path)
-        raise ConfigError(f"{place}: {_key(wrong.where, wrong.value)}{wrong.message}") from None
+    except ConfigError as wrong:
+        wrong.line, wrong.place = f"{path}:{wrong.place}", ""
+        raise
     if not isinstance(tree.value, dict):
         what = "empty" if tree.value is None else f"a {type(tree.value).__name__}"
         raise ConfigError(
-            f"{path}:1: the file is {what}; it must hold keys, as in `seed: 0`. See configs/ for complete "
-            "files"
+            problem=f"the file is {what}",
+            remedy="it must hold keys, as in `seed: 0`. See configs/ for complete files",
+            place=f"{path}:1",
         )
     return _overridden(tree, overrides, model, str(path))
 
 
 def _overridden(tree: Tree, overrides: Sequence[str] | Mapping[str, Any], model: type[T], name: str) -> T:
     """A validated tree, with some of its fields replaced."""
-    adapter = TypeAdapter(model)
+    schemas = [json_schema_of(model)]
+    use_present_names(tree, schemas, name)
     if isinstance(overrides, Mapping):
-        for key, value in overrides.items():
-            _set(tree, key, copy.deepcopy(value), value)
+        paths = present_paths(list(overrides), schemas)
+        for path, value in zip(paths, overrides.values(), strict=True):
+            _set(tree, path, copy.deepcopy(value))
     else:
-        schemas = [adapter.json_schema()] if overrides else []
+        present_paths([text.partition("=")[0] for text in overrides], schemas)
         for text in overrides:
             override(tree, text, schemas)
-    return _validate(tree, adapter, name)
+    use_present_names(tree, schemas, name)  # in the values of overrides
+    return _validate(tree, TypeAdapter(model), name)
 
 
 def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
@@ -81,24 +90,33 @@ def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
     override.
     """
     path, equals, value = text.partition("=")
+    path = present_path(path, schemas)
     where = tuple(path.split("."))
     if not equals or not all(where):
         raise ConfigError(
-            f"{COMMAND_LINE}: {text!r} is not an override; write key.path=value, as in train.steps=100"
+            problem=f"{text!r} is not an override",
+            remedy="write key.path=value, as in train.steps=100",
+            line=COMMAND_LINE,
         )
-    _set(tree, path, value_of(value, where, schemas), value)
+    _set(tree, path, value_of(value, where, schemas))
 
 
-def _set(tree: Tree, path: str, value: Any, shown: Any) -> None:
+def _set(tree: Tree, path: str, value: Any) -> None:
     try:
         tree.set(tuple(path.split(".")), value)
-    except ConfigProblem as wrong:
-        raise ConfigError(f"{COMMAND_LINE}: {path} = {shown}: {wrong.message}") from None
+    except ConfigError as wrong:
+        wrong.line = COMMAND_LINE
+        raise
 
 
-def parse(tree: Mapping[str, Any], model: type[T], name: str) -> T:
-    """Validate a configuration in memory; `name` is the file in messages."""
-    return _validate(_in_memory(tree), TypeAdapter(model), name)
+def parse(tree: Mapping[str, Any], model: type[T], name: str, quiet: bool = False) -> T:
+    """Validate a configuration in memory; `name` is the file in messages.
+
+    quiet: without a FutureWarning for former names of fields.
+    """
+    given = _in_memory(tree)
+    use_present_names(given, [json_schema_of(model)], name, quiet)
+    return _validate(given, TypeAdapter(model), name)
 
 
 def read_options(texts: Sequence[str], schemas: Sequence[Schema] = ()) -> dict[str, Any]:
@@ -106,27 +124,33 @@ def read_options(texts: Sequence[str], schemas: Sequence[Schema] = ()) -> dict[s
     override.
     """
     tree = Tree("{}")
+    present_paths([text.partition("=")[0] for text in texts], schemas)
     for text in texts:
         override(tree, text, schemas)
     return dict(tree.value)
 
 
-def with_line(message: str, path: Path, overrides: Sequence[str]) -> str:
-    """A component's message about its configuration, prefixed with file and line.
+def locate(error: UserError, path: Path, overrides: Sequence[str], schemas: Sequence[Schema] = ()) -> None:
+    """Set the line of a component's error, since components have no access to the file.
 
-    Components have no access to the file: their messages begin with a key (``data.patch_size = ...``,
-    ``multi_crop: local_size = ...``) or with its value (a path). A message that begins with neither is
-    returned unchanged.
+    An error without a field whose place is a value of the file, such as the folder of the data, gets the line
+    of that value. Any other error is left unchanged.
+
+    schemas: JSON Schemas of the file, for former names of fields.
     """
+    if error.line or not (error.where or error.place):  # `load` has set it, or nothing can
+        return
     try:
         tree = Tree(_read(path))
+        use_present_names(tree, schemas, str(path), quiet=True)
         for text in overrides:
-            override(tree, text)
-    except (ConfigError, ConfigProblem, yaml.YAMLError, AttributeError):  # `load` has reported it
-        return message
-    text = message.removeprefix(f"{path}: ")
-    where = tree.place(text)
-    return message if where is None else f"{_line_prefix(tree, where, str(path))}{text}"
+            override(tree, text, schemas)
+    except (ConfigError, yaml.YAMLError, AttributeError):  # `load` has reported it
+        return
+    where = tree.find(error.where or (error.place,))
+    if where is not None:
+        error.line = line_of(tree, where, str(path))
+        error.place = "" if error.place == str(path) else error.place
 
 
 def _read(path: Path) -> str:
@@ -137,16 +161,20 @@ def _read(path: Path) -> str:
             else ""
         )
         raise ConfigError(
-            f"{path}: no such file{near}; a minimal one starts with `data: {{root: data/mine}}`; see "
-            "configs/ for complete files"
+            problem=f"no such file{near}",
+            remedy="a minimal one starts with `data: {root: data/mine}`; see configs/ for complete files",
+            place=path,
         )
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ConfigError(
-            f"{path}: {size} bytes, more than the limit of a configuration ({MAX_BYTES}); check that it "
-            "is the right file"
+            problem=f"{size} bytes, more than the limit of a configuration ({MAX_BYTES})",
+            remedy="check that it is the right file",
+            place=path,
         )
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        raise ConfigError(
+            problem=f"not UTF-8 text (byte {error.start})", remedy="save it as UTF-8", place=path
+        ) from None

@@ -43,4 +43,6 @@ def find_config(name: str) -> Path:
     packaged = (
         f"similar names: {', '.join(near)}" if near else "`medcl3d list configs` lists the packaged ones"
     )
-    raise ConfigError(f"{name}: no such file, and no packaged configuration of that name; {packaged}")
+    raise ConfigError(
+        problem="no such file, and no packaged configuration of that name", remedy=packaged, place=name
+    )

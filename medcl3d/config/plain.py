@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -31,13 +31,36 @@ def _of_array(value: Any) -> Any:
     return value.tolist()
 
 
-def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Differences of two plain configurations, one line per field."""
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One field in which two configurations differ; as text: ``field: old -> new``."""
+
+    where: tuple[str, ...]
+    old: Any
+    new: Any
+
+    @property
+    def field(self) -> str:
+        """The field as a dotted path."""
+        return ".".join(self.where)
+
+    def within(self, fields: Iterable[str]) -> bool:
+        """Whether the field is one of some dotted paths, or below one."""
+        return any(self.field == name or self.field.startswith(f"{name}.") for name in fields)
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.old!r} -> {self.new!r}"
+
+
+def differences(old: Any, new: Any, where: tuple[str, ...] = ()) -> list[Difference]:
+    """The fields in which two plain configurations differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(k for k in new if k not in old)]
-        return [
-            line
-            for k in keys
-            for line in differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))
-        ]
-    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
+        return [found for k in keys for found in differences(old.get(k), new.get(k), (*where, str(k)))]
+    return [] if old == new else [Difference(where, old, new)]
+
+
+def listed(found: Sequence[Difference], most: int | None = None) -> str:
+    """Differences as text, the first `most` of them."""
+    more = most is not None and len(found) > most
+    return "; ".join([*map(str, found[:most]), *(["..."] if more else [])])

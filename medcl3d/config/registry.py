@@ -21,6 +21,7 @@ from pydantic_core import PydanticSerializationError
 
 from medcl3d.config.field_types import CHOICE_OF, Choice
 from medcl3d.config.plain import plain
+from medcl3d.config.renamed_fields import RENAMED, with_present_names
 from medcl3d.config.validate import _in_memory, _validate
 from medcl3d.core.errors import ConfigError
 
@@ -30,22 +31,27 @@ T = TypeVar("T", bound=Callable[..., Any])
 class Registry:
     """The components of one kind, by name."""
 
-    def __init__(self, kind: str, package: str, former: str = ""):
+    def __init__(self, kind: str, package: str, former: str = "", owner: str = "{}"):
         """kind: in words; package: where the components are, and the group of entry points; former: an
-        earlier group that is read too.
+        earlier group that is read too; owner: a component in messages on its fields.
         """
+        self.owner = owner
         self.kind = kind
         self.package = package
         self._groups = (package, former) if former else (package,)
         self._constructors: dict[str, Callable[..., Any]] = {}
         self._schemas: dict[str, TypeAdapter[Any]] = {}
+        self._json_schemas: dict[str, dict[str, Any]] = {}
+        self._renamed: dict[str, Mapping[str, str]] = {}
         self._searched = False
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str, *, renamed: Mapping[str, str] | None = None) -> Callable[[T], T]:
         """Decorator: register a constructor as `name`. ValueError if another constructor has the name.
 
         The registered constructor validates its keyword-only arguments by `schema`: a wrong one is a
         ConfigError, as in YAML.
+
+        renamed  former name of a field -> its present name; the former one is accepted with a FutureWarning
         """
 
         def keep(constructor: T) -> T:
@@ -55,9 +61,17 @@ class Registry:
                     f"{self.kind} {name!r} is registered twice: {known.__module__} and "
                     f"{constructor.__module__}"
                 )
+            fields = inspect.signature(constructor).parameters
+            for former, present in (renamed or {}).items():
+                if former in fields or present not in fields:
+                    raise ValueError(
+                        f"{self.kind} {name!r}: {former!r} cannot be the former name of {present!r}: "
+                        "only the present name is a field"
+                    )
             made = self._validating(name, constructor)
-            self._constructors[name] = made
+            self._constructors[name], self._renamed[name] = made, dict(renamed or {})
             self._schemas.pop(name, None)
+            self._json_schemas.pop(name, None)
             return made
 
         return keep
@@ -73,10 +87,13 @@ class Registry:
         def validate_and_call(*args: Any, **given: Any) -> Any:
             from medcl3d.config.registry import parse_fields  # which imports this module
 
-            fields = parse_fields(
-                self, name, {key: value for key, value in given.items() if key not in others}, name
-            )
-            return function(*args, **{key: given[key] for key in others if key in given}, **fields)
+            own = {key: value for key, value in given.items() if key not in others}
+            rest = {key: given[key] for key in others if key in given}
+            try:
+                return function(*args, **rest, **parse_fields(self, name, own, name))
+            except ConfigError as error:
+                error.of(name, self.owner.format(name))
+                raise
 
         if not is_class:
             return validate_and_call  # type: ignore[return-value]
@@ -124,8 +141,21 @@ class Registry:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 default = ... if parameter.default is parameter.empty else parameter.default
                 options[parameter.name] = (hints[parameter.name], default)
-        model = create_model(name, __config__=ConfigDict(extra="forbid", strict=True, frozen=True), **options)
-        return TypeAdapter(model)
+        config = ConfigDict(extra="forbid", strict=True, frozen=True)
+        if renamed := self.renamed(name):
+            config["json_schema_extra"] = {RENAMED: dict(renamed)}
+        return TypeAdapter(create_model(name, __config__=config, **options))
+
+    def json_schema(self, name: str) -> dict[str, Any]:
+        """The JSON Schema of the fields of `name`; not to be changed."""
+        if name not in self._json_schemas:
+            self._json_schemas[name] = self.schema(name).json_schema()
+        return self._json_schemas[name]
+
+    def renamed(self, name: str) -> Mapping[str, str]:
+        """Former name of a field of `name` -> its present name."""
+        self.get(name)
+        return self._renamed[name]
 
     def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
         """The JSON Schema of a field that chooses a component of this registry; `medcl3d schema` expands
@@ -146,14 +176,18 @@ def registry_of(package: str) -> Registry | None:
 
 def parse_fields(registry: Registry, chosen: str, fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The fields of a component, defaults filled in. ConfigError: a wrong field; `name` as in `parse`."""
-    values: dict[str, Any] = {}
+    fields, values = with_present_names(fields, registry.renamed(chosen), f"{name}: "), {}
     for field, value in fields.items():
         try:
             values[field] = plain(value)
         except PydanticSerializationError:
             kind = type(value).__name__
             raise ConfigError(
-                f"{name}: {field}: an object of type {kind} is not a field value; use numbers, text or lists"
+                field,
+                None,
+                f"an object of type {kind} is not a field value",
+                "use numbers, text or lists",
+                place=name,
             ) from None
     parsed = _validate(_in_memory(values), registry.schema(chosen), name)
     return {field: getattr(parsed, field) for field in type(parsed).model_fields}

@@ -32,6 +32,8 @@ def require_one_of(field: str, value: object, words: Any) -> None:
     known = [str(word) for word in get_args(words)]
     if value not in get_args(words):
         raise ConfigError(
-            f"{field} = {value!r}: no such choice{did_you_mean(str(value), known)}; choose from "
-            f"{', '.join(known)}"
+            field,
+            value,
+            f"no such choice{did_you_mean(str(value), known)}",
+            f"choose from {', '.join(known)}",
         )

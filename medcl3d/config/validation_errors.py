@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from medcl3d.config.json_schema import _node, type_words
 from medcl3d.config.suggestions import did_you_mean, nearest
-from medcl3d.config.yaml_tree import ConfigProblem, Place
+from medcl3d.config.yaml_tree import Place
+from medcl3d.core.errors import ConfigError
 
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
@@ -18,7 +19,7 @@ PYTHON: dict[str, tuple[type, ...]] = {"string": (str,), "integer": (int,), "num
 _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$", re.IGNORECASE)
 
 
-def problems(error: ValidationError, tree: Any, adapter: TypeAdapter[Any]) -> list[ConfigProblem]:
+def problems(error: ValidationError, tree: Any, adapter: TypeAdapter[Any]) -> list[ConfigError]:
     """All problems of a tree, ordered: unknown keys, wrong values, missing keys.
 
     An unknown key that is close to a missing one explains both. For a value with several forms, the closest
@@ -27,7 +28,7 @@ def problems(error: ValidationError, tree: Any, adapter: TypeAdapter[Any]) -> li
     schema = adapter.json_schema()
     found = list(_by_field(error, tree))
     missing = {where for where, entries in found if entries[0]["type"] in MISSING}
-    ranked: list[tuple[int, ConfigProblem]] = []
+    ranked: list[tuple[int, ConfigError]] = []
     explained = set()
     for where, entries in found:
         kind = entries[0]["type"]
@@ -37,7 +38,7 @@ def problems(error: ValidationError, tree: Any, adapter: TypeAdapter[Any]) -> li
             explained.add((*where[:-1], near))
             hint = did_you_mean(str(where[-1]), [near] if near else siblings)
             listed = f" (known keys: {', '.join(siblings)})" if siblings else ""
-            ranked.append((0, ConfigProblem(where, _value_at(tree, where), f"unknown key{hint}{listed}")))
+            ranked.append((0, ConfigError(where, _value_at(tree, where), f"unknown key{hint}{listed}")))
         elif kind not in MISSING:
             ranked.append((1, _wrong(where, entries, tree, schema)))
     ranked += [
@@ -80,23 +81,25 @@ def _place(entry: Mapping[str, Any], tree: Any) -> tuple[Place, Place | None]:
 
 def _wrong(
     where: Place, entries: Sequence[Mapping[str, Any]], tree: Any, schema: Mapping[str, Any]
-) -> ConfigProblem:
+) -> ConfigError:
     entry = entries[0]
     kind, cause = entry["type"], entry.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigProblem):
-        return ConfigProblem((*where, *cause.where), cause.value, cause.message)
+    if isinstance(cause, ConfigError):
+        cause.within(*where)
+        return cause
     if kind in MISSING:
-        return ConfigProblem(
+        return ConfigError(
             where,
             None,
-            "an item is missing; add it" if isinstance(where[-1], int) else "the key is missing; add it",
+            "an item is missing" if isinstance(where[-1], int) else "the key is missing",
+            "add it",
         )
     value = _value_at(tree, where)
     if kind == "value_error":  # inconsistent fields
-        return ConfigProblem(where, None, str(cause))
+        return ConfigError(where, None, str(cause))
     if len(entries) > 1 or kind in ("tuple_type", "list_type", "too_long", "too_short"):
         node = _node(schema, where)
-        return ConfigProblem(where, value, f"expected: {type_words(node)}{_as_list(value, node)}")
+        return ConfigError(where, value, f"expected: {type_words(node)}{_as_list(value, node)}")
     message = str(entry["msg"])
     message = message[0].lower() + message[1:]
     if isinstance(value, str) and _LOOKS_LIKE_ANOTHER_TYPE.match(value):
@@ -105,7 +108,7 @@ def _wrong(
         message += (
             f"; remove {value[value.index(' #') + 1 :]!r}, which is part of the value here, not a comment"
         )
-    return ConfigProblem(where, value, message)
+    return ConfigError(where, value, message)
 
 
 def _as_list(value: Any, node: Mapping[str, Any]) -> str:

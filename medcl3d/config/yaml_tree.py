@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-Place = tuple[Any, ...]  # path of a value: keys and list positions from the root
+from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import Where as Place
 
 COMMAND_LINE = "command line"
 MAX_DEPTH = 20
@@ -24,18 +25,6 @@ FLOAT = (
     r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
     r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
 )
-
-
-class ConfigProblem(ValueError):
-    """A problem at one place of a tree: place, value (None: not shown), message, and line if known.
-
-    A ValueError, so that a validator may raise it: pydantic then adds the field and continues with the
-    others.
-    """
-
-    def __init__(self, where: Place, value: Any, message: str, line: int | None = None):
-        super().__init__(message)
-        self.where, self.value, self.message, self.line = where, value, message, line
 
 
 class CoreLoader(yaml.SafeLoader):
@@ -49,8 +38,8 @@ class CoreLoader(yaml.SafeLoader):
         overflow.
         """
         if self.depth > MAX_DEPTH:
-            raise ConfigProblem(
-                (), None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", self.line + 1
+            raise ConfigError(
+                (), None, f"nested deeper than {MAX_DEPTH} levels", "write it flatter", place=self.line + 1
             )
         self.depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
@@ -85,15 +74,6 @@ for _name, _pattern, _first in (
     CoreLoader.add_implicit_resolver(TAG + _name, re.compile(_pattern), _first)
 
 
-_ENDS = re.compile(
-    r": | = | with |\.\w+ = "
-)  # after a key in a message; the last one for a field below it with its default
-
-
-def _begins_with(message: str, key: str) -> bool:
-    return message.startswith(key) and _ENDS.match(message[len(key) :]) is not None
-
-
 def _places(value: Any, where: Place = ()) -> Iterator[Place]:
     """Every place of a tree; plain text also counts as a key below its place: `simclr` is short for {simclr:
     {}}.
@@ -108,7 +88,7 @@ def _places(value: Any, where: Place = ()) -> Iterator[Place]:
 
 
 class Tree:
-    """The plain values of a YAML text and the line of each. Wrong or yaml.YAMLError if the text is
+    """The plain values of a YAML text and the line of each. ConfigError or yaml.YAMLError if the text is
     invalid.
     """
 
@@ -130,12 +110,14 @@ class Tree:
         self.lines.setdefault(where, str(line))
         self._count += 1
         if id(node) in above:
-            raise ConfigProblem(where, None, "an alias contains itself; write the values out", line)
+            raise ConfigError(where, None, "an alias contains itself", "write the values out", place=line)
         if len(above) > MAX_DEPTH:  # through aliases
-            raise ConfigProblem(where, None, f"nested deeper than {MAX_DEPTH} levels; write it flatter", line)
+            raise ConfigError(
+                where, None, f"nested deeper than {MAX_DEPTH} levels", "write it flatter", place=line
+            )
         if self._count > MAX_VALUES:
-            raise ConfigProblem(
-                where, None, f"expands to more than {MAX_VALUES} values; use fewer aliases", line
+            raise ConfigError(
+                where, None, f"expands to more than {MAX_VALUES} values", "use fewer aliases", place=line
             )
         kind = node.tag.removeprefix(TAG)
         below = (*above, id(node))
@@ -148,17 +130,19 @@ class Tree:
                 return SCALARS[kind](node.value)
             except ValueError:
                 digits = len(node.value)
-                raise ConfigProblem(
+                raise ConfigError(
                     where,
                     None,
-                    f"a number of {digits} digits; write a shorter one, or quote it for text",
-                    line,
+                    f"a number of {digits} digits",
+                    "write a shorter one, or quote it for text",
+                    place=line,
                 ) from None
-        raise ConfigProblem(
+        raise ConfigError(
             where,
             node.tag,
-            "tags are refused, since a configuration executes no code; write a plain value",
-            line,
+            "tags are refused, since a configuration executes no code",
+            "write a plain value",
+            place=line,
         )
 
     def _mapping(self, node: yaml.MappingNode, where: Place, below: tuple[int, ...]) -> dict[str, Any]:
@@ -167,8 +151,12 @@ class Tree:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in plain:
                 before = self.lines[(*where, key)]
-                raise ConfigProblem(
-                    (*where, key), None, f"duplicate key, in lines {before} and {line}; keep one", line
+                raise ConfigError(
+                    (*where, key),
+                    None,
+                    f"duplicate key, in lines {before} and {line}",
+                    "keep one",
+                    place=line,
                 )
             self.lines[(*where, key)] = str(line)
             plain[key] = self._plain(value_node, (*where, key), below)
@@ -180,27 +168,18 @@ class Tree:
             where = where[:-1]
         return self.lines.get(where, "1")
 
-    def place(self, message: str) -> Place | None:
-        """The place whose key or plain value is the beginning of a message, as ``data.patch_size = ...`` or
-        ``simclr: ...``.
+    def find(self, where: Place) -> Place | None:
+        """The place of a field, whose first keys may be missing: a component does not have its own place.
 
-        The key may lack its parents, and may be followed by a key below it: ``multi_crop: local_size = ...``.
+        For a field that is not in the tree, since it has its default: the place of its nearest parent.
         """
-        places = list(_places(self.value))
-        heads = [
-            (".".join(map(str, place[above:])), place) for place in places for above in range(len(place))
-        ]
-        heads = [(head, place) for head, place in heads if _begins_with(message, head)]
-        if not heads:
-            return None
-        head, found = max(heads, key=lambda entry: (len(entry[0]), -len(entry[1])))
-        rest = message[len(head) :].removeprefix(": ")
-        below = [place for place in places if place[: len(found)] == found and len(place) > len(found)]
-        named = [place for place in below if _begins_with(rest, ".".join(map(str, place[len(found) :])))]
-        return max(named, key=len, default=found)
+        places = [(place, tuple(map(str, place))) for place in _places(self.value)]
+        keys = tuple(map(str, where))
+        ends = [keys[:count] for count in range(len(keys), 0, -1)]
+        return next((place for end in ends for place, own in places if own[-len(end) :] == end), None)
 
     def set(self, where: Place, value: Any) -> None:
-        """Set a value from the command line at a place. Wrong if a parent is a plain value."""
+        """Set a value from the command line at a place. ConfigError if a parent is a plain value."""
         target = self.value
         for depth, key in enumerate(where[:-1]):
             inner = target.get(key)
@@ -210,7 +189,7 @@ class Tree:
                 inner = {}
                 self.lines.setdefault(where[: depth + 1], COMMAND_LINE)
             if not isinstance(inner, dict):
-                raise ConfigProblem(
+                raise ConfigError(
                     where, value, f"{'.'.join(where[: depth + 1])} is {inner!r} and has no keys below it"
                 )
             target[key] = target = inner

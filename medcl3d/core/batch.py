@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
 import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from medcl3d.core.keys import Keys
@@ -21,10 +22,10 @@ class Points:
     valid        ``Bool[B, P]``: the point is inside the scan and inside every view
     """
 
-    position_mm: Tensor
-    key_mm: Tensor
-    body_mm: Tensor
-    valid: Tensor
+    position_mm: Float64[Tensor, "B P 3"]
+    key_mm: Float64[Tensor, "B P 3"]
+    body_mm: Float64[Tensor, "B P 3"]
+    valid: Bool[Tensor, "B P"]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Points:
         """Apply `function` to every tensor."""
@@ -47,8 +48,8 @@ class ViewGroup:
     """
 
     role: str
-    voxels: Tensor
-    affine: Tensor
+    voxels: Float[Tensor, "N C D H W"]
+    affine: Float64[Tensor, "N 4 4"]
     keys: Keys
 
     def to(self, device: torch.device | str) -> ViewGroup:

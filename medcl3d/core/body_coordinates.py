@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float64, Int
 
 BODY = "body"  # the signal column of strategies that use body positions
 
@@ -26,12 +27,16 @@ class BodyCoordinates:
     size, not another scale.
     """
 
-    from_world: np.ndarray
-    box_mm: np.ndarray
-    shift: np.ndarray
+    from_world: Float64[np.ndarray, "n 4 4"]
+    box_mm: Float64[np.ndarray, "n 2 3"]
+    shift: Float64[np.ndarray, "n 3"]
 
     @staticmethod
-    def of(from_world: np.ndarray, affines: np.ndarray, body_boxes: np.ndarray) -> BodyCoordinates:
+    def of(
+        from_world: Float64[np.ndarray, "n 4 4"],
+        affines: Float64[np.ndarray, "n 4 4"],
+        body_boxes: Int[np.ndarray, "n 2 3"],
+    ) -> BodyCoordinates:
         """Build from the scans' affines ``[n, 4, 4]`` (voxel -> world mm) and body boxes ``Int[n, 2, 3]``."""
         to_body = from_world @ affines
         ends = np.stack([body_boxes[:, 0] - 0.5, body_boxes[:, 1] - 0.5], axis=1)
@@ -43,11 +48,13 @@ class BodyCoordinates:
         return BodyCoordinates(from_world, box_mm, np.zeros((len(from_world), 3)))
 
     @cached_property
-    def extent_mm(self) -> np.ndarray:
+    def extent_mm(self) -> Float64[np.ndarray, "2 3"]:
         """``Float64[2, 3]`` lowest and highest body mm of any scan."""
         return np.stack([self.box_mm[:, 0].min(0), self.box_mm[:, 1].max(0)])
 
-    def place(self, scans: np.ndarray, world: np.ndarray) -> np.ndarray:
+    def place(
+        self, scans: Int[np.ndarray, " N"], world: Float64[np.ndarray, "N 3"]
+    ) -> Float64[np.ndarray, "N 3"]:
         """Convert world mm to body mm: ``Int[N]`` scans, ``[N, 3]`` -> ``Float64[N, 3]``."""
         affines = self.from_world[scans]
         found: np.ndarray = np.einsum("nij,nj->ni", affines[:, :3, :3], world) + affines[:, :3, 3]
@@ -58,13 +65,15 @@ class BodyCoordinates:
         wrapped = low + np.mod(found - low + shift * (high - low), high - low)
         return np.asarray(np.where(shift == 0, found, wrapped))
 
-    def to_world(self, scan: int, body: np.ndarray) -> np.ndarray:
+    def to_world(self, scan: int, body: Float64[np.ndarray, 3]) -> Float64[np.ndarray, 3]:
         """Convert a position ``[3]`` in body mm to world mm, without a placebo's shift, for matching."""
         affine = self.from_world[scan]
         return np.linalg.solve(affine[:3, :3], body - affine[:3, 3])
 
 
-def middle_of_body(affine: np.ndarray, body_box: np.ndarray) -> np.ndarray:
+def middle_of_body(
+    affine: Float64[np.ndarray, "4 4"], body_box: Int[np.ndarray, "2 3"]
+) -> Float64[np.ndarray, "4 4"]:
     """``Float64[4, 4]`` world mm -> mm from the middle of the body box ``Int[2, 3]``, along world axes."""
     middle = affine[:3, :3] @ ((body_box[0] + body_box[1] - 1) / 2) + affine[:3, 3]
     from_world = np.eye(4)

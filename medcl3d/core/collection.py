@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float64, Int, Real, Shaped
 
 from medcl3d.core.body_coordinates import BodyCoordinates, middle_of_body
 from medcl3d.core.columns import ID_COLUMNS, PATH_COLUMNS
@@ -34,13 +35,13 @@ class Collection:
     """
 
     table: pd.DataFrame
-    shapes: np.ndarray
-    affines: np.ndarray
-    body_boxes: np.ndarray
-    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    shapes: Int[np.ndarray, "n 3"]
+    affines: Float64[np.ndarray, "n 4 4"]
+    body_boxes: Int[np.ndarray, "n 2 3"]
+    columns: Mapping[str, Real[np.ndarray, " n"]] = field(default_factory=dict)
     patch_size: Triple = (32, 32, 32)
-    from_world: np.ndarray | None = None
-    body_shift: np.ndarray | None = None
+    from_world: Float64[np.ndarray, "n 4 4"] | None = None
+    body_shift: Float64[np.ndarray, "n 3"] | None = None
     slice_seed: int | None = None
 
     def __len__(self) -> int:
@@ -49,10 +50,10 @@ class Collection:
     @staticmethod
     def of(
         table: pd.DataFrame,
-        shapes: np.ndarray,
-        affines: np.ndarray,
-        body_boxes: np.ndarray,
-        from_world: np.ndarray | None = None,
+        shapes: Int[np.ndarray, "n 3"],
+        affines: Float64[np.ndarray, "n 4 4"],
+        body_boxes: Int[np.ndarray, "n 2 3"],
+        from_world: Float64[np.ndarray, "n 4 4"] | None = None,
     ) -> Collection:
         """A collection from a manifest, whose columns are encoded as numbers, and the scans' geometry."""
         columns: dict[str, np.ndarray] = {}
@@ -70,7 +71,9 @@ class Collection:
         geometry = np.asarray(shapes), np.asarray(affines), np.asarray(body_boxes)
         return Collection(table, *geometry, columns, from_world=from_world)
 
-    def column(self, name: str, scans: np.ndarray | slice = slice(None)) -> np.ndarray:
+    def column(
+        self, name: str, scans: Int[np.ndarray, " m"] | slice = slice(None)
+    ) -> Float64[np.ndarray, " m"]:
         """A column of the manifest as ``Float64[n]`` for `scans` (default: all).
 
         Numbers, or codes of ids and categories; NaN if missing. DataError if the column does not exist.
@@ -80,7 +83,7 @@ class Collection:
         values = self.columns[name][scans].astype(np.float64)
         return np.where(values < 0, np.nan, values) if name in ID_COLUMNS else values
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> Collection:
+    def take(self, rows: Sequence[int] | Int[np.ndarray, " m"]) -> Collection:
         """The collection restricted to some scans. Codes do not change."""
         index = np.asarray(rows, dtype=np.int64)
         return replace(
@@ -94,15 +97,15 @@ class Collection:
             body_shift=None if self.body_shift is None else self.body_shift[index],
         )
 
-    def with_columns(self, columns: Mapping[str, np.ndarray]) -> Collection:
+    def with_columns(self, columns: Mapping[str, Real[np.ndarray, " n"]]) -> Collection:
         """The same collection with some columns replaced."""
         return replace(self, columns={**self.columns, **columns})
 
     @cached_property
-    def _texts(self) -> dict[str, np.ndarray]:
+    def _texts(self) -> dict[str, Shaped[np.ndarray, " n"]]:
         return {}
 
-    def texts(self, name: str) -> np.ndarray:
+    def texts(self, name: str) -> Shaped[np.ndarray, " n"]:
         """A column of the table as text, ``Object[n]``, NaN if missing; placebos do not permute it."""
         if name not in self._texts:
             self._texts[name] = self.table[name].to_numpy(dtype=object)
@@ -112,7 +115,7 @@ class Collection:
     def _groups(self) -> dict[tuple[str, ...], tuple[np.ndarray, list[np.ndarray]]]:
         return {}
 
-    def sharing(self, scan: int, *names: str) -> np.ndarray:
+    def sharing(self, scan: int, *names: str) -> Int[np.ndarray, " m"]:
         """``Int[n]``: the scans with the same ids as `scan` in all these columns, with itself, in order."""
         if (
             names not in self._groups
@@ -126,12 +129,12 @@ class Collection:
         return found
 
     @cached_property
-    def spacings(self) -> np.ndarray:
+    def spacings(self) -> Float64[np.ndarray, "n 3"]:
         """``Float64[n, 3]`` mm per voxel along each axis."""
         return np.asarray(np.linalg.norm(self.affines[:, :3, :3], axis=1))
 
     @cached_property
-    def axes(self) -> np.ndarray:
+    def axes(self) -> Float64[np.ndarray, "n 3 3"]:
         """``Float64[n, 3, 3]``: column k is the world direction of voxel axis k; sheared if the scan is."""
         return np.asarray(self.affines[:, :3, :3] / self.spacings[:, None, :])
 
@@ -145,12 +148,14 @@ class Collection:
         coordinates = BodyCoordinates.of(from_world, self.affines, self.body_boxes)
         return coordinates if self.body_shift is None else replace(coordinates, shift=self.body_shift)
 
-    def world(self, scans: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    def world(
+        self, scans: Int[np.ndarray, " N"], voxels: Real[np.ndarray, "N 3"]
+    ) -> Float64[np.ndarray, "N 3"]:
         """World mm of voxel coordinates (a voxel's centre is at its index): ``[N, 3]`` -> ``[N, 3]``."""
         affines = self.affines[scans]
         return np.asarray(np.einsum("nij,nj->ni", affines[:, :3, :3], voxels) + affines[:, :3, 3])
 
-    def matched(self, scan: int, other: int, voxel: np.ndarray) -> np.ndarray:
+    def matched(self, scan: int, other: int, voxel: Real[np.ndarray, 3]) -> Float64[np.ndarray, 3]:
         """The corresponding point in `other` of `voxel` in `scan`, ``Float64[3]`` world mm.
 
         In a shared frame it is the same world point; otherwise the same position in body coordinates.
@@ -166,7 +171,9 @@ class Collection:
         frame = self.columns.get("frame")
         return scan == other or (frame is not None and bool(frame[scan] == frame[other]))
 
-    def fraction(self, scans: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    def fraction(
+        self, scans: Int[np.ndarray, " N"], voxels: Real[np.ndarray, "N 3"]
+    ) -> Float64[np.ndarray, "N 3"]:
         """Normalised positions of voxel coordinates: 0 to 1 over the body's box along the scan's axes.
 
         ``[N, 3]`` -> ``Float64[N, 3]``
@@ -175,7 +182,9 @@ class Collection:
         position: np.ndarray = (voxels - low + 0.5) / (stop - low)
         return position if self.body_shift is None else np.mod(position + self.body_shift[scans], 1.0)
 
-    def keys(self, views: Sequence[ViewSpec], sample: np.ndarray, view: np.ndarray) -> Keys:
+    def keys(
+        self, views: Sequence[ViewSpec], sample: Real[np.ndarray, " N"], view: Real[np.ndarray, " N"]
+    ) -> Keys:
         """The keys of views, one row per view.
 
         sample, view: ``Int[N]``, the run-wide sample of each view and its number within the sample.

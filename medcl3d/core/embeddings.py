@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from medcl3d.core.keys import Keys
@@ -20,9 +21,9 @@ class Features:
     decoded  the decoder's map at full resolution ``[B, C, D, H, W]``, where there is a decoder
     """
 
-    pooled: Tensor
-    maps: tuple[Tensor, ...]
-    decoded: Tensor | None = None
+    pooled: Float[Tensor, "B F"]
+    maps: tuple[Float[Tensor, "B _ _ _ _"], ...]
+    decoded: Float[Tensor, "B _ _ _ _"] | None = None
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class Embeddings:
     keys  one row a vector
     """
 
-    z: Tensor
+    z: Float[Tensor, "N E"]
     keys: Keys
 
-    def __getitem__(self, chosen: slice | Tensor) -> Embeddings:
+    def __getitem__(self, chosen: slice | Shaped[Tensor, " _"]) -> Embeddings:
         return Embeddings(self.z[chosen], self.keys[chosen])
 
     @staticmethod
@@ -55,5 +56,5 @@ compares with."""
 class Loss:
     """What an objective returns: the value to descend, and numbers to log (already global)."""
 
-    value: Tensor
-    metrics: dict[str, Tensor]
+    value: Float[Tensor, ""]
+    metrics: dict[str, Float[Tensor, ""]]

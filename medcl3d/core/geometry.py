@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64, Real
 
 Triple = tuple[int, int, int]
 
@@ -24,7 +25,7 @@ class Box:
         return d, h, w
 
     @property
-    def center(self) -> np.ndarray:
+    def center(self) -> Float64[np.ndarray, 3]:
         """``Float64[3]`` voxel coordinates of its middle."""
         return np.array(self.start) + (np.array(self.size) - 1) / 2
 
@@ -50,7 +51,7 @@ class ViewSpec:
         return self.shape or self.box.size
 
 
-def triple(value: np.ndarray | Iterable[int]) -> Triple:
+def triple(value: Real[np.ndarray, 3] | Iterable[int]) -> Triple:
     """Three integers as a tuple."""
     d, h, w = (int(v) for v in value)
     return d, h, w

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 
 import torch
+from jaxtyping import Bool, Float64, Int64, Real, Shaped
 from torch import Tensor
 
 
@@ -32,23 +33,23 @@ class Keys:
     linked          columns that a strategy's `link` added
     """
 
-    sample: Tensor
-    view: Tensor
-    scan: Tensor
-    frame: Tensor
-    patient: Tensor
-    modality: Tensor
-    label: Tensor
-    session_days: Tensor
-    center_mm: Tensor
-    size_mm: Tensor
-    axes: Tensor
-    body: Tensor
-    fraction: Tensor
-    point: Tensor
-    position_mm: Tensor
-    metadata: dict[str, Tensor] = field(default_factory=dict)
-    linked: dict[str, Tensor] = field(default_factory=dict)
+    sample: Int64[Tensor, " N"]
+    view: Int64[Tensor, " N"]
+    scan: Int64[Tensor, " N"]
+    frame: Int64[Tensor, " N"]
+    patient: Int64[Tensor, " N"]
+    modality: Int64[Tensor, " N"]
+    label: Int64[Tensor, " N"]
+    session_days: Float64[Tensor, " N"]
+    center_mm: Float64[Tensor, "N 3"]
+    size_mm: Float64[Tensor, "N 3"]
+    axes: Float64[Tensor, "N 3 3"]
+    body: Float64[Tensor, "N 3"]
+    fraction: Float64[Tensor, "N 3"]
+    point: Int64[Tensor, " N"]
+    position_mm: Float64[Tensor, "N 3"]
+    metadata: dict[str, Real[Tensor, " N"]] = field(default_factory=dict)
+    linked: dict[str, Shaped[Tensor, "N ..."]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -66,14 +67,14 @@ class Keys:
             linked={k: function(v) for k, v in self.linked.items()},
         )
 
-    def __getitem__(self, rows: slice | Tensor) -> Keys:
+    def __getitem__(self, rows: slice | Shaped[Tensor, " _"]) -> Keys:
         return self.map(lambda column: column[rows])
 
     def to(self, device: torch.device | str) -> Keys:
         """The same keys on another device."""
         return self.map(lambda column: column.to(device))
 
-    def column(self, name: str) -> Tensor:
+    def column(self, name: str) -> Float64[Tensor, " N"]:
         """A column of the manifest as ``Float64[N]``: numbers, or codes of ids and categories; NaN if
         missing.
         """
@@ -82,13 +83,13 @@ class Keys:
             return torch.where(own[name] < 0, torch.nan, own[name].double())
         return self.session_days if name == "session_days" else self.metadata[name]
 
-    def same_item(self, other: Keys) -> Tensor:
+    def same_item(self, other: Keys) -> Bool[Tensor, "N M"]:
         """``Bool[N, M]``: row and column are one and the same view, or one point of one view."""
         same = self.sample[:, None] == other.sample
         same &= self.view[:, None] == other.view
         return same & (self.point[:, None] == other.point)
 
-    def matrix(self) -> Tensor:
+    def matrix(self) -> Float64[Tensor, "N _"]:
         """All columns side by side as ``Float64[N, C]``, the form in which ranks exchange them."""
         parts: list[Tensor] = []
 
@@ -99,7 +100,7 @@ class Keys:
         self.map(keep)
         return torch.cat(parts, dim=1)
 
-    def with_matrix(self, matrix: Tensor) -> Keys:
+    def with_matrix(self, matrix: Float64[Tensor, "N _"]) -> Keys:
         """Keys of this layout with the rows of a `matrix` that another rank made."""
         taken = 0
 

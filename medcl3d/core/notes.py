@@ -1,4 +1,4 @@
-"""Notes on a collection, one line each; names of files and people are at the end and can be removed."""
+"""Notes on a collection, one line each; names of files and people are apart from the text."""
 
 from __future__ import annotations
 
@@ -7,15 +7,36 @@ from collections.abc import Sequence
 SHOWN = 3
 
 
+class Note(str):
+    """A line on a collection: `text`, then the first names that it concerns, in brackets.
+
+    text   the note without names of files or people
+    names  all of them
+    """
+
+    text: str
+    names: tuple[str, ...]
+
+    def __new__(cls, text: str, names: Sequence[str] = ()) -> Note:
+        """A note without names is its text alone."""
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        made = super().__new__(cls, f"{text} ({', '.join(names[:SHOWN])}{more})" if names else text)
+        made.text, made.names = text, tuple(names)
+        return made
+
+    def __reduce__(self) -> tuple[type[Note], tuple[str, tuple[str, ...]]]:
+        """A copy in another process."""
+        return Note, (self.text, self.names)
+
+
 def naming(text: str, names: Sequence[str]) -> str:
-    """A note with the first names that it concerns, in brackets at its end for `without_names`."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{text} ({', '.join(names[:SHOWN])}{more})"
+    """A note with the names that it concerns."""
+    return Note(text, names)
 
 
 def without_names(note: str) -> str:
-    """A note without the names that `naming` added."""
-    return note.partition(" (")[0]
+    """A note without its names."""
+    return note.text if isinstance(note, Note) else note
 
 
 class Counted:
@@ -34,5 +55,7 @@ class Counted:
 
     def notes(self) -> list[str]:
         """One line per reason, in order of appearance."""
-        found = ((f"{len(names)} {reason}", names) for reason, names in self._names.items())
-        return [text if self._redact else naming(text, names) for text, names in found]
+        return [
+            Note(f"{len(names)} {reason}", () if self._redact else names)
+            for reason, names in self._names.items()
+        ]

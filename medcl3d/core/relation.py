@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from medcl3d.core.keys import Keys
@@ -19,11 +20,13 @@ class Relation:
     negative  ``Float[N, M]`` >= 0, repulsion M
     """
 
-    positive: Tensor
-    negative: Tensor
+    positive: Float[Tensor, "N M"]
+    negative: Float[Tensor, "N M"]
 
 
-def related(rows: Keys, cols: Keys, positive: Tensor, negative: Tensor | None = None) -> Relation:
+def related(
+    rows: Keys, cols: Keys, positive: Shaped[Tensor, "N M"], negative: Shaped[Tensor, "N M"] | None = None
+) -> Relation:
     """A relation in which nothing is related to itself; `negative` defaults to 1 - positive.
 
     positive, negative: ``[N, M]``, bool or float.

@@ -51,8 +51,9 @@ def normalise_columns(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, li
         same = [column for column in table.columns if meant[column] == name]
         if len(same) > 1:
             raise DataError(
-                f"{where}: columns {' and '.join(map(repr, same))} both mean {name}; keep one, or rename the "
-                "other"
+                where,
+                f"columns {' and '.join(map(repr, same))} both mean {name}",
+                "keep one, or rename the other",
             )
     renamed = {column: name for column, name in meant.items() if column != name}
     table = table.rename(columns=renamed)
@@ -61,10 +62,10 @@ def normalise_columns(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, li
     if "path" not in table:
         hint = f"rename {near['path']!r} to path" if "path" in near else "name the column of image files path"
         raise DataError(
-            f"{where}: the column path is missing; {hint} (found: {', '.join(table.columns) or 'none'})"
+            where, "the column path is missing", f"{hint} (found: {', '.join(table.columns) or 'none'})"
         )
     if "patient" in near:
-        raise DataError(f"{where}: column {near['patient']!r}: {patient_column_remedy(near['patient'])}")
+        raise DataError(where, f"column {near['patient']!r}: {patient_column_remedy(near['patient'])}")
     notes += [
         f"column {column!r} counts as metadata; rename it to {name} if it means that"
         for name, column in near.items()

@@ -46,8 +46,9 @@ def days_of_dates(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame,
     for row, (one, cell) in enumerate(zip(dates, cells, strict=True)):
         if one is None and cell not in MISSING:
             raise DataError(
-                f"{place_of(row, 'session_days')}: session_days = {cell!r}: not a date as 2001-02-28, unlike "
-                "other cells; correct it, or write n/a"
+                place_of(row, "session_days"),
+                f"session_days = {cell!r}: not a date as 2001-02-28, unlike other cells",
+                "correct it, or write n/a",
             )
     days: dict[int, str] = {}
     for rows in table.groupby("patient", sort=False).indices.values():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -14,21 +13,14 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.version import __version__
 from medcl3d.datasets.public_sets import KnownSet
 from medcl3d.datasets.unpack import is_unpacked, require_space, unpack
 from medcl3d.io.disk_space import format_size, free_bytes, nearest_folder, require_writable
+from medcl3d.io.progress import progress_bar
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT_S = 60.0  # without a byte
@@ -62,11 +54,11 @@ def download(known: KnownSet, out: Path, say: Callable[[str], None]) -> Path:
                 say(f"{place}: {known.num_scans} scans, MD5 verified")
     except Timeout:
         raise MachineError(
-            f"{file}: another process is downloading it; wait for it, or choose another folder"
+            file, "another process is downloading it", "wait for it, or choose another folder"
         ) from None
     except OSError as error:
         raise MachineError(
-            f"{error.filename or out}: {error.strerror or error}; choose a writable folder"
+            error.filename or out, error.strerror or error, "choose a writable folder"
         ) from None
     say(known.prepare_command(out))
     return place
@@ -120,11 +112,13 @@ def _obtain(known: KnownSet, file: Path) -> None:
         return
     mismatch = f"checksum mismatch: expected MD5 {known.md5}, got {md5} of {_size(found)} bytes"
     if found == file:
-        raise DataError(f"{file}: {mismatch}; delete the file and download it again")
+        raise DataError(file, mismatch, "delete the file and download it again")
     part.unlink()
     raise DataError(
-        f"{known.url}: {mismatch}; the file was deleted. Run the command again; if that fails, the file was "
-        "changed in transit, or the set is no longer the version that medcl3d lists"
+        known.url,
+        f"{mismatch}; the file was deleted. Run the command again",
+        "if that fails, the file was changed in transit, or the set is no longer the version that "
+        "medcl3d lists",
     )
 
 
@@ -141,7 +135,7 @@ def _fetch(known: KnownSet, part: Path, file: Path) -> None:
             except (URLError, HTTPException, OSError) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise MachineError(
-                        f"{part}: the disk is full; free some space and run the command again to resume"
+                        part, "the disk is full", "free some space and run the command again to resume"
                     ) from None
                 reason = (
                     f"cannot be reached ({getattr(error, 'reason', None) or error or type(error).__name__})"
@@ -151,8 +145,10 @@ def _fetch(known: KnownSet, part: Path, file: Path) -> None:
             if _size(part) <= most_bytes:
                 have = f"{_size(part)} bytes were kept. Run" if _size(part) else "run"
                 raise MachineError(
-                    f"{known.url}: {reason}; {have} the command again to resume, or download the file by "
-                    f"other means, put it at {file.absolute()}, and run the command again"
+                    known.url,
+                    reason,
+                    f"{have} the command again to resume, or download the file by other means, put "
+                    f"it at {file.absolute()}, and run the command again",
                 )
             most_bytes = _size(part)
 
@@ -199,13 +195,6 @@ def _md5(path: Path) -> str:
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Progressed]:
     """A progress bar of bytes on a terminal; yields a function of the number of bytes so far."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
+    with progress_bar(DownloadColumn(), TransferSpeedColumn()) as progress:
         task = progress.add_task(title, total=total)
         yield lambda have: progress.update(task, completed=have)

@@ -72,9 +72,10 @@ def refuse_truncated_numbers(table: pd.DataFrame, place_of: PlaceOf) -> None:
             rows = np.flatnonzero(table[name].isin(cut)).tolist()
             many = f", as in {len(rows)} rows" if len(rows) > 1 else ""
             raise DataError(
-                f"{place_of(rows[0], name)}: {name} = {cut[0]!r}: a spreadsheet or a conversion to a number "
-                f"has truncated this id{many}, so different ids became equal; export the table again with "
-                "the column as text"
+                place_of(rows[0], name),
+                f"{name} = {cut[0]!r}: a spreadsheet or a conversion to a number has truncated this "
+                f"id{many}, so different ids became equal",
+                "export the table again with the column as text",
             )
 
 
@@ -85,8 +86,9 @@ def refuse_equal_looking_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
         for one, other, *_ in _groups(values, changed(values, _looks)):
             first, second = _first(table[name], one), _first(table[name], other)
             raise DataError(
-                f"{place_of(second, name)}: {name} = {other!a}: looks like {one!a} in "
-                f"{place_of(first, name)} but has other characters; use the same characters in both"
+                place_of(second, name),
+                f"{name} = {other!a}: looks like {one!a} in {place_of(first, name)} but has other characters",
+                "use the same characters in both",
             )
 
 

@@ -89,9 +89,9 @@ class Manifest:
             table.astype(object).where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
         )
         if "path" not in table:
-            raise DataError(f"{root}: the manifest has no column 'path'; it has {list(table.columns)}")
+            raise DataError(root, "the manifest has no column 'path'", f"it has {list(table.columns)}")
         if not len(table):
-            raise DataError(f"{root}: the manifest lists no scan; write one row per scan")
+            raise DataError(root, "the manifest lists no scan", "write one row per scan")
         places = [f"{root}/{path}" for path in table["path"]] if places is None else list(places)
         at = _place_of(places, cell_places)
         # First: under another encoding no name seems to be UTF-8.
@@ -142,7 +142,9 @@ class Manifest:
         full = self.root / path
         inside = f"{self.root}: path {text!r} of the manifest"
         if path.is_absolute() or ".." in path.parts:
-            raise DataError(f"{inside} leaves the root; move the file there, or set allow_outside")
+            raise DataError(
+                problem=f"{inside} leaves the root", remedy="move the file there, or set allow_outside"
+            )
         try:
             if not full.is_symlink() and self._is_inside(full.parent):
                 return full
@@ -153,7 +155,8 @@ class Manifest:
             return full
         if not target.is_relative_to(self._target) and not (is_annexed(full) and _is_absent(full)):
             raise DataError(
-                f"{inside} is a link out of the root, to {target}; copy the file, or set allow_outside"
+                problem=f"{inside} is a link out of the root, to {target}",
+                remedy="copy the file, or set allow_outside",
             )
         return full
 
@@ -261,8 +264,9 @@ def _refuse_unwritable(table: pd.DataFrame, at: PlaceOf) -> None:
         if zero:
             value = table[column][zero[0]]
             raise DataError(
-                f"{at(zero[0], column)}: {column} = {value!r}: a zero byte, which file names cannot have; "
-                "correct it"
+                at(zero[0], column),
+                f"{column} = {value!r}: a zero byte, which file names cannot have",
+                "correct it",
             )
     for name in map(str, table.columns):
         try:
@@ -275,7 +279,7 @@ def _refuse_unwritable(table: pd.DataFrame, at: PlaceOf) -> None:
             )
             shown, place = (text.encode(errors="backslashreplace").decode() for text in (cell, at(row, name)))
             raise DataError(
-                f"{place}: {name} = {shown!r}: is not UTF-8; rename the file, or correct its encoding"
+                place, f"{name} = {shown!r}: is not UTF-8", "rename the file, or correct its encoding"
             ) from None
 
 
@@ -283,7 +287,7 @@ def _refuse_empty(table: pd.DataFrame, name: str, at: PlaceOf) -> None:
     empty = np.flatnonzero(table[name] == "").tolist()
     if empty:
         raise DataError(
-            f"{at(empty[0], name)}: {name} is empty; each scan needs one: fill it in, or delete the row"
+            at(empty[0], name), f"{name} is empty", "each scan needs one: fill it in, or delete the row"
         )
 
 
@@ -299,17 +303,18 @@ def _refuse_ambiguous(table: pd.DataFrame, at: PlaceOf) -> None:
             )
             remedy = f"keep one row, or change one {what}"
             raise DataError(
-                f"{at(first, name)}: {name} = {values[first]!r}: also {also} has this {what}; {remedy}"
+                at(first, name), f"{name} = {values[first]!r}: also {also} has this {what}", remedy
             )
     for row, scan in enumerate(table["scan"]):
         if fault := fault_of(scan):
-            raise DataError(f"{at(row, 'scan')}: scan = {scan[:40]!r}...: {fault}")
+            raise DataError(at(row, "scan"), f"scan = {scan[:40]!r}...: {fault}")
     wrong = np.flatnonzero(~table["split"].isin(SIDES)).tolist()
     if wrong:
         place, value = at(wrong[0], "split"), table["split"][wrong[0]]
         raise DataError(
-            f"{place}: split = {value!r}: is not one of train, test, validation; write one of them, or leave "
-            "it empty"
+            place,
+            f"split = {value!r}: is not one of train, test, validation",
+            "write one of them, or leave it empty",
         )
     for name in map(str, table.columns):
         if name == "session_days":
@@ -325,8 +330,9 @@ def _refuse_text(cells: pd.Series, within: tuple[float, float], needed: str, at:
     bad = np.flatnonzero(given & ~(numbers.between(*within) & np.isfinite(numbers))).tolist()
     if bad:
         raise DataError(
-            f"{at(bad[0], str(cells.name))}: {cells.name} = {cells[bad[0]]!r}: {needed} is needed; correct "
-            "it, or write n/a"
+            at(bad[0], str(cells.name)),
+            f"{cells.name} = {cells[bad[0]]!r}: {needed} is needed",
+            "correct it, or write n/a",
         )
 
 
@@ -345,6 +351,8 @@ def _refuse_changing(table: pd.DataFrame, at: PlaceOf) -> None:
             patient = given["patient"][other[0]]
             rows = given[name][given["patient"] == patient]
             raise DataError(
-                f"{at(int(other[0]), name)}: {name} = {rows[other[0]]!r}: patient {patient!r} has "
-                f"{rows.iloc[0]!r} in {at(int(rows.index[0]), name)}; correct one, or use two patient ids"
+                at(int(other[0]), name),
+                f"{name} = {rows[other[0]]!r}: patient {patient!r} has {rows.iloc[0]!r} in "
+                f"{at(int(rows.index[0]), name)}",
+                "correct one, or use two patient ids",
             )

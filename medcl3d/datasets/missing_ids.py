@@ -64,8 +64,9 @@ def refuse_missing_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
             rows = np.flatnonzero(cells.isin(missing)).tolist()
             many = f", as in {len(rows)} rows, which would share one {name}" if len(rows) > 1 else ""
             raise DataError(
-                f"{place_of(rows[0], name)}: {name} = {cells[rows[0]]!r}: is text for a missing value{many}; "
-                f"write the {name} of each scan, or delete the rows"
+                place_of(rows[0], name),
+                f"{name} = {cells[rows[0]]!r}: is text for a missing value{many}",
+                f"write the {name} of each scan, or delete the rows",
             )
 
 

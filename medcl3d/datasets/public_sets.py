@@ -178,7 +178,9 @@ def find_set(name: str) -> KnownSet:
     if name not in names:
         near = nearest(name, names)
         hint = f"did you mean {near!r}? " if near else ""
-        raise ConfigError(f"{name}: not one of the sets; {hint}known sets: {', '.join(names)}")
+        raise ConfigError(
+            problem="not one of the sets", remedy=f"{hint}known sets: {', '.join(names)}", place=name
+        )
     return known_sets()[name]
 
 

@@ -24,7 +24,7 @@ def unpack(archive: Path, place: Path, md5: str) -> None:
     Raises DataError for other members and unreadable archives; MachineError if the disk is too small.
     """
     if not hasattr(tarfile, "data_filter"):
-        raise MachineError(f"{archive}: this Python unpacks without checks; use 3.10.12, 3.11.4 or newer")
+        raise MachineError(archive, "this Python unpacks without checks", "use 3.10.12, 3.11.4 or newer")
     partial = place.with_name(f".{place.name}.part")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
@@ -43,11 +43,11 @@ def unpack(archive: Path, place: Path, md5: str) -> None:
         os.replace(whole, place)
     except (tarfile.TarError, EOFError) as error:
         raise DataError(
-            f"{archive}: cannot be unpacked ({error}); download it again; if that fails too, do not use it"
+            archive, f"cannot be unpacked ({error}); download it again", "if that fails too, do not use it"
         ) from None
     except OSError as error:
         raise MachineError(
-            f"{place}: cannot unpack: {error.strerror or error}; free some space or choose another folder"
+            place, f"cannot unpack: {error.strerror or error}", "free some space or choose another folder"
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -59,10 +59,10 @@ def is_unpacked(place: Path, md5: str) -> bool:
         return False
     remedy = "move it and run the command again, or prepare it as it is"
     if not (place / STAMP).is_file():
-        raise DataError(f"{place}: exists, but may be incomplete; {remedy}")
+        raise DataError(place, "exists, but may be incomplete", remedy)
     stamp = read_json(place / STAMP, remedy)
     if stamp["md5"] != md5:
-        raise DataError(f"{place}: was unpacked from another file, of MD5 {stamp['md5']}; {remedy}")
+        raise DataError(place, f"was unpacked from another file, of MD5 {stamp['md5']}", remedy)
     wrong = [
         name
         for name, size in stamp["sizes"].items()
@@ -70,8 +70,9 @@ def is_unpacked(place: Path, md5: str) -> bool:
     ]
     if wrong:
         raise DataError(
-            f"{place}: {len(wrong)} of {len(stamp['sizes'])} files are missing or truncated, first "
-            f"{wrong[0]}; {remedy}"
+            place,
+            f"{len(wrong)} of {len(stamp['sizes'])} files are missing or truncated, first {wrong[0]}",
+            remedy,
         )
     return True
 
@@ -82,8 +83,9 @@ def require_space(folder: Path, needed: dict[str, int]) -> None:
     if free < sum(needed.values()):
         parts = " and ".join(f"{format_size(size)} {what}" for what, size in needed.items() if size)
         raise MachineError(
-            f"{folder}: {format_size(free)} are free, {parts} are needed; free some space or choose another "
-            "folder"
+            folder,
+            f"{format_size(free)} are free, {parts} are needed",
+            "free some space or choose another folder",
         )
 
 
@@ -92,10 +94,11 @@ def _validated(archive: Path, member: tarfile.TarInfo, folder: Path) -> tarfile.
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
         raise DataError(
-            f"{archive}: {member.name!r} would be outside the folder; nothing was unpacked, do not use this "
-            "file"
+            archive,
+            f"{member.name!r} would be outside the folder",
+            "nothing was unpacked, do not use this file",
         )
     if not (member.isfile() or member.isdir()):
         kind = "a link" if member.issym() or member.islnk() else "a device or a pipe"
-        raise DataError(f"{archive}: {member.name!r} is {kind}; nothing was unpacked, do not use this file")
+        raise DataError(archive, f"{member.name!r} is {kind}", "nothing was unpacked, do not use this file")
     return tarfile.data_filter(member, str(folder))

@@ -39,12 +39,13 @@ def split_volumes(manifest: Manifest) -> Manifest:
     if len(repeated):
         scan = repeated.iloc[0]
         raise DataError(
-            f"{manifest.root}: the scan id {scan!r} is used for a volume and for another scan; rename the "
-            "other scan"
+            manifest.root,
+            f"the scan id {scan!r} is used for a volume and for another scan",
+            "rename the other scan",
         )
     if VOLUME in manifest.table:
         raise DataError(
-            f"{manifest.root}: the column {VOLUME} is reserved for volumes of 4-D files; rename yours"
+            manifest.root, f"the column {VOLUME} is reserved for volumes of 4-D files", "rename yours"
         )
     num_scans = len(table) - len(manifest) + num_files
     note = f"{num_files} files of several volumes became {num_scans} scans, one per volume"

@@ -59,8 +59,8 @@ def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise MachineError(
-            f"rank {os.environ['RANK']} could not join the process group at {address}: {error}; "
-            "check that the address is right and the port is free"
+            problem=f"rank {os.environ['RANK']} could not join the process group at {address}: {error}",
+            remedy="check that the address is right and the port is free",
         ) from None
     try:
         yield device

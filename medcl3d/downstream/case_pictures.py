@@ -49,8 +49,8 @@ def picture_of_cases(
         _case(axis, store, scan, *both(scan))
         axis.set_title(f"{names.iloc[scan]}: Dice {score[scan]:.3f}", fontsize=8)
     figure.suptitle("best and worst cases; green: true, orange: predicted", fontsize=8)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]  # of matplotlib
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # of matplotlib
 
 
 def _case(axis: Any, store: Store, scan: int, truth: np.ndarray, predicted: np.ndarray) -> None:
@@ -61,5 +61,6 @@ def _case(axis: Any, store: Store, scan: int, truth: np.ndarray, predicted: np.n
     axis.imshow(plane.T, cmap="gray", origin="lower", aspect=spacing[1] / spacing[0], interpolation="nearest")
     for labels, colour in ((truth[:, :, level], TRUE), (predicted[:, :, level], PREDICTED)):
         for index in np.unique(labels[labels > 0]):
-            for line in find_contours(np.pad(labels == index, 1).astype(float), 0.5):
+            mask = np.pad(labels == index, 1).astype(float)
+            for line in find_contours(mask, 0.5):  # type: ignore[no-untyped-call]  # of scikit-image
                 axis.plot(line[:, 0] - 1, line[:, 1] - 1, color=colour, linewidth=1.1)

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.precision import autocast
-from medcl3d.distributed.seeding import Stream, generator
+from medcl3d.distributed.seeding import Stream
+from medcl3d.io.progress import track
 from medcl3d.sampling.plan import Plan
+from medcl3d.sampling.rank_slice import RankSlice
+from medcl3d.sampling.raw_batch import on_device
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 BATCH_SIZE = 32
 
@@ -55,15 +57,9 @@ class CropBatch:
 
     def to(self, device: torch.device) -> CropBatch:
         """The batch on a device."""
+        return on_device(self, device)
 
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        parameters = {name: move(value) for name, value in self.parameters.items()}
-        tensors = (move(self.voxels), move(self.targets), move(self.weights), move(self.spacing_mm))
-        return CropBatch(*tensors, parameters, self.scans, self.boxes)
-
-    def augmented(self, recipe: Any) -> Tensor:
+    def augmented(self, recipe: ViewRecipe) -> Tensor:
         """``Float[N, C, D, H, W]``: the augmented voxels, in full precision."""
         with torch.no_grad(), torch.autocast(self.voxels.device.type, enabled=False):
             voxels: Tensor = recipe.apply(self.voxels, self.parameters, self.spacing_mm).voxels
@@ -96,7 +92,7 @@ class CropDataset(Dataset[CropBatch]):
     plan: Plan
     task: DrawsCrops
     patch_size: Triple
-    recipe: Any
+    recipe: ViewRecipe
     steps: int
     rank: int = 0
     world_size: int = 1
@@ -105,30 +101,22 @@ class CropDataset(Dataset[CropBatch]):
         return self.steps
 
     def __getitem__(self, step: int) -> CropBatch:
-        per_rank = self.plan.samples_per_step // self.world_size
-        epoch, anchors = self.plan.samples(step)
-        scans = [int(scan) for scan in anchors[self.rank * per_rank : (self.rank + 1) * per_rank]]
-        first = step % self.plan.steps_per_epoch * self.plan.samples_per_step + self.rank * per_rank
-
-        def rng(index: int, stream: int) -> np.random.Generator:
-            return generator(self.plan.seed, epoch, first + index, stream)
-
+        samples = RankSlice(self.plan, self.rank, self.world_size)
+        scans = [samples.anchor(step, i) for i in range(samples.size)]
         drawn = [
-            self.task.draw(self.store, scan, self.patch_size, rng(i, Stream.SAMPLE))
+            self.task.draw(self.store, scan, self.patch_size, samples.generator(step, i, Stream.SAMPLE))
             for i, scan in enumerate(scans)
         ]
-        parameters = [self.recipe.draw(rng(i, Stream.VIEW), self.patch_size) for i in range(per_rank)]
+        boxes = [box for box, _ in drawn]
         targets = torch.tensor([target for _, target in drawn])
         return CropBatch(
-            voxels=read_crops(self.store, [(scan, box) for scan, (box, _) in zip(scans, drawn, strict=True)]),
+            voxels=read_crops(self.store, list(zip(scans, boxes, strict=True))),
             targets=targets,
             weights=self.task.weigh(self.store, np.unique(self.plan.anchors), targets),
-            spacing_mm=torch.stack([torch.from_numpy(self.store.spacing_mm(scan)) for scan in scans]),
-            parameters={
-                key: torch.stack([torch.as_tensor(one[key]) for one in parameters]) for key in parameters[0]
-            },
+            spacing_mm=read_spacing_mm(self.store, scans),
+            parameters=samples.parameters(step, self.recipe, self.patch_size),
             scans=tuple(scans),
-            boxes=tuple(box for box, _ in drawn),
+            boxes=tuple(boxes),
         )
 
 
@@ -138,6 +126,11 @@ def read_crops(store: Store, crops: Sequence[tuple[int, Box]]) -> Tensor:
     Outside a scan, its own value of empty space is used.
     """
     return torch.stack([torch.from_numpy(store.read_crop(scan, box)) for scan, box in crops])
+
+
+def read_spacing_mm(store: Store, scans: Sequence[int]) -> Tensor:
+    """``Float64[N, 3]``: the voxel sizes of scans."""
+    return torch.stack([torch.from_numpy(store.spacing_mm(scan)) for scan in scans])
 
 
 def random_crop(store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> Box:
@@ -162,6 +155,11 @@ def covering_crops(store: Store, scan: int, patch_size: Triple) -> tuple[Box, ..
     return tuple(Box((d, h, w), patch_size) for d, h, w in product(*starts))
 
 
+def whole_scans(store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
+    """One example of class 0 per scan: the crops that cover it."""
+    return [Example(int(scan), covering_crops(store, int(scan), patch_size), 0) for scan in scans]
+
+
 @torch.no_grad()
 def answers(
     output: Callable[[Tensor], Tensor],
@@ -177,9 +175,8 @@ def answers(
     """
     crops = [(example.scan, box) for example in examples for box in example.boxes]
     chunks = [crops[start : start + BATCH_SIZE] for start in range(0, len(crops), BATCH_SIZE)]
-    console = Console(stderr=True)
     parts: list[Tensor] = []
-    for chunk in track(chunks, f"{len(crops)} crops", console=console, disable=not console.is_terminal):
+    for chunk in track(chunks, f"{len(crops)} crops"):
         with autocast(device, dtype):
             parts.append(output(read_crops(store, chunk).to(device)).double().cpu())
     owner = torch.tensor([i for i, example in enumerate(examples) for _ in example.boxes])

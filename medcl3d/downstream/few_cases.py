@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from medcl3d.downstream.task import HasClasses
+
 if TYPE_CHECKING:
     from medcl3d.downstream.task import Task
     from medcl3d.store.store import Store
@@ -18,16 +20,14 @@ def few_training_cases(task: Task, store: Store, scans: Sequence[int]) -> dict[s
 
     Few: at most one, or fewer than five if there are patients without it. Empty for tasks without classes.
     """
-    names, present = getattr(task, "class_names", None), getattr(task, "classes_in", None)
-    if names is None or present is None:
+    if not isinstance(task, HasClasses):
         return {}
-    known = names(store)
+    known = task.class_names(store)
+    names = known.values() if isinstance(known, Mapping) else known
     patients = store.collection.table["patient"].astype(str).to_numpy()
-    having: dict[str, set[str]] = {
-        name: set() for name in (known.values() if isinstance(known, Mapping) else known)
-    }
+    having: dict[str, set[str]] = {name: set() for name in names}
     for scan in scans:
-        for name in present(store, int(scan)):
+        for name in task.classes_in(store, int(scan)):
             having[name].add(patients[scan])
     total = len(set(patients[list(scans)]))
     return {

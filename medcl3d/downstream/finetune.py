@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +21,27 @@ from medcl3d.config.plain import plain
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.collectives import process_group, rank, say, world_size
-from medcl3d.distributed.precision import autocast_dtype, precision_used
+from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
-from medcl3d.downstream.few_cases import few_case_notes, few_training_cases
+from medcl3d.downstream.few_cases import few_training_cases
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
-from medcl3d.downstream.task import Evaluation, Task
-from medcl3d.downstream.tasks import TASKS
+from medcl3d.downstream.results import SCHEMA, finish, run_of
+from medcl3d.downstream.task import Task
+from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size
-from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import open_atomic, write_json
 from medcl3d.io.disk_space import require_writable
 from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.plan import Plan
-from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.scan_selection import DataConfig, ScanSelection, split_of
 from medcl3d.store.splits import Measured
 from medcl3d.store.store import Store
 from medcl3d.training.loop import FitOptions, check_ranks, fit, warmup_warning
-from medcl3d.training.run_folder import RunFolder, run_folder, versions
-from medcl3d.views import VIEWS
+from medcl3d.training.run_folder import RunFolder, versions
+from medcl3d.views import VIEWS, ViewRecipe
 
-SCHEMA = 1
 SCRATCH = "scratch"
 SPACING_TOLERANCE = 0.1
 NO_MIRRORING = Choice("mri", {"flip_probability": (0.0, 0.0, 0.0)})
@@ -90,7 +87,7 @@ class Finetuning:
     store: Store
     task: Task
     model: nn.Module
-    recipe: Any
+    recipe: ViewRecipe
     train: ScanSelection
     test: ScanSelection
     labelled: tuple[str, ...]
@@ -105,10 +102,10 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     check_ranks(config.train)
     if config.train.grad_cache:
         raise ConfigError(
-            f"train.grad_cache = {config.train.grad_cache}: fine-tuning has no negatives; set it to 0"
+            "train.grad_cache", config.train.grad_cache, "fine-tuning has no negatives", "set it to 0"
         )
     store = Store.open(config.data.root)
-    task: Task = TASKS.build(config.task)
+    task = task_of(config.task)
     split = split_of(store, config.data).measured_on(config.measured_on)
     train, labelled = labelled_scans(
         store, config.data, task, split, config.task.name, config.num_labelled, config.seed
@@ -140,18 +137,12 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         if check:
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        provenance = {
-            **fingerprints(parts.store),
-            "kind": "finetune",
-            "precision": precision_used(config.train.precision, device),
-        }
-        with run_folder(config.out_dir, plain(config), provenance, model=FinetuneConfig) as run:
-            if run.finished:
-                say(f"{config.out_dir}: this fine-tuning is done; remove the folder to repeat it")
-                return config.out_dir
-            train_model(parts, run, device)
-            if rank() == 0:
-                measure(parts, run, device)
+        precision = config.train.precision
+        with run_of(config, config.out_dir, parts.store, "finetune", precision, device) as run:
+            if run is not None:
+                train_model(parts, run, device)
+                if rank() == 0:
+                    measure(parts, run, device)
     return config.out_dir
 
 
@@ -199,47 +190,8 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
     with open_atomic(run.path / "model.safetensors") as file:
         file.write(to_safetensors(weights, metadata={"format": "pt"}))
     write_json(run.path / "model.json", sidecar(parts))
-    write_json(run.path / "results.json", results(parts, found))
-    say(metric_lines(found.metrics))
-    for line in few_case_notes(found.few, len(parts.labelled)):
-        say(f"  note: {line}")
-    run.status("done", config.train.steps)
-
-
-def results(parts: Finetuning, found: Evaluation) -> dict[str, Any]:
-    """The content of `results.json`."""
     test = sorted(parts.test.collection.table["patient"].unique().tolist())
-    return results_of(found, {"labelled": list(parts.labelled), "test": test}, plain(parts.config))
-
-
-def results_of(found: Evaluation, split: dict[str, list[str]], config: Any) -> dict[str, Any]:
-    """The content of a `results.json`. Intervals: 95%, bootstrap over test patients; None if undefined."""
-
-    def number(value: float) -> float | None:
-        return value if isfinite(value) else None
-
-    metrics = {
-        name: {"mean": m.mean, "low": number(m.low), "high": number(m.high), "n": m.n}
-        for name, m in found.metrics.items()
-    }
-    intervals = "95%, bootstrap over test patients"
-    few = {"few_training_cases": found.few} if found.few else {}
-    return {
-        "schema": SCHEMA,
-        "metrics": metrics,
-        "intervals": intervals,
-        **few,
-        "cases": found.cases,
-        "split": split,
-        "config": config,
-    }
-
-
-def metric_lines(metrics: Mapping[str, Interval]) -> str:
-    """Metrics as text, one line each."""
-    return "\n".join(
-        f"  {name}: {m.mean:.4f} [{m.low:.4f}, {m.high:.4f}], {m.n} patients" for name, m in metrics.items()
-    )
+    finish(run, found, {"labelled": list(parts.labelled), "test": test}, config, config.train.steps)
 
 
 def sidecar(parts: Finetuning) -> dict[str, Any]:
@@ -286,15 +238,8 @@ def summary(parts: Finetuning) -> str:
     if parts.transferred is None:
         return "\n".join([*lines, "  from scratch"])
     lines += [f"  {note}" for note in parts.transferred.notes]
-    return "\n".join(
-        [
-            *lines,
-            *(
-                f"  warning: {warning}"
-                for warning in unlike_pretraining(parts.store, parts.transferred.sidecar)
-            ),
-        ]
-    )
+    warnings = unlike_pretraining(parts.store, parts.transferred.sidecar)
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in warnings)])
 
 
 def unlike_pretraining(store: Store, pretrained: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from medcl3d.core.errors import DataError
-from medcl3d.downstream.task import Task
+from medcl3d.downstream.task import DrawsEachStratumFirst, Task
 from medcl3d.store.scan_selection import DataConfig, ScanSelection, select_scans
 from medcl3d.store.splits import Split, select_labelled
 from medcl3d.store.store import Store
@@ -26,9 +26,8 @@ def labelled_scans(
     strata = {
         p: task.stratum(store, int(row)) for p, row in zip(patients[::-1], usable.rows[::-1], strict=True)
     }
-    labelled = select_labelled(
-        split, list(strata), num or len(strata), seed, strata, getattr(task, "each_stratum_first", False)
-    )
+    each_first = isinstance(task, DrawsEachStratumFirst) and task.each_stratum_first
+    labelled = select_labelled(split, list(strata), num or len(strata), seed, strata, each_first)
     keep = np.flatnonzero(patients.isin(labelled))
     return ScanSelection(usable.collection.take(keep), usable.rows[keep], usable.left_out), labelled
 
@@ -45,6 +44,6 @@ def with_target(scans: ScanSelection, task: Task, store: Store, side: str, name:
     keep = np.flatnonzero([task.has_target(store, int(scan)) for scan in scans.rows])
     if not len(keep):
         raise DataError(
-            f"{store.root}: no scan of the {side} patients has labels for {name}; prepare scans with labels"
+            store.root, f"no scan of the {side} patients has labels for {name}", "prepare scans with labels"
         )
     return ScanSelection(scans.collection.take(keep), scans.rows[keep], scans.left_out)

@@ -13,10 +13,10 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.downstream.crop_dataset import Example
 from medcl3d.downstream.probes import directions, standardiser
+from medcl3d.downstream.targets import intervals_of
 from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre
 from medcl3d.evaluation.metrics.retrieval import TIE
 from medcl3d.evaluation.statistics.intervals import Interval
-from medcl3d.evaluation.statistics.over_patients import over_patients
 from medcl3d.store.store import Store
 
 SCANS_TO_STANDARDISE = 4
@@ -92,12 +92,12 @@ class Landmarks:
                 cases.append({**row, "class": names[structure], **dict(zip(MEASURES, errors, strict=True))})
         if not cases:
             raise DataError(
-                f"landmarks: no structure of {store.root} is in two test patients of one modality; use more "
-                "test patients"
+                "landmarks",
+                f"no structure of {store.root} is in two test patients of one modality",
+                "use more test patients",
+                field="landmarks",
             )
-        patients = [str(case["patient"]) for case in cases]
-        intervals = {name: over_patients([case[name] for case in cases], patients, seed) for name in MEASURES}
-        return {name: interval for name, interval in intervals.items() if interval is not None}, cases
+        return intervals_of(cases, MEASURES, seed), cases
 
     def _pairs(self, scans: Sequence[int], modality: np.ndarray) -> Iterator[tuple[int, int]]:
         """Pair each scan with the next `partners` scans of its modality, cyclically."""

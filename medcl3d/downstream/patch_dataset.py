@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import floor
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medcl3d.core.geometry import Box, Triple, triple
-from medcl3d.distributed.seeding import Stream, generator
+from medcl3d.distributed.seeding import Stream
+from medcl3d.downstream.crop_dataset import random_crop, read_crops, read_spacing_mm
 from medcl3d.sampling.plan import Plan
+from medcl3d.sampling.rank_slice import RankSlice
+from medcl3d.sampling.raw_batch import on_device
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 MAX_VOXELS_PER_CLASS = 10_000  # voxels per scan to draw from, as in nnU-Net
 
@@ -40,20 +43,7 @@ class PatchBatch:
 
     def to(self, device: torch.device) -> PatchBatch:
         """The batch on a device."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        parameters = {name: move(value) for name, value in self.parameters.items()}
-        return PatchBatch(
-            move(self.voxels),
-            move(self.labels),
-            move(self.spacing_mm),
-            parameters,
-            self.scans,
-            self.boxes,
-            self.centred,
-        )
+        return on_device(self, device)
 
 
 def class_indices(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
@@ -83,7 +73,7 @@ class PatchDataset(Dataset[PatchBatch]):
     classes: tuple[int, ...]
     patch_size: Triple
     foreground_fraction: float
-    recipe: Any
+    recipe: ViewRecipe | None
     steps: int
     rank: int = 0
     world_size: int = 1
@@ -93,52 +83,39 @@ class PatchDataset(Dataset[PatchBatch]):
         return self.steps
 
     def __getitem__(self, step: int) -> PatchBatch:
-        per_rank = self.plan.samples_per_step // self.world_size
-        epoch, scans = self.plan.samples(step)
-        first = self.rank * per_rank
-        rows = range(first, first + per_rank)
-        drawn = [self._draw(step, epoch, i, int(scans[i])) for i in rows]
-        parameters = [parameters for _, _, parameters in drawn]
-        chosen = [(int(scans[i]), box) for i, (box, _, _) in zip(rows, drawn, strict=True)]
+        samples = RankSlice(self.plan, self.rank, self.world_size)
+        scans = [samples.anchor(step, i) for i in range(samples.size)]
+        drawn = [
+            self._draw(scan, samples.number(step, i), samples.generator(step, i, Stream.SAMPLE))
+            for i, scan in enumerate(scans)
+        ]
+        boxes = [box for box, _ in drawn]
+        chosen = list(zip(scans, boxes, strict=True))
+        labels = [class_indices(self.store.read_label(scan, box), self.classes) for scan, box in chosen]
         return PatchBatch(
-            voxels=torch.stack([torch.from_numpy(self.store.read_crop(scan, box)) for scan, box in chosen]),
-            labels=torch.stack(
-                [
-                    torch.from_numpy(class_indices(self.store.read_label(scan, box), self.classes))
-                    for scan, box in chosen
-                ]
-            ),
-            spacing_mm=torch.stack([torch.from_numpy(self.store.spacing_mm(scan)) for scan, _ in chosen]),
-            parameters={
-                key: torch.stack([torch.as_tensor(one[key]) for one in parameters]) for key in parameters[0]
-            },
-            scans=tuple(scan for scan, _ in chosen),
-            boxes=tuple(box for _, box in chosen),
-            centred=tuple(centred for _, centred, _ in drawn),
+            voxels=read_crops(self.store, chosen),
+            labels=torch.stack([torch.from_numpy(one) for one in labels]),
+            spacing_mm=read_spacing_mm(self.store, scans),
+            parameters=samples.parameters(step, self.recipe, self.patch_size) if self.recipe else {},
+            scans=tuple(scans),
+            boxes=tuple(boxes),
+            centred=tuple(centred for _, centred in drawn),
         )
 
-    def _draw(self, step: int, epoch: int, index: int, scan: int) -> tuple[Box, bool, dict[str, np.ndarray]]:
-        """Draw the box of a patch, whether it is centred on foreground, and its augmentation."""
-        number = step * self.plan.samples_per_step + index
-        in_epoch = step % self.plan.steps_per_epoch * self.plan.samples_per_step + index
-        rng = generator(self.plan.seed, epoch, in_epoch, Stream.SAMPLE)
+    def _draw(self, scan: int, number: int, rng: np.random.Generator) -> tuple[Box, bool]:
+        """Draw the box of patch `number` of the run, and whether it is centred on foreground."""
         # One of every 1 / fraction consecutive patches is centred: the fraction holds in each batch, not only
         # on average.
         wanted = floor((number + 1) * self.foreground_fraction) > floor(number * self.foreground_fraction)
-        shape, size = self.store.collection.shapes[scan], np.array(self.patch_size)
-        low, high = np.minimum(0, shape - size), np.maximum(0, shape - size)
-        start = rng.integers(low, high + 1)
+        box = random_crop(self.store, scan, self.patch_size, rng)
         present = self._voxels_of(scan) if wanted else []
-        if present:
-            voxels = present[rng.integers(len(present))]
-            centre = np.array(np.unravel_index(voxels[rng.integers(len(voxels))], shape))
-            start = np.clip(centre - size // 2, low, high)
-        parameters = (
-            self.recipe.draw(generator(self.plan.seed, epoch, in_epoch, Stream.VIEW), self.patch_size)
-            if self.recipe
-            else {}
-        )
-        return Box(triple(start), self.patch_size), bool(present), parameters
+        if not present:
+            return box, False
+        shape, size = self.store.collection.shapes[scan], np.array(self.patch_size)
+        voxels = present[rng.integers(len(present))]
+        centre = np.array(np.unravel_index(voxels[rng.integers(len(voxels))], shape))
+        start = np.clip(centre - size // 2, np.minimum(0, shape - size), np.maximum(0, shape - size))
+        return Box(triple(start), self.patch_size), True
 
     def _voxels_of(self, scan: int) -> list[np.ndarray]:
         """Flat voxel indices of each class in the scan, subsampled evenly; read once per process."""

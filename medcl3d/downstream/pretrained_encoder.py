@@ -14,7 +14,7 @@ from medcl3d.config.loading import parse
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple, triple
-from medcl3d.downstream.transfer import load_weights, read_sidecar, weights_path
+from medcl3d.downstream.transfer import RUN, load_weights, read_sidecar, weights_path
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.module import passing
 from medcl3d.encoders.network import Network, build_network
@@ -77,19 +77,15 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
     folder = Path(run).expanduser()
     if (folder / "model.safetensors").is_file():
         raise ConfigError(
-            f"{folder}: holds a fine-tuned model, not an encoder; give the pretraining's run folder "
-            "(`init` in its config.yaml)"
+            problem="holds a fine-tuned model, not an encoder",
+            remedy="give the pretraining's run folder (`init` in its config.yaml)",
+            place=folder,
         )
     try:
         path = weights_path(folder)
     except ConfigError as error:  # its field is that of a fine-tuning
-        raise ConfigError(str(error).removeprefix("init = ").replace(", or scratch", "")) from None
-    sidecar = read_sidecar(path)
-    lacking = [name for name in NEEDED if name not in sidecar]
-    if lacking:
-        raise ConfigError(
-            f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again"
-        )
+        raise ConfigError(problem=error.problem, remedy=RUN if error.remedy else "", place=folder) from None
+    sidecar = read_sidecar(path, NEEDED)
     described = parse({"encoder": sidecar["architecture"]}, _Described, str(path.with_suffix(".json")))
     with passing(encoder):
         network = build_network(

@@ -16,10 +16,10 @@ from sklearn.preprocessing import StandardScaler
 
 from medcl3d.config.field_types import STRICT, Positive, PositiveInt
 from medcl3d.core.errors import DataError
+from medcl3d.downstream.targets import case_rows, intervals_of
 from medcl3d.downstream.task import Task
 from medcl3d.evaluation.metrics.retrieval import TIE, measures
 from medcl3d.evaluation.statistics.intervals import Interval
-from medcl3d.evaluation.statistics.over_patients import over_patients
 
 if TYPE_CHECKING:
     from medcl3d.core.geometry import Triple
@@ -88,8 +88,8 @@ def finite(features: np.ndarray) -> np.ndarray:
     wrong = int((~np.isfinite(features)).any(1).sum())
     if wrong:
         raise DataError(
-            f"the encoder's features of {wrong} of {len(features)} crops or scans are not finite; use other "
-            "weights"
+            problem=f"the encoder's features of {wrong} of {len(features)} crops or scans are not finite",
+            remedy="use other weights",
         )
     return features
 
@@ -165,8 +165,9 @@ def _among_nearest(cosine: np.ndarray, k: int) -> np.ndarray:
     """Weight ``[N, M]`` of M examples among the k nearest of N queries: 1, 0, or a fraction for ties."""
     kth = np.partition(cosine, -k, axis=1)[:, [-k]]
     nearer, tied = cosine > kth + TIE, np.abs(cosine - kth) <= TIE
-    remaining: np.ndarray = k - nearer.sum(1, keepdims=True)
-    return nearer + tied * (remaining / tied.sum(1, keepdims=True))
+    remaining = k - nearer.sum(1, keepdims=True)
+    weight: np.ndarray = nearer + tied * (remaining / tied.sum(1, keepdims=True))
+    return weight
 
 
 def _fewest_patients_of_two(train: Labelled) -> int:
@@ -206,8 +207,10 @@ class Retrieval:
         for column in (self.same, self.differ):
             if column is not None and column not in table:
                 raise DataError(
-                    f"retrieval: the manifest has no column {column!r}; it has "
-                    f"{', '.join(map(str, table.columns))}"
+                    "retrieval",
+                    f"the manifest has no column {column!r}",
+                    f"it has {', '.join(map(str, table.columns))}",
+                    field="retrieval",
                 )
 
     def queries(self, table: pd.DataFrame) -> list[tuple[int, np.ndarray, np.ndarray]]:
@@ -228,14 +231,16 @@ class Retrieval:
         if not found:
             other = f" with another {self.differ}" if self.differ else ""
             raise DataError(
-                f"retrieval: no test scan has another{other} of the same {self.same}; set other columns, or "
-                "use more test patients"
+                "retrieval",
+                f"no test scan has another{other} of the same {self.same}",
+                "set other columns, or use more test patients",
+                field="retrieval",
             )
         return found
 
     def measure(
         self, train: np.ndarray, test: np.ndarray, table: pd.DataFrame, seed: int
-    ) -> tuple[dict[str, Interval], list[dict[str, object]]]:
+    ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
         """Recall at 1 and 5, mean reciprocal rank, mAP, with intervals over patients; one row per query.
 
         train, test  features ``[N, F]`` of whole scans; table: the rows of the test scans
@@ -245,29 +250,24 @@ class Retrieval:
         scale = standardiser(train)
         features = directions(scale.transform(test))
         cosine = features @ features.T
-        cases: list[dict[str, object]] = []
-        for query, gallery, matches in queries:
-            scan, patient = (str(table[column].iloc[query]) for column in ("scan", "patient"))
-            cases.append(
-                {
-                    "scan": scan,
-                    "patient": patient,
-                    "gallery": len(gallery),
-                    **measures(cosine[query, gallery], matches),
-                }
-            )
-        patients = [str(case["patient"]) for case in cases]
+        rows = case_rows(table)
+        cases = [
+            {**rows[query], "gallery": len(gallery), **measures(cosine[query, gallery], matches)}
+            for query, gallery, matches in queries
+        ]
         names = [name for name in cases[0] if name not in ("scan", "patient", "gallery")]
-        found = {
-            name: over_patients([float(str(case[name])) for case in cases], patients, seed) for name in names
-        }
-        return {name: interval for name, interval in found.items() if interval is not None}, cases
+        return intervals_of(cases, names, seed), cases
+
+
+if TYPE_CHECKING:
+    # A type checker verifies that each is a probe.
+    _PROBES: tuple[type[Probe], ...] = (LinearProbe, NearestNeighbours)
 
 
 def check_classes(train: Labelled, names: Sequence[str]) -> None:
     """DataError if all labelled examples have the same class."""
     if len(set(train.targets.tolist())) < 2:
         raise DataError(
-            f"all labelled examples are {names[int(train.targets[0])]}; raise num_labelled, or use another "
-            "seed"
+            problem=f"all labelled examples are {names[int(train.targets[0])]}",
+            remedy="raise num_labelled, or use another seed",
         )

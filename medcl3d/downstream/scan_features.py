@@ -17,12 +17,11 @@ from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.distributed.precision import autocast
-from medcl3d.downstream.predict.predict import SPACING_TOLERANCE
+from medcl3d.downstream.predict.scan_grid import outside
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
-from medcl3d.io.nifti import read_header
-from medcl3d.preprocessing.read_scan import num_channels
-from medcl3d.preprocessing.ready_scan import ReadyScan, ready_scan
-from medcl3d.preprocessing.scan_task import ScanTask
+from medcl3d.downstream.sliding_window import padded
+from medcl3d.downstream.trained_scan import other_spacing, prepared
+from medcl3d.preprocessing.ready_scan import ReadyScan
 
 WHOLE_VOXELS: Triple = (1, 1, 1)
 
@@ -47,30 +46,16 @@ class Extraction:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
-            raise ConfigError(f"overlap = {self.overlap} is not within [0, 1); use 0.5")
+            raise ConfigError("overlap", self.overlap, "is not within [0, 1)", "use 0.5", colon=False)
         if self.windows < 1:
-            raise ConfigError(f"windows = {self.windows}: at least one crop is computed at once; use 4")
+            raise ConfigError("windows", self.windows, "at least one crop is computed at once", "use 4")
         if self.layer is not None and not self.dense:
             raise ConfigError(
-                f"layer = {self.layer}: pooled features come from the coarsest map; set dense, or leave "
-                "layer out"
+                "layer",
+                self.layer,
+                "pooled features come from the coarsest map",
+                "set dense, or leave layer out",
             )
-
-
-def intensity_kind(encoder: PretrainedEncoder, wanted: str | None, field: str) -> str:
-    """How a scan's intensities are normalised. ConfigError: `wanted` is not one of its kinds, or missing."""
-    trained = str(encoder.intensity["kind"])
-    kinds = trained.split("+")
-    if wanted is None and len(kinds) > 1:
-        raise ConfigError(
-            f"{encoder.path}: trained on intensities of kinds {trained}; state that of these scans, as "
-            f"{field} {kinds[0]}"
-        )
-    if wanted is not None and wanted not in kinds:
-        raise ConfigError(
-            f"{field} = {wanted}: {encoder.path} was trained on {trained}; use {' or '.join(kinds)}"
-        )
-    return wanted or kinds[0]
 
 
 def scan_features(
@@ -88,35 +73,20 @@ def scan_features(
     X, Y, Z]`` on the file's own grid, interpolated linearly. DataError: the file cannot be read, or is not a
     scan that the encoder takes.
     """
-    ready = ready_scan(ScanTask.like({**encoder.intensity, "kind": extraction.kind}, path.name, path))
-    refuse_channels(encoder, path, len(ready.stored))
-    spacing = np.linalg.norm(ready.affine[:3, :3], axis=0)
-    if not np.allclose(spacing, encoder.spacing_mm, rtol=SPACING_TOLERANCE):
-        there, trained = (", ".join(f"{v:.3g}" for v in values) for values in (spacing, encoder.spacing_mm))
-        note(f"{path}: voxels of {there} mm, the encoder was trained at {trained} mm")
+    options = {**encoder.intensity, "kind": extraction.kind}
+    ready = prepared(path, options, encoder.in_channels, "encoder")
+    differs = other_spacing(ready, encoder.spacing_mm)
+    if differs:
+        note(f"{path}: voxels of {differs[0]} mm, the encoder was trained at {differs[1]} mm")
     for warning in ready.warnings:
         note(f"{path}: {warning}")
-    found = (
-        _dense(encoder, ready, extraction, dtype)
-        if extraction.dense
-        else _pooled(encoder, ready, extraction, dtype)
-    )
+    compute = _dense if extraction.dense else _pooled
+    found = compute(encoder, ready, extraction, dtype)
     if not bool(found.isfinite().all()):
         raise DataError(
-            f"{path}: its features are not finite; look at the scan's intensities, or use precision float32"
+            path, "its features are not finite", "look at the scan's intensities, or use precision float32"
         )
     return found, ready
-
-
-def refuse_unreadable(encoder: PretrainedEncoder, path: Path) -> None:
-    """DataError if a file's header is not that of a scan that the encoder takes."""
-    refuse_channels(encoder, path, num_channels(path, read_header(path).shape, encoder.intensity["channels"]))
-
-
-def refuse_channels(encoder: PretrainedEncoder, path: Path, channels: int) -> None:
-    """DataError if a scan has another number of channels than the encoder."""
-    if channels != encoder.in_channels:
-        raise DataError(f"{path}: has {channels} channels, the encoder takes {encoder.in_channels}")
 
 
 @dataclass(frozen=True)
@@ -155,27 +125,18 @@ def _computed(
 ) -> Iterator[tuple[Triple, Features]]:
     """The start of each window, and its features with a batch axis of 1."""
     device = next(encoder.parameters()).device
-    voxels = torch.from_numpy(ready.voxels)
-    padded = torch.empty((len(voxels), *windows.size))
-    padded[:] = torch.tensor(ready.normalisation.fill, dtype=torch.float32)[:, None, None, None]
-    d, h, w = (slice(b, b + n) for b, n in zip(windows.before, voxels.shape[1:], strict=True))
-    padded[:, d, h, w] = voxels
+    voxels = padded(torch.from_numpy(ready.voxels), windows.before, windows.size, ready.normalisation.fill)
     network = encoder.network if decoded else encoder.network.encoder
     for first in range(0, len(windows.starts), at_once):
         starts = windows.starts[first : first + at_once]
-        crops = torch.stack([padded[(slice(None), *_box(start, encoder.patch_size))] for start in starts])
+        crops = torch.stack([voxels[(slice(None), *_box(start, encoder.patch_size))] for start in starts])
         with torch.no_grad(), autocast(device, dtype):
             features: Features = network(crops.to(device))
         for i, start in enumerate(starts):
-            maps = tuple(one[i : i + 1] for one in features.maps)
-            yield (
-                start,
-                Features(
-                    features.pooled[i : i + 1],
-                    maps,
-                    None if features.decoded is None else features.decoded[i : i + 1],
-                ),
-            )
+            one = slice(i, i + 1)
+            maps = tuple(level[one] for level in features.maps)
+            decoded_one = None if features.decoded is None else features.decoded[one]
+            yield start, Features(features.pooled[one], maps, decoded_one)
 
 
 def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
@@ -199,7 +160,7 @@ def _dense(
     decoded = extraction.layer is None and encoder.network.decoder is not None
     layer = extraction.layer or 0
     if not 0 <= layer < len(encoder.strides):
-        raise ConfigError(f"layer = {layer}: the encoder has maps 0 to {len(encoder.strides) - 1}")
+        raise ConfigError("layer", layer, f"the encoder has maps 0 to {len(encoder.strides) - 1}")
     stride = WHOLE_VOXELS if decoded else encoder.strides[layer]
     windows = _windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, stride)
     grid = triple(n // s for n, s in zip(windows.size, stride, strict=True))
@@ -235,8 +196,6 @@ def _on_own_grid(values: np.ndarray, ready: ReadyScan, to_prepared: np.ndarray) 
     result = np.empty((len(values), *shape), dtype=np.float32)
     for channel, one in zip(result, values, strict=True):
         affine_transform(one, rounded[:3, :3], rounded[:3, 3], output=channel, order=1, mode="nearest")
-    axes = np.ogrid[tuple(slice(n) for n in shape)]
-    for row, size in zip(into_prepared[:3], ready.stored.shape[1:], strict=True):
-        place = sum(weight * axis for weight, axis in zip(row[:3], axes, strict=True)) + row[3]
-        result[:, np.broadcast_to((place < -0.5 - 1e-3) | (place > size - 0.5 + 1e-3), shape)] = 0
+    matrix, offset = into_prepared[:3, :3], into_prepared[:3, 3]
+    result[:, outside(shape, ready.stored.shape[1:], matrix, offset, tolerance=1e-3)] = 0
     return result

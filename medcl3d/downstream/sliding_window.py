@@ -34,12 +34,10 @@ def sliding_window(
     """
     shape = volume.shape[1:]
     before = [max(0, p - n) // 2 for p, n in zip(patch_size, shape, strict=True)]
-    padded = volume.new_empty((len(volume), *(max(p, n) for p, n in zip(patch_size, shape, strict=True))))
-    padded[:] = torch.as_tensor(fill, dtype=volume.dtype, device=volume.device)[:, None, None, None]
+    size = [max(p, n) for p, n in zip(patch_size, shape, strict=True)]
     d, h, w = (slice(b, b + n) for b, n in zip(before, shape, strict=True))
-    padded[:, d, h, w] = volume
     result = sliding_window_inference(
-        padded[None],
+        padded(volume, before, size, fill)[None],
         patch_size,
         windows,
         predict,
@@ -52,6 +50,18 @@ def sliding_window(
     return result[0, :, d, h, w]
 
 
+def padded(volume: Tensor, before: Sequence[int], size: Sequence[int], fill: Sequence[float]) -> Tensor:
+    """A volume ``[C, D, H, W]`` in one of `size` voxels, `before` voxels from its start.
+
+    fill: the value of the other voxels, one per channel
+    """
+    result = volume.new_empty((len(volume), *size))
+    result[:] = torch.as_tensor(fill, dtype=volume.dtype, device=volume.device)[:, None, None, None]
+    d, h, w = (slice(b, b + n) for b, n in zip(before, volume.shape[1:], strict=True))
+    result[:, d, h, w] = volume
+    return result
+
+
 def probabilities_of(
     model: nn.Module, device: torch.device, dtype: torch.dtype | None
 ) -> Callable[[Tensor], Tensor]:
@@ -62,7 +72,7 @@ def probabilities_of(
 
     def predict(patches: Tensor) -> Tensor:
         with autocast(device, dtype):
-            logits = model(patches)
+            logits: Tensor = model(patches)
         return logits.float().softmax(dim=1)
 
     return predict

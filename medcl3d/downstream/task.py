@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medcl3d.evaluation.statistics.intervals import Interval
     from medcl3d.sampling.plan import Plan
     from medcl3d.store.store import Store
+    from medcl3d.views import ViewRecipe
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class Evaluation:
 class Task(Protocol):
     """Interface of a task; its fields are its configuration.
 
-    decodes             True if the task needs a decoder
-    classes_in          (optional, with class_names) the names of the classes in a labelled scan
-    each_stratum_first  (optional) True if labelled patients are drawn from every stratum once before any
-                        stratum twice
+    decodes  True if the task needs a decoder
+
+    Some tasks have further members: those of `HasClasses` and `DrawsEachStratumFirst`; and of `Probed`, in
+    medcl3d.downstream.probes.
     """
 
     decodes: ClassVar[bool]
@@ -62,14 +63,14 @@ class Task(Protocol):
         store: Store,
         plan: Plan,
         patch_size: Triple,
-        recipe: Any,
+        recipe: ViewRecipe,
         steps: int,
         rank: int,
         world_size: int,
     ) -> Dataset[Any]:
         """Dataset whose item `step` is this rank's slice of batch `step`; anchors are scans of the store."""
 
-    def loss(self, model: nn.Module, batch: Any, recipe: Any) -> Loss:
+    def loss(self, model: nn.Module, batch: Any, recipe: ViewRecipe) -> Loss:
         """Augment a batch on its device, call the model once, and return the loss."""
 
     def evaluate(
@@ -86,3 +87,21 @@ class Task(Protocol):
 
         dtype: as in autocast, None for float32; seed: of the bootstrap.
         """
+
+
+@runtime_checkable
+class HasClasses(Protocol):
+    """A task with named classes."""
+
+    def class_names(self, store: Store) -> Sequence[str] | Mapping[int, str]:
+        """The names of the classes, in order; or label value -> name."""
+
+    def classes_in(self, store: Store, scan: int) -> list[str]:
+        """The names of the classes in a labelled scan."""
+
+
+@runtime_checkable
+class DrawsEachStratumFirst(Protocol):
+    """A task whose labelled patients are drawn from every stratum once before any stratum twice."""
+
+    each_stratum_first: ClassVar[bool]

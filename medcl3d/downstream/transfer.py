@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.encoders.network import Network
 from medcl3d.store.content_hashes import scans_with_content
 from medcl3d.store.store import Store
@@ -23,7 +23,8 @@ from medcl3d.store.store import Store
 Transfer = Literal["encoder", "all"]
 
 SCHEMA = 1
-WEIGHTS, SIDECAR = "encoder.safetensors", "encoder.json"
+WEIGHTS = "encoder.safetensors"
+RUN = f"use the run folder of a pretraining, its {WEIGHTS}"
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 NUM_NAMED = 3
 
@@ -115,39 +116,60 @@ def load_weights(
     test_patients = frozenset(test_patients)
     _refuse_test_patients(path, sidecar, test_patients)
     unverified = _refuse_test_scans(path, sidecar, test_patients, store)
-    if transfer == "all" and not sidecar.get("decoder"):
-        raise ConfigError(
-            f"transfer = all: {path} has no decoder, only a pretrained encoder; set transfer: encoder"
-        )
-    if transfer == "all" and network.decoder is None:
-        raise ConfigError(
-            f"transfer = all: this task has no decoder for that of {path}; set transfer: encoder"
-        )
+    if transfer == "all":
+        _require_decoders(path, sidecar, network)
     parts = ("encoder", "decoder") if transfer == "all" else ("encoder",)
-    weights = {name: tensor for name, tensor in _read(path).items() if name.partition(".")[0] in parts}
-    own = {name: tensor for name, tensor in network.state_dict().items() if name.partition(".")[0] in parts}
+    found = read_weights(path, f"use the {WEIGHTS} of a pretraining")
+    weights = _of_parts({_unwrapped(name): tensor for name, tensor in found.items()}, parts)
+    own = _of_parts(network.state_dict(), parts)
     adapted = _repeat_over_channels(weights, own, sidecar.get("in_channels"))
     mismatch = compare(weights, own)
     if mismatch.any:
         Console(stderr=True).print(mismatch.table())
         raise ConfigError(
-            f"init = {source}: not the network of this configuration: {mismatch.words()}; it was pretrained "
-            f"with {sidecar.get('in_channels')} input channels and encoder: "
-            f"{json.dumps(sidecar.get('architecture'))}: use the same here, or set init: scratch"
+            "init",
+            source,
+            f"not the network of this configuration: {mismatch.words()}",
+            f"it was pretrained with {sidecar.get('in_channels')} input channels and encoder: "
+            f"{json.dumps(sidecar.get('architecture'))}: use the same here, or set init: scratch",
         )
     network.load_state_dict(weights, strict=False)
     notes = [f"{path}: loaded {' and '.join(parts)}, {len(weights)} tensors"]
     if adapted:
-        known, channels = sidecar["in_channels"], own[adapted[0]].shape[1]
-        times = "" if known == 1 else f" {channels // known} times"
-        notes.append(
-            f"{path}: pretrained with {'one input channel' if known == 1 else f'{known} input channels'}, "
-            f"this network has {channels}: {', '.join(adapted)} repeated{times} and divided by "
-            f"{channels // known}"
-        )
+        notes.append(_adapted_note(path, adapted, sidecar["in_channels"], own[adapted[0]].shape[1]))
     notes += unverified
     counts = {part: sum(name.startswith(f"{part}.") for name in weights) for part in parts}
     return TransferReport(path, counts, adapted, tuple(notes), sidecar)
+
+
+def _require_decoders(path: Path, sidecar: Mapping[str, Any], network: Network) -> None:
+    if not sidecar.get("decoder"):
+        raise ConfigError(
+            "transfer",
+            Word("all"),
+            f"{path} has no decoder, only a pretrained encoder",
+            "set transfer: encoder",
+        )
+    if network.decoder is None:
+        raise ConfigError(
+            "transfer",
+            Word("all"),
+            f"this task has no decoder for that of {path}",
+            "set transfer: encoder",
+        )
+
+
+def _adapted_note(path: Path, adapted: Sequence[str], known: int, channels: int) -> str:
+    times = "" if known == 1 else f" {channels // known} times"
+    return (
+        f"{path}: pretrained with {'one input channel' if known == 1 else f'{known} input channels'}, "
+        f"this network has {channels}: {', '.join(adapted)} repeated{times} and divided by "
+        f"{channels // known}"
+    )
+
+
+def _of_parts(weights: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in parts}
 
 
 def weights_path(source: Path) -> Path:
@@ -165,16 +187,19 @@ def weights_path(source: Path) -> Path:
         why = (
             f"its run is {state}; let it finish" if state else "not the run folder of a pretraining; use one"
         )
-        raise ConfigError(f"init = {source}: holds no {WEIGHTS}, {why}")
+        raise ConfigError("init", source, f"holds no {WEIGHTS}, {why}")
     raise ConfigError(
-        f"init = {source}: file not found; use the run folder of a pretraining, its {WEIGHTS}, or scratch"
+        "init",
+        source,
+        "file not found",
+        f"{RUN}, or scratch",
     )
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """The metadata of weights, from the JSON file in the same folder.
 
-    ConfigError if missing, damaged or of a newer version.
+    ConfigError if missing, damaged, of a newer version, or without one of the `needed` entries.
     """
     file = path.with_suffix(".json")
     try:
@@ -182,14 +207,24 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         schema = int(content["schema"])
     except FileNotFoundError:
         raise ConfigError(
-            f"{file}: is missing, so the patients of pretraining are unknown; copy it from the run folder"
+            problem="is missing, so the patients of pretraining are unknown",
+            remedy="copy it from the run folder",
+            place=file,
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); copy it from the run folder again") from None
+        raise ConfigError(
+            problem=f"cannot be read ({error})", remedy="copy it from the run folder again", place=file
+        ) from None
     if schema > SCHEMA:
         raise ConfigError(
-            f"{file}: written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA}); "
-            "update medcl3d"
+            problem=f"written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA})",
+            remedy="update medcl3d",
+            place=file,
+        )
+    lacking = [name for name in needed if name not in content]
+    if lacking:
+        raise ConfigError(
+            problem=f"lacks {', '.join(lacking)}", remedy="copy it from the run folder again", place=file
         )
     return dict(content)
 
@@ -206,14 +241,14 @@ def compare(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mismatc
     return Mismatch(missing, unexpected, shapes, len(own) - len(missing) - len(shapes), len(own))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. ConfigError with `remedy` if it is not complete."""
     try:
-        found = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(
-            f"{path}: not a complete safetensors file ({error}); use the {WEIGHTS} of a pretraining"
+            problem=f"not a complete safetensors file ({error})", remedy=remedy, place=path
         ) from None
-    return {_unwrapped(name): tensor for name, tensor in found.items()}
 
 
 def _unwrapped(name: str) -> str:
@@ -245,15 +280,18 @@ def _repeat_over_channels(
 def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str]) -> None:
     if "pretraining_patients" not in sidecar:
         raise ConfigError(
-            f"{path.with_suffix('.json')}: lacks pretraining_patients, which may include test patients; "
-            "pretrain again"
+            problem="lacks pretraining_patients, which may include test patients",
+            remedy="pretrain again",
+            place=path.with_suffix(".json"),
         )
     seen = sorted(set(sidecar["pretraining_patients"]).intersection(test_patients))
     if seen:
         raise DataError(
-            f"{path}: pretraining used {len(seen)} of the test patients: "
-            f"{', '.join(seen[:10])}{', ...' if len(seen) > 10 else ''}; pretrain on the training patients "
-            "of this split (patients of another collection need different ids)"
+            path,
+            f"pretraining used {len(seen)} of the test patients: "
+            f"{', '.join(seen[:10])}{(', ...' if len(seen) > 10 else '')}",
+            "pretrain on the training patients of this split (patients of another collection need "
+            "different ids)",
         )
 
 
@@ -279,8 +317,9 @@ def _refuse_test_scans(
     if seen:
         named = ", ".join(f"{scan} of {of[scan]} ({match})" for scan, match in list(seen.items())[:10])
         raise DataError(
-            f"{path}: pretraining used {len(seen)} of the {len(rows)} test scans of {store.root} under "
-            f"other patient ids: {named}{', ...' if len(seen) > 10 else ''}; pretrain without them, or move "
-            "their patients to the training side here"
+            path,
+            f"pretraining used {len(seen)} of the {len(rows)} test scans of {store.root} under other "
+            f"patient ids: {named}{(', ...' if len(seen) > 10 else '')}",
+            "pretrain without them, or move their patients to the training side here",
         )
     return []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from jaxtyping import Float
+
 from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from medcl3d.encoders.unet3d import UNet3d as UNet3d
     from medcl3d.encoders.vit3d import ViT3d as ViT3d
 
-ENCODERS = Registry("encoder", __name__)
+ENCODERS = Registry("encoder", __name__, owner="encoder.{}")
 
 
 class Encoder(Protocol):
@@ -34,7 +36,7 @@ class Encoder(Protocol):
     channels: tuple[int, ...]
     strides: tuple[Triple, ...]
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         """The features of volumes."""
 
 

@@ -6,6 +6,7 @@ from math import gcd
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medcl3d.config.suggestions import require_one_of
@@ -40,6 +41,6 @@ def act_layer(act: Act) -> tuple[str, dict[str, Any]]:
     return act, options[act]
 
 
-def global_average(feature_map: Tensor) -> Tensor:
+def global_average(feature_map: Float[Tensor, "B C D H W"]) -> Float[Tensor, "B C"]:
     """Mean over space: ``[B, C, D, H, W] -> [B, C]``, in float32 or better (half precision is too coarse)."""
     return feature_map.mean(dim=(2, 3, 4), dtype=torch.promote_types(feature_map.dtype, torch.float32))

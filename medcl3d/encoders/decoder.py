@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from monai.networks.blocks.dynunet_block import UnetBasicBlock
 from torch import Tensor, nn
 
@@ -54,7 +55,9 @@ class Decoder(nn.Module):
             stride = target
         self.out_channels: int = width
 
-    def forward(self, x: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B C D H W"], maps: Sequence[Float[Tensor, "B _ _ _ _"]]
+    ) -> Float[Tensor, "B _ D H W"]:
         """``[B, out_channels, D, H, W]`` at the resolution of the input `x` ``[B, in_channels, D, H, W]``."""
         skips = [self.input_skip(x), *maps] if self._input_is_skip else list(maps)
         out = skips.pop()
@@ -76,7 +79,9 @@ class _Step(nn.Module):
         )
         self.convolve = _convolutions(width_out + skip_width, width_out, norm, act)
 
-    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B _ _ _ _"], skip: Float[Tensor, "B _ _ _ _"] | None
+    ) -> Float[Tensor, "B _ _ _ _"]:
         up = self.up(x)
         return self.convolve(up if skip is None else torch.cat((up, skip), dim=1))
 

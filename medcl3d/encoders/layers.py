@@ -17,8 +17,10 @@ def layers_of(network: Network, field: str) -> tuple[tuple[str, ...], ...]:
     encoder = network.encoder
     if not isinstance(encoder, HasLayers):
         raise ConfigError(
-            f"train.{field}: {type(encoder).__name__} does not name its layers; "
-            f"implement `layers()`, or leave {field} out"
+            f"train.{field}",
+            None,
+            f"{type(encoder).__name__} does not name its layers",
+            f"implement `layers()`, or leave {field} out",
         )
     return encoder.layers()
 

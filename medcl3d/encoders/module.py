@@ -13,12 +13,13 @@ from itertools import pairwise
 from typing import Annotated, Any, cast
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from medcl3d.config.field_types import Choice, PositiveInt, Size
 from medcl3d.core.embeddings import Features
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, Word
 from medcl3d.core.geometry import Triple
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import global_average
@@ -72,8 +73,9 @@ class ModuleEncoder(nn.Module):
             passed = _passed.get()
             if passed is None:
                 raise ConfigError(
-                    f"{self.name}: this encoder was passed from Python; pass it again, as "
-                    "encoder=medcl3d.as_encoder(...)"
+                    problem="this encoder was passed from Python",
+                    remedy="pass it again, as encoder=medcl3d.as_encoder(...)",
+                    place=self.name,
                 )
             self.wrapped: nn.Module = copy.deepcopy(passed)
         else:
@@ -90,12 +92,12 @@ class ModuleEncoder(nn.Module):
         }
         return Choice("module", {**fields, "arguments": None, "from_python": True})
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
         maps = self._maps(x)
         return Features(global_average(maps[-1]), maps)
 
-    def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _maps(self, x: Float[Tensor, "B C D H W"]) -> tuple[Float[Tensor, "B _ _ _ _"], ...]:
         try:
             found = self.wrapped(x)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -103,8 +105,9 @@ class ModuleEncoder(nn.Module):
                 raise
             message = " ".join(str(error).split())[:300]
             raise ConfigError(
-                f"{self.name}: it does not take crops of shape {tuple(x.shape)}: {message}; correct its "
-                "arguments"
+                problem=f"it does not take crops of shape {tuple(x.shape)}: {message}",
+                remedy="correct its arguments",
+                place=self.name,
             ) from error
         if isinstance(found, Tensor):
             found = (found,)
@@ -114,16 +117,19 @@ class ModuleEncoder(nn.Module):
             found = found.maps
         if not isinstance(found, tuple | list) or not all(isinstance(one, Tensor) for one in found):
             raise ConfigError(
-                f"{self.name}: it returns a {type(found).__name__}, not feature maps; name a part of it "
-                "with attribute"
+                problem=f"it returns a {type(found).__name__}, not feature maps",
+                remedy="name a part of it with attribute",
+                place=self.name,
             )
         shapes = [tuple(one.shape[1:]) for one in found]
         declared = zip(self.channels, self.strides, strict=True)
         wanted = [(c, *(n // s for n, s in zip(x.shape[2:], stride, strict=True))) for c, stride in declared]
         if shapes[: len(wanted)] != wanted:
             raise ConfigError(
-                f"{self.name}: of crops {tuple(x.shape)} it makes maps of shapes {shapes}, but channels and "
-                f"strides declare {wanted}, finest first; correct them"
+                problem=f"of crops {tuple(x.shape)} it makes maps of shapes {shapes}, but channels and "
+                f"strides declare {wanted}, finest first",
+                remedy="correct them",
+                place=self.name,
             )
         return tuple(found[: len(wanted)])
 
@@ -153,7 +159,9 @@ def as_encoder(
     """
     if not isinstance(module, nn.Module):
         raise ConfigError(
-            f"as_encoder: a {type(module).__name__} is not a torch.nn.Module; construct the network first"
+            problem=f"a {type(module).__name__} is not a torch.nn.Module",
+            remedy="construct the network first",
+            place="as_encoder",
         )
     part = _part(module, attribute, "as_encoder")
     each = [channels] if isinstance(channels, int) else list(channels)
@@ -186,32 +194,41 @@ def _constructed(path: str, arguments: Mapping[str, Any]) -> nn.Module:
     name = f"encoder.module: path = {path}"
     if not IMPORT_PATH.fullmatch(path):
         raise ConfigError(
-            f"{name}: not an import path; write package.module:Class, as monai.networks.nets:DenseNet121"
+            problem="not an import path",
+            remedy="write package.module:Class, as monai.networks.nets:DenseNet121",
+            place=name,
         )
     location, _, attribute = path.partition(":")
     top = location.partition(".")[0]
     if top not in packages_distributions():
         raise ConfigError(
-            f"{name}: {top} is not part of an installed package; install it with pip, or pass the module "
-            "with as_encoder"
+            problem=f"{top} is not part of an installed package",
+            remedy="install it with pip, or pass the module with as_encoder",
+            place=name,
         )
     try:
         module = importlib.import_module(location)
     except Exception as error:
         message = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"{name}: {location} cannot be imported: {type(error).__name__}: {message}; correct the path"
+            problem=f"{location} cannot be imported: {type(error).__name__}: {message}",
+            remedy="correct the path",
+            place=name,
         ) from None
     constructor = getattr(module, attribute, None)
     if not (isinstance(constructor, type) and issubclass(constructor, nn.Module)):
         raise ConfigError(
-            f"{name}: {location} has no torch.nn.Module class {attribute}; only such classes may be named"
+            problem=f"{location} has no torch.nn.Module class {attribute}",
+            remedy="only such classes may be named",
+            place=name,
         )
     try:
         return constructor(**arguments)
     except Exception as error:
         message = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{name}: {attribute} refuses its arguments: {message}; correct them") from error
+        raise ConfigError(
+            problem=f"{attribute} refuses its arguments: {message}", remedy="correct them", place=name
+        ) from error
 
 
 def _part(module: nn.Module, attribute: str | None, name: str) -> nn.Module:
@@ -223,20 +240,25 @@ def _part(module: nn.Module, attribute: str | None, name: str) -> nn.Module:
     except AttributeError:
         parts = ", ".join(child for child, _ in module.named_children())
         raise ConfigError(
-            f"{name}: attribute = {attribute}: {type(module).__name__} has no such part; its parts are "
-            f"{parts}"
+            "attribute",
+            Word(attribute),
+            f"{type(module).__name__} has no such part",
+            f"its parts are {parts}",
+            place=name,
         ) from None
 
 
 def _refuse_unordered(channels: Sequence[int], strides: Sequence[Triple]) -> None:
     if len(channels) != len(strides):
         raise ConfigError(
-            f"encoder.module: channels has {len(channels)} entries and strides {len(strides)}; give one of "
-            "each per map"
+            problem=f"channels has {len(channels)} entries and strides {len(strides)}",
+            remedy="give one of each per map",
         )
     for finer, coarser in pairwise(strides):
         if any(b % a for a, b in zip(finer, coarser, strict=True)):
             raise ConfigError(
-                f"encoder.module: strides = {[list(s) for s in strides]}: each must be a multiple of the "
-                "one before; list maps finest first"
+                "strides",
+                [list(s) for s in strides],
+                "each must be a multiple of the one before",
+                "list maps finest first",
             )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medcl3d.config.field_types import Choice
 from medcl3d.core.embeddings import Features
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Triple
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.blocks import Act, Norm
@@ -29,7 +30,7 @@ class Network(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         features: Features = self.encoder(x)
         if self.decoder is None:
             return features
@@ -57,7 +58,8 @@ class Network(nn.Module):
 
 def build_network(choice: Choice, in_channels: int, *, decoder: bool) -> Network:
     """Build the configured network. A decoder uses the encoder's norm and activation, if it has them."""
-    encoder = ENCODERS.build(choice, in_channels)
+    with inside("encoder"):
+        encoder = ENCODERS.build(choice, in_channels)
     if not decoder:
         return Network(encoder)
     norm = cast(Norm, choice.fields.get("norm", "group"))
@@ -71,7 +73,10 @@ def check_patch_size(network: Network, patch_size: Sequence[int], field: str = "
     if any(size % m for size, m in zip(patch_size, multiple, strict=True)):
         nearest = [max(m, round(size / m) * m) for size, m in zip(patch_size, multiple, strict=True)]
         raise ConfigError(
-            f"{field} = {list(patch_size)} is not divisible by the coarsest stride of the encoder, "
-            f"{list(multiple)} "
-            f"(encoder: its strides); use {nearest}"
+            field,
+            list(patch_size),
+            f"is not divisible by the coarsest stride of the encoder, {list(multiple)} "
+            "(encoder: its strides)",
+            f"use {nearest}",
+            colon=False,
         )

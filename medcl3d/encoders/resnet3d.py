@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from jaxtyping import Float
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.squeeze_and_excitation import SEBlock
 from monai.networks.layers.utils import get_act_layer, get_norm_layer
@@ -60,9 +61,8 @@ class ResNet3d(nn.Module):
         block, num_blocks = BLOCKS[depth]
         if squeeze_excitation and block is not ResNetBottleneck:
             raise ConfigError(
-                f"encoder.resnet3d: squeeze_excitation needs bottleneck blocks, which depth = {depth} does "
-                "not have; "
-                "set depth: 50"
+                problem=f"squeeze_excitation needs bottleneck blocks, which depth = {depth} does not have",
+                remedy="set depth: 50",
             )
         widths = [max(1, int(base * width)) for base in WIDTHS]
         self.conv1 = nn.Conv3d(
@@ -101,7 +101,7 @@ class ResNet3d(nn.Module):
         stages = enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1)
         return (("conv1", "bn1"), *(tuple(f"layer{i}.{j}" for j in range(len(stage))) for i, stage in stages))
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
         x = self.act(self.bn1(self.conv1(x)))
         maps = [x] if self._stem_map else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from jaxtyping import Float
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
@@ -56,9 +57,11 @@ class Swin3d(nn.Module):
         for width, heads in zip(widths, num_heads, strict=True):
             if width % heads:
                 raise ConfigError(
-                    f"encoder.swin3d: feature_size = {feature_size} gives the stages widths {widths}, which "
-                    "num_heads = "
-                    f"{list(num_heads)} do not divide; use a multiple of 12 with [3, 6, 12, 24]"
+                    "feature_size",
+                    feature_size,
+                    f"gives the stages widths {widths}, which num_heads = {list(num_heads)} do not divide",
+                    "use a multiple of 12 with [3, 6, 12, 24]",
+                    colon=False,
                 )
         self.swinViT = SwinTransformer(
             in_channels,
@@ -88,7 +91,7 @@ class Swin3d(nn.Module):
             stages.append((*before, *blocks, f"swinViT.layers{stage}.0.downsample"))
         return (("swinViT.patch_embed",), *stages)
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         """Features of ``[B, C, D, H, W]``, each axis a multiple of 16 patches.
 
         pooled ``[B, num_features]``, maps finest first.

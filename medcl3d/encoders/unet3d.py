@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from jaxtyping import Float
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from torch import Tensor, nn
 
@@ -56,9 +57,11 @@ class UNet3d(nn.Module):
         for name, values in (("strides", strides), ("blocks", counts), ("kernel_sizes", kernels)):
             if len(values) != len(channels) or not channels:
                 raise ConfigError(
-                    f"encoder.unet3d: {name} = {list(values)} has {len(values)} entries and channels = "
-                    f"{list(channels)} has "
-                    f"{len(channels)}; give one entry per stage"
+                    name,
+                    list(values),
+                    f"has {len(values)} entries and channels = {list(channels)} has {len(channels)}",
+                    "give one entry per stage",
+                    colon=False,
                 )
         self.stages = nn.ModuleList()
         cumulative, total = [], (1, 1, 1)
@@ -80,7 +83,7 @@ class UNet3d(nn.Module):
             for i, stage in enumerate(self.stages)
         )
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first."""
         maps = []
         for stage in self.stages:
@@ -109,9 +112,9 @@ def _stage(
 ) -> nn.Sequential:
     if any(k < s for k, s in zip(kernel, stride, strict=True)):
         raise ConfigError(
-            f"encoder.unet3d: kernel_sizes {kernel} is smaller than strides {stride} in one stage, which "
-            "skips voxels; "
-            "use kernels at least as large as the strides"
+            problem=f"kernel_sizes {kernel} is smaller than strides {stride} in one stage, which "
+            "skips voxels",
+            remedy="use kernels at least as large as the strides",
         )
     name, activation = norm_layer(norm, width), act_layer(act)
     block = UnetResBlock if residual else UnetBasicBlock

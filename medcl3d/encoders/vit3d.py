@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from monai.networks.blocks.transformerblock import TransformerBlock
 from torch import Tensor, nn
 
@@ -57,8 +58,11 @@ class ViT3d(nn.Module):
         for name, divisor in (("num_heads", num_heads), ("the axes' sines and cosines", POSITIONS_DIVIDE)):
             if hidden_size % divisor:
                 raise ConfigError(
-                    f"encoder.vit3d: hidden_size = {hidden_size} is not divisible by {name}, {divisor}; "
-                    "use a multiple"
+                    "hidden_size",
+                    hidden_size,
+                    f"is not divisible by {name}, {divisor}",
+                    "use a multiple",
+                    colon=False,
                 )
         self.patch_embedding = nn.Conv3d(in_channels, hidden_size, kernel_size=patch, stride=patch)
         self.blocks = nn.ModuleList(
@@ -82,7 +86,9 @@ class ViT3d(nn.Module):
         first = ("patch_embedding",) if self.registers is None else ("patch_embedding", "registers")
         return (first, *((f"blocks.{i}",) for i in range(len(self.blocks))))
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Features:
+    def forward(
+        self, x: Float[Tensor, "B C D H W"], visible: Bool[Tensor, "B 1 d h w"] | None = None
+    ) -> Features:
         """Features of ``[B, C, D, H, W]``, axes multiples of the patch: pooled ``[B, hidden_size]``, one map.
 
         visible  ``Bool[B, 1, d, h, w]``, one value per token, equally many True in each crop. Tokens with
@@ -107,15 +113,17 @@ class ViT3d(nn.Module):
         return Features(pooled, (rearrange(tokens, "b (d h w) c -> b c d h w", d=depth, h=height),))
 
 
-def _kept(visible: Tensor) -> Tensor:
+def _kept(visible: Bool[Tensor, "B 1 d h w"]) -> Int[Tensor, "B _"]:
     """``Int[B, n]``: indices of the visible tokens, in order."""
     flat = visible.flatten(1)
     counts = flat.sum(1)
     if bool((counts != counts[0]).any()):
         raise ConfigError(
-            f"encoder.vit3d: crops of a batch keep {int(counts.min())} to {int(counts.max())} tokens, but "
-            "need equally "
-            "many; use masked blocks that are multiples of the patch (objective: block, encoder.vit3d: patch)"
+            problem=f"crops of a batch keep {int(counts.min())} to {int(counts.max())} tokens, but need "
+            "equally many",
+            remedy="use masked blocks that are multiples of the patch (objective: block, encoder.vit3d: "
+            "patch)",
+            place="encoder.vit3d",
         )
     return flat.nonzero()[:, 1].reshape(len(flat), -1)
 
@@ -129,7 +137,7 @@ def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:
 
 
 @lru_cache(maxsize=16)
-def _positions(grid: Triple, hidden_size: int) -> Tensor:
+def _positions(grid: Triple, hidden_size: int) -> Float[Tensor, "_ _"]:
     """``Float[tokens, hidden_size]``: sines and cosines of each token's index along each axis, depth slowest.
 
     Source: Vaswani et al. 2017, section 3.5, for each axis.

@@ -60,7 +60,7 @@ class _Compressed:
         try:
             return self.array[key]
         except RuntimeError as error:
-            raise DataError(f"{self.path}: cannot be decompressed ({error}); {PREPARE_AGAIN}") from None
+            raise DataError(self.path, f"cannot be decompressed ({error})", PREPARE_AGAIN) from None
 
 
 def write_array(path: Path, values: np.ndarray) -> tuple[str, int]:
@@ -109,9 +109,9 @@ def open_array(path: Path) -> Stored:
         raise
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"{path}: cannot be read ({reason}); run the same prepare command again") from None
+        raise DataError(path, f"cannot be read ({reason})", "run the same prepare command again") from None
     except Exception as error:  # which error blosc2 raises depends on the bytes
-        raise DataError(f"{path}: cannot be read ({error}); {PREPARE_AGAIN}") from None
+        raise DataError(path, f"cannot be read ({error})", PREPARE_AGAIN) from None
 
 
 def import_blosc2(where: Any) -> Any:
@@ -120,7 +120,8 @@ def import_blosc2(where: Any) -> Any:
         import blosc2
     except ImportError:
         raise MachineError(
-            f"{where}: needs blosc2, which is not installed; "
-            "pip install 'medcl3d[blosc2]' (Python 3.11 or later)"
+            where,
+            "needs blosc2, which is not installed",
+            "pip install 'medcl3d[blosc2]' (Python 3.11 or later)",
         ) from None
     return blosc2

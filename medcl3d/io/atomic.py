@@ -34,7 +34,7 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         reason = error.strerror or error
         raise MachineError(
-            f"{path}: cannot write: {reason}; free some space or choose another folder"
+            path, f"cannot write: {reason}", "free some space or choose another folder"
         ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):

@@ -18,7 +18,7 @@ def require_writable(path: Path, name: str, *, is_file: bool = False) -> None:
     folder = nearest_folder(path.parent if is_file else path)
     setting = f"{name} = {path}"
     if not folder.is_dir():
-        raise MachineError(f"{setting}: {folder} is not a folder; choose another path")
+        raise MachineError(setting, f"{folder} is not a folder", "choose another path")
     try:
         with tempfile.TemporaryDirectory(
             prefix=".medcl3d-", dir=folder
@@ -26,7 +26,7 @@ def require_writable(path: Path, name: str, *, is_file: bool = False) -> None:
             pass
     except OSError as error:
         raise MachineError(
-            f"{setting}: cannot write in {folder} ({error.strerror}); choose another path"
+            setting, f"cannot write in {folder} ({error.strerror})", "choose another path"
         ) from None
 
 

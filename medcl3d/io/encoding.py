@@ -18,8 +18,9 @@ def refuse_other_encoding(names: Iterable[tuple[str, str]]) -> None:
     for place, name in names:
         if not name.isascii():
             raise MachineError(
-                f"{_escaped(place)}: {_escaped(name)} is not ASCII, but this process reads file names as "
-                f"{encoding}; {REMEDY}"
+                _escaped(place),
+                f"{_escaped(name)} is not ASCII, but this process reads file names as {encoding}",
+                REMEDY,
             )
 
 
@@ -29,9 +30,9 @@ def unwritable(error: UnicodeEncodeError) -> UserError:
     shown = text if len(text) <= 200 else f"{text[:200]}..."
     if error.encoding.lower().replace("-", "") != "utf8":
         return MachineError(
-            f"{shown}: cannot be written as {error.encoding}, the encoding of this process; {REMEDY}"
+            shown, f"cannot be written as {error.encoding}, the encoding of this process", REMEDY
         )
-    return DataError(f"{shown}: is not UTF-8; rename the file, or replace its half characters")
+    return DataError(shown, "is not UTF-8", "rename the file, or replace its half characters")
 
 
 def escape_unencodable() -> None:

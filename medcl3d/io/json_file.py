@@ -44,16 +44,16 @@ def read_json(path: Path, needed: str, *, numbers_as_text: bool = False) -> Any:
         return content
     except json.JSONDecodeError as error:
         end = "; is the file cut short?" if error.pos >= len(text.rstrip()) else "; correct it there"
-        raise DataError(f"{path}:{error.lineno}: cannot be read as JSON: {error.msg}{end}") from None
+        raise DataError(f"{path}:{error.lineno}", f"cannot be read as JSON: {error.msg}{end}") from None
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{path}:{line}: cannot be read as JSON: the text is not UTF-8; save it as UTF-8"
+            f"{path}:{line}", "cannot be read as JSON: the text is not UTF-8", "save it as UTF-8"
         ) from None
     except RecursionError:
-        raise DataError(f"{path}: cannot be read as JSON: it is nested too deeply; {needed}") from None
+        raise DataError(path, "cannot be read as JSON: it is nested too deeply", needed) from None
     except ValueError as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
+        raise DataError(path, f"cannot be read as JSON: {error}") from None
 
 
 def _refuse_lone_surrogates(content: Any) -> None:
@@ -73,10 +73,10 @@ def read_label_names(path: Path) -> dict[int, str]:
 def label_names(path: Path, content: Any) -> dict[int, str]:
     """Class -> name from the content of a JSON file; 0 is background unless the file names it. DataError."""
     if not isinstance(content, dict):
-        raise DataError(f"{path}: the classes are not an object; {CLASSES}")
+        raise DataError(path, "the classes are not an object", CLASSES)
     names: dict[int, str] = {}
     for value, name in content.items():
         if not re.fullmatch(r"\d{1,9}", value) or isinstance(name, (dict, list)):
-            raise DataError(f"{path}: {value!r}: {name!r}: is not a class and its name; {CLASSES}")
+            raise DataError(path, f"{value!r}: {name!r}: is not a class and its name", CLASSES)
         names[int(value)] = str(name)
     return {0: "background", **names} if names else {}

@@ -75,8 +75,10 @@ def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
     if found > expected:
         if header.bits:
             raise DataError(
-                f"{path}: the header contradicts itself: {header.dtype.name} voxels, {header.bits} bits per "
-                f"voxel, and {found - expected} bytes more than the data type needs; write the file again"
+                path,
+                f"the header contradicts itself: {header.dtype.name} voxels, {header.bits} bits per "
+                f"voxel, and {found - expected} bytes more than the data type needs",
+                "write the file again",
             )
         notes.append(f"{found - expected} bytes follow the voxels and were ignored")
     if notes:
@@ -94,7 +96,7 @@ def content_sha256(path: Path) -> str:
         for block in _chunks(path):
             digest.update(block)
     except EOFError:
-        raise DataError(f"{path}: truncated; fetch the file again") from None
+        raise DataError(path, "truncated", "fetch the file again") from None
     return digest.hexdigest()
 
 
@@ -102,12 +104,14 @@ def _truncated(path: Path, found: int, expected: int) -> DataError:
     on_disk = path.stat().st_size
     if found >= expected:
         return DataError(
-            f"{path}: truncated: the gzip stream ends before its checksum ({on_disk} bytes on disk); "
-            "fetch the file again"
+            path,
+            f"truncated: the gzip stream ends before its checksum ({on_disk} bytes on disk)",
+            "fetch the file again",
         )
     return DataError(
-        f"{path}: truncated: the header requires {expected} bytes, the file has {found} ({on_disk} bytes on "
-        "disk); fetch the file again"
+        path,
+        f"truncated: the header requires {expected} bytes, the file has {found} ({on_disk} bytes on disk)",
+        "fetch the file again",
     )
 
 
@@ -117,8 +121,10 @@ def _refuse_implausible(path: Path, header: Header) -> None:
     if header.num_bytes > limit:
         shape = "x".join(map(str, header.shape))
         raise DataError(
-            f"{path}: truncated, or the header is wrong: it requires {header.num_bytes} bytes ({shape} "
-            f"{header.dtype.name} voxels), and a file of {size} bytes cannot hold them; fetch the file again"
+            path,
+            f"truncated, or the header is wrong: it requires {header.num_bytes} bytes ({shape} "
+            f"{header.dtype.name} voxels), and a file of {size} bytes cannot hold them",
+            "fetch the file again",
         )
 
 
@@ -145,8 +151,9 @@ def _chunks(path: Path, notes: list[str] | None = None) -> Iterator[bytes]:
             except zlib.error as error:
                 where = file.tell() - len(block)
                 raise DataError(
-                    f"{path}: damaged gzip near byte {where} ({str(error).rpartition(': ')[2]}); "
-                    "fetch the file again"
+                    path,
+                    f"damaged gzip near byte {where} ({str(error).rpartition(': ')[2]})",
+                    "fetch the file again",
                 ) from None
             if inflater.eof:
                 block = inflater.unused_data.lstrip(b"\0")  # tapes and some archives pad with zeros
@@ -170,31 +177,31 @@ def _chunks(path: Path, notes: list[str] | None = None) -> Iterator[bytes]:
 def _refuse_other_formats(path: Path, first: bytes) -> None:
     """DataError unless the name and the first bytes are those of a NIfTI file."""
     if not first:
-        raise DataError(f"{path}: the file is empty (0 bytes); fetch it again")
+        raise DataError(path, "the file is empty (0 bytes)", "fetch it again")
     if path.suffix == ".npz":
         raise DataError(
-            f"{path}: is a NumPy archive; if it is from MedMNIST, prepare its folder with the source medmnist"
+            path, "is a NumPy archive", "if it is from MedMNIST, prepare its folder with the source medmnist"
         )
     for magic, what in _FOREIGN:
         if first.startswith(magic):
-            raise DataError(f"{path}: is {what}")
+            raise DataError(path, f"is {what}")
     if first[128:132] == b"DICM":
-        raise DataError(f"{path}: is a DICOM file; read its folder with the source dicom")
+        raise DataError(path, "is a DICOM file", "read its folder with the source dicom")
     if first.lstrip()[:1] == b"<":
-        raise DataError(f"{path}: is an HTML or XML page, perhaps of a failed download; fetch the file again")
+        raise DataError(path, "is an HTML or XML page, perhaps of a failed download", "fetch the file again")
     is_gzip = first[:2] == b"\x1f\x8b"
     if path.name.endswith(".nii.gz") and not is_gzip:
         is_nifti = size_of_header(first) is not None
         what = (
             "an uncompressed NIfTI file; rename it to .nii" if is_nifti else "not a gzip file; fetch it again"
         )
-        raise DataError(f"{path}: is named .nii.gz but is {what}")
+        raise DataError(path, f"is named .nii.gz but is {what}")
     if path.name.endswith(".nii") and is_gzip:
-        raise DataError(f"{path}: is named .nii but is gzip-compressed; rename it to .nii.gz")
+        raise DataError(path, "is named .nii but is gzip-compressed", "rename it to .nii.gz")
     if not path.name.endswith((".nii", ".nii.gz")):
         is_upper_case = path.name.lower().endswith((".nii", ".nii.gz"))
         remedy = "rename it with a lower-case suffix" if is_upper_case else "convert it to NIfTI"
-        raise DataError(f"{path}: is not named .nii or .nii.gz; {remedy}")
+        raise DataError(path, "is not named .nii or .nii.gz", remedy)
 
 
 def _first(path: Path, chunks: Iterator[bytes]) -> tuple[bytes, bytes]:
@@ -209,10 +216,10 @@ def _first(path: Path, chunks: Iterator[bytes]) -> tuple[bytes, bytes]:
         pass
     if read.startswith(b"\x1f\x8b"):  # a gzip file named .nii has already been refused
         raise DataError(
-            f"{path}: is compressed with gzip twice; decompress it once, with gzip -dc FILE > NEW.nii.gz"
+            path, "is compressed with gzip twice", "decompress it once, with gzip -dc FILE > NEW.nii.gz"
         )
     if len(read) < 348:
         raise DataError(
-            f"{path}: truncated: {len(read)} bytes, but a NIfTI header has 348; fetch the file again"
+            path, f"truncated: {len(read)} bytes, but a NIfTI header has 348", "fetch the file again"
         )
     return read[:540], read

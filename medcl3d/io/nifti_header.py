@@ -72,19 +72,20 @@ def parse_header(path: Path, head: bytes) -> Header:
     """Parse a header. DataError if it is not NIfTI, or if its values are impossible."""
     found = size_of_header(head)
     if found is None:
-        raise DataError(f"{path}: the content is not NIfTI: its first bytes are {head[:4]!r}")
+        raise DataError(path, f"the content is not NIfTI: its first bytes are {head[:4]!r}")
     size, order = found
     kind = nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header
     if len(head) < size:
-        raise DataError(f"{path}: truncated: {len(head)} bytes, and its header has {size}")
+        raise DataError(path, f"truncated: {len(head)} bytes, and its header has {size}")
     header = kind(head[:size], endianness=order, check=False)
     magic = bytes(header["magic"].tobytes()).ljust(4, b"\0")[:4]
     if magic in (b"ni1\0", b"ni2\0"):
-        raise DataError(f"{path}: is half of a .hdr/.img pair; convert it to one .nii.gz")
+        raise DataError(path, "is half of a .hdr/.img pair", "convert it to one .nii.gz")
     if magic not in (b"n+1\0", b"n+2\0"):
         raise DataError(
-            f"{path}: is an ANALYZE file or a damaged NIfTI (magic {magic!r}); ANALYZE has no orientation: "
-            "convert it to NIfTI"
+            path,
+            f"is an ANALYZE file or a damaged NIfTI (magic {magic!r})",
+            "ANALYZE has no orientation: convert it to NIfTI",
         )
     warnings: list[str] = []
     if int(header["sizeof_hdr"]) != size:
@@ -104,7 +105,7 @@ def parse_header(path: Path, head: bytes) -> Header:
     slope, inter = _scaling(path, header, warnings)
     offset = float(header["vox_offset"])
     if not math.isfinite(offset) or offset < (352 if size == 348 else 544):
-        raise DataError(f"{path}: vox_offset is {offset}, which is inside the header")
+        raise DataError(path, f"vox_offset is {offset}, which is inside the header")
     if offset != int(offset):
         warnings.append(f"vox_offset is {offset}; {int(offset)} was used")
     with np.errstate(all="ignore"):  # values of a damaged header overflow and are refused
@@ -115,20 +116,21 @@ def parse_header(path: Path, head: bytes) -> Header:
 def _shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, ...]:
     dims = [int(n) for n in header["dim"]]
     if not 1 <= dims[0] <= 7:
-        raise DataError(f"{path}: the header has {dims[0]} axes; NIfTI has 1 to 7")
+        raise DataError(path, f"the header has {dims[0]} axes", "NIfTI has 1 to 7")
     shape = dims[1 : dims[0] + 1]
     if min(shape) < 1:
-        raise DataError(f"{path}: the header has {shape} voxels; every axis needs at least one")
+        raise DataError(path, f"the header has {shape} voxels", "every axis needs at least one")
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     if len(shape) == 5 and shape[3] == 1:
         shape.pop(3)
     if len(shape) < 3:
-        raise DataError(f"{path}: has {len(shape)} axes; a volume has three: stack the slices into one file")
+        raise DataError(path, f"has {len(shape)} axes", "a volume has three: stack the slices into one file")
     if len(shape) > 4:
         raise DataError(
-            f"{path}: has {len(shape)} axes {tuple(shape)}; "
-            "write one 3-D file, or channels as the fourth axis"
+            path,
+            f"has {len(shape)} axes {tuple(shape)}",
+            "write one 3-D file, or channels as the fourth axis",
         )
     return tuple(shape)
 
@@ -138,16 +140,16 @@ def _dtype(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
     try:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):
-        raise DataError(f"{path}: the header's data type {code} does not exist") from None
+        raise DataError(path, f"the header's data type {code} does not exist") from None
     if dtype.fields is not None:
         raise DataError(
-            f"{path}: contains RGB colours, not intensities; convert it to one grey value per voxel"
+            path, "contains RGB colours, not intensities", "convert it to one grey value per voxel"
         )
     if dtype.kind == "c":
-        raise DataError(f"{path}: contains complex numbers; convert it to magnitude")
+        raise DataError(path, "contains complex numbers", "convert it to magnitude")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise DataError(
-            f"{path}: data type {dtype} (code {code}) is not supported; convert it to int16 or float32"
+            path, f"data type {dtype} (code {code}) is not supported", "convert it to int16 or float32"
         )
     return dtype
 
@@ -161,8 +163,9 @@ def _scaling(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> t
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(inter)):
         raise DataError(
-            f"{path}: scl_slope is {slope}, scl_inter {inter}: the intensities are undefined; "
-            "write the file again"
+            path,
+            f"scl_slope is {slope}, scl_inter {inter}: the intensities are undefined",
+            "write the file again",
         )
     return slope, inter
 
@@ -179,8 +182,9 @@ def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np
     has_sform, qform = valid["sform"], None
     if not has_sform and min(sizes) < 0:  # readers differ on the direction of such an axis
         raise DataError(
-            f"{path}: a voxel size is negative, pixdim is {sizes}; "
-            "write the file again with its true geometry"
+            path,
+            f"a voxel size is negative, pixdim is {sizes}",
+            "write the file again with its true geometry",
         )
     try:
         qform = _qform(header, warnings) if valid["qform"] else None
@@ -196,7 +200,7 @@ def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np
     except ValueError as error:
         if not has_sform:
             raise DataError(
-                f"{path}: the orientation in the header is impossible ({error}); write the file again"
+                path, f"the orientation in the header is impossible ({error})", "write the file again"
             ) from None
         warnings.append(f"the qform is impossible ({error}) and was ignored; the sform was used")
         affine = header.get_sform()
@@ -207,13 +211,14 @@ def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np
     sizes_mm = np.abs(sizes) * to_mm
     if not np.isfinite(affine).all():
         raise DataError(
-            f"{path}: the affine contains NaN or infinity; write the file again with its true geometry"
+            path, "the affine contains NaN or infinity", "write the file again with its true geometry"
         )
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / np.where(spacing > 0, spacing, 1))) < 1e-3:
         raise DataError(
-            f"{path}: the affine is singular (spacing {spacing.round(4).tolist()} mm); "
-            "write the file again with its true geometry"
+            path,
+            f"the affine is singular (spacing {spacing.round(4).tolist()} mm)",
+            "write the file again with its true geometry",
         )
     if unit in _UNIT_MM:
         warnings.append(f"the header is in {'metres' if unit == 1 else 'micrometres'}; converted to mm")

@@ -22,14 +22,14 @@ def open_regular(path: Path, needed: str = "") -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise DataError(f"{path}: {why_absent(path)}{remedy}") from None
+        raise DataError(path, f"{why_absent(path)}{remedy}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}{remedy}") from None
+        raise DataError(path, f"cannot be read: {error.strerror}{remedy}") from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         raise DataError(
-            f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a file{remedy}"
+            path, f"is {('a folder' if stat.S_ISDIR(mode) else 'a pipe or a device')}, not a file{remedy}"
         )
     return descriptor
 

@@ -38,8 +38,9 @@ def refuse_too_little(batch_bytes: int, workers: int) -> None:
     if workers and free is not None and free < needed:
         others = f" of {ranks} ranks" if ranks > 1 else ""
         raise MachineError(
-            f"shared memory is full or too small: {workers} workers{others} need {format_size(needed)} in "
-            f"{PLACE}, {format_size(free)} are free; {REMEDY}"
+            problem=f"shared memory is full or too small: {workers} workers{others} need "
+            f"{format_size(needed)} in {PLACE}, {format_size(free)} are free",
+            remedy=REMEDY,
         )
 
 

@@ -47,24 +47,26 @@ def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
                 rows[line] = cells
             line = above + reader.line_num + 1  # a quoted cell may span several lines; the first one counts
     except csv.Error as error:
-        raise DataError(f"{path}:{line}: {error}; is a quote left open there?") from None
+        raise DataError(f"{path}:{line}", error, "is a quote left open there?") from None
     if not rows:
-        raise DataError(f"{path}: the table is empty; its first line names the columns")
+        raise DataError(path, "the table is empty", "its first line names the columns")
     return _checked(path, rows)
 
 
 def _text(path: Path, raw: bytes) -> str:
     if raw.startswith(b"PK\x03\x04"):
-        raise DataError(f"{path}: is a workbook or another zip archive, not a table; save the sheet as CSV")
+        raise DataError(path, "is a workbook or another zip archive, not a table", "save the sheet as CSV")
     try:
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if "\0" in text:
             line = 1 + text.partition("\0")[0].count("\n")
-            raise DataError(f"{path}:{line}: a zero byte (UTF-16?); save the table as UTF-8")
+            raise DataError(f"{path}:{line}", "a zero byte (UTF-16?)", "save the table as UTF-8")
         return text
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: the text is not UTF-8 (latin-1?); save the table as UTF-8") from None
+        raise DataError(
+            f"{path}:{line}", "the text is not UTF-8 (latin-1?)", "save the table as UTF-8"
+        ) from None
 
 
 def _checked(path: Path, rows: dict[int, list[str]]) -> tuple[list[str], dict[int, list[str]]]:
@@ -81,7 +83,7 @@ def _checked(path: Path, rows: dict[int, list[str]]) -> tuple[list[str], dict[in
                 if is_long
                 else "add the missing delimiters"
             )
-            raise DataError(f"{path}:{line}: {len(cells)} cells under {len(names)} column names; {remedy}")
+            raise DataError(f"{path}:{line}", f"{len(cells)} cells under {len(names)} column names", remedy)
     # Columns without a name and without values: a delimiter at the end of each line.
     spare = [i for i, name in enumerate(names) if not name and not any(cells[i] for cells in rows.values())]
     indices = [[str(n + first) for n in range(len(rows))] for first in (0, 1)]
@@ -92,8 +94,10 @@ def _checked(path: Path, rows: dict[int, list[str]]) -> tuple[list[str], dict[in
         for cells in rows.values():
             del cells[i]
     if "" in names:
-        raise DataError(f"{path}:{head}: column {names.index('') + 1} has no name; give it one, or delete it")
+        raise DataError(
+            f"{path}:{head}", f"column {names.index('') + 1} has no name", "give it one, or delete it"
+        )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DataError(f"{path}:{head}: columns {twice} occur twice; keep one of each")
+        raise DataError(f"{path}:{head}", f"columns {twice} occur twice", "keep one of each")
     return names, rows

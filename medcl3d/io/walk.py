@@ -41,7 +41,7 @@ def folders_under(
     Output folders of `medcl3d prepare` are skipped, since their files and links were made from the others.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder")
+        raise DataError(root, "there is no such folder")
     seen: set[tuple[int, int]] = set()
     top = str(root)
     for folder, inner, names in os.walk(top, followlinks=True, onerror=closed):

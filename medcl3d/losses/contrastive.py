@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -37,8 +38,8 @@ class Tile:
     """
 
     relation: Relation
-    columns: Tensor | None = None
-    similarity: Tensor | None = None
+    columns: Int[Tensor, " T"] | None = None
+    similarity: Float[Tensor, "R M"] | None = None
 
 
 RelateBlock = Callable[[slice, Tensor], Tile]
@@ -49,8 +50,8 @@ RelateBlock = Callable[[slice, Tensor], Tile]
 class WeightedSum:
     """Sums over anchors of a_i L_i and of a_i; both are summed over ranks before dividing."""
 
-    loss: Tensor
-    weight: Tensor
+    loss: Float[Tensor, ""]
+    weight: Float[Tensor, ""]
 
 
 def denominator_kind(
@@ -63,15 +64,16 @@ def denominator_kind(
     require_one_of("denominator", denominator, Denominator)
     if decoupled and denominator == "own":
         raise ConfigError(
-            f"{name}: decoupled = True and denominator = 'own' are two denominators; "
-            "remove one of the two fields"
+            problem="decoupled = True and denominator = 'own' are two denominators",
+            remedy="remove one of the two fields",
+            place=name,
         )
     return "decoupled" if decoupled else denominator
 
 
 def contrastive_sum(
-    z: Tensor,
-    columns: Tensor,
+    z: Float[Tensor, "N E"],
+    columns: Float[Tensor, "M E"],
     relate_block: RelateBlock,
     temperature: float,
     *,
@@ -141,13 +143,13 @@ class _ContrastiveSum(torch.autograd.Function):
 class _Block:
     """The loss of R rows; its gradient by similarities is ``scale * direction``, ``[R, 1] * [R, M]``."""
 
-    loss: Tensor
-    weight: Tensor
-    scale: Tensor
-    direction: Tensor
+    loss: Float[Tensor, ""]
+    weight: Float[Tensor, ""]
+    scale: Float[Tensor, "R 1"]
+    direction: Float[Tensor, "R M"]
 
 
-def _block_loss(similarity: Tensor, tile: Tile, temperature: float, kind: str) -> _Block:
+def _block_loss(similarity: Float[Tensor, "R M"], tile: Tile, temperature: float, kind: str) -> _Block:
     """The loss of a block of rows and its gradient. `similarity` ``[R, M]`` is overwritten.
 
     With x = e^(s - top) and r = sum_j P_ij / D_ij, the gradient of a row is (a / mass) r times (an item's
@@ -196,7 +198,7 @@ def _block_loss(similarity: Tensor, tile: Tile, temperature: float, kind: str) -
     return _Block(loss.sum(), weight.sum(), weight * ratio / (mass * temperature), e)
 
 
-def _write_back(whole: Tensor, tile: Tile, part: Tensor) -> None:
+def _write_back(whole: Float[Tensor, "R M"], tile: Tile, part: Float[Tensor, "R T"]) -> None:
     """Copy the columns of a tile back into `whole`, unless they are `whole` itself."""
     if tile.columns is not None:
         whole.index_copy_(1, tile.columns, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,12 +36,22 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         if not 0 < temperature < float("inf"):
             raise ConfigError(
-                f"ContrastiveLoss: temperature = {temperature} is not above 0; use for example 0.1"
+                "temperature",
+                temperature,
+                "is not above 0",
+                "use for example 0.1",
+                owner="ContrastiveLoss",
+                colon=False,
             )
         denominator_kind(denominator, decoupled, "ContrastiveLoss")
         self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled
 
-    def forward(self, z: Tensor, positive: Tensor, negative: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        z: Float[Tensor, "N E"],
+        positive: Shaped[Tensor, "N N"],
+        negative: Shaped[Tensor, "N N"] | None = None,
+    ) -> Float[Tensor, ""]:
         """The loss, a scalar in float32 or better.
 
         z         ``Float[N, D]`` embeddings of any length; they are normalised here
@@ -79,7 +90,7 @@ class ContrastiveLoss(nn.Module):
             )
         return total.loss / total.weight
 
-    def two_views(self, first: Tensor, second: Tensor) -> Tensor:
+    def two_views(self, first: Float[Tensor, "N E"], second: Float[Tensor, "N E"]) -> Float[Tensor, ""]:
         """NT-Xent of two views, ``[N, D]`` each: row i attracts row i of the other view; all others repel."""
         count = len(first)
         partner = torch.arange(2 * count, device=first.device).roll(count)
@@ -92,7 +103,9 @@ class ContrastiveLoss(nn.Module):
         return f"temperature={self.temperature}, denominator={self.denominator!r}, decoupled={self.decoupled}"
 
 
-def _weights(positive: Tensor, negative: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
+def _weights(
+    positive: Shaped[Tensor, "N N"], negative: Shaped[Tensor, "N N"] | None, z: Float[Tensor, "N E"]
+) -> tuple[Float[Tensor, "N N"], Float[Tensor, "N N"]]:
     """P and M in the precision of `z`, ``[N, N]``, zero on the diagonals. ValueError: out of range."""
     attract = positive.detach().to(z.device, z.dtype)
     repel = 1 - attract if negative is None else negative.detach().to(z.device, z.dtype)

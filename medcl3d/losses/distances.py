@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def distance_errors(rows: Tensor, cols: Tensor, target: Tensor, compared: Tensor) -> Tensor:
+def distance_errors(
+    rows: Float[Tensor, "N E"],
+    cols: Float[Tensor, "M E"],
+    target: Float[Tensor, "N M"],
+    compared: Bool[Tensor, "N M"],
+) -> Float[Tensor, "N M"]:
     """``Float[N, M]``: (|a - b| - target)^2 of vectors ``[N, D]`` and ``[M, D]``, 0 if not compared.
 
     target: ``[N, M]`` distances; compared: ``Bool[N, M]``. Computed in float32 or better. Equal vectors get

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from medcl3d.objectives.swav import SwAV as SwAV
     from medcl3d.objectives.vicreg import VICReg as VICReg
 
-OBJECTIVES = Registry("objective", __name__)
+OBJECTIVES = Registry("objective", __name__, owner="objective.{}")
 
 
 class Objective(Protocol):

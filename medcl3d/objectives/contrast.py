@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from medcl3d.core.embeddings import Embeddings, Loss
@@ -61,8 +62,8 @@ def contrast(
             "draw more samples per step or choose a pair strategy whose samples hold a positive"
         )
     metrics = {"loss": all_sum(local.loss.detach()) / weight} | diagnose(z.detach(), tally)
-    for name, (numerator, denominator) in relating.sums.items():
-        metrics[name] = all_sum(numerator.to(z)) / all_sum(denominator.to(z)).clamp(min=1)
+    for name, (top, bottom) in relating.sums.items():
+        metrics[name] = all_sum(top.to(z)) / all_sum(bottom.to(z)).clamp(min=1)
     return Loss(local.loss * world_size() / weight, metrics)
 
 
@@ -76,5 +77,5 @@ def _without_negatives_of_the_batch(tile: Tile, columns: Keys) -> Tile:
     return replace(tile, relation=replace(tile.relation, negative=negative))
 
 
-def _is_valid(keys: Keys) -> Tensor:
+def _is_valid(keys: Keys) -> Bool[Tensor, " N"]:
     return (keys.point < 0) | torch.isfinite(keys.position_mm).all(1)

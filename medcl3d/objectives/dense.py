@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from einops import rearrange
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,8 +62,8 @@ class Dense(nn.Module):
         denominator_kind(denominator, decoupled, "dense")  # refuses two at once
         if network.decoder is None:
             raise ConfigError(
-                "objective.dense: the network has no decoder to read points from; "
-                "choose an encoder with feature maps"
+                problem="the network has no decoder to read points from",
+                remedy="choose an encoder with feature maps",
             )
         self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm
         self.dim, self.temperature, self.denominator, self.decoupled = (
@@ -77,7 +78,7 @@ class Dense(nn.Module):
         """One unit vector per point and global view."""
         return self.embed_decoded(network(batch.main.voxels).decoded, batch)
 
-    def embed_decoded(self, decoded: Tensor | None, batch: PairBatch) -> Embedded:
+    def embed_decoded(self, decoded: Float[Tensor, "N C D H W"] | None, batch: PairBatch) -> Embedded:
         """The embeddings of points from the decoder's map ``[N, C, D, H, W]``."""
         if decoded is None or batch.points is None:
             raise ValueError("the dense objective needs a decoder and a batch with points")
@@ -92,7 +93,7 @@ class Dense(nn.Module):
     def gate(self, relate: Relate) -> Relate:
         """The relation of points from a strategy that relates their crops."""
 
-        def relate_gated(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        def relate_gated(rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
             if bool((rows.point < 0).all()):
                 return relate(rows, cols, similarity)  # whole views, in an objective that compares both
             crops = relate(crop_keys(rows), crop_keys(cols), similarity)
@@ -113,7 +114,7 @@ def crop_keys(points: Keys) -> Keys:
     return replace(points, point=torch.full_like(points.point, -1), position_mm=position_mm)
 
 
-def sample_rows(group: ViewGroup) -> Tensor:
+def sample_rows(group: ViewGroup) -> Int[Tensor, " N"]:
     """``Int[N]``: the row of a batch's points for each view (samples are sorted and contiguous)."""
     rows: Tensor = torch.unique_consecutive(group.keys.sample, return_inverse=True)[1]
     return rows
@@ -128,7 +129,9 @@ def point_keys(group: ViewGroup, points: Points) -> Keys:
     return replace(keys, point=point, position_mm=position, body=points.body_mm[rows].flatten(0, 1))
 
 
-def point_features(decoded: Tensor, group: ViewGroup, points: Points) -> Tensor:
+def point_features(
+    decoded: Float[Tensor, "N C D H W"], group: ViewGroup, points: Points
+) -> Float[Tensor, "N P C"]:
     """Features at the points' physical positions: ``[N, C, D, H, W]`` -> ``[N, P, C]``, trilinear."""
     position = points.position_mm[sample_rows(group)]
     inverse = torch.linalg.inv(group.affine)

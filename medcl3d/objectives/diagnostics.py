@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from medcl3d.core.relation import Relation
@@ -23,7 +24,12 @@ class Tally:
         self._sums: Tensor | None = None
 
     @torch.no_grad()
-    def add(self, tile: Tile, similarity: Tensor | None = None, selves: Tensor | None = None) -> None:
+    def add(
+        self,
+        tile: Tile,
+        similarity: Float[Tensor, "R M"] | None = None,
+        selves: Int[Tensor, ""] | None = None,
+    ) -> None:
         """Add a tile ``[R, M]``. Alignment and uniformity need similarities.
 
         selves: number of rows that are also columns (default: all). An item is never related to itself.
@@ -64,13 +70,13 @@ class Tally:
         added = torch.stack([part.double() for part in sums])
         self._sums = added if self._sums is None else self._sums + added
 
-    def total(self, like: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+    def total(self, like: Tensor, total: Callable[[Tensor], Tensor]) -> Float64[Tensor, 10]:
         """``Float64[10]``, summed over ranks; a rank without rows contributes zeros."""
         return total(like.new_zeros(10, dtype=torch.float64) if self._sums is None else self._sums)
 
 
 @torch.no_grad()
-def diagnose(z: Tensor, tally: Tally) -> dict[str, Tensor]:
+def diagnose(z: Float[Tensor, "N E"], tally: Tally) -> dict[str, Float[Tensor, ""]]:
     """Metrics of one step over all ranks. z: ``[N, D]`` unit vectors, whose pairs `tally` has summed.
 
     alignment and uniformity: Wang and Isola, ICML 2020 (alpha = 2, t = 2; alignment weighted by P).
@@ -88,7 +94,7 @@ def diagnose(z: Tensor, tally: Tally) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def counts(relation: Relation, total: Callable[[Tensor], Tensor] = all_sum) -> dict[str, Tensor]:
+def counts(relation: Relation, total: Callable[[Tensor], Tensor] = all_sum) -> dict[str, Float[Tensor, ""]]:
     """Counts of attracting, repelling and ignored pairs.
 
     `total` sums over the participating ranks. The default sums over all ranks, so all ranks must call this
@@ -99,7 +105,7 @@ def counts(relation: Relation, total: Callable[[Tensor], Tensor] = all_sum) -> d
     return _counts(tally.total(relation.positive, total))
 
 
-def _counts(sums: Tensor) -> dict[str, Tensor]:
+def _counts(sums: Float64[Tensor, 10]) -> dict[str, Float64[Tensor, ""]]:
     n, nm, p, m, without_positive, ignored = sums[:6].unbind()
     selves = sums[9]
     return {
@@ -112,7 +118,7 @@ def _counts(sums: Tensor) -> dict[str, Tensor]:
     }
 
 
-def effective_rank(z: Tensor) -> Tensor:
+def effective_rank(z: Float[Tensor, "N E"]) -> Float[Tensor, ""]:
     """Exponential of the entropy of the normalised singular values of ``[N, D]``: from 1 (collapsed) to D."""
     values = torch.linalg.svdvals(z[:RANK_ROWS].float())
     share = values / values.sum().clamp(min=1e-12) + 1e-7
@@ -145,7 +151,7 @@ class Watch:
         found = {
             "positives": f"{without_positive:g} anchors of this batch have no positive and do not "
             "contribute to "
-            "the loss; draw more samples per step, or raise `together` if the strategy has that field"
+            "the loss; draw more samples per step, or raise `group_size` if the strategy has that field"
             if without_positive
             else "",
             "negatives": f"{negatives:.2g} effective negatives per anchor: little prevents collapse; draw "

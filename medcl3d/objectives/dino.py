@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, cast
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +25,7 @@ from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 
 
-@OBJECTIVES.register("dino")
+@OBJECTIVES.register("dino", renamed={"warmup_share": "warmup_fraction"})
 class DINO(nn.Module):
     """Cross-entropy of student and momentum encoder over `num_prototypes` prototypes, weighted by P.
 
@@ -33,7 +34,7 @@ class DINO(nn.Module):
 
     student_temperature, teacher_temperature  of the two distributions; the teacher's changes from
                           `teacher_temperature_start`
-    warmup_share          to it over this fraction of the steps
+    warmup_fraction       to it over this fraction of the steps
     center_momentum       of the mean subtracted from the teacher's scores, so that no prototype dominates; 1
                           keeps it at 0
     koleo                 weight of the KoLeo term on the student's global features, which spreads them (0:
@@ -48,7 +49,7 @@ class DINO(nn.Module):
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
     decodes: ClassVar[bool] = False
-    center: Tensor
+    center: Float[Tensor, " K"]
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class DINO(nn.Module):
         student_temperature: Positive = 0.1,
         teacher_temperature: Positive = 0.04,
         teacher_temperature_start: Positive = 0.04,
-        warmup_share: Fraction = 0.3,
+        warmup_fraction: Fraction = 0.3,
         center_momentum: Fraction = 0.9,
         koleo: NonNegative = 0.0,
         freeze_steps: NonNegativeInt = 0,
@@ -71,7 +72,10 @@ class DINO(nn.Module):
         super().__init__()
         self.dim, self.koleo, self.center_momentum = out_dim, koleo, center_momentum
         self.student_temperature = student_temperature
-        self.temperatures, self.warmup_share = (teacher_temperature_start, teacher_temperature), warmup_share
+        self.temperatures, self.warmup_fraction = (
+            (teacher_temperature_start, teacher_temperature),
+            warmup_fraction,
+        )
         self.teacher_temperature, self.freeze_steps, self.frozen = (
             teacher_temperature_start,
             freeze_steps,
@@ -87,7 +91,7 @@ class DINO(nn.Module):
     def before_step(self, step: int, steps: int) -> None:
         """Update momentum, temperature and freezing of the prototypes."""
         first, last = self.temperatures
-        progress = min(1.0, step / max(1.0, self.warmup_share * steps))
+        progress = min(1.0, step / max(1.0, self.warmup_fraction * steps))
         self.teacher_temperature = first + (last - first) * progress
         self.momentum, self.frozen = self.schedule.at(step, steps), step < self.freeze_steps
 
@@ -129,7 +133,7 @@ class DINO(nn.Module):
         return Loss(value, metrics)
 
     @torch.no_grad()
-    def _update_center(self, scores: Tensor) -> None:
+    def _update_center(self, scores: Float[Tensor, "N K"]) -> None:
         """Move the centre towards the mean of this batch's scores over all ranks, if that is finite."""
         count = scores.new_tensor(float(len(scores)))
         mean = all_sum(scores.sum(0)) / all_sum(count)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -61,8 +62,8 @@ class DistanceRegression(nn.Module):
         super().__init__()
         if network.decoder is None:
             raise ConfigError(
-                "objective.distance_regression: the network has no decoder to read points from; "
-                "choose an encoder with feature maps"
+                problem="the network has no decoder to read points from",
+                remedy="choose an encoder with feature maps",
             )
         self.num_points, self.scale_mm = num_points, scale_mm
         self.projector = Projector(
@@ -106,7 +107,7 @@ class DistanceRegression(nn.Module):
     def gate(self, relate: Relate) -> Relate:
         """The relation of the points' crops, for pictures: it has no effect on the loss."""
 
-        def relate_crops(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        def relate_crops(rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
             return relate(crop_keys(rows), crop_keys(cols), similarity)
 
         return relate_crops

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medcl3d.core.batch import PairBatch
@@ -21,10 +22,10 @@ from medcl3d.objectives.relating import Relating
 class GlobalPairs:
     """First views of all ranks' samples and partners ``[N, D]``; views without a positive are left out."""
 
-    first: Tensor
-    second: Tensor
-    weight: Tensor
-    metrics: dict[str, Tensor]
+    first: Float[Tensor, "N E"]
+    second: Float[Tensor, "N E"]
+    weight: Float[Tensor, " N"]
+    metrics: dict[str, Float[Tensor, ""]]
 
 
 def project(network: Network, projector: Projector, batch: PairBatch) -> Embedded:

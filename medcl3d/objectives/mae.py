@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,15 +23,15 @@ from medcl3d.objectives.masking import at_size, masked_features, visible_blocks
 from medcl3d.objectives.relating import Relating
 
 
-@OBJECTIVES.register("mae")
+@OBJECTIVES.register("mae", renamed={"share_hidden": "mask_ratio", "per_block": "normalise_target"})
 class MAE(nn.Module):
     """Squared error of masked blocks, reconstructed by the decoder. The strategy only draws the crops.
 
-    block         voxels of a block along each axis; a crop's axes are multiples of it, and it is a multiple
-                  of a transformer's patch; use a multiple of other encoders' strides to avoid partly masked
-                  positions
-    share_hidden  mask ratio: fraction of a crop's blocks that are masked
-    per_block     normalise the target: subtract each block's mean and divide by its standard deviation
+    block             voxels of a block along each axis; a crop's axes are multiples of it, and it is a
+                      multiple of a transformer's patch; use a multiple of other encoders' strides to avoid
+                      partly masked positions
+    mask_ratio        fraction of a crop's blocks that are masked
+    normalise_target  subtract each block's mean from the target, and divide by its standard deviation
 
     Convolutions output 0 in masked blocks in every layer; a vision transformer drops the masked tokens, and
     one learned mask token replaces them before the decoder. Source: MAE (He et al., CVPR 2022), SparK (Tian
@@ -46,21 +47,24 @@ class MAE(nn.Module):
         network: Network,
         *,
         block: Size = (8, 8, 8),
-        share_hidden: Fraction = 0.6,
-        per_block: bool = False,
+        mask_ratio: Fraction = 0.6,
+        normalise_target: bool = False,
     ):
         super().__init__()
         if network.decoder is None:
             raise ConfigError(
-                "objective.mae: the network has no decoder to reconstruct with; "
-                "choose an encoder with feature maps"
+                problem="the network has no decoder to reconstruct with",
+                remedy="choose an encoder with feature maps",
             )
-        if not 0 < share_hidden < 1:
+        if not 0 < mask_ratio < 1:
             raise ConfigError(
-                f"objective.mae: share_hidden = {share_hidden} is not between 0 and 1, both excluded; "
-                "use 0.6, for example"
+                "mask_ratio",
+                mask_ratio,
+                "is not between 0 and 1, both excluded",
+                "use 0.6, for example",
+                colon=False,
             )
-        self.block, self.share_hidden, self.per_block = triple(block), share_hidden, per_block
+        self.block, self.mask_ratio, self.normalise_target = triple(block), mask_ratio, normalise_target
         drops = drops_tokens(network.encoder)
         self.mask_token = nn.Parameter(0.02 * torch.randn(network.num_features)) if drops else None
         self.head = nn.Conv3d(network.decoder.out_channels, channels_of(network), 1)
@@ -70,12 +74,14 @@ class MAE(nn.Module):
         voxels = batch.main.voxels
         if any(size % edge for size, edge in zip(voxels.shape[2:], self.block, strict=True)):
             raise ConfigError(
-                f"objective.mae: block = {list(self.block)} does not divide views of "
-                f"{list(voxels.shape[2:])} voxels "
-                "(data.patch_size); use sizes that divide it"
+                "block",
+                list(self.block),
+                f"does not divide views of {list(voxels.shape[2:])} voxels (data.patch_size)",
+                "use sizes that divide it",
+                colon=False,
             )
         grid = triple(size // edge for size, edge in zip(voxels.shape[2:], self.block, strict=True))
-        blocks = visible_blocks(batch.main.keys, grid, self.share_hidden)
+        blocks = visible_blocks(batch.main.keys, grid, self.mask_ratio)
         visible = at_size(blocks, tuple(voxels.shape[2:]))
         features = masked_features(network.encoder, voxels * visible, blocks)
         assert network.decoder is not None, "an objective that decodes has a decoder"
@@ -86,16 +92,18 @@ class MAE(nn.Module):
         mean = (error * masked).flatten(1).sum(1, keepdim=True) / masked.flatten(1).sum(1, keepdim=True)
         return {"online": Embeddings(mean, batch.main.keys)}
 
-    def with_mask_token(self, maps: Sequence[Tensor], blocks: Tensor) -> Sequence[Tensor]:
+    def with_mask_token(
+        self, maps: Sequence[Float[Tensor, "N _ _ _ _"]], blocks: Bool[Tensor, "N 1 d h w"]
+    ) -> Sequence[Float[Tensor, "N _ _ _ _"]]:
         """Maps with the mask token at the positions of dropped tokens."""
         if self.mask_token is None:
             return maps
         token = self.mask_token[:, None, None, None]
         return [m + ~at_size(blocks, tuple(m.shape[2:])) * token.to(m.dtype) for m in maps]
 
-    def target(self, voxels: Tensor) -> Tensor:
+    def target(self, voxels: Float[Tensor, "N C D H W"]) -> Float[Tensor, "N C D H W"]:
         """The target of the reconstruction: the voxels, or each block normalised."""
-        if not self.per_block:
+        if not self.normalise_target:
             return voxels
         mean = F.avg_pool3d(voxels, self.block)
         variance = F.avg_pool3d(voxels.square(), self.block) - mean.square()

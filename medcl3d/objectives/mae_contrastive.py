@@ -18,11 +18,13 @@ from medcl3d.objectives.simclr import SimCLR
 from medcl3d.objectives.weighted import weighted
 
 
-@OBJECTIVES.register("mae_contrastive")
+@OBJECTIVES.register(
+    "mae_contrastive", renamed={"share_hidden": "mask_ratio", "per_block": "normalise_target"}
+)
 class MAEContrastive(nn.Module):
     """`mae_weight` times the loss of `mae` plus (1 - `mae_weight`) times that of `simclr` on unmasked views.
 
-    block, share_hidden, per_block  as in `mae`; temperature, norm  as in `simclr`
+    block, mask_ratio, normalise_target  as in `mae`; temperature, norm  as in `simclr`
     Source: the sum as in CMAE (Huang et al., TPAMI 2024, eq. 5); here the contrastive loss is on unmasked
     views, with two passes through one network.
     """
@@ -36,8 +38,8 @@ class MAEContrastive(nn.Module):
         *,
         mae_weight: Fraction = 0.5,
         block: Size = (8, 8, 8),
-        share_hidden: Fraction = 0.6,
-        per_block: bool = False,
+        mask_ratio: Fraction = 0.6,
+        normalise_target: bool = False,
         temperature: Positive = 0.1,
         norm: HeadNorm = "batch",
         hidden_dim: PositiveInt = 256,
@@ -48,7 +50,7 @@ class MAEContrastive(nn.Module):
         self.views = SimCLR(
             network, temperature=temperature, norm=norm, hidden_dim=hidden_dim, out_dim=out_dim
         )
-        self.blocks = MAE(network, block=block, share_hidden=share_hidden, per_block=per_block)
+        self.blocks = MAE(network, block=block, mask_ratio=mask_ratio, normalise_target=normalise_target)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """Unit vectors of unmasked views, and errors of masked ones."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +21,7 @@ from medcl3d.encoders.recompute import in_recomputation
 from medcl3d.objectives.partners import uniform
 
 
-def visible_blocks(keys: Keys, grid: Triple, mask_ratio: float) -> Tensor:
+def visible_blocks(keys: Keys, grid: Triple, mask_ratio: float) -> Bool[Tensor, "N 1 d h w"]:
     """``Bool[N, 1, d, h, w]``: True for visible blocks; equally many of each view are masked, at least one.
 
     A function of sample and view alone (stream MASK), independent of ranks and of chunks of a batch.
@@ -34,12 +35,14 @@ def visible_blocks(keys: Keys, grid: Triple, mask_ratio: float) -> Tensor:
     return visible.scatter_(1, order[:, :num_masked], False).reshape(len(keys), 1, *grid)
 
 
-def at_size(visible: Tensor, size: tuple[int, ...]) -> Tensor:
+def at_size(visible: Bool[Tensor, "N 1 _ _ _"], size: tuple[int, ...]) -> Bool[Tensor, "N 1 _ _ _"]:
     """The mask on another grid, ``Bool[N, 1, D, H, W]``: the value of the block at a voxel's centre."""
     return F.interpolate(visible.float(), size=size, mode="nearest-exact") > 0.5
 
 
-def masked_features(encoder: nn.Module, voxels: Tensor, visible: Tensor) -> Features:
+def masked_features(
+    encoder: nn.Module, voxels: Float[Tensor, "N C D H W"], visible: Bool[Tensor, "N 1 d h w"]
+) -> Features:
     """Features computed from the visible blocks only.
 
     voxels   ``[N, C, D, H, W]``, 0 in masked blocks
@@ -62,7 +65,7 @@ def masked_features(encoder: nn.Module, voxels: Tensor, visible: Tensor) -> Feat
 
 
 @contextmanager
-def masked_convolutions(encoder: nn.Module, visible: Tensor) -> Iterator[None]:
+def masked_convolutions(encoder: nn.Module, visible: Bool[Tensor, "N 1 d h w"]) -> Iterator[None]:
     """Within this context, each convolution of an encoder outputs 0 in masked blocks."""
 
     def mask(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

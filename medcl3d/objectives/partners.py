@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,9 +32,9 @@ class Partners:
     metrics  the metrics that all objectives log
     """
 
-    chosen: Tensor
-    weight: Tensor
-    metrics: dict[str, Tensor]
+    chosen: Float[Tensor, "N E"]
+    weight: Float[Tensor, " N"]
+    metrics: dict[str, Float[Tensor, ""]]
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class Related:
            follows)
     """
 
-    targets: Tensor
-    order: Tensor
+    targets: Float[Tensor, "_ E"]
+    order: Int[Tensor, " M"]
     relation: Relation
-    metrics: dict[str, Tensor]
+    metrics: dict[str, Float[Tensor, ""]]
 
 
 def relate_to_all(anchors: Embeddings, targets: Embeddings, relating: Relating) -> Related:
@@ -80,7 +81,7 @@ def draw_partners(anchors: Embeddings, targets: Embeddings, relating: Relating) 
     return Partners(related.targets[index], positive.sum(1).clamp(max=1).to(anchors.z.dtype), related.metrics)
 
 
-def in_order(keys: Keys) -> Tensor:
+def in_order(keys: Keys) -> Int[Tensor, " N"]:
     """``Int[N]``: the order by sample, then view, then point, which does not depend on ranks."""
     order = torch.argsort(keys.point, stable=True)
     for column in (keys.view, keys.sample):
@@ -88,7 +89,7 @@ def in_order(keys: Keys) -> Tensor:
     return order
 
 
-def uniform(keys: Keys, stream: int = Stream.PARTNER) -> Tensor:
+def uniform(keys: Keys, stream: int = Stream.PARTNER) -> Float64[Tensor, " N"]:
     """``Float64[N]`` in [0, 1), a function of each item's sample, view and point alone.
 
     Computed by mixing bits of these numbers (splitmix64), so that no random generator is needed per device or

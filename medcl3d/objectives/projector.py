@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,8 +25,8 @@ class GlobalBatchNorm(nn.Module):
     """
 
     batch_statistics = True
-    mean: Tensor
-    var: Tensor
+    mean: Float[Tensor, " F"]
+    var: Float[Tensor, " F"]
 
     def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-5):
         super().__init__()
@@ -34,7 +35,7 @@ class GlobalBatchNorm(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
         """Normalise, by the running statistics in evaluation; the shape is kept."""
         mean, var = self.mean, self.var
         if self.training:
@@ -80,7 +81,7 @@ class Projector(nn.Module):
             layers += [nn.Linear(narrow, wide), NORMS[norm](wide), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1], bias=False))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "N F"]) -> Float[Tensor, "N E"]:
         """Compute in float32 or better, also under autocast: at T = 0.01 bfloat16 is too coarse."""
         with torch.autocast(x.device.type, enabled=False):
             out: Tensor = self.layers(x.to(torch.promote_types(x.dtype, torch.float32)))

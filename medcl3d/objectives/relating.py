@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor, nn
 
 from medcl3d.core.keys import Keys
@@ -22,9 +23,9 @@ class EmbeddingQueue(nn.Module):
     layout  keys with the columns that the queue stores
     """
 
-    z: Tensor
-    keys: Tensor
-    count: Tensor
+    z: Float[Tensor, "Q E"]
+    keys: Float64[Tensor, "Q _"]
+    count: Int64[Tensor, ""]
 
     def __init__(self, size: int, dim: int, layout: Keys):
         super().__init__()
@@ -33,13 +34,13 @@ class EmbeddingQueue(nn.Module):
         self.register_buffer("keys", torch.zeros(size, layout.matrix().shape[1], dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # of all embeddings added so far
 
-    def content(self) -> tuple[Tensor, Keys]:
+    def content(self) -> tuple[Float[Tensor, "_ E"], Keys]:
         """Embeddings ``[n, D]`` and their keys, n at most `size`."""
         filled = min(int(self.count), self.size)
         # A copy, since the buffer changes before the backward pass.
         return self.z[:filled].clone(), self.layout.with_matrix(self.keys[:filled].clone())
 
-    def keep(self, z: Tensor, keys: Tensor) -> None:
+    def keep(self, z: Float[Tensor, "N E"], keys: Float64[Tensor, "N _"]) -> None:
         """Add embeddings ``[n, D]`` and their keys as a matrix; they replace the oldest ones.
 
         Embeddings that are not finite are left out: their step is skipped, and later steps must not use them.
@@ -89,7 +90,7 @@ class Relating(nn.Module):
         self.sums = sums_of(self.strategy, rows)
         return rows, cols
 
-    def columns(self, z: Tensor, keys: Keys) -> tuple[Tensor, Keys]:
+    def columns(self, z: Float[Tensor, "M E"], keys: Keys) -> tuple[Float[Tensor, "_ E"], Keys]:
         """The items of all ranks ``[M, D]``, then those of the queue; the former are then added to the queue.
 
         With a queue, `linked["support"]` of the keys is an item's position in it, -1 for items of the batch.
@@ -106,13 +107,15 @@ class Relating(nn.Module):
         return torch.cat([z, queued.to(z.dtype)]), replace(both, linked={"support": positions})
 
     @torch.no_grad()
-    def forward(self, rows: Keys, cols: Keys, similarity: Tensor) -> Relation:
+    def forward(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> Relation:
         """The relation of all rows and columns, ``[N, M]``."""
         rows, cols = self._link(rows, cols, similarity)
         return self.relate(rows, cols, similarity)
 
     @torch.no_grad()
-    def tiles(self, rows: Keys, cols: Keys, z: Tensor, columns: Tensor) -> RelateBlock:
+    def tiles(
+        self, rows: Keys, cols: Keys, z: Float[Tensor, "N E"], columns: Float[Tensor, "M E"]
+    ) -> RelateBlock:
         """The same relation for blocks of rows. z: ``[N, D]``, columns: ``[M, D]``.
 
         If the strategy needs features, the similarities of all rows are computed once, without gradient, in
@@ -149,7 +152,7 @@ class _SharedKeys:
             values, codes = torch.unique(column, return_inverse=True)
             self.codes.append((codes[: len(rows)], codes[len(rows) :], len(values)))
 
-    def columns(self, block: slice) -> Tensor:
+    def columns(self, block: slice) -> Int[Tensor, " T"]:
         """``Int[C]``: the columns that share a value with a row of the block."""
         shared = torch.zeros(len(self.codes[0][1]), dtype=torch.bool, device=self.codes[0][1].device)
         for row_codes, column_codes, number in self.codes:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ class SimCLR(nn.Module):
         """One unit vector per view, of all roles."""
         return self.embed_pooled([network(group.voxels).pooled for group in batch.groups], batch)
 
-    def embed_pooled(self, pooled: Sequence[Tensor], batch: PairBatch) -> Embedded:
+    def embed_pooled(self, pooled: Sequence[Float[Tensor, "_ F"]], batch: PairBatch) -> Embedded:
         """The embeddings from pooled features ``[N, F]`` of each role."""
         keys = Keys.cat(group.keys for group in batch.groups)
         return {"online": Embeddings(self.projector(torch.cat([*pooled])), keys)}

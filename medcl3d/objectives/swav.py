@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import torch
+from jaxtyping import Float, Int, Int64
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +25,7 @@ from medcl3d.objectives.relating import Relating
 NUM_GLOBAL = 2  # views of a sample that get codes, each with its own queue
 
 
-@OBJECTIVES.register("swav")
+@OBJECTIVES.register("swav", renamed={"sharpness": "epsilon"})
 class SwAV(nn.Module):
     """Cross-entropy of a view's softmax over prototypes and a global view's code, weighted by P.
 
@@ -32,7 +33,7 @@ class SwAV(nn.Module):
     sample, together with those of a queue, if there is one. M has no effect.
 
     temperature   of the prediction
-    sharpness     epsilon of the codes: smaller values are closer to one prototype per item
+    epsilon       entropy regularisation of the codes: smaller values are closer to one prototype per item
     iterations    of Sinkhorn
     queue_size    embeddings of earlier batches included in Sinkhorn; needed if a batch has fewer items than
                   prototypes
@@ -43,8 +44,8 @@ class SwAV(nn.Module):
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
     decodes: ClassVar[bool] = False
-    kept: Tensor
-    count: Tensor
+    kept: Float[Tensor, "2 Q E"]
+    count: Int64[Tensor, 2]
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class SwAV(nn.Module):
         *,
         num_prototypes: PositiveInt = 64,
         temperature: Positive = 0.1,
-        sharpness: Positive = 0.05,
+        epsilon: Positive = 0.05,
         iterations: PositiveInt = 3,
         queue_size: NonNegativeInt = 0,
         freeze_steps: NonNegativeInt = 0,
@@ -62,10 +63,10 @@ class SwAV(nn.Module):
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
-        self.dim, self.temperature, self.sharpness, self.iterations = (
+        self.dim, self.temperature, self.epsilon, self.iterations = (
             out_dim,
             temperature,
-            sharpness,
+            epsilon,
             iterations,
         )
         self.freeze_steps, self.frozen = freeze_steps, freeze_steps > 0
@@ -98,7 +99,7 @@ class SwAV(nn.Module):
         return Loss(value, {"loss": mean} | related.metrics)
 
     @torch.no_grad()
-    def _codes(self, z: Tensor, view: Tensor) -> Tensor:
+    def _codes(self, z: Float[Tensor, "M E"], view: Int[Tensor, " M"]) -> Float[Tensor, "M K"]:
         """Codes ``Float[M, K]`` of all ranks' global views ``[M, D]``, separately for each view number."""
         codes = z.new_zeros(len(z), self.prototypes.out_features)
         for number in torch.unique(view).tolist():
@@ -107,11 +108,11 @@ class SwAV(nn.Module):
             filled = min(int(self.count[queue]), self.kept.shape[1])
             embeddings = torch.cat([z[own], self.kept[queue, :filled].to(z.dtype)])
             scores = scores_of(embeddings, self.prototypes.weight)
-            codes[own] = sinkhorn(scores, self.sharpness, self.iterations)[: int(own.sum())]
+            codes[own] = sinkhorn(scores, self.epsilon, self.iterations)[: int(own.sum())]
             self._append(queue, z[own])
         return codes
 
-    def _append(self, queue: int, z: Tensor) -> None:
+    def _append(self, queue: int, z: Float[Tensor, "_ E"]) -> None:
         """Add finite embeddings ``[n, D]`` to a queue; they replace the oldest ones."""
         size = self.kept.shape[1]
         z = z[torch.isfinite(z).all(1)][-size:] if size else z[:0]

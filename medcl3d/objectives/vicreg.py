@@ -57,9 +57,9 @@ class VICReg(nn.Module):
         pairs = global_pairs(embedded["online"], relating)
         if len(pairs.first) < 2:
             raise DataError(
-                f"objective.vicreg: {len(pairs.first)} samples of this batch have a positive, but variance "
-                "needs two; "
-                "draw more samples per step"
+                "objective.vicreg",
+                f"{len(pairs.first)} samples of this batch have a positive, but variance needs two",
+                "draw more samples per step",
             )
         value = vicreg(pairs.first, pairs.second, pairs.weight, *self.weights)
         return Loss(value, {"loss": value.detach()} | pairs.metrics)

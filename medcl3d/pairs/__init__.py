@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from jaxtyping import Float
+
 from medcl3d.config.registry import Registry
 from medcl3d.pairs.traits import StrategyTraits as StrategyTraits
 from medcl3d.pairs.traits import all_parts as all_parts
@@ -71,7 +73,7 @@ class PairStrategy(Protocol):
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of one sample: first those of role "global", on the grid `collection.patch_size`."""
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """The relation of rows and columns, for any tile ``[N, M]`` of the batch."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medcl3d.config.field_types import NonNegative, Positive, PositiveInt
@@ -48,11 +49,14 @@ class AdjacentSlices:
     def __post_init__(self) -> None:
         if self.ignore_mm < self.max_gap_mm:
             raise ConfigError(
-                f"adjacent_slices: ignore_mm = {self.ignore_mm} is below max_gap_mm = {self.max_gap_mm}; "
-                "raise it to max_gap_mm or more"
+                "ignore_mm",
+                self.ignore_mm,
+                f"is below max_gap_mm = {self.max_gap_mm}",
+                "raise it to max_gap_mm or more",
+                colon=False,
             )
 
-    def _starts(self, collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
+    def _starts(self, collection: Collection, scan: int) -> tuple[Int[np.ndarray, 3], Int[np.ndarray, 3]]:
         size = slab_size(collection, scan, self.axis, self.thickness_mm)
         return start_range(replace(collection, patch_size=size), scan)
 
@@ -105,7 +109,7 @@ class AdjacentSlices:
         return tuple(views[i] for i in rng.permutation(2))
 
     def _shuffled(
-        self, box: Box, collection: Collection, scan: int, low: np.ndarray, high: np.ndarray
+        self, box: Box, collection: Collection, scan: int, low: Int[np.ndarray, 3], high: Int[np.ndarray, 3]
     ) -> Box:
         """The slab that a placebo reads for `box`: the slabs of a scan are permuted, once per seed."""
         if collection.slice_seed is None:
@@ -116,7 +120,7 @@ class AdjacentSlices:
         start[self.axis] = int(order[start[self.axis] - first])
         return Box(triple(start), box.size)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 within the gap in one scan; ignored up to ignore_mm; all other pairs repel."""
         same_scan = rows.scan[:, None] == cols.scan
         gap = gap_mm(rows, cols, self.axis)

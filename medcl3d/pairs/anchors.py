@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
@@ -20,7 +21,7 @@ class Anchors:
     notes     lines to report about the anchors that remain
     """
 
-    ids: np.ndarray
+    ids: Int[np.ndarray, " m"]
     left_out: Counter[str]
     notes: tuple[str, ...] = ()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -50,7 +51,7 @@ class AugmentedViews:
             for _ in range(self.num_views)
         )
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 within the sample, M = 1 - P."""
         return related(rows, cols, rows.sample[:, None] == cols.sample)
 

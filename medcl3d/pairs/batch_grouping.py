@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float64, Int
 
 from medcl3d.core.collection import Collection
 from medcl3d.pairs import PairStrategy, all_parts, traits_of
@@ -15,29 +16,29 @@ from medcl3d.pairs import PairStrategy, all_parts, traits_of
 class BatchGrouping:
     """Batch grouping: groups of anchors that attract each other, and of samples that start from one anchor.
 
-    together          number of scans, each of another patient, that are adjacent in a batch
+    group_size        number of scans, each of another patient, that are adjacent in a batch
     affinity          scan -> ``Float[n]``: how strongly each scan of the collection attracts it, 0 if it does
                       not
     patients          ``Int[n]`` patient of each scan of the collection
     samples_per_scan  number of samples of each scan that are adjacent in a batch
     """
 
-    together: int
-    affinity: Callable[[int], np.ndarray]
-    patients: np.ndarray
+    group_size: int
+    affinity: Callable[[int], Float64[np.ndarray, " n"]]
+    patients: Int[np.ndarray, " n"]
     samples_per_scan: int = 1
 
     @property
-    def group_size(self) -> int:
+    def samples_per_group(self) -> int:
         """Samples that must share a batch."""
-        return self.together * self.samples_per_scan
+        return self.group_size * self.samples_per_scan
 
-    def arranged(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def arranged(self, order: Int[np.ndarray, " m"], rng: np.random.Generator) -> Int[np.ndarray, " _"]:
         """Arrange an epoch's anchors ``Int[n]`` in groups, each at least `samples_per_scan` times."""
-        return np.repeat(order if self.together == 1 else self._groups(order, rng), self.samples_per_scan)
+        return np.repeat(order if self.group_size == 1 else self._groups(order, rng), self.samples_per_scan)
 
-    def _groups(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Arrange the anchors in groups of `together`, each anchor at least once.
+    def _groups(self, order: Int[np.ndarray, " m"], rng: np.random.Generator) -> Int[np.ndarray, " _"]:
+        """Arrange the anchors in groups of `group_size`, each anchor at least once.
 
         A group is filled with scans that attract its first anchor, drawn with probabilities proportional to
         their affinity: first scans not yet used, then used ones; without any, the next unused anchor.
@@ -54,7 +55,7 @@ class BatchGrouping:
             unused[first] = False
             affinity = np.zeros(len(self.patients))
             affinity[anchors] = self.affinity(first)[anchors]
-            while len(group) < self.together:
+            while len(group) < self.group_size:
                 affinity[self.patients == self.patients[group[-1]]] = 0
                 fresh = affinity * unused
                 weights = fresh if fresh.any() else affinity

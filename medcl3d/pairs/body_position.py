@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
@@ -73,7 +74,7 @@ class BodyPosition:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """Weights from distances in body coordinates across scans, from correspondence within a scan."""
         first, second = rows.body + self._noise(rows), cols.body + self._noise(cols)
         squared = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist") ** 2
@@ -92,7 +93,7 @@ class BodyPosition:
         negative = torch.where(same_scan, exact, torch.minimum(far, exact))
         return related(rows, cols, positive, torch.where(other_patient, far, negative))
 
-    def _noise(self, keys: Keys) -> Tensor:
+    def _noise(self, keys: Keys) -> Float64[Tensor, "N 3"]:
         """``Float64[N, 3]`` mm, equal for all items of one scan."""
         if self.noise_mm == 0:
             return torch.zeros_like(keys.body)

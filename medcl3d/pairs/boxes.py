@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int, Real
 from torch import Tensor
 
 from medcl3d.core.collection import Collection
@@ -11,7 +12,7 @@ from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.core.keys import Keys
 
 
-def start_range(collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
+def start_range(collection: Collection, scan: int) -> tuple[Int[np.ndarray, 3], Int[np.ndarray, 3]]:
     """First and last start of a patch in a scan, ``Int[3]`` each.
 
     A patch is inside the scan with its centre inside the body; along an axis on which the scan is
@@ -55,7 +56,9 @@ def whole_body_across(collection: Collection, scan: int, axis: int, slab: Box) -
     return Box(triple(start), triple(np.where(across, stop + beyond, slab.stop) - start))
 
 
-def start_at(collection: Collection, scan: int, place_mm: np.ndarray) -> tuple[np.ndarray, float]:
+def start_at(
+    collection: Collection, scan: int, place_mm: Float[np.ndarray, 3]
+) -> tuple[Int[np.ndarray, 3], float]:
     """The start of the patch with its centre nearest to a position in world mm, and the missed distance, mm.
 
     The distance is 0 for a position that the scan reaches, although the centre is rounded to a voxel. Each
@@ -80,7 +83,7 @@ def iou(first: Box, second: Box) -> float:
     return shared / (float(np.prod(first.size)) + float(np.prod(second.size)) - shared)
 
 
-def iou_mm(rows: Keys, cols: Keys) -> Tensor:
+def iou_mm(rows: Keys, cols: Keys) -> Float64[Tensor, "N M"]:
     """``Float64[N, M]`` intersection over union of the views' boxes, in the mm of their scan's own axes.
 
     It equals the ratio of the volumes in world mm, on sheared scans too. Boxes of scans that share a frame
@@ -98,13 +101,13 @@ def iou_mm(rows: Keys, cols: Keys) -> Tensor:
     return torch.where(comparable, shared / union, 0.0)
 
 
-def distance_mm(rows: Keys, cols: Keys) -> Tensor:
+def distance_mm(rows: Keys, cols: Keys) -> Float64[Tensor, "N M"]:
     """``Float64[N, M]`` mm between points; infinite across frames, where mm are undefined."""
     distance = torch.cdist(rows.position_mm, cols.position_mm, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.where(rows.frame[:, None] == cols.frame, distance, torch.inf)
 
 
-def gap_mm(rows: Keys, cols: Keys, axis: int) -> Tensor:
+def gap_mm(rows: Keys, cols: Keys, axis: int) -> Float64[Tensor, "N M"]:
     """``Float64[N, M]`` mm between the views' centres, measured along an axis of the row's scan.
 
     Slices k apart have a gap of k times the spacing, at any in-plane position. On a sheared scan the distance
@@ -115,8 +118,8 @@ def gap_mm(rows: Keys, cols: Keys, axis: int) -> Tensor:
 
 
 def overlap_offset(
-    size: np.ndarray, max_shift: np.ndarray, target_iou: float, rng: np.random.Generator
-) -> np.ndarray:
+    size: Real[np.ndarray, 3], max_shift: Real[np.ndarray, 3], target_iou: float, rng: np.random.Generator
+) -> Float64[np.ndarray, 3]:
     """A shift, ``Float[3]`` voxels, that gives two boxes of one size the target IoU.
 
     size: voxels; max_shift: largest shift along each axis, voxels. Along an axis the boxes share the

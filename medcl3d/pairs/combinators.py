@@ -9,13 +9,14 @@ from functools import cached_property, reduce
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from medcl3d.config.choices import choice_in_list
-from medcl3d.config.field_types import Positive
+from medcl3d.config.field_types import Choice, Positive
 from medcl3d.core.body_coordinates import BODY
 from medcl3d.core.collection import Collection
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, inside
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
@@ -36,9 +37,21 @@ from medcl3d.pairs.traits import num_points_of
 Part = choice_in_list(PAIRS)
 
 
-def _shared_anchors(parts: Sequence[PairStrategy], collection: Collection) -> Anchors:
-    """The anchors that all parts have in common."""
-    found = [part.anchors(collection) for part in parts]
+def _built(name: str, parts: Sequence[Choice]) -> tuple[PairStrategy, ...]:
+    """The parts of the composed strategy `name`."""
+    found: list[PairStrategy] = []
+    for number, part in enumerate(parts):
+        with inside(name, "parts", number):
+            found.append(PAIRS.build(part))
+    return tuple(found)
+
+
+def _shared_anchors(name: str, parts: Sequence[PairStrategy], collection: Collection) -> Anchors:
+    """The anchors that all parts of the composed strategy `name` have in common."""
+    found: list[Anchors] = []
+    for number, part in enumerate(parts):
+        with inside(name, "parts", number):
+            found.append(part.anchors(collection))
     ids = reduce(np.intersect1d, (anchors.ids for anchors in found))
     left_out = sum((anchors.left_out for anchors in found), Counter[str]())
     notes = tuple(dict.fromkeys(note for anchors in found for note in anchors.notes))
@@ -50,7 +63,9 @@ def _signal_columns(parts: Sequence[PairStrategy]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for part in parts for name in traits_of(part).signal_columns))
 
 
-def _linked(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+def _linked(
+    parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]
+) -> tuple[Keys, Keys]:
     """Prefix each part's linked columns with its number, since two parts may link columns of one name."""
     found = [link(part, rows, cols, similarity) for part in parts]
 
@@ -67,7 +82,7 @@ def _linked(parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: T
 
 
 def _relations(
-    parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Tensor | None
+    parts: Sequence[PairStrategy], rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None
 ) -> list[Relation]:
     def of_part(keys: Keys, number: int) -> Keys:
         prefix = f"{number}/"
@@ -91,19 +106,20 @@ class Sum:
 
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
-            raise ConfigError(f"sum: parts = {len(self.parts)} strategies; a sum has two or more")
+            raise ConfigError("parts", len(self.parts), "strategies", "a sum has two or more", colon=False)
         if self.weights is not None and len(self.weights) != len(self.parts):
             raise ConfigError(
-                f"sum: {len(self.parts)} parts but {len(self.weights)} weights; give one weight per part"
+                problem=f"{len(self.parts)} parts but {len(self.weights)} weights",
+                remedy="give one weight per part",
             )
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The parts, built."""
-        return tuple(PAIRS.build(part) for part in self.parts)
+        return _built("sum", self.parts)
 
     @cached_property
-    def probabilities(self) -> np.ndarray:
+    def probabilities(self) -> Float64[np.ndarray, " _"]:
         """``Float[parts]``, the normalised weights."""
         weights = np.array(self.weights or [1.0] * len(self.parts))
         probabilities: np.ndarray = weights / weights.sum()
@@ -119,18 +135,18 @@ class Sum:
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans that are anchors of every part."""
-        return _shared_anchors(self.strategies, collection)
+        return _shared_anchors("sum", self.strategies, collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of one part, chosen with the weights as probabilities."""
         part = self.strategies[int(rng.choice(len(self.parts), p=self.probabilities))]
         return part.sample(collection, anchor, rng)
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link the columns of all parts."""
         return _linked(self.strategies, rows, cols, similarity)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """The weighted mean of the parts' relations."""
         relations = _relations(self.strategies, rows, cols, similarity)
         positive = sum(float(w) * r.positive for w, r in zip(self.probabilities, relations, strict=True))
@@ -150,19 +166,20 @@ class Product:
 
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
-            raise ConfigError(f"product: parts = {len(self.parts)} strategies; a product has two or more")
+            raise ConfigError(
+                "parts", len(self.parts), "strategies", "a product has two or more", colon=False
+            )
         for inner in (inner for part in self.strategies[1:] for inner in all_parts(part)):
             if (on_missing := traits_of(inner).on_missing) in ("drop", "error"):
                 raise ConfigError(
-                    f"product: on_missing: {on_missing} selects anchors, "
-                    "which only the first part does; put that part first, with `inner` for the views, "
-                    "or remove on_missing"
+                    problem=f"on_missing: {on_missing} selects anchors, which only the first part does",
+                    remedy="put that part first, with `inner` for the views, or remove on_missing",
                 )
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The parts, built."""
-        return tuple(PAIRS.build(part) for part in self.parts)
+        return _built("product", self.parts)
 
     @property
     def traits(self) -> StrategyTraits:
@@ -175,17 +192,18 @@ class Product:
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the first part."""
-        return self.strategies[0].anchors(collection)
+        with inside("product", "parts", 0):
+            return self.strategies[0].anchors(collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the first part."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link the columns of all parts."""
         return _linked(self.strategies, rows, cols, similarity)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """The product of the parts' positive weights."""
         relations = _relations(self.strategies, rows, cols, similarity)
         positive = reduce(torch.mul, (r.positive for r in relations))
@@ -213,12 +231,13 @@ class Exclude:
 
     def __post_init__(self) -> None:
         if (self.by == BODY) != (self.nearer_mm is not None):
-            raise ConfigError("exclude: by: body and nearer_mm belong together; give both or neither")
+            raise ConfigError("by", None, "body and nearer_mm belong together", "give both or neither")
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The inner strategy, built."""
-        return (PAIRS.build(self.inner),)
+        with inside("exclude", "inner"):
+            return (PAIRS.build(self.inner),)
 
     @property
     def traits(self) -> StrategyTraits:
@@ -242,17 +261,18 @@ class Exclude:
                 f"exclude: by = {self.by}: the manifest has no such column; "
                 f"choose from {', '.join(collection.columns)}, and {BODY}"
             )
-        return self.strategies[0].anchors(collection)
+        with inside("exclude", "inner"):
+            return self.strategies[0].anchors(collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """As the inner strategy."""
         return link(self.strategies[0], rows, cols, similarity)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """The inner relation, without repulsion between items with the same column value."""
         relation = self.strategies[0].relate(rows, cols, similarity)
         if self.nearer_mm is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medcl3d.config.field_types import NonNegative
@@ -71,11 +72,11 @@ class CrossModality:
         remedy += ", or choose same_patient"
         return Anchors(ids, +left_out).require("cross_modality", remedy)
 
-    def _named(self, collection: Collection, scans: np.ndarray) -> np.ndarray:
+    def _named(self, collection: Collection, scans: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
         names = collection.texts("modality")[scans]
         return np.array([self.modalities is None or name in self.modalities for name in names], dtype=bool)
 
-    def _of_session(self, collection: Collection, scan: int) -> np.ndarray:
+    def _of_session(self, collection: Collection, scan: int) -> Int[np.ndarray, " m"]:
         """``Int[n]``: scans of other modalities in a scan's session."""
         rows = collection.sharing(scan, "patient")
         modality, named = collection.columns["modality"], self._named(collection, rows)
@@ -84,7 +85,7 @@ class CrossModality:
         found: np.ndarray = rows[fits & named & named[rows == scan]]
         return found
 
-    def partners(self, collection: Collection, scan: int) -> np.ndarray:
+    def partners(self, collection: Collection, scan: int) -> Int[np.ndarray, " m"]:
         """``Int[n]``: the scans that a scan may be paired with."""
         found = self._of_session(collection, scan)
         if self.across_frames == "body":
@@ -96,6 +97,6 @@ class CrossModality:
         other = int(rng.choice(self.partners(collection, anchor)))
         return corresponding_crops(collection, anchor, other, self.jitter_mm, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 within the sample, M = 1 - P."""
         return related(rows, cols, rows.sample[:, None] == cols.sample)

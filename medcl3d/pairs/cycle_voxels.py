@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
@@ -79,7 +80,7 @@ class CycleVoxels:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link each column's `place` (its point in all views), and each row's cycles ``[N, S]``.
 
         `cycle_to`: the place b in each of S samples (-1: none); `cycle_mm`: e (NaN: none).
@@ -87,26 +88,28 @@ class CycleVoxels:
         if bool((cols.point < 0).all()):
             return rows, cols
         own, places = _Places.of(rows), _Places.of(cols)
-        alike = _largest(similarity, places.of_item, len(places.sample))
-        alike = _largest(alike.T, own.of_item, len(own.sample)).T
-        to, error = self._cycles(own, places, alike)
+        similar = _largest(similarity, places.of_item, len(places.sample))
+        similar = _largest(similar.T, own.of_item, len(own.sample)).T
+        to, error = self._cycles(own, places, similar)
         linked = {"cycle_to": to[own.of_item], "cycle_mm": error[own.of_item]}
         return (
             replace(rows, linked={**rows.linked, **linked}),
             replace(cols, linked={**cols.linked, "place": places.of_item}),
         )
 
-    def _cycles(self, own: _Places, places: _Places, alike: Tensor) -> tuple[Tensor, Tensor]:
-        """``Int[R, S]`` b and ``Float64[R, S]`` e of places `own`; alike: ``[R, Q]`` similarities."""
+    def _cycles(
+        self, own: _Places, places: _Places, similar: Float[Tensor, "R Q"]
+    ) -> tuple[Int64[Tensor, "R S"], Float64[Tensor, "R S"]]:
+        """``Int[R, S]`` b and ``Float64[R, S]`` e of places `own`; similar: ``[R, Q]`` similarities."""
         apart = torch.cdist(own.body, places.body, compute_mode="donot_use_mm_for_euclid_dist")
         possible = (own.patient[:, None] != places.patient) & (apart < self.radius_mm)
         samples = torch.unique(places.sample)
-        back = torch.zeros(alike.shape, dtype=torch.int64, device=alike.device)  # a' of each b
+        back = torch.zeros(similar.shape, dtype=torch.int64, device=similar.device)  # a' of each b
         for sample in torch.unique(own.sample):
             mine = (own.sample == sample).nonzero().flatten()
-            back[mine] = mine[alike[mine].argmax(0)]
-        to = torch.full((len(own.sample), len(samples)), -1, dtype=torch.int64, device=alike.device)
-        masked = torch.where(possible, alike, -torch.inf)
+            back[mine] = mine[similar[mine].argmax(0)]
+        to = torch.full((len(own.sample), len(samples)), -1, dtype=torch.int64, device=similar.device)
+        masked = torch.where(possible, similar, -torch.inf)
         for column, sample in enumerate(samples):
             there = (places.sample == sample).nonzero().flatten()
             best, index = masked[:, there].max(1)
@@ -127,7 +130,7 @@ class CycleVoxels:
             "cycle_positive": (self._weights(rows).sum(), count),
         }
 
-    def _weights(self, rows: Keys) -> Tensor:
+    def _weights(self, rows: Keys) -> Float64[Tensor, "N S"]:
         """``Float64[N, S]``: alpha w of each row's cycles at this point of the run, 0 without a cycle."""
         weight = torch.exp(-(rows.linked["cycle_mm"] ** 2) / (2 * self.sigma_mm**2)).nan_to_num(0.0)
         if PROGRESS not in rows.linked:
@@ -137,7 +140,7 @@ class CycleVoxels:
         share = (since / self.ramp).clamp(0, 1) if self.ramp else (since >= 0).double()
         return self.alpha * share * weight
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """Correspondence within a patient, and the cycles across patients after `link`."""
         same_sample = rows.sample[:, None] == cols.sample
         if bool((rows.point < 0).all()):
@@ -162,11 +165,11 @@ class _Places:
     of_item  ``Int[N]`` place of each item; the other columns have one row per place
     """
 
-    of_item: Tensor
-    sample: Tensor
-    patient: Tensor
-    position_mm: Tensor
-    body: Tensor
+    of_item: Int[Tensor, " N"]
+    sample: Int64[Tensor, " Q"]
+    patient: Int64[Tensor, " Q"]
+    position_mm: Float64[Tensor, "Q 3"]
+    body: Float64[Tensor, "Q 3"]
 
     @staticmethod
     def of(keys: Keys) -> _Places:
@@ -176,7 +179,9 @@ class _Places:
         return _Places(of_item, pairs[0], keys.patient[first], keys.position_mm[first], keys.body[first])
 
 
-def _largest(similarity: Tensor, groups: Tensor, number: int) -> Tensor:
+def _largest(
+    similarity: Float[Tensor, "N M"], groups: Int[Tensor, " M"], number: int
+) -> Float[Tensor, "N G"]:
     """``[N, G]``: the largest of the columns ``[N, M]`` of each group ``Int[M]``."""
     start = similarity.new_full((len(similarity), number), -torch.inf)
     return start.scatter_reduce(1, groups.expand(len(similarity), -1), similarity, "amax")

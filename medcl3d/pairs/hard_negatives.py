@@ -8,12 +8,14 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, NonNegative, Positive
 from medcl3d.core.collection import Collection
+from medcl3d.core.errors import inside
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
@@ -50,7 +52,8 @@ class HardNegatives:
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The inner strategy, built."""
-        return (PAIRS.build(self.inner),)
+        with inside("hard_negatives", "inner"):
+            return (PAIRS.build(self.inner),)
 
     @property
     def num_points(self) -> int:
@@ -70,19 +73,20 @@ class HardNegatives:
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the inner strategy."""
-        return self.strategies[0].anchors(collection)
+        with inside("hard_negatives", "inner"):
+            return self.strategies[0].anchors(collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link each row's `log_weight`: the logarithm of the factor of e^(beta s), including debiasing."""
         rows, cols = link(self.strategies[0], rows, cols, similarity)
         log_weight = self._log_weight(self.strategies[0].relate(rows, cols, similarity), similarity)
         return replace(rows, linked={**rows.linked, "log_weight": log_weight}), cols
 
-    def _log_weight(self, inner: Relation, similarity: Tensor) -> Tensor:
+    def _log_weight(self, inner: Relation, similarity: Float[Tensor, "N M"]) -> Float[Tensor, " N"]:
         """``Float64[N]`` from whole rows, in logarithms, since e^s may be e^100; its gradient is finite."""
         s = similarity.double() / self.temperature
         positive, negative = inner.positive.double(), inner.negative.double()
@@ -105,7 +109,7 @@ class HardNegatives:
         log_target = torch.maximum(log_target, log_count - 1 / self.temperature)
         return torch.where(has_negative, log_target - log_hard - log_mean, 0.0)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """M times e^(beta s) and the row's weight."""
         inner = self.strategies[0].relate(rows, cols, similarity)
         if similarity is None or "log_weight" not in rows.linked:

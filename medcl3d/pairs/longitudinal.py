@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medcl3d.config.field_types import NonNegative, Positive
@@ -67,7 +68,7 @@ class Longitudinal:
         remedy += ", or choose same_patient"
         return Anchors(np.flatnonzero(partners), +left_out).require("longitudinal", remedy)
 
-    def partners(self, collection: Collection, scan: int) -> np.ndarray:
+    def partners(self, collection: Collection, scan: int) -> Int[np.ndarray, " m"]:
         """``Int[n]``: scans of other visits that a scan may be paired with."""
         if "session_days" not in collection.columns:
             return np.array([], dtype=np.int64)
@@ -86,7 +87,7 @@ class Longitudinal:
         other = int(rng.choice(self.partners(collection, anchor)))
         return corresponding_crops(collection, anchor, other, self.jitter_mm, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = exp(-days / T) within the sample; other pairs of the patient are ignored; the rest repels."""
         days = (rows.session_days[:, None] - cols.session_days).abs()
         same_patient = rows.patient[:, None] == cols.patient

@@ -8,12 +8,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, PositiveInt
 from medcl3d.core.collection import Collection
-from medcl3d.core.errors import DataError
+from medcl3d.core.errors import DataError, inside
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
@@ -30,7 +31,7 @@ from medcl3d.pairs.metadata_similarity import (
 )
 
 
-@PAIRS.register("metadata_kernel")
+@PAIRS.register("metadata_kernel", renamed={"together": "group_size"})
 @dataclass(frozen=True, kw_only=True)
 class MetadataKernel:
     """P is a kernel on metadata: RBF for numbers, equality for categories; P = 1 within a sample, M = 1 - P.
@@ -38,7 +39,7 @@ class MetadataKernel:
     columns     column -> bandwidth of its RBF kernel exp(-d^2 / 2 b^2) in the column's unit, or `equal`
     combine     product or mean of the columns' kernels
     inner       the strategy that draws the views
-    together    group size: number of patients with similar metadata that share a batch (1: no grouping)
+    group_size  number of patients with similar metadata that share a batch (1: no grouping)
     on_missing  a missing value. ignore: the column drops out of a pair, and P = 0 if none is left; own_group:
                 the scan attracts within its sample only; drop: the scan starts no sample; error: it is
                 refused
@@ -50,13 +51,14 @@ class MetadataKernel:
     columns: Kernels
     combine: Combine = "product"
     inner: choice_of(PAIRS) = Choice("augmented_views")  # type: ignore[valid-type]  # of the registry
-    together: PositiveInt = 1
+    group_size: PositiveInt = 1
     on_missing: Literal["ignore", "own_group", "drop", "error"] = "ignore"
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
-        return (PAIRS.build(self.inner),)
+        with inside("metadata_kernel", "inner"):
+            return (PAIRS.build(self.inner),)
 
     @property
     def traits(self) -> StrategyTraits:
@@ -71,39 +73,40 @@ class MetadataKernel:
     def anchors(self, collection: Collection) -> Anchors:
         """The inner strategy's anchors, filtered by `on_missing`. DataError for unusable columns."""
         require_columns("metadata_kernel", collection, self.columns)
-        require_patients("metadata_kernel", collection, self.together)
-        anchors = self.strategies[0].anchors(collection)
+        require_patients("metadata_kernel", collection, self.group_size)
+        with inside("metadata_kernel", "inner"):
+            anchors = self.strategies[0].anchors(collection)
         return without_missing("metadata_kernel", collection, self.columns, self.on_missing, anchors)
 
     def _batch_grouping(self, collection: Collection) -> BatchGrouping | None:
-        """Groups of patients with similar metadata; None if `together` is 1."""
-        if self.together == 1:
+        """Groups of patients with similar metadata; None if `group_size` is 1."""
+        if self.group_size == 1:
             return None
         all_scans = np.arange(len(collection))
 
-        def affinity(scan: int) -> np.ndarray:
+        def affinity(scan: int) -> Float64[np.ndarray, " n"]:
             one, how = all_scans[[scan]], (self.columns, self.combine, self.on_missing)
             similar: np.ndarray = similarity_between(collection, one, all_scans, *how)[0]
             return similar
 
-        return BatchGrouping(self.together, affinity, collection.columns["patient"])
+        return BatchGrouping(self.group_size, affinity, collection.columns["patient"])
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = the kernel, 1 within the sample; M = 1 - P."""
         same_sample = rows.sample[:, None] == cols.sample
         kernel = similarity_of(rows, cols, self.columns, self.combine, self.on_missing)
         return related(rows, cols, torch.where(same_sample, 1.0, kernel))
 
 
-def require_patients(strategy: str, collection: Collection, together: int) -> None:
-    """DataError if the collection has fewer patients than the group size `together`."""
+def require_patients(strategy: str, collection: Collection, group_size: int) -> None:
+    """DataError if the collection has fewer patients than the group size `group_size`."""
     patients = len(np.unique(collection.columns["patient"]))
-    if patients < together:
+    if patients < group_size:
         raise DataError(
-            f"{strategy}: together = {together} patients, but the collection has {patients}; "
-            f"lower together to {patients}"
+            f"{strategy}: group_size = {group_size} patients, but the collection has {patients}; "
+            f"lower group_size to {patients}"
         )

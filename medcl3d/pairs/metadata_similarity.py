@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float64, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -27,19 +28,19 @@ OnMissing = Literal["ignore", "own_group", "drop", "error"]
 
 def similarity_of(
     rows: Keys, cols: Keys, kernels: Mapping[str, float | str], combine: Combine, on_missing: OnMissing
-) -> Tensor:
+) -> Float64[Tensor, "N M"]:
     """``Float64[N, M]`` in [0, 1]: the combined kernels of all columns; 0 if too few are known for both."""
     return _combined(rows.column, cols.column, kernels, combine, on_missing)
 
 
 def similarity_between(
     collection: Collection,
-    scans: np.ndarray,
-    others: np.ndarray,
+    scans: Int[np.ndarray, " N"],
+    others: Int[np.ndarray, " M"],
     kernels: Mapping[str, float | str],
     combine: Combine,
     on_missing: OnMissing,
-) -> np.ndarray:
+) -> Float64[np.ndarray, "N M"]:
     """``Float64[N, M]``: metadata similarity of some scans of a collection to others."""
 
     def of(rows: np.ndarray) -> Callable[[str], Tensor]:
@@ -54,7 +55,7 @@ def _combined(
     kernels: Mapping[str, float | str],
     combine: Combine,
     on_missing: OnMissing,
-) -> Tensor:
+) -> Float64[Tensor, "N M"]:
     """Combine the kernels of all columns.
 
     With `ignore`, a column that is missing for either scan drops out of the product or the mean, whose
@@ -76,15 +77,17 @@ def _combined(
     return torch.where(enough, combined, 0.0)
 
 
-def _equal(difference: Tensor) -> Tensor:
+def _equal(difference: Float64[Tensor, "N M"]) -> Float64[Tensor, "N M"]:
     return (difference == 0).double()
 
 
-def _rbf(difference: Tensor, bandwidth: float) -> Tensor:
+def _rbf(difference: Float64[Tensor, "N M"], bandwidth: float) -> Float64[Tensor, "N M"]:
     return torch.exp(-((difference / bandwidth) ** 2) / 2)
 
 
-def require_columns(strategy: str, collection: Collection, kernels: Mapping[str, float | str]) -> np.ndarray:
+def require_columns(
+    strategy: str, collection: Collection, kernels: Mapping[str, float | str]
+) -> Bool[np.ndarray, " n"]:
     """``Bool[n]``: scans with a known column. DataError for a missing, empty or constant column."""
     known = np.zeros(len(collection), dtype=bool)
     for name, kernel in kernels.items():

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
@@ -71,7 +72,7 @@ class MirrorPosition:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """Correspondence within a scan; repulsion by the distance from the mirror image."""
         if bool((rows.point < 0).all()):
             inner = related(rows, cols, rows.sample[:, None] == cols.sample)
@@ -82,7 +83,7 @@ class MirrorPosition:
         negative = inner.negative.double() * (1 + self.beta * opposite)
         return related(rows, cols, inner.positive, negative)
 
-    def _near(self, first: Tensor, second: Tensor) -> Tensor:
+    def _near(self, first: Float64[Tensor, "N 3"], second: Float64[Tensor, "M 3"]) -> Float64[Tensor, "N M"]:
         """``[N, M]``: exp(-d^2 / 2 sigma^2) of positions in body mm."""
         apart = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
         return torch.exp(-(apart**2) / (2 * self.sigma_mm**2))

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medcl3d.config.field_types import Fraction, PositiveInt, Size
@@ -56,9 +57,12 @@ class MultiCrop:
         """Scans that can hold two global crops. ConfigError if local crops are larger than global ones."""
         if (np.array(self.local_size) > np.array(collection.patch_size)).any():
             raise ConfigError(
-                f"multi_crop: local_size = {self.local_size} exceeds data.patch_size = "
-                f"{collection.patch_size}, "
-                "the size of the global crops; lower it"
+                "local_size",
+                self.local_size,
+                f"exceeds data.patch_size = {collection.patch_size}, the size of the global crops",
+                "lower it",
+                owner="multi_crop",
+                colon=False,
             )
         return self._globals.anchors(collection)
 
@@ -70,7 +74,7 @@ class MultiCrop:
             views.append(ViewSpec(anchor, self._inside(around, collection.shapes[anchor], rng), role="local"))
         return tuple(views)
 
-    def _inside(self, around: Box, shape: np.ndarray, rng: np.random.Generator) -> Box:
+    def _inside(self, around: Box, shape: Int[np.ndarray, 3], rng: np.random.Generator) -> Box:
         """A local crop at a uniform position among those with at least `min_coverage` inside `around`."""
         size, outer = np.array(self.local_size), np.array(around.size)
         slack = np.floor(size * (1 - self.min_coverage)).astype(np.int64)
@@ -84,7 +88,7 @@ class MultiCrop:
             if np.prod(np.maximum(shared, 0)) >= self.min_coverage * np.prod(size) - 1e-9:
                 return Box(triple(start), self.local_size)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 within the sample; pairs of its local views are ignored; other samples repel."""
         same_sample = rows.sample[:, None] == cols.sample
         both_local = (rows.view[:, None] >= NUM_GLOBAL) & (cols.view >= NUM_GLOBAL)

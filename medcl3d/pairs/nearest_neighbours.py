@@ -7,11 +7,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, PositiveInt
 from medcl3d.core.collection import Collection
+from medcl3d.core.errors import inside
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
@@ -41,7 +43,8 @@ class NearestNeighbours:
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
-        return (PAIRS.build(self.inner),)
+        with inside("nearest_neighbours", "inner"):
+            return (PAIRS.build(self.inner),)
 
     @property
     def traits(self) -> StrategyTraits:
@@ -50,13 +53,14 @@ class NearestNeighbours:
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the inner strategy."""
-        return self.strategies[0].anchors(collection)
+        with inside("nearest_neighbours", "inner"):
+            return self.strategies[0].anchors(collection)
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of the inner strategy."""
         return self.strategies[0].sample(collection, anchor, rng)
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link each row's `neighbours` ``Int[N, k]``, positions in the queue (-1: it holds fewer than k)."""
         rows, cols = link(self.strategies[0], rows, cols, similarity)
         positions = cols.linked["support"]
@@ -71,7 +75,7 @@ class NearestNeighbours:
         neighbours[:, : nearest.shape[1]] = torch.where(has_partner, positions[queued][nearest], -1)
         return replace(rows, linked={**rows.linked, "neighbours": neighbours}), cols
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """The inner relation within the batch; P = 1 with the neighbours in the queue."""
         inner = self.strategies[0].relate(rows, cols, similarity)
         if "neighbours" not in rows.linked:

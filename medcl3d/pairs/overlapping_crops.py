@@ -8,6 +8,7 @@ from itertools import product
 from typing import Annotated, Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -50,8 +51,11 @@ class OverlappingCrops:
     def __post_init__(self) -> None:
         if self.min_iou > self.max_iou:
             raise ConfigError(
-                f"overlapping_crops: min_iou = {self.min_iou} exceeds max_iou = {self.max_iou}; "
-                "swap them or widen the range"
+                "min_iou",
+                self.min_iou,
+                f"exceeds max_iou = {self.max_iou}",
+                "swap them or widen the range",
+                colon=False,
             )
 
     @property
@@ -92,16 +96,21 @@ class OverlappingCrops:
                 return tuple(ViewSpec(anchor, boxes[i]) for i in rng.permutation(self.num_views))
         name = collection.table["scan"].iloc[anchor]
         raise ConfigError(
-            f"overlapping_crops: scan {name} has no {self.num_views} crops of {collection.patch_size} voxels "
-            f"with every IoU in [{self.min_iou}, {self.max_iou}]; "
-            "widen the range, lower num_views or change data.patch_size"
+            problem=f"scan {name} has no {self.num_views} crops of {collection.patch_size} voxels with every "
+            f"IoU in [{self.min_iou}, {self.max_iou}]",
+            remedy="widen the range, lower num_views or change data.patch_size",
+            place="overlapping_crops",
         )
 
     def _fits(self, overlap: float) -> bool:
         return self.min_iou - ROUNDING <= overlap <= self.max_iou + ROUNDING
 
     def _first_two(
-        self, collection: Collection, low: np.ndarray, high: np.ndarray, rng: np.random.Generator
+        self,
+        collection: Collection,
+        low: Int[np.ndarray, 3],
+        high: Int[np.ndarray, 3],
+        rng: np.random.Generator,
     ) -> list[Box]:
         """Two boxes with an IoU as close to a uniform draw as voxels allow; [] if it is outside the range."""
         size = np.array(collection.patch_size)
@@ -117,7 +126,7 @@ class OverlappingCrops:
         start = rng.integers(low + np.maximum(0, -offset), high - np.maximum(0, offset) + 1)
         return [Box(triple(start), origin.size), Box(triple(start + offset), origin.size)]
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 if IoU >= min_iou; other pairs of the scan are ignored or repel; other scans repel."""
         same_scan = rows.scan[:, None] == cols.scan
         positive = same_scan & (iou_mm(rows, cols) >= self.min_iou - ROUNDING)

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
@@ -50,11 +51,13 @@ class PhysicalOverlap:
 
     def __post_init__(self) -> None:
         if self.kappa > 1:
-            raise ConfigError(f"physical_overlap: kappa = {self.kappa} exceeds 1, the largest IoU; lower it")
+            raise ConfigError("kappa", self.kappa, "exceeds 1, the largest IoU", "lower it", colon=False)
         if self.min_iou == 0:
             raise ConfigError(
-                "physical_overlap: min_iou = 0: crops that do not overlap do not attract; "
-                "raise it, for example to 0.1"
+                "min_iou",
+                0,
+                "crops that do not overlap do not attract",
+                "raise it, for example to 0.1",
             )
         _ = self._crops  # validates the range
 
@@ -75,7 +78,7 @@ class PhysicalOverlap:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P and M from the overlap in one scan; P = 0 and M = 1 elsewhere."""
         overlap = torch.where(rows.scan[:, None] == cols.scan, iou_mm(rows, cols), 0.0)
         positive = torch.where(overlap > ROUNDING, overlap**self.gamma, 0.0)

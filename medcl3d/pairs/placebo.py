@@ -26,8 +26,10 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
     signal_columns = traits_of(strategy).signal_columns
     if not signal_columns:
         raise ConfigError(
-            "placebo: true: this pair strategy has no signal column to permute; "
-            "compare it with `augmented_views` instead"
+            "placebo",
+            None,
+            "true: this pair strategy has no signal column to permute",
+            "compare it with `augmented_views` instead",
         )
     names = [name for name in signal_columns if name not in (POINTS, SLICE, BODY)]
     rng = np.random.default_rng([seed, len(collection)])
@@ -35,8 +37,10 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
     missing = [name for name in names if name not in collection.columns]
     if missing:
         raise ConfigError(
-            f"placebo: the collection has no column {', '.join(missing)}; "
-            "add it to the manifest or choose another strategy"
+            "placebo",
+            None,
+            f"the collection has no column {', '.join(missing)}",
+            "add it to the manifest or choose another strategy",
         )
     shuffled = collection.with_columns({name: collection.columns[name][order] for name in names})
     if BODY in signal_columns:

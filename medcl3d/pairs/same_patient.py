@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medcl3d.config.field_types import NonNegative
@@ -69,7 +70,7 @@ class SamePatient:
         remedy = "choose overlapping_crops, or check the column patient of the manifest"
         return Anchors(ids, left_out, notes).require("same_patient", remedy)
 
-    def partners(self, collection: Collection, scan: int) -> np.ndarray:
+    def partners(self, collection: Collection, scan: int) -> Int[np.ndarray, " m"]:
         """``Int[n]``: the scans that a scan may be paired with."""
         rows = collection.sharing(scan, "patient")
         fits = rows != scan
@@ -87,7 +88,7 @@ class SamePatient:
             return first, second
         return corresponding_crops(collection, anchor, other, self.jitter_mm, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 within the sample (matched) or patient (free); other patients repel; the rest is ignored."""
         same_patient = rows.patient[:, None] == cols.patient
         same_sample = rows.sample[:, None] == cols.sample

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Int
 
 from medcl3d.core.collection import Collection
 
@@ -11,7 +12,9 @@ ONLY_SESSION = "1"
 """The default session of scans of a table without that column."""
 
 
-def compare_sessions(collection: Collection, scan: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compare_sessions(
+    collection: Collection, scan: int, rows: Int[np.ndarray, " m"]
+) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
     """``Bool[n]`` twice: which scans of `rows` have the session of `scan`, and which have another.
 
     A scan with an empty session is in neither: its session is unknown, and two unknown sessions may differ.

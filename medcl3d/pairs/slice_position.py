@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class SlicePosition:
         box = whole_body_across(collection, anchor, self.axis, slab)
         return (ViewSpec(anchor, box, shape=collection.patch_size),) * self.num_views
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 within the threshold or the part, across patients too; M = 1 - P."""
         first, second = rows.fraction[:, self.axis, None], cols.fraction[:, self.axis]
         if self.num_partitions is None:

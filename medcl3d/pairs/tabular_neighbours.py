@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -94,7 +95,9 @@ class TabularNeighbours:
         left_out = anchors.left_out + Counter({f"no other patient {condition}": int(unpaired.sum())})
         return Anchors(anchors.ids[~unpaired], left_out, anchors.notes).require("tabular_neighbours", remedy)
 
-    def _have_neighbours(self, collection: Collection, scans: np.ndarray) -> np.ndarray:
+    def _have_neighbours(
+        self, collection: Collection, scans: Int[np.ndarray, " m"]
+    ) -> Bool[np.ndarray, " n"]:
         """``Bool[n]``: scans that a scan of another patient attracts; exact for `scans` ``Int[m]``.
 
         Nearly all have a neighbour among scans that are close in the table's order. Only the others are
@@ -113,12 +116,14 @@ class TabularNeighbours:
             found[scan] = len(self.neighbours(collection, scan)[0]) > 0
         return found
 
-    def _attracts(self, similarity: np.ndarray) -> np.ndarray:
+    def _attracts(self, similarity: Float64[np.ndarray, "*s"]) -> Bool[np.ndarray, "*s"]:
         """Whether similarities give a positive weight."""
         attracts: np.ndarray = similarity > 0 if self.threshold is None else similarity >= self.threshold
         return attracts
 
-    def neighbours(self, collection: Collection, scan: int) -> tuple[np.ndarray, np.ndarray]:
+    def neighbours(
+        self, collection: Collection, scan: int
+    ) -> tuple[Int[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
         """Attracting scans ``Int[n]`` of the k most similar patients, in the modality, and similarities."""
         rows = collection.sharing(scan, "modality")
         one = np.array([scan])
@@ -141,7 +146,7 @@ class TabularNeighbours:
         weights = similarity / similarity.sum() if self.weighting == "similarity" else None
         return corresponding_crops(collection, anchor, int(rng.choice(scans, p=weights)), self.jitter_mm, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = similarity, or 1 from the threshold on; 1 in one scan of one sample; M = 1 - P."""
         positive = similarity_of(rows, cols, self.columns, self.combine, self.on_missing)
         if self.threshold is not None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
+from jaxtyping import Float
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -76,7 +78,7 @@ class Composed(Protocol):
 class Linking(Protocol):
     """A strategy whose relation depends on features."""
 
-    def link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+    def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Add columns that depend on similarities ``[N, M]`` to `linked`, once per step.
 
         It needs the memory of all similarities, which a batch otherwise avoids. In a pretraining,
@@ -178,7 +180,9 @@ def num_points_of(points: object) -> int:
     return points.num_points
 
 
-def link(strategy: PairStrategy, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+def link(
+    strategy: PairStrategy, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]
+) -> tuple[Keys, Keys]:
     """Add the columns that a strategy derives from similarities ``[N, M]`` to the keys, without gradient."""
     return strategy.link(rows, cols, similarity) if isinstance(strategy, Linking) else (rows, cols)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from medcl3d.config.field_types import Fraction, NonNegative, PositiveInt
@@ -68,7 +69,7 @@ class VoxelCorrespondence:
         """Two overlapping crops of scan `anchor`."""
         return self._crops.sample(collection, anchor, rng)
 
-    def relate(self, rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+    def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """Points: P = 1 within tolerance_mm, ignored up to ignore_mm. Views: P = 1 within the sample."""
         same_sample = rows.sample[:, None] == cols.sample
         if bool((rows.point < 0).all()):

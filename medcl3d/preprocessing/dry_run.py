@@ -17,6 +17,7 @@ from medcl3d.io.array_file import import_blosc2
 from medcl3d.io.disk_space import format_size, free_bytes, require_writable
 from medcl3d.io.nifti import read_header
 from medcl3d.io.nifti_header import Header
+from medcl3d.io.progress import titled_bar
 from medcl3d.io.regular_file import why_absent
 from medcl3d.io.walk import files_under
 from medcl3d.preprocessing.options import PrepareOptions
@@ -25,7 +26,6 @@ from medcl3d.preprocessing.prepare import plan_preparation
 from medcl3d.preprocessing.read_scan import num_channels
 from medcl3d.preprocessing.scan_task import ScanTask
 from medcl3d.preprocessing.split import split_of
-from medcl3d.preprocessing.workers import bar
 
 Say = Callable[[str], None]
 BYTES_PER_VOXEL = 2  # of a stored image, and of a stored label map
@@ -98,13 +98,13 @@ def _report_options(options: PrepareOptions, say: Say) -> None:
 
 def _headers(tasks: Sequence[ScanTask], options: PrepareOptions) -> Iterator[tuple[ScanTask, int, str]]:
     """For each scan, its bytes in a store without compression or cropping, and why it is refused, or ""."""
-    with bar("reading headers", len(tasks)) as advance:
+    with titled_bar("reading headers", len(tasks)) as advance:
         for task in tasks:
             files = [path for path in (task.image, task.label, task.atlas) if path is not None]
             try:
                 missing = [path for path in files if not path.exists()]
                 if missing:
-                    raise DataError(f"{missing[0]}: {why_absent(missing[0])}")
+                    raise DataError(missing[0], why_absent(missing[0]))
                 yield task, _stored_bytes(task, read_header(task.image), options), ""
             except DataError as error:
                 yield task, 0, _redacted(str(error), files) if options.hash_ids else str(error)
@@ -159,6 +159,7 @@ def _check_disk_space(
     )
     if num_bytes - present > free and not smaller:
         raise MachineError(
-            f"{out}: {format_size(num_bytes)} are needed, {format_size(free)} are free; "
-            "free disk space, or choose another folder"
+            out,
+            f"{format_size(num_bytes)} are needed, {format_size(free)} are free",
+            "free disk space, or choose another folder",
         )

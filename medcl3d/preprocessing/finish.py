@@ -17,12 +17,14 @@ from medcl3d.core.warning_summary import first_reasons, summarise_warnings
 from medcl3d.datasets.columns import MISSING
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import write_json, write_text
+from medcl3d.preprocessing.body_frame import register_bodies
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.output_folder import _remove_departed, _remove_unlisted
 from medcl3d.preprocessing.report import _csv
 from medcl3d.preprocessing.scan_task import Outcome
 from medcl3d.preprocessing.split import _draw_options, split_of
 from medcl3d.store.content_hashes import OF_SOURCE, duplicate_groups
+from medcl3d.store.registered import REGISTERED
 from medcl3d.store.splits import Split, write_split
 from medcl3d.store.stored_scan import SCHEMA, stored_names
 
@@ -57,14 +59,19 @@ def finish(
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
         raise DataError(
-            f"{out}: scans differ in their number of channels {dict(channels)} (for example {example}); "
-            "prepare them in separate folders"
+            out,
+            f"scans differ in their number of channels {dict(channels)} (for example {example})",
+            "prepare them in separate folders",
         )
     split, moves = split_of(table, options, out)
     warnings = _duplicates(stored, table, split)
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in sorted(classes)}
     write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
     write_split(out / "split.json", split, options.seed, _draw_options(options))
+    if options.body_coordinates == "affine":
+        register_bodies(out, table, split.train, options.workers, say)
+    else:
+        (out / REGISTERED).unlink(missing_ok=True)
     summary = {
         "schema": SCHEMA,
         "source": origin,
@@ -119,8 +126,8 @@ def _duplicates(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Sp
             > 1
         ):
             raise DataError(
-                f"{what} is in {' and in '.join(sides)}: {scans}; "
-                "give both scans the same patient, or remove one"
+                problem=f"{what} is in {' and in '.join(sides)}: {scans}",
+                remedy="give both scans the same patient, or remove one",
             )
         lines.append(f"{what} under two patients: {scans}")
     return tuple(lines)

@@ -44,6 +44,8 @@ class PrepareOptions:
     crop              none, or body: voxels outside the body's box are not stored
     label_interpolation  for resampled label maps: nearest, or linear (the class with the largest interpolated
                          share)
+    body_coordinates  middle: mm from the middle of the body; affine: each scan is registered to one training
+                      scan, about a second per scan, so that positions agree better across patients
     store_as          float16, or int16 with one scale per scan: finer, and integers stay exact
     store             npy, read as memory maps; or blosc2, compressed: a third to a half of the disk space,
                       but more processor time per crop
@@ -66,6 +68,7 @@ class PrepareOptions:
     channels: Channels = "error"
     crop: Crop = "none"
     label_interpolation: LabelInterpolation = "nearest"
+    body_coordinates: Literal["middle", "affine"] = "middle"
     store_as: StoreAs = "float16"
     store: Container = "npy"
     test_fraction: Fraction = 0.25
@@ -80,7 +83,7 @@ class PrepareOptions:
         for name in ("percentiles", "window_hu"):
             low, high = getattr(self, name)
             if low >= high:
-                raise ValueError(f"{name}: the first, {low}, must be below the second, {high}")
+                raise ConfigError(name, None, f"the first, {low}, must be below the second, {high}")
 
 
 def option_schemas(source: str, common: type = PrepareOptions) -> list[Schema]:
@@ -110,7 +113,11 @@ def prepare_options(source: str, given: Mapping[str, Any]) -> ParsedOptions:
         if key not in own and key not in common:
             listed = f"of {source}: {', '.join(own) or 'none'}; of any source: {', '.join(common)}"
             raise ConfigError(
-                f"prepare {source}: {key}: unknown option{did_you_mean(key, [*own, *common])}; {listed}"
+                key,
+                None,
+                f"unknown option{did_you_mean(key, [*own, *common])}",
+                listed,
+                place=f"prepare {source}",
             )
     fields = parse_choice(SOURCES, source, {k: v for k, v in given.items() if k in own}, f"prepare {source}")
     options = parse({k: v for k, v in given.items() if k in common}, PrepareOptions, f"prepare {source}")

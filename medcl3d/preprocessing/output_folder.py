@@ -30,13 +30,15 @@ def open_folder(
     except FileNotFoundError:
         before = None
     except ValueError:
-        raise DataError(f"{started}: is damaged; delete {out} and prepare again") from None
+        raise DataError(started, "is damaged", f"delete {out} and prepare again") from None
     if before is not None:
         if _with_defaults(before["source"]) != origin:
             raise ConfigError(
-                f"{out}: was prepared from {before['source']['name']} {before['source']['root']} "
-                f"with {before['source']['fields']}, not from {origin['name']} {origin['root']} "
-                f"with {origin['fields']}; choose another folder, or delete that one"
+                problem=f"was prepared from {before['source']['name']} {before['source']['root']} with "
+                f"{before['source']['fields']}, not from {origin['name']} {origin['root']} with "
+                f"{origin['fields']}",
+                remedy="choose another folder, or delete that one",
+                place=out,
             )
         # Older files have no entry for the container, which was always npy.
         previous = {"store": "npy", **before["options"]} if before["options"] else {}
@@ -50,7 +52,7 @@ def open_folder(
     write_json(started, {"schema": SCHEMA, "source": origin, "options": options})
 
 
-OUTPUT_NAMES = ("prepared.json", "manifest.csv", "report.csv", "split.json", "store")
+OUTPUT_NAMES = ("prepared.json", "registered.json", "manifest.csv", "report.csv", "split.json", "store")
 
 
 def refuse_foreign(out: Path, root: Path | None) -> None:
@@ -61,7 +63,9 @@ def refuse_foreign(out: Path, root: Path | None) -> None:
     """
     if root is not None and root.resolve().is_relative_to(raw := (out / "raw").resolve()):
         raise ConfigError(
-            f"--out {out}: would write into {raw}, which contains the source; choose a folder beside it"
+            problem=f"would write into {raw}, which contains the source",
+            remedy="choose a folder beside it",
+            place=f"--out {out}",
         )
     if (out / "preparing.json").exists():
         return
@@ -71,8 +75,9 @@ def refuse_foreign(out: Path, root: Path | None) -> None:
     ]
     if found:
         raise ConfigError(
-            f"--out {out}: contains {', '.join(found)} that `medcl3d prepare` did not write; "
-            "choose an empty folder"
+            problem=f"contains {', '.join(found)} that `medcl3d prepare` did not write",
+            remedy="choose an empty folder",
+            place=f"--out {out}",
         )
 
 
@@ -80,7 +85,11 @@ def refuse_report_over(report: Path) -> None:
     """ConfigError if the report of a check would overwrite files of a prepared folder."""
     folder, names = (report.parent, (report.name,)) if report.suffix == ".csv" else (report, OUTPUT_NAMES)
     if (folder / "preparing.json").exists() and set(names) & set(OUTPUT_NAMES):
-        raise ConfigError(f"--report {report}: was written by `medcl3d prepare`; choose another path")
+        raise ConfigError(
+            problem="was written by `medcl3d prepare`",
+            remedy="choose another path",
+            place=f"--report {report}",
+        )
 
 
 def _with_defaults(origin: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,11 @@ def prepare(
     if options.store == "blosc2":
         import_blosc2("store=blosc2")
     if root is None and source != "simulated":
-        raise ConfigError(f"source {source}: ROOT is missing; only simulated generates its own files")
+        raise ConfigError(
+            problem="ROOT is missing",
+            remedy="only simulated generates its own files",
+            place=f"source {source}",
+        )
     try:
         refuse_foreign(out, root)
         (out / "store").mkdir(parents=True, exist_ok=True)
@@ -74,13 +78,13 @@ def prepare(
             return _prepare(manifest, origin, out, options, say)
     except Timeout:
         raise MachineError(
-            f"{out}: another process is preparing this folder; wait for it, or choose another"
+            out, "another process is preparing this folder", "wait for it, or choose another"
         ) from None
     except OSError as error:
         path, reason = Path(str(error.filename or out)), error.strerror or error
         if not path.absolute().is_relative_to(out.absolute()):
-            raise DataError(f"{path}: cannot be read: {reason}") from None
-        raise MachineError(f"{path}: {reason}; choose a folder that can be written") from None
+            raise DataError(path, f"cannot be read: {reason}") from None
+        raise MachineError(path, reason, "choose a folder that can be written") from None
 
 
 def plan_preparation(
@@ -92,7 +96,11 @@ def plan_preparation(
     """
     choice = _choice(source, fields)
     if root is None and source != "simulated":
-        raise ConfigError(f"source {source}: ROOT is missing; only simulated generates its own files")
+        raise ConfigError(
+            problem="ROOT is missing",
+            remedy="only simulated generates its own files",
+            place=f"source {source}",
+        )
     writes_scans = source == "simulated" or len(_folders(source, root, Path())) > 1
     folders = (None if source == "simulated" else root, None)[: len(_folders(source, root, Path()))]
     try:
@@ -102,7 +110,7 @@ def plan_preparation(
         manifest = split_volumes(manifest) if options.channels == "split" else manifest
         return manifest, _tasks(manifest, options)
     except OSError as error:
-        raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from None
+        raise DataError(error.filename or root, f"cannot be read: {error.strerror or error}") from None
 
 
 def _folders(source: str, root: Path | None, raw: Path) -> tuple[Path, ...]:
@@ -115,7 +123,9 @@ def _folders(source: str, root: Path | None, raw: Path) -> tuple[Path, ...]:
 
 def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
     if source not in SOURCES.names():
-        raise ConfigError(f"source {source!r} is unknown; there are {', '.join(SOURCES.names())}")
+        raise ConfigError(
+            problem=f"source {source!r} is unknown", remedy=f"there are {', '.join(SOURCES.names())}"
+        )
     return parse_choice(SOURCES, source, fields, f"source {source}")
 
 
@@ -148,13 +158,14 @@ def _prepare(
     bad = [o for o in outcomes.values() if o.status == "refused"]
     if len(bad) > allowed:
         raise DataError(
-            f"{len(bad)} of {len(manifest)} scans were refused, {allowed} may be: {bad[0].reason} "
-            f"(all in {out / 'report.csv'}); repair them, or raise max_bad_fraction"
+            problem=f"{len(bad)} of {len(manifest)} scans were refused, {allowed} may be: {bad[0].reason} "
+            f"(all in {out / 'report.csv'})",
+            remedy="repair them, or raise max_bad_fraction",
         )
     table = manifest.table[[outcomes[s].status == "ok" for s in manifest.table["scan"]]]
     if not len(table):
         reasons = [outcome.reason for outcome in outcomes.values()]
-        raise DataError(f"{out}: no scan is left: {reasons[0]} ({len(reasons)} in {out / 'report.csv'})")
+        raise DataError(out, f"no scan is left: {reasons[0]} ({len(reasons)} in {out / 'report.csv'})")
     return finish(out, manifest, table, origin, options, outcomes, say)
 
 
@@ -231,8 +242,6 @@ def _median_spacing(images: Sequence[Path]) -> tuple[float, float, float]:
         axis = io_orientation(header.affine)[:, 0].astype(int)
         found.append(header.spacing_mm[np.argsort(axis)])
     if not found:
-        raise DataError(
-            f"{images[0].parent}: no file has a readable header, so that there is no median spacing"
-        )
+        raise DataError(images[0].parent, "no file has a readable header, so that there is no median spacing")
     x, y, z = np.median(found, axis=0).round(4).tolist()
     return x, y, z

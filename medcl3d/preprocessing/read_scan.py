@@ -81,7 +81,7 @@ def read_image(
     if bad:
         message = f"{path}: {bad} of {voxels.size} voxels are NaN or infinite"
         if nonfinite == "error":
-            raise DataError(f"{message}; repair the file, or set nonfinite to zero or skip")
+            raise DataError(problem=message, remedy="repair the file, or set nonfinite to zero or skip")
         if nonfinite == "skip":
             raise SkippedScan(f"{message}; skipped because of nonfinite: skip")
         voxels = np.nan_to_num(voxels, nan=0.0, posinf=0.0, neginf=0.0)
@@ -89,8 +89,9 @@ def read_image(
     for channel, values in enumerate(voxels):
         if values.min() == values.max():
             raise DataError(
-                f"{path}: constant: every voxel of channel {channel} is {values.flat[0]:g}; "
-                "it contains no image"
+                path,
+                f"constant: every voxel of channel {channel} is {values.flat[0]:g}",
+                "it contains no image",
             )
     return Volume(voxels, header.affine, bad, volume_hash(digest, volume), tuple(warnings))
 
@@ -111,38 +112,40 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
     header, raw, digest = read_nifti(path)
     if digest == image.sha256:
         raise DataError(
-            f"{path}: the label is identical to its image, byte for byte; name the label map itself"
+            path, "the label is identical to its image, byte for byte", "name the label map itself"
         )
     shape, expected = raw.shape, image.voxels.shape[1:]
     if shape != expected:
         raise DataError(
-            f"{path}: a label of {_x(shape)} voxels cannot belong to an image of {_x(expected)}; pair it "
-            "with its own image"
+            path,
+            f"a label of {_x(shape)} voxels cannot belong to an image of {_x(expected)}",
+            "pair it with its own image",
         )
     distance = corner_distance(header.affine, image.affine, expected)
     if distance > 0.1 * image.spacing_mm.min():
         raise DataError(
-            f"{path}: the label is up to {distance:.3g} mm from its image, whose shape it has; "
-            "write it with its image's affine, or pair it with its own image"
+            path,
+            f"the label is up to {distance:.3g} mm from its image, whose shape it has",
+            "write it with its image's affine, or pair it with its own image",
         )
     values = _scaled(path, raw, header.slope, header.inter)
     if not np.isfinite(values).all():
-        raise DataError(f"{path}: the label contains NaN or infinity")
+        raise DataError(path, "the label contains NaN or infinity")
     found = np.unique(values)
     error = np.abs(found - np.round(found))
     if error.max() > _TOLERANCE:
         wrong = found[error > _TOLERANCE][0]
-        raise DataError(f"{path}: a label needs whole numbers, found {wrong:.9g}; was it resampled linearly?")
+        raise DataError(path, f"a label needs whole numbers, found {wrong:.9g}", "was it resampled linearly?")
     noise = [f"label values up to {error.max():.1g} from whole numbers were rounded"] if error.any() else []
     values, found = (np.round(values), np.unique(np.round(found))) if noise else (values, found)
     if found[0] < 0 or found[-1] > np.iinfo(np.int16).max:
         most = np.iinfo(np.int16).max
         raise DataError(
-            f"{path}: label values from {found[0]:g} to {found[-1]:g}; only 0 to {most} are supported"
+            path, f"label values from {found[0]:g} to {found[-1]:g}", f"only 0 to {most} are supported"
         )
     unknown = [int(v) for v in found if classes and int(v) not in classes]
     if unknown:
-        raise DataError(f"{path}: classes {unknown[:10]} are not declared; declared are {sorted(classes)}")
+        raise DataError(path, f"classes {unknown[:10]} are not declared", f"declared are {sorted(classes)}")
     known = {*image.warnings, *spacing_warnings(header.affine)}  # its affine is the image's
     warnings = [*(w for w in header.warnings if w not in known), *noise]
     if found[-1] == 0:
@@ -178,17 +181,20 @@ def num_channels(path: Path, shape: tuple[int, ...], channels: Channels, volume:
         return 1
     if has_channels_first(shape) and channels in ("error", "all"):
         raise DataError(
-            f"{path}: 4-D, {_x(shape)}: the first axis looks like {shape[0]} channels, but in NIfTI the "
-            f"fourth axis holds them, so that {shape[3]} planes would be taken for channels; write the file "
-            f"with its first axis last (if that axis holds {shape[0]} planes, set channels to split or first "
-            "if the fourth holds times, to fourth if it holds channels)"
+            path,
+            f"4-D, {_x(shape)}: the first axis looks like {shape[0]} channels, but in NIfTI the "
+            f"fourth axis holds them, so that {shape[3]} planes would be taken for channels",
+            f"write the file with its first axis last (if that axis holds {shape[0]} planes, set "
+            "channels to split or first if the fourth holds times, to fourth if it holds channels)",
         )
     if channels == "first" or (channels == "split" and volume is not None):
         return 1
     if channels == "error":
         raise DataError(
-            f"{path}: 4-D, {_x(shape)}: set channels to all if the fourth axis holds channels, "
-            "to first for its first volume, or to split (a time series) for one scan per volume"
+            path,
+            f"4-D, {_x(shape)}",
+            "set channels to all if the fourth axis holds channels, to first for its first volume, or to "
+            "split (a time series) for one scan per volume",
         )
     return shape[3]
 
@@ -216,12 +222,13 @@ def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarr
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
         largest = max(-low, high)
         if largest > float(np.finfo(np.float32).max):
-            raise DataError(f"{path}: values up to {largest:g} do not fit float32; rescale the file")
+            raise DataError(path, f"values up to {largest:g} do not fit float32", "rescale the file")
         step = float(np.spacing(np.float32(largest)))
         if high > low and high - low < _MIN_STEPS * step and (raw.dtype.kind == "f" or step > 1):
             raise DataError(
-                f"{path}: values from {low:.12g} to {high:.12g} are too far from 0 for float32 to "
-                "distinguish; subtract their offset"
+                path,
+                f"values from {low:.12g} to {high:.12g} are too far from 0 for float32 to distinguish",
+                "subtract their offset",
             )
     return np.ascontiguousarray(raw, dtype=np.float32)
 

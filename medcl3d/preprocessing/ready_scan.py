@@ -93,14 +93,14 @@ def _refuse_constant(task: ScanTask, stored: np.ndarray) -> None:
         if task.kind == "ct":
             low, high = task.window_hu
             raise DataError(
-                f"{what} in the window from {low:g} to {high:g} HU; "
-                "set window_hu, or intensity if this is not CT in HU"
+                problem=f"{what} in the window from {low:g} to {high:g} HU",
+                remedy="set window_hu, or intensity if this is not CT in HU",
             )
         size = "x".join(map(str, stored.shape[1:]))
         finer = ["a finer spacing_mm"] if task.spacing_mm is not None else []
         finer += ["store_as=int16"] if task.store_as == "float16" else []
         remedy = f"try {' or '.join(finer)}" if finer else "leave the scan out"
-        raise DataError(f"{what} in {size} voxels as {task.store_as}; {remedy}")
+        raise DataError(problem=f"{what} in {size} voxels as {task.store_as}", remedy=remedy)
 
 
 def _cropped(

@@ -32,9 +32,11 @@ def refuse_too_large(
     if needed > available:
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         raise DataError(
-            f"{path}: voxels of {' x '.join(f'{mm:.3g}' for mm in spacing)} mm: at spacing_mm "
-            f"{list(spacing_mm)} there would be {'x'.join(map(str, size))}, which take {_gb(needed)} of "
-            f"{_gb(available)}; correct the header, set assume_spacing_mm, or choose a coarser spacing_mm"
+            path,
+            f"voxels of {' x '.join(f'{mm:.3g}' for mm in spacing)} mm: at spacing_mm "
+            f"{list(spacing_mm)} there would be {'x'.join(map(str, size))}, which take {_gb(needed)} "
+            f"of {_gb(available)}",
+            "correct the header, set assume_spacing_mm, or choose a coarser spacing_mm",
         )
 
 

@@ -123,9 +123,9 @@ def read_affine(path: Path) -> np.ndarray:
         with os.fdopen(open_regular(path), encoding="utf-8") as text:
             affine = np.loadtxt(text, dtype=np.float64)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}; {what}") from None
+        raise DataError(path, error, what) from None
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], [0, 0, 0, 1]):
-        raise DataError(f"{path}: contains {affine.shape} numbers; {what}")
+        raise DataError(path, f"contains {affine.shape} numbers", what)
     if abs(np.linalg.det(affine[:3, :3])) < 1e-3:
-        raise DataError(f"{path}: the affine is singular: it maps the body onto a plane; {what}")
+        raise DataError(path, "the affine is singular: it maps the body onto a plane", what)
     return affine

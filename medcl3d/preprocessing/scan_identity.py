@@ -32,7 +32,7 @@ def file_state(path: Path) -> dict[str, Any]:
         status = path.stat()
     except OSError as error:
         reason = why_absent(path) if isinstance(error, FileNotFoundError) else error.strerror
-        raise DataError(f"{path}: {reason}") from None
+        raise DataError(path, reason) from None
     return {"path": os.path.abspath(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 

@@ -52,7 +52,9 @@ class ScanTask:
             return ScanTask(scan=scan, image=image, label=None, atlas=None, **fields)
         except TypeError as error:
             raise ConfigError(
-                f"{scan}: cannot be prepared like the training scans ({error}); update medcl3d"
+                problem=f"cannot be prepared like the training scans ({error})",
+                remedy="update medcl3d",
+                place=scan,
             ) from None
 
     def options(self) -> dict[str, Any]:

@@ -6,17 +6,16 @@ import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from medcl3d.core.errors import MachineError
+from medcl3d.io.progress import titled_bar
 from medcl3d.preprocessing.scan import prepare_scan
 from medcl3d.preprocessing.scan_task import Outcome, ScanTask
 
@@ -28,7 +27,7 @@ def run_tasks(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int
     """Outcomes by scan; stops early, with fewer outcomes, if more than `allowed` are refused."""
     outcomes: dict[str, Outcome] = {}
     refused = 0
-    with bar("preparing scans", len(tasks)) as advance:
+    with titled_bar("preparing scans", len(tasks)) as advance:
         for outcome in each(partial(prepare_scan, store=store), tasks, workers, lambda task: str(task.image)):
             outcomes[outcome.scan] = outcome
             refused += outcome.status == "refused"
@@ -36,18 +35,6 @@ def run_tasks(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int
             if refused > allowed:
                 break
     return outcomes
-
-
-@contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on a terminal; calling the result advances it by one and sets the title."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda text: progress.update(task, advance=1, description=text)
 
 
 def each(
@@ -98,8 +85,8 @@ def _in_processes(
                 ', or put the code of your own script below `if __name__ == "__main__":`' if none_yet else ""
             )
             raise MachineError(
-                f"a worker was killed, perhaps for lack of memory, near {name_of(item)}; "
-                f"use fewer workers{guard}"
+                problem=f"a worker was killed, perhaps for lack of memory, near {name_of(item)}",
+                remedy=f"use fewer workers{guard}",
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

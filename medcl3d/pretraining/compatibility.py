@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from medcl3d.core.collection import Collection
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, Word, inside
 from medcl3d.core.geometry import Triple
 from medcl3d.encoders.network import check_patch_size
 from medcl3d.objectives import ComparesPoints, HasTemperature, Objective, objective_type, queue_size_of
@@ -45,7 +45,8 @@ def check_parts(parts: Pretraining) -> None:
         refuse_across_patients(strategy)
     check_batch_grouping(config, batch_grouping_of(strategy, collection))
     check_negatives(config)
-    check_uses(config, strategy, objective)
+    with inside("pairs", config.pairs.name):
+        check_uses(config, strategy, objective)
     check_points(strategy, objective)
     if config.train.grad_cache:
         chunk = config.train.grad_cache
@@ -62,8 +63,11 @@ def check_points(strategy: PairStrategy, objective: Objective) -> None:
         return
     if has_gradient_through_negatives(strategy):
         raise ConfigError(
-            "pairs: detach_weights = false: the strategy relates crops, and the objective compares points; "
-            "set detach_weights to true, or choose an inner strategy that relates points"
+            "detach_weights",
+            Word("false"),
+            "the strategy relates crops, and the objective compares points",
+            "set detach_weights to true, or choose an inner strategy that relates points",
+            owner="pairs",
         )
 
 
@@ -79,35 +83,41 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Object
     names = f"pairs.{config.pairs.name} with objective.{config.objective.name}"
     if objective.uses and not signal & objective.uses:
         raise ConfigError(
-            f"{names}: the strategy sets only the {' and '.join(sorted(signal))} weights of the relation, "
-            f"and the objective uses only the {' and '.join(sorted(objective.uses))} weights; choose "
-            "another objective or strategy"
+            problem=f"the strategy sets only the {' and '.join(sorted(signal))} weights of the relation, and "
+            f"the objective uses only the {' and '.join(sorted(objective.uses))} weights",
+            remedy="choose another objective or strategy",
+            place=names,
         )
     if queue_size(strategy) and not objective.dim:
         raise ConfigError(
-            f"{names}: the strategy needs an embedding queue, which the objective does not support; choose "
-            "another objective or strategy"
+            problem="the strategy needs an embedding queue, which the objective does not support",
+            remedy="choose another objective or strategy",
+            place=names,
         )
     own = objective.temperature if isinstance(objective, HasTemperature) else None
     for part in all_parts(strategy):
         pairs = traits_of(part).temperature
         if pairs is not None and pairs != own:
             raise ConfigError(
-                f"{names}: temperature = {pairs} in the strategy and {own} in the objective; set both to "
-                "the same value"
+                problem=f"temperature = {pairs} in the strategy and {own} in the objective",
+                remedy="set both to the same value",
+                place=names,
             )
 
 
 def check_batch_grouping(config: PretrainConfig, batch_grouping: BatchGrouping | None) -> None:
     """ConfigError if a batch does not hold whole groups of samples."""
     samples = config.train.samples_per_step
-    if batch_grouping is None or samples % batch_grouping.group_size == 0:
+    if batch_grouping is None or samples % batch_grouping.samples_per_group == 0:
         return
-    sizes = {"together": batch_grouping.together, "samples_per_scan": batch_grouping.samples_per_scan}
+    sizes = {"group_size": batch_grouping.group_size, "samples_per_scan": batch_grouping.samples_per_scan}
     named = " times ".join(f"{field} = {size}" for field, size in sizes.items() if size > 1)
     raise ConfigError(
-        f"train.samples_per_step = {samples} is not a multiple of pairs.{config.pairs.name}: {named}; "
-        f"use {max(1, samples // batch_grouping.group_size) * batch_grouping.group_size}"
+        "train.samples_per_step",
+        samples,
+        f"is not a multiple of pairs.{config.pairs.name}: {named}",
+        f"use {max(1, samples // batch_grouping.samples_per_group) * batch_grouping.samples_per_group}",
+        colon=False,
     )
 
 
@@ -116,8 +126,10 @@ def check_negatives(config: PretrainConfig) -> None:
     objective = objective_type(config.objective.name)
     if config.train.samples_per_step == 1 and "negative" in objective.uses and not objective.decodes:
         raise ConfigError(
-            f"train.samples_per_step = 1: objective.{config.objective.name} needs negatives from other "
-            "samples of the batch; set samples_per_step to 2 or more"
+            "train.samples_per_step",
+            1,
+            f"objective.{config.objective.name} needs negatives from other samples of the batch",
+            "set samples_per_step to 2 or more",
         )
 
 

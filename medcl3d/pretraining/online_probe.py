@@ -11,11 +11,11 @@ from pydantic.dataclasses import dataclass
 
 from medcl3d.config.choices import choice_in_list
 from medcl3d.config.field_types import STRICT, Choice, PositiveInt
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.downstream.crop_dataset import Example, answers
 from medcl3d.downstream.label_selection import with_target
 from medcl3d.downstream.probes import Labelled, LinearProbe
-from medcl3d.downstream.tasks import TASKS
+from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.classification import CropClassification
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.classification import balanced_accuracy
@@ -46,8 +46,11 @@ class Asked:
         """ConfigError, DataError if the probe cannot be evaluated."""
         if probe.every % log_every:
             raise ConfigError(
-                f"probe.every = {probe.every} is not a multiple of train.log_every = {log_every}; "
-                "use a multiple, since the probe is logged with the other metrics"
+                "probe.every",
+                probe.every,
+                f"is not a multiple of train.log_every = {log_every}",
+                "use a multiple, since the probe is logged with the other metrics",
+                colon=False,
             )
         self.store, self.every, self.task = store, probe.every, _task(probe.task)
         scans = with_target(pretraining_scans(store, data), self.task, store, "training", probe.task.name)
@@ -56,15 +59,20 @@ class Asked:
         chosen = np.random.default_rng(0).permutation(names)[: probe.patients]
         if len(chosen) < 4:
             raise DataError(
-                f"probe: {len(chosen)} training patients have labels for {probe.task.name}; at least four "
-                "are needed"
+                "probe",
+                f"{len(chosen)} training patients have labels for {probe.task.name}",
+                "at least four are needed",
+                field="probe",
             )
         self.patient = patient
         self.train, self.test = (self._of(scans.rows, half, data) for half in (chosen[::2], chosen[1::2]))
         self.names = self.task.class_names(store)
         if len({example.target for example in self.train}) < 2:
             raise DataError(
-                f"probe: the patients that train it have one class of {probe.task.name}; raise probe.patients"
+                "probe",
+                f"the patients that train it have one class of {probe.task.name}",
+                "raise probe.patients",
+                field="probe",
             )
 
     def _of(self, rows: np.ndarray, patients: np.ndarray, data: DataConfig) -> list[Example]:
@@ -92,9 +100,9 @@ class Asked:
 
 
 def _task(choice: Choice) -> CropClassification:
-    task = TASKS.build(choice)
+    task = task_of(choice)
     if not isinstance(task, CropClassification):
         raise ConfigError(
-            f"probe.task = {choice.name}: has no classes of crops for a probe; use a task with classes"
+            "probe.task", Word(choice.name), "has no classes of crops for a probe", "use a task with classes"
         )
     return task

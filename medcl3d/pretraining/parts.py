@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from medcl3d.core.embeddings import Embedded, Loss
+from medcl3d.core.errors import inside
 from medcl3d.core.geometry import Box, ViewSpec
 from medcl3d.core.relation import Relate
 from medcl3d.distributed.collectives import rank, world_size
@@ -132,14 +133,17 @@ def build(config: PretrainConfig) -> Pretraining:
     """Build all parts of a configuration. ConfigError, DataError: one of them cannot be built."""
     store = Store.open(config.data.root)
     scans = pretraining_scans(store, config.data)
-    strategy: PairStrategy = PAIRS.build(config.pairs)
+    with inside("pairs"):
+        strategy: PairStrategy = PAIRS.build(config.pairs)
     if config.placebo:
         scans = ScanSelection(placebo(scans.collection, strategy, config.seed), scans.rows, scans.left_out)
-    anchors = strategy.anchors(scans.collection)
+    with inside("pairs", config.pairs.name):
+        anchors = strategy.anchors(scans.collection)
     seed_weights(config.seed)
     decoder = objective_type(config.objective.name).decodes
     network = build_network(config.encoder, store.num_channels, decoder=decoder)
-    objective = OBJECTIVES.build(config.objective, network)
+    with inside("objective"):
+        objective = OBJECTIVES.build(config.objective, network)
     relating = relating_of(strategy, objective, scans)
     learner = Learner(network, objective, VIEWS.build(config.views), relating, config.train.grad_cache)
     return Pretraining(config, store, scans, strategy, anchors, learner)

@@ -12,17 +12,19 @@ import numpy as np
 from matplotlib.image import imsave
 
 from medcl3d.config.loading import load
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.collectives import say
 from medcl3d.io.atomic import open_atomic, write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.pair_audit import Structures, audit_of
 from medcl3d.pretraining.pair_distances import distances_of
 from medcl3d.pretraining.pair_measures import PairFacts, facts_of
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.pretraining.summary import summary
 
+AUDITED_BATCHES = 5
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -40,6 +42,7 @@ td + td {{ text-align: right; font-variant-numeric: tabular-nums; }} pre {{ over
 <h2>Relation of one batch</h2>
 <table>{counts}</table>
 <img alt="The relation of the batch as a matrix, and the distances of its pairs" src="{relation}">
+<h2>Pair audit</h2><pre>{audit}</pre>
 <h2>Configuration</h2><pre>{config}</pre>
 </body></html>
 """
@@ -59,7 +62,9 @@ def show_pairs(
     MachineError.
     """
     if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out}: the picture is a PNG; use a name that ends in .png")
+        raise ConfigError(
+            problem="the picture is a PNG", remedy="use a name that ends in .png", place=f"--out {out}"
+        )
     parts = assemble(load(config_path, overrides, PretrainConfig))
     say(summary(parts))
     require_writable(out.parent, "--out")
@@ -72,16 +77,32 @@ def show_pairs(
     out.parent.mkdir(parents=True, exist_ok=True)
     with open_atomic(out) as file:
         file.write(_png(_above(pairs, relation)))
-    say("\n".join([*facts.lines(), *distances_of([facts]).lines()]))
+    audited = _audit_lines(parts)
+    say("\n".join([*facts.lines(), *distances_of([facts]).lines(), *audited]))
     say(str(out))
     if page:
-        write_text(out.with_suffix(".html"), _page(parts, facts, pairs, relation, config_path))
+        write_text(out.with_suffix(".html"), _page(parts, facts, pairs, relation, config_path, audited))
         say(str(out.with_suffix(".html")))
     return facts
 
 
+def _audit_lines(parts: Pretraining) -> list[str]:
+    """The pair audit of the first batches by label maps, if pretraining scans have some that are drawn."""
+    if not any(parts.store.has_label(int(row)) for row in parts.scans.rows):
+        return []
+    try:
+        return audit_of(parts, Structures(parts.store), batches=AUDITED_BATCHES).lines()
+    except DataError as error:
+        return [f"no pair audit: {error}"]
+
+
 def _page(
-    parts: Pretraining, facts: PairFacts, pairs: np.ndarray, relation: np.ndarray, config_path: Path
+    parts: Pretraining,
+    facts: PairFacts,
+    pairs: np.ndarray,
+    relation: np.ndarray,
+    config_path: Path,
+    audited: list[str],
 ) -> str:
     """A self-contained HTML page."""
     rows = (line.rsplit(maxsplit=1) for line in facts.lines())
@@ -92,6 +113,7 @@ def _page(
         counts="".join(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows
         ),
+        audit=html.escape("\n".join(audited) or "no label maps: no audit"),
         config=html.escape(config_path.read_text(encoding="utf-8")),
         pairs=_embedded(pairs),
         relation=_embedded(relation),

@@ -19,9 +19,10 @@ from medcl3d.core.warning_summary import first_reasons, summarise_warnings
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import open_atomic, write_text
 from medcl3d.io.disk_space import require_writable
+from medcl3d.io.progress import titled_bar
 from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.preprocessing.output_folder import refuse_report_over
-from medcl3d.preprocessing.workers import bar, each
+from medcl3d.preprocessing.workers import each
 from medcl3d.quality.dicom_series import check_series, with_series
 from medcl3d.quality.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
 from medcl3d.quality.source_detection import CheckOptions, read_collection, split_options
@@ -64,7 +65,7 @@ def audit(
     """
     target = Path(target)
     if not target.exists():
-        raise DataError(f"{target}: there is no such file or folder")
+        raise DataError(target, "there is no such file or folder")
     choice, options = split_options(target, dict(given or {}))
     folder = None if report is None else _opened(report)
     checked = _of_store(target, options) if choice is None else _of_source(target, choice, options, folder)
@@ -76,7 +77,7 @@ def audit(
     for line in (*checked.notes, *_duplicates(checked), *warnings):
         say(line)
     if leaks:
-        raise DataError(f"{target}: {leaks[0]}; leave each on one side")
+        raise DataError(target, leaks[0], "leave each on one side")
     where = f" (all in {report})" if report else ""
     if len(bad) > options.max_bad_fraction * total:
         for line in first_reasons(bad[1:]):  # the first is in the error
@@ -98,7 +99,9 @@ def _opened(report: Path) -> Path | None:
     refuse_report_over(report)
     require_writable(report, "--report", is_file=is_file)
     if is_file and report.is_dir():
-        raise MachineError(f"--report = {report}: is a folder; choose another name for a file")
+        raise MachineError(
+            problem=f"--report = {report}: is a folder", remedy="choose another name for a file"
+        )
     (report.parent if is_file else report).mkdir(parents=True, exist_ok=True)
     return None if is_file else report
 
@@ -113,7 +116,7 @@ def _of_source(target: Path, choice: Choice, options: CheckOptions, folder: Path
     states = {task.scan: task.state() for task in tasks}
     found = _read_cache(folder, states)
     new, num_cached = [task for task in tasks if task.scan not in found], len(found)
-    with bar("checking scans", len(new)) as advance:
+    with titled_bar("checking scans", len(new)) as advance:
         for finding in each(check_scan, new, options.workers, lambda task: str(task.image)):
             found[finding.scan] = finding
             advance("checking scans")
@@ -181,7 +184,7 @@ def _of_store(target: Path, options: CheckOptions) -> Checked:
     is_small = sum(about["stored_bytes"] for about in store.scans) < SMALL_BYTES
     workers = options.workers or (1 if is_small else 0)
     found: dict[str, Finding] = {}
-    with bar("checking stored scans", len(tasks)) as advance:
+    with titled_bar("checking stored scans", len(tasks)) as advance:
         for finding in each(check_stored_scan, tasks, workers, lambda task: str(task.about["scan"])):
             found[finding.scan] = finding
             advance("checking stored scans")

@@ -65,15 +65,24 @@ def split_options(target: Path, given: dict[str, Any]) -> tuple[Choice | None, C
     if name in ("", "files"):
         unknown = [key for key in given if name == "" or key != "allow_outside"]
         if unknown:
-            raise ConfigError(f"check: {unknown[0]}: unknown option; choose its source, as source=folder")
+            raise ConfigError(
+                unknown[0],
+                None,
+                "unknown option",
+                "choose its source, as source=folder",
+                place="check",
+            )
         return (None if name == "" else Choice("files", vars(parse(given, _FilesOptions, "check")))), options
     if name in SOURCES.names():
         own = [spec.name for spec in describe(SOURCES, str(name))]
         unknown = [key for key in given if key not in own]
         if unknown:
             raise ConfigError(
-                f"check: {unknown[0]}: unknown option; of {name}: {', '.join(own)}; of any: source, "
-                f"{', '.join(known)}"
+                unknown[0],
+                None,
+                "unknown option",
+                f"of {name}: {', '.join(own)}; of any: source, {', '.join(known)}",
+                place="check",
             )
     return parse({"source": {str(name): given}}, _SourceChoice, "check").source, options
 
@@ -104,7 +113,9 @@ def read_collection(target: Path, choice: Choice) -> Manifest:
     if choice.name != "files":
         if choice.name in ("medmnist", "simulated"):
             raise ConfigError(
-                f"check: source {choice.name} writes new files; prepare it, and check the output"
+                problem=f"source {choice.name} writes new files",
+                remedy="prepare it, and check the output",
+                place="check",
             )
         # None: its series are validated but not written.
         folders = (target, None) if choice.name == "dicom" else (target,)
@@ -116,8 +127,9 @@ def read_collection(target: Path, choice: Choice) -> Manifest:
     if not volumes:
         others = "".join(f"; {note}" for note in unread)
         raise DataError(
-            f"{target}: not a store, without a manifest or NIfTI files{others}; use source=dicom for DICOM "
-            "files"
+            target,
+            f"not a store, without a manifest or NIfTI files{others}",
+            "use source=dicom for DICOM files",
         )
     found = Manifest.of(
         pd.DataFrame({"path": [path.as_posix() for path in volumes]}),

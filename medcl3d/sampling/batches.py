@@ -44,8 +44,8 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
         full = shared_memory_now(size)
         # What ended the worker is either the error itself or the one that it was raised from.
         if full or "shared memory" in f"{error} {error.__cause__}":
-            raise MachineError(f"{said}: {full or f'shared memory is full; {REMEDY}'}") from error
+            raise MachineError(said, full or f"shared memory is full; {REMEDY}") from error
         raise MachineError(
-            f"{said}; was it out of memory, or killed? Fewer train.workers need less; the same command "
-            "resumes"
+            problem=f"{said}; was it out of memory, or killed? Fewer train.workers need less",
+            remedy="the same command resumes",
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,7 +12,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 
 
-def to_grid(crop: Tensor, view: ViewSpec) -> Tensor:
+def to_grid(crop: Float[Tensor, "C _ _ _"], view: ViewSpec) -> Float[Tensor, "C _ _ _"]:
     """Resample a box's voxels ``[C, D, H, W]`` to its view's grid: linear, averaged along axes that
     shrink.
     """
@@ -25,7 +26,7 @@ def to_grid(crop: Tensor, view: ViewSpec) -> Tensor:
     return samples[0] if max(times) == 1 else F.avg_pool3d(samples, times)[0]
 
 
-def view_affine(collection: Collection, view: ViewSpec) -> Tensor:
+def view_affine(collection: Collection, view: ViewSpec) -> Float64[Tensor, "4 4"]:
     """``Float64[4, 4]`` from the voxel indices of a view's grid (before augmentation) to world mm."""
     ratio = np.array(view.box.size) / np.array(view.out_shape)
     grid = np.eye(4)
@@ -34,7 +35,7 @@ def view_affine(collection: Collection, view: ViewSpec) -> Tensor:
     return torch.from_numpy(collection.affines[view.scan] @ grid)
 
 
-def view_spacing(collection: Collection, view: ViewSpec) -> Tensor:
+def view_spacing(collection: Collection, view: ViewSpec) -> Float64[Tensor, 3]:
     """``Float64[3]`` mm per voxel of the view's grid."""
     return torch.from_numpy(
         collection.spacings[view.scan] * np.array(view.box.size) / np.array(view.out_shape)

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from medcl3d.core.batch import Points
 from medcl3d.core.geometry import ViewSpec
-from medcl3d.distributed.seeding import Stream, generator
+from medcl3d.distributed.seeding import Stream
 from medcl3d.pairs import PairStrategy
 from medcl3d.pairs.placebo import permutes_points
 from medcl3d.sampling.crops import to_grid, view_affine, view_spacing
 from medcl3d.sampling.plan import Plan
+from medcl3d.sampling.rank_slice import RankSlice, stacked
 from medcl3d.sampling.raw_batch import RawBatch, RawGroup
 from medcl3d.store.scan_selection import ScanSelection
 from medcl3d.store.store import Store
@@ -50,7 +52,11 @@ class PairDataset(Dataset[RawBatch]):
     @property
     def per_rank(self) -> int:
         """Samples of one step on this rank."""
-        return self.plan.samples_per_step // self.world_size
+        return self._slice.size
+
+    @property
+    def _slice(self) -> RankSlice:
+        return RankSlice(self.plan, self.rank, self.world_size)
 
     def __getitem__(self, step: int) -> RawBatch:
         collection = self.scans.collection
@@ -63,21 +69,13 @@ class PairDataset(Dataset[RawBatch]):
         """The anchor of this rank's sample `index` of a step, and the generator that its views are drawn
         with.
         """
-        _, anchors = self.plan.samples(step)
-        return int(anchors[self.rank * self.per_rank + index]), self._generator(step, index, Stream.SAMPLE)
-
-    def _generator(self, step: int, index: int, stream: int) -> np.random.Generator:
-        # A sample's name within its epoch: its place in the epoch's global order.
-        epoch, batch = divmod(step, self.plan.steps_per_epoch)
-        return generator(
-            self.plan.seed,
-            epoch,
-            batch * self.plan.samples_per_step + self.rank * self.per_rank + index,
-            stream,
-        )
+        return self._slice.anchor(step, index), self._slice.generator(step, index, Stream.SAMPLE)
 
     def collate(
-        self, step: int, samples: Sequence[tuple[ViewSpec, ...]], crops: Sequence[Sequence[Tensor]]
+        self,
+        step: int,
+        samples: Sequence[tuple[ViewSpec, ...]],
+        crops: Sequence[Sequence[Float[Tensor, "C _ _ _"]]],
     ) -> RawBatch:
         """This rank's batch of a step from what was drawn and its voxels, ``[C, D, H, W]`` for each view of
         each sample.
@@ -86,7 +84,7 @@ class PairDataset(Dataset[RawBatch]):
         return RawBatch.cat([self._sample(step, index, views, voxels) for index, (views, voxels) in pairs])
 
     def _sample(
-        self, step: int, index: int, views: tuple[ViewSpec, ...], crops: Sequence[Tensor]
+        self, step: int, index: int, views: tuple[ViewSpec, ...], crops: Sequence[Float[Tensor, "C _ _ _"]]
     ) -> RawBatch:
         roles = dict.fromkeys(view.role for view in views)
         numbers = [[v for v, view in enumerate(views) if view.role == role] for role in roles]
@@ -96,29 +94,34 @@ class PairDataset(Dataset[RawBatch]):
         )
         if not self.num_points:
             return RawBatch(groups)
-        return RawBatch(groups, self._points(groups[0], self._generator(step, index, Stream.POINTS)))
+        return RawBatch(groups, self._points(groups[0], self._slice.generator(step, index, Stream.POINTS)))
 
     def _group(
-        self, step: int, index: int, views: list[ViewSpec], crops: list[Tensor], numbers: list[int]
+        self,
+        step: int,
+        index: int,
+        views: list[ViewSpec],
+        crops: list[Float[Tensor, "C _ _ _"]],
+        numbers: list[int],
     ) -> RawGroup:
         """The views of one role of a sample; `numbers` are theirs within it."""
         collection = self.scans.collection
         draws = [
-            self.recipe.draw(self._generator(step, index, Stream.VIEW + v), view.out_shape)
+            self.recipe.draw(self._slice.generator(step, index, Stream.VIEW + v), view.out_shape)
             for v, view in zip(numbers, views, strict=True)
         ]
-        run_wide = np.full(len(views), step * self.plan.samples_per_step + self.rank * self.per_rank + index)
+        run_wide = np.full(len(views), self._slice.number(step, index))
         return RawGroup(
             role=views[0].role,
             crops=torch.stack(crops),
             affine=torch.stack([view_affine(collection, view) for view in views]),
             spacing_mm=torch.stack([view_spacing(collection, view) for view in views]),
-            parameters={key: torch.stack([torch.as_tensor(one[key]) for one in draws]) for key in draws[0]},
+            parameters=stacked(draws),
             keys=collection.keys(views, run_wide, np.array(numbers)),
             views=tuple(views),
         )
 
-    def _crop(self, view: ViewSpec) -> Tensor:
+    def _crop(self, view: ViewSpec) -> Float[Tensor, "C _ _ _"]:
         return to_grid(
             torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box)), view
         )
@@ -157,7 +160,9 @@ class PairDataset(Dataset[RawBatch]):
         return Points(position[None], key[None], body[None], valid[None])
 
 
-def _inside(world: Tensor, affines: Tensor, shapes: Tensor) -> Tensor:
+def _inside(
+    world: Float64[Tensor, "P 3"], affines: Float64[Tensor, "N 4 4"], shapes: Int[Tensor, "N 3"]
+) -> Bool[Tensor, " P"]:
     """``Bool[P]``: positions ``[P, 3]`` in mm that are inside all of the grids, ``[V, 4, 4]`` of ``[V, 3]``
     voxels.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Int
 
 from medcl3d.distributed.seeding import Stream, generator
 from medcl3d.pairs.batch_grouping import BatchGrouping
@@ -18,7 +19,7 @@ class Plan:
                     `samples_per_scan` times
     """
 
-    anchors: np.ndarray
+    anchors: Int[np.ndarray, " m"]
     samples_per_step: int
     seed: int
     batch_grouping: BatchGrouping | None = None
@@ -30,7 +31,7 @@ class Plan:
         visits = 1 if self.batch_grouping is None else self.batch_grouping.samples_per_scan
         return max(1, len(self.anchors) * visits // self.samples_per_step)
 
-    def samples(self, step: int) -> tuple[int, np.ndarray]:
+    def samples(self, step: int) -> tuple[int, Int[np.ndarray, " B"]]:
         """Epoch of a step, and its anchors ``Int[samples_per_step]``."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         if epoch not in self._orders:
@@ -38,7 +39,7 @@ class Plan:
             self._orders[epoch] = self._order(epoch)
         return epoch, self._orders[epoch][batch]
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _order(self, epoch: int) -> Int[np.ndarray, "_ B"]:
         """``Int[steps_per_epoch, samples_per_step]``"""
         rng = generator(self.seed, epoch, 0, Stream.PLAN)
         wanted = self.steps_per_epoch * self.samples_per_step

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from medcl3d.core.batch import Points
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+D = TypeVar("D", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -25,10 +32,10 @@ class RawGroup:
     """
 
     role: str
-    crops: Tensor
-    affine: Tensor
-    spacing_mm: Tensor
-    parameters: dict[str, Tensor]
+    crops: Float[Tensor, "N C D H W"]
+    affine: Float64[Tensor, "N 4 4"]
+    spacing_mm: Float[Tensor, "N 3"]
+    parameters: dict[str, Shaped[Tensor, "N ..."]]
     keys: Keys
     views: tuple[ViewSpec, ...]
 
@@ -82,10 +89,7 @@ class RawBatch:
         """The batch on a device."""
         if device.type == "cpu":
             return self
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
+        move = moving_to(device)
         return RawBatch(
             tuple(group.map(move) for group in self.groups), self.points and self.points.map(move)
         )
@@ -114,3 +118,25 @@ class RawBatch:
         return RawBatch(
             tuple(RawGroup.cat(parts) for parts in groups), Points.cat(points) if points else None
         )
+
+
+def on_device(batch: D, device: torch.device) -> D:
+    """A dataclass with its tensors and dictionaries of tensors on a device."""
+    move = moving_to(device)
+    moved: dict[str, Any] = {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tensor):
+            moved[field.name] = move(value)
+        elif isinstance(value, dict):
+            moved[field.name] = {name: move(tensor) for name, tensor in value.items()}
+    return replace(batch, **moved)
+
+
+def moving_to(device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A function that moves a tensor to a device, from pinned memory without waiting."""
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    return move

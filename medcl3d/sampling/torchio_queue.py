@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchio as tio
+from jaxtyping import Float, Float32, Float64, Int
 
 from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.io.array_file import open_array
@@ -41,8 +42,8 @@ def subject_of(store: Store, scans: dict[int, int]) -> tio.Subject:
 
 
 def read_stored(
-    path: str | Path, *, affine: np.ndarray, scaling: Scaling = AS_STORED
-) -> tuple[torch.Tensor, np.ndarray]:
+    path: str | Path, *, affine: Float64[np.ndarray, "4 4"], scaling: Scaling = AS_STORED
+) -> tuple[Float32[torch.Tensor, "C D H W"], Float64[np.ndarray, "4 4"]]:
     """A whole stored scan, ``Float32[C, D, H, W]``, and its affine: a reader for TorchIO's images."""
     return torch.from_numpy(unpack(open_array(Path(path))[...], scaling)), affine
 
@@ -101,7 +102,9 @@ def torchio_batches(dataset: PairDataset, workers: int, start: int) -> Iterator[
         yield dataset.collate(step, *_views_and_crops(batch))
 
 
-def _views_and_crops(batch: dict[str, Any]) -> tuple[list[tuple[ViewSpec, ...]], list[list[torch.Tensor]]]:
+def _views_and_crops(
+    batch: dict[str, Any],
+) -> tuple[list[tuple[ViewSpec, ...]], list[list[Float[torch.Tensor, "C _ _ _"]]]]:
     """Of each sample of a collated batch, what was drawn and its voxels, ``[C, D, H, W]`` a view."""
     names = [name for name in batch if name.startswith("view_")]
     samples, crops = [], []
@@ -116,6 +119,6 @@ def _views_and_crops(batch: dict[str, Any]) -> tuple[list[tuple[ViewSpec, ...]],
     return samples, crops
 
 
-def _box(place: torch.Tensor) -> Box:
+def _box(place: Int[torch.Tensor, 6]) -> Box:
     """From the first and last-plus-one voxel, ``Int[6]``."""
     return Box(triple(place[:3].tolist()), triple((place[3:] - place[:3]).tolist()))

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchio as tio
+from jaxtyping import Shaped
 
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError
@@ -93,9 +94,11 @@ def refuse_across_patients(strategy: PairStrategy) -> None:
     """ConfigError for a strategy whose samples hold scans of several patients: a subject is one patient."""
     if crosses_patients(strategy):
         raise ConfigError(
-            f"pairs: {type(strategy).__name__} draws scans of several patients together, and a TorchIO "
-            "subject holds those of one; "
-            "set loader: store"
+            "pairs",
+            None,
+            f"{type(strategy).__name__} draws scans of several patients together, and a TorchIO "
+            "subject holds those of one",
+            "set loader: store",
         )
 
 
@@ -121,7 +124,7 @@ def cut(
     return tio.Subject(content)
 
 
-def crop_of(image: Any, box: Box) -> torch.Tensor:
+def crop_of(image: Any, box: Box) -> Shaped[torch.Tensor, "C D H W"]:
     """The box of an image, ``[C, D, H, W]``; past its border it has the fill value."""
     data: torch.Tensor = image.data
     shape = image.spatial_shape

@@ -27,7 +27,7 @@ def pack(
         with np.errstate(over="ignore"):  # values that become infinite are refused below
             stored = voxels.astype(np.float16)
         if not np.isfinite(stored).all():
-            raise DataError(f"{name}: values up to {np.abs(voxels).max():g} do not fit float16; {remedy}")
+            raise DataError(name, f"values up to {np.abs(voxels).max():g} do not fit float16", remedy)
         return stored, AS_STORED
     low, high = float(voxels.min()), float(voxels.max())
     if low >= -32768 and high <= 32767 and np.array_equal(np.round(voxels), voxels):

@@ -79,13 +79,14 @@ def select_scans(store: Store, config: DataConfig, patients: Sequence[str] | Non
         )
         smallest = tuple(int(n) for n in collection.shapes[keep].min(0))
         raise DataError(
-            f"{config.root}: {int(small.sum())} of {int(keep.sum())} scans are smaller than data.patch_size "
-            f"= {config.patch_size} (first: {first}); set data.smaller_than_patch to pad or skip, or lower "
-            f"the patch to at most {smallest}"
+            config.root,
+            f"{int(small.sum())} of {int(keep.sum())} scans are smaller than data.patch_size = "
+            f"{config.patch_size} (first: {first})",
+            f"set data.smaller_than_patch to pad or skip, or lower the patch to at most {smallest}",
         )
     if not keep.any():
         reasons = "; ".join(f"{n}: {reason}" for reason, n in left_out.items())
-        raise DataError(f"{config.root}: no scan is left to use ({reasons})")
+        raise DataError(config.root, f"no scan is left to use ({reasons})")
     rows = np.flatnonzero(keep)
     return ScanSelection(collection.take(rows), rows, left_out)
 

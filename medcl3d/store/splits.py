@@ -59,7 +59,7 @@ class Split:
         if fold >= len(self.folds):
             known = f"has the folds 0 to {len(self.folds) - 1}; choose one of them"
             none = "has no folds; prepare the scans with folds=5, or remove fold"
-            raise ConfigError(f"data.fold = {fold}: the split {known if self.folds else none}")
+            raise ConfigError("data.fold", fold, f"the split {(known if self.folds else none)}")
         train = sorted(
             patient for number, part in enumerate(self.folds) if number != fold for patient in part
         )
@@ -71,8 +71,10 @@ class Split:
             return self
         if not self.validation:
             raise ConfigError(
-                "measured_on: validation: the split has no validation patients; prepare the scans with "
-                "validation_fraction=0.2, or name them in the manifest's column split"
+                "measured_on",
+                None,
+                "validation: the split has no validation patients",
+                "prepare the scans with validation_fraction=0.2, or name them in the manifest's column split",
             )
         return replace(self, test=self.validation, validation=self.test)
 
@@ -91,8 +93,8 @@ def make_split(
         rest = sorted(set(table["patient"]) - set(given["patient"]))
         if rest:
             raise DataError(
-                f"{len(rest)} patients have no split in the manifest: {', '.join(rest[:10])}; "
-                "give all patients one, or none"
+                problem=f"{len(rest)} patients have no split in the manifest: {', '.join(rest[:10])}",
+                remedy="give all patients one, or none",
             )
         split = Split(*(tuple(sorted(set(given["patient"][given["split"] == side]))) for side in SIDES))
         _refuse_overlap("the manifest", split)
@@ -118,8 +120,8 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, validation_fractio
     """
     if (table["split"] != "").any():
         raise DataError(
-            f"folds = {folds}: the manifest's column split already defines the sides; "
-            "remove the column, or remove folds"
+            problem=f"folds = {folds}: the manifest's column split already defines the sides",
+            remedy="remove the column, or remove folds",
         )
     in_folds: list[str] = []
     validation: set[str] = set()
@@ -129,8 +131,8 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, validation_fractio
         in_folds += group[num_validation:]
     if len(in_folds) < folds:
         raise DataError(
-            f"folds = {folds}: there are only {len(in_folds)} patients for the folds; "
-            "use fewer folds, or more patients"
+            problem=f"folds = {folds}: there are only {len(in_folds)} patients for the folds",
+            remedy="use fewer folds, or more patients",
         )
     # The strata follow each other, so that every stratum and their total are distributed evenly.
     parts = tuple(tuple(sorted(in_folds[number::folds])) for number in range(folds))
@@ -214,13 +216,13 @@ def read_split(path: Path, patients: Iterable[str]) -> Split:
                 "train, test, validation and each of folds must be lists of patient ids in quotes"
             )
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; `medcl3d prepare` writes it") from None
+        raise DataError(path, "there is no such file", "`medcl3d prepare` writes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f'{path}: not a split ({error}); needed is {{"schema": 1, "train": ["id"], "test": ["id"]}}'
+            path, f"not a split ({error})", 'needed is {"schema": 1, "train": ["id"], "test": ["id"]}'
         ) from None
     if content.get("schema") != SCHEMA:
-        raise DataError(f"{path}: schema is {content.get('schema')!r}, this version reads {SCHEMA}")
+        raise DataError(path, f"schema is {content.get('schema')!r}, this version reads {SCHEMA}")
     train, test, validation = (tuple(sorted(set(side))) for side in sides)
     split = Split(train, test, validation, tuple(tuple(sorted(set(fold))) for fold in folds))
     _refuse_overlap(str(path), split)
@@ -233,7 +235,7 @@ def read_split(path: Path, patients: Iterable[str]) -> Split:
         if wrong:
             ids = ", ".join(sorted(wrong)[:10])
             raise DataError(
-                f"{path}: {len(wrong)} patients {what}: {ids}; correct the file, or prepare again"
+                path, f"{len(wrong)} patients {what}: {ids}", "correct the file, or prepare again"
             )
     return split
 
@@ -247,7 +249,7 @@ def _refuse_overlap(where: str, split: Split) -> None:
                 ids = ", ".join(both[:10])
                 count = f"{len(both)} patients"
                 raise DataError(
-                    f"{where}: {count} are in {first} and in {second}: {ids}; leave each on one side"
+                    where, f"{count} are in {first} and in {second}: {ids}", "leave each on one side"
                 )
 
 
@@ -259,8 +261,9 @@ def _refuse_other_folds(path: Path, split: Split) -> None:
     if wrong or len(split.folds) < 2 or not all(split.folds):
         ids = f" ({len(wrong)} differ: {', '.join(wrong[:10])})" if wrong else ""
         raise DataError(
-            f"{path}: two or more folds must contain exactly the patients of train and test{ids}; "
-            "correct the file, or prepare again"
+            path,
+            f"two or more folds must contain exactly the patients of train and test{ids}",
+            "correct the file, or prepare again",
         )
 
 
@@ -284,8 +287,10 @@ def select_labelled(
     labelled = sorted(set(split.train) & set(patients_with_label))
     if not 0 < num <= len(labelled):
         raise ConfigError(
-            f"num_labelled = {num}: the training side has {len(labelled)} patients with a label; "
-            f"choose 1 to {len(labelled)}"
+            "num_labelled",
+            num,
+            f"the training side has {len(labelled)} patients with a label",
+            f"choose 1 to {len(labelled)}",
         )
     order = [labelled[i] for i in np.random.default_rng(seed).permutation(len(labelled))]
     if strata is not None:

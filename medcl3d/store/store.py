@@ -20,6 +20,7 @@ from medcl3d.core.geometry import Box, triple
 from medcl3d.io.array_file import Stored, import_blosc2
 from medcl3d.io.table_file import read_table
 from medcl3d.store.quantise import AS_STORED, Scaling, scale, unpack
+from medcl3d.store.registered import read_registered
 from medcl3d.store.stored_scan import SCHEMA, open_stored, stored_names, stored_path, verify_stored
 
 # Entries of a description that are not kept in memory: the collection has them as arrays, or no user of a
@@ -67,11 +68,12 @@ class Store:
         if summary.get("schema") != SCHEMA:
             found = summary.get("schema")
             raise DataError(
-                f"{root}: the store has schema {found!r}, this version reads {SCHEMA}; prepare it again"
+                root, f"the store has schema {found!r}, this version reads {SCHEMA}", "prepare it again"
             )
         table = read_table(root / "manifest.csv")
         again = "run the same `medcl3d prepare` command again"
         scans, affines, from_world, shared = [], [], [], dict[str, dict[str, Any]]()
+        registered = read_registered(root)
         for scan in table["scan"]:
             path = root / "store" / stored_names(scan)[2]
             found = _read_json(
@@ -79,10 +81,12 @@ class Store:
             )
             if _without_kind(found["options"]) != _without_kind(summary["options"]):
                 raise DataError(
-                    f"{path}: scan {scan!r} was prepared with other options than the other scans; {again}"
+                    path, f"scan {scan!r} was prepared with other options than the other scans", again
                 )
             affines.append(np.array(found["affine"], dtype=np.float64))
-            from_world.append(np.array(found["body"].pop("from_world"), dtype=np.float64))
+            of_body = found["body"].pop("from_world")
+            of_body = registered[scan]["from_world"] if scan in registered else of_body
+            from_world.append(np.array(of_body, dtype=np.float64))
             found["options"] = shared.setdefault(found["options"]["kind"], found["options"])
             scans.append({name: value for name, value in found.items() if name not in NOT_KEPT})
         if any(found.get("store") == "blosc2" for found in scans):
@@ -136,7 +140,7 @@ class Store:
         Raises DataError for a scan without one.
         """
         if not self.has_label(scan):
-            raise DataError(f"{self.root}: scan {self._name(scan)!r} has no label")
+            raise DataError(self.root, f"scan {self._name(scan)!r} has no label")
         values = self._map(scan, is_label=True)
         if box is None:
             return np.array(values[...], dtype=np.int16)

@@ -31,8 +31,9 @@ def open_stored(root: Path, about: Mapping[str, Any], *, is_label: bool) -> Stor
     values = open_array(path)
     if values.shape != shape or values.dtype != dtype:
         raise DataError(
-            f"{path}: contains {values.dtype} {values.shape}, its description has {dtype} {shape}; "
-            f"{PREPARE_AGAIN}"
+            path,
+            f"contains {values.dtype} {values.shape}, its description has {dtype} {shape}",
+            PREPARE_AGAIN,
         )
     return values
 
@@ -45,7 +46,7 @@ def verify_stored(root: Path, about: Mapping[str, Any]) -> None:
         content = np.ascontiguousarray(open_stored(root, about, is_label=is_label)[...])
         if hashlib.sha256(content.data).hexdigest() != about[key]:
             path = stored_path(root, about, is_label=is_label)
-            raise DataError(f"{path}: the voxels changed after preparing; {PREPARE_AGAIN}")
+            raise DataError(path, "the voxels changed after preparing", PREPARE_AGAIN)
 
 
 SCHEMA = 2

@@ -45,7 +45,7 @@ def save(folder: Path, state: TrainState) -> Path:
     except RuntimeError as error:  # torch raises this if the disk is full
         reason = str(error).splitlines()[0]
         raise MachineError(
-            f"{path}: cannot be written ({reason}); free disk space, then rerun the command to resume"
+            path, f"cannot be written ({reason})", "free disk space, then rerun the command to resume"
         ) from None
     for old in found(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
@@ -73,18 +73,22 @@ def load(path: Path) -> TrainState:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ConfigError(
-            f"{path}: damaged, or contains more than tensors and numbers; no code was run. Use a checkpoint "
-            "written by medcl3d"
+            problem="damaged, or contains more than tensors and numbers",
+            remedy="no code was run. Use a checkpoint written by medcl3d",
+            place=path,
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"{path}: incomplete checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})"
+            problem=f"incomplete checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})",
+            place=path,
         ) from None
     if not isinstance(content, dict) or "schema" not in content:
-        raise ConfigError(f"{path}: not a medcl3d checkpoint")
+        raise ConfigError(problem="not a medcl3d checkpoint", place=path)
     if content["schema"] > SCHEMA:
         raise ConfigError(
-            f"{path}: written by a newer medcl3d (schema {content['schema']}, this version reads up to "
-            f"{SCHEMA}); update medcl3d"
+            problem=f"written by a newer medcl3d (schema {content['schema']}, this version reads up to "
+            f"{SCHEMA})",
+            remedy="update medcl3d",
+            place=path,
         )
     return TrainState(content["step"], content["model"], content["optimizer"], content["rng"])

@@ -87,7 +87,10 @@ def refuse_batch_statistics(
                     else f"the batch statistics of {type(module).__name__}"
                 )
                 raise ConfigError(
-                    f"train.grad_cache = {samples} with {field} ({what}): statistics of a chunk differ from "
-                    "those of the batch; set train.grad_cache to 0, or use another norm in the "
-                    f"{field.split('.')[0]}, for example {instead}"
+                    "train.grad_cache",
+                    samples,
+                    f"with {field} ({what}): statistics of a chunk differ from those of the batch",
+                    f"set train.grad_cache to 0, or use another norm in the {field.split('.')[0]}, "
+                    f"for example {instead}",
+                    colon=False,
                 )

@@ -10,15 +10,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, TextColumn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,6 +20,7 @@ from medcl3d.core.errors import ConfigError, DataError, Stopped
 from medcl3d.distributed.collectives import all_sum, rank, wait_for_all, world_size
 from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
+from medcl3d.io.progress import progress_bar
 from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
 from medcl3d.training.run_folder import RunFolder
@@ -77,14 +70,18 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         if self.optimizer == "adamw" and self.momentum is not None:
-            raise ValueError(
-                f"momentum = {self.momentum}: adamw has its own two momenta; leave it out, or set optimizer "
-                "to sgd or lars"
+            raise ConfigError(
+                "momentum",
+                self.momentum,
+                "adamw has its own two momenta",
+                "leave it out, or set optimizer to sgd or lars",
             )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError(
-                f"nesterov: {self.optimizer} has no Nesterov momentum here; leave it out, or set optimizer: "
-                "sgd and a momentum above 0"
+            raise ConfigError(
+                "nesterov",
+                None,
+                f"{self.optimizer} has no Nesterov momentum here",
+                "leave it out, or set optimizer: sgd and a momentum above 0",
             )
 
 
@@ -92,8 +89,11 @@ def check_ranks(options: FitOptions) -> None:
     """ConfigError if the samples of a step cannot be divided equally among the ranks."""
     if options.samples_per_step % world_size():
         raise ConfigError(
-            f"train.samples_per_step = {options.samples_per_step} cannot be divided among {world_size()} "
-            "ranks; use a multiple of the number of ranks"
+            "train.samples_per_step",
+            options.samples_per_step,
+            f"cannot be divided among {world_size()} ranks",
+            "use a multiple of the number of ranks",
+            colon=False,
         )
 
 
@@ -172,8 +172,9 @@ def fit(
                 bad_steps = 0
             elif (bad_steps := bad_steps + 1) >= MAX_BAD_STEPS:
                 raise DataError(
-                    f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} "
-                    f"({_samples(step, options)}); lower train.lr or inspect these samples"
+                    problem=f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} "
+                    f"({_samples(step, options)})",
+                    remedy="lower train.lr or inspect these samples",
                 )
             step += 1
             advance(step, loss)
@@ -272,16 +273,9 @@ class _progress:
         self.title, self.done, self.total = title, done, total
 
     def __enter__(self) -> Callable[[int, Loss], None]:
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=console, disable=rank() != 0 or not console.is_terminal)
+        loss_column = TextColumn("loss {task.fields[loss]:.4f}")
+        self._bar = progress_bar(MofNCompleteColumn(), loss_column, shown=rank() == 0)
+        console = self._bar.console
         self._bar.start()
         task = self._bar.add_task(self.title, total=self.total, completed=self.done, loss=float("nan"))
         stride = max(1, self.total // 10)

@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from medcl3d.config.loading import parse
-from medcl3d.config.plain import differences, plain
+from medcl3d.config.plain import differences, listed, plain
 from medcl3d.core.errors import ConfigError, MachineError, UserError
 from medcl3d.distributed.collectives import from_rank_zero, rank
 from medcl3d.distributed.environment import checkout, device_name
@@ -206,11 +206,13 @@ def _lock(path: Path) -> FileLock | None:
         status = read_status(path)
         holder = f"pid {status.get('pid')} on {status.get('host')}" if status else "another process"
         raise ConfigError(
-            f"{path}: {holder} is running in this folder; wait until it ends, or set another out_dir"
+            problem=f"{holder} is running in this folder",
+            remedy="wait until it ends, or set another out_dir",
+            place=path,
         ) from None
     except OSError as error:
         raise MachineError(
-            f"{path}: cannot be written ({error.strerror}); set out_dir to a writable folder"
+            path, f"cannot be written ({error.strerror})", "set out_dir to a writable folder"
         ) from None
 
 
@@ -225,14 +227,12 @@ def _open(
     resumed = file.is_file()
     if resumed:
         old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
-        lines = [
-            line for line in differences(old, dict(config)) if not line.split(":")[0].startswith(FREE_FIELDS)
-        ]
-        if lines:
+        others = [found for found in differences(old, dict(config)) if not found.within(FREE_FIELDS)]
+        if others:
             return ConfigError(
-                f"{path}: holds a run with another configuration "
-                f"({'; '.join(lines[:5])}{'; ...' if len(lines) > 5 else ''}); "
-                "set another out_dir, or remove the folder to start again"
+                problem=f"holds a run with another configuration ({listed(others, 5)})",
+                remedy="set another out_dir, or remove the folder to start again",
+                place=path,
             )
         earlier = (
             json.loads((path / "provenance.json").read_text(encoding="utf-8"))
@@ -242,8 +242,9 @@ def _open(
         other = changed(earlier, provenance)
         if other:
             return ConfigError(
-                f"{path}: the data changed since this run started: {', '.join(other)}; "
-                "set another out_dir, or prepare the data as before"
+                problem=f"the data changed since this run started: {', '.join(other)}",
+                remedy="set another out_dir, or prepare the data as before",
+                place=path,
             )
     write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
     finished = read_status(path).get("state") == "done"
@@ -255,10 +256,13 @@ def _open(
     return resumed, finished
 
 
-def with_defaults(old: Any, model: type[Any] | None, file: Path) -> Any:
-    """The configuration of a run, read from `file`, with current defaults of `model` for missing fields."""
+def with_defaults(old: Any, model: type[Any] | None, file: Path, quiet: bool = False) -> Any:
+    """The configuration of a run, read from `file`, with current defaults of `model` for missing fields.
+
+    quiet: without a FutureWarning for former names of fields.
+    """
     try:
-        return old if model is None else plain(parse(old, model, str(file)))
+        return old if model is None else plain(parse(old, model, str(file), quiet))
     except ConfigError:
         # This version refuses the old configuration: compare it unchanged, so that the message names fields.
         return old

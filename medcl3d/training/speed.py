@@ -46,8 +46,10 @@ def check_compiler() -> None:
     wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(wanted) is None:
         raise MachineError(
-            f"train.compile: no C++ compiler found ({wanted}); install one, set CXX, or set train.compile: "
-            "false"
+            "train.compile",
+            f"no C++ compiler found ({wanted})",
+            "install one, set CXX, or set train.compile: false",
+            field="train.compile",
         )
 
 

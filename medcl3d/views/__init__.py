@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medcl3d.config.registry import Registry
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from medcl3d.core.geometry import Triple
     from medcl3d.views.artefacts import torchio as torchio
     from medcl3d.views.random_contrast import random_contrast as random_contrast
+    from medcl3d.views.recipes import ViewResult
     from medcl3d.views.recipes import ct as ct
     from medcl3d.views.recipes import mri as mri
     from medcl3d.views.recipes import none as none
     from medcl3d.views.recipes import shape as shape
 
 VIEWS = Registry("view recipe", __name__)
+
+
+class ViewRecipe(Protocol):
+    """The interface of a view recipe: drawing the parameters of a view, and applying those of a batch."""
+
+    def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
+        """Draw the parameters of a view of `shape` voxels, with fixed keys and shapes so that they stack."""
+
+    def voxel_map(self, parameters: dict[str, Tensor], shape: Triple, spacing_mm: Tensor) -> Tensor:
+        """``Float64[N, 4, 4]`` from view voxel index to crop voxel index, without making the views."""
+
+    def apply(
+        self,
+        voxels: Tensor,
+        parameters: dict[str, Tensor],
+        spacing_mm: Tensor,
+        labels: Tensor | None = None,
+    ) -> ViewResult:
+        """Views of crops ``Float[N, C, D, H, W]``, and of label maps ``[N, D, H, W]``."""
 
 
 if not TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Shaped
 from pydantic import AfterValidator
 from torch import Tensor
 
@@ -42,16 +43,18 @@ class WithTorchIO:
         """Draw the first recipe's parameters and the seed of TorchIO's transforms."""
         return self.first.draw(rng, shape) | {SEED: np.asarray(rng.integers(2**62))}
 
-    def voxel_map(self, parameters: dict[str, Tensor], shape: Triple, spacing_mm: Tensor) -> Tensor:
+    def voxel_map(
+        self, parameters: dict[str, Shaped[Tensor, "N ..."]], shape: Triple, spacing_mm: Float[Tensor, "N 3"]
+    ) -> Float64[Tensor, "N 4 4"]:
         """The map of the first recipe: intensity transforms do not move voxels."""
         return self.first.voxel_map(parameters, shape, spacing_mm)
 
     def apply(
         self,
-        voxels: Tensor,
-        parameters: dict[str, Tensor],
-        spacing_mm: Tensor,
-        labels: Tensor | None = None,
+        voxels: Float[Tensor, "N C D H W"],
+        parameters: dict[str, Shaped[Tensor, "N ..."]],
+        spacing_mm: Float[Tensor, "N 3"],
+        labels: Shaped[Tensor, "N D H W"] | None = None,
     ) -> ViewResult:
         """Make views of crops, shapes as in `Recipe.apply`; only the first recipe changes labels."""
         from medcl3d.preprocessing.torchio_transforms import apply_transforms, intensity_transforms

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int, Real
 from torch import Tensor
 
 from medcl3d.views.spatial import Parameters, log_uniform
@@ -81,7 +82,9 @@ class Intensity:
             drawn[-6:-3] = corner * (1 - drawn[-3:])
         return {"intensity": drawn, "seed": np.array(rng.integers(2**62))}
 
-    def apply(self, voxels: Tensor, parameters: Parameters, spacing_mm: Tensor) -> None:
+    def apply(
+        self, voxels: Float[Tensor, "N C D H W"], parameters: Parameters, spacing_mm: Float[Tensor, "N 3"]
+    ) -> None:
         """Augment ``[N, C, D, H, W]`` in place. parameters, spacing_mm ``[N, 3]``: on the CPU."""
         p = named(parameters)
         sigma = p["blur_sigma"][:, None].expand(-1, 3)
@@ -101,7 +104,10 @@ def named(parameters: Parameters) -> Parameters:
 
 
 def _where(
-    chosen: Tensor, voxels: Tensor, change: Callable[[Tensor, Parameters], Tensor], parameters: Parameters
+    chosen: Bool[Tensor, " N"],
+    voxels: Float[Tensor, "N C D H W"],
+    change: Callable[[Tensor, Parameters], Tensor],
+    parameters: Parameters,
 ) -> None:
     """Apply `change` only to the samples `chosen`; the others keep every bit and take no time."""
     if chosen.any():
@@ -114,11 +120,11 @@ def _where(
         )
 
 
-def _column(value: Tensor, voxels: Tensor) -> Tensor:
+def _column(value: Real[Tensor, " N"], voxels: Float[Tensor, "N C D H W"]) -> Float[Tensor, "N 1 1 1 1"]:
     return value.to(voxels).view(-1, 1, 1, 1, 1)
 
 
-def _degrade(voxels: Tensor, p: Parameters) -> Tensor:
+def _degrade(voxels: Float[Tensor, "N C D H W"], p: Parameters) -> Float[Tensor, "N C D H W"]:
     """Blur and reduce resolution: both are linear along each axis, so one matrix per axis does both."""
     for axis, length in enumerate(voxels.shape[2:]):
         if length > 1:
@@ -129,7 +135,7 @@ def _degrade(voxels: Tensor, p: Parameters) -> Tensor:
     return voxels
 
 
-def blur_matrix(sigma: Tensor, length: int) -> Tensor:
+def blur_matrix(sigma: Float[Tensor, " N"], length: int) -> Float64[Tensor, "N L L"]:
     """``Float64[N, L, L]``: a Gaussian of `sigma` voxels ``[N]``, normalised over the existing voxels."""
     index = torch.arange(length, dtype=torch.float64)
     apart = (index[:, None] - index) / sigma.double().clamp(min=1e-3)[:, None, None]
@@ -139,7 +145,7 @@ def blur_matrix(sigma: Tensor, length: int) -> Tensor:
     return weight / weight.sum(2, keepdim=True)
 
 
-def low_resolution_matrix(factor: Tensor, length: int) -> Tensor:
+def low_resolution_matrix(factor: Float[Tensor, " N"], length: int) -> Float64[Tensor, "N L L"]:
     """``Float64[N, L, L]``: averages over ``round(L * factor)`` equal cells, interpolated linearly to L."""
     num_cells = (length * factor.double()).round().clamp(1, length)[:, None, None]
     width = length / num_cells
@@ -152,7 +158,9 @@ def low_resolution_matrix(factor: Tensor, length: int) -> Tensor:
     return up.transpose(1, 2) @ down
 
 
-def _along(voxels: Tensor, matrix: Tensor, axis: int) -> Tensor:
+def _along(
+    voxels: Float[Tensor, "N C D H W"], matrix: Float[Tensor, "N L L"], axis: int
+) -> Float[Tensor, "N C D H W"]:
     """Apply ``[N, L, L]`` along one of the axes d, h, w of ``[N, C, D, H, W]``."""
     shape = voxels.shape
     if axis == 2:
@@ -162,7 +170,7 @@ def _along(voxels: Tensor, matrix: Tensor, axis: int) -> Tensor:
     return (matrix.repeat_interleave(planes, dim=0) @ flat).view(shape)
 
 
-def _noise(voxels: Tensor, std: Tensor, seed: Tensor) -> None:
+def _noise(voxels: Float[Tensor, "N C D H W"], std: Float[Tensor, " N"], seed: Int[Tensor, " N"]) -> None:
     """Add noise that depends only on each sample's seed (on one type of device), not on the batch."""
     generator = torch.Generator(voxels.device)
     for row in std.nonzero()[:, 0].tolist():
@@ -171,13 +179,13 @@ def _noise(voxels: Tensor, std: Tensor, seed: Tensor) -> None:
         voxels[row].add_(noise, alpha=float(std[row]))
 
 
-def _rescale(voxels: Tensor, p: Parameters) -> Tensor:
+def _rescale(voxels: Float[Tensor, "N C D H W"], p: Parameters) -> Float[Tensor, "N C D H W"]:
     factor = _column(p["contrast"], voxels)
     mean = voxels.mean((2, 3, 4), keepdim=True)
     return voxels.mul_(factor).add_(mean * (1 - factor) + _column(p["brightness"], voxels))
 
 
-def _gamma(voxels: Tensor, p: Parameters) -> Tensor:
+def _gamma(voxels: Float[Tensor, "N C D H W"], p: Parameters) -> Float[Tensor, "N C D H W"]:
     """x -> low + range * ((x - low) / range)^gamma per channel, then restore mean and standard deviation."""
     sign = 1 - 2 * _column(p["gamma_inverted"], voxels)
     x = voxels.mul_(sign)
@@ -197,14 +205,16 @@ def _gamma(voxels: Tensor, p: Parameters) -> Tensor:
     return x.mul_(sign * spread / changed.clamp(min=smallest)).add_(sign * mean)
 
 
-def _standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _standardise(
+    x: Float[Tensor, "N C D H W"],
+) -> tuple[Float[Tensor, "N C D H W"], Float[Tensor, "N C 1 1 1"], Float[Tensor, "N C 1 1 1"]]:
     """Subtract each channel's mean in place; return the voxels, the mean and the standard deviation."""
     mean = x.mean((2, 3, 4), keepdim=True)
     x.sub_(mean)
     return x, mean, x.square().mean((2, 3, 4), keepdim=True).sqrt()
 
 
-def _cutout(voxels: Tensor, p: Parameters) -> Tensor:
+def _cutout(voxels: Float[Tensor, "N C D H W"], p: Parameters) -> Float[Tensor, "N C D H W"]:
     inside = torch.ones((len(voxels), 1, 1, 1, 1), dtype=torch.bool)
     for axis, length in enumerate(voxels.shape[2:]):
         index = (torch.arange(length, dtype=torch.float64) + 0.5) / length

@@ -7,14 +7,15 @@ from typing import Annotated, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Shaped
 from pydantic import Field
 from torch import Tensor
 
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, Fraction
 from medcl3d.core.geometry import Triple
-from medcl3d.views import VIEWS
-from medcl3d.views.recipes import Fractions, Recipe, ViewResult
+from medcl3d.views import VIEWS, ViewRecipe
+from medcl3d.views.recipes import Fractions, ViewResult
 
 LOOKUP = "lookup"
 # Intensities of a view between these quantiles are mapped; outside, the map continues with its end values.
@@ -31,7 +32,7 @@ class RandomContrast:
     and values in [0, 1] of the K = num_clusters * num_knots knots. Two knots at one position are a jump.
     """
 
-    then: Recipe
+    then: ViewRecipe
     num_knots: int = 8
     strength: tuple[float, float] = (0.5, 1.0)
     inversion_probability: float = 0.5
@@ -55,23 +56,27 @@ class RandomContrast:
         mapped = [float(chance < self.probability)]
         return drawn | {LOOKUP: np.concatenate([mapped, positions, values])}
 
-    def voxel_map(self, parameters: dict[str, Tensor], shape: Triple, spacing_mm: Tensor) -> Tensor:
+    def voxel_map(
+        self, parameters: dict[str, Shaped[Tensor, "N ..."]], shape: Triple, spacing_mm: Float[Tensor, "N 3"]
+    ) -> Float64[Tensor, "N 4 4"]:
         """The map of the other recipe: intensity maps do not move voxels."""
         return self.then.voxel_map(parameters, shape, spacing_mm)
 
     def apply(
         self,
-        voxels: Tensor,
-        parameters: dict[str, Tensor],
-        spacing_mm: Tensor,
-        labels: Tensor | None = None,
+        voxels: Float[Tensor, "N C D H W"],
+        parameters: dict[str, Shaped[Tensor, "N ..."]],
+        spacing_mm: Float[Tensor, "N 3"],
+        labels: Shaped[Tensor, "N D H W"] | None = None,
     ) -> ViewResult:
         """Make views of crops, shapes as in `Recipe.apply`."""
         rest = {name: value for name, value in parameters.items() if name != LOOKUP}
         return self.then.apply(map_intensities(voxels, parameters[LOOKUP]), rest, spacing_mm, labels)
 
 
-def map_intensities(voxels: Tensor, lookup: Tensor) -> Tensor:
+def map_intensities(
+    voxels: Float[Tensor, "N C D H W"], lookup: Float[Tensor, "N _"]
+) -> Float[Tensor, "N C D H W"]:
     """Crops ``[N, C, D, H, W]`` through the maps ``[N, 1 + 2K]`` of their views; rows with 0 are unchanged.
 
     Each channel is normalised by its own quantiles and goes through the same map. Equal intensities of a
@@ -89,13 +94,15 @@ def map_intensities(voxels: Tensor, lookup: Tensor) -> Tensor:
     return result
 
 
-def _quantile(channels: Tensor, fraction: float) -> Tensor:
+def _quantile(channels: Float[Tensor, "C V"], fraction: float) -> Float[Tensor, " C"]:
     """``[C]``: the value of that rank among ``[C, V]``, not interpolated."""
     count = channels.shape[1]
     return channels.kthvalue(1 + round(fraction * (count - 1)), dim=1).values
 
 
-def _interpolate(x: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+def _interpolate(
+    x: Float[Tensor, "C V"], positions: Float[Tensor, " K"], values: Float[Tensor, " K"]
+) -> Float[Tensor, "C V"]:
     """The piecewise-linear function of knots ``[K]``, sorted from 0 to 1, at `x` in [0, 1].
 
     At a jump it has the value of the first of the two knots.

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Shaped
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
@@ -43,9 +44,9 @@ class ViewResult:
     labels      ``[N, D, H, W]`` if labels were given
     """
 
-    voxels: Tensor
-    voxel_map: Tensor
-    labels: Tensor | None = None
+    voxels: Float[Tensor, "N C D H W"]
+    voxel_map: Float64[Tensor, "N 4 4"]
+    labels: Shaped[Tensor, "N D H W"] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class Recipe:
             drawn |= self.intensity.draw(rng)
         return drawn
 
-    def voxel_map(self, parameters: dict[str, Tensor], shape: Triple, spacing_mm: Tensor) -> Tensor:
+    def voxel_map(
+        self, parameters: dict[str, Shaped[Tensor, "N ..."]], shape: Triple, spacing_mm: Float[Tensor, "N 3"]
+    ) -> Float64[Tensor, "N 4 4"]:
         """``Float64[N, 4, 4]`` from view voxel index to crop voxel index, without making the views.
 
         parameters: stacked draws; shape: voxels of the crops; spacing_mm: ``[N, 3]`` mm per voxel.
@@ -77,10 +80,10 @@ class Recipe:
 
     def apply(
         self,
-        voxels: Tensor,
-        parameters: dict[str, Tensor],
-        spacing_mm: Tensor,
-        labels: Tensor | None = None,
+        voxels: Float[Tensor, "N C D H W"],
+        parameters: dict[str, Shaped[Tensor, "N ..."]],
+        spacing_mm: Float[Tensor, "N 3"],
+        labels: Shaped[Tensor, "N D H W"] | None = None,
     ) -> ViewResult:
         """Make views of crops. The crops are not changed.
 

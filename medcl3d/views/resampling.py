@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +23,9 @@ VOXELS_AT_ONCE = 1 << 17  # voxels that a CPU processes together, so that tempor
 IN_SPACE = 3  # no axis is flat enough: one 3-D interpolation
 
 
-def resample(voxels: Tensor, maps: Tensor) -> Tensor:
+def resample(
+    voxels: Float[Tensor, "N C D H W"], maps: Float64[Tensor, "N 4 4"]
+) -> Float[Tensor, "N C D H W"]:
     """Views ``[N, C, D, H, W]``: at voxel v the crop's value at ``maps`` v, linear; outside, the border's.
 
     maps: ``Float64[N, 4, 4]`` from view voxel index to crop voxel index, on the CPU.
@@ -39,12 +42,14 @@ def resample(voxels: Tensor, maps: Tensor) -> Tensor:
     return result
 
 
-def resample_nearest(labels: Tensor, maps: Tensor) -> Tensor:
+def resample_nearest(
+    labels: Shaped[Tensor, "N D H W"], maps: Float64[Tensor, "N 4 4"]
+) -> Shaped[Tensor, "N D H W"]:
     """Resample labels ``[N, D, H, W]`` through the same maps, nearest."""
     return _in_space(labels[:, None].to(torch.float32), maps, "nearest")[:, 0].to(labels.dtype)
 
 
-def _way(maps: Tensor) -> Tensor:
+def _way(maps: Float64[Tensor, "N 4 4"]) -> Int[Tensor, " N"]:
     """``Int[N]``: the first axis whose lines are flat enough for two passes, else `IN_SPACE`."""
     linear = maps[:, :3, :3]
     own = linear.diagonal(dim1=1, dim2=2)
@@ -53,17 +58,23 @@ def _way(maps: Tensor) -> Tensor:
     return torch.where(flat.any(1), flat.to(torch.int8).argmax(1), IN_SPACE)
 
 
-def _linear(voxels: Tensor, maps: Tensor, way: int) -> Tensor:
+def _linear(
+    voxels: Float[Tensor, "N C D H W"], maps: Float64[Tensor, "N 4 4"], way: int
+) -> Float[Tensor, "N C D H W"]:
     return _in_space(voxels, maps, "bilinear") if way == IN_SPACE else _in_two_passes(voxels, maps, way)
 
 
-def _in_space(voxels: Tensor, maps: Tensor, mode: str) -> Tensor:
+def _in_space(
+    voxels: Float[Tensor, "N C D H W"], maps: Float64[Tensor, "N 4 4"], mode: str
+) -> Float[Tensor, "N C D H W"]:
     shape = voxels.shape[2:]
     grid = _grid(maps[:, :3, :3], maps[:, :3, 3], shape, shape, voxels)
     return F.grid_sample(voxels, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
-def _in_two_passes(voxels: Tensor, maps: Tensor, axis: int) -> Tensor:
+def _in_two_passes(
+    voxels: Float[Tensor, "N C D H W"], maps: Float64[Tensor, "N 4 4"], axis: int
+) -> Float[Tensor, "N C D H W"]:
     """Resample planes across `axis`, then lines along it.
 
     Crop voxels are (a, b, c) and view voxels (p, q, r), with a the axis of the lines. a = m_aa p + m_ab q +
@@ -99,7 +110,13 @@ def _in_two_passes(voxels: Tensor, maps: Tensor, axis: int) -> Tensor:
     return result.permute(0, 2, dimension[0], dimension[1], dimension[2])
 
 
-def _grid(linear: Tensor, offset: Tensor, shape: Sequence[int], size: Sequence[int], like: Tensor) -> Tensor:
+def _grid(
+    linear: Float[Tensor, "N k 3"],
+    offset: Float[Tensor, "N k"],
+    shape: Sequence[int],
+    size: Sequence[int],
+    like: Tensor,
+) -> Float[Tensor, "N _ _ _ k"]:
     """Positions for `grid_sample`, ``[N, *shape, k]``, last axis first and -1 to 1 from edge to edge.
 
     linear ``[N, k, 3]`` and offset ``[N, k]``: from the index in `shape` to the index along k axes of lengths

@@ -11,6 +11,7 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Shaped
 from pydantic import AfterValidator
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from medcl3d.views.resampling import resample, resample_nearest
 # out of the plane almost every voxel would be padding (nnU-Net's rule, Isensee 2021).
 THIN = 3
 
-Parameters: TypeAlias = dict[str, Tensor]
+Parameters: TypeAlias = dict[str, Shaped[Tensor, "N ..."]]
 
 # Parameters are drawn into one array, since each tensor of a batch adds transfer time from a worker.
 ROWS = ("flip", "rotation_degrees", "scale", "shear_degrees", "translation_mm")
@@ -38,7 +39,7 @@ def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
 Interval: TypeAlias = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 
 
-def log_uniform(uniform: np.ndarray, interval: tuple[float, float]) -> np.ndarray:
+def log_uniform(uniform: Float[np.ndarray, ...], interval: tuple[float, float]) -> Float[np.ndarray, ...]:
     """Map `uniform` (0 to 1) to an interval of factors, uniform in the logarithm: 1/2 is as likely as 2."""
     return interval[0] * (interval[1] / interval[0]) ** uniform
 
@@ -89,7 +90,9 @@ def named(parameters: Parameters) -> Parameters:
     return dict(zip(ROWS, parameters["spatial"].double().unbind(1), strict=True))
 
 
-def voxel_map(parameters: Parameters, shape: Triple, spacing_mm: Tensor) -> Tensor:
+def voxel_map(
+    parameters: Parameters, shape: Triple, spacing_mm: Float[Tensor, "N 3"]
+) -> Float64[Tensor, "N 4 4"]:
     """``Float64[N, 4, 4]`` from view voxel index to crop voxel index, on the parameters' device.
 
     The anatomy is scaled, sheared, rotated (about d, then h, then w) and shifted about the crop's centre in
@@ -112,7 +115,7 @@ def voxel_map(parameters: Parameters, shape: Triple, spacing_mm: Tensor) -> Tens
     return result
 
 
-def _rotation(angle: Tensor) -> Tensor:
+def _rotation(angle: Float64[Tensor, "N 3"]) -> Float64[Tensor, "N 3 3"]:
     """``[N, 3]`` radians about the axes d, h, w -> ``[N, 3, 3]``, the rotation about d first."""
     (a, b, c), (x, y, z) = angle.cos().unbind(1), angle.sin().unbind(1)
     rows = (
@@ -129,7 +132,7 @@ def _rotation(angle: Tensor) -> Tensor:
     return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
-def _shear(angle: Tensor) -> Tensor:
+def _shear(angle: Float64[Tensor, "N 3"]) -> Float64[Tensor, "N 3 3"]:
     """``[N, 3]`` radians -> ``[N, 3, 3]``: entry k shears between the two axes other than k."""
     result = torch.eye(3, dtype=angle.dtype, device=angle.device).repeat(len(angle), 1, 1)
     result[:, 1, 2], result[:, 0, 2], result[:, 0, 1] = angle.tan().unbind(1)
@@ -137,8 +140,11 @@ def _shear(angle: Tensor) -> Tensor:
 
 
 def warp(
-    voxels: Tensor, labels: Tensor | None, parameters: Parameters, maps: Tensor
-) -> tuple[Tensor, Tensor | None]:
+    voxels: Float[Tensor, "N C D H W"],
+    labels: Shaped[Tensor, "N D H W"] | None,
+    parameters: Parameters,
+    maps: Float64[Tensor, "N 4 4"],
+) -> tuple[Float[Tensor, "N C D H W"], Shaped[Tensor, "N D H W"] | None]:
     """Resample each sample of ``[N, C, D, H, W]`` and its labels ``[N, D, H, W]`` through its map.
 
     Voxels linear, labels nearest; outside the crop, the border's value. Samples with neutral parameters keep

@@ -162,7 +162,7 @@ def test_a_margin_is_preregistered_and_a_later_one_is_not_tested(comparison: Cal
     path = comparison(**SIX, margin=0.2)
     text = compare(path).read_text()
     assert "Equivalent to “scratch” within the preregistered margin of 0.200: “gain” (" in text
-    assert preregistrations(Path("runs/declared.jsonl"))[0]["what"]["margin"] == 0.2
+    assert preregistrations(Path("runs/preregistration.jsonl"))[0]["what"]["margin"] == 0.2
     text = compare(path, ["margin=0.3"]).read_text()
     assert "No arm is called equivalent: margin: 0.2 -&gt; 0.3 was changed after results existed" in text
     assert "No conclusion, since the margin was changed after results existed" in text
@@ -179,7 +179,7 @@ def test_older_declarations_stay_valid(comparison: Callable[..., Path]) -> None:
     preregister(config, 0, 0)
     added = replace(config, margin=0.01)
     preregister(added, 24, 6)
-    rows = preregistrations(config.report_dir / "declared.jsonl")
+    rows = preregistrations(config.report_dir / "preregistration.jsonl")
     found = check_preregistration(added, rows, ["dice"])
     assert (found.kept, found.margin_kept) == (True, False)
     both = check_preregistration(replace(added, reference="gain"), rows, ["dice"])
@@ -248,7 +248,7 @@ def test_the_order_is_declared_and_reported(comparison: Callable[..., Path]) -> 
     text = compare(path).read_text()
     assert "The endpoints in their preregistered order" in text
     assert "2. dice (higher is better): num_labelled 8" in text and "3. hd95_mm (lower is better)" in text
-    what = preregistrations(Path("runs/declared.jsonl"))[0]["what"]["next_endpoints"]
+    what = preregistrations(Path("runs/preregistration.jsonl"))[0]["what"]["next_endpoints"]
     assert [(one["metric"], one["higher"], len(one["endpoint"])) for one in what] == [
         ("dice", True, 1),
         ("hd95_mm", False, 2),

@@ -299,6 +299,6 @@ def test_case_means_and_contrasts(compared):
     table = pd.read_csv("runs/results.csv").groupby("arm")["dice"].mean()
     assert len(means) == 9
     assert means["scan4"]["simclr"] == pytest.approx(table["simclr"] + 0.04)
-    lines = {row["what"]: row["lines"] for row in contrasts(runs)}
-    assert any(line.startswith("pairs.voxel_correspondence") for line in lines["pretrain simclr"])
-    assert {line.split(":")[0] for line in lines["finetune dense, all"]} == {"init", "transfer", "gain"}
+    found = {row["what"]: row["differences"] for row in contrasts(runs)}
+    assert any(one.within(["pairs.voxel_correspondence"]) for one in found["pretrain simclr"])
+    assert {one.field for one in found["finetune dense, all"]} == {"init", "transfer", "gain"}

@@ -68,7 +68,7 @@ def test_a_data_set_counts_by_its_complete_replicates_at_its_endpoint(others: li
 
 
 def test_five_sets_are_ranked_and_four_are_not(others: list[Path]) -> None:
-    config = config_of("here", across=tuple(others))
+    config = config_of("here", cross_dataset_ranking=tuple(others))
     analysis = analyse(table_of(0.5), config)
     assert analysis is not None
     found = rank_across(analysis, config)
@@ -84,11 +84,11 @@ def test_five_sets_are_ranked_and_four_are_not(others: list[Path]) -> None:
         and "set3.yaml: no complete replicate yet" in fewer.note
         and "4 data sets" in fewer.note
     )
-    assert rank_across(analysis, replace(config, across=())) is None
+    assert rank_across(analysis, replace(config, cross_dataset_ranking=())) is None
 
 
 def test_one_data_set_under_several_names_counts_once(others: list[Path]) -> None:
-    config = config_of("here", across=tuple(others))
+    config = config_of("here", cross_dataset_ranking=tuple(others))
     analysis = analyse(table_of(0.5), config)
     assert analysis is not None
     for number, data in enumerate(("one", "two", "three", "one")):
@@ -104,7 +104,7 @@ def test_one_data_set_under_several_names_counts_once(others: list[Path]) -> Non
 
 
 def test_a_screening_is_not_ranked(others: list[Path]) -> None:
-    config = config_of("here", across=(others[1],))
+    config = config_of("here", cross_dataset_ranking=(others[1],))
     others[1].write_text(others[1].read_text().replace("stage: confirm", "stage: screen"))
     analysis = analyse(table_of(0.5), config)
     assert analysis is not None
@@ -113,13 +113,13 @@ def test_a_screening_is_not_ranked(others: list[Path]) -> None:
 
 
 def test_incompatible_comparisons_are_not_ranked(others: list[Path]) -> None:
-    config = config_of("here", across=(others[0], others[0]))
+    config = config_of("here", cross_dataset_ranking=(others[0], others[0]))
     analysis = analyse(table_of(0.5), config)
     assert analysis is not None
     with pytest.raises(ConfigError, match="counts once"):
         rank_across(analysis, config)
     with pytest.raises(ConfigError, match="opposite directions of better"):
-        rank_across(analysis, replace(config, across=(others[0],), metric="hd95_mm"))
+        rank_across(analysis, replace(config, cross_dataset_ranking=(others[0],), metric="hd95_mm"))
 
 
 def test_data_sets_are_scaled_between_their_anchors(others: list[Path]) -> None:
@@ -128,7 +128,7 @@ def test_data_sets_are_scaled_between_their_anchors(others: list[Path]) -> None:
     for file in others[1:]:
         content = yaml.safe_load(file.read_text())
         file.write_text(yaml.safe_dump({**content, "anchors": plain(scale)}))
-    config = config_of("here", across=tuple(others), anchors=scale)
+    config = config_of("here", cross_dataset_ranking=tuple(others), anchors=scale)
     analysis = analyse(table_of(0.5), config)
     assert analysis is not None
     found = rank_across(analysis, config)
@@ -148,7 +148,8 @@ def test_an_anchor_may_have_other_cells_and_may_be_missing(others: list[Path]) -
     )
     to_eight = Anchors(low="scratch", high="scratch", high_endpoint={"num_labelled": 8})
     config = replace(
-        config_of("here", across=tuple(others[:2]), anchors=to_eight), endpoint={"num_labelled": 2}
+        config_of("here", cross_dataset_ranking=tuple(others[:2]), anchors=to_eight),
+        endpoint={"num_labelled": 2},
     )
     analysis = analyse(table_of(0.5), config)
     assert analysis is not None

@@ -215,3 +215,13 @@ def test_step_of_reads_the_last_complete_row(comparison, tmp_path):
     with (runs[0].folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')
     assert step_of(runs[0]) == 5
+
+
+def test_a_comparison_whose_output_is_no_longer_read_writes_its_report(comparison, monkeypatch):
+    path = comparison()
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=1) as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        report = compare(path, SMALL)
+    assert report.is_file()

@@ -125,9 +125,9 @@ def test_a_screened_patient_in_any_fold_is_refused(comparison: Path, root: Path)
     Path("screening/finetune/scratch").mkdir(parents=True)
     Path("screening/finetune/scratch/results.json").write_text(json.dumps({"split": {"test": [of_fold_1]}}))
     with pytest.raises(DataError, match=rf"1 test patients were used in the screening \({of_fold_1}\)"):
-        compare(comparison, ["screened=screen.yaml", "first_seed=5"], check=True)
+        compare(comparison, ["screening=screen.yaml", "first_seed=5"], check=True)
     compare(
-        comparison, ["screened=screen.yaml", "first_seed=5", "folds=null"], check=True
+        comparison, ["screening=screen.yaml", "first_seed=5", "folds=null"], check=True
     )  # the split itself tests fold 0
 
 

@@ -14,7 +14,7 @@ import pytest
 from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.preregistration import (
-    DECLARED,
+    PREREGISTRATION,
     check_preregistration,
     preregister,
     preregistrations,
@@ -36,7 +36,7 @@ def test_preregistered_endpoints_are_tested_and_changed_ones_are_not(
     path = comparison(**SIX, endpoint={"num_labelled": 2})
     text = compare(path).read_text()
     assert "p (Holm)" in text and "The tests were" not in text
-    rows = preregistrations(Path("runs") / DECLARED)
+    rows = preregistrations(Path("runs") / PREREGISTRATION)
     assert [(row["finished"], row["complete"]) for row in rows] == [(0, 0)]
     assert rows[0]["what"]["endpoint"] == [{"num_labelled": 2}] and rows[0]["what"]["replicates"] == 6
     assert "p (Holm)" in compare(path, ["jobs=1"]).read_text()
@@ -49,9 +49,9 @@ def test_preregistered_endpoints_are_tested_and_changed_ones_are_not(
     shutil.move("runs", tmp_path / "other")
     assert "p (Holm)" in compare(path, from_runs=[Path("other")]).read_text()
     assert "was changed" in compare(path, ["reference=gain"], from_runs=[Path("other/finetune")]).read_text()
-    (tmp_path / "other" / DECLARED).unlink()
+    (tmp_path / "other" / PREREGISTRATION).unlink()
     assert (
-        "The tests were not preregistered: declared.jsonl does not exist."
+        "The tests were not preregistered: preregistration.jsonl does not exist."
         in compare(path, from_runs=[Path("other")]).read_text()
     )
 
@@ -70,7 +70,7 @@ def test_a_pilot_may_be_made_longer_and_a_tested_comparison_may_not(
 ) -> None:
     preregister(replace(config, replicates=complete), 0, 0)
     preregister(config := replace(config, replicates=10), complete * 4, complete)
-    found = check_preregistration(config, preregistrations(config.report_dir / DECLARED), MEASURED)
+    found = check_preregistration(config, preregistrations(config.report_dir / PREREGISTRATION), MEASURED)
     assert found.kept is kept
     assert ("replicates: 6 -> 10 was changed when 24 measurements" in found.note) is not kept
 
@@ -78,7 +78,7 @@ def test_a_pilot_may_be_made_longer_and_a_tested_comparison_may_not(
 def test_a_change_before_any_result_is_allowed(config: CompareConfig) -> None:
     preregister(replace(config, metric="hd95_mm"), 0, 0)
     preregister(config, 0, 0)
-    rows = preregistrations(config.report_dir / DECLARED)
+    rows = preregistrations(config.report_dir / PREREGISTRATION)
     assert (
         len(rows) == 2
         and check_preregistration(config, rows, MEASURED).kept
@@ -128,15 +128,30 @@ def test_a_value_that_is_not_defined_is_named_and_its_replicate_left_out(
 
 def test_runs_before_the_preregistration_are_noted(config: CompareConfig) -> None:
     preregister(config, 5, 1)
-    found = check_preregistration(config, preregistrations(config.report_dir / DECLARED), MEASURED)
+    found = check_preregistration(config, preregistrations(config.report_dir / PREREGISTRATION), MEASURED)
     assert (
         found.kept and found.note == "The tests were preregistered when 5 measurements were already finished."
     )
 
 
+def test_a_former_file_is_read_and_kept(config: CompareConfig) -> None:
+    preregister(config, 0, 0)
+    file = config.report_dir / PREREGISTRATION
+    former = file.rename(file.with_name("declared.jsonl"))
+    text = former.read_text()
+    assert len(preregistrations(file)) == 1
+    preregister(config, 5, 1)
+    assert not file.exists(), "nothing changed"
+    changed = replace(config, margin=0.3)
+    preregister(changed, 5, 1)
+    assert [row["finished"] for row in preregistrations(file)] == [0, 5] and former.read_text() == text
+    assert len(file.read_text().splitlines()) == 2
+    assert not check_preregistration(changed, preregistrations(file), MEASURED).margin_kept
+
+
 def test_spoilt_rows_are_left_out(config: CompareConfig) -> None:
     preregister(config, 0, 0)
-    file = config.report_dir / DECLARED
+    file = config.report_dir / PREREGISTRATION
     file.write_text(
         '{"cut\n[]\n' + file.read_text() + json.dumps({"what": 3, "finished": 0, "complete": 0}) + "\n"
     )

@@ -21,6 +21,7 @@ from medcl3d.comparison.plan.runs import (
     unexpected_differences,
 )
 from medcl3d.config.loading import load
+from medcl3d.config.plain import Difference
 from medcl3d.core.errors import ConfigError
 
 
@@ -116,7 +117,7 @@ def test_free_fields_are_whole_names():
         {"pairs": {"a": {}}, "pairs_per_batch": 1},
         {"pairs": {"b": {}}, "pairs_per_batch": 2},
     )
-    assert unexpected_differences(a, b, ["pairs"]) == ["pairs_per_batch: 1 -> 2"]
+    assert unexpected_differences(a, b, ["pairs"]) == [Difference(("pairs_per_batch",), 1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -189,4 +190,4 @@ def test_the_page_names_existing_fields():
     page = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text()
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
     keys = {key for block in blocks for key in block}
-    assert {"family", "executor", "screened"} <= keys <= {field.name for field in fields(CompareConfig)}
+    assert {"family", "executor", "screening"} <= keys <= {field.name for field in fields(CompareConfig)}

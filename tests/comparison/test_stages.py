@@ -35,14 +35,14 @@ def screened(comparison) -> Path:
 
 
 def test_new_seeds_and_new_patients_are_confirmed(comparison, screened):
-    report = compare(comparison(**SMALL, screened=str(screened), first_seed=1))
+    report = compare(comparison(**SMALL, screening=str(screened), first_seed=1))
     assert "Seeds 1:" in report.read_text()
     assert "selects candidates" in Path("screening/report.html").read_text()
 
 
 def test_a_seed_of_the_screening_is_refused(comparison, screened):
     with pytest.raises(ConfigError, match="used seed 0; set first_seed to 1 or more"):
-        compare(comparison(**SMALL, screened=str(screened)))
+        compare(comparison(**SMALL, screening=str(screened)))
     assert not Path("runs").exists()
 
 
@@ -50,7 +50,7 @@ def test_a_patient_of_the_screening_is_refused(comparison, screened):
     for file in Path("screening").rglob("results.json"):
         file.write_text(file.read_text().replace("screening_only", "p3"))
     with pytest.raises(DataError, match=r"1 test patients were used in the screening \(p3\)"):
-        compare(comparison(**SMALL, screened=str(screened), first_seed=1))
+        compare(comparison(**SMALL, screening=str(screened), first_seed=1))
     assert not Path("runs/report.html").exists()
 
 
@@ -60,7 +60,7 @@ def test_a_patient_of_the_screening_is_refused(comparison, screened):
 def test_a_file_that_is_not_a_screening_is_refused(comparison, stage, words):
     first = comparison(**SMALL, out_dir="screening").rename("screen.yaml")
     with pytest.raises(ConfigError, match=words):
-        compare(comparison(**SMALL, screened=str(first), first_seed=1, stage=stage), check=True)
+        compare(comparison(**SMALL, screening=str(first), first_seed=1, stage=stage), check=True)
 
 
 def test_a_packaged_screening_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from medcl3d.config.choices import choice_in_list, choice_of
 from medcl3d.config.field_types import STRICT, Choice, Fraction, NonNegativeInt, Positive, Size
-from medcl3d.config.loading import load, parse, with_line
-from medcl3d.config.plain import differences, plain
+from medcl3d.config.loading import load, locate, parse
+from medcl3d.config.plain import Difference, differences, listed, plain
 from medcl3d.config.registry import Registry
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, DataError, UserError
 
 PARTS = Registry("part", "medcl3d.losses")  # a package without components of this kind
 
@@ -173,7 +173,18 @@ def test_a_file_too_large_or_not_text_is_refused(tmp_path: Path) -> None:
 def test_plain_is_the_inverse_of_parse(tmp_path: Path) -> None:
     config = read(tmp_path, GOOD)
     assert parse(plain(config), Outer, "memory") == config
-    assert differences(plain(config), plain(read(tmp_path, GOOD, "seed=3"))) == ["seed: 0 -> 3"]
+    assert differences(plain(config), plain(read(tmp_path, GOOD, "seed=3"))) == [Difference(("seed",), 0, 3)]
+
+
+def test_differences_are_values_with_one_text() -> None:
+    found = differences({"a": {"b": 1, "c": 2}, "d": "x"}, {"a": {"b": 1, "c": 3}, "ab": [4]})
+    assert found == [
+        Difference(("a", "c"), 2, 3),
+        Difference(("d",), "x", None),
+        Difference(("ab",), None, [4]),
+    ]
+    assert [one.field for one in found if one.within(["a", "d"])] == ["a.c", "d"]
+    assert listed(found, 2) == "a.c: 2 -> 3; d: 'x' -> None; ..." and listed(found[:1]) == "a.c: 2 -> 3"
 
 
 @config_dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -223,31 +234,71 @@ def test_a_tilde_is_expanded_in_any_field(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("message", "place"),
+    ("error", "message"),
     [
-        ("data.patch_size = [4, 5, 6] is not divisible; round it", "a.yaml:3: "),
-        ("data.patch_size.1 = 5: odd", "a.yaml:3: "),
-        ("data.fold = 3: there is none", "a.yaml:1: "),  # not in the file: the line of its parent
-        ("shape.cube with lr: do not fit", "a.yaml:5: "),
-        ("cube: edge = 2 is below share = 0.5; raise it", "a.yaml:5: "),
-        ("here: holds no store; prepare one", "a.yaml:2: "),
-        ("lr = 3: too fast", "command line: "),
-        ("a.yaml: lr: too fast", "command line: "),
-        ("the lr is wrong", ""),
-        ("lr.csv: cannot be read", ""),
-        ("data: x", "a.yaml:1: "),
-        ("database: x", ""),
-        ("elsewhere/here: holds no store", ""),
+        (
+            ConfigError("data.patch_size", [4, 5, 6], "is not divisible", "round it", colon=False),
+            "a.yaml:3: data.patch_size = [4, 5, 6] is not divisible; round it",
+        ),
+        (ConfigError("data.patch_size.1", 5, "odd"), "a.yaml:3: data.patch_size.1 = 5: odd"),
+        # not in the file: the line of its parent
+        (ConfigError("data.fold", 3, "there is none"), "a.yaml:1: data.fold = 3: there is none"),
+        (
+            ConfigError("edge", 2, "is below share = 0.5", "raise it", owner="cube", colon=False),
+            "a.yaml:5: cube: edge = 2 is below share = 0.5; raise it",
+        ),
+        (DataError("here", "holds no store", "prepare one"), "a.yaml:2: here: holds no store; prepare one"),
+        (
+            DataError("cube", "no scan is that large", field="shape.cube.size"),
+            "a.yaml:5: cube: no scan is that large",
+        ),
+        (ConfigError("lr", 3, "too fast"), "command line: lr = 3: too fast"),
+        (ConfigError("lr", None, "too fast", place="a.yaml"), "command line: lr: too fast"),
+        (ConfigError("lr", None, "too fast", place="b.csv"), "command line: b.csv: lr: too fast"),
+        (ConfigError(problem="the lr is wrong"), "the lr is wrong"),
+        (DataError("lr.csv", "cannot be read"), "lr.csv: cannot be read"),
+        (DataError("database", "x"), "database: x"),
+        (DataError("elsewhere/here", "holds no store"), "elsewhere/here: holds no store"),
     ],
 )
-def test_a_message_about_a_field_gets_its_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, place: str
+def test_an_error_of_a_component_gets_the_line_of_its_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: UserError, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text(GOOD)
-    assert with_line(message, Path("a.yaml"), ["lr=3"]) == place + message.removeprefix("a.yaml: ")
-    assert (
-        with_line(message, Path("none.yaml"), ["lr=3"])
-        == message
-        == with_line(message, Path("a.yaml"), ["lr"])
-    )
+    raised = str(error)
+    locate(error, Path("none.yaml"), ["lr=3"])
+    locate(error, Path("a.yaml"), ["lr"])
+    assert str(error) == raised
+    locate(error, Path("a.yaml"), ["lr=3"])
+    assert str(error) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        (GOOD.replace("1e-4", "-1"), "lr", -1),
+        (GOOD.replace("6]", "0]"), "data.patch_size.2", 0),
+        (GOOD.replace("edge: 2", "edge: -2"), "shape.cube.edge", -2),
+        (GOOD.replace("edge: 2", "egde: 2"), "shape.cube.egde", 2),
+        (
+            GOOD.replace("cube: {edge: 2}", "stack: {parts: [cube, {cube: {share: 2}}]}"),
+            "shape.stack.parts.1.cube.share",
+            2,
+        ),
+        (GOOD.replace("  root: here\n", ""), "data.root", None),
+    ],
+)
+def test_an_error_has_field_value_and_place(tmp_path: Path, text: str, field: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    error = caught.value
+    assert (error.field, error.value) == (field, value) and error.problem
+    assert error.line.startswith(f"{tmp_path / 'a.yaml'}:")
+    assert str(error).startswith(f"{error.line}: {field}")
+
+
+def test_every_further_mistake_is_counted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"; also .*; also .*; also .*; and 1 more$") as caught:
+        read(tmp_path, GOOD + "a: 1\nb: 1\nc: 1\nd: 1\ne: 1\n")
+    assert len(caught.value.also) == 4

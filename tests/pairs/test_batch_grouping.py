@@ -19,9 +19,9 @@ def rare_classes(number: int = 60) -> np.ndarray:
     return np.arange(number) // 3
 
 
-def companions(labels: np.ndarray, together: int = 3) -> BatchGrouping:
+def companions(labels: np.ndarray, group_size: int = 3) -> BatchGrouping:
     return BatchGrouping(
-        together, lambda scan: (labels == labels[scan]).astype(float), np.arange(len(labels))
+        group_size, lambda scan: (labels == labels[scan]).astype(float), np.arange(len(labels))
     )
 
 
@@ -68,7 +68,7 @@ def test_scans_without_a_group_are_visited() -> None:
 
 def test_scans_with_similar_metadata_are_grouped_more_often() -> None:
     collection = make_collection(0, 60)
-    strategy = MetadataKernel(columns={"age": 3.0}, together=4)
+    strategy = MetadataKernel(columns={"age": 3.0}, group_size=4)
     plan = Plan(np.arange(60), 8, 0, batch_grouping_of(strategy, collection))
     age = collection.columns["age"]
 
@@ -81,7 +81,7 @@ def test_scans_with_similar_metadata_are_grouped_more_often() -> None:
 
 def test_wrapped_strategies_keep_their_groups() -> None:
     collection = make_collection(0, 8)
-    labels = Choice("class_labels", {"together": 2})
+    labels = Choice("class_labels", {"group_size": 2})
     assert batch_grouping_of(Exclude(inner=labels, by="modality"), collection) is not None
     assert batch_grouping_of(Sum(parts=(Choice("overlapping_crops"), labels)), collection) is not None
-    assert batch_grouping_of(ClassLabels(together=1), collection) is None
+    assert batch_grouping_of(ClassLabels(group_size=1), collection) is None

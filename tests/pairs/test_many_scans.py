@@ -112,9 +112,12 @@ def test_anchors_among_many_scans_are_those_with_a_neighbour(combine: Any) -> No
 
 
 @given(
-    seed=st.integers(0, 10_000), num=st.integers(2, 20), together=st.integers(2, 4), classes=st.integers(1, 6)
+    seed=st.integers(0, 10_000),
+    num=st.integers(2, 20),
+    group_size=st.integers(2, 4),
+    classes=st.integers(1, 6),
 )
-def test_groups_are_drawn_as_from_lists(seed: int, num: int, together: int, classes: int) -> None:
+def test_groups_are_drawn_as_from_lists(seed: int, num: int, group_size: int, classes: int) -> None:
     rng = np.random.default_rng(seed)
     labels, patients = rng.integers(0, classes, num), rng.integers(0, num, num)
     order = rng.permutation(num)[: max(1, num - 2)]
@@ -122,8 +125,10 @@ def test_groups_are_drawn_as_from_lists(seed: int, num: int, together: int, clas
     def affinity(scan: int) -> np.ndarray:
         return np.exp(-np.abs(labels - labels[scan])) * (labels % 3 == labels[scan] % 3)
 
-    found = BatchGrouping(together, affinity, patients).arranged(order, np.random.default_rng(seed))
-    assert found.tolist() == arranged_loops(order, together, affinity, patients, np.random.default_rng(seed))
+    found = BatchGrouping(group_size, affinity, patients).arranged(order, np.random.default_rng(seed))
+    assert found.tolist() == arranged_loops(
+        order, group_size, affinity, patients, np.random.default_rng(seed)
+    )
 
 
 def cohort(num_scans: int) -> Collection:
@@ -203,7 +208,7 @@ def test_anchors_of_twenty_thousand_scans(choice: Choice) -> None:
 def test_an_epoch_of_twenty_thousand_scans_with_groups() -> None:
     collection = cohort(20_000)
     companions = batch_grouping_of(
-        PAIRS.build(Choice("metadata_kernel", {"columns": KERNELS, "together": 2})), collection
+        PAIRS.build(Choice("metadata_kernel", {"columns": KERNELS, "group_size": 2})), collection
     )
     assert companions is not None
     order = companions.arranged(np.random.default_rng(0).permutation(20_000), np.random.default_rng(0))

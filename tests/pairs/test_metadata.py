@@ -186,8 +186,8 @@ def test_one_label_attracts_and_unlabelled_scans_attract_themselves(
 ) -> None:
     labels = np.random.default_rng(seed).integers(-1, 2, len(collection))
     changed = collection.with_columns({"class": labels})
-    strategy = ClassLabels(together=1)
-    keys = batch_of_views(ClassLabels(column="sex", together=1), changed, seed)
+    strategy = ClassLabels(group_size=1)
+    keys = batch_of_views(ClassLabels(column="sex", group_size=1), changed, seed)
     relation = strategy.relate(keys, keys, None)
     own = torch.from_numpy(labels)[keys.scan]
     other = ~keys.same_item(keys)
@@ -239,7 +239,7 @@ def test_scans_with_a_missing_column_are_counted_and_reported(
     [
         MetadataKernel(columns={"age": 5.0, "sex": "equal"}, on_missing="error"),
         TabularNeighbours(columns={"age": 5.0, "sex": "equal"}, k=2, on_missing="error"),
-        ClassLabels(column="sex", together=1, on_missing="error"),
+        ClassLabels(column="sex", group_size=1, on_missing="error"),
     ],
 )
 def test_a_missing_value_is_refused_with_on_missing_error(strategy: Any) -> None:
@@ -285,9 +285,9 @@ def test_a_dropped_scan_is_never_a_neighbour() -> None:
 
 def test_missing_labels_are_reported_or_left_out() -> None:
     collection = make_collection(0, 6).with_columns({"class": np.array([-1, 0, 0, 1, 1, -1])})
-    kept = ClassLabels(together=1).anchors(collection)
+    kept = ClassLabels(group_size=1).anchors(collection)
     assert len(kept.ids) == 6 and "class is missing in 2 of 6 scans" in kept.notes[0]
-    left = ClassLabels(together=1, on_missing="drop").anchors(collection)
+    left = ClassLabels(group_size=1, on_missing="drop").anchors(collection)
     assert (
         left.ids.tolist() == [1, 2, 3, 4] and left.left_out == {"its class is missing": 2} and not left.notes
     )
@@ -327,9 +327,9 @@ REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [
         "k = 3 other patients, but the collection has 2; lower k to 2 or less",
     ),
     (
-        MetadataKernel(columns={"age": 3.0}, together=4),
+        MetadataKernel(columns={"age": 3.0}, group_size=4),
         lambda c: c,
-        "together = 4 patients, but the collection has 3; lower together to 3",
+        "group_size = 4 patients, but the collection has 3; lower group_size to 3",
     ),
     (ClassLabels(column="diagnosis"), lambda c: c, "class_labels: the manifest has no column 'diagnosis'"),
     (
@@ -338,9 +338,9 @@ REFUSED: list[tuple[Any, Callable[[Collection], Collection], str]] = [
         "the column 'class' is the same in all 6 scans",
     ),
     (
-        ClassLabels(together=3),
+        ClassLabels(group_size=3),
         lambda c: c,
-        "together = 3 patients of one class, but no value has more than 2; lower together to 2",
+        "group_size = 3 patients of one class, but no value has more than 2; lower group_size to 2",
     ),
 ]
 

@@ -99,7 +99,7 @@ def test_without_the_field_batches_are_unchanged() -> None:
 )
 def test_wrapped_strategies_keep_their_grouping(strategy: PairStrategy) -> None:
     found = batch_grouping_of(strategy, make_collection(0, 8))
-    assert found is not None and found.group_size == found.samples_per_scan == 2
+    assert found is not None and found.samples_per_group == found.samples_per_scan == 2
 
 
 def test_the_largest_value_of_the_parts_is_used() -> None:
@@ -111,8 +111,8 @@ def test_the_largest_value_of_the_parts_is_used() -> None:
 def test_patients_of_one_label_and_samples_of_one_scan() -> None:
     """Two patients of one label with two samples of each: the two groupings multiply."""
     collection = make_collection(0, 24)
-    found = batch_grouping_of(ClassLabels(inner=TWO, together=2), collection)
-    assert found is not None and found.group_size == 4
+    found = batch_grouping_of(ClassLabels(inner=TWO, group_size=2), collection)
+    assert found is not None and found.samples_per_group == 4
     labels, patients = collection.column("class"), collection.columns["patient"]
     for anchors in every_step(Plan(np.arange(24), 8, 0, found), 2):
         for group in anchors.reshape(-1, 2, 2):
@@ -191,7 +191,7 @@ def test_negatives_of_one_scan_occur_with_the_field_and_never_without(tiny_store
         ({"physical_overlap": {"samples_per_scan": 16}}, r"pairs.physical_overlap: samples_per_scan = 16; "
                                                          r"use 16"),
         ({"class_labels": {"inner": {"overlapping_crops": {"samples_per_scan": 3}}}},
-         r"pairs.class_labels: together = 2 times samples_per_scan = 3; use 6"),
+         r"pairs.class_labels: group_size = 2 times samples_per_scan = 3; use 6"),
     ],
 )  # fmt: skip
 def test_groups_across_the_border_of_two_steps_are_refused(
@@ -217,7 +217,7 @@ def test_a_field_without_effect_is_reported(tiny_store: Path) -> None:
     assert line.startswith("warning: pairs.exclude: same_scan of overlapping_crops = negative has no effect")
     (line,) = warnings_of(tiny_store, NEGATIVE, "byol")
     assert line.endswith("has no effect: objective.byol uses no negatives; choose another objective")
-    (line,) = warnings_of(tiny_store, {"class_labels": {"inner": NEGATIVE, "together": 1}})
+    (line,) = warnings_of(tiny_store, {"class_labels": {"inner": NEGATIVE, "group_size": 1}})
     assert line.endswith(
         "only the views of the inner strategy are used, not its relation; leave the field out"
     )

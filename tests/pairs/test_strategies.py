@@ -39,7 +39,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "multi_crop": {"local_size": (6, 5, 4), "num_local": 3},
     "metadata_kernel": {"columns": {"age": 10.0, "sex": "equal"}},
     "tabular_neighbours": {"columns": {"age": 10.0, "sex": "equal"}, "k": 1},
-    "class_labels": {"together": 1},
+    "class_labels": {"group_size": 1},
     "cross_modality": {"across_frames": "body"},
     "hard_negatives": {"inner": PARTS[0]},
     "nearest_neighbours": {"inner": PARTS[0], "queue_size": 8},

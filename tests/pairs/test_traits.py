@@ -86,7 +86,7 @@ def test_a_strategy_with_old_attributes_still_works() -> None:
     assert needs_features(strategy) and queue_size(strategy) == 8 and has_gradient_through_negatives(strategy)
     assert num_points_of(strategy) == 3
     grouping = batch_grouping_of(strategy, collection)
-    assert grouping is not None and (grouping.together, grouping.samples_per_scan) == (3, 2)
+    assert grouping is not None and (grouping.group_size, grouping.samples_per_scan) == (3, 2)
     shuffled = placebo(collection, strategy, seed=1)
     assert (shuffled.columns["age"] != collection.columns["age"]).any()
 

@@ -87,9 +87,9 @@ def koleo_loops(z: Embeddings, groups: list[int], eps: float) -> float:
     return mean(found)
 
 
-def sinkhorn_loops(scores: Embeddings, sharpness: float, iterations: int) -> Embeddings:
+def sinkhorn_loops(scores: Embeddings, epsilon: float, iterations: int) -> Embeddings:
     """SwAV (Caron et al., 2020, eq. 3 to 5): columns, then rows of e^(s / epsilon) scaled to one sum each."""
-    q = [[math.exp(s / sharpness) for s in row] for row in scores]
+    q = [[math.exp(s / epsilon) for s in row] for row in scores]
     for _ in range(iterations):
         sums = [sum(column(q, k)) for k in range(len(q[0]))]
         q = [[v / sums[k] for k, v in enumerate(row)] for row in q]

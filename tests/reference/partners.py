@@ -86,7 +86,7 @@ def tabular_loops(collection: Collection, scan: int, alike: np.ndarray, k: int) 
 
 def arranged_loops(
     order: np.ndarray,
-    together: int,
+    group_size: int,
     affinity_of: Callable[[int], np.ndarray],
     patients: np.ndarray,
     rng: np.random.Generator,
@@ -96,7 +96,7 @@ def arranged_loops(
     while waiting:
         group = [waiting[0]]
         affinity = np.array([a if scan in order else 0.0 for scan, a in enumerate(affinity_of(group[0]))])
-        while len(group) < together:
+        while len(group) < group_size:
             affinity[np.isin(patients, patients[group])] = 0
             left = [anchor for anchor in waiting if anchor not in group]
             fresh = np.array([a if scan in left else 0.0 for scan, a in enumerate(affinity)])

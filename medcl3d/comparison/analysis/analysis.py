@@ -4,6 +4,7 @@ tests.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ from medcl3d.comparison.analysis.case_values import CaseValues, Key
 from medcl3d.comparison.analysis.results import complete_replicates
 from medcl3d.comparison.plan.arm_types import ArmType, arm_types_of
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.runs import Cell, cell_words, cells, family_of, in_endpoint
+from medcl3d.comparison.plan.runs import Cell, cell_words, cells, endpoint_cells, family_of
 from medcl3d.evaluation.statistics.crossed import (
     Components,
     Estimate,
@@ -225,7 +226,7 @@ def analyse(
     if not seeds:
         return None
     untested = untested or (cases or CaseValues()).untested or _not_complete(len(seeds), config.replicates)
-    given = (
+    given = _Given(
         table,
         config,
         cases or CaseValues(),
@@ -234,87 +235,96 @@ def analyse(
         later_cases,
         margin_untested,
     )
-    found = _over(seeds, *given)
+    found = _over(seeds, given)
     flagged = _far(found)
     kept = [seed for seed in seeds if seed not in {one.seed for one in flagged}]
-    return replace(found, far=flagged, without=_over(kept, *given) if flagged and kept else None)
+    return replace(found, far=flagged, without=_over(kept, given) if flagged and kept else None)
 
 
-def _over(
-    seeds: Sequence[int],
-    table: pd.DataFrame,
-    config: CompareConfig,
-    cases: CaseValues,
-    arm_types: dict[str, ArmType],
-    untested: str,
-    later_cases: Sequence[CaseValues],
-    margin_untested: str,
-) -> Analysis:
+@dataclass(frozen=True)
+class _Given:
+    """What `analyse` received, with defaults filled in."""
+
+    table: pd.DataFrame
+    config: CompareConfig
+    cases: CaseValues
+    arm_types: dict[str, ArmType]
+    untested: str
+    later_cases: Sequence[CaseValues]
+    margin_untested: str
+
+
+def _over(seeds: Sequence[int], given: _Given) -> Analysis:
     """The analysis over the given complete replicates."""
-    values = _Values(table, config, cases, seeds)
-    grid, reference, family = cells(config), config.reference, family_of(config)
-    primary = [cell for cell in grid if in_endpoint(cell, config)]
+    config, reference, family = given.config, given.config.reference, family_of(given.config)
+    values = _Values(given.table, config, given.cases, seeds)
+    primary = endpoint_cells(config)
     differences = {
         name: values.estimate(name, primary, reference) for name in config.arms if name != reference
     }
-    may_test = len(seeds) >= MIN_REPLICATES_FOR_TEST and config.stage == "confirm" and not untested
-    sequence = _later(table, config, seeds, later_cases)
-    t = {name: float(differences[name].p_value()) for name in family}
-    rows = [[t[name], *(one.p.get(name, 1.0) if one.p else 1.0 for one in sequence)] for name in family]
-    adjusted = dict(zip(family, in_order(rows), strict=True)) if may_test and family else {}
+    may_test = len(seeds) >= MIN_REPLICATES_FOR_TEST and config.stage == "confirm" and not given.untested
+    later = _later(given.table, config, seeds, given.later_cases)
+    raw = {name: float(differences[name].p_value()) for name in family}
+    adjusted = _adjusted(raw, later) if may_test and family else {}
     tests = {
-        name: PairedTest(t[name], float(p[0]), _wilcoxon(values, name, primary, config))
+        name: PairedTest(raw[name], float(p[0]), _wilcoxon(values, name, primary, config))
         for name, p in adjusted.items()
     }
-    equivalent = _equivalence(differences, family, config, may_test and not margin_untested)
-
-    def numbers(arm: str, chosen: Sequence[Cell]) -> Numbers:
-        difference = None if arm == reference else values.estimate(arm, chosen, reference).interval()
-        return Numbers(values.estimate(arm, chosen).interval(), difference)
-
-    def of_arm(name: str) -> ArmNumbers:
-        by_cell = {cell: numbers(name, [cell]) for cell in grid}
-        if name == reference:
-            return ArmNumbers(name, by_cell, numbers(name, primary))
-        paired = values.replicates(name, primary) - values.replicates(reference, primary)
+    equivalent = _equivalence(differences, family, config, may_test and not given.margin_untested)
+    arms = {name: _numbers(name, values, primary, config) for name in config.arms}
+    for name, difference in differences.items():
         level = ALPHA / len(family) if name in family else ALPHA
-        return ArmNumbers(
-            name,
-            by_cell,
-            numbers(name, primary),
-            tests.get(name),
-            effect_size(paired),
-            smallest=smallest_difference(differences[name], level) if len(seeds) > 1 else None,
-            components=differences[name].components,
+        arms[name] = replace(
+            arms[name],
+            test=tests.get(name),
+            effect=effect_size(values.replicates(name, primary) - values.replicates(reference, primary)),
+            smallest=smallest_difference(difference, level) if len(seeds) > 1 else None,
+            components=difference.components,
             equivalence=equivalent.get(name),
         )
-
-    arms = [of_arm(name) for name in config.arms]
-    pairs = {
-        (a, b): values.estimate(a, primary, b).interval() for a in config.arms for b in config.arms if a != b
-    }
     found = Analysis(
         metric=config.metric,
         higher=config.higher,
         reference=reference,
         planned=config.replicates,
         replicates=tuple(seeds),
-        cells=tuple(grid),
-        arms=tuple(arms),
+        cells=tuple(cells(config)),
+        arms=tuple(arms.values()),
         family=family,
-        num_cases=len(cases.patients) if cases.of_run is not None else None,
-        why_not=cases.why_not,
-        pairs=pairs,
+        num_cases=None if given.cases.of_run is None else len(given.cases.patients),
+        why_not=given.cases.why_not,
+        pairs={
+            (a, b): values.estimate(a, primary, b).interval()
+            for a, b in itertools.permutations(config.arms, 2)
+        },
         values={name: tuple(values.replicates(name, primary).tolist()) for name in config.arms},
-        arm_types=arm_types,
+        arm_types=given.arm_types,
         stage=config.stage,
-        untested=untested,
+        untested=given.untested,
         margin=config.margin,
-        margin_untested=margin_untested,
+        margin_untested=given.margin_untested,
         order=rank_stability(np.stack([values.table(name, primary) for name in config.arms]), config.higher),
-        later=tuple(one.tested(adjusted, index) for index, one in enumerate(sequence, 1)),
+        later=tuple(one.tested(adjusted, index) for index, one in enumerate(later, 1)),
     )
     return replace(found, arms=tuple(_with_labels(found)))
+
+
+def _adjusted(raw: Mapping[str, float], later: Sequence[_Next]) -> dict[str, np.ndarray]:
+    """Arm of the family -> its p-values at the primary and the next endpoints, adjusted over all of them."""
+    rows = [[p, *(one.p.get(name, 1.0) for one in later)] for name, p in raw.items()]
+    return dict(zip(raw, in_order(rows), strict=True))
+
+
+def _numbers(name: str, values: _Values, primary: Sequence[Cell], config: CompareConfig) -> ArmNumbers:
+    """The means of an arm and its differences to the reference, in every cell and at the endpoint."""
+
+    def over(chosen: Sequence[Cell]) -> Numbers:
+        mean = values.estimate(name, chosen).interval()
+        if name == config.reference:
+            return Numbers(mean, None)
+        return Numbers(mean, values.estimate(name, chosen, config.reference).interval())
+
+    return ArmNumbers(name, {cell: over([cell]) for cell in cells(config)}, over(primary))
 
 
 def _far(analysis: Analysis) -> tuple[FarReplicate, ...]:
@@ -358,7 +368,7 @@ class _Next:
 
     def tested(self, adjusted: Mapping[str, np.ndarray], index: int) -> LaterEndpoint:
         reached = {name: float(p[index]) for name, p in adjusted.items() if self.p and p[index - 1] < ALPHA}
-        chosen = tuple(cell for cell in cells(self.config) if in_endpoint(cell, self.config))
+        chosen = tuple(endpoint_cells(self.config))
         return LaterEndpoint(
             self.config.metric, self.config.higher, chosen, self.differences, reached, self.why_not
         )
@@ -380,7 +390,7 @@ def _later(
             found.append(_Next(one, {}, {}, why_not))
             continue
         values = _Values(table, one, known, defined)
-        chosen = [cell for cell in cells(one) if in_endpoint(cell, one)]
+        chosen = endpoint_cells(one)
         estimates = {name: values.estimate(name, chosen, config.reference) for name in family_of(config)}
         p = {} if why_not else {name: float(estimate.p_value()) for name, estimate in estimates.items()}
         found.append(

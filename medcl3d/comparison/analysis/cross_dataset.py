@@ -12,7 +12,7 @@ from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.analysis.results import complete_replicates
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.controls import with_controls
-from medcl3d.comparison.plan.runs import cells, in_endpoint
+from medcl3d.comparison.plan.runs import endpoint_cells
 from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
@@ -49,28 +49,32 @@ class CrossDatasetRanking:
 
 
 def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRanking | None:
-    """Rank the arms over this comparison and those listed in `across`; None if it lists none.
+    """Rank the arms over this comparison and those listed in `cross_dataset_ranking`; None if it lists none.
 
     ConfigError if one of them has the opposite direction of better, is a screening, or read the data of
     another.
     """
-    if not config.across:
+    if not config.cross_dataset_ranking:
         return None
     values = {_label(config): {name: float(np.mean(found)) for name, found in analysis.values.items()}}
     scales = {_label(config): _scaled(config, values[_label(config)], _high_of(analysis, config))}
     read_by = dict.fromkeys(data_of(config), _label(config))
     waiting: list[str] = []
-    for path in config.across:
+    for path in config.cross_dataset_ranking:
         other = with_controls(load(find_config(str(path)), (), CompareConfig))
         if other.higher != config.higher:
             raise ConfigError(
-                f"across: {other.metric} in {path} and {config.metric} here have opposite directions of "
-                "better; "
-                "use metrics of one direction"
+                "cross_dataset_ranking",
+                None,
+                f"{other.metric} in {path} and {config.metric} here have opposite directions of better",
+                "use metrics of one direction",
             )
         if other.stage == "screen":
             raise ConfigError(
-                f"across: {path} is a screening, which only selects candidates; name its confirmation"
+                "cross_dataset_ranking",
+                None,
+                f"{path} is a screening, which only selects candidates",
+                "name its confirmation",
             )
         found, data = endpoints(other), data_of(other)
         twice = next(
@@ -79,7 +83,10 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRankin
         )
         if twice is not None:
             raise ConfigError(
-                f"across: {path} uses the same data as {twice}; each data set counts once, so remove one"
+                "cross_dataset_ranking",
+                None,
+                f"{path} uses the same data as {twice}",
+                "each data set counts once, so remove one",
             )
         if found is None:
             waiting.append(str(path))
@@ -129,7 +136,7 @@ def _high_of(analysis: Analysis, config: CompareConfig) -> float | None:
         return None
     chosen = _at_high(config)
     found = analysis.arm(config.anchors.high).cells
-    return float(np.mean([found[cell].mean.mean for cell in analysis.cells if in_endpoint(cell, chosen)]))
+    return float(np.mean([found[cell].mean.mean for cell in endpoint_cells(chosen)]))
 
 
 def _high_anchor(config: CompareConfig) -> float | None:
@@ -170,7 +177,7 @@ def endpoints(config: CompareConfig) -> dict[str, float] | None:
     if not seeds:
         return None
     chosen = table[table["seed"].isin(seeds)]
-    primary = [dict(cell) for cell in cells(config) if in_endpoint(cell, config)]
+    primary = [dict(cell) for cell in endpoint_cells(config)]
     return {arm: _mean(chosen[chosen["arm"] == arm], primary, config.metric) for arm in config.arms}
 
 

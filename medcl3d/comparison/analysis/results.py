@@ -70,9 +70,9 @@ def means_of(run: Run, results: Mapping[str, Any], metric: str) -> dict[str, flo
     }
     if metric not in means:
         raise DataError(
-            f"{run.folder}/results.json: has no number for {metric!r}, which is misspelt or undefined on "
-            "these test patients; "
-            f"set `metric` to one of: {', '.join(means) or 'none'}"
+            f"{run.folder}/results.json",
+            f"has no number for {metric!r}, which is misspelt or undefined on these test patients",
+            f"set `metric` to one of: {', '.join(means) or 'none'}",
         )
     return {
         name: float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else math.nan
@@ -134,8 +134,8 @@ def _check_split(run: Run, split: Any, splits: dict[str, tuple[Path, Any]]) -> N
     other, theirs = splits.setdefault(json.dumps([run.seed, run.fold, labels]), (run.folder, split))
     if split != theirs:
         raise DataError(
-            f"{run.folder} and {other}: have other labelled or test patients in one replicate; "
-            "delete both and run them on one prepared store"
+            problem=f"{run.folder} and {other}: have other labelled or test patients in one replicate",
+            remedy="delete both and run them on one prepared store",
         )
 
 
@@ -159,7 +159,7 @@ def progress(runs: Sequence[Run], config: CompareConfig) -> tuple[int, int]:
 
 
 def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Differences of each pretraining and each arm of one replicate from the first, one line per field."""
+    """Differences of each pretraining and each arm of one replicate from the first."""
     rows: list[dict[str, Any]] = []
     for command in MODELS:
         same = [
@@ -169,10 +169,8 @@ def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
         ]
         same = [run for run in same if run.cell == same[0].cell]
         for run in same[1:]:
-            lines = [
-                line for line in differences(same[0].planned, run.planned) if not line.startswith("out_dir:")
-            ]
-            rows.append({"what": f"{command} {run.name}", "other": same[0].name, "lines": lines})
+            found = [one for one in differences(same[0].planned, run.planned) if one.field != "out_dir"]
+            rows.append({"what": f"{command} {run.name}", "other": same[0].name, "differences": found})
     return rows
 
 
@@ -180,10 +178,8 @@ def also_differing(runs: Sequence[Run]) -> list[str]:
     """A sentence on the fields in which arms differ besides what is compared, if any (the file may allow
     them).
     """
-    lines = [
-        line for row in contrasts(runs) for line in row["lines"] if not line.startswith(("init:", *COMPARED))
-    ]
-    named = ", ".join(sorted({line.split(":")[0] for line in lines}))
+    found = [one for row in contrasts(runs) for one in row["differences"]]
+    named = ", ".join(sorted({one.field for one in found if not one.within(("init", *COMPARED))}))
     confounded = (
         f"Besides pairs, objective and placebo, the arms' runs differ in {named}, which may "
         "explain differences."
@@ -204,7 +200,8 @@ def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> 
         places = [folder for folder in folders if folder.resolve().parts[-len(inside) :] == inside]
         if len(places) > 1:
             raise DataError(
-                f"{' and '.join(map(str, places))} hold the same run; remove one of them from --from"
+                problem=f"{' and '.join(map(str, places))} hold the same run",
+                remedy="remove one of them from --from",
             )
         for place in places:
             root = Path(*place.resolve().parts[: -len(inside)])
@@ -212,9 +209,8 @@ def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> 
             found.append(replace(run, folder=place, needs=needs, moved_to=root))
     if not found:
         raise DataError(
-            f"no run of this comparison is in {', '.join(map(str, roots))}; give run folders, or folders "
-            "of them, "
-            f"whose paths end as in {runs[-1].folder}"
+            problem=f"no run of this comparison is in {', '.join(map(str, roots))}",
+            remedy=f"give run folders, or folders of them, whose paths end as in {runs[-1].folder}",
         )
     return found
 
@@ -241,8 +237,8 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
         differ = [words for words, part in parts.items() if others[words][0] != part]
         if differ:
             raise DataError(
-                f"{others[differ[0]][1]} and {run.folder} read different data: {', '.join(differ)}; "
-                "prepare the data once and run both again"
+                problem=f"{others[differ[0]][1]} and {run.folder} read different data: {', '.join(differ)}",
+                remedy="prepare the data once and run both again",
             )
         if "manifest" in provenance:
             columns.setdefault(same, []).append(set(provenance["manifest"]))

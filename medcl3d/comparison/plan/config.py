@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from medcl3d.config.field_types import STRICT, Positive, PositiveInt, Seed
 from medcl3d.config.kinds import CONFIGS, KINDS
-from medcl3d.config.overrides import FIELDS_OF
+from medcl3d.config.overrides import FIELDS_OF, PATHS_OF
+from medcl3d.config.renamed_fields import strict
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.metrics.directions import Direction, direction_of
 
@@ -21,6 +22,15 @@ Command = Literal["pretrain", "finetune", "evaluate"]
 def holds(*places: str) -> Any:
     """Annotation of a field that holds fields of other configurations, each given as ``module:name``."""
     return Field(json_schema_extra={FIELDS_OF: list(places)})
+
+
+def keys_of(*commands: Command) -> Any:
+    """Annotation of a field that names fields of the configurations of some commands, by dotted keys."""
+    return Field(json_schema_extra={PATHS_OF: [CONFIGS[command] for command in commands]})
+
+
+Cells = Annotated[dict[str, Any], keys_of("finetune", "evaluate")]
+"""Dotted key of a varied field -> value."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,7 +71,7 @@ class NextEndpoint:
     """
 
     metric: str | None = None
-    endpoint: dict[str, Any] = field(default_factory=dict)
+    endpoint: Cells = field(default_factory=dict)
     better: Direction | None = None
 
 
@@ -77,10 +87,10 @@ class Anchors:
 
     low: str
     high: str
-    high_endpoint: dict[str, Any] = field(default_factory=dict)
+    high_endpoint: Cells = field(default_factory=dict)
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=strict({"screened": "screening", "across": "cross_dataset_ranking"}))
 class CompareConfig:
     """A comparison of arms.
 
@@ -98,7 +108,7 @@ class CompareConfig:
     next_endpoints  endpoints that are tested after the primary one, in this order; an arm is tested at each
                     only if it
                 was rejected at the one before: `[{endpoint: {num_labelled: 8}}, {metric: hd95_mm}]`
-    anchors     arms at 0 and 1 on the common scale of tasks, for `across`
+    anchors     arms at 0 and 1 on the common scale of tasks, for `cross_dataset_ranking`
     controls    arms that are added if the file has none of their type: `scratch`; `augmented_views`,
                 pretrained with
                 augmentations of one crop and so without a choice of pairs, one for each way in which the arms
@@ -107,10 +117,10 @@ class CompareConfig:
                 blocks and has
                 no pairs. They are outside the tested family
     stage       confirm, or screen: selects candidates, so nothing is tested
-    screened    file of the screening that this comparison confirms: its seeds and test patients are refused
+    screening   file of the screening that this comparison confirms: its seeds and test patients are refused
                 here
-    across      files of comparisons of the same arms on other data, whose finished results are ranked with
-                this one's
+    cross_dataset_ranking  files of comparisons of the same arms on other data, whose finished results are
+                ranked with this one's
     folds       number of folds of the split (prepared with as many) in each replicate, each pretrained and
                 measured
                 separately; the replicate's number is the mean over them, so every patient is tested once
@@ -131,9 +141,9 @@ class CompareConfig:
     evaluate: Annotated[Recipe | None, holds(CONFIGS["evaluate"])] = None
     pretrainings: Annotated[dict[str, Recipe], holds(CONFIGS["pretrain"])] = field(default_factory=dict)
     pretrain: Annotated[dict[str, Any], holds(CONFIGS["pretrain"])] = field(default_factory=dict)
-    may_differ: tuple[str, ...] = ()
-    vary: dict[str, Any] = field(default_factory=dict)
-    endpoint: dict[str, Any] = field(default_factory=dict)
+    may_differ: Annotated[tuple[str, ...], keys_of("pretrain")] = ()
+    vary: Cells = field(default_factory=dict)
+    endpoint: Cells = field(default_factory=dict)
     family: tuple[str, ...] = ()
     margin: Positive | None = None
     next_endpoints: tuple[NextEndpoint, ...] = ()
@@ -145,8 +155,8 @@ class CompareConfig:
         "mae",
     )
     stage: Literal["screen", "confirm"] = "confirm"
-    screened: Path | None = None
-    across: tuple[Path, ...] = ()
+    screening: Path | None = None
+    cross_dataset_ranking: tuple[Path, ...] = ()
     folds: Annotated[int, Field(ge=2)] | None = None
     first_seed: Seed = 0
     replicates: PositiveInt = 1

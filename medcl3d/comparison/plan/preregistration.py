@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.runs import Run, cells, family_of, in_endpoint
-from medcl3d.config.plain import differences
+from medcl3d.comparison.plan.runs import Run, endpoint_cells, family_of
+from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
 
-DECLARED = "declared.jsonl"
+PREREGISTRATION = "preregistration.jsonl"
+FORMER = "declared.jsonl"  # name of the file in version 0.1; it is read and kept
 CHANGED = "the preregistered tests were changed after results existed (see the notes)"
 MARGIN_CHANGED = "the margin was changed after results existed (see the notes)"
 
@@ -57,7 +58,7 @@ def tested_fields(config: CompareConfig) -> dict[str, Any]:
 
 
 def _endpoint(config: CompareConfig) -> list[dict[str, Any]]:
-    return [dict(cell) for cell in cells(config) if in_endpoint(cell, config)]
+    return [dict(cell) for cell in endpoint_cells(config)]
 
 
 def preregister(config: CompareConfig, finished: int, complete: int) -> None:
@@ -66,7 +67,7 @@ def preregister(config: CompareConfig, finished: int, complete: int) -> None:
     finished, complete  number of finished measurements and of complete replicates now: results that may have
                         been seen
     """
-    path, what = config.report_dir / DECLARED, tested_fields(config)
+    path, what = config.report_dir / PREREGISTRATION, tested_fields(config)
     before = preregistrations(path)
     if before and before[-1]["what"] == what:
         return
@@ -81,7 +82,15 @@ def preregister(config: CompareConfig, finished: int, complete: int) -> None:
 
 
 def preregistrations(path: Path) -> list[dict[str, Any]]:
-    """The declarations of a file in their order; empty if it is absent. Damaged rows are skipped."""
+    """The declarations of a file in their order, after those of a `declared.jsonl` beside it that it lacks.
+
+    Empty if both are absent. Damaged rows are skipped.
+    """
+    rows, former = _rows(path), _rows(path.with_name(FORMER))
+    return [*(row for row in former if row not in rows), *rows]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -102,7 +111,7 @@ def preregistrations(path: Path) -> list[dict[str, Any]]:
 def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
     """The declarations file of these runs: beside them, also if they were moved."""
     out_dir = next((run.moved_to for run in runs if run.moved_to is not None), config.out_dir)
-    return out_dir / config.report_dir.relative_to(config.out_dir) / DECLARED
+    return out_dir / config.report_dir.relative_to(config.out_dir) / PREREGISTRATION
 
 
 def check_preregistration(
@@ -120,27 +129,29 @@ def check_preregistration(
         return PreregistrationCheck("", True)
     rows = [row for row in rows if row["what"].get("metric") in measured]
     if not rows:
-        return PreregistrationCheck("The tests were not preregistered: declared.jsonl does not exist.", True)
+        return PreregistrationCheck(
+            "The tests were not preregistered: preregistration.jsonl does not exist.", True
+        )
     what = tested_fields(config)
     first, last = rows[0], rows[-1]
     for row in rows:
         if row["finished"] == 0:  # no result existed: the later declaration counts
             first = row
-    lines = [line for line in differences(first["what"], what) if not _is_pilots(line, first, rows)]
-    margin = [line for line in lines if line.startswith("margin:")]
-    if margin and len(lines) == len(margin):
+    changes = [change for change in differences(first["what"], what) if not _is_pilots(change, first, rows)]
+    margin = [change for change in changes if change.field == "margin"]
+    if margin and len(changes) == len(margin):
         note = (
-            f"No arm is called equivalent: {'; '.join(margin)} was changed after results existed; "
+            f"No arm is called equivalent: {listed(margin)} was changed after results existed; "
             "other tests remain valid."
         )
         return PreregistrationCheck(note, True, margin_kept=False)
-    if lines:
+    if changes:
         when = next((row for row in rows if row["what"] == what), last)
         seen = (
             f"when {_measurements(when['finished'])} finished" if when["what"] == what else "after the runs"
         )
         return PreregistrationCheck(
-            f"No test: {'; '.join(lines)} was changed {seen}.", False, margin_kept=not margin
+            f"No test: {listed(changes)} was changed {seen}.", False, margin_kept=not margin
         )
     if first["finished"]:
         return PreregistrationCheck(
@@ -153,9 +164,7 @@ def _measurements(count: int) -> str:
     return f"{count} measurement{' was' if count == 1 else 's were'}"
 
 
-def _is_pilots(line: str, first: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
+def _is_pilots(change: Difference, first: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
     """Whether a change of the number of replicates was made before a test was possible."""
-    changes = [row for row in rows if row["what"]["replicates"] != first["what"]["replicates"]]
-    return (
-        line.startswith("replicates:") and bool(changes) and changes[0]["complete"] < MIN_REPLICATES_FOR_TEST
-    )
+    later = [row for row in rows if row["what"]["replicates"] != first["what"]["replicates"]]
+    return change.field == "replicates" and bool(later) and later[0]["complete"] < MIN_REPLICATES_FOR_TEST

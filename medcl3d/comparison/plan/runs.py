@@ -19,7 +19,7 @@ from typing import Any
 from medcl3d.comparison.plan.config import Command, CompareConfig, Recipe
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
-from medcl3d.config.plain import differences, plain
+from medcl3d.config.plain import Difference, differences, listed, plain
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.metrics.directions import direction_of
 
@@ -139,10 +139,10 @@ def cell_words(cell: Cell) -> str:
     return ", ".join(f"{key} {value}" for key, value in cell) or "all"
 
 
-def in_endpoint(cell: Cell, config: CompareConfig) -> bool:
-    """Whether the primary endpoint averages over this cell."""
-    wanted = dotted(config.endpoint)
-    return all(dict(cell)[key] == value for key, value in wanted.items())
+def endpoint_cells(config: CompareConfig) -> list[Cell]:
+    """The cells that the primary endpoint averages over."""
+    wanted = dotted(config.endpoint).items()
+    return [cell for cell in cells(config) if all(dict(cell)[key] == value for key, value in wanted)]
 
 
 def family_of(config: CompareConfig) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ def check_names(config: CompareConfig, name: str) -> None:
     """ConfigError if the comparison's own fields are not compatible; `name` is its file in messages."""
 
     def fail(where: str, message: str) -> ConfigError:
-        return ConfigError(f"{name}: {where}: {message}")
+        return ConfigError(where, None, message, place=name)
 
     direction = direction_of(config.metric)
     if direction is None and config.better is None:
@@ -322,8 +322,11 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
     check_comparable(runs, config, name)
     if config.stage == "confirm" and any(run.planned.get("measured_on") == "validation" for run in runs):
         raise ConfigError(
-            f"{name}: stage: a confirmation measures on test patients, not on validation patients; set "
-            "`stage: screen`"
+            "stage",
+            None,
+            "a confirmation measures on test patients, not on validation patients",
+            "set `stage: screen`",
+            place=name,
         )
     return runs
 
@@ -342,11 +345,10 @@ def free_fields(command: Command, config: CompareConfig) -> list[str]:
     return ["out_dir", "init", *(k for arm in config.arms.values() for k in dotted(arm.set))]
 
 
-def unexpected_differences(a: Run, b: Run, free: Iterable[str]) -> list[str]:
-    """Differences of two runs other than the fields in which they may differ, one line per field."""
+def unexpected_differences(a: Run, b: Run, free: Iterable[str]) -> list[Difference]:
+    """Differences of two runs other than the fields in which they may differ."""
     free = tuple(free)
-    lines = differences(a.planned, b.planned)
-    return [line for line in lines if not any(line.startswith((f"{key}:", f"{key}.")) for key in free)]
+    return [found for found in differences(a.planned, b.planned) if not found.within(free)]
 
 
 def check_comparable(runs: Sequence[Run], config: CompareConfig, name: str = "comparison") -> None:
@@ -354,10 +356,11 @@ def check_comparable(runs: Sequence[Run], config: CompareConfig, name: str = "co
     first: dict[tuple[str, Cell, int, int | None], Run] = {}
     for run in runs:
         other = first.setdefault((run.command, run.cell, run.seed, run.fold), run)
-        lines = unexpected_differences(other, run, free_fields(run.command, config))
-        if lines:
+        unexpected = unexpected_differences(other, run, free_fields(run.command, config))
+        if unexpected:
             raise ConfigError(
-                f"{name}: {other.command} {other.name!r} and {run.name!r} differ in more than what is "
-                f"compared: {'; '.join(lines)}. "
-                "Make them equal (`pretrain:` sets a field in all), or list the field in `may_differ`"
+                problem=f"{other.command} {other.name!r} and {run.name!r} differ in more than what is "
+                f"compared: {listed(unexpected)}. Make them equal (`pretrain:` sets a field in all), "
+                "or list the field in `may_differ`",
+                place=name,
             )

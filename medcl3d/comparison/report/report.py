@@ -22,7 +22,7 @@ from medcl3d.comparison.analysis.incomplete_runs import IncompleteRun, count, in
 from medcl3d.comparison.analysis.results import contrasts
 from medcl3d.comparison.analysis.sensitivity import far_replicates
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.runs import Cell, Run, cell_words, in_endpoint, slug
+from medcl3d.comparison.plan.runs import Cell, Run, cell_words, endpoint_cells, slug
 from medcl3d.comparison.report.figures import (
     Curve,
     Picture,
@@ -190,7 +190,7 @@ def _answer(analysis: Analysis, runs: Sequence[Run], config: CompareConfig, side
         if run.measures
         for case in read_json(run.folder / "results.json").get("cases", [])
     }
-    primary = [cell for cell in analysis.cells if in_endpoint(cell, config)]
+    primary = endpoint_cells(config)
     over = f", the mean over {len(primary)} cells ({'; '.join(map(cell_words, primary))})"
     if len(primary) == 1:
         over = f", with {cell_words(primary[0])}" if primary[0] else ""

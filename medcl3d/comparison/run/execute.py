@@ -19,21 +19,14 @@ from typing import Any, Literal, Protocol
 
 import yaml
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from medcl3d.comparison.plan.runs import Run, model_of
 from medcl3d.comparison.run.launch import INPUTS, LOG, Child, encoder_hash, read_json
 from medcl3d.comparison.run.timing import TimeEstimates
-from medcl3d.config.plain import differences
+from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
+from medcl3d.io.progress import progress_bar
 from medcl3d.training.run_folder import FREE_FIELDS, with_defaults
 
 POLL_SECONDS = 0.2
@@ -86,13 +79,14 @@ def is_done(run: Run) -> bool:
         return False
     if run.measures and not (run.folder / "results.json").is_file():
         raise DataError(
-            f"{run.folder}: the run is done but results.json is missing; delete the folder to run it again"
+            run.folder, "the run is done but results.json is missing", "delete the folder to run it again"
         )
     now = None if run.needs is None else encoder_hash(run.needs)
     if now is not None and read_json(run.folder / INPUTS).get("encoder_sha256") != now:
         raise ConfigError(
-            f"{run.folder}: started from another encoder than the current one in {run.needs}. "
-            "Delete the folder to run it again"
+            problem=f"started from another encoder than the current one in {run.needs}. Delete the folder to "
+            "run it again",
+            place=run.folder,
         )
     return True
 
@@ -105,26 +99,26 @@ def _refuse_another(run: Run, config_file: Path) -> None:
         found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(
-            f"{config_file}: is damaged ({' '.join(str(error).split())}); delete its folder to run it again"
+            config_file, f"is damaged ({' '.join(str(error).split())})", "delete its folder to run it again"
         ) from None
-    free = (*FREE_FIELDS, *(("out_dir:", "init:") if run.moved_to else ()))
+    free = (*FREE_FIELDS, *(("out_dir", "init") if run.moved_to else ()))
 
-    def changed(old: Any) -> list[str]:
-        return [line for line in differences(old, run.planned) if not line.startswith(free)]
+    def changed(old: Any) -> list[Difference]:
+        return [found for found in differences(old, run.planned) if not found.within(free)]
 
     # Filling in defaults takes longer than comparing, and most runs have all fields.
-    lines = changed(found) and changed(with_defaults(found, model_of(run.command), config_file))
+    others = changed(found) and changed(with_defaults(found, model_of(run.command), config_file, quiet=True))
     if run.moved_to is not None and run.needs is not None:
         # The encoder was moved too, but its path below out_dir must be the planned one: otherwise this is
         # another arm's run.
         inside = run.needs.relative_to(run.moved_to).parts
         if Path(str(found.get("init"))).parts[-len(inside) :] != inside:
-            lines = [*lines, f"init: {found.get('init')!r} -> {run.planned['init']!r}"]
-    if lines:
-        shown = "; ".join([*lines[:5], *(["..."] if len(lines) > 5 else [])])
+            others = [*others, Difference(("init",), found.get("init"), run.planned["init"])]
+    if others:
         raise ConfigError(
-            f"{run.folder}: holds another run: {shown}. Delete the folder to run it again, or choose "
-            "another out_dir"
+            problem=f"holds another run: {listed(others, 5)}. Delete the folder to run it again, or "
+            "choose another out_dir",
+            place=run.folder,
         )
 
 
@@ -237,7 +231,10 @@ def execute(
     ConfigError before anything starts if a folder holds another run; Stopped on Ctrl-C or SIGTERM.
     """
     grid = _Grid(runs, console, accept)
-    with _stop_signals() as stop_requested, _progress(console) as progress:
+    with (
+        _stop_signals() as stop_requested,
+        progress_bar(MofNCompleteColumn(), TextColumn("samples"), console=console) as progress,
+    ):
         task = progress.add_task("runs", total=sum(run.size for run in grid.waiting))
         grid.say = progress.console.print
         try:
@@ -337,9 +334,3 @@ def _advance(progress: Progress, task: TaskID, going: Sequence[Run], ended: Sequ
     progress.update(
         task, completed=part + sum(run.size for run in ended), description=f"{len(going)} running"
     )
-
-
-def _progress(console: Console) -> Progress:
-    count = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples,"))
-    times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
-    return Progress(*count, *times, console=console, disable=not console.is_terminal)

@@ -54,9 +54,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is damaged ({error}); delete its folder to run it again") from None
+        raise DataError(path, f"is damaged ({error})", "delete its folder to run it again") from None
     if not isinstance(found, dict):
-        raise DataError(f"{path}: is damaged (not a JSON object); delete its folder to run it again")
+        raise DataError(path, "is damaged (not a JSON object)", "delete its folder to run it again")
     return found
 
 

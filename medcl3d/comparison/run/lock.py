@@ -28,11 +28,13 @@ def exclusive_start(folder: Path) -> Iterator[None]:
         holder = read_json(folder / HOLDER)
         who = f"pid {holder['pid']} on {holder['host']}" if holder else "another process"
         raise ConfigError(
-            f"{folder}: {who} is running a comparison in this folder; wait for it, or set another out_dir"
+            problem=f"{who} is running a comparison in this folder",
+            remedy="wait for it, or set another out_dir",
+            place=folder,
         ) from None
     except OSError as error:
         raise MachineError(
-            f"{folder}: cannot be written ({error.strerror}); set out_dir to a writable folder"
+            folder, f"cannot be written ({error.strerror})", "set out_dir to a writable folder"
         ) from None
     try:
         write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})

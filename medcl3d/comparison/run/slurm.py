@@ -135,7 +135,10 @@ class SlurmLauncher:
             import submitit
         except ImportError:
             raise MachineError(
-                "executor: slurm needs submitit, which is not installed; pip install 'medcl3d[slurm]'"
+                "executor",
+                "slurm needs submitit, which is not installed",
+                "pip install 'medcl3d[slurm]'",
+                field="executor",
             ) from None
         self.at_once = jobs
         given = dict(parameters)
@@ -144,7 +147,10 @@ class SlurmLauncher:
             self._executor = submitit.AutoExecutor(folder=folder / "slurm" / "%j", cluster=cluster)
         except RuntimeError as error:
             raise MachineError(
-                f"executor: slurm: {error}; start it on a machine with sbatch, or set executor: local"
+                "executor",
+                f"slurm: {error}",
+                "start it on a machine with sbatch, or set executor: local",
+                field="executor",
             ) from None
         if cluster == "slurm":
             given = {"slurm_array_parallelism": jobs, **given}
@@ -155,7 +161,7 @@ class SlurmLauncher:
         try:
             self._executor.update_parameters(name="medcl3d", **given)
         except (NameError, TypeError, ValueError) as error:
-            raise ConfigError(f"slurm: {' '.join(str(error).split())}") from None
+            raise ConfigError("slurm", None, " ".join(str(error).split())) from None
 
     def launch(self, runs: Sequence[Run]) -> list[Child]:
         """Submit runs as one array."""

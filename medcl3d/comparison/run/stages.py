@@ -16,36 +16,49 @@ from medcl3d.core.errors import ConfigError, DataError
 
 
 def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) -> None:
-    """Check this comparison against its screening, if `screened` is set.
+    """Check this comparison against its screening, if `screening` is set.
 
-    ConfigError if `screened` is not a screening, or shares a seed; DataError if the two share a test patient,
-    as far as
-    results of both, or this one's split.json, exist. `name` is this comparison's file in messages.
+    ConfigError if `screening` is not a screening, or shares a seed; DataError if the two share a test
+    patient, as far as results of both, or this one's split.json, exist. `name` is this comparison's file in
+    messages.
     """
-    if config.screened is None:
+    if config.screening is None:
         return
     if config.stage != "confirm":
         raise ConfigError(
-            f"{name}: screened: a screening does not confirm; remove the line, or set stage: confirm"
+            "screening",
+            None,
+            "a screening does not confirm",
+            "remove the line, or set stage: confirm",
+            place=name,
         )
-    screening = load(find_config(str(config.screened)), (), CompareConfig)
+    screening = load(find_config(str(config.screening)), (), CompareConfig)
     if screening.stage != "screen":
         raise ConfigError(
-            f"{name}: screened: {config.screened} is not a screening; set stage: screen there before it runs"
+            "screening",
+            None,
+            f"{config.screening} is not a screening",
+            "set stage: screen there before it runs",
+            place=name,
         )
     both = sorted(set(_seeds(screening)) & set(_seeds(config)))
     if both:
         free = screening.first_seed + screening.replicates
         raise ConfigError(
-            f"{name}: first_seed: {config.screened} used seed {both[0]}; set first_seed to {free} or more"
+            "first_seed",
+            None,
+            f"{config.screening} used seed {both[0]}",
+            f"set first_seed to {free} or more",
+            place=name,
         )
     seen = _tested(sorted((screening.out_dir / screening.measured_by[0]).rglob("results.json")))
     own = _tested([run.folder / "results.json" for run in runs if run.measures]) | _to_test(runs)
     if seen & own:
         some = ", ".join(sorted(seen & own)[:5])
         raise DataError(
-            f"{name}: {len(seen & own)} test patients were used in the screening ({some}); "
-            f"confirm on patients that {config.screened} did not use"
+            name,
+            f"{len(seen & own)} test patients were used in the screening ({some})",
+            f"confirm on patients that {config.screening} did not use",
         )
 
 

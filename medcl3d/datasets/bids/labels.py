@@ -66,8 +66,7 @@ def find_derivative(
     for piece in label:
         if "-" in piece and piece.split("-", 1)[0] not in OF_A_DERIVATIVE:
             raise ConfigError(
-                f"source bids: label = {list(label)}: {piece!r} does not distinguish label maps; write dseg, "
-                "or desc-..."
+                "label", list(label), f"{piece!r} does not distinguish label maps", "write dseg, or desc-..."
             )
     suffixes = tuple(piece for piece in label if "-" not in piece) or SUFFIXES
     derivatives, wanted = root / "derivatives", frozenset(label)
@@ -81,7 +80,7 @@ def find_derivative(
             " or ".join(f"*_{suffix}" for suffix in suffixes),
             ", ".join(name for name, maps in maps_of.items() if maps),
         )
-        raise DataError(f"{derivatives / derivative}: no {kinds} files; found in: {names or 'none'}")
+        raise DataError(derivatives / derivative, f"no {kinds} files", f"found in: {names or 'none'}")
     requested = {name: maps for name, maps in maps_of.items() if maps and derivative in (None, name)}
     fitting = {
         name: fit
@@ -91,12 +90,13 @@ def find_derivative(
     if len(fitting) > 1:
         names = ", ".join(fitting)
         raise DataError(
-            f"{derivatives}: labels are in {names}; choose one with derivative=NAME, or none with "
-            "derivative=none"
+            derivatives,
+            f"labels are in {names}",
+            "choose one with derivative=NAME, or none with derivative=none",
         )
     if not fitting and label:
         kinds = _kinds(one for maps in requested.values() for one in maps)
-        raise DataError(f"{derivatives}: no label map has {_listed(wanted)}; found: {kinds or 'none'}")
+        raise DataError(derivatives, f"no label map has {_listed(wanted)}", f"found: {kinds or 'none'}")
     for name, maps in maps_of.items():
         why = f"do not have {_listed(wanted)}" if name in requested else "were not requested"
         for one in maps if name not in fitting or wanted else ():
@@ -156,8 +156,9 @@ def pair(
         chosen = exact if len(exact) == 1 else fitting
         if len(chosen) > 1:
             raise DataError(
-                f"{root / path}: has {len(chosen)} label maps in {found.folder.name}: {_kinds(chosen)}; "
-                "choose one with label=[...], or none with derivative=none"
+                root / path,
+                f"has {len(chosen)} label maps in {found.folder.name}: {_kinds(chosen)}",
+                "choose one with label=[...], or none with derivative=none",
             )
         used |= {one.path for one in fitting}
         if chosen:
@@ -212,14 +213,14 @@ def class_names(found: Derivative | None, used: Iterable[str]) -> tuple[dict[int
 def _classes(path: Path) -> dict[int, str]:
     columns, rows = read_rows(path)
     if not {"index", "name"} <= set(columns):
-        raise DataError(f"{path}:1: the columns index and name are needed, found: {columns}")
+        raise DataError(f"{path}:1", f"the columns index and name are needed, found: {columns}")
     names = {0: "background"}
     for line, row in rows.items():
         index = row[columns.index("index")]
         try:
             names[int(index)] = row[columns.index("name")]
         except ValueError:
-            raise DataError(f"{path}:{line}: index = {index!r}: an integer is needed") from None
+            raise DataError(f"{path}:{line}", f"index = {index!r}: an integer is needed") from None
     return names
 
 

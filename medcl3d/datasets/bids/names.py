@@ -62,7 +62,7 @@ def session_of(folders: Sequence[str], name: BidsName, file: str) -> str:
             continue
         value = name.entities.get(key)
         if value is not None and folder != f"{key}-{value}":
-            raise DataError(f"{file}: {key}-{value} in the folder {folder}; rename the file, or move it")
+            raise DataError(file, f"{key}-{value} in the folder {folder}", "rename the file, or move it")
         if key == "ses":
             session = folder.removeprefix("ses-")
     return session

@@ -41,7 +41,7 @@ def participants(root: Path, subjects: set[str]) -> tuple[dict[str, Line], list[
         given = row.pop("participant_id")
         subject = given if given.startswith("sub-") else f"sub-{given}"
         if subject in rows:
-            raise DataError(f"{path}:{line}: {subject} has two rows; keep one")
+            raise DataError(f"{path}:{line}", f"{subject} has two rows", "keep one")
         rows[subject] = Line(row, f"{path}:{line}")
     notes = []
     for found, what in (
@@ -88,7 +88,7 @@ def _date(time: str, place: str) -> date | None:
     found = date_of(time)
     if found is None:
         raise DataError(
-            f"{place}: acq_time = {time!r}: is not a date, as 2001-02-28T14:00:00; correct it, or write n/a"
+            place, f"acq_time = {time!r}: is not a date, as 2001-02-28T14:00:00", "correct it, or write n/a"
         )
     return found
 
@@ -97,7 +97,7 @@ def _rows(path: Path, key: str) -> dict[int, Row]:
     """Line -> cells by column, without those filled from file names. DataError without the key's column."""
     names, rows = read_rows(path)  # plain rows: one data frame per subject would dominate the run time
     if key not in names:
-        raise DataError(f"{path}:1: the column {key} is missing, found: {names}")
+        raise DataError(f"{path}:1", f"the column {key} is missing, found: {names}")
     return {
         line: {
             name: cell for name, cell in zip(names, row, strict=True) if name not in OF_NAMES or name == key

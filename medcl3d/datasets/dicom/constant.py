@@ -37,8 +37,9 @@ def refuse_partial_rescaling(slices: Sequence[Slice]) -> None:
         if missing and any(value not in (None, default) for value in given):
             some = f"{', '.join(missing[:SHOWN])}{', ...' if len(missing) > SHOWN else ''}"
             raise DataError(
-                f"{name} is missing in {len(missing)} of {len(slices)} slices ({some}) and given in the "
-                "others, so their values cannot be compared; fetch the originals"
+                problem=f"{name} is missing in {len(missing)} of {len(slices)} slices ({some}) and given in "
+                "the others, so their values cannot be compared",
+                remedy="fetch the originals",
             )
 
 

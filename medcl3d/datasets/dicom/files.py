@@ -16,6 +16,8 @@ MODALITIES = {"PT": "PET"}  # DICOM code -> usual name
 PERSON = ("IssuerOfPatientID", "PatientBirthDate", "PatientSex")  # distinguishes two people of one PatientID
 WHOSE = ("PatientID", *PERSON)
 
+NOT_DICOM = "files are not DICOM images"  # the reason in a note
+
 
 @dataclass
 class FoundSeries:
@@ -65,7 +67,7 @@ def find_series(root: Path, *, redact: bool) -> tuple[list[FoundSeries], Counted
             notes.append(f"{error}; it was skipped")
             continue
         if header is None:
-            counts.add("files are not DICOM images", str(path))
+            counts.add(NOT_DICOM, str(path))
         elif not has_voxels(header):
             counts.add(f"files of {header.modality} have no voxels in space", str(path))
         elif uid := header.text("SeriesInstanceUID"):

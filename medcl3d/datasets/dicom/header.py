@@ -101,7 +101,7 @@ class Header:
             found = []
         if len(found) != count or not all(map(math.isfinite, found)):
             needed = "a number is" if count == 1 else f"{count} numbers are"
-            raise DataError(f"{self.name}: {self.shown(name)}, {needed} needed; fetch the file again")
+            raise DataError(self.name, f"{self.shown(name)}, {needed} needed", "fetch the file again")
         return np.array(found)
 
     def number(self, name: str, default: float | None = None) -> float:
@@ -125,7 +125,7 @@ def read_header(path: Path, called: str | None = None) -> Header | None:
         from pydicom import dcmread
     except ImportError:
         raise MachineError(
-            "DICOM needs pydicom, which is not installed; pip install 'medcl3d[dicom]'"
+            problem="DICOM needs pydicom, which is not installed", remedy="pip install 'medcl3d[dicom]'"
         ) from None
     try:
         if not path.is_file() or not _begins_as_dicom(path):  # a pipe would block
@@ -143,7 +143,7 @@ def read_header(path: Path, called: str | None = None) -> Header | None:
             if called is None
             else f"{called} is a damaged DICOM file"
         )
-        raise DataError(f"{message}; fetch it again") from None
+        raise DataError(problem=message, remedy="fetch it again") from None
     return (
         None
         if DIRECTORY in (texts.get("SOPClassUID"), texts["MediaStorageSOPClassUID"])

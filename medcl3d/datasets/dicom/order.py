@@ -58,15 +58,15 @@ def _refuse_varying(slices: Sequence[Slice]) -> None:
     if len(other):
         one = slices[other[0]]
         raise DataError(
-            f"{first.name} has {_grid(first)} and {one.name} {_grid(one)}: not one volume; move them to "
-            "separate series"
+            problem=f"{first.name} has {_grid(first)} and {one.name} {_grid(one)}: not one volume",
+            remedy="move them to separate series",
         )
     turned = np.abs(np.array([one.orientation for one in slices]) - first.orientation).max(axis=(1, 2)) > 1e-3
     if turned.any():
         one = slices[int(turned.argmax())]
         raise DataError(
-            f"the orientation varies: {first.name} and {one.name} are in different planes; move them to "
-            "separate series"
+            problem=f"the orientation varies: {first.name} and {one.name} are in different planes",
+            remedy="move them to separate series",
         )
 
 
@@ -82,8 +82,8 @@ def _refuse_uneven(slices: Sequence[Slice], normal: np.ndarray) -> None:
         pair = f"{slices[at].name} and {slices[at + 1].name}"
         if gap < 1e-3:
             raise DataError(
-                f"{pair} have one position: a time series, several echoes, or a copy; move them to separate "
-                "series"
+                problem=f"{pair} have one position: a time series, several echoes, or a copy",
+                remedy="move them to separate series",
             )
         if gap > 1.5 * usual:
             missing = max(1, round(gap / usual) - 1)
@@ -93,22 +93,23 @@ def _refuse_uneven(slices: Sequence[Slice], normal: np.ndarray) -> None:
                 else ""
             )
             raise DataError(
-                f"{missing} slices are missing between {pair}: {gap:g} mm, elsewhere {usual:g} mm; fetch the "
-                f"series again{alternative}"
+                problem=f"{missing} slices are missing between {pair}: {gap:g} mm, elsewhere {usual:g} mm",
+                remedy=f"fetch the series again{alternative}",
             )
     uneven = int(np.abs(gaps - usual).argmax())
     if abs(gaps[uneven] - usual) > max(GAP_TOLERANCE * usual, 0.01):
         pair = f"{slices[uneven].name} and {slices[uneven + 1].name}"
         raise DataError(
-            f"the slices are unevenly spaced: {gaps[uneven]:g} mm between {pair}, elsewhere {usual:g} mm; "
-            "resample the series"
+            problem=f"the slices are unevenly spaced: {gaps[uneven]:g} mm between {pair}, elsewhere "
+            f"{usual:g} mm",
+            remedy="resample the series",
         )
     line = positions[0] + np.linspace(0, 1, len(slices))[:, None] * (positions[-1] - positions[0])
     off = np.linalg.norm((positions - line) - np.outer((positions - line) @ normal, normal), axis=1)
     if off.max() > LATERAL_TOLERANCE * min(slices[0].spacing_mm):
         raise DataError(
-            f"{slices[int(off.argmax())].name} is {off.max():.1f} mm off the line of the others; fetch the "
-            "series again"
+            problem=f"{slices[int(off.argmax())].name} is {off.max():.1f} mm off the line of the others",
+            remedy="fetch the series again",
         )
 
 

@@ -86,7 +86,7 @@ def refusing(called: str, redact: bool = False) -> Iterator[None]:
         raise DataError(f"{where}not enough memory for this series") from None
     except Exception as error:  # readers raise any exception on damaged bytes
         what = type(error).__name__ if redact else f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise DataError(f"{where}cannot be read ({what}); fetch it again") from None
+        raise DataError(problem=f"{where}cannot be read ({what})", remedy="fetch it again") from None
 
 
 def write_series(series: Series, path: Path) -> tuple[str, ...]:
@@ -149,13 +149,15 @@ def _values(one: Slice, frames: dict[Path, np.ndarray]) -> np.ndarray:
         values: np.ndarray = sitk.GetArrayFromImage(sitk.ReadImage(str(one.header.path), sitk.sitkFloat64))
     except RuntimeError as error:
         raise DataError(
-            f"{one.name}: the voxels cannot be decoded{_why(one, error)}: an unknown codec, or a truncated "
-            "file; fetch it again"
+            one.name,
+            f"the voxels cannot be decoded{_why(one, error)}: an unknown codec, or a truncated file",
+            "fetch it again",
         ) from None
     if values.size != one.shape[0] * one.shape[1]:
         raise DataError(
-            f"{one.name}: {values.size} voxels, but {one.shape[0]}x{one.shape[1]} by the header; fetch it "
-            "again"
+            one.name,
+            f"{values.size} voxels, but {one.shape[0]}x{one.shape[1]} by the header",
+            "fetch it again",
         )
     return values.reshape(one.shape[1], one.shape[0])
 
@@ -167,8 +169,9 @@ def _stored_frames(one: Slice) -> np.ndarray:
         stored: np.ndarray = dcmread(one.header.path, force=True, specific_tags=list(PIXELS)).pixel_array
     except Exception as error:
         raise DataError(
-            f"{one.name}: the frames cannot be decoded{_why(one, error)}; convert it to one uncompressed "
-            "file per slice"
+            one.name,
+            f"the frames cannot be decoded{_why(one, error)}",
+            "pip install python-gdcm, or convert it to one uncompressed file per slice",
         ) from None
     return stored if stored.ndim == 3 else stored[None]
 

@@ -69,19 +69,19 @@ def slices_of(header: Header) -> list[Slice]:
     if header.number("SamplesPerPixel", 1) != 1 or kind != "MONOCHROME2":
         what = header.shown("PhotometricInterpretation")
         raise DataError(
-            f"{header.name}: {what}, not grey values that grow with intensity; convert it to MONOCHROME2"
+            header.name, f"{what}, not grey values that grow with intensity", "convert it to MONOCHROME2"
         )
     shape = int(header.number("Columns")), int(header.number("Rows"))
     if min(shape) < 1:
         raise DataError(
-            f"{header.name}: {shape[0]} columns and {shape[1]} rows are not an image; fetch the file again"
+            header.name, f"{shape[0]} columns and {shape[1]} rows are not an image", "fetch the file again"
         )
     num_frames = int(header.number("NumberOfFrames", 1))
     frames = header.items.get("PerFrameFunctionalGroupsSequence")
     if frames is None:
         if num_frames > 1:
             raise DataError(
-                f"{header.name}: has several frames without positions; convert it to one file per slice"
+                header.name, "has several frames without positions", "convert it to one file per slice"
             )
         return [
             _slice(
@@ -97,8 +97,9 @@ def slices_of(header: Header) -> list[Slice]:
         ]
     if len(frames) != num_frames:
         raise DataError(
-            f"{header.name}: NumberOfFrames is {num_frames}, but {len(frames)} have a position; fetch the "
-            "file again"
+            header.name,
+            f"NumberOfFrames is {num_frames}, but {len(frames)} have a position",
+            "fetch the file again",
         )
     shared = header.first("SharedFunctionalGroupsSequence")
     found = []
@@ -142,13 +143,13 @@ def _slice(
     rows, columns = pixels.numbers("PixelSpacing", 2).tolist()
     if not (rows > 0 and columns > 0):
         raise DataError(
-            f"{header.name}: {pixels.shown('PixelSpacing')}, which is impossible; fetch the file again"
+            header.name, f"{pixels.shown('PixelSpacing')}, which is impossible", "fetch the file again"
         )
     lengths = np.linalg.norm(orientation, axis=1)
     if not np.allclose(lengths, 1, atol=1e-3) or abs(orientation[0] @ orientation[1]) > 1e-3:
         raise DataError(
-            f"{header.name}: ImageOrientationPatient {orientation.ravel().tolist()} is not a pair of "
-            "orthogonal directions"
+            header.name,
+            f"ImageOrientationPatient {orientation.ravel().tolist()} is not a pair of orthogonal directions",
         )
     rescale, units = _rescale(header, values)
     return Slice(header, frame, position, orientation, (columns, rows), shape, rescale, units, marks)
@@ -159,17 +160,19 @@ def _rescale(header: Header, values: Header) -> tuple[tuple[float | None, float 
     is_ct, units = header.modality == "CT", values.text("RescaleType").upper()
     if is_ct and not (values.text("RescaleSlope") and values.text("RescaleIntercept")):
         raise DataError(
-            f"{header.name}: a CT without RescaleSlope and RescaleIntercept, so its values are not HU; fetch "
-            "the originals"
+            header.name,
+            "a CT without RescaleSlope and RescaleIntercept, so its values are not HU",
+            "fetch the originals",
         )
     if is_ct and units not in HU:
         raise DataError(
-            f"{header.name}: a CT whose {values.shown('RescaleType')}, so its values are not HU; remove the "
-            "series from the folder"
+            header.name,
+            f"a CT whose {values.shown('RescaleType')}, so its values are not HU",
+            "remove the series from the folder",
         )
     slope, intercept = (
         values.number(name) if values.text(name) else None for name in ("RescaleSlope", "RescaleIntercept")
     )
     if slope == 0:
-        raise DataError(f"{header.name}: RescaleSlope is 0, so all values are equal; fetch the originals")
+        raise DataError(header.name, "RescaleSlope is 0, so all values are equal", "fetch the originals")
     return (slope, intercept), units

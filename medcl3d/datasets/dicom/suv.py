@@ -100,7 +100,8 @@ def refuse_impossible(maximum: float) -> None:
 
 def _refused(what: str) -> DataError:
     return DataError(
-        f"the SUV cannot be computed: {what}; correct the headers, or read the stored values with pet=raw"
+        problem=f"the SUV cannot be computed: {what}",
+        remedy="correct the headers, or read the stored values with pet=raw",
     )
 
 

@@ -36,7 +36,8 @@ def refuse_tilted(slices: Sequence[Slice], *, resampled: bool) -> None:
         )
     if angle and not resampled:
         raise DataError(
-            f"the gantry is tilted ({angle:.1f} degrees); set tilt=resample, or resample the series upright"
+            problem=f"the gantry is tilted ({angle:.1f} degrees)",
+            remedy="set tilt=resample, or resample the series upright",
         )
 
 

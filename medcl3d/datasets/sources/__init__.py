@@ -7,4 +7,4 @@ manifest lists the files that it would write.
 
 from medcl3d.config.registry import Registry
 
-SOURCES = Registry("source", __name__, former="medcl3d.data.sources")
+SOURCES = Registry("source", __name__, former="medcl3d.data.sources", owner="source {}")

@@ -76,59 +76,28 @@ def bids(
     subjects = sorted(path for path in root.glob("sub-*") if path.is_dir())
     if not subjects:
         raise DataError(
-            f"{root}: no folder sub-*; a BIDS root holds dataset_description.json, participants.tsv and "
-            "sub-*/"
+            root, "no folder sub-*", "a BIDS root holds dataset_description.json, participants.tsv and sub-*/"
         )
     people, notes = participants(root, {path.name for path in subjects})
     sidecars, skips = Sidecars(sidecar), _Skipped()
     top = [(BidsName.of(path.name), path) for path in sorted(root.glob("*.json"))] if sidecar else []
-    rows: list[Row] = []
-    places: list[Row] = []
-    names: dict[str, BidsName] = {}
+    images = _Images(root, modalities, sidecars, top, skips)
     for subject in subjects:
-        found = _Subject.of(subject, skips)
-        visits, about = found.visits(skips)
-        with_images: set[str] = set()
-        for file in found.images:
-            *above, last = file.split("/")
-            name = BidsName.of(last)
-            if not _is_selected(above, name, modalities):
-                kind = (
-                    f"part-{name.entities['part']}_{name.suffix}" if "part" in name.entities else name.suffix
-                )
-                skips.left_out.add(f"files *_{kind} are skipped", f"{subject.name}/{file}")
-                continue
-            path = f"{subject.name}/{file}"
-            session = session_of((subject.name, *above), name, f"{root}/{path}")
-            names[path] = name
-            with_images.add(session)
-            row, place = (
-                {"patient": subject.name, "session": session, "modality": name.suffix, "path": path},
-                Row(),
-            )
-            for line in (people.get(subject.name), visits.get(session), about.get(file)):
-                if line is not None:
-                    row |= line.row
-                    place |= dict.fromkeys(line.row, line.place)
-            rows.append(row | (sidecars.of(name, [top, *found.sidecars_above(above)]) if sidecar else {}))
-            places.append(place)
-        for session, line in visits.items():
-            if session not in with_images and "_sessions.tsv:" in line.place:
-                skips.odd.add("sessions of ..._sessions.tsv have no image", f"{session} in {line.place}")
+        images.add(_Subject.of(subject, skips), people.get(subject.name))
     skips.count_strays(root)
     skipped = [*sidecars.notes(), *skips.notes(root)]
-    if not rows:
+    if not images.rows:
         why = "; ".join(skipped) or "the folders are empty"
-        raise DataError(f"{root}: no image to read; modalities = {list(modalities or ())}; {why}")
+        raise DataError(root, f"no image to read; modalities = {list(modalities or ())}", why)
     unused = Counted()
     labels = None if derivative == "none" else bids_labels.find_derivative(root, derivative, label, unused)
-    pairs, unpaired = bids_labels.pair(root, labels, names, label_of)
+    pairs, unpaired = bids_labels.pair(root, labels, images.names, label_of)
     classes, unnamed = bids_labels.class_names(labels, pairs.values())
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(images.rows)
     table["label"] = [pairs.get(path, "") for path in table["path"]]
-    table["scan"] = default_ids(table["path"].tolist(), [name.stem for name in names.values()])
+    table["scan"] = default_ids(table["path"].tolist(), [name.stem for name in images.names.values()])
     noted = (*notes, *skipped, *unused.notes(), *unpaired, *unnamed)
-    return Manifest.of(table, root, classes, outside=allow_outside, cell_places=places, notes=noted)
+    return Manifest.of(table, root, classes, outside=allow_outside, cell_places=images.places, notes=noted)
 
 
 def _is_selected(above: Sequence[str], name: BidsName, modalities: Sequence[str] | None) -> bool:
@@ -238,3 +207,46 @@ class _Subject:
         *above, name = path.split("/")
         session = session_of((self.folder.name, *above), BidsName.of(name), path)
         first[session] = min(found, first.get(session, found))
+
+
+@dataclass
+class _Images:
+    """Selected images of all subjects: their rows, the place of each cell, and path -> name.
+
+    top  sidecars in the root
+    """
+
+    root: Path
+    modalities: Sequence[str] | None
+    sidecars: Sidecars
+    top: Sequence[Sidecar]
+    skips: _Skipped
+    rows: list[Row] = field(default_factory=list)
+    places: list[Row] = field(default_factory=list)
+    names: dict[str, BidsName] = field(default_factory=dict)
+
+    def add(self, subject: _Subject, person: Line | None) -> None:
+        """Add the images of a subject, and count sessions without one. person: of participants.tsv."""
+        visits, about = subject.visits(self.skips)
+        with_images: set[str] = set()
+        for file in subject.images:
+            *above, last = file.split("/")
+            name, path = BidsName.of(last), f"{subject.folder.name}/{file}"
+            if not _is_selected(above, name, self.modalities):
+                part = f"part-{name.entities['part']}_" if "part" in name.entities else ""
+                self.skips.left_out.add(f"files *_{part}{name.suffix} are skipped", path)
+                continue
+            session = session_of((subject.folder.name, *above), name, f"{self.root}/{path}")
+            self.names[path] = name
+            with_images.add(session)
+            row = {"patient": subject.folder.name, "session": session, "modality": name.suffix, "path": path}
+            lines = [line for line in (person, visits.get(session), about.get(file)) if line is not None]
+            for line in lines:
+                row |= line.row
+            if self.sidecars.keys:
+                row |= self.sidecars.of(name, [self.top, *subject.sidecars_above(above)])
+            self.rows.append(row)
+            self.places.append({column: line.place for line in lines for column in line.row})
+        for session, line in visits.items():
+            if session not in with_images and "_sessions.tsv:" in line.place:
+                self.skips.odd.add("sessions of ..._sessions.tsv have no image", f"{session} in {line.place}")

@@ -72,10 +72,10 @@ def _table(root: Path, manifest: str | None) -> Path:
         return root
     there = [name for name in USUAL if os.path.lexists(root / name)]
     if len(there) > 1:
-        raise DataError(f"{root}: {' and '.join(there)} both exist; choose one with manifest=NAME")
+        raise DataError(root, f"{' and '.join(there)} both exist", "choose one with manifest=NAME")
     if not there:
         raise DataError(
-            f"{root}: none of {', '.join(USUAL)} exists; give the table itself as ROOT, or manifest=NAME"
+            root, f"none of {', '.join(USUAL)} exists", "give the table itself as ROOT, or manifest=NAME"
         )
     return root / there[0]
 
@@ -84,7 +84,7 @@ def _lines(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """A table as text, and the place of each row."""
     names, rows = read_rows(path)
     if not rows:
-        raise DataError(f"{path}: the manifest lists no scan; write one line per scan")
+        raise DataError(path, "the manifest lists no scan", "write one line per scan")
     return pd.DataFrame(list(rows.values()), columns=names, dtype=str), [f"{path}:{line}" for line in rows]
 
 
@@ -93,12 +93,12 @@ def _objects(path: Path) -> tuple[pd.DataFrame, list[str]]:
     content = read_json(path, ROWS, numbers_as_text=True)
     if not isinstance(content, list) or not content or not all(isinstance(row, dict) for row in content):
         is_listed = isinstance(content, dict) and isinstance(content.get("training"), list)
-        raise DataError(f"{path}: {'is a MONAI file list; use the source decathlon' if is_listed else ROWS}")
+        raise DataError(path, "is a MONAI file list; use the source decathlon" if is_listed else ROWS)
     for number, row in enumerate(content, start=1):
         for name, value in row.items():
             if isinstance(value, (dict, list)):
                 raise DataError(
-                    f"{path}: {name} of object {number} is a {type(value).__name__}; write text or a number"
+                    path, f"{name} of object {number} is a {type(value).__name__}", "write text or a number"
                 )
     table = pd.DataFrame(
         [{name: _text(value) for name, value in row.items()} for row in content], dtype=object

@@ -53,10 +53,10 @@ def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
     skipped = Counted()
     rows, places = _rows(path, content, skipped)
     if not rows:
-        raise DataError(f"{path}: training lists no image; {NEEDED}")
+        raise DataError(path, "training lists no image", NEEDED)
     images = [row["path"] for row in rows]
     if "modality" in content and is_numbered(root, images):
-        raise DataError(f"{path}: its image files have nnU-Net channel numbers; use the source nnunet")
+        raise DataError(path, "its image files have nnU-Net channel numbers", "use the source nnunet")
     stems = [Path(image).name.removesuffix(".gz").removesuffix(".nii") for image in images]
     scans, notes = default_ids(images, stems), skipped.notes()
     if len(set(places)) < len(places):  # items of several images
@@ -117,15 +117,15 @@ def _rows(path: Path, content: dict[str, Any], skipped: Counted) -> tuple[list[R
 def _read(path: Path) -> dict[str, Any]:
     content = read_json(path, "a Decathlon folder holds dataset.json, imagesTr and labelsTr")
     if not isinstance(content, dict):
-        raise DataError(f"{path}: a JSON object is needed, with training: [{{image, label}}] and labels")
+        raise DataError(path, "a JSON object is needed, with training: [{image, label}] and labels")
     if "channel_names" in content:
-        raise DataError(f"{path}: is an nnU-Net file; use the source nnunet")
+        raise DataError(path, "is an nnU-Net file", "use the source nnunet")
     return content
 
 
 def _list(path: Path, content: dict[str, Any], name: str) -> list[Any]:
     if not isinstance(content.get(name), list):
-        raise DataError(f"{path}: not the Decathlon's layout: {name} is not a list; {NEEDED}")
+        raise DataError(path, f"not the Decathlon's layout: {name} is not a list", NEEDED)
     return list(content[name])
 
 
@@ -139,14 +139,14 @@ def _item(path: Path, place: str, item: Any, skipped: Counted) -> tuple[list[str
         or not all(isinstance(one, str) and one for one in images)
         or not (label is None or is_class or isinstance(label, str))
     ):
-        raise DataError(f"{path}: not the Decathlon's layout: {place} has no image and label paths; {NEEDED}")
+        raise DataError(path, f"not the Decathlon's layout: {place} has no image and label paths", NEEDED)
     about = {"label": str(Path(label)) if isinstance(label, str) and label else ""}
     if is_class:
         about["class"] = str(label)
         skipped.add(f"items of {path.name} have a number as label, which is read as the class", images[0])
     near = similar_columns(list(item))
     if "patient" in near:
-        raise DataError(f"{path}: {place}: key {near['patient']!r}: {patient_column_remedy(near['patient'])}")
+        raise DataError(path, f"{place}: key {near['patient']!r}: {patient_column_remedy(near['patient'])}")
     for key in sorted(set(item) - {"image", "label"}):
         if key in COLUMNS and isinstance(item[key], (str, int, float)):
             about[key] = str(item[key])

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from medcl3d.config.field_types import PositiveInt
 from medcl3d.core.errors import DataError
@@ -31,6 +29,7 @@ from medcl3d.datasets.missing_ids import is_missing_id
 from medcl3d.datasets.pseudonymise import id_hasher
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.atomic import write_json
+from medcl3d.io.progress import track
 
 SCHEMA = 2
 LONGEST = 90  # bytes of the patient's id in a file name
@@ -80,7 +79,7 @@ def dicom(
     found, skipped, notes = find_series(root, redact=hash_ids)
     series = [one for one in found if is_selected(one, modalities, min_slices, skipped)]
     if not series:
-        raise DataError(f"{root}: no DICOM series; {'; '.join(skipped.notes()) or 'the folder is empty'}")
+        raise DataError(root, "no DICOM series", "; ".join(skipped.notes()) or "the folder is empty")
     owners = (
         [one.folder for one in series]
         if patients == "folder"
@@ -91,30 +90,11 @@ def dicom(
             f"{len(same)} groups of patient ids differ only in spelling and may be one person; use one "
             "spelling per id"
         )
-    differing: list[tuple[str, list[str]]] = []
-    scans: dict[str, Series] = {}
-    rows, faults = list[dict[str, str]](), dict[str, str]()
+    volumes = _Volumes(pet, tilt, mixed, min_slices, hash_id, hash_ids, skipped, notes)
     for row, one in zip(_rows(series, owners, hash_id, hash_ids), series, strict=True):
-        try:
-            with refusing(one.called, hash_ids):
-                parts = _parts(one, min_slices, mixed, skipped, notes)
-        except DataError as error:
-            rows.append(_with_id(row, hash_id(one.key)))
-            faults[rows[-1]["scan"]] = str(error)
-            continue
-        for part, label in zip(parts, _labels(parts, hash_ids), strict=True):
-            rows.append(
-                _with_id(
-                    {**row, **({"part": label} if label else {})},
-                    hash_id(f"{one.key}/{label}" if label else one.key),
-                )
-            )
-            scans[rows[-1]["scan"]] = Series(part.slices, one.called, part.warnings, pet, tilt)
-            differ = differences(part.slices)
-            differing.append(
-                ((one.called or "one") + (f" ({label})" if label else ""), [differ] if differ else [])
-            )
-    made = Manifest.of(_table(rows), root if raw is None else raw)
+        volumes.add(row, one)
+    scans, faults, differing = volumes.scans, volumes.faults, volumes.differing
+    made = Manifest.of(_table(volumes.rows), root if raw is None else raw)
     if raw is not None:
         for scan, warning in _write_all(
             raw, dict(zip(made.table["scan"], made.table["path"], strict=True)), scans, faults
@@ -124,6 +104,45 @@ def dicom(
     summary = summarise_warnings(differing, len(differing), "series")
     notes = [*made.notes, *skipped.notes(), *notes, *summary]
     return replace(made, notes=tuple(notes), faults=faults, unwritten=unwritten)
+
+
+@dataclass
+class _Volumes:
+    """Volumes of all series: rows of the manifest, scan -> series or fault, and differing fields by name."""
+
+    pet: PetUnits
+    tilt: Tilt
+    mixed: Mixed
+    min_slices: int
+    hash_id: Callable[[str], str]
+    hash_ids: bool
+    skipped: Counted
+    notes: list[str]
+    rows: list[dict[str, str]] = field(default_factory=list)
+    scans: dict[str, Series] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    differing: list[tuple[str, list[str]]] = field(default_factory=list)
+
+    def add(self, row: dict[str, str], one: FoundSeries) -> None:
+        """Add the volumes of a series, or its fault. row: the manifest's row of the series."""
+        try:
+            with refusing(one.called, self.hash_ids):
+                parts = _parts(one, self.min_slices, self.mixed, self.skipped, self.notes)
+        except DataError as error:
+            self.faults[self._scan(row, one.key)] = str(error)
+            return
+        for part, label in zip(parts, _labels(parts, self.hash_ids), strict=True):
+            key = f"{one.key}/{label}" if label else one.key
+            scan = self._scan({**row, **({"part": label} if label else {})}, key)
+            self.scans[scan] = Series(part.slices, one.called, part.warnings, self.pet, self.tilt)
+            differ = differences(part.slices)
+            name = (one.called or "one") + (f" ({label})" if label else "")
+            self.differing.append((name, [differ] if differ else []))
+
+    def _scan(self, row: dict[str, str], key: str) -> str:
+        """Add a row and return its scan id."""
+        self.rows.append(_with_id(row, self.hash_id(key)))
+        return self.rows[-1]["scan"]
 
 
 def _parts(
@@ -139,7 +158,7 @@ def _parts(
             skipped.add("localizers were skipped", one.name)
     parts, note = volumes_of(of_volumes, min_slices)
     if parts[0].marks and mixed == "error":
-        raise DataError(f"{note}; set mixed=split, or move each volume to its own series")
+        raise DataError(problem=note, remedy="set mixed=split, or move each volume to its own series")
     if note:
         notes.append(f"{series.called}: {note}" if series.called else f"a series {note}")
     for part in parts:
@@ -274,8 +293,7 @@ def _write_all(
     raw: Path, paths: Mapping[str, str], scans: Mapping[str, Series], faults: dict[str, str]
 ) -> Iterator[tuple[str, str]]:
     """Write all series. Yields each scan's warnings, and adds unreadable series to `faults`."""
-    console = Console(stderr=True)
-    for scan, one in track(scans.items(), "reading series", console=console, disable=not console.is_terminal):
+    for scan, one in track(scans.items(), "reading series"):
         try:
             yield from ((scan, warning) for warning in _write(raw / paths[scan], one))
         except DataError as error:

@@ -39,19 +39,13 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     maps = _Pattern("label", label) if label else None
     unknown = sorted(set(maps.names) - set(images.names)) if maps else []
     if unknown:
-        raise ConfigError(
-            f"source folder: label = {label!r}: {{{unknown[0]}}} is not in pattern = {pattern!r}; add it "
-            "there"
-        )
+        raise ConfigError("label", label, f"{{{unknown[0]}}} is not in pattern = {pattern!r}", "add it there")
     if label == pattern:
-        raise ConfigError(
-            f"source folder: label = {label!r}: is also the pattern of the images; write a different pattern"
-        )
+        raise ConfigError("label", label, "is also the pattern of the images", "write a different pattern")
     near = similar_columns(images.names)
     if "patient" in near:
         raise ConfigError(
-            f"source folder: pattern = {pattern!r}: {{{near['patient']}}}: "
-            f"{patient_column_remedy(near['patient'])}"
+            "pattern", pattern, f"{{{near['patient']}}}: {patient_column_remedy(near['patient'])}"
         )
     rows: list[dict[str, str]] = []
     labels: dict[tuple[str, ...], str] = {}
@@ -65,8 +59,9 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
             key = tuple(of_label.values())
             if key in labels:
                 raise DataError(
-                    f"{root / path}: {labels[key]} is a label of the same images; use more names in braces "
-                    "in label"
+                    root / path,
+                    f"{labels[key]} is a label of the same images",
+                    "use more names in braces in label",
                 )
             labels[key] = path
         elif of_image is not None:
@@ -81,7 +76,7 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
             skipped_notes(root, files, unreadable, taken={row["path"] for row in rows}, why=why)
         )
         raise DataError(
-            f"{root}: no file matches {field} = {text!r}; {others or 'the root has no other NIfTI file'}"
+            root, f"no file matches {field} = {text!r}", others or "the root has no other NIfTI file"
         )
     for row in rows if maps else ():
         row["label"] = labels.get(tuple(row[name] for name in maps.names), "")  # type: ignore[union-attr]
@@ -97,23 +92,25 @@ class _Pattern:
     def __init__(self, field: str, text: str):
         self.field, self.text = field, text
         if text.startswith("/") or ".." in text.split("/"):
-            raise ConfigError(f"source folder: {field} = {text!r}: leaves the root; write a path below it")
+            raise ConfigError(field, text, "leaves the root", "write a path below it")
         parts = re.split(r"(\{[A-Za-z_]\w*\}|\*\*/|\*)", text)
         if any(c in part for part in parts[::2] for c in "{}"):
-            raise ConfigError(
-                f"source folder: {field} = {text!r}: a name in braces has letters, digits and _, as "
-                "{patient}"
-            )
+            raise ConfigError(field, text, "a name in braces has letters, digits and _, as {patient}")
         self.names = list(dict.fromkeys(part[1:-1] for part in parts[1::2] if part.startswith("{")))
         wrong = [name for name in self.names if name in RESERVED]
         if wrong:
             raise ConfigError(
-                f"source folder: {field} = {text!r}: {{{wrong[0]}}} is a column of paths; choose another name"
+                field,
+                text,
+                f"{{{wrong[0]}}} is a column of paths",
+                "choose another name",
             )
         if not self.names and field == "pattern":
             raise ConfigError(
-                f"source folder: {field} = {text!r}: has no name in braces; write {{patient}} in place of "
-                "the patient's id"
+                field,
+                text,
+                "has no name in braces",
+                "write {patient} in place of the patient's id",
             )
         self._lazy, self._greedy = (re.compile(_expression(parts, more)) for more in ("?", ""))
 
@@ -124,8 +121,10 @@ class _Pattern:
             return None
         if lazy.groupdict() != greedy.groupdict():
             raise DataError(
-                f"{root / path}: matches {self.field} = {self.text!r} in two ways, {lazy.groupdict()} and "
-                f"{greedy.groupdict()}; make the pattern more specific"
+                root / path,
+                f"matches {self.field} = {self.text!r} in two ways, {lazy.groupdict()} and "
+                f"{greedy.groupdict()}",
+                "make the pattern more specific",
             )
         return {name: lazy[name] for name in self.names}
 

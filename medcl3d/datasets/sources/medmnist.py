@@ -91,7 +91,7 @@ def _npz(root: Path, file: str | None) -> Path:
     if len(found) != 1 or not found[0].is_file():
         names = ", ".join(path.name for path in sorted(root.glob("*.npz"))) or "none"
         raise DataError(
-            f"{root}: one npz is needed, found: {names}; give the file itself as ROOT, or file=NAME"
+            root, f"one npz is needed, found: {names}", "give the file itself as ROOT, or file=NAME"
         )
     return found[0]
 
@@ -103,21 +103,22 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(
-            f"{path}: cannot be read as npz ({str(error).splitlines()[0]}); fetch it again"
+            path, f"cannot be read as npz ({str(error).splitlines()[0]})", "fetch it again"
         ) from None
     for part in PARTS:
         images, labels = arrays.get(f"{part}_images"), arrays.get(f"{part}_labels")
         if images is None or labels is None:
             raise DataError(
-                f"{path}: {part}_images or {part}_labels is missing; the file has {', '.join(arrays)}"
+                path, f"{part}_images or {part}_labels is missing", f"the file has {', '.join(arrays)}"
             )
         if images.ndim != 4 or images.dtype != np.uint8:
             raise DataError(
-                f"{path}: {part}_images is {images.dtype}{list(images.shape)}; uint8 [N, D, H, W] is needed "
-                "(a 3-D set)"
+                path,
+                f"{part}_images is {images.dtype}{list(images.shape)}",
+                "uint8 [N, D, H, W] is needed (a 3-D set)",
             )
         if len(images) != len(labels):
-            raise DataError(f"{path}: {len(images)} {part}_images and {len(labels)} {part}_labels")
+            raise DataError(path, f"{len(images)} {part}_images and {len(labels)} {part}_labels")
     return arrays
 
 

@@ -48,7 +48,7 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
     ending = content.get("file_ending")
     if ending not in VOLUMES:
         raise DataError(
-            f"{path}: file_ending = {ending!r}: only .nii.gz and .nii are read; convert the images to .nii.gz"
+            path, f"file_ending = {ending!r}: only .nii.gz and .nii are read", "convert the images to .nii.gz"
         )
     notes = [NO_PATIENTS, *_label_notes(content, values)]
     unreadable: list[OSError] = []
@@ -69,8 +69,9 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
     for side, case, images, label in cases:
         if set(images) != set(channels):
             raise DataError(
-                f"{root / f'images{side}'}: case {case} has the channels {sorted(images)}, channel_names "
-                f"{sorted(channels)}; rename files, or correct channel_names"
+                root / f"images{side}",
+                f"case {case} has the channels {sorted(images)}, channel_names {sorted(channels)}",
+                "rename files, or correct channel_names",
             )
         split = {"split": "test" if side == "Ts" and label else "train"} if is_tested else {}
         for number, image in sorted(images.items()):
@@ -85,7 +86,7 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
             }
             rows.append(row | split)
     if not rows:
-        raise DataError(f"{root}: no image *_0000{ending} in imagesTr or imagesTs; {LAYOUT}")
+        raise DataError(root, f"no image *_0000{ending} in imagesTr or imagesTs", LAYOUT)
     manifest = Manifest.of(pd.DataFrame(rows), root, _class_names(values), outside=allow_outside, notes=notes)
     return manifest.with_skipped(
         files, unreadable, lambda file: _reason(file, ending, is_listed=bool(listed))
@@ -108,7 +109,7 @@ def _reason(file: str, ending: str, *, is_listed: bool) -> str:
 def _read(path: Path) -> dict[str, Any]:
     content = read_json(path, LAYOUT)
     if not isinstance(content, dict):
-        raise DataError(f"{path}: a JSON object is needed; {LAYOUT}")
+        raise DataError(path, "a JSON object is needed", LAYOUT)
     return content
 
 
@@ -123,7 +124,7 @@ def _as_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         else []
     )
     if not (is_numbered(path.parent, images) if images else any(path.parent.glob("imagesTr/*_0000.nii.gz"))):
-        raise DataError(f"{path}: is a Decathlon file; use the source decathlon")
+        raise DataError(path, "is a Decathlon file", "use the source decathlon")
     if isinstance(labels, dict) and all(value.isdecimal() for value in labels):  # 1: liver
         labels = {name: int(value) for value, name in labels.items()}
     made = {"channel_names": channels, "labels": labels, "file_ending": ".nii.gz"}
@@ -133,7 +134,7 @@ def _as_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     for number, item in enumerate(listed):
         image, label = (item.get("image"), item.get("label")) if isinstance(item, dict) else (None, None)
         if not isinstance(image, str) or not isinstance(label, str):
-            raise DataError(f"{path}: training[{number}]: image and label are needed, each a path")
+            raise DataError(path, f"training[{number}]: image and label are needed, each a path")
         case = Path(image).name.removesuffix(".nii.gz")
         cases[case] = {
             "images": [_numbered(image, channel) for channel in range(len(channels))],
@@ -154,7 +155,7 @@ def _numbered(image: str, channel: int) -> str:
 
 def _object(path: Path, content: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(content.get(name), dict) or not content[name]:
-        raise DataError(f"{path}: not nnU-Net's layout: {name} is not an object; {LAYOUT}")
+        raise DataError(path, f"not nnU-Net's layout: {name} is not an object", LAYOUT)
     return dict(content[name])
 
 
@@ -162,9 +163,7 @@ def _channels(path: Path, content: dict[str, Any]) -> dict[int, str]:
     given = _object(path, content, "channel_names")
     wrong = [number for number in given if not number.isdecimal()]
     if wrong:
-        raise DataError(
-            f"{path}: not nnU-Net's layout: channel_names: {wrong[0]!r} is not a number; {LAYOUT}"
-        )
+        raise DataError(path, f"not nnU-Net's layout: channel_names: {wrong[0]!r} is not a number", LAYOUT)
     return {int(number): str(name) for number, name in given.items()}
 
 
@@ -173,8 +172,8 @@ def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value]
     if not values or any(isinstance(v, bool) or not str(v).isdecimal() for v in values):
         raise DataError(
-            f"{path}: not nnU-Net's layout: labels: {name} = {value!r}: an integer or a list of integers is "
-            "needed"
+            path,
+            f"not nnU-Net's layout: labels: {name} = {value!r}: an integer or a list of integers is needed",
         )
     return tuple(int(v) for v in values)
 
@@ -219,7 +218,7 @@ def _listed(path: Path, content: dict[str, Any]) -> list[Case]:
     given = content.get("dataset") or {}
     if not isinstance(given, dict):
         raise DataError(
-            f"{path}: dataset: an object of cases, or none, is needed; remove it to read all of imagesTr"
+            path, "dataset: an object of cases, or none, is needed", "remove it to read all of imagesTr"
         )
     cases: list[Case] = []
     for case, files in given.items():
@@ -229,7 +228,7 @@ def _listed(path: Path, content: dict[str, Any]) -> list[Case]:
             or not images
             or not all(isinstance(text, str) for text in (*images, label))
         ):
-            raise DataError(f"{path}: dataset.{case}: images: [...] and label are needed, each a path")
+            raise DataError(path, f"dataset.{case}: images: [...] and label are needed, each a path")
         cases.append(("Tr", case, dict(enumerate(images)), str(label)))
     return cases
 
@@ -243,7 +242,7 @@ def _by_name(root: Path, side: str, ending: str, files: Sequence[Path]) -> list[
             continue
         case, _, number = file.name.removesuffix(ending).rpartition("_")
         if not case or len(number) != 4 or not number.isdecimal():
-            raise DataError(f"{root / file}: the name of a channel's file is CASE_0000{ending}; rename it")
+            raise DataError(root / file, f"the name of a channel's file is CASE_0000{ending}", "rename it")
         found.setdefault(case, {})[int(number)] = file.as_posix()
     existing = {file.as_posix() for file in files}
     labels = {case: f"labels{side}/{case}{ending}" for case in found}

@@ -52,7 +52,10 @@ def simulated(
     """
     if min(shape) < 16:
         raise ConfigError(
-            f"simulated: shape = {shape}: at least 16 voxels per axis are needed, or the structures vanish"
+            "shape",
+            shape,
+            "at least 16 voxels per axis are needed, or the structures vanish",
+            owner="simulated",
         )
     fields = dict(
         num_patients=num_patients,
@@ -108,17 +111,19 @@ def _is_complete(root: Path, fields: dict[str, Any]) -> bool:
         )
         if others or (root.exists() and not root.is_dir()):
             raise ConfigError(
-                f"{root}: contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort; choose an "
-                "empty folder, or write - instead"
+                problem=f"contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort",
+                remedy="choose an empty folder, or write - instead",
+                place=root,
             )
         return False
     found = read_json(path, f"delete {root}")
     if not isinstance(found, dict) or not isinstance(found.get("complete"), bool):
-        raise DataError(f"{path}: is damaged; delete {root}")
+        raise DataError(path, "is damaged", f"delete {root}")
     if found.get("fields") != fields:
         raise ConfigError(
-            f"{root}: holds a cohort with {found.get('fields')}, not with {fields}; choose another folder, "
-            "or delete this one"
+            problem=f"holds a cohort with {found.get('fields')}, not with {fields}",
+            remedy="choose another folder, or delete this one",
+            place=root,
         )
     return bool(found["complete"])
 

@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import nibabel
-from nibabel.filebasedimages import ImageFileError
+from typing import Any
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
+from medcl3d.core.notes import without_names
 from medcl3d.io.nifti import content_sha256
 from medcl3d.io.walk import VOLUMES, files_under, unread
 
@@ -66,7 +64,7 @@ def scans_of(
         return InputScan(name, _shown(name, path, target), path, _output(out, target, name))
 
     if not target.exists():
-        raise DataError(f"{target}: file or folder does not exist")
+        raise DataError(target, "file or folder does not exist")
     if not target.is_dir():
         yield [input_scan(target.name, target)], []
         return
@@ -89,6 +87,7 @@ def _series(
     target: Path, raw: Path, num_volumes: int, num_others: int, say: Callable[[str], None]
 ) -> tuple[list[tuple[str, Path]], list[str]]:
     """The DICOM series of a folder as NIfTI files, and the faults of others."""
+    from medcl3d.datasets.dicom.files import NOT_DICOM
     from medcl3d.datasets.sources.dicom import dicom
 
     try:
@@ -101,7 +100,7 @@ def _series(
         )  # the DICOM files may be a scout or a report of these volumes
         return [], []
     for note in manifest.notes:
-        if not note.startswith(f"{num_volumes + num_others} files are not DICOM images"):  # reported already
+        if without_names(note) != f"{num_volumes + num_others} {NOT_DICOM}":  # reported already
             say(note)
     rows = manifest.table[~manifest.table["scan"].isin(list(manifest.faults))]
     return [(path, manifest.locate(path)) for path in rows["path"]], list(manifest.faults.values())
@@ -126,98 +125,90 @@ def is_volume(name: str) -> bool:
     return name.lower().endswith(VOLUMES)
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """A name without .nii or .nii.gz."""
     return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
 
 
 def _shown(name: str, path: Path, target: Path) -> str:
     """Name of a scan in messages: its path, or the DICOM series, whose NIfTI file is temporary."""
-    return str(path) if path.is_relative_to(target) else f"{target}: series {_stem(name)}"
+    return str(path) if path.is_relative_to(target) else f"{target}: series {stem(name)}"
 
 
 def _output(out: Path, target: Path, name: str) -> Path:
     if not is_volume(out.name):
         if out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
             raise ConfigError(
-                f"--out = {out}: labels are written as NIfTI; use a name that ends in .nii.gz, or a folder"
+                "--out", out, "labels are written as NIfTI", "use a name that ends in .nii.gz, or a folder"
             )
-        return out / f"{_stem(name)}.nii.gz"
+        return out / f"{stem(name)}.nii.gz"
     if not out.name.endswith(VOLUMES):
-        raise ConfigError(f"--out = {out}: extension not in lower case; use .nii.gz")
+        raise ConfigError("--out", out, "extension not in lower case", "use .nii.gz")
     if target.is_dir():
-        raise ConfigError(f"--out = {out}: {target} is a folder of scans; use a folder for their labels")
+        raise ConfigError("--out", out, f"{target} is a folder of scans", "use a folder for their labels")
     return out
 
 
 def _probabilities_of(output: Path) -> Path:
-    return output.with_name(f"{_stem(output.name)}_probabilities.nii.gz")
+    return output.with_name(f"{stem(output.name)}_probabilities.nii.gz")
 
 
-def stamp_of(one: InputScan, identity: str) -> str:
-    """Origin stamp in the header of a label map: a hash of the run and the scan's content.
-
-    DataError if the scan is unreadable.
-    """
-    # 72 of the 80 bytes of `descrip`
-    return f"medcl3d {hashlib.sha256(f'{identity} {content_sha256(one.path)}'.encode()).hexdigest()}"
+def origin_of(one: InputScan, identity: str) -> str:
+    """A hash of the run and the scan's content. DataError if the scan is unreadable."""
+    return hashlib.sha256(f"{identity} {content_sha256(one.path)}".encode()).hexdigest()
 
 
-def missing(scans: Sequence[InputScan], identity: str, probabilities: bool, force: bool) -> list[InputScan]:
-    """The scans without label maps from an earlier call; all of them with `force`.
+def origin_or_none(one: InputScan, identity: str) -> str | None:
+    """As `origin_of`; None if the scan is unreadable."""
+    try:
+        return origin_of(one, identity)
+    except DataError:
+        return None
 
-    ConfigError if a file would overwrite a scan, the labels of another scan, or (without `force`) a file that
+
+def missing(
+    scans: Sequence[InputScan],
+    identity: str,
+    files_of: Callable[[InputScan], list[Path]],
+    origin_in: Callable[[Path], str],
+    force: bool,
+) -> list[InputScan]:
+    """The scans without files from an earlier call; all of them with `force`.
+
+    files_of   the files of a scan; origin_in: the origin in a file, "" if there is none
+
+    ConfigError if a file would overwrite a scan, a file of another scan, or (without `force`) a file that
     this run did not write for this scan.
     """
     of: dict[Path, InputScan] = {}
     for scan in scans:
-        for file in scan.files(probabilities):
+        for file in files_of(scan):
             if file in of:
                 raise ConfigError(
-                    f"--out: {of[file].name} and {scan.name} would both be written to {file}; rename one, "
-                    "or segment them separately"
+                    problem=f"{of[file].name} and {scan.name} would both be written to {file}",
+                    remedy="rename one, or process them separately",
+                    place="--out",
                 )
             of[file] = scan
     own = {scan.path.resolve() for scan in scans} & {file.resolve() for file in of}
     if own:
-        raise ConfigError(f"--out: {min(own)} is an input scan; use another folder")
+        raise ConfigError(problem=f"{min(own)} is an input scan", remedy="use another folder", place="--out")
     if force:
         return list(scans)
     existing = {file for file in of if file.exists()}
-    foreign = [
-        file
-        for scan in scans
-        for file in _foreign([f for f in scan.files(probabilities) if f in existing], scan, identity)
-    ]
+    foreign = []
+    for scan in scans:
+        files = [file for file in files_of(scan) if file in existing]
+        origin = origin_or_none(scan, identity) if files else None  # reads the scan
+        foreign += [file for file in files if origin is None or origin_in(file) != origin]
     if foreign:
         raise ConfigError(
-            f"--out: {len(foreign)} files exist already that this run did not write for these scans, for "
-            f"example {foreign[0]}; use another folder, or --force to replace them"
+            problem=f"{len(foreign)} files exist already that this run did not write for these scans, for "
+            f"example {foreign[0]}",
+            remedy="use another folder, or --force to replace them",
+            place="--out",
         )
-    return [scan for scan in scans if not existing.issuperset(scan.files(probabilities))]
-
-
-def _foreign(existing: Sequence[Path], scan: InputScan, identity: str) -> list[Path]:
-    """The existing files that this run did not write for a scan. The scan is read only if files exist."""
-    if not existing:
-        return []
-    try:
-        stamp = stamp_of(scan, identity)
-    except DataError:  # the scan is not readable now
-        return list(existing)
-    return [file for file in existing if _stamp_in(file) != stamp]
-
-
-def _stamp_in(file: Path) -> str:
-    """The origin stamp in the header of a file; "" if it is not a NIfTI file."""
-    try:
-        return (
-            cast(str, cast(Any, nibabel.load(file)).header["descrip"].item().decode())
-            if file.is_file()
-            else ""
-        )
-    except (ImageFileError, OSError, EOFError, KeyError, ValueError):  # written by another program
-        return ""
+    return [scan for scan in scans if not existing.issuperset(files_of(scan))]
 
 
 FIXED_OPTIONS = (
@@ -241,12 +232,13 @@ def reason_of(
     options: those that the network was trained with; trained: what was trained, "run" or "encoder";
     one: the scan, to show its name instead of its path.
     """
+    fixed = next((name for name in FIXED_OPTIONS if re.search(rf"\b{name}\b", error.remedy)), None)
+    if fixed is not None:
+        error.remedy = ""
     text = str(error) if one is None else str(error).replace(str(one.path), one.shown)
-    wrong, *remedy = re.split(r"; |: (?=set )", text, maxsplit=1)
-    fixed = next((name for name in FIXED_OPTIONS if remedy and re.search(rf"\b{name}\b", remedy[0])), None)
     if fixed is None:
         return text
     value = options.get("kind" if fixed == "intensity" else fixed)
     settings = f"{fixed} = {value}"
     remedy_text = f"prepared with {settings}, so repair or leave out this scan"
-    return f"{wrong}; the {trained} was trained on scans {remedy_text}"
+    return f"{text}; the {trained} was trained on scans {remedy_text}"

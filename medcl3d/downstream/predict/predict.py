@@ -3,80 +3,40 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import nibabel
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass as validated
-from rich.console import Console
-from rich.progress import track
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from nibabel.filebasedimages import ImageFileError
 
-from medcl3d.config.choices import choice_of
-from medcl3d.config.field_types import STRICT
-from medcl3d.config.loading import parse
-from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
-from medcl3d.core.geometry import Triple, triple
+from medcl3d.core.errors import MachineError
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
-from medcl3d.downstream.heads import Segmenter
-from medcl3d.downstream.predict.inputs import InputScan, is_volume, missing, reason_of, scans_of, stamp_of
+from medcl3d.downstream.predict.inputs import InputScan, is_volume, missing, origin_of, scans_of
+from medcl3d.downstream.predict.predictor import Predictor, load_run
 from medcl3d.downstream.predict.scan_grid import classes_on
-from medcl3d.downstream.tasks import TASKS
-from medcl3d.downstream.tasks.segmentation import Segmentation
-from medcl3d.downstream.transfer import compare, read_sidecar
-from medcl3d.encoders import ENCODERS
-from medcl3d.encoders.network import build_network
+from medcl3d.downstream.predict.scan_loop import ScanLoop, Words
+from medcl3d.downstream.trained_scan import other_spacing, prepared, refuse_header
 from medcl3d.io.atomic import open_atomic
 from medcl3d.io.disk_space import require_writable
-from medcl3d.io.nifti import read_header
-from medcl3d.preprocessing.read_scan import num_channels
-from medcl3d.preprocessing.ready_scan import ReadyScan, ready_scan
-from medcl3d.preprocessing.scan_task import ScanTask
-from medcl3d.training.run_folder import read_status
+from medcl3d.preprocessing.ready_scan import ReadyScan
 
-WEIGHTS = "model.safetensors"
-NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")
-SPACING_TOLERANCE = 0.25  # relative difference of voxel size from training that gives a warning
+ORIGIN = "medcl3d "  # before the origin in a header
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
 "qoffset_y", "qoffset_z",
                "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
-
-
-@validated(frozen=True, kw_only=True, config=STRICT)
-class _Described:
-    task: choice_of(TASKS)  # type: ignore[valid-type]
-    encoder: choice_of(ENCODERS)  # type: ignore[valid-type]
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A trained segmentation network with the preparation of its scans.
-
-    classes     label value -> name, sorted; index 0 of the model is background
-    options     options of preparation, from the sidecar
-    spacing_mm  median over the training scans
-    identity    SHA-256 of weights and sidecar, and the intensity normalisation; equal for runs with the same
-                labels
-    """
-
-    model: nn.Module
-    task: Segmentation
-    classes: dict[int, str]
-    options: dict[str, Any]
-    patch_size: Triple
-    num_channels: int
-    spacing_mm: tuple[float, ...]
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    identity: str = ""
+WORDS = Words(
+    title="segmenting",
+    kept="were segmented by this run before",
+    would="be segmented",
+    would_not="not be segmented",
+    failed="were not segmented",
+    done="were",
+)
 
 
 def predict(
@@ -107,148 +67,54 @@ def predict(
     """
     predictor = load_run(run, intensity)
     with scans_of(target, out, say) as (scans, refused):
-        remaining = missing(scans, predictor.identity, probabilities, force)
-        if len(remaining) < len(scans):
-            say(
-                f"{len(scans) - len(remaining)} of {len(scans)} scans were segmented by this run before and "
-                f"are kept; {len(remaining)} remaining"
-            )
+        remaining = missing(
+            scans, predictor.identity, lambda one: one.files(probabilities), _origin_in, force
+        )
+        loop = ScanLoop(remaining, refused, predictor.options, "run", WORDS, say)
+        loop.report_kept(len(scans))
         require_writable(out.parent if is_volume(out.name) else out, "--out")
         if check:
-            return _dry_run(predictor, remaining, refused, probabilities, say)
+            loop.dry_run(
+                lambda path: refuse_header(path, predictor.options, predictor.num_channels, "network"),
+                lambda one: one.files(probabilities),
+            )
+            return []
         written: list[Path] = []
-        done = 0
-        console = Console(stderr=True)
-        cause: Exception | None = None
+
+        def write(one: InputScan, volumes: list[np.ndarray]) -> None:
+            written.extend(_write(volumes, one, predictor.identity, loop.done, force))
+
         with process_group() as device:
-            for one in track(remaining, "segmenting", console=console, disable=not console.is_terminal):
-                try:
-                    volumes = _segmented(predictor, one, device, probabilities, say)
-                except DataError as error:
-                    reason = reason_of(error, predictor.options, "run", one)
-                except UserError:
-                    raise
-                except Exception as error:  # from any library: the other scans are still segmented
-                    reason, cause = (
-                        f"{one.shown}: cannot be segmented: {_short(error)}; inspect this file, and segment "
-                        "it alone",
-                        error,
-                    )
-                else:
-                    written += _write(volumes, one, predictor.identity, done, force)
-                    done += 1
-                    continue
-                refused.append(reason)
-                say(reason)
-    if refused:
-        raise DataError(f"{len(refused)} scans were not segmented, {done} were: {refused[0]}") from cause
+            loop.run(lambda one: _segmented(predictor, one, device, probabilities, say), write, _unexpected)
     named = ", ".join(f"{value} {name}" for value, name in predictor.classes.items())
     say(f"{len(scans)} scans segmented in {out}: 0 background, {named}")
     return written
 
 
-def _dry_run(
+def _unexpected(shown: object, error: Exception) -> str:
+    what = textwrap.shorten(f"{type(error).__name__} {error}", 300)
+    return f"{shown}: cannot be segmented: {what}; inspect this file, and segment it alone"
+
+
+def _segmented(
     predictor: Predictor,
-    scans: Sequence[InputScan],
-    refused: list[str],
+    one: InputScan,
+    device: torch.device,
     probabilities: bool,
     say: Callable[[str], None],
-) -> list[Path]:
-    """Report the files that would be written, from headers only.
-
-    DataError if some scans do not fit the network.
-    """
-    for one in scans:
-        try:
-            _refuse_channels(
-                predictor,
-                one.path,
-                num_channels(one.path, read_header(one.path).shape, predictor.options["channels"]),
-            )
-        except DataError as error:
-            refused.append(reason_of(error, predictor.options, "run", one))
-            say(refused[-1])
-            continue
-        say(f"{one.name} would be written to {' and '.join(map(str, one.files(probabilities)))}")
-    if refused:
-        raise DataError(f"{len(refused)} scans would not be segmented, of {len(scans)}: {refused[0]}")
-    say(
-        f"{len(scans)} scans would be segmented; their headers are valid, voxels were not read; nothing was "
-        "written"
-    )
-    return []
-
-
-def load_run(run: Path, intensity: str | None = None) -> Predictor:
-    """Load the segmentation network of a run folder.
-
-    ConfigError if there is none, or the run has not finished.
-    """
-    path = run / WEIGHTS
-    if not path.is_file():
-        state = read_status(run).get("state") if run.is_dir() else None
-        why = (
-            f"its run is {state}; let it finish"
-            if state
-            else "not a run folder of a fine-tuning; use one, for example runs/fine"
+) -> list[np.ndarray]:
+    """Labels, and with `probabilities` class probabilities ``[X, Y, Z, K]``, on the grid of a scan."""
+    labels, shares, ready = segment(predictor, one.path, device, keep=probabilities)
+    differs = other_spacing(ready, predictor.spacing_mm)
+    if differs:
+        say(
+            f"{one.shown}: warning: {differs[0]} mm per voxel, the network was trained at {differs[1]}; "
+            "prepare the training scans with a spacing_mm"
         )
-        raise ConfigError(f"{run}: holds no {WEIGHTS}, {why}")
-    sidecar = read_sidecar(path)
-    lacking = [name for name in NEEDED if name not in sidecar]
-    if lacking:
-        raise ConfigError(
-            f"{path.with_suffix('.json')}: lacks {', '.join(lacking)}; copy it from the run folder again"
-        )
-    described = parse(
-        {"task": sidecar["task"], "encoder": sidecar["architecture"]},
-        _Described,
-        str(path.with_suffix(".json")),
-    )
-    task = TASKS.build(described.task)
-    if not isinstance(task, Segmentation):
-        raise ConfigError(
-            f"{run}: was trained for {described.task.name}, but predict writes label maps; use a run of "
-            "segmentation"
-        )
-    classes = task.chosen(
-        {int(value): name for value, name in sidecar["label_names"].items()}, path.with_suffix(".json")
-    )
-    channels = int(sidecar["in_channels"])
-    model = Segmenter(build_network(described.encoder, channels, decoder=True), 1 + len(classes))
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: not a complete safetensors file ({error}); fine-tune again, or copy it again"
-        ) from None
-    mismatch = compare(weights, model.state_dict())
-    if mismatch.any:
-        raise ConfigError(
-            f"{path}: not the network of {path.with_suffix('.json').name}: {mismatch.words()}; copy both "
-            "again"
-        )
-    model.load_state_dict(weights)
-    options = {**sidecar["intensity"], "kind": _kind(run, str(sidecar["intensity"]["kind"]), intensity)}
-    spacing, precision = tuple(sidecar["spacing_mm"]), sidecar.get("precision", "auto")
-    content = path.read_bytes() + path.with_suffix(".json").read_bytes()
-    identity = f"{hashlib.sha256(content).hexdigest()} {options['kind']}"
-    return Predictor(
-        model, task, classes, options, triple(sidecar["patch_size"]), channels, spacing, precision, identity
-    )
-
-
-def _kind(run: Path, trained: str, intensity: str | None) -> str:
-    kinds = trained.split("+")
-    if intensity is None and len(kinds) > 1:
-        raise ConfigError(
-            f"{run}: trained on intensities of kinds {trained}; set that of these scans, as --intensity "
-            f"{kinds[0]}"
-        )
-    if intensity is not None and intensity not in kinds:
-        raise ConfigError(
-            f"--intensity = {intensity}: {run} was trained on {trained}; use {' or '.join(kinds)}"
-        )
-    return intensity or kinds[0]
+    for warning in ready.warnings:
+        say(f"{one.shown}: warning: {warning}")
+    kind = np.uint8 if labels.max(initial=0) < 256 else np.int16
+    return [labels.astype(kind)] if shares is None else [labels.astype(kind), np.moveaxis(shares, 0, -1)]
 
 
 def segment(
@@ -260,8 +126,7 @@ def segment(
     DataError if the file is not a scan that fits the network.
     """
     device = device or torch.device("cpu")
-    ready = ready_scan(ScanTask.like(predictor.options, path.name, path))
-    _refuse_channels(predictor, path, len(ready.stored))
+    ready = prepared(path, predictor.options, predictor.num_channels, "network")
     model = predictor.model.to(device)
     volume = torch.from_numpy(ready.voxels)
     dtype = autocast_dtype(predictor.precision, device)
@@ -277,35 +142,6 @@ def segment(
     return values[indices], shares, ready
 
 
-def _refuse_channels(predictor: Predictor, path: Path, channels: int) -> None:
-    if channels != predictor.num_channels:
-        raise DataError(f"{path}: has {channels} channels, the network takes {predictor.num_channels}")
-
-
-def _segmented(
-    predictor: Predictor,
-    one: InputScan,
-    device: torch.device,
-    probabilities: bool,
-    say: Callable[[str], None],
-) -> list[np.ndarray]:
-    """Labels, and with `probabilities` class probabilities ``[X, Y, Z, K]``, on the grid of a scan."""
-    labels, shares, ready = segment(predictor, one.path, device, keep=probabilities)
-    spacing = np.linalg.norm(ready.affine[:3, :3], axis=0)
-    if not np.allclose(spacing, predictor.spacing_mm, rtol=SPACING_TOLERANCE):
-        scanned, trained = (
-            ", ".join(f"{v:.3g}" for v in values) for values in (spacing, predictor.spacing_mm)
-        )
-        say(
-            f"{one.shown}: warning: {scanned} mm per voxel, the network was trained at {trained}; "
-            "prepare the training scans with a spacing_mm"
-        )
-    for warning in ready.warnings:
-        say(f"{one.shown}: warning: {warning}")
-    kind = np.uint8 if labels.max(initial=0) < 256 else np.int16
-    return [labels.astype(kind)] if shares is None else [labels.astype(kind), np.moveaxis(shares, 0, -1)]
-
-
 def _write(
     volumes: Sequence[np.ndarray], one: InputScan, identity: str, done: int, force: bool
 ) -> list[Path]:
@@ -318,32 +154,38 @@ def _write(
         for file, voxels in zip(one.files(len(volumes) > 1), volumes, strict=True)
         if force or not file.exists()
     ]
-    stamp = stamp_of(one, identity)
+    origin = origin_of(one, identity)
     try:
         for file, voxels in files:
-            _write_nifti(file, voxels, one.path, stamp)
+            _write_nifti(file, voxels, one.path, origin)
     except OSError as error:
         why = error.strerror or error
         raise MachineError(
-            f"{one.output}: {why}; {done} scans are done. Free disk space, or choose another folder"
+            one.output, why, f"{done} scans are done. Free disk space, or choose another folder"
         ) from None
     return [file for file, _ in files]
 
 
-def _short(error: Exception) -> str:
-    return textwrap.shorten(f"{type(error).__name__} {error}", 300)
-
-
-def _write_nifti(file: Path, voxels: np.ndarray, scan: Path, stamp: str) -> None:
+def _write_nifti(file: Path, voxels: np.ndarray, scan: Path, origin: str) -> None:
     """Write voxels with only the geometry of the scan's header, since other fields may identify a patient."""
     header = cast(Any, nibabel.load(scan)).header
-    image = (nibabel.Nifti1Image if header.sizeof_hdr == 348 else nibabel.Nifti2Image)(voxels, None)
+    kind: Any = nibabel.Nifti1Image if header.sizeof_hdr == 348 else nibabel.Nifti2Image
+    image = kind(voxels, None)
     for name in GEOMETRY:
         image.header[name] = header[name]
-    image.header["descrip"] = stamp.encode()
+    image.header["descrip"] = f"{ORIGIN}{origin}".encode()  # 72 of its 80 bytes
     content = image.to_bytes()
     file.parent.mkdir(parents=True, exist_ok=True)
     with open_atomic(file) as out:
-        out.write(
-            gzip.compress(content, compresslevel=6, mtime=0) if file.name.lower().endswith(".gz") else content
-        )
+        packed = file.name.lower().endswith(".gz")
+        out.write(gzip.compress(content, compresslevel=6, mtime=0) if packed else content)
+
+
+def _origin_in(file: Path) -> str:
+    """The origin in the header of a file; "" if it has none, or is not a NIfTI file."""
+    try:
+        header = cast(Any, nibabel.load(file)).header if file.is_file() else None
+        text = str(header["descrip"].item().decode()) if header is not None else ""
+    except (ImageFileError, OSError, EOFError, KeyError, ValueError):  # written by another program
+        return ""
+    return text.removeprefix(ORIGIN) if text.startswith(ORIGIN) else ""

@@ -44,13 +44,13 @@ def _resampled(
     grid: tuple[int, ...], probabilities: np.ndarray, to_prepared: np.ndarray, cropped: bool
 ) -> Iterator[np.ndarray]:
     matrix, offset = _cleaned(to_prepared)
-    outside = _outside(grid, probabilities.shape[1:], matrix, offset) if cropped else None
+    beyond = outside(grid, probabilities.shape[1:], matrix, offset) if cropped else None
     for index, one in enumerate(probabilities):
         values = affine_transform(
             one.astype(np.float32), matrix, offset, output_shape=grid, order=1, mode="nearest"
         )
-        if outside is not None:
-            values[outside] = float(index == 0)
+        if beyond is not None:
+            values[beyond] = float(index == 0)
         yield values
 
 
@@ -61,13 +61,21 @@ def _cleaned(to_prepared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return clean[:3, :3], clean[:3, 3]
 
 
-def _outside(
-    grid: tuple[int, ...], shape: tuple[int, ...], matrix: np.ndarray, offset: np.ndarray
+def outside(
+    grid: tuple[int, ...],
+    shape: tuple[int, ...],
+    matrix: np.ndarray,
+    offset: np.ndarray,
+    tolerance: float = 0.0,
 ) -> np.ndarray:
-    """``Bool[X, Y, Z]``: voxels of the file with centres more than half a voxel outside the prepared grid."""
-    outside = np.zeros(grid, dtype=bool)
+    """``Bool[X, Y, Z]``: voxels of the file with centres more than half a voxel outside the prepared grid.
+
+    tolerance: in voxels of the prepared grid
+    """
+    found = np.zeros(grid, dtype=bool)
     axes = np.ogrid[tuple(slice(n) for n in grid)]
     for row, shift, size in zip(matrix, offset, shape, strict=True):
         position = sum(weight * axis for weight, axis in zip(row, axes, strict=True)) + shift
-        outside |= np.broadcast_to((position < -0.5) | (position > size - 0.5), grid)
-    return outside
+        beyond = (position < -0.5 - tolerance) | (position > size - 0.5 + tolerance)
+        found |= np.broadcast_to(beyond, grid)
+    return found

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import (
@@ -22,11 +21,12 @@ from medcl3d.downstream.crop_dataset import (
     CropDataset,
     Example,
     answers,
-    covering_crops,
     random_crop,
+    whole_scans,
 )
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe, check_classes
+from medcl3d.downstream.targets import balancing, case_rows, lacking, once_per_store, patients_of
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
@@ -34,6 +34,7 @@ from medcl3d.evaluation.metrics.classification import classification_metrics
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 MAX_CLASSES = 100
 
@@ -109,7 +110,7 @@ class CropClassification(ABC):
         store: Store,
         plan: Plan,
         patch_size: Triple,
-        recipe: Any,
+        recipe: ViewRecipe,
         steps: int,
         rank: int,
         world_size: int,
@@ -117,7 +118,7 @@ class CropClassification(ABC):
         """Crops of the scans of the plan."""
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
 
-    def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
+    def loss(self, model: nn.Module, batch: CropBatch, recipe: ViewRecipe) -> Loss:
         """Weighted cross-entropy of the augmented crops of one rank."""
         logits: Tensor = model(batch.augmented(recipe))
         with torch.autocast(logits.device.type, enabled=False):
@@ -149,20 +150,18 @@ def measured(
     probabilities: np.ndarray, examples: Sequence[Example], names: Sequence[str], store: Store, seed: int
 ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
     """Metrics of ``probabilities [N, K]`` with intervals over patients, and one row per example."""
-    table = store.collection.table
-    patients = [str(table["patient"].iloc[example.scan]) for example in examples]
+    rows = case_rows(store.collection.table.iloc[[example.scan for example in examples]])
     targets = np.array([example.target for example in examples])
     cases = [
         {
-            "scan": str(table["scan"].iloc[example.scan]),
-            "patient": patient,
-            "class": names[example.target],
-            "predicted": names[int(row.argmax())],
-            "probability": round(float(row[example.target]), 6),
+            **row,
+            "class": names[target],
+            "predicted": names[int(shares.argmax())],
+            "probability": round(float(shares[target]), 6),
         }
-        for example, patient, row in zip(examples, patients, probabilities, strict=True)
+        for row, target, shares in zip(rows, targets.tolist(), probabilities, strict=True)
     ]
-    return classification_metrics(probabilities, targets, patients, seed), cases
+    return classification_metrics(probabilities, targets, patients_of(rows), seed), cases
 
 
 @TASKS.register("classification")
@@ -179,33 +178,26 @@ class Classification(CropClassification):
 
     target: str = "class"
     class_weights: Literal["balanced", "none"] = "balanced"
-    _known: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @once_per_store
+    @inside("task", "classification", "target")
     def _values(self, store: Store) -> np.ndarray:
         """The column as text, "" if empty.
 
         ConfigError if the manifest lacks the column, or its values are not classes.
         """
-        if store.root not in self._known:
-            self._known[store.root] = self._read(store)
-        return self._known[store.root]
-
-    def _read(self, store: Store) -> np.ndarray:
-        table = store.collection.table
+        table, where = store.collection.table, f"task.classification.target = {self.target!r}"
         if self.target not in table:
-            raise ConfigError(
-                f"task.classification.target = {self.target!r}: {store.root / 'manifest.csv'} has no such "
-                "column; "
-                f"it has {', '.join(map(str, table.columns))}"
-            )
+            raise ConfigError(problem=lacking(store, "such column"), place=where)
         values: np.ndarray = table[self.target].fillna("").astype(str).to_numpy()
         found = set(values) - {""}
         if not 2 <= len(found) <= MAX_CLASSES:
             examples = ", ".join(sorted(found)[:5])
             raise ConfigError(
-                f"task.classification.target = {self.target!r}: the column has {len(found)} different "
-                f"values ({examples}), too {'few' if len(found) < 2 else 'many'} for classes; use a column "
-                f"with 2 to {MAX_CLASSES}"
+                problem=f"the column has {len(found)} different values ({examples}), too "
+                f"{('few' if len(found) < 2 else 'many')} for classes",
+                remedy=f"use a column with 2 to {MAX_CLASSES}",
+                place=where,
             )
         return values
 
@@ -227,7 +219,7 @@ class Classification(CropClassification):
 
     def stratum(self, store: Store, scan: int) -> int:
         """The class index of a scan."""
-        return self.class_names(store).index(self._values(store)[scan])
+        return self.class_names(store).index(str(self._values(store)[scan]))
 
     def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
         """1, or inversely proportional to the number of these scans in a class, with mean 1 over the
@@ -237,7 +229,7 @@ class Classification(CropClassification):
         if self.class_weights == "none":
             return np.ones(len(names))
         counts = np.array([(self._values(store)[scans] == name).sum() for name in names])
-        return np.divide(len(scans), (counts > 0).sum() * counts, out=np.zeros(len(names)), where=counts > 0)
+        return balancing(counts)
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
         """A random crop of the scan, and the class of the scan."""
@@ -245,7 +237,5 @@ class Classification(CropClassification):
 
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
         """One per scan: the crops that cover it."""
-        return [
-            Example(scan, covering_crops(store, scan, patch_size), self.stratum(store, scan))
-            for scan in scans
-        ]
+        examples = whole_scans(store, scans, patch_size)
+        return [replace(example, target=self.stratum(store, example.scan)) for example in examples]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError, DataError, inside
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import (
@@ -23,11 +21,19 @@ from medcl3d.downstream.crop_dataset import (
     CropDataset,
     Example,
     answers,
-    covering_crops,
     random_crop,
+    whole_scans,
 )
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe
+from medcl3d.downstream.targets import (
+    balancing,
+    case_rows,
+    lacking,
+    numbers,
+    once_per_store,
+    patients_of,
+)
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
@@ -35,6 +41,7 @@ from medcl3d.evaluation.metrics.multilabel import finding_metrics
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 
 @TASKS.register("multilabel")
@@ -57,52 +64,26 @@ class Multilabel:
     class_weights: Literal["balanced", "none"] = "balanced"
     decodes: ClassVar[bool] = False
     each_stratum_first: ClassVar[bool] = True
-    _known: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @once_per_store
+    @inside("task", "multilabel", "targets")
     def truth(self, store: Store) -> np.ndarray:
         """``Float64[scans, K]``: 0, 1, or NaN if unknown.
 
         ConfigError if a column is missing or has other values.
         """
-        if store.root not in self._known:
-            self._known[store.root] = self._read(store)
-        return self._known[store.root]
+        where = "task.multilabel.targets"
+        missing = [name for name in self.targets if name not in store.collection.table]
+        if missing:
+            raise ConfigError(problem=lacking(store, "column " + ", ".join(missing)), place=where)
+        duplicates = sorted({name for name in self.targets if self.targets.count(name) > 1})
+        if duplicates:
+            raise ConfigError(problem=f"{duplicates[0]} is listed twice", remedy="list it once", place=where)
+        return np.stack([_finding(store, name, f"{where}: {name!r}") for name in self.targets], axis=1)
 
     def check(self, store: Store) -> None:
         """ConfigError if the store lacks the findings."""
         self.truth(store)
-
-    def _read(self, store: Store) -> np.ndarray:
-        table, where = store.collection.table, "task.multilabel.targets"
-        duplicates = sorted({name for name in self.targets if self.targets.count(name) > 1})
-        missing = [name for name in self.targets if name not in table]
-        if duplicates or missing:
-            columns = ", ".join(map(str, table.columns))
-            lacks = f"{store.root / 'manifest.csv'} has no column {', '.join(missing)}; it has {columns}"
-            raise ConfigError(
-                f"{where}: {lacks if missing else f'{duplicates[0]} is listed twice; list it once'}"
-            )
-        return np.stack([self._column(table, name) for name in self.targets], axis=1)
-
-    def _column(self, table: pd.DataFrame, name: str) -> np.ndarray:
-        where = f"task.multilabel.targets: {name!r}"
-        given = table[name].replace("", np.nan)
-        found = pd.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64)
-        wrong = given.notna().to_numpy() & ~np.isin(found, (0, 1))
-        if wrong.any():
-            raise ConfigError(
-                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is neither 0, 1 "
-                "nor empty; use one column per finding (for names in one cell: pandas' str.get_dummies), "
-                "with empty cells for uncertain findings"
-            )
-        values = set(found[~np.isnan(found)].tolist())
-        if len(values) < 2:
-            problem = "all scans have it" if values == {1.0} else "no scan has it"
-            raise ConfigError(
-                f"{where}: {problem if values else 'unknown for all scans'}, so it cannot be classified; "
-                "remove it"
-            )
-        return found
 
     def has_target(self, store: Store, scan: int) -> bool:
         """Whether any finding of the scan is known."""
@@ -133,7 +114,7 @@ class Multilabel:
         store: Store,
         plan: Plan,
         patch_size: Triple,
-        recipe: Any,
+        recipe: ViewRecipe,
         steps: int,
         rank: int,
         world_size: int,
@@ -146,8 +127,8 @@ class Multilabel:
         if not any({0.0, 1.0} <= set(column.tolist()) for column in truth.T):
             names = ", ".join(self.targets)
             raise DataError(
-                f"all labelled scans have the same known values of {names}; raise num_labelled, or use "
-                "another seed"
+                problem=f"all labelled scans have the same known values of {names}",
+                remedy="raise num_labelled, or use another seed",
             )
 
     def draw(
@@ -163,13 +144,10 @@ class Multilabel:
             return weights
         truth = self.truth(store)[scans]
         counts = np.stack([(truth == value).sum(0) for value in (0, 1)], axis=1)
-        total, kinds = counts.sum(1, keepdims=True), (counts > 0).sum(1, keepdims=True)
-        of_kind = torch.from_numpy(
-            np.divide(total, kinds * counts, out=np.zeros(counts.shape), where=counts > 0)
-        ).float()
+        of_kind = torch.from_numpy(balancing(counts)).float()
         return weights * torch.where(targets == 1, of_kind[:, 1], of_kind[:, 0])
 
-    def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
+    def loss(self, model: nn.Module, batch: CropBatch, recipe: ViewRecipe) -> Loss:
         """Weighted binary cross-entropy of the augmented crops of one rank."""
         logits: Tensor = model(batch.augmented(recipe))
         with torch.autocast(logits.device.type, enabled=False):
@@ -182,7 +160,7 @@ class Multilabel:
 
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
         """One per scan: the crops that cover it. Their targets are in the manifest, see `labels`."""
-        return [Example(scan, covering_crops(store, scan, patch_size), 0) for scan in scans]
+        return whole_scans(store, scans, patch_size)
 
     def labels(self, store: Store, examples: Sequence[Example]) -> np.ndarray:
         """``Float64[N, K]``: the findings of examples, NaN if unknown."""
@@ -227,27 +205,42 @@ class Multilabel:
     def _measured(
         self, probabilities: np.ndarray, examples: Sequence[Example], store: Store, seed: int
     ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-        rows, truth = (
-            store.collection.table.iloc[[example.scan for example in examples]],
-            self.labels(store, examples),
-        )
-        patients = [str(patient) for patient in rows["patient"]]
+        truth = self.labels(store, examples)
+        rows = case_rows(store.collection.table.iloc[[example.scan for example in examples]])
         cases = [
             {
-                "scan": str(scan),
-                "patient": patient,
+                **row,
                 "class": name,
                 "present": int(t),
                 "probability": round(float(p), 6),
                 "brier": round(float(p - t) ** 2, 6),
             }
-            for scan, patient, predicted, true in zip(
-                rows["scan"], patients, probabilities, truth, strict=True
-            )
+            for row, predicted, true in zip(rows, probabilities, truth, strict=True)
             for name, p, t in zip(self.targets, predicted, true, strict=True)
             if np.isfinite(t)
         ]
-        return finding_metrics(probabilities, truth, self.targets, patients, seed), cases
+        return finding_metrics(probabilities, truth, self.targets, patients_of(rows), seed), cases
+
+
+def _finding(store: Store, name: str, where: str) -> np.ndarray:
+    """``Float64[scans]``: a column of the manifest. ConfigError if its values are not of a finding."""
+    found = numbers(
+        store,
+        name,
+        lambda values: np.isin(values, (0, 1)),
+        where,
+        "is neither 0, 1 nor empty; use one column per finding (for names in one cell: pandas' "
+        "str.get_dummies), with empty cells for uncertain findings",
+    )
+    values = set(found[~np.isnan(found)].tolist())
+    if len(values) < 2:
+        problem = "all scans have it" if values == {1.0} else "no scan has it"
+        raise ConfigError(
+            problem=f"{(problem if values else 'unknown for all scans')}, so it cannot be classified",
+            remedy="remove it",
+            place=where,
+        )
+    return found
 
 
 def _of_finding(probe: Probe, known: Labelled, k: int, features: np.ndarray, seed: int) -> np.ndarray:

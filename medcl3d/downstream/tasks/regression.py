@@ -5,33 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
-from medcl3d.downstream.crop_dataset import (
-    CropBatch,
-    CropDataset,
-    Example,
-    answers,
-    covering_crops,
-    random_crop,
-)
+from medcl3d.downstream.crop_dataset import CropBatch, CropDataset, answers, random_crop, whole_scans
 from medcl3d.downstream.heads import Classifier
+from medcl3d.downstream.targets import case_rows, lacking, numbers, once_per_store, patients_of
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.regression import regression_metrics
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 
 class Regressor(nn.Module):
@@ -48,12 +42,13 @@ class Regressor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, D, H, W]`` -> standard units ``[B]``."""
-        found: Tensor = self.scores(x)[:, 0]
-        return found
+        scores: Tensor = self.scores(x)
+        return scores[:, 0]
 
     def in_units(self, x: Tensor) -> Tensor:
         """``[B, C, D, H, W]`` -> units of the target ``[B, 1]``."""
-        return (self(x).double() * self.scale + self.mean)[:, None]
+        scores: Tensor = self(x)
+        return (scores.double() * self.scale + self.mean)[:, None]
 
 
 @TASKS.register("regression")
@@ -70,36 +65,21 @@ class Regression:
 
     target: str = "age"
     decodes: ClassVar[bool] = False
-    _known: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     _units: dict[Path, tuple[float, float]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    @once_per_store
+    @inside("task", "regression", "target")
     def values(self, store: Store) -> np.ndarray:
         """``Float64[scans]``: the column, NaN if empty.
 
         ConfigError if the manifest lacks it, or a value is not a number.
         """
-        if store.root not in self._known:
-            self._known[store.root] = self._read(store)
-        return self._known[store.root]
-
-    def _read(self, store: Store) -> np.ndarray:
-        table, where = store.collection.table, f"task.regression.target = {self.target!r}"
-        if self.target not in table:
-            raise ConfigError(
-                f"{where}: {store.root / 'manifest.csv'} has no such column; it has "
-                f"{', '.join(map(str, table.columns))}"
-            )
-        given = table[self.target].replace("", np.nan)
-        found = pd.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64)
-        wrong = given.notna().to_numpy() & ~np.isfinite(found)
-        if wrong.any():
-            raise ConfigError(
-                f"{where}: {given[wrong].iloc[0]!r} of scan {table['scan'][wrong].iloc[0]} is not a number; "
-                "correct the manifest"
-            )
-        return found
+        where = f"task.regression.target = {self.target!r}"
+        if self.target not in store.collection.table:
+            raise ConfigError(problem=lacking(store, "such column"), place=where)
+        return numbers(store, self.target, np.isfinite, where, "is not a number; correct the manifest")
 
     def has_target(self, store: Store, scan: int) -> bool:
         """Whether the column has a number for the scan."""
@@ -119,7 +99,7 @@ class Regression:
         store: Store,
         plan: Plan,
         patch_size: Triple,
-        recipe: Any,
+        recipe: ViewRecipe,
         steps: int,
         rank: int,
         world_size: int,
@@ -132,8 +112,10 @@ class Regression:
         spread = float(known.std())
         if spread == 0:
             raise ConfigError(
-                f"task.regression.target = {self.target!r}: all labelled scans have {known[0]:g}; use more "
-                "scans or another column"
+                "task.regression.target",
+                self.target,
+                f"all labelled scans have {known[0]:g}",
+                "use more scans or another column",
             )
         self._units[store.root] = float(known.mean()), spread
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
@@ -149,7 +131,7 @@ class Regression:
         """Equal weights."""
         return torch.ones(len(targets))
 
-    def loss(self, model: nn.Module, batch: CropBatch, recipe: Any) -> Loss:
+    def loss(self, model: nn.Module, batch: CropBatch, recipe: ViewRecipe) -> Loss:
         """Smooth L1 loss of the augmented crops of one rank."""
         found: Tensor = model(batch.augmented(recipe))
         with torch.autocast(found.device.type, enabled=False):
@@ -173,21 +155,12 @@ class Regression:
             mean, scale = self._units[store.root]
             model.mean.fill_(mean)
             model.scale.fill_(scale)
-        examples = [Example(scan, covering_crops(store, scan, patch_size), 0) for scan in scans]
+        examples = whole_scans(store, scans, patch_size)
         predicted = answers(model.in_units, store, examples, device, dtype)[:, 0]
         truth = self.values(store)[np.asarray(scans)]
-        rows = store.collection.table.iloc[list(scans)]
-        patients = [str(patient) for patient in rows["patient"]]
+        rows = case_rows(store.collection.table.iloc[list(scans)])
         cases = [
-            {
-                "scan": str(scan),
-                "patient": patient,
-                "true": t,
-                "predicted": round(p, 6),
-                "mae": round(abs(p - t), 6),
-            }
-            for scan, patient, t, p in zip(
-                rows["scan"], patients, truth.tolist(), predicted.tolist(), strict=True
-            )
+            {**row, "true": t, "predicted": round(p, 6), "mae": round(abs(p - t), 6)}
+            for row, t, p in zip(rows, truth.tolist(), predicted.tolist(), strict=True)
         ]
-        return Evaluation(regression_metrics(predicted, truth, patients, seed), cases, {})
+        return Evaluation(regression_metrics(predicted, truth, patients_of(rows), seed), cases, {})

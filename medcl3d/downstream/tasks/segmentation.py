@@ -10,8 +10,6 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,13 +22,16 @@ from medcl3d.downstream.case_pictures import picture_of_cases
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.patch_dataset import PatchBatch, PatchDataset, class_indices
 from medcl3d.downstream.sliding_window import mean_of_flips, probabilities_of, sliding_window
+from medcl3d.downstream.targets import case_rows
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.segmentation import overlap_of
 from medcl3d.evaluation.statistics.over_patients import summary
+from medcl3d.io.progress import track
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
+from medcl3d.views import ViewRecipe
 
 MEASURES = ("dice", "hd95_mm", "nsd_2mm", "volume_error_ml")
 SMOOTH = 1e-5  # makes the Dice of a class that is absent in truth and prediction 1
@@ -84,8 +85,11 @@ class Segmentation:
             available = ", ".join(f"{value} ({name})" for value, name in known.items()) or "none"
             values = missing or list(wanted)
             raise ConfigError(
-                f"task.segmentation: classes = {values}: not among the label values of {where}; available: "
-                f"{available}"
+                "classes",
+                values,
+                f"not among the label values of {where}",
+                f"available: {available}",
+                owner="task.segmentation",
             )
         return {value: known[value] for value in wanted}
 
@@ -111,7 +115,7 @@ class Segmentation:
         store: Store,
         plan: Plan,
         patch_size: Triple,
-        recipe: Any,
+        recipe: ViewRecipe,
         steps: int,
         rank: int,
         world_size: int,
@@ -129,7 +133,7 @@ class Segmentation:
             world_size,
         )
 
-    def loss(self, model: nn.Module, batch: PatchBatch, recipe: Any) -> Loss:
+    def loss(self, model: nn.Module, batch: PatchBatch, recipe: ViewRecipe) -> Loss:
         """Dice and cross-entropy of the patches of one rank, augmented if there is a recipe."""
         voxels, labels = augmented(batch, recipe)
         return dice_and_cross_entropy(model(voxels), labels)
@@ -146,9 +150,8 @@ class Segmentation:
     ) -> Evaluation:
         """Overlap and surface distance of every scan and class on the grid of the store, and their means."""
         names = self.class_names(store)
-        console = Console(stderr=True)
         cases: list[dict[str, Any]] = []
-        for scan in track(scans, "test scans", console=console, disable=not console.is_terminal):
+        for scan in track(scans, "test scans"):
             predicted = self.segment(model, store, scan, patch_size, device, dtype)
             cases += cases_of(store, scan, predicted, names)
         metrics = summary(cases, MEASURES, seed)
@@ -196,12 +199,13 @@ class Segmentation:
         )
 
 
-def augmented(batch: PatchBatch, recipe: Any) -> tuple[Tensor, Tensor]:
+def augmented(batch: PatchBatch, recipe: ViewRecipe | None) -> tuple[Tensor, Tensor]:
     """Augmented voxels, in float32 even under autocast, and class indices with the same spatial transform."""
     if recipe is None:
         return batch.voxels, batch.labels
     with torch.no_grad(), torch.autocast(batch.voxels.device.type, enabled=False):
         view = recipe.apply(batch.voxels, batch.parameters, batch.spacing_mm, batch.labels)
+    assert view.labels is not None
     return view.voxels, view.labels
 
 
@@ -229,16 +233,17 @@ def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
     over = (0, 2, 3, 4)
     sums = torch.stack([(probability * truth).sum(over), probability.sum(over), truth.sum(over)])
     both, predicted, true = gather(sums[None]).sum(0)
-    return 1 - ((2 * both + SMOOTH) / (predicted + true + SMOOTH)).mean()
+    loss: Tensor = 1 - ((2 * both + SMOOTH) / (predicted + true + SMOOTH)).mean()
+    return loss
 
 
 def cases_of(store: Store, scan: int, predicted: np.ndarray, names: dict[int, str]) -> list[dict[str, Any]]:
     """One row per class of a scan; measures are None if the class is absent in truth and prediction."""
-    row = store.collection.table.iloc[scan]
+    (row,) = case_rows(store.collection.table.iloc[[scan]])
     truth = class_indices(store.read_label(scan), tuple(names))
     rows = []
     for index, name in enumerate(names.values(), 1):
         found = overlap_of(predicted == index, truth == index, store.collection.affines[scan, :3, :3])
         numbers = {key: None if np.isnan(getattr(found, key)) else getattr(found, key) for key in MEASURES}
-        rows.append({"scan": str(row["scan"]), "patient": str(row["patient"]), "class": name, **numbers})
+        rows.append({**row, "class": name, **numbers})
     return rows

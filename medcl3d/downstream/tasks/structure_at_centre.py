@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.seeding import Stream, generator
 from medcl3d.downstream.crop_dataset import Example
+from medcl3d.downstream.targets import once_per_store
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.downstream.tasks.classification import CropClassification
 from medcl3d.store.store import Store
@@ -35,35 +35,30 @@ class StructureAtCentre(CropClassification):
 
     structures: PositiveInt = 20
     crops_per_scan: PositiveInt = 60
-    _known: dict[Path, dict[int, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _voxels: dict[tuple[Path, int], list[np.ndarray]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
+    @once_per_store
     def _classes(self, store: Store) -> dict[int, str]:
         """Label value -> name, sorted by value.
 
         ConfigError if the labels of the store have fewer than two structures.
         """
-        if store.root not in self._known:
-            values = max(store.label_names, default=0) + 1
-            counts = [
-                np.bincount(store.read_label(i).ravel(), minlength=values)[:values]
-                for i in range(len(store))
-                if store.has_label(i)
-            ]
-            table = np.array(counts).reshape(-1, values)
-            order = sorted(range(1, values), key=lambda v: (-(table[:, v] > 0).sum(), -table[:, v].sum()))
-            chosen = sorted(
-                v for v in order[: self.structures] if v in store.label_names and table[:, v].any()
+        values = max(store.label_names, default=0) + 1
+        counts = [
+            np.bincount(store.read_label(i).ravel(), minlength=values)[:values]
+            for i in range(len(store))
+            if store.has_label(i)
+        ]
+        table = np.array(counts).reshape(-1, values)
+        order = sorted(range(1, values), key=lambda v: (-(table[:, v] > 0).sum(), -table[:, v].sum()))
+        chosen = sorted(v for v in order[: self.structures] if v in store.label_names and table[:, v].any())
+        if len(chosen) < 2:
+            raise ConfigError(
+                "task.structure_at_centre",
+                None,
+                f"the labels of {store.root} have {len(chosen)} structures, at least two are needed",
+                "prepare scans with their label maps",
             )
-            if len(chosen) < 2:
-                raise ConfigError(
-                    f"task.structure_at_centre: the labels of {store.root} have {len(chosen)} structures, "
-                    "at least two are needed; prepare scans with their label maps"
-                )
-            self._known[store.root] = {value: store.label_names[value] for value in chosen}
-        return self._known[store.root]
+        return {value: store.label_names[value] for value in chosen}
 
     def class_names(self, store: Store) -> tuple[str, ...]:
         """The names of the structures, in the order of their label values."""
@@ -81,15 +76,11 @@ class StructureAtCentre(CropClassification):
             if len(voxels)
         ]
 
+    @once_per_store
     def voxels_of(self, store: Store, scan: int) -> list[np.ndarray]:
         """Flat voxel indices of each structure in a scan; read once per process."""
-        key = store.root, scan
-        if key not in self._voxels:
-            labels = store.read_label(scan).ravel()
-            self._voxels[key] = [
-                np.flatnonzero(labels == value).astype(np.int32) for value in self._classes(store)
-            ]
-        return self._voxels[key]
+        labels = store.read_label(scan).ravel()
+        return [np.flatnonzero(labels == value).astype(np.int32) for value in self._classes(store)]
 
     def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
         """A crop centred on a random voxel of a random structure, and the index of the structure."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -11,6 +11,8 @@ from medcl3d.evaluation.statistics.bootstrap import Measure, over_drawn_patients
 from medcl3d.evaluation.statistics.intervals import Interval
 
 CALIBRATION_BINS = 10
+ClassMeasure = Callable[[np.ndarray, np.ndarray], float]
+"""A function of the scores ``[N]`` of a class and ``Bool[N]``: whether an item is of the class."""
 
 
 def auroc(probabilities: np.ndarray, targets: np.ndarray) -> float:
@@ -19,19 +21,39 @@ def auroc(probabilities: np.ndarray, targets: np.ndarray) -> float:
     Two classes: the area of the second. More: the mean over the classes present, each against the rest. NaN
     if fewer than two classes are present. Ties count half. Source: Hanley and McNeil 1982; the rank-sum form.
     """
+    return _mean_over_classes(_area, probabilities, targets)
+
+
+def average_precision(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Area under the precision-recall curve as a sum of steps, for the classes of `auroc`.
+
+    Items with equal scores form one step. NaN if fewer than two classes are present. Source: Davis and
+    Goadrich 2006 (linear interpolation is too optimistic).
+    """
+    return _mean_over_classes(_precision, probabilities, targets)
+
+
+def _mean_over_classes(measure: ClassMeasure, probabilities: np.ndarray, targets: np.ndarray) -> float:
     num_classes = probabilities.shape[1]
-    areas = [
-        _area(probabilities[:, k], targets == k) for k in (range(num_classes) if num_classes > 2 else (1,))
+    known = [
+        measure(probabilities[:, k], positive)
+        for k in (range(num_classes) if num_classes > 2 else (1,))
+        if (positive := targets == k).any() and not positive.all()
     ]
-    known = [area for area in areas if not np.isnan(area)]
     return float(np.mean(known)) if known else float("nan")
 
 
+# Not scikit-learn's, which take 15 times as long: the bootstrap calls them a thousand times per class.
 def _area(scores: np.ndarray, positive: np.ndarray) -> float:
     num, rest = int(positive.sum()), int((~positive).sum())
-    if not num or not rest:
-        return float("nan")
     return float((stats.rankdata(scores)[positive].sum() - num * (num + 1) / 2) / (num * rest))
+
+
+def _precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)  # last item of each group of equal scores
+    true_positives, retrieved = np.cumsum(positive[order])[last], np.arange(1, len(scores) + 1)[last]
+    return float((np.diff(true_positives, prepend=0) * true_positives / retrieved).sum() / positive.sum())
 
 
 def accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
@@ -43,30 +65,6 @@ def balanced_accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """The mean recall over the true classes."""
     correct = probabilities.argmax(1) == targets
     return float(np.mean([correct[targets == k].mean() for k in np.unique(targets)]))
-
-
-def average_precision(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Area under the precision-recall curve as a sum of steps, for the classes of `auroc`.
-
-    Items with equal scores form one step. NaN if fewer than two classes are present. Source: Davis and
-    Goadrich 2006 (linear interpolation is too optimistic).
-    """
-    num_classes = probabilities.shape[1]
-    areas = [
-        _precision(probabilities[:, k], targets == k)
-        for k in (range(num_classes) if num_classes > 2 else (1,))
-    ]
-    known = [area for area in areas if not np.isnan(area)]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def _precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    if not positive.any() or positive.all():
-        return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # last item of each group of equal scores
-    true_positives, retrieved = np.cumsum(positive[order])[last], np.arange(1, len(scores) + 1)[last]
-    return float((np.diff(true_positives, prepend=0) * true_positives / retrieved).sum() / positive.sum())
 
 
 def brier(probabilities: np.ndarray, targets: np.ndarray) -> float:

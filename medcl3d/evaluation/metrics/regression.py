@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn import metrics
 
 from medcl3d.evaluation.statistics.bootstrap import Measure, over_drawn_patients
 from medcl3d.evaluation.statistics.intervals import Interval
@@ -12,7 +13,7 @@ from medcl3d.evaluation.statistics.intervals import Interval
 
 def mean_absolute_error(predictions: np.ndarray, targets: np.ndarray) -> float:
     """Mean absolute error, in the unit of the target."""
-    return float(np.abs(predictions - targets).mean())
+    return float(metrics.mean_absolute_error(targets, predictions))
 
 
 def r2(predictions: np.ndarray, targets: np.ndarray) -> float:
@@ -20,8 +21,7 @@ def r2(predictions: np.ndarray, targets: np.ndarray) -> float:
 
     0 for predicting their mean, below 0 if worse; NaN if all targets are equal.
     """
-    total = float(((targets - targets.mean()) ** 2).sum())
-    return 1 - float(((predictions - targets) ** 2).sum()) / total if total > 0 else float("nan")
+    return float(metrics.r2_score(targets, predictions)) if np.ptp(targets) > 0 else float("nan")
 
 
 MEASURES: dict[str, Measure] = {"mae": mean_absolute_error, "r2": r2}

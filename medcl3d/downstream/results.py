@@ -1,0 +1,87 @@
+"""Runs that measure something: their folder, results.json, and the report of their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from medcl3d.config.plain import plain
+from medcl3d.distributed.collectives import say
+from medcl3d.distributed.precision import Precision, precision_used
+from medcl3d.downstream.few_cases import few_case_notes
+from medcl3d.downstream.task import Evaluation
+from medcl3d.evaluation.statistics.intervals import Interval
+from medcl3d.io.atomic import write_json
+from medcl3d.store.fingerprints import fingerprints
+from medcl3d.store.store import Store
+from medcl3d.training.run_folder import RunFolder, run_folder
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+SCHEMA = 1
+
+
+@contextmanager
+def run_of(
+    config: DataclassInstance,
+    out_dir: Path,
+    store: Store,
+    kind: Literal["finetune", "evaluate"],
+    precision: Precision,
+    device: torch.device,
+) -> Iterator[RunFolder | None]:
+    """The run folder of a configuration; None if the run is done, which is reported."""
+    provenance = {**fingerprints(store), "kind": kind, "precision": precision_used(precision, device)}
+    with run_folder(out_dir, plain(config), provenance, model=type(config)) as run:
+        if run.finished:
+            what = "fine-tuning" if kind == "finetune" else "evaluation"
+            say(f"{out_dir}: this {what} is done; remove the folder to repeat it")
+        yield None if run.finished else run
+
+
+def finish(run: RunFolder, found: Evaluation, split: dict[str, list[str]], config: Any, step: int) -> None:
+    """Write results.json, report the metrics and notes, and mark the run as done.
+
+    split: the `labelled` and `test` patients
+    """
+    write_json(run.path / "results.json", results_of(found, split, plain(config)))
+    say(metric_lines(found.metrics))
+    for line in few_case_notes(found.few, len(split["labelled"])):
+        say(f"  note: {line}")
+    run.status("done", step)
+
+
+def results_of(found: Evaluation, split: dict[str, list[str]], config: Any) -> dict[str, Any]:
+    """The content of a `results.json`. Intervals: 95%, bootstrap over test patients; None if undefined."""
+
+    def number(value: float) -> float | None:
+        return value if isfinite(value) else None
+
+    metrics = {
+        name: {"mean": m.mean, "low": number(m.low), "high": number(m.high), "n": m.n}
+        for name, m in found.metrics.items()
+    }
+    intervals = "95%, bootstrap over test patients"
+    few = {"few_training_cases": found.few} if found.few else {}
+    return {
+        "schema": SCHEMA,
+        "metrics": metrics,
+        "intervals": intervals,
+        **few,
+        "cases": found.cases,
+        "split": split,
+        "config": config,
+    }
+
+
+def metric_lines(metrics: Mapping[str, Interval]) -> str:
+    """Metrics as text, one line each."""
+    return "\n".join(
+        f"  {name}: {m.mean:.4f} [{m.low:.4f}, {m.high:.4f}], {m.n} patients" for name, m in metrics.items()
+    )

@@ -1,0 +1,84 @@
+"""The loop of predict and features: faulty scans are reported, and the others are processed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.downstream.predict.inputs import InputScan
+from medcl3d.downstream.predict.scan_loop import ScanLoop, Words
+
+WORDS = Words("counting", "were counted", "be counted", "not be counted", "were not counted", "were")
+SCANS = [InputScan(name, f"in/{name}", Path(name), Path(f"{name}.txt")) for name in "abcd"]
+
+
+def loop_of(refused: list[str] | None = None) -> tuple[ScanLoop, list[str]]:
+    told: list[str] = []
+    faults = [] if refused is None else refused
+    return ScanLoop(SCANS, faults, {"channels": "first"}, "run", WORDS, told.append), told
+
+
+def unexpected(shown: object, error: Exception) -> str:
+    return f"{shown}: {type(error).__name__}"
+
+
+def test_faults_of_scans_are_reported_after_the_others_are_processed() -> None:
+    loop, told = loop_of(["earlier: not a series"])
+    written: list[tuple[str, int]] = []
+    faults = {"b": DataError("b: two channels; set channels"), "c": ValueError("of a library")}
+
+    def compute(one: InputScan) -> str:
+        if one.name in faults:
+            raise faults[one.name]
+        return one.name.upper()
+
+    with pytest.raises(DataError, match=r"^3 scans were not counted, 2 were: earlier: not") as caught:
+        loop.run(compute, lambda one, result: written.append((result, loop.done)), unexpected)
+    assert written == [("A", 0), ("D", 1)] and caught.value.__cause__ is faults["c"]
+    assert told == [
+        "in/b: two channels; the run was trained on scans prepared with channels = first, so repair or leave "
+        "out this scan",
+        "in/c: ValueError",
+    ]
+
+
+def test_other_errors_of_ours_and_errors_of_writing_end_the_loop() -> None:
+    def refuse(one: InputScan) -> str:
+        raise ConfigError("the network is of another version")
+
+    def full(one: InputScan, result: str) -> None:
+        raise OSError("disk full")
+
+    loop, told = loop_of()
+    with pytest.raises(ConfigError, match="another version"):
+        loop.run(refuse, full, unexpected)
+    with pytest.raises(OSError, match="disk full"):
+        loop.run(lambda one: "", full, unexpected)
+    assert loop.done == 0 and not told
+
+
+def test_a_dry_run_reports_files_and_faults() -> None:
+    def refuse(path: Path) -> None:
+        if path.name == "b":
+            raise DataError("b: is damaged")
+
+    loop, told = loop_of()
+    loop.dry_run(lambda path: None, lambda one: [one.output, Path("more")])
+    assert told[0] == "a would be written to a.txt and more"
+    assert told[-1] == (
+        "4 scans would be counted; their headers are valid, voxels were not read; nothing was written"
+    )
+    loop, told = loop_of()
+    with pytest.raises(DataError, match="1 scans would not be counted, of 4: in/b: is damaged"):
+        loop.dry_run(refuse, lambda one: [one.output])
+    assert len(told) == 4
+
+
+def test_kept_scans_are_counted() -> None:
+    loop, told = loop_of()
+    loop.report_kept(4)
+    assert not told
+    loop.report_kept(6)
+    assert told == ["2 of 6 scans were counted and are kept; 4 remaining"]
