@@ -15,7 +15,7 @@ CHECKED = tuple(f"medcl3d.{package}" for package in PACKAGES)
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
     """Check the arguments and results of a function that are arrays, or contain arrays.
 
-    mypy checks all other annotations, and tests pass stand-ins for such arguments.
+    mypy checks all other annotations, and tests pass substitutes for such arguments.
     """
     hints = function.__annotations__
     function.__annotations__ = {name: hint if _has_array(hint) else Any for name, hint in hints.items()}

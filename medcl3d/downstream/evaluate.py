@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from pathlib import Path
@@ -20,6 +20,13 @@ from medcl3d.distributed.collectives import process_group, say, world_size
 from medcl3d.distributed.precision import Precision, autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.crop_dataset import Example, answers, whole_scans
+from medcl3d.downstream.dense.context import DenseContext, DenseProbe
+from medcl3d.downstream.dense.controls import DescribedVoxels
+from medcl3d.downstream.dense.label_propagation import LabelPropagation
+from medcl3d.downstream.dense.measure import measure_dense
+from medcl3d.downstream.dense.voxel_features import DenseEncoder, VoxelFeatures
+from medcl3d.downstream.dense.voxel_matching import VoxelMatching
+from medcl3d.downstream.dense.voxel_probe import VoxelProbe
 from medcl3d.downstream.few_cases import few_training_cases
 from medcl3d.downstream.finetune import SCRATCH
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
@@ -37,7 +44,7 @@ from medcl3d.downstream.results import finish, run_of
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.classification import CropClassification
-from medcl3d.downstream.transfer import load_weights
+from medcl3d.downstream.transfer import Transfer, load_weights, read_sidecar, weights_path
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.evaluation.statistics.intervals import Interval
@@ -51,14 +58,16 @@ from medcl3d.store.store import Store
 class EvaluateConfig:
     """Configuration of an evaluation of a frozen encoder: scans, encoder, probes.
 
-    init          scratch (an untrained encoder: the control), the run folder of a pretraining, or its
-                  encoder.safetensors
+    init          scratch (an untrained encoder: the control), the run folder of a pretraining, RUN@STEP
+                  (after a step of `train.keep_steps`), or its encoder.safetensors
     task          a task with classes or findings; linear and knn are trained on its training examples
                   and evaluated on its test examples
     num_labelled  number of training patients whose labels are used (default: all)
     linear, knn, retrieval    the probes; at least one, null for none
     crop_retrieval            retrieval among test examples of the task, as `{same: class, differ: patient}`
     landmarks                 matching of corresponding points between test patients, in scans with label maps
+    voxel_probe, label_propagation, voxel_matching   dense probes, of single voxels of whole scans
+    voxel_features            how dense probes compute the features of a voxel
     measured_on   test patients, or validation patients while choices are still made
     seed          seed of an untrained encoder, the draw of labelled patients, the folds, the bootstrap
     """
@@ -74,9 +83,23 @@ class EvaluateConfig:
     retrieval: Retrieval | None = None
     crop_retrieval: Retrieval | None = None
     landmarks: Landmarks | None = None
+    voxel_probe: VoxelProbe | None = None
+    label_propagation: LabelPropagation | None = None
+    voxel_matching: VoxelMatching | None = None
+    voxel_features: VoxelFeatures = VoxelFeatures()
     precision: Precision = "auto"
     measured_on: Measured = "test"
     seed: Seed = 0
+
+    @property
+    def dense(self) -> dict[str, DenseProbe]:
+        """The configured dense probes by name."""
+        probes: dict[str, DenseProbe | None] = {
+            "voxel_probe": self.voxel_probe,
+            "label_propagation": self.label_propagation,
+            "voxel_matching": self.voxel_matching,
+        }
+        return {name: probe for name, probe in probes.items() if probe is not None}
 
 
 def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
@@ -111,13 +134,22 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     split = split_of(store, config.data).measured_on(config.measured_on)
     _check_probes(config, store, split)
     seed_weights(config.seed)
-    network = build_network(config.encoder, store.num_channels, decoder=False)
+    decoder = bool(config.dense) and config.voxel_features.maps != "encoder" and _has_decoder(config.init)
+    network = build_network(config.encoder, store.num_channels, decoder=decoder)
     check_patch_size(network, config.data.patch_size)
     notes: list[str] = []
     if config.init != SCRATCH:
-        loaded = load_weights(network, Path(config.init), "encoder", split.held_out, store)
+        part: Transfer = "all" if decoder else "encoder"
+        loaded = load_weights(network, Path(config.init), part, split.held_out, store)
         notes = [f"  {note}" for note in loaded.notes]
+    if config.dense:
+        DenseEncoder.check(network, config.voxel_features)
     return store, split, network, notes
+
+
+def _has_decoder(init: str) -> bool:
+    """Whether a pretraining trained a decoder."""
+    return init != SCRATCH and bool(read_sidecar(weights_path(Path(init))).get("decoder"))
 
 
 def _of_task(config: EvaluateConfig) -> bool:
@@ -127,10 +159,10 @@ def _of_task(config: EvaluateConfig) -> bool:
 
 def _refuse_incomplete(config: EvaluateConfig) -> None:
     """ConfigError without a probe, or without the task of a probe."""
-    if not (_of_task(config) or config.retrieval or config.landmarks):
+    if not (_of_task(config) or config.retrieval or config.landmarks or config.dense):
         raise ConfigError(
-            "no probe is configured: set linear, knn, retrieval, crop_retrieval or landmarks, as in "
-            "`retrieval: {same: patient}`"
+            "no probe is configured: set linear, knn, retrieval, crop_retrieval, landmarks, voxel_probe, "
+            "label_propagation or voxel_matching, as in `retrieval: {same: patient}`"
         )
     if config.task is None and _of_task(config):
         raise ConfigError(
@@ -155,6 +187,19 @@ def _check_probes(config: EvaluateConfig, store: Store, split: Split) -> None:
         config.retrieval.queries(table.iloc[_scans_of_sides(config, store, split)[1]])
     if config.crop_retrieval is not None:  # classes of crops are known after drawing them
         config.crop_retrieval.check_columns(table.assign(**{"class": ""}))
+    context = _dense_context(config, store, split, _no_features)
+    for probe in config.dense.values():
+        probe.check(context)
+
+
+def _dense_context(
+    config: EvaluateConfig, store: Store, split: Split, describe: Callable[[int], DescribedVoxels]
+) -> DenseContext:
+    return DenseContext(store, config.data, split, describe, config.num_labelled, config.seed)
+
+
+def _no_features(scan: int) -> DescribedVoxels:
+    raise AssertionError("a check of a configuration describes no scan")
 
 
 def _task(choice: Choice, store: Store) -> Probed:
@@ -179,7 +224,13 @@ class _Frozen:
         DataError if some are not finite.
         """
         return finite(
-            answers(lambda crops: self.network(crops).pooled, self.store, examples, self.device, self.dtype)
+            answers(
+                lambda crops: self.network.encoder(crops).pooled,
+                self.store,
+                examples,
+                self.device,
+                self.dtype,
+            )
         )
 
 
@@ -213,6 +264,14 @@ def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Eval
         scans = _scans_of_sides(config, store, split)
         found = config.landmarks.measure(frozen.features, store, scans, config.data.patch_size, config.seed)
         results.add("landmarks", found)
+    if config.dense:
+        encoder = DenseEncoder(
+            frozen.network, store, config.voxel_features, config.data.patch_size, frozen.device, frozen.dtype
+        )
+        dense = measure_dense(config.dense, _dense_context(config, store, split, encoder.scan))
+        results.metrics |= dense.metrics
+        results.cases += dense.rows
+        sides = {side: sorted({*sides[side], *getattr(dense, side)}) for side in sides}
     return Evaluation(results.metrics, results.cases, {}, few), sides
 
 

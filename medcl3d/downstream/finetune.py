@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from medcl3d.downstream.task import Task
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
 from medcl3d.encoders import ENCODERS
-from medcl3d.encoders.network import build_network, check_patch_size
+from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.io.atomic import open_atomic, write_json
 from medcl3d.io.disk_space import require_writable
 from medcl3d.sampling.batches import batches_from
@@ -51,7 +51,9 @@ NO_MIRRORING = Choice("mri", {"flip_probability": (0.0, 0.0, 0.0)})
 class FinetuneConfig:
     """Configuration of a fine-tuning: scans, task, initial weights, labelled patients, training.
 
-    init          scratch, the run folder of a pretraining, or its encoder.safetensors
+    init          scratch, the run folder of a pretraining, RUN@STEP (after a step of `train.keep_steps`), or
+                  its encoder.safetensors
+    freeze        encoder: only the decoder and the head are trained
     transfer      what to load: the encoder, or all (with the decoder); ignored for scratch
     num_labelled  number of training patients whose labels are used (default: all); for one seed, fewer
                   patients are a subset of more
@@ -69,6 +71,7 @@ class FinetuneConfig:
     out_dir: Path
     init: str = SCRATCH
     transfer: Transfer = "encoder"
+    freeze: Literal["encoder"] | None = None
     num_labelled: PositiveInt | None = None
     views: choice_of(VIEWS) = NO_MIRRORING  # type: ignore[valid-type]
     measured_on: Measured = "test"
@@ -104,6 +107,11 @@ def assemble(config: FinetuneConfig) -> Finetuning:
         raise ConfigError(
             "train.grad_cache", config.train.grad_cache, "fine-tuning has no negatives", "set it to 0"
         )
+    if config.train.keep_steps:
+        raise ConfigError(
+            f"train.keep_steps = {list(config.train.keep_steps)}: only a pretraining keeps encoders of "
+            "single steps; leave it out"
+        )
     store = Store.open(config.data.root)
     task = task_of(config.task)
     split = split_of(store, config.data).measured_on(config.measured_on)
@@ -120,6 +128,8 @@ def assemble(config: FinetuneConfig) -> Finetuning:
         if config.init == SCRATCH
         else load_weights(network, Path(config.init), config.transfer, split.held_out, store)
     )
+    if config.freeze:
+        network.encoder.requires_grad_(False)
     return Finetuning(
         config, store, task, model, VIEWS.build(config.views), train, test, labelled, transferred
     )
@@ -158,6 +168,10 @@ def train_model(parts: Finetuning, run: RunFolder, device: torch.device) -> None
         return parts.task.loss(model, batch.to(device), parts.recipe)
 
     parts.model.train()
+    if config.freeze:
+        for module in parts.model.modules():
+            if isinstance(module, Network):
+                module.encoder.eval()  # statistics of batch norm stay too
     fit(
         parts.model,
         loss_of,

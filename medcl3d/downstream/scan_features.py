@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from monai.data.utils import compute_importance_map
 from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.core.geometry import Triple, triple
+from medcl3d.core.geometry import Triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.downstream.predict.scan_grid import outside
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
 from medcl3d.downstream.sliding_window import padded
 from medcl3d.downstream.trained_scan import other_spacing, prepared
+from medcl3d.downstream.windows import WHOLE_VOXELS, MeanMap, Windows, covering_windows
 from medcl3d.preprocessing.ready_scan import ReadyScan
-
-WHOLE_VOXELS: Triple = (1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -89,35 +86,10 @@ def scan_features(
     return found, ready
 
 
-@dataclass(frozen=True)
-class _Windows:
-    """Windows that cover a padded volume.
-
-    before  voxels padded in front, per axis
-    size    of the padded volume
-    """
-
-    starts: list[Triple]
-    before: Triple
-    size: Triple
-
-
-def _windows(shape: Sequence[int], patch: Triple, overlap: float, multiple: Triple) -> _Windows:
-    """The fewest evenly spread windows with this overlap whose starts are multiples of `multiple`."""
-    before, size, starts = [], [], []
-    for length, window, step in zip(shape, patch, multiple, strict=True):
-        rest = -(-max(0, length - window) // step) * step  # the last start, rounded up to a multiple
-        number = 1 + int(np.ceil(rest / max(1.0, window * (1 - overlap))))
-        size.append(window + rest)
-        before.append((size[-1] - length) // 2)
-        starts.append([round(at) * step for at in np.linspace(0, rest // step, number)])
-    return _Windows([triple(start) for start in product(*starts)], triple(before), triple(size))
-
-
 def _computed(
     encoder: PretrainedEncoder,
     ready: ReadyScan,
-    windows: _Windows,
+    windows: Windows,
     at_once: int,
     dtype: torch.dtype | None,
     *,
@@ -146,7 +118,7 @@ def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
 def _pooled(
     encoder: PretrainedEncoder, ready: ReadyScan, extraction: Extraction, dtype: torch.dtype | None
 ) -> Tensor:
-    windows = _windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, WHOLE_VOXELS)
+    windows = covering_windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, WHOLE_VOXELS)
     total = torch.zeros(encoder.num_features, dtype=torch.float64)
     for _, features in _computed(encoder, ready, windows, extraction.windows, dtype, decoded=False):
         total += features.pooled[0].double().cpu()
@@ -162,23 +134,18 @@ def _dense(
     if not 0 <= layer < len(encoder.strides):
         raise ConfigError("layer", layer, f"the encoder has maps 0 to {len(encoder.strides) - 1}")
     stride = WHOLE_VOXELS if decoded else encoder.strides[layer]
-    windows = _windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, stride)
-    grid = triple(n // s for n, s in zip(windows.size, stride, strict=True))
-    cells = triple(n // s for n, s in zip(encoder.patch_size, stride, strict=True))
-    importance = compute_importance_map(cells, mode="gaussian", sigma_scale=0.125).float().clamp(min=1e-3)
-    total, weight = None, torch.zeros(grid)
+    windows = covering_windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, stride)
+    mean: MeanMap | None = None
     for start, features in _computed(encoder, ready, windows, extraction.windows, dtype, decoded=decoded):
         found = features.decoded if decoded else features.maps[layer]
         assert found is not None
-        place = _box([a // s for a, s in zip(start, stride, strict=True)], cells)
-        total = torch.zeros((found.shape[1], *grid)) if total is None else total
-        total[(slice(None), *place)] += found[0].float().cpu() * importance
-        weight[place] += importance
-    assert total is not None
+        mean = mean or MeanMap(found.shape[1], windows, encoder.patch_size, stride)
+        mean.add(start, found[0])
+    assert mean is not None
     # A voxel of the map is centred on the voxels of the padded volume that it covers.
     to_prepared = np.diag([*map(float, stride), 1.0])
     to_prepared[:3, 3] = (np.array(stride) - 1) / 2 - np.array(windows.before)
-    return torch.from_numpy(_on_own_grid((total / weight).numpy(), ready, to_prepared))
+    return torch.from_numpy(_on_own_grid(mean.mean().movedim(-1, 0).numpy(), ready, to_prepared))
 
 
 def _on_own_grid(values: np.ndarray, ready: ReadyScan, to_prepared: np.ndarray) -> np.ndarray:

@@ -100,8 +100,8 @@ def load_weights(
 ) -> TransferReport:
     """Load a pretrained encoder (`all`: with its decoder) into `network`, in place.
 
-    source         the run folder of a pretraining, or its encoder.safetensors with encoder.json in the same
-                   folder
+    source         the run folder of a pretraining, its weights after a step (``RUN@STEP``), or its
+                   encoder.safetensors with encoder.json in the same folder
     test_patients  patients that pretraining must not have used
     store          store of their scans, whose content pretraining must not have used either, under any ids
 
@@ -173,7 +173,13 @@ def _of_parts(weights: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, 
 
 
 def weights_path(source: Path) -> Path:
-    """The path of the weights in a run folder, or of a file. ConfigError if they do not exist."""
+    """The path of the weights in a run folder, after a step of it (``RUN@STEP``), or of a file.
+
+    ConfigError if they do not exist.
+    """
+    folder, at, step = str(source).rpartition("@")
+    if at and step.isdecimal() and not source.exists():
+        return _after_step(source, Path(folder), int(step))
     path = source / WEIGHTS if source.is_dir() else source
     if path.is_file():
         return path
@@ -193,6 +199,22 @@ def weights_path(source: Path) -> Path:
         source,
         "file not found",
         f"{RUN}, or scratch",
+    )
+
+
+def _after_step(source: Path, folder: Path, step: int) -> Path:
+    """The weights of a run folder after a step that `train.keep_steps` names, or after the last one."""
+    last = folder / WEIGHTS
+    if last.is_file() and read_sidecar(last).get("step") == step:
+        return last
+    path = folder / f"encoder_{step}.safetensors"
+    if path.is_file():
+        return path
+    known = sorted(int(file.stem.removeprefix("encoder_")) for file in folder.glob("encoder_*.safetensors"))
+    steps = f"it has steps {', '.join(map(str, known))}" if known else "it has none of single steps"
+    raise ConfigError(
+        f"init = {source}: {folder} has no weights after step {step}, {steps}; pretrain with "
+        f"train.keep_steps=[{step}], or use another step"
     )
 
 

@@ -94,6 +94,7 @@ def run_pretraining(parts: Pretraining, probe: Asked | None, device: torch.devic
             before_step=learner.before_step,
             after_step=learner.after_step,
             watch=watch,
+            keep=lambda step: write_encoder(parts, run, f"encoder_{step}", step),
         )
         finish(parts, run, device)
     say(f"{config.out_dir / 'encoder.safetensors'}")
@@ -111,17 +112,21 @@ def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterato
 def finish(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
     """Write the encoder and the embedding export, and mark the run as done."""
     if rank() == 0:
-        network = parts.learner.network
-        weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-        with open_atomic(run.path / "encoder.safetensors") as file:
-            file.write(to_safetensors(weights, metadata={"format": "pt"}))
-        write_json(run.path / "encoder.json", sidecar(parts))
+        write_encoder(parts, run, "encoder", parts.config.train.steps)
         export_embeddings(parts, run, device)
     run.status("done", parts.config.train.steps)
 
 
-def sidecar(parts: Pretraining) -> dict[str, Any]:
-    """The metadata needed to use the weights (encoder.json)."""
+def write_encoder(parts: Pretraining, run: RunFolder, name: str, step: int) -> None:
+    """Write the weights of the network (with the decoder if it has one) after `step`, and their metadata."""
+    weights = {key: tensor.contiguous().cpu() for key, tensor in parts.learner.network.state_dict().items()}
+    with open_atomic(run.path / f"{name}.safetensors") as file:
+        file.write(to_safetensors(weights, metadata={"format": "pt"}))
+    write_json(run.path / f"{name}.json", sidecar(parts, step))
+
+
+def sidecar(parts: Pretraining, step: int) -> dict[str, Any]:
+    """The metadata needed to use the weights after `step` (encoder.json)."""
     config, collection = parts.config, parts.scans.collection
     return {
         "schema": SCHEMA,
@@ -138,6 +143,7 @@ def sidecar(parts: Pretraining) -> dict[str, Any]:
             "placebo": config.placebo,
             "seed": config.seed,
         },
+        "step": step,
         "pretraining_patients": sorted(collection.table["patient"].unique().tolist()),
         "provenance": {"data": parts.store.fingerprint(), **versions()},
         # Last, since it is long: one line per scan.

@@ -44,6 +44,8 @@ class FitOptions:
     checkpointing      recompute activations inside the encoder's blocks in the backward pass: less memory
     channels_last      store weights and crops with channels last: faster convolutions on GPUs
     compile            torch.compile: a slow first step, then faster steps; needs a C++ compiler
+    keep_steps         pretraining only: steps after which weights are kept as encoder_STEP.safetensors, for
+                       `init=RUN@STEP` of an evaluation or fine-tuning
     grad_cache         pretraining only: embed this many samples per rank at a time, twice, and compute the
                        loss on the whole batch: the memory of a small batch for one more forward pass (0: all
                        at once)
@@ -66,6 +68,7 @@ class FitOptions:
     checkpointing: bool = False
     channels_last: bool = False
     compile: bool = False
+    keep_steps: tuple[PositiveInt, ...] = ()
     grad_cache: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +78,11 @@ class FitOptions:
                 self.momentum,
                 "adamw has its own two momenta",
                 "leave it out, or set optimizer to sgd or lars",
+            )
+        if any(step > self.steps for step in self.keep_steps):
+            raise ValueError(
+                f"keep_steps = {list(self.keep_steps)}: training ends at step {self.steps}; leave later "
+                "steps out, or raise steps"
             )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ConfigError(
@@ -118,6 +126,7 @@ def fit(
     before_step: Callable[[int, int], None] = lambda step, steps: None,
     after_step: Callable[[], None] = lambda: None,
     watch: Callable[[int], Mapping[str, float]] = lambda step: {},
+    keep: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Train `model` in place for `options.steps` steps, from the run's last checkpoint if it has one.
 
@@ -127,6 +136,7 @@ def fit(
     after_step()               runs after each step of the optimiser; a step with a non-finite gradient is
                                skipped
     watch(step)                returns further metrics for rank 0 to log
+    keep(step)                 runs on rank 0 after the steps of `options.keep_steps`
 
     Stopped: SIGTERM or SIGUSR1 was received, and all ranks saved the same step. DataError: the loss stays
     non-finite.
@@ -178,6 +188,8 @@ def fit(
                 )
             step += 1
             advance(step, loss)
+            if step in options.keep_steps and rank() == 0:
+                keep(step)  # before a checkpoint, so that a resumed run has it too
             if step % options.log_every == 0 or step == options.steps:
                 now = time.monotonic()
                 speed = (step % options.log_every or options.log_every) / max(now - since, 1e-9)

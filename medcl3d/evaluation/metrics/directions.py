@@ -10,6 +10,7 @@ LOWER = {"hd95_mm", "volume_error_ml", "mae", "brier", "calibration_error", "err
 HIGHER = {
     *("dice", "nsd_2mm", "accuracy", "balanced_accuracy", "auroc", "average_precision", "r2"),
     *("recall@1", "recall@5", "reciprocal_rank"),
+    *("within_5mm", "within_10mm", "within_20mm"),
 }
 
 

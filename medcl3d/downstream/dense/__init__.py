@@ -1,0 +1,1 @@
+"""Dense evaluation of a frozen encoder: probes of features at single voxels."""
