@@ -27,10 +27,11 @@ def test_it_loads_and_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     keys = yaml.safe_load(path.read_text())
     model = next(model for key, model in MODELS.items() if key in keys)
     load(path, (), model)
-    assert len(path.read_text().splitlines()) <= 40
+    # A comparison of all strategies has a line per pretraining and a line per arm.
+    assert len(path.read_text().splitlines()) <= (60 if model is CompareConfig else 40)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "compare").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "compare").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_comparison_is_fair_and_its_arms_fit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole plan expands: every configuration of every run loads, and compared runs differ only in what
     is compared.

@@ -63,7 +63,12 @@ def imported() -> Iterator[tuple[Path, str]]:
             )
             for module in modules:
                 top = module.split(".")[0]
-                if top not in sys.stdlib_module_names and top not in ("medcl3d", "benchmarks", ""):
+                if top not in sys.stdlib_module_names and top not in (
+                    "medcl3d",
+                    "benchmarks",
+                    "_typeshed",
+                    "",
+                ):
                     yield path, DISTRIBUTION.get(top, top).replace("_", "-")
                 if module.startswith("torch.utils.tensorboard"):
                     yield path, "tensorboard"

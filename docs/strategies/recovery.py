@@ -4,7 +4,8 @@ Every strategy is pretrained with the configuration of its page, one small encod
 scans, like its
 placebo; an untrained encoder is added. Linear probes then predict the factors from the frozen features of
 test patients.
-The command resumes: an arm that has its predictions is not run again.
+The command resumes: an arm that has its predictions is not run again. With names of strategies, only these
+(with their placebos) are run, and the rows of all others are kept.
 """
 
 from __future__ import annotations
@@ -321,7 +322,10 @@ def page_of(table: pd.DataFrame, questions: Questions) -> str:
 
 
 def main(names: list[str]) -> None:
-    """Run the missing arms (of those named; all by default), then write the rows and the page of all arms."""
+    """Run the missing arms (of those named; all by default), then write the rows and the page.
+
+    Rows of arms that are not named are kept.
+    """
     store = Store.open(DATA)
     questions = Questions(store, load_page(HERE / "augmented_views.md", SETTINGS).data.patch_size)
     predicted: dict[str, dict[str, np.ndarray]] = {}
@@ -334,13 +338,26 @@ def main(names: list[str]) -> None:
     table = table_of(predicted, questions).round(
         4
     )  # rounded like the saved rows, so that page and rows agree
-    if not names:
-        ROWS.parent.mkdir(exist_ok=True)
-        write_text(ROWS, table.to_csv(index=False, float_format="%.4f"))
-        write_text(TABLE, page_of(table, questions))
-        print(TABLE)
-    else:
-        print(table.to_string())
+    if names:
+        table = merged(pd.read_csv(ROWS), table)
+    ROWS.parent.mkdir(exist_ok=True)
+    write_text(ROWS, table.to_csv(index=False, float_format="%.4f"))
+    write_text(TABLE, page_of(table, questions))
+    print(TABLE)
+
+
+def merged(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Rows of earlier runs with those of new ones in their place, by factor in the order of `arms`.
+
+    ValueError if an arm has no rows.
+    """
+    both = pd.concat([before[~before["arm"].isin(new["arm"])], new])
+    order = [(factor, name) for factor in FACTORS for name, _, _ in arms()]
+    missing = sorted({name for _, name in order} - set(both["arm"]))
+    if missing:
+        raise ValueError(f"{ROWS}: has no rows of {', '.join(missing)}; name them too")
+    rows = both.set_index(["factor", "arm"]).loc[order].reset_index()
+    return rows[list(before.columns)]
 
 
 if __name__ == "__main__":

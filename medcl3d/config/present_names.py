@@ -74,7 +74,9 @@ def present_paths(paths: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
         other = first.setdefault(present, path)
         if other != path:
             raise ConfigError(
-                f"{COMMAND_LINE}: {other} and {path} are two names of one field; give only {present}"
+                problem=f"{other} and {path} are two names of one field",
+                remedy=f"give only {present}",
+                line=COMMAND_LINE,
             )
         if path != present:
             warn(f"{COMMAND_LINE}: ", path, _last_change(path, present))

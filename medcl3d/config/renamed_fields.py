@@ -27,7 +27,9 @@ def with_present_names(given: Mapping[str, Any], renamed: Mapping[str, str], pla
     """
     for former, present in renamed.items():
         if former in given:
-            refuse_both(present in given, place, former, present)
+            if present in given:
+                problem = f"former name of {present}, which is given too"
+                raise ConfigError(former, None, problem, f"remove {former}", place=place.removesuffix(": "))
             warn(place, former, present)
     return {renamed.get(key, key): value for key, value in given.items()}
 

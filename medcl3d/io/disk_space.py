@@ -16,9 +16,9 @@ def require_writable(path: Path, name: str, *, is_file: bool = False) -> None:
     name: the field or option with this path
     """
     folder = nearest_folder(path.parent if is_file else path)
-    setting = f"{name} = {path}"
+    setting, field = f"{name} = {path}", "" if name.startswith("-") else name
     if not folder.is_dir():
-        raise MachineError(setting, f"{folder} is not a folder", "choose another path")
+        raise MachineError(setting, f"{folder} is not a folder", "choose another path", field=field)
     try:
         with tempfile.TemporaryDirectory(
             prefix=".medcl3d-", dir=folder
@@ -26,7 +26,7 @@ def require_writable(path: Path, name: str, *, is_file: bool = False) -> None:
             pass
     except OSError as error:
         raise MachineError(
-            setting, f"cannot write in {folder} ({error.strerror})", "choose another path"
+            setting, f"cannot write in {folder} ({error.strerror})", "choose another path", field=field
         ) from None
 
 

@@ -47,10 +47,10 @@ class ContrastiveLoss(nn.Module):
         self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled
 
     def forward(
-        self,
-        z: Float[Tensor, "N E"],
-        positive: Shaped[Tensor, "N N"],
-        negative: Shaped[Tensor, "N N"] | None = None,
+        self,  # shapes are checked below, with a message for users
+        z: Float[Tensor, ...],
+        positive: Shaped[Tensor, ...],
+        negative: Shaped[Tensor, ...] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss, a scalar in float32 or better.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medcl3d.objectives.byol import BYOL as BYOL
     from medcl3d.objectives.dense import Dense as Dense
     from medcl3d.objectives.dino import DINO as DINO
+    from medcl3d.objectives.distance_regression import DistanceRegression as DistanceRegression
     from medcl3d.objectives.global_dense import GlobalDense as GlobalDense
     from medcl3d.objectives.mae import MAE as MAE
     from medcl3d.objectives.mae_contrastive import MAEContrastive as MAEContrastive

@@ -62,6 +62,8 @@ def contrast(
             "draw more samples per step or choose a pair strategy whose samples hold a positive"
         )
     metrics = {"loss": all_sum(local.loss.detach()) / weight} | diagnose(z.detach(), tally)
+    for name, (top, bottom) in relating.sums.items():
+        metrics[name] = all_sum(top.to(z)) / all_sum(bottom.to(z)).clamp(min=1)
     return Loss(local.loss * world_size() / weight, metrics)
 
 

@@ -78,6 +78,7 @@ class MAE(nn.Module):
                 list(self.block),
                 f"does not divide views of {list(voxels.shape[2:])} voxels (data.patch_size)",
                 "use sizes that divide it",
+                owner="objective.mae",
                 colon=False,
             )
         grid = triple(size // edge for size, edge in zip(voxels.shape[2:], self.block, strict=True))

@@ -12,6 +12,7 @@ from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relate, Relation
 from medcl3d.losses.contrastive import RelateBlock, Tile
 from medcl3d.pairs import PairStrategy, has_gradient_through_negatives, link, needs_features
+from medcl3d.pairs.traits import PROGRESS, Sums, sums_of
 
 
 class EmbeddingQueue(nn.Module):
@@ -56,7 +57,11 @@ class Relating(nn.Module):
 
     constant_across  key columns: items that share a value in none of them have P = 0 and M = 1, and are not
                      passed to `relate` (None: all are)
+    progress         share of the run that is done, which a linking strategy may use; set before each step
+    sums             the strategy's own metrics of the rows that were related last
     """
+
+    progress: float | None = None
 
     def __init__(
         self,
@@ -72,6 +77,18 @@ class Relating(nn.Module):
             support,
             constant_across,
         )
+        self.sums: Sums = {}
+
+    def _link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
+        """The keys with the strategy's linked columns."""
+        if self.strategy is None:
+            return rows, cols
+        if self.progress is not None and needs_features(self.strategy):
+            done = torch.full((len(rows),), self.progress, dtype=torch.float64, device=rows.sample.device)
+            rows = replace(rows, linked={**rows.linked, PROGRESS: done})
+        rows, cols = link(self.strategy, rows, cols, similarity)
+        self.sums = sums_of(self.strategy, rows)
+        return rows, cols
 
     def columns(self, z: Float[Tensor, "M E"], keys: Keys) -> tuple[Float[Tensor, "_ E"], Keys]:
         """The items of all ranks ``[M, D]``, then those of the queue; the former are then added to the queue.
@@ -92,8 +109,7 @@ class Relating(nn.Module):
     @torch.no_grad()
     def forward(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> Relation:
         """The relation of all rows and columns, ``[N, M]``."""
-        if self.strategy is not None:
-            rows, cols = link(self.strategy, rows, cols, similarity)
+        rows, cols = self._link(rows, cols, similarity)
         return self.relate(rows, cols, similarity)
 
     @torch.no_grad()
@@ -107,7 +123,7 @@ class Relating(nn.Module):
         """
         if self.strategy is not None and needs_features(self.strategy):
             with torch.autocast(z.device.type, enabled=False):
-                rows, cols = link(self.strategy, rows, cols, z @ columns.T)
+                rows, cols = self._link(rows, cols, z @ columns.T)
         shared = None if self.constant_across is None else _SharedKeys(rows, cols, self.constant_across)
 
         gradient_of_weights = self.strategy is not None and has_gradient_through_negatives(self.strategy)

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from medcl3d.pairs.combinators import Product as Product
     from medcl3d.pairs.combinators import Sum as Sum
     from medcl3d.pairs.cross_modality import CrossModality as CrossModality
+    from medcl3d.pairs.cycle_voxels import CycleVoxels as CycleVoxels
     from medcl3d.pairs.hard_negatives import HardNegatives as HardNegatives
     from medcl3d.pairs.longitudinal import Longitudinal as Longitudinal
     from medcl3d.pairs.metadata_kernel import MetadataKernel as MetadataKernel
+    from medcl3d.pairs.mirror_position import MirrorPosition as MirrorPosition
     from medcl3d.pairs.multi_crop import MultiCrop as MultiCrop
     from medcl3d.pairs.nearest_neighbours import NearestNeighbours as NearestNeighbours
     from medcl3d.pairs.overlapping_crops import OverlappingCrops as OverlappingCrops

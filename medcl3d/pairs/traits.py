@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from medcl3d.core.keys import Keys
     from medcl3d.pairs import PairStrategy
     from medcl3d.pairs.batch_grouping import BatchGrouping
+
+PROGRESS = "progress"  # the linked column with the share of the run that is done
+Sums: TypeAlias = "dict[str, tuple[Tensor, Tensor]]"  # metric -> numerator and denominator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,17 @@ class Linking(Protocol):
     def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Add columns that depend on similarities ``[N, M]`` to `linked`, once per step.
 
-        It needs the memory of all similarities, which a batch otherwise avoids.
+        It needs the memory of all similarities, which a batch otherwise avoids. In a pretraining,
+        `rows.linked[PROGRESS]` is the share of the run that is done, in [0, 1).
         """
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A strategy with metrics of its own."""
+
+    def sums(self, rows: Keys) -> Sums:
+        """Metrics of linked rows, with the same names on all ranks: each is the ratio of two sums."""
 
 
 @runtime_checkable
@@ -173,6 +185,13 @@ def link(
 ) -> tuple[Keys, Keys]:
     """Add the columns that a strategy derives from similarities ``[N, M]`` to the keys, without gradient."""
     return strategy.link(rows, cols, similarity) if isinstance(strategy, Linking) else (rows, cols)
+
+
+def sums_of(strategy: PairStrategy, rows: Keys) -> Sums:
+    """The metrics of a strategy from linked rows; of its inner strategies if it has none of its own."""
+    if isinstance(strategy, Measuring):
+        return strategy.sums(rows)
+    return {name: value for part in parts_of(strategy) for name, value in sums_of(part, rows).items()}
 
 
 def needs_features(strategy: PairStrategy) -> bool:

@@ -73,7 +73,8 @@ class Learner(nn.Module):
         return self.objective.embed(self.network, make_views(raw, self.recipe))
 
     def before_step(self, step: int, steps: int) -> None:
-        """Pass the current step to an objective with a schedule."""
+        """Pass the current step to the strategy and to an objective with a schedule."""
+        self.relating.progress = step / steps
         if isinstance(self.objective, Scheduled):
             self.objective.before_step(step, steps)
 

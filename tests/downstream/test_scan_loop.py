@@ -27,7 +27,7 @@ def unexpected(shown: object, error: Exception) -> str:
 def test_faults_of_scans_are_reported_after_the_others_are_processed() -> None:
     loop, told = loop_of(["earlier: not a series"])
     written: list[tuple[str, int]] = []
-    faults = {"b": DataError("b: two channels; set channels"), "c": ValueError("of a library")}
+    faults = {"b": DataError("b", "two channels", "set channels"), "c": ValueError("of a library")}
 
     def compute(one: InputScan) -> str:
         if one.name in faults:

@@ -30,6 +30,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "dino": {"num_prototypes": 16, "koleo": 0.1, "momentum": 0.9, "center_momentum": 0.5},
     "dense": {"num_points": 4},
     "global_dense": {"num_points": 4},
+    "distance_regression": {"num_points": 4, "scale_mm": 4.0},
     "mae": {"block": (4, 4, 4)},
     "mae_contrastive": {"block": (4, 4, 4)},
 }

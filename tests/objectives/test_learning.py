@@ -23,7 +23,7 @@ from medcl3d.sampling.augment import make_views
 
 STEPS, LONG = 40, 150
 UNSEEN = range(10_000, 10_008)  # steps far beyond training: other crops, other augmentation
-POINTWISE = ("dense", "global_dense")
+POINTWISE = ("dense", "global_dense", "distance_regression")
 PAINTED = ("mae",)
 # Momentum encoders and queues adapted to a short training.
 FIELDS: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ def partner_nearer(parts: Pretraining, objective: str) -> float:
 def _nearer_in_step(parts: Pretraining, objective: str, step: int) -> float:
     batch = make_views(parts.dataset()[step], parts.learner.recipe)
     features = parts.learner.network(batch.main.voxels)
-    if objective == "dense":  # other objectives are evaluated on views
+    if objective in ("dense", "distance_regression"):  # other objectives are evaluated on views
         assert batch.points is not None and features.decoded is not None
         keys = point_keys(batch.main, batch.points)
         valid = torch.isfinite(keys.position_mm).all(1)

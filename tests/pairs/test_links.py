@@ -308,7 +308,8 @@ def test_parts_of_a_sum_link_columns_under_their_numbers() -> None:
 
 def test_all_strategies_with_a_link_are_tested_here() -> None:
     linking = {name for name in PAIRS.names() if hasattr(PAIRS.get(name), "link")}
-    assert linking == {"nearest_neighbours", "hard_negatives", "sum", "product", "exclude"}
+    elsewhere = {"cycle_voxels"}  # of points: test_cycle_voxels.py
+    assert linking == {"nearest_neighbours", "hard_negatives", "sum", "product", "exclude"} | elsewhere
 
 
 def test_points_of_related_crops_refuse_a_gradient_through_the_weights(tiny_store: Path) -> None:

@@ -1,0 +1,118 @@
+"""Regression of distances in mm between points of one scan, without positives and negatives."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from medcl3d.config.field_types import Positive, PositiveInt
+from medcl3d.core.batch import PairBatch
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss
+from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relate, Relation
+from medcl3d.distributed.collectives import all_mean, all_sum, gather, gather_keys, global_mean
+from medcl3d.encoders.network import Network
+from medcl3d.losses.distances import distance_errors
+from medcl3d.objectives import OBJECTIVES
+from medcl3d.objectives.dense import crop_keys, point_features, point_keys
+from medcl3d.objectives.diagnostics import effective_rank
+from medcl3d.objectives.projector import HeadNorm, Projector
+from medcl3d.objectives.relating import Relating
+from medcl3d.pairs.boxes import distance_mm
+
+
+@OBJECTIVES.register("distance_regression")
+class DistanceRegression(nn.Module):
+    """Mean over pairs of points of one frame of (|z_i - z_j| - d_ij / scale_mm)^2, d_ij in mm.
+
+    Features are interpolated in the decoder's map as in `dense`; embeddings have any length. The strategy
+    only draws the crops: its relation has no effect. Points of two frames, whose distance is undefined, are
+    not compared.
+
+    num_points  points per sample, in the intersection of its views; a strategy that relates points has its
+                own number
+    scale_mm    millimetres per unit of embedding distance
+    norm        of the head; `layer` is compatible with `train.grad_cache`
+
+    `error_mm` is logged: the root of the loss, in mm.
+    Source: APE (arXiv 2409.10291); distances as a target also in COVER (arXiv 2506.20850).
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset()
+    decodes: ClassVar[bool] = True
+    dim = 0
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        num_points: PositiveInt = 32,
+        scale_mm: Positive = 20.0,
+        norm: HeadNorm = "layer",
+        hidden_dim: PositiveInt = 128,
+        out_dim: PositiveInt = 64,
+        num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
+    ):
+        super().__init__()
+        if network.decoder is None:
+            raise ConfigError(
+                problem="the network has no decoder to read points from",
+                remedy="choose an encoder with feature maps",
+            )
+        self.num_points, self.scale_mm = num_points, scale_mm
+        self.projector = Projector(
+            network.decoder.out_channels, hidden_dim, out_dim, num_layers, norm, unit=False
+        )
+
+    def embed(self, network: Network, batch: PairBatch) -> Embedded:
+        """One vector of any length per point and global view."""
+        decoded = network(batch.main.voxels).decoded
+        if decoded is None or batch.points is None:
+            raise ValueError("distance_regression needs a decoder and a batch with points")
+        features = point_features(decoded, batch.main, batch.points)
+        z = self.projector(rearrange(features, "view point channel -> (view point) channel"))
+        return {"online": Embeddings(z, point_keys(batch.main, batch.points))}
+
+    def loss(self, embedded: Embedded, relating: Relating) -> Loss:
+        """The mean over pairs of the global batch. DataError if no two points share a frame."""
+        rows = _valid(embedded["online"])
+        online = embedded["online"]
+        cols = _valid(Embeddings(gather(online.z), gather_keys(online.keys)))
+        target = distance_mm(rows.keys, cols.keys) / self.scale_mm
+        compared = torch.isfinite(target) & ~rows.keys.same_item(cols.keys)
+        errors = distance_errors(rows.z, cols.z, target, compared)
+        if all_sum(compared.sum().to(errors.dtype)) == 0:
+            raise DataError(
+                "no two points of this batch share a frame, so distances are undefined; draw views of one "
+                "scan, for example with overlapping_crops"
+            )
+        value, mean = global_mean(errors.sum(), compared.sum().to(errors.dtype))
+        z = online.z.detach()
+        return Loss(
+            value,
+            {
+                "loss": mean,
+                "error_mm": mean.sqrt() * self.scale_mm,
+                "effective_rank": all_mean(effective_rank(z)),
+                "feature_std": all_mean(z.std(0).mean()),
+            },
+        )
+
+    def gate(self, relate: Relate) -> Relate:
+        """The relation of the points' crops, for pictures: it has no effect on the loss."""
+
+        def relate_crops(rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
+            return relate(crop_keys(rows), crop_keys(cols), similarity)
+
+        return relate_crops
+
+
+def _valid(points: Embeddings) -> Embeddings:
+    """The points with a position."""
+    return points[torch.isfinite(points.keys.position_mm).all(1)]
