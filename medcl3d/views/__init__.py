@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from medcl3d.core.geometry import Triple
     from medcl3d.views.artefacts import torchio as torchio
-    from medcl3d.views.random_contrast import random_contrast as random_contrast
+    from medcl3d.views.contrast_maps import random_contrast as random_contrast
     from medcl3d.views.recipes import ViewResult
     from medcl3d.views.recipes import ct as ct
     from medcl3d.views.recipes import mri as mri

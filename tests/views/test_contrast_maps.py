@@ -16,7 +16,7 @@ from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.views import VIEWS
-from medcl3d.views.random_contrast import LOOKUP, RANGE, map_intensities
+from medcl3d.views.contrast_maps import LOOKUP, RANGE, map_intensities
 from tests.views.test_spatial import draws, spacings
 
 SHAPE = (12, 14, 16)
