@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -185,7 +185,7 @@ def audit(
     return found
 
 
-class Labels:
+class Labels(Protocol):
     """What items are compared by: `names` of the structures or classes, and the composition of items."""
 
     by: str
@@ -193,14 +193,12 @@ class Labels:
 
     def of_views(self, raw: RawBatch, scans: np.ndarray) -> Tensor:
         """``Float32[N, K]``: the composition of each view; NaN if unknown. scans: row of the store."""
-        raise NotImplementedError
 
     def of_points(self, keys: Keys, position_mm: Tensor, scans: np.ndarray) -> Tensor:
         """``Float32[N, K]``: the composition of each point, at ``Float64[N, 3]`` world mm."""
-        raise NotImplementedError
 
 
-class Structures(Labels):
+class Structures:
     """Label maps: a view is composed of the structures of its box, a point of the one at its voxel."""
 
     by = STRUCTURES
@@ -242,7 +240,7 @@ class Structures(Labels):
         return torch.from_numpy(found)
 
 
-class Classes(Labels):
+class Classes:
     """A column of the manifest: an item has the class of its scan."""
 
     def __init__(self, by: str, values: pd.Series):

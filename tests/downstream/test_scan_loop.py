@@ -15,9 +15,9 @@ SCANS = [InputScan(name, f"in/{name}", Path(name), Path(f"{name}.txt")) for name
 
 
 def loop_of(refused: list[str] | None = None) -> tuple[ScanLoop, list[str]]:
-    told: list[str] = []
+    messages: list[str] = []
     faults = [] if refused is None else refused
-    return ScanLoop(SCANS, faults, {"channels": "first"}, "run", WORDS, told.append), told
+    return ScanLoop(SCANS, faults, {"channels": "first"}, "run", WORDS, messages.append), messages
 
 
 def unexpected(shown: object, error: Exception) -> str:
@@ -25,7 +25,7 @@ def unexpected(shown: object, error: Exception) -> str:
 
 
 def test_faults_of_scans_are_reported_after_the_others_are_processed() -> None:
-    loop, told = loop_of(["earlier: not a series"])
+    loop, messages = loop_of(["earlier: not a series"])
     written: list[tuple[str, int]] = []
     faults = {"b": DataError("b", "two channels", "set channels"), "c": ValueError("of a library")}
 
@@ -37,7 +37,7 @@ def test_faults_of_scans_are_reported_after_the_others_are_processed() -> None:
     with pytest.raises(DataError, match=r"^3 scans were not counted, 2 were: earlier: not") as caught:
         loop.run(compute, lambda one, result: written.append((result, loop.done)), unexpected)
     assert written == [("A", 0), ("D", 1)] and caught.value.__cause__ is faults["c"]
-    assert told == [
+    assert messages == [
         "in/b: two channels; the run was trained on scans prepared with channels = first, so repair or leave "
         "out this scan",
         "in/c: ValueError",
@@ -51,12 +51,12 @@ def test_other_errors_of_ours_and_errors_of_writing_end_the_loop() -> None:
     def full(one: InputScan, result: str) -> None:
         raise OSError("disk full")
 
-    loop, told = loop_of()
+    loop, messages = loop_of()
     with pytest.raises(ConfigError, match="another version"):
         loop.run(refuse, full, unexpected)
     with pytest.raises(OSError, match="disk full"):
         loop.run(lambda one: "", full, unexpected)
-    assert loop.done == 0 and not told
+    assert loop.done == 0 and not messages
 
 
 def test_a_dry_run_reports_files_and_faults() -> None:
@@ -64,21 +64,21 @@ def test_a_dry_run_reports_files_and_faults() -> None:
         if path.name == "b":
             raise DataError("b: is damaged")
 
-    loop, told = loop_of()
+    loop, messages = loop_of()
     loop.dry_run(lambda path: None, lambda one: [one.output, Path("more")])
-    assert told[0] == "a would be written to a.txt and more"
-    assert told[-1] == (
+    assert messages[0] == "a would be written to a.txt and more"
+    assert messages[-1] == (
         "4 scans would be counted; their headers are valid, voxels were not read; nothing was written"
     )
-    loop, told = loop_of()
+    loop, messages = loop_of()
     with pytest.raises(DataError, match="1 scans would not be counted, of 4: in/b: is damaged"):
         loop.dry_run(refuse, lambda one: [one.output])
-    assert len(told) == 4
+    assert len(messages) == 4
 
 
 def test_kept_scans_are_counted() -> None:
-    loop, told = loop_of()
+    loop, messages = loop_of()
     loop.report_kept(4)
-    assert not told
+    assert not messages
     loop.report_kept(6)
-    assert told == ["2 of 6 scans were counted and are kept; 4 remaining"]
+    assert messages == ["2 of 6 scans were counted and are kept; 4 remaining"]
