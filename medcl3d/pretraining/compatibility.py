@@ -134,47 +134,41 @@ def check_negatives(config: PretrainConfig) -> None:
 
 
 DRAWN = 16  # samples drawn to test whether they contain scans other than their anchor
+EPOCHS = 3  # epochs of the plan that are tested for steps with several samples of one scan
 
 
-def fields_without_effect(
-    config: PretrainConfig,
-    strategy: PairStrategy,
-    objective: Objective,
-    collection: Collection,
-    anchors: Anchors,
-) -> list[str]:
+def fields_without_effect(parts: Pretraining) -> list[str]:
     """Warnings about fields without an effect: those that set which samples of one scan repel.
 
     Defaults are skipped.
     """
-    if not objective.uses:  # a control without pairs
+    config, strategy, objective = parts.config, parts.strategy, parts.learner.objective
+    changed = [
+        (part, name, relates)
+        for part, relates in _relating(strategy)
+        for name in traits_of(part).within_scan
+        if getattr(part, name) != _default(part, name)
+    ]
+    if not changed or not objective.uses:  # a control without pairs uses nothing
         return []
-    samples, why = config.train.samples_per_step, ""
+    why = ""
     if "negative" not in objective.uses:
         why = f"objective.{config.objective.name} uses no negatives; choose another objective"
-    elif not _can_share_scan(samples, strategy, objective, collection, anchors):
+    elif not _can_share_scan(parts):
         why = (
-            f"a step of {samples} samples never holds two of one scan ({len(anchors.ids)} scans); set "
-            "samples_per_scan to 2 or more"
+            f"a step of {config.train.samples_per_step} samples never holds two of one scan "
+            f"({len(parts.anchors.ids)} scans); set samples_per_scan to 2 or more"
         )
-    lines: list[str] = []
-    for part, relates in _relating(strategy):
-        defaults: dict[str, Any] = (
-            {f.name: f.default for f in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
-        )
-        within_scan = traits_of(part).within_scan
-        changed = [name for name in within_scan if getattr(part, name) != defaults.get(name)]
-        because = (
-            why
-            if relates
-            else "only the views of the inner strategy are used, not its relation; leave the field out"
-        )
+    lines = []
+    for part, name, relates in changed:
+        inner = "only the views of the inner strategy are used, not its relation; leave the field out"
+        because = why if relates else inner
         of = "" if part is strategy else f" of {_name(part)}"
-        warned = (
-            f"warning: pairs.{config.pairs.name}: {name}{of} = {getattr(part, name)} has no effect: {because}"
-            for name in changed
-        )
-        lines += warned if because else ()
+        if because:
+            lines.append(
+                f"warning: pairs.{config.pairs.name}: {name}{of} = {getattr(part, name)} has no effect: "
+                f"{because}"
+            )
     return lines
 
 
@@ -185,19 +179,27 @@ def _relating(strategy: PairStrategy, relates: bool = True) -> Iterator[tuple[Pa
         yield from _relating(part, relates and not traits_of(strategy).inner_draws_only)
 
 
+def _default(part: PairStrategy, name: str) -> Any:
+    """The default of a field; None if it has none."""
+    fields = dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
+    return next((field.default for field in fields if field.name == name), None)
+
+
 def _name(strategy: PairStrategy) -> str:
     return next(
         (name for name in PAIRS.names() if PAIRS.get(name) is type(strategy)), type(strategy).__name__
     )
 
 
-def _can_share_scan(
-    samples: int, strategy: PairStrategy, objective: Objective, collection: Collection, anchors: Anchors
-) -> bool:
+def _can_share_scan(parts: Pretraining) -> bool:
     """Whether two samples of one scan can be compared: both in one step, or one of them in a queue."""
-    if samples > len(anchors.ids) or batch_grouping_of(strategy, collection) is not None:
+    strategy, collection, ids = parts.strategy, parts.scans.collection, parts.anchors.ids
+    if queue_size(strategy) or queue_size_of(parts.learner.objective):
         return True
-    if queue_size(strategy) or queue_size_of(objective):
+    # Groups of several patients repeat a scan only if no unused scan fits.
+    plan = parts.plan()
+    steps = range(min(parts.config.train.steps, EPOCHS * plan.steps_per_epoch))
+    if any(len(np.unique(anchors)) < len(anchors) for _, anchors in map(plan.samples, steps)):
         return True
-    rng, tried = np.random.default_rng(0), np.resize(anchors.ids, DRAWN).tolist()
+    rng, tried = np.random.default_rng(0), np.resize(ids, DRAWN).tolist()
     return any(view.scan != anchor for anchor in tried for view in strategy.sample(collection, anchor, rng))

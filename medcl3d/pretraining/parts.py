@@ -95,6 +95,11 @@ class Pretraining:
     anchors: Anchors
     learner: Learner
 
+    def plan(self) -> Plan:
+        """The anchors of every step."""
+        grouping = batch_grouping_of(self.strategy, self.scans.collection)
+        return Plan(self.anchors.ids, self.config.train.samples_per_step, self.config.seed, grouping)
+
     def dataset(self) -> PairDataset:
         """The samples of this rank, for all steps."""
         train, objective = self.config.train, self.learner.objective
@@ -105,12 +110,7 @@ class Pretraining:
             scans=self.scans,
             strategy=self.strategy,
             recipe=self.learner.recipe,
-            plan=Plan(
-                self.anchors.ids,
-                train.samples_per_step,
-                self.config.seed,
-                batch_grouping_of(self.strategy, self.scans.collection),
-            ),
+            plan=self.plan(),
             steps=train.steps,
             rank=rank(),
             world_size=world_size(),

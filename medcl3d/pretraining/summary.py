@@ -27,12 +27,7 @@ def summary(parts: Pretraining) -> str:
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
             *(f"  {note}" for note in parts.anchors.notes),
             *few_anchors(config, parts.anchors, batch_grouping_of(parts.strategy, parts.scans.collection)),
-            *(
-                f"  {line}"
-                for line in fields_without_effect(
-                    config, parts.strategy, learner.objective, parts.scans.collection, parts.anchors
-                )
-            ),
+            *(f"  {line}" for line in fields_without_effect(parts)),
             *warmup_warning(config.train),
             *(f"  {note}" for note in objective_notes(learner.objective, config.train.steps)),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective "
