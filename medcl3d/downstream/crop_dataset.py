@@ -23,15 +23,17 @@ from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe
 
 BATCH_SIZE = 32
+Target = int | float | tuple[float, ...]
+"""A class index, a number, or findings (NaN if unknown)."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example to classify: boxes of a scan, whose outputs are averaged, and the class."""
+    """One example to evaluate: boxes of a scan, whose outputs are averaged, and the target."""
 
     scan: int
     boxes: tuple[Box, ...]
-    target: int
+    target: Target
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class DrawsCrops(Protocol):
 
     def draw(
         self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator
-    ) -> tuple[Box, int | float | tuple[float, ...]]:
-        """Draw a box of a training scan, with its class index, number or findings."""
+    ) -> tuple[Box, Target]:
+        """Draw a box of a training scan, with its target."""
 
     def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
         """Weights in the loss, shaped as the targets, for training on these scans."""
@@ -155,13 +157,18 @@ def covering_crops(store: Store, scan: int, patch_size: Triple) -> tuple[Box, ..
     return tuple(Box((d, h, w), patch_size) for d, h, w in product(*starts))
 
 
+def targets_of(examples: Sequence[Example]) -> np.ndarray:
+    """``Int64[N]``, ``Float64[N]`` or ``Float64[N, K]``: the targets of examples."""
+    return np.array([example.target for example in examples])
+
+
 def whole_scans(store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
     """One example of class 0 per scan: the crops that cover it."""
     return [Example(int(scan), covering_crops(store, int(scan), patch_size), 0) for scan in scans]
 
 
 @torch.no_grad()
-def answers(
+def mean_outputs(
     output: Callable[[Tensor], Tensor],
     store: Store,
     examples: Sequence[Example],

@@ -19,7 +19,7 @@ from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.distributed.collectives import process_group, say, world_size
 from medcl3d.distributed.precision import Precision, autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
-from medcl3d.downstream.crop_dataset import Example, answers, whole_scans
+from medcl3d.downstream.crop_dataset import Example, mean_outputs, targets_of, whole_scans
 from medcl3d.downstream.dense.context import DenseContext, DenseProbe
 from medcl3d.downstream.dense.controls import DescribedVoxels
 from medcl3d.downstream.dense.label_propagation import LabelPropagation
@@ -224,7 +224,7 @@ class _Frozen:
         DataError if some are not finite.
         """
         return finite(
-            answers(
+            mean_outputs(
                 lambda crops: self.network.encoder(crops).pooled,
                 self.store,
                 examples,
@@ -296,9 +296,7 @@ def _measure_task(
         for side in (scans, tested)
     )
     patients = store.collection.table["patient"].astype(str).to_numpy()
-    known = Labelled(
-        frozen.features(train), task.labels(store, train), tuple(patients[e.scan] for e in train)
-    )
+    known = Labelled(frozen.features(train), targets_of(train), tuple(patients[e.scan] for e in train))
     features = frozen.features(test)
     few = few_training_cases(task, store, [int(row) for row in scans.rows])
     probes: dict[str, Probe | None] = {"linear": config.linear, "knn": config.knn}
@@ -308,7 +306,7 @@ def _measure_task(
     if config.crop_retrieval is not None and isinstance(task, CropClassification):
         names = task.class_names(store)
         crops = store.collection.table.iloc[[e.scan for e in test]]
-        crops = crops.assign(**{"class": [names[e.target] for e in test]})
+        crops = crops.assign(**{"class": [names[target] for target in targets_of(test)]})
         found = config.crop_retrieval.measure(known.features, features, crops, config.seed)
         results.add("crop_retrieval", found)
     return {"labelled": list(labelled), "test": sorted(set(patients[tested.rows].tolist()))}, few

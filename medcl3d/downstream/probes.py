@@ -57,9 +57,6 @@ class Probed(Task, Protocol):
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
         """The examples: the same in every run."""
 
-    def labels(self, store: Store, examples: Sequence[Example]) -> np.ndarray:
-        """The targets of examples, as `Labelled.targets`."""
-
     def probe_metrics(
         self,
         probe: Probe,

@@ -181,8 +181,9 @@ def _relating(strategy: PairStrategy, relates: bool = True) -> Iterator[tuple[Pa
 
 def _default(part: PairStrategy, name: str) -> Any:
     """The default of a field; None if it has none."""
-    fields = dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
-    return next((field.default for field in fields if field.name == name), None)
+    if not dataclasses.is_dataclass(part):
+        return None
+    return next((field.default for field in dataclasses.fields(part) if field.name == name), None)
 
 
 def _name(strategy: PairStrategy) -> str:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config.choices import choice_in_list
 from medcl3d.config.field_types import STRICT, Choice, PositiveInt
 from medcl3d.core.errors import ConfigError, DataError, Word
-from medcl3d.downstream.crop_dataset import Example, answers
+from medcl3d.downstream.crop_dataset import Example, mean_outputs, targets_of
 from medcl3d.downstream.label_selection import with_target
 from medcl3d.downstream.probes import Labelled, LinearProbe
 from medcl3d.downstream.tasks import TASKS, task_of
@@ -84,14 +84,14 @@ class Asked:
         """Balanced accuracy of the current frozen features; the network is in training mode afterwards."""
         network.eval()
         train, test = (
-            answers(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype)
+            mean_outputs(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype)
             for side in (self.train, self.test)
         )
         network.train()
-        truth = self.task.labels(self.store, self.test)
+        truth = targets_of(self.test)
         known = Labelled(
             train,
-            self.task.labels(self.store, self.train),
+            targets_of(self.train),
             tuple(self.patient[example.scan] for example in self.train),
         )
         return {
