@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,13 +20,11 @@ from medcl3d.downstream.crop_dataset import (
     random_crop,
     whole_scans,
 )
+from medcl3d.downstream.targets import Measurement
 from medcl3d.downstream.task import Evaluation
-from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe
-
-Measured = tuple[dict[str, Interval], list[dict[str, Any]]]  # metrics, and one row per case
 
 
 class CropTask(ABC):
@@ -47,7 +45,7 @@ class CropTask(ABC):
         """A function from crops ``[B, C, D, H, W]`` to probabilities or numbers ``[B, K]``."""
 
     @abstractmethod
-    def measured(self, outputs: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measured:
+    def measure(self, found: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measurement:
         """Metrics of outputs ``[N, K]`` with intervals over patients."""
 
     def stratum(self, store: Store, scan: int) -> int:
@@ -105,4 +103,4 @@ class CropTask(ABC):
         model.eval()
         examples = self.examples(store, scans, patch_size)
         outputs = mean_outputs(self.output(model, store), store, examples, device, dtype)
-        return Evaluation(*self.measured(outputs, examples, store, seed), {})
+        return Evaluation(*self.measure(outputs, examples, store, seed), {})

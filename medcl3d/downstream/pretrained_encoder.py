@@ -76,11 +76,9 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
     """
     folder = Path(run).expanduser()
     if (folder / "model.safetensors").is_file():
-        raise ConfigError(
-            problem="holds a fine-tuned model, not an encoder",
-            remedy="give the pretraining's run folder (`init` in its config.yaml)",
-            place=folder,
-        )
+        problem = "holds a fine-tuned model, not an encoder"
+        remedy = "give the pretraining's run folder (`init` in its config.yaml)"
+        raise ConfigError(problem=problem, remedy=remedy, place=folder)
     try:
         path = weights_path(folder)
     except ConfigError as error:  # its field is that of a fine-tuning

@@ -16,6 +16,8 @@ from medcl3d.evaluation.statistics.over_patients import over_patients
 if TYPE_CHECKING:
     from medcl3d.store.store import Store
 
+Measurement = tuple[dict[str, Interval], list[dict[str, Any]]]
+"""Metrics with intervals over patients, and one row per measured case."""
 S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -12,7 +12,7 @@ from medcl3d.config.field_types import Choice
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Triple
-from medcl3d.encoders import ENCODERS
+from medcl3d.encoders import ENCODERS, HasLayers
 from medcl3d.encoders.blocks import Act, Norm
 from medcl3d.encoders.decoder import Decoder
 
@@ -46,15 +46,6 @@ class Network(nn.Module):
         """The divisor of each axis of a crop: the encoder's coarsest stride."""
         return cast(tuple[Triple, ...], self.encoder.strides)[-1]
 
-    def num_parameters(self) -> dict[str, int]:
-        """Parameters of each part."""
-        parts = {"encoder": self.encoder, "decoder": self.decoder}
-        return {
-            name: sum(p.numel() for p in part.parameters())
-            for name, part in parts.items()
-            if part is not None
-        }
-
 
 def build_network(choice: Choice, in_channels: int, *, decoder: bool) -> Network:
     """Build the configured network. A decoder uses the encoder's norm and activation, if it has them."""
@@ -80,3 +71,15 @@ def check_patch_size(network: Network, patch_size: Sequence[int], field: str = "
             f"use {nearest}",
             colon=False,
         )
+
+
+def layers_of(network: Network, field: str) -> tuple[tuple[str, ...], ...]:
+    """Module names of an encoder, by layer.
+
+    ConfigError, with `field` of `train`, if the encoder has no `layers()`.
+    """
+    encoder = network.encoder
+    if isinstance(encoder, HasLayers):
+        return encoder.layers()
+    problem = f"{type(encoder).__name__} does not name its layers"
+    raise ConfigError(f"train.{field}", None, problem, f"implement `layers()`, or leave {field} out")

@@ -62,13 +62,9 @@ def check_points(strategy: PairStrategy, objective: Objective) -> None:
     if not isinstance(objective, ComparesPoints) or relates_points(strategy):
         return
     if has_gradient_through_negatives(strategy):
-        raise ConfigError(
-            "detach_weights",
-            Word("false"),
-            "the strategy relates crops, and the objective compares points",
-            "set detach_weights to true, or choose an inner strategy that relates points",
-            owner="pairs",
-        )
+        problem = "the strategy relates crops, and the objective compares points"
+        remedy = "set detach_weights to true, or choose an inner strategy that relates points"
+        raise ConfigError("detach_weights", Word("false"), problem, remedy, owner="pairs")
 
 
 def shapes_of_roles(strategy: PairStrategy, collection: Collection, anchors: Anchors) -> dict[str, Triple]:
@@ -89,20 +85,16 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Object
             place=names,
         )
     if queue_size(strategy) and not objective.dim:
-        raise ConfigError(
-            problem="the strategy needs an embedding queue, which the objective does not support",
-            remedy="choose another objective or strategy",
-            place=names,
-        )
+        problem = "the strategy needs an embedding queue, which the objective does not support"
+        remedy = "choose another objective or strategy"
+        raise ConfigError(problem=problem, remedy=remedy, place=names)
     own = objective.temperature if isinstance(objective, HasTemperature) else None
     for part in all_parts(strategy):
         pairs = traits_of(part).temperature
         if pairs is not None and pairs != own:
-            raise ConfigError(
-                problem=f"temperature = {pairs} in the strategy and {own} in the objective",
-                remedy="set both to the same value",
-                place=names,
-            )
+            problem = f"temperature = {pairs} in the strategy and {own} in the objective"
+            remedy = "set both to the same value"
+            raise ConfigError(problem=problem, remedy=remedy, place=names)
 
 
 def check_batch_grouping(config: PretrainConfig, batch_grouping: BatchGrouping | None) -> None:
@@ -112,25 +104,18 @@ def check_batch_grouping(config: PretrainConfig, batch_grouping: BatchGrouping |
         return
     sizes = {"group_size": batch_grouping.group_size, "samples_per_scan": batch_grouping.samples_per_scan}
     named = " times ".join(f"{field} = {size}" for field, size in sizes.items() if size > 1)
-    raise ConfigError(
-        "train.samples_per_step",
-        samples,
-        f"is not a multiple of pairs.{config.pairs.name}: {named}",
-        f"use {max(1, samples // batch_grouping.samples_per_group) * batch_grouping.samples_per_group}",
-        colon=False,
-    )
+    problem = f"is not a multiple of pairs.{config.pairs.name}: {named}"
+    remedy = f"use {max(1, samples // batch_grouping.samples_per_group) * batch_grouping.samples_per_group}"
+    raise ConfigError("train.samples_per_step", samples, problem, remedy, colon=False)
 
 
 def check_negatives(config: PretrainConfig) -> None:
     """ConfigError if a batch holds one sample and the objective needs negatives."""
     objective = objective_type(config.objective.name)
     if config.train.samples_per_step == 1 and "negative" in objective.uses and not objective.decodes:
-        raise ConfigError(
-            "train.samples_per_step",
-            1,
-            f"objective.{config.objective.name} needs negatives from other samples of the batch",
-            "set samples_per_step to 2 or more",
-        )
+        problem = f"objective.{config.objective.name} needs negatives from other samples of the batch"
+        remedy = "set samples_per_step to 2 or more"
+        raise ConfigError("train.samples_per_step", 1, problem, remedy)
 
 
 DRAWN = 16  # samples drawn to test whether they contain scans other than their anchor

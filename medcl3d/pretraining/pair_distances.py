@@ -76,7 +76,7 @@ def distances_of(batches: Iterable[PairFacts]) -> PairDistances:
             relation.negative,
             _distance(keys, facts.items),
             _overlap(keys, facts.items),
-            _origin(keys),
+            place_of_pairs(keys, keys),
         )
         columns.append(torch.stack([number.double().flatten() for number in numbers]))
     positive, negative, mm, iou, place = torch.cat(columns, 1).numpy()
@@ -114,9 +114,10 @@ def _overlap(keys: Keys, items: str) -> Tensor:
     return torch.where(keys.frame[:, None] == keys.frame, iou_mm(keys, keys), iou_mm(in_body, in_body))
 
 
-def _origin(keys: Keys) -> Tensor:
-    """``Int[N, N]``: index into `PLACES` for each pair."""
-    same = [column[:, None] == column for column in (keys.sample, keys.scan, keys.patient)]
+def place_of_pairs(rows: Keys, cols: Keys) -> Tensor:
+    """``Int[N, M]``: index into `PLACES` for each pair."""
+    columns = ("sample", "scan", "patient")
+    same = [getattr(rows, name)[:, None] == getattr(cols, name) for name in columns]
     return torch.where(same[0], 0, torch.where(same[1], 1, torch.where(same[2], 2, 3)))
 
 

@@ -25,13 +25,7 @@ from medcl3d.objectives import (
     queue_size_of,
 )
 from medcl3d.objectives.relating import EmbeddingQueue, Relating
-from medcl3d.pairs import (
-    PAIRS,
-    PairStrategy,
-    queue_size,
-    relates_points,
-    traits_of,
-)
+from medcl3d.pairs import PAIRS, PairStrategy, queue_size, relates_points, traits_of
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import batch_grouping_of
 from medcl3d.pairs.placebo import placebo
@@ -124,13 +118,6 @@ def assemble(config: PretrainConfig) -> Pretraining:
 
     ConfigError, DataError otherwise.
     """
-    parts = build(config)
-    check_parts(parts)
-    return parts
-
-
-def build(config: PretrainConfig) -> Pretraining:
-    """Build all parts of a configuration. ConfigError, DataError: one of them cannot be built."""
     store = Store.open(config.data.root)
     scans = pretraining_scans(store, config.data)
     with inside("pairs"):
@@ -146,7 +133,9 @@ def build(config: PretrainConfig) -> Pretraining:
         objective = OBJECTIVES.build(config.objective, network)
     relating = relating_of(strategy, objective, scans)
     learner = Learner(network, objective, VIEWS.build(config.views), relating, config.train.grad_cache)
-    return Pretraining(config, store, scans, strategy, anchors, learner)
+    parts = Pretraining(config, store, scans, strategy, anchors, learner)
+    check_parts(parts)
+    return parts
 
 
 def relating_of(strategy: PairStrategy, objective: Objective, scans: ScanSelection) -> Relating:

@@ -72,11 +72,9 @@ def load(path: Path) -> TrainState:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ConfigError(
-            problem="damaged, or contains more than tensors and numbers",
-            remedy="no code was run. Use a checkpoint written by medcl3d",
-            place=path,
-        ) from None
+        problem = "damaged, or contains more than tensors and numbers"
+        remedy = "no code was run. Use a checkpoint written by medcl3d"
+        raise ConfigError(problem=problem, remedy=remedy, place=path) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ConfigError(
             problem=f"incomplete checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})",

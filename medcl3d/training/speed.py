@@ -45,12 +45,9 @@ def check_compiler() -> None:
     """MachineError if the C++ compiler of torch.compile is missing, before the first step would fail."""
     wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(wanted) is None:
-        raise MachineError(
-            "train.compile",
-            f"no C++ compiler found ({wanted})",
-            "install one, set CXX, or set train.compile: false",
-            field="train.compile",
-        )
+        problem = f"no C++ compiler found ({wanted})"
+        remedy = "install one, set CXX, or set train.compile: false"
+        raise MachineError("train.compile", problem, remedy, field="train.compile")
 
 
 def _channels_last(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from medcl3d.config.field_types import STRICT, Positive, PositiveInt
 from medcl3d.downstream.dense.context import DenseContext, Row, rounded
-from medcl3d.downstream.dense.controls import DescribedVoxels, controls_of, place_mm
+from medcl3d.downstream.dense.controls import DescribedVoxels, place_mm, sources_of
 from medcl3d.downstream.dense.nearest_voxel import Near, Scale, nearest
 from medcl3d.downstream.dense.voxel_grid import Structures, body_of, grid_of
-from medcl3d.downstream.dense.voxel_probe import ENCODER, dice_of_voxels
+from medcl3d.downstream.dense.voxel_probe import dice_of_voxels
 
 NEAR = "near"
 
@@ -69,7 +69,7 @@ class LabelPropagation:
         store = context.store
         classes = structures.of(store, scan)
         grid = grid_of(body_of(store, scan), store.collection.spacings[scan], self.candidates)
-        features = {ENCODER: context.describe(scan), **self.controls_of(context, scan)}
+        features = sources_of(store, scan, context.describe(scan), self.controls)
         world = store.collection.world(np.full(len(grid), scan), grid)
         trees: dict[int, cKDTree] = {}
         for value in np.unique(classes[classes > 0]):
@@ -85,11 +85,6 @@ class LabelPropagation:
             world,
             trees,
         )
-
-    def controls_of(self, context: DenseContext, scan: int) -> dict[str, DescribedVoxels]:
-        """The controls that are compared by their features; `place` is compared in mm."""
-        found = controls_of(context.store, scan) if self.controls else {}
-        return {name: one for name, one in found.items() if name != "place"}
 
 
 @plain_dataclass(frozen=True)
@@ -125,9 +120,8 @@ class _Measuring:
         spacing = store.collection.spacings[scan]
         grid = grid_of(body_of(store, scan) | (truth > 0), spacing, self.probe.queries)
         classes, place = truth[tuple(grid.T)].astype(np.int64), place_mm(store, scan, grid)
-        described = {ENCODER: features, **self.probe.controls_of(self.context, scan)}
         row: Row = {}
-        for name, one in described.items():
+        for name, one in sources_of(store, scan, features, self.probe.controls).items():
             queries = self.scales[name].directions(one.at(grid))
             matches = [
                 nearest(queries, part[name], 1, Near(place, of.places, self.probe.radius_mm))

@@ -13,10 +13,9 @@ from torch import Tensor
 from medcl3d.config.field_types import STRICT, NonNegativeInt, PositiveInt
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.dense.context import DenseContext, Row, rounded
-from medcl3d.downstream.dense.controls import DescribedVoxels, controls_of
+from medcl3d.downstream.dense.controls import ENCODER, DescribedVoxels, sources_of
 from medcl3d.downstream.dense.nearest_voxel import Scale, nearest
-from medcl3d.downstream.dense.voxel_grid import Structures, body_of, grid_of
-from medcl3d.downstream.dense.voxel_probe import ENCODER
+from medcl3d.downstream.dense.voxel_grid import Structures, body_of, grid_of, nearest_to_centroid
 from medcl3d.store.store import Store
 
 WITHIN_MM = (5, 10, 20)
@@ -63,7 +62,7 @@ class VoxelMatching:
         scales: dict[str, dict[str, Scale]] = {}
         for name in dict.fromkeys(modality[scans].tolist()):
             chosen = [scan for scan in context.training() if modality[scan] == name][:SCANS_TO_STANDARDISE]
-            parts = [self._described(store, scan, context.describe(scan)) for scan in chosen]
+            parts = [sources_of(store, scan, context.describe(scan), self.controls) for scan in chosen]
             if not parts:
                 raise DataError(
                     f"voxel_matching: no training scan has the modality {name!r} of test scans; set "
@@ -98,10 +97,6 @@ class VoxelMatching:
             )
         return found
 
-    def _described(self, store: Store, scan: int, features: DescribedVoxels) -> dict[str, DescribedVoxels]:
-        controls = controls_of(store, scan) if self.controls else {}
-        return {ENCODER: features, **{name: one for name, one in controls.items() if name != "place"}}
-
 
 @plain_dataclass(frozen=True)
 class _Queries:
@@ -132,7 +127,7 @@ class _Measuring:
     def add(self, scan: int, features: DescribedVoxels) -> None:
         """Match the queries of earlier scans in this one, and keep its own."""
         store, collection = self.context.store, self.context.store.collection
-        described = self.probe._described(store, scan, features)
+        described = sources_of(store, scan, features, self.probe.controls)
         grid = grid_of(body_of(store, scan), collection.spacings[scan], self.probe.candidates)
         target = _Target(store, scan, grid, described, self.scales[self.modality[scan]])
         self.of_frames = [one for one in self.of_frames if collection.share_frame(one.scan, scan)]
@@ -213,13 +208,9 @@ class _Measuring:
         store = self.context.store
         if not len(self.structures) or not store.has_label(scan):
             return {}
-        classes = self.structures.of(store, scan)
-        found = {}
-        for value in np.unique(classes[classes > 0]):
-            voxels = np.argwhere(classes == value)
-            offset = (voxels - voxels.mean(0)) @ store.collection.affines[scan, :3, :3].T
-            found[int(value)] = voxels[np.square(offset).sum(1).argmin()]
-        return found
+        classes, affine = self.structures.of(store, scan), store.collection.affines[scan]
+        present = (int(value) for value in np.unique(classes[classes > 0]))
+        return {value: nearest_to_centroid(np.argwhere(classes == value), affine) for value in present}
 
 
 class _Target:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -85,15 +84,10 @@ def predict(
             written.extend(_write(volumes, one, predictor.identity, loop.done, force))
 
         with process_group() as device:
-            loop.run(lambda one: _segmented(predictor, one, device, probabilities, say), write, _unexpected)
+            loop.run(lambda one: _segmented(predictor, one, device, probabilities, say), write)
     named = ", ".join(f"{value} {name}" for value, name in predictor.classes.items())
     say(f"{len(scans)} scans segmented in {out}: 0 background, {named}")
     return written
-
-
-def _unexpected(shown: object, error: Exception) -> str:
-    what = textwrap.shorten(f"{type(error).__name__} {error}", 300)
-    return f"{shown}: cannot be segmented: {what}; inspect this file, and segment it alone"
 
 
 def _segmented(

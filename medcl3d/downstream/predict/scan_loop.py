@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medcl3d.core.errors import DataError, UserError
+from medcl3d.core.errors import DataError, UserError, unexpected_error
 from medcl3d.downstream.predict.inputs import InputScan, reason_of
 from medcl3d.io.progress import track
 
@@ -73,15 +73,10 @@ class ScanLoop:
             "was written"
         )
 
-    def run(
-        self,
-        compute: Callable[[InputScan], T],
-        write: Callable[[InputScan, T], None],
-        unexpected: Callable[[object, Exception], str],
-    ) -> None:
+    def run(self, compute: Callable[[InputScan], T], write: Callable[[InputScan, T], None]) -> None:
         """Compute and write the result of each scan. DataError, after all scans, if some were refused.
 
-        unexpected: the message for a scan and an exception that is not ours; errors of `write` end the loop
+        Errors of `write` end the loop.
         """
         cause: Exception | None = None
         for one in track(self.scans, self.words.title):
@@ -93,7 +88,7 @@ class ScanLoop:
                 raise
             except Exception as error:  # from any library: the other scans are still processed
                 cause = error
-                self._refuse(unexpected(one.shown, error))
+                self._refuse(unexpected_error(one.shown, error))
             else:
                 write(one, result)
                 self.done += 1

@@ -16,10 +16,10 @@ from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, inside
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import CropBatch, Example, targets_of
-from medcl3d.downstream.crop_task import CropTask, Measured
+from medcl3d.downstream.crop_task import CropTask
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe, check_classes
-from medcl3d.downstream.targets import balancing, case_rows, lacking, once_per_store, patients_of
+from medcl3d.downstream.targets import Measurement, balancing, case_rows, lacking, once_per_store, patients_of
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.classification import classification_metrics
@@ -52,14 +52,14 @@ class CropClassification(CropTask):
         examples: Sequence[Example],
         store: Store,
         seed: int,
-    ) -> Measured:
+    ) -> Measurement:
         """Metrics of a probe on the test examples, and one row per example.
 
         DataError if its training examples have one class.
         """
         names = self.class_names(store)
         check_classes(known, names)
-        return self.measured(probe.probabilities(known, features, len(names), seed), examples, store, seed)
+        return self.measure(probe.probabilities(known, features, len(names), seed), examples, store, seed)
 
     def model(self, network: Network, store: Store) -> Classifier:
         """The network with a linear head."""
@@ -79,7 +79,7 @@ class CropClassification(CropTask):
         """Class probabilities."""
         return lambda crops: model(crops).float().softmax(1)
 
-    def measured(self, outputs: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measured:
+    def measure(self, found: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measurement:
         """AUROC, balanced accuracy and accuracy of class probabilities, and one row per example."""
         names, targets = self.class_names(store), targets_of(examples)
         rows = case_rows(store.collection.table.iloc[[example.scan for example in examples]])
@@ -90,9 +90,9 @@ class CropClassification(CropTask):
                 "predicted": names[int(shares.argmax())],
                 "probability": round(float(shares[target]), 6),
             }
-            for row, target, shares in zip(rows, targets.tolist(), outputs, strict=True)
+            for row, target, shares in zip(rows, targets.tolist(), found, strict=True)
         ]
-        return classification_metrics(outputs, targets, patients_of(rows), seed), cases
+        return classification_metrics(found, targets, patients_of(rows), seed), cases
 
 
 @TASKS.register("classification")

@@ -16,10 +16,18 @@ from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, DataError, inside
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import CropBatch, Example, targets_of
-from medcl3d.downstream.crop_task import CropTask, Measured
+from medcl3d.downstream.crop_task import CropTask
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe
-from medcl3d.downstream.targets import balancing, case_rows, lacking, numbers, once_per_store, patients_of
+from medcl3d.downstream.targets import (
+    Measurement,
+    balancing,
+    case_rows,
+    lacking,
+    numbers,
+    once_per_store,
+    patients_of,
+)
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.multilabel import finding_metrics
@@ -140,7 +148,7 @@ class Multilabel(CropTask):
         examples: Sequence[Example],
         store: Store,
         seed: int,
-    ) -> Measured:
+    ) -> Measurement:
         """Metrics on the test examples of one probe per finding, and one row per scan and finding.
 
         A finding that does not vary among the labelled scans gets a constant probability, which measures
@@ -148,9 +156,9 @@ class Multilabel(CropTask):
         """
         self._refuse_alike(known.targets)
         columns = [_of_finding(probe, known, k, features, seed) for k in range(len(self.targets))]
-        return self.measured(np.stack(columns, axis=1), examples, store, seed)
+        return self.measure(np.stack(columns, axis=1), examples, store, seed)
 
-    def measured(self, outputs: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measured:
+    def measure(self, found: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measurement:
         """Measures per finding and averaged, and one row per scan and known finding."""
         truth = targets_of(examples)
         rows = case_rows(store.collection.table.iloc[[example.scan for example in examples]])
@@ -162,11 +170,11 @@ class Multilabel(CropTask):
                 "probability": round(float(p), 6),
                 "brier": round(float(p - t) ** 2, 6),
             }
-            for row, predicted, true in zip(rows, outputs, truth, strict=True)
+            for row, predicted, true in zip(rows, found, truth, strict=True)
             for name, p, t in zip(self.targets, predicted, true, strict=True)
             if np.isfinite(t)
         ]
-        return finding_metrics(outputs, truth, self.targets, patients_of(rows), seed), cases
+        return finding_metrics(found, truth, self.targets, patients_of(rows), seed), cases
 
 
 def _finding(store: Store, name: str, where: str) -> np.ndarray:

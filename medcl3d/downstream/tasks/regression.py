@@ -16,9 +16,9 @@ from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import CropBatch, Example, random_crop, targets_of
-from medcl3d.downstream.crop_task import CropTask, Measured
+from medcl3d.downstream.crop_task import CropTask
 from medcl3d.downstream.heads import Classifier
-from medcl3d.downstream.targets import case_rows, lacking, numbers, once_per_store, patients_of
+from medcl3d.downstream.targets import Measurement, case_rows, lacking, numbers, once_per_store, patients_of
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.regression import regression_metrics
@@ -100,12 +100,8 @@ class Regression(CropTask):
         known = self.values(store)[scans]
         spread = float(known.std())
         if spread == 0:
-            raise ConfigError(
-                "task.regression.target",
-                self.target,
-                f"all labelled scans have {known[0]:g}",
-                "use more scans or another column",
-            )
+            problem, remedy = f"all labelled scans have {known[0]:g}", "use more scans or another column"
+            raise ConfigError("task.regression.target", self.target, problem, remedy)
         self._units[store.root] = float(known.mean()), spread
 
     def draw(
@@ -131,9 +127,9 @@ class Regression(CropTask):
             model.scale.fill_(scale)
         return model.in_units
 
-    def measured(self, outputs: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measured:
+    def measure(self, found: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measurement:
         """Mean absolute error and R2; one row per scan, its absolute error as `mae`."""
-        predicted, truth = outputs[:, 0], targets_of(examples)
+        predicted, truth = found[:, 0], targets_of(examples)
         rows = case_rows(store.collection.table.iloc[[example.scan for example in examples]])
         cases = [
             {**row, "true": t, "predicted": round(p, 6), "mae": round(abs(p - t), 6)}
