@@ -528,7 +528,7 @@ def test_a_table_has_one_row_per_scan_and_resumes(run: PretrainResult, scans: Pa
     out = tmp_path / "out"
     (scans / "bad.nii.gz").write_text("not a scan")
     code, message = features(run.path, scans, "--out", out, "--format", "csv")
-    assert code == 3 and "bad.nii.gz" in message and "1 scans have no features, 2 were computed" in message
+    assert code == 3 and "bad.nii.gz" in message and "1 scans were not encoded, 2 were" in message
     first = (out / "features.csv").read_text()
     header, *rows = first.splitlines()
     assert header == "scan,origin," + ",".join(f"f{i}" for i in range(8))

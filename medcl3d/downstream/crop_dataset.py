@@ -16,8 +16,7 @@ from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.distributed.seeding import Stream
 from medcl3d.io.progress import track
-from medcl3d.sampling.plan import Plan
-from medcl3d.sampling.rank_slice import RankSlice
+from medcl3d.sampling.plan import Plan, RankSlice
 from medcl3d.sampling.raw_batch import on_device
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe

@@ -18,10 +18,9 @@ from medcl3d.distributed.collectives import process_group, say, world_size
 from medcl3d.distributed.precision import Precision, autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.crop_dataset import Example, mean_outputs, targets_of, whole_scans
-from medcl3d.downstream.dense.context import DenseContext, DenseProbe
+from medcl3d.downstream.dense.context import DenseContext, DenseProbe, measure_dense
 from medcl3d.downstream.dense.controls import DescribedVoxels
 from medcl3d.downstream.dense.label_propagation import LabelPropagation
-from medcl3d.downstream.dense.measure import measure_dense
 from medcl3d.downstream.dense.voxel_features import DenseEncoder, VoxelFeatures
 from medcl3d.downstream.dense.voxel_matching import VoxelMatching
 from medcl3d.downstream.dense.voxel_probe import VoxelProbe

@@ -12,21 +12,12 @@ from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.feature_files import TABLE, FeatureFiles, FeatureTable
 from medcl3d.downstream.predict.inputs import InputScan, is_volume, scans_of
-from medcl3d.downstream.predict.scan_loop import ScanLoop, Words
+from medcl3d.downstream.predict.scan_loop import ScanLoop
 from medcl3d.downstream.pretrained_encoder import load_encoder
 from medcl3d.downstream.scan_features import Extraction, scan_features
 from medcl3d.downstream.trained_scan import identity_of, intensity_kind, refuse_header
 from medcl3d.io.disk_space import require_writable
 from medcl3d.preprocessing.ready_scan import ReadyScan
-
-WORDS = Words(
-    title="extracting",
-    kept="have features of this run already",
-    would="get features",
-    would_not="have no features",
-    failed="have no features",
-    done="were computed",
-)
 
 
 def write_features(
@@ -69,7 +60,7 @@ def write_features(
         output: FeatureTable | FeatureFiles = make(out, identity)
         require_writable(out, "--out")
         remaining = output.missing(scans, force)
-        loop = ScanLoop(remaining, refused, encoder.intensity, "encoder", WORDS, say)
+        loop = ScanLoop(remaining, refused, encoder.intensity, "encoder", "encoded", say)
         loop.report_kept(len(scans))
         if check:
             loop.dry_run(

@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.seeding import Stream
 from medcl3d.downstream.crop_dataset import random_crop, read_crops, read_spacing_mm
-from medcl3d.sampling.plan import Plan
-from medcl3d.sampling.rank_slice import RankSlice
+from medcl3d.sampling.plan import Plan, RankSlice
 from medcl3d.sampling.raw_batch import on_device
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe

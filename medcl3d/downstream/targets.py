@@ -23,9 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def once_per_store(
-    method: Callable[Concatenate[S, Store, P], R],
-) -> Callable[Concatenate[S, Store, P], R]:
+def once_per_store(method: Callable[Concatenate[S, Store, P], R]) -> Callable[Concatenate[S, Store, P], R]:
     """Decorate a method of a task: compute its value once per task, store and further arguments."""
     attribute = f"_{method.__name__}_of_stores"
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
 from medcl3d.config.field_types import Choice
 from medcl3d.core.embeddings import Features
@@ -83,3 +86,16 @@ def layers_of(network: Network, field: str) -> tuple[tuple[str, ...], ...]:
         return encoder.layers()
     problem = f"{type(encoder).__name__} does not name its layers"
     raise ConfigError(f"train.{field}", None, problem, f"implement `layers()`, or leave {field} out")
+
+
+def forward_flops(network: Network, in_channels: int, patch_size: Sequence[int]) -> int:
+    """Operations of one crop's forward pass: two per multiply-add of convolutions and matrix products.
+
+    Only shapes are propagated, on PyTorch's `meta` device; weights and running statistics do not change.
+    """
+    state = (*network.named_parameters(), *network.named_buffers())
+    shapes = {name: tensor.detach().to("meta") for name, tensor in state}
+    crops = torch.empty((2, in_channels, *patch_size), device="meta")  # batch norm needs two values
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        functional_call(network, shapes, (crops,))
+    return int(counter.get_total_flops()) // len(crops)

@@ -113,12 +113,7 @@ def _short(name: str) -> str:
 
 
 def _scan(
-    axis: Any,
-    store: Store,
-    scans: ScanSelection,
-    scan: int,
-    views: Sequence[ViewSpec],
-    plane: Plane,
+    axis: Any, store: Store, scans: ScanSelection, scan: int, views: Sequence[ViewSpec], plane: Plane
 ) -> None:
     title, normal, (x, y), letters = plane
     shape, spacing = scans.collection.shapes[scan], scans.collection.spacings[scan]

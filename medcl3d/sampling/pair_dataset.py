@@ -18,8 +18,7 @@ from medcl3d.distributed.seeding import Stream
 from medcl3d.pairs import PairStrategy
 from medcl3d.pairs.placebo import permutes_points
 from medcl3d.sampling.crops import to_grid, view_affine, view_spacing
-from medcl3d.sampling.plan import Plan
-from medcl3d.sampling.rank_slice import RankSlice, stacked
+from medcl3d.sampling.plan import Plan, RankSlice, stacked
 from medcl3d.sampling.raw_batch import RawBatch, RawGroup
 from medcl3d.store.scan_selection import ScanSelection
 from medcl3d.store.store import Store

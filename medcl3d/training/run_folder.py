@@ -165,10 +165,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 @contextmanager
 def run_folder(
-    path: Path,
-    config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    model: type[Any] | None = None,
+    path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], model: type[Any] | None = None
 ) -> Iterator[RunFolder]:
     """Open a run folder, new or to resume with the same configuration.
 
@@ -222,10 +219,7 @@ def run_of(
 
 
 def _open(
-    path: Path,
-    config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    model: type[Any] | None,
+    path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], model: type[Any] | None
 ) -> tuple[bool, bool] | UserError:
     file = path / "config.yaml"
     resumed = file.is_file()

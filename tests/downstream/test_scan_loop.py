@@ -8,16 +8,15 @@ import pytest
 
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.predict.inputs import InputScan
-from medcl3d.downstream.predict.scan_loop import ScanLoop, Words
+from medcl3d.downstream.predict.scan_loop import ScanLoop
 
-WORDS = Words("counting", "were counted", "be counted", "not be counted", "were not counted", "were")
 SCANS = [InputScan(name, f"in/{name}", Path(name), Path(f"{name}.txt")) for name in "abcd"]
 
 
 def loop_of(refused: list[str] | None = None) -> tuple[ScanLoop, list[str]]:
     messages: list[str] = []
     faults = [] if refused is None else refused
-    return ScanLoop(SCANS, faults, {"channels": "first"}, "run", WORDS, messages.append), messages
+    return ScanLoop(SCANS, faults, {"channels": "first"}, "run", "counted", messages.append), messages
 
 
 def test_faults_of_scans_are_reported_after_the_others_are_processed() -> None:
@@ -77,4 +76,4 @@ def test_kept_scans_are_counted() -> None:
     loop.report_kept(4)
     assert not messages
     loop.report_kept(6)
-    assert messages == ["2 of 6 scans were counted and are kept; 4 remaining"]
+    assert messages == ["2 of 6 scans were counted by this run before and are kept; 4 remaining"]

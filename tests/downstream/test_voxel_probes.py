@@ -19,10 +19,9 @@ from medcl3d.comparison.analysis.case_values import by_patient
 from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple, triple
-from medcl3d.downstream.dense.context import DenseContext
+from medcl3d.downstream.dense.context import DenseContext, measure_dense
 from medcl3d.downstream.dense.controls import intensity_of, place_mm, place_of
 from medcl3d.downstream.dense.label_propagation import LabelPropagation
-from medcl3d.downstream.dense.measure import measure_dense
 from medcl3d.downstream.dense.voxel_features import DenseEncoder
 from medcl3d.downstream.dense.voxel_grid import Structures
 from medcl3d.downstream.dense.voxel_matching import VoxelMatching
@@ -308,7 +307,7 @@ def test_the_decoder_of_a_dense_pretraining_is_among_the_features(ball_root: Pat
             ball_root, tmp_path / "x", init=str(run_folder), voxel_probe={}, voxel_features={"maps": maps}
         )
         parsed = parse(given, EvaluateConfig, "test")
-        _, _, network, _ = assemble(parsed)
+        network = assemble(parsed).network
         encoder = DenseEncoder(network, store, parsed.voxel_features, (8, 8, 8), torch.device("cpu"), None)
         widths[maps] = encoder.scan(1).parts
     assert widths == {"all": (4, 8, 4), "encoder": (4, 8), "decoded": (4,)}

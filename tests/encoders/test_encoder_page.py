@@ -12,8 +12,7 @@ import yaml
 
 from medcl3d.config.field_types import Choice
 from medcl3d.encoders import ENCODERS
-from medcl3d.encoders.cost import forward_flops
-from medcl3d.encoders.network import build_network, check_patch_size
+from medcl3d.encoders.network import build_network, check_patch_size, forward_flops
 from medcl3d.training.loop import FitOptions
 
 PAGE = (Path(__file__).parents[2] / "docs" / "encoders" / "README.md").read_text(encoding="utf-8")

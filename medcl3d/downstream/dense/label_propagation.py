@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from medcl3d.config.field_types import STRICT, Positive, PositiveInt
-from medcl3d.downstream.dense.context import DenseContext, Row, rounded
+from medcl3d.downstream.dense.context import DenseContext, FittedProbe, Row, rounded
 from medcl3d.downstream.dense.controls import DescribedVoxels, place_mm, sources_of
 from medcl3d.downstream.dense.nearest_voxel import Near, Scale, nearest
 from medcl3d.downstream.dense.voxel_grid import Structures, body_of, grid_of
@@ -50,7 +49,7 @@ class LabelPropagation:
         context.labelled(self.supports)
         context.tested()
 
-    def start(self, context: DenseContext) -> _Measuring:
+    def fit(self, context: DenseContext) -> FittedProbe:
         """Describe the support scans."""
         structures = Structures.largest(context.store, context.labelled(None)[0], self.structures)
         scans, patients = context.labelled(self.supports)
@@ -63,7 +62,8 @@ class LabelPropagation:
             {name: scales[name].directions(features) for name, features in one.features.items()}
             for one in support
         ]
-        return _Measuring(self, context, structures, support, scales, directions, context.tested(), patients)
+        measuring = _Measuring(self, context, structures, support, scales, directions)
+        return FittedProbe(context.tested(), patients, measuring.measure)
 
     def _support(self, context: DenseContext, structures: Structures, scan: int) -> _Support:
         store = context.store
@@ -99,9 +99,9 @@ class _Support:
     trees: dict[int, cKDTree]
 
 
-@plain_dataclass
+@plain_dataclass(frozen=True)
 class _Measuring:
-    """The results of the test scans."""
+    """A fitted probe."""
 
     probe: LabelPropagation
     context: DenseContext
@@ -109,12 +109,9 @@ class _Measuring:
     support: list[_Support]
     scales: dict[str, Scale]
     directions: list[dict[str, Tensor]]
-    scans: list[int]
-    labelled: tuple[str, ...]
-    found: list[Row] = field(default_factory=list)
 
-    def add(self, scan: int, features: DescribedVoxels) -> None:
-        """Propagate labels to one test scan, from the whole support and from near the same place."""
+    def measure(self, scan: int, features: DescribedVoxels) -> list[Row]:
+        """Propagate labels to one test scan, from the whole support and from near the same place; one row."""
         store = self.context.store
         truth = self.structures.of(store, scan)
         spacing = store.collection.spacings[scan]
@@ -137,11 +134,7 @@ class _Measuring:
             found = [cKDTree(one.places).query(place) for one in self.support]
             distance, number = (np.stack([one[i] for one in found]) for i in range(2))
             row |= self._measures("place/", classes, -distance, number)
-        self.found.append({**self.context.ids(scan), **row})
-
-    def rows(self) -> list[Row]:
-        """One row per test scan."""
-        return self.found
+        return [{**self.context.ids(scan), **row}]
 
     def _measures(self, prefix: str, classes: np.ndarray, similarity: np.ndarray, index: np.ndarray) -> Row:
         """Measures of matches with similarity and index ``[S, N]`` in each support scan."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from medcl3d.config.field_types import STRICT, Positive, PositiveInt
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.seeding import Stream, generator
-from medcl3d.downstream.dense.context import DenseContext, Row, rounded
+from medcl3d.downstream.dense.context import DenseContext, FittedProbe, Row, rounded
 from medcl3d.downstream.dense.controls import ENCODER, DescribedVoxels, place_mm, sources_of
 from medcl3d.downstream.dense.nearest_voxel import Scale, nearest
 from medcl3d.downstream.dense.voxel_grid import Structures, VoxelSample, body_of, grid_of, stratified
@@ -85,7 +84,7 @@ class VoxelProbe:
             context.labelled(count)
         context.tested()
 
-    def start(self, context: DenseContext) -> _Measuring:
+    def fit(self, context: DenseContext) -> FittedProbe:
         """Fit all heads on the labelled scans."""
         counts = self.labelled or (context.num_labelled,)
         structures = Structures.largest(context.store, context.labelled(None)[0], self.structures)
@@ -98,7 +97,7 @@ class VoxelProbe:
             for count, (scans, _) in sides.items()
         ]
         patients = max((patients for _, patients in sides.values()), key=len)
-        return _Measuring(self, context, structures, fitted, context.tested(), patients)
+        return FittedProbe(context.tested(), patients, _Measuring(self, context, structures, fitted).measure)
 
     def _known(self, context: DenseContext, structures: Structures, scan: int) -> _Known:
         """The sampled voxels and candidates of a labelled scan, described once for all probes."""
@@ -180,20 +179,17 @@ class _Fitted:
     classes: np.ndarray
 
 
-@plain_dataclass
+@plain_dataclass(frozen=True)
 class _Measuring:
-    """The results of the test scans."""
+    """A fitted probe."""
 
     probe: VoxelProbe
     context: DenseContext
     structures: Structures
     fitted: list[_Fitted]
-    scans: list[int]
-    labelled: tuple[str, ...]
-    found: list[Row] = field(default_factory=list)
 
-    def add(self, scan: int, features: DescribedVoxels) -> None:
-        """Segment one test scan with every classifier."""
+    def measure(self, scan: int, features: DescribedVoxels) -> list[Row]:
+        """Segment one test scan with every classifier; one row per structure."""
         probe, context, store = self.probe, self.context, self.context.store
         truth = self.structures.of(store, scan)
         grid = grid_of(body_of(store, scan) | (truth > 0), store.collection.spacings[scan], probe.queries)
@@ -212,13 +208,14 @@ class _Measuring:
                 columns[f"{prefix}{label}/dice"] = dice
         if len(self.fitted) > 1:
             columns = {**_means(columns, [f"{one.count}/" for one in self.fitted]), **columns}
-        for number, structure in enumerate(self.structures.names.values()):
-            values = {key: rounded(value[number]) for key, value in columns.items()}
-            self.found.append({**context.ids(scan), "class": structure, **values})
-
-    def rows(self) -> list[Row]:
-        """One row per test scan and structure."""
-        return self.found
+        return [
+            {
+                **context.ids(scan),
+                "class": structure,
+                **{key: rounded(value[number]) for key, value in columns.items()},
+            }
+            for number, structure in enumerate(self.structures.names.values())
+        ]
 
     def _whole(self, scan: int, predicted: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
         """Dice and surface Dice of every structure."""

@@ -18,7 +18,7 @@ from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.predict.inputs import InputScan, is_volume, missing, origin_of, scans_of
 from medcl3d.downstream.predict.predictor import Predictor, load_run
 from medcl3d.downstream.predict.scan_grid import classes_on
-from medcl3d.downstream.predict.scan_loop import ScanLoop, Words
+from medcl3d.downstream.predict.scan_loop import ScanLoop
 from medcl3d.downstream.trained_scan import other_spacing, prepared, refuse_header
 from medcl3d.io.atomic import open_atomic
 from medcl3d.io.disk_space import require_writable
@@ -28,14 +28,6 @@ ORIGIN = "medcl3d "  # before the origin in a header
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
 "qoffset_y", "qoffset_z",
                "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
-WORDS = Words(
-    title="segmenting",
-    kept="were segmented by this run before",
-    would="be segmented",
-    would_not="not be segmented",
-    failed="were not segmented",
-    done="were",
-)
 
 
 def predict(
@@ -69,7 +61,7 @@ def predict(
         remaining = missing(
             scans, predictor.identity, lambda one: one.files(probabilities), _origin_in, force
         )
-        loop = ScanLoop(remaining, refused, predictor.options, "run", WORDS, say)
+        loop = ScanLoop(remaining, refused, predictor.options, "run", "segmented", say)
         loop.report_kept(len(scans))
         require_writable(out.parent if is_volume(out.name) else out, "--out")
         if check:

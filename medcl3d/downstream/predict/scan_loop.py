@@ -14,18 +14,6 @@ from medcl3d.io.progress import track
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Words:
-    """The words of a loop's messages, each after a number of scans."""
-
-    title: str
-    kept: str
-    would: str
-    would_not: str
-    failed: str
-    done: str
-
-
 @dataclass
 class ScanLoop:
     """The scans to process, with the faults of those that cannot be.
@@ -34,6 +22,7 @@ class ScanLoop:
     refused  the faults so far, of scans that cannot be read
     options  options of `prepare` that training has fixed
     trained  what was trained, "run" or "encoder"
+    verb     what is done to scans, for messages, such as "segmented"
     report   receives each fault and note
     done     number of processed scans
     """
@@ -42,7 +31,7 @@ class ScanLoop:
     refused: list[str]
     options: Mapping[str, Any]
     trained: str
-    words: Words
+    verb: str
     report: Callable[[str], None]
     done: int = 0
 
@@ -50,7 +39,8 @@ class ScanLoop:
         """Report how many of `total` scans have results of an earlier call."""
         left = len(self.scans)
         if left < total:
-            self.report(f"{total - left} of {total} scans {self.words.kept} and are kept; {left} remaining")
+            kept = f"{total - left} of {total} scans were {self.verb} by this run before"
+            self.report(f"{kept} and are kept; {left} remaining")
 
     def dry_run(
         self, refuse: Callable[[Path], None], files_of: Callable[[InputScan], Sequence[Path]]
@@ -66,10 +56,10 @@ class ScanLoop:
         total = len(self.scans)
         if self.refused:
             raise DataError(
-                f"{len(self.refused)} scans would {self.words.would_not}, of {total}: {self.refused[0]}"
+                f"{len(self.refused)} scans would not be {self.verb}, of {total}: {self.refused[0]}"
             )
         self.report(
-            f"{total} scans would {self.words.would}; their headers are valid, voxels were not read; nothing "
+            f"{total} scans would be {self.verb}; their headers are valid, voxels were not read; nothing "
             "was written"
         )
 
@@ -79,7 +69,7 @@ class ScanLoop:
         Errors of `write` end the loop.
         """
         cause: Exception | None = None
-        for one in track(self.scans, self.words.title):
+        for one in track(self.scans, f"{self.verb.removesuffix('ed')}ing"):
             try:
                 result = compute(one)
             except DataError as error:
@@ -93,8 +83,8 @@ class ScanLoop:
                 write(one, result)
                 self.done += 1
         if self.refused:
-            words = f"{len(self.refused)} scans {self.words.failed}, {self.done} {self.words.done}"
-            raise DataError(words, self.refused[0]) from cause
+            counts = f"{len(self.refused)} scans were not {self.verb}, {self.done} were"
+            raise DataError(counts, self.refused[0]) from cause
 
     def _refuse(self, reason: str) -> None:
         self.refused.append(reason)
