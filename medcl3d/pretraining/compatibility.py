@@ -59,9 +59,8 @@ def check_parts(parts: Pretraining) -> None:
 
 def check_points(strategy: PairStrategy, objective: Objective) -> None:
     """ConfigError if an objective of points needs gradients that a strategy of views cannot give."""
-    if not isinstance(objective, ComparesPoints) or relates_points(strategy):
-        return
-    if has_gradient_through_negatives(strategy):
+    views_for_points = isinstance(objective, ComparesPoints) and not relates_points(strategy)
+    if views_for_points and has_gradient_through_negatives(strategy):
         problem = "the strategy relates crops, and the objective compares points"
         remedy = "set detach_weights to true, or choose an inner strategy that relates points"
         raise ConfigError("detach_weights", Word("false"), problem, remedy, owner="pairs")

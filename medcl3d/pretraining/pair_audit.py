@@ -30,9 +30,8 @@ from medcl3d.objectives.dense import point_features, point_keys, sample_rows
 from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import needs_features
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.pair_distances import PLACES, PairDistances, distances_of, place_of_pairs
 from medcl3d.pretraining.pair_labels import STRUCTURES, Labels, labels_of
-from medcl3d.pretraining.pair_measures import PairFacts
+from medcl3d.pretraining.pair_measures import PLACES, PairDistances, PairFacts, distances_of, place_of_pairs
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.summary import summary
 from medcl3d.sampling.augment import make_views

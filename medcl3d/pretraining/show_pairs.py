@@ -18,9 +18,8 @@ from medcl3d.io.atomic import open_atomic, write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.pair_audit import audit_of
-from medcl3d.pretraining.pair_distances import distances_of
 from medcl3d.pretraining.pair_labels import Structures
-from medcl3d.pretraining.pair_measures import PairFacts, facts_of
+from medcl3d.pretraining.pair_measures import PairFacts, distances_of, facts_of
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.pretraining.summary import summary
