@@ -49,8 +49,8 @@ FORMER_METRICS = {"fraction_left_alone": "fraction_ignored"}
 class RunFolder:
     """The folder of one run. Only rank 0 writes; on other ranks, the methods do nothing."""
 
-    def __init__(self, path: Path, resumed: bool, finished: bool):
-        self.path, self.resumed, self.finished = path, resumed, finished
+    def __init__(self, path: Path, finished: bool):
+        self.path, self.finished = path, finished
         self._board: Any = None
         self._board_failed = False
         self._watch = Watch()
@@ -182,8 +182,7 @@ def run_folder(
         opened = from_rank_zero(_open(path, config, provenance, model) if rank() == 0 else None)
         if isinstance(opened, UserError):
             raise opened
-        resumed, finished = opened
-        run = RunFolder(path, resumed, finished)
+        run = RunFolder(path, finished=opened)
         try:
             yield run
         except BaseException as error:
@@ -220,31 +219,27 @@ def run_of(
 
 def _open(
     path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], model: type[Any] | None
-) -> tuple[bool, bool] | UserError:
+) -> bool | UserError:
+    """Write config.yaml and provenance.json, and return whether the run is done; or the error."""
     file = path / "config.yaml"
-    resumed = file.is_file()
-    if resumed:
+    if file.is_file():
         old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
         others = [found for found in differences(old, dict(config)) if not found.within(FREE_FIELDS)]
+        data = changed(_read(path / "provenance.json"), provenance)
         if others:
-            return ConfigError(
-                problem=f"holds a run with another configuration ({listed(others, 5)})",
-                remedy="set another out_dir, or remove the folder to start again",
-                place=path,
-            )
-        other = changed(_read(path / "provenance.json"), provenance)
-        if other:
-            return ConfigError(
-                problem=f"the data changed since this run started: {', '.join(other)}",
-                remedy="set another out_dir, or prepare the data as before",
-                place=path,
-            )
+            problem = f"holds a run with another configuration ({listed(others, 5)})"
+            remedy = "set another out_dir, or remove the folder to start again"
+            return ConfigError(problem=problem, remedy=remedy, place=path)
+        if data:
+            problem = f"the data changed since this run started: {', '.join(data)}"
+            remedy = "set another out_dir, or prepare the data as before"
+            return ConfigError(problem=problem, remedy=remedy, place=path)
     write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
     finished = read_status(path).get("state") == "done"
     if not finished:
         content = {**provenance, **versions(), "command": sys.argv}
         write_text(path / "provenance.json", json.dumps(content, indent=1) + "\n")
-    return resumed, finished
+    return finished
 
 
 def with_defaults(old: Any, model: type[Any] | None, file: Path, quiet: bool = False) -> Any:
